@@ -1,0 +1,33 @@
+# Everything that is checked here runs with `make test`; the other targets are its parts.
+.NOTPARALLEL:
+.PHONY: test setup lint unit clients bench-quick clean
+
+# Sets up and runs everything.
+test: setup lint unit clients
+
+# Installs what is missing besides Rust: Debian packages on the machine, the other clients' tools in .tools.
+setup:
+	tests/setup.sh test
+
+lint: setup
+	cargo fmt --check
+	cargo clippy --all-targets --locked -- -D warnings
+	.tools/node_modules/.bin/buf lint
+
+# All tests written in Rust: unit, store conformance, integration.
+unit: setup
+	cargo test --locked
+
+# Clients that were not written here, against the real server: Python, buf curl, and README's first session.
+clients: setup
+	cargo build --locked
+	.tools/venv/bin/python -B -m pytest tests/clients/python
+
+# Two ratios: flips against pgbench, reads against a bare tonic server.
+bench-quick:
+	tests/setup.sh bench
+	cargo bench --locked --bench quick
+
+clean:
+	cargo clean
+	rm -rf .tools

@@ -1,0 +1,14 @@
+-- Drops everything that the first migration made, in the reverse order; triggers and indexes go with their tables.
+
+DROP TABLE log_head;
+DROP TABLE requests;
+DROP TABLE audit_logs;
+DROP TABLE api_tokens;
+DROP TABLE users;
+DROP TABLE feature_flags;
+
+DROP FUNCTION log_head_check_update();
+DROP FUNCTION audit_logs_check_delete();
+DROP FUNCTION feature_flags_check_update();
+DROP FUNCTION feature_flags_check_insert();
+DROP FUNCTION refuse_statement();

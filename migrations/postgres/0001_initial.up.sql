@@ -1,0 +1,368 @@
+-- The first schema: flags, users, tokens, the audit log, stored requests and the head of the log.
+--
+-- The service decides every change in memory and appends it with one statement that moves `log_head`, writes the
+-- audit entries and writes the rows they are about. The triggers below do not repeat that decision. They hold the
+-- promises that must survive a bug in the service, a second program or a person with psql:
+--   * no flag changes without its entry, and its status is what its newest status entry says;
+--   * an entry, once written, is never changed, and goes only by a trim that is itself an entry;
+--   * the head never runs backwards.
+--
+-- All names are unqualified: the first schema of the search_path takes everything.
+
+-- Tables ------------------------------------------------------------------------------------------------------------
+
+-- An index on status, revision or updated_at is unwelcome here, and pages are filled to 70 %: a flip changes just
+-- those columns, and only without an index on them, with room in its page, does it stay a heap-only (HOT) update.
+-- A vacuum never shortens the file, because it would take an exclusive lock that every writer waits for.
+CREATE TABLE feature_flags (
+    id          UUID        NOT NULL PRIMARY KEY,
+    -- "C" sorts by bytes, as the mirror and SQLite do, whatever the locale of the database.
+    key         TEXT        COLLATE "C" NOT NULL UNIQUE
+                            CHECK (char_length(key) <= 128 AND key ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$'),
+    name        TEXT        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
+    description TEXT        NOT NULL DEFAULT '' CHECK (char_length(description) <= 2000),
+    status      TEXT        NOT NULL CHECK (status IN ('enabled', 'disabled')),
+    revision    BIGINT      NOT NULL CHECK (revision > 0),
+    created_at  TIMESTAMPTZ NOT NULL,
+    updated_at  TIMESTAMPTZ NOT NULL,
+    updated_by  TEXT        NOT NULL,
+    archived_at TIMESTAMPTZ
+) WITH (fillfactor = 70, vacuum_truncate = false);
+
+CREATE TABLE users (
+    id             UUID        NOT NULL PRIMARY KEY,
+    email          TEXT        COLLATE "C" NOT NULL UNIQUE,
+    -- Who this is at the single sign-on, never concluded from the email.
+    issuer         TEXT,
+    subject        TEXT,
+    permissions    TEXT[]      NOT NULL CHECK (array_position(permissions, NULL) IS NULL),
+    revision       BIGINT      NOT NULL CHECK (revision > 0),
+    created_at     TIMESTAMPTZ NOT NULL,
+    updated_at     TIMESTAMPTZ NOT NULL,
+    deactivated_at TIMESTAMPTZ,
+    UNIQUE (issuer, subject),
+    CHECK ((issuer IS NULL) = (subject IS NULL))
+);
+
+CREATE TABLE api_tokens (
+    id           UUID        NOT NULL PRIMARY KEY,
+    user_id      UUID        NOT NULL REFERENCES users (id),
+    name         TEXT        NOT NULL,
+    -- SHA-256 of the secret; the secret itself is shown once and kept nowhere.
+    secret_hash  BYTEA       NOT NULL UNIQUE CHECK (octet_length(secret_hash) = 32),
+    -- NULL: the token may do all that its user may.
+    permissions  TEXT[]      CHECK (array_position(permissions, NULL) IS NULL),
+    revision     BIGINT      NOT NULL CHECK (revision > 0),
+    created_at   TIMESTAMPTZ NOT NULL,
+    expires_at   TIMESTAMPTZ,
+    revoked_at   TIMESTAMPTZ,
+    -- Written behind, now and then, and no part of the log.
+    last_used_at TIMESTAMPTZ
+);
+
+CREATE INDEX idx_api_tokens_user_id ON api_tokens (user_id);
+
+-- An optional text is either absent or has content, never ''. The hash encodes absent and empty alike, so if both
+-- were allowed, one could be turned into the other without breaking the chain.
+CREATE TABLE audit_logs (
+    id                       UUID        NOT NULL PRIMARY KEY,
+    revision                 BIGINT      NOT NULL UNIQUE CHECK (revision > 0),
+    timestamp                TIMESTAMPTZ NOT NULL,
+    user_id                  UUID        REFERENCES users (id),
+    user_email               TEXT        NOT NULL,
+    -- No foreign key: the entry tells what was used, whether or not a row for it stands.
+    token_id                 UUID,
+    action_type              TEXT        NOT NULL CHECK (action_type IN (
+                                 'toggle_enabled', 'toggle_disabled',
+                                 'flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived',
+                                 'user_created', 'user_updated', 'user_deactivated',
+                                 'token_created', 'token_revoked',
+                                 'access_denied', 'log_trimmed')),
+    entity_type              TEXT        NOT NULL CHECK (entity_type IN ('feature_flag', 'user', 'api_token', 'log')),
+    entity_id                UUID,
+    entity_key               TEXT        NOT NULL,
+    entity_name              TEXT        NOT NULL,
+    old_value                TEXT        CHECK (old_value <> ''),
+    new_value                TEXT        CHECK (new_value <> ''),
+    reason                   TEXT        CHECK (reason <> ''),
+    request_id               TEXT        CHECK (request_id <> ''),
+    method                   TEXT        NOT NULL,
+    peer                     TEXT        CHECK (peer <> ''),
+    user_agent               TEXT        CHECK (user_agent <> ''),
+    previous_entity_revision BIGINT,
+    hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
+    hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
+    -- The clock of the database, beside `timestamp` from the service; outside the hash.
+    created_at               TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- A status entry says its new status twice, and must not contradict itself.
+    CONSTRAINT audit_logs_status_check
+    CHECK (CASE action_type
+               WHEN 'toggle_enabled'  THEN coalesce(new_value, '') = 'enabled'
+               WHEN 'toggle_disabled' THEN coalesce(new_value, '') = 'disabled'
+               ELSE TRUE
+           END)
+);
+
+-- One index for each filter, ending in the revision, so that every filtered list pages in order from its index.
+-- Time is a range, not one value, so there both columns must run the same way: entries of one batch share their
+-- timestamp, and (timestamp, revision DESC) would give them in an order that no list has.
+CREATE INDEX idx_audit_logs_timestamp ON audit_logs (timestamp, revision);
+CREATE INDEX idx_audit_logs_user_id ON audit_logs (user_id, revision DESC);
+CREATE INDEX idx_audit_logs_user_email ON audit_logs (user_email, revision DESC);
+CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs (entity_type, entity_id, revision DESC);
+CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type, revision DESC);
+-- Nearly all entries are about flags, so a list of those walks the index of `revision`; this one is for the others.
+-- A query must repeat the condition word for word to be given it.
+CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type, revision DESC) WHERE entity_type <> 'feature_flag';
+
+CREATE TABLE requests (
+    user_id    UUID        NOT NULL,
+    request_id TEXT        COLLATE "C" NOT NULL,
+    digest     BYTEA       NOT NULL CHECK (octet_length(digest) = 32),
+    response   BYTEA       NOT NULL,
+    expires_at TIMESTAMPTZ NOT NULL,
+    PRIMARY KEY (user_id, request_id)
+);
+
+CREATE INDEX idx_requests_expires_at ON requests (expires_at);
+
+-- One row, updated by every append, hundreds of times a second. The page is left almost empty, so that many versions
+-- of the row fit in before it is pruned and each update stays heap-only. The vacuum comes by number of updates, as a
+-- share of one row says nothing, and never takes the exclusive lock that shortening the file needs.
+CREATE TABLE log_head (
+    singleton BOOLEAN     NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (singleton),
+    -- Names this log; it is hashed into every entry, so that entries of another log do not fit.
+    log_id    UUID        NOT NULL,
+    revision  BIGINT      NOT NULL CHECK (revision >= 0),
+    hash      BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
+    timestamp TIMESTAMPTZ NOT NULL,
+    -- Entries up to and including this revision may be gone.
+    floor     BIGINT      NOT NULL,
+    CHECK (floor BETWEEN 0 AND revision)
+) WITH (
+    fillfactor = 10,
+    vacuum_truncate = false,
+    autovacuum_vacuum_scale_factor = 0,
+    autovacuum_vacuum_threshold = 1000
+);
+
+INSERT INTO log_head (log_id, revision, hash, timestamp, floor)
+VALUES (gen_random_uuid(), 0, decode(repeat('00', 32), 'hex'), TIMESTAMPTZ '1970-01-01 00:00:00+00', 0);
+
+-- What is never done ------------------------------------------------------------------------------------------------
+
+-- Takes the reason as the argument of its trigger.
+CREATE FUNCTION refuse_statement() RETURNS trigger
+LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION '%: % is refused: %', TG_TABLE_NAME, TG_OP, TG_ARGV[0]
+        USING ERRCODE = 'integrity_constraint_violation', TABLE = TG_TABLE_NAME;
+END
+$$;
+
+CREATE TRIGGER feature_flags_refuse BEFORE DELETE OR TRUNCATE ON feature_flags
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a flag is archived, never deleted');
+
+CREATE TRIGGER users_refuse BEFORE DELETE OR TRUNCATE ON users
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a user is deactivated, never deleted');
+
+CREATE TRIGGER api_tokens_refuse BEFORE DELETE OR TRUNCATE ON api_tokens
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a token is revoked, never deleted');
+
+CREATE TRIGGER audit_logs_refuse BEFORE UPDATE OR TRUNCATE ON audit_logs
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('an entry is never changed');
+
+CREATE TRIGGER log_head_refuse BEFORE DELETE OR TRUNCATE ON log_head
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a log has exactly one head');
+
+-- Flags -------------------------------------------------------------------------------------------------------------
+
+-- Both checks run once, after the whole statement, over all rows it touched: then every part of an append has been
+-- written, whatever the order of its parts, and a batch pays for one call instead of one a row.
+--
+-- A batch may hold several entries for one flag, while the row is written once with the outcome. So the status is
+-- compared with the newest status entry since the old revision, which need not be the entry at the new one: a flip
+-- and then a rename is legal, and so is a rename that leaves the status alone.
+--
+-- The planner settings keep the plans to look-ups in an index and one hash or merge join of old with new rows. These
+-- plans are made once a connection, perhaps for one row over an empty log, and are then kept for batches of a
+-- thousand over a million entries.
+
+CREATE FUNCTION feature_flags_check_insert() RETURNS trigger
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+DECLARE
+    bad RECORD;
+BEGIN
+    SELECT c.* INTO bad FROM (
+        SELECT n.key, n.revision, CASE
+            WHEN NOT EXISTS (
+                    SELECT FROM audit_logs a
+                    WHERE a.revision = n.revision
+                      AND a.entity_type = 'feature_flag' AND a.entity_id = n.id
+                      AND a.action_type <> 'access_denied')
+                THEN 'no entry of this flag stands at its revision'
+            WHEN NOT EXISTS (
+                    SELECT FROM audit_logs a
+                    WHERE a.entity_type = 'feature_flag' AND a.entity_id = n.id
+                      AND a.revision <= n.revision
+                      AND a.action_type = 'flag_created')
+                THEN 'no flag_created entry tells of it'
+            WHEN n.status IS DISTINCT FROM (
+                    SELECT CASE a.action_type
+                               WHEN 'flag_created' THEN a.new_value::jsonb ->> 'status'
+                               ELSE a.new_value
+                           END
+                    FROM audit_logs a
+                    WHERE a.entity_type = 'feature_flag' AND a.entity_id = n.id
+                      AND a.revision <= n.revision
+                      AND a.action_type IN ('flag_created', 'toggle_enabled', 'toggle_disabled')
+                    ORDER BY a.revision DESC
+                    LIMIT 1)
+                THEN 'its status is not what its newest entry says'
+            END AS problem
+        FROM new_rows n) c
+    WHERE c.problem IS NOT NULL
+    LIMIT 1;
+
+    IF FOUND THEN
+        RAISE EXCEPTION 'feature_flags: insert of "%" at revision % is refused: %', bad.key, bad.revision, bad.problem
+            USING ERRCODE = 'integrity_constraint_violation', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER feature_flags_check_insert AFTER INSERT ON feature_flags
+    REFERENCING NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION feature_flags_check_insert();
+
+CREATE FUNCTION feature_flags_check_update() RETURNS trigger
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET enable_nestloop = off SET jit = off
+AS $$
+DECLARE
+    bad RECORD;
+BEGIN
+    SELECT c.* INTO bad FROM (
+        SELECT n.key, n.revision, CASE
+            -- A row that finds no old row under its id has changed its id.
+            WHEN o.id IS NULL OR n.key <> o.key OR n.created_at <> o.created_at
+                THEN 'id, key and created_at never change'
+            WHEN n.revision <= o.revision
+                THEN CASE WHEN n.* IS DISTINCT FROM o.* THEN 'a change needs a higher revision' END
+            -- One look-up serves the common case, a flip whose entry stands at the new revision.
+            ELSE coalesce((
+                SELECT CASE
+                    WHEN a.entity_type <> 'feature_flag' OR a.entity_id IS DISTINCT FROM n.id
+                         OR a.action_type = 'access_denied'
+                        THEN 'the entry at its revision is not about a change of this flag'
+                    WHEN n.status = CASE
+                            WHEN a.action_type IN ('toggle_enabled', 'toggle_disabled') THEN a.new_value
+                            ELSE coalesce((
+                                SELECT b.new_value
+                                FROM audit_logs b
+                                WHERE b.entity_type = 'feature_flag' AND b.entity_id = n.id
+                                  AND b.revision > o.revision AND b.revision < n.revision
+                                  AND b.action_type IN ('toggle_enabled', 'toggle_disabled')
+                                ORDER BY b.revision DESC
+                                LIMIT 1), o.status)
+                        END
+                        THEN ''
+                    ELSE 'its status is not what its newest status entry says'
+                    END
+                FROM audit_logs a
+                WHERE a.revision = n.revision), 'no entry stands at its revision')
+            END AS problem
+        FROM new_rows n
+        LEFT JOIN old_rows o ON o.id = n.id) c
+    WHERE c.problem <> ''
+    LIMIT 1;
+
+    IF FOUND THEN
+        RAISE EXCEPTION 'feature_flags: update of "%" to revision % is refused: %', bad.key, bad.revision, bad.problem
+            USING ERRCODE = 'integrity_constraint_violation', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER feature_flags_check_update AFTER UPDATE ON feature_flags
+    REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION feature_flags_check_update();
+
+-- The log -----------------------------------------------------------------------------------------------------------
+
+-- Entries go only from below, up to the floor, and the floor moves only by an entry of its own (below).
+CREATE FUNCTION audit_logs_check_delete() RETURNS trigger
+LANGUAGE plpgsql AS $$
+DECLARE
+    kept BIGINT;
+BEGIN
+    SELECT max(o.revision) INTO kept
+    FROM old_rows o
+    WHERE o.revision > coalesce((SELECT h.floor FROM log_head h), 0);
+
+    IF kept IS NOT NULL THEN
+        RAISE EXCEPTION 'audit_logs: DELETE of revision % is refused: it is above the floor of the log', kept
+            USING ERRCODE = 'integrity_constraint_violation', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+CREATE TRIGGER audit_logs_check_delete AFTER DELETE ON audit_logs
+    REFERENCING OLD TABLE AS old_rows
+    FOR EACH STATEMENT EXECUTE FUNCTION audit_logs_check_delete();
+
+CREATE FUNCTION log_head_check_update() RETURNS trigger
+LANGUAGE plpgsql
+SET enable_seqscan = off SET enable_bitmapscan = off SET jit = off
+AS $$
+DECLARE
+    problem TEXT;
+BEGIN
+    problem := CASE
+        WHEN NEW.log_id <> OLD.log_id THEN 'log_id never changes'
+        WHEN NEW.revision < OLD.revision THEN 'the revision never decreases'
+        WHEN NEW.timestamp < OLD.timestamp THEN 'time never runs backwards'
+        WHEN NEW.revision = OLD.revision AND (NEW.hash <> OLD.hash OR NEW.timestamp <> OLD.timestamp)
+            THEN 'hash and timestamp change only with the revision'
+        WHEN NEW.floor < OLD.floor THEN 'the floor never decreases'
+        WHEN NEW.floor > OLD.floor AND NOT EXISTS (
+                SELECT FROM audit_logs a
+                WHERE a.revision > OLD.revision AND a.revision <= NEW.revision AND a.action_type = 'log_trimmed')
+            THEN 'the floor moves only with a log_trimmed entry'
+        END;
+
+    IF problem IS NOT NULL THEN
+        RAISE EXCEPTION 'log_head: UPDATE to revision % is refused: %', NEW.revision, problem
+            USING ERRCODE = 'integrity_constraint_violation', TABLE = TG_TABLE_NAME;
+    END IF;
+    RETURN NULL;
+END
+$$;
+
+-- The condition lets an ordinary append pass without calling the function. AFTER, although for each row, because
+-- only then have the entries of the same statement been written.
+CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head
+    FOR EACH ROW
+    WHEN (NEW.log_id <> OLD.log_id
+          OR NEW.revision <= OLD.revision
+          OR NEW.timestamp < OLD.timestamp
+          OR NEW.floor <> OLD.floor)
+    EXECUTE FUNCTION log_head_check_update();
+
+-- The checks look only into the schema they were made in, temporary tables last. Otherwise a temporary `audit_logs`
+-- would come before the real one, and a forged entry in it would pass for the real thing.
+DO $$
+DECLARE
+    f TEXT;
+BEGIN
+    FOREACH f IN ARRAY ARRAY['feature_flags_check_insert', 'feature_flags_check_update',
+                             'audit_logs_check_delete', 'log_head_check_update'] LOOP
+        EXECUTE format('ALTER FUNCTION %I() SET search_path = %I, pg_temp', f, current_schema());
+    END LOOP;
+END
+$$;

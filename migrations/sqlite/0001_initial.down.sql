@@ -1,0 +1,8 @@
+-- Drops everything that the first migration made, in the reverse order; triggers and indexes go with their tables.
+
+DROP TABLE log_head;
+DROP TABLE requests;
+DROP TABLE audit_logs;
+DROP TABLE api_tokens;
+DROP TABLE users;
+DROP TABLE feature_flags;

@@ -1,0 +1,339 @@
+-- The first schema: flags, users, tokens, the audit log, stored requests and the head of the log.
+--
+-- The same tables, columns and promises as on PostgreSQL, in SQLite's types: an id is a BLOB of 16 bytes, a time an
+-- INTEGER of microseconds since 1970-01-01 UTC, a list of permissions a JSON array.
+--
+-- An append is one transaction: entries first, then the rows they are about, then `log_head`. Triggers run row by
+-- row as each is written, so what they look for must already stand.
+--
+-- INSERT OR REPLACE deletes the row in its way without firing a DELETE trigger. Guards before each insert therefore
+-- refuse a row whose place is taken. A row's hidden rowid is such a place too, so the guarded tables have none
+-- (WITHOUT ROWID) or show it as a column.
+
+-- Tables ------------------------------------------------------------------------------------------------------------
+
+CREATE TABLE feature_flags (
+    id          BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    -- The last condition refuses U+0000, at which the others stop reading.
+    key         TEXT    NOT NULL UNIQUE
+                        CONSTRAINT feature_flags_key_check
+                        CHECK (length(key) <= 128 AND key GLOB '[A-Za-z0-9]*' AND key NOT GLOB '*[^A-Za-z0-9._-]*'
+                               AND length(key) = length(CAST(key AS BLOB))),
+    name        TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    description TEXT    NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
+    status      TEXT    NOT NULL CHECK (status IN ('enabled', 'disabled')),
+    revision    INTEGER NOT NULL CHECK (revision > 0),
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    updated_by  TEXT    NOT NULL,
+    archived_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE users (
+    id             BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    email          TEXT    NOT NULL UNIQUE,
+    -- Who this is at the single sign-on, never concluded from the email.
+    issuer         TEXT,
+    subject        TEXT,
+    permissions    TEXT    NOT NULL CHECK (json_valid(permissions) AND json_type(permissions) = 'array'),
+    revision       INTEGER NOT NULL CHECK (revision > 0),
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL,
+    deactivated_at INTEGER,
+    UNIQUE (issuer, subject),
+    CHECK ((issuer IS NULL) = (subject IS NULL))
+) STRICT, WITHOUT ROWID;
+
+-- The foreign keys are checked at the commit, so that the parts of an append may be written in any order.
+CREATE TABLE api_tokens (
+    id           BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    user_id      BLOB    NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED,
+    name         TEXT    NOT NULL,
+    -- SHA-256 of the secret; the secret itself is shown once and kept nowhere.
+    secret_hash  BLOB    NOT NULL UNIQUE CHECK (length(secret_hash) = 32),
+    -- NULL: the token may do all that its user may.
+    permissions  TEXT    CHECK (permissions IS NULL OR (json_valid(permissions) AND json_type(permissions) = 'array')),
+    revision     INTEGER NOT NULL CHECK (revision > 0),
+    created_at   INTEGER NOT NULL,
+    expires_at   INTEGER,
+    revoked_at   INTEGER,
+    -- Written behind, now and then, and no part of the log.
+    last_used_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX idx_api_tokens_user_id ON api_tokens (user_id);
+
+-- The revision is the row's own number (rowid), so that entries lie in the file in their order: reading, trimming and
+-- appending are sequential, and `revision` needs no index of its own.
+--
+-- An optional text is either absent or has content, never ''. The hash encodes absent and empty alike, so if both
+-- were allowed, one could be turned into the other without breaking the chain.
+CREATE TABLE audit_logs (
+    id                       BLOB    NOT NULL UNIQUE CHECK (length(id) = 16),
+    revision                 INTEGER NOT NULL PRIMARY KEY CHECK (revision > 0),
+    timestamp                INTEGER NOT NULL,
+    user_id                  BLOB    REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED
+                                     CHECK (length(user_id) = 16),
+    user_email               TEXT    NOT NULL,
+    -- No foreign key: the entry tells what was used, whether or not a row for it stands.
+    token_id                 BLOB    CHECK (length(token_id) = 16),
+    action_type              TEXT    NOT NULL CHECK (action_type IN (
+                                 'toggle_enabled', 'toggle_disabled',
+                                 'flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived',
+                                 'user_created', 'user_updated', 'user_deactivated',
+                                 'token_created', 'token_revoked',
+                                 'access_denied', 'log_trimmed')),
+    entity_type              TEXT    NOT NULL CHECK (entity_type IN ('feature_flag', 'user', 'api_token', 'log')),
+    entity_id                BLOB    CHECK (length(entity_id) = 16),
+    entity_key               TEXT    NOT NULL,
+    entity_name              TEXT    NOT NULL,
+    old_value                TEXT    CHECK (old_value <> ''),
+    new_value                TEXT    CHECK (new_value <> ''),
+    reason                   TEXT    CHECK (reason <> ''),
+    request_id               TEXT    CHECK (request_id <> ''),
+    method                   TEXT    NOT NULL,
+    peer                     TEXT    CHECK (peer <> ''),
+    user_agent               TEXT    CHECK (user_agent <> ''),
+    previous_entity_revision INTEGER,
+    hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
+    hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
+    -- The clock of the database (to the millisecond), beside `timestamp` from the service; outside the hash.
+    created_at               INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER) * 1000000
+                                                       + CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000),
+    -- A status entry says its new status twice, and must not contradict itself.
+    CONSTRAINT audit_logs_status_check
+    CHECK (CASE action_type
+               WHEN 'toggle_enabled'  THEN coalesce(new_value, '') = 'enabled'
+               WHEN 'toggle_disabled' THEN coalesce(new_value, '') = 'disabled'
+               ELSE TRUE
+           END)
+) STRICT;
+
+-- One index for each filter. Each ends in the revision without naming it, since every index ends in the rowid, so
+-- that every filtered list pages in order from its index, in either direction.
+CREATE INDEX idx_audit_logs_timestamp ON audit_logs (timestamp);
+CREATE INDEX idx_audit_logs_user_id ON audit_logs (user_id);
+CREATE INDEX idx_audit_logs_user_email ON audit_logs (user_email);
+CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs (entity_type, entity_id);
+CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type);
+-- Nearly all entries are about flags, so a list of those walks the table itself; this index is for the others.
+-- A query must repeat the condition word for word to be given it.
+CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type) WHERE entity_type <> 'feature_flag';
+
+CREATE TABLE requests (
+    user_id    BLOB    NOT NULL CHECK (length(user_id) = 16),
+    request_id TEXT    NOT NULL,
+    digest     BLOB    NOT NULL CHECK (length(digest) = 32),
+    response   BLOB    NOT NULL,
+    expires_at INTEGER NOT NULL,
+    PRIMARY KEY (user_id, request_id)
+) STRICT;
+
+CREATE INDEX idx_requests_expires_at ON requests (expires_at);
+
+-- One row, updated by every append.
+CREATE TABLE log_head (
+    singleton INTEGER NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
+    -- Names this log; it is hashed into every entry, so that entries of another log do not fit.
+    log_id    BLOB    NOT NULL CHECK (length(log_id) = 16),
+    revision  INTEGER NOT NULL CHECK (revision >= 0),
+    hash      BLOB    NOT NULL CHECK (length(hash) = 32),
+    timestamp INTEGER NOT NULL,
+    -- Entries up to and including this revision may be gone.
+    floor     INTEGER NOT NULL,
+    CHECK (floor BETWEEN 0 AND revision)
+) STRICT;
+
+-- A random (version 4) UUID has 6 fixed bits. Sixteen random bytes are drawn until those bits happen to be right,
+-- one time in 64, as SQLite cannot set bits in a BLOB.
+WITH RECURSIVE draw (id) AS (
+    SELECT randomblob(16)
+    UNION ALL
+    SELECT randomblob(16) FROM draw WHERE hex(id) NOT GLOB '????????????4???[89AB]*'
+)
+INSERT INTO log_head (singleton, log_id, revision, hash, timestamp, floor)
+SELECT 1, id, 0, zeroblob(32), 0, 0 FROM draw WHERE hex(id) GLOB '????????????4???[89AB]*';
+
+-- What is never done ------------------------------------------------------------------------------------------------
+
+CREATE TRIGGER feature_flags_refuse_delete BEFORE DELETE ON feature_flags
+BEGIN
+    SELECT RAISE(ABORT, 'feature_flags: DELETE is refused: a flag is archived, never deleted');
+END;
+
+CREATE TRIGGER users_refuse_delete BEFORE DELETE ON users
+BEGIN
+    SELECT RAISE(ABORT, 'users: DELETE is refused: a user is deactivated, never deleted');
+END;
+
+CREATE TRIGGER api_tokens_refuse_delete BEFORE DELETE ON api_tokens
+BEGIN
+    SELECT RAISE(ABORT, 'api_tokens: DELETE is refused: a token is revoked, never deleted');
+END;
+
+CREATE TRIGGER audit_logs_refuse_update BEFORE UPDATE ON audit_logs
+BEGIN
+    SELECT RAISE(ABORT, 'audit_logs: UPDATE is refused: an entry is never changed');
+END;
+
+CREATE TRIGGER log_head_refuse_delete BEFORE DELETE ON log_head
+BEGIN
+    SELECT RAISE(ABORT, 'log_head: DELETE is refused: a log has exactly one head');
+END;
+
+-- Guards against REPLACE --------------------------------------------------------------------------------------------
+
+CREATE TRIGGER feature_flags_guard_insert BEFORE INSERT ON feature_flags
+WHEN EXISTS (SELECT 1 FROM feature_flags WHERE id = NEW.id)
+  OR EXISTS (SELECT 1 FROM feature_flags WHERE key = NEW.key)
+BEGIN
+    SELECT RAISE(ABORT, 'feature_flags: insert is refused: a flag with this id or key exists');
+END;
+
+-- Users and tokens may be replaced by a row with the same id, which is an update by another name. Nothing may push out
+-- a row with another id.
+CREATE TRIGGER users_guard_insert BEFORE INSERT ON users
+WHEN EXISTS (SELECT 1 FROM users WHERE email = NEW.email AND id <> NEW.id)
+  OR EXISTS (SELECT 1 FROM users WHERE issuer = NEW.issuer AND subject = NEW.subject AND id <> NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'users: insert is refused: another user has this email or identity');
+END;
+
+CREATE TRIGGER users_guard_update BEFORE UPDATE OF id, email, issuer, subject ON users
+WHEN NEW.id <> OLD.id
+  OR EXISTS (SELECT 1 FROM users WHERE email = NEW.email AND id <> OLD.id)
+  OR EXISTS (SELECT 1 FROM users WHERE issuer = NEW.issuer AND subject = NEW.subject AND id <> OLD.id)
+BEGIN
+    SELECT RAISE(ABORT, 'users: update is refused: another user has this email or identity, or the id would change');
+END;
+
+CREATE TRIGGER api_tokens_guard_insert BEFORE INSERT ON api_tokens
+WHEN EXISTS (SELECT 1 FROM api_tokens WHERE secret_hash = NEW.secret_hash AND id <> NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'api_tokens: insert is refused: another token has this secret');
+END;
+
+CREATE TRIGGER api_tokens_guard_update BEFORE UPDATE OF id, secret_hash ON api_tokens
+WHEN NEW.id <> OLD.id OR NEW.secret_hash <> OLD.secret_hash
+BEGIN
+    SELECT RAISE(ABORT, 'api_tokens: update is refused: id and secret_hash never change');
+END;
+
+-- A revision that is left out, which SQLite would number by itself, appears here as -1 or NULL.
+CREATE TRIGGER audit_logs_guard_insert BEFORE INSERT ON audit_logs
+WHEN coalesce(NEW.revision, 0) < 1
+  OR EXISTS (SELECT 1 FROM audit_logs WHERE revision = NEW.revision)
+  OR EXISTS (SELECT 1 FROM audit_logs WHERE id = NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_logs: insert is refused: an entry needs a revision and an id that are not taken');
+END;
+
+CREATE TRIGGER log_head_guard_insert BEFORE INSERT ON log_head
+WHEN EXISTS (SELECT 1 FROM log_head)
+BEGIN
+    SELECT RAISE(ABORT, 'log_head: insert is refused: a log has exactly one head');
+END;
+
+-- Flags -------------------------------------------------------------------------------------------------------------
+
+-- A batch may hold several entries for one flag, while the row is written once with the outcome. So the status is
+-- compared with the newest status entry since the old revision, which need not be the entry at the new one: a flip
+-- and then a rename is legal, and so is a rename that leaves the status alone.
+
+CREATE TRIGGER feature_flags_check_insert AFTER INSERT ON feature_flags
+BEGIN
+    SELECT CASE
+        WHEN NOT EXISTS (
+                SELECT 1 FROM audit_logs
+                WHERE revision = NEW.revision
+                  AND entity_type = 'feature_flag' AND entity_id = NEW.id
+                  AND action_type <> 'access_denied')
+            THEN RAISE(ABORT, 'feature_flags: insert is refused: no entry of this flag stands at its revision')
+        WHEN NOT EXISTS (
+                SELECT 1 FROM audit_logs
+                WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
+                  AND revision <= NEW.revision
+                  AND +action_type = 'flag_created')
+            THEN RAISE(ABORT, 'feature_flags: insert is refused: no flag_created entry tells of it')
+        WHEN NEW.status IS NOT (
+                SELECT CASE action_type
+                           WHEN 'flag_created' THEN json_extract(new_value, '$.status')
+                           ELSE new_value
+                       END
+                FROM audit_logs
+                WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
+                  AND revision <= NEW.revision
+                  AND +action_type IN ('flag_created', 'toggle_enabled', 'toggle_disabled')
+                ORDER BY revision DESC
+                LIMIT 1)
+            THEN RAISE(ABORT, 'feature_flags: insert is refused: its status is not what its newest entry says')
+        END;
+END;
+
+CREATE TRIGGER feature_flags_check_update AFTER UPDATE ON feature_flags
+BEGIN
+    SELECT CASE
+        WHEN NEW.id <> OLD.id OR NEW.key <> OLD.key OR NEW.created_at <> OLD.created_at
+            THEN RAISE(ABORT, 'feature_flags: update is refused: id, key and created_at never change')
+        WHEN NEW.revision <= OLD.revision
+            THEN CASE
+                WHEN (NEW.name, NEW.description, NEW.status, NEW.revision,
+                      NEW.updated_at, NEW.updated_by, NEW.archived_at)
+                     IS NOT
+                     (OLD.name, OLD.description, OLD.status, OLD.revision,
+                      OLD.updated_at, OLD.updated_by, OLD.archived_at)
+                    THEN RAISE(ABORT, 'feature_flags: update is refused: a change needs a higher revision')
+                END
+        WHEN NOT EXISTS (
+                SELECT 1 FROM audit_logs
+                WHERE revision = NEW.revision
+                  AND entity_type = 'feature_flag' AND entity_id = NEW.id
+                  AND action_type <> 'access_denied')
+            THEN RAISE(ABORT, 'feature_flags: update is refused: no entry of this flag stands at its revision')
+        -- The first look-up serves the common case, a flip whose entry stands at the new revision.
+        WHEN NEW.status IS NOT coalesce(
+                (SELECT new_value FROM audit_logs
+                 WHERE revision = NEW.revision AND action_type IN ('toggle_enabled', 'toggle_disabled')),
+                (SELECT new_value FROM audit_logs
+                 WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
+                   AND revision > OLD.revision AND revision < NEW.revision
+                   AND +action_type IN ('toggle_enabled', 'toggle_disabled')
+                 ORDER BY revision DESC
+                 LIMIT 1),
+                OLD.status)
+            THEN RAISE(ABORT, 'feature_flags: update is refused: its status is not what its newest status entry says')
+        END;
+END;
+
+-- The log -----------------------------------------------------------------------------------------------------------
+
+-- Entries go only from below, up to the floor, and the floor moves only by an entry of its own (below).
+CREATE TRIGGER audit_logs_check_delete BEFORE DELETE ON audit_logs
+WHEN OLD.revision > coalesce((SELECT floor FROM log_head), 0)
+BEGIN
+    SELECT RAISE(ABORT, 'audit_logs: DELETE is refused: the entry is above the floor of the log');
+END;
+
+CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head
+WHEN NEW.log_id <> OLD.log_id
+  OR NEW.revision <= OLD.revision
+  OR NEW.timestamp < OLD.timestamp
+  OR NEW.floor <> OLD.floor
+BEGIN
+    SELECT CASE
+        WHEN NEW.log_id <> OLD.log_id
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: log_id never changes')
+        WHEN NEW.revision < OLD.revision
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: the revision never decreases')
+        WHEN NEW.timestamp < OLD.timestamp
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: time never runs backwards')
+        WHEN NEW.revision = OLD.revision AND (NEW.hash <> OLD.hash OR NEW.timestamp <> OLD.timestamp)
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: hash and timestamp change only with the revision')
+        WHEN NEW.floor < OLD.floor
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: the floor never decreases')
+        WHEN NEW.floor > OLD.floor AND NOT EXISTS (
+                SELECT 1 FROM audit_logs
+                WHERE revision > OLD.revision AND revision <= NEW.revision AND +action_type = 'log_trimmed')
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: the floor moves only with a log_trimmed entry')
+        END;
+END;

@@ -1,0 +1,66 @@
+//! `toggled migrate`: the schema, up, down, and its state.
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+use crate::{config, store, telemetry};
+
+/// Arguments of `toggled migrate`.
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    #[command(subcommand)]
+    direction: Direction,
+}
+
+#[derive(Debug, Subcommand)]
+enum Direction {
+    /// Apply every migration that the database lacks
+    Up(Target),
+    /// Take back the newest migration that the database has
+    Down {
+        #[command(flatten)]
+        target: Target,
+        /// Even if that drops a log with entries in it
+        #[arg(long)]
+        drop_log: bool,
+    },
+    /// List all migrations, and which of them the database has
+    Status(Target),
+}
+
+#[derive(Debug, Args)]
+struct Target {
+    #[command(flatten)]
+    database: config::Database,
+    #[command(flatten)]
+    logging: config::Logging,
+}
+
+impl Target {
+    fn open(&self) -> Result<std::sync::Arc<dyn store::Store>, Failure> {
+        telemetry::start(&self.logging.log);
+        super::open(&self.database)
+    }
+}
+
+pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {
+    let store = match settings.direction {
+        Direction::Up(target) => {
+            let store = target.open()?;
+            store.migrate_up().await?;
+            store
+        }
+        Direction::Down { target, drop_log } => {
+            let store = target.open()?;
+            store.migrate_down(drop_log).await?;
+            store
+        }
+        Direction::Status(target) => target.open()?,
+    };
+    println!("{}", store.describe());
+    for migration in store.migrations().await? {
+        let state = if migration.applied { "applied" } else { "pending" };
+        println!("{:>6}  {state}  {}", migration.version, migration.name);
+    }
+    Ok(())
+}

@@ -1,0 +1,103 @@
+//! The command line: one binary, one file a command.
+
+mod migrate;
+mod serve;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// Exit status for a setting or argument that is wrong (EX_USAGE of sysexits.h).
+const EXIT_USAGE: u8 = 64;
+
+/// Exit status for everything else that fails.
+const EXIT_FAILURE: u8 = 1;
+
+/// Feature flags and the log of every change to them, over gRPC. Without a command: serve.
+#[derive(Debug, Parser)]
+#[command(name = "toggled", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve (the default)
+    Serve(config::Serve),
+    /// Change the schema of the database, or show its state; serve brings it up to date by itself
+    Migrate(migrate::Migrate),
+}
+
+/// Why a command failed: one line for a person, and what to exit with.
+struct Failure {
+    code: u8,
+    line: String,
+}
+
+impl Failure {
+    /// A setting is wrong.
+    fn usage(line: impl Into<String>) -> Self {
+        Self { code: EXIT_USAGE, line: line.into() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { code: EXIT_FAILURE, line: error.to_string() }
+    }
+}
+
+/// Runs what the arguments ask for.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let command = match Cli::try_parse_from(with_default(arguments.into_iter().collect())) {
+        Ok(cli) => cli.command,
+        Err(error) => return refuse(&error),
+    };
+    match run(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("toggled: {}", failure.line.replace('\n', " "));
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+#[tokio::main]
+async fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(settings) => serve::run(settings).await,
+        Command::Migrate(settings) => migrate::run(settings).await,
+    }
+}
+
+/// `toggled` and `toggled --listen ...` mean `toggled serve`.
+fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
+    let first = arguments.get(1).and_then(|argument| argument.to_str());
+    let general = ["-h", "--help", "-V", "--version"];
+    if first.is_none_or(|first| first.starts_with('-') && !general.contains(&first)) && !arguments.is_empty() {
+        arguments.insert(1, "serve".into());
+    }
+    arguments
+}
+
+/// Help goes out as it is; an error is told in one line.
+fn refuse(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        print!("{error}");
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let line = text.lines().next().unwrap_or_default();
+    eprintln!("toggled: {}; see toggled --help", line.strip_prefix("error: ").unwrap_or(line));
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn open(database: &config::Database) -> Result<std::sync::Arc<dyn crate::store::Store>, Failure> {
+    let url = &database.database_url;
+    crate::store::open(url).map_err(|rule| Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}")))
+}

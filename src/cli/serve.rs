@@ -1,0 +1,84 @@
+//! `toggled serve`: the server, and what it tells the person who started it.
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::{EXIT_FAILURE, Failure};
+use crate::bootstrap::TokenPlace;
+use crate::domain::time::SystemClock;
+use crate::server::{self, Parts, Ready};
+use crate::{config, telemetry};
+
+pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
+    telemetry::start(&settings.logging.log);
+    let store = super::open(&settings.database)?;
+    let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
+        code: EXIT_FAILURE,
+        line: format!("cannot listen on {}: {error}", settings.listen),
+    })?;
+    let address = listener.local_addr()?;
+    say(&format!("toggled listens on {address}"));
+    let shutdown = CancellationToken::new();
+    stop_on_signals(&shutdown)?;
+    let parts = Parts {
+        listener,
+        store,
+        clock: Arc::new(SystemClock),
+        bootstrap_token: settings.bootstrap_token,
+        shutdown,
+    };
+    Ok(server::run(parts, |ready| say(&welcome(&ready, address))).await?)
+}
+
+/// SIGTERM and SIGINT ask it to stop.
+fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = shutdown.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        shutdown.cancel();
+    });
+    Ok(())
+}
+
+/// What the person at the terminal reads; a pipe that nobody reads any more is no reason to stop.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+fn welcome(ready: &Ready, address: SocketAddr) -> String {
+    let mut text = format!("ready: log {} at revision {}", ready.log_id, ready.revision);
+    let Some(place) = &ready.token else { return text };
+    let token = match place {
+        TokenPlace::File(path) => {
+            text += &format!("\n\nThe token of admin@localhost, who may do everything, is in\n  {}", path.display());
+            format!("$(cat '{}')", path.display())
+        }
+        TokenPlace::Setting => {
+            text += "\n\nThe token of admin@localhost, who may do everything, is TOGGLED_BOOTSTRAP_TOKEN.";
+            "$TOGGLED_BOOTSTRAP_TOKEN".to_owned()
+        }
+    };
+    text += "\n\nTo create a flag, flip it, and read who did:\n";
+    let calls = [
+        ("ToggleService/CreateFeatureFlag", r#"{"key":"checkout","name":"New checkout"}"#),
+        ("ToggleService/ToggleFeatureFlag", r#"{"key":"checkout","reason":"first flip"}"#),
+        ("AuditService/ListAuditLogs", r#"{"entity_type":"feature_flag"}"#),
+    ];
+    for (method, body) in calls {
+        text += &format!(
+            "  grpcurl -plaintext -H \"authorization: Bearer {token}\" -d '{body}' {address} toggled.v1.{method}\n"
+        );
+    }
+    text
+}

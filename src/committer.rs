@@ -1,0 +1,328 @@
+//! The one writer. It takes all proposals that are waiting, decides them on the mirror's state, appends them as one
+//! transaction, moves the mirror, and answers; by then the next batch has gathered. No timer is involved: an idle
+//! server answers at once, a busy one batches.
+//!
+//! It runs as a task of its own, so that a caller who goes away cannot leave anything half done.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::advance::{Actor, Answer, Proposal, Step, StoredRequest, Verdict, advance};
+use crate::domain::error::Error;
+use crate::domain::text::RequestId;
+use crate::domain::time::Clock;
+use crate::mirror::Mirror;
+use crate::store::{Appended, Store, StoreError, Writer};
+
+/// Proposals in one batch at the most.
+const BATCH: usize = 512;
+
+/// Proposals that may wait; more are turned away.
+const QUEUE: usize = 8_192;
+
+/// After losing the race for the head so many times in a row, wait for a turn instead.
+const LOSSES: u32 = 3;
+
+/// After so many, something is wrong that trying on will not mend.
+const MOST_LOSSES: u32 = 100;
+
+/// How long to go on asking what became of an append whose connection was lost.
+const OUTCOME_PATIENCE: Duration = Duration::from_secs(15);
+
+/// How long to wait between two such questions.
+const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
+
+/// What a proposal came to.
+#[derive(Debug, Clone)]
+pub enum Reply {
+    /// It was decided now.
+    Answer(Answer),
+    /// It is a retry: the encoded answer to the first time.
+    Replayed(Vec<u8>),
+}
+
+/// Where proposals are handed in.
+#[derive(Clone)]
+pub struct Proposals {
+    queue: mpsc::Sender<Waiting>,
+}
+
+struct Waiting {
+    proposal: Proposal,
+    reply: oneshot::Sender<Result<Reply, Error>>,
+}
+
+impl Proposals {
+    /// Proposes a change and waits for what comes of it. Whoever stops waiting may have been too late: what was taken up
+    /// is finished.
+    ///
+    /// # Errors
+    /// Why the change was not made.
+    pub async fn propose(&self, proposal: Proposal) -> Result<Reply, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.try_send(Waiting { proposal, reply }).map_err(|refused| match refused {
+            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
+            mpsc::error::TrySendError::Closed(_) => Error::Draining,
+        })?;
+        answer.await.unwrap_or(Err(Error::Draining))
+    }
+}
+
+/// The writer's side of the queue.
+pub struct Committer {
+    queue: mpsc::Receiver<Waiting>,
+    mirror: Arc<Mirror>,
+    store: Arc<dyn Store>,
+    writer: Box<dyn Writer>,
+    clock: Arc<dyn Clock>,
+}
+
+/// How a batch goes on after an attempt to append it.
+enum Next {
+    /// It is appended.
+    Appended,
+    /// The log has moved: catch up and decide again.
+    CatchUp,
+    /// Some of its requests were made before: answer those and decide the others again.
+    Replay,
+    /// The database does not take it: find out which proposal it is.
+    Split(String),
+}
+
+impl Committer {
+    /// A committer, and where to hand in proposals.
+    pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> (Self, Proposals) {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let writer = store.writer();
+        (Self { queue, mirror, store, writer, clock }, Proposals { queue: sender })
+    }
+
+    /// Works until every [`Proposals`] is gone and everything that was handed in is answered.
+    pub async fn run(mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        while self.queue.recv_many(&mut batch, BATCH).await > 0 {
+            // Nobody is left to tell: the caller cancelled while it waited.
+            batch.retain(|waiting| !waiting.reply.is_closed());
+            self.commit(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    /// Decides and appends a batch, and answers everyone in it.
+    async fn commit(&mut self, mut batch: Vec<Waiting>) {
+        let mut losses = 0;
+        while !batch.is_empty() {
+            let Some(step) = self.decide(&batch) else {
+                return refuse(batch, &Error::DatabaseUnavailable);
+            };
+            let next = match self.append(&step).await {
+                Ok(next) => next,
+                Err(error) => return refuse(batch, &error),
+            };
+            let result = match next {
+                Next::Appended => return self.settle(batch, step).await,
+                Next::CatchUp => {
+                    losses += 1;
+                    self.catch_up(losses).await
+                }
+                Next::Replay => self.replay(&mut batch, &step).await,
+                Next::Split(problem) => return self.split(batch, problem).await,
+            };
+            if let Err(error) = result {
+                return refuse(batch, &unavailable(&error));
+            }
+        }
+    }
+
+    fn decide(&self, batch: &[Waiting]) -> Option<Step> {
+        let now = self.clock.now();
+        self.mirror.read(|state| advance(state, batch.iter().map(|w| &w.proposal), now, &mut Uuid::now_v7))
+    }
+
+    /// Appends a step, and finds out whether it did when the connection is lost in between.
+    ///
+    /// The same step is simply appended again: it is conditional on the same head, so it cannot be written twice, and
+    /// if the head has moved, the entry that stands next to it tells whether it was this step that moved it. That holds
+    /// even if the lost statement is still on its way to the database: it and the second attempt are the same.
+    async fn append(&mut self, step: &Step) -> Result<Next, Error> {
+        let give_up = Instant::now() + OUTCOME_PATIENCE;
+        let mut in_doubt = false;
+        loop {
+            let problem = match self.writer.append(step).await {
+                Ok(Appended::Done) => return Ok(Next::Appended),
+                Ok(Appended::HeadMoved) if !in_doubt => return Ok(Next::CatchUp),
+                Ok(Appended::RequestExists) => return Ok(Next::Replay),
+                Ok(Appended::Refused(problem)) => return Ok(Next::Split(problem)),
+                Ok(Appended::HeadMoved) => match self.stands(step).await {
+                    Ok(true) => return Ok(Next::Appended),
+                    Ok(false) => return Ok(Next::CatchUp),
+                    Err(problem) => problem,
+                },
+                Err(StoreError::OutcomeUnknown(problem)) => {
+                    in_doubt = true;
+                    StoreError::OutcomeUnknown(problem)
+                }
+                Err(problem) if !in_doubt => return Err(unavailable(&problem)),
+                Err(problem) => problem,
+            };
+            if Instant::now() > give_up {
+                tracing::error!(%problem, "what became of a batch could not be learnt");
+                return Err(Error::CommitOutcomeUnknown);
+            }
+            tracing::warn!(%problem, "lost the database while appending; asking what became of it");
+            tokio::time::sleep(OUTCOME_PAUSE).await;
+        }
+    }
+
+    /// Whether a step's first entry is in the log. A step without entries changed nothing that could be asked for; its
+    /// requests, if they are there, are found as such.
+    async fn stands(&self, step: &Step) -> Result<bool, StoreError> {
+        let Some(first) = step.entries.first() else { return Ok(false) };
+        let there = self.store.entry_at(first.revision).await?;
+        Ok(there.is_some_and(|(id, _)| id == first.id))
+    }
+
+    /// Follows the log to where it has moved, and after a few losses keeps it from moving on before our next append.
+    async fn catch_up(&mut self, losses: u32) -> Result<(), StoreError> {
+        if losses > MOST_LOSSES {
+            return Err(StoreError::Unavailable(format!("{losses} lost races for the head of the log")));
+        }
+        if losses >= LOSSES {
+            self.writer.hold_head().await?;
+        }
+        let followed = self.mirror.follow(&*self.store).await;
+        if followed.is_err() {
+            // There may be no next append soon: a new connection lets go of the head.
+            self.writer = self.store.writer();
+        }
+        followed.map(drop)
+    }
+
+    /// Moves the mirror, then answers. Those who were refused but named their request may have made it before.
+    async fn settle(&self, batch: Vec<Waiting>, step: Step) {
+        self.mirror.apply(&step.base, step.head, &step.delta);
+        let mut refused = Vec::new();
+        for (waiting, verdict) in batch.into_iter().zip(step.verdicts) {
+            let result = match verdict {
+                Verdict::Accepted(answer) if !waiting.proposal.validate_only => Ok(Reply::Answer(answer)),
+                Verdict::Replayed(response) => Ok(Reply::Replayed(response)),
+                verdict => {
+                    refused.push((waiting, verdict));
+                    continue;
+                }
+            };
+            answer(waiting, result);
+        }
+        if !refused.is_empty() {
+            self.settle_unwritten(refused).await;
+        }
+    }
+
+    /// Answers proposals that wrote nothing. A retry is answered as the first time, whatever would be said to it today.
+    async fn settle_unwritten(&self, unwritten: Vec<(Waiting, Verdict)>) {
+        let stored = match self.stored(unwritten.iter().map(|(waiting, _)| waiting)).await {
+            Ok(stored) => stored,
+            Err(error) => {
+                return refuse(unwritten.into_iter().map(|(w, _)| w).collect(), &unavailable(&error));
+            }
+        };
+        for (waiting, verdict) in unwritten {
+            let result = match (replayed(&self.mirror, &stored, &waiting.proposal), verdict) {
+                (_, Verdict::Rejected(Error::Unauthenticated)) => Err(Error::Unauthenticated),
+                (Some(result), _) => result,
+                (None, Verdict::Rejected(error)) => Err(error),
+                (None, Verdict::Accepted(answer)) => Ok(Reply::Answer(answer)),
+                (None, Verdict::Replayed(response)) => Ok(Reply::Replayed(response)),
+            };
+            answer(waiting, result);
+        }
+    }
+
+    /// Answers those of a batch whose requests are stored, and leaves the others in it.
+    async fn replay(&self, batch: &mut Vec<Waiting>, step: &Step) -> Result<(), StoreError> {
+        let stored = self.stored(batch.iter()).await?;
+        for (waiting, verdict) in std::mem::take(batch).into_iter().zip(&step.verdicts) {
+            match (replayed(&self.mirror, &stored, &waiting.proposal), verdict) {
+                (None, _) | (_, Verdict::Rejected(Error::Unauthenticated)) => batch.push(waiting),
+                (Some(result), _) => answer(waiting, result),
+            }
+        }
+        Ok(())
+    }
+
+    /// One bad proposal fails alone: each is appended by itself, and the one that is refused then is the one.
+    async fn split(&mut self, mut batch: Vec<Waiting>, problem: String) {
+        if batch.len() == 1 {
+            tracing::error!(%problem, "the database refuses a change");
+            return refuse(batch, &Error::Internal(problem));
+        }
+        for waiting in batch.drain(..) {
+            Box::pin(self.commit(vec![waiting])).await;
+        }
+    }
+
+    /// The stored requests that some proposals name.
+    async fn stored<'a>(
+        &self,
+        waiting: impl Iterator<Item = &'a Waiting>,
+    ) -> Result<HashMap<(Uuid, RequestId), StoredRequest>, StoreError> {
+        let keys: Vec<_> = waiting.filter_map(|w| request_key(&self.mirror, &w.proposal)).collect();
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let stored = self.store.requests(&keys).await?;
+        Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
+    }
+}
+
+/// Whose request a proposal is, and what they call it.
+fn request_key(mirror: &Mirror, proposal: &Proposal) -> Option<(Uuid, RequestId)> {
+    let Actor::Token { token_id, .. } = proposal.actor else { return None };
+    let request = proposal.request.as_ref()?;
+    let user_id = mirror.read(|state| state.token(token_id).map(|token| token.user_id))??;
+    Some((user_id, request.id.clone()))
+}
+
+/// What to say to a proposal whose request is stored.
+fn replayed(
+    mirror: &Mirror,
+    stored: &HashMap<(Uuid, RequestId), StoredRequest>,
+    proposal: &Proposal,
+) -> Option<Result<Reply, Error>> {
+    let request = proposal.request.as_ref()?;
+    let stored = stored.get(&request_key(mirror, proposal)?)?;
+    Some(if stored.digest == request.digest {
+        Ok(Reply::Replayed(stored.response.clone()))
+    } else {
+        Err(Error::RequestIdReused)
+    })
+}
+
+fn answer(waiting: Waiting, result: Result<Reply, Error>) {
+    // A caller who went away does not mind.
+    let _ = waiting.reply.send(result);
+}
+
+fn refuse(batch: Vec<Waiting>, error: &Error) {
+    for waiting in batch {
+        answer(waiting, Err(error.clone()));
+    }
+}
+
+/// What a caller is told of a database that failed before anything was written.
+fn unavailable(error: &StoreError) -> Error {
+    match error {
+        StoreError::Unavailable(_) => {
+            tracing::warn!(%error, "a batch was not written");
+            Error::DatabaseUnavailable
+        }
+        error => {
+            tracing::error!(%error, "a batch was not written");
+            Error::Internal(error.to_string())
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! A batch in the making: the state at R with what the batch has changed so far laid over it.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::{Actor, Created, Proposal, Step, StoredRequest, Verdict};
+use crate::domain::access::{Permissions, Token, User};
+use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::error::Error;
+use crate::domain::flag::Flag;
+use crate::domain::hash;
+use crate::domain::state::{Delta, FlagRef, Head, State};
+use crate::domain::text::{Email, FlagKey};
+use crate::domain::time::Timestamp;
+
+/// What an entry is about, in the words of the log.
+pub(super) struct Subject {
+    pub entity_type: EntityType,
+    pub id: Uuid,
+    pub key: Arc<str>,
+    pub name: Arc<str>,
+    pub previous_revision: Option<i64>,
+}
+
+/// The values before and after a change.
+pub(super) struct Values {
+    pub old: Option<Arc<str>>,
+    pub new: Option<Arc<str>>,
+}
+
+/// The place of a new entry, known before the object that it is about is finished.
+pub(super) struct Place {
+    pub revision: i64,
+    pub timestamp: Timestamp,
+    pub by: Arc<str>,
+}
+
+/// What the batch has changed so far.
+#[derive(Clone, Default)]
+struct Changes {
+    flags: HashMap<Uuid, Arc<Flag>>,
+    keys: HashMap<FlagKey, Uuid>,
+    users: HashMap<Uuid, Arc<User>>,
+    emails: HashMap<Email, Uuid>,
+    tokens: HashMap<Uuid, Arc<Token>>,
+    entries: Vec<Arc<Entry>>,
+}
+
+pub(super) struct Draft<'a> {
+    state: &'a State,
+    head: Head,
+    changes: Changes,
+    now: Timestamp,
+    new_id: &'a mut dyn FnMut() -> Uuid,
+}
+
+impl<'a> Draft<'a> {
+    pub fn new(state: &'a State, now: Timestamp, new_id: &'a mut dyn FnMut() -> Uuid) -> Self {
+        Self { state, head: *state.head(), changes: Changes::default(), now, new_id }
+    }
+
+    /// The end of the log with the batch so far.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    pub fn new_id(&mut self) -> Uuid {
+        (self.new_id)()
+    }
+
+    /// The flag that is meant, as the batch has made it so far.
+    pub fn flag(&self, flag: &FlagRef) -> Result<Arc<Flag>, Error> {
+        let id = match flag {
+            FlagRef::Id(id) => Some(id),
+            FlagRef::Key(key) => self.changes.keys.get(key),
+        };
+        id.and_then(|id| self.changes.flags.get(id))
+            .or_else(|| self.state.flag(flag))
+            .cloned()
+            .ok_or_else(|| Error::FlagNotFound(flag.to_string()))
+    }
+
+    pub fn user(&self, id: Uuid) -> Option<Arc<User>> {
+        self.changes.users.get(&id).or_else(|| self.state.user(id)).cloned()
+    }
+
+    pub fn email_is_taken(&self, email: &Email) -> bool {
+        self.changes.emails.contains_key(email) || self.state.user_by_email(email).is_some()
+    }
+
+    fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
+        self.changes.tokens.get(&id).or_else(|| self.state.token(id))
+    }
+
+    /// The user that an actor speaks for, whether or not they may.
+    pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
+        match actor {
+            Actor::Token { token_id, .. } => self.token(*token_id).map(|token| token.user_id),
+            Actor::Service { .. } => None,
+        }
+    }
+
+    /// What an actor may do, here and now: the token must be live and its user active. A token that expires is
+    /// judged by the clock, not by the log's time, which may be ahead.
+    pub fn authenticate(&self, actor: &Actor) -> Result<Permissions, Error> {
+        let Actor::Token { token_id, .. } = actor else {
+            return Ok(Permissions::all());
+        };
+        let token = self.token(*token_id).filter(|t| t.is_live(self.now)).ok_or(Error::Unauthenticated)?;
+        let user =
+            self.user(token.user_id).filter(|u| u.deactivated_at.is_none()).ok_or(Error::Unauthenticated)?;
+        Ok(token.allowed(&user))
+    }
+
+    /// As `authenticate`, and the actor must hold the permission that the method demands.
+    pub fn authorize(&self, actor: &Actor) -> Result<Permissions, Error> {
+        let granted = self.authenticate(actor)?;
+        match actor {
+            Actor::Token { permission, .. } if !granted.contains(*permission) => {
+                Err(Error::PermissionDenied(*permission))
+            }
+            _ => Ok(granted),
+        }
+    }
+
+    /// The place of the next entry. Time never runs backwards along revisions, whatever the clock does.
+    pub fn place(&self, actor: &Actor) -> Place {
+        Place {
+            revision: self.head.revision + 1,
+            timestamp: self.now.max(self.head.timestamp),
+            by: self.actor_name(actor),
+        }
+    }
+
+    fn actor_name(&self, actor: &Actor) -> Arc<str> {
+        match actor {
+            Actor::Service { name } => Arc::clone(name),
+            // An actor whose user is gone was turned away by `authorize`.
+            Actor::Token { .. } => {
+                self.user_id(actor).and_then(|id| self.user(id)).map_or_else(|| "".into(), |u| u.email.shared())
+            }
+        }
+    }
+
+    pub fn put_flag(&mut self, flag: Flag) -> Arc<Flag> {
+        let flag = Arc::new(flag);
+        self.changes.keys.insert(flag.key.clone(), flag.id);
+        self.changes.flags.insert(flag.id, Arc::clone(&flag));
+        flag
+    }
+
+    pub fn put_user(&mut self, user: User) -> Arc<User> {
+        let user = Arc::new(user);
+        self.changes.emails.insert(user.email.clone(), user.id);
+        self.changes.users.insert(user.id, Arc::clone(&user));
+        user
+    }
+
+    pub fn put_token(&mut self, token: Token) -> Arc<Token> {
+        let token = Arc::new(token);
+        self.changes.tokens.insert(token.id, Arc::clone(&token));
+        token
+    }
+
+    /// Writes the entry of a change at `place`, and moves the end of the log there.
+    pub fn log(&mut self, proposal: &Proposal, place: Place, action: Action, subject: Subject, values: Values) -> Arc<Entry> {
+        let token_id = match proposal.actor {
+            Actor::Token { token_id, .. } => Some(token_id),
+            Actor::Service { .. } => None,
+        };
+        let mut entry = Entry {
+            id: self.new_id(),
+            revision: place.revision,
+            timestamp: place.timestamp,
+            user_id: self.user_id(&proposal.actor),
+            user_email: place.by,
+            token_id,
+            action,
+            entity_type: subject.entity_type,
+            entity_id: Some(subject.id),
+            entity_key: subject.key,
+            entity_name: subject.name,
+            old_value: values.old,
+            new_value: values.new,
+            reason: proposal.reason.as_ref().map(|r| r.shared()),
+            request_id: proposal.request.as_ref().map(|r| r.id.shared()),
+            method: Arc::clone(&proposal.origin.method),
+            peer: proposal.origin.peer.clone(),
+            user_agent: proposal.origin.user_agent.clone(),
+            previous_entity_revision: subject.previous_revision,
+            hash_version: hash::VERSION,
+            hash: hash::GENESIS,
+            created_at: self.now,
+        };
+        entry.hash = hash::chain(&self.head.hash, self.head.log_id, &entry);
+        self.head = Head { revision: entry.revision, hash: entry.hash, timestamp: entry.timestamp, ..self.head };
+        let entry = Arc::new(entry);
+        self.changes.entries.push(Arc::clone(&entry));
+        entry
+    }
+
+    /// Runs `change` and takes back what it did.
+    pub fn attempt<T>(&mut self, change: impl FnOnce(&mut Draft<'_>) -> T) -> T {
+        let mut scratch = Draft {
+            state: self.state,
+            head: self.head,
+            changes: self.changes.clone(),
+            now: self.now,
+            new_id: &mut *self.new_id,
+        };
+        change(&mut scratch)
+    }
+
+    /// The batch is decided.
+    pub fn finish(self, requests: Vec<StoredRequest>, verdicts: Vec<Verdict>) -> Step {
+        let Changes { flags, users, tokens, entries, .. } = self.changes;
+        let state = self.state;
+        let (flags, new_flags) = new_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
+        let (users, new_users) = new_last(users, |id| state.user(id).is_none());
+        let (tokens, new_tokens) = new_last(tokens, |id| state.token(id).is_none());
+        Step {
+            base: *state.head(),
+            head: self.head,
+            entries,
+            delta: Delta { flags, users, tokens },
+            created: Created { flags: new_flags, users: new_users, tokens: new_tokens },
+            requests,
+            verdicts,
+        }
+    }
+}
+
+/// The changed objects with the new ones last, and how many those are.
+fn new_last<T>(objects: HashMap<Uuid, Arc<T>>, is_new: impl Fn(Uuid) -> bool) -> (Vec<Arc<T>>, usize) {
+    let (new, known): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(id, _)| is_new(*id));
+    let count = new.len();
+    (known.into_iter().chain(new).map(|(_, object)| object).collect(), count)
+}

@@ -1,0 +1,179 @@
+//! The rules of changes to flags.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::draft::{Draft, Place, Subject, Values};
+use super::{BatchResult, NewFlag, Object, Outcome, Proposal, SetStatus};
+use crate::domain::Revision;
+use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::error::{Error, Violation};
+use crate::domain::flag::{Flag, Status};
+use crate::domain::state::FlagRef;
+use crate::domain::text::{Description, Name};
+
+pub(super) fn toggle(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    flag: &FlagRef,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = flippable(draft, flag, expected)?;
+    let status = before.status.flipped();
+    let (flag, entry) = flip(draft, proposal, &before, status);
+    Ok((Object::Flag(flag), Some(entry)))
+}
+
+pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetStatus) -> Result<Outcome, Error> {
+    let before = flippable(draft, &item.flag, item.expected_revision)?;
+    if before.status == item.status {
+        return Ok((Object::Flag(before), None));
+    }
+    let (flag, entry) = flip(draft, proposal, &before, item.status);
+    Ok((Object::Flag(flag), Some(entry)))
+}
+
+/// All or none: every item is checked before the first is written. The items name different flags, which whoever built
+/// the command has seen to as far as names go; one flag named by id and by key is found out here.
+pub(super) fn batch_set(draft: &mut Draft<'_>, proposal: &Proposal, items: &[SetStatus]) -> Result<Outcome, Error> {
+    let before: Vec<Arc<Flag>> =
+        items.iter().map(|item| flippable(draft, &item.flag, item.expected_revision)).collect::<Result<_, _>>()?;
+    let mut seen = HashSet::new();
+    if let Some(twice) = before.iter().position(|flag| !seen.insert(flag.id)) {
+        return Err(Error::Invalid(vec![Violation {
+            field: format!("items[{twice}]"),
+            rule: "must not name a flag that another item names".to_owned(),
+        }]));
+    }
+    let results = before.into_iter().zip(items).map(|(before, item)| {
+        if before.status == item.status {
+            return BatchResult { flag: before, entry_id: None, changed: false };
+        }
+        let (flag, entry) = flip(draft, proposal, &before, item.status);
+        BatchResult { flag, entry_id: Some(entry.id), changed: true }
+    });
+    Ok((Object::Batch(results.collect()), None))
+}
+
+pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) -> Result<Outcome, Error> {
+    if draft.flag(&FlagRef::Key(new.key.clone())).is_ok() {
+        return Err(Error::KeyTaken(new.key.clone()));
+    }
+    let place = draft.place(&proposal.actor);
+    let flag = Flag {
+        id: draft.new_id(),
+        key: new.key.clone(),
+        name: new.name.clone(),
+        description: new.description.clone(),
+        status: new.status,
+        revision: place.revision,
+        created_at: place.timestamp,
+        updated_at: place.timestamp,
+        updated_by: Arc::clone(&place.by),
+        archived_at: None,
+    };
+    let values = Values { old: None, new: Some(flag.to_json().into()) };
+    let (flag, entry) = write(draft, proposal, place, Action::FlagCreated, None, flag, values);
+    Ok((Object::Flag(flag), Some(entry)))
+}
+
+pub(super) fn update(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    flag: &FlagRef,
+    name: Option<&Name>,
+    description: Option<&Description>,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = at_revision(draft, flag, expected)?;
+    let mut after = Flag::clone(&before);
+    if let Some(name) = name {
+        after.name = name.clone();
+    }
+    if let Some(description) = description {
+        after.description = description.clone();
+    }
+    Ok(edit(draft, proposal, Action::FlagUpdated, before, after))
+}
+
+pub(super) fn set_archived(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    flag: &FlagRef,
+    archived: bool,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = at_revision(draft, flag, expected)?;
+    if before.archived_at.is_some() == archived {
+        return Ok((Object::Flag(before), None));
+    }
+    let archived_at = archived.then(|| draft.place(&proposal.actor).timestamp);
+    let after = Flag { archived_at, ..Flag::clone(&before) };
+    let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
+    Ok(edit(draft, proposal, action, before, after))
+}
+
+/// The flag, if it is at the expected revision.
+fn at_revision(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
+    let flag = draft.flag(flag)?;
+    match expected {
+        Some(expected) if expected != flag.revision => {
+            Err(Error::RevisionMismatch { expected, current: flag.revision })
+        }
+        _ => Ok(flag),
+    }
+}
+
+/// The flag, if it is in use and at the expected revision.
+fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
+    let flag = at_revision(draft, flag, expected)?;
+    if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }
+}
+
+fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {
+    let place = draft.place(&proposal.actor);
+    let after = stamped(Flag { status, ..Flag::clone(before) }, &place);
+    let action = match status {
+        Status::Enabled => Action::ToggleEnabled,
+        Status::Disabled => Action::ToggleDisabled,
+    };
+    let values = Values { old: Some(before.status.as_str().into()), new: Some(status.as_str().into()) };
+    write(draft, proposal, place, action, Some(before.revision), after, values)
+}
+
+/// Writes an edit, unless it changes nothing.
+fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<Flag>, after: Flag) -> Outcome {
+    if after == *before {
+        return (Object::Flag(before), None);
+    }
+    let place = draft.place(&proposal.actor);
+    let after = stamped(after, &place);
+    let values = Values { old: Some(before.to_json().into()), new: Some(after.to_json().into()) };
+    let (flag, entry) = write(draft, proposal, place, action, Some(before.revision), after, values);
+    (Object::Flag(flag), Some(entry))
+}
+
+fn stamped(flag: Flag, place: &Place) -> Flag {
+    Flag { revision: place.revision, updated_at: place.timestamp, updated_by: Arc::clone(&place.by), ..flag }
+}
+
+fn write(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    place: Place,
+    action: Action,
+    previous_revision: Option<Revision>,
+    flag: Flag,
+    values: Values,
+) -> (Arc<Flag>, Arc<Entry>) {
+    let subject = Subject {
+        entity_type: EntityType::FeatureFlag,
+        id: flag.id,
+        key: flag.key.shared(),
+        name: flag.name.shared(),
+        previous_revision,
+    };
+    let flag = draft.put_flag(flag);
+    let entry = draft.log(proposal, place, action, subject, values);
+    (flag, entry)
+}

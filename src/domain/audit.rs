@@ -1,0 +1,127 @@
+//! The audit entry: one change, as it stands in the log for good.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Revision;
+use super::hash::Hash;
+use super::time::Timestamp;
+
+macro_rules! names {
+    ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $name { $($(#[$vdoc])* $variant,)* }
+
+        impl $name {
+            /// All there are.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The name on the wire and in the database.
+            pub fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $text,)* }
+            }
+
+            /// The inverse of `as_str`.
+            pub fn parse(text: &str) -> Option<Self> {
+                match text { $($text => Some(Self::$variant),)* _ => None }
+            }
+        }
+    };
+}
+
+names! {
+    /// What was done.
+    Action {
+        /// A flag was turned on, whichever method did it.
+        ToggleEnabled = "toggle_enabled",
+        /// A flag was turned off, whichever method did it.
+        ToggleDisabled = "toggle_disabled",
+        /// A flag was created.
+        FlagCreated = "flag_created",
+        /// A flag's name or description was changed.
+        FlagUpdated = "flag_updated",
+        /// A flag was taken out of use.
+        FlagArchived = "flag_archived",
+        /// A flag was brought back.
+        FlagUnarchived = "flag_unarchived",
+        /// A user was created.
+        UserCreated = "user_created",
+        /// A user's permissions were changed.
+        UserUpdated = "user_updated",
+        /// A user was shut out.
+        UserDeactivated = "user_deactivated",
+        /// A token was created.
+        TokenCreated = "token_created",
+        /// A token was revoked.
+        TokenRevoked = "token_revoked",
+        /// A change was refused for want of a permission.
+        AccessDenied = "access_denied",
+        /// The oldest part of the log was removed.
+        LogTrimmed = "log_trimmed",
+    }
+}
+
+names! {
+    /// What kind of object an entry is about.
+    EntityType {
+        /// A flag.
+        FeatureFlag = "feature_flag",
+        /// A user.
+        User = "user",
+        /// A token.
+        ApiToken = "api_token",
+        /// The log itself.
+        Log = "log",
+    }
+}
+
+/// One change. `docs/audit-proof.md` says how it is hashed. A text that is absent is `None`, never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Given by the server.
+    pub id: Uuid,
+    /// The position in the log.
+    pub revision: Revision,
+    /// When it happened; never before the entry before it.
+    pub timestamp: Timestamp,
+    /// Who did it; `None` for the service itself.
+    pub user_id: Option<Uuid>,
+    /// Who did it, as text that outlives the user.
+    pub user_email: Arc<str>,
+    /// The token that they used.
+    pub token_id: Option<Uuid>,
+    /// What was done.
+    pub action: Action,
+    /// What kind of object it was done to.
+    pub entity_type: EntityType,
+    /// That object.
+    pub entity_id: Option<Uuid>,
+    /// Its key: a flag's key, a user's e-mail address, a token's id.
+    pub entity_key: Arc<str>,
+    /// What people called it then.
+    pub entity_name: Arc<str>,
+    /// What was before: a status for a flip, else the object as JSON.
+    pub old_value: Option<Arc<str>>,
+    /// What is after it.
+    pub new_value: Option<Arc<str>>,
+    /// Why, in the caller's words.
+    pub reason: Option<Arc<str>>,
+    /// What the caller named the request.
+    pub request_id: Option<Arc<str>>,
+    /// The method called.
+    pub method: Arc<str>,
+    /// Where the call came from: address and port.
+    pub peer: Option<Arc<str>>,
+    /// What the client called itself.
+    pub user_agent: Option<Arc<str>>,
+    /// The revision that the object had before.
+    pub previous_entity_revision: Option<Revision>,
+    /// Which encoding `hash` was computed by.
+    pub hash_version: u8,
+    /// The entry's place in the chain.
+    pub hash: Hash,
+    /// When it was written, by the writing server's own clock, which may run backwards. Not part of the hash.
+    pub created_at: Timestamp,
+}

@@ -1,0 +1,107 @@
+//! Everything that can be wrong with a call, in the service's own terms.
+
+use uuid::Uuid;
+
+use super::Revision;
+use super::access::Permission;
+use super::text::{Email, FlagKey};
+
+/// One malformed field of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// The path of the field: `items[3].status`.
+    pub field: String,
+    /// The rule that it breaks: "must be ...".
+    pub rule: String,
+}
+
+/// Why a call failed. What each becomes on the wire is decided in one place, where the transport is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// No token that works. Deliberately silent about why.
+    #[error("a valid bearer token is required: authorization: Bearer TOKEN")]
+    Unauthenticated,
+    /// The caller lacks this permission.
+    #[error("Insufficient permissions: {0} required")]
+    PermissionDenied(Permission),
+    /// Malformed fields, all of them at once.
+    #[error("invalid request: {}", first(.0))]
+    Invalid(Vec<Violation>),
+    /// No flag has this id or key.
+    #[error("feature flag not found: {0}")]
+    FlagNotFound(String),
+    /// No user has this id.
+    #[error("user not found: {0}")]
+    UserNotFound(Uuid),
+    /// No audit entry has this id.
+    #[error("audit log entry not found: {0}")]
+    AuditLogNotFound(Uuid),
+    /// Another flag has this key.
+    #[error("a feature flag with the key {0} exists already; archived flags keep their keys")]
+    KeyTaken(FlagKey),
+    /// Another user has this address.
+    #[error("a user with the e-mail address {0} exists already")]
+    EmailTaken(Email),
+    /// The object is not at the revision that the caller expects.
+    #[error("the object is at revision {current}, not at the expected {expected}; read it and decide again")]
+    RevisionMismatch {
+        /// What the caller expected.
+        expected: Revision,
+        /// What the object is at.
+        current: Revision,
+    },
+    /// An archived flag cannot be flipped.
+    #[error("the feature flag {0} is archived; unarchive it first")]
+    FlagArchived(FlagKey),
+    /// The request id stands for another request already.
+    #[error("this request_id was used for a different request; use a fresh one")]
+    RequestIdReused,
+    /// The cursor comes from another log, or from one that was restored since.
+    #[error("{0} does not fit this log: it was restored from a backup or is another log; start again without a cursor")]
+    LogMismatch(&'static str),
+    /// A revision was asked for that the log has not reached.
+    #[error("revision {asked} is beyond the end of the log, {head}")]
+    CursorInFuture {
+        /// What was asked for.
+        asked: Revision,
+        /// The end of the log.
+        head: Revision,
+    },
+    /// A revision was asked for that is no longer kept.
+    #[error("revision {asked} is no longer kept; the oldest kept is {oldest}")]
+    CursorTooOld {
+        /// What was asked for.
+        asked: Revision,
+        /// The oldest that is kept.
+        oldest: Revision,
+    },
+    /// Too many changes are waiting.
+    #[error("too many changes are waiting; nothing was written; retry")]
+    QueueFull,
+    /// The database does not answer, and nothing was written.
+    #[error("the database is unavailable; nothing was written; retry")]
+    DatabaseUnavailable,
+    /// The state in memory could not be shown to be fresh enough.
+    #[error("this server is behind the log; retry, perhaps on another replica")]
+    Stale,
+    /// The server is shutting down.
+    #[error("this server is shutting down; retry on another replica")]
+    Draining,
+    /// The connection was lost in a commit, and how it ended could not be learnt.
+    #[error("the database was lost during the commit; retry with the same request_id")]
+    CommitOutcomeUnknown,
+    /// There is no such method.
+    #[error("there is no method {0}")]
+    UnknownMethod(String),
+    /// A defect, or a database that does not hold what it should. The words are for the server's log only.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+fn first(violations: &[Violation]) -> String {
+    match violations {
+        [] => "no field is at fault".to_owned(),
+        [only] => format!("{} {}", only.field, only.rule),
+        [first, rest @ ..] => format!("{} {} (and {} more)", first.field, first.rule, rest.len()),
+    }
+}

@@ -1,0 +1,138 @@
+//! The feature flag.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::Revision;
+use super::text::{Description, FlagKey, Name};
+use super::time::Timestamp;
+
+/// Whether a flag is on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Status {
+    /// On.
+    Enabled,
+    /// Off.
+    Disabled,
+}
+
+impl Status {
+    /// As it is stored and logged.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Enabled => "enabled",
+            Self::Disabled => "disabled",
+        }
+    }
+
+    /// The inverse of [`Status::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "enabled" => Some(Self::Enabled),
+            "disabled" => Some(Self::Disabled),
+            _ => None,
+        }
+    }
+
+    /// The other one.
+    pub fn flipped(self) -> Self {
+        match self {
+            Self::Enabled => Self::Disabled,
+            Self::Disabled => Self::Enabled,
+        }
+    }
+}
+
+/// An on/off switch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Flag {
+    /// Given by the server, never changed.
+    pub id: Uuid,
+    /// What code reads it by: unique for good, never changed.
+    pub key: FlagKey,
+    /// What people call it.
+    pub name: Name,
+    /// What it is for; may be empty.
+    pub description: Description,
+    /// Whether it is on.
+    pub status: Status,
+    /// The revision that last changed it.
+    pub revision: Revision,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// When it was last changed.
+    pub updated_at: Timestamp,
+    /// The e-mail address (or service name) of who last changed it.
+    pub updated_by: Arc<str>,
+    /// When it was taken out of use.
+    pub archived_at: Option<Timestamp>,
+}
+
+impl Flag {
+    /// The whole flag as the log keeps it: JSON with sorted keys.
+    pub fn to_json(&self) -> String {
+        let fields = Fields {
+            archived_at: self.archived_at.map(|t| t.to_string()),
+            created_at: self.created_at.to_string(),
+            description: self.description.as_str(),
+            id: self.id,
+            key: self.key.as_str(),
+            name: self.name.as_str(),
+            revision: self.revision,
+            status: self.status.as_str(),
+            updated_at: self.updated_at.to_string(),
+            updated_by: &self.updated_by,
+        };
+        json(&fields)
+    }
+}
+
+/// A flag's JSON; serde keeps the order of declaration, so the fields stand in the order of their names.
+#[derive(Serialize)]
+struct Fields<'a> {
+    archived_at: Option<String>,
+    created_at: String,
+    description: &'a str,
+    id: Uuid,
+    key: &'a str,
+    name: &'a str,
+    revision: Revision,
+    status: &'static str,
+    updated_at: String,
+    updated_by: &'a str,
+}
+
+/// JSON text of plain fields.
+pub(super) fn json(fields: &impl Serialize) -> String {
+    // Structs of strings, numbers and options of them have no way to fail.
+    serde_json::to_string(fields).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_json_of_a_flag_has_sorted_keys_and_everything_in_it() {
+        let flag = Flag {
+            id: Uuid::nil(),
+            key: FlagKey::parse("checkout").unwrap(),
+            name: Name::parse("The \"new\" checkout").unwrap(),
+            description: Description::parse("").unwrap(),
+            status: Status::Enabled,
+            revision: 7,
+            created_at: Timestamp::from_micros(1),
+            updated_at: Timestamp::from_micros(2_000_000),
+            updated_by: "ann@example.com".into(),
+            archived_at: None,
+        };
+        assert_eq!(
+            flag.to_json(),
+            r#"{"archived_at":null,"created_at":"1970-01-01T00:00:00.000001Z","description":"","#.to_owned()
+                + r#""id":"00000000-0000-0000-0000-000000000000","key":"checkout","name":"The \"new\" checkout","#
+                + r#""revision":7,"status":"enabled","updated_at":"1970-01-01T00:00:02Z","updated_by":"ann@example.com"}"#
+        );
+    }
+}

@@ -1,0 +1,160 @@
+//! Everything that there is, at one revision: what the mirror holds and what `advance` decides on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Bound;
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::Revision;
+use super::access::{SecretHash, Token, User};
+use super::flag::Flag;
+use super::hash::{GENESIS, Hash};
+use super::text::{Email, FlagKey};
+use super::time::Timestamp;
+
+/// The end of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Which log this is: made once, with the database.
+    pub log_id: Uuid,
+    /// The last entry's revision; 0 in an empty log.
+    pub revision: Revision,
+    /// The last entry's hash.
+    pub hash: Hash,
+    /// The last entry's time.
+    pub timestamp: Timestamp,
+    /// Entries up to this revision may have been removed.
+    pub floor: Revision,
+}
+
+/// Which flag a request means.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum FlagRef {
+    /// The one with this id.
+    Id(Uuid),
+    /// The one with this key.
+    Key(FlagKey),
+}
+
+impl std::fmt::Display for FlagRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Key(key) => key.fmt(f),
+        }
+    }
+}
+
+/// Objects that changed, as they are after the change. The rest of the state is as it was.
+#[derive(Debug, Clone, Default)]
+pub struct Delta {
+    /// Changed flags.
+    pub flags: Vec<Arc<Flag>>,
+    /// Changed users.
+    pub users: Vec<Arc<User>>,
+    /// Changed tokens.
+    pub tokens: Vec<Arc<Token>>,
+}
+
+/// All flags, users and tokens at `head.revision`.
+#[derive(Debug, Clone)]
+pub struct State {
+    head: Head,
+    flags: BTreeMap<FlagKey, Arc<Flag>>,
+    flag_keys: HashMap<Uuid, FlagKey>,
+    users: HashMap<Uuid, Arc<User>>,
+    emails: HashMap<Email, Uuid>,
+    tokens: HashMap<Uuid, Arc<Token>>,
+    secrets: HashMap<SecretHash, Uuid>,
+}
+
+impl State {
+    /// A state with nothing in it but its place in the log.
+    pub fn new(head: Head) -> Self {
+        Self {
+            head,
+            flags: BTreeMap::new(),
+            flag_keys: HashMap::new(),
+            users: HashMap::new(),
+            emails: HashMap::new(),
+            tokens: HashMap::new(),
+            secrets: HashMap::new(),
+        }
+    }
+
+    /// An empty log that nobody has written to.
+    pub fn empty(log_id: Uuid) -> Self {
+        Self::new(Head { log_id, revision: 0, hash: GENESIS, timestamp: Timestamp::default(), floor: 0 })
+    }
+
+    /// Moves on to `head`, with the objects that changed on the way. Costs what changed, not what exists.
+    pub fn apply(&mut self, head: Head, delta: &Delta) {
+        for flag in &delta.flags {
+            if self.flags.insert(flag.key.clone(), Arc::clone(flag)).is_none() {
+                self.flag_keys.insert(flag.id, flag.key.clone());
+            }
+        }
+        for user in &delta.users {
+            if self.users.insert(user.id, Arc::clone(user)).is_none() {
+                self.emails.insert(user.email.clone(), user.id);
+            }
+        }
+        for token in &delta.tokens {
+            if self.tokens.insert(token.id, Arc::clone(token)).is_none() {
+                self.secrets.insert(token.secret_hash, token.id);
+            }
+        }
+        self.head = head;
+    }
+
+    /// The end of the log that this state stands at.
+    pub fn head(&self) -> &Head {
+        &self.head
+    }
+
+    /// The flag that is meant, archived ones too.
+    pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
+        match flag {
+            FlagRef::Id(id) => self.flags.get(self.flag_keys.get(id)?),
+            FlagRef::Key(key) => self.flags.get(key),
+        }
+    }
+
+    /// All flags whose keys begin with `prefix`, in the order of their keys, from the first after `after`.
+    pub fn flags<'a>(&'a self, prefix: &'a str, after: Option<&'a FlagKey>) -> impl Iterator<Item = &'a Arc<Flag>> {
+        // An empty prefix or one that is no key itself (`-x`) still bounds where the walk ends; where it begins, only
+        // a key can say, so the walk starts at the prefix when it is one.
+        let start = FlagKey::parse(prefix).ok();
+        let from = match (after, &start) {
+            (Some(after), Some(start)) if after < start => Bound::Included(start.clone()),
+            (Some(after), _) => Bound::Excluded(after.clone()),
+            (None, Some(start)) => Bound::Included(start.clone()),
+            (None, None) => Bound::Unbounded,
+        };
+        self.flags
+            .range((from, Bound::Unbounded))
+            .map(|(_, flag)| flag)
+            .take_while(move |flag| flag.key.as_str().starts_with(prefix))
+    }
+
+    /// The user with this id.
+    pub fn user(&self, id: Uuid) -> Option<&Arc<User>> {
+        self.users.get(&id)
+    }
+
+    /// The user with this address.
+    pub fn user_by_email(&self, email: &Email) -> Option<&Arc<User>> {
+        self.users.get(self.emails.get(email)?)
+    }
+
+    /// The token with this id.
+    pub fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
+        self.tokens.get(&id)
+    }
+
+    /// The token whose secret hashes to this.
+    pub fn token_by_secret(&self, hash: &SecretHash) -> Option<&Arc<Token>> {
+        self.tokens.get(self.secrets.get(hash)?)
+    }
+}

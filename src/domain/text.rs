@@ -1,0 +1,168 @@
+//! Strings that have been checked once, at the edge. Whoever holds one of these types need not check again.
+//!
+//! All are shared (`Arc<str>`): an object is copied at every change, its texts are not. None holds U+0000, which
+//! PostgreSQL cannot store.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a text was refused, in words for the caller: "must be ...".
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Malformed(pub &'static str);
+
+macro_rules! text {
+    ($(#[$doc:meta])* $name:ident, $parse:expr) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// Checks a text and takes it.
+            ///
+            /// # Errors
+            /// [`Malformed`] with the rule that it breaks.
+            pub fn parse(text: &str) -> Result<Self, Malformed> {
+                let parse: fn(&str) -> Result<Arc<str>, Malformed> = $parse;
+                parse(text).map(Self)
+            }
+
+            /// The text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+
+            /// The text, shared.
+            pub fn shared(&self) -> Arc<str> {
+                Arc::clone(&self.0)
+            }
+        }
+
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                fmt::Debug::fmt(&self.0, f)
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+text!(
+    /// A flag's key: 1 to 128 characters, an ASCII letter or digit first, then those or `.`, `_`, `-`. Case-sensitive.
+    FlagKey,
+    |text| {
+        let head = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
+        let tail = text.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b));
+        if head && tail && text.len() <= 128 {
+            Ok(text.into())
+        } else {
+            Err(Malformed("must be 1 to 128 of A-Z, a-z, 0-9, '.', '_' and '-', the first a letter or digit"))
+        }
+    }
+);
+
+text!(
+    /// What people call a flag or a token: 1 to 255 characters.
+    Name,
+    |text| sized(text, 1, 255, "must be 1 to 255 characters, none of them U+0000")
+);
+
+text!(
+    /// What a flag is for: at most 2,000 characters.
+    Description,
+    |text| sized(text, 0, 2_000, "must be at most 2,000 characters, none of them U+0000")
+);
+
+text!(
+    /// Why a change was made: 1 to 2,000 characters. No reason is `None`, never an empty text: the hash of an entry
+    /// tells absent and empty apart in no other way.
+    Reason,
+    |text| sized(text, 1, 2_000, "must be at most 2,000 characters, none of them U+0000")
+);
+
+text!(
+    /// What names a request so that it can be retried: 1 to 128 characters.
+    RequestId,
+    |text| sized(text, 1, 128, "must be 1 to 128 characters, none of them U+0000")
+);
+
+text!(
+    /// A user's e-mail address: `name@host`, at most 254 characters, lower-cased when parsed. The names that the service
+    /// itself appears under in the log are not to be had.
+    Email,
+    |text| {
+        let text = text.to_lowercase();
+        let parts = text.split_once('@');
+        let shaped = parts.is_some_and(|(name, host)| !name.is_empty() && !host.is_empty() && !host.contains('@'));
+        if !shaped || text.chars().count() > 254 || text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            Err(Malformed("must be an e-mail address (name@host) of at most 254 characters, without spaces"))
+        } else if SERVICE_NAMES.iter().any(|name| text.starts_with(name)) {
+            Err(Malformed("must not begin with 'cli@' or 'bootstrap@', which the service keeps for its own entries"))
+        } else {
+            Ok(text.into())
+        }
+    }
+);
+
+/// Under these the service's own command line and first start stand in the log.
+const SERVICE_NAMES: [&str; 2] = ["cli@", "bootstrap@"];
+
+fn sized(text: &str, least: usize, most: usize, rule: &'static str) -> Result<Arc<str>, Malformed> {
+    // Counting characters walks the text: a text too long in bytes alone is refused without the walk.
+    let fits = text.len() <= most * 4 && (least..=most).contains(&text.chars().count());
+    if fits && !text.contains('\0') { Ok(text.into()) } else { Err(Malformed(rule)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn keys_are_letters_digits_and_three_marks() {
+        for good in ["a", "7", "checkout", "Check.out_v-2", &"k".repeat(128)] {
+            assert_eq!(FlagKey::parse(good).unwrap().as_str(), good);
+        }
+        let bad =
+            ["", ".a", "_a", "-a", "a b", "a/b", "ä", "a\0", "'; DROP TABLE audit_logs; --", &"k".repeat(129)];
+        for bad in bad {
+            assert!(FlagKey::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn lengths_count_characters_not_bytes() {
+        assert!(Name::parse(&"ä".repeat(255)).is_ok());
+        assert!(Name::parse(&"ä".repeat(256)).is_err());
+        assert!(Name::parse("").is_err());
+        assert!(Description::parse("").is_ok());
+        assert!(Reason::parse(&"🦀".repeat(2_000)).is_ok());
+        assert!(Reason::parse(&"r".repeat(2_001)).is_err());
+        assert!(RequestId::parse("").is_err());
+        assert!(Reason::parse("nul\0nul").is_err());
+    }
+
+    #[test]
+    fn emails_are_lower_cased_and_the_services_own_names_refused() {
+        assert_eq!(Email::parse("Ann@Example.COM").unwrap().as_str(), "ann@example.com");
+        for bad in ["", "ann", "@host", "ann@", "a@b@c", "a b@c", "CLI@host", "bootstrap@localhost"] {
+            assert!(Email::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_key_parses_exactly_when_it_matches_the_pattern(text in "\\PC{0,140}") {
+            let body = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+            let pattern = text.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && text.chars().all(body)
+                && text.len() <= 128;
+            prop_assert_eq!(FlagKey::parse(&text).is_ok(), pattern);
+        }
+    }
+}

@@ -1,0 +1,74 @@
+//! Time as the log keeps it.
+
+use std::fmt;
+
+/// A moment: microseconds since 1970-01-01T00:00:00Z. Both databases hold exactly this resolution.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// 0001-01-01T00:00:00Z, the earliest that the wire format allows.
+    pub const MIN: Self = Self(-62_135_596_800_000_000);
+    /// 9999-12-30T22:00:00.999999Z, the latest that has a text in every time zone; the wire format's own is 26 hours on.
+    pub const MAX: Self = Self(253_402_207_200_999_999);
+
+    /// From microseconds since the Unix epoch, held to [`Timestamp::MIN`] and [`Timestamp::MAX`].
+    pub fn from_micros(micros: i64) -> Self {
+        Self(micros.clamp(Self::MIN.0, Self::MAX.0))
+    }
+
+    /// Microseconds since the Unix epoch.
+    pub fn micros(self) -> i64 {
+        self.0
+    }
+
+    /// This moment and `seconds` more.
+    pub fn plus_seconds(self, seconds: i64) -> Self {
+        Self::from_micros(self.0.saturating_add(seconds.saturating_mul(1_000_000)))
+    }
+}
+
+/// RFC 3339 in UTC, with as many digits after the second as are needed.
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_microsecond(self.0) {
+            Ok(time) => time.fmt(f),
+            Err(_) => write!(f, "{} us", self.0),
+        }
+    }
+}
+
+/// Where the present is read from, so that a test can own it.
+pub trait Clock: Send + Sync {
+    /// The present.
+    fn now(&self) -> Timestamp;
+}
+
+/// The operating system's clock.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_micros(jiff::Timestamp::now().as_microsecond())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timestamp_reads_as_rfc_3339() {
+        assert_eq!(Timestamp::from_micros(1_700_000_000_000_001).to_string(), "2023-11-14T22:13:20.000001Z");
+        assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn every_timestamp_has_a_text() {
+        assert_eq!(Timestamp::MIN.to_string(), "0001-01-01T00:00:00Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.999999Z");
+        assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
+        assert_eq!(Timestamp::MAX.plus_seconds(1), Timestamp::MAX);
+    }
+}

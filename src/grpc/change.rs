@@ -1,0 +1,106 @@
+//! What all changing methods have in common: from a request to a proposal, and from its reply to a response.
+
+use prost::Message;
+use sha2::{Digest, Sha256};
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use super::authorize::Call;
+use super::fields::Fields;
+use super::status::status;
+use crate::committer::{Proposals, Reply};
+use crate::domain::advance::{Answer, Command, Proposal, RequestKey};
+use crate::domain::error::Error;
+use crate::domain::text::{Reason, RequestId};
+
+/// Marks an answer that was given before.
+pub(super) const REPLAYED: &str = "x-request-replayed";
+
+/// A request to change something.
+pub(super) trait Change: Message + Default {
+    type Response: Message + Default;
+
+    fn reason(&self) -> &str;
+    fn take_request_id(&mut self) -> Option<String>;
+    fn validate_only(&self) -> bool;
+    fn response(answer: &Answer) -> Self::Response;
+}
+
+/// Says how a request and its response fit into [`Change`].
+macro_rules! change {
+    ($request:ident => $response:ident, $answer:ident => $make:expr) => {
+        impl $crate::grpc::change::Change for pb::$request {
+            type Response = pb::$response;
+
+            fn reason(&self) -> &str {
+                &self.reason
+            }
+
+            fn take_request_id(&mut self) -> Option<String> {
+                self.request_id.take()
+            }
+
+            fn validate_only(&self) -> bool {
+                self.validate_only
+            }
+
+            fn response($answer: &$crate::domain::advance::Answer) -> pb::$response {
+                $make
+            }
+        }
+    };
+}
+pub(super) use change;
+
+/// Makes changes on behalf of callers.
+#[derive(Clone)]
+pub struct Changes {
+    proposals: Proposals,
+}
+
+impl Changes {
+    /// Changes that are handed in at `proposals`.
+    pub fn new(proposals: Proposals) -> Self {
+        Self { proposals }
+    }
+
+    /// Makes the change that `parse` finds in the request.
+    pub(super) async fn make<R: Change>(
+        &self,
+        request: Request<R>,
+        parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
+    ) -> Result<Response<R::Response>, Status> {
+        let proposal = proposal(request, parse).map_err(status)?;
+        match self.proposals.propose(proposal).await.map_err(status)? {
+            Reply::Answer(answer) => Ok(Response::new(R::response(&answer))),
+            Reply::Replayed(bytes) => {
+                let stored = R::Response::decode(&bytes[..])
+                    .map_err(|e| status(Error::Internal(format!("a stored response does not decode: {e}"))))?;
+                let mut response = Response::new(stored);
+                response.metadata_mut().insert(REPLAYED, MetadataValue::from_static("true"));
+                Ok(response)
+            }
+        }
+    }
+}
+
+fn proposal<R: Change>(
+    request: Request<R>,
+    parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
+) -> Result<Proposal, Error> {
+    let call = Call::of(&request)?;
+    let (actor, origin) = (call.actor()?, call.origin.clone());
+    let mut body = request.into_inner();
+    let mut fields = Fields::default();
+    let request_id = body.take_request_id();
+    let key = request_id.and_then(|id| fields.parse("request_id", &id, RequestId::parse)).map(|id| {
+        let digest = Sha256::new().chain_update(&*origin.method).chain_update([0]).chain_update(body.encode_to_vec());
+        RequestKey { id, digest: digest.finalize().into() }
+    });
+    let given = Some(body.reason()).filter(|reason| !reason.is_empty());
+    let reason = given.and_then(|reason| fields.parse("reason", reason, Reason::parse));
+    let command = parse(&body, &mut fields);
+    let command = fields.finish(command)?;
+    let encode = |answer: &Answer| R::response(answer).encode_to_vec();
+    Ok(Proposal { actor, command, reason, request: key, validate_only: body.validate_only(), origin, encode })
+}

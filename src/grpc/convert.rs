@@ -1,0 +1,115 @@
+//! The service's own objects as messages.
+
+use std::sync::Arc;
+
+use super::pb;
+use crate::domain::access::{Permissions, Token, User};
+use crate::domain::audit::Entry;
+use crate::domain::flag::{Flag, Status};
+use crate::domain::time::Timestamp;
+
+pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
+    let micros = time.micros();
+    let nanos = i32::try_from(micros.rem_euclid(1_000_000)).unwrap_or_default() * 1_000;
+    prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos }
+}
+
+pub(super) fn names(permissions: Permissions) -> Vec<String> {
+    permissions.iter().map(|p| p.as_str().to_owned()).collect()
+}
+
+impl From<Status> for pb::FeatureFlagStatus {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Enabled => Self::Enabled,
+            Status::Disabled => Self::Disabled,
+        }
+    }
+}
+
+impl From<&Arc<Flag>> for pb::FeatureFlag {
+    fn from(flag: &Arc<Flag>) -> Self {
+        Self {
+            id: flag.id.to_string(),
+            key: flag.key.to_string(),
+            name: flag.name.to_string(),
+            description: flag.description.to_string(),
+            status: pb::FeatureFlagStatus::from(flag.status).into(),
+            revision: flag.revision,
+            created_at: Some(time(flag.created_at)),
+            updated_at: Some(time(flag.updated_at)),
+            updated_by: flag.updated_by.to_string(),
+            archived_at: flag.archived_at.map(time),
+        }
+    }
+}
+
+impl From<&Arc<User>> for pb::User {
+    fn from(user: &Arc<User>) -> Self {
+        Self {
+            id: user.id.to_string(),
+            email: user.email.to_string(),
+            permissions: names(user.permissions),
+            revision: user.revision,
+            created_at: Some(time(user.created_at)),
+            updated_at: Some(time(user.updated_at)),
+            deactivated_at: user.deactivated_at.map(time),
+        }
+    }
+}
+
+impl From<&Arc<Token>> for pb::ApiToken {
+    fn from(token: &Arc<Token>) -> Self {
+        Self {
+            id: token.id.to_string(),
+            user_id: token.user_id.to_string(),
+            name: token.name.to_string(),
+            permissions: token.permissions.map(names).unwrap_or_default(),
+            revision: token.revision,
+            created_at: Some(time(token.created_at)),
+            expires_at: token.expires_at.map(time),
+            revoked_at: token.revoked_at.map(time),
+        }
+    }
+}
+
+impl From<&Entry> for pb::AuditLog {
+    fn from(entry: &Entry) -> Self {
+        let text = |value: &Option<Arc<str>>| value.as_deref().map(str::to_owned);
+        Self {
+            id: entry.id.to_string(),
+            revision: entry.revision,
+            timestamp: Some(time(entry.timestamp)),
+            user_id: entry.user_id.map(|id| id.to_string()),
+            user_email: entry.user_email.to_string(),
+            token_id: entry.token_id.map(|id| id.to_string()),
+            action_type: entry.action.as_str().to_owned(),
+            entity_type: entry.entity_type.as_str().to_owned(),
+            entity_id: entry.entity_id.map(|id| id.to_string()),
+            entity_key: entry.entity_key.to_string(),
+            entity_name: entry.entity_name.to_string(),
+            old_value: text(&entry.old_value),
+            new_value: text(&entry.new_value),
+            reason: text(&entry.reason),
+            request_id: text(&entry.request_id),
+            method: entry.method.to_string(),
+            peer: text(&entry.peer),
+            user_agent: text(&entry.user_agent),
+            previous_entity_revision: entry.previous_entity_revision,
+            hash_version: entry.hash_version.into(),
+            hash: entry.hash.to_vec(),
+            created_at: Some(time(entry.created_at)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_before_1970_has_positive_nanos_as_the_format_demands() {
+        let wire = time(Timestamp::from_micros(-1));
+        assert_eq!((wire.seconds, wire.nanos), (-1, 999_999_000));
+    }
+}

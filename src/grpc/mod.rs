@@ -1,0 +1,25 @@
+//! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
+//! and one file a service. Nothing outside this folder names tonic or the generated types.
+
+mod access;
+mod audit;
+mod authorize;
+mod change;
+mod convert;
+mod fields;
+pub mod pb;
+mod router;
+mod status;
+mod toggle;
+
+use access::Access;
+use audit::Audit;
+use change::Changes;
+pub use router::{Health, Parts, Router, RouterError, SERVICES};
+use toggle::Toggle;
+
+/// The largest message taken or sent: 4 MiB, which is what clients expect by default.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// A page or a part of a stream ends at about this many bytes, so that no message comes near the largest.
+const PAGE_BYTES: usize = 1024 * 1024;

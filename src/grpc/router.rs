@@ -1,0 +1,183 @@
+//! Every service and layer, in order, and health.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::server::NamedService;
+use tonic::transport::Server;
+use tonic::transport::server::{Router as TonicRouter, TcpIncoming};
+use tonic_health::ServingStatus;
+use tonic_health::server::{HealthReporter, health_reporter};
+use tower::layer::util::{Identity, Stack};
+
+use super::authorize::AuthorizeLayer;
+use super::pb::access_service_server::AccessServiceServer;
+use super::pb::audit_service_server::AuditServiceServer;
+use super::pb::toggle_service_server::ToggleServiceServer;
+use super::{Access, Audit, Changes, MAX_MESSAGE_BYTES, Toggle, pb};
+use crate::auth::policy::{Policies, PolicyError};
+use crate::committer::Proposals;
+use crate::domain::time::Clock;
+use crate::mirror::Mirror;
+use crate::store::Store;
+
+/// Our services: each of their methods declares a policy.
+pub const SERVICES: [&str; 3] = [
+    <ToggleServiceServer<Toggle> as NamedService>::NAME,
+    <AuditServiceServer<Audit> as NamedService>::NAME,
+    <AccessServiceServer<Access> as NamedService>::NAME,
+];
+
+/// Services for probes and tools, open to everybody: they tell nothing that is not in the .proto files.
+const PUBLIC: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// Requests under way on one connection at the most.
+const STREAMS_PER_CONNECTION: u32 = 1_024;
+
+/// After how long without a word a connection is asked whether it is still there ...
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// ... and how long it may take to say so.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Streams that a client may reset before they were taken up, and that we may reset for its errors: past these the
+/// connection ends (the rapid-reset attacks CVE-2023-44487 and RUSTSEC-2024-0003).
+const PENDING_RESETS: usize = 20;
+const ERROR_RESETS: usize = 1_024;
+
+/// What the services work with.
+pub struct Parts {
+    /// The database.
+    pub store: Arc<dyn Store>,
+    /// The state in memory.
+    pub mirror: Arc<Mirror>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where changes are handed in.
+    pub proposals: Proposals,
+    /// Cancelled when the server stops.
+    pub shutdown: CancellationToken,
+}
+
+/// Why the services cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RouterError {
+    /// A method is served that must not be.
+    #[error("{0}")]
+    Policy(#[from] PolicyError),
+    /// The descriptors cannot be shown.
+    #[error("reflection: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// All services behind their layers, ready to serve.
+pub struct Router {
+    router: TonicRouter<Stack<AuthorizeLayer, Identity>>,
+    shutdown: CancellationToken,
+}
+
+impl Router {
+    /// Puts everything together, and reports the health of it all: not serving, until told otherwise.
+    ///
+    /// # Errors
+    /// When a method is served that declares no policy, or the descriptors cannot be read.
+    pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
+        let Parts { store, mirror, clock, proposals, shutdown } = parts;
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?;
+        let authorize = AuthorizeLayer::new(Arc::new(policies), Arc::clone(&mirror), clock);
+        let (reporter, health_service) = health_reporter();
+        let health = Health(reporter);
+        health.announce(false).await;
+        let changes = Changes::new(proposals);
+        let toggle = Toggle::new(changes.clone(), Arc::clone(&mirror), Arc::clone(&store));
+        let audit = Audit::new(store, mirror, shutdown.clone());
+        let access = Access::new(changes);
+        let router = Server::builder()
+            .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+            .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
+            .layer(authorize)
+            .add_service(health_service)
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .add_service(ToggleServiceServer::new(toggle).max_encoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(AuditServiceServer::new(audit).max_encoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES));
+        Ok((Self { router, shutdown }, health))
+    }
+
+    /// Serves until the server is told to stop and the calls under way have ended.
+    ///
+    /// # Errors
+    /// When the network fails.
+    pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        self.router.serve_with_incoming_shutdown(incoming, self.shutdown.cancelled_owned()).await
+    }
+}
+
+/// The health that is reported, of every service by name and of the whole as "".
+#[derive(Clone)]
+pub struct Health(HealthReporter);
+
+impl Health {
+    /// Tells everybody who asks or watches.
+    pub async fn announce(&self, serving: bool) {
+        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in SERVICES.iter().chain(&[""]) {
+            self.0.set_service_status(service, status).await;
+        }
+    }
+}
+
+/// Everything that is served, as bytes: decoded, it would lose the options that policies are declared in.
+fn descriptors() -> [&'static [u8]; 4] {
+    [
+        pb::DESCRIPTORS,
+        tonic_health::pb::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ]
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    let [ours, health, ..] = descriptors();
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(ours)
+        .register_encoded_file_descriptor_set(health)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::policy::Policy;
+    use crate::domain::access::Permission;
+
+    #[test]
+    fn every_served_method_declares_what_it_demands() {
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap();
+        let demanded = |path: &str| policies.method(path).unwrap().policy;
+        assert_eq!(
+            demanded("/toggled.v1.ToggleService/ToggleFeatureFlag"),
+            Policy::Permission(Permission::ToggleFeatureFlags)
+        );
+        assert_eq!(demanded("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
+        assert_eq!(demanded("/grpc.health.v1.Health/Check"), Policy::Public);
+        assert!(policies.method("/toggled.v1.ToggleService/Nothing").is_none());
+        let open = policies.methods().filter(|m| m.policy == Policy::Public && m.name.starts_with("toggled"));
+        assert_eq!(open.count(), 0);
+    }
+
+    #[test]
+    fn a_served_method_without_a_policy_stops_the_start() {
+        let served = ["grpc.health.v1.Health"];
+        let refused = Policies::read(&descriptors(), &served, &[]).unwrap_err();
+        assert_eq!(refused, PolicyError::Undeclared("grpc.health.v1.Health/Check".into()));
+        let refused = Policies::read(&descriptors(), &["toggled.v1.NoService"], &[]).unwrap_err();
+        assert_eq!(refused, PolicyError::UnknownService("toggled.v1.NoService".into()));
+    }
+}

@@ -1,0 +1,162 @@
+//! What every error is on the wire. This is the only place that decides what a client may read of one.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+
+use super::pb::ErrorReason;
+use crate::domain::error::{Error, Violation};
+use crate::store::StoreError;
+
+const DOMAIN: &str = "toggled";
+
+/// When to come back after a failure that passes.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Large details break connections (they travel in a header): at most so many violations ...
+const MOST_VIOLATIONS: usize = 20;
+/// ... and at most about so many bytes of them.
+const MOST_VIOLATION_BYTES: usize = 2_048;
+
+/// What a caller is told, by kind of error.
+pub(super) fn status(error: Error) -> Status {
+    let (code, reason) = kind(&error);
+    let mut details = ErrorDetails::with_error_info(name(reason), DOMAIN, metadata(&error));
+    match &error {
+        Error::Invalid(violations) => {
+            details.set_bad_request(shown(violations));
+        }
+        Error::FlagNotFound(named) => resource(&mut details, "feature_flag", named, "no such feature flag"),
+        Error::UserNotFound(id) => resource(&mut details, "user", &id.to_string(), "no such user"),
+        Error::AuditLogNotFound(id) => resource(&mut details, "audit_log", &id.to_string(), "no such entry"),
+        Error::KeyTaken(key) => resource(&mut details, "feature_flag", key.as_str(), "the key is taken"),
+        Error::EmailTaken(email) => resource(&mut details, "user", email.as_str(), "the address is taken"),
+        Error::FlagArchived(key) => precondition(&mut details, reason, key.as_str(), "unarchive the flag first"),
+        Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
+        Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
+        Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
+            details.set_retry_info(Some(RETRY_AFTER));
+        }
+        _ => {}
+    }
+    Status::with_error_details(code, message(&error), details)
+}
+
+/// What a caller is told of a database that could not be read.
+pub(super) fn read_failed(error: StoreError) -> Status {
+    match error {
+        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+            tracing::warn!(%error, "a read failed");
+            status(Error::DatabaseUnavailable)
+        }
+        StoreError::Corrupt { .. } | StoreError::Refused(_) => status(Error::Internal(error.to_string())),
+    }
+}
+
+fn kind(error: &Error) -> (Code, ErrorReason) {
+    match error {
+        Error::Unauthenticated => (Code::Unauthenticated, ErrorReason::Unauthenticated),
+        Error::PermissionDenied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
+        Error::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidField),
+        Error::FlagNotFound(_) => (Code::NotFound, ErrorReason::FlagNotFound),
+        Error::UserNotFound(_) => (Code::NotFound, ErrorReason::UserNotFound),
+        Error::AuditLogNotFound(_) => (Code::NotFound, ErrorReason::AuditLogNotFound),
+        Error::KeyTaken(_) => (Code::AlreadyExists, ErrorReason::KeyTaken),
+        Error::EmailTaken(_) => (Code::AlreadyExists, ErrorReason::EmailTaken),
+        Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
+        Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),
+        Error::RequestIdReused => (Code::FailedPrecondition, ErrorReason::RequestIdReused),
+        Error::LogMismatch(_) => (Code::FailedPrecondition, ErrorReason::LogMismatch),
+        Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
+        Error::CursorTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
+        Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
+        Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        Error::Stale => (Code::Unavailable, ErrorReason::Stale),
+        Error::Draining => (Code::Unavailable, ErrorReason::Draining),
+        Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
+        Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
+        Error::Internal(_) => (Code::Internal, ErrorReason::Internal),
+    }
+}
+
+/// The reason as it is sent: without the prefix that proto style wants.
+fn name(reason: ErrorReason) -> &'static str {
+    let name = reason.as_str_name();
+    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
+}
+
+fn message(error: &Error) -> String {
+    match error {
+        Error::Internal(what) => {
+            tracing::error!(error = %what, "internal error");
+            "internal error; the server's log has the details".to_owned()
+        }
+        error => error.to_string(),
+    }
+}
+
+fn metadata(error: &Error) -> HashMap<String, String> {
+    let pair = match error {
+        Error::PermissionDenied(permission) => Some(("permission", permission.to_string())),
+        Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
+        Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
+        Error::CursorTooOld { oldest, .. } => Some(("oldest_revision", oldest.to_string())),
+        _ => None,
+    };
+    pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn shown(violations: &[Violation]) -> Vec<FieldViolation> {
+    let mut bytes = 0;
+    violations
+        .iter()
+        .take(MOST_VIOLATIONS)
+        .take_while(|v| {
+            bytes += v.field.len() + v.rule.len();
+            bytes <= MOST_VIOLATION_BYTES
+        })
+        .map(|v| FieldViolation::new(&v.field, &v.rule))
+        .collect()
+}
+
+fn resource(details: &mut ErrorDetails, kind: &str, name: &str, description: &str) {
+    details.set_resource_info(kind, name, "", description);
+}
+
+fn precondition(details: &mut ErrorDetails, reason: ErrorReason, subject: &str, description: &str) {
+    details.set_precondition_failure(vec![PreconditionViolation::new(name(reason), subject, description)]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::access::Permission;
+
+    #[test]
+    fn the_words_for_a_missing_permission_are_fixed() {
+        let status = status(Error::PermissionDenied(Permission::ToggleFeatureFlags));
+        assert_eq!(status.code(), Code::PermissionDenied);
+        assert_eq!(status.message(), "Insufficient permissions: toggle_feature_flags required");
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.domain.as_str()), ("PERMISSION_DENIED", "toggled"));
+        assert_eq!(info.metadata["permission"], "toggle_feature_flags");
+    }
+
+    #[test]
+    fn nothing_internal_is_on_the_wire() {
+        let status = status(Error::Internal("password=hunter2 at table users".to_owned()));
+        assert_eq!(status.code(), Code::Internal);
+        let wire = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
+        assert!(!wire.contains("hunter2") && !wire.contains("users"), "{wire}");
+    }
+
+    #[test]
+    fn details_stay_small_enough_for_a_header() {
+        let violation = |n: usize| Violation { field: format!("items[{n}].key"), rule: "must be".repeat(30) };
+        let status = status(Error::Invalid((0..1_000).map(violation).collect()));
+        assert!(status.details().len() + status.message().len() < 4_096);
+        assert!(status.get_details_bad_request().unwrap().field_violations.len() <= MOST_VIOLATIONS);
+    }
+}

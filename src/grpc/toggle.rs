@@ -1,0 +1,341 @@
+//! ToggleService: flags.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use super::Changes;
+use super::change::change;
+use super::fields::Fields;
+use super::pb::toggle_service_server::ToggleService;
+use super::status::{read_failed, status};
+use super::{PAGE_BYTES, pb};
+use crate::domain::Revision;
+use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
+use crate::domain::error::Error;
+use crate::domain::flag::Status as FlagStatus;
+use crate::domain::page;
+use crate::domain::state::{FlagRef, State};
+use crate::domain::text::{Description, FlagKey, Name};
+use crate::mirror::Mirror;
+use crate::store::Store;
+
+/// Flags in one batch at the most.
+const MOST_ITEMS: usize = 1_000;
+
+const DEFAULT_PAGE: i32 = 100;
+const LARGEST_PAGE: i32 = 1_000;
+
+/// How long a read waits for `min_revision` at the most.
+const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// ToggleService.
+pub struct Toggle {
+    changes: Changes,
+    mirror: Arc<Mirror>,
+    store: Arc<dyn Store>,
+}
+
+macro_rules! flag_change {
+    ($request:ident => $response:ident) => {
+        change!($request => $response, answer => pb::$response {
+            feature_flag: flag(answer),
+            audit_log: answer.entry.as_deref().map(Into::into),
+            revision: answer.revision,
+        });
+    };
+}
+
+flag_change!(ToggleFeatureFlagRequest => ToggleFeatureFlagResponse);
+flag_change!(EnableFeatureFlagRequest => EnableFeatureFlagResponse);
+flag_change!(DisableFeatureFlagRequest => DisableFeatureFlagResponse);
+flag_change!(CreateFeatureFlagRequest => CreateFeatureFlagResponse);
+flag_change!(UpdateFeatureFlagRequest => UpdateFeatureFlagResponse);
+flag_change!(ArchiveFeatureFlagRequest => ArchiveFeatureFlagResponse);
+flag_change!(UnarchiveFeatureFlagRequest => UnarchiveFeatureFlagResponse);
+change!(BatchSetFeatureFlagsRequest => BatchSetFeatureFlagsResponse, answer => pb::BatchSetFeatureFlagsResponse {
+    results: results(answer),
+    revision: answer.revision,
+});
+
+fn flag(answer: &Answer) -> Option<pb::FeatureFlag> {
+    match &answer.object {
+        Object::Flag(flag) => Some(flag.into()),
+        _ => None,
+    }
+}
+
+fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
+    let Object::Batch(results) = &answer.object else { return Vec::new() };
+    let result = |r: &crate::domain::advance::BatchResult| pb::BatchSetResult {
+        id: r.flag.id.to_string(),
+        key: r.flag.key.to_string(),
+        status: pb::FeatureFlagStatus::from(r.flag.status).into(),
+        revision: r.flag.revision,
+        audit_log_id: r.entry_id.map(|id| id.to_string()),
+        changed: r.changed,
+    };
+    results.iter().map(result).collect()
+}
+
+impl Toggle {
+    /// The service on these parts.
+    pub fn new(changes: Changes, mirror: Arc<Mirror>, store: Arc<dyn Store>) -> Self {
+        Self { changes, mirror, store }
+    }
+
+    /// Waits until the mirror is at `min_revision`, if one is asked for.
+    async fn fresh(&self, min_revision: Option<Revision>) -> Result<(), Status> {
+        let Some(wanted) = min_revision else { return Ok(()) };
+        let mut revisions = self.mirror.revisions();
+        if *revisions.borrow_and_update() >= wanted {
+            return Ok(());
+        }
+        // The mirror may lag: only the database knows what does not exist yet.
+        let head = self.store.head().await.map_err(read_failed)?;
+        if wanted > head.revision {
+            return Err(status(Error::CursorInFuture { asked: wanted, head: head.revision }));
+        }
+        let waited = tokio::time::timeout(FRESHNESS_PATIENCE, revisions.wait_for(|r| *r >= wanted)).await;
+        waited.map(drop).map_err(|_| status(Error::Stale))
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
+        self.mirror.read(read).ok_or_else(|| status(Error::DatabaseUnavailable))
+    }
+}
+
+fn set_status(
+    fields: &mut Fields,
+    flag: Option<FlagRef>,
+    expected_revision: Option<Revision>,
+    status: FlagStatus,
+) -> Option<Command> {
+    let expected_revision = fields.at_least("expected_revision", 1, expected_revision);
+    Some(Command::SetStatus(SetStatus { flag: flag?, status, expected_revision }))
+}
+
+fn set_archived(
+    fields: &mut Fields,
+    flag: Option<FlagRef>,
+    expected_revision: Option<Revision>,
+    archived: bool,
+) -> Option<Command> {
+    let expected_revision = fields.at_least("expected_revision", 1, expected_revision);
+    Some(Command::SetArchived { flag: flag?, archived, expected_revision })
+}
+
+fn batch(request: &pb::BatchSetFeatureFlagsRequest, fields: &mut Fields) -> Option<Command> {
+    if request.items.is_empty() || request.items.len() > MOST_ITEMS {
+        return fields.violate("items", format!("must be 1 to {MOST_ITEMS}"));
+    }
+    let mut seen = HashSet::new();
+    let items = request.items.iter().enumerate().map(|(index, item)| {
+        fields.within(format!("items[{index}]."), |fields| {
+            let flag = fields.flag(item.flag.clone());
+            if flag.as_ref().is_some_and(|flag| !seen.insert(flag.clone())) {
+                fields.violate::<()>("flag", "must not name a flag that another item names");
+            }
+            if item.status == 0 {
+                fields.violate::<()>("status", "is required");
+            }
+            let status = fields.status("status", item.status);
+            let expected_revision = fields.at_least("expected_revision", 1, item.expected_revision);
+            Some(SetStatus { flag: flag?, status: status?, expected_revision })
+        })
+    });
+    // Every item is looked at, so that every fault is told.
+    let items: Vec<_> = items.collect();
+    Some(Command::BatchSet(items.into_iter().collect::<Option<_>>()?))
+}
+
+fn update(request: &pb::UpdateFeatureFlagRequest, fields: &mut Fields) -> Option<Command> {
+    let mask = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
+    for (index, path) in mask.iter().enumerate() {
+        if path != "name" && path != "description" {
+            fields.violate::<()>(&format!("update_mask.paths[{index}]"), "must be 'name' or 'description'");
+        }
+    }
+    let wanted = |path: &str, value: &str| if mask.is_empty() { !value.is_empty() } else { mask.iter().any(|p| p == path) };
+    let (has_name, has_description) =
+        (wanted("name", &request.name), wanted("description", &request.description));
+    if mask.is_empty() && !has_name && !has_description {
+        fields.violate::<()>("update_mask", "must name what to change, unless name or description is given");
+    }
+    let flag = fields.flag(request.flag.clone());
+    let name = has_name.then(|| fields.parse("name", &request.name, Name::parse)).flatten();
+    let description =
+        has_description.then(|| fields.parse("description", &request.description, Description::parse)).flatten();
+    let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+    Some(Command::UpdateFlag { flag: flag?, name, description, expected_revision })
+}
+
+#[tonic::async_trait]
+impl ToggleService for Toggle {
+    async fn toggle_feature_flag(
+        &self,
+        request: Request<pb::ToggleFeatureFlagRequest>,
+    ) -> Result<Response<pb::ToggleFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::ToggleFeatureFlagRequest, fields: &mut Fields| {
+            let flag = fields.flag(request.flag.clone());
+            let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+            Some(Command::Toggle { flag: flag?, expected_revision })
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn enable_feature_flag(
+        &self,
+        request: Request<pb::EnableFeatureFlagRequest>,
+    ) -> Result<Response<pb::EnableFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::EnableFeatureFlagRequest, fields: &mut Fields| {
+            let flag = fields.flag(request.flag.clone());
+            set_status(fields, flag, request.expected_revision, FlagStatus::Enabled)
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn disable_feature_flag(
+        &self,
+        request: Request<pb::DisableFeatureFlagRequest>,
+    ) -> Result<Response<pb::DisableFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::DisableFeatureFlagRequest, fields: &mut Fields| {
+            let flag = fields.flag(request.flag.clone());
+            set_status(fields, flag, request.expected_revision, FlagStatus::Disabled)
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn batch_set_feature_flags(
+        &self,
+        request: Request<pb::BatchSetFeatureFlagsRequest>,
+    ) -> Result<Response<pb::BatchSetFeatureFlagsResponse>, Status> {
+        self.changes.make(request, batch).await
+    }
+
+    async fn create_feature_flag(
+        &self,
+        request: Request<pb::CreateFeatureFlagRequest>,
+    ) -> Result<Response<pb::CreateFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::CreateFeatureFlagRequest, fields: &mut Fields| {
+            let key = fields.parse("key", &request.key, FlagKey::parse);
+            let name = fields.parse("name", &request.name, Name::parse);
+            let description = fields.parse("description", &request.description, Description::parse);
+            let status = fields.status("status", request.status).unwrap_or(FlagStatus::Disabled);
+            Some(Command::CreateFlag(NewFlag { key: key?, name: name?, description: description?, status }))
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn update_feature_flag(
+        &self,
+        request: Request<pb::UpdateFeatureFlagRequest>,
+    ) -> Result<Response<pb::UpdateFeatureFlagResponse>, Status> {
+        self.changes.make(request, update).await
+    }
+
+    async fn archive_feature_flag(
+        &self,
+        request: Request<pb::ArchiveFeatureFlagRequest>,
+    ) -> Result<Response<pb::ArchiveFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::ArchiveFeatureFlagRequest, fields: &mut Fields| {
+            let flag = fields.flag(request.flag.clone());
+            set_archived(fields, flag, request.expected_revision, true)
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn unarchive_feature_flag(
+        &self,
+        request: Request<pb::UnarchiveFeatureFlagRequest>,
+    ) -> Result<Response<pb::UnarchiveFeatureFlagResponse>, Status> {
+        let parse = |request: &pb::UnarchiveFeatureFlagRequest, fields: &mut Fields| {
+            let flag = fields.flag(request.flag.clone());
+            set_archived(fields, flag, request.expected_revision, false)
+        };
+        self.changes.make(request, parse).await
+    }
+
+    async fn get_feature_flag(
+        &self,
+        request: Request<pb::GetFeatureFlagRequest>,
+    ) -> Result<Response<pb::GetFeatureFlagResponse>, Status> {
+        let request = request.into_inner();
+        let mut fields = Fields::default();
+        let flag = fields.flag(request.flag);
+        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let flag = fields.finish(flag).map_err(status)?;
+        self.fresh(min_revision).await?;
+        let (found, revision) = self.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
+        let found = found.ok_or_else(|| status(Error::FlagNotFound(flag.to_string())))?;
+        Ok(Response::new(pb::GetFeatureFlagResponse { feature_flag: Some((&found).into()), revision }))
+    }
+
+    async fn list_feature_flags(
+        &self,
+        request: Request<pb::ListFeatureFlagsRequest>,
+    ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
+        let (query, min_revision) = FlagQuery::parse(request.into_inner()).map_err(status)?;
+        self.fresh(min_revision).await?;
+        self.read(|state| query.page(state)).map(Response::new)
+    }
+}
+
+/// Which flags to list.
+struct FlagQuery {
+    after: Option<FlagKey>,
+    size: usize,
+    prefix: String,
+    status: Option<FlagStatus>,
+    include_archived: bool,
+    scope: String,
+}
+
+impl FlagQuery {
+    fn parse(request: pb::ListFeatureFlagsRequest) -> Result<(Self, Option<Revision>), Error> {
+        let mut fields = Fields::default();
+        let asked = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size };
+        let size = fields.between("page_size", 1, LARGEST_PAGE, asked);
+        let status = fields.status("status", request.status);
+        if request.key_prefix.len() > 128 {
+            fields.violate::<()>("key_prefix", "must be at most 128 characters");
+        }
+        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let scope =
+            format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix);
+        let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty()).and_then(|token| {
+            let key = page::decode_key(&scope, token);
+            key.map_or_else(|rule| fields.violate("page_token", rule.0), Some)
+        });
+        let size = size.and_then(|size| usize::try_from(size).ok());
+        let prefix = request.key_prefix;
+        let include_archived = request.include_archived;
+        let query = size.map(|size| Self { after, size, prefix, status, include_archived, scope });
+        Ok((fields.finish(query)?, min_revision))
+    }
+
+    fn page(&self, state: &State) -> pb::ListFeatureFlagsResponse {
+        let mut bytes = 0;
+        let mut page = Vec::new();
+        let mut next_page_token = String::new();
+        let passing = state.flags(&self.prefix, self.after.as_ref()).filter(|flag| {
+            self.status.is_none_or(|status| flag.status == status)
+                && (self.include_archived || flag.archived_at.is_none())
+        });
+        let mut last: Option<&FlagKey> = None;
+        for flag in passing {
+            if let Some(last) = last.filter(|_| page.len() == self.size || bytes > PAGE_BYTES) {
+                next_page_token = page::encode_key(&self.scope, last);
+                break;
+            }
+            let message = pb::FeatureFlag::from(flag);
+            bytes += message.encoded_len();
+            page.push(message);
+            last = Some(&flag.key);
+        }
+        pb::ListFeatureFlagsResponse { feature_flags: page, next_page_token, revision: state.head().revision }
+    }
+}

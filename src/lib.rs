@@ -1,0 +1,27 @@
+//! toggled: a gRPC service that owns on/off feature flags and the log of every change to them.
+//!
+//! Everything that changes is one log. A change is decided by a pure function on the state in memory at revision R, and
+//! appended to the database as revision R+1 on condition that the database is still at R. Data flows one way:
+//!
+//! ```text
+//! request -> grpc: authorize, parse -> committer: gathers a batch
+//!             -> domain::advance: decides it on the mirror's state -> store: appends it if the log is still there
+//!             -> mirror: moves on -> grpc: answers
+//! reads      <- mirror <- follows what other replicas append
+//! ```
+//!
+//! Each layer imports only from those below it: `cli`, `server`, `grpc`, then `bootstrap`, `committer`, `mirror`,
+//! `auth`, then `store`, then `domain`. Only `grpc` knows tonic, only `store` knows SQL, and `domain` knows neither, nor
+//! the clock.
+
+pub mod auth;
+pub mod bootstrap;
+pub mod cli;
+pub mod committer;
+pub mod config;
+pub mod domain;
+pub mod grpc;
+pub mod mirror;
+pub mod server;
+pub mod store;
+pub mod telemetry;

@@ -1,0 +1,190 @@
+//! The server: its parts put together, started and stopped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::auth::secret::Secret;
+use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
+use crate::committer::{Committer, Proposals};
+use crate::domain::Revision;
+use crate::domain::time::Clock;
+use crate::grpc;
+use crate::mirror::{self, Mirror};
+use crate::store::{Store, StoreError};
+
+/// How often the log is looked at for what other replicas have appended.
+const POLL: Duration = Duration::from_millis(100);
+
+/// How long to wait before trying a database again that does not answer.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// How often expired requests are forgotten.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// How long calls that are under way may take to end once we are asked to stop.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What the server needs from outside.
+pub struct Parts {
+    /// Where it listens.
+    pub listener: TcpListener,
+    /// Its database.
+    pub store: Arc<dyn Store>,
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// The first administrator's own token.
+    pub bootstrap_token: Option<Secret>,
+    /// Cancelled when it is to stop.
+    pub shutdown: CancellationToken,
+}
+
+/// What it tells when it is ready.
+#[derive(Debug)]
+pub struct Ready {
+    /// Which log it serves.
+    pub log_id: Uuid,
+    /// The end of it.
+    pub revision: Revision,
+    /// On its first start: where the administrator's token is.
+    pub token: Option<TokenPlace>,
+}
+
+/// Why it does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// What is served must not be.
+    #[error("{0}")]
+    Router(#[from] grpc::RouterError),
+    /// The database cannot be used.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// There is no first administrator.
+    #[error("{0}")]
+    Bootstrap(#[from] BootstrapError),
+    /// The network failed.
+    #[error("serving: {0}")]
+    Serving(String),
+    /// The one task that writes has died, and with it the point of going on.
+    #[error("the committer has stopped: {0}")]
+    Committer(String),
+}
+
+/// Serves until it is told to stop. `ready` is called once, when the database has answered and calls are served.
+///
+/// # Errors
+/// Why it could not start, or not go on.
+pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
+    let Parts { listener, store, clock, bootstrap_token, shutdown } = parts;
+    let mirror = Mirror::new();
+    let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
+    let (router, health) = grpc::Router::new(grpc::Parts {
+        store: Arc::clone(&store),
+        mirror: Arc::clone(&mirror),
+        clock: Arc::clone(&clock),
+        proposals: proposals.clone(),
+        shutdown: shutdown.clone(),
+    })
+    .await?;
+    // Calls are taken before the database answers, so that health can say that it does not.
+    let mut serving = tokio::spawn(async move { router.serve(listener).await.map_err(|e| e.to_string()) });
+
+    tokio::select! {
+        opened = open(&*store, &mirror) => opened?,
+        () = shutdown.cancelled() => return finish(serving).await,
+    }
+    let mut committing = tokio::spawn(committer.run());
+    let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
+    drop(proposals);
+    let background = [
+        tokio::spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL)),
+        tokio::spawn(sweep(Arc::clone(&store), clock)),
+    ];
+    health.announce(true).await;
+    if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
+        ready(Ready { log_id, revision, token });
+    }
+
+    tokio::select! {
+        ended = &mut serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+        died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
+        () = shutdown.cancelled() => {}
+    }
+    health.announce(false).await;
+    let ended = finish(serving).await;
+    for task in background {
+        task.abort();
+    }
+    // Every handler is gone, and with them every way to propose: what was handed in is finished first.
+    if tokio::time::timeout(GRACE, committing).await.is_err() {
+        tracing::warn!("changes are still being written; not waiting any longer");
+    }
+    ended
+}
+
+/// Waits for the calls under way to end, for a while.
+async fn finish(mut serving: JoinHandle<Result<(), String>>) -> Result<(), ServerError> {
+    match tokio::time::timeout(GRACE, &mut serving).await {
+        Ok(ended) => ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+        Err(_) => {
+            tracing::warn!("calls are still under way; not waiting any longer");
+            // Aborting drops the handlers, and with them their ways to propose.
+            serving.abort();
+            Ok(())
+        }
+    }
+}
+
+/// Brings the schema up to date and reads everything; tries on while the database does not answer.
+async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
+    let mut told = false;
+    loop {
+        let opened = match store.migrate_up().await {
+            Ok(()) => mirror.follow(store).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match opened {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Unavailable(problem)) => {
+                if !told {
+                    tracing::warn!(%problem, database = store.describe(), "waiting for the database");
+                }
+                told = true;
+                tokio::time::sleep(RETRY).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// A log that nobody has written to gets its first administrator.
+async fn first_start(
+    mirror: &Mirror,
+    proposals: &Proposals,
+    own: Option<&Secret>,
+    store: &dyn Store,
+) -> Result<Option<TokenPlace>, ServerError> {
+    if mirror.read(|state| state.head().revision) != Some(0) {
+        return Ok(None);
+    }
+    let folder = store.folder().unwrap_or_else(PathBuf::new);
+    Ok(bootstrap(proposals, own, &folder).await?)
+}
+
+/// Forgets expired requests, now and then.
+async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        match store.forget_requests(clock.now()).await {
+            Ok(0) => {}
+            Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
+            Err(error) => tracing::warn!(%error, "could not forget expired requests"),
+        }
+    }
+}

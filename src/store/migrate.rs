@@ -1,0 +1,45 @@
+//! Which migrations there are, and which of them a database has.
+
+use std::collections::HashSet;
+
+use sqlx::migrate::{Migrate, MigrateError, Migrator};
+
+use super::StoreError;
+
+/// One migration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Migration {
+    /// Its number.
+    pub version: i64,
+    /// What it is called.
+    pub name: String,
+    /// Whether the database has it.
+    pub applied: bool,
+}
+
+pub(super) async fn status<C: Migrate>(migrator: &Migrator, connection: &mut C) -> Result<Vec<Migration>, MigrateError> {
+    connection.ensure_migrations_table(&migrator.table_name).await?;
+    let applied = connection.list_applied_migrations(&migrator.table_name).await?;
+    let applied: HashSet<i64> = applied.into_iter().map(|m| m.version).collect();
+    let ups = migrator.iter().filter(|m| m.migration_type.is_up_migration());
+    Ok(ups
+        .map(|m| Migration {
+            version: m.version,
+            name: m.description.to_string(),
+            applied: applied.contains(&m.version),
+        })
+        .collect())
+}
+
+/// To which version the newest migration's going takes a database: `None` when it has none.
+pub(super) fn below_newest(migrations: &[Migration]) -> Option<i64> {
+    let mut applied = migrations.iter().filter(|m| m.applied).rev().map(|m| m.version);
+    applied.next().map(|_| applied.next().unwrap_or(0))
+}
+
+/// Dropping the first migration drops the log: that takes an explicit word.
+pub(super) fn refuse_to_drop_log(revision: i64) -> StoreError {
+    StoreError::Refused(format!(
+        "the log has {revision} entries and this migration would drop it; if that is what you want, say --drop-log"
+    ))
+}

@@ -1,0 +1,213 @@
+//! What is kept: the traits that a database has to meet, and the two that do. SQL and nothing else lives below here.
+//!
+//! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
+//! to the conformance suite in `tests/`, which runs every method against every backend.
+
+mod audit;
+mod columns;
+mod migrate;
+mod postgres;
+mod rows;
+mod sqlite;
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use uuid::Uuid;
+
+use crate::domain::Revision;
+use crate::domain::advance::{Step, StoredRequest};
+use crate::domain::audit::Entry;
+use crate::domain::filter::{Filter, Period, Range};
+use crate::domain::hash::Hash;
+use crate::domain::state::{Delta, Head, State};
+use crate::domain::text::RequestId;
+use crate::domain::time::Timestamp;
+
+pub use migrate::Migration;
+pub use postgres::PostgresStore;
+pub use sqlite::SqliteStore;
+
+/// What can go wrong with a database.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It does not answer, or has no room, connection or lock for us now. Nothing was written; it may pass.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The connection was lost while it was writing: it may have written or not.
+    #[error("the connection was lost while writing: {0}")]
+    OutcomeUnknown(String),
+    /// A row holds what it must not.
+    #[error("{table}.{column} of row {row} is not valid: {problem}")]
+    Corrupt {
+        /// Where.
+        table: &'static str,
+        /// In which column.
+        column: &'static str,
+        /// In which row.
+        row: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// It refuses to do what was asked, and would again: wrong password, missing table, a log that is not empty.
+    #[error("{0}")]
+    Refused(String),
+}
+
+/// What came of an append.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Appended {
+    /// It is there, durably.
+    Done,
+    /// The log is not at the revision that the step was decided at. Nothing was written.
+    HeadMoved,
+    /// A request of the step is stored already. Nothing was written.
+    RequestExists,
+    /// The database does not take the data; one step smaller may be taken. Nothing was written.
+    Refused(String),
+}
+
+/// What happened to the log since.
+#[derive(Debug, Clone)]
+pub enum Followed {
+    /// Nothing.
+    Current,
+    /// It moved on to this head, and these objects changed on the way.
+    Changed(Head, Delta),
+    /// It is not the log that we knew: it is behind, or has another entry where we stood. A backup was restored.
+    Diverged,
+}
+
+/// How the log as it is now relates to where we stood in it.
+enum Relation {
+    /// It is where we stood.
+    Same,
+    /// It goes on from there, and there is no entry to compare: we stood before the first that is kept.
+    Continues,
+    /// It goes on from there if the entry there has this hash.
+    ContinuesFrom(Hash),
+    /// It is another log, or an older state of this one, or one that has lost what came after us.
+    Foreign,
+}
+
+impl Relation {
+    fn of(now: &Head, known: &Head) -> Self {
+        if now == known {
+            Self::Same
+        } else if now.log_id != known.log_id || now.revision <= known.revision || known.revision < now.floor {
+            Self::Foreign
+        } else if known.revision == now.floor {
+            Self::Continues
+        } else {
+            Self::ContinuesFrom(known.hash)
+        }
+    }
+}
+
+/// In which order entries are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// By falling revision.
+    NewestFirst,
+    /// By rising revision.
+    OldestFirst,
+}
+
+/// Which entries to read.
+#[derive(Debug, Clone)]
+pub struct EntryQuery {
+    /// Those that pass this.
+    pub filter: Filter,
+    /// Between these revisions.
+    pub range: Range,
+    /// In this order.
+    pub order: Order,
+    /// Not the first so many.
+    pub offset: i64,
+    /// At most so many.
+    pub limit: i64,
+}
+
+/// A database, as everyone but the committer uses it.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Which database this is, without any password: for the log and for people.
+    fn describe(&self) -> String;
+
+    /// The folder that the database lies in, if it is a file.
+    fn folder(&self) -> Option<PathBuf>;
+
+    /// Brings the schema up to date. Safe to call from several servers at once.
+    async fn migrate_up(&self) -> Result<(), StoreError>;
+
+    /// Takes back the newest migration. One that would drop a log with entries in it is refused unless `drop_log`.
+    async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError>;
+
+    /// All migrations, and which of them are applied.
+    async fn migrations(&self) -> Result<Vec<Migration>, StoreError>;
+
+    /// The connection for writing; there is one committer a process, and it has the only one.
+    fn writer(&self) -> Box<dyn Writer>;
+
+    /// Everything, at one revision.
+    async fn load(&self) -> Result<State, StoreError>;
+
+    /// The end of the log.
+    async fn head(&self) -> Result<Head, StoreError>;
+
+    /// What happened since `known`. Reads the new head and the changed objects as of one moment.
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError>;
+
+    /// Those of the named requests that are stored.
+    async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError>;
+
+    /// Forgets stored requests that expired before `now`; how many.
+    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
+
+    /// One entry by its id.
+    async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError>;
+
+    /// The id and hash of the entry at a revision.
+    async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError>;
+
+    /// Entries.
+    async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
+
+    /// How many entries pass a filter between two revisions.
+    async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
+
+    /// The part of `within` that lies in `period`.
+    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError>;
+
+    /// How the database would go about [`Store::entries`], in its own words.
+    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;
+}
+
+/// The one connection that writes.
+#[async_trait]
+pub trait Writer: Send + Sync {
+    /// Appends a step, on condition that the log is at `step.base`: all of it or nothing. An empty step writes nothing
+    /// and tells whether the log is still there.
+    ///
+    /// # Errors
+    /// [`StoreError::OutcomeUnknown`] when it cannot be told whether it was appended. The same step may be appended
+    /// again: if it was, the answer is [`Appended::HeadMoved`].
+    async fn append(&mut self, step: &Step) -> Result<Appended, StoreError>;
+
+    /// Waits for our turn, and keeps others from appending until our next `append` has ended, one way or another. For
+    /// a writer that keeps losing the race; the one who holds the head must be quick.
+    async fn hold_head(&mut self) -> Result<(), StoreError>;
+}
+
+/// Opens the database at `url`: `sqlite://path` or `postgres://user:password@host:port/database`. Connects at the first
+/// use, not before.
+///
+/// # Errors
+/// A line for a person, when the URL cannot be used.
+pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
+    match url.split_once(':').map(|(scheme, _)| scheme) {
+        Some("sqlite") => Ok(std::sync::Arc::new(SqliteStore::open(url)?)),
+        Some("postgres" | "postgresql") => Ok(std::sync::Arc::new(PostgresStore::open(url)?)),
+        _ => Err("must begin with sqlite:// or postgres://".to_owned()),
+    }
+}

@@ -1,0 +1,49 @@
+//! What PostgreSQL's errors mean to us. The only place that looks at an SQLSTATE.
+
+use sqlx::Error;
+use sqlx::migrate::MigrateError;
+use sqlx::postgres::PgDatabaseError;
+
+use crate::store::{Appended, StoreError};
+
+/// An error of something that only read: nothing can have been written.
+pub(super) fn read(error: Error) -> StoreError {
+    match &error {
+        Error::Database(database) if !passes(database.code().as_deref().unwrap_or_default()) => {
+            StoreError::Refused(format!("PostgreSQL: {database}"))
+        }
+        Error::Configuration(_) | Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound => {
+            StoreError::Refused(format!("PostgreSQL: {error}"))
+        }
+        _ => StoreError::Unavailable(error.to_string()),
+    }
+}
+
+/// An error of an append. What the server itself reports, it has rolled back, unless it was on its way down: then,
+/// as when the connection is gone, it may have committed first.
+pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
+    let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
+        return Err(StoreError::OutcomeUnknown(error.to_string()));
+    };
+    match database.code() {
+        "23505" if database.constraint() == Some("requests_pkey") => Ok(Appended::RequestExists),
+        code if code.starts_with("57P") || code.starts_with("08") => {
+            Err(StoreError::OutcomeUnknown(database.to_string()))
+        }
+        code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
+        _ => Ok(Appended::Refused(format!("PostgreSQL: {database}"))),
+    }
+}
+
+pub(super) fn migration(error: MigrateError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) => read(error),
+        other => StoreError::Refused(format!("migrating: {other}")),
+    }
+}
+
+/// Whether a state passes by itself: connection trouble (08), a lost race (40), no resources (53), an operator at work
+/// (57), a lock not had in time (55P03), a read-only standby (25006).
+fn passes(code: &str) -> bool {
+    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
+}

@@ -1,0 +1,249 @@
+//! PostgreSQL, 13 or newer.
+
+mod append;
+mod error;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use uuid::Uuid;
+
+use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
+use super::{EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
+use crate::domain::Revision;
+use crate::domain::advance::StoredRequest;
+use crate::domain::audit::{EntityType, Entry};
+use crate::domain::filter::{Filter, Period, Range};
+use crate::domain::hash::Hash;
+use crate::domain::state::{Delta, Head, State};
+use crate::domain::text::RequestId;
+use crate::domain::time::Timestamp;
+use crate::store::columns::Time;
+use append::PostgresWriter;
+use error::read;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head";
+
+/// One moment for several reads.
+const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A PostgreSQL database.
+pub struct PostgresStore {
+    options: PgConnectOptions,
+    pool: PgPool,
+}
+
+impl PostgresStore {
+    /// A database by its URL; connects at the first use.
+    ///
+    /// # Errors
+    /// A line for a person, when the URL cannot be used.
+    pub fn open(url: &str) -> Result<Self, String> {
+        let options = PgConnectOptions::from_str(url).map_err(|e| e.to_string())?.application_name("toggled");
+        let pool = PgPoolOptions::new()
+            .max_connections(8)
+            .acquire_timeout(Duration::from_secs(5))
+            // A plan made for the values at hand: a rare action is found by its index, a common one by the revision.
+            .connect_lazy_with(options.clone().options([("plan_cache_mode", "force_custom_plan")]));
+        Ok(Self { options, pool })
+    }
+}
+
+#[async_trait]
+impl Store for PostgresStore {
+    fn describe(&self) -> String {
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        format!("postgres://{host}:{port}/{}", self.options.get_database().unwrap_or_default())
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        None
+    }
+
+    async fn migrate_up(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(error::migration)
+    }
+
+    async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
+        let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
+        if target == 0 && !drop_log {
+            let head = self.head().await?;
+            if head.revision > 0 {
+                return Err(migrate::refuse_to_drop_log(head.revision));
+            }
+        }
+        MIGRATIONS.undo(&self.pool, target).await.map_err(error::migration)
+    }
+
+    async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        migrate::status(&MIGRATIONS, &mut *connection).await.map_err(error::migration)
+    }
+
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(PostgresWriter::new(self.options.clone()))
+    }
+
+    async fn load(&self) -> Result<State, StoreError> {
+        let mut snapshot = self.pool.begin_with(SNAPSHOT).await.map_err(read)?;
+        let head = head(&mut snapshot).await?;
+        let flags: Vec<FlagRow> =
+            sqlx::query_as("SELECT * FROM feature_flags").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let users: Vec<UserRow> = sqlx::query_as("SELECT * FROM users").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let tokens: Vec<TokenRow> =
+            sqlx::query_as("SELECT * FROM api_tokens").fetch_all(&mut *snapshot).await.map_err(read)?;
+        snapshot.commit().await.map_err(read)?;
+        let mut state = State::new(head);
+        state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
+        Ok(state)
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        let row: HeadRow = sqlx::query_as(HEAD).fetch_one(&self.pool).await.map_err(read)?;
+        row.try_into()
+    }
+
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
+        let mut snapshot = self.pool.begin_with(SNAPSHOT).await.map_err(read)?;
+        let head = head(&mut snapshot).await?;
+        match Relation::of(&head, known) {
+            Relation::Same => return Ok(Followed::Current),
+            Relation::Foreign => return Ok(Followed::Diverged),
+            Relation::Continues => {}
+            Relation::ContinuesFrom(hash) => {
+                let there = entry_at(&mut snapshot, known.revision).await?;
+                if there.is_none_or(|(_, found)| found != hash) {
+                    return Ok(Followed::Diverged);
+                }
+            }
+        }
+        let delta = changed_since(&mut snapshot, known.revision).await?;
+        snapshot.commit().await.map_err(read)?;
+        Ok(Followed::Changed(head, delta))
+    }
+
+    async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
+        let (users, ids): (Vec<Uuid>, Vec<&str>) = keys.iter().map(|(user, id)| (*user, id.as_str())).unzip();
+        let rows: Vec<RequestRow> = sqlx::query_as(
+            "SELECT r.* FROM unnest($1::uuid[], $2::text[]) AS k (user_id, request_id)
+             JOIN requests r ON r.user_id = k.user_id AND r.request_id = k.request_id",
+        )
+        .bind(users)
+        .bind(ids)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(read)?;
+        convert(rows)
+    }
+
+    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM requests WHERE expires_at < $1").bind(Time(now)).execute(&self.pool).await;
+        Ok(done.map_err(read)?.rows_affected())
+    }
+
+    async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
+        let row: Option<EntryRow> =
+            sqlx::query_as(concat!("SELECT ", rows::entry_columns!(), " FROM audit_logs WHERE id = $1"))
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(read)?;
+        row.map(Entry::try_from).transpose()
+    }
+
+    async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        entry_at(&mut connection, revision).await
+    }
+
+    async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
+        let rows: Vec<EntryRow> =
+            audit::entries("", query).build_query_as().fetch_all(&self.pool).await.map_err(read)?;
+        convert(rows)
+    }
+
+    async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
+        audit::count(filter, range).build_query_scalar().fetch_one(&self.pool).await.map_err(read)
+    }
+
+    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {
+        let mut range = within;
+        if let Some(from) = period.from {
+            let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 ORDER BY timestamp, revision LIMIT 1";
+            let first: Option<i64> = self.edge(sql, from).await?;
+            range.first = range.first.max(first.unwrap_or(within.last + 1));
+        }
+        if let Some(to) = period.to {
+            let sql =
+                "SELECT revision FROM audit_logs WHERE timestamp <= $1 ORDER BY timestamp DESC, revision DESC LIMIT 1";
+            let last: Option<i64> = self.edge(sql, to).await?;
+            range.last = range.last.min(last.unwrap_or(within.first - 1));
+        }
+        Ok(range)
+    }
+
+    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
+        let lines: Vec<String> =
+            audit::entries("EXPLAIN ", query).build_query_scalar().fetch_all(&self.pool).await.map_err(read)?;
+        Ok(lines.join("\n"))
+    }
+}
+
+impl PostgresStore {
+    async fn edge(&self, sql: &'static str, time: Timestamp) -> Result<Option<i64>, StoreError> {
+        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+}
+
+async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
+    let row: HeadRow = sqlx::query_as(HEAD).fetch_one(connection).await.map_err(read)?;
+    row.try_into()
+}
+
+async fn entry_at(connection: &mut PgConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
+    let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as("SELECT id, hash FROM audit_logs WHERE revision = $1")
+        .bind(revision)
+        .fetch_optional(connection)
+        .await
+        .map_err(read)?;
+    row.map(|row| rows::entry_at(row, revision)).transpose()
+}
+
+/// The objects that entries after `revision` name, by their primary keys: what changed is found in the log, so that
+/// no table needs an index on its revision, which would cost every flip an index entry.
+async fn changed_since(connection: &mut PgConnection, revision: Revision) -> Result<Delta, StoreError> {
+    let changed: Vec<(String, Uuid)> = sqlx::query_as(
+        "SELECT DISTINCT entity_type, entity_id FROM audit_logs WHERE revision > $1 AND entity_id IS NOT NULL",
+    )
+    .bind(revision)
+    .fetch_all(&mut *connection)
+    .await
+    .map_err(read)?;
+    let of = |kind: EntityType| -> Vec<Uuid> {
+        changed.iter().filter(|(name, _)| name == kind.as_str()).map(|(_, id)| *id).collect()
+    };
+    let mut delta = Delta::default();
+    let (flags, users, tokens) = (of(EntityType::FeatureFlag), of(EntityType::User), of(EntityType::ApiToken));
+    if !flags.is_empty() {
+        let sql = "SELECT * FROM feature_flags WHERE id = ANY($1)";
+        let rows: Vec<FlagRow> = sqlx::query_as(sql).bind(flags).fetch_all(&mut *connection).await.map_err(read)?;
+        delta.flags = convert(rows)?;
+    }
+    if !users.is_empty() {
+        let sql = "SELECT * FROM users WHERE id = ANY($1)";
+        let rows: Vec<UserRow> = sqlx::query_as(sql).bind(users).fetch_all(&mut *connection).await.map_err(read)?;
+        delta.users = convert(rows)?;
+    }
+    if !tokens.is_empty() {
+        let sql = "SELECT * FROM api_tokens WHERE id = ANY($1)";
+        let rows: Vec<TokenRow> = sqlx::query_as(sql).bind(tokens).fetch_all(&mut *connection).await.map_err(read)?;
+        delta.tokens = convert(rows)?;
+    }
+    Ok(delta)
+}

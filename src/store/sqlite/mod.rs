@@ -1,0 +1,251 @@
+//! SQLite, embedded: one file, one connection that writes and a few that read.
+
+mod append;
+mod error;
+
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use uuid::Uuid;
+
+use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
+use super::{EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
+use crate::domain::Revision;
+use crate::domain::advance::StoredRequest;
+use crate::domain::audit::{EntityType, Entry};
+use crate::domain::filter::{Filter, Period, Range};
+use crate::domain::hash::Hash;
+use crate::domain::state::{Delta, Head, State};
+use crate::domain::text::RequestId;
+use crate::domain::time::Timestamp;
+use crate::store::columns::Time;
+use append::SqliteWriter;
+use error::read;
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head";
+
+/// A SQLite database in a file.
+pub struct SqliteStore {
+    options: SqliteConnectOptions,
+    pool: SqlitePool,
+}
+
+impl SqliteStore {
+    /// A database by its URL, `sqlite://path`; the file is made at the first use.
+    ///
+    /// # Errors
+    /// A line for a person, when the URL cannot be used.
+    pub fn open(url: &str) -> Result<Self, String> {
+        if url.contains(":memory:") || url.contains("mode=memory") {
+            return Err("must name a file: a database in memory would be gone with its first connection".to_owned());
+        }
+        let options = SqliteConnectOptions::from_str(url).map_err(|e| e.to_string())?;
+        if options.get_filename().as_os_str().is_empty() {
+            return Err("must name a file: sqlite://PATH".to_owned());
+        }
+        let options = options
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5));
+        let pool = SqlitePoolOptions::new()
+            .max_connections(4)
+            .acquire_timeout(Duration::from_secs(5))
+            .connect_lazy_with(options.clone());
+        Ok(Self { options, pool })
+    }
+}
+
+#[async_trait]
+impl Store for SqliteStore {
+    fn describe(&self) -> String {
+        format!("sqlite://{}", self.options.get_filename().display())
+    }
+
+    fn folder(&self) -> Option<PathBuf> {
+        self.options.get_filename().parent().map(PathBuf::from)
+    }
+
+    async fn migrate_up(&self) -> Result<(), StoreError> {
+        MIGRATIONS.run(&self.pool).await.map_err(error::migration)
+    }
+
+    async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
+        let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
+        if target == 0 && !drop_log {
+            let head = self.head().await?;
+            if head.revision > 0 {
+                return Err(migrate::refuse_to_drop_log(head.revision));
+            }
+        }
+        MIGRATIONS.undo(&self.pool, target).await.map_err(error::migration)
+    }
+
+    async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        migrate::status(&MIGRATIONS, &mut *connection).await.map_err(error::migration)
+    }
+
+    fn writer(&self) -> Box<dyn Writer> {
+        Box::new(SqliteWriter::new(self.options.clone()))
+    }
+
+    async fn load(&self) -> Result<State, StoreError> {
+        let mut snapshot = self.pool.begin().await.map_err(read)?;
+        let head = head(&mut snapshot).await?;
+        let flags: Vec<FlagRow> =
+            sqlx::query_as("SELECT * FROM feature_flags").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let users: Vec<UserRow> = sqlx::query_as("SELECT * FROM users").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let tokens: Vec<TokenRow> =
+            sqlx::query_as("SELECT * FROM api_tokens").fetch_all(&mut *snapshot).await.map_err(read)?;
+        snapshot.commit().await.map_err(read)?;
+        let mut state = State::new(head);
+        state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
+        Ok(state)
+    }
+
+    async fn head(&self) -> Result<Head, StoreError> {
+        let row: HeadRow = sqlx::query_as(HEAD).fetch_one(&self.pool).await.map_err(read)?;
+        row.try_into()
+    }
+
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
+        let mut snapshot = self.pool.begin().await.map_err(read)?;
+        let head = head(&mut snapshot).await?;
+        match Relation::of(&head, known) {
+            Relation::Same => return Ok(Followed::Current),
+            Relation::Foreign => return Ok(Followed::Diverged),
+            Relation::Continues => {}
+            Relation::ContinuesFrom(hash) => {
+                let there = entry_at(&mut snapshot, known.revision).await?;
+                if there.is_none_or(|(_, found)| found != hash) {
+                    return Ok(Followed::Diverged);
+                }
+            }
+        }
+        let delta = changed_since(&mut snapshot, known.revision).await?;
+        snapshot.commit().await.map_err(read)?;
+        Ok(Followed::Changed(head, delta))
+    }
+
+    async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
+        let keys: Vec<_> = keys.iter().map(|(user, id)| (user.simple().to_string(), id.as_str())).collect();
+        let rows: Vec<RequestRow> = sqlx::query_as(
+            "SELECT r.* FROM json_each(?) AS k
+             JOIN requests AS r ON r.user_id = unhex(k.value ->> 0) AND r.request_id = k.value ->> 1",
+        )
+        .bind(append::json(&keys))
+        .fetch_all(&self.pool)
+        .await
+        .map_err(read)?;
+        convert(rows)
+    }
+
+    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
+        let done = sqlx::query("DELETE FROM requests WHERE expires_at < ?").bind(Time(now)).execute(&self.pool).await;
+        Ok(done.map_err(read)?.rows_affected())
+    }
+
+    async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
+        let row: Option<EntryRow> =
+            sqlx::query_as(concat!("SELECT ", rows::entry_columns!(), " FROM audit_logs WHERE id = ?"))
+                .bind(id)
+                .fetch_optional(&self.pool)
+                .await
+                .map_err(read)?;
+        row.map(Entry::try_from).transpose()
+    }
+
+    async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        entry_at(&mut connection, revision).await
+    }
+
+    async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
+        let rows: Vec<EntryRow> =
+            audit::entries("", query).build_query_as().fetch_all(&self.pool).await.map_err(read)?;
+        convert(rows)
+    }
+
+    async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
+        audit::count(filter, range).build_query_scalar().fetch_one(&self.pool).await.map_err(read)
+    }
+
+    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {
+        let mut range = within;
+        if let Some(from) = period.from {
+            let sql = "SELECT revision FROM audit_logs WHERE timestamp >= ? ORDER BY timestamp, revision LIMIT 1";
+            let first: Option<i64> = self.edge(sql, from).await?;
+            range.first = range.first.max(first.unwrap_or(within.last + 1));
+        }
+        if let Some(to) = period.to {
+            let sql =
+                "SELECT revision FROM audit_logs WHERE timestamp <= ? ORDER BY timestamp DESC, revision DESC LIMIT 1";
+            let last: Option<i64> = self.edge(sql, to).await?;
+            range.last = range.last.min(last.unwrap_or(within.first - 1));
+        }
+        Ok(range)
+    }
+
+    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
+        let lines: Vec<(i64, i64, i64, String)> = audit::entries("EXPLAIN QUERY PLAN ", query)
+            .build_query_as()
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read)?;
+        Ok(lines.into_iter().map(|(.., line)| line).collect::<Vec<_>>().join("\n"))
+    }
+}
+
+impl SqliteStore {
+    async fn edge(&self, sql: &'static str, time: Timestamp) -> Result<Option<i64>, StoreError> {
+        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+}
+
+async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
+    let row: HeadRow = sqlx::query_as(HEAD).fetch_one(connection).await.map_err(read)?;
+    row.try_into()
+}
+
+async fn entry_at(connection: &mut SqliteConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
+    let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as("SELECT id, hash FROM audit_logs WHERE revision = ?")
+        .bind(revision)
+        .fetch_optional(connection)
+        .await
+        .map_err(read)?;
+    row.map(|row| rows::entry_at(row, revision)).transpose()
+}
+
+/// The objects that entries after `revision` name, by their primary keys.
+async fn changed_since(connection: &mut SqliteConnection, revision: Revision) -> Result<Delta, StoreError> {
+    macro_rules! changed {
+        ($table:literal, $kind:expr, $row:ty) => {{
+            let rows: Vec<$row> = sqlx::query_as(concat!(
+                "SELECT * FROM ",
+                $table,
+                " WHERE id IN (SELECT entity_id FROM audit_logs WHERE revision > ? AND +entity_type = ?)"
+            ))
+            .bind(revision)
+            .bind($kind.as_str())
+            .fetch_all(&mut *connection)
+            .await
+            .map_err(read)?;
+            convert(rows)?
+        }};
+    }
+    Ok(Delta {
+        flags: changed!("feature_flags", EntityType::FeatureFlag, FlagRow),
+        users: changed!("users", EntityType::User, UserRow),
+        tokens: changed!("api_tokens", EntityType::ApiToken, TokenRow),
+    })
+}

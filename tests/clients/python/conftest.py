@@ -1,0 +1,54 @@
+"""The server that the tests share, once on each database, and callers of it."""
+
+import itertools
+
+import pytest
+
+import stubs  # noqa: F401  (first: the others import what it generates)
+import postgres
+from client import Client
+from server import Server
+from toggled.v1.feature_flag_pb2 import FeatureFlag
+from toggled.v1.toggle_service_pb2 import CreateFeatureFlagRequest
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_url():
+    with postgres.cluster() as url:
+        yield url
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgres"])
+def server(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp(request.param)
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else f"sqlite://{folder}/toggled.db"
+    with Server(folder, "serve", "--listen", "127.0.0.1:0", "--database-url", url) as server:
+        yield server
+
+
+@pytest.fixture
+def admin(server):
+    """A caller with every permission."""
+    with Client(server.address, server.admin_token()) as client:
+        yield client
+
+
+@pytest.fixture
+def stranger(server):
+    """A caller without a token."""
+    with Client(server.address, None) as client:
+        yield client
+
+
+@pytest.fixture
+def fresh_key():
+    """Gives a key that no other test uses; keys of one prefix sort in the order in which they are given."""
+    return lambda prefix="flag": f"{prefix}-{next(_numbers):06}"
+
+
+@pytest.fixture
+def flag(admin, fresh_key) -> FeatureFlag:
+    """A new flag, off."""
+    return admin.toggle.CreateFeatureFlag(CreateFeatureFlagRequest(key=fresh_key(), name="A flag")).feature_flag

@@ -1,0 +1,13 @@
+"""Where things are in the repository."""
+
+import os
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+README = ROOT / "README.md"
+PROTO = ROOT / "proto"
+BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "toggled"
+TOOLS = ROOT / ".tools"
+BUF = TOOLS / "node_modules" / ".bin" / "buf"
+# Where the stand-in for grpcurl is.
+STAND_IN = ROOT / "tests" / "clients" / "bin"

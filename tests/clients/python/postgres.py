@@ -1,0 +1,59 @@
+"""A PostgreSQL cluster in a temporary folder."""
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def cluster():
+    """Runs a fresh cluster; gives the URL of its one database."""
+    programs = _programs()
+    # Not below pytest's own temporary folder: only its owner may enter that one.
+    folder = Path(tempfile.mkdtemp(prefix="toggled-postgres-"))
+    user = []
+    if os.geteuid() == 0:
+        # PostgreSQL refuses to run as root.
+        shutil.chown(folder, "postgres", "postgres")
+        user = ["runuser", "-u", "postgres", "--"]
+
+    def run(program: str, *arguments: str) -> None:
+        log = folder / f"{program}.log"
+        # To a file: the server keeps what it is given open, and a pipe would never end.
+        with log.open("wb") as output:
+            ended = subprocess.run(
+                [*user, programs / program, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+            )
+        assert ended.returncode == 0, f"{program}:\n{log.read_text()}"
+
+    data = str(folder / "data")
+    try:
+        run("initdb", "--pgdata", data, "--username=toggled", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        port = _free_port()
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=''"
+        run("pg_ctl", "start", "--pgdata", data, "--wait", "--options", options)
+        try:
+            yield f"postgres://toggled@127.0.0.1:{port}/postgres"
+        finally:
+            run("pg_ctl", "stop", "--pgdata", data, "--mode=immediate")
+    finally:
+        shutil.rmtree(folder)
+
+
+def _programs() -> Path:
+    # Debian keeps the server's programs off the PATH, one folder a version.
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
+    initdb = versions[-1] if versions else shutil.which("initdb")
+    assert initdb, "PostgreSQL's server programs are missing: Debian package postgresql"
+    return Path(initdb).parent
+
+
+def _free_port() -> int:
+    # PostgreSQL cannot choose one by itself.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,59 @@
+"""buf curl, which knows nothing but what reflection tells it."""
+
+import json
+import subprocess
+
+import pytest
+
+from places import BUF
+
+
+@pytest.fixture(params=["grpc-v1", "grpc-v1alpha"])
+def curl(request, server, tmp_path):
+    """Calls a method with a request; gives the exit status and the answer, or what the error says."""
+
+    def call(method, message):
+        ended = subprocess.run(
+            [
+                BUF,
+                "curl",
+                "--protocol=grpc",
+                "--http2-prior-knowledge",
+                f"--reflect-protocol={request.param}",
+                f"--header=authorization: Bearer {server.admin_token()}",
+                f"--data={json.dumps(message)}",
+                f"http://{server.address}/{method}",
+            ],
+            # An empty folder: no .proto at hand.
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return ended.returncode, json.loads(ended.stdout or ended.stderr)
+
+    return call
+
+
+def test_a_flag_is_created_flipped_and_found_in_the_log(curl, fresh_key):
+    key = fresh_key("curl")
+    status, created = curl("toggled.v1.ToggleService/CreateFeatureFlag", {"key": key, "name": "By curl"})
+    assert (status, created["featureFlag"]["status"]) == (0, "FEATURE_FLAG_STATUS_DISABLED")
+
+    status, flipped = curl("toggled.v1.ToggleService/ToggleFeatureFlag", {"key": key, "reason": "by curl"})
+    assert (status, flipped["featureFlag"]["status"]) == (0, "FEATURE_FLAG_STATUS_ENABLED")
+
+    status, listed = curl("toggled.v1.AuditService/ListAuditLogs", {"entityId": created["featureFlag"]["id"]})
+    assert (status, listed["total"]) == (0, "2")
+    entry = listed["items"][0]
+    assert (entry["actionType"], entry["reason"]) == ("toggle_enabled", "by curl")
+    assert (entry["userEmail"], entry["entityKey"]) == ("admin@localhost", key)
+
+
+def test_an_error_is_shown_with_its_reason(curl):
+    status, error = curl("toggled.v1.ToggleService/ToggleFeatureFlag", {"key": "no-such-flag"})
+    # NOT_FOUND is 5; buf shifts the code by three bits.
+    assert (status, error["code"]) == (5 << 3, "not_found")
+    details = {detail["type"]: detail.get("debug") for detail in error["details"]}
+    assert details["google.rpc.ErrorInfo"]["reason"] == "FLAG_NOT_FOUND"
+    assert "google.rpc.ResourceInfo" in details

@@ -1,0 +1,5 @@
+//! Everything against real databases and the real program: one test binary, one module a subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+
+mod support;
+mod toggle;

@@ -1,0 +1,100 @@
+//! Callers: the generated clients, with a token in every call.
+
+use std::net::SocketAddr;
+
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+use tonic_types::StatusExt;
+use toggled::grpc::pb::access_service_client::AccessServiceClient;
+use toggled::grpc::pb::audit_service_client::AuditServiceClient;
+use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
+use toggled::grpc::pb::*;
+
+use super::soon;
+
+type Service = InterceptedService<Channel, Token>;
+
+#[derive(Clone)]
+pub struct Token(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("authorization", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+/// One caller, on one connection.
+#[derive(Clone)]
+pub struct Client {
+    pub toggle: ToggleServiceClient<Service>,
+    pub audit: AuditServiceClient<Service>,
+    pub access: AccessServiceClient<Service>,
+}
+
+impl Client {
+    pub async fn connect(address: SocketAddr, token: Option<&str>) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().user_agent("tests").unwrap();
+        let channel = soon("a connection", endpoint.connect()).await.unwrap();
+        let token = Token(token.map(|token| format!("Bearer {token}").parse().unwrap()));
+        Self {
+            toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
+            audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
+            access: AccessServiceClient::with_interceptor(channel, token),
+        }
+    }
+
+    /// Creates a flag that is off.
+    pub async fn create(&mut self, key: &str) -> FeatureFlag {
+        let request = CreateFeatureFlagRequest { key: key.into(), name: format!("Flag {key}"), ..Default::default() };
+        self.toggle.create_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
+    }
+
+    /// Flips a flag.
+    pub async fn flip(&mut self, key: &str) -> ToggleFeatureFlagResponse {
+        self.toggle.toggle_feature_flag(toggle(key)).await.unwrap().into_inner()
+    }
+
+    /// Reads a flag.
+    pub async fn get(&mut self, key: &str) -> FeatureFlag {
+        let flag = Some(get_feature_flag_request::Flag::Key(key.into()));
+        let request = GetFeatureFlagRequest { flag, ..Default::default() };
+        self.toggle.get_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
+    }
+
+    /// Creates a user with these permissions, and a token for them; its secret.
+    pub async fn new_user(&mut self, email: &str, permissions: &[&str]) -> String {
+        let permissions = permissions.iter().map(|p| (*p).to_owned()).collect();
+        let request = CreateUserRequest { email: email.into(), permissions, ..Default::default() };
+        let user = self.access.create_user(request).await.unwrap().into_inner().user.unwrap();
+        let request = CreateTokenRequest { user_id: user.id, name: "test".into(), ..Default::default() };
+        self.access.create_token(request).await.unwrap().into_inner().secret
+    }
+
+    /// The whole log, oldest first.
+    pub async fn log(&mut self) -> Vec<AuditLog> {
+        let mut stream =
+            self.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
+        let mut entries = Vec::new();
+        while let Some(part) = stream.message().await.unwrap() {
+            entries.extend(part.items);
+        }
+        entries
+    }
+}
+
+/// A flip without anything else.
+pub fn toggle(key: &str) -> ToggleFeatureFlagRequest {
+    let flag = Some(toggle_feature_flag_request::Flag::Key(key.into()));
+    ToggleFeatureFlagRequest { flag, ..Default::default() }
+}
+
+/// The reason that an error carries.
+pub fn reason_of(status: &Status) -> String {
+    status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}

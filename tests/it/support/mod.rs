@@ -1,0 +1,76 @@
+//! What tests stand on: real databases, real server processes, and clients with tokens.
+
+mod client;
+mod postgres;
+mod server;
+
+use std::future::Future;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use client::{Client, reason_of, toggle};
+pub use server::{Server, TOKEN, program};
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Which database a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    Sqlite,
+    Postgres,
+}
+
+/// A new, empty database, gone with this value (PostgreSQL's with its cluster).
+pub struct Database {
+    pub url: String,
+    pub backend: Backend,
+    _folder: Option<TempDir>,
+}
+
+impl Database {
+    pub async fn new(backend: Backend) -> Self {
+        match backend {
+            Backend::Postgres => Self { url: postgres::new_database().await, backend, _folder: None },
+            Backend::Sqlite => {
+                let folder = TempDir::new().unwrap();
+                let url = format!("sqlite://{}/toggled.db", folder.path().display());
+                Self { url, backend, _folder: Some(folder) }
+            }
+        }
+    }
+}
+
+/// Waits for something that may take a while, but not for ever.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+    }
+}
+
+/// The same test on every database.
+macro_rules! on_both {
+    ($($(#[$meta:meta])* async fn $name:ident($backend:ident: Backend) $body:block)*) => {
+        $($(#[$meta])*
+        mod $name {
+            #[allow(unused_imports, reason = "not every test needs everything that its file imports")]
+            use super::*;
+            use $crate::support::Backend;
+
+            async fn run($backend: Backend) $body
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                run(Backend::Sqlite).await;
+            }
+
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                run(Backend::Postgres).await;
+            }
+        })*
+    };
+}
+pub(crate) use on_both;

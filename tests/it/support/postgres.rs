@@ -1,0 +1,72 @@
+//! A real PostgreSQL, started once for all tests, each of which has a database of its own.
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::Stdio;
+
+use sqlx::{Connection, Executor, PgConnection};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{Child, Command};
+use tokio::sync::OnceCell;
+
+static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
+
+struct Cluster {
+    port: u16,
+    /// Its standard input is what keeps the cluster running.
+    _process: Child,
+}
+
+/// The URL of a new, empty database.
+pub async fn new_database() -> String {
+    let cluster = CLUSTER.get_or_init(start).await;
+    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let mut admin = PgConnection::connect(&url(cluster.port, "postgres")).await.unwrap();
+    admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    admin.close().await.unwrap();
+    url(cluster.port, &name)
+}
+
+fn url(port: u16, database: &str) -> String {
+    format!("postgres://postgres@127.0.0.1:{port}/{database}")
+}
+
+async fn start() -> Cluster {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
+    // A port that is free now may be taken a moment later: then the next one is tried.
+    for _ in 0..5 {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut process = Command::new("sh")
+            .arg(script)
+            .arg(programs())
+            .arg(port.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        if lines.next_line().await.unwrap().as_deref() == Some("ready") {
+            return Cluster { port, _process: process };
+        }
+    }
+    panic!("PostgreSQL does not start; what it says is above");
+}
+
+/// The folder of the newest server programs on this machine.
+fn programs() -> PathBuf {
+    let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut versions: Vec<(u32, PathBuf)> = installed
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path().join("bin"))))
+        .filter(|(_, folder)| folder.join("initdb").exists())
+        .collect();
+    versions.sort();
+    let on_path = || {
+        let path = std::env::var_os("PATH")?;
+        std::env::split_paths(&path).find(|folder| folder.join("initdb").exists())
+    };
+    versions
+        .pop()
+        .map(|(_, folder)| folder)
+        .or_else(on_path)
+        .expect("PostgreSQL's server programs are not installed (Debian: apt-get install postgresql)")
+}

@@ -1,0 +1,79 @@
+//! The real program, as a process of its own.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Stdio;
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::{Client, Database, soon};
+
+/// The administrator's token wherever a test does not want a fresh one.
+pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
+
+/// A running server; killed with this value.
+pub struct Server {
+    pub address: SocketAddr,
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// A server on this database that is ready to serve.
+    pub async fn start(database: &Database) -> Self {
+        let mut server = Self::launch(&database.url, &[]).await;
+        server.ready().await;
+        server
+    }
+
+    /// A server that has begun to listen, with settings of its own.
+    pub async fn launch(url: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut process = program(folder.path())
+            .env("TOGGLED_DATABASE_URL", url)
+            .env("TOGGLED_LISTEN", "127.0.0.1:0")
+            .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
+            .env("TOGGLED_LOG", "warn")
+            .envs(settings.iter().copied())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        let line = soon("a line that says where it listens", lines.next_line()).await.unwrap().unwrap();
+        let address = line.strip_prefix("toggled listens on ").unwrap().parse().unwrap();
+        Self { address, process, lines, _folder: folder }
+    }
+
+    /// Waits until it serves.
+    pub async fn ready(&mut self) {
+        let line = soon("a line that says that it is ready", self.lines.next_line()).await.unwrap().unwrap();
+        assert!(line.starts_with("ready"), "{line}");
+    }
+
+    /// A client with the administrator's token.
+    pub async fn admin(&self) -> Client {
+        self.client(Some(TOKEN)).await
+    }
+
+    /// A client with this token, or none.
+    pub async fn client(&self, token: Option<&str>) -> Client {
+        Client::connect(self.address, token).await
+    }
+
+    /// Asks it to stop, and waits for the exit status.
+    pub async fn terminate(mut self) -> std::process::ExitStatus {
+        let pid = self.process.id().unwrap().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        soon("the server to stop", self.process.wait()).await.unwrap()
+    }
+}
+
+/// The program in a folder of its own, with nothing set.
+pub fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
+    command.current_dir(folder).env_clear().kill_on_drop(true);
+    command
+}

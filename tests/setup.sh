@@ -1,0 +1,90 @@
+#!/usr/bin/env bash
+# setup.sh test|bench: installs what the tests or the benchmark need besides Rust, and nothing that is there already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+packages=()
+
+# need PACKAGE COMMAND...: when COMMAND fails, PACKAGE is missing.
+need() {
+  local package=$1
+  shift
+  "$@" >/dev/null 2>&1 || packages+=("$package")
+}
+
+# Debian keeps the server's programs off the PATH.
+postgres_program() {
+  compgen -G "/usr/lib/postgresql/*/bin/$1" || command -v "$1"
+}
+
+find_missing() {
+  packages=()
+  need build-essential cc --version # SQLite is compiled from C
+  need postgresql postgres_program initdb
+  if [ "$1" = bench ]; then
+    need postgresql postgres_program pgbench
+    need nghttp2-client h2load --version
+  else
+    need python3-venv python3 -c 'import ensurepip, venv'
+    need nodejs node --version
+    need npm npm --version
+  fi
+}
+
+# stop MESSAGE: ends in an error.
+stop() {
+  echo "setup: $1" >&2
+  exit 1
+}
+
+install_packages() {
+  local root=()
+  echo "setup: installing ${packages[*]}"
+  if [ "$(id -u)" != 0 ]; then
+    command -v sudo >/dev/null || stop "neither root nor sudo: have these packages installed: ${packages[*]}"
+    root=(sudo)
+  fi
+  command -v apt-get >/dev/null || stop "not Debian: install what these packages hold: ${packages[*]}"
+  # Debian's postgresql would start a cluster of its own; the tests start theirs, in temporary folders.
+  local no_cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf
+  "${root[@]}" mkdir -p "${no_cluster%/*}"
+  echo 'create_main_cluster = false' | "${root[@]}" tee "$no_cluster" >/dev/null
+  "${root[@]}" apt-get update -q || stop "apt-get update failed; missing: ${packages[*]}"
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}" ||
+    stop "apt-get install failed; missing: ${packages[*]}"
+  "${root[@]}" rm "$no_cluster"
+}
+
+# The copy of the requirements is the stamp: it is made last.
+python_tools() {
+  local wanted=tests/clients/requirements.txt venv=.tools/venv
+  if cmp -s "$wanted" "$venv/requirements.txt" && "$venv/bin/python" -c 'import grpc_tools, pytest'; then return; fi
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$wanted"
+  cp "$wanted" "$venv/"
+}
+
+# Likewise the copy of the lock file. No install scripts: buf's own only saves a few milliseconds a start.
+node_tools() {
+  local wanted=tests/clients/package-lock.json modules=.tools/node_modules
+  if cmp -s "$wanted" "$modules/package-lock.json"; then return; fi
+  cp tests/clients/package.json "$wanted" .tools/
+  npm ci --prefix .tools --ignore-scripts --no-audit --no-fund
+  cp "$wanted" "$modules/"
+}
+
+goal=${1:-}
+[ "$goal" = test ] || [ "$goal" = bench ] || stop "say what for: test or bench"
+command -v cargo >/dev/null || stop "cargo is missing: install Rust with rustup, https://rustup.rs"
+find_missing "$goal"
+if [ ${#packages[@]} -gt 0 ]; then
+  install_packages
+  find_missing "$goal"
+  [ ${#packages[@]} = 0 ] || stop "still missing after their installation: ${packages[*]}"
+fi
+if [ "$goal" = test ]; then
+  mkdir -p .tools
+  python_tools
+  node_tools
+fi
