@@ -37,14 +37,22 @@ pub struct Serve {
     pub listen: SocketAddr,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
-    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true, value_parser = secret)]
-    pub bootstrap_token: Option<Secret>,
+    // Not parsed here: an error would repeat it.
+    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true)]
+    bootstrap_token: Option<String>,
+}
+
+impl Serve {
+    /// The first administrator's own token.
+    ///
+    /// # Errors
+    /// A line for a person, without the token.
+    pub fn bootstrap_token(&self) -> Result<Option<Secret>, String> {
+        let own = self.bootstrap_token.clone().map(Secret::own).transpose();
+        own.map_err(|rule| format!("--bootstrap-token (TOGGLED_BOOTSTRAP_TOKEN) {rule}"))
+    }
 }
 
 fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
-}
-
-fn secret(text: &str) -> Result<Secret, &'static str> {
-    Secret::own(text.to_owned())
 }

@@ -46,13 +46,13 @@ install_packages() {
   fi
   command -v apt-get >/dev/null || stop "not Debian: install what these packages hold: ${packages[*]}"
   # Debian's postgresql would start a cluster of its own; the tests start theirs, in temporary folders.
-  local no_cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf
+  local no_cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf done=yes
   "${root[@]}" mkdir -p "${no_cluster%/*}"
   echo 'create_main_cluster = false' | "${root[@]}" tee "$no_cluster" >/dev/null
-  "${root[@]}" apt-get update -q || stop "apt-get update failed; missing: ${packages[*]}"
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}" ||
-    stop "apt-get install failed; missing: ${packages[*]}"
+  { "${root[@]}" apt-get update -q &&
+    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}"; } || done=no
   "${root[@]}" rm "$no_cluster"
+  [ $done = yes ] || stop "these packages could not be installed: ${packages[*]}"
 }
 
 # The copy of the requirements is the stamp: it is made last.

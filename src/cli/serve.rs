@@ -16,6 +16,7 @@ use crate::{config, telemetry};
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     telemetry::start(&settings.logging.log);
+    let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
     let store = super::open(&settings.database)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
@@ -29,7 +30,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         listener,
         store,
         clock: Arc::new(SystemClock),
-        bootstrap_token: settings.bootstrap_token,
+        bootstrap_token,
         shutdown,
     };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address))).await?)

@@ -1,5 +1,11 @@
 //! Everything against real databases and the real program: one test binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod audit;
+mod cancel;
+mod concurrency;
+mod retry;
+mod security;
+mod startup;
 mod support;
 mod toggle;

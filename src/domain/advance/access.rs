@@ -4,7 +4,7 @@ use super::draft::{Draft, Subject, Values};
 use super::{NewToken, Object, Outcome, Proposal};
 use crate::domain::access::{Permissions, SecretHash, Token, User};
 use crate::domain::audit::{Action, EntityType};
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Violation};
 use crate::domain::text::{Email, Name};
 
 pub(super) fn create_user(
@@ -61,6 +61,10 @@ pub(super) fn create_token(
         revoked_at: None,
     };
     within(token.allowed(&user), granted)?;
+    if !token.is_live(draft.now()) {
+        let rule = "must be in the future".to_owned();
+        return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
+    }
     let subject = Subject {
         entity_type: EntityType::ApiToken,
         id: token.id,

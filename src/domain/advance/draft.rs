@@ -66,6 +66,10 @@ impl<'a> Draft<'a> {
         &self.head
     }
 
+    pub fn now(&self) -> Timestamp {
+        self.now
+    }
+
     pub fn new_id(&mut self) -> Uuid {
         (self.new_id)()
     }

@@ -8,6 +8,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use uuid::Uuid;
@@ -45,7 +46,11 @@ impl PostgresStore {
     /// # Errors
     /// A line for a person, when the URL cannot be used.
     pub fn open(url: &str) -> Result<Self, String> {
-        let options = PgConnectOptions::from_str(url).map_err(|e| e.to_string())?.application_name("toggled");
+        // Statements are not logged: a slow one would put its whole text in the log at every call.
+        let options = PgConnectOptions::from_str(url)
+            .map_err(|e| e.to_string())?
+            .application_name("toggled")
+            .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(8)
             .acquire_timeout(Duration::from_secs(5))

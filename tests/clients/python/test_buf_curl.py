@@ -1,9 +1,11 @@
 """buf curl, which knows nothing but what reflection tells it."""
 
+import base64
 import json
 import subprocess
 
 import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
 
 from places import BUF
 
@@ -54,6 +56,8 @@ def test_an_error_is_shown_with_its_reason(curl):
     status, error = curl("toggled.v1.ToggleService/ToggleFeatureFlag", {"key": "no-such-flag"})
     # NOT_FOUND is 5; buf shifts the code by three bits.
     assert (status, error["code"]) == (5 << 3, "not_found")
-    details = {detail["type"]: detail.get("debug") for detail in error["details"]}
-    assert details["google.rpc.ErrorInfo"]["reason"] == "FLAG_NOT_FOUND"
+    details = {detail["type"]: detail["value"] for detail in error["details"]}
+    # Without the padding that base64 asks for.
+    info = ErrorInfo.FromString(base64.b64decode(details["google.rpc.ErrorInfo"] + "=="))
+    assert (info.domain, info.reason) == ("toggled", "FLAG_NOT_FOUND")
     assert "google.rpc.ResourceInfo" in details

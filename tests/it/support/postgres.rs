@@ -20,7 +20,7 @@ struct Cluster {
 /// The URL of a new, empty database.
 pub async fn new_database() -> String {
     let cluster = CLUSTER.get_or_init(start).await;
-    let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+    let name = format!("test_{}", uuid::Uuid::now_v7().simple());
     let mut admin = PgConnection::connect(&url(cluster.port, "postgres")).await.unwrap();
     admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
     admin.close().await.unwrap();

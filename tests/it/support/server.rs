@@ -31,11 +31,21 @@ impl Server {
 
     /// A server that has begun to listen, with settings of its own.
     pub async fn launch(url: &str, settings: &[(&str, &str)]) -> Self {
+        let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)];
+        all.extend(settings);
+        Self::spawn(url, &all).await
+    }
+
+    /// A server that has begun to listen, and makes the administrator's token itself.
+    pub async fn launch_fresh(url: &str) -> Self {
+        Self::spawn(url, &[]).await
+    }
+
+    async fn spawn(url: &str, settings: &[(&str, &str)]) -> Self {
         let folder = TempDir::new().unwrap();
         let mut process = program(folder.path())
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
-            .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
             .env("TOGGLED_LOG", "warn")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -63,11 +73,26 @@ impl Server {
         Client::connect(self.address, token).await
     }
 
+    /// Asks it to stop; everything that it has said since it was ready.
+    pub async fn terminate_with_words(mut self) -> String {
+        self.signal().await;
+        let mut words = String::new();
+        while let Some(line) = soon("the last of its words", self.lines.next_line()).await.unwrap() {
+            words.push_str(&line);
+            words.push('\n');
+        }
+        words
+    }
+
     /// Asks it to stop, and waits for the exit status.
     pub async fn terminate(mut self) -> std::process::ExitStatus {
+        self.signal().await;
+        soon("the server to stop", self.process.wait()).await.unwrap()
+    }
+
+    async fn signal(&self) {
         let pid = self.process.id().unwrap().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
-        soon("the server to stop", self.process.wait()).await.unwrap()
     }
 }
 

@@ -1,0 +1,58 @@
+//! Callers who go away in the middle.
+
+use std::time::Duration;
+
+use sqlx::{Connection, PgConnection, SqliteConnection};
+use toggled::grpc::pb::*;
+
+use crate::support::{Backend, Database, Server, on_both, toggle};
+
+/// Whether somebody still has a transaction open, or a lock that keeps others from writing.
+async fn is_quiet(database: &Database) -> bool {
+    match database.backend {
+        Backend::Postgres => {
+            let mut connection = PgConnection::connect(&database.url).await.unwrap();
+            let sql = "SELECT count(*) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid() AND state LIKE 'idle in transaction%'";
+            let open: i64 = sqlx::query_scalar(sql).fetch_one(&mut connection).await.unwrap();
+            open == 0
+        }
+        Backend::Sqlite => {
+            let mut connection = SqliteConnection::connect(&database.url).await.unwrap();
+            sqlx::query("PRAGMA busy_timeout = 0").execute(&mut connection).await.unwrap();
+            sqlx::query("BEGIN IMMEDIATE").execute(&mut connection).await.is_ok()
+        }
+    }
+}
+
+on_both! {
+    async fn a_thousand_cancelled_flips_leave_nothing_half_done(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let mut finished = 0;
+        for round in 0..1_000u64 {
+            // From at once to about as long as a flip takes: cancelled before, in the middle and after.
+            let patience = Duration::from_micros(round * 7 % 3_000);
+            // A server that is cancelled at too often closes the connection; then the next call opens another.
+            if let Ok(Ok(_)) = tokio::time::timeout(patience, admin.toggle.toggle_feature_flag(toggle("a"))).await {
+                finished += 1;
+            }
+        }
+        // The last flip comes after everything that was taken up.
+        server.admin().await.flip("a").await;
+        finished += 1;
+
+        let log = admin.log().await;
+        let revisions: Vec<_> = log.iter().map(|e| e.revision).collect();
+        assert_eq!(revisions, (1..=log.len() as i64).collect::<Vec<_>>());
+        let flips: Vec<_> = log.iter().filter(|e| e.action_type.starts_with("toggle_")).collect();
+        assert!(flips.len() >= finished, "{} entries, {finished} answers", flips.len());
+        assert!(finished < 1_001, "none was cancelled in time: this test tests nothing");
+        let flag = admin.get("a").await;
+        assert_eq!(flag.status() == FeatureFlagStatus::Enabled, flips.len() % 2 == 1);
+        assert_eq!(flag.revision, flips.last().unwrap().revision);
+        assert!(is_quiet(&database).await);
+    }
+}

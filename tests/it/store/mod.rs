@@ -1,0 +1,18 @@
+//! The conformance suite of the store: every method of `Store` and `Writer`, the same tests on every backend.
+//!
+//! It stands in for SQL that is checked when it is compiled, which sqlx does for one database a crate. A backend that
+//! passes holds what the layers above rely on: an append is all or nothing and happens only at the head that it was
+//! decided at, what is read is what was written, and the database itself refuses what must never be.
+
+mod append;
+mod follow;
+mod hold;
+mod migrations;
+mod million;
+mod open;
+mod queries;
+mod raw;
+mod refused;
+mod requests;
+mod rules;
+mod world;

@@ -1,0 +1,300 @@
+//! A database and, beside it in memory, what it has to hold.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use toggled::domain::Revision;
+use toggled::domain::access::{Permission, Permissions, Token, User};
+use toggled::domain::advance::{
+    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, SetStatus, Step, StoredRequest, Verdict, advance,
+};
+use toggled::domain::audit::Entry;
+use toggled::domain::filter::{Filter, Range};
+use toggled::domain::flag::{Flag, Status};
+use toggled::domain::state::{FlagRef, Head, State};
+use toggled::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
+use toggled::domain::time::Timestamp;
+use toggled::store::{Appended, EntryQuery, Order, Store, Writer, open};
+use uuid::Uuid;
+
+use super::raw::Raw;
+use crate::support::{Backend, Database, soon};
+
+/// 2023, and as odd as microseconds get: a time that loses some on its way shows.
+const START: i64 = 1_700_000_000_123_457;
+
+/// A database with one user, the administrator, and the same log in memory.
+pub struct World {
+    pub store: Arc<dyn Store>,
+    pub writer: Box<dyn Writer>,
+    pub raw: Raw,
+    /// The present; it moves on with every step.
+    pub now: Timestamp,
+    /// What the database has to hold.
+    pub state: State,
+    pub entries: Vec<Arc<Entry>>,
+    pub requests: Vec<StoredRequest>,
+    /// Every end that the log has had.
+    pub heads: Vec<Head>,
+    users: BTreeSet<Uuid>,
+    tokens: BTreeSet<Uuid>,
+    pub database: Database,
+}
+
+/// Everything in a state, comparable.
+#[derive(Debug, PartialEq)]
+struct Content {
+    head: Head,
+    flags: Vec<Arc<Flag>>,
+    users: Vec<Option<Arc<User>>>,
+    tokens: Vec<Option<Arc<Token>>>,
+}
+
+impl World {
+    /// A log with two entries: those of the administrator and their token.
+    pub async fn new(backend: Backend) -> Self {
+        let mut world = Self::empty(backend).await;
+        let administrator = Command::CreateAdministrator {
+            email: email("admin@localhost"),
+            token_name: name("bootstrap"),
+            secret_hash: [1; 32],
+        };
+        world.commit(&[service(administrator)]).await;
+        world
+    }
+
+    /// A log without an entry.
+    pub async fn empty(backend: Backend) -> Self {
+        let database = Database::new(backend).await;
+        let store = open(&database.url).unwrap();
+        store.migrate_up().await.unwrap();
+        let state = store.load().await.unwrap();
+        Self {
+            writer: store.writer(),
+            raw: Raw::connect(&database).await,
+            now: Timestamp::from_micros(START),
+            entries: Vec::new(),
+            requests: Vec::new(),
+            heads: vec![*state.head()],
+            users: BTreeSet::new(),
+            tokens: BTreeSet::new(),
+            state,
+            store,
+            database,
+        }
+    }
+
+    /// The administrator's token.
+    pub fn admin(&self) -> Uuid {
+        self.state.token_by_secret(&[1; 32]).unwrap().id
+    }
+
+    /// What an administrator wants; everything that can be absent is.
+    pub fn by_admin(&self, command: Command) -> Proposal {
+        let actor = Actor::Token { token_id: self.admin(), permission: Permission::ManageAccess };
+        Proposal { actor, ..service(command) }
+    }
+
+    /// Decides a batch on what the database has to hold.
+    pub fn decide(&mut self, proposals: &[Proposal]) -> Step {
+        self.now = Timestamp::from_micros(self.now.micros() + 1_000_003);
+        let step = advance(&self.state, proposals, self.now, &mut Uuid::now_v7);
+        for verdict in &step.verdicts {
+            assert!(!matches!(verdict, Verdict::Rejected(_)), "{verdict:?}");
+        }
+        step
+    }
+
+    /// Decides a batch and appends it.
+    pub async fn commit(&mut self, proposals: &[Proposal]) -> Step {
+        let step = self.decide(proposals);
+        self.append(&step).await;
+        step
+    }
+
+    /// Appends a step, and sees that the database then holds what it has to.
+    pub async fn append(&mut self, step: &Step) {
+        assert_eq!(soon("an append", self.writer.append(step)).await.unwrap(), Appended::Done);
+        self.appended(step);
+        self.verify().await;
+    }
+
+    /// Takes note of a step that has been appended.
+    pub fn appended(&mut self, step: &Step) {
+        self.state.apply(step.head, &step.delta);
+        self.entries.extend(step.entries.iter().cloned());
+        self.requests.extend(step.requests.iter().cloned());
+        self.users.extend(step.delta.users.iter().map(|user| user.id));
+        self.tokens.extend(step.delta.tokens.iter().map(|token| token.id));
+        self.heads.push(step.head);
+    }
+
+    /// Appends a step that is not to be appended, and sees that nothing has come of it.
+    pub async fn append_in_vain(&mut self, step: &Step) -> Appended {
+        let outcome = soon("an append", self.writer.append(step)).await.unwrap();
+        assert_ne!(outcome, Appended::Done);
+        self.verify().await;
+        outcome
+    }
+
+    /// Asserts that the database holds exactly what it has to, nothing less and nothing more.
+    pub async fn verify(&mut self) {
+        let loaded = self.store.load().await.unwrap();
+        assert_eq!(self.content(&loaded), self.content(&self.state));
+        assert_eq!(self.store.head().await.unwrap(), *self.state.head());
+        for user in self.users.iter().map(|id| self.state.user(*id).unwrap()) {
+            assert_eq!(loaded.user_by_email(&user.email), Some(user));
+        }
+        for token in self.tokens.iter().map(|id| self.state.token(*id).unwrap()) {
+            assert_eq!(loaded.token_by_secret(&token.secret_hash), Some(token));
+        }
+        let entries = self.read(Filter::default(), Order::OldestFirst).await;
+        assert_eq!(entries.len(), self.entries.len());
+        for (found, written) in entries.iter().zip(&self.entries) {
+            assert_eq!(found, &**written);
+        }
+        let keys: Vec<_> = self.requests.iter().map(|r| (r.user_id, r.request_id.clone())).collect();
+        let stored = self.store.requests(&keys).await.unwrap();
+        assert_eq!(stored.len(), self.requests.len());
+        assert!(self.requests.iter().all(|request| stored.contains(request)), "{stored:?} {:?}", self.requests);
+        // What is there beside that was asked for by name.
+        for (table, count) in [
+            ("users", self.users.len()),
+            ("api_tokens", self.tokens.len()),
+            ("audit_logs", self.entries.len()),
+            ("requests", self.requests.len()),
+        ] {
+            let found = self.raw.number(&format!("SELECT count(*) FROM {table}")).await;
+            assert_eq!(usize::try_from(found), Ok(count), "{table}");
+        }
+    }
+
+    fn content(&self, state: &State) -> Content {
+        Content {
+            head: *state.head(),
+            flags: state.flags("", None).cloned().collect(),
+            users: self.users.iter().map(|id| state.user(*id).cloned()).collect(),
+            tokens: self.tokens.iter().map(|id| state.token(*id).cloned()).collect(),
+        }
+    }
+
+    /// Everything in the log that passes.
+    pub async fn read(&self, filter: Filter, order: Order) -> Vec<Entry> {
+        let query = EntryQuery { filter, range: self.all(), order, offset: 0, limit: 100_000 };
+        self.store.entries(&query).await.unwrap()
+    }
+
+    /// All revisions.
+    pub fn all(&self) -> Range {
+        Range { first: 1, last: self.state.head().revision }
+    }
+
+    pub fn flag(&self, key: &str) -> &Arc<Flag> {
+        self.state.flag(&flag(key)).unwrap()
+    }
+
+    pub fn user(&self, address: &str) -> &Arc<User> {
+        self.state.user_by_email(&email(address)).unwrap()
+    }
+
+    pub fn token(&self, secret: u8) -> &Arc<Token> {
+        self.state.token_by_secret(&[secret; 32]).unwrap()
+    }
+
+    pub fn entry_at(&self, revision: Revision) -> &Arc<Entry> {
+        self.entries.iter().find(|entry| entry.revision == revision).unwrap()
+    }
+
+    /// A step of one entry that no command leads to (yet): `entry` with a place of its own at the end of the log.
+    pub fn by_hand(&mut self, entry: Entry) -> Step {
+        let mut step = self.decide(&[]);
+        let revision = step.base.revision + 1;
+        let hash = [u8::try_from(revision).unwrap(); 32];
+        let entry = Entry { id: Uuid::now_v7(), revision, timestamp: self.now, created_at: self.now, hash, ..entry };
+        step.head = Head { revision, hash, timestamp: self.now, ..step.base };
+        step.entries = vec![Arc::new(entry)];
+        step
+    }
+}
+
+pub fn email(text: &str) -> Email {
+    Email::parse(text).unwrap()
+}
+
+pub fn name(text: &str) -> Name {
+    Name::parse(text).unwrap()
+}
+
+pub fn flag(key: &str) -> FlagRef {
+    FlagRef::Key(FlagKey::parse(key).unwrap())
+}
+
+/// What the service itself wants, with everything absent that can be.
+pub fn service(command: Command) -> Proposal {
+    Proposal {
+        actor: Actor::Service { name: "bootstrap@localhost".into() },
+        command,
+        reason: None,
+        request: None,
+        validate_only: false,
+        origin: Origin { method: "test/Test".into(), peer: None, user_agent: None },
+        encode: |answer| format!("{answer:?}").into_bytes(),
+    }
+}
+
+/// The same proposal with everything present that can be.
+pub fn in_full(proposal: Proposal, request: &str) -> Proposal {
+    Proposal {
+        reason: Some(Reason::parse("Because.").unwrap()),
+        request: Some(RequestKey { id: RequestId::parse(request).unwrap(), digest: [0xd1; 32] }),
+        origin: Origin {
+            method: "toggled.v1.ToggleService/ToggleFeatureFlag".into(),
+            peer: Some("[2001:db8::1]:50051".into()),
+            user_agent: Some("grpc-rust/0.14".into()),
+        },
+        ..proposal
+    }
+}
+
+pub fn create(key: &str) -> Command {
+    create_as(key, Status::Disabled)
+}
+
+pub fn create_as(key: &str, status: Status) -> Command {
+    Command::CreateFlag(NewFlag {
+        key: FlagKey::parse(key).unwrap(),
+        name: name(&format!("Flag {key}")),
+        description: Description::parse("").unwrap(),
+        status,
+    })
+}
+
+pub fn toggle(key: &str) -> Command {
+    Command::Toggle { flag: flag(key), expected_revision: None }
+}
+
+pub fn rename(key: &str, new: &str) -> Command {
+    Command::UpdateFlag { flag: flag(key), name: Some(name(new)), description: None, expected_revision: None }
+}
+
+pub fn archive(key: &str, archived: bool) -> Command {
+    Command::SetArchived { flag: flag(key), archived, expected_revision: None }
+}
+
+pub fn set(key: &str, status: Status) -> SetStatus {
+    SetStatus { flag: flag(key), status, expected_revision: None }
+}
+
+pub fn create_user(address: &str, permissions: Permissions) -> Command {
+    Command::CreateUser { email: email(address), permissions }
+}
+
+pub fn create_token(user_id: Uuid, secret: u8) -> Command {
+    Command::CreateToken(NewToken {
+        user_id,
+        name: name("t"),
+        permissions: None,
+        expires_at: None,
+        secret_hash: [secret; 32],
+    })
+}
