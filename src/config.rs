@@ -26,7 +26,7 @@ pub struct Logging {
 }
 
 /// How to serve.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Serve {
     #[command(flatten)]
     pub(crate) database: Database,

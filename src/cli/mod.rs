@@ -18,14 +18,14 @@ const EXIT_USAGE: u8 = 64;
 const EXIT_FAILURE: u8 = 1;
 
 /// Feature flags and the log of every change to them, over gRPC. Without a command: serve.
-#[derive(Debug, Parser)]
+#[derive(Parser)]
 #[command(name = "toggled", version)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
 }
 
-#[derive(Debug, Subcommand)]
+#[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
     Serve(config::Serve),

@@ -76,3 +76,126 @@ impl Encoder {
         self.0.update(value);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::audit::{Action, EntityType};
+    use crate::domain::time::Timestamp;
+
+    const LOG: Uuid = Uuid::from_u128(0x0102_0304_0506_4708_890a_0b0c_0d0e_0f10);
+
+    /// The first entry of a log, by the service itself: as much as can be is absent.
+    fn first() -> Entry {
+        Entry {
+            id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0001),
+            revision: 1,
+            timestamp: Timestamp::from_micros(1_700_000_000_000_000),
+            user_id: None,
+            user_email: "bootstrap@localhost".into(),
+            token_id: None,
+            action: Action::UserCreated,
+            entity_type: EntityType::User,
+            entity_id: Some(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0002)),
+            entity_key: "admin@localhost".into(),
+            entity_name: "admin@localhost".into(),
+            old_value: None,
+            new_value: Some("{}".into()),
+            reason: None,
+            request_id: None,
+            method: "toggled serve".into(),
+            peer: None,
+            user_agent: None,
+            previous_entity_revision: None,
+            hash_version: VERSION,
+            hash: GENESIS,
+            created_at: Timestamp::from_micros(1_700_000_000_000_000),
+        }
+    }
+
+    /// A flip with everything that an entry can have.
+    fn second() -> Entry {
+        Entry {
+            id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0003),
+            revision: 2,
+            timestamp: Timestamp::from_micros(1_700_000_000_000_001),
+            user_id: Some(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0002)),
+            user_email: "admin@localhost".into(),
+            token_id: Some(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0004)),
+            action: Action::ToggleEnabled,
+            entity_type: EntityType::FeatureFlag,
+            entity_id: Some(Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0005)),
+            entity_key: "checkout".into(),
+            entity_name: "Neue Kasse ✓".into(),
+            old_value: Some("disabled".into()),
+            new_value: Some("enabled".into()),
+            reason: Some("'; DROP TABLE audit_logs; --".into()),
+            request_id: Some("r-1".into()),
+            method: "toggled.v1.ToggleService/ToggleFeatureFlag".into(),
+            peer: Some("127.0.0.1:54321".into()),
+            user_agent: Some("grpcurl/1.9".into()),
+            previous_entity_revision: Some(1),
+            hash_version: VERSION,
+            hash: GENESIS,
+            created_at: Timestamp::default(),
+        }
+    }
+
+    fn hex(hash: &Hash) -> String {
+        hash.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    /// Whoever reads the specification in another language checks against these.
+    #[test]
+    fn the_hashes_are_those_of_the_specification() {
+        let specification = include_str!("../../docs/audit-proof.md");
+        let one = chain(&GENESIS, LOG, &first());
+        let two = chain(&one, LOG, &second());
+        for (name, hash) in [("hash of entry 1", one), ("hash of entry 2", two)] {
+            let line = format!("{name}: {}", hex(&hash));
+            assert!(specification.lines().any(|l| l == line), "not in docs/audit-proof.md: {line}");
+        }
+    }
+
+    #[test]
+    fn every_field_counts() {
+        let original = chain(&GENESIS, LOG, &second());
+        let alterations: [fn(&mut Entry); 20] = [
+            |e| e.id = Uuid::nil(),
+            |e| e.revision += 1,
+            |e| e.timestamp = Timestamp::default(),
+            |e| e.user_id = None,
+            |e| e.user_email = "x".into(),
+            |e| e.token_id = None,
+            |e| e.action = Action::ToggleDisabled,
+            |e| e.entity_type = EntityType::Log,
+            |e| e.entity_id = None,
+            |e| e.entity_key = "x".into(),
+            |e| e.entity_name = "x".into(),
+            |e| e.old_value = None,
+            |e| e.new_value = None,
+            |e| e.reason = None,
+            |e| e.request_id = None,
+            |e| e.method = "x".into(),
+            |e| e.peer = None,
+            |e| e.user_agent = None,
+            |e| e.previous_entity_revision = None,
+            |e| e.hash_version = 2,
+        ];
+        for (index, alter) in alterations.iter().enumerate() {
+            let mut altered = second();
+            alter(&mut altered);
+            assert_ne!(chain(&GENESIS, LOG, &altered), original, "alteration {index}");
+        }
+        assert_ne!(chain(&[1; 32], LOG, &second()), original);
+        assert_ne!(chain(&GENESIS, Uuid::nil(), &second()), original);
+        let stored_later = Entry { created_at: Timestamp::from_micros(7), hash: [9; 32], ..second() };
+        assert_eq!(chain(&GENESIS, LOG, &stored_later), original, "these two are not part of it");
+    }
+
+    #[test]
+    fn text_does_not_slide_from_one_field_into_the_next() {
+        let with = |key: &str, name: &str| Entry { entity_key: key.into(), entity_name: name.into(), ..second() };
+        assert_ne!(chain(&GENESIS, LOG, &with("ab", "c")), chain(&GENESIS, LOG, &with("a", "bc")));
+    }
+}

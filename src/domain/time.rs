@@ -9,8 +9,8 @@ pub struct Timestamp(i64);
 impl Timestamp {
     /// 0001-01-01T00:00:00Z, the earliest that the wire format allows.
     pub const MIN: Self = Self(-62_135_596_800_000_000);
-    /// 9999-12-30T22:00:00.999999Z, the latest that has a text in every time zone; the wire format's own is 26 hours on.
-    pub const MAX: Self = Self(253_402_207_200_999_999);
+    /// 9999-12-30T21:59:59.999999Z, the latest that has a text in every time zone; the wire format's own is 26 hours on.
+    pub const MAX: Self = Self(253_402_207_199_999_999);
 
     /// From microseconds since the Unix epoch, held to [`Timestamp::MIN`] and [`Timestamp::MAX`].
     pub fn from_micros(micros: i64) -> Self {
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn every_timestamp_has_a_text() {
         assert_eq!(Timestamp::MIN.to_string(), "0001-01-01T00:00:00Z");
-        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T22:00:00.999999Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T21:59:59.999999Z");
         assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);
         assert_eq!(Timestamp::MAX.plus_seconds(1), Timestamp::MAX);
     }

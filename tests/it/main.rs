@@ -4,6 +4,7 @@
 mod audit;
 mod cancel;
 mod concurrency;
+mod layers;
 mod retry;
 mod security;
 mod startup;

@@ -270,3 +270,65 @@ on_both! {
         }
     }
 }
+
+/// The log cannot be written: then nothing is, and the caller is told.
+mod a_flip_without_its_entry_does_not_happen {
+    use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
+
+    use super::*;
+    use crate::support::Backend;
+
+    async fn check(server: &Server) {
+        let mut admin = server.admin().await;
+        let error = admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+        assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Internal, "INTERNAL"));
+        assert!(!format!("{error:?}").contains("sabotage"), "nothing internal is on the wire: {error:?}");
+        assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
+        // The others of the same batch are not harmed.
+        let (bad, good) = (admin.clone(), admin.clone());
+        let calls = (0..20).map(|n| {
+            let mut client = if n % 2 == 0 { bad.clone() } else { good.clone() };
+            async move { client.toggle.toggle_feature_flag(toggle(if n % 2 == 0 { "a" } else { "b" })).await }
+        });
+        for (n, result) in futures::future::join_all(calls).await.into_iter().enumerate() {
+            assert_eq!(result.is_ok(), n % 2 == 1);
+        }
+        assert!(admin.log().await.iter().all(|e| e.entity_key != "a" || e.action_type == "flag_created"));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn sqlite() {
+        let (database, server, mut admin) = started(Backend::Sqlite).await;
+        admin.create("a").await;
+        admin.create("b").await;
+        let mut connection = SqliteConnection::connect(&database.url).await.unwrap();
+        let sabotage = "CREATE TRIGGER sabotage BEFORE INSERT ON audit_logs WHEN NEW.entity_key = 'a'
+            BEGIN SELECT RAISE(ABORT, 'sabotage'); END";
+        connection.execute(sabotage).await.unwrap();
+        check(&server).await;
+        let status: String = sqlx::query_scalar("SELECT status FROM feature_flags WHERE key = 'a'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(status, "disabled");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn postgres() {
+        let (database, server, mut admin) = started(Backend::Postgres).await;
+        admin.create("a").await;
+        admin.create("b").await;
+        let mut connection = PgConnection::connect(&database.url).await.unwrap();
+        let sabotage = "CREATE FUNCTION sabotage() RETURNS trigger LANGUAGE plpgsql AS
+                $$ BEGIN RAISE EXCEPTION 'sabotage'; END $$;
+            CREATE TRIGGER sabotage BEFORE INSERT ON audit_logs FOR EACH ROW WHEN (NEW.entity_key = 'a')
+                EXECUTE FUNCTION sabotage()";
+        connection.execute(sabotage).await.unwrap();
+        check(&server).await;
+        let status: String = sqlx::query_scalar("SELECT status FROM feature_flags WHERE key = 'a'")
+            .fetch_one(&mut connection)
+            .await
+            .unwrap();
+        assert_eq!(status, "disabled");
+    }
+}
