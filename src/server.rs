@@ -1,6 +1,5 @@
 //! The server: its parts put together, started and stopped.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,7 +171,7 @@ async fn first_start(
     if mirror.read(|state| state.head().revision) != Some(0) {
         return Ok(None);
     }
-    let folder = store.folder().unwrap_or_else(PathBuf::new);
+    let folder = store.folder().unwrap_or_default();
     Ok(bootstrap(proposals, own, &folder).await?)
 }
 

@@ -39,12 +39,12 @@ stop() {
 
 install_packages() {
   local root=()
-  echo "setup: installing ${packages[*]}"
   if [ "$(id -u)" != 0 ]; then
     command -v sudo >/dev/null || stop "neither root nor sudo: have these packages installed: ${packages[*]}"
     root=(sudo)
   fi
   command -v apt-get >/dev/null || stop "not Debian: install what these packages hold: ${packages[*]}"
+  echo "setup: installing ${packages[*]}"
   # Debian's postgresql would start a cluster of its own; the tests start theirs, in temporary folders.
   local no_cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf done=yes
   "${root[@]}" mkdir -p "${no_cluster%/*}"

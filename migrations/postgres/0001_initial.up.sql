@@ -92,7 +92,7 @@ CREATE TABLE audit_logs (
     previous_entity_revision BIGINT,
     hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
     hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
-    -- The clock of the database, beside `timestamp` from the service; outside the hash.
+    -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
     created_at               TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- A status entry says its new status twice, and must not contradict itself.
     CONSTRAINT audit_logs_status_check

@@ -68,8 +68,11 @@ impl Policies {
                 pool.get_service_by_name(name).ok_or_else(|| PolicyError::UnknownService((*name).to_owned()))?;
             for method in service.methods() {
                 let name = format!("{}/{}", service.full_name(), method.name());
-                let policy =
-                    if public.contains(&service.full_name()) { Policy::Public } else { declared(&pool, &method, &name)? };
+                let policy = if public.contains(&service.full_name()) {
+                    Policy::Public
+                } else {
+                    declared(&pool, &method, &name)?
+                };
                 methods.insert(format!("/{name}"), Method { name: name.into(), policy });
             }
         }

@@ -26,13 +26,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     say(&format!("toggled listens on {address}"));
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    let parts = Parts {
-        listener,
-        store,
-        clock: Arc::new(SystemClock),
-        bootstrap_token,
-        shutdown,
-    };
+    let parts = Parts { listener, store, clock: Arc::new(SystemClock), bootstrap_token, shutdown };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address))).await?)
 }
 

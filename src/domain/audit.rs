@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::Hash;
 use super::Revision;
-use super::hash::Hash;
 use super::time::Timestamp;
 
 macro_rules! names {

@@ -4,10 +4,8 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::Hash;
 use super::audit::Entry;
-
-/// A SHA-256 value.
-pub type Hash = [u8; 32];
 
 /// The hash before the first entry.
 pub const GENESIS: Hash = [0; 32];

@@ -18,3 +18,6 @@ pub mod time;
 /// It is also the version of an object (the revision that last changed it), the cursor of a stream, and the token by
 /// which a writer reads its own write.
 pub type Revision = i64;
+
+/// A SHA-256 value.
+pub type Hash = [u8; 32];

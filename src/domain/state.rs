@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::Hash;
 use super::Revision;
 use super::access::{SecretHash, Token, User};
 use super::flag::Flag;
-use super::hash::{GENESIS, Hash};
+use super::hash::GENESIS;
 use super::text::{Email, FlagKey};
 use super::time::Timestamp;
 

@@ -14,11 +14,12 @@ use super::fields::{Edge, Fields};
 use super::pb::audit_service_server::AuditService;
 use super::status::{read_failed, status};
 use super::{PAGE_BYTES, pb};
+use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
-use crate::domain::hash::{GENESIS, Hash};
+use crate::domain::hash::GENESIS;
 use crate::domain::page::LogCursor;
 use crate::domain::state::Head;
 use crate::mirror::Mirror;
@@ -294,8 +295,7 @@ impl Tail {
         let rest = Range { first: self.through + 1, last: until };
         let range = store.range(self.period, rest).await.map_err(read_failed)?;
         let limit = self.left.min(STREAM_PAGE);
-        let query =
-            EntryQuery { filter: self.filter.clone(), range, order: Order::OldestFirst, offset: 0, limit };
+        let query = EntryQuery { filter: self.filter.clone(), range, order: Order::OldestFirst, offset: 0, limit };
         let entries = if range.is_empty() { Vec::new() } else { store.entries(&query).await.map_err(read_failed)? };
         let full = entries.len() as i64 == limit;
         let (through, hash) = match entries.last().filter(|_| full) {

@@ -140,7 +140,8 @@ impl Fields {
             Edge::From => (nanos + 999) / 1_000,
             Edge::To => nanos / 1_000,
         };
-        let valid = (Timestamp::MIN.micros()..=Timestamp::MAX.micros()).contains(&time.seconds.saturating_mul(1_000_000))
+        let valid = (Timestamp::MIN.micros()..=Timestamp::MAX.micros())
+            .contains(&time.seconds.saturating_mul(1_000_000))
             && (0..1_000_000_000).contains(&nanos);
         if valid {
             Some(Timestamp::from_micros(time.seconds * 1_000_000 + micros))

@@ -159,9 +159,9 @@ fn update(request: &pb::UpdateFeatureFlagRequest, fields: &mut Fields) -> Option
             fields.violate::<()>(&format!("update_mask.paths[{index}]"), "must be 'name' or 'description'");
         }
     }
-    let wanted = |path: &str, value: &str| if mask.is_empty() { !value.is_empty() } else { mask.iter().any(|p| p == path) };
-    let (has_name, has_description) =
-        (wanted("name", &request.name), wanted("description", &request.description));
+    let wanted =
+        |path: &str, value: &str| if mask.is_empty() { !value.is_empty() } else { mask.iter().any(|p| p == path) };
+    let (has_name, has_description) = (wanted("name", &request.name), wanted("description", &request.description));
     if mask.is_empty() && !has_name && !has_description {
         fields.violate::<()>("update_mask", "must name what to change, unless name or description is given");
     }
@@ -304,8 +304,7 @@ impl FlagQuery {
             fields.violate::<()>("key_prefix", "must be at most 128 characters");
         }
         let min_revision = fields.at_least("min_revision", 0, request.min_revision);
-        let scope =
-            format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix);
+        let scope = format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix);
         let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty()).and_then(|token| {
             let key = page::decode_key(&scope, token);
             key.map_or_else(|rule| fields.violate("page_token", rule.0), Some)

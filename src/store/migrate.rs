@@ -17,7 +17,10 @@ pub struct Migration {
     pub applied: bool,
 }
 
-pub(super) async fn status<C: Migrate>(migrator: &Migrator, connection: &mut C) -> Result<Vec<Migration>, MigrateError> {
+pub(super) async fn status<C: Migrate>(
+    migrator: &Migrator,
+    connection: &mut C,
+) -> Result<Vec<Migration>, MigrateError> {
     connection.ensure_migrations_table(&migrator.table_name).await?;
     let applied = connection.list_applied_migrations(&migrator.table_name).await?;
     let applied: HashSet<i64> = applied.into_iter().map(|m| m.version).collect();

@@ -15,11 +15,11 @@ use std::path::PathBuf;
 use async_trait::async_trait;
 use uuid::Uuid;
 
+use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Period, Range};
-use crate::domain::hash::Hash;
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;

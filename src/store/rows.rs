@@ -7,11 +7,11 @@ use uuid::Uuid;
 
 use super::StoreError;
 use super::columns::{PermissionList, Time};
+use crate::domain::Hash;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::hash::Hash;
 use crate::domain::state::Head;
 use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
 

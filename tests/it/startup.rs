@@ -5,12 +5,12 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use tempfile::TempDir;
+use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use toggled::grpc::pb::*;
 
 use crate::support::{Database, Server, on_both, program, reason_of, soon, toggle};
 
@@ -28,8 +28,9 @@ async fn health(server: &Server) -> ServingStatus {
 
 #[tokio::test]
 async fn a_wrong_setting_is_one_clear_line_and_status_64() {
+    type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let long = "x".repeat(32);
-    let cases: [(&[&str], &[(&str, &str)], &str); 9] = [
+    let cases: [Case<'_>; 9] = [
         (&["--listen", "nowhere"], &[], "--listen"),
         (&["serve", "--listen", "nowhere"], &[], "--listen"),
         (&[], &[("TOGGLED_LISTEN", "1.2.3.4")], "--listen"),
@@ -54,7 +55,8 @@ async fn a_wrong_setting_is_one_clear_line_and_status_64() {
 #[tokio::test]
 async fn help_and_version_are_no_errors() {
     for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &["migrate", "--help"]] {
-        let output = invoke(arguments, &[("TOGGLED_BOOTSTRAP_TOKEN", "a-token-that-help-must-not-show-to-anyone")]).await;
+        let output =
+            invoke(arguments, &[("TOGGLED_BOOTSTRAP_TOKEN", "a-token-that-help-must-not-show-to-anyone")]).await;
         assert!(output.status.success());
         assert!(!String::from_utf8(output.stdout).unwrap().contains("must-not-show"));
     }
@@ -72,7 +74,11 @@ async fn an_address_that_is_taken_is_one_clear_line() {
 
 #[tokio::test]
 async fn a_database_that_cannot_be_used_is_one_clear_line() {
-    let output = invoke(&[], &[("TOGGLED_DATABASE_URL", "sqlite:///nowhere/at/all/toggled.db"), ("TOGGLED_LISTEN", "127.0.0.1:0")]).await;
+    let output = invoke(
+        &[],
+        &[("TOGGLED_DATABASE_URL", "sqlite:///nowhere/at/all/toggled.db"), ("TOGGLED_LISTEN", "127.0.0.1:0")],
+    )
+    .await;
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
 }

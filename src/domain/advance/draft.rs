@@ -113,8 +113,7 @@ impl<'a> Draft<'a> {
             return Ok(Permissions::all());
         };
         let token = self.token(*token_id).filter(|t| t.is_live(self.now)).ok_or(Error::Unauthenticated)?;
-        let user =
-            self.user(token.user_id).filter(|u| u.deactivated_at.is_none()).ok_or(Error::Unauthenticated)?;
+        let user = self.user(token.user_id).filter(|u| u.deactivated_at.is_none()).ok_or(Error::Unauthenticated)?;
         Ok(token.allowed(&user))
     }
 
@@ -169,7 +168,14 @@ impl<'a> Draft<'a> {
     }
 
     /// Writes the entry of a change at `place`, and moves the end of the log there.
-    pub fn log(&mut self, proposal: &Proposal, place: Place, action: Action, subject: Subject, values: Values) -> Arc<Entry> {
+    pub fn log(
+        &mut self,
+        proposal: &Proposal,
+        place: Place,
+        action: Action,
+        subject: Subject,
+        values: Values,
+    ) -> Arc<Entry> {
         let token_id = match proposal.actor {
             Actor::Token { token_id, .. } => Some(token_id),
             Actor::Service { .. } => None,

@@ -17,8 +17,10 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut world = Self { state: State::empty(Uuid::from_u128(0xfeed)), now: Timestamp::from_micros(1_000), next_id: 1 };
-        let admin = world.accept(service(Command::CreateUser { email: email("admin@localhost"), permissions: Permissions::all() }));
+        let mut world =
+            Self { state: State::empty(Uuid::from_u128(0xfeed)), now: Timestamp::from_micros(1_000), next_id: 1 };
+        let admin = world
+            .accept(service(Command::CreateUser { email: email("admin@localhost"), permissions: Permissions::all() }));
         let Object::User(admin) = admin.object else { panic!("not a user") };
         world.accept(service(Command::CreateToken(new_token(admin.id, None))));
         world
@@ -194,7 +196,13 @@ fn enabling_what_is_enabled_succeeds_and_writes_nothing() {
 fn proposals_of_one_batch_see_each_other() {
     let mut world = World::new();
     world.create("a");
-    let step = world.commit(&[service(toggle("a")), service(toggle("a")), service(toggle("a")), service(create("b")), service(toggle("b"))]);
+    let step = world.commit(&[
+        service(toggle("a")),
+        service(toggle("a")),
+        service(toggle("a")),
+        service(create("b")),
+        service(toggle("b")),
+    ]);
     assert_eq!(flag_of(accepted(&step, 2)).status, Status::Enabled);
     assert_eq!(step.entries.iter().map(|e| e.revision).collect::<Vec<_>>(), [4, 5, 6, 7, 8]);
     assert_eq!(step.delta.flags.len(), 2, "each changed flag once");
@@ -364,7 +372,11 @@ fn nobody_hands_out_what_they_do_not_hold() {
     let taken = world.reject(as_ann(user("Y@example.com", Permission::ViewFeatureFlags)));
     assert_eq!(taken, Error::EmailTaken(email("y@example.com")));
     assert!(matches!(world.reject(as_ann(Command::CreateToken(new_token(admin, None)))), Error::PermissionDenied(_)));
-    let narrow = NewToken { permissions: Some([Permission::ViewFeatureFlags].into_iter().collect()), secret_hash: [9; 32], ..new_token(admin, None) };
+    let narrow = NewToken {
+        permissions: Some([Permission::ViewFeatureFlags].into_iter().collect()),
+        secret_hash: [9; 32],
+        ..new_token(admin, None)
+    };
     world.accept(as_ann(Command::CreateToken(narrow)));
     let unknown = Uuid::from_u128(404);
     assert_eq!(world.reject(as_ann(Command::CreateToken(new_token(unknown, None)))), Error::UserNotFound(unknown));
@@ -374,7 +386,8 @@ fn nobody_hands_out_what_they_do_not_hold() {
 fn no_secret_and_no_hash_of_one_is_in_an_entry() {
     let mut world = World::new();
     let admin = world.state.user_by_email(&email("admin@localhost")).unwrap().id;
-    let answer = world.accept(service(Command::CreateToken(NewToken { secret_hash: [0xab; 32], ..new_token(admin, None) })));
+    let answer =
+        world.accept(service(Command::CreateToken(NewToken { secret_hash: [0xab; 32], ..new_token(admin, None) })));
     let text = format!("{:?} {:?}", answer.entry, answer.object);
     assert!(!text.contains("abab") && !text.contains("171, 171"), "{text}");
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Serialize;
 use serde_json::{Value, json};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::ConnectOptions;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use uuid::Uuid;
 
 use super::error;
@@ -196,38 +196,72 @@ fn id(id: Option<Uuid>) -> Option<String> {
 
 fn entry(e: &Arc<Entry>) -> Value {
     json!([
-        id(Some(e.id)), e.revision, e.timestamp.micros(), id(e.user_id), &*e.user_email, id(e.token_id),
-        e.action.as_str(), e.entity_type.as_str(), id(e.entity_id), &*e.entity_key, &*e.entity_name,
-        e.old_value.as_deref(), e.new_value.as_deref(), e.reason.as_deref(), e.request_id.as_deref(), &*e.method,
-        e.peer.as_deref(), e.user_agent.as_deref(), e.previous_entity_revision, e.hash_version, hex(&e.hash),
+        id(Some(e.id)),
+        e.revision,
+        e.timestamp.micros(),
+        id(e.user_id),
+        &*e.user_email,
+        id(e.token_id),
+        e.action.as_str(),
+        e.entity_type.as_str(),
+        id(e.entity_id),
+        &*e.entity_key,
+        &*e.entity_name,
+        e.old_value.as_deref(),
+        e.new_value.as_deref(),
+        e.reason.as_deref(),
+        e.request_id.as_deref(),
+        &*e.method,
+        e.peer.as_deref(),
+        e.user_agent.as_deref(),
+        e.previous_entity_revision,
+        e.hash_version,
+        hex(&e.hash),
         e.created_at.micros(),
     ])
 }
 
 fn flag(f: &Arc<Flag>) -> Value {
     json!([
-        id(Some(f.id)), f.key.as_str(), f.name.as_str(), f.description.as_str(), f.status.as_str(), f.revision,
-        f.created_at.micros(), f.updated_at.micros(), &*f.updated_by, f.archived_at.map(|t| t.micros()),
+        id(Some(f.id)),
+        f.key.as_str(),
+        f.name.as_str(),
+        f.description.as_str(),
+        f.status.as_str(),
+        f.revision,
+        f.created_at.micros(),
+        f.updated_at.micros(),
+        &*f.updated_by,
+        f.archived_at.map(|t| t.micros()),
     ])
 }
 
 fn user(u: &Arc<User>) -> Value {
     json!([
-        id(Some(u.id)), u.email.as_str(), self::json(&u.permissions.names()), u.revision, u.created_at.micros(),
-        u.updated_at.micros(), u.deactivated_at.map(|t| t.micros()),
+        id(Some(u.id)),
+        u.email.as_str(),
+        self::json(&u.permissions.names()),
+        u.revision,
+        u.created_at.micros(),
+        u.updated_at.micros(),
+        u.deactivated_at.map(|t| t.micros()),
     ])
 }
 
 fn token(t: &Arc<Token>) -> Value {
     json!([
-        id(Some(t.id)), id(Some(t.user_id)), t.name.as_str(), hex(&t.secret_hash),
-        t.permissions.map(|p| self::json(&p.names())), t.revision, t.created_at.micros(),
-        t.expires_at.map(|t| t.micros()), t.revoked_at.map(|t| t.micros()),
+        id(Some(t.id)),
+        id(Some(t.user_id)),
+        t.name.as_str(),
+        hex(&t.secret_hash),
+        t.permissions.map(|p| self::json(&p.names())),
+        t.revision,
+        t.created_at.micros(),
+        t.expires_at.map(|t| t.micros()),
+        t.revoked_at.map(|t| t.micros()),
     ])
 }
 
 fn request(r: &StoredRequest) -> Value {
-    json!([
-        id(Some(r.user_id)), r.request_id.as_str(), hex(&r.digest), hex(&r.response), r.expires_at.micros(),
-    ])
+    json!([id(Some(r.user_id)), r.request_id.as_str(), hex(&r.digest), hex(&r.response), r.expires_at.micros(),])
 }

@@ -12,7 +12,8 @@ from shell import shell
 
 def first_session() -> str:
     """The one block of shell commands under that heading."""
-    section = re.search(r"^## A first session\n(.*?)(?=^## |\Z)", README.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    text = README.read_text(encoding="utf-8")
+    section = re.search(r"^## A first session\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, "README has no section 'A first session'"
     blocks = re.findall(r"^```sh\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
     assert len(blocks) == 1, f"the first session must be one block of sh, not {len(blocks)}"
