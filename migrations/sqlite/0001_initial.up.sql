@@ -97,7 +97,8 @@ CREATE TABLE audit_logs (
     previous_entity_revision INTEGER,
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
-    -- The clock of the database (to the millisecond), beside `timestamp` from the service; outside the hash.
+    -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
+    -- SQLite's own has milliseconds.
     created_at               INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER) * 1000000
                                                        + CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000),
     -- A status entry says its new status twice, and must not contradict itself.

@@ -128,7 +128,7 @@ impl Health {
     /// Tells everybody who asks or watches.
     pub async fn announce(&self, serving: bool) {
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in SERVICES.iter().chain(&[""]) {
+        for service in SERVICES.iter().chain(&PUBLIC).chain(&[""]) {
             self.0.set_service_status(service, status).await;
         }
     }

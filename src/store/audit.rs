@@ -11,7 +11,18 @@ use super::{EntryQuery, Order};
 use crate::domain::audit::EntityType;
 use crate::domain::filter::{Filter, Range};
 
-pub(super) fn entries<'a, DB>(prefix: &str, query: &EntryQuery) -> QueryBuilder<DB>
+/// What is asked of the log.
+pub(super) enum Question<'a> {
+    /// Entries.
+    Entries(&'a EntryQuery),
+    /// The plan for those entries; after the words that ask this database for one.
+    Plan(&'static str, &'a EntryQuery),
+    /// How many there are.
+    Count(&'a Filter, Range),
+}
+
+/// The question in this database's words.
+pub(super) fn sql<'a, DB>(question: &Question<'_>) -> QueryBuilder<DB>
 where
     DB: Database,
     Uuid: Encode<'a, DB> + Type<DB> + 'a,
@@ -19,42 +30,17 @@ where
     String: Encode<'a, DB> + Type<DB> + 'a,
     &'static str: Encode<'a, DB> + Type<DB> + 'a,
 {
+    let (prefix, query, filter, range) = match question {
+        Question::Entries(query) => ("", Some(query), &query.filter, query.range),
+        Question::Plan(prefix, query) => (*prefix, Some(query), &query.filter, query.range),
+        Question::Count(filter, range) => ("", None, *filter, *range),
+    };
     let mut sql = QueryBuilder::new(prefix);
-    sql.push(concat!("SELECT ", entry_columns!(), " FROM audit_logs"));
-    conditions(&mut sql, &query.filter, query.range);
-    sql.push(match query.order {
-        Order::NewestFirst => " ORDER BY revision DESC",
-        Order::OldestFirst => " ORDER BY revision",
+    sql.push(match query {
+        Some(_) => concat!("SELECT ", entry_columns!(), " FROM audit_logs WHERE revision >= "),
+        None => "SELECT count(*) FROM audit_logs WHERE revision >= ",
     });
-    sql.push(" LIMIT ").push_bind(query.limit);
-    if query.offset > 0 {
-        sql.push(" OFFSET ").push_bind(query.offset);
-    }
-    sql
-}
-
-pub(super) fn count<'a, DB>(filter: &Filter, range: Range) -> QueryBuilder<DB>
-where
-    DB: Database,
-    Uuid: Encode<'a, DB> + Type<DB> + 'a,
-    i64: Encode<'a, DB> + Type<DB> + 'a,
-    String: Encode<'a, DB> + Type<DB> + 'a,
-    &'static str: Encode<'a, DB> + Type<DB> + 'a,
-{
-    let mut sql = QueryBuilder::new("SELECT count(*) FROM audit_logs");
-    conditions(&mut sql, filter, range);
-    sql
-}
-
-fn conditions<'a, DB>(sql: &mut QueryBuilder<DB>, filter: &Filter, range: Range)
-where
-    DB: Database,
-    Uuid: Encode<'a, DB> + Type<DB> + 'a,
-    i64: Encode<'a, DB> + Type<DB> + 'a,
-    String: Encode<'a, DB> + Type<DB> + 'a,
-    &'static str: Encode<'a, DB> + Type<DB> + 'a,
-{
-    sql.push(" WHERE revision >= ").push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
+    sql.push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
     if let Some(user_id) = filter.user_id {
         sql.push(" AND user_id = ").push_bind(user_id);
     }
@@ -62,14 +48,7 @@ where
         sql.push(" AND user_email = ").push_bind(email.to_string());
     }
     if let Some(kind) = filter.entity_type {
-        // Nearly every entry is about a flag: those are found by walking the log, and the call keeps SQLite, which has no
-        // statistics to know, from looking for an index. The index for the others leaves flags out, and has to be told.
-        sql.push(match (kind, filter.entity_id) {
-            (_, Some(_)) => " AND entity_type = ",
-            (EntityType::FeatureFlag, None) => " AND coalesce(entity_type, '') = ",
-            (_, None) => " AND entity_type <> 'feature_flag' AND entity_type = ",
-        });
-        sql.push_bind(kind.as_str());
+        sql.push(entity_type_is(kind, filter.entity_id.is_some())).push_bind(kind.as_str());
     }
     if let Some(id) = filter.entity_id {
         sql.push(" AND entity_id = ").push_bind(id);
@@ -80,5 +59,26 @@ where
     }
     if let Some(action) = filter.action {
         sql.push(" AND action_type = ").push_bind(action.as_str());
+    }
+    if let Some(query) = query {
+        sql.push(match query.order {
+            Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
+            Order::OldestFirst => " ORDER BY revision LIMIT ",
+        });
+        sql.push_bind(query.limit);
+        if query.offset > 0 {
+            sql.push(" OFFSET ").push_bind(query.offset);
+        }
+    }
+    sql
+}
+
+/// Nearly every entry is about a flag: those are found by walking the log, and the call keeps SQLite, which has no
+/// statistics to know, from looking for an index. The index for the others leaves flags out, and has to be told.
+fn entity_type_is(kind: EntityType, with_id: bool) -> &'static str {
+    match (kind, with_id) {
+        (_, true) => " AND entity_type = ",
+        (EntityType::FeatureFlag, false) => " AND coalesce(entity_type, '') = ",
+        (_, false) => " AND entity_type <> 'feature_flag' AND entity_type = ",
     }
 }

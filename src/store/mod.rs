@@ -176,8 +176,25 @@ pub trait Store: Send + Sync {
     /// How many entries pass a filter between two revisions.
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
 
+    /// The first entry at or after a time.
+    async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;
+
+    /// The last entry at or before a time.
+    async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;
+
     /// The part of `within` that lies in `period`.
-    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError>;
+    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {
+        let mut range = within;
+        if let Some(from) = period.from {
+            let first = self.first_since(from).await?;
+            range.first = range.first.max(first.unwrap_or(within.last + 1));
+        }
+        if let Some(to) = period.to {
+            let last = self.last_until(to).await?;
+            range.last = range.last.min(last.unwrap_or(within.first - 1));
+        }
+        Ok(range)
+    }
 
     /// How the database would go about [`Store::entries`], in its own words.
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;

@@ -3,9 +3,9 @@
 use std::collections::HashSet;
 
 use prost_types::Timestamp;
+use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
-use toggled::grpc::pb::*;
 
 use crate::support::{Client, Database, Server, on_both, reason_of, soon};
 

@@ -1,8 +1,8 @@
 //! Retries: the same request changes once, and every answer to it is the same.
 
 use prost::Message;
-use tonic::{Code, Response};
 use toggled::grpc::pb::*;
+use tonic::{Code, Response};
 
 use crate::support::{Database, Server, on_both, reason_of, toggle};
 

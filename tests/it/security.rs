@@ -1,12 +1,12 @@
 //! Who gets in, and what they cannot do there.
 
 use http::uri::PathAndQuery;
+use toggled::grpc::pb::*;
 use tonic::transport::Endpoint;
 use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
-use toggled::grpc::pb::*;
 
 use crate::support::{Database, Server, TOKEN, on_both, reason_of, toggle};
 

@@ -1,8 +1,8 @@
 //! Flipping, managing and reading flags over the wire.
 
+use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
-use toggled::grpc::pb::*;
 
 use crate::support::{Client, Database, Server, on_both, reason_of, toggle};
 

@@ -13,13 +13,14 @@ use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use uuid::Uuid;
 
+use super::audit::Question;
 use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
 use super::{EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{EntityType, Entry};
-use crate::domain::filter::{Filter, Period, Range};
+use crate::domain::filter::{Filter, Range};
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
@@ -173,41 +174,34 @@ impl Store for PostgresStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        let rows: Vec<EntryRow> =
-            audit::entries("", query).build_query_as().fetch_all(&self.pool).await.map_err(read)?;
+        let mut sql = audit::sql(&Question::Entries(query));
+        let rows: Vec<EntryRow> = sql.build_query_as().fetch_all(&self.pool).await.map_err(read)?;
         convert(rows)
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        audit::count(filter, range).build_query_scalar().fetch_one(&self.pool).await.map_err(read)
+        let mut sql = audit::sql(&Question::Count(filter, range));
+        sql.build_query_scalar().fetch_one(&self.pool).await.map_err(read)
     }
 
-    async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {
-        let mut range = within;
-        if let Some(from) = period.from {
-            let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 ORDER BY timestamp, revision LIMIT 1";
-            let first: Option<i64> = self.edge(sql, from).await?;
-            range.first = range.first.max(first.unwrap_or(within.last + 1));
-        }
-        if let Some(to) = period.to {
-            let sql =
-                "SELECT revision FROM audit_logs WHERE timestamp <= $1 ORDER BY timestamp DESC, revision DESC LIMIT 1";
-            let last: Option<i64> = self.edge(sql, to).await?;
-            range.last = range.last.min(last.unwrap_or(within.first - 1));
-        }
-        Ok(range)
+    async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
+        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 ORDER BY timestamp, revision LIMIT 1";
+        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+
+    async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
+        let sql =
+            "SELECT revision FROM audit_logs WHERE timestamp <= $1 ORDER BY timestamp DESC, revision DESC LIMIT 1";
+        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines: Vec<String> =
-            audit::entries("EXPLAIN ", query).build_query_scalar().fetch_all(&self.pool).await.map_err(read)?;
+        let lines: Vec<String> = audit::sql(&Question::Plan("EXPLAIN ", query))
+            .build_query_scalar()
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read)?;
         Ok(lines.join("\n"))
-    }
-}
-
-impl PostgresStore {
-    async fn edge(&self, sql: &'static str, time: Timestamp) -> Result<Option<i64>, StoreError> {
-        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 }
 

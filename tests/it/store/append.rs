@@ -156,25 +156,23 @@ on_both! {
 
     async fn every_time_reads_back_to_the_microsecond(backend: Backend) {
         let mut world = World::new(backend).await;
-        let user_id = world.user("admin@localhost").id;
-        let mut tokens = Vec::new();
-        for (number, micros) in [i64::MIN, -1, 0, 1, 946_684_799_999_999, 946_684_800_000_001, i64::MAX].into_iter().enumerate() {
-            tokens.push(world.by_admin(Command::CreateToken(NewToken {
-                user_id,
-                name: name("t"),
-                permissions: None,
-                expires_at: Some(Timestamp::from_micros(micros)),
-                secret_hash: [100 + u8::try_from(number).unwrap(); 32],
-            })));
-        }
-        world.commit(&tokens).await;
         // The log's time stands still while the server's clock runs backwards; `created_at` tells what the clock said.
         let before = world.now;
-        for clock in [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::from_micros(1)] {
+        for (number, clock) in [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::default()].into_iter().enumerate() {
             world.now = clock;
-            let entry = world.commit(&[service(create(&format!("k{}", clock.micros().unsigned_abs())))]).await.entries.remove(0);
+            let entry = world.commit(&[service(create(&format!("k{number}")))]).await.entries.remove(0);
             assert_eq!((entry.timestamp, entry.created_at), (before, world.now));
         }
+        // PostgreSQL counts from 2000 on.
+        world.now = Timestamp::MIN;
+        let user_id = world.user("admin@localhost").id;
+        let ends = [Timestamp::MIN.plus_seconds(2).micros(), -1, 0, 1, 946_684_799_999_999, 946_684_800_000_001, i64::MAX];
+        let tokens = ends.map(Timestamp::from_micros).map(|end| {
+            let secret_hash = std::array::from_fn(|n| end.micros().to_be_bytes()[n % 8]);
+            let name = name("t");
+            world.by_admin(Command::CreateToken(NewToken { user_id, name, permissions: None, expires_at: Some(end), secret_hash }))
+        });
+        world.commit(&tokens).await;
         world.now = Timestamp::MAX;
         world.commit(&[service(create("last"))]).await;
         world.commit(&[service(archive("last", true))]).await;

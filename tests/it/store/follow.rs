@@ -1,1 +1,149 @@
+//! Following the log: what changed since, exactly, and whether it is still the log that was known.
 
+use std::collections::HashSet;
+
+use toggled::domain::Revision;
+use toggled::domain::access::Permissions;
+use toggled::domain::audit::{Action, EntityType, Entry};
+use toggled::domain::flag::Status;
+use toggled::domain::state::Head;
+use toggled::store::Followed;
+use uuid::Uuid;
+
+use super::world::*;
+use crate::support::on_both;
+
+/// Asserts that following from `known` leads to the end of the log with exactly what changed since.
+async fn leads_to_the_end(world: &World, known: &Head) {
+    let (head, delta) = match world.store.follow(known).await.unwrap() {
+        Followed::Changed(head, delta) => (head, delta),
+        other => panic!("from {}: {other:?}", known.revision),
+    };
+    assert_eq!(head, *world.state.head());
+    let changed: HashSet<(EntityType, Uuid)> = world
+        .entries
+        .iter()
+        .filter(|entry| entry.revision > known.revision)
+        .filter_map(|entry| Some((entry.entity_type, entry.entity_id?)))
+        .collect();
+    let mut found = HashSet::new();
+    for flag in &delta.flags {
+        assert_eq!(flag, world.flag(flag.key.as_str()));
+        assert!(found.insert((EntityType::FeatureFlag, flag.id)), "{} twice", flag.key);
+    }
+    for user in &delta.users {
+        assert_eq!(user, world.user(user.email.as_str()));
+        assert!(found.insert((EntityType::User, user.id)), "{} twice", user.email);
+    }
+    for token in &delta.tokens {
+        assert_eq!(Some(token), world.state.token(token.id));
+        assert!(found.insert((EntityType::ApiToken, token.id)), "{} twice", token.id);
+    }
+    assert_eq!(found, changed, "from {}", known.revision);
+}
+
+/// A log with something of every kind in it.
+async fn eventful(backend: crate::support::Backend) -> World {
+    let mut world = World::new(backend).await;
+    world.commit(&[service(create("a")), service(create("b")), service(create("c"))]).await;
+    world.commit(&[service(toggle("a")), service(toggle("a")), service(toggle("b"))]).await;
+    world.commit(&[service(create_user("ann@example.com", Permissions::all()))]).await;
+    let ann = world.user("ann@example.com").id;
+    world.commit(&[service(create_token(ann, 2)), service(create_token(ann, 3)), service(toggle("c"))]).await;
+    world.commit(&[service(archive("c", true)), service(create("d")), service(toggle("d"))]).await;
+    world.commit(&[service(create_user("bob@example.com", Permissions::default()))]).await;
+    world.commit(&[service(rename("a", "Renamed"))]).await;
+    world
+}
+
+/// Removes the log up to `floor`, as a trim does: with an entry of its own.
+async fn trim(world: &mut World, floor: Revision) {
+    let template = Entry {
+        action: Action::LogTrimmed,
+        entity_type: EntityType::Log,
+        entity_id: None,
+        new_value: None,
+        ..Entry::clone(world.entry_at(1))
+    };
+    let step = world.by_hand(template);
+    world.append(&step).await;
+    // No command trims yet, so the floor is moved past the service: it takes an entry after the old head.
+    let revision = step.head.revision + 1;
+    let (id, hash, time) = (world.raw.id(Uuid::now_v7()), world.raw.hash(9), world.raw.time(world.now));
+    let copied = "timestamp, user_email, action_type, entity_type, entity_key, entity_name, method, hash_version";
+    world
+        .raw
+        .run(&format!(
+            "BEGIN;
+             INSERT INTO audit_logs (id, revision, hash, {copied})
+                 SELECT {id}, {revision}, {hash}, {copied} FROM audit_logs WHERE revision = {};
+             UPDATE log_head SET revision = {revision}, hash = {hash}, timestamp = {time}, floor = {floor};
+             DELETE FROM audit_logs WHERE revision <= {floor};
+             COMMIT",
+            step.head.revision
+        ))
+        .await;
+}
+
+on_both! {
+    async fn from_everywhere_in_the_log_exactly_what_changed_since(backend: Backend) {
+        let world = eventful(backend).await;
+        let (end, earlier) = world.heads.split_last().unwrap();
+        for known in earlier {
+            leads_to_the_end(&world, known).await;
+        }
+        // Also from within a batch, where nobody is left standing but a reader may have stopped.
+        for entry in &world.entries[..world.entries.len() - 1] {
+            let known = Head { revision: entry.revision, hash: entry.hash, timestamp: entry.timestamp, ..*end };
+            leads_to_the_end(&world, &known).await;
+        }
+    }
+
+    async fn at_the_end_there_is_nothing_to_follow(backend: Backend) {
+        let mut world = World::empty(backend).await;
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), Followed::Current));
+        world.commit(&[service(create("a"))]).await;
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), Followed::Current));
+    }
+
+    async fn a_log_that_is_not_the_known_one_has_diverged(backend: Backend) {
+        let world = eventful(backend).await;
+        let end = *world.state.head();
+        let middle = world.heads[3];
+        for (what, known) in [
+            ("another log", Head { log_id: Uuid::now_v7(), ..end }),
+            ("another log, further back", Head { log_id: Uuid::now_v7(), ..middle }),
+            ("another empty log", Head { log_id: Uuid::now_v7(), ..world.heads[0] }),
+            ("a log that has lost its end", Head { revision: end.revision + 1, ..end }),
+            ("another end", Head { hash: [0xee; 32], ..end }),
+            ("another past", Head { hash: [0xee; 32], ..middle }),
+            ("another past, with the end's hash", Head { hash: end.hash, ..middle }),
+        ] {
+            let followed = world.store.follow(&known).await.unwrap();
+            assert!(matches!(followed, Followed::Diverged), "{what}: {followed:?}");
+        }
+        leads_to_the_end(&world, &middle).await;
+    }
+
+    async fn what_has_been_trimmed_cannot_be_followed_from(backend: Backend) {
+        let mut world = eventful(backend).await;
+        let floor = 5;
+        let known: Vec<Head> = world
+            .entries
+            .iter()
+            .map(|e| Head { revision: e.revision, hash: e.hash, timestamp: e.timestamp, ..world.heads[0] })
+            .collect();
+        trim(&mut world, floor).await;
+        for known in known {
+            let followed = world.store.follow(&known).await.unwrap();
+            match followed {
+                Followed::Diverged => assert!(known.revision < floor, "from {}", known.revision),
+                Followed::Changed(head, _) => assert!(known.revision >= floor && head.floor == floor),
+                Followed::Current => panic!("from {}: current", known.revision),
+            }
+        }
+        let state = world.store.load().await.unwrap();
+        assert_eq!(state.flag(&flag("b")).unwrap().status, Status::Enabled, "flags outlive their entries");
+        assert!(matches!(world.store.follow(state.head()).await.unwrap(), Followed::Current));
+    }
+}

@@ -1,24 +1,27 @@
 //! Several writers on one database: they take turns by the condition, or by holding the head.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use toggled::domain::advance::{Step, advance};
 use toggled::domain::flag::Status;
 use toggled::domain::hash;
-use toggled::domain::state::State;
+use toggled::domain::time::Timestamp;
 use toggled::store::{Appended, Followed, Store, StoreError, Writer, open};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{PATIENCE, on_both, soon};
+use crate::support::{Backend, PATIENCE, on_both, soon};
 
-type Append = JoinHandle<(Box<dyn Writer>, Result<Appended, StoreError>)>;
+/// How many writers race each other, and how many flips each makes.
+const RACERS: usize = 4;
+const FLIPS: usize = 25;
 
 /// Starts an append of another writer, and returns when there is every sign that it is waiting.
-async fn waiting(world: &mut World, mut writer: Box<dyn Writer>, step: &Step) -> Append {
-    let step = step.clone();
+async fn waiting(world: &mut World, step: &Step) -> JoinHandle<(Box<dyn Writer>, Result<Appended, StoreError>)> {
+    let (mut writer, step) = (world.store.writer(), step.clone());
     let append = tokio::spawn(async move {
         let outcome = writer.append(&step).await;
         (writer, outcome)
@@ -26,12 +29,12 @@ async fn waiting(world: &mut World, mut writer: Box<dyn Writer>, step: &Step) ->
     if matches!(world.raw, Raw::Postgres(_)) {
         let blocked = "SELECT count(*) FROM pg_stat_activity
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         while world.raw.number(blocked).await == 0 {
             assert!(start.elapsed() < PATIENCE && !append.is_finished(), "the second writer does not wait");
         }
     }
-    // SQLite does not tell who waits. An append that does not takes one round trip or a few.
+    // SQLite tells nobody who waits, but an append that does not is over after a few round trips.
     for _ in 0..300 {
         world.store.head().await.unwrap();
     }
@@ -39,16 +42,44 @@ async fn waiting(world: &mut World, mut writer: Box<dyn Writer>, step: &Step) ->
     append
 }
 
+/// Flips a flag again and again, as a server does beside others: decide, append, and where the log has moved follow it
+/// and decide again.
+async fn race(store: Arc<dyn Store>) {
+    let mut state = store.load().await.unwrap();
+    let mut writer = store.writer();
+    for _ in 0..FLIPS {
+        let mut losses = 0;
+        loop {
+            let step = advance(&state, &[service(toggle("a"))], Timestamp::default(), &mut Uuid::now_v7);
+            match writer.append(&step).await.unwrap() {
+                Appended::Done => {
+                    state.apply(step.head, &step.delta);
+                    break;
+                }
+                Appended::HeadMoved => losses += 1,
+                other => panic!("{other:?}"),
+            }
+            if losses >= 3 {
+                writer.hold_head().await.unwrap();
+            }
+            match store.follow(state.head()).await.unwrap() {
+                Followed::Changed(head, delta) => state.apply(head, &delta),
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(losses <= 3, "who holds the head does not lose");
+    }
+}
+
 on_both! {
     async fn who_holds_the_head_goes_first(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
-        let second = world.store.writer();
         let ours = world.decide(&[service(toggle("a"))]);
         let theirs = world.decide(&[service(toggle("a"))]);
 
         soon("the head", world.writer.hold_head()).await.unwrap();
-        let append = waiting(&mut world, second, &theirs).await;
+        let append = waiting(&mut world, &theirs).await;
         assert_eq!(soon("an append", world.writer.append(&ours)).await.unwrap(), Appended::Done);
 
         let (mut second, outcome) = soon("the second append", append).await.unwrap();
@@ -61,41 +92,50 @@ on_both! {
         world.verify().await;
     }
 
-    /// However the next append of the holder ends, it lets go of the head.
+    async fn the_holder_can_follow_and_then_append(backend: Backend) {
+        let mut world = World::new(backend).await;
+        let known = *world.state.head();
+        let other = world.decide(&[service(create("a"))]);
+        assert_eq!(world.store.writer().append(&other).await.unwrap(), Appended::Done);
+
+        soon("the head", world.writer.hold_head()).await.unwrap();
+        let Followed::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
+
+        assert_eq!((head, delta.flags.len()), (other.head, 1));
+        world.appended(&other);
+        world.commit(&[service(toggle("a"))]).await;
+    }
+
+    /// However the holder's next append ends, it lets go of the head.
     async fn every_end_of_an_append_lets_go_of_the_head(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), in_full(world.by_admin(create("b")), "r")]).await;
-        let mut refused = world.decide(&[service(toggle("a"))]);
-        refused.entries.clear();
-        refused.requests.push(world.requests[0].clone());
-        refused.requests[0].request_id = toggled::domain::text::RequestId::parse("other").unwrap();
-        let exists = world.decide(&[in_full(world.by_admin(toggle("a")), "r")]);
-        let empty = world.decide(&[]);
-        let mut moved = world.decide(&[service(toggle("a"))]);
-        moved.base.revision -= 1;
-        for (step, expected) in [
-            (&empty, "Done"),
-            (&moved, "HeadMoved"),
-            (&exists, "RequestExists"),
-            (&refused, "Refused"),
-        ] {
+        for end in ["Done", "HeadMoved", "RequestExists", "Refused"] {
+            let step = match end {
+                "Done" => world.decide(&[]),
+                "RequestExists" => world.decide(&[in_full(world.by_admin(toggle("a")), "r")]),
+                _ => {
+                    let mut step = world.decide(&[service(toggle("a")), service(create(end))]);
+                    match end {
+                        "HeadMoved" => step.base.revision -= 1,
+                        _ => drop(step.entries.pop()),
+                    }
+                    step
+                }
+            };
             soon("the head", world.writer.hold_head()).await.unwrap();
-            let outcome = soon("an append", world.writer.append(step)).await.unwrap();
-            assert!(format!("{outcome:?}").starts_with(expected), "{outcome:?}");
-            let mut second = world.store.writer();
+            let outcome = soon("an append", world.writer.append(&step)).await.unwrap();
+            assert!(format!("{outcome:?}").starts_with(end), "{outcome:?}");
+
             let theirs = world.decide(&[service(toggle("a"))]);
+            let mut second = world.store.writer();
             assert_eq!(soon("the second append", second.append(&theirs)).await.unwrap(), Appended::Done);
             world.appended(&theirs);
             world.verify().await;
-            // The steps of the next rounds stand on the log as it is now.
-            for next in [&exists, &refused, &empty, &moved] {
-                assert!(next.base.revision < world.state.head().revision);
-            }
-            break;
         }
+        world.commit(&[service(toggle("a"))]).await;
     }
 
-    /// A writer that vanishes while it holds the head does not keep it.
     async fn a_holder_that_goes_away_lets_go(backend: Backend) {
         let mut world = World::new(backend).await;
         let mut gone = world.store.writer();
@@ -104,15 +144,80 @@ on_both! {
         world.commit(&[service(create("a"))]).await;
     }
 
-    async fn the_holder_sees_the_end_of_the_log(backend: Backend) {
+    async fn writers_that_race_lose_nothing_and_repeat_nothing(backend: Backend) {
         let mut world = World::new(backend).await;
-        let known = *world.state.head();
-        let other = world.decide(&[service(create("a"))]);
-        assert_eq!(world.store.writer().append(&other).await.unwrap(), Appended::Done);
-        soon("the head", world.writer.hold_head()).await.unwrap();
-        let Followed::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
-        assert_eq!((head, delta.flags.len()), (other.head, 1));
-        world.appended(&other);
-        world.commit(&[service(toggle("a"))]).await;
+        world.commit(&[service(create("a"))]).await;
+        let before = *world.state.head();
+        let racers = (0..RACERS).map(|_| tokio::spawn(race(open(&world.database.url).unwrap())));
+        for racer in racers.collect::<Vec<_>>() {
+            soon("a racer", racer).await.unwrap();
+        }
+
+        let state = world.store.load().await.unwrap();
+        let flips = i64::try_from(RACERS * FLIPS).unwrap();
+        assert_eq!(state.head().revision, before.revision + flips);
+        assert_eq!(state.flag(&flag("a")).unwrap().status, Status::Disabled, "{flips} flips");
+        let Followed::Changed(head, delta) = world.store.follow(&before).await.unwrap() else { panic!("not changed") };
+        world.state.apply(head, &delta);
+        let mut previous = before.hash;
+        for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(3) {
+            assert_eq!(hash::chain(&previous, before.log_id, &entry), entry.hash, "the chain breaks at {}", entry.revision);
+            previous = entry.hash;
+        }
+        assert_eq!(previous, head.hash);
     }
+
+    /// Not a wait for ever: somebody else's open transaction is an outage of ours, in which nothing is written.
+    async fn a_head_that_is_not_to_be_had_in_time_is_an_outage(backend: Backend) {
+        let mut world = World::new(backend).await;
+        let hold = match world.raw {
+            Raw::Sqlite(_) => "BEGIN IMMEDIATE",
+            Raw::Postgres(_) => "BEGIN; SELECT * FROM log_head FOR UPDATE",
+        };
+        world.raw.run(hold).await;
+        let step = world.decide(&[service(create("a"))]);
+        let mut second = world.store.writer();
+        let (append, held) = soon("two timeouts", async { tokio::join!(world.writer.append(&step), second.hold_head()) }).await;
+        assert!(matches!(append, Err(StoreError::Unavailable(_))), "{append:?}");
+        assert!(matches!(held, Err(StoreError::Unavailable(_))), "{held:?}");
+        world.raw.run("ROLLBACK").await;
+        world.verify().await;
+        world.append(&step).await;
+    }
+}
+
+/// Ends every connection of a server to the test's database but the test's own.
+async fn cut_off(world: &mut World) {
+    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+        WHERE datname = current_database() AND application_name = 'toggled'";
+    assert!(world.raw.number(cut).await > 0);
+}
+
+/// Only a connection can be lost. Whoever appends the same step again learns what became of it.
+#[tokio::test]
+async fn after_a_lost_connection_the_same_step_can_be_appended_again() {
+    let mut world = World::new(Backend::Postgres).await;
+    world.commit(&[service(create("a"))]).await;
+
+    // Lost while nobody looked: the writer finds out by its next append.
+    cut_off(&mut world).await;
+    let step = world.decide(&[service(toggle("a"))]);
+    let lost = world.writer.append(&step).await;
+    assert!(matches!(lost, Err(StoreError::OutcomeUnknown(_))), "{lost:?}");
+    world.append(&step).await;
+
+    // Lost while the statement waits for its turn.
+    let mut holder = Raw::connect(&world.database).await;
+    holder.run("BEGIN; SELECT * FROM log_head FOR UPDATE").await;
+    let step = world.decide(&[service(toggle("a"))]);
+    let append = waiting(&mut world, &step).await;
+    cut_off(&mut world).await;
+    let (mut second, lost) = soon("the lost append", append).await.unwrap();
+    assert!(matches!(lost, Err(StoreError::OutcomeUnknown(_))), "{lost:?}");
+    holder.run("ROLLBACK").await;
+    world.verify().await;
+    assert_eq!(second.append(&step).await.unwrap(), Appended::Done);
+    assert_eq!(second.append(&step).await.unwrap(), Appended::HeadMoved, "it stands, and stands once");
+    world.appended(&step);
+    world.verify().await;
 }

@@ -1,1 +1,103 @@
+//! Opening a database, and what is said when it is not there.
 
+use toggled::domain::state::Head;
+use toggled::store::{EntryQuery, Order, Store, StoreError, open};
+use uuid::Uuid;
+
+use super::raw::Raw;
+use super::world::*;
+use crate::support::{Backend, Database, on_both, soon};
+
+#[test]
+fn a_url_that_names_no_database_is_refused_in_a_line() {
+    for url in ["", "toggled.db", "mysql://localhost/x", "sqlite://", "sqlite::memory:", "sqlite://x?mode=memory", "postgres://h:x/"] {
+        let problem = open(url).err().unwrap_or_else(|| panic!("{url:?} is accepted"));
+        assert!(!problem.is_empty() && !problem.contains('\n'), "{url:?}: {problem:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_description_names_the_database_and_no_password() {
+    let postgres = open("postgres://ann:hush@db.example:5433/flags?application_name=x").unwrap();
+    assert_eq!(postgres.describe(), "postgres://db.example:5433/flags");
+    assert_eq!(postgres.folder(), None);
+    let sqlite = open("sqlite:///var/lib/toggled/flags.db").unwrap();
+    assert_eq!(sqlite.describe(), "sqlite:///var/lib/toggled/flags.db");
+    assert_eq!(sqlite.folder().unwrap().to_str(), Some("/var/lib/toggled"));
+}
+
+/// Asserts that every read says the same.
+async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) {
+    let filter = toggled::domain::filter::Filter::default();
+    let range = toggled::domain::filter::Range { first: 1, last: 10 };
+    let period = toggled::domain::filter::Period { from: Some(Default::default()), to: None };
+    let known = Head { log_id: Uuid::nil(), revision: 1, hash: [0; 32], timestamp: Default::default(), floor: 0 };
+    let query = EntryQuery { filter: filter.clone(), range, order: Order::NewestFirst, offset: 0, limit: 10 };
+    let key = (Uuid::nil(), toggled::domain::text::RequestId::parse("r").unwrap());
+    let results = [
+        ("load", store.load().await.map(drop)),
+        ("head", store.head().await.map(drop)),
+        ("follow", store.follow(&known).await.map(drop)),
+        ("requests", store.requests(&[key]).await.map(drop)),
+        ("forget_requests", store.forget_requests(Default::default()).await.map(drop)),
+        ("entry", store.entry(Uuid::nil()).await.map(drop)),
+        ("entry_at", store.entry_at(1).await.map(drop)),
+        ("entries", store.entries(&query).await.map(drop)),
+        ("count", store.count(&filter, range).await.map(drop)),
+        ("range", store.range(period, range).await.map(drop)),
+        ("explain", store.explain(&query).await.map(drop)),
+    ];
+    for (method, result) in results {
+        let error = result.expect_err(method);
+        assert!(expected(&error), "{method}: {error:?}");
+    }
+}
+
+on_both! {
+    async fn without_a_schema_every_read_is_an_error(backend: Backend) {
+        let database = Database::new(backend).await;
+        let store = open(&database.url).unwrap();
+        every_read_fails(&*store, |error| matches!(error, StoreError::Refused(_))).await;
+        let mut world = World::empty(backend).await;
+        let step = world.decide(&[service(create("a"))]);
+        let outcome = store.writer().append(&step).await.unwrap();
+        assert!(matches!(outcome, toggled::store::Appended::Refused(_)), "{outcome:?}");
+    }
+
+    /// Values that no version of the service writes: whoever has to mend them is told where they are.
+    async fn a_value_that_cannot_be_understood_is_named(backend: Backend) {
+        let mut world = World::new(backend).await;
+        let id = world.user("admin@localhost").id;
+        world.raw.run(&format!("UPDATE users SET email = 'nobody' WHERE id = {}", world.raw.id(id))).await;
+        let problem = world.store.load().await.unwrap_err();
+        let StoreError::Corrupt { table, column, row, .. } = &problem else { panic!("{problem:?}") };
+        assert_eq!((*table, *column, row.as_str()), ("users", "email", id.to_string().as_str()));
+
+        let unknown = match world.raw {
+            Raw::Sqlite(_) => r#"UPDATE users SET email = 'a@b', permissions = '["rule_the_world"]'"#,
+            Raw::Postgres(_) => "UPDATE users SET email = 'a@b', permissions = '{rule_the_world}'",
+        };
+        world.raw.run(unknown).await;
+        let problem = world.store.load().await.unwrap_err().to_string();
+        assert!(problem.contains("permissions") && problem.contains("rule_the_world"), "{problem}");
+    }
+}
+
+/// Nobody listens there, and nobody will: the port is taken by this test.
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_unavailable() {
+    let taken = tokio::net::TcpSocket::new_v4().unwrap();
+    taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let store = open(&format!("postgres://postgres@127.0.0.1:{port}/x")).unwrap();
+    let unavailable = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
+    let head = soon("an answer", store.head()).await.unwrap_err();
+    assert!(unavailable(&head), "{head:?}");
+    let mut world = World::empty(Backend::Sqlite).await;
+    let step = world.decide(&[service(create("a"))]);
+    let mut writer = store.writer();
+    let append = soon("an answer", writer.append(&step)).await.unwrap_err();
+    assert!(unavailable(&append), "nothing was written: {append:?}");
+    let hold = soon("an answer", writer.hold_head()).await.unwrap_err();
+    assert!(unavailable(&hold), "{hold:?}");
+}

@@ -1,1 +1,180 @@
+//! Reading the log: what passes, in order, and as much of it as was asked for.
 
+use toggled::domain::access::Permissions;
+use toggled::domain::audit::{Action, EntityType, Entry};
+use toggled::domain::filter::{Filter, Period, Range};
+use toggled::domain::flag::Status;
+use toggled::domain::time::Timestamp;
+use toggled::store::{EntryQuery, Order};
+use uuid::Uuid;
+
+use super::world::*;
+use crate::support::{Backend, on_both};
+
+/// A log with two users and the service at work, on every kind of object, in batches of several sizes.
+async fn busy(backend: Backend) -> World {
+    let mut world = World::new(backend).await;
+    world.commit(&[service(create_user("ann@example.com", Permissions::all())), service(create("a"))]).await;
+    world.commit(&[service(create_token(world.user("ann@example.com").id, 2)), service(create("b"))]).await;
+    let ann = world.token(2).id;
+    for round in 0..12 {
+        let mut proposals = vec![world.by_admin(toggle("a")), service(toggle("b"))];
+        if round % 3 == 0 {
+            let mut rename = world.by_admin(rename("a", &format!("Round {round}")));
+            rename.actor = toggled::domain::advance::Actor::Token {
+                token_id: ann,
+                permission: toggled::domain::access::Permission::ManageFeatureFlags,
+            };
+            proposals.push(rename);
+        }
+        if round % 4 == 1 {
+            proposals.push(world.by_admin(create_user(&format!("user{round}@example.com"), Permissions::default())));
+        }
+        if round % 5 == 2 {
+            proposals.extend([service(archive("b", true)), service(archive("b", false))]);
+        }
+        world.commit(&proposals).await;
+    }
+    world.commit(&[service(create_as("c", Status::Enabled))]).await;
+    world
+}
+
+/// Every filter that can be made of values in the log, one that nothing has, and absence; also those that only a few
+/// entries or none can pass.
+fn filters(world: &World) -> Vec<Filter> {
+    let ids = |ids: &[Uuid]| -> Vec<Option<Uuid>> { [None].into_iter().chain(ids.iter().copied().map(Some)).collect() };
+    let users = ids(&[world.user("admin@localhost").id, world.user("ann@example.com").id, Uuid::nil()]);
+    let emails = [None, Some("admin@localhost"), Some("bootstrap@localhost"), Some("'; DROP TABLE audit_logs; --")];
+    let types = [None, Some(EntityType::FeatureFlag), Some(EntityType::User), Some(EntityType::Log)];
+    let entities = ids(&[world.flag("a").id, world.user("ann@example.com").id, world.token(2).id, Uuid::nil()]);
+    let actions = [None, Some(Action::ToggleEnabled), Some(Action::UserCreated), Some(Action::AccessDenied)];
+    let mut filters = Vec::new();
+    for user_id in users {
+        for user_email in emails {
+            for entity_type in types {
+                for &entity_id in &entities {
+                    for action in actions {
+                        let user_email = user_email.map(Into::into);
+                        filters.push(Filter { user_id, user_email, entity_type, entity_id, action });
+                    }
+                }
+            }
+        }
+    }
+    filters
+}
+
+/// What a filter means, said once more and in other words.
+fn passes(entry: &Entry, filter: &Filter) -> bool {
+    let Filter { user_id, user_email, entity_type, entity_id, action } = filter;
+    !(user_id.is_some() && *user_id != entry.user_id
+        || user_email.as_deref().is_some_and(|email| email != &*entry.user_email)
+        || entity_type.is_some_and(|kind| kind != entry.entity_type)
+        || entity_id.is_some() && *entity_id != entry.entity_id
+        || action.is_some_and(|action| action != entry.action))
+}
+
+/// What a query has to find.
+fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
+    let within = |entry: &Entry| (query.range.first..=query.range.last).contains(&entry.revision);
+    let mut found: Vec<Entry> =
+        world.entries.iter().map(|e| Entry::clone(e)).filter(|e| within(e) && passes(e, &query.filter)).collect();
+    if query.order == Order::NewestFirst {
+        found.reverse();
+    }
+    let skipped = found.into_iter().skip(usize::try_from(query.offset).unwrap());
+    skipped.take(usize::try_from(query.limit).unwrap()).collect()
+}
+
+on_both! {
+    /// Each filter alone and all together: entries, counts and plans.
+    async fn a_filter_lets_through_what_passes_and_nothing_else(backend: Backend) {
+        let world = busy(backend).await;
+        let (mut some, mut none) = (0, 0);
+        for (number, filter) in filters(&world).into_iter().enumerate() {
+            let order = if number % 2 == 0 { Order::NewestFirst } else { Order::OldestFirst };
+            let query = EntryQuery { filter, range: world.all(), order, offset: 0, limit: 1_000 };
+            let found = world.store.entries(&query).await.unwrap();
+            assert_eq!(found, expected(&world, &query), "{query:?}");
+            let count = world.store.count(&query.filter, query.range).await.unwrap();
+            assert_eq!(usize::try_from(count), Ok(found.len()), "{query:?}");
+            *if found.is_empty() { &mut none } else { &mut some } += 1;
+        }
+        assert!(some > 50 && none > 50, "{some} filters let something through, {none} nothing");
+    }
+
+    async fn a_window_is_cut_out_exactly(backend: Backend) {
+        let world = busy(backend).await;
+        let end = world.state.head().revision;
+        let admin = Filter { user_id: Some(world.user("admin@localhost").id), ..Filter::default() };
+        for filter in [Filter::default(), admin] {
+            for order in [Order::NewestFirst, Order::OldestFirst] {
+                for (first, last) in [(1, end), (1, 1), (end, end), (5, 20), (end - 3, end + 100), (-5, 7), (9, 8), (end + 1, end + 2)] {
+                    let range = Range { first, last };
+                    for (offset, limit) in [(0, 1), (0, 7), (3, 4), (1, 1_000), (1_000, 10), (0, 0)] {
+                        let query = EntryQuery { filter: filter.clone(), range, order, offset, limit };
+                        assert_eq!(world.store.entries(&query).await.unwrap(), expected(&world, &query), "{query:?}");
+                    }
+                    let all = EntryQuery { filter: filter.clone(), range, order, offset: 0, limit: 1_000 };
+                    let count = world.store.count(&filter, range).await.unwrap();
+                    assert_eq!(usize::try_from(count), Ok(expected(&world, &all).len()), "{range:?}");
+                }
+            }
+        }
+    }
+
+    async fn an_entry_is_found_by_its_id_and_by_its_place(backend: Backend) {
+        let world = busy(backend).await;
+        for entry in &world.entries {
+            assert_eq!(world.store.entry(entry.id).await.unwrap().as_ref(), Some(&**entry));
+            assert_eq!(world.store.entry_at(entry.revision).await.unwrap(), Some((entry.id, entry.hash)));
+        }
+        for unknown in [Uuid::nil(), Uuid::max(), world.flag("a").id] {
+            assert_eq!(world.store.entry(unknown).await.unwrap(), None);
+        }
+        for unknown in [-1, 0, world.state.head().revision + 1, i64::MAX] {
+            assert_eq!(world.store.entry_at(unknown).await.unwrap(), None);
+        }
+    }
+
+    /// A period is the revisions in it: both ends belong to it, and all entries of a moment go together.
+    async fn a_period_is_a_range_of_revisions(backend: Backend) {
+        let world = busy(backend).await;
+        let end = world.state.head().revision;
+        let moments: Vec<i64> = world.entries.iter().map(|e| e.timestamp.micros()).collect();
+        let at = |index: usize| moments[index];
+        let (begin, middle, last) = (at(0), at(17), at(moments.len() - 1));
+        let ends = [None, Some(i64::MIN), Some(begin - 1), Some(begin), Some(begin + 1), Some(middle - 1), Some(middle),
+            Some(middle + 1), Some(last - 1), Some(last), Some(last + 1), Some(i64::MAX)];
+        for from in ends {
+            for to in ends {
+                let period = Period { from: from.map(Timestamp::from_micros), to: to.map(Timestamp::from_micros) };
+                for within in [(1, end), (4, 18), (19, 19), (end, end), (12, 11), (end + 1, end)] {
+                    let within = Range { first: within.0, last: within.1 };
+                    let inside = |e: &Entry| {
+                        (within.first..=within.last).contains(&e.revision)
+                            && period.from.is_none_or(|from| e.timestamp >= from)
+                            && period.to.is_none_or(|to| e.timestamp <= to)
+                    };
+                    let expected: Vec<i64> = world.entries.iter().filter(|e| inside(e)).map(|e| e.revision).collect();
+                    let found = world.store.range(period, within).await.unwrap();
+                    let found: Vec<i64> = (found.first..=found.last).collect();
+                    assert_eq!(found, expected, "{period:?} in {within:?}");
+                }
+            }
+        }
+    }
+
+    async fn an_empty_log_has_nothing_to_find(backend: Backend) {
+        let world = World::empty(backend).await;
+        let nothing = Range { first: 1, last: 0 };
+        let query = EntryQuery { filter: Filter::default(), range: nothing, order: Order::NewestFirst, offset: 0, limit: 10 };
+        assert_eq!(world.store.entries(&query).await.unwrap(), []);
+        assert_eq!(world.store.count(&Filter::default(), nothing).await.unwrap(), 0);
+        let ever = Period { from: Some(Timestamp::MIN), to: Some(Timestamp::MAX) };
+        assert!(world.store.range(ever, nothing).await.unwrap().is_empty());
+        assert_eq!(world.store.entry_at(1).await.unwrap(), None);
+        let plan = world.store.explain(&query).await.unwrap();
+        assert!(plan.contains("audit_logs"), "{plan}");
+    }
+}

@@ -60,6 +60,18 @@ impl Raw {
         on!(self, connection => sqlx::query_scalar(query).fetch_all(connection).await).unwrap()
     }
 
+    /// How the database would go about a query, in its own words.
+    pub async fn plan(&mut self, sql: &str) -> String {
+        match self {
+            Self::Sqlite(connection) => {
+                let explain = AssertSqlSafe(format!("EXPLAIN QUERY PLAN {sql}"));
+                let lines: Vec<(i64, i64, i64, String)> = sqlx::query_as(explain).fetch_all(connection).await.unwrap();
+                lines.into_iter().map(|(.., line)| line).collect::<Vec<_>>().join("\n")
+            }
+            Self::Postgres(_) => self.texts(&format!("EXPLAIN {sql}")).await.join("\n"),
+        }
+    }
+
     /// An id as this database writes it.
     pub fn id(&self, id: Uuid) -> String {
         match self {

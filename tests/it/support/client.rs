@@ -2,16 +2,16 @@
 
 use std::net::SocketAddr;
 
+use toggled::grpc::pb::access_service_client::AccessServiceClient;
+use toggled::grpc::pb::audit_service_client::AuditServiceClient;
+use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
+use toggled::grpc::pb::*;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
-use toggled::grpc::pb::access_service_client::AccessServiceClient;
-use toggled::grpc::pb::audit_service_client::AuditServiceClient;
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
-use toggled::grpc::pb::*;
 
 use super::soon;
 
@@ -78,8 +78,7 @@ impl Client {
 
     /// The whole log, oldest first.
     pub async fn log(&mut self) -> Vec<AuditLog> {
-        let mut stream =
-            self.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
+        let mut stream = self.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
         let mut entries = Vec::new();
         while let Some(part) = stream.message().await.unwrap() {
             entries.extend(part.items);
