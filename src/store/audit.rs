@@ -52,20 +52,28 @@ where
     }
     if let Some(id) = filter.entity_id {
         sql.push(" AND entity_id = ").push_bind(id);
-        // The index begins with the kind of object.
+        // The index begins with the kind of object. Objects of different kinds never share an id, so any entry of this
+        // one tells its kind; with several kinds to look under, its entries would have to be sorted.
         if filter.entity_type.is_none() {
-            sql.push(" AND entity_type IN ('feature_flag', 'user', 'api_token', 'log')");
+            sql.push(
+                " AND entity_type = (SELECT entity_type FROM audit_logs
+                    WHERE entity_type IN ('feature_flag', 'user', 'api_token', 'log') AND entity_id = ",
+            );
+            sql.push_bind(id).push(" LIMIT 1)");
         }
     }
     if let Some(action) = filter.action {
         sql.push(" AND action_type = ").push_bind(action.as_str());
     }
     if let Some(query) = query {
+        // PostgreSQL takes entries that pass to be spread evenly over the log. For a page of them it would walk the log
+        // rather than use the filter's index, and if their user left long ago, it would walk through all of it. A limit
+        // that it cannot foresee keeps it from that.
         sql.push(match query.order {
-            Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
-            Order::OldestFirst => " ORDER BY revision LIMIT ",
+            Order::NewestFirst => " ORDER BY revision DESC LIMIT (SELECT ",
+            Order::OldestFirst => " ORDER BY revision LIMIT (SELECT ",
         });
-        sql.push_bind(query.limit);
+        sql.push_bind(query.limit).push(")");
         if query.offset > 0 {
             sql.push(" OFFSET ").push_bind(query.offset);
         }

@@ -8,5 +8,6 @@ mod layers;
 mod retry;
 mod security;
 mod startup;
+mod store;
 mod support;
 mod toggle;

@@ -100,6 +100,9 @@ impl SqliteWriter {
         if there.is_none() {
             return Ok(false);
         }
+        if step.is_empty() {
+            return Ok(true);
+        }
         let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
         insert(connection, USERS, &step.delta.users, user).await?;
         insert(connection, TOKENS, &step.delta.tokens, token).await?;
@@ -154,6 +157,9 @@ impl Writer for SqliteWriter {
     }
 
     async fn hold_head(&mut self) -> Result<(), StoreError> {
+        if self.holding {
+            return Ok(());
+        }
         let mut connection = self.take().await?;
         Self::begin(&mut connection).await.map_err(error::read)?;
         self.connection = Some(connection);

@@ -61,9 +61,16 @@ on_both! {
                 expected_revision: None,
             }],
             vec![Command::SetStatus(set("a", Status::Enabled)), Command::SetStatus(set("a", Status::Disabled))],
-            vec![Command::BatchSet(vec![set("a", Status::Enabled), set("b", Status::Disabled), set("d", Status::Enabled)])],
+            vec![Command::BatchSet(vec![
+                set("a", Status::Enabled),
+                set("b", Status::Disabled),
+                set("d", Status::Enabled),
+            ])],
             vec![toggle("a"), create("e"), toggle("b"), create("f"), toggle("f")],
-            vec![create_user("ann@example.com", Permissions::default()), create_user("bob@example.com", Permissions::all())],
+            vec![
+                create_user("ann@example.com", Permissions::default()),
+                create_user("bob@example.com", Permissions::all()),
+            ],
             vec![create_token(world.user("admin@localhost").id, 2), toggle("a"), create("g")],
         ];
         for commands in steps {
@@ -84,7 +91,9 @@ on_both! {
         assert_eq!((&bare.peer, &bare.user_agent, &bare.old_value), (&None, &None, &None));
         assert_eq!(bare.previous_entity_revision, None);
         let full = world.commit(&[in_full(world.by_admin(toggle("a")), "r")]).await.entries.remove(0);
-        assert!(full.user_id.is_some() && full.token_id.is_some() && full.reason.is_some() && full.request_id.is_some());
+        assert!(
+            full.user_id.is_some() && full.token_id.is_some() && full.reason.is_some() && full.request_id.is_some()
+        );
         assert!(full.peer.is_some() && full.user_agent.is_some() && full.old_value.is_some());
         assert!(full.previous_entity_revision.is_some());
         // An entry about the log itself names no object.
@@ -158,7 +167,9 @@ on_both! {
         let mut world = World::new(backend).await;
         // The log's time stands still while the server's clock runs backwards; `created_at` tells what the clock said.
         let before = world.now;
-        for (number, clock) in [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::default()].into_iter().enumerate() {
+        for (number, clock) in
+            [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::default()].into_iter().enumerate()
+        {
             world.now = clock;
             let entry = world.commit(&[service(create(&format!("k{number}")))]).await.entries.remove(0);
             assert_eq!((entry.timestamp, entry.created_at), (before, world.now));
@@ -166,11 +177,18 @@ on_both! {
         // PostgreSQL counts from 2000 on.
         world.now = Timestamp::MIN;
         let user_id = world.user("admin@localhost").id;
-        let ends = [Timestamp::MIN.plus_seconds(2).micros(), -1, 0, 1, 946_684_799_999_999, 946_684_800_000_001, i64::MAX];
+        let ends =
+            [Timestamp::MIN.plus_seconds(2).micros(), -1, 0, 1, 946_684_799_999_999, 946_684_800_000_001, i64::MAX];
         let tokens = ends.map(Timestamp::from_micros).map(|end| {
             let secret_hash = std::array::from_fn(|n| end.micros().to_be_bytes()[n % 8]);
             let name = name("t");
-            world.by_admin(Command::CreateToken(NewToken { user_id, name, permissions: None, expires_at: Some(end), secret_hash }))
+            world.by_admin(Command::CreateToken(NewToken {
+                user_id,
+                name,
+                permissions: None,
+                expires_at: Some(end),
+                secret_hash,
+            }))
         });
         world.commit(&tokens).await;
         world.now = Timestamp::MAX;
@@ -183,7 +201,9 @@ on_both! {
     async fn users_and_tokens_can_be_changed(backend: Backend) {
         let mut world = World::new(backend).await;
         let admin = world.user("admin@localhost").clone();
-        world.commit(&[service(create_user("ann@example.com", Permissions::all())), service(create_token(admin.id, 2))]).await;
+        world
+            .commit(&[service(create_user("ann@example.com", Permissions::all())), service(create_token(admin.id, 2))])
+            .await;
         let (created, issued) = (Entry::clone(world.entry_at(3)), Entry::clone(world.entry_at(4)));
         let ann = world.user("ann@example.com").clone();
 
@@ -195,12 +215,14 @@ on_both! {
         assert_eq!(world.user("ann@example.com").permissions, permissions);
 
         let mut step = world.by_hand(Entry { action: Action::UserDeactivated, ..created });
-        let gone = User { deactivated_at: Some(world.now), revision: step.head.revision, updated_at: world.now, ..changed };
+        let gone =
+            User { deactivated_at: Some(world.now), revision: step.head.revision, updated_at: world.now, ..changed };
         step.delta = Delta { users: vec![Arc::new(gone)], ..Delta::default() };
         world.append(&step).await;
 
         let mut step = world.by_hand(Entry { action: Action::TokenRevoked, ..issued });
-        let revoked = Token { revoked_at: Some(world.now), revision: step.head.revision, ..Token::clone(world.token(2)) };
+        let revoked =
+            Token { revoked_at: Some(world.now), revision: step.head.revision, ..Token::clone(world.token(2)) };
         step.delta = Delta { tokens: vec![Arc::new(revoked)], ..Delta::default() };
         world.append(&step).await;
         assert_eq!(world.token(2).revoked_at, Some(world.now));
@@ -216,7 +238,8 @@ on_both! {
         assert_eq!(step.created, Created { flags: 1_000, users: 0, tokens: 0 });
         let items = keys.iter().map(|key| set(key, Status::Enabled)).collect();
         world.commit(&[in_full(world.by_admin(Command::BatchSet(items)), "all")]).await;
-        let flips: Vec<_> = (0..1_500).map(|n| in_full(world.by_admin(toggle(&keys[n % 20])), &format!("r{n}"))).collect();
+        let flips: Vec<_> =
+            (0..1_500).map(|n| in_full(world.by_admin(toggle(&keys[n % 20])), &format!("r{n}"))).collect();
         let step = world.commit(&flips).await;
         assert_eq!((step.entries.len(), step.requests.len(), step.delta.flags.len()), (1_500, 1_500, 20));
         assert_eq!(world.flag("flag-0000").status, Status::Disabled, "75 flips");
@@ -241,6 +264,12 @@ on_both! {
         world.append(&step).await;
         world.commit(&[service(create("a"))]).await;
         assert_eq!(world.append_in_vain(&step).await, Appended::HeadMoved);
+        // Nor does it change objects: without an entry there is no change.
+        let commands = [toggle("a"), create("b"), create_user("ann@example.com", Permissions::all())];
+        let mut step = world.decide(&commands.map(service));
+        step.entries.clear();
+        assert_eq!(world.writer.append(&step).await.unwrap(), Appended::Done);
+        world.verify().await;
     }
 
     /// Stored under the same name: another user's request, and one whose name differs in nothing but case.

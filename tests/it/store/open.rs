@@ -10,7 +10,15 @@ use crate::support::{Backend, Database, on_both, soon};
 
 #[test]
 fn a_url_that_names_no_database_is_refused_in_a_line() {
-    for url in ["", "toggled.db", "mysql://localhost/x", "sqlite://", "sqlite::memory:", "sqlite://x?mode=memory", "postgres://h:x/"] {
+    for url in [
+        "",
+        "toggled.db",
+        "mysql://localhost/x",
+        "sqlite://",
+        "sqlite::memory:",
+        "sqlite://x?mode=memory",
+        "postgres://h:x/",
+    ] {
         let problem = open(url).err().unwrap_or_else(|| panic!("{url:?} is accepted"));
         assert!(!problem.is_empty() && !problem.contains('\n'), "{url:?}: {problem:?}");
     }
@@ -44,6 +52,8 @@ async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) 
         ("entry_at", store.entry_at(1).await.map(drop)),
         ("entries", store.entries(&query).await.map(drop)),
         ("count", store.count(&filter, range).await.map(drop)),
+        ("first_since", store.first_since(Default::default()).await.map(drop)),
+        ("last_until", store.last_until(Default::default()).await.map(drop)),
         ("range", store.range(period, range).await.map(drop)),
         ("explain", store.explain(&query).await.map(drop)),
     ];

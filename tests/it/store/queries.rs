@@ -109,7 +109,9 @@ on_both! {
         let admin = Filter { user_id: Some(world.user("admin@localhost").id), ..Filter::default() };
         for filter in [Filter::default(), admin] {
             for order in [Order::NewestFirst, Order::OldestFirst] {
-                for (first, last) in [(1, end), (1, 1), (end, end), (5, 20), (end - 3, end + 100), (-5, 7), (9, 8), (end + 1, end + 2)] {
+                for (first, last) in
+                    [(1, end), (1, 1), (end, end), (5, 20), (end - 3, end + 100), (-5, 7), (9, 8), (end + 1, end + 2)]
+                {
                     let range = Range { first, last };
                     for (offset, limit) in [(0, 1), (0, 7), (3, 4), (1, 1_000), (1_000, 10), (0, 0)] {
                         let query = EntryQuery { filter: filter.clone(), range, order, offset, limit };
@@ -144,8 +146,26 @@ on_both! {
         let moments: Vec<i64> = world.entries.iter().map(|e| e.timestamp.micros()).collect();
         let at = |index: usize| moments[index];
         let (begin, middle, last) = (at(0), at(17), at(moments.len() - 1));
-        let ends = [None, Some(i64::MIN), Some(begin - 1), Some(begin), Some(begin + 1), Some(middle - 1), Some(middle),
-            Some(middle + 1), Some(last - 1), Some(last), Some(last + 1), Some(i64::MAX)];
+        let ends = [
+            None,
+            Some(i64::MIN),
+            Some(begin - 1),
+            Some(begin),
+            Some(begin + 1),
+            Some(middle - 1),
+            Some(middle),
+            Some(middle + 1),
+            Some(last - 1),
+            Some(last),
+            Some(last + 1),
+            Some(i64::MAX),
+        ];
+        for time in ends.into_iter().flatten().map(Timestamp::from_micros) {
+            let first = world.entries.iter().find(|e| e.timestamp >= time).map(|e| e.revision);
+            let last = world.entries.iter().rev().find(|e| e.timestamp <= time).map(|e| e.revision);
+            assert_eq!(world.store.first_since(time).await.unwrap(), first);
+            assert_eq!(world.store.last_until(time).await.unwrap(), last);
+        }
         for from in ends {
             for to in ends {
                 let period = Period { from: from.map(Timestamp::from_micros), to: to.map(Timestamp::from_micros) };
@@ -168,11 +188,14 @@ on_both! {
     async fn an_empty_log_has_nothing_to_find(backend: Backend) {
         let world = World::empty(backend).await;
         let nothing = Range { first: 1, last: 0 };
-        let query = EntryQuery { filter: Filter::default(), range: nothing, order: Order::NewestFirst, offset: 0, limit: 10 };
+        let query =
+            EntryQuery { filter: Filter::default(), range: nothing, order: Order::NewestFirst, offset: 0, limit: 10 };
         assert_eq!(world.store.entries(&query).await.unwrap(), []);
         assert_eq!(world.store.count(&Filter::default(), nothing).await.unwrap(), 0);
         let ever = Period { from: Some(Timestamp::MIN), to: Some(Timestamp::MAX) };
         assert!(world.store.range(ever, nothing).await.unwrap().is_empty());
+        assert_eq!(world.store.first_since(Timestamp::MIN).await.unwrap(), None);
+        assert_eq!(world.store.last_until(Timestamp::MAX).await.unwrap(), None);
         assert_eq!(world.store.entry_at(1).await.unwrap(), None);
         let plan = world.store.explain(&query).await.unwrap();
         assert!(plan.contains("audit_logs"), "{plan}");

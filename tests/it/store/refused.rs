@@ -90,7 +90,10 @@ on_both! {
             create_user("ann@example.com", Default::default()),
             create_token(admin, 2),
         ];
-        let proposals: Vec<_> = commands.into_iter().map(|command| in_full(world.by_admin(command), &format!("{}", Uuid::now_v7()))).collect();
+        let proposals: Vec<_> = commands
+            .into_iter()
+            .map(|command| in_full(world.by_admin(command), &format!("{}", Uuid::now_v7())))
+            .collect();
         let good = world.decide(&proposals);
         for (flaw, spoil) in FLAWS {
             let mut bad = good.clone();

@@ -32,7 +32,11 @@ on_both! {
     async fn a_flag_does_not_change_without_an_entry_at_its_new_revision(backend: Backend) {
         let mut world = with_flags(backend).await;
         let higher = "a change needs a higher revision";
-        let none = if matches!(world.raw, Raw::Sqlite(_)) { "no entry of this flag" } else { "no entry stands at its revision" };
+        let none = if matches!(world.raw, Raw::Sqlite(_)) {
+            "no entry of this flag"
+        } else {
+            "no entry stands at its revision"
+        };
         for (change, words) in [
             ("status = 'enabled'", higher),
             ("name = 'Other'", higher),
@@ -88,7 +92,8 @@ on_both! {
                 time = world.raw.time(world.now),
             )
         };
-        let (forged, borrowed, good, bad) = (new(5, "enabled"), new(3, "enabled"), new(5, "disabled"), new(5, "enabled"));
+        let (forged, borrowed, good, bad) =
+            (new(5, "enabled"), new(3, "enabled"), new(5, "disabled"), new(5, "enabled"));
         world.raw.refuses(&forged, "no entry of this flag").await;
         world.raw.refuses(&borrowed, "no entry of this flag").await;
         let created = entry(&world, 5, id, "flag_created", r#"'{"status":"disabled"}'"#);
@@ -106,7 +111,10 @@ on_both! {
         let mut world = with_flags(backend).await;
         world.raw.refuses("UPDATE audit_logs SET reason = 'Another'", "UPDATE is refused").await;
         world.raw.refuses("UPDATE audit_logs SET revision = revision + 10", "UPDATE is refused").await;
-        world.raw.refuses("UPDATE audit_logs SET created_at = created_at WHERE revision = 1", "UPDATE is refused").await;
+        world
+            .raw
+            .refuses("UPDATE audit_logs SET created_at = created_at WHERE revision = 1", "UPDATE is refused")
+            .await;
         world.raw.refuses("DELETE FROM audit_logs", "is refused").await;
         world.raw.refuses("DELETE FROM audit_logs WHERE revision = 1", "is refused").await;
         world.raw.refuses("DELETE FROM audit_logs WHERE revision = 4", "is refused").await;
@@ -114,10 +122,12 @@ on_both! {
             Raw::Sqlite(_) => {
                 // REPLACE would remove the row in the way without a word to a trigger for deletions: the row with the
                 // same revision, with the same rowid (which is the revision by another name), or with the same id.
-                let taken = entry(&world, 1, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
+                let taken =
+                    entry(&world, 1, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
                 world.raw.refuses(&taken, "not taken").await;
                 world.raw.refuses(&taken.replacen("revision,", "rowid,", 1), "not taken").await;
-                let free = entry(&world, 5, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
+                let free =
+                    entry(&world, 5, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
                 let id = world.raw.id(world.entry_at(1).id);
                 let taken = free.replacen(free.split(['(', ',']).find(|part| part.starts_with("x'")).unwrap(), &id, 1);
                 world.raw.refuses(&taken, "not taken").await;
@@ -150,19 +160,23 @@ on_both! {
             let id = world.raw.id(Uuid::now_v7());
             let takeover = |set: &str, key: &str| {
                 format!(
-                    "INSERT OR REPLACE INTO feature_flags SELECT {set}, name, description, 'enabled', revision, created_at,
-                         updated_at, updated_by, archived_at FROM feature_flags WHERE key = '{key}'"
+                    "INSERT OR REPLACE INTO feature_flags SELECT {set}, name, description, 'enabled', revision,
+                         created_at, updated_at, updated_by, archived_at FROM feature_flags WHERE key = '{key}'"
                 )
             };
             world.raw.refuses(&takeover("id, key", "off"), "exists").await;
             world.raw.refuses(&takeover(&format!("{id}, key"), "off"), "exists").await;
             world.raw.refuses(&takeover("id, 'other'", "off"), "exists").await;
             world.raw.refuses("INSERT OR REPLACE INTO log_head SELECT * FROM log_head", "exactly one head").await;
-            let user = format!("INSERT OR REPLACE INTO users SELECT {id}, email, issuer, subject, permissions, revision,
-                created_at, updated_at, deactivated_at FROM users");
+            let user = format!(
+                "INSERT OR REPLACE INTO users SELECT {id}, email, issuer, subject, permissions, revision,
+                created_at, updated_at, deactivated_at FROM users"
+            );
             world.raw.refuses(&user, "another user").await;
-            let token = format!("INSERT OR REPLACE INTO api_tokens SELECT {id}, user_id, name, secret_hash, permissions,
-                revision, created_at, expires_at, revoked_at, last_used_at FROM api_tokens");
+            let token = format!(
+                "INSERT OR REPLACE INTO api_tokens SELECT {id}, user_id, name, secret_hash, permissions,
+                revision, created_at, expires_at, revoked_at, last_used_at FROM api_tokens"
+            );
             world.raw.refuses(&token, "another token").await;
         }
         world.verify().await;
@@ -185,7 +199,9 @@ on_both! {
         }
         let second = match world.raw {
             Raw::Sqlite(_) => "INSERT INTO log_head SELECT 2, log_id, revision, hash, timestamp, floor FROM log_head",
-            Raw::Postgres(_) => "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor FROM log_head",
+            Raw::Postgres(_) => {
+                "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor FROM log_head"
+            }
         };
         world.raw.refuses(second, "").await;
         world.verify().await;

@@ -1,0 +1,127 @@
+//! The limit of flips: the best that pgbench does with one single-statement transaction a flip, prepared.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use sqlx::{Connection, PgConnection};
+use tokio::process::Command;
+
+use crate::cluster::Cluster;
+use crate::flips::Callers;
+use crate::processes::Server;
+use crate::{Result, output};
+
+/// Ways to write a flip as one statement, by the revision's source: a script, the name of its database, and what to
+/// prepare there.
+const VARIANTS: [Variant; 2] = [
+    Variant {
+        revision_from: "the head of the log",
+        database: "theirs_head",
+        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quick/flip_head.sql"),
+        prepare: "",
+    },
+    Variant {
+        revision_from: "a sequence",
+        database: "theirs_sequence",
+        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quick/flip_sequence.sql"),
+        prepare: "CREATE SEQUENCE bench_revision;
+                  SELECT setval('bench_revision', (SELECT revision FROM log_head))",
+    },
+];
+
+/// Client counts among which the best is searched.
+const CLIENTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
+
+/// Seconds that pgbench runs to be tried, and to be measured.
+const TRIAL: u32 = 1;
+const LENGTH: u32 = 4;
+
+struct Variant {
+    revision_from: &'static str,
+    database: &'static str,
+    script: &'static str,
+    prepare: &'static str,
+}
+
+/// pgbench as it does best.
+pub struct Pgbench {
+    program: PathBuf,
+    variant: &'static Variant,
+    url: String,
+    clients: usize,
+}
+
+impl Pgbench {
+    /// Tries all variants with all client counts.
+    pub async fn best(cluster: &Cluster) -> Result<Self> {
+        println!("pgbench, flips/s with {CLIENTS:?} clients, {TRIAL} s each");
+        let mut best: Option<(f64, Self)> = None;
+        for variant in &VARIANTS {
+            let url = prepare(cluster, variant).await?;
+            print!("  revision from {:<20}", variant.revision_from);
+            for clients in CLIENTS {
+                let trial = Self { program: cluster.program("pgbench"), variant, url: url.clone(), clients };
+                let flips = trial.run(TRIAL).await?;
+                print!("{flips:>8.0}");
+                if best.as_ref().is_none_or(|(most, _)| flips > *most) {
+                    best = Some((flips, trial));
+                }
+            }
+            println!();
+        }
+        best.map(|(_, best)| best).ok_or_else(|| "pgbench was not tried".into())
+    }
+
+    /// One round; flips a second.
+    pub async fn flip(&self) -> Result<f64> {
+        self.run(LENGTH).await
+    }
+
+    /// Every transaction must have left its entry: an update that finds no flag would be quick as well.
+    async fn run(&self, seconds: u32) -> Result<f64> {
+        let before = self.entries().await?;
+        let threads = self.clients.min(std::thread::available_parallelism()?.get());
+        let mut command = Command::new(&self.program);
+        command
+            .args(["--no-vacuum", "--protocol", "prepared", "--file", self.variant.script])
+            .args(["--client", &self.clients.to_string(), "--jobs", &threads.to_string()])
+            .args(["--time", &seconds.to_string(), &self.url]);
+        let said = output(command).await?;
+        let flips = number(&said, "number of transactions actually processed: ")?;
+        let entries = self.entries().await? - before;
+        if entries as f64 != flips {
+            return Err(format!("pgbench made {flips} flips and {entries} entries").into());
+        }
+        number(&said, "tps = ")
+    }
+
+    async fn entries(&self) -> Result<i64> {
+        let mut connection = PgConnection::connect(&self.url).await?;
+        Ok(sqlx::query_scalar("SELECT count(*) FROM audit_logs").fetch_one(&mut connection).await?)
+    }
+}
+
+impl fmt::Display for Pgbench {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (from, clients) = (self.variant.revision_from, self.clients);
+        write!(f, "pgbench, one statement a flip, revision from {from}, {clients} clients")
+    }
+}
+
+/// A database with our schema and flags, made as ours is, by the service itself.
+async fn prepare(cluster: &Cluster, variant: &Variant) -> Result<String> {
+    let url = cluster.new_database(variant.database).await?;
+    let server = Server::toggled(&url).await?;
+    Callers::connect(server.address).await?.create_flags().await?;
+    server.stop().await?;
+    let mut connection = PgConnection::connect(&url).await?;
+    sqlx::raw_sql(variant.prepare).execute(&mut connection).await?;
+    cluster.settle(&url).await?;
+    Ok(url)
+}
+
+/// The number that follows `label`.
+fn number(said: &str, label: &str) -> Result<f64> {
+    let rest = said.split_once(label).map(|(_, rest)| rest).and_then(|rest| rest.split_whitespace().next());
+    Ok(rest.ok_or_else(|| format!("pgbench does not say \"{label}\": {said}"))?.parse()?)
+}

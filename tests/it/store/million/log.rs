@@ -1,0 +1,176 @@
+//! A log of a million entries, written inside the database, and what is in it.
+
+use toggled::domain::Revision;
+use toggled::domain::audit::{Action, EntityType, Entry};
+use toggled::domain::time::Timestamp;
+use uuid::Uuid;
+
+use crate::store::raw::Raw;
+use crate::store::world::World;
+
+pub const ENTRIES: Revision = 1_000_000;
+
+/// Ten entries at a time happened in one moment, as those of a batch do.
+const BEGIN: i64 = 1_700_000_000_000_000;
+const MOMENT: i64 = 1_000_003;
+
+/// What an entry is follows from its revision, by arithmetic that both databases and Rust do alike: 50 users, some of
+/// them far busier than others, and one more who left long ago; 1,000 flags; 4,000 entries about users and tokens each.
+const SHAPES: &str = "
+    SELECT n,
+        1700000000000000 + n / 10 * 1000003 AS micros,
+        CASE WHEN n % 10 = 9 AND n < 300000 THEN 50
+             ELSE n * 2654435761 / 65536 % 50 * (n * 40503 / 1024 % 50) / 49 END AS user_number,
+        CASE n % 250 WHEN 0 THEN 'user' WHEN 125 THEN 'api_token' ELSE 'feature_flag' END AS entity_type,
+        n * 2654435761 / 1048576 % 1000 AS entity_number,
+        CASE
+            WHEN n % 250000 = 0 THEN 'user_deactivated'
+            WHEN n % 250 = 0 THEN 'user_updated'
+            WHEN n % 250 = 125 THEN 'token_created'
+            WHEN n % 100 = 1 THEN 'flag_updated'
+            WHEN n % 2 = 0 THEN 'toggle_enabled'
+            ELSE 'toggle_disabled'
+        END AS action_type
+    FROM numbers";
+
+/// The same once more.
+pub struct Shape {
+    pub revision: Revision,
+    pub user: i64,
+    pub kind: EntityType,
+    pub entity: i64,
+    pub action: Action,
+}
+
+impl Shape {
+    pub fn of(n: Revision) -> Self {
+        Self {
+            revision: n,
+            user: match n {
+                n if n % 10 == 9 && n < 300_000 => 50,
+                n => n * 2_654_435_761 / 65_536 % 50 * (n * 40_503 / 1_024 % 50) / 49,
+            },
+            kind: match n % 250 {
+                0 => EntityType::User,
+                125 => EntityType::ApiToken,
+                _ => EntityType::FeatureFlag,
+            },
+            entity: n * 2_654_435_761 / 1_048_576 % 1_000,
+            action: match n {
+                n if n % 250_000 == 0 => Action::UserDeactivated,
+                n if n % 250 == 0 => Action::UserUpdated,
+                n if n % 250 == 125 => Action::TokenCreated,
+                n if n % 100 == 1 => Action::FlagUpdated,
+                n if n % 2 == 0 => Action::ToggleEnabled,
+                _ => Action::ToggleDisabled,
+            },
+        }
+    }
+
+    /// Whether an entry that was read is this one.
+    pub fn is(&self, entry: &Entry) -> bool {
+        entry.revision == self.revision
+            && entry.timestamp == moment(self.revision / 10)
+            && entry.user_id == Some(user_id(self.user))
+            && *entry.user_email == user_email(self.user)
+            && entry.entity_type == self.kind
+            && entry.entity_id == Some(entity_id(self.kind, self.entity))
+            && entry.action == self.action
+    }
+}
+
+pub fn moment(number: i64) -> Timestamp {
+    Timestamp::from_micros(BEGIN + number * MOMENT)
+}
+
+pub fn user_id(number: i64) -> Uuid {
+    entity_id(EntityType::User, number)
+}
+
+pub fn user_email(number: i64) -> String {
+    format!("user{number}@example.com")
+}
+
+pub fn entity_id(kind: EntityType, number: i64) -> Uuid {
+    let family = match kind {
+        EntityType::FeatureFlag => 0xf1a6,
+        EntityType::User => 0xaaaa,
+        EntityType::ApiToken | EntityType::Log => 0x70ce,
+    };
+    Uuid::from_u64_pair(family, number.unsigned_abs())
+}
+
+/// Writes the entries inside the database, as one transaction. What row by row would cost most of the time is put off
+/// to the end: the indexes, made again in the database's own words, and, since nothing here is wrong, the checks.
+pub async fn load(world: &mut World) {
+    let (settings, pieces, id): (_, _, fn(&str, &str) -> String) = match world.raw {
+        Raw::Sqlite(_) => (
+            "PRAGMA synchronous = OFF; PRAGMA foreign_keys = OFF;
+             PRAGMA ignore_check_constraints = ON; PRAGMA cache_size = -200000; PRAGMA temp_store = MEMORY",
+            [
+                "RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 1000000)",
+                "micros",
+                "unhex(printf('%064x', n))",
+                "'[]'",
+            ],
+            |family, number| format!("unhex('000000000000{family}' || printf('%016x', {number}))"),
+        ),
+        Raw::Postgres(_) => (
+            "SET session_replication_role = replica; SET synchronous_commit = off; SET maintenance_work_mem = '256MB'",
+            [
+                "numbers (n) AS (SELECT generate_series(1, 1000000::bigint))",
+                "timestamptz 'epoch' + micros * interval '1 microsecond'",
+                "decode(lpad(to_hex(n), 64, '0'), 'hex')",
+                "'{}'",
+            ],
+            |family, number| format!("('000000000000{family}' || lpad(to_hex({number}), 16, '0'))::uuid"),
+        ),
+    };
+    let [numbers, time, hash, permissions] = pieces;
+    let (drop, make) = put_off(world).await;
+    let users = format!(
+        "WITH {numbers} INSERT INTO users (id, email, permissions, revision, created_at, updated_at)
+         SELECT {}, 'user' || (n - 1) || '@example.com', {permissions}, 1, {now}, {now} FROM numbers WHERE n <= 51",
+        id("aaaa", "n - 1"),
+        now = world.raw.time(world.now),
+    );
+    let entries = format!(
+        "WITH {numbers}, shapes AS ({SHAPES})
+         INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, action_type, entity_type, entity_id,
+             entity_key, entity_name, old_value, new_value, method, hash_version, hash, created_at)
+         SELECT {id}, n, {time}, {user}, 'user' || user_number || '@example.com', action_type, entity_type,
+             CASE entity_type WHEN 'user' THEN {about_user} WHEN 'api_token' THEN {token} ELSE {flag} END,
+             'entity-' || entity_number, 'Entity ' || entity_number,
+             CASE action_type WHEN 'toggle_enabled' THEN 'disabled' WHEN 'toggle_disabled' THEN 'enabled' END,
+             CASE action_type WHEN 'toggle_enabled' THEN 'enabled' WHEN 'toggle_disabled' THEN 'disabled' END,
+             'toggled.v1.ToggleService/ToggleFeatureFlag', 1, {hash}, {time}
+         FROM shapes ORDER BY n",
+        id = id("10c0", "n"),
+        user = id("aaaa", "user_number"),
+        about_user = id("aaaa", "entity_number"),
+        token = id("70ce", "entity_number"),
+        flag = id("f1a6", "entity_number"),
+    );
+    let (hash, time) = (world.raw.hash(7), world.raw.time(moment(ENTRIES / 10)));
+    let head = format!("UPDATE log_head SET revision = {ENTRIES}, hash = {hash}, timestamp = {time}");
+    world.raw.run(settings).await;
+    world.raw.run(&format!("BEGIN; {drop} {users}; {entries}; {make} {head}; COMMIT")).await;
+}
+
+/// The statements that drop the indexes of the log, and those that make them again.
+async fn put_off(world: &mut World) -> (String, String) {
+    let made = world.raw.texts(match world.raw {
+        Raw::Sqlite(_) => {
+            "SELECT sql FROM sqlite_schema WHERE tbl_name = 'audit_logs'
+             AND (name LIKE 'idx_%' OR name = 'audit_logs_guard_insert')"
+        }
+        Raw::Postgres(_) => "SELECT indexdef FROM pg_indexes WHERE tablename = 'audit_logs' AND indexname LIKE 'idx_%'",
+    });
+    let made = made.await;
+    assert!(made.len() >= 6, "{made:?}");
+    let drop = made.iter().map(|sql| {
+        let (kind, rest) = sql.trim_start_matches("CREATE ").split_once(' ').unwrap();
+        format!("DROP {kind} {};", rest.split_whitespace().next().unwrap())
+    });
+    (drop.collect(), made.iter().map(|sql| format!("{sql};")).collect())
+}

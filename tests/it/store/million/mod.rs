@@ -1,0 +1,190 @@
+//! A million entries: every filter has an index that its pages come from in order, and what comes is right.
+//!
+//! Only plans and results are looked at, never the time that anything takes.
+
+mod log;
+
+use toggled::domain::audit::{Action, EntityType};
+use toggled::domain::filter::{Filter, Period, Range};
+use toggled::domain::time::Timestamp;
+use toggled::store::{EntryQuery, Order, open};
+
+use super::raw::Raw;
+use super::world::World;
+use crate::support::on_both;
+use log::{ENTRIES, Shape, entity_id, moment, user_email, user_id};
+
+/// A filter, what it means, and where its pages have to come from.
+struct Case {
+    filter: Filter,
+    passes: fn(&Shape) -> bool,
+    source: Source,
+}
+
+#[derive(Clone, Copy)]
+enum Source {
+    /// The log itself, from end to end of the range.
+    Log,
+    /// This index.
+    Index(&'static str),
+    /// This index, of a value so common that the log itself is as good: a page's worth of it is never far.
+    Common(&'static str),
+}
+
+/// What a database may do for a filter that has an index.
+#[derive(Clone, Copy, PartialEq)]
+enum Allowed {
+    /// Use it.
+    Index,
+    /// Use it, unless the value is common.
+    LogIfCommon,
+    /// Use it, or walk the log, if only in order.
+    Log,
+}
+
+fn cases() -> Vec<Case> {
+    use Source::{Common, Index, Log};
+    let by_user = |number| Filter { user_id: Some(user_id(number)), ..Filter::default() };
+    let by_email = |number| Filter { user_email: Some(user_email(number).into()), ..Filter::default() };
+    let of_type = |kind| Filter { entity_type: Some(kind), ..Filter::default() };
+    let of_id = |kind, number| Filter { entity_id: Some(entity_id(kind, number)), ..Filter::default() };
+    let of = |kind, number| Filter { entity_type: Some(kind), ..of_id(kind, number) };
+    let doing = |action| Filter { action: Some(action), ..Filter::default() };
+    let case = |source, filter, passes| Case { filter, passes, source };
+    let (user_id, user_email) = ("idx_audit_logs_user_id", "idx_audit_logs_user_email");
+    let (entity_type, entity) = ("idx_audit_logs_entity_type", "idx_audit_logs_entity_type_entity_id");
+    let action = "idx_audit_logs_action_type";
+    let (flag, user, token) = (EntityType::FeatureFlag, EntityType::User, EntityType::ApiToken);
+    vec![
+        case(Log, Filter::default(), |_| true),
+        case(Common(user_id), by_user(0), |e| e.user == 0),
+        case(Index(user_id), by_user(7), |e| e.user == 7),
+        case(Index(user_id), by_user(49), |e| e.user == 49),
+        case(Index(user_id), by_user(50), |e| e.user == 50),
+        case(Index(user_id), by_user(999), |_| false),
+        case(Index(user_email), by_email(7), |e| e.user == 7),
+        case(Index(user_email), by_email(49), |e| e.user == 49),
+        case(Index(user_email), by_email(50), |e| e.user == 50),
+        case(Index(user_email), by_email(999), |_| false),
+        case(Log, of_type(flag), |e| e.kind == EntityType::FeatureFlag),
+        case(Index(entity_type), of_type(user), |e| e.kind == EntityType::User),
+        case(Index(entity_type), of_type(token), |e| e.kind == EntityType::ApiToken),
+        case(Index(entity_type), of_type(EntityType::Log), |_| false),
+        case(Index(entity), of(flag, 7), |e| e.kind == EntityType::FeatureFlag && e.entity == 7),
+        case(Index(entity), of(user, 250), |e| e.kind == EntityType::User && e.entity == 250),
+        case(Index(entity), of(token, 125), |e| e.kind == EntityType::ApiToken && e.entity == 125),
+        case(Index(entity), of(user, 999_999), |_| false),
+        case(Index(entity), of_id(flag, 7), |e| e.kind == EntityType::FeatureFlag && e.entity == 7),
+        case(Index(entity), of_id(user, 250), |e| e.kind == EntityType::User && e.entity == 250),
+        case(Index(entity), of_id(user, 999_999), |_| false),
+        case(Common(action), doing(Action::ToggleEnabled), |e| e.action == Action::ToggleEnabled),
+        case(Index(action), doing(Action::FlagUpdated), |e| e.action == Action::FlagUpdated),
+        case(Index(action), doing(Action::TokenCreated), |e| e.action == Action::TokenCreated),
+        case(Index(action), doing(Action::UserDeactivated), |e| e.action == Action::UserDeactivated),
+        case(Index(action), doing(Action::AccessDenied), |_| false),
+    ]
+}
+
+/// The plans of first pages and of pages in the middle of the log, in both orders: they read the entries in order from
+/// where they should, and nothing else.
+async fn check_plans(world: &World, allowed: Allowed) {
+    let (by_index, log): (fn(&str) -> String, _) = match world.raw {
+        Raw::Sqlite(_) => (|name| format!("USING INDEX {name} ("), "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
+        Raw::Postgres(_) => {
+            (|name| format!("using {name} on audit_logs "), "using audit_logs_revision_key on audit_logs ")
+        }
+    };
+    for Case { filter, source, .. } in cases() {
+        let (index, or_log) = match source {
+            Source::Log => (log.to_owned(), false),
+            Source::Index(name) => (by_index(name), allowed == Allowed::Log),
+            Source::Common(name) => (by_index(name), allowed != Allowed::Index),
+        };
+        for order in [Order::NewestFirst, Order::OldestFirst] {
+            for (first, last) in [(1, ENTRIES), (1, ENTRIES / 2), (ENTRIES / 2, ENTRIES)] {
+                let range = Range { first, last };
+                let query = EntryQuery { filter: filter.clone(), range, order, offset: 0, limit: 51 };
+                let plan = world.store.explain(&query).await.unwrap();
+                assert!(plan.contains(&index) || or_log && plan.contains(log), "{query:?}: not {index}: {plan}");
+                for detour in ["Sort", "Seq Scan", "Bitmap", "SCAN audit_logs", "TEMP B-TREE"] {
+                    assert!(!plan.contains(detour), "{query:?}: {plan}");
+                }
+            }
+        }
+    }
+}
+
+on_both! {
+    async fn among_a_million_entries_every_filter_has_its_index(backend: Backend) {
+        let mut world = World::empty(backend).await;
+        log::load(&mut world).await;
+        if backend == Backend::Sqlite {
+            // Nobody tells SQLite how common a value is, unless somebody runs ANALYZE: it takes every index there is.
+            check_plans(&world, Allowed::Index).await;
+        }
+        // PostgreSQL sees to that by itself, some time after a table has grown.
+        world.raw.run("ANALYZE").await;
+        world.store = open(&world.database.url).unwrap();
+        check_plans(&world, if backend == Backend::Sqlite { Allowed::Log } else { Allowed::LogIfCommon }).await;
+        check_results(&world).await;
+        check_periods(&mut world).await;
+    }
+}
+
+/// Counts and pages against what was written.
+async fn check_results(world: &World) {
+    let shapes: Vec<Shape> = (1..=ENTRIES).map(Shape::of).collect();
+    for Case { filter, passes, .. } in cases() {
+        let passing: Vec<&Shape> = shapes.iter().filter(|shape| passes(shape)).collect();
+        let range = Range { first: 1, last: ENTRIES };
+        let count = world.store.count(&filter, range).await.unwrap();
+        assert_eq!(usize::try_from(count), Ok(passing.len()), "{filter:?}");
+        for (first, last) in [(1, ENTRIES), (250_001, 500_000), (299_990, 300_010)] {
+            let range = Range { first, last };
+            let inside: Vec<&Shape> =
+                passing.iter().copied().filter(|shape| (first..=last).contains(&shape.revision)).collect();
+            for offset in [0, 3] {
+                let read = async |order| {
+                    let query = EntryQuery { filter: filter.clone(), range, order, offset, limit: 51 };
+                    world.store.entries(&query).await.unwrap()
+                };
+                let skipped = usize::try_from(offset).unwrap();
+                let oldest: Vec<&Shape> = inside.iter().copied().skip(skipped).take(51).collect();
+                let newest: Vec<&Shape> = inside.iter().copied().rev().skip(skipped).take(51).collect();
+                for (found, expected) in
+                    [(read(Order::OldestFirst).await, oldest), (read(Order::NewestFirst).await, newest)]
+                {
+                    assert_eq!(found.len(), expected.len(), "{filter:?} {range:?}");
+                    assert!(found.iter().zip(expected).all(|(entry, shape)| shape.is(entry)), "{filter:?} {range:?}");
+                }
+            }
+        }
+    }
+}
+
+/// Dates become revisions by the index of time, and then they filter as fast as no dates do.
+async fn check_periods(world: &mut World) {
+    let all = Range { first: 1, last: ENTRIES };
+    let later = |time: Timestamp, by: i64| Timestamp::from_micros(time.micros() + by);
+    for (from, to, first, last) in [
+        (moment(5_000), moment(7_000), 50_000, 70_009),
+        (later(moment(5_000), 1), later(moment(7_000), -1), 50_010, 69_999),
+        (moment(5_000), moment(5_000), 50_000, 50_009),
+        (Timestamp::MIN, moment(0), 1, 9),
+        (moment(100_000), Timestamp::MAX, ENTRIES, ENTRIES),
+        (Timestamp::MIN, Timestamp::MAX, 1, ENTRIES),
+    ] {
+        let period = Period { from: Some(from), to: Some(to) };
+        assert_eq!(world.store.range(period, all).await.unwrap(), Range { first, last }, "{period:?}");
+    }
+    let between = Period { from: Some(later(moment(5_000), 1)), to: Some(later(moment(5_001), -1)) };
+    assert!(world.store.range(between, all).await.unwrap().is_empty());
+    // The store does not tell its plan for these: they are what `first_since` and `last_until` ask.
+    for (edge, order) in [(">=", "timestamp, revision"), ("<=", "timestamp DESC, revision DESC")] {
+        let time = world.raw.time(moment(1_000));
+        let sql = format!("SELECT revision FROM audit_logs WHERE timestamp {edge} {time} ORDER BY {order} LIMIT 1");
+        let plan = world.raw.plan(&sql).await;
+        assert!(plan.contains("idx_audit_logs_timestamp") && !plan.contains("Sort"), "{plan}");
+        assert!(!plan.contains("TEMP B-TREE"), "{plan}");
+    }
+}
