@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::Failure;
+use super::{Failure, say};
 use crate::{config, store, telemetry};
 
 /// Arguments of `toggled migrate`.
@@ -57,10 +57,10 @@ pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {
         }
         Direction::Status(target) => target.open()?,
     };
-    println!("{}", store.describe());
+    say(&store.describe());
     for migration in store.migrations().await? {
         let state = if migration.applied { "applied" } else { "pending" };
-        println!("{:>6}  {state}  {}", migration.version, migration.name);
+        say(&format!("{:>6}  {state}  {}", migration.version, migration.name));
     }
     Ok(())
 }

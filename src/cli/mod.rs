@@ -4,6 +4,7 @@ mod migrate;
 mod serve;
 
 use std::ffi::OsString;
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -61,18 +62,31 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("toggled: {}", failure.line.replace('\n', " "));
+            complain(&failure.line);
             ExitCode::from(failure.code)
         }
     }
 }
 
-#[tokio::main]
-async fn run(command: Command) -> Result<(), Failure> {
-    match command {
-        Command::Serve(settings) => serve::run(settings).await,
-        Command::Migrate(settings) => migrate::run(settings).await,
-    }
+fn run(command: Command) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Serve(settings) => serve::run(settings).await,
+            Command::Migrate(settings) => migrate::run(settings).await,
+        }
+    })
+}
+
+/// One line about what went wrong.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "toggled: {}", line.replace('\n', " "));
+}
+
+/// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.
+fn say(text: &str) {
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 /// `toggled` and `toggled --listen ...` mean `toggled serve`.
@@ -88,12 +102,12 @@ fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
 /// Help goes out as it is; an error is told in one line.
 fn refuse(error: &clap::Error) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        print!("{error}");
+        let _ = error.print();
         return ExitCode::SUCCESS;
     }
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
-    eprintln!("toggled: {}; see toggled --help", line.strip_prefix("error: ").unwrap_or(line));
+    complain(&format!("{}; see toggled --help", line.strip_prefix("error: ").unwrap_or(line)));
     ExitCode::from(EXIT_USAGE)
 }
 

@@ -1,6 +1,6 @@
 //! `toggled serve`: the server, and what it tells the person who started it.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_FAILURE, Failure};
+use super::{EXIT_FAILURE, Failure, say};
 use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
 use crate::server::{self, Parts, Ready};
@@ -43,12 +43,6 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
         shutdown.cancel();
     });
     Ok(())
-}
-
-/// What the person at the terminal reads; a pipe that nobody reads any more is no reason to stop.
-fn say(text: &str) {
-    let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
 fn welcome(ready: &Ready, address: SocketAddr) -> String {

@@ -19,7 +19,9 @@ def cluster():
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root.
         shutil.chown(folder, "postgres", "postgres")
-        user = ["runuser", "-u", "postgres", "--"]
+        # Not every PATH of root's holds runuser's folder.
+        runuser = shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+        user = [runuser or "runuser", "-u", "postgres", "--"]
 
     def run(program: str, *arguments: str) -> None:
         log = folder / f"{program}.log"

@@ -6,6 +6,8 @@
 #
 # Prints "ready" when the cluster answers on 127.0.0.1:PORT (user postgres, no password), or fails.
 set -eu
+# Where runuser is, which not every PATH of root's holds.
+PATH=$PATH:/usr/sbin:/sbin
 bindir=$1
 port=$2
 
