@@ -70,7 +70,7 @@ pub async fn bootstrap(
             (secret, TokenPlace::File(path))
         }
     };
-    match (proposals.propose(proposal(&secret)?).await, &place) {
+    match (proposals.propose(proposal(&secret)?, None).await, &place) {
         (Ok(_), _) => Ok(Some(place)),
         (Err(error), place) => {
             if let TokenPlace::File(path) = place {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -55,20 +56,33 @@ pub struct Proposals {
 struct Waiting {
     proposal: Proposal,
     reply: oneshot::Sender<Result<Reply, Error>>,
+    /// Set by whoever is first: the committer, who takes it up, or the caller, whose deadline has come. The other then
+    /// leaves it.
+    settled: Arc<AtomicBool>,
 }
 
 impl Proposals {
     /// Proposes a change and waits for what comes of it. Whoever stops waiting may have been too late: what was taken up
-    /// is finished.
+    /// is finished. What was not taken up by `deadline` is not executed at all.
     ///
     /// # Errors
     /// Why the change was not made.
-    pub async fn propose(&self, proposal: Proposal) -> Result<Reply, Error> {
-        let (reply, answer) = oneshot::channel();
-        self.queue.try_send(Waiting { proposal, reply }).map_err(|refused| match refused {
+    pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
+        let (reply, mut answer) = oneshot::channel();
+        let settled = Arc::new(AtomicBool::new(false));
+        let waiting = Waiting { proposal, reply, settled: Arc::clone(&settled) };
+        self.queue.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
+        if let Some(deadline) = deadline {
+            match tokio::time::timeout_at(deadline, &mut answer).await {
+                Ok(answered) => return answered.unwrap_or(Err(Error::Draining)),
+                Err(_) if !settled.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
+                // It is being written: only how that ends is the truth.
+                Err(_) => {}
+            }
+        }
         answer.await.unwrap_or(Err(Error::Draining))
     }
 }
@@ -106,8 +120,8 @@ impl Committer {
     pub async fn run(mut self) {
         let mut batch = Vec::with_capacity(BATCH);
         while self.queue.recv_many(&mut batch, BATCH).await > 0 {
-            // Nobody is left to tell: the caller cancelled while it waited.
-            batch.retain(|waiting| !waiting.reply.is_closed());
+            // Whoever cancelled, or ran out of time, while they waited is left alone.
+            batch.retain(|waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel));
             self.commit(std::mem::take(&mut batch)).await;
         }
     }

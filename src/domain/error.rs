@@ -87,6 +87,9 @@ pub enum Error {
     /// The server is shutting down.
     #[error("this server is shutting down; retry on another replica")]
     Draining,
+    /// The caller's deadline came before the change was begun.
+    #[error("the deadline came before the change was begun; nothing was written")]
+    DeadlineBeforeStart,
     /// The connection was lost in a commit, and how it ended could not be learnt.
     #[error("the database was lost during the commit; retry with the same request_id")]
     CommitOutcomeUnknown,

@@ -5,10 +5,12 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::{Either, Ready, ready};
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{Request, Response};
+use tokio::time::Instant;
 use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
@@ -24,6 +26,10 @@ use crate::mirror::Mirror;
 /// As much of a `user-agent` as the log keeps, in characters.
 const USER_AGENT_LIMIT: usize = 512;
 
+/// The transport cuts a call off at its deadline without a word of explanation: what has to be explained is answered a
+/// tenth of the time before, and this long at the most.
+const ANSWER_AHEAD: Duration = Duration::from_millis(200);
+
 /// A call that was let in, for the handler.
 #[derive(Debug, Clone)]
 pub(super) struct Call {
@@ -33,6 +39,8 @@ pub(super) struct Call {
     permission: Option<Permission>,
     /// Where the call comes from.
     pub origin: Origin,
+    /// By when the caller wants to know.
+    pub deadline: Option<Instant>,
 }
 
 impl Call {
@@ -85,7 +93,29 @@ impl AuthorizeLayer {
         if let Some(missing) = permission.filter(|p| !caller.permissions.contains(*p)) {
             return Err(Error::PermissionDenied(missing));
         }
-        Ok(Some(Call { caller, permission, origin: origin(Arc::clone(&method.name), request) }))
+        let deadline = request.headers().get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+        Ok(Some(Call {
+            caller,
+            permission,
+            origin: origin(Arc::clone(&method.name), request),
+            deadline: deadline.map(|timeout| Instant::now() + timeout - (timeout / 10).min(ANSWER_AHEAD)),
+        }))
+    }
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| plain)?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
     }
 }
 
@@ -137,6 +167,21 @@ where
                 Either::Right(self.inner.call(request))
             }
             Err(error) => Either::Left(ready(Ok(status(error).into_http()))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(timeout("150m"), Some(Duration::from_millis(150)));
+        for bad in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "5ä"] {
+            assert_eq!(timeout(bad), None, "{bad:?}");
         }
     }
 }

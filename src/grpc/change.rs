@@ -70,8 +70,9 @@ impl Changes {
         request: Request<R>,
         parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
+        let deadline = Call::of(&request).map_err(status)?.deadline;
         let proposal = proposal(request, parse).map_err(status)?;
-        match self.proposals.propose(proposal).await.map_err(status)? {
+        match self.proposals.propose(proposal, deadline).await.map_err(status)? {
             Reply::Answer(answer) => Ok(Response::new(R::response(&answer))),
             Reply::Replayed(bytes) => {
                 let stored = R::Response::decode(&bytes[..])

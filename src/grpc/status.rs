@@ -75,6 +75,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
+        Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         Error::Internal(_) => (Code::Internal, ErrorReason::Internal),

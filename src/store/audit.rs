@@ -66,14 +66,11 @@ where
         sql.push(" AND action_type = ").push_bind(action.as_str());
     }
     if let Some(query) = query {
-        // PostgreSQL takes entries that pass to be spread evenly over the log. For a page of them it would walk the log
-        // rather than use the filter's index, and if their user left long ago, it would walk through all of it. A limit
-        // that it cannot foresee keeps it from that.
         sql.push(match query.order {
-            Order::NewestFirst => " ORDER BY revision DESC LIMIT (SELECT ",
-            Order::OldestFirst => " ORDER BY revision LIMIT (SELECT ",
+            Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
+            Order::OldestFirst => " ORDER BY revision LIMIT ",
         });
-        sql.push_bind(query.limit).push(")");
+        sql.push_bind(query.limit);
         if query.offset > 0 {
             sql.push(" OFFSET ").push_bind(query.offset);
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
 use toggled::grpc::pb::*;
+use tonic::Code;
 
-use crate::support::{Backend, Database, Server, on_both, toggle};
+use crate::support::{Backend, Database, Server, on_both, reason_of, soon, toggle};
 
 /// Whether somebody still has a transaction open, or a lock that keeps others from writing.
 async fn is_quiet(database: &Database) -> bool {
@@ -55,4 +56,39 @@ on_both! {
         assert_eq!(flag.revision, flips.last().unwrap().revision);
         assert!(is_quiet(&database).await);
     }
+}
+
+/// While the log is held, a flip waits behind another one that is being written; its deadline comes first.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_whose_deadline_passes_while_it_waits_is_not_made() {
+    let database = Database::new(Backend::Postgres).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut holder = PgConnection::connect(&database.url).await.unwrap();
+    let mut held = holder.begin().await.unwrap();
+    sqlx::query("SELECT revision FROM log_head FOR UPDATE").execute(&mut *held).await.unwrap();
+    let mut first = admin.clone();
+    let first = tokio::spawn(async move { first.flip("a").await });
+    // It is being written when the database has it waiting for the head.
+    let mut watcher = PgConnection::connect(&database.url).await.unwrap();
+    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    soon("the first flip to wait for the head", async {
+        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watcher).await.unwrap() == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+
+    let mut request = tonic::Request::new(toggle("a"));
+    request.set_timeout(Duration::from_secs(2));
+    let error = admin.toggle.toggle_feature_flag(request).await.unwrap_err();
+
+    assert_eq!((error.code(), reason_of(&error).as_str()), (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"));
+    held.rollback().await.unwrap();
+    let flipped = soon("the first flip", first).await.unwrap();
+    admin.create("after").await;
+    let log = admin.log().await;
+    assert_eq!(log.iter().filter(|e| e.action_type.starts_with("toggle_")).count(), 1);
+    assert_eq!(Some(admin.get("a").await), flipped.feature_flag);
 }
