@@ -12,20 +12,23 @@ use toggled::grpc::pb::{
 };
 use tokio::task::JoinSet;
 use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::processes::TOKEN;
 use crate::{FLAGS, Result};
 
+type Token = MetadataValue<Ascii>;
+
 /// Flips under way at any moment.
 pub const IN_FLIGHT: usize = 64;
 
 /// Connections that they share.
-const CONNECTIONS: usize = 8;
+const CONNECTIONS: usize = 4;
 
 /// How long a round runs before it counts, and while it counts.
 const WARM_UP: Duration = Duration::from_millis(500);
-const LENGTH: Duration = Duration::from_secs(4);
+const LENGTH: Duration = Duration::from_secs(3);
 
 /// Everyone who flips.
 pub struct Callers {
@@ -53,12 +56,12 @@ impl Callers {
     pub async fn create_flags(&self) -> Result<()> {
         let mut callers = JoinSet::new();
         for caller in 0..IN_FLIGHT {
-            let mut client = self.client(caller);
+            let (mut client, token) = (self.client(caller), token()?);
             callers.spawn(async move {
                 for n in (1..=FLAGS).skip(caller).step_by(IN_FLIGHT) {
                     let (key, name) = (format!("flag-{n}"), format!("Flag {n}"));
                     let request = CreateFeatureFlagRequest { key, name, ..Default::default() };
-                    client.create_feature_flag(with_token(request)?).await?;
+                    client.create_feature_flag(with_token(request, &token)).await?;
                 }
                 Ok(())
             });
@@ -95,7 +98,7 @@ impl Callers {
 /// What a server says of `flag-1`.
 pub async fn get(address: SocketAddr) -> Result<GetFeatureFlagResponse> {
     let mut client = ToggleServiceClient::new(connect(address).await?);
-    Ok(client.get_feature_flag(with_token(read_request())?).await?.into_inner())
+    Ok(client.get_feature_flag(with_token(read_request(), &token()?)).await?.into_inner())
 }
 
 /// The request for `flag-1`.
@@ -108,15 +111,20 @@ async fn connect(address: SocketAddr) -> Result<Channel> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.user_agent("quick")?.connect().await?)
 }
 
-fn with_token<T>(message: T) -> Result<Request<T>> {
+/// What every request shows.
+fn token() -> Result<Token> {
+    Ok(format!("Bearer {TOKEN}").parse()?)
+}
+
+fn with_token<T>(message: T, token: &Token) -> Request<T> {
     let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse()?);
-    Ok(request)
+    request.metadata_mut().insert("authorization", token.clone());
+    request
 }
 
 /// One caller: flips one random flag after another.
 async fn flip_until_over(mut client: ToggleServiceClient<Channel>, seed: u64, round: Arc<Round>) -> Result<()> {
-    let mut random = seed;
+    let (mut random, token) = (seed, token()?);
     while !round.over.load(Ordering::Relaxed) {
         // Knuth's generator; its high bits are the random ones.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -126,7 +134,7 @@ async fn flip_until_over(mut client: ToggleServiceClient<Channel>, seed: u64, ro
             reason: "quick benchmark".to_owned(),
             ..Default::default()
         };
-        client.toggle_feature_flag(with_token(request)?).await?;
+        client.toggle_feature_flag(with_token(request, &token)).await?;
         round.answered.fetch_add(1, Ordering::Relaxed);
     }
     Ok(())

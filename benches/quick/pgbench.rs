@@ -34,7 +34,7 @@ const CLIENTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 /// Seconds that pgbench runs to be tried, and to be measured.
 const TRIAL: u32 = 1;
-const LENGTH: u32 = 4;
+const LENGTH: u32 = 3;
 
 struct Variant {
     revision_from: &'static str,
@@ -54,14 +54,14 @@ pub struct Pgbench {
 impl Pgbench {
     /// Tries all variants with all client counts.
     pub async fn best(cluster: &Cluster) -> Result<Self> {
-        println!("pgbench, flips/s with {CLIENTS:?} clients, {TRIAL} s each");
+        println!("pgbench, flips/s with {CLIENTS:?} clients, the better of two times {TRIAL} s");
         let mut best: Option<(f64, Self)> = None;
         for variant in &VARIANTS {
             let url = prepare(cluster, variant).await?;
             print!("  revision from {:<20}", variant.revision_from);
             for clients in CLIENTS {
                 let trial = Self { program: cluster.program("pgbench"), variant, url: url.clone(), clients };
-                let flips = trial.run(TRIAL).await?;
+                let flips = trial.run(TRIAL).await?.max(trial.run(TRIAL).await?);
                 print!("{flips:>8.0}");
                 if best.as_ref().is_none_or(|(most, _)| flips > *most) {
                     best = Some((flips, trial));

@@ -13,14 +13,14 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, PATIENCE, on_both, soon};
+use crate::support::{PATIENCE, on_both, soon};
 
 /// How many writers race each other, and how many flips each makes.
 const RACERS: usize = 4;
 const FLIPS: usize = 25;
 
 /// Starts an append of another writer, and returns when there is every sign that it is waiting.
-async fn waiting(world: &mut World, step: &Step) -> JoinHandle<(Box<dyn Writer>, Result<Appended, StoreError>)> {
+pub async fn waiting(world: &mut World, step: &Step) -> JoinHandle<(Box<dyn Writer>, Result<Appended, StoreError>)> {
     let (mut writer, step) = (world.store.writer(), step.clone());
     let append = tokio::spawn(async move {
         let outcome = writer.append(&step).await;
@@ -192,40 +192,4 @@ on_both! {
         world.verify().await;
         world.append(&step).await;
     }
-}
-
-/// Ends every connection of a server to the test's database but the test's own.
-async fn cut_off(world: &mut World) {
-    let cut = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-        WHERE datname = current_database() AND application_name = 'toggled'";
-    assert!(world.raw.number(cut).await > 0);
-}
-
-/// Only a connection can be lost. Whoever appends the same step again learns what became of it.
-#[tokio::test]
-async fn after_a_lost_connection_the_same_step_can_be_appended_again() {
-    let mut world = World::new(Backend::Postgres).await;
-    world.commit(&[service(create("a"))]).await;
-
-    // Lost while nobody looked: the writer finds out by its next append.
-    cut_off(&mut world).await;
-    let step = world.decide(&[service(toggle("a"))]);
-    let lost = world.writer.append(&step).await;
-    assert!(matches!(lost, Err(StoreError::OutcomeUnknown(_))), "{lost:?}");
-    world.append(&step).await;
-
-    // Lost while the statement waits for its turn.
-    let mut holder = Raw::connect(&world.database).await;
-    holder.run("BEGIN; SELECT * FROM log_head FOR UPDATE").await;
-    let step = world.decide(&[service(toggle("a"))]);
-    let append = waiting(&mut world, &step).await;
-    cut_off(&mut world).await;
-    let (mut second, lost) = soon("the lost append", append).await.unwrap();
-    assert!(matches!(lost, Err(StoreError::OutcomeUnknown(_))), "{lost:?}");
-    holder.run("ROLLBACK").await;
-    world.verify().await;
-    assert_eq!(second.append(&step).await.unwrap(), Appended::Done);
-    assert_eq!(second.append(&step).await.unwrap(), Appended::HeadMoved, "it stands, and stands once");
-    world.appended(&step);
-    world.verify().await;
 }

@@ -7,6 +7,7 @@
 mod append;
 mod follow;
 mod hold;
+mod lost;
 mod migrations;
 mod million;
 mod open;
