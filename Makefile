@@ -20,7 +20,7 @@ unit: setup
 
 # Clients that were not written here, against the real server: Python, buf curl, and README's first session.
 clients: setup
-	cargo build --locked
+	cargo test --locked --no-run --quiet
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 
 # Two ratios: flips against pgbench, reads against a bare tonic server.

@@ -39,46 +39,49 @@ pub enum BootstrapError {
     /// The change was not made.
     #[error("{0}")]
     Refused(#[from] Error),
+    /// The database was lost in the middle.
+    #[error("it is not known whether the administrator was created; if so, the token is in {path}", path = .0.display())]
+    Unknown(PathBuf),
     /// The operating system has no randomness to give.
     #[error("no randomness for a token: {0}")]
     Random(#[from] getrandom::Error),
-}
-
-impl From<Malformed> for BootstrapError {
-    fn from(rule: Malformed) -> Self {
-        Self::Refused(Error::Internal(rule.to_string()))
-    }
 }
 
 /// Creates the first administrator, with their own token or a fresh one in a file in `folder`. `None` if another server
 /// was quicker.
 ///
 /// # Errors
-/// Why there is none. The database is then as it was, and the next start tries again.
+/// Why there is none, or that it is not known whether there is; then the file with the token stays.
 pub async fn bootstrap(
     proposals: &Proposals,
     own: Option<&Secret>,
     folder: &Path,
 ) -> Result<Option<TokenPlace>, BootstrapError> {
-    let (secret, place) = match own {
-        Some(secret) => (secret.clone(), TokenPlace::Setting),
-        None => {
-            let secret = Secret::generate()?;
-            // First the file, then the user: a crash in between leaves a file that opens nothing, and the next start
-            // replaces it. The other way round it would leave a user whose token nobody has.
-            let path = write(folder, &secret)?;
-            (secret, TokenPlace::File(path))
+    if let Some(secret) = own {
+        return Ok(created(proposals, secret).await?.then_some(TokenPlace::Setting));
+    }
+    let secret = Secret::generate()?;
+    // First the file, then the user: a crash in between leaves a file that opens nothing. The other way round it would
+    // leave a user whose token nobody has.
+    let file = write(folder, &secret)?;
+    match created(proposals, &secret).await {
+        Ok(true) => Ok(Some(TokenPlace::File(named(file, folder)))),
+        Err(Error::CommitOutcomeUnknown) => Err(BootstrapError::Unknown(file)),
+        refused => {
+            // It opens nothing, and is nobody's but ours.
+            let _ = fs::remove_file(&file);
+            refused.map(|_| None).map_err(BootstrapError::from)
         }
-    };
-    match (proposals.propose(proposal(&secret)?, None).await, &place) {
-        (Ok(_), _) => Ok(Some(place)),
-        (Err(error), place) => {
-            if let TokenPlace::File(path) = place {
-                // It opens nothing: better no file than one that misleads.
-                let _ = fs::remove_file(path);
-            }
-            if matches!(error, Error::EmailTaken(_)) { Ok(None) } else { Err(error.into()) }
-        }
+    }
+}
+
+/// Whether the administrator was created by us.
+async fn created(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
+    let proposal = proposal(secret).map_err(|rule| Error::Internal(rule.to_string()))?;
+    match proposals.propose(proposal, None).await {
+        Ok(_) => Ok(true),
+        Err(Error::EmailTaken(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -98,18 +101,27 @@ fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
     })
 }
 
-/// Writes the secret to a file that only its owner may read; replaces one that is there.
+/// Writes the secret to a new file that only its owner may read.
 fn write(folder: &Path, secret: &Secret) -> Result<PathBuf, BootstrapError> {
-    let path = std::path::absolute(folder.join(TOKEN_FILE)).unwrap_or_else(|_| folder.join(TOKEN_FILE));
+    let name = format!("toggled-admin.{}.token", uuid::Uuid::now_v7().simple());
+    let path = std::path::absolute(folder.join(&name)).unwrap_or_else(|_| folder.join(&name));
     let write = || {
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
         writeln!(file, "{}", secret.reveal())?;
         file.sync_all()
     };
     write().map_err(|error| BootstrapError::File(path.clone(), error))?;
     Ok(path)
+}
+
+/// Gives the file its usual name, unless another database's token has it: that one is not ours to replace.
+fn named(file: PathBuf, folder: &Path) -> PathBuf {
+    let usual = file.parent().unwrap_or(folder).join(TOKEN_FILE);
+    match fs::hard_link(&file, &usual) {
+        Ok(()) => {
+            let _ = fs::remove_file(&file);
+            usual
+        }
+        Err(_) => file,
+    }
 }

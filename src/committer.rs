@@ -11,9 +11,10 @@ use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::domain::advance::{Actor, Answer, Proposal, Step, StoredRequest, Verdict, advance};
+use crate::domain::advance::{Actor, Answer, Command, Proposal, Step, StoredRequest, Verdict, advance};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
 use crate::domain::time::Clock;
@@ -22,6 +23,12 @@ use crate::store::{Appended, Store, StoreError, Writer};
 
 /// Proposals in one batch at the most.
 const BATCH: usize = 512;
+
+/// Entries in one batch at about the most: one proposal may bring a thousand.
+const BATCH_ENTRIES: usize = 2_000;
+
+/// How long a read may take that the writing waits for.
+const READ_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Proposals that may wait; more are turned away.
 const QUEUE: usize = 8_192;
@@ -77,14 +84,19 @@ impl Proposals {
         })?;
         if let Some(deadline) = deadline {
             match tokio::time::timeout_at(deadline, &mut answer).await {
-                Ok(answered) => return answered.unwrap_or(Err(Error::Draining)),
+                Ok(answered) => return answered.unwrap_or_else(|_| Err(unanswered(&settled))),
                 Err(_) if !settled.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
                 // It is being written: only how that ends is the truth.
                 Err(_) => {}
             }
         }
-        answer.await.unwrap_or(Err(Error::Draining))
+        answer.await.unwrap_or_else(|_| Err(unanswered(&settled)))
     }
+}
+
+/// The committer is gone without a word. What it had not taken up is not written; of what it had, nobody knows.
+fn unanswered(settled: &AtomicBool) -> Error {
+    if settled.load(Ordering::Acquire) { Error::CommitOutcomeUnknown } else { Error::Draining }
 }
 
 /// The writer's side of the queue.
@@ -116,13 +128,21 @@ impl Committer {
         (Self { queue, mirror, store, writer, clock }, Proposals { queue: sender })
     }
 
-    /// Works until every [`Proposals`] is gone and everything that was handed in is answered.
-    pub async fn run(mut self) {
-        let mut batch = Vec::with_capacity(BATCH);
-        while self.queue.recv_many(&mut batch, BATCH).await > 0 {
-            // Whoever cancelled, or ran out of time, while they waited is left alone.
-            batch.retain(|waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel));
-            self.commit(std::mem::take(&mut batch)).await;
+    /// Works until it is told to stop, or every [`Proposals`] is gone, and everything that was handed in is answered.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut gathered = Vec::with_capacity(BATCH);
+        loop {
+            tokio::select! {
+                biased;
+                received = self.queue.recv_many(&mut gathered, BATCH) => if received == 0 { return },
+                () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+            }
+            while !gathered.is_empty() {
+                let mut batch: Vec<_> = gathered.drain(..portion(&gathered)).collect();
+                // Whoever cancelled, or ran out of time, while they waited is left alone.
+                batch.retain(|waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel));
+                self.commit(batch).await;
+            }
         }
     }
 
@@ -196,7 +216,7 @@ impl Committer {
     /// requests, if they are there, are found as such.
     async fn stands(&self, step: &Step) -> Result<bool, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(false) };
-        let there = self.store.entry_at(first.revision).await?;
+        let there = in_time(self.store.entry_at(first.revision)).await?;
         Ok(there.is_some_and(|(id, _)| id == first.id))
     }
 
@@ -208,7 +228,7 @@ impl Committer {
         if losses >= LOSSES {
             self.writer.hold_head().await?;
         }
-        let followed = self.mirror.follow(&*self.store).await;
+        let followed = in_time(self.mirror.follow(&*self.store)).await;
         if followed.is_err() {
             // There may be no next append soon: a new connection lets go of the head.
             self.writer = self.store.writer();
@@ -236,7 +256,8 @@ impl Committer {
         }
     }
 
-    /// Answers proposals that wrote nothing. A retry is answered as the first time, whatever would be said to it today.
+    /// Answers proposals that wrote nothing. A retry that is let in is answered as the first time, whatever
+    /// would be said to it today.
     async fn settle_unwritten(&self, unwritten: Vec<(Waiting, Verdict)>) {
         let stored = match self.stored(unwritten.iter().map(|(waiting, _)| waiting)).await {
             Ok(stored) => stored,
@@ -288,9 +309,22 @@ impl Committer {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let stored = self.store.requests(&keys).await?;
+        let stored = in_time(self.store.requests(&keys)).await?;
         Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
     }
+}
+
+/// How many of those who wait go into one transaction: as many as do not make it too heavy, and at least one.
+fn portion(waiting: &[Waiting]) -> usize {
+    let mut entries = 0;
+    let fits = waiting.iter().take_while(|waiting| {
+        entries += match &waiting.proposal.command {
+            Command::BatchSet(items) => items.len(),
+            _ => 1,
+        };
+        entries <= BATCH_ENTRIES
+    });
+    fits.count().max(1)
 }
 
 /// Whose request a proposal is, and what they call it.
@@ -314,6 +348,12 @@ fn replayed(
     } else {
         Err(Error::RequestIdReused)
     })
+}
+
+/// A connection can be silent for ever; the writing cannot wait for that.
+async fn in_time<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable("a read was not answered in time".to_owned()));
+    tokio::time::timeout(READ_PATIENCE, read).await.unwrap_or_else(late)
 }
 
 fn answer(waiting: Waiting, result: Result<Reply, Error>) {

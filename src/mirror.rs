@@ -7,7 +7,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Mutex, watch};
 
 use crate::domain::Revision;
 use crate::domain::state::{Delta, Head, State};
@@ -17,6 +17,9 @@ use crate::store::{Followed, Store, StoreError};
 pub struct Mirror {
     /// `None` until the database has been read for the first time.
     state: RwLock<Option<State>>,
+    /// Held by whoever follows the log: one that began later never ends earlier, so nobody puts an older state in place
+    /// of a newer one.
+    following: Mutex<()>,
     /// The revision that `state` is at, for those who wait for one; -1 until there is a state.
     revision: watch::Sender<Revision>,
 }
@@ -24,7 +27,7 @@ pub struct Mirror {
 impl Mirror {
     /// A mirror that has seen nothing yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: RwLock::new(None), revision: watch::Sender::new(-1) })
+        Arc::new(Self { state: RwLock::new(None), following: Mutex::new(()), revision: watch::Sender::new(-1) })
     }
 
     /// Reads the state, if there is one yet. `read` must be quick: while it runs, the mirror cannot move.
@@ -60,6 +63,7 @@ impl Mirror {
     /// # Errors
     /// What the database said. The mirror is then as it was.
     pub async fn follow(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let _turn = self.following.lock().await;
         let Some(known) = self.read(|state| *state.head()) else {
             self.replace(store.load().await?);
             return Ok(true);
@@ -82,6 +86,9 @@ impl Mirror {
     }
 }
 
+/// How long one look at the log may take; reading everything anew takes longest.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Follows the log of other replicas for as long as it is polled.
 pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration) {
     let mut ticks = tokio::time::interval(every);
@@ -89,7 +96,9 @@ pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration)
     let mut failing = false;
     loop {
         ticks.tick().await;
-        match mirror.follow(&*store).await {
+        // A connection can be silent for ever; the next one may answer.
+        let followed = tokio::time::timeout(PATIENCE, mirror.follow(&*store)).await;
+        match followed.unwrap_or_else(|_| Err(StoreError::Unavailable("no answer in time".to_owned()))) {
             Ok(_) => failing = false,
             // Once an outage, not once a tick.
             Err(error) if !failing => {

@@ -97,7 +97,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         opened = open(&*store, &mirror) => opened?,
         () = shutdown.cancelled() => return finish(serving).await,
     }
-    let mut committing = tokio::spawn(committer.run());
+    let stop_writing = CancellationToken::new();
+    let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
     drop(proposals);
     let background = [
@@ -119,7 +120,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     for task in background {
         task.abort();
     }
-    // Every handler is gone, and with them every way to propose: what was handed in is finished first.
+    // Nothing more is taken up; what was handed in is finished first.
+    stop_writing.cancel();
     if tokio::time::timeout(GRACE, committing).await.is_err() {
         tracing::warn!("changes are still being written; not waiting any longer");
     }
@@ -132,7 +134,6 @@ async fn finish(mut serving: JoinHandle<Result<(), String>>) -> Result<(), Serve
         Ok(ended) => ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
         Err(_) => {
             tracing::warn!("calls are still under way; not waiting any longer");
-            // Aborting drops the handlers, and with them their ways to propose.
             serving.abort();
             Ok(())
         }
@@ -180,10 +181,15 @@ async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     let mut ticks = tokio::time::interval(SWEEP);
     loop {
         ticks.tick().await;
-        match store.forget_requests(clock.now()).await {
-            Ok(0) => {}
-            Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
-            Err(error) => tracing::warn!(%error, "could not forget expired requests"),
+        loop {
+            match store.forget_requests(clock.now()).await {
+                Ok(0) => break,
+                Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
+                Err(error) => {
+                    tracing::warn!(%error, "could not forget expired requests");
+                    break;
+                }
+            }
         }
     }
 }

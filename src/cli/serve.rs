@@ -54,7 +54,8 @@ fn welcome(ready: &Ready, address: SocketAddr) -> String {
             format!("$(cat '{}')", path.display())
         }
         TokenPlace::Setting => {
-            text += "\n\nThe token of admin@localhost, who may do everything, is TOGGLED_BOOTSTRAP_TOKEN.";
+            text += "\n\nThe token of admin@localhost, who may do everything, is the one that you gave: put it into \
+                     TOGGLED_BOOTSTRAP_TOKEN for the commands below.";
             "$TOGGLED_BOOTSTRAP_TOKEN".to_owned()
         }
     };

@@ -182,8 +182,9 @@ impl List {
 struct Tail {
     filter: Filter,
     period: Period,
-    /// Everything up to here has been sent.
+    /// Everything up to here has been sent, and this is the hash there: the log must still have it when it is read on.
     through: Revision,
+    hash: Hash,
     after: Option<Revision>,
     log_id: Option<uuid::Uuid>,
     after_hash: Option<Hash>,
@@ -220,7 +221,18 @@ impl Tail {
         }
         let left = fields.at_least("limit", 1, request.limit).unwrap_or(i64::MAX);
         let follow = request.follow;
-        fields.finish(Some(Self { filter, period, through: 0, after, log_id, after_hash, follow, left, end: 0 }))
+        fields.finish(Some(Self {
+            filter,
+            period,
+            through: 0,
+            hash: GENESIS,
+            after,
+            log_id,
+            after_hash,
+            follow,
+            left,
+            end: 0,
+        }))
     }
 
     /// Where the stream begins, if the log is the one that the client has read so far.
@@ -235,18 +247,20 @@ impl Tail {
             if after < head.floor {
                 return Err(status(Error::CursorTooOld { asked: after, oldest: head.floor + 1 }));
             }
-            if let Some(hash) = self.after_hash
-                && hash_at(store, head, after).await?.is_some_and(|there| there != hash)
-            {
-                return Err(status(Error::LogMismatch("after_hash")));
-            }
         }
+        self.log_id = Some(head.log_id);
         self.through = self.after.unwrap_or(head.floor);
+        let there = hash_at(store, head, self.through).await?;
+        if there.zip(self.after_hash).is_some_and(|(there, given)| there != given) {
+            return Err(status(Error::LogMismatch("after_hash")));
+        }
+        self.hash = there.or(self.after_hash).unwrap_or(GENESIS);
         self.end = head.revision;
         Ok(self)
     }
 
-    /// The stream itself. It reads when it is asked for more, so a slow client costs neither memory nor entries.
+    /// The stream itself. It reads a part when it is asked for more: a slow client costs no more memory than that, and
+    /// loses nothing.
     fn messages(
         mut self,
         store: Arc<dyn Store>,
@@ -258,7 +272,7 @@ impl Tail {
                 let part = self.read(&*store).await?;
                 let (head, last) = (part.head, part.last);
                 self.left -= part.entries.len() as i64;
-                self.through = part.through;
+                (self.through, self.hash) = (part.through, part.hash);
                 for message in part.messages() {
                     yield message;
                 }
@@ -283,15 +297,20 @@ impl Tail {
 
     async fn read(&self, store: &dyn Store) -> Result<Part, Status> {
         let head = store.head().await.map_err(read_failed)?;
-        // A log that is shorter than what was read of it, or has lost what comes next, is not the same any more.
-        if head.revision < self.through {
-            return Err(status(Error::LogMismatch("the stream's cursor")));
-        }
         if head.floor > self.through {
             return Err(status(Error::CursorTooOld { asked: self.through, oldest: head.floor + 1 }));
         }
-        let last = self.period.to.is_some_and(|to| head.timestamp > to);
         let until = if self.follow { head.revision } else { self.end };
+        // A log that was restored while it was read, and perhaps written on since, is not the same any more.
+        let mismatch = || status(Error::LogMismatch("the stream's cursor"));
+        if self.log_id != Some(head.log_id) || head.revision < self.through.max(until) {
+            return Err(mismatch());
+        }
+        let there = hash_at(store, &head, self.through).await?;
+        if there.is_some_and(|there| there != self.hash) {
+            return Err(mismatch());
+        }
+        let last = self.period.to.is_some_and(|to| head.timestamp > to);
         let rest = Range { first: self.through + 1, last: until };
         let range = store.range(self.period, rest).await.map_err(read_failed)?;
         let limit = self.left.min(STREAM_PAGE);
@@ -300,7 +319,10 @@ impl Tail {
         let full = entries.len() as i64 == limit;
         let (through, hash) = match entries.last().filter(|_| full) {
             Some(entry) => (entry.revision, entry.hash),
-            None => (until, hash_at(store, &head, until).await?.unwrap_or(GENESIS)),
+            None => {
+                let missing = || status(Error::Internal(format!("there is no entry at revision {until}")));
+                (until, hash_at(store, &head, until).await?.ok_or_else(missing)?)
+            }
         };
         Ok(Part { entries, through, hash, head, last: last && !full })
     }
@@ -334,7 +356,7 @@ impl Part {
     }
 }
 
-/// The hash at a revision; `None` where no entry is kept to tell.
+/// The hash at a revision; `None` where no entry is kept to tell: at the floor and below.
 async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<Option<Hash>, Status> {
     if revision == head.revision {
         return Ok(Some(head.hash));
@@ -342,7 +364,12 @@ async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<O
     if revision == 0 {
         return Ok(Some(GENESIS));
     }
-    Ok(store.entry_at(revision).await.map_err(read_failed)?.map(|(_, hash)| hash))
+    if revision <= head.floor {
+        return Ok(None);
+    }
+    let there = store.entry_at(revision).await.map_err(read_failed)?;
+    let missing = || status(Error::Internal(format!("there is no entry at revision {revision}")));
+    there.map(|(_, hash)| Some(hash)).ok_or_else(missing)
 }
 
 /// The conditions that both requests have, under the same names.

@@ -14,6 +14,9 @@ use crate::domain::state::FlagRef;
 use crate::domain::text::{FlagKey, Malformed};
 use crate::domain::time::Timestamp;
 
+/// Faults that are remembered of one request.
+const MOST_KEPT: usize = 100;
+
 /// The faults that have been found so far. A field that is at fault is `None`; [`Fields::finish`] sees to it that nobody
 /// takes that for absent.
 #[derive(Default)]
@@ -78,7 +81,10 @@ impl Fields {
     }
 
     pub fn violate<T>(&mut self, field: &str, rule: impl Into<String>) -> Option<T> {
-        self.violations.push(Violation { field: format!("{}{field}", self.prefix), rule: rule.into() });
+        // Far more than are ever shown: a request full of faults must not cost more than one without.
+        if self.violations.len() < MOST_KEPT {
+            self.violations.push(Violation { field: format!("{}{field}", self.prefix), rule: rule.into() });
+        }
         None
     }
 

@@ -21,5 +21,6 @@ use toggle::Toggle;
 /// The largest message taken or sent: 4 MiB, which is what clients expect by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 
-/// A page or a part of a stream ends at about this many bytes, so that no message comes near the largest.
+/// A page of flags or a message of a stream ends at about this many bytes, so that none comes near the largest. A page of
+/// the log is limited by its 100 entries.
 const PAGE_BYTES: usize = 1024 * 1024;

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
+use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use super::Changes;
+use super::authorize::Call;
 use super::change::change;
 use super::fields::Fields;
 use super::pb::toggle_service_server::ToggleService;
@@ -87,8 +89,8 @@ impl Toggle {
         Self { changes, mirror, store }
     }
 
-    /// Waits until the mirror is at `min_revision`, if one is asked for.
-    async fn fresh(&self, min_revision: Option<Revision>) -> Result<(), Status> {
+    /// Waits until the mirror is at `min_revision`, if one is asked for, as long as the caller does.
+    async fn fresh(&self, min_revision: Option<Revision>, deadline: Option<Instant>) -> Result<(), Status> {
         let Some(wanted) = min_revision else { return Ok(()) };
         let mut revisions = self.mirror.revisions();
         if *revisions.borrow_and_update() >= wanted {
@@ -99,7 +101,9 @@ impl Toggle {
         if wanted > head.revision {
             return Err(status(Error::CursorInFuture { asked: wanted, head: head.revision }));
         }
-        let waited = tokio::time::timeout(FRESHNESS_PATIENCE, revisions.wait_for(|r| *r >= wanted)).await;
+        let patience = Instant::now() + FRESHNESS_PATIENCE;
+        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
+        let waited = tokio::time::timeout_at(until, revisions.wait_for(|r| *r >= wanted)).await;
         waited.map(drop).map_err(|_| status(Error::Stale))
     }
 
@@ -263,12 +267,13 @@ impl ToggleService for Toggle {
         &self,
         request: Request<pb::GetFeatureFlagRequest>,
     ) -> Result<Response<pb::GetFeatureFlagResponse>, Status> {
+        let deadline = Call::of(&request).map_err(status)?.deadline;
         let request = request.into_inner();
         let mut fields = Fields::default();
         let flag = fields.flag(request.flag);
         let min_revision = fields.at_least("min_revision", 0, request.min_revision);
         let flag = fields.finish(flag).map_err(status)?;
-        self.fresh(min_revision).await?;
+        self.fresh(min_revision, deadline).await?;
         let (found, revision) = self.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
         let found = found.ok_or_else(|| status(Error::FlagNotFound(flag.to_string())))?;
         Ok(Response::new(pb::GetFeatureFlagResponse { feature_flag: Some((&found).into()), revision }))
@@ -278,8 +283,9 @@ impl ToggleService for Toggle {
         &self,
         request: Request<pb::ListFeatureFlagsRequest>,
     ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
+        let deadline = Call::of(&request).map_err(status)?.deadline;
         let (query, min_revision) = FlagQuery::parse(request.into_inner()).map_err(status)?;
-        self.fresh(min_revision).await?;
+        self.fresh(min_revision, deadline).await?;
         self.read(|state| query.page(state)).map(Response::new)
     }
 }

@@ -161,7 +161,7 @@ pub trait Store: Send + Sync {
     /// Those of the named requests that are stored.
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError>;
 
-    /// Forgets stored requests that expired before `now`; how many.
+    /// Forgets stored requests that expired before `now`, at most 1,000 at once, so that no writer waits long; how many.
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// One entry by its id.

@@ -25,6 +25,29 @@ macro_rules! entry_columns {
 }
 pub(super) use entry_columns;
 
+// Columns are named one by one everywhere: a column that a later version adds changes no statement of this one, which
+// may still be running beside it.
+macro_rules! flag_columns {
+    () => {
+        "id, key, name, description, status, revision, created_at, updated_at, updated_by, archived_at"
+    };
+}
+pub(super) use flag_columns;
+
+macro_rules! user_columns {
+    () => {
+        "id, email, permissions, revision, created_at, updated_at, deactivated_at"
+    };
+}
+pub(super) use user_columns;
+
+macro_rules! token_columns {
+    () => {
+        "id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at"
+    };
+}
+pub(super) use token_columns;
+
 #[derive(FromRow)]
 pub(super) struct HeadRow {
     log_id: Uuid,

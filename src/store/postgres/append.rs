@@ -36,28 +36,28 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 macro_rules! flips {
     () => {
         "WITH head AS (
-            UPDATE log_head SET revision = $3, hash = $4, timestamp = $5
-            WHERE revision = $1 AND log_id = $2 RETURNING revision
+            UPDATE log_head SET revision = $4, hash = $5, timestamp = $6
+            WHERE revision = $1 AND log_id = $2 AND hash = $3 RETURNING revision
         ), entries AS (
             INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type,
                 entity_id, entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent,
                 previous_entity_revision, hash_version, hash, created_at)
-            SELECT e.* FROM head, unnest($6::uuid[], $7::int8[], $8::timestamptz[], $9::uuid[], $10::text[],
-                $11::uuid[], $12::text[], $13::text[], $14::uuid[], $15::text[], $16::text[], $17::text[],
-                $18::text[], $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::int8[],
-                $25::int2[], $26::bytea[], $27::timestamptz[]) AS e
+            SELECT e.* FROM head, unnest($7::uuid[], $8::int8[], $9::timestamptz[], $10::uuid[], $11::text[],
+                $12::uuid[], $13::text[], $14::text[], $15::uuid[], $16::text[], $17::text[], $18::text[],
+                $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::int8[],
+                $26::int2[], $27::bytea[], $28::timestamptz[]) AS e
         ), flags AS (
             UPDATE feature_flags AS f SET name = u.name, description = u.description, status = u.status,
                 revision = u.revision, updated_at = u.updated_at, updated_by = u.updated_by,
                 archived_at = u.archived_at
-            FROM head, unnest($28::uuid[], $29::text[], $30::text[], $31::text[], $32::int8[], $33::timestamptz[],
-                $34::text[], $35::timestamptz[])
+            FROM head, unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::int8[], $34::timestamptz[],
+                $35::text[], $36::timestamptz[])
                 AS u (id, name, description, status, revision, updated_at, updated_by, archived_at)
             WHERE f.id = u.id RETURNING f.id
         ), requests AS (
             INSERT INTO requests (user_id, request_id, digest, response, expires_at)
-            SELECT r.* FROM head, unnest($36::uuid[], $37::text[], $38::bytea[], $39::bytea[],
-                $40::timestamptz[]) AS r
+            SELECT r.* FROM head, unnest($37::uuid[], $38::text[], $39::bytea[], $40::bytea[],
+                $41::timestamptz[]) AS r
         )"
     };
 }
@@ -66,7 +66,7 @@ macro_rules! flips {
 /// everything back: no entry without its change.
 macro_rules! outcome {
     () => {
-        " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($28::uuid[]))::int FROM head"
+        " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($29::uuid[]))::int FROM head"
     };
 }
 
@@ -78,14 +78,14 @@ const EVERYTHING: &str = concat!(
     ", new_flags AS (
         INSERT INTO feature_flags (id, key, name, description, status, revision, created_at, updated_at, updated_by,
             archived_at)
-        SELECT n.* FROM head, unnest($41::uuid[], $42::text[], $43::text[], $44::text[], $45::text[], $46::int8[],
-            $47::timestamptz[], $48::timestamptz[], $49::text[], $50::timestamptz[]) AS n
+        SELECT n.* FROM head, unnest($42::uuid[], $43::text[], $44::text[], $45::text[], $46::text[], $47::int8[],
+            $48::timestamptz[], $49::timestamptz[], $50::text[], $51::timestamptz[]) AS n
     ), changed_users AS (
         INSERT INTO users (id, email, permissions, revision, created_at, updated_at, deactivated_at)
         SELECT u.id, u.email, string_to_array(u.permissions, ','), u.revision, u.created_at, u.updated_at,
             u.deactivated_at
-        FROM head, unnest($51::uuid[], $52::text[], $53::text[], $54::int8[], $55::timestamptz[], $56::timestamptz[],
-            $57::timestamptz[])
+        FROM head, unnest($52::uuid[], $53::text[], $54::text[], $55::int8[], $56::timestamptz[], $57::timestamptz[],
+            $58::timestamptz[])
             AS u (id, email, permissions, revision, created_at, updated_at, deactivated_at)
         ON CONFLICT (id) DO UPDATE SET permissions = excluded.permissions, revision = excluded.revision,
             updated_at = excluded.updated_at, deactivated_at = excluded.deactivated_at
@@ -94,8 +94,8 @@ const EVERYTHING: &str = concat!(
             revoked_at)
         SELECT t.id, t.user_id, t.name, t.secret_hash, string_to_array(t.permissions, ','), t.revision, t.created_at,
             t.expires_at, t.revoked_at
-        FROM head, unnest($58::uuid[], $59::uuid[], $60::text[], $61::bytea[], $62::text[], $63::int8[],
-            $64::timestamptz[], $65::timestamptz[], $66::timestamptz[])
+        FROM head, unnest($59::uuid[], $60::uuid[], $61::text[], $62::bytea[], $63::text[], $64::int8[],
+            $65::timestamptz[], $66::timestamptz[], $67::timestamptz[])
             AS t (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at)
         ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at
     )",
@@ -142,10 +142,11 @@ impl PostgresWriter {
 
     async fn run(connection: &mut PgConnection, step: &Step, holding: bool) -> Result<Appended, sqlx::Error> {
         let moved = if step.is_empty() {
-            let sql = "SELECT 0::int8 FROM log_head WHERE revision = $1 AND log_id = $2";
+            let sql = "SELECT 0::int8 FROM log_head WHERE revision = $1 AND log_id = $2 AND hash = $3";
             let there: Option<i64> = sqlx::query_scalar(sql)
                 .bind(step.base.revision)
                 .bind(step.base.log_id)
+                .bind(&step.base.hash[..])
                 .fetch_optional(&mut *connection)
                 .await?;
             there.is_none()
@@ -171,13 +172,15 @@ impl Writer for PostgresWriter {
                 Ok(appended)
             }
             Ok(Err(problem)) => {
-                let meaning = error::append(&problem);
+                // What wrote nothing cannot have been written.
+                let meaning = if step.is_empty() { Err(error::read(problem)) } else { error::append(&problem) };
                 // After an error in a transaction of its own the connection is not worth mending.
                 if !holding && !matches!(meaning, Err(StoreError::OutcomeUnknown(_))) {
                     self.connection = Some(connection);
                 }
                 meaning
             }
+            Err(_) if step.is_empty() => Err(StoreError::Unavailable("no answer in time".to_owned())),
             Err(_) => Err(StoreError::OutcomeUnknown("no answer in time".to_owned())),
         }
     }
@@ -206,6 +209,7 @@ fn statement(step: &Step) -> PgQuery<'_> {
     let query = sqlx::query(if plain { FLIPS } else { EVERYTHING })
         .bind(step.base.revision)
         .bind(step.base.log_id)
+        .bind(&step.base.hash[..])
         .bind(step.head.revision)
         .bind(&step.head.hash[..])
         .bind(Time(step.head.timestamp));

@@ -27,7 +27,8 @@ pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
     };
     match database.code() {
         "23505" if database.constraint() == Some("requests_pkey") => Ok(Appended::RequestExists),
-        code if code.starts_with("57P") || code.starts_with("08") => {
+        // The session is at its end: 25P too, which is a transaction that took too long.
+        code if ["57P", "25P", "08"].iter().any(|class| code.starts_with(class)) => {
             Err(StoreError::OutcomeUnknown(database.to_string()))
         }
         code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
@@ -43,7 +44,9 @@ pub(super) fn migration(error: MigrateError) -> StoreError {
 }
 
 /// Whether a state passes by itself: connection trouble (08), a lost race (40), no resources (53), an operator at work
-/// (57), a lock not had in time (55P03), a read-only standby (25006).
+/// (57), trouble outside the database (58), a lock not had in time (55P03), a read-only standby (25006).
 fn passes(code: &str) -> bool {
-    ["08", "40", "53", "57"].iter().any(|class| code.starts_with(class)) || code == "55P03" || code == "25006"
+    ["08", "25P", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
+        || code == "55P03"
+        || code == "25006"
 }

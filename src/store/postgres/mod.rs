@@ -103,12 +103,18 @@ impl Store for PostgresStore {
     async fn load(&self) -> Result<State, StoreError> {
         let mut snapshot = self.pool.begin_with(SNAPSHOT).await.map_err(read)?;
         let head = head(&mut snapshot).await?;
-        let flags: Vec<FlagRow> =
-            sqlx::query_as("SELECT * FROM feature_flags").fetch_all(&mut *snapshot).await.map_err(read)?;
-        let users: Vec<UserRow> =
-            sqlx::query_as("SELECT * FROM users").fetch_all(&mut *snapshot).await.map_err(read)?;
-        let tokens: Vec<TokenRow> =
-            sqlx::query_as("SELECT * FROM api_tokens").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
+        let users: Vec<UserRow> = sqlx::query_as(concat!("SELECT ", rows::user_columns!(), " FROM users"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
+        let tokens: Vec<TokenRow> = sqlx::query_as(concat!("SELECT ", rows::token_columns!(), " FROM api_tokens"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
         snapshot.commit().await.map_err(read)?;
         let mut state = State::new(head);
         state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
@@ -146,7 +152,7 @@ impl Store for PostgresStore {
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
         let (users, ids): (Vec<Uuid>, Vec<&str>) = keys.iter().map(|(user, id)| (*user, id.as_str())).unzip();
         let rows: Vec<RequestRow> = sqlx::query_as(
-            "SELECT r.* FROM unnest($1::uuid[], $2::text[]) AS k (user_id, request_id)
+            "SELECT r.user_id, r.request_id, r.digest, r.response, r.expires_at FROM unnest($1::uuid[], $2::text[]) AS k (user_id, request_id)
              JOIN requests r ON r.user_id = k.user_id AND r.request_id = k.request_id",
         )
         .bind(users)
@@ -158,7 +164,9 @@ impl Store for PostgresStore {
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM requests WHERE expires_at < $1").bind(Time(now)).execute(&self.pool).await;
+        let sql = "DELETE FROM requests WHERE (user_id, request_id) IN
+            (SELECT user_id, request_id FROM requests WHERE expires_at < $1 LIMIT 1000)";
+        let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
@@ -239,17 +247,17 @@ async fn changed_since(connection: &mut PgConnection, revision: Revision) -> Res
     let mut delta = Delta::default();
     let (flags, users, tokens) = (of(EntityType::FeatureFlag), of(EntityType::User), of(EntityType::ApiToken));
     if !flags.is_empty() {
-        let sql = "SELECT * FROM feature_flags WHERE id = ANY($1)";
+        let sql = concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags WHERE id = ANY($1)");
         let rows: Vec<FlagRow> = sqlx::query_as(sql).bind(flags).fetch_all(&mut *connection).await.map_err(read)?;
         delta.flags = convert(rows)?;
     }
     if !users.is_empty() {
-        let sql = "SELECT * FROM users WHERE id = ANY($1)";
+        let sql = concat!("SELECT ", rows::user_columns!(), " FROM users WHERE id = ANY($1)");
         let rows: Vec<UserRow> = sqlx::query_as(sql).bind(users).fetch_all(&mut *connection).await.map_err(read)?;
         delta.users = convert(rows)?;
     }
     if !tokens.is_empty() {
-        let sql = "SELECT * FROM api_tokens WHERE id = ANY($1)";
+        let sql = concat!("SELECT ", rows::token_columns!(), " FROM api_tokens WHERE id = ANY($1)");
         let rows: Vec<TokenRow> = sqlx::query_as(sql).bind(tokens).fetch_all(&mut *connection).await.map_err(read)?;
         delta.tokens = convert(rows)?;
     }

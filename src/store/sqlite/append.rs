@@ -18,7 +18,7 @@ use crate::domain::flag::Flag;
 use crate::store::columns::Time;
 use crate::store::{Appended, StoreError, Writer};
 
-const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ?";
+const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
 
 const ENTRIES: &str = "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type,
         entity_type, entity_id, entity_key, entity_name, old_value, new_value, reason, request_id, method, peer,
@@ -95,6 +95,7 @@ impl SqliteWriter {
         let there: Option<i64> = sqlx::query_scalar(HEAD_IS)
             .bind(step.base.revision)
             .bind(step.base.log_id)
+            .bind(&step.base.hash[..])
             .fetch_optional(&mut *connection)
             .await?;
         if there.is_none() {

@@ -110,12 +110,18 @@ impl Store for SqliteStore {
     async fn load(&self) -> Result<State, StoreError> {
         let mut snapshot = self.pool.begin().await.map_err(read)?;
         let head = head(&mut snapshot).await?;
-        let flags: Vec<FlagRow> =
-            sqlx::query_as("SELECT * FROM feature_flags").fetch_all(&mut *snapshot).await.map_err(read)?;
-        let users: Vec<UserRow> =
-            sqlx::query_as("SELECT * FROM users").fetch_all(&mut *snapshot).await.map_err(read)?;
-        let tokens: Vec<TokenRow> =
-            sqlx::query_as("SELECT * FROM api_tokens").fetch_all(&mut *snapshot).await.map_err(read)?;
+        let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
+        let users: Vec<UserRow> = sqlx::query_as(concat!("SELECT ", rows::user_columns!(), " FROM users"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
+        let tokens: Vec<TokenRow> = sqlx::query_as(concat!("SELECT ", rows::token_columns!(), " FROM api_tokens"))
+            .fetch_all(&mut *snapshot)
+            .await
+            .map_err(read)?;
         snapshot.commit().await.map_err(read)?;
         let mut state = State::new(head);
         state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
@@ -153,7 +159,7 @@ impl Store for SqliteStore {
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|(user, id)| (user.simple().to_string(), id.as_str())).collect();
         let rows: Vec<RequestRow> = sqlx::query_as(
-            "SELECT r.* FROM json_each(?) AS k
+            "SELECT r.user_id, r.request_id, r.digest, r.response, r.expires_at FROM json_each(?) AS k
              JOIN requests AS r ON r.user_id = unhex(k.value ->> 0) AND r.request_id = k.value ->> 1",
         )
         .bind(append::json(&keys))
@@ -164,7 +170,8 @@ impl Store for SqliteStore {
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let done = sqlx::query("DELETE FROM requests WHERE expires_at < ?").bind(Time(now)).execute(&self.pool).await;
+        let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
+        let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
@@ -231,9 +238,11 @@ async fn entry_at(connection: &mut SqliteConnection, revision: Revision) -> Resu
 /// The objects that entries after `revision` name, by their primary keys.
 async fn changed_since(connection: &mut SqliteConnection, revision: Revision) -> Result<Delta, StoreError> {
     macro_rules! changed {
-        ($table:literal, $kind:expr, $row:ty) => {{
+        ($columns:expr, $table:literal, $kind:expr, $row:ty) => {{
             let rows: Vec<$row> = sqlx::query_as(concat!(
-                "SELECT * FROM ",
+                "SELECT ",
+                $columns,
+                " FROM ",
                 $table,
                 " WHERE id IN (SELECT entity_id FROM audit_logs WHERE revision > ? AND +entity_type = ?)"
             ))
@@ -246,8 +255,8 @@ async fn changed_since(connection: &mut SqliteConnection, revision: Revision) ->
         }};
     }
     Ok(Delta {
-        flags: changed!("feature_flags", EntityType::FeatureFlag, FlagRow),
-        users: changed!("users", EntityType::User, UserRow),
-        tokens: changed!("api_tokens", EntityType::ApiToken, TokenRow),
+        flags: changed!(rows::flag_columns!(), "feature_flags", EntityType::FeatureFlag, FlagRow),
+        users: changed!(rows::user_columns!(), "users", EntityType::User, UserRow),
+        tokens: changed!(rows::token_columns!(), "api_tokens", EntityType::ApiToken, TokenRow),
     })
 }
