@@ -111,6 +111,16 @@ async fn the_first_start_leaves_a_token_in_a_file() {
     assert!(!path.exists());
     server.client(Some(&token)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap();
     assert_eq!(server.terminate_with_words().await, "");
+
+    // A new database beside it: the token file of the other is not replaced.
+    std::fs::write(&path, "another's").unwrap();
+    let mut server = Server::launch_fresh(&url.replace("toggled.db", "second.db")).await;
+    server.ready().await;
+    let told = server.terminate_with_words().await;
+    let second = told.lines().find(|line| line.ends_with(".token")).unwrap().trim();
+    assert!(std::fs::read_to_string(second).unwrap().starts_with("toggled_"), "{told}");
+    assert_eq!(std::fs::metadata(second).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

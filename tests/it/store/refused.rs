@@ -124,6 +124,8 @@ on_both! {
                 Head { revision: step.base.revision + 1, ..step.base },
                 Head { revision: 0, ..step.base },
                 Head { log_id: Uuid::now_v7(), ..step.base },
+                // As long as ours, but of another history: a backup was restored and written on.
+                Head { hash: [7; 32], ..step.base },
             ] {
                 let elsewhere = Step { base, ..step.clone() };
                 assert_eq!(world.append_in_vain(&elsewhere).await, Appended::HeadMoved);
