@@ -329,9 +329,9 @@ fn portion(waiting: &[Waiting]) -> usize {
 
 /// Whose request a proposal is, and what they call it.
 fn request_key(mirror: &Mirror, proposal: &Proposal) -> Option<(Uuid, RequestId)> {
-    let Actor::Token { token_id, .. } = proposal.actor else { return None };
+    let Actor::Caller { credential, .. } = &proposal.actor else { return None };
     let request = proposal.request.as_ref()?;
-    let user_id = mirror.read(|state| state.token(token_id).map(|token| token.user_id))??;
+    let user_id = mirror.read(|state| credential.user_id(state))??;
     Some((user_id, request.id.clone()))
 }
 

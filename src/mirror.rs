@@ -22,12 +22,20 @@ pub struct Mirror {
     following: Mutex<()>,
     /// The revision that `state` is at, for those who wait for one; -1 until there is a state.
     revision: watch::Sender<Revision>,
+    /// Counts the changes to users and tokens, for open streams whose callers may have lost what let them in. Flips,
+    /// which are most of what happens, do not wake those.
+    access: watch::Sender<u64>,
 }
 
 impl Mirror {
     /// A mirror that has seen nothing yet.
     pub fn new() -> Arc<Self> {
-        Arc::new(Self { state: RwLock::new(None), following: Mutex::new(()), revision: watch::Sender::new(-1) })
+        Arc::new(Self {
+            state: RwLock::new(None),
+            following: Mutex::new(()),
+            revision: watch::Sender::new(-1),
+            access: watch::Sender::new(0),
+        })
     }
 
     /// Reads the state, if there is one yet. `read` must be quick: while it runs, the mirror cannot move.
@@ -41,12 +49,20 @@ impl Mirror {
         self.revision.subscribe()
     }
 
+    /// Word of each change to users or tokens.
+    pub fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
+    }
+
     /// Moves from `base` to `head`. Does nothing if the mirror is elsewhere: then somebody has moved it already.
     pub fn apply(&self, base: &Head, head: Head, delta: &Delta) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(state) = state.as_mut().filter(|state| state.head() == base) {
             state.apply(head, delta);
             self.revision.send_replace(head.revision);
+            if !delta.users.is_empty() || !delta.tokens.is_empty() {
+                self.access.send_modify(|changes| *changes += 1);
+            }
         }
     }
 
@@ -56,6 +72,7 @@ impl Mirror {
         let revision = new.head().revision;
         *state = Some(new);
         self.revision.send_replace(revision);
+        self.access.send_modify(|changes| *changes += 1);
     }
 
     /// Catches up with the database; whether it had moved. A database that is not the one we knew is read anew.

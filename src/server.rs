@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
@@ -25,6 +26,9 @@ const RETRY: Duration = Duration::from_millis(500);
 
 /// How often expired requests are forgotten.
 const SWEEP: Duration = Duration::from_secs(600);
+
+/// How often it is written down when tokens were last used.
+const WRITE_LAST_USED: Duration = Duration::from_secs(30);
 
 /// How long calls that are under way may take to end once we are asked to stop.
 const GRACE: Duration = Duration::from_secs(10);
@@ -82,11 +86,13 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let Parts { listener, store, clock, bootstrap_token, shutdown } = parts;
     let mirror = Mirror::new();
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
+    let last_used = Arc::new(LastUsed::default());
     let (router, health) = grpc::Router::new(grpc::Parts {
         store: Arc::clone(&store),
         mirror: Arc::clone(&mirror),
         clock: Arc::clone(&clock),
         proposals: proposals.clone(),
+        last_used: Arc::clone(&last_used),
         shutdown: shutdown.clone(),
     })
     .await?;
@@ -104,6 +110,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let background = [
         tokio::spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL)),
         tokio::spawn(sweep(Arc::clone(&store), clock)),
+        tokio::spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used))),
     ];
     health.announce(true).await;
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
@@ -119,6 +126,9 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let ended = finish(serving).await;
     for task in background {
         task.abort();
+    }
+    if tokio::time::timeout(GRACE, write_last_used(&*store, &last_used)).await.is_err() {
+        tracing::warn!("it was not written down when tokens were last used: no answer in time");
     }
     // Nothing more is taken up; what was handed in is finished first.
     stop_writing.cancel();
@@ -191,5 +201,26 @@ async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
                 }
             }
         }
+    }
+}
+
+/// Writes down when tokens were last used, now and then.
+async fn write_behind(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
+    let mut ticks = tokio::time::interval(WRITE_LAST_USED);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        write_last_used(&*store, &last_used).await;
+    }
+}
+
+async fn write_last_used(store: &dyn Store, last_used: &LastUsed) {
+    let uses = last_used.unwritten();
+    if uses.is_empty() {
+        return;
+    }
+    match store.write_last_used(&uses).await {
+        Ok(()) => last_used.written(&uses),
+        Err(error) => tracing::warn!(%error, "could not write down when tokens were last used; trying on"),
     }
 }

@@ -1,5 +1,6 @@
 //! Who calls, and what their method demands: bearer tokens and the policies declared in the .proto files.
 
+pub mod last_used;
 pub mod policy;
 pub mod secret;
 
@@ -7,19 +8,57 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::domain::access::{Permissions, SecretHash, Token, User};
+use crate::domain::access::{Account, Credential, Granted, SecretHash, User, admit};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
+use uuid::Uuid;
 
-/// Somebody who has shown a token that works.
+/// Somebody who has shown something that works.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// Who they are.
-    pub user: Arc<User>,
-    /// The token that they showed.
-    pub token: Arc<Token>,
-    /// What they may do with it: the user's permissions, narrowed by the token's.
-    pub permissions: Permissions,
+    /// What they have shown.
+    pub credential: Credential,
+    /// Who they are, and what it lets them do.
+    pub granted: Granted,
+}
+
+/// What tells one caller from another, whatever they show.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CallerKey {
+    /// A user.
+    User(Uuid),
+    /// Somebody who came by single sign-on and is no user yet.
+    Account(Account),
+}
+
+impl Caller {
+    /// Who shows this credential, if it works.
+    pub fn admit(state: &State, credential: Credential, now: Timestamp) -> Option<Self> {
+        let granted = admit(state, &credential, now)?;
+        Some(Self { credential, granted })
+    }
+
+    /// The token that they have shown, if it is one of ours.
+    pub fn token_id(&self) -> Option<Uuid> {
+        match self.credential {
+            Credential::Token(id) => Some(id),
+            _ => None,
+        }
+    }
+
+    /// What tells them from other callers.
+    pub fn key(&self) -> Option<CallerKey> {
+        match (&self.granted.user, &self.credential) {
+            (Some(user), _) => Some(CallerKey::User(user.id)),
+            (None, Credential::SignOn(identity)) => Some(CallerKey::Account(identity.account())),
+            (None, _) => None,
+        }
+    }
+
+    /// The user that they are, if they are one already.
+    pub fn user(&self) -> Option<&Arc<User>> {
+        self.granted.user.as_ref()
+    }
 }
 
 /// The token in the value of an `authorization` header: `Bearer TOKEN`, the scheme in any case of letters.
@@ -27,15 +66,6 @@ pub fn bearer(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.split_at_checked(7)?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
-}
-
-/// Who shows this token, if it works: known, neither revoked nor expired, its user active.
-///
-/// Only hashes are compared, by looking one up: how long that takes tells nothing about any secret.
-pub fn authenticate(state: &State, token: &[u8], now: Timestamp) -> Option<Caller> {
-    let token = state.token_by_secret(&hash(token)).filter(|token| token.is_live(now))?;
-    let user = state.user(token.user_id).filter(|user| user.deactivated_at.is_none())?;
-    Some(Caller { user: Arc::clone(user), token: Arc::clone(token), permissions: token.allowed(user) })
 }
 
 /// What is kept of a secret. Secrets are random enough that a plain hash cannot be searched for them.

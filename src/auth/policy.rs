@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost_reflect::{DescriptorPool, MethodDescriptor, Value};
+use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
 
 use crate::domain::access::Permission;
 
@@ -28,11 +28,22 @@ pub struct Method {
     pub name: Arc<str>,
     /// What it demands.
     pub policy: Policy,
+    /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
+    pub streams: bool,
+    /// What it is asked with.
+    pub input: MessageDescriptor,
+}
+
+impl Method {
+    /// Whether it changes something: whatever does can be asked to `validate_only`.
+    pub fn changes(&self) -> bool {
+        self.input.get_field_by_name("validate_only").is_some()
+    }
 }
 
 /// The policies of all methods that are served, by their HTTP/2 paths.
 #[derive(Debug)]
-pub struct Policies(HashMap<String, Method>);
+pub struct Policies(HashMap<String, Arc<Method>>);
 
 /// A served method that must not be: the server does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,19 +84,21 @@ impl Policies {
                 } else {
                     declared(&pool, &method, &name)?
                 };
-                methods.insert(format!("/{name}"), Method { name: name.into(), policy });
+                let (streams, input) = (method.is_server_streaming(), method.input());
+                let served = Method { name: name.as_str().into(), policy, streams, input };
+                methods.insert(format!("/{name}"), Arc::new(served));
             }
         }
         Ok(Self(methods))
     }
 
     /// The method that is served at this path.
-    pub fn method(&self, path: &str) -> Option<&Method> {
+    pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
         self.0.get(path)
     }
 
     /// All methods that are served.
-    pub fn methods(&self) -> impl Iterator<Item = &Method> {
+    pub fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
         self.0.values()
     }
 }

@@ -33,6 +33,9 @@ pub enum Error {
     /// No user has this id.
     #[error("user not found: {0}")]
     UserNotFound(Uuid),
+    /// No token has this id.
+    #[error("token not found: {0}")]
+    TokenNotFound(Uuid),
     /// No audit entry has this id.
     #[error("audit log entry not found: {0}")]
     AuditLogNotFound(Uuid),
@@ -42,6 +45,18 @@ pub enum Error {
     /// Another user has this address.
     #[error("a user with the e-mail address {0} exists already")]
     EmailTaken(Email),
+    /// Somebody comes by single sign-on for the first time, and another user has their address.
+    #[error("another user has the e-mail address {0}, and is not taken to be you; an access manager can tell why")]
+    SignOnEmailTaken(Email),
+    /// The user is shut out.
+    #[error("the user {0} is deactivated; UpdateUser with reactivate lets them in again")]
+    UserDeactivated(Email),
+    /// The change would shut its own caller out.
+    #[error("this would shut you out: create another token first, or let somebody else do it")]
+    LastWayIn,
+    /// The change would leave nobody who can manage access.
+    #[error("{0} is the last active user who holds manage_access; grant it to somebody else first")]
+    LastAccessManager(Email),
     /// The object is not at the revision that the caller expects.
     #[error("the object is at revision {current}, not at the expected {expected}; read it and decide again")]
     RevisionMismatch {

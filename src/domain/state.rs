@@ -1,6 +1,6 @@
 //! Everything that there is, at one revision: what the mirror holds and what `advance` decides on.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::Hash;
 use super::Revision;
-use super::access::{SecretHash, Token, User};
+use super::access::{Account, Directory, SecretHash, Token, User};
 use super::flag::Flag;
 use super::hash::GENESIS;
 use super::text::{Email, FlagKey};
@@ -65,9 +65,12 @@ pub struct State {
     flags: BTreeMap<FlagKey, Arc<Flag>>,
     flag_keys: HashMap<Uuid, FlagKey>,
     users: HashMap<Uuid, Arc<User>>,
-    emails: HashMap<Email, Uuid>,
+    emails: BTreeMap<Email, Uuid>,
+    accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     secrets: HashMap<SecretHash, Uuid>,
+    /// Whose tokens there are, with each user's in the order of their ids, which is that of their creation.
+    owners: BTreeSet<(Uuid, Uuid)>,
 }
 
 impl State {
@@ -78,9 +81,11 @@ impl State {
             flags: BTreeMap::new(),
             flag_keys: HashMap::new(),
             users: HashMap::new(),
-            emails: HashMap::new(),
+            emails: BTreeMap::new(),
+            accounts: HashMap::new(),
             tokens: HashMap::new(),
             secrets: HashMap::new(),
+            owners: BTreeSet::new(),
         }
     }
 
@@ -99,11 +104,13 @@ impl State {
         for user in &delta.users {
             if self.users.insert(user.id, Arc::clone(user)).is_none() {
                 self.emails.insert(user.email.clone(), user.id);
+                self.accounts.extend(user.account.clone().map(|account| (account, user.id)));
             }
         }
         for token in &delta.tokens {
             if self.tokens.insert(token.id, Arc::clone(token)).is_none() {
                 self.secrets.insert(token.secret_hash, token.id);
+                self.owners.insert((token.user_id, token.id));
             }
         }
         self.head = head;
@@ -139,9 +146,10 @@ impl State {
             .take_while(move |flag| flag.key.as_str().starts_with(prefix))
     }
 
-    /// The user with this id.
-    pub fn user(&self, id: Uuid) -> Option<&Arc<User>> {
-        self.users.get(&id)
+    /// All users, sorted by address, from the first after `after`.
+    pub fn users(&self, after: Option<&Email>) -> impl Iterator<Item = &Arc<User>> {
+        let from = after.map_or(Bound::Unbounded, |email| Bound::Excluded(email.clone()));
+        self.emails.range((from, Bound::Unbounded)).filter_map(|(_, id)| self.users.get(id))
     }
 
     /// The user with this address.
@@ -149,13 +157,29 @@ impl State {
         self.users.get(self.emails.get(email)?)
     }
 
-    /// The token with this id.
-    pub fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
-        self.tokens.get(&id)
+    /// A user's tokens, oldest first, from the first after `after`.
+    pub fn tokens_of(&self, user_id: Uuid, after: Option<Uuid>) -> impl Iterator<Item = &Arc<Token>> {
+        let from = Bound::Excluded((user_id, after.unwrap_or(Uuid::nil())));
+        let to = Bound::Included((user_id, Uuid::max()));
+        self.owners.range((from, to)).filter_map(|(_, id)| self.tokens.get(id))
     }
 
     /// The token whose secret hashes to this.
     pub fn token_by_secret(&self, hash: &SecretHash) -> Option<&Arc<Token>> {
         self.tokens.get(self.secrets.get(hash)?)
+    }
+}
+
+impl Directory for State {
+    fn user(&self, id: Uuid) -> Option<&Arc<User>> {
+        self.users.get(&id)
+    }
+
+    fn user_by_account(&self, account: &Account) -> Option<&Arc<User>> {
+        self.users.get(self.accounts.get(account)?)
+    }
+
+    fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
+        self.tokens.get(&id)
     }
 }

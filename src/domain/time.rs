@@ -1,6 +1,7 @@
 //! Time as the log keeps it.
 
 use std::fmt;
+use std::time::Duration;
 
 /// A moment: microseconds since 1970-01-01T00:00:00Z. Both databases hold exactly this resolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -20,6 +21,11 @@ impl Timestamp {
     /// Microseconds since the Unix epoch.
     pub fn micros(self) -> i64 {
         self.0
+    }
+
+    /// How long it is from this moment to `end`; nothing if that has passed.
+    pub fn until(self, end: Self) -> Duration {
+        Duration::from_micros(u64::try_from(end.0.saturating_sub(self.0)).unwrap_or_default())
     }
 
     /// This moment and `seconds` more.

@@ -5,11 +5,12 @@ use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use super::authorize::Call;
+use super::call::Call;
+use super::denials::Denials;
 use super::fields::Fields;
 use super::status::status;
 use crate::committer::{Proposals, Reply};
-use crate::domain::advance::{Answer, Command, Proposal, RequestKey};
+use crate::domain::advance::{Answer, Command, Named, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
 
@@ -56,12 +57,13 @@ pub(super) use change;
 #[derive(Clone)]
 pub struct Changes {
     proposals: Proposals,
+    denials: Denials,
 }
 
 impl Changes {
     /// Changes that are handed in at `proposals`.
-    pub fn new(proposals: Proposals) -> Self {
-        Self { proposals }
+    pub fn new(proposals: Proposals, denials: Denials) -> Self {
+        Self { proposals, denials }
     }
 
     /// Makes the change that `parse` finds in the request.
@@ -70,9 +72,16 @@ impl Changes {
         request: Request<R>,
         parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
-        let deadline = Call::of(&request).map_err(status)?.deadline;
-        let proposal = proposal(request, parse).map_err(status)?;
-        match self.proposals.propose(proposal, deadline).await.map_err(status)? {
+        let call = Call::of(&request).map_err(status)?.clone();
+        let (named, reply) = match proposal(request, parse) {
+            Ok(proposal) => (named(&proposal.command), self.proposals.propose(proposal, call.deadline).await),
+            Err(error) => (None, Err(error)),
+        };
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(error) => return Err(status(self.refuse(&call, named, error).await)),
+        };
+        match reply {
             Reply::Answer(answer) => Ok(Response::new(R::response(&answer))),
             Reply::Replayed(bytes) => {
                 let stored = R::Response::decode(&bytes[..])
@@ -82,6 +91,41 @@ impl Changes {
                 Ok(response)
             }
         }
+    }
+
+    /// What a change that was not made is answered with. Whoever lacks a permission is told so before anything else, and
+    /// it is recorded.
+    async fn refuse(&self, call: &Call, named: Option<Named>, error: Error) -> Error {
+        let missing = match error {
+            Error::PermissionDenied(missing) => Some(missing),
+            // Nothing but the answer of the first time would have been for them.
+            Error::Invalid(_) if call.only_to_replay => call.permission,
+            _ => None,
+        };
+        let Some(missing) = missing else { return error };
+        self.denials.record(call, missing, named).await;
+        Error::PermissionDenied(missing)
+    }
+}
+
+/// The one object that a change is about.
+fn named(command: &Command) -> Option<Named> {
+    match command {
+        Command::Toggle { flag, .. }
+        | Command::SetStatus(SetStatus { flag, .. })
+        | Command::UpdateFlag { flag, .. }
+        | Command::SetArchived { flag, .. } => Some(flag.clone().into()),
+        Command::BatchSet(items) => match items.as_slice() {
+            [only] => Some(only.flag.clone().into()),
+            _ => None,
+        },
+        Command::CreateFlag(new) => Some(Named::Key(new.key.clone())),
+        Command::CreateUser { email, .. } => Some(Named::Email(email.clone())),
+        Command::UpdateUser { id, .. } | Command::DeactivateUser { id, .. } | Command::RevokeToken { id, .. } => {
+            Some(Named::Id(*id))
+        }
+        Command::CreateToken(new) => Some(Named::Id(new.user_id)),
+        Command::CreateAdministrator { .. } | Command::RecordDenial(_) => None,
     }
 }
 

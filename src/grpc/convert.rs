@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::pb;
-use crate::domain::access::{Permissions, Token, User};
+use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::Entry;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::time::Timestamp;
@@ -54,6 +54,20 @@ impl From<&Arc<User>> for pb::User {
             created_at: Some(time(user.created_at)),
             updated_at: Some(time(user.updated_at)),
             deactivated_at: user.deactivated_at.map(time),
+            issuer: user.account.as_ref().map(|account| account.issuer.to_string()),
+            subject: user.account.as_ref().map(|account| account.subject.to_string()),
+        }
+    }
+}
+
+/// Somebody who is no user yet.
+impl From<&Identity> for pb::User {
+    fn from(identity: &Identity) -> Self {
+        Self {
+            email: identity.email.to_string(),
+            issuer: Some(identity.issuer.to_string()),
+            subject: Some(identity.subject.to_string()),
+            ..Self::default()
         }
     }
 }
@@ -69,6 +83,8 @@ impl From<&Arc<Token>> for pb::ApiToken {
             created_at: Some(time(token.created_at)),
             expires_at: token.expires_at.map(time),
             revoked_at: token.revoked_at.map(time),
+            // Not part of the log, and so not of the token: whoever lists tokens looks it up.
+            last_used_at: None,
         }
     }
 }

@@ -4,19 +4,21 @@
 mod access;
 mod audit;
 mod authorize;
+mod call;
 mod change;
 mod convert;
+mod denials;
 mod fields;
+mod gate;
+mod guard;
+mod paging;
 pub mod pb;
+mod reads;
 mod router;
 mod status;
 mod toggle;
 
-use access::Access;
-use audit::Audit;
-use change::Changes;
 pub use router::{Health, Parts, Router, RouterError, SERVICES};
-use toggle::Toggle;
 
 /// The largest message taken or sent: 4 MiB, which is what clients expect by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

@@ -12,11 +12,19 @@ use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tower::layer::util::{Identity, Stack};
 
+use super::access::Access;
+use super::audit::Audit;
 use super::authorize::AuthorizeLayer;
+use super::change::Changes;
+use super::denials::Denials;
+use super::gate::Gate;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
-use super::{Access, Audit, Changes, MAX_MESSAGE_BYTES, Toggle, pb};
+use super::reads::Reads;
+use super::toggle::Toggle;
+use super::{MAX_MESSAGE_BYTES, pb};
+use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::committer::Proposals;
 use crate::domain::time::Clock;
@@ -57,6 +65,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Where changes are handed in.
     pub proposals: Proposals,
+    /// Where the use of tokens is noted.
+    pub last_used: Arc<LastUsed>,
     /// Cancelled when the server stops.
     pub shutdown: CancellationToken,
 }
@@ -84,16 +94,23 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, shutdown } = parts;
-        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?;
-        let authorize = AuthorizeLayer::new(Arc::new(policies), Arc::clone(&mirror), clock);
+        let Parts { store, mirror, clock, proposals, last_used, shutdown } = parts;
+        let denials = Denials::new(proposals.clone(), Arc::clone(&clock));
+        let gate = Gate {
+            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
+            mirror: Arc::clone(&mirror),
+            clock,
+            last_used: Arc::clone(&last_used),
+        };
+        let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();
         let health = Health(reporter);
         health.announce(false).await;
-        let changes = Changes::new(proposals);
-        let toggle = Toggle::new(changes.clone(), Arc::clone(&mirror), Arc::clone(&store));
-        let audit = Audit::new(store, mirror, shutdown.clone());
-        let access = Access::new(changes);
+        let changes = Changes::new(proposals, denials);
+        let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
+        let toggle = Toggle::new(changes.clone(), reads.clone());
+        let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
+        let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))

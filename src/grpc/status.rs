@@ -30,10 +30,19 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::FlagNotFound(named) => resource(&mut details, "feature_flag", named, "no such feature flag"),
         Error::UserNotFound(id) => resource(&mut details, "user", &id.to_string(), "no such user"),
+        Error::TokenNotFound(id) => resource(&mut details, "api_token", &id.to_string(), "no such token"),
         Error::AuditLogNotFound(id) => resource(&mut details, "audit_log", &id.to_string(), "no such entry"),
         Error::KeyTaken(key) => resource(&mut details, "feature_flag", key.as_str(), "the key is taken"),
         Error::EmailTaken(email) => resource(&mut details, "user", email.as_str(), "the address is taken"),
         Error::FlagArchived(key) => precondition(&mut details, reason, key.as_str(), "unarchive the flag first"),
+        Error::SignOnEmailTaken(email) => precondition(&mut details, reason, email.as_str(), "another user has it"),
+        Error::UserDeactivated(email) => {
+            precondition(&mut details, reason, email.as_str(), "reactivate the user first")
+        }
+        Error::LastWayIn => precondition(&mut details, reason, "caller", "have another way in first"),
+        Error::LastAccessManager(email) => {
+            precondition(&mut details, reason, email.as_str(), "grant manage_access to somebody else first");
+        }
         Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
         Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
         Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
@@ -62,9 +71,14 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidField),
         Error::FlagNotFound(_) => (Code::NotFound, ErrorReason::FlagNotFound),
         Error::UserNotFound(_) => (Code::NotFound, ErrorReason::UserNotFound),
+        Error::TokenNotFound(_) => (Code::NotFound, ErrorReason::TokenNotFound),
         Error::AuditLogNotFound(_) => (Code::NotFound, ErrorReason::AuditLogNotFound),
         Error::KeyTaken(_) => (Code::AlreadyExists, ErrorReason::KeyTaken),
         Error::EmailTaken(_) => (Code::AlreadyExists, ErrorReason::EmailTaken),
+        Error::SignOnEmailTaken(_) => (Code::FailedPrecondition, ErrorReason::EmailTaken),
+        Error::UserDeactivated(_) => (Code::FailedPrecondition, ErrorReason::UserDeactivated),
+        Error::LastWayIn => (Code::FailedPrecondition, ErrorReason::LastWayIn),
+        Error::LastAccessManager(_) => (Code::FailedPrecondition, ErrorReason::LastAccessManager),
         Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
         Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),
         Error::RequestIdReused => (Code::FailedPrecondition, ErrorReason::RequestIdReused),

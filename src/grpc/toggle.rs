@@ -1,44 +1,31 @@
 //! ToggleService: flags.
 
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::time::Duration;
 
-use prost::Message;
-use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use super::Changes;
-use super::authorize::Call;
-use super::change::change;
+use super::call::Call;
+use super::change::{Changes, change};
 use super::fields::Fields;
+use super::paging::Paging;
+use super::pb;
 use super::pb::toggle_service_server::ToggleService;
-use super::status::{read_failed, status};
-use super::{PAGE_BYTES, pb};
+use super::reads::Reads;
+use super::status::status;
 use crate::domain::Revision;
 use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::flag::Status as FlagStatus;
-use crate::domain::page;
 use crate::domain::state::{FlagRef, State};
 use crate::domain::text::{Description, FlagKey, Name};
-use crate::mirror::Mirror;
-use crate::store::Store;
 
 /// Flags in one batch at the most.
 const MOST_ITEMS: usize = 1_000;
 
-const DEFAULT_PAGE: i32 = 100;
-const LARGEST_PAGE: i32 = 1_000;
-
-/// How long a read waits for `min_revision` at the most.
-const FRESHNESS_PATIENCE: Duration = Duration::from_secs(10);
-
 /// ToggleService.
 pub struct Toggle {
     changes: Changes,
-    mirror: Arc<Mirror>,
-    store: Arc<dyn Store>,
+    reads: Reads,
 }
 
 macro_rules! flag_change {
@@ -85,30 +72,8 @@ fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
 
 impl Toggle {
     /// The service on these parts.
-    pub fn new(changes: Changes, mirror: Arc<Mirror>, store: Arc<dyn Store>) -> Self {
-        Self { changes, mirror, store }
-    }
-
-    /// Waits until the mirror is at `min_revision`, if one is asked for, as long as the caller does.
-    async fn fresh(&self, min_revision: Option<Revision>, deadline: Option<Instant>) -> Result<(), Status> {
-        let Some(wanted) = min_revision else { return Ok(()) };
-        let mut revisions = self.mirror.revisions();
-        if *revisions.borrow_and_update() >= wanted {
-            return Ok(());
-        }
-        // The mirror may lag: only the database knows what does not exist yet.
-        let head = self.store.head().await.map_err(read_failed)?;
-        if wanted > head.revision {
-            return Err(status(Error::CursorInFuture { asked: wanted, head: head.revision }));
-        }
-        let patience = Instant::now() + FRESHNESS_PATIENCE;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let waited = tokio::time::timeout_at(until, revisions.wait_for(|r| *r >= wanted)).await;
-        waited.map(drop).map_err(|_| status(Error::Stale))
-    }
-
-    fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Status> {
-        self.mirror.read(read).ok_or_else(|| status(Error::DatabaseUnavailable))
+    pub fn new(changes: Changes, reads: Reads) -> Self {
+        Self { changes, reads }
     }
 }
 
@@ -273,8 +238,8 @@ impl ToggleService for Toggle {
         let flag = fields.flag(request.flag);
         let min_revision = fields.at_least("min_revision", 0, request.min_revision);
         let flag = fields.finish(flag).map_err(status)?;
-        self.fresh(min_revision, deadline).await?;
-        let (found, revision) = self.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
+        self.reads.fresh(min_revision, deadline).await?;
+        let (found, revision) = self.reads.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
         let found = found.ok_or_else(|| status(Error::FlagNotFound(flag.to_string())))?;
         Ok(Response::new(pb::GetFeatureFlagResponse { feature_flag: Some((&found).into()), revision }))
     }
@@ -285,62 +250,40 @@ impl ToggleService for Toggle {
     ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
         let deadline = Call::of(&request).map_err(status)?.deadline;
         let (query, min_revision) = FlagQuery::parse(request.into_inner()).map_err(status)?;
-        self.fresh(min_revision, deadline).await?;
-        self.read(|state| query.page(state)).map(Response::new)
+        self.reads.fresh(min_revision, deadline).await?;
+        self.reads.read(|state| query.page(state)).map(Response::new)
     }
 }
 
 /// Which flags to list.
 struct FlagQuery {
-    after: Option<FlagKey>,
-    size: usize,
+    paging: Paging<FlagKey>,
     prefix: String,
     status: Option<FlagStatus>,
     include_archived: bool,
-    scope: String,
 }
 
 impl FlagQuery {
     fn parse(request: pb::ListFeatureFlagsRequest) -> Result<(Self, Option<Revision>), Error> {
         let mut fields = Fields::default();
-        let asked = if request.page_size == 0 { DEFAULT_PAGE } else { request.page_size };
-        let size = fields.between("page_size", 1, LARGEST_PAGE, asked);
         let status = fields.status("status", request.status);
         if request.key_prefix.len() > 128 {
             fields.violate::<()>("key_prefix", "must be at most 128 characters");
         }
         let min_revision = fields.at_least("min_revision", 0, request.min_revision);
         let scope = format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix);
-        let after = Some(request.page_token.as_str()).filter(|token| !token.is_empty()).and_then(|token| {
-            let key = page::decode_key(&scope, token);
-            key.map_or_else(|rule| fields.violate("page_token", rule.0), Some)
-        });
-        let size = size.and_then(|size| usize::try_from(size).ok());
-        let prefix = request.key_prefix;
-        let include_archived = request.include_archived;
-        let query = size.map(|size| Self { after, size, prefix, status, include_archived, scope });
+        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, FlagKey::parse);
+        let (prefix, include_archived) = (request.key_prefix, request.include_archived);
+        let query = paging.map(|paging| Self { paging, prefix, status, include_archived });
         Ok((fields.finish(query)?, min_revision))
     }
 
     fn page(&self, state: &State) -> pb::ListFeatureFlagsResponse {
-        let mut bytes = 0;
-        let mut page = Vec::new();
-        let mut next_page_token = String::new();
-        let passing = state.flags(&self.prefix, self.after.as_ref()).filter(|flag| {
+        let passing = state.flags(&self.prefix, self.paging.after.as_ref()).filter(|flag| {
             self.status.is_none_or(|status| flag.status == status)
                 && (self.include_archived || flag.archived_at.is_none())
         });
-        let mut last: Option<&FlagKey> = None;
-        for flag in passing {
-            if let Some(last) = last.filter(|_| page.len() == self.size || bytes > PAGE_BYTES) {
-                next_page_token = page::encode_key(&self.scope, last);
-                break;
-            }
-            let message = pb::FeatureFlag::from(flag);
-            bytes += message.encoded_len();
-            page.push(message);
-            last = Some(&flag.key);
-        }
-        pb::ListFeatureFlagsResponse { feature_flags: page, next_page_token, revision: state.head().revision }
+        let (feature_flags, next_page_token) = self.paging.page(passing, |flag| flag.key.to_string());
+        pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision: state.head().revision }
     }
 }

@@ -164,6 +164,12 @@ pub trait Store: Send + Sync {
     /// Forgets stored requests that expired before `now`, at most 1,000 at once, so that no writer waits long; how many.
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
+    /// When each of a user's tokens was last used, as far as it was written down.
+    async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;
+
+    /// Writes down when tokens were last used, where that is later than what stands. No part of the log.
+    async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError>;
+
     /// One entry by its id.
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError>;
 

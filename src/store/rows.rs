@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::StoreError;
 use super::columns::{PermissionList, Time};
 use crate::domain::Hash;
-use crate::domain::access::{Token, User};
+use crate::domain::access::{Account, Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
@@ -36,7 +36,7 @@ pub(super) use flag_columns;
 
 macro_rules! user_columns {
     () => {
-        "id, email, permissions, revision, created_at, updated_at, deactivated_at"
+        "id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at"
     };
 }
 pub(super) use user_columns;
@@ -110,6 +110,8 @@ impl TryFrom<FlagRow> for Arc<Flag> {
 pub(super) struct UserRow {
     id: Uuid,
     email: String,
+    issuer: Option<String>,
+    subject: Option<String>,
     permissions: PermissionList,
     revision: i64,
     created_at: Time,
@@ -125,6 +127,10 @@ impl TryFrom<UserRow> for Arc<User> {
         Ok(Self::new(User {
             id: row.id,
             email: place.check("email", Email::parse(&row.email))?,
+            account: row
+                .issuer
+                .zip(row.subject)
+                .map(|(issuer, subject)| Account { issuer: issuer.into(), subject: subject.into() }),
             permissions: row.permissions.0,
             revision: row.revision,
             created_at: row.created_at.0,

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::{Actor, Created, Proposal, Step, StoredRequest, Verdict};
-use crate::domain::access::{Permissions, Token, User};
+use crate::domain::access::{
+    Account, Credential, Directory, Granted, Identity, Permission, Permissions, Token, User, admit,
+};
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
@@ -18,7 +20,7 @@ use crate::domain::time::Timestamp;
 /// What an entry is about, in the words of the log.
 pub(super) struct Subject {
     pub entity_type: EntityType,
-    pub id: Uuid,
+    pub id: Option<Uuid>,
     pub key: Arc<str>,
     pub name: Arc<str>,
     pub previous_revision: Option<i64>,
@@ -44,6 +46,7 @@ struct Changes {
     keys: HashMap<FlagKey, Uuid>,
     users: HashMap<Uuid, Arc<User>>,
     emails: HashMap<Email, Uuid>,
+    accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     entries: Vec<Arc<Entry>>,
 }
@@ -86,42 +89,70 @@ impl<'a> Draft<'a> {
             .ok_or_else(|| Error::FlagNotFound(flag.to_string()))
     }
 
-    pub fn user(&self, id: Uuid) -> Option<Arc<User>> {
-        self.changes.users.get(&id).or_else(|| self.state.user(id)).cloned()
+    pub fn find_user(&self, id: Uuid) -> Result<Arc<User>, Error> {
+        self.user(id).cloned().ok_or(Error::UserNotFound(id))
     }
 
-    pub fn email_is_taken(&self, email: &Email) -> bool {
-        self.changes.emails.contains_key(email) || self.state.user_by_email(email).is_some()
+    pub fn find_token(&self, id: Uuid) -> Result<Arc<Token>, Error> {
+        self.token(id).cloned().ok_or(Error::TokenNotFound(id))
     }
 
-    fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
-        self.changes.tokens.get(&id).or_else(|| self.state.token(id))
+    pub fn user_by_email(&self, email: &Email) -> Option<&Arc<User>> {
+        let changed = self.changes.emails.get(email).and_then(|id| self.changes.users.get(id));
+        changed.or_else(|| self.state.user_by_email(email))
     }
 
-    /// The user that an actor speaks for, whether or not they may.
+    /// Whether somebody who holds `permission` and is not shut out passes `other`.
+    pub fn any_holder(&self, permission: Permission, other: impl Fn(&User) -> bool) -> bool {
+        let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && other(user);
+        let unchanged = self.state.users(None).filter(|user| !self.changes.users.contains_key(&user.id));
+        self.changes.users.values().chain(unchanged).any(|user| holds(user))
+    }
+
+    /// Whether a user has a token that works now, other than this one.
+    pub fn has_other_token(&self, user_id: Uuid, token_id: Uuid) -> bool {
+        let unchanged =
+            self.state.tokens_of(user_id, None).filter(|token| !self.changes.tokens.contains_key(&token.id));
+        let changed = self.changes.tokens.values().filter(|token| token.user_id == user_id);
+        changed.chain(unchanged).any(|token| token.id != token_id && token.is_live(self.now))
+    }
+
+    /// The user that an actor speaks for, whether or not they may; `None` if there is none (yet).
     pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
+        let Actor::Caller { credential, .. } = actor else { return None };
+        credential.user_id(self)
+    }
+
+    /// Whoever comes by single sign-on and is no user yet.
+    pub fn newcomer(&self, actor: &Actor) -> Option<Arc<Identity>> {
         match actor {
-            Actor::Token { token_id, .. } => self.token(*token_id).map(|token| token.user_id),
-            Actor::Service { .. } => None,
+            Actor::Caller { credential: Credential::SignOn(identity), .. }
+                if self.user_by_account(&identity.account()).is_none() =>
+            {
+                Some(Arc::clone(identity))
+            }
+            _ => None,
         }
     }
 
-    /// What an actor may do, here and now: the token must be live and its user active. A token that expires is
-    /// judged by the clock, not by the log's time, which may be ahead.
+    fn admit(&self, credential: &Credential) -> Result<Granted, Error> {
+        // An expiry is judged by the clock, not by the log's time, which may be ahead.
+        admit(self, credential, self.now).ok_or(Error::Unauthenticated)
+    }
+
+    /// What an actor may do, here and now.
     pub fn authenticate(&self, actor: &Actor) -> Result<Permissions, Error> {
-        let Actor::Token { token_id, .. } = actor else {
-            return Ok(Permissions::all());
-        };
-        let token = self.token(*token_id).filter(|t| t.is_live(self.now)).ok_or(Error::Unauthenticated)?;
-        let user = self.user(token.user_id).filter(|u| u.deactivated_at.is_none()).ok_or(Error::Unauthenticated)?;
-        Ok(token.allowed(&user))
+        match actor {
+            Actor::Caller { credential, .. } => self.admit(credential).map(|granted| granted.permissions),
+            Actor::Service { .. } => Ok(Permissions::all()),
+        }
     }
 
     /// As `authenticate`, and the actor must hold the permission that the method demands.
     pub fn authorize(&self, actor: &Actor) -> Result<Permissions, Error> {
         let granted = self.authenticate(actor)?;
         match actor {
-            Actor::Token { permission, .. } if !granted.contains(*permission) => {
+            Actor::Caller { permission, .. } if !granted.contains(*permission) => {
                 Err(Error::PermissionDenied(*permission))
             }
             _ => Ok(granted),
@@ -138,12 +169,16 @@ impl<'a> Draft<'a> {
     }
 
     fn actor_name(&self, actor: &Actor) -> Arc<str> {
-        match actor {
-            Actor::Service { name } => Arc::clone(name),
+        let credential = match actor {
+            Actor::Service { name } => return Arc::clone(name),
+            Actor::Caller { credential, .. } => credential,
+        };
+        let user = credential.user_id(self).and_then(|id| self.user(id));
+        match (user, credential) {
+            (Some(user), _) => user.email.shared(),
+            (None, Credential::SignOn(identity)) => identity.email.shared(),
             // An actor whose user is gone was turned away by `authorize`.
-            Actor::Token { .. } => {
-                self.user_id(actor).and_then(|id| self.user(id)).map_or_else(|| "".into(), |u| u.email.shared())
-            }
+            (None, _) => "".into(),
         }
     }
 
@@ -157,6 +192,7 @@ impl<'a> Draft<'a> {
     pub fn put_user(&mut self, user: User) -> Arc<User> {
         let user = Arc::new(user);
         self.changes.emails.insert(user.email.clone(), user.id);
+        self.changes.accounts.extend(user.account.clone().map(|account| (account, user.id)));
         self.changes.users.insert(user.id, Arc::clone(&user));
         user
     }
@@ -177,8 +213,8 @@ impl<'a> Draft<'a> {
         values: Values,
     ) -> Arc<Entry> {
         let token_id = match proposal.actor {
-            Actor::Token { token_id, .. } => Some(token_id),
-            Actor::Service { .. } => None,
+            Actor::Caller { credential: Credential::Token(id), .. } => Some(id),
+            _ => None,
         };
         let mut entry = Entry {
             id: self.new_id(),
@@ -189,7 +225,7 @@ impl<'a> Draft<'a> {
             token_id,
             action,
             entity_type: subject.entity_type,
-            entity_id: Some(subject.id),
+            entity_id: subject.id,
             entity_key: subject.key,
             entity_name: subject.name,
             old_value: values.old,
@@ -211,16 +247,14 @@ impl<'a> Draft<'a> {
         entry
     }
 
-    /// Runs `change` and takes back what it did.
-    pub fn attempt<T>(&mut self, change: impl FnOnce(&mut Draft<'_>) -> T) -> T {
-        let mut scratch = Draft {
-            state: self.state,
-            head: self.head,
-            changes: self.changes.clone(),
-            now: self.now,
-            new_id: &mut *self.new_id,
-        };
-        change(&mut scratch)
+    /// Runs `change`, and takes back what it did unless what came of it is to be kept.
+    pub fn attempt<T>(&mut self, change: impl FnOnce(&mut Self) -> T, keep: impl FnOnce(&T) -> bool) -> T {
+        let before = (self.head, self.changes.clone());
+        let outcome = change(self);
+        if !keep(&outcome) {
+            (self.head, self.changes) = before;
+        }
+        outcome
     }
 
     /// The batch is decided.
@@ -239,6 +273,21 @@ impl<'a> Draft<'a> {
             requests,
             verdicts,
         }
+    }
+}
+
+impl Directory for Draft<'_> {
+    fn user(&self, id: Uuid) -> Option<&Arc<User>> {
+        self.changes.users.get(&id).or_else(|| self.state.user(id))
+    }
+
+    fn user_by_account(&self, account: &Account) -> Option<&Arc<User>> {
+        let changed = self.changes.accounts.get(account).and_then(|id| self.changes.users.get(id));
+        changed.or_else(|| self.state.user_by_account(account))
+    }
+
+    fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
+        self.changes.tokens.get(&id).or_else(|| self.state.token(id))
     }
 }
 

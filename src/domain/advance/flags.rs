@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::draft::{Draft, Place, Subject, Values};
-use super::{BatchResult, NewFlag, Object, Outcome, Proposal, SetStatus};
+use super::{BatchResult, NewFlag, Object, Outcome, Proposal, SetStatus, at_revision};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::{Error, Violation};
@@ -85,7 +85,7 @@ pub(super) fn update(
     description: Option<&Description>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = at_revision(draft, flag, expected)?;
+    let before = expected_at(draft, flag, expected)?;
     let mut after = Flag::clone(&before);
     if let Some(name) = name {
         after.name = name.clone();
@@ -103,7 +103,7 @@ pub(super) fn set_archived(
     archived: bool,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = at_revision(draft, flag, expected)?;
+    let before = expected_at(draft, flag, expected)?;
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
@@ -114,19 +114,15 @@ pub(super) fn set_archived(
 }
 
 /// The flag, if it is at the expected revision.
-fn at_revision(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
+fn expected_at(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
     let flag = draft.flag(flag)?;
-    match expected {
-        Some(expected) if expected != flag.revision => {
-            Err(Error::RevisionMismatch { expected, current: flag.revision })
-        }
-        _ => Ok(flag),
-    }
+    at_revision(flag.revision, expected)?;
+    Ok(flag)
 }
 
 /// The flag, if it is in use and at the expected revision.
 fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
-    let flag = at_revision(draft, flag, expected)?;
+    let flag = expected_at(draft, flag, expected)?;
     if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }
 }
 
@@ -168,7 +164,7 @@ fn write(
 ) -> (Arc<Flag>, Arc<Entry>) {
     let subject = Subject {
         entity_type: EntityType::FeatureFlag,
-        id: flag.id,
+        id: Some(flag.id),
         key: flag.key.shared(),
         name: flag.name.shared(),
         previous_revision,

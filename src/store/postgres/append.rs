@@ -81,12 +81,12 @@ const EVERYTHING: &str = concat!(
         SELECT n.* FROM head, unnest($42::uuid[], $43::text[], $44::text[], $45::text[], $46::text[], $47::int8[],
             $48::timestamptz[], $49::timestamptz[], $50::text[], $51::timestamptz[]) AS n
     ), changed_users AS (
-        INSERT INTO users (id, email, permissions, revision, created_at, updated_at, deactivated_at)
-        SELECT u.id, u.email, string_to_array(u.permissions, ','), u.revision, u.created_at, u.updated_at,
-            u.deactivated_at
-        FROM head, unnest($52::uuid[], $53::text[], $54::text[], $55::int8[], $56::timestamptz[], $57::timestamptz[],
-            $58::timestamptz[])
-            AS u (id, email, permissions, revision, created_at, updated_at, deactivated_at)
+        INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at)
+        SELECT u.id, u.email, u.issuer, u.subject, string_to_array(u.permissions, ','), u.revision, u.created_at,
+            u.updated_at, u.deactivated_at
+        FROM head, unnest($52::uuid[], $53::text[], $54::text[], $55::text[], $56::text[], $57::int8[],
+            $58::timestamptz[], $59::timestamptz[], $60::timestamptz[])
+            AS u (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at)
         ON CONFLICT (id) DO UPDATE SET permissions = excluded.permissions, revision = excluded.revision,
             updated_at = excluded.updated_at, deactivated_at = excluded.deactivated_at
     ), changed_tokens AS (
@@ -94,8 +94,8 @@ const EVERYTHING: &str = concat!(
             revoked_at)
         SELECT t.id, t.user_id, t.name, t.secret_hash, string_to_array(t.permissions, ','), t.revision, t.created_at,
             t.expires_at, t.revoked_at
-        FROM head, unnest($59::uuid[], $60::uuid[], $61::text[], $62::bytea[], $63::text[], $64::int8[],
-            $65::timestamptz[], $66::timestamptz[], $67::timestamptz[])
+        FROM head, unnest($61::uuid[], $62::uuid[], $63::text[], $64::bytea[], $65::text[], $66::int8[],
+            $67::timestamptz[], $68::timestamptz[], $69::timestamptz[])
             AS t (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at)
         ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at
     )",
@@ -293,6 +293,8 @@ fn bind_users<'q>(query: PgQuery<'q>, rows: &'q [std::sync::Arc<User>]) -> PgQue
     query
         .bind(column(rows, |u| u.id))
         .bind(column(rows, |u| u.email.as_str()))
+        .bind(column(rows, |u| u.account.as_ref().map(|account| &*account.issuer)))
+        .bind(column(rows, |u| u.account.as_ref().map(|account| &*account.subject)))
         .bind(column(rows, |u| joined(u.permissions)))
         .bind(column(rows, |u| u.revision))
         .bind(column(rows, |u| Time(u.created_at)))

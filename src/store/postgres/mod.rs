@@ -170,6 +170,32 @@ impl Store for PostgresStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
+    async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
+        let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = $1 AND last_used_at IS NOT NULL";
+        let rows: Vec<(Uuid, Time)> = sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(read)?;
+        Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
+    }
+
+    async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError> {
+        // In the order of their ids: two servers that write the same tokens do not wait for each other in a circle.
+        let mut uses = uses.to_vec();
+        uses.sort_unstable();
+        let (ids, times): (Vec<Uuid>, Vec<Time>) = uses.into_iter().map(|(id, time)| (id, Time(time))).unzip();
+        sqlx::query(
+            "WITH used AS (
+                SELECT t.id, u.time FROM unnest($1::uuid[], $2::timestamptz[]) AS u (id, time) JOIN api_tokens t USING (id)
+                WHERE t.last_used_at IS NULL OR t.last_used_at < u.time ORDER BY t.id FOR UPDATE OF t
+            )
+            UPDATE api_tokens AS t SET last_used_at = used.time FROM used WHERE t.id = used.id",
+        )
+        .bind(ids)
+        .bind(times)
+        .execute(&self.pool)
+        .await
+        .map_err(read)?;
+        Ok(())
+    }
+
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
         let row: Option<EntryRow> =
             sqlx::query_as(concat!("SELECT ", rows::entry_columns!(), " FROM audit_logs WHERE id = $1"))

@@ -43,8 +43,10 @@ const NEW_FLAGS: &str = "INSERT INTO feature_flags (id, key, name, description, 
         value ->> 7, value ->> 8, value ->> 9
     FROM json_each(?)";
 
-const USERS: &str = "INSERT INTO users (id, email, permissions, revision, created_at, updated_at, deactivated_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6
+const USERS: &str = "INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at,
+        deactivated_at)
+    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+        value ->> 7, value ->> 8
     FROM json_each(?) WHERE TRUE
     ON CONFLICT (id) DO UPDATE SET permissions = excluded.permissions, revision = excluded.revision,
         updated_at = excluded.updated_at, deactivated_at = excluded.deactivated_at";
@@ -247,6 +249,8 @@ fn user(u: &Arc<User>) -> Value {
     json!([
         id(Some(u.id)),
         u.email.as_str(),
+        u.account.as_ref().map(|account| &*account.issuer),
+        u.account.as_ref().map(|account| &*account.subject),
         self::json(&u.permissions.names()),
         u.revision,
         u.created_at.micros(),

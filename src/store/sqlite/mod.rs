@@ -175,6 +175,26 @@ impl Store for SqliteStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
+    async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
+        let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = ? AND last_used_at IS NOT NULL";
+        let rows: Vec<(Uuid, Time)> = sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(read)?;
+        Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
+    }
+
+    async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError> {
+        let uses: Vec<_> = uses.iter().map(|(id, time)| (id.simple().to_string(), time.micros())).collect();
+        sqlx::query(
+            "UPDATE api_tokens SET last_used_at = used.time
+             FROM (SELECT unhex(value ->> 0) AS id, value ->> 1 AS time FROM json_each(?)) AS used
+             WHERE api_tokens.id = used.id AND (last_used_at IS NULL OR last_used_at < used.time)",
+        )
+        .bind(append::json(&uses))
+        .execute(&self.pool)
+        .await
+        .map_err(read)?;
+        Ok(())
+    }
+
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
         let row: Option<EntryRow> =
             sqlx::query_as(concat!("SELECT ", rows::entry_columns!(), " FROM audit_logs WHERE id = ?"))

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use toggled::domain::access::{Permission, Permissions, Token, User};
+use toggled::domain::access::{Credential, Permission, Permissions, Token, User};
 use toggled::domain::advance::{Command, Created, NewFlag, NewToken, Origin, Proposal};
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::flag::Status;
@@ -278,7 +278,7 @@ on_both! {
         world.commit(&[service(create("a")), service(create_user("ann@example.com", Permissions::all()))]).await;
         world.commit(&[service(create_token(world.user("ann@example.com").id, 2))]).await;
         let ann = world.token(2).id;
-        let by_ann = toggled::domain::advance::Actor::Token { token_id: ann, permission: Permission::ManageAccess };
+        let by_ann = toggled::domain::advance::Actor::Caller { credential: Credential::Token(ann), permission: Permission::ManageAccess };
         for request in ["same", "Same", "same ", "sa\u{301}me", "s\u{e1}me"] {
             let flip = in_full(world.by_admin(toggle("a")), request);
             world.commit(&[Proposal { actor: by_ann.clone(), ..flip.clone() }, flip]).await;

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use toggled::domain::Revision;
-use toggled::domain::access::Permissions;
+use toggled::domain::access::{Directory, Permissions};
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::flag::Status;
 use toggled::domain::state::Head;

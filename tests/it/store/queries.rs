@@ -21,8 +21,8 @@ async fn busy(backend: Backend) -> World {
         let mut proposals = vec![world.by_admin(toggle("a")), service(toggle("b"))];
         if round % 3 == 0 {
             let mut rename = world.by_admin(rename("a", &format!("Round {round}")));
-            rename.actor = toggled::domain::advance::Actor::Token {
-                token_id: ann,
+            rename.actor = toggled::domain::advance::Actor::Caller {
+                credential: toggled::domain::access::Credential::Token(ann),
                 permission: toggled::domain::access::Permission::ManageFeatureFlags,
             };
             proposals.push(rename);

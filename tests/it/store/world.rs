@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use toggled::domain::Revision;
-use toggled::domain::access::{Permission, Permissions, Token, User};
+use toggled::domain::access::{Credential, Directory, Permission, Permissions, Token, User};
 use toggled::domain::advance::{
     Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, SetStatus, Step, StoredRequest, Verdict, advance,
 };
@@ -91,7 +91,7 @@ impl World {
 
     /// What an administrator wants; everything that can be absent is.
     pub fn by_admin(&self, command: Command) -> Proposal {
-        let actor = Actor::Token { token_id: self.admin(), permission: Permission::ManageAccess };
+        let actor = Actor::Caller { credential: Credential::Token(self.admin()), permission: Permission::ManageAccess };
         Proposal { actor, ..service(command) }
     }
 

@@ -1,6 +1,10 @@
-//! Who may do what: users, their tokens and permissions.
+//! Who may do what: users, their tokens and permissions, and what callers show for themselves.
+
+mod credential;
+mod permission;
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -10,99 +14,8 @@ use super::flag::json;
 use super::text::{Email, Name};
 use super::time::Timestamp;
 
-/// What a caller can be allowed. Declared in the order of their names, which is the order that lists of them have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Permission {
-    /// Users and tokens.
-    ManageAccess,
-    /// Removing the oldest part of the log.
-    ManageAuditRetention,
-    /// Creating, editing and archiving flags.
-    ManageFeatureFlags,
-    /// Flipping flags.
-    ToggleFeatureFlags,
-    /// Reading the log.
-    ViewAuditLogs,
-    /// Reading flags.
-    ViewFeatureFlags,
-}
-
-impl Permission {
-    /// All there are, in order.
-    pub const ALL: [Self; 6] = [
-        Self::ManageAccess,
-        Self::ManageAuditRetention,
-        Self::ManageFeatureFlags,
-        Self::ToggleFeatureFlags,
-        Self::ViewAuditLogs,
-        Self::ViewFeatureFlags,
-    ];
-
-    /// The name on the wire, in the database and in the .proto files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::ManageAccess => "manage_access",
-            Self::ManageAuditRetention => "manage_audit_retention",
-            Self::ManageFeatureFlags => "manage_feature_flags",
-            Self::ToggleFeatureFlags => "toggle_feature_flags",
-            Self::ViewAuditLogs => "view_audit_logs",
-            Self::ViewFeatureFlags => "view_feature_flags",
-        }
-    }
-
-    /// The inverse of [`Permission::as_str`].
-    pub fn parse(text: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|p| p.as_str() == text)
-    }
-}
-
-impl fmt::Display for Permission {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A set of permissions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Permissions(u8);
-
-impl Permissions {
-    /// Every permission there is.
-    pub fn all() -> Self {
-        Permission::ALL.into_iter().collect()
-    }
-
-    /// Whether it holds `permission`.
-    pub fn contains(self, permission: Permission) -> bool {
-        self.0 & (1 << permission as u8) != 0
-    }
-
-    /// What both hold.
-    pub fn intersection(self, other: Self) -> Self {
-        Self(self.0 & other.0)
-    }
-
-    /// What this one holds and `other` does not.
-    pub fn minus(self, other: Self) -> Self {
-        Self(self.0 & !other.0)
-    }
-
-    /// Its members, sorted by name.
-    pub fn iter(self) -> impl Iterator<Item = Permission> {
-        Permission::ALL.into_iter().filter(move |p| self.contains(*p))
-    }
-
-    /// The names of its members, sorted.
-    pub fn names(self) -> Vec<&'static str> {
-        self.iter().map(Permission::as_str).collect()
-    }
-}
-
-impl FromIterator<Permission> for Permissions {
-    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
-        Self(permissions.into_iter().fold(0, |set, p| set | 1 << p as u8))
-    }
-}
+pub use credential::{Credential, Directory, Granted, Identity, admit};
+pub use permission::{Permission, Permissions};
 
 /// Somebody, or some service, who may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +24,9 @@ pub struct User {
     pub id: Uuid,
     /// Unique, never changed.
     pub email: Email,
-    /// What the user may do.
+    /// Who they are to the single sign-on, for those who came by it. Never changed, and never concluded from the address.
+    pub account: Option<Account>,
+    /// What the user may do. Somebody who comes by single sign-on may do then what that says.
     pub permissions: Permissions,
     /// The revision that last changed the user.
     pub revision: Revision,
@@ -121,6 +36,15 @@ pub struct User {
     pub updated_at: Timestamp,
     /// When the user was shut out.
     pub deactivated_at: Option<Timestamp>,
+}
+
+/// Somebody, as an issuer of single sign-on knows them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Account {
+    /// The issuer.
+    pub issuer: Arc<str>,
+    /// Its name for them: unique there, and never given to anybody else.
+    pub subject: Arc<str>,
 }
 
 /// SHA-256 of a token's secret: the only thing of it that is kept.
@@ -157,6 +81,11 @@ impl fmt::Debug for Token {
 }
 
 impl User {
+    /// Whether the user has not been shut out.
+    pub fn is_active(&self) -> bool {
+        self.deactivated_at.is_none()
+    }
+
     /// The whole user as the log keeps it: JSON with sorted keys.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
@@ -165,8 +94,10 @@ impl User {
             deactivated_at: Option<String>,
             email: &'a str,
             id: Uuid,
+            issuer: Option<&'a str>,
             permissions: Vec<&'static str>,
             revision: Revision,
+            subject: Option<&'a str>,
             updated_at: String,
         }
         json(&Fields {
@@ -174,8 +105,10 @@ impl User {
             deactivated_at: self.deactivated_at.map(|t| t.to_string()),
             email: self.email.as_str(),
             id: self.id,
+            issuer: self.account.as_ref().map(|account| &*account.issuer),
             permissions: self.permissions.names(),
             revision: self.revision,
+            subject: self.account.as_ref().map(|account| &*account.subject),
             updated_at: self.updated_at.to_string(),
         })
     }
@@ -215,31 +148,5 @@ impl Token {
             revoked_at: self.revoked_at.map(|t| t.to_string()),
             user_id: self.user_id,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn permissions_are_listed_in_the_order_of_their_names() {
-        let names = Permissions::all().names();
-        let mut sorted = names.clone();
-        sorted.sort_unstable();
-        assert_eq!(names, sorted);
-        assert_eq!(names.len(), 6);
-        for name in names {
-            assert_eq!(Permission::parse(name).map(Permission::as_str), Some(name));
-        }
-    }
-
-    #[test]
-    fn sets_do_as_sets_do() {
-        let view: Permissions = [Permission::ViewFeatureFlags].into_iter().collect();
-        let both: Permissions = [Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect();
-        assert_eq!(both.minus(view).names(), ["manage_access"]);
-        assert_eq!(both.intersection(view), view);
-        assert!(!view.contains(Permission::ManageAccess));
     }
 }

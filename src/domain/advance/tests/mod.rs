@@ -1,12 +1,18 @@
 //! The rules of a change, one test a rule.
 
+mod access;
+
 use std::sync::Arc;
 
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::access::{Credential, Directory, Permission, Permissions, SecretHash, Token, User};
 use crate::domain::audit::{Action, EntityType};
+use crate::domain::flag::{Flag, Status};
 use crate::domain::hash;
+use crate::domain::state::{Delta, FlagRef, Head};
+use crate::domain::text::{Description, Email, FlagKey, Name, Reason};
 
 /// A state to change, and a clock to change it at.
 struct World {
@@ -140,7 +146,7 @@ fn service(command: Command) -> Proposal {
 }
 
 fn by(token_id: Uuid, permission: Permission, command: Command) -> Proposal {
-    proposal(Actor::Token { token_id, permission }, command)
+    proposal(Actor::Caller { credential: Credential::Token(token_id), permission }, command)
 }
 
 fn named(proposal: Proposal, id: &str, digest: u8) -> Proposal {

@@ -1,0 +1,134 @@
+//! What a caller can be allowed.
+
+use std::fmt;
+
+use crate::domain::audit::EntityType;
+
+/// What a caller can be allowed. Declared in the order of their names, which is the order that lists of them have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Permission {
+    /// Users and tokens.
+    ManageAccess,
+    /// Removing the oldest part of the log.
+    ManageAuditRetention,
+    /// Creating, editing and archiving flags.
+    ManageFeatureFlags,
+    /// Flipping flags.
+    ToggleFeatureFlags,
+    /// Reading the log.
+    ViewAuditLogs,
+    /// Reading flags.
+    ViewFeatureFlags,
+}
+
+impl Permission {
+    /// All there are, in order.
+    pub const ALL: [Self; 6] = [
+        Self::ManageAccess,
+        Self::ManageAuditRetention,
+        Self::ManageFeatureFlags,
+        Self::ToggleFeatureFlags,
+        Self::ViewAuditLogs,
+        Self::ViewFeatureFlags,
+    ];
+
+    /// The name on the wire, in the database and in the .proto files.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::ManageAccess => "manage_access",
+            Self::ManageAuditRetention => "manage_audit_retention",
+            Self::ManageFeatureFlags => "manage_feature_flags",
+            Self::ToggleFeatureFlags => "toggle_feature_flags",
+            Self::ViewAuditLogs => "view_audit_logs",
+            Self::ViewFeatureFlags => "view_feature_flags",
+        }
+    }
+
+    /// The kind of object that it is about.
+    pub fn governs(self) -> EntityType {
+        match self {
+            Self::ManageFeatureFlags | Self::ToggleFeatureFlags | Self::ViewFeatureFlags => EntityType::FeatureFlag,
+            Self::ManageAuditRetention | Self::ViewAuditLogs => EntityType::Log,
+            Self::ManageAccess => EntityType::User,
+        }
+    }
+
+    /// The inverse of [`Permission::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|p| p.as_str() == text)
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A set of permissions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions(u8);
+
+impl Permissions {
+    /// Every permission there is.
+    pub fn all() -> Self {
+        Permission::ALL.into_iter().collect()
+    }
+
+    /// Whether it holds `permission`.
+    pub fn contains(self, permission: Permission) -> bool {
+        self.0 & (1 << permission as u8) != 0
+    }
+
+    /// What both hold.
+    pub fn intersection(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    /// What this one holds and `other` does not.
+    pub fn minus(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    /// Its members, sorted by name.
+    pub fn iter(self) -> impl Iterator<Item = Permission> {
+        Permission::ALL.into_iter().filter(move |p| self.contains(*p))
+    }
+
+    /// The names of its members, sorted.
+    pub fn names(self) -> Vec<&'static str> {
+        self.iter().map(Permission::as_str).collect()
+    }
+}
+
+impl FromIterator<Permission> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
+        Self(permissions.into_iter().fold(0, |set, p| set | 1 << p as u8))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn permissions_are_listed_in_the_order_of_their_names() {
+        let names = Permissions::all().names();
+        let mut sorted = names.clone();
+        sorted.sort_unstable();
+        assert_eq!(names, sorted);
+        assert_eq!(names.len(), 6);
+        for name in names {
+            assert_eq!(Permission::parse(name).map(Permission::as_str), Some(name));
+        }
+    }
+
+    #[test]
+    fn sets_do_as_sets_do() {
+        let view: Permissions = [Permission::ViewFeatureFlags].into_iter().collect();
+        let both: Permissions = [Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect();
+        assert_eq!(both.minus(view).names(), ["manage_access"]);
+        assert_eq!(both.intersection(view), view);
+        assert!(!view.contains(Permission::ManageAccess));
+    }
+}

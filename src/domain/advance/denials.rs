@@ -1,0 +1,69 @@
+//! The record of what was refused.
+
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::draft::{Draft, Subject, Values};
+use super::{Denial, Named, Object, Outcome, Proposal};
+use crate::domain::access::Directory;
+use crate::domain::audit::{Action, EntityType};
+use crate::domain::flag::json;
+use crate::domain::state::FlagRef;
+
+pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial) -> Outcome {
+    #[derive(Serialize)]
+    struct Fields {
+        permission: &'static str,
+        suppressed: u64,
+    }
+    let new = json(&Fields { permission: denial.permission.as_str(), suppressed: denial.suppressed });
+    let subject = subject(draft, denial);
+    let place = draft.place(&proposal.actor);
+    let values = Values { old: None, new: Some(new.into()) };
+    let entry = draft.log(proposal, place, Action::AccessDenied, subject, values);
+    (Object::Nothing, Some(entry))
+}
+
+/// The object that was named, if there is one: an entry never pairs an id with a kind of object that it is not. Else the
+/// name that was given, under the kind of object that the permission is about.
+fn subject(draft: &Draft<'_>, denial: &Denial) -> Subject {
+    let kind = denial.permission.governs();
+    let about = |entity_type, id, key: Arc<str>, name: Arc<str>| Subject {
+        entity_type,
+        id,
+        key,
+        name,
+        previous_revision: None,
+    };
+    let found = denial.named.as_ref().and_then(|named| {
+        let flag = match named {
+            Named::Key(key) => Some(FlagRef::Key(key.clone())),
+            Named::Id(id) => Some(FlagRef::Id(*id)),
+            Named::Email(_) => None,
+        };
+        if let Some(flag) = flag.and_then(|flag| draft.flag(&flag).ok()) {
+            return Some(about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared()));
+        }
+        let user = match named {
+            Named::Email(email) => draft.user_by_email(email),
+            Named::Id(id) => draft.user(*id),
+            Named::Key(_) => None,
+        };
+        if let Some(user) = user {
+            return Some(about(EntityType::User, Some(user.id), user.email.shared(), user.email.shared()));
+        }
+        let Named::Id(id) = named else { return None };
+        let token = draft.token(*id)?;
+        Some(about(EntityType::ApiToken, Some(token.id), token.id.to_string().into(), token.name.shared()))
+    });
+    found.unwrap_or_else(|| {
+        let name: Arc<str> = match &denial.named {
+            Some(Named::Key(key)) => key.shared(),
+            Some(Named::Email(email)) => email.shared(),
+            Some(Named::Id(id)) => id.to_string().into(),
+            None => "".into(),
+        };
+        about(kind, None, Arc::clone(&name), name)
+    })
+}

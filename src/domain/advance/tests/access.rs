@@ -1,0 +1,321 @@
+//! Users, tokens, single sign-on, and what was refused.
+
+use super::*;
+use crate::domain::access::{Account, Identity};
+
+const MANAGE: Permission = Permission::ManageAccess;
+
+fn set_of(permissions: &[Permission]) -> Permissions {
+    permissions.iter().copied().collect()
+}
+
+fn update(id: Uuid, permissions: &[Permission]) -> Command {
+    Command::UpdateUser { id, permissions: set_of(permissions), reactivate: false, expected_revision: None }
+}
+
+fn reactivate(id: Uuid, permissions: &[Permission]) -> Command {
+    Command::UpdateUser { id, permissions: set_of(permissions), reactivate: true, expected_revision: None }
+}
+
+fn deactivate(id: Uuid) -> Command {
+    Command::DeactivateUser { id, expected_revision: None }
+}
+
+fn revoke(id: Uuid) -> Command {
+    Command::RevokeToken { id, expected_revision: None }
+}
+
+/// A second token of a user, with a secret of its own.
+fn second_token(user_id: Uuid) -> Command {
+    Command::CreateToken(NewToken { secret_hash: [0xcd; 32], ..new_token(user_id, None) })
+}
+
+impl World {
+    fn user(&self, address: &str) -> Arc<User> {
+        Arc::clone(self.state.user_by_email(&email(address)).unwrap())
+    }
+
+    /// As the administrator.
+    fn admin(&self, command: Command) -> Proposal {
+        by(self.token("admin@localhost"), MANAGE, command)
+    }
+
+    fn signed_on(&self, subject: &str, permissions: &[Permission], command: Command) -> Proposal {
+        let identity = Identity {
+            issuer: "https://issuer".into(),
+            subject: subject.into(),
+            email: email(&format!("{subject}@example.com")),
+            permissions: set_of(permissions),
+            expires_at: self.now.plus_seconds(60),
+        };
+        let permission = permissions.first().copied().unwrap_or(MANAGE);
+        proposal(Actor::Caller { credential: Credential::SignOn(identity.into()), permission }, command)
+    }
+}
+
+#[test]
+fn an_update_sets_all_that_a_user_may_do_and_writes_nothing_where_nothing_changes() {
+    let mut world = World::new();
+    world.with_user("ann@example.com", &[Permission::ViewAuditLogs]);
+    let before = world.user("ann@example.com");
+
+    let answer = world.accept(world.admin(update(before.id, &[Permission::ViewFeatureFlags])));
+
+    let after = world.user("ann@example.com");
+    assert_eq!(after.permissions, set_of(&[Permission::ViewFeatureFlags]));
+    let entry = answer.entry.unwrap();
+    assert_eq!((entry.action, entry.entity_id), (Action::UserUpdated, Some(before.id)));
+    assert_eq!(entry.previous_entity_revision, Some(before.revision));
+    assert_eq!(entry.old_value.as_deref(), Some(&*before.to_json()));
+    assert_eq!(entry.new_value.as_deref(), Some(&*after.to_json()));
+    let again = world.accept(world.admin(update(before.id, &[Permission::ViewFeatureFlags])));
+    assert_eq!((again.entry, again.object), (None, Object::User(after)));
+}
+
+#[test]
+fn nobody_grants_what_they_do_not_hold_but_may_leave_and_take_it() {
+    let mut world = World::new();
+    let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
+    world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
+    let (ann, own) = (world.user("ann@example.com").id, world.user("clerk@example.com").id);
+    let as_clerk = |command| by(clerk, MANAGE, command);
+    for (target, wanted) in [
+        (ann, &[Permission::ToggleFeatureFlags, Permission::ViewAuditLogs][..]),
+        (own, &[MANAGE, Permission::ViewAuditLogs]),
+    ] {
+        assert_eq!(world.reject(as_clerk(update(target, wanted))), Error::PermissionDenied(Permission::ViewAuditLogs));
+    }
+    let kept = [Permission::ToggleFeatureFlags, Permission::ViewFeatureFlags];
+    world.accept(as_clerk(update(ann, &kept)));
+    assert_eq!(world.user("ann@example.com").permissions, set_of(&kept));
+    world.accept(as_clerk(update(ann, &[])));
+    // What is gone cannot be given back by somebody who does not hold it.
+    assert_eq!(world.reject(as_clerk(update(ann, &kept))), Error::PermissionDenied(Permission::ToggleFeatureFlags));
+}
+
+#[test]
+fn a_deactivated_user_is_out_until_somebody_who_holds_as_much_lets_them_in_again() {
+    let mut world = World::new();
+    let ann = world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
+    let clerk = world.with_user("clerk@example.com", &[MANAGE]);
+    world.create("a");
+    let id = world.user("ann@example.com").id;
+    let flip = by(ann, Permission::ToggleFeatureFlags, toggle("a"));
+    world.accept(flip.clone());
+
+    let answer = world.accept(world.admin(deactivate(id)));
+
+    assert_eq!(answer.entry.unwrap().action, Action::UserDeactivated);
+    assert_eq!(world.user("ann@example.com").deactivated_at, Some(world.state.head().timestamp));
+    assert_eq!(world.reject(flip.clone()), Error::Unauthenticated);
+    assert_eq!(world.accept(world.admin(deactivate(id))).entry, None);
+    let address = email("ann@example.com");
+    assert_eq!(world.reject(world.admin(update(id, &[]))), Error::UserDeactivated(address.clone()));
+    assert_eq!(world.reject(world.admin(second_token(id))), Error::UserDeactivated(address));
+    let wanted = [Permission::ToggleFeatureFlags];
+    assert_eq!(
+        world.reject(by(clerk, MANAGE, reactivate(id, &wanted))),
+        Error::PermissionDenied(Permission::ToggleFeatureFlags)
+    );
+    world.accept(world.admin(reactivate(id, &wanted)));
+    world.accept(flip);
+}
+
+#[test]
+fn the_last_active_holder_of_manage_access_stays() {
+    let mut world = World::new();
+    let admin = world.user("admin@localhost").id;
+    let last = Error::LastAccessManager(email("admin@localhost"));
+    assert_eq!(world.reject(world.admin(deactivate(admin))), last);
+    assert_eq!(world.reject(world.admin(update(admin, &[Permission::ViewFeatureFlags]))), last);
+    assert_eq!(world.reject(service(deactivate(admin))), last);
+
+    world.with_user("bob@example.com", &[MANAGE]);
+    let bob = world.user("bob@example.com").id;
+    world.accept(world.admin(deactivate(bob)));
+    // One who is shut out does not count.
+    assert_eq!(world.reject(world.admin(update(admin, &[]))), last);
+    world.accept(world.admin(reactivate(bob, &[MANAGE])));
+    // Not even by a batch that takes it from both.
+    let both = [world.admin(update(admin, &[])), world.admin(update(bob, &[]))];
+    let step = world.commit(&both);
+    assert!(matches!(step.verdicts[0], Verdict::Accepted(_)));
+    assert_eq!(rejected(&step, 1), Error::PermissionDenied(MANAGE));
+    assert_eq!(world.reject(service(update(bob, &[]))), Error::LastAccessManager(email("bob@example.com")));
+}
+
+#[test]
+fn nobody_shuts_themselves_out() {
+    let mut world = World::new();
+    world.with_user("bob@example.com", &[MANAGE]);
+    let (admin, token) = (world.user("admin@localhost").id, world.token("admin@localhost"));
+    assert_eq!(world.reject(world.admin(deactivate(admin))), Error::LastWayIn);
+    assert_eq!(world.reject(world.admin(revoke(token))), Error::LastWayIn);
+    // Rotation: a second one first.
+    world.accept(world.admin(second_token(admin)));
+    let answer = world.accept(world.admin(revoke(token)));
+    assert_eq!(answer.entry.unwrap().action, Action::TokenRevoked);
+    assert_eq!(world.reject(by(token, MANAGE, revoke(token))), Error::Unauthenticated);
+    let second = world.state.token_by_secret(&[0xcd; 32]).unwrap().id;
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastWayIn);
+    // One that has expired is no way in, and revoking one that does not work shuts nobody out.
+    let dying = NewToken { secret_hash: [0xee; 32], ..new_token(admin, Some(world.now.plus_seconds(1))) };
+    world.accept(by(second, MANAGE, Command::CreateToken(dying)));
+    world.now = world.now.plus_seconds(2);
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastWayIn);
+    let expired = world.state.token_by_secret(&[0xee; 32]).unwrap().id;
+    world.accept(by(second, MANAGE, revoke(expired)));
+    assert_eq!(world.accept(by(second, MANAGE, revoke(expired))).entry, None);
+    // Whoever has the shell can always make another.
+    world.accept(service(revoke(second)));
+}
+
+#[test]
+fn changes_to_users_and_tokens_are_made_at_the_expected_revision_alone() {
+    let mut world = World::new();
+    let ann = world.with_user("ann@example.com", &[]);
+    let (user, token) = (world.user("ann@example.com"), Arc::clone(world.state.token(ann).unwrap()));
+    let expected_revision = Some(user.revision + 100);
+    let permissions = Permissions::default();
+    for (command, current) in [
+        (Command::UpdateUser { id: user.id, permissions, reactivate: false, expected_revision }, user.revision),
+        (Command::DeactivateUser { id: user.id, expected_revision }, user.revision),
+        (Command::RevokeToken { id: ann, expected_revision }, token.revision),
+    ] {
+        let expected = user.revision + 100;
+        assert_eq!(world.reject(world.admin(command)), Error::RevisionMismatch { expected, current });
+    }
+    let unknown = Uuid::from_u128(0xdead);
+    assert_eq!(world.reject(world.admin(update(unknown, &[]))), Error::UserNotFound(unknown));
+    assert_eq!(world.reject(world.admin(deactivate(unknown))), Error::UserNotFound(unknown));
+    assert_eq!(world.reject(world.admin(revoke(unknown))), Error::TokenNotFound(unknown));
+}
+
+#[test]
+fn whoever_comes_by_single_sign_on_becomes_a_user_with_their_first_change() {
+    let mut world = World::new();
+    world.create("a");
+    let before = world.state.head().revision;
+    let flip = |world: &World| world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a"));
+
+    let step = world.commit(&[flip(&world), flip(&world)]);
+
+    let [created, first, second] = step.entries.as_slice() else { panic!("{:?}", step.entries) };
+    let sue = world.user("sue@example.com");
+    assert_eq!(created.action, Action::UserCreated);
+    assert_eq!(sue.account, Some(Account { issuer: "https://issuer".into(), subject: "sue".into() }));
+    assert_eq!(sue.permissions, Permissions::default());
+    for (at, entry) in [created, first, second].into_iter().enumerate() {
+        assert_eq!(entry.revision, before + 1 + at as i64);
+        assert_eq!((entry.user_id, entry.token_id), (Some(sue.id), None));
+        assert_eq!(&*entry.user_email, "sue@example.com");
+    }
+    // What they may do is what their own token says, today and not yesterday.
+    let lesser = world.signed_on("sue", &[], toggle("a"));
+    assert_eq!(world.reject(lesser), Error::PermissionDenied(MANAGE));
+    world.accept(world.admin(deactivate(sue.id)));
+    assert_eq!(world.reject(flip(&world)), Error::Unauthenticated);
+}
+
+#[test]
+fn a_change_that_is_not_made_makes_nobody_a_user() {
+    let mut world = World::new();
+    world.create("a");
+    let may = [Permission::ToggleFeatureFlags];
+    let refused = world.signed_on("sue", &may, toggle("nope"));
+    assert_eq!(world.reject(refused), Error::FlagNotFound("nope".into()));
+    let only = Proposal { validate_only: true, ..world.signed_on("sue", &may, toggle("a")) };
+    let head = world.state.head().revision;
+    assert_eq!(world.accept(only).revision, head);
+    let nothing = || Command::SetStatus(set("a", Status::Disabled));
+    let answer = world.accept(world.signed_on("sue", &may, nothing()));
+    assert_eq!((answer.entry, answer.revision), (None, head));
+    assert!(world.state.user_by_email(&email("sue@example.com")).is_none());
+
+    // An answer that is kept is kept under a user's name.
+    let step = world.commit(&[named(world.signed_on("sue", &may, nothing()), "r", 1)]);
+    let sue = world.user("sue@example.com");
+    assert_eq!((step.entries.len(), step.requests[0].user_id), (1, sue.id));
+}
+
+#[test]
+fn nobody_becomes_another_user_by_having_their_address_at_the_issuer() {
+    let mut world = World::new();
+    world.create("a");
+    world.with_user("sue@example.com", &[]);
+    let flip = world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a"));
+    assert_eq!(world.reject(flip), Error::SignOnEmailTaken(email("sue@example.com")));
+    // Nor by two who come at once with one address: the first has it.
+    let identity = |subject: &str| Identity {
+        issuer: "https://issuer".into(),
+        subject: subject.into(),
+        email: email("joe@example.com"),
+        permissions: Permissions::all(),
+        expires_at: world.now.plus_seconds(60),
+    };
+    let by = |subject| {
+        let credential = Credential::SignOn(identity(subject).into());
+        proposal(Actor::Caller { credential, permission: Permission::ToggleFeatureFlags }, toggle("a"))
+    };
+    let step = world.commit(&[by("one"), by("two")]);
+    assert_eq!(step.entries.len(), 2);
+    assert_eq!(rejected(&step, 1), Error::SignOnEmailTaken(email("joe@example.com")));
+}
+
+#[test]
+fn a_sign_on_or_certificate_works_until_it_expires() {
+    let mut world = World::new();
+    world.create("a");
+    let flip = world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a"));
+    let credential =
+        Credential::Certificate { user_id: world.user("admin@localhost").id, expires_at: world.now.plus_seconds(60) };
+    let by_certificate =
+        proposal(Actor::Caller { credential, permission: Permission::ToggleFeatureFlags }, toggle("a"));
+    world.now = world.now.plus_seconds(59);
+    world.accept(flip.clone());
+    let entry = world.accept(by_certificate.clone()).entry.unwrap();
+    assert_eq!((&*entry.user_email, entry.token_id), ("admin@localhost", None));
+    world.now = world.now.plus_seconds(1);
+    assert_eq!(world.reject(flip), Error::Unauthenticated);
+    assert_eq!(world.reject(by_certificate), Error::Unauthenticated);
+}
+
+#[test]
+fn a_sign_on_that_manages_access_counts_as_somebody_who_does() {
+    let mut world = World::new();
+    let admin = world.user("admin@localhost").id;
+    let step = world.commit(&[world.signed_on("sue", &[MANAGE], deactivate(admin))]);
+    assert!(matches!(step.verdicts[0], Verdict::Accepted(_)), "{:?}", step.verdicts);
+}
+
+#[test]
+fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
+    let mut world = World::new();
+    let ann = world.with_user("ann@example.com", &[]);
+    let flag = world.create("a");
+    let user = world.user("ann@example.com");
+    let cases = [
+        (Some(Named::Key(flag.key.clone())), EntityType::FeatureFlag, Some(flag.id), "a"),
+        (Some(Named::Id(flag.id)), EntityType::FeatureFlag, Some(flag.id), "a"),
+        (Some(Named::Key(FlagKey::parse("nope").unwrap())), EntityType::FeatureFlag, None, "nope"),
+        (Some(Named::Id(user.id)), EntityType::User, Some(user.id), "ann@example.com"),
+        (Some(Named::Email(user.email.clone())), EntityType::User, Some(user.id), "ann@example.com"),
+        (Some(Named::Id(ann)), EntityType::ApiToken, Some(ann), &ann.to_string()),
+        (None, EntityType::FeatureFlag, None, ""),
+    ];
+    for (named, kind, id, key) in cases {
+        let denial = Denial { permission: Permission::ToggleFeatureFlags, named, suppressed: 2 };
+        let record = by(ann, Permission::ToggleFeatureFlags, Command::RecordDenial(denial));
+        let answer = world.accept(record);
+        let entry = answer.entry.unwrap();
+        assert_eq!(entry.action, Action::AccessDenied);
+        assert_eq!((entry.entity_type, entry.entity_id, &*entry.entity_key), (kind, id, key));
+        assert_eq!(entry.new_value.as_deref(), Some(r#"{"permission":"toggle_feature_flags","suppressed":2}"#));
+        assert_eq!((entry.user_id, &*entry.user_email), (Some(user.id), "ann@example.com"));
+    }
+    assert_eq!(world.create("b").revision, world.state.head().revision);
+    // Somebody who is no user leaves their name and does not become one.
+    let denial = Denial { permission: MANAGE, named: None, suppressed: 0 };
+    let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
+    assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));
+}

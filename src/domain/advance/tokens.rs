@@ -1,0 +1,109 @@
+//! The rules of changes to tokens.
+
+use std::sync::Arc;
+
+use uuid::Uuid;
+
+use super::draft::{Draft, Place, Subject, Values};
+use super::{Actor, NewToken, Object, Outcome, Proposal, at_revision, users, within};
+use crate::domain::Revision;
+use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
+use crate::domain::audit::{Action, EntityType};
+use crate::domain::error::{Error, Violation};
+use crate::domain::text::{Email, Name};
+
+pub(super) fn create(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    granted: Permissions,
+    new: &NewToken,
+) -> Result<Outcome, Error> {
+    let user = draft.find_user(new.user_id)?;
+    if !user.is_active() {
+        return Err(Error::UserDeactivated(user.email.clone()));
+    }
+    // The list itself, not only what it allows today: the user may be given more later.
+    within(new.permissions.unwrap_or(user.permissions), granted)?;
+    let place = draft.place(&proposal.actor);
+    let token = Token {
+        id: draft.new_id(),
+        user_id: user.id,
+        name: new.name.clone(),
+        secret_hash: new.secret_hash,
+        permissions: new.permissions,
+        revision: place.revision,
+        created_at: place.timestamp,
+        expires_at: new.expires_at,
+        revoked_at: None,
+    };
+    if !token.is_live(draft.now()) {
+        let rule = "must be in the future".to_owned();
+        return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
+    }
+    Ok(write(draft, proposal, place, Action::TokenCreated, None, token))
+}
+
+pub(super) fn revoke(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    id: Uuid,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = draft.find_token(id)?;
+    at_revision(before.revision, expected)?;
+    if before.revoked_at.is_some() {
+        return Ok((Object::Token(before), None));
+    }
+    keep_a_way_in(draft, proposal, &before)?;
+    let place = draft.place(&proposal.actor);
+    let after = Token { revision: place.revision, revoked_at: Some(place.timestamp), ..Token::clone(&before) };
+    Ok(write(draft, proposal, place, Action::TokenRevoked, Some(&before), after))
+}
+
+/// Nobody revokes the last token by which they come in themselves. Single sign-on and client certificates are ways in of
+/// their own.
+fn keep_a_way_in(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Token>) -> Result<(), Error> {
+    let own = draft.user_id(&proposal.actor) == Some(token.user_id);
+    let by_token = matches!(proposal.actor, Actor::Caller { credential: Credential::Token(_), .. });
+    let signs_on = draft.user(token.user_id).is_some_and(|user| user.account.is_some());
+    if own && by_token && !signs_on && token.is_live(draft.now()) && !draft.has_other_token(token.user_id, token.id) {
+        return Err(Error::LastWayIn);
+    }
+    Ok(())
+}
+
+pub(super) fn create_administrator(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    granted: Permissions,
+    email: &Email,
+    token_name: &Name,
+    secret_hash: SecretHash,
+) -> Result<Outcome, Error> {
+    let (object, entry) = users::create(draft, proposal, granted, email, Permissions::all())?;
+    let Object::User(user) = &object else { return Ok((object, entry)) };
+    let token =
+        NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };
+    create(draft, proposal, granted, &token)
+}
+
+fn write(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    place: Place,
+    action: Action,
+    before: Option<&Token>,
+    after: Token,
+) -> Outcome {
+    let subject = Subject {
+        entity_type: EntityType::ApiToken,
+        id: Some(after.id),
+        key: after.id.to_string().into(),
+        name: after.name.shared(),
+        previous_revision: before.map(|token| token.revision),
+    };
+    let values = Values { old: before.map(|token| token.to_json().into()), new: Some(after.to_json().into()) };
+    let token = draft.put_token(after);
+    let entry = draft.log(proposal, place, action, subject, values);
+    (Object::Token(token), Some(entry))
+}

@@ -1,0 +1,149 @@
+//! The rules of changes to users.
+
+use uuid::Uuid;
+
+use super::draft::{Draft, Place, Subject, Values};
+use super::{Actor, Object, Outcome, Proposal, at_revision, within};
+use crate::domain::Revision;
+use crate::domain::access::{Account, Credential, Identity, Permission, Permissions, User};
+use crate::domain::audit::{Action, EntityType};
+use crate::domain::error::Error;
+use crate::domain::text::Email;
+
+pub(super) fn create(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    granted: Permissions,
+    email: &Email,
+    permissions: Permissions,
+) -> Result<Outcome, Error> {
+    within(permissions, granted)?;
+    if draft.user_by_email(email).is_some() {
+        return Err(Error::EmailTaken(email.clone()));
+    }
+    Ok(write_new(draft, proposal, email, None, permissions))
+}
+
+/// Whoever comes by single sign-on becomes a user with their first change. What they may do is said by their tokens, so the
+/// user holds nothing: a token of ours for them allows what somebody grants them here, and nothing else.
+pub(super) fn introduce(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
+    // A user with the same address may be somebody else: whoever can choose an address at the issuer must not become
+    // the user here who has it.
+    if draft.user_by_email(&identity.email).is_some() {
+        return Err(Error::SignOnEmailTaken(identity.email.clone()));
+    }
+    write_new(draft, proposal, &identity.email, Some(identity.account()), Permissions::default());
+    Ok(())
+}
+
+fn write_new(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    email: &Email,
+    account: Option<Account>,
+    permissions: Permissions,
+) -> Outcome {
+    let place = draft.place(&proposal.actor);
+    let user = User {
+        id: draft.new_id(),
+        email: email.clone(),
+        account,
+        permissions,
+        revision: place.revision,
+        created_at: place.timestamp,
+        updated_at: place.timestamp,
+        deactivated_at: None,
+    };
+    write(draft, proposal, place, Action::UserCreated, None, user)
+}
+
+pub(super) fn update(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    granted: Permissions,
+    id: Uuid,
+    permissions: Permissions,
+    reactivate: bool,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = draft.find_user(id)?;
+    at_revision(before.revision, expected)?;
+    if !before.is_active() && !reactivate {
+        return Err(Error::UserDeactivated(before.email.clone()));
+    }
+    // To let somebody in again is to hand them all that they hold.
+    let held = if before.is_active() { before.permissions } else { Permissions::default() };
+    within(permissions.minus(held), granted)?;
+    if before.is_active() && before.permissions == permissions {
+        return Ok((Object::User(before), None));
+    }
+    if !permissions.contains(Permission::ManageAccess) {
+        keep_an_access_manager(draft, proposal, &before)?;
+    }
+    let after = User { permissions, deactivated_at: None, ..User::clone(&before) };
+    Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
+}
+
+pub(super) fn deactivate(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    id: Uuid,
+    expected: Option<Revision>,
+) -> Result<Outcome, Error> {
+    let before = draft.find_user(id)?;
+    at_revision(before.revision, expected)?;
+    if !before.is_active() {
+        return Ok((Object::User(before), None));
+    }
+    keep_an_access_manager(draft, proposal, &before)?;
+    if draft.user_id(&proposal.actor) == Some(id) {
+        return Err(Error::LastWayIn);
+    }
+    let deactivated_at = Some(draft.place(&proposal.actor).timestamp);
+    let after = User { deactivated_at, ..User::clone(&before) };
+    Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
+}
+
+/// Somebody must be left who can let others in: another active user who holds `manage_access`, or the caller, if the single
+/// sign-on lets them and they are not the one who loses it.
+fn keep_an_access_manager(draft: &Draft<'_>, proposal: &Proposal, losing: &User) -> Result<(), Error> {
+    let permission = Permission::ManageAccess;
+    if !losing.is_active() || !losing.permissions.contains(permission) {
+        return Ok(());
+    }
+    let signed_on = matches!(&proposal.actor, Actor::Caller { credential: Credential::SignOn(identity), .. }
+        if identity.permissions.contains(permission));
+    let by_themselves = draft.user_id(&proposal.actor) == Some(losing.id);
+    if (signed_on && !by_themselves) || draft.any_holder(permission, |user| user.id != losing.id) {
+        Ok(())
+    } else {
+        Err(Error::LastAccessManager(losing.email.clone()))
+    }
+}
+
+fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: &User, after: User) -> Outcome {
+    let place = draft.place(&proposal.actor);
+    let after = User { revision: place.revision, updated_at: place.timestamp, ..after };
+    write(draft, proposal, place, action, Some(before), after)
+}
+
+fn write(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    place: Place,
+    action: Action,
+    before: Option<&User>,
+    after: User,
+) -> Outcome {
+    let subject = Subject {
+        entity_type: EntityType::User,
+        id: Some(after.id),
+        key: after.email.shared(),
+        name: after.email.shared(),
+        previous_revision: before.map(|user| user.revision),
+    };
+    let values = Values { old: before.map(|user| user.to_json().into()), new: Some(after.to_json().into()) };
+    let user = draft.put_user(after);
+    let entry = draft.log(proposal, place, action, subject, values);
+    (Object::User(user), Some(entry))
+}

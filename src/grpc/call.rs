@@ -1,0 +1,101 @@
+//! A call as the handlers see it: who calls, from where, and until when they wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::USER_AGENT;
+use http::{HeaderMap, Request};
+use tokio::time::Instant;
+use tonic::transport::server::TcpConnectInfo;
+
+use crate::auth::Caller;
+use crate::domain::access::Permission;
+use crate::domain::advance::{Actor, Origin};
+use crate::domain::error::Error;
+
+/// As much of a `user-agent` as the log keeps, in characters.
+const USER_AGENT_LIMIT: usize = 512;
+
+/// The transport cuts a call off at its deadline without a word of explanation: what has to be explained is answered a
+/// tenth of the time before, and this long at the most.
+const ANSWER_AHEAD: Duration = Duration::from_millis(200);
+
+/// A call that was let in, for the handler.
+#[derive(Debug, Clone)]
+pub(super) struct Call {
+    /// Who calls.
+    pub caller: Caller,
+    /// What the method demands; `None` where any caller will do.
+    pub permission: Option<Permission>,
+    /// Where the call comes from.
+    pub origin: Origin,
+    /// By when the caller wants to know.
+    pub deadline: Option<Instant>,
+    /// Whether the caller lacks that permission, and is let in to be answered as the first time if this is a retry, else to
+    /// be refused.
+    pub only_to_replay: bool,
+}
+
+impl Call {
+    /// The call that a request belongs to. A request that did not pass the layer belongs to none and is refused.
+    pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Error> {
+        let missing = || Error::Internal("a request came past the authorization layer".to_owned());
+        request.extensions().get().ok_or_else(missing)
+    }
+
+    /// Who proposes a change. A method that changes something and demands no permission does not exist; if it did, it
+    /// would be refused.
+    pub fn actor(&self) -> Result<Actor, Error> {
+        let permission = self.permission.ok_or_else(|| Error::Internal("a change without a permission".to_owned()))?;
+        Ok(Actor::Caller { credential: self.caller.credential.clone(), permission })
+    }
+}
+
+/// By when the caller wants to know, with time to tell them.
+pub(super) fn deadline(headers: &HeaderMap) -> Option<Instant> {
+    let timeout = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?))?;
+    Some(Instant::now() + timeout - (timeout / 10).min(ANSWER_AHEAD))
+}
+
+/// A `grpc-timeout`: up to eight digits and a unit.
+fn timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| plain)?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+/// Where a request comes from.
+pub(super) fn origin<B>(method: Arc<str>, request: &Request<B>) -> Origin {
+    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
+    let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
+    Origin {
+        method,
+        peer: peer.map(|address| address.to_string().into()),
+        user_agent: agent.filter(|text| !text.is_empty()).map(Into::into),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_are_read_as_grpc_writes_them() {
+        assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(timeout("150m"), Some(Duration::from_millis(150)));
+        for bad in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "5ä"] {
+            assert_eq!(timeout(bad), None, "{bad:?}");
+        }
+    }
+}
