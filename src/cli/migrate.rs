@@ -2,8 +2,8 @@
 
 use clap::{Args, Subcommand};
 
+use super::offline::Target;
 use super::{Failure, say};
-use crate::{config, store, telemetry};
 
 /// Arguments of `toggled migrate`.
 #[derive(Debug, Args)]
@@ -26,21 +26,6 @@ enum Direction {
     },
     /// List all migrations, and which of them the database has
     Status(Target),
-}
-
-#[derive(Debug, Args)]
-struct Target {
-    #[command(flatten)]
-    database: config::Database,
-    #[command(flatten)]
-    logging: config::Logging,
-}
-
-impl Target {
-    fn open(&self) -> Result<std::sync::Arc<dyn store::Store>, Failure> {
-        telemetry::start(&self.logging.log);
-        super::open(&self.database)
-    }
 }
 
 pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {

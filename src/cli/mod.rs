@@ -1,7 +1,11 @@
 //! The command line: one binary, one file a command.
 
 mod migrate;
+mod offline;
 mod serve;
+mod table;
+mod token;
+mod user;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -32,6 +36,10 @@ enum Command {
     Serve(config::Serve),
     /// Change the schema of the database, or show its state; serve brings it up to date by itself
     Migrate(migrate::Migrate),
+    /// Create and list users on the database itself, without a server or a token; audited as cli@HOST
+    User(user::User),
+    /// Create, list and revoke tokens on the database itself, without a server or a token; audited as cli@HOST
+    Token(token::Token),
 }
 
 /// Why a command failed: one line for a person, and what to exit with.
@@ -74,6 +82,8 @@ fn run(command: Command) -> Result<(), Failure> {
         match command {
             Command::Serve(settings) => serve::run(settings).await,
             Command::Migrate(settings) => migrate::run(settings).await,
+            Command::User(settings) => user::run(settings).await,
+            Command::Token(settings) => token::run(settings).await,
         }
     })
 }

@@ -1,10 +1,13 @@
 //! Everything against real databases and the real program: one test binary, one module a subject.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
 
+mod access;
 mod audit;
 mod cancel;
 mod concurrency;
 mod layers;
+mod offline;
+mod refusals;
 mod retry;
 mod security;
 mod startup;

@@ -56,6 +56,8 @@ impl PostgresStore {
         let options = PgConnectOptions::from_str(url)
             .map_err(|e| e.to_string())?
             .application_name("toggled")
+            // Not a line at every start about a table that is there already.
+            .options([("client_min_messages", "warning")])
             .disable_statement_logging();
         let pool = PgPoolOptions::new()
             .max_connections(8)

@@ -1,0 +1,119 @@
+//! Changes made on the database itself, beside any servers: for whoever has lost their token. Access to the database is
+//! the authority, and the log says so: they are made by `cli@HOST`.
+
+use std::sync::Arc;
+
+use clap::Args;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Failure;
+use crate::committer::{Committer, Proposals, Reply};
+use crate::config;
+use crate::domain::access::{Directory, Permission, User};
+use crate::domain::advance::{Actor, Answer, Command, Origin, Proposal};
+use crate::domain::error::Error;
+use crate::domain::state::State;
+use crate::domain::text::{Email, Reason};
+use crate::domain::time::SystemClock;
+use crate::mirror::Mirror;
+use crate::store::Store;
+use crate::telemetry;
+
+/// Which database, and what is logged.
+#[derive(Debug, Args)]
+pub(super) struct Target {
+    #[command(flatten)]
+    pub(super) database: config::Database,
+    #[command(flatten)]
+    logging: config::Logging,
+}
+
+impl Target {
+    pub(super) fn open(&self) -> Result<Arc<dyn Store>, Failure> {
+        telemetry::start(&self.logging.log);
+        super::open(&self.database)
+    }
+}
+
+/// Why, for the audit log.
+#[derive(Debug, Args)]
+pub(super) struct Why {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    reason: Option<Reason>,
+}
+
+/// A database that is open for changes.
+pub(super) struct Offline {
+    pub store: Arc<dyn Store>,
+    mirror: Arc<Mirror>,
+    proposals: Proposals,
+    stop: CancellationToken,
+    committing: JoinHandle<()>,
+}
+
+impl Offline {
+    pub async fn open(target: &Target) -> Result<Self, Failure> {
+        let store = target.open()?;
+        // A schema is brought up to date by whoever serves it: this may be a newer program beside an older server.
+        if store.migrations().await?.iter().any(|migration| !migration.applied) {
+            let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());
+            return Err(Failure { code: super::EXIT_FAILURE, line });
+        }
+        let mirror = Mirror::new();
+        mirror.follow(&*store).await?;
+        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock));
+        let stop = CancellationToken::new();
+        let committing = tokio::spawn(committer.run(stop.clone()));
+        Ok(Self { store, mirror, proposals, stop, committing })
+    }
+
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Failure> {
+        Ok(self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?)
+    }
+
+    /// The user who is named by address or id.
+    pub fn user(&self, named: &str) -> Result<Arc<User>, Failure> {
+        let found = self.read(|state| match Uuid::try_parse(named) {
+            Ok(id) => state.user(id).cloned(),
+            Err(_) => state.user_by_email(&Email::parse(named).ok()?).cloned(),
+        })?;
+        found.ok_or_else(|| Failure { code: super::EXIT_FAILURE, line: format!("there is no user {named}") })
+    }
+
+    /// Makes a change. `method` is what it is called in the log: the command that was typed.
+    pub async fn change(&self, method: &str, command: Command, why: Why) -> Result<Answer, Failure> {
+        let host = gethostname::gethostname().to_string_lossy().to_lowercase();
+        let proposal = Proposal {
+            actor: Actor::Service { name: format!("cli@{host}").into() },
+            command,
+            reason: why.reason,
+            request: None,
+            validate_only: false,
+            origin: Origin { method: method.into(), peer: None, user_agent: None },
+            encode: |_| Vec::new(),
+        };
+        match self.proposals.propose(proposal, None).await? {
+            Reply::Answer(answer) => Ok(answer),
+            Reply::Replayed(_) => Err(Error::Internal("a change without a name was replayed".to_owned()).into()),
+        }
+    }
+
+    /// Lets go of the database.
+    pub async fn close(self) -> Result<(), Failure> {
+        self.stop.cancel();
+        Ok(self.committing.await?)
+    }
+}
+
+fn reason(text: &str) -> Result<Reason, String> {
+    Reason::parse(text).map_err(|rule| rule.to_string())
+}
+
+/// A permission by its name.
+pub(super) fn permission(name: &str) -> Result<Permission, String> {
+    let all = || Permission::ALL.map(Permission::as_str).join(", ");
+    Permission::parse(name).ok_or_else(|| format!("must be one of {}", all()))
+}

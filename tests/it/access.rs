@@ -1,0 +1,293 @@
+//! AccessService: users and tokens, and that what they lose they lose at once.
+
+use std::time::Duration;
+
+use toggled::grpc::pb::*;
+use tonic::{Code, Status};
+
+use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle};
+
+/// The caller's own user, and the id of their token.
+async fn me(client: &mut Client) -> (User, String) {
+    let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+    (me.user.unwrap(), me.token_id)
+}
+
+fn update(id: &str, permissions: &[&str]) -> UpdateUserRequest {
+    let permissions = permissions.iter().map(|p| (*p).to_owned()).collect();
+    UpdateUserRequest { id: id.into(), permissions, ..Default::default() }
+}
+
+fn revoke(id: &str) -> RevokeTokenRequest {
+    RevokeTokenRequest { id: id.into(), ..Default::default() }
+}
+
+fn deactivate(id: &str) -> DeactivateUserRequest {
+    DeactivateUserRequest { id: id.into(), ..Default::default() }
+}
+
+async fn new_token(
+    admin: &mut Client,
+    user_id: &str,
+    expires_at: Option<std::time::SystemTime>,
+) -> CreateTokenResponse {
+    let expires_at = expires_at.map(Into::into);
+    let request =
+        CreateTokenRequest { user_id: user_id.into(), name: "another".into(), expires_at, ..Default::default() };
+    admin.access.create_token(request).await.unwrap().into_inner()
+}
+
+async fn tokens_of(admin: &mut Client, user_id: &str) -> Vec<ApiToken> {
+    let request = ListTokensRequest { user_id: user_id.into(), ..Default::default() };
+    admin.access.list_tokens(request).await.unwrap().into_inner().tokens
+}
+
+fn denied(status: &Status) -> (Code, String) {
+    (status.code(), reason_of(status))
+}
+
+/// A stream of the log that has nothing to say, until it ends; with what.
+async fn open_stream(client: &mut Client) -> tokio::task::JoinHandle<Status> {
+    let request = StreamAuditLogsRequest {
+        follow: true,
+        action_type: Some("log_trimmed".into()),
+        after_revision: Some(0),
+        ..Default::default()
+    };
+    let mut stream = client.audit.stream_audit_logs(request).await.unwrap().into_inner();
+    // It is open when its first message is here.
+    soon("the first message", stream.message()).await.unwrap().unwrap();
+    tokio::spawn(async move {
+        loop {
+            match stream.message().await {
+                Ok(Some(_)) => {}
+                Ok(None) => panic!("the stream ended as if it were complete"),
+                Err(status) => return status,
+            }
+        }
+    })
+}
+
+/// Waits until a token no longer works.
+async fn until_refused(client: &mut Client) {
+    soon("the token to be refused", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let status = client.access.who_am_i(WhoAmIRequest {}).await.unwrap_err();
+    assert_eq!(denied(&status), (Code::Unauthenticated, "UNAUTHENTICATED".to_owned()));
+}
+
+on_both! {
+    async fn users_and_tokens_have_their_life_in_the_log(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+        let mut ann = server.client(Some(&secret)).await;
+        let (user, token_id) = me(&mut ann).await;
+
+        let request = UpdateUserRequest { reason: "on call".into(), ..update(&user.id, &["toggle_feature_flags"]) };
+        let updated = admin.access.update_user(request).await.unwrap().into_inner();
+        let read = GetUserRequest { id: user.id.clone(), min_revision: Some(updated.revision) };
+        let read = admin.access.get_user(read).await.unwrap().into_inner();
+        assert_eq!((read.user, read.revision), (updated.user.clone(), updated.revision));
+        let entry = updated.audit_log.unwrap();
+        assert_eq!((&*entry.action_type, entry.reason(), entry.entity_id()), ("user_updated", "on call", &*user.id));
+        assert!(entry.old_value().contains("view_feature_flags") && entry.new_value().contains("toggle_feature_flags"));
+        let again = admin.access.update_user(update(&user.id, &["toggle_feature_flags"])).await.unwrap().into_inner();
+        assert_eq!(again.audit_log, None);
+
+        let revoked = admin.access.revoke_token(revoke(&token_id)).await.unwrap().into_inner();
+        assert_eq!(revoked.audit_log.unwrap().action_type, "token_revoked");
+        assert!(revoked.token.unwrap().revoked_at.is_some());
+        assert_eq!(tokens_of(&mut admin, &user.id).await[0].revoked_at.is_some(), true);
+        let gone = admin.access.deactivate_user(deactivate(&user.id)).await.unwrap().into_inner();
+        assert_eq!(gone.audit_log.unwrap().action_type, "user_deactivated");
+        let back = UpdateUserRequest { reactivate: true, ..update(&user.id, &[]) };
+        assert_eq!(admin.access.update_user(back).await.unwrap().into_inner().user.unwrap().deactivated_at, None);
+
+        // One revision each, and no secret in any of them.
+        let log = admin.log().await;
+        assert_eq!(log.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=log.len() as i64).collect::<Vec<_>>());
+        let actions: Vec<_> = log[2..].iter().map(|e| e.action_type.as_str()).collect();
+        let expected = ["user_created", "token_created", "user_updated", "token_revoked", "user_deactivated", "user_updated"];
+        assert_eq!(actions, expected);
+        assert!(!format!("{log:?}").contains(&secret));
+    }
+
+    async fn users_and_tokens_are_listed_in_pages(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        for name in ["cid", "ann", "bob"] {
+            admin.new_user(&format!("{name}@example.com"), &[]).await;
+        }
+        let mut request = ListUsersRequest { page_size: 3, ..Default::default() };
+        let first = admin.access.list_users(request.clone()).await.unwrap().into_inner();
+        let emails = |page: &ListUsersResponse| page.users.iter().map(|u| u.email.clone()).collect::<Vec<_>>();
+        assert_eq!(emails(&first), ["admin@localhost", "ann@example.com", "bob@example.com"]);
+        request.page_token = first.next_page_token;
+        let second = admin.access.list_users(request.clone()).await.unwrap().into_inner();
+        assert_eq!((emails(&second), &*second.next_page_token), (vec!["cid@example.com".to_owned()], ""));
+        // Deactivated users are left out unless they are asked for; a token is good for the same list alone.
+        let (cid, bob) = (&second.users[0].id, &first.users[2].id);
+        admin.access.deactivate_user(deactivate(cid)).await.unwrap();
+        let all = ListUsersRequest { include_deactivated: true, ..Default::default() };
+        assert_eq!(admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users.len(), 3);
+        assert_eq!(admin.access.list_users(all.clone()).await.unwrap().into_inner().users.len(), 4);
+        let mixed = ListUsersRequest { page_token: request.page_token, ..all };
+        assert_eq!(admin.access.list_users(mixed).await.unwrap_err().code(), Code::InvalidArgument);
+
+        let made = [new_token(&mut admin, bob, None).await, new_token(&mut admin, bob, None).await];
+        let mut request = ListTokensRequest { user_id: bob.clone(), page_size: 2, ..Default::default() };
+        let page = admin.access.list_tokens(request.clone()).await.unwrap().into_inner();
+        assert_eq!((page.tokens.len(), &*page.tokens[0].name, page.tokens.last()), (2, "test", made[0].token.as_ref()));
+        request.page_token = page.next_page_token;
+        let page = admin.access.list_tokens(request).await.unwrap().into_inner();
+        assert_eq!((page.tokens.as_slice(), &*page.next_page_token), (&[made[1].token.clone().unwrap()][..], ""));
+        let nobody = ListTokensRequest { user_id: uuid::Uuid::nil().to_string(), ..Default::default() };
+        assert_eq!(reason_of(&admin.access.list_tokens(nobody).await.unwrap_err()), "USER_NOT_FOUND");
+    }
+
+    async fn what_would_lock_people_out_is_refused_with_a_reason(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let (user, token_id) = me(&mut admin).await;
+        let refused = |status: Status| (status.code(), reason_of(&status));
+        let failed = |reason: &str| (Code::FailedPrecondition, reason.to_owned());
+        assert_eq!(refused(admin.access.revoke_token(revoke(&token_id)).await.unwrap_err()), failed("LAST_WAY_IN"));
+        assert_eq!(refused(admin.access.deactivate_user(deactivate(&user.id)).await.unwrap_err()), failed("LAST_ACCESS_MANAGER"));
+        assert_eq!(refused(admin.access.update_user(update(&user.id, &[])).await.unwrap_err()), failed("LAST_ACCESS_MANAGER"));
+        let unknown = uuid::Uuid::nil().to_string();
+        assert_eq!(reason_of(&admin.access.revoke_token(revoke(&unknown)).await.unwrap_err()), "TOKEN_NOT_FOUND");
+        assert_eq!(reason_of(&admin.access.deactivate_user(deactivate(&unknown)).await.unwrap_err()), "USER_NOT_FOUND");
+
+        // Tokens rotate: a second one first, then the old one goes.
+        let second = new_token(&mut admin, &user.id, None).await.secret;
+        let mut renewed = server.client(Some(&second)).await;
+        renewed.access.revoke_token(revoke(&token_id)).await.unwrap();
+        assert_eq!(admin.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+
+    async fn a_revoked_token_fails_at_the_next_request(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+        let mut ann = server.client(Some(&secret)).await;
+        let (user, token_id) = me(&mut ann).await;
+        let second = new_token(&mut admin, &user.id, None).await.secret;
+        admin.access.revoke_token(revoke(&token_id)).await.unwrap();
+        assert_eq!(ann.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+        let mut ann = server.client(Some(&second)).await;
+        me(&mut ann).await;
+        admin.access.update_user(update(&user.id, &[])).await.unwrap();
+        assert_eq!(
+            ann.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap_err().code(),
+            Code::PermissionDenied
+        );
+        admin.access.deactivate_user(deactivate(&user.id)).await.unwrap();
+        assert_eq!(ann.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+
+    async fn open_streams_end_with_what_let_them_in(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let secret = admin.new_user("ann@example.com", &["view_audit_logs"]).await;
+        let mut ann = server.client(Some(&secret)).await;
+        let (user, token_id) = me(&mut ann).await;
+        let untouched = open_stream(&mut admin).await;
+
+        let narrowed = open_stream(&mut ann).await;
+        admin.access.update_user(update(&user.id, &["view_feature_flags"])).await.unwrap();
+        let status = soon("the stream to end with the permission", narrowed).await.unwrap();
+        assert_eq!(denied(&status), (Code::PermissionDenied, "PERMISSION_DENIED".to_owned()));
+        assert_eq!(status.message(), "Insufficient permissions: view_audit_logs required");
+        admin.access.update_user(update(&user.id, &["view_audit_logs"])).await.unwrap();
+
+        let unauthenticated = (Code::Unauthenticated, "UNAUTHENTICATED".to_owned());
+        let expiring = std::time::SystemTime::now() + Duration::from_secs(2);
+        let expiring = new_token(&mut admin, &user.id, Some(expiring)).await.secret;
+        let expiring = open_stream(&mut server.client(Some(&expiring)).await).await;
+        assert_eq!(denied(&soon("the stream to expire", expiring).await.unwrap()), unauthenticated);
+
+        let revoked = open_stream(&mut ann).await;
+        let second = new_token(&mut admin, &user.id, None).await.secret;
+        let kept = open_stream(&mut server.client(Some(&second)).await).await;
+        admin.access.revoke_token(revoke(&token_id)).await.unwrap();
+        assert_eq!(denied(&soon("the stream to end with its token", revoked).await.unwrap()), unauthenticated);
+
+        assert!(!kept.is_finished());
+        admin.access.deactivate_user(deactivate(&user.id)).await.unwrap();
+        assert_eq!(denied(&soon("the stream to end with its user", kept).await.unwrap()), unauthenticated);
+        assert!(!untouched.is_finished(), "the streams of others go on");
+    }
+
+    async fn the_last_use_of_a_token_is_told_and_kept(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let secret = admin.new_user("ann@example.com", &[]).await;
+        let unused = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
+        let id = unused.iter().find(|u| u.email == "ann@example.com").unwrap().id.clone();
+        assert_eq!(tokens_of(&mut admin, &id).await[0].last_used_at, None);
+        let (_, token_id) = me(&mut server.client(Some(&secret)).await).await;
+        let revision = admin.log().await.len();
+        let used = tokens_of(&mut admin, &id).await.remove(0);
+        assert_eq!(used.id, token_id);
+        assert!(used.last_used_at.unwrap().seconds > used.created_at.unwrap().seconds - 1);
+        // It is written behind, at the latest when the server stops; and it is no change.
+        assert!(server.terminate().await.success());
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        assert_eq!(tokens_of(&mut admin, &id).await[0].last_used_at, used.last_used_at);
+        assert_eq!(admin.log().await.len(), revision);
+    }
+}
+
+/// What one server revokes, no other lets in: for reads within a moment, for changes not once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_replica_lets_a_revoked_token_change_nothing() {
+    let database = Database::new(crate::support::Backend::Postgres).await;
+    let (one, other) = (Server::start(&database).await, Server::start(&database).await);
+    let mut admin = one.admin().await;
+    let created = admin.create("a").await.revision;
+    for round in 0..20 {
+        let secret =
+            admin.new_user(&format!("u{round}@example.com"), &["toggle_feature_flags", "view_audit_logs"]).await;
+        let (mut here, mut there) = (one.client(Some(&secret)).await, other.client(Some(&secret)).await);
+        // The other has followed when it lets the token in.
+        soon("the other replica to know the token", async {
+            while there.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        let (_, token_id) = me(&mut here).await;
+        let stream = open_stream(&mut there).await;
+        admin.access.revoke_token(revoke(&token_id)).await.unwrap();
+        let refused = there.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
+        until_refused(&mut there).await;
+        assert_eq!(soon("the stream on the other replica to end", stream).await.unwrap().code(), Code::Unauthenticated);
+    }
+    assert_eq!(admin.get("a").await.revision, created);
+}
+
+/// A token that expires is refused by every clock it is shown to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_token_is_refused() {
+    let database = Database::new(crate::support::Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.client(Some(TOKEN)).await;
+    let (user, _) = me(&mut admin).await;
+    let end = std::time::SystemTime::now() + Duration::from_secs(1);
+    let secret = new_token(&mut admin, &user.id, Some(end)).await.secret;
+    until_refused(&mut server.client(Some(&secret)).await).await;
+    assert!(std::time::SystemTime::now() >= end);
+}

@@ -1,0 +1,108 @@
+//! `toggled user` and `toggled token`: on the database itself, beside a running server.
+
+use std::process::Output;
+
+use tempfile::TempDir;
+use toggled::grpc::pb::*;
+
+use crate::support::{Database, Server, on_both, program, soon, toggle};
+
+async fn invoke(url: &str, arguments: &[&str]) -> Output {
+    let folder = TempDir::new().unwrap();
+    let mut command = program(folder.path());
+    command.args(arguments).env("TOGGLED_DATABASE_URL", url);
+    soon("the program to end", command.output()).await.unwrap()
+}
+
+/// What it prints when it succeeds.
+async fn toggled(url: &str, arguments: &[&str]) -> String {
+    let output = invoke(url, arguments).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+}
+
+/// The one line that it complains with.
+async fn complaint(url: &str, arguments: &[&str], status: i32) -> String {
+    let output = invoke(url, arguments).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(status), 1), "{arguments:?}: {told}");
+    told
+}
+
+on_both! {
+    async fn whoever_has_the_database_lets_themselves_in_again(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let url = &database.url;
+
+        let id = toggled(url, &["user", "create", "Ann@Example.com", "--permission", "toggle_feature_flags,view_audit_logs", "--reason", "locked out"]).await;
+        let secret = toggled(url, &["token", "create", "ann@example.com", "--name", "laptop", "--expires-in", "90d"]).await;
+
+        // The running server follows.
+        let mut ann = server.client(Some(&secret)).await;
+        let me = soon("the server to know the token", async {
+            loop {
+                if let Ok(me) = ann.access.who_am_i(WhoAmIRequest {}).await {
+                    return me.into_inner();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(me.user.as_ref().unwrap().id, id);
+        assert_eq!(me.permissions, ["toggle_feature_flags", "view_audit_logs"]);
+        ann.toggle.toggle_feature_flag(toggle("a")).await.unwrap();
+
+        let users = toggled(url, &["user", "list"]).await;
+        assert!(users.starts_with("EMAIL") && users.contains("ann@example.com") && users.contains(&id), "{users}");
+        let tokens = toggled(url, &["token", "list", "ann@example.com"]).await;
+        assert!(tokens.contains(&me.token_id) && tokens.contains("works") && tokens.contains("laptop"), "{tokens}");
+        assert_eq!(toggled(url, &["token", "list", &id]).await, tokens);
+        assert_eq!(toggled(url, &["token", "list"]).await.lines().count(), 3);
+
+        assert_eq!(toggled(url, &["token", "revoke", &me.token_id, "--reason", "lost"]).await, "revoked");
+        soon("the server to refuse the token", async {
+            while ann.access.who_am_i(WhoAmIRequest {}).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!(toggled(url, &["token", "revoke", &me.token_id]).await, "it was revoked before");
+        assert!(toggled(url, &["token", "list", &id]).await.contains("revoked"));
+
+        let log = admin.log().await;
+        let offline: Vec<_> = log.iter().filter(|e| e.user_email.starts_with("cli@")).collect();
+        let told: Vec<_> = offline.iter().map(|e| (e.method.as_str(), e.action_type.as_str(), e.reason())).collect();
+        assert_eq!(told, [
+            ("toggled user create", "user_created", "locked out"),
+            ("toggled token create", "token_created", ""),
+            ("toggled token revoke", "token_revoked", "lost"),
+        ]);
+        assert!(offline.iter().all(|e| e.user_id.is_none() && e.token_id.is_none()));
+        assert!(!format!("{log:?}").contains(&secret));
+    }
+
+    async fn what_cannot_be_done_offline_is_told_in_one_line(backend: Backend) {
+        let database = Database::new(backend).await;
+        let url = &database.url;
+        let told = complaint(url, &["user", "list"], 1).await;
+        assert!(told.contains("toggled migrate up"), "{told}");
+        toggled(url, &["migrate", "up"]).await;
+        toggled(url, &["user", "create", "ann@example.com"]).await;
+        for (arguments, status, expected) in [
+            (&["user", "create", "ANN@example.com"][..], 1, "exists already"),
+            (&["token", "create", "bob@example.com", "--name", "x"], 1, "bob@example.com"),
+            (&["token", "revoke", "00000000-0000-0000-0000-000000000000"], 1, "token not found"),
+            (&["token", "revoke", "nonsense"], 64, "nonsense"),
+            (&["user", "create", "nonsense"], 64, "name@host"),
+            (&["user", "create", "bob@example.com", "--permission", "fly"], 64, "view_feature_flags"),
+            (&["token", "create", "ann@example.com", "--name", "x", "--expires-in", "soon"], 64, "90d"),
+        ] {
+            let told = complaint(url, arguments, status).await;
+            assert!(told.contains(expected), "{arguments:?}: {told}");
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Changes that were refused, in the log.
+
+use toggled::grpc::pb::*;
+use tonic::{Code, Status};
+
+use crate::support::{Client, Database, Server, on_both, reason_of, toggle};
+
+/// The refusals in the log, oldest first.
+async fn refusals(admin: &mut Client) -> Vec<AuditLog> {
+    let request = ListAuditLogsRequest { action_type: Some("access_denied".into()), ..Default::default() };
+    let mut items = admin.audit.list_audit_logs(request).await.unwrap().into_inner().items;
+    items.reverse();
+    items
+}
+
+fn assert_denied<T: std::fmt::Debug>(result: Result<T, Status>, permission: &str) {
+    let status = result.unwrap_err();
+    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::PermissionDenied, "PERMISSION_DENIED"));
+    assert_eq!(status.message(), format!("Insufficient permissions: {permission} required"));
+}
+
+async fn ann(server: &Server, permissions: &[&str]) -> Client {
+    let secret = server.admin().await.new_user("ann@example.com", permissions).await;
+    server.client(Some(&secret)).await
+}
+
+on_both! {
+    async fn a_refused_change_is_recorded_with_who_what_and_from_where(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let flag = admin.create("a").await;
+        let mut ann = ann(&server, &["view_feature_flags"]).await;
+
+        assert_denied(ann.toggle.toggle_feature_flag(toggle("a")).await, "toggle_feature_flags");
+
+        let entry = refusals(&mut admin).await.pop().unwrap();
+        assert_eq!((&*entry.user_email, &*entry.entity_type), ("ann@example.com", "feature_flag"));
+        assert_eq!((entry.entity_id(), &*entry.entity_key, &*entry.entity_name), (&*flag.id, "a", "Flag a"));
+        assert_eq!(entry.method, "toggled.v1.ToggleService/ToggleFeatureFlag");
+        assert_eq!(entry.new_value(), r#"{"permission":"toggle_feature_flags","suppressed":0}"#);
+        assert!(entry.peer().starts_with("127.0.0.1:") && entry.user_agent().starts_with("tests"));
+        assert!(entry.token_id.is_some() && entry.user_id.is_some());
+        // It changed nothing, and the flag is changed as ever.
+        assert_eq!(admin.get("a").await, flag);
+        assert_eq!(admin.flip("a").await.feature_flag.unwrap().status(), FeatureFlagStatus::Enabled);
+    }
+
+    async fn what_was_named_is_found_wherever_a_request_has_it(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let flag = admin.create("a").await;
+        let mut ann = ann(&server, &["view_feature_flags"]).await;
+        let me = ann.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+        let (user_id, token_id) = (me.user.unwrap().id, me.token_id);
+
+        let item = |key: &str| BatchSetItem { flag: Some(batch_set_item::Flag::Key(key.into())), ..Default::default() };
+        let batch = BatchSetFeatureFlagsRequest { items: vec![item("a")], ..Default::default() };
+        assert_denied(ann.toggle.batch_set_feature_flags(batch).await, "toggle_feature_flags");
+        let new = CreateFeatureFlagRequest { key: "new".into(), ..Default::default() };
+        assert_denied(ann.toggle.create_feature_flag(new).await, "manage_feature_flags");
+        let update = UpdateUserRequest { id: user_id.clone(), ..Default::default() };
+        assert_denied(ann.access.update_user(update).await, "manage_access");
+        let revoke = RevokeTokenRequest { id: token_id.clone(), ..Default::default() };
+        assert_denied(ann.access.revoke_token(revoke).await, "manage_access");
+        let create = CreateUserRequest { email: "ADMIN@localhost".into(), ..Default::default() };
+        assert_denied(ann.access.create_user(create).await, "manage_access");
+
+        let found: Vec<_> = refusals(&mut admin).await.into_iter().map(|e| (e.entity_type, e.entity_key, e.entity_id)).collect();
+        let admin_id = admin.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
+        let expected = [
+            ("feature_flag", "a", Some(flag.id.clone())),
+            ("feature_flag", "new", None),
+            ("user", "ann@example.com", Some(user_id)),
+            ("api_token", &token_id, Some(token_id.clone())),
+            ("user", "admin@localhost", Some(admin_id)),
+        ];
+        assert_eq!(found, expected.map(|(kind, key, id)| (kind.to_owned(), key.to_owned(), id)));
+        // An id finds its entries, refusals too, whatever kind of object it is.
+        let about = ListAuditLogsRequest { entity_id: Some(flag.id), ..Default::default() };
+        let about = admin.audit.list_audit_logs(about).await.unwrap().into_inner();
+        assert_eq!((about.total, about.items[0].action_type.as_str()), (Some(2), "access_denied"));
+    }
+
+    async fn nobody_can_flood_the_log_with_refusals(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut ann = ann(&server, &[]).await;
+        for _ in 0..20 {
+            assert_denied(ann.toggle.toggle_feature_flag(toggle("a")).await, "toggle_feature_flags");
+        }
+        // Each caller by themselves, whatever token they use.
+        let secret = admin.new_user("bob@example.com", &[]).await;
+        let mut bob = server.client(Some(&secret)).await;
+        assert_denied(bob.toggle.toggle_feature_flag(toggle("a")).await, "toggle_feature_flags");
+        let recorded = refusals(&mut admin).await;
+        // Twenty refusals take seconds: a minute may end between two of them, but no more than one.
+        let of_ann = recorded.iter().filter(|e| e.user_email == "ann@example.com").count();
+        assert!((5..=10).contains(&of_ann), "{of_ann}");
+        assert_eq!(recorded.iter().filter(|e| e.user_email == "bob@example.com").count(), 1);
+    }
+
+    async fn reads_and_strangers_leave_no_entry(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut ann = ann(&server, &[]).await;
+        assert_denied(ann.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await, "view_feature_flags");
+        assert_denied(ann.access.list_users(ListUsersRequest::default()).await, "manage_access");
+        let mut stranger = server.client(Some("nobody-knows-this-token-at-all-here")).await;
+        stranger.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+        assert_eq!(refusals(&mut admin).await, []);
+    }
+
+    async fn a_long_or_unreadable_request_is_refused_and_recorded_without_what_it_named(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let mut ann = ann(&server, &[]).await;
+        let long = ToggleFeatureFlagRequest { reason: "x".repeat(20_000), ..toggle("a") };
+        assert_denied(ann.toggle.toggle_feature_flag(long).await, "toggle_feature_flags");
+        // Longer than any message may be: still the permission is what it is told about.
+        let huge = ToggleFeatureFlagRequest { reason: "x".repeat(5_000_000), ..toggle("a") };
+        assert_denied(ann.toggle.toggle_feature_flag(huge).await, "toggle_feature_flags");
+        let recorded: Vec<_> = refusals(&mut admin).await.into_iter().map(|e| (e.entity_key, e.entity_id)).collect();
+        assert_eq!(recorded, [(String::new(), None), (String::new(), None)]);
+    }
+
+    async fn granting_more_than_one_holds_is_recorded_too(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut ann = ann(&server, &["manage_access"]).await;
+        let id = ann.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
+        let more = vec!["manage_access".to_owned(), "toggle_feature_flags".to_owned()];
+        let more = UpdateUserRequest { id: id.clone(), permissions: more, ..Default::default() };
+        assert_denied(ann.access.update_user(more).await, "toggle_feature_flags");
+        let entry = refusals(&mut admin).await.pop().unwrap();
+        assert_eq!((entry.entity_id(), &*entry.user_email), (&*id, "ann@example.com"));
+    }
+
+    async fn a_retry_is_answered_as_the_first_time_even_to_who_lost_the_permission(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let mut ann = ann(&server, &["toggle_feature_flags"]).await;
+        let request = ToggleFeatureFlagRequest { request_id: Some("once".into()), ..toggle("a") };
+        let first = ann.toggle.toggle_feature_flag(request.clone()).await.unwrap().into_inner();
+        let id = ann.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
+        admin.access.update_user(UpdateUserRequest { id, ..Default::default() }).await.unwrap();
+
+        let again = ann.toggle.toggle_feature_flag(request).await.unwrap();
+
+        assert_eq!(again.metadata().get("x-request-replayed").unwrap(), "true");
+        assert_eq!(again.into_inner(), first);
+        assert_eq!(refusals(&mut admin).await, []);
+        // Anything else under a name is refused like anything without one, and so is what is not even valid.
+        let other = ToggleFeatureFlagRequest { request_id: Some("twice".into()), ..toggle("a") };
+        assert_denied(ann.toggle.toggle_feature_flag(other).await, "toggle_feature_flags");
+        let invalid = ToggleFeatureFlagRequest { request_id: Some("thrice".into()), ..toggle("not a key") };
+        assert_denied(ann.toggle.toggle_feature_flag(invalid).await, "toggle_feature_flags");
+        assert_eq!(refusals(&mut admin).await.len(), 2);
+        assert_eq!(admin.get("a").await, first.feature_flag.unwrap());
+    }
+}
