@@ -1,11 +1,14 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
+use crate::tls::Files;
 
 /// Which database. Every command that touches one has this.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +38,8 @@ pub struct Serve {
     /// The address to listen on; port 0 takes a free one, and the address that was taken is printed
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    transport: Transport,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.
@@ -42,7 +47,51 @@ pub struct Serve {
     bootstrap_token: Option<String>,
 }
 
+/// How connections are protected.
+#[derive(Debug, Clone, Args)]
+struct Transport {
+    /// The server's certificate (PEM), followed by those that vouch for it; from then on only TLS is spoken. This file
+    /// and the next two are read again when they change
+    #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_CERTIFICATE")]
+    tls_certificate: Option<PathBuf>,
+    /// The key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The certificates of those who may vouch for clients (PEM); every client must then show a certificate of theirs
+    #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+    /// Listen without TLS on an address that is not a loopback one, where tokens can be read on the way
+    #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
+    allow_plaintext: bool,
+}
+
 impl Serve {
+    /// The files that TLS needs, if it is to be spoken.
+    ///
+    /// # Errors
+    /// A line for a person: something is missing.
+    pub fn tls(&self) -> Result<Option<Files>, String> {
+        let Transport { tls_certificate, tls_key, client_ca, allow_plaintext } = self.transport.clone();
+        match (tls_certificate, tls_key) {
+            (Some(certificate), Some(key)) => Ok(Some(Files { certificate, key, client_ca })),
+            (Some(_), None) => {
+                Err("--tls-certificate (TOGGLED_TLS_CERTIFICATE) needs --tls-key (TOGGLED_TLS_KEY)".into())
+            }
+            (None, Some(_)) => {
+                Err("--tls-key (TOGGLED_TLS_KEY) needs --tls-certificate (TOGGLED_TLS_CERTIFICATE)".into())
+            }
+            (None, None) if client_ca.is_some() => {
+                Err("--client-ca (TOGGLED_CLIENT_CA) needs --tls-certificate and --tls-key".into())
+            }
+            (None, None) if allow_plaintext || self.listen.ip().to_canonical().is_loopback() => Ok(None),
+            (None, None) => Err(format!(
+                "--listen (TOGGLED_LISTEN) {} without TLS would show tokens to everybody on the way: give \
+                 --tls-certificate and --tls-key, or --allow-plaintext (TOGGLED_ALLOW_PLAINTEXT=true)",
+                self.listen
+            )),
+        }
+    }
+
     /// The first administrator's own token.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::auth::secret::Secret;
@@ -16,6 +17,7 @@ use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
+use crate::tls::Tls;
 
 /// How often the log is looked at for what other replicas have appended.
 const POLL: Duration = Duration::from_millis(100);
@@ -33,6 +35,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// Where it listens.
     pub listener: TcpListener,
+    /// What it speaks there; without it, everybody on the way can read and change what is said.
+    pub tls: Option<Arc<Tls>>,
     /// Its database.
     pub store: Arc<dyn Store>,
     /// Its clock.
@@ -79,7 +83,7 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, store, clock, bootstrap_token, shutdown } = parts;
+    let Parts { listener, tls, store, clock, bootstrap_token, shutdown } = parts;
     let mirror = Mirror::new();
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let (router, health) = grpc::Router::new(grpc::Parts {
@@ -90,8 +94,9 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         shutdown: shutdown.clone(),
     })
     .await?;
+    let _reloading = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
     // Calls are taken before the database answers, so that health can say that it does not.
-    let mut serving = tokio::spawn(async move { router.serve(listener).await.map_err(|e| e.to_string()) });
+    let mut serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
 
     tokio::select! {
         opened = open(&*store, &mirror) => opened?,

@@ -11,9 +11,9 @@ use futures::future::{Either, Ready, ready};
 use http::header::{AUTHORIZATION, USER_AGENT};
 use http::{Request, Response};
 use tokio::time::Instant;
-use tonic::transport::server::TcpConnectInfo;
 use tower::{Layer, Service};
 
+use super::incoming::Peer;
 use super::status::status;
 use crate::auth::policy::{Policies, Policy};
 use crate::auth::{Caller, authenticate, bearer};
@@ -120,12 +120,12 @@ fn timeout(text: &str) -> Option<Duration> {
 }
 
 fn origin<B>(method: Arc<str>, request: &Request<B>) -> Origin {
-    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let peer = request.extensions().get::<Peer>();
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
     Origin {
         method,
-        peer: peer.map(|address| address.to_string().into()),
+        peer: peer.map(|peer| peer.address.to_string().into()),
         user_agent: agent.filter(|text| !text.is_empty()).map(Into::into),
     }
 }

@@ -7,6 +7,7 @@ mod authorize;
 mod change;
 mod convert;
 mod fields;
+mod incoming;
 pub mod pb;
 mod router;
 mod status;

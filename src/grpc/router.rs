@@ -7,12 +7,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::transport::server::{Router as TonicRouter, TcpIncoming};
+use tonic::transport::server::Router as TonicRouter;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tower::layer::util::{Identity, Stack};
 
 use super::authorize::AuthorizeLayer;
+use super::incoming::incoming;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
@@ -22,6 +23,7 @@ use crate::committer::Proposals;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
+use crate::tls::Tls;
 
 /// Our services: each of their methods declares a policy.
 pub const SERVICES: [&str; 3] = [
@@ -110,12 +112,12 @@ impl Router {
         Ok((Self { router, shutdown }, health))
     }
 
-    /// Serves until the server is told to stop and the calls under way have ended.
+    /// Serves until the server is told to stop and the calls under way have ended; inside TLS if there is one.
     ///
     /// # Errors
     /// When the network fails.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    pub async fn serve(self, listener: TcpListener, tls: Option<Arc<Tls>>) -> Result<(), tonic::transport::Error> {
+        let incoming = incoming(listener, tls);
         self.router.serve_with_incoming_shutdown(incoming, self.shutdown.cancelled_owned()).await
     }
 }
