@@ -230,3 +230,57 @@ fn not_pem(path: &Path, error: &pem::Error, what: &str) -> TlsError {
         _ => TlsError::file(path, "not PEM, or cut short"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    fn pair() -> (String, String) {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        (made.cert.pem(), made.signing_key.serialize_pem())
+    }
+
+    #[tokio::test]
+    async fn a_problem_is_told_once_and_again_when_it_comes_back() {
+        let folder = TempDir::new().unwrap();
+        let [certificate, key] = ["certificate", "key"].map(|name| folder.path().join(name));
+        let ((first, first_key), (second, second_key)) = (pair(), pair());
+        std::fs::write(&certificate, &first).unwrap();
+        std::fs::write(&key, &first_key).unwrap();
+        let files = Files { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+        let tls = Tls::load(files).await.unwrap();
+        let mut told = None;
+        assert_eq!(tls.look(&mut told).await, None, "nothing has changed");
+
+        for _ in 0..2 {
+            std::fs::write(&certificate, &second).unwrap();
+            let problem = tls.look(&mut told).await.unwrap().unwrap_err();
+            assert!(problem.contains("is not the key of"), "{problem}");
+            assert_eq!(tls.look(&mut told).await, None, "the same again");
+            std::fs::write(&certificate, &second[..200]).unwrap();
+            let problem = tls.look(&mut told).await.unwrap().unwrap_err();
+            assert!(problem.contains("cut short"), "{problem}");
+            std::fs::write(&certificate, &first).unwrap();
+            assert_eq!(tls.look(&mut told).await, None, "as it was");
+        }
+        std::fs::write(&certificate, &second).unwrap();
+        std::fs::write(&key, &second_key).unwrap();
+        assert_eq!(tls.look(&mut told).await, Some(Ok(())));
+        assert_eq!(tls.look(&mut told).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_is_in_the_key_is_never_repeated() {
+        let folder = TempDir::new().unwrap();
+        let [certificate, key] = ["certificate", "key"].map(|name| folder.path().join(name));
+        std::fs::write(&certificate, pair().0).unwrap();
+        for secret in ["-----BEGIN my secret\n", "-----BEGIN PRIVATE KEY-----\nmy secret\n-----END PRIVATE KEY-----\n"]
+        {
+            std::fs::write(&key, secret).unwrap();
+            let files = Files { certificate: certificate.clone(), key: key.clone(), client_ca: None };
+            let problem = Tls::load(files).await.map(drop).unwrap_err().to_string();
+            assert!(problem.starts_with(&key.display().to_string()) && !problem.contains("secret"), "{problem}");
+        }
+    }
+}

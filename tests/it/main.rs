@@ -10,4 +10,5 @@ mod security;
 mod startup;
 mod store;
 mod support;
+mod tls;
 mod toggle;
