@@ -50,7 +50,7 @@ pub struct Serve {
 /// How connections are protected.
 #[derive(Debug, Clone, Args)]
 struct Transport {
-    /// The server's certificate (PEM), followed by those that vouch for it; from then on only TLS is spoken. This file
+    /// The server's certificate (PEM), followed by those that vouch for it; with it, only TLS is spoken. This file
     /// and the next two are read again when they change
     #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_CERTIFICATE")]
     tls_certificate: Option<PathBuf>,

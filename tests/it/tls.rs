@@ -6,9 +6,10 @@ use toggled::grpc::pb::{WhoAmIRequest, WhoAmIResponse};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio_rustls::rustls::HandshakeKind;
 use tonic::transport::Endpoint;
 
-use crate::support::tls::{Ca, Files, Identity, admin, connect, leaf, shown};
+use crate::support::tls::{Ca, Files, Identity, admin, connect, connect_by, connector, leaf, shown};
 use crate::support::{Backend, Client, Database, Log, Server, invoke, soon};
 
 /// A server that speaks TLS.
@@ -76,6 +77,23 @@ async fn with_a_client_ca_only_its_clients_are_served() {
     served(&tls, &ca, None).await.unwrap_err();
     served(&tls, &ca, Some(&ca.client("spiffe://example.com/a"))).await.unwrap_err();
     served(&tls, &ca, Some(&clients.client("spiffe://example.com/a"))).await.unwrap();
+}
+
+/// A session that is taken up again would not look at the client's certificate, which may have expired since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_client_ca_every_connection_is_checked_anew() {
+    let ca = Ca::new("ours");
+    let (server, client) = (ca.server(), ca.client("spiffe://example.com/a"));
+    for (client_ca, again) in [(None, HandshakeKind::Resumed), (Some(&ca), HandshakeKind::Full)] {
+        let tls = start(&server, client_ca).await;
+        let connector = connector(&ca, Some(&client));
+        for kind in [HandshakeKind::Full, again] {
+            let mut stream = connect_by(&connector, tls.server.address).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+            // What it takes to resume comes before the first byte.
+            soon("the server's settings", stream.read_u8()).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -110,6 +110,17 @@ pub async fn connect(
     ca: &Ca,
     identity: Option<&Identity>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    connect_by(&connector(ca, identity), address).await
+}
+
+/// The same, by a connector that remembers earlier sessions.
+pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(address).await?;
+    soon("a TLS connection", connector.connect("localhost".try_into().unwrap(), stream)).await
+}
+
+/// Makes connections to servers whose certificate `ca` has issued.
+pub fn connector(ca: &Ca, identity: Option<&Identity>) -> TlsConnector {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -125,9 +136,7 @@ pub async fn connect(
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    let stream = TcpStream::connect(address).await?;
-    let name = "localhost".try_into().unwrap();
-    soon("a TLS connection", TlsConnector::from(Arc::new(config)).connect(name, stream)).await
+    TlsConnector::from(Arc::new(config))
 }
 
 /// A client with the administrator's token, on one TLS connection. Not by `Endpoint::connect`, which would connect again.
