@@ -1,11 +1,16 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
+use crate::domain::text::Email;
+use crate::tls::Files;
 
 /// Which database. Every command that touches one has this.
 #[derive(Debug, Clone, Args)]
@@ -35,6 +40,8 @@ pub struct Serve {
     /// The address to listen on; port 0 takes a free one, and the address that was taken is printed
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
+    #[command(flatten)]
+    transport: Transport,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.
@@ -42,7 +49,74 @@ pub struct Serve {
     bootstrap_token: Option<String>,
 }
 
+/// How connections are protected.
+#[derive(Debug, Clone, Args)]
+struct Transport {
+    /// The server's certificate (PEM), followed by those that vouch for it; with it, only TLS is spoken. This file
+    /// and the next two are read again when they change
+    #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_CERTIFICATE")]
+    tls_certificate: Option<PathBuf>,
+    /// The key of the certificate (PEM)
+    #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_KEY")]
+    tls_key: Option<PathBuf>,
+    /// The certificates of those who may vouch for clients (PEM); every client must then show a certificate of theirs
+    #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
+    client_ca: Option<PathBuf>,
+    /// Take a client whose certificate has this alternative name (URI, DNS name or e-mail address) for this user, unless it
+    /// sends a token; repeat it, or separate several in the environment by semicolons
+    #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
+    #[arg(value_parser = certificate_user)]
+    client_certificate_user: Vec<(String, Email)>,
+    /// Listen without TLS on an address that is not a loopback one, where tokens can be read on the way
+    #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
+    allow_plaintext: bool,
+}
+
 impl Serve {
+    /// The files that TLS needs, if it is to be spoken.
+    ///
+    /// # Errors
+    /// A line for a person: something is missing.
+    pub fn tls(&self) -> Result<Option<Files>, String> {
+        let Transport { tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } =
+            self.transport.clone();
+        if client_ca.is_none() && !client_certificate_user.is_empty() {
+            return Err("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) needs --client-ca".into());
+        }
+        match (tls_certificate, tls_key) {
+            (Some(certificate), Some(key)) => Ok(Some(Files { certificate, key, client_ca })),
+            (Some(_), None) => {
+                Err("--tls-certificate (TOGGLED_TLS_CERTIFICATE) needs --tls-key (TOGGLED_TLS_KEY)".into())
+            }
+            (None, Some(_)) => {
+                Err("--tls-key (TOGGLED_TLS_KEY) needs --tls-certificate (TOGGLED_TLS_CERTIFICATE)".into())
+            }
+            (None, None) if client_ca.is_some() => {
+                Err("--client-ca (TOGGLED_CLIENT_CA) needs --tls-certificate and --tls-key".into())
+            }
+            (None, None) if allow_plaintext || self.listen.ip().to_canonical().is_loopback() => Ok(None),
+            (None, None) => Err(format!(
+                "--listen (TOGGLED_LISTEN) {} without TLS would show tokens to everybody on the way: give \
+                 --tls-certificate and --tls-key, or --allow-plaintext (TOGGLED_ALLOW_PLAINTEXT=true)",
+                self.listen
+            )),
+        }
+    }
+
+    /// Whom clients are taken for, by an alternative name of their certificate.
+    ///
+    /// # Errors
+    /// A line for a person: one name stands for two users.
+    pub fn certificate_users(&self) -> Result<HashMap<String, Email>, String> {
+        let mut users = HashMap::new();
+        for (name, email) in &self.transport.client_certificate_user {
+            if users.insert(name.clone(), email.clone()).is_some_and(|other| other != *email) {
+                return Err(format!("--client-certificate-user gives {name} to two users"));
+            }
+        }
+        Ok(users)
+    }
+
     /// The first administrator's own token.
     ///
     /// # Errors
@@ -55,4 +129,11 @@ impl Serve {
 
 fn log_filter(text: &str) -> Result<String, String> {
     EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
+}
+
+fn certificate_user(text: &str) -> Result<(String, Email), String> {
+    // The last one: a URI may hold others.
+    let (name, email) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("must be NAME=EMAIL")?;
+    let email = Email::parse(email.trim()).map_err(|rule| format!("the address {rule}"))?;
+    Ok((name.trim().to_owned(), email))
 }

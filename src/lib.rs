@@ -10,9 +10,9 @@
 //! reads      <- mirror <- follows what other replicas append
 //! ```
 //!
-//! Each layer imports only from those below it: `cli`; `server`; `grpc` and `bootstrap`; `committer`; `mirror`; `store`
-//! and `auth`; `domain`. Only `grpc` knows tonic, only `store` knows SQL, and `domain` knows neither, nor the clock. A
-//! test holds the house to it.
+//! Each layer imports only from those below it: `cli`; `server`; `grpc` and `bootstrap`; `committer`; `mirror`; `store`,
+//! `auth` and `tls`; `domain`. Only `grpc` knows tonic, only `store` knows SQL, and `domain` knows neither, nor the
+//! clock. A test holds the house to it.
 
 pub mod auth;
 pub mod bootstrap;
@@ -25,3 +25,4 @@ pub mod mirror;
 pub mod server;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

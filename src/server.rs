@@ -1,11 +1,13 @@
 //! The server: its parts put together, started and stopped.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::auth::last_used::LastUsed;
@@ -13,10 +15,12 @@ use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
 use crate::domain::Revision;
+use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
+use crate::tls::Tls;
 
 /// How often the log is looked at for what other replicas have appended.
 const POLL: Duration = Duration::from_millis(100);
@@ -37,6 +41,10 @@ const GRACE: Duration = Duration::from_secs(10);
 pub struct Parts {
     /// Where it listens.
     pub listener: TcpListener,
+    /// What it speaks there; without it, everybody on the way can read and change what is said.
+    pub tls: Option<Arc<Tls>>,
+    /// Whom clients are taken for, by an alternative name of their certificate.
+    pub certificate_users: HashMap<String, Email>,
     /// Its database.
     pub store: Arc<dyn Store>,
     /// Its clock.
@@ -83,7 +91,7 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, store, clock, bootstrap_token, shutdown } = parts;
+    let Parts { listener, tls, certificate_users, store, clock, bootstrap_token, shutdown } = parts;
     let mirror = Mirror::new();
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let last_used = Arc::new(LastUsed::default());
@@ -93,11 +101,13 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         clock: Arc::clone(&clock),
         proposals: proposals.clone(),
         last_used: Arc::clone(&last_used),
+        certificate_users,
         shutdown: shutdown.clone(),
     })
     .await?;
+    let _reloading = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
     // Calls are taken before the database answers, so that health can say that it does not.
-    let mut serving = tokio::spawn(async move { router.serve(listener).await.map_err(|e| e.to_string()) });
+    let mut serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
 
     tokio::select! {
         opened = open(&*store, &mirror) => opened?,

@@ -12,11 +12,19 @@ use super::{EXIT_FAILURE, Failure, say};
 use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
 use crate::server::{self, Parts, Ready};
+use crate::tls::{Files, Tls};
 use crate::{config, telemetry};
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     telemetry::start(&settings.logging.log);
     let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
+    let files = settings.tls().map_err(Failure::usage)?;
+    let certificate_users = settings.certificate_users().map_err(Failure::usage)?;
+    let flags = grpcurl_flags(files.as_ref());
+    let tls = match files {
+        Some(files) => Some(Arc::new(Tls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
+        None => None,
+    };
     let store = super::open(&settings.database)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
@@ -26,8 +34,9 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     say(&format!("toggled listens on {address}"));
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    let parts = Parts { listener, store, clock: Arc::new(SystemClock), bootstrap_token, shutdown };
-    Ok(server::run(parts, |ready| say(&welcome(&ready, address))).await?)
+    let clock = Arc::new(SystemClock);
+    let parts = Parts { listener, tls, certificate_users, store, clock, bootstrap_token, shutdown };
+    Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
 }
 
 /// SIGTERM and SIGINT ask it to stop.
@@ -45,7 +54,16 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-fn welcome(ready: &Ready, address: SocketAddr) -> String {
+/// What grpcurl has to be told to get through.
+fn grpcurl_flags(files: Option<&Files>) -> &'static str {
+    match files {
+        None => "-plaintext",
+        Some(Files { client_ca: None, .. }) => "-cacert CA.pem",
+        Some(_) => "-cacert CA.pem -cert CLIENT.pem -key CLIENT.key",
+    }
+}
+
+fn welcome(ready: &Ready, address: SocketAddr, flags: &str) -> String {
     let mut text = format!("ready: log {} at revision {}", ready.log_id, ready.revision);
     let Some(place) = &ready.token else { return text };
     let token = match place {
@@ -67,7 +85,7 @@ fn welcome(ready: &Ready, address: SocketAddr) -> String {
     ];
     for (method, body) in calls {
         text += &format!(
-            "  grpcurl -plaintext -H \"authorization: Bearer {token}\" -d '{body}' {address} toggled.v1.{method}\n"
+            "  grpcurl {flags} -H \"authorization: Bearer {token}\" -d '{body}' {address} toggled.v1.{method}\n"
         );
     }
     text

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::header::USER_AGENT;
 use http::{HeaderMap, Request};
 use tokio::time::Instant;
-use tonic::transport::server::TcpConnectInfo;
 
+use super::incoming::Peer;
 use crate::auth::Caller;
 use crate::domain::access::Permission;
 use crate::domain::advance::{Actor, Origin};
@@ -75,12 +75,12 @@ fn timeout(text: &str) -> Option<Duration> {
 
 /// Where a request comes from.
 pub(super) fn origin<B>(method: Arc<str>, request: &Request<B>) -> Origin {
-    let peer = request.extensions().get::<TcpConnectInfo>().and_then(TcpConnectInfo::remote_addr);
+    let peer = request.extensions().get::<Peer>();
     let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
     let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
     Origin {
         method,
-        peer: peer.map(|address| address.to_string().into()),
+        peer: peer.map(|peer| peer.address.to_string().into()),
         user_agent: agent.filter(|text| !text.is_empty()).map(Into::into),
     }
 }

@@ -1,5 +1,6 @@
 //! Who calls, and may they: what the authorization layer asks of every request.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,14 +8,17 @@ use http::Request;
 use http::header::AUTHORIZATION;
 
 use super::call::{Call, deadline, origin};
+use super::incoming::Peer;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Method, Policies, Policy};
 use crate::auth::{Caller, bearer, hash};
 use crate::domain::access::{Credential, Permission};
 use crate::domain::error::Error;
 use crate::domain::state::State;
+use crate::domain::text::Email;
 use crate::domain::time::{Clock, Timestamp};
 use crate::mirror::Mirror;
+use crate::tls::ClientCertificate;
 
 /// How often an open stream looks at the clock, at the least: a clock that is set, rather than runs, wakes nobody.
 const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(30);
@@ -35,6 +39,8 @@ pub(super) struct Gate {
     pub mirror: Arc<Mirror>,
     pub clock: Arc<dyn Clock>,
     pub last_used: Arc<LastUsed>,
+    /// Whom clients are taken for, by an alternative name of their certificate.
+    pub certificate_users: HashMap<String, Email>,
 }
 
 impl Gate {
@@ -45,7 +51,7 @@ impl Gate {
             return Ok(Admission::Public);
         }
         let now = self.clock.now();
-        let caller = self.mirror.read(|state| Caller::admit(state, credential(state, request)?, now));
+        let caller = self.mirror.read(|state| Caller::admit(state, self.credential(state, request)?, now));
         // Before the database has been read for the first time nobody is known.
         let caller = caller.ok_or(Error::DatabaseUnavailable)?.ok_or(Error::Unauthenticated)?;
         let Some(method) = method else {
@@ -95,12 +101,26 @@ impl Gate {
             }
         }
     }
-}
 
-/// What a request shows, if it is anything that is known.
-fn credential<B>(state: &State, request: &Request<B>) -> Option<Credential> {
-    let mut headers = request.headers().get_all(AUTHORIZATION).iter();
-    let (header, None) = (headers.next()?, headers.next()) else { return None };
-    let token = state.token_by_secret(&hash(bearer(header.as_bytes())?))?;
-    Some(Credential::Token(token.id))
+    /// What a request shows, if it is anything that is known: a token or, without one, its connection's certificate.
+    fn credential<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        match (headers.next(), headers.next()) {
+            (Some(header), None) => {
+                let token = state.token_by_secret(&hash(bearer(header.as_bytes())?))?;
+                Some(Credential::Token(token.id))
+            }
+            (None, _) => self.certificate(state, request.extensions().get::<Peer>()?.certificate.as_deref()?),
+            // Which of two should count is not for us to guess.
+            (Some(_), Some(_)) => None,
+        }
+    }
+
+    fn certificate(&self, state: &State, certificate: &ClientCertificate) -> Option<Credential> {
+        let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
+        let email = users.next()?;
+        // A certificate that stands for two users stands for none.
+        let user = state.user_by_email(email).filter(|_| users.all(|other| other == email))?;
+        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
+    }
 }

@@ -11,6 +11,7 @@ mod denials;
 mod fields;
 mod gate;
 mod guard;
+mod incoming;
 mod paging;
 pub mod pb;
 mod reads;

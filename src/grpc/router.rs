@@ -1,5 +1,6 @@
 //! Every service and layer, in order, and health.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
-use tonic::transport::server::{Router as TonicRouter, TcpIncoming};
+use tonic::transport::server::Router as TonicRouter;
 use tonic_health::ServingStatus;
 use tonic_health::server::{HealthReporter, health_reporter};
 use tower::layer::util::{Identity, Stack};
@@ -18,6 +19,7 @@ use super::authorize::AuthorizeLayer;
 use super::change::Changes;
 use super::denials::Denials;
 use super::gate::Gate;
+use super::incoming::incoming;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
@@ -27,9 +29,11 @@ use super::{MAX_MESSAGE_BYTES, pb};
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::committer::Proposals;
+use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
+use crate::tls::Tls;
 
 /// Our services: each of their methods declares a policy.
 pub const SERVICES: [&str; 3] = [
@@ -67,6 +71,8 @@ pub struct Parts {
     pub proposals: Proposals,
     /// Where the use of tokens is noted.
     pub last_used: Arc<LastUsed>,
+    /// Whom clients are taken for, by an alternative name of their certificate.
+    pub certificate_users: HashMap<String, Email>,
     /// Cancelled when the server stops.
     pub shutdown: CancellationToken,
 }
@@ -94,13 +100,14 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, last_used, shutdown } = parts;
+        let Parts { store, mirror, clock, proposals, last_used, certificate_users, shutdown } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&clock));
         let gate = Gate {
             policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
             mirror: Arc::clone(&mirror),
             clock,
             last_used: Arc::clone(&last_used),
+            certificate_users,
         };
         let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();
@@ -127,12 +134,12 @@ impl Router {
         Ok((Self { router, shutdown }, health))
     }
 
-    /// Serves until the server is told to stop and the calls under way have ended.
+    /// Serves until the server is told to stop and the calls under way have ended; inside TLS if there is one.
     ///
     /// # Errors
     /// When the network fails.
-    pub async fn serve(self, listener: TcpListener) -> Result<(), tonic::transport::Error> {
-        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    pub async fn serve(self, listener: TcpListener, tls: Option<Arc<Tls>>) -> Result<(), tonic::transport::Error> {
+        let incoming = incoming(listener, tls);
         self.router.serve_with_incoming_shutdown(incoming, self.shutdown.cancelled_owned()).await
     }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The parts of `src`, from the lowest layer up. Each may name those of the layers below its own, and no others.
 const LAYERS: [&[&str]; 7] = [
     &["domain", "telemetry"],
-    &["store", "auth"],
+    &["store", "auth", "tls"],
     &["mirror", "config"],
     &["committer"],
     &["bootstrap", "grpc"],
@@ -15,7 +15,14 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 4] = [("sqlx", "store"), ("tonic", "grpc"), ("prost", "grpc"), ("clap", "cli config")];
+const CRATES: [(&str, &str); 6] = [
+    ("sqlx", "store"),
+    ("tonic", "grpc"),
+    ("prost", "grpc"),
+    ("clap", "cli config"),
+    ("tokio_rustls", "tls"),
+    ("x509_parser", "tls"),
+];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {

@@ -4,6 +4,7 @@
 mod access;
 mod audit;
 mod cancel;
+mod certificate;
 mod concurrency;
 mod layers;
 mod offline;
@@ -13,4 +14,5 @@ mod security;
 mod startup;
 mod store;
 mod support;
+mod tls;
 mod toggle;

@@ -1,22 +1,12 @@
 //! `toggled user` and `toggled token`: on the database itself, beside a running server.
 
-use std::process::Output;
-
-use tempfile::TempDir;
 use toggled::grpc::pb::*;
 
-use crate::support::{Database, Server, on_both, program, soon, toggle};
-
-async fn invoke(url: &str, arguments: &[&str]) -> Output {
-    let folder = TempDir::new().unwrap();
-    let mut command = program(folder.path());
-    command.args(arguments).env("TOGGLED_DATABASE_URL", url);
-    soon("the program to end", command.output()).await.unwrap()
-}
+use crate::support::{Database, Server, invoke, on_both, soon, toggle};
 
 /// What it prints when it succeeds.
 async fn toggled(url: &str, arguments: &[&str]) -> String {
-    let output = invoke(url, arguments).await;
+    let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", url)]).await;
     let told = String::from_utf8(output.stderr).unwrap();
     assert!(output.status.success(), "{arguments:?}: {told}");
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
@@ -24,7 +14,7 @@ async fn toggled(url: &str, arguments: &[&str]) -> String {
 
 /// The one line that it complains with.
 async fn complaint(url: &str, arguments: &[&str], status: i32) -> String {
-    let output = invoke(url, arguments).await;
+    let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", url)]).await;
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), told.lines().count()), (Some(status), 1), "{arguments:?}: {told}");
     told

@@ -12,13 +12,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Database, Server, on_both, program, reason_of, soon, toggle};
-
-async fn invoke(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
-    let folder = TempDir::new().unwrap();
-    let mut command = program(folder.path());
-    soon("the program to end", command.args(arguments).envs(settings.iter().copied()).output()).await.unwrap()
-}
+use crate::support::{Database, Server, invoke, on_both, reason_of, soon, toggle};
 
 async fn health(server: &Server) -> ServingStatus {
     let channel = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();

@@ -41,6 +41,11 @@ impl Client {
     pub async fn connect(address: SocketAddr, token: Option<&str>) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().user_agent("tests").unwrap();
         let channel = soon("a connection", endpoint.connect()).await.unwrap();
+        Self::on(channel, token)
+    }
+
+    /// A caller on a connection that is there.
+    pub fn on(channel: Channel, token: Option<&str>) -> Self {
         let token = Token(token.map(|token| format!("Bearer {token}").parse().unwrap()));
         Self {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),

@@ -3,6 +3,7 @@
 mod client;
 mod postgres;
 mod server;
+pub mod tls;
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use client::{Client, reason_of, toggle};
-pub use server::{Server, TOKEN, program};
+pub use server::{Log, Server, TOKEN, invoke};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Output, Stdio};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
-use tokio::process::{Child, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
 use super::{Client, Database, soon};
 
@@ -33,15 +33,24 @@ impl Server {
     pub async fn launch(url: &str, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)];
         all.extend(settings);
-        Self::spawn(url, &all).await
+        Self::spawn(url, &all, Stdio::inherit()).await
+    }
+
+    /// The same, and what it logs.
+    pub async fn launch_logged(url: &str, settings: &[(&str, &str)]) -> (Self, Log) {
+        let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN), ("TOGGLED_LOG", "info")];
+        all.extend(settings);
+        let mut server = Self::spawn(url, &all, Stdio::piped()).await;
+        let log = Log(BufReader::new(server.process.stderr.take().unwrap()).lines());
+        (server, log)
     }
 
     /// A server that has begun to listen, and makes the administrator's token itself.
     pub async fn launch_fresh(url: &str) -> Self {
-        Self::spawn(url, &[]).await
+        Self::spawn(url, &[], Stdio::inherit()).await
     }
 
-    async fn spawn(url: &str, settings: &[(&str, &str)]) -> Self {
+    async fn spawn(url: &str, settings: &[(&str, &str)], log: Stdio) -> Self {
         let folder = TempDir::new().unwrap();
         let mut process = program(folder.path())
             .env("TOGGLED_DATABASE_URL", url)
@@ -49,6 +58,7 @@ impl Server {
             .env("TOGGLED_LOG", "warn")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
+            .stderr(log)
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
@@ -90,10 +100,33 @@ impl Server {
         soon("the server to stop", self.process.wait()).await.unwrap()
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.process.id().unwrap()
+    }
+
     async fn signal(&self) {
-        let pid = self.process.id().unwrap().to_string();
+        let pid = self.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     }
+}
+
+/// What a server logs.
+pub struct Log(Lines<BufReader<ChildStderr>>);
+
+impl Log {
+    /// Waits for a line with these words in it, and takes it and all before it.
+    pub async fn says(&mut self, words: &str) {
+        let heard = async { while !self.0.next_line().await.unwrap().unwrap().contains(words) {} };
+        soon(words, heard).await;
+    }
+}
+
+/// Runs the program to its end.
+pub async fn invoke(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
+    let folder = TempDir::new().unwrap();
+    let mut command = program(folder.path());
+    soon("the program to end", command.args(arguments).envs(settings.iter().copied()).output()).await.unwrap()
 }
 
 /// The program in a folder of its own, with nothing set.

@@ -1,0 +1,136 @@
+//! Client certificates that stand for users.
+
+use std::time::{Duration, SystemTime};
+
+use toggled::grpc::pb::*;
+use tonic::{Code, Status};
+
+use crate::support::tls::{Ca, Files, Identity, admin, client};
+use crate::support::{Backend, Database, Server, invoke, soon, toggle};
+
+const CHECKOUT: &str = "spiffe://example.com/checkout";
+const OTHER: &str = "spiffe://example.com/other";
+const USERS: &str = "spiffe://example.com/checkout=checkout@example.com; spiffe://example.com/other=other@example.com";
+
+struct World {
+    server: Server,
+    ca: Ca,
+    _database: Database,
+    _files: Files,
+}
+
+async fn start() -> World {
+    let ca = Ca::new("ours");
+    let files = Files::new(&ca.server(), Some(&ca));
+    let database = Database::new(Backend::Sqlite).await;
+    let mut server = Server::launch(
+        &database.url,
+        &[
+            ("TOGGLED_TLS_CERTIFICATE", &files.path("server.pem")),
+            ("TOGGLED_TLS_KEY", &files.path("server.key")),
+            ("TOGGLED_CLIENT_CA", &files.path("clients.pem")),
+            ("TOGGLED_CLIENT_CERTIFICATE_USER", USERS),
+        ],
+    )
+    .await;
+    server.ready().await;
+    World { server, ca, _database: database, _files: files }
+}
+
+impl World {
+    async fn call(&self, identity: &Identity, token: Option<&str>) -> Result<WhoAmIResponse, Status> {
+        let mut client = client(self.server.address, &self.ca, Some(identity), token).await.unwrap();
+        client.access.who_am_i(WhoAmIRequest {}).await.map(tonic::Response::into_inner)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_stands_for_the_user_that_its_name_is_mapped_to() {
+    let world = start().await;
+    let checkout = world.ca.client(CHECKOUT);
+    let mut admin = admin(world.server.address, &world.ca, Some(&checkout)).await.unwrap();
+    admin.create("a").await;
+    let unauthenticated = |result: Result<WhoAmIResponse, Status>| {
+        assert_eq!(result.unwrap_err().code(), Code::Unauthenticated);
+    };
+    // Nobody is created for a certificate.
+    unauthenticated(world.call(&checkout, None).await);
+    let permissions = ["toggle_feature_flags", "view_audit_logs"];
+    let secret = admin.new_user("checkout@example.com", &permissions).await;
+    admin.new_user("other@example.com", &[]).await;
+
+    let me = world.call(&checkout, None).await.unwrap();
+    assert_eq!((me.user.unwrap().email.as_str(), me.token_id.as_str()), ("checkout@example.com", ""));
+    assert_eq!(me.permissions, permissions);
+    let mut service = client(world.server.address, &world.ca, Some(&checkout), None).await.unwrap();
+    let entry = service.toggle.toggle_feature_flag(toggle("a")).await.unwrap().into_inner().audit_log.unwrap();
+    assert_eq!((entry.user_email.as_str(), entry.token_id), ("checkout@example.com", None));
+
+    // A token that is sent is what counts, also one that does not work.
+    assert_eq!(
+        world.call(&world.ca.client(OTHER), Some(&secret)).await.unwrap().user.unwrap().email,
+        "checkout@example.com"
+    );
+    unauthenticated(world.call(&checkout, Some("a-token-that-nobody-has-ever-made")).await);
+    unauthenticated(world.call(&world.ca.client("spiffe://example.com/unknown"), None).await);
+    unauthenticated(world.call(&world.ca.client("spiffe://example.com/Checkout"), None).await);
+    // Two users at once are none.
+    unauthenticated(world.call(&world.ca.client_until(&[CHECKOUT, OTHER], None), None).await);
+    let with_others = world.ca.client_until(&["spiffe://example.com/unknown", CHECKOUT], None);
+    world.call(&with_others, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_outlives_neither_its_certificate_nor_its_user() {
+    let world = start().await;
+    let mut admin = admin(world.server.address, &world.ca, Some(&world.ca.client(OTHER))).await.unwrap();
+    admin.new_user("checkout@example.com", &["view_audit_logs"]).await;
+    admin.new_user("other@example.com", &["view_audit_logs"]).await;
+    let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+
+    let end = SystemTime::now() + Duration::from_secs(4);
+    let brief = world.ca.client_until(&[CHECKOUT], Some(end));
+    let mut brief = client(world.server.address, &world.ca, Some(&brief), None).await.unwrap();
+    let mut other = client(world.server.address, &world.ca, Some(&world.ca.client(OTHER)), None).await.unwrap();
+    let mut expiring = brief.audit.stream_audit_logs(follow.clone()).await.unwrap().into_inner();
+    let mut kept = other.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+    let status = loop {
+        match soon("the stream to end with its certificate", expiring.message()).await {
+            Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(brief.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+
+    let id = other.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
+    admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+    let status = loop {
+        match soon("the stream to end with its user", kept.message()).await {
+            Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unauthenticated);
+    assert_eq!(other.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test]
+async fn a_wrong_mapping_stops_the_start() {
+    let two = format!("{CHECKOUT}=a@example.com;{CHECKOUT}=b@example.com");
+    let files = [("TOGGLED_TLS_CERTIFICATE", "c"), ("TOGGLED_TLS_KEY", "k"), ("TOGGLED_CLIENT_CA", "a")];
+    for (value, with_ca, expected) in [
+        ("nothing", true, "NAME=EMAIL"),
+        ("=a@example.com", true, "NAME=EMAIL"),
+        ("name=nobody", true, "name@host"),
+        (USERS, false, "--client-ca"),
+        (two.as_str(), true, "two users"),
+    ] {
+        let mut settings = vec![("TOGGLED_CLIENT_CERTIFICATE_USER", value)];
+        settings.extend(files.iter().filter(|_| with_ca));
+        let output = invoke(&["serve"], &settings).await;
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{value}: {told}");
+        assert!(told.contains(expected), "{value}: {told}");
+    }
+}

@@ -1,0 +1,246 @@
+//! TLS: who is served, new certificates without a restart, and who cannot keep others out.
+
+use std::io;
+
+use toggled::grpc::pb::{WhoAmIRequest, WhoAmIResponse};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio_rustls::rustls::HandshakeKind;
+use tonic::transport::Endpoint;
+
+use crate::support::tls::{Ca, Files, Identity, admin, connect, connect_by, connector, leaf, shown};
+use crate::support::{Backend, Client, Database, Log, Server, invoke, soon};
+
+/// A server that speaks TLS.
+struct Tls {
+    server: Server,
+    log: Log,
+    files: Files,
+    _database: Database,
+}
+
+async fn start(identity: &Identity, client_ca: Option<&Ca>) -> Tls {
+    let files = Files::new(identity, client_ca);
+    let database = Database::new(Backend::Sqlite).await;
+    let [certificate, key, clients] = ["server.pem", "server.key", "clients.pem"].map(|name| files.path(name));
+    let mut settings = vec![("TOGGLED_TLS_CERTIFICATE", certificate.as_str()), ("TOGGLED_TLS_KEY", key.as_str())];
+    settings.extend(client_ca.map(|_| ("TOGGLED_CLIENT_CA", clients.as_str())));
+    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    server.ready().await;
+    Tls { server, log, files, _database: database }
+}
+
+async fn call(client: &mut Client) -> io::Result<WhoAmIResponse> {
+    let answer = soon("an answer", client.access.who_am_i(WhoAmIRequest {})).await;
+    answer.map(tonic::Response::into_inner).map_err(io::Error::other)
+}
+
+/// Connects and calls. Under TLS 1.3 a client may learn only then that it has been refused.
+async fn served(tls: &Tls, ca: &Ca, identity: Option<&Identity>) -> io::Result<WhoAmIResponse> {
+    call(&mut admin(tls.server.address, ca, identity).await?).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_goes_through_tls_to_a_server_that_the_client_trusts() {
+    let (ca, other) = (Ca::new("ours"), Ca::new("another"));
+    let tls = start(&ca.server(), None).await;
+    let mut client = admin(tls.server.address, &ca, None).await.unwrap();
+    client.create("a").await;
+    let entry = client.log().await.pop().unwrap();
+    assert!(entry.peer.unwrap().starts_with("127.0.0.1:"));
+
+    let stream = connect(tls.server.address, &ca, None).await.unwrap();
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let refused = connect(tls.server.address, &other, None).await.unwrap_err();
+    assert!(refused.to_string().contains("UnknownIssuer"), "{refused}");
+    served(&tls, &ca, None).await.unwrap();
+    assert!(tls.server.terminate().await.success());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_without_tls_gets_an_error_and_nobody_else_does() {
+    let ca = Ca::new("ours");
+    let tls = start(&ca.server(), None).await;
+    let endpoint = Endpoint::from_shared(format!("http://{}", tls.server.address)).unwrap();
+    // It may learn of it when it connects, or when it calls.
+    if let Ok(channel) = soon("a connection", endpoint.connect()).await {
+        call(&mut Client::on(channel, None)).await.unwrap_err();
+    }
+    served(&tls, &ca, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_client_ca_only_its_clients_are_served() {
+    let (ca, clients) = (Ca::new("ours"), Ca::new("the clients'"));
+    let tls = start(&ca.server(), Some(&clients)).await;
+    served(&tls, &ca, None).await.unwrap_err();
+    served(&tls, &ca, Some(&ca.client("spiffe://example.com/a"))).await.unwrap_err();
+    served(&tls, &ca, Some(&clients.client("spiffe://example.com/a"))).await.unwrap();
+}
+
+/// A session that is taken up again would not look at the client's certificate, which may have expired since.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_a_client_ca_every_connection_is_checked_anew() {
+    let ca = Ca::new("ours");
+    let (server, client) = (ca.server(), ca.client("spiffe://example.com/a"));
+    for (client_ca, again) in [(None, HandshakeKind::Resumed), (Some(&ca), HandshakeKind::Full)] {
+        let tls = start(&server, client_ca).await;
+        let connector = connector(&ca, Some(&client));
+        for kind in [HandshakeKind::Full, again] {
+            let mut stream = connect_by(&connector, tls.server.address).await.unwrap();
+            assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
+            // What it takes to resume comes before the first byte.
+            soon("the server's settings", stream.read_u8()).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_connections_use_the_new_certificate_and_old_ones_stay() {
+    let ca = Ca::new("ours");
+    let [first, second, third] = [(); 3].map(|()| ca.server());
+    let mut tls = start(&first, None).await;
+    let address = tls.server.address;
+    let mut before = admin(address, &ca, None).await.unwrap();
+    assert_eq!(shown(address, &ca).await, leaf(&first));
+
+    tls.files.swap(&second, None);
+    tls.log.says("new connections use the new ones").await;
+    assert_eq!(shown(address, &ca).await, leaf(&second));
+
+    // The same by renaming, one file after the other; what is between them may be seen, and is not used.
+    tls.files.replace("server.pem", &third.certificate);
+    tls.files.replace("server.key", &third.key);
+    tls.log.says("new connections use the new ones").await;
+    assert_eq!(shown(address, &ca).await, leaf(&third));
+    call(&mut before).await.unwrap();
+    served(&tls, &ca, None).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_client_ca_counts_for_new_connections() {
+    let (ca, old, new) = (Ca::new("ours"), Ca::new("old"), Ca::new("new"));
+    let (server, a, b) = (ca.server(), old.client("spiffe://example.com/a"), new.client("spiffe://example.com/b"));
+    let mut tls = start(&server, Some(&old)).await;
+    let mut before = admin(tls.server.address, &ca, Some(&a)).await.unwrap();
+    tls.files.swap(&server, Some(&new));
+    tls.log.says("new connections use the new ones").await;
+    served(&tls, &ca, Some(&a)).await.unwrap_err();
+    served(&tls, &ca, Some(&b)).await.unwrap();
+    call(&mut before).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_new_files_cannot_be_used_the_old_stay() {
+    let ca = Ca::new("ours");
+    let (first, second) = (ca.server(), ca.server());
+    let mut tls = start(&first, None).await;
+    let address = tls.server.address;
+
+    tls.files.replace("server.pem", &second.certificate);
+    tls.log.says("is not the key of the certificate").await;
+    assert_eq!(shown(address, &ca).await, leaf(&first));
+    tls.files.replace("server.pem", &second.certificate[..second.certificate.len() / 2]);
+    tls.log.says("cut short").await;
+    assert_eq!(shown(address, &ca).await, leaf(&first));
+    std::fs::remove_file(tls.files.path("server.pem")).unwrap();
+    tls.log.says("No such file").await;
+    assert_eq!(shown(address, &ca).await, leaf(&first));
+
+    tls.files.swap(&second, None);
+    tls.log.says("new connections use the new ones").await;
+    assert_eq!(shown(address, &ca).await, leaf(&second));
+}
+
+/// More of them than handshakes may be under way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_connects_and_says_nothing_keeps_nobody_out() {
+    let ca = Ca::new("ours");
+    let tls = start(&ca.server(), None).await;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(TcpStream::connect(tls.server.address).await.unwrap());
+    }
+    served(&tls, &ca, None).await.unwrap();
+    // Neither does the server wait for ever for those that are left.
+    let last = silent.last_mut().unwrap();
+    let mut nothing = Vec::new();
+    soon("the server to give up", last.read_to_end(&mut nothing)).await.ok();
+    assert_eq!(nothing, b"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn running_out_of_file_descriptors_does_not_end_the_server() {
+    let database = Database::new(Backend::Sqlite).await;
+    let (mut server, mut log) = Server::launch_logged(&database.url, &[]).await;
+    server.ready().await;
+    server.admin().await.create("a").await;
+    let limited = Command::new("prlimit").args(["--nofile=64", "--pid", &server.id().to_string()]).status();
+    assert!(limited.await.unwrap().success());
+    let mut many = Vec::new();
+    for _ in 0..100 {
+        many.push(TcpStream::connect(server.address).await.unwrap());
+    }
+    log.says("cannot take connections").await;
+    drop(many);
+    assert_eq!(server.admin().await.get("a").await.key, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_text_beyond_this_machine_has_to_be_asked_for() {
+    let refused = [
+        (&["--listen", "0.0.0.0:0"][..], &[][..]),
+        (&["--listen", "[::]:0"], &[]),
+        (&["--listen", "0.0.0.0:0"], &[("TOGGLED_ALLOW_PLAINTEXT", "false")]),
+    ];
+    for (arguments, settings) in refused {
+        let told = refusal(arguments, settings).await;
+        assert!(told.contains("--tls-certificate") && told.contains("--allow-plaintext"), "{told}");
+    }
+    let database = Database::new(Backend::Sqlite).await;
+    let settings = [("TOGGLED_LISTEN", "0.0.0.0:0"), ("TOGGLED_ALLOW_PLAINTEXT", "true")];
+    Server::launch(&database.url, &settings).await.ready().await;
+}
+
+#[tokio::test]
+async fn files_that_cannot_be_used_are_one_clear_line_and_status_64() {
+    let ca = Ca::new("ours");
+    let (mine, other) = (ca.server(), ca.server());
+    let files = Files::new(&mine, Some(&ca));
+    let garbled = mine.certificate.replace("MI", "!!");
+    let more = [("other.key", &other.key), ("garbled.pem", &garbled), ("empty.pem", &String::new())];
+    for (name, text) in more {
+        files.replace(name, text);
+    }
+    // Certificate, key, client CA; and what the line names.
+    let cases = [
+        (["server.pem", "other.key", ""], "other.key"),
+        (["server.pem", "server.pem", ""], "server.pem"),
+        (["server.key", "server.key", ""], "server.key"),
+        (["nothing.pem", "server.key", ""], "nothing.pem"),
+        (["garbled.pem", "server.key", ""], "garbled.pem"),
+        (["server.pem", "empty.pem", ""], "empty.pem"),
+        (["server.pem", "server.key", "empty.pem"], "empty.pem"),
+        (["server.pem", "server.key", "garbled.pem"], "garbled.pem"),
+        (["server.pem", "", ""], "--tls-key"),
+        (["", "server.key", ""], "--tls-certificate"),
+        (["", "", "clients.pem"], "--client-ca"),
+    ];
+    for (names, named) in cases {
+        let paths = names.map(|name| files.path(name));
+        let given = ["--tls-certificate", "--tls-key", "--client-ca"].into_iter().zip(&paths).zip(names);
+        let given = given.filter(|(_, name)| !name.is_empty()).flat_map(|((flag, path), _)| [flag, path]);
+        let told = refusal(&given.collect::<Vec<_>>(), &[]).await;
+        assert!(told.contains(named), "{names:?}: {told}");
+    }
+}
+
+/// The one line that the program ends with.
+async fn refusal(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    let output = invoke(arguments, settings).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{arguments:?} {settings:?}: {told}");
+    assert!(!told.contains("panicked") && output.stdout.is_empty(), "{told}");
+    told
+}
