@@ -7,6 +7,7 @@ mod cancel;
 mod certificate;
 mod concurrency;
 mod layers;
+mod matrix;
 mod offline;
 mod refusals;
 mod retry;

@@ -1,108 +1,17 @@
 //! Who gets in, and what they cannot do there.
 
-use http::uri::PathAndQuery;
 use toggled::grpc::pb::*;
+use tonic::Code;
+use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;
-use tonic::{Code, Request, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::methods::{PERMISSIONS, call, channel};
 use crate::support::{Database, Server, TOKEN, on_both, reason_of, toggle};
 
-const PERMISSIONS: [&str; 6] = [
-    "manage_access",
-    "manage_audit_retention",
-    "manage_feature_flags",
-    "toggle_feature_flags",
-    "view_audit_logs",
-    "view_feature_flags",
-];
-
-/// Every method of ours and the permission it demands, as the descriptors say; `None` for any caller.
-fn methods() -> Vec<(String, Option<String>)> {
-    let pool = prost_reflect::DescriptorPool::decode(DESCRIPTORS).unwrap();
-    let policy = pool.get_extension_by_name("toggled.v1.policy").unwrap();
-    let mut methods = Vec::new();
-    for service in pool.services().filter(|s| s.full_name().starts_with("toggled.")) {
-        for method in service.methods() {
-            let options = method.options();
-            let declared = options.get_extension(&policy);
-            let declared = declared.as_message().unwrap();
-            let permission = declared.get_field_by_name("permission").unwrap();
-            let permission = Some(permission.as_str().unwrap().to_owned()).filter(|p| !p.is_empty());
-            methods.push((format!("/{}/{}", service.full_name(), method.name()), permission));
-        }
-    }
-    methods
-}
-
-/// Calls a method with an empty request, and reads the first of what comes.
-async fn call(server: &Server, path: &str, authorization: Option<&str>) -> Result<(), Status> {
-    let channel = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
-    let mut grpc = tonic::client::Grpc::new(channel);
-    grpc.ready().await.unwrap();
-    let mut request = Request::new(());
-    if let Some(authorization) = authorization {
-        request.metadata_mut().insert("authorization", authorization.parse().unwrap());
-    }
-    let path = PathAndQuery::try_from(path).unwrap();
-    let codec = tonic_prost::ProstCodec::<(), ()>::default();
-    let mut answer = grpc.server_streaming(request, path, codec).await?.into_inner();
-    match answer.message().await {
-        // What the messages hold does not matter here, and an empty type skips it.
-        Ok(_) => Ok(()),
-        Err(status) => Err(status),
-    }
-}
-
 on_both! {
-    async fn without_a_token_that_works_nobody_gets_anywhere(backend: Backend) {
-        let database = Database::new(backend).await;
-        let server = Server::start(&database).await;
-        let almost = format!("Bearer {}", &TOKEN[1..]);
-        let unknown = format!("Bearer toggled_{}", "x".repeat(49));
-        let long = format!("Bearer {}", "x".repeat(4_000));
-        let basic = format!("Basic {TOKEN}");
-        let mut messages = std::collections::HashSet::new();
-        for (path, _) in methods() {
-            for bad in [None, Some(""), Some("Bearer"), Some("Bearer "), Some(&*almost), Some(&*unknown), Some(&*long), Some(&*basic)] {
-                let error = call(&server, &path, bad).await.unwrap_err();
-                assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"), "{path} {bad:?}");
-                messages.insert(error.message().to_owned());
-            }
-        }
-        assert_eq!(messages.len(), 1, "one message for all");
-    }
-
-    /// Every method with every single permission: the one that it demands opens it, no other does.
-    async fn each_method_is_opened_by_its_own_permission_alone(backend: Backend) {
-        let database = Database::new(backend).await;
-        let server = Server::start(&database).await;
-        let mut admin = server.admin().await;
-        for held in PERMISSIONS {
-            let secret = admin.new_user(&format!("{held}@example.com"), &[held]).await;
-            let authorization = format!("Bearer {secret}");
-            for (path, demanded) in methods() {
-                let result = call(&server, &path, Some(&authorization)).await;
-                let let_in = demanded.as_deref().is_none_or(|demanded| demanded == held);
-                match result {
-                    Err(error) if error.code() == Code::PermissionDenied => {
-                        assert!(!let_in, "{path} with {held}: {error}");
-                        let demanded = demanded.unwrap();
-                        assert_eq!(error.message(), format!("Insufficient permissions: {demanded} required"));
-                    }
-                    // An empty request is not a valid one everywhere; but it was looked at.
-                    Ok(()) => assert!(let_in, "{path} with {held}"),
-                    Err(error) => {
-                        assert!(let_in, "{path} with {held}: {error}");
-                        assert_eq!(error.code(), Code::InvalidArgument, "{path} with {held}: {error}");
-                    }
-                }
-            }
-        }
-    }
-
     async fn a_token_can_be_narrower_than_its_user_and_can_expire(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -198,11 +107,12 @@ on_both! {
     async fn what_is_not_served_is_unknown_and_only_to_callers_who_are_known(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
-        let authorization = format!("Bearer {TOKEN}");
+        let authorization: MetadataValue<_> = format!("Bearer {TOKEN}").parse().unwrap();
+        let channel = channel(&server).await;
         for path in ["/toggled.v1.ToggleService/Nothing", "/nothing.Service/Method", "/"] {
-            let error = call(&server, path, Some(&authorization)).await.unwrap_err();
+            let error = call(&channel, path, Some(authorization.clone())).await.unwrap_err();
             assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unimplemented, "UNKNOWN_METHOD"));
-            assert_eq!(call(&server, path, None).await.unwrap_err().code(), Code::Unauthenticated);
+            assert_eq!(call(&channel, path, None).await.unwrap_err().code(), Code::Unauthenticated);
         }
     }
 }

@@ -1,0 +1,185 @@
+//! Every method of every service, for every kind of caller: exactly the status that is due, unary and streaming alike.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use toggled::grpc::pb::*;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::{Code, Status};
+
+use crate::support::methods::{PERMISSIONS, call, channel, methods};
+use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon};
+
+fn bearer(token: &str) -> MetadataValue<Ascii> {
+    format!("Bearer {token}").parse().unwrap()
+}
+
+/// What a caller who may call it gets for an empty request. A method that is missing here was never thought of.
+fn due(path: &str) -> Code {
+    match path.rsplit('/').next().unwrap() {
+        "ListFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => Code::Ok,
+        "ToggleFeatureFlag"
+        | "EnableFeatureFlag"
+        | "DisableFeatureFlag"
+        | "BatchSetFeatureFlags"
+        | "CreateFeatureFlag"
+        | "UpdateFeatureFlag"
+        | "ArchiveFeatureFlag"
+        | "UnarchiveFeatureFlag"
+        | "GetFeatureFlag"
+        | "GetAuditLog"
+        | "CreateUser"
+        | "GetUser"
+        | "UpdateUser"
+        | "DeactivateUser"
+        | "CreateToken"
+        | "ListTokens"
+        | "RevokeToken" => Code::InvalidArgument,
+        _ => panic!("{path} is not in the matrix"),
+    }
+}
+
+/// A user with one token, which works.
+struct Account {
+    user_id: String,
+    token_id: String,
+    secret: String,
+}
+
+async fn account(server: &Server, email: &str, permissions: &[&str]) -> Account {
+    let secret = server.admin().await.new_user(email, permissions).await;
+    let mut client = server.client(Some(&secret)).await;
+    let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+    Account { user_id: me.user.unwrap().id, token_id: me.token_id, secret }
+}
+
+/// A token that has expired, of a user who may do everything.
+async fn expired(admin: &mut Client, server: &Server) -> String {
+    let user_id = account(server, "late@example.com", &PERMISSIONS).await.user_id;
+    let expires_at = Some((SystemTime::now() + Duration::from_secs(1)).into());
+    let request = CreateTokenRequest { user_id, name: "brief".into(), expires_at, ..Default::default() };
+    let secret = admin.access.create_token(request).await.unwrap().into_inner().secret;
+    let mut client = server.client(Some(&secret)).await;
+    soon("the token to expire", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    secret
+}
+
+async fn revoked(admin: &mut Client, server: &Server) -> String {
+    let Account { token_id: id, secret, .. } = account(server, "revoked@example.com", &PERMISSIONS).await;
+    admin.access.revoke_token(RevokeTokenRequest { id, ..Default::default() }).await.unwrap();
+    secret
+}
+
+async fn deactivated(admin: &mut Client, server: &Server) -> String {
+    let Account { user_id: id, secret, .. } = account(server, "gone@example.com", &PERMISSIONS).await;
+    admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+    secret
+}
+
+fn assert_unauthenticated(result: Result<(), Status>, what: &str) -> String {
+    let status = result.map(|()| panic!("{what}: let in")).unwrap_err();
+    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"), "{what}");
+    status.message().to_owned()
+}
+
+on_both! {
+    async fn without_a_token_that_works_nobody_gets_anywhere(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let plain = |text: &str| vec![text.parse::<MetadataValue<Ascii>>().unwrap()];
+        let callers = [
+            ("no token", vec![]),
+            ("nothing", plain("")),
+            ("no more than the scheme", plain("Bearer")),
+            ("an empty token", plain("Bearer ")),
+            ("another scheme", plain(&format!("Basic {TOKEN}"))),
+            ("no scheme", plain(TOKEN)),
+            ("almost a token", vec![bearer(&TOKEN[1..])]),
+            ("an unknown token", vec![bearer(&format!("toggled_{}", "x".repeat(49)))]),
+            ("a long token", vec![bearer(&"x".repeat(4_000))]),
+            ("two tokens", vec![bearer(TOKEN), bearer(TOKEN)]),
+            ("no text", vec![MetadataValue::try_from(&b"Bearer \xff\xfe"[..]).unwrap()]),
+            ("an expired token", vec![bearer(&expired(&mut admin, &server).await)]),
+            ("a revoked token", vec![bearer(&revoked(&mut admin, &server).await)]),
+            ("a deactivated user", vec![bearer(&deactivated(&mut admin, &server).await)]),
+        ];
+        let channel = channel(&server).await;
+        let mut messages = HashSet::new();
+        for method in methods() {
+            for (who, authorization) in &callers {
+                let result = call(&channel, &method.path, authorization.clone()).await;
+                messages.insert(assert_unauthenticated(result, &format!("{} with {who}", method.path)));
+            }
+        }
+        assert_eq!(messages.len(), 1, "one message for all");
+    }
+
+    /// The permission that a method demands opens it, no other does.
+    async fn each_method_is_opened_by_its_own_permission_alone(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let channel = channel(&server).await;
+        for held in PERMISSIONS {
+            let secret = account(&server, &format!("{held}@example.com"), &[held]).await.secret;
+            for method in methods() {
+                let result = call(&channel, &method.path, [bearer(&secret)]).await;
+                let status = result.err().unwrap_or_else(|| Status::ok(""));
+                let what = format!("{} with {held}: {status}", method.path);
+                match method.permission.as_deref().filter(|demanded| *demanded != held) {
+                    None => assert_eq!(status.code(), due(&method.path), "{what}"),
+                    Some(missing) => {
+                        assert_eq!(status.code(), Code::PermissionDenied, "{what}");
+                        assert_eq!(reason_of(&status), "PERMISSION_DENIED", "{what}");
+                        assert_eq!(status.message(), format!("Insufficient permissions: {missing} required"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Refusals of what changes something are recorded, so it must be known which does.
+#[test]
+fn whatever_changes_something_can_be_asked_to_validate_only() {
+    for method in methods() {
+        let name = method.path.rsplit('/').next().unwrap();
+        let reads = ["Get", "List", "Watch", "Stream", "WhoAmI"].iter().any(|prefix| name.starts_with(prefix));
+        assert_eq!(method.changes, !reads, "{name}");
+    }
+}
+
+/// Whatever stands in `authorization`, nobody gets in by it and nothing breaks.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn malformed_authorization_is_never_anything_but_unauthenticated() {
+    let database = Database::new(crate::support::Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let channel = channel(&server).await;
+    // All that HTTP/2 lets through: whatever a header may hold, up to what the transport takes.
+    let byte = prop_oneof![4 => 0x20u8..0x7f, 1 => 0x80u8..=0xff, 1 => Just(b'\t'), 2 => Just(b'.'), 1 => Just(b'=')];
+    let text = proptest::collection::vec(byte, 0..600);
+    let scheme = prop_oneof![Just("Bearer "), Just("bearer"), Just("BEARER   "), Just("Basic "), Just("")];
+    let jwt = "[A-Za-z0-9_-]{0,80}\\.[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,80}".prop_map(String::into_bytes);
+    let value = (scheme, prop_oneof![text, jwt]).prop_map(|(scheme, rest)| [scheme.as_bytes(), &rest].concat());
+    let values = proptest::collection::vec(value, 1..3);
+    let mut runner = TestRunner::deterministic();
+    for case in 0..500 {
+        let values = values.new_tree(&mut runner).unwrap().current();
+        let metadata = values.iter().map(|bytes| MetadataValue::try_from(bytes.as_slice()).unwrap());
+        let path = if case % 2 == 0 {
+            "/toggled.v1.ToggleService/ListFeatureFlags"
+        } else {
+            "/toggled.v1.AuditService/StreamAuditLogs"
+        };
+        assert_unauthenticated(call(&channel, path, metadata).await, &format!("{values:?}"));
+    }
+    server.admin().await.create("a").await;
+}
