@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::auth::jwt::SignOn;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
@@ -39,6 +40,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The first administrator's own token.
     pub bootstrap_token: Option<Secret>,
+    /// Whom it lets in besides its own users.
+    pub sign_on: Option<Arc<SignOn>>,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
 }
@@ -79,7 +82,7 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, store, clock, bootstrap_token, shutdown } = parts;
+    let Parts { listener, store, clock, bootstrap_token, sign_on, shutdown } = parts;
     let mirror = Mirror::new();
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let (router, health) = grpc::Router::new(grpc::Parts {
@@ -101,10 +104,11 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
     drop(proposals);
-    let background = [
+    let mut background = vec![
         tokio::spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL)),
         tokio::spawn(sweep(Arc::clone(&store), clock)),
     ];
+    background.extend(sign_on.map(|sign_on| tokio::spawn(async move { sign_on.keep_fresh().await })));
     health.announce(true).await;
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });

@@ -1,6 +1,7 @@
 //! Who may do what: users, their tokens and permissions.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -95,6 +96,13 @@ impl Permissions {
     /// The names of its members, sorted.
     pub fn names(self) -> Vec<&'static str> {
         self.iter().map(Permission::as_str).collect()
+    }
+}
+
+/// What any of several sets holds.
+impl FromIterator<Permissions> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permissions>>(sets: I) -> Self {
+        Self(sets.into_iter().fold(0, |all, set| all | set.0))
     }
 }
 
@@ -218,6 +226,21 @@ impl Token {
     }
 }
 
+/// Somebody whom the single sign-on vouches for, for as long as their token says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Who vouches.
+    pub issuer: Arc<str>,
+    /// What the issuer calls them: unique there, and never given to somebody else.
+    pub subject: Arc<str>,
+    /// The address under which the log knows them.
+    pub email: Email,
+    /// What they may do.
+    pub permissions: Permissions,
+    /// From when on their token does not work.
+    pub expires_at: Timestamp,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -240,6 +263,7 @@ mod tests {
         let both: Permissions = [Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect();
         assert_eq!(both.minus(view).names(), ["manage_access"]);
         assert_eq!(both.intersection(view), view);
+        assert_eq!([both.minus(view), view].into_iter().collect::<Permissions>(), both);
         assert!(!view.contains(Permission::ManageAccess));
     }
 }

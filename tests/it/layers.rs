@@ -15,7 +15,16 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 4] = [("sqlx", "store"), ("tonic", "grpc"), ("prost", "grpc"), ("clap", "cli config")];
+const CRATES: [(&str, &str); 8] = [
+    ("sqlx", "store"),
+    ("tonic", "grpc"),
+    ("prost", "grpc"),
+    ("clap", "cli config"),
+    ("jsonwebtoken", "auth"),
+    ("reqwest", "auth"),
+    ("ring", "auth"),
+    ("rustls", "auth"),
+];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {

@@ -7,6 +7,7 @@ mod concurrency;
 mod layers;
 mod retry;
 mod security;
+mod single_sign_on;
 mod startup;
 mod store;
 mod support;

@@ -1,8 +1,10 @@
 //! What tests stand on: real databases, real server processes, and clients with tokens.
 
 mod client;
+mod issuer;
 mod postgres;
 mod server;
+mod signing;
 
 use std::future::Future;
 use std::time::Duration;
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use client::{Client, reason_of, toggle};
+pub use issuer::Issuer;
 pub use server::{Server, TOKEN, program};
 
 /// How long anything may take before a test gives up on it.
