@@ -38,6 +38,8 @@ enum Public {
 /// Why there is no key for a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::auth) enum NoKey {
+    /// The issuer's keys have never been read.
+    Unread,
     /// None is called so; perhaps a newer set has one.
     Unknown,
     /// The key of that name has another algorithm.
@@ -64,6 +66,9 @@ impl KeySet {
 
     /// The key for a token with this in its header. A token without a key's name is for the only one that can be meant.
     pub(in crate::auth) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, NoKey> {
+        if self.0.is_empty() {
+            return Err(NoKey::Unread);
+        }
         let mut named = self.0.iter().filter(|key| id.is_none() || key.id.as_deref() == id).peekable();
         let known = named.peek().is_some();
         let mut fitting = named.filter(|key| key.algorithm() == algorithm);

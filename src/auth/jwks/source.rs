@@ -161,8 +161,9 @@ mod tests {
     #[tokio::test]
     async fn a_redirect_is_followed_to_https_alone() {
         let issuer = Issuer::start().await;
-        assert!(reader(&issuer, "/moved").read().await.is_ok());
+        assert_eq!(reader(&issuer, "/moved").read().await, Ok(issuer.keys().to_string().into_bytes()));
         assert!(matches!(reader(&issuer, "/moved-to-http").read().await, Err(KeysError::Unreadable(_))));
+        assert_eq!(issuer.times_served(), 1);
         assert!(matches!(reader(&issuer, "/round-and-round").read().await, Err(KeysError::Unreadable(_))));
     }
 

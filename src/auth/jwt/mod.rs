@@ -43,6 +43,9 @@ pub enum Rejected {
     /// It must not be accepted by anybody who does not know some extension.
     #[error("it has critical extensions")]
     Critical,
+    /// The issuer has not answered since the server started: nobody can tell whether the token is good.
+    #[error("the issuer's keys could not be read yet")]
+    KeysUnread,
     /// The issuer has no such key.
     #[error("the issuer has no such key")]
     UnknownKey,
@@ -88,6 +91,7 @@ impl Rejected {
             Self::Malformed => "malformed",
             Self::Algorithm => "algorithm",
             Self::Critical => "critical",
+            Self::KeysUnread => "keys_unread",
             Self::UnknownKey => "unknown_key",
             Self::AmbiguousKey => "ambiguous_key",
             Self::Signature => "signature",
@@ -107,6 +111,7 @@ impl Rejected {
 impl From<NoKey> for Rejected {
     fn from(why: NoKey) -> Self {
         match why {
+            NoKey::Unread => Self::KeysUnread,
             NoKey::Unknown => Self::UnknownKey,
             NoKey::Algorithm => Self::Algorithm,
             NoKey::Ambiguous => Self::AmbiguousKey,
@@ -179,7 +184,7 @@ impl SignOn {
     pub async fn verify(&self, token: &[u8], hash: &SecretHash, now: Timestamp) -> Result<Arc<Identity>, Rejected> {
         let header = Header::read(token)?;
         let mut keys = self.jwks.current();
-        if header.key(&keys) == Err(NoKey::Unknown) {
+        if matches!(header.key(&keys), Err(NoKey::Unknown | NoKey::Unread)) {
             self.jwks.look_again(&keys).await;
             keys = self.jwks.current();
         }

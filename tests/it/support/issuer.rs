@@ -23,11 +23,13 @@ use super::signing::{Key, jwks};
 /// Whom its tokens are for.
 pub const AUDIENCE: &str = "toggled";
 
+/// The first byte of a TLS connection.
+const TLS_HANDSHAKE: u8 = 22;
+
 /// A running issuer; gone with this value.
 pub struct Issuer {
     name: String,
     keys_url: String,
-    address: SocketAddr,
     site: Arc<Site>,
     acceptor: TlsAcceptor,
     accepting: Mutex<Option<JoinHandle<()>>>,
@@ -37,6 +39,7 @@ pub struct Issuer {
 }
 
 struct Site {
+    address: SocketAddr,
     keys: Mutex<Vec<Key>>,
     /// How often the keys have been asked for.
     served: watch::Sender<usize>,
@@ -51,11 +54,10 @@ impl Issuer {
         let folder = TempDir::new().unwrap();
         let ca_file = folder.path().join("ca.pem");
         fs::write(&ca_file, &ca).unwrap();
-        let site = Site { keys: Mutex::new(vec![Key::p256("first")]), served: watch::Sender::new(0) };
+        let site = Site { address, keys: Mutex::new(vec![Key::p256("first")]), served: watch::Sender::new(0) };
         let issuer = Self {
             name: format!("https://{address}"),
             keys_url: format!("https://{address}/keys"),
-            address,
             site: Arc::new(site),
             acceptor,
             accepting: Mutex::default(),
@@ -77,7 +79,7 @@ impl Issuer {
 
     /// Answers again, at the same address.
     pub async fn start_again(&self) {
-        self.serve(TcpListener::bind(self.address).await.unwrap());
+        self.serve(TcpListener::bind(self.site.address).await.unwrap());
     }
 
     fn serve(&self, listener: TcpListener) {
@@ -181,9 +183,14 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, site: Arc<Site>) {
         let (stream, _) = listener.accept().await.unwrap();
         let (acceptor, site) = (acceptor.clone(), Arc::clone(&site));
         answering.spawn(async move {
-            // Who does not trust the certificate, or has read enough, hangs up.
-            if let Ok(stream) = acceptor.accept(stream).await {
-                let _ = site.answer(BufStream::new(stream)).await;
+            let mut first = [0];
+            stream.peek(&mut first).await?;
+            // TLS begins with a handshake. It has plain HTTP on the same port for those who should not be using it.
+            if first == [TLS_HANDSHAKE] {
+                // Who does not trust the certificate, or has read enough, hangs up.
+                site.answer(BufStream::new(acceptor.accept(stream).await?)).await
+            } else {
+                site.answer(BufStream::new(stream)).await
             }
         });
     }
@@ -208,7 +215,7 @@ impl Site {
                 ("200 OK".to_owned(), self.keys().to_string())
             }
             "/moved" => ("302 Found\r\nlocation: /keys".to_owned(), String::new()),
-            "/moved-to-http" => ("302 Found\r\nlocation: http://127.0.0.1:9/keys".to_owned(), String::new()),
+            "/moved-to-http" => (format!("302 Found\r\nlocation: http://{}/keys", self.address), String::new()),
             "/round-and-round" => ("302 Found\r\nlocation: /round-and-round".to_owned(), String::new()),
             "/endless" => return endless(stream).await,
             _ => ("404 Not Found".to_owned(), String::new()),
