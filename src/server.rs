@@ -115,9 +115,11 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     }
 
     tokio::select! {
+        // In this order: once we are asked to stop the others end as they should, perhaps before this is looked at.
+        biased;
+        () = shutdown.cancelled() => {}
         ended = &mut serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
         died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
-        () = shutdown.cancelled() => {}
     }
     health.announce(false).await;
     let ended = finish(serving).await;
