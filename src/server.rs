@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
@@ -51,6 +52,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The first administrator's own token.
     pub bootstrap_token: Option<Secret>,
+    /// Whom it lets in besides its own users.
+    pub sign_on: Option<Arc<SignOn>>,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
 }
@@ -91,7 +94,7 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, tls, certificate_users, store, clock, bootstrap_token, shutdown } = parts;
+    let Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, shutdown } = parts;
     let mirror = Mirror::new();
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let last_used = Arc::new(LastUsed::default());
@@ -117,20 +120,23 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
     drop(proposals);
-    let background = [
+    let mut background = vec![
         tokio::spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL)),
         tokio::spawn(sweep(Arc::clone(&store), clock)),
         tokio::spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used))),
     ];
+    background.extend(sign_on.map(|sign_on| tokio::spawn(async move { sign_on.keep_fresh().await })));
     health.announce(true).await;
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
 
     tokio::select! {
+        // In this order: once we are asked to stop the others end as they should, perhaps before this is looked at.
+        biased;
+        () = shutdown.cancelled() => {}
         ended = &mut serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
         died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
-        () = shutdown.cancelled() => {}
     }
     health.announce(false).await;
     let ended = finish(serving).await;

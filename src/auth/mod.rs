@@ -1,8 +1,20 @@
-//! Who calls, and what their method demands: bearer tokens and the policies declared in the .proto files.
+//! Who calls, and what their method demands: bearer tokens, those of a single sign-on as well, and the policies declared
+//! in the .proto files.
 
+pub mod jwks;
+pub mod jwt;
 pub mod last_used;
 pub mod policy;
 pub mod secret;
+mod signature;
+
+// Made for the tests of the whole program, and of use here too.
+#[cfg(test)]
+#[path = "../../tests/it/support/issuer.rs"]
+mod issuer;
+#[cfg(test)]
+#[path = "../../tests/it/support/signing.rs"]
+mod signing;
 
 use std::sync::Arc;
 

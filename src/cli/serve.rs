@@ -9,6 +9,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{EXIT_FAILURE, Failure, say};
+use crate::auth::jwks::Jwks;
+use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
 use crate::server::{self, Parts, Ready};
@@ -18,13 +20,14 @@ use crate::{config, telemetry};
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     telemetry::start(&settings.logging.log);
     let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
-    let files = settings.tls().map_err(Failure::usage)?;
-    let certificate_users = settings.certificate_users().map_err(Failure::usage)?;
+    let files = settings.transport.tls(settings.listen).map_err(Failure::usage)?;
+    let certificate_users = settings.transport.certificate_users().map_err(Failure::usage)?;
     let flags = grpcurl_flags(files.as_ref());
     let tls = match files {
         Some(files) => Some(Arc::new(Tls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
         None => None,
     };
+    let sign_on = sign_on(&settings.sign_on).await?;
     let store = super::open(&settings.database)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
@@ -35,8 +38,18 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let clock = Arc::new(SystemClock);
-    let parts = Parts { listener, tls, certificate_users, store, clock, bootstrap_token, shutdown };
+    let parts = Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, shutdown };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
+}
+
+/// The single sign-on, if there is to be one.
+async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failure> {
+    let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
+    let jwks = Jwks::open(source.clone()).await.map_err(|error| Failure {
+        code: EXIT_FAILURE,
+        line: format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source} {error}"),
+    })?;
+    Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
 /// SIGTERM and SIGINT ask it to stop.

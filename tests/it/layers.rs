@@ -15,13 +15,17 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 6] = [
+const CRATES: [(&str, &str); 10] = [
     ("sqlx", "store"),
     ("tonic", "grpc"),
     ("prost", "grpc"),
     ("clap", "cli config"),
     ("tokio_rustls", "tls"),
     ("x509_parser", "tls"),
+    ("jsonwebtoken", "auth"),
+    ("reqwest", "auth"),
+    ("ring", "auth"),
+    ("rustls", "auth tls"),
 ];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {

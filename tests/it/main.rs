@@ -12,6 +12,7 @@ mod offline;
 mod refusals;
 mod retry;
 mod security;
+mod single_sign_on;
 mod startup;
 mod store;
 mod support;

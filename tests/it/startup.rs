@@ -187,6 +187,19 @@ on_both! {
     }
 }
 
+/// When nobody is connected everything ends at once, and none of it may be taken for a failure. Which comes first is
+/// chance: hence so often.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_with_nobody_connected_exits_with_0() {
+    for turn in 0..20 {
+        let database = Database::new(crate::support::Backend::Sqlite).await;
+        let server = Server::start(&database).await;
+        server.admin().await.create("a").await;
+        let status = server.terminate().await;
+        assert!(status.success(), "turn {turn}: {status}");
+    }
+}
+
 /// It listens at once, says that it does not serve, and serves when the database is there.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn health_says_no_until_the_database_answers() {

@@ -101,6 +101,13 @@ impl Permissions {
     }
 }
 
+/// What any of several sets holds.
+impl FromIterator<Permissions> for Permissions {
+    fn from_iter<I: IntoIterator<Item = Permissions>>(sets: I) -> Self {
+        Self(sets.into_iter().fold(0, |all, set| all | set.0))
+    }
+}
+
 impl FromIterator<Permission> for Permissions {
     fn from_iter<I: IntoIterator<Item = Permission>>(permissions: I) -> Self {
         Self(permissions.into_iter().fold(0, |set, p| set | 1 << p as u8))
@@ -129,6 +136,7 @@ mod tests {
         let both: Permissions = [Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect();
         assert_eq!(both.minus(view).names(), ["manage_access"]);
         assert_eq!(both.intersection(view), view);
+        assert_eq!([both.minus(view), view].into_iter().collect::<Permissions>(), both);
         assert!(!view.contains(Permission::ManageAccess));
     }
 }

@@ -1,9 +1,11 @@
 //! What tests stand on: real databases, real server processes, and clients with tokens.
 
 mod client;
+pub mod issuer;
 pub mod methods;
 mod postgres;
 mod server;
+pub mod signing;
 pub mod tls;
 
 use std::future::Future;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use client::{Client, reason_of, toggle};
+pub use issuer::Issuer;
 pub use server::{Log, Server, TOKEN, invoke};
 
 /// How long anything may take before a test gives up on it.

@@ -1,4 +1,4 @@
-//! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
+//! The settings of what connections are protected by.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -6,52 +6,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
-use tracing_subscriber::EnvFilter;
 
-use crate::auth::secret::Secret;
 use crate::domain::text::Email;
 use crate::tls::Files;
 
-/// Which database. Every command that touches one has this.
-#[derive(Debug, Clone, Args)]
-pub struct Database {
-    /// Where the flags and the log are kept: sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
-    // A URL may hold a password, which does not belong in a help text.
-    #[arg(long, value_name = "URL", env = "TOGGLED_DATABASE_URL", default_value = "sqlite://toggled.db")]
-    #[arg(hide_env_values = true)]
-    pub database_url: String,
-}
-
-/// What is logged. Every command has this.
-#[derive(Debug, Clone, Args)]
-pub struct Logging {
-    /// What to log, on standard error: error, warn, info, debug or trace, also by module (info,sqlx=debug)
-    #[arg(long, value_name = "FILTER", env = "TOGGLED_LOG", default_value = "info", value_parser = log_filter)]
-    pub log: String,
-}
-
-/// How to serve.
-#[derive(Clone, Args)]
-pub struct Serve {
-    #[command(flatten)]
-    pub(crate) database: Database,
-    #[command(flatten)]
-    pub(crate) logging: Logging,
-    /// The address to listen on; port 0 takes a free one, and the address that was taken is printed
-    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
-    pub listen: SocketAddr,
-    #[command(flatten)]
-    transport: Transport,
-    /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
-    /// and written to toggled-admin.token
-    // Not parsed here: an error would repeat it.
-    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true)]
-    bootstrap_token: Option<String>,
-}
-
 /// How connections are protected.
 #[derive(Debug, Clone, Args)]
-struct Transport {
+pub struct Transport {
     /// The server's certificate (PEM), followed by those that vouch for it; with it, only TLS is spoken. This file
     /// and the next two are read again when they change
     #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_CERTIFICATE")]
@@ -72,14 +33,13 @@ struct Transport {
     allow_plaintext: bool,
 }
 
-impl Serve {
+impl Transport {
     /// The files that TLS needs, if it is to be spoken.
     ///
     /// # Errors
     /// A line for a person: something is missing.
-    pub fn tls(&self) -> Result<Option<Files>, String> {
-        let Transport { tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } =
-            self.transport.clone();
+    pub fn tls(&self, listen: SocketAddr) -> Result<Option<Files>, String> {
+        let Transport { tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } = self.clone();
         if client_ca.is_none() && !client_certificate_user.is_empty() {
             return Err("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) needs --client-ca".into());
         }
@@ -94,11 +54,11 @@ impl Serve {
             (None, None) if client_ca.is_some() => {
                 Err("--client-ca (TOGGLED_CLIENT_CA) needs --tls-certificate and --tls-key".into())
             }
-            (None, None) if allow_plaintext || self.listen.ip().to_canonical().is_loopback() => Ok(None),
+            (None, None) if allow_plaintext || listen.ip().to_canonical().is_loopback() => Ok(None),
             (None, None) => Err(format!(
                 "--listen (TOGGLED_LISTEN) {} without TLS would show tokens to everybody on the way: give \
                  --tls-certificate and --tls-key, or --allow-plaintext (TOGGLED_ALLOW_PLAINTEXT=true)",
-                self.listen
+                listen
             )),
         }
     }
@@ -109,26 +69,13 @@ impl Serve {
     /// A line for a person: one name stands for two users.
     pub fn certificate_users(&self) -> Result<HashMap<String, Email>, String> {
         let mut users = HashMap::new();
-        for (name, email) in &self.transport.client_certificate_user {
+        for (name, email) in &self.client_certificate_user {
             if users.insert(name.clone(), email.clone()).is_some_and(|other| other != *email) {
                 return Err(format!("--client-certificate-user gives {name} to two users"));
             }
         }
         Ok(users)
     }
-
-    /// The first administrator's own token.
-    ///
-    /// # Errors
-    /// A line for a person, without the token.
-    pub fn bootstrap_token(&self) -> Result<Option<Secret>, String> {
-        let own = self.bootstrap_token.clone().map(Secret::own).transpose();
-        own.map_err(|rule| format!("--bootstrap-token (TOGGLED_BOOTSTRAP_TOKEN) {rule}"))
-    }
-}
-
-fn log_filter(text: &str) -> Result<String, String> {
-    EnvFilter::builder().parse(text).map(|_| text.to_owned()).map_err(|e| e.to_string())
 }
 
 fn certificate_user(text: &str) -> Result<(String, Email), String> {

@@ -1,0 +1,148 @@
+//! The settings of the single sign-on.
+
+use clap::Args;
+
+use crate::auth::jwks::KeySource;
+use crate::auth::jwt::{Groups, Rules};
+use crate::domain::access::{Permission, Permissions};
+
+/// The single sign-on. Without any of these there is none.
+#[derive(Debug, Clone, Default, Args)]
+pub struct SignOn {
+    /// The issuer of the single sign-on's tokens, as it stands in their iss. With it go --oidc-audience and --oidc-jwks
+    #[arg(long, value_name = "ISSUER", env = "TOGGLED_OIDC_ISSUER")]
+    oidc_issuer: Option<String>,
+    /// What stands in the aud of tokens for this service
+    #[arg(long, value_name = "AUDIENCE", env = "TOGGLED_OIDC_AUDIENCE")]
+    oidc_audience: Option<String>,
+    /// Where the issuer's public keys are: an https URL (the jwks_uri of its OpenID configuration), or a file
+    #[arg(long, value_name = "URL|PATH", env = "TOGGLED_OIDC_JWKS")]
+    oidc_jwks: Option<String>,
+    /// The claim that holds permissions or groups: its name, or a JSON pointer like /realm_access/roles
+    #[arg(long, value_name = "CLAIM", env = "TOGGLED_OIDC_PERMISSIONS_CLAIM", default_value = "permissions")]
+    oidc_permissions_claim: String,
+    /// What a group in that claim allows, like ops=toggle_feature_flags+view_feature_flags, or * for all; once a group.
+    /// With any of these only groups count, without them the claim names permissions. Several in one have ; between them
+    #[arg(long, value_name = "GROUP=PERMISSION+...", env = "TOGGLED_OIDC_GROUP", value_delimiter = ';')]
+    oidc_group: Vec<String>,
+}
+
+impl SignOn {
+    /// What is expected of tokens, and where the keys are; `None` where there is no single sign-on.
+    ///
+    /// # Errors
+    /// A line for a person.
+    pub fn parse(&self) -> Result<Option<(Rules, KeySource)>, String> {
+        let groups = groups(&self.oidc_group).map_err(|rule| format!("--oidc-group (TOGGLED_OIDC_GROUP) {rule}"))?;
+        let all = [
+            ("--oidc-issuer (TOGGLED_OIDC_ISSUER)", &self.oidc_issuer),
+            ("--oidc-audience (TOGGLED_OIDC_AUDIENCE)", &self.oidc_audience),
+            ("--oidc-jwks (TOGGLED_OIDC_JWKS)", &self.oidc_jwks),
+        ];
+        let [Some(issuer), Some(audience), Some(jwks)] = all.map(|(_, value)| value.as_deref()) else {
+            let missing = all.iter().find(|(_, value)| value.is_none()).map(|(name, _)| *name).unwrap_or_default();
+            let none = all.iter().all(|(_, value)| value.is_none()) && groups.is_none();
+            return if none { Ok(None) } else { Err(format!("{missing} is missing: the single sign-on needs it")) };
+        };
+        if let Some((name, _)) = all.iter().find(|(_, value)| value.as_ref().is_some_and(String::is_empty)) {
+            return Err(format!("{name} must not be empty"));
+        }
+        if self.oidc_permissions_claim.is_empty() {
+            return Err("--oidc-permissions-claim (TOGGLED_OIDC_PERMISSIONS_CLAIM) must not be empty".to_owned());
+        }
+        let source = KeySource::parse(jwks).map_err(|rule| format!("--oidc-jwks (TOGGLED_OIDC_JWKS) {rule}"))?;
+        let rules = Rules {
+            issuer: issuer.into(),
+            audience: audience.to_owned(),
+            permissions_claim: self.oidc_permissions_claim.clone(),
+            groups,
+        };
+        Ok(Some((rules, source)))
+    }
+}
+
+/// What each group allows; `None` where no group is named.
+fn groups(settings: &[String]) -> Result<Option<Groups>, String> {
+    let mut groups = Groups::new();
+    // A list in the environment may end in its separator.
+    for setting in settings.iter().map(|setting| setting.trim()).filter(|setting| !setting.is_empty()) {
+        // The last sign splits: a group may be a distinguished name, cn=ops,ou=people.
+        let parts = setting.rsplit_once('=').filter(|(group, _)| !group.is_empty());
+        let (group, names) = parts.ok_or_else(|| format!("must be GROUP=PERMISSION+..., and is '{setting}'"))?;
+        let allowed = if names == "*" {
+            Permissions::all()
+        } else {
+            names.split('+').map(permission).collect::<Result<_, _>>()?
+        };
+        let known = groups.entry(group.to_owned()).or_default();
+        *known = [*known, allowed].into_iter().collect();
+    }
+    Ok(Some(groups).filter(|groups| !groups.is_empty()))
+}
+
+fn permission(name: &str) -> Result<Permission, String> {
+    let unknown =
+        || format!("has no permission '{name}'; there are {}, and * for all", Permissions::all().names().join(", "));
+    Permission::parse(name).ok_or_else(unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        sign_on: SignOn,
+    }
+
+    const NEEDED: [&str; 6] = ["--oidc-issuer", "https://id", "--oidc-audience", "us", "--oidc-jwks", "keys.json"];
+
+    fn parse(more: &[&str]) -> Result<Option<(Rules, KeySource)>, String> {
+        Line::parse_from([&["toggled"], &NEEDED[..], more].concat()).sign_on.parse()
+    }
+
+    fn groups_of(setting: &str) -> Groups {
+        parse(&["--oidc-group", setting]).unwrap().unwrap().0.groups.unwrap()
+    }
+
+    #[test]
+    fn a_single_sign_on_has_an_issuer_an_audience_and_keys_or_there_is_none() {
+        assert!(Line::parse_from(["toggled"]).sign_on.parse().unwrap().is_none());
+        let (rules, source) = parse(&[]).unwrap().unwrap();
+        assert_eq!((&*rules.issuer, &*rules.audience, &*rules.permissions_claim), ("https://id", "us", "permissions"));
+        assert_eq!((rules.groups, source), (None, KeySource::File("keys.json".into())));
+        for missing in 0..3 {
+            let mut line = vec!["toggled"];
+            line.extend(NEEDED.chunks(2).enumerate().filter(|(n, _)| *n != missing).flat_map(|(_, pair)| pair));
+            let error = Line::parse_from(&line).sign_on.parse().unwrap_err();
+            assert!(error.starts_with(NEEDED[missing * 2]) && error.contains("missing"), "{error}");
+        }
+        assert!(Line::parse_from(["toggled", "--oidc-group", "a=*"]).sign_on.parse().is_err());
+    }
+
+    #[test]
+    fn the_last_sign_splits_a_group_from_what_it_allows() {
+        let groups = groups_of("cn=ops,ou=x=toggle_feature_flags+view_feature_flags; admins=*;");
+        assert_eq!(groups.len(), 2);
+        assert_eq!(groups["cn=ops,ou=x"].names(), ["toggle_feature_flags", "view_feature_flags"]);
+        assert_eq!(groups["admins"], Permissions::all());
+        assert_eq!(groups_of("a=manage_access;a=view_audit_logs")["a"].names(), ["manage_access", "view_audit_logs"]);
+    }
+
+    #[test]
+    fn a_wrong_sign_on_is_told_by_the_name_of_the_setting() {
+        for bad in ["ops", "=*", "ops=", "ops=everything", "ops=*+manage_access", "ops=manage_access+"] {
+            assert!(parse(&["--oidc-group", bad]).unwrap_err().starts_with("--oidc-group"), "{bad}");
+        }
+        assert!(parse(&["--oidc-permissions-claim", ""]).unwrap_err().starts_with("--oidc-permissions-claim"));
+        for (setting, bad) in
+            [("--oidc-jwks", "http://id/keys"), ("--oidc-jwks", ""), ("--oidc-issuer", ""), ("--oidc-audience", "")]
+        {
+            let line = NEEDED.chunks(2).flat_map(|pair| [pair[0], if pair[0] == setting { bad } else { pair[1] }]);
+            let error = Line::parse_from(std::iter::once("toggled").chain(line)).sign_on.parse().unwrap_err();
+            assert!(error.starts_with(setting), "{error}");
+        }
+    }
+}
