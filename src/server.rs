@@ -105,6 +105,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         proposals: proposals.clone(),
         last_used: Arc::clone(&last_used),
         certificate_users,
+        sign_on: sign_on.clone(),
         shutdown: shutdown.clone(),
     })
     .await?;

@@ -34,6 +34,12 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         line: format!("cannot listen on {}: {error}", settings.listen),
     })?;
     let address = listener.local_addr()?;
+    if let Some(address) = settings.metrics_listen {
+        telemetry::serve_metrics(address).map_err(|error| Failure {
+            code: EXIT_FAILURE,
+            line: format!("cannot serve metrics on {address}: {error}"),
+        })?;
+    }
     say(&format!("toggled listens on {address}"));
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;

@@ -45,6 +45,9 @@ pub struct Serve {
     pub(crate) transport: Transport,
     #[command(flatten)]
     pub(crate) sign_on: SignOn,
+    /// The address to serve metrics on, to Prometheus over HTTP (/metrics); none without it
+    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
+    pub metrics_listen: Option<SocketAddr>,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.

@@ -96,6 +96,9 @@ pub enum Error {
     /// The database does not answer, and nothing was written.
     #[error("the database is unavailable; nothing was written; retry")]
     DatabaseUnavailable,
+    /// The issuer of the single sign-on has not answered since the server started.
+    #[error("the keys of the single sign-on's issuer could not be read yet; retry")]
+    IssuerUnavailable,
     /// The state in memory could not be shown to be fresh enough.
     #[error("this server is behind the log; retry, perhaps on another replica")]
     Stale,

@@ -13,7 +13,7 @@ use tower::{Layer, Service};
 
 use super::call::Call;
 use super::denials::{self, Denials};
-use super::gate::{Admission, Gate};
+use super::gate::{Admission, Arrived, Gate, Unverified};
 use super::guard::guard;
 use super::status::status;
 use crate::auth::policy::Method;
@@ -57,31 +57,50 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Either<Either<Ready<Result<Response<Body>, S::Error>>, S::Future>, Later<S>>;
+    type Future = Answer<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
         // The instance that was polled is the one that is ready.
         let fresh = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, fresh);
+        let inner = std::mem::replace(&mut self.inner, fresh);
         match self.layer.gate.admit(&request) {
+            Ok(Arrived::Decided(admission)) => self.layer.pass(admission, inner, request),
+            Ok(Arrived::Unverified(unverified)) => {
+                Either::Right(verified(self.layer.clone(), unverified, inner, request))
+            }
             Err(error) => now(error),
-            Ok(Admission::Public) => Either::Left(Either::Right(inner.call(request))),
-            Ok(Admission::Granted(call, method)) => {
+        }
+    }
+}
+
+/// An answer: at once, the service's own, or one that takes more.
+type Answer<S> = Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
+type Own<S> = <S as Service<Request<Body>>>::Future;
+
+impl AuthorizeLayer {
+    fn pass<S>(&self, admission: Admission, mut inner: S, mut request: Request<Body>) -> Answer<S>
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+        S::Future: Send,
+    {
+        match admission {
+            Admission::Public => Either::Left(Either::Right(inner.call(request))),
+            Admission::Granted(call, method) => {
                 request.extensions_mut().insert(call.clone());
                 if method.streams {
-                    Either::Right(watched(inner, request, Arc::clone(&self.layer.gate), call))
+                    Either::Right(watched(inner, request, Arc::clone(&self.gate), call))
                 } else {
                     Either::Left(Either::Right(inner.call(request)))
                 }
             }
-            Ok(Admission::Lacking(call, method, permission)) if method.changes() => {
-                Either::Right(refused(inner, request, self.layer.denials.clone(), call, method, permission))
+            Admission::Lacking(call, method, permission) if method.changes() => {
+                Either::Right(refused(inner, request, self.denials.clone(), call, method, permission))
             }
-            Ok(Admission::Lacking(_, _, permission)) => now(Error::PermissionDenied(permission)),
+            Admission::Lacking(_, _, permission) => now(Error::PermissionDenied(permission)),
         }
     }
 }
@@ -91,6 +110,22 @@ type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<
 
 fn now<E, A, B>(error: Error) -> Either<Either<Ready<Result<Response<Body>, E>>, A>, B> {
     Either::Left(Either::Left(ready(Ok(status(error).into_http()))))
+}
+
+/// A call whose token has to be verified before it is known whose it is.
+fn verified<S>(layer: AuthorizeLayer, unverified: Unverified, inner: S, request: Request<Body>) -> Later<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
+    S::Future: Send,
+    S::Error: Send,
+{
+    async move {
+        match layer.gate.verify(unverified).await {
+            Ok(admission) => layer.pass(admission, inner, request).await,
+            Err(error) => Ok(status(error).into_http()),
+        }
+    }
+    .boxed()
 }
 
 /// A stream, which ends when its caller may no longer have it.

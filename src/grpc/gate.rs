@@ -6,17 +6,21 @@ use std::time::Duration;
 
 use http::Request;
 use http::header::AUTHORIZATION;
+use tokio::time::Instant;
 
 use super::call::{Call, deadline, origin};
+use super::failures::{Failures, Why};
 use super::incoming::Peer;
+use crate::auth::jwt::{Rejected, SignOn};
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Method, Policies, Policy};
 use crate::auth::{Caller, bearer, hash};
-use crate::domain::access::{Credential, Permission};
+use crate::domain::access::{Credential, Permission, SecretHash};
+use crate::domain::advance::Origin;
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::Email;
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::tls::ClientCertificate;
 
@@ -33,53 +37,148 @@ pub(super) enum Admission {
     Lacking(Call, Arc<Method>, Permission),
 }
 
+/// How far a request comes at once.
+pub(super) enum Arrived {
+    /// It is decided.
+    Decided(Admission),
+    /// Its token has to be verified first.
+    Unverified(Unverified),
+}
+
+/// A call with a token of the single sign-on that was not seen before.
+pub(super) struct Unverified {
+    arrival: Arrival,
+    token: Vec<u8>,
+    hash: SecretHash,
+}
+
+/// All of a request but who makes it.
+struct Arrival {
+    /// What is called, or the path at which nothing is.
+    method: Result<Arc<Method>, String>,
+    origin: Origin,
+    deadline: Option<Instant>,
+}
+
+/// What a request shows.
+enum Shown {
+    /// Something that is known.
+    Credential(Credential),
+    /// What may be a token of the single sign-on.
+    Unverified(Vec<u8>, SecretHash),
+}
+
 /// Decides on the users and tokens in the mirror, without ever asking the database.
 pub(super) struct Gate {
     pub policies: Policies,
     pub mirror: Arc<Mirror>,
     pub clock: Arc<dyn Clock>,
     pub last_used: Arc<LastUsed>,
+    /// Who is let in besides our own users.
+    pub sign_on: Option<Arc<SignOn>>,
     /// Whom clients are taken for, by an alternative name of their certificate.
     pub certificate_users: HashMap<String, Email>,
+    pub failures: Failures,
 }
 
 impl Gate {
     /// What to let a request in as.
-    pub fn admit<B>(&self, request: &Request<B>) -> Result<Admission, Error> {
-        let method = self.policies.method(request.uri().path());
+    pub fn admit<B>(&self, request: &Request<B>) -> Result<Arrived, Error> {
+        let path = request.uri().path();
+        let method = self.policies.method(path);
         if method.is_some_and(|method| method.policy == Policy::Public) {
-            return Ok(Admission::Public);
+            return Ok(Arrived::Decided(Admission::Public));
         }
-        let now = self.clock.now();
-        let caller = self.mirror.read(|state| Caller::admit(state, self.credential(state, request)?, now));
         // Before the database has been read for the first time nobody is known.
-        let caller = caller.ok_or(Error::DatabaseUnavailable)?.ok_or(Error::Unauthenticated)?;
-        let Some(method) = method else {
-            return Err(Error::UnknownMethod(request.uri().path().chars().take(200).collect()));
+        let shown = self.mirror.read(|state| self.shown(state, request)).ok_or(Error::DatabaseUnavailable)?;
+        let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
+        let arrival = Arrival {
+            method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
+            origin: origin(name, request),
+            deadline: deadline(request.headers()),
         };
-        Ok(self.authorize(caller, Arc::clone(method), request, now))
+        match shown {
+            Ok(Shown::Credential(credential)) => self.let_in(credential, arrival).map(Arrived::Decided),
+            Ok(Shown::Unverified(token, hash)) => Ok(Arrived::Unverified(Unverified { arrival, token, hash })),
+            Err(why) => Err(self.refuse(why, &arrival)),
+        }
     }
 
-    fn authorize<B>(&self, caller: Caller, method: Arc<Method>, request: &Request<B>, now: Timestamp) -> Admission {
+    /// What to let a request in as whose token has to be verified; `sign_on` may have to ask its issuer for new keys.
+    pub async fn verify(&self, unverified: Unverified) -> Result<Admission, Error> {
+        let Unverified { arrival, token, hash } = unverified;
+        let Some(sign_on) = &self.sign_on else { return Err(self.refuse(Why::Unknown, &arrival)) };
+        let verified = sign_on.verify(&token, &hash, self.clock.now());
+        let verified = match arrival.deadline {
+            Some(deadline) => {
+                tokio::time::timeout_at(deadline, verified).await.map_err(|_| Error::DeadlineBeforeStart)?
+            }
+            None => verified.await,
+        };
+        match verified {
+            Ok(identity) => self.let_in(Credential::SignOn(identity), arrival),
+            Err(why) => {
+                let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
+                // Nobody can tell yet whether the token is good: that passes.
+                Err(if why == Rejected::KeysUnread { Error::IssuerUnavailable } else { unauthenticated })
+            }
+        }
+    }
+
+    fn let_in(&self, credential: Credential, arrival: Arrival) -> Result<Admission, Error> {
+        let now = self.clock.now();
+        let caller = self.mirror.read(|state| Caller::admit(state, credential, now)).flatten();
+        let Some(caller) = caller else { return Err(self.refuse(Why::Ended, &arrival)) };
         if let Some(token) = caller.token_id() {
             self.last_used.note(token, now);
         }
+        let Arrival { method, origin, deadline } = arrival;
+        let method = method.map_err(Error::UnknownMethod)?;
         let permission = match method.policy {
             Policy::Permission(permission) => Some(permission),
             Policy::Authenticated | Policy::Public => None,
         };
         let missing = permission.filter(|permission| !caller.granted.permissions.contains(*permission));
-        let call = Call {
-            caller,
-            permission,
-            origin: origin(Arc::clone(&method.name), request),
-            deadline: deadline(request.headers()),
-            only_to_replay: missing.is_some(),
-        };
-        match missing {
+        let call = Call { caller, permission, origin, deadline, only_to_replay: missing.is_some() };
+        Ok(match missing {
             None => Admission::Granted(call, method),
             Some(missing) => Admission::Lacking(call, method, missing),
+        })
+    }
+
+    fn refuse(&self, why: Why, arrival: &Arrival) -> Error {
+        self.failures.note(why, &arrival.origin);
+        Error::Unauthenticated
+    }
+
+    /// What a request shows: a token or, without one, its connection's certificate.
+    fn shown<B>(&self, state: &State, request: &Request<B>) -> Result<Shown, Why> {
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        let header = match (headers.next(), headers.next()) {
+            (Some(header), None) => header,
+            (None, _) => return self.certificate(state, request).map(Shown::Credential).ok_or(Why::Missing),
+            // Which of two should count is not for us to guess.
+            (Some(_), Some(_)) => return Err(Why::Malformed),
+        };
+        let token = bearer(header.as_bytes()).ok_or(Why::Malformed)?;
+        let hash = hash(token);
+        if let Some(token) = state.token_by_secret(&hash) {
+            return Ok(Shown::Credential(Credential::Token(token.id)));
         }
+        let sign_on = self.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token)).ok_or(Why::Unknown)?;
+        Ok(match sign_on.cached(&hash, self.clock.now()) {
+            Some(identity) => Shown::Credential(Credential::SignOn(identity)),
+            None => Shown::Unverified(token.to_owned(), hash),
+        })
+    }
+
+    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
+        let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
+        let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
+        let email = users.next()?;
+        // A certificate that stands for two users stands for none.
+        let user = state.user_by_email(email).filter(|_| users.all(|other| other == email))?;
+        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
     }
 
     /// Waits until a caller may no longer do what they were let in for, and says why. Woken by changes to users and tokens
@@ -100,27 +199,5 @@ impl Gate {
                 () = tokio::time::sleep(left.min(LOOK_AT_THE_CLOCK)) => {}
             }
         }
-    }
-
-    /// What a request shows, if it is anything that is known: a token or, without one, its connection's certificate.
-    fn credential<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
-        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
-        match (headers.next(), headers.next()) {
-            (Some(header), None) => {
-                let token = state.token_by_secret(&hash(bearer(header.as_bytes())?))?;
-                Some(Credential::Token(token.id))
-            }
-            (None, _) => self.certificate(state, request.extensions().get::<Peer>()?.certificate.as_deref()?),
-            // Which of two should count is not for us to guess.
-            (Some(_), Some(_)) => None,
-        }
-    }
-
-    fn certificate(&self, state: &State, certificate: &ClientCertificate) -> Option<Credential> {
-        let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
-        let email = users.next()?;
-        // A certificate that stands for two users stands for none.
-        let user = state.user_by_email(email).filter(|_| users.all(|other| other == email))?;
-        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
     }
 }

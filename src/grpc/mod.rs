@@ -8,6 +8,7 @@ mod call;
 mod change;
 mod convert;
 mod denials;
+mod failures;
 mod fields;
 mod gate;
 mod guard;

@@ -18,6 +18,7 @@ use super::audit::Audit;
 use super::authorize::AuthorizeLayer;
 use super::change::Changes;
 use super::denials::Denials;
+use super::failures::Failures;
 use super::gate::Gate;
 use super::incoming::incoming;
 use super::pb::access_service_server::AccessServiceServer;
@@ -26,6 +27,7 @@ use super::pb::toggle_service_server::ToggleServiceServer;
 use super::reads::Reads;
 use super::toggle::Toggle;
 use super::{MAX_MESSAGE_BYTES, pb};
+use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::committer::Proposals;
@@ -73,6 +75,8 @@ pub struct Parts {
     pub last_used: Arc<LastUsed>,
     /// Whom clients are taken for, by an alternative name of their certificate.
     pub certificate_users: HashMap<String, Email>,
+    /// Who is let in besides our own users.
+    pub sign_on: Option<Arc<SignOn>>,
     /// Cancelled when the server stops.
     pub shutdown: CancellationToken,
 }
@@ -100,14 +104,16 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, last_used, certificate_users, shutdown } = parts;
+        let Parts { store, mirror, clock, proposals, last_used, certificate_users, sign_on, shutdown } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&clock));
         let gate = Gate {
             policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
             mirror: Arc::clone(&mirror),
             clock,
             last_used: Arc::clone(&last_used),
+            sign_on,
             certificate_users,
+            failures: Failures::default(),
         };
         let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();

@@ -45,7 +45,7 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
         Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
-        Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
+        Error::QueueFull | Error::DatabaseUnavailable | Error::IssuerUnavailable | Error::Stale | Error::Draining => {
             details.set_retry_info(Some(RETRY_AFTER));
         }
         _ => {}
@@ -87,6 +87,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::CursorTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
         Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
         Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
+        Error::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),

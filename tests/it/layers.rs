@@ -24,7 +24,7 @@ const CRATES: [(&str, &str); 10] = [
     ("x509_parser", "tls"),
     ("jsonwebtoken", "auth"),
     ("reqwest", "auth"),
-    ("ring", "auth"),
+    ("ring", "auth tls"),
     ("rustls", "auth tls"),
 ];
 

@@ -1,6 +1,15 @@
-//! The single sign-on: its settings, and an issuer that comes and goes.
+//! The single sign-on: whom it lets in and as whom, its settings, and an issuer that comes and goes.
 
-use crate::support::{Backend, Database, Issuer, Server, invoke, soon};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+use toggled::grpc::pb::*;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::support::methods::{call, channel};
+use crate::support::signing::{Key, encoded};
+use crate::support::{Backend, Database, Issuer, Server, invoke, on_both, reason_of, soon, toggle};
 
 /// How the program ends with these settings, and what it says.
 async fn refused(settings: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -75,4 +84,305 @@ async fn a_server_starts_while_the_issuer_is_down() {
     server.ready().await;
     server.admin().await.create("a").await;
     assert!(server.terminate().await.success());
+}
+
+/// A server that lets the issuer's people in.
+async fn start(issuer: &Issuer, database: &Database, more: &[(&str, &str)]) -> Server {
+    let settings: Vec<_> = issuer.settings().into_iter().chain(more.iter().copied()).collect();
+    let mut server = Server::launch(&database.url, &settings).await;
+    server.ready().await;
+    soon("the keys to be fetched", issuer.served(1)).await;
+    // Fetched is not yet taken over.
+    let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
+    let mut client = server.client(Some(&token)).await;
+    soon("the keys to be known", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server
+}
+
+async fn who(server: &Server, token: &str) -> Result<WhoAmIResponse, Status> {
+    server.client(Some(token)).await.access.who_am_i(WhoAmIRequest {}).await.map(tonic::Response::into_inner)
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+on_both! {
+    async fn somebody_who_signs_on_becomes_a_user_with_their_first_change(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let server = start(&issuer, &database, &[]).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let claims = issuer.claims("Sue@Example.com", &["toggle_feature_flags", "view_feature_flags", "fly"]);
+        let token = issuer.token(&claims);
+
+        let me = who(&server, &token).await.unwrap();
+        let user = me.user.unwrap();
+        assert_eq!((user.id.as_str(), user.email.as_str(), me.token_id.as_str()), ("", "sue@example.com", ""));
+        assert_eq!((user.issuer(), user.subject()), (issuer.name(), "subject of Sue@Example.com"));
+        assert_eq!(me.permissions, ["toggle_feature_flags", "view_feature_flags"]);
+        let mut sue = server.client(Some(&token)).await;
+        sue.get("a").await;
+        let head = admin.log().await.len() as i64;
+
+        let flipped = sue.flip("a").await;
+
+        let log = admin.log().await;
+        let [created, flip] = &log[head as usize..] else { panic!("two entries") };
+        assert_eq!((created.action_type.as_str(), flip.action_type.as_str()), ("user_created", "toggle_enabled"));
+        assert_eq!((created.revision, flip.revision, flipped.revision), (head + 1, head + 2, head + 2));
+        for entry in [created, flip] {
+            assert_eq!((entry.user_email.as_str(), entry.user_id.as_ref()), ("sue@example.com", created.entity_id.as_ref()));
+            assert_eq!(entry.token_id, None);
+        }
+        assert!(created.new_value().contains(issuer.name()));
+        // Once: the next change is one entry, and another token of theirs is the same user.
+        let mut again = server.client(Some(&issuer.token(&claims))).await;
+        assert_eq!(again.flip("a").await.audit_log.unwrap().user_id, created.entity_id);
+        assert_eq!(admin.log().await.len() as i64, head + 3);
+        // What the issuer does not say, they may not do; and it is recorded under their name.
+        let new = CreateFeatureFlagRequest { key: "b".into(), name: "B".into(), ..Default::default() };
+        let refused = sue.toggle.create_feature_flag(new).await.unwrap_err();
+        assert_eq!(refused.message(), "Insufficient permissions: manage_feature_flags required");
+        let last = admin.log().await.pop().unwrap();
+        assert_eq!((last.action_type.as_str(), last.user_id), ("access_denied", created.entity_id.clone()));
+
+        // Shutting the user out shuts the subject out, whatever their tokens say, and their streams.
+        let viewer = issuer.token(&issuer.claims("Sue@Example.com", &["view_audit_logs"]));
+        let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+        let mut stream = server.client(Some(&viewer)).await.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+        let id = created.entity_id().to_owned();
+        admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+        for token in [&token, &viewer, &issuer.token(&claims)] {
+            assert_eq!(who(&server, token).await.unwrap_err().code(), Code::Unauthenticated);
+        }
+        let ended = soon("the stream to end", async {
+            loop {
+                if let Err(status) = stream.message().await {
+                    return status;
+                }
+            }
+        })
+        .await;
+        assert_eq!(ended.code(), Code::Unauthenticated);
+    }
+
+    async fn an_address_makes_nobody_somebody_else(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let server = start(&issuer, &database, &[]).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let head = admin.log().await.len();
+        let mut claims = issuer.claims("admin@localhost", &["toggle_feature_flags"]);
+        let error = server.client(Some(&issuer.token(&claims))).await.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+        assert_eq!((error.code(), reason_of(&error).as_str()), (Code::FailedPrecondition, "EMAIL_TAKEN"));
+        assert_eq!(admin.log().await.len(), head);
+        // The subject is who they are: a new address there makes no new user here.
+        claims["email"] = json!("sue@example.com");
+        let first = server.client(Some(&issuer.token(&claims))).await.flip("a").await.audit_log.unwrap();
+        claims["email"] = json!("susan@example.com");
+        let second = server.client(Some(&issuer.token(&claims))).await.flip("a").await.audit_log.unwrap();
+        assert_eq!((first.user_id, &*second.user_email), (second.user_id, "sue@example.com"));
+    }
+
+    async fn first_changes_at_once_make_one_user(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let servers = [start(&issuer, &database, &[]).await, start(&issuer, &database, &[]).await];
+        let mut admin = servers[0].admin().await;
+        let flag = admin.create("a").await;
+        let token = issuer.token(&issuer.claims("sue@example.com", &["toggle_feature_flags"]));
+        let mut flips = tokio::task::JoinSet::new();
+        for round in 0..16 {
+            let mut client = servers[round % 2].client(Some(&token)).await;
+            let request = ToggleFeatureFlagRequest { flag: Some(toggle_feature_flag_request::Flag::Id(flag.id.clone())), ..Default::default() };
+            flips.spawn(async move { client.toggle.toggle_feature_flag(request).await.map(drop) });
+        }
+        let mut made = 0;
+        while let Some(flip) = soon("a flip", flips.join_next()).await {
+            match flip.unwrap() {
+                Ok(()) => made += 1,
+                // The other server may not have seen the flag yet.
+                Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
+            }
+        }
+        let log = admin.log().await;
+        let of_sue = |action: &str| log.iter().filter(|e| e.user_email == "sue@example.com" && e.action_type.starts_with(action)).count();
+        assert!(made >= 8, "{made}");
+        assert_eq!((of_sue("user_created"), of_sue("toggle_")), (1, made));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_that_is_not_good_lets_nobody_in() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let (key, rsa) = (Key::p256("first"), Key::rsa("rsa"));
+    issuer.rotate(vec![key.clone(), rsa.clone(), Key::ed25519("ed")]);
+    let server = start(&issuer, &database, &[]).await;
+    let claims = issuer.claims("sue@example.com", &["view_feature_flags", "view_audit_logs"]);
+    let but = |name: &str, value: Value| {
+        let mut claims = claims.clone();
+        claims[name] = value;
+        key.token(&claims)
+    };
+    let header = |algorithm: &str, id: &str| json!({"typ": "JWT", "alg": algorithm, "kid": id});
+    let unsigned = |algorithm: &str, id: &str| {
+        let parts = [header(algorithm, id), claims.clone()].map(|part| encoded(part.to_string().as_bytes()));
+        parts.join(".")
+    };
+    // HMAC with what everybody knows of the RSA key.
+    let confused = {
+        let message = unsigned("HS256", "rsa");
+        let hmac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &rsa.public()), message.as_bytes());
+        format!("{message}.{}", encoded(hmac.as_ref()))
+    };
+    let good = key.token(&claims);
+    let tampered = {
+        let mut other = claims.clone();
+        other["sub"] = json!("somebody else");
+        let parts: Vec<_> = good.split('.').collect();
+        format!("{}.{}.{}", parts[0], encoded(other.to_string().as_bytes()), parts[2])
+    };
+    let bad = [
+        ("another audience", but("aud", json!("others"))),
+        ("another issuer", but("iss", json!("https://id.example.com"))),
+        ("expired", but("exp", json!(now() - 60))),
+        ("not valid yet", but("nbf", json!(now() + 600))),
+        ("from the future", but("iat", json!(now() + 600))),
+        ("no end", but("exp", json!(null))),
+        ("nobody", but("sub", json!(""))),
+        ("no address", but("email", json!("nobody"))),
+        ("an address that is not theirs", but("email_verified", json!(false))),
+        ("an unknown key", Key::p256("unknown").token(&claims)),
+        ("a key of another with its name", Key::p256("first").token(&claims)),
+        ("no signature", format!("{}.", unsigned("none", "first"))),
+        ("none, and something signed", key.token_with(&header("none", "first"), &claims)),
+        ("HMAC with the public key", confused),
+        ("the algorithm of another key", key.token_with(&header("RS256", "first"), &claims)),
+        ("the name of another key", key.token_with(&header("ES256", "rsa"), &claims)),
+        (
+            "something critical",
+            key.token_with(&json!({"alg": "ES256", "kid": "first", "crit": ["x"], "x": 1}), &claims),
+        ),
+        ("changed", tampered),
+        ("cut short", good[..good.len() - 4].to_owned()),
+    ];
+    let channel = channel(&server).await;
+    for path in ["/toggled.v1.ToggleService/ListFeatureFlags", "/toggled.v1.AuditService/StreamAuditLogs"] {
+        for (what, token) in &bad {
+            let authorization: MetadataValue<_> = format!("Bearer {token}").parse().unwrap();
+            let status = call(&channel, path, [authorization]).await.unwrap_err();
+            assert_eq!(
+                (status.code(), reason_of(&status).as_str()),
+                (Code::Unauthenticated, "UNAUTHENTICATED"),
+                "{what}"
+            );
+            assert!(status.message().starts_with("a valid bearer token is required"), "{what}: {status}");
+        }
+        for key in [&key, &rsa] {
+            let authorization: MetadataValue<_> = format!("Bearer {}", key.token(&claims)).parse().unwrap();
+            call(&channel, path, [authorization]).await.unwrap();
+        }
+    }
+    // More than a header may hold is turned away by the transport, and what comes after is served.
+    let huge = key.token(&json!({"iss": issuer.name(), "x": "x".repeat(1_000_000)}));
+    let authorization: MetadataValue<_> = format!("Bearer {huge}").parse().unwrap();
+    call(&channel, "/toggled.v1.AccessService/WhoAmI", [authorization]).await.unwrap_err();
+    who(&server, &good).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let server = start(&issuer, &database, &[]).await;
+    let claims = issuer.claims("sue@example.com", &[]);
+    let old = issuer.token(&claims);
+    who(&server, &old).await.unwrap();
+
+    issuer.rotate(vec![Key::ed25519("second")]);
+    let new = issuer.token(&claims);
+    // At the first call already, unless the keys were asked for a moment ago.
+    let mut client = server.client(Some(&new)).await;
+    soon("the new key to be known", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    assert_eq!(who(&server, &old).await.unwrap_err().code(), Code::Unauthenticated);
+
+    // An issuer that is down shuts nobody out whose key is known; and one with another key cannot be told from a forger.
+    issuer.stop().await;
+    who(&server, &new).await.unwrap();
+    who(&server, &issuer.token(&issuer.claims("joe@example.com", &[]))).await.unwrap();
+    let unknown = Key::p256("third").token(&claims);
+    assert_eq!(who(&server, &unknown).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn while_the_issuer_has_never_answered_its_people_are_told_to_come_back() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    issuer.stop().await;
+    let mut server = Server::launch(&database.url, &issuer.settings()).await;
+    server.ready().await;
+    let token = issuer.token(&issuer.claims("sue@example.com", &[]));
+    let status = who(&server, &token).await.unwrap_err();
+    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "ISSUER_UNAVAILABLE"));
+    issuer.start_again().await;
+    let mut client = server.client(Some(&token)).await;
+    soon("the keys to be fetched", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// The issuer's clock may be half a minute from ours: a token works so long after its `exp`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_token_that_let_it_in() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let server = start(&issuer, &database, &[]).await;
+    let mut claims = issuer.claims("sue@example.com", &["view_audit_logs"]);
+    claims["exp"] = json!(now() - 27);
+    let mut sue = server.client(Some(&issuer.token(&claims))).await;
+    let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+    let mut stream = sue.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    let ended = soon("the stream to end", async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(ended.code(), Code::Unauthenticated);
+    assert_eq!(sue.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_allow_what_the_setting_says_and_nothing_else_does() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let groups = "cn=ops,ou=x=toggle_feature_flags+view_feature_flags; auditors=view_audit_logs";
+    let more = [("TOGGLED_OIDC_PERMISSIONS_CLAIM", "/realm_access/roles"), ("TOGGLED_OIDC_GROUP", groups)];
+    let server = start(&issuer, &database, &more).await;
+    let mut claims = issuer.claims("sue@example.com", &["manage_access"]);
+    for (roles, expected) in [
+        (json!(["cn=ops,ou=x"]), &["toggle_feature_flags", "view_feature_flags"][..]),
+        (
+            json!(["auditors", "cn=ops,ou=x", "others"]),
+            &["toggle_feature_flags", "view_audit_logs", "view_feature_flags"],
+        ),
+        (json!(["manage_access"]), &[]),
+        (json!("auditors others"), &["view_audit_logs"]),
+    ] {
+        claims["realm_access"] = json!({ "roles": roles });
+        assert_eq!(who(&server, &issuer.token(&claims)).await.unwrap().permissions, expected, "{roles}");
+    }
 }
