@@ -16,5 +16,6 @@ mod single_sign_on;
 mod startup;
 mod store;
 mod support;
+mod telemetry;
 mod tls;
 mod toggle;

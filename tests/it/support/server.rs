@@ -120,6 +120,15 @@ impl Log {
         let heard = async { while !self.0.next_line().await.unwrap().unwrap().contains(words) {} };
         soon(words, heard).await;
     }
+
+    /// All that is left, once the server has stopped.
+    pub async fn rest(mut self) -> String {
+        let mut words = String::new();
+        while let Some(line) = soon("the last of the log", self.0.next_line()).await.unwrap() {
+            words += &format!("{line}\n");
+        }
+        words
+    }
 }
 
 /// Runs the program to its end.

@@ -1,0 +1,59 @@
+//! What the people who run it are told: metrics and log lines.
+
+use std::net::TcpListener;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use crate::support::methods::{call, channel};
+use crate::support::{Backend, Database, Server, invoke, soon};
+
+/// What Prometheus would be told.
+async fn scrape(address: &str) -> String {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    soon("the metrics", stream.read_to_string(&mut answer)).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    answer
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_authentications_are_counted_by_reason_and_logged_without_the_token() {
+    let database = Database::new(Backend::Sqlite).await;
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (mut server, log) = Server::launch_logged(&database.url, &[("TOGGLED_METRICS_LISTEN", &free)]).await;
+    server.ready().await;
+    let channel = channel(&server).await;
+    let guessed = "a-token-that-somebody-has-guessed-badly";
+    let path = "/toggled.v1.ToggleService/ListFeatureFlags";
+    for value in [Some(format!("Bearer {guessed}")), Some("Basic x".to_owned()), None] {
+        for _ in 0..3 {
+            let value: Option<MetadataValue<Ascii>> = value.as_ref().map(|text| text.parse().unwrap());
+            call(&channel, path, value).await.unwrap_err();
+        }
+    }
+    let metrics = scrape(&free).await;
+    for reason in ["unknown", "malformed", "missing"] {
+        let line = format!("toggled_authentication_failures_total{{reason=\"{reason}\"}} 3");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+    assert!(server.terminate().await.success());
+    let words = log.rest().await;
+    let told: Vec<_> = words.lines().filter(|line| line.contains("a call was not authenticated")).collect();
+    assert_eq!(told.len(), 1, "now and then, not each: {told:?}");
+    assert!(told[0].contains("reason=\"unknown\"") && told[0].contains("127.0.0.1:"), "{told:?}");
+    assert!(!words.contains(guessed) && !metrics.contains(guessed));
+}
+
+#[tokio::test]
+async fn metrics_that_cannot_be_served_are_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let settings = [("TOGGLED_METRICS_LISTEN", address.as_str()), ("TOGGLED_LISTEN", "127.0.0.1:0")];
+    let output = invoke(&["serve"], &settings).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("metrics") && told.contains(&address), "{told}");
+}
