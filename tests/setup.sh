@@ -29,6 +29,7 @@ find_missing() {
     need python3-venv python3 -c 'import ensurepip, venv'
     need nodejs node --version
     need npm npm --version
+    need jq jq --version
   fi
 }
 

@@ -33,7 +33,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
-    Serve(config::Serve),
+    Serve(Box<config::Serve>),
     /// Change the schema of the database, or show its state; serve brings it up to date by itself
     Migrate(migrate::Migrate),
     /// Create and list users on the database itself, without a server or a token; audited as cli@HOST
@@ -80,7 +80,7 @@ fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         match command {
-            Command::Serve(settings) => serve::run(settings).await,
+            Command::Serve(settings) => serve::run(*settings).await,
             Command::Migrate(settings) => migrate::run(settings).await,
             Command::User(settings) => user::run(settings).await,
             Command::Token(settings) => token::run(settings).await,

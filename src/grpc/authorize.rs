@@ -72,7 +72,7 @@ where
             Ok(Arrived::Unverified(unverified)) => {
                 Either::Right(verified(self.layer.clone(), unverified, inner, request))
             }
-            Err(error) => now(error),
+            Err(error) => now::<S>(error),
         }
     }
 }
@@ -100,7 +100,7 @@ impl AuthorizeLayer {
             Admission::Lacking(call, method, permission) if method.changes() => {
                 Either::Right(refused(inner, request, self.denials.clone(), call, method, permission))
             }
-            Admission::Lacking(_, _, permission) => now(Error::PermissionDenied(permission)),
+            Admission::Lacking(_, _, permission) => now::<S>(Error::PermissionDenied(permission)),
         }
     }
 }
@@ -108,7 +108,7 @@ impl AuthorizeLayer {
 /// An answer that takes more than the service's own.
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
-fn now<E, A, B>(error: Error) -> Either<Either<Ready<Result<Response<Body>, E>>, A>, B> {
+fn now<S: Service<Request<Body>>>(error: Error) -> Answer<S> {
     Either::Left(Either::Left(ready(Ok(status(error).into_http()))))
 }
 
