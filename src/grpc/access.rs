@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use super::call::Call;
+use super::authorize::Call;
 use super::change::{Changes, REPLAYED, change};
 use super::fields::{Edge, Fields};
 use super::paging::Paging;

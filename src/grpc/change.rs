@@ -5,8 +5,7 @@ use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
-use super::call::Call;
-use super::denials::Denials;
+use super::authorize::{Call, Denials};
 use super::fields::Fields;
 use super::status::status;
 use crate::committer::{Proposals, Reply};

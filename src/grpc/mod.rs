@@ -4,14 +4,9 @@
 mod access;
 mod audit;
 mod authorize;
-mod call;
 mod change;
 mod convert;
-mod denials;
-mod failures;
 mod fields;
-mod gate;
-mod guard;
 mod incoming;
 mod paging;
 pub mod pb;

@@ -15,11 +15,8 @@ use tower::layer::util::{Identity, Stack};
 
 use super::access::Access;
 use super::audit::Audit;
-use super::authorize::AuthorizeLayer;
+use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
-use super::denials::Denials;
-use super::failures::Failures;
-use super::gate::Gate;
 use super::incoming::incoming;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;

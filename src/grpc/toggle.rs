@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use tonic::{Request, Response, Status};
 
-use super::call::Call;
+use super::authorize::Call;
 use super::change::{Changes, change};
 use super::fields::Fields;
 use super::paging::Paging;

@@ -3,6 +3,12 @@
 //! It lies around all services at once, so that no service and no kind of method can be left out of it, and it lets
 //! through only what the policies name. A stream stays under its eyes: it ends when what let its caller in does.
 
+mod call;
+mod denials;
+mod failures;
+mod gate;
+mod guard;
+
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -11,14 +17,17 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::call::Call;
-use super::denials::{self, Denials};
-use super::gate::{Admission, Arrived, Gate, Unverified};
-use super::guard::guard;
 use super::status::status;
 use crate::auth::policy::Method;
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
+use gate::{Admission, Arrived, Unverified};
+use guard::guard;
+
+pub(super) use call::Call;
+pub(super) use denials::Denials;
+pub(super) use failures::Failures;
+pub(super) use gate::Gate;
 
 /// Puts [`Authorize`] around a service.
 #[derive(Clone)]

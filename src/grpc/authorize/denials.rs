@@ -37,7 +37,7 @@ const REMEMBERED: usize = 10_000;
 
 /// Records refusals: a few a minute of each caller, so that nobody can flood the log.
 #[derive(Clone)]
-pub struct Denials {
+pub(in crate::grpc) struct Denials {
     proposals: Proposals,
     clock: Arc<dyn Clock>,
     windows: Arc<Mutex<HashMap<CallerKey, Window>>>,
@@ -59,7 +59,7 @@ impl Denials {
 
     /// Records that `call` was refused, unless its caller has been refused too often lately. Waits for the record, for a
     /// while; whoever stops waiting does not stop it.
-    pub(super) async fn record(&self, call: &Call, permission: Permission, named: Option<Named>) {
+    pub(in crate::grpc) async fn record(&self, call: &Call, permission: Permission, named: Option<Named>) {
         let Some((key, actor)) = call.caller.key().zip(call.actor().ok()) else { return };
         let Some(suppressed) = self.admit(&key) else { return };
         let proposal = Proposal {

@@ -8,8 +8,8 @@ use http_body::{Frame, SizeHint};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::status::status;
 use crate::domain::error::Error;
+use crate::grpc::status::status;
 
 type Ended = Pin<Box<dyn Future<Output = Error> + Send>>;
 

@@ -10,7 +10,6 @@ use tokio::time::Instant;
 
 use super::call::{Call, deadline, origin};
 use super::failures::{Failures, Why};
-use super::incoming::Peer;
 use crate::auth::jwt::{Rejected, SignOn};
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Method, Policies, Policy};
@@ -21,6 +20,7 @@ use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::Email;
 use crate::domain::time::Clock;
+use crate::grpc::incoming::Peer;
 use crate::mirror::Mirror;
 use crate::tls::ClientCertificate;
 
@@ -69,7 +69,7 @@ enum Shown {
 }
 
 /// Decides on the users and tokens in the mirror, without ever asking the database.
-pub(super) struct Gate {
+pub(in crate::grpc) struct Gate {
     pub policies: Policies,
     pub mirror: Arc<Mirror>,
     pub clock: Arc<dyn Clock>,
@@ -83,7 +83,7 @@ pub(super) struct Gate {
 
 impl Gate {
     /// What to let a request in as.
-    pub fn admit<B>(&self, request: &Request<B>) -> Result<Arrived, Error> {
+    pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Arrived, Error> {
         let path = request.uri().path();
         let method = self.policies.method(path);
         if method.is_some_and(|method| method.policy == Policy::Public) {
@@ -105,7 +105,7 @@ impl Gate {
     }
 
     /// What to let a request in as whose token has to be verified; `sign_on` may have to ask its issuer for new keys.
-    pub async fn verify(&self, unverified: Unverified) -> Result<Admission, Error> {
+    pub(super) async fn verify(&self, unverified: Unverified) -> Result<Admission, Error> {
         let Unverified { arrival, token, hash } = unverified;
         let Some(sign_on) = &self.sign_on else { return Err(self.refuse(Why::Unknown, &arrival)) };
         let verified = sign_on.verify(&token, &hash, self.clock.now());
@@ -183,7 +183,7 @@ impl Gate {
 
     /// Waits until a caller may no longer do what they were let in for, and says why. Woken by changes to users and tokens
     /// and by the clock.
-    pub async fn lost(&self, credential: Credential, permission: Option<Permission>) -> Error {
+    pub(super) async fn lost(&self, credential: Credential, permission: Option<Permission>) -> Error {
         let mut changes = self.mirror.access_changes();
         loop {
             changes.borrow_and_update();

@@ -40,7 +40,7 @@ impl Why {
 
 /// Notes failed authentications.
 #[derive(Default)]
-pub(super) struct Failures(Mutex<Quiet>);
+pub(in crate::grpc) struct Failures(Mutex<Quiet>);
 
 /// Since when nothing was logged, and how much.
 #[derive(Default)]
@@ -50,7 +50,7 @@ struct Quiet {
 }
 
 impl Failures {
-    pub fn note(&self, why: Why, origin: &Origin) {
+    pub(super) fn note(&self, why: Why, origin: &Origin) {
         metrics::counter!(crate::telemetry::AUTHENTICATION_FAILURES, "reason" => why.label()).increment(1);
         let Some(unlogged) = self.0.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now()) else { return };
         let (reason, peer) = (why.label(), origin.peer.as_deref().unwrap_or_default());

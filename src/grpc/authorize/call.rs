@@ -7,11 +7,11 @@ use http::header::USER_AGENT;
 use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
-use super::incoming::Peer;
 use crate::auth::Caller;
 use crate::domain::access::Permission;
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
+use crate::grpc::incoming::Peer;
 
 /// As much of a `user-agent` as the log keeps, in characters.
 const USER_AGENT_LIMIT: usize = 512;
@@ -22,7 +22,7 @@ const ANSWER_AHEAD: Duration = Duration::from_millis(200);
 
 /// A call that was let in, for the handler.
 #[derive(Debug, Clone)]
-pub(super) struct Call {
+pub(in crate::grpc) struct Call {
     /// Who calls.
     pub caller: Caller,
     /// What the method demands; `None` where any caller will do.
