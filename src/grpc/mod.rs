@@ -1,5 +1,5 @@
 //! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one file a service. Nothing outside this folder names tonic or the generated types.
+//! and one part a service. Nothing outside this folder names tonic or the generated types.
 
 mod access;
 mod audit;

@@ -1,0 +1,85 @@
+//! AuditService: reading and following the log. Always from the database: an answer is complete or it is an error.
+
+mod list;
+mod tail;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::fields::Fields;
+use super::pb;
+use super::pb::audit_service_server::AuditService;
+use super::status::{read_failed, status};
+use crate::domain::error::Error;
+use crate::mirror::Mirror;
+use crate::store::Store;
+use list::List;
+use tail::{Messages, Tail};
+
+/// AuditService.
+pub struct Audit {
+    store: Arc<dyn Store>,
+    mirror: Arc<Mirror>,
+    shutdown: CancellationToken,
+}
+
+impl Audit {
+    /// The service on these parts; streams end when `shutdown` is cancelled.
+    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
+        Self { store, mirror, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl AuditService for Audit {
+    async fn list_audit_logs(
+        &self,
+        request: Request<pb::ListAuditLogsRequest>,
+    ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
+        let list = List::parse(request.into_inner()).map_err(status)?;
+        list.page(&*self.store).await.map(Response::new)
+    }
+
+    async fn get_audit_log(
+        &self,
+        request: Request<pb::GetAuditLogRequest>,
+    ) -> Result<Response<pb::GetAuditLogResponse>, Status> {
+        let mut fields = Fields::default();
+        let id = fields.uuid("id", &request.get_ref().id);
+        let id = fields.finish(id).map_err(status)?;
+        let entry = self.store.entry(id).await.map_err(read_failed)?;
+        let entry = entry.ok_or_else(|| status(Error::AuditLogNotFound(id)))?;
+        Ok(Response::new(pb::GetAuditLogResponse { audit_log: Some((&entry).into()) }))
+    }
+
+    type StreamAuditLogsStream = Messages;
+
+    async fn stream_audit_logs(
+        &self,
+        request: Request<pb::StreamAuditLogsRequest>,
+    ) -> Result<Response<Messages>, Status> {
+        let request = Tail::parse(request.into_inner()).map_err(status)?;
+        let head = self.store.head().await.map_err(read_failed)?;
+        let tail = request.start(&*self.store, &head).await?;
+        Ok(Response::new(tail.messages(Arc::clone(&self.store), self.mirror.revisions(), self.shutdown.clone())))
+    }
+}
+
+/// The conditions that both requests have, under the same names.
+macro_rules! conditions {
+    ($fields:ident, $request:ident) => {{
+        let filter = $fields.filter(
+            $request.user_id.as_deref(),
+            $request.user_email.as_deref(),
+            $request.entity_type.as_deref(),
+            $request.entity_id.as_deref(),
+            $request.action_type.as_deref(),
+        );
+        let from = $fields.time("from_date", Edge::From, $request.from_date);
+        let to = $fields.time("to_date", Edge::To, $request.to_date);
+        (filter, Period { from, to })
+    }};
+}
+use conditions;
