@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::auth::jwt::SignOn;
@@ -16,6 +15,8 @@ use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
 use crate::domain::Revision;
+use crate::domain::access::Permission;
+use crate::domain::state::State;
 use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::grpc;
@@ -87,6 +88,9 @@ pub enum ServerError {
     /// The one task that writes has died, and with it the point of going on.
     #[error("the committer has stopped: {0}")]
     Committer(String),
+    /// Something that keeps it up to date has died.
+    #[error("a task in the background has stopped: {0}")]
+    Background(String),
 }
 
 /// Serves until it is told to stop. `ready` is called once, when the database has answered and calls are served.
@@ -109,7 +113,10 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         shutdown: shutdown.clone(),
     })
     .await?;
-    let _reloading = tls.clone().map(|tls| AbortOnDropHandle::new(tokio::spawn(async move { tls.follow().await })));
+    let mut background = JoinSet::new();
+    if let Some(tls) = tls.clone() {
+        background.spawn(async move { tls.follow().await });
+    }
     // Calls are taken before the database answers, so that health can say that it does not.
     let mut serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
 
@@ -121,12 +128,12 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
     drop(proposals);
-    let mut background = vec![
-        tokio::spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL)),
-        tokio::spawn(sweep(Arc::clone(&store), clock)),
-        tokio::spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used))),
-    ];
-    background.extend(sign_on.map(|sign_on| tokio::spawn(async move { sign_on.keep_fresh().await })));
+    background.spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL));
+    background.spawn(sweep(Arc::clone(&store), clock));
+    background.spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used)));
+    if let Some(sign_on) = sign_on {
+        background.spawn(async move { sign_on.keep_fresh().await });
+    }
     health.announce(true).await;
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
@@ -138,12 +145,12 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         () = shutdown.cancelled() => {}
         ended = &mut serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
         died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
+        // None of them ever ends by itself: a server that no longer follows would let in whom others have shut out.
+        Some(died) = background.join_next() => return Err(ServerError::Background(format!("{died:?}"))),
     }
     health.announce(false).await;
     let ended = finish(serving).await;
-    for task in background {
-        task.abort();
-    }
+    background.abort_all();
     if tokio::time::timeout(GRACE, write_last_used(&*store, &last_used)).await.is_err() {
         tracing::warn!("it was not written down when tokens were last used: no answer in time");
     }
@@ -189,14 +196,15 @@ async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
     }
 }
 
-/// A log that nobody has written to gets its first administrator.
+/// A database in which nobody has ever held `manage_access` gets its first administrator.
 async fn first_start(
     mirror: &Mirror,
     proposals: &Proposals,
     own: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenPlace>, ServerError> {
-    if mirror.read(|state| state.head().revision) != Some(0) {
+    let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
+    if mirror.read(managed).unwrap_or(true) {
         return Ok(None);
     }
     let folder = store.folder().unwrap_or_default();

@@ -10,11 +10,13 @@ mod user;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 
 use crate::config;
+use crate::store::Store;
 
 /// Exit status for a setting or argument that is wrong (EX_USAGE of sysexits.h).
 const EXIT_USAGE: u8 = 64;
@@ -95,8 +97,13 @@ fn complain(line: &str) {
 
 /// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.
 fn say(text: &str) {
+    let _ = hand_over(text);
+}
+
+/// What is lost if it is not read.
+fn hand_over(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+    writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
 /// `toggled` and `toggled --listen ...` mean `toggled serve`.
@@ -121,7 +128,7 @@ fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(EXIT_USAGE)
 }
 
-fn open(database: &config::Database) -> Result<std::sync::Arc<dyn crate::store::Store>, Failure> {
-    let url = &database.database_url;
-    crate::store::open(url).map_err(|rule| Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}")))
+/// A database that a setting names; a wrong setting is told by its name.
+fn opened(store: Result<Arc<dyn Store>, String>) -> Result<Arc<dyn Store>, Failure> {
+    store.map_err(|rule| Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}")))
 }

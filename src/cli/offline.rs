@@ -18,7 +18,7 @@ use crate::domain::state::State;
 use crate::domain::text::{Email, Reason};
 use crate::domain::time::SystemClock;
 use crate::mirror::Mirror;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::telemetry;
 
 /// Which database, and what is logged.
@@ -31,9 +31,15 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// A SQLite file that is not there is made.
     pub(super) fn open(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::start(&self.logging.log);
-        super::open(&self.database)
+        super::opened(store::open(&self.database.database_url))
+    }
+
+    fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
+        telemetry::start(&self.logging.log);
+        super::opened(store::open_existing(&self.database.database_url))
     }
 }
 
@@ -56,7 +62,7 @@ pub(super) struct Offline {
 
 impl Offline {
     pub async fn open(target: &Target) -> Result<Self, Failure> {
-        let store = target.open()?;
+        let store = target.open_existing()?;
         // A schema is brought up to date by whoever serves it: this may be a newer program beside an older server.
         if store.migrations().await?.iter().any(|migration| !migration.applied) {
             let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());

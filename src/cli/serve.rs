@@ -15,7 +15,7 @@ use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
 use crate::server::{self, Parts, Ready};
 use crate::tls::{Files, Tls};
-use crate::{config, telemetry};
+use crate::{config, store, telemetry};
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     telemetry::start(&settings.logging.log);
@@ -28,7 +28,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         None => None,
     };
     let sign_on = sign_on(&settings.sign_on).await?;
-    let store = super::open(&settings.database)?;
+    let store = super::opened(store::open(&settings.database.database_url))?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!("cannot listen on {}: {error}", settings.listen),

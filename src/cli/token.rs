@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::offline::{Offline, Target, Why, permission};
 use super::table::Table;
-use super::{EXIT_FAILURE, Failure, complain, say};
+use super::{EXIT_FAILURE, Failure, complain, hand_over, say};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::domain::access::{Permission, Token as ApiToken};
@@ -91,14 +91,16 @@ async fn create(settings: Create) -> Result<(), Failure> {
         secret_hash: auth::hash(secret.reveal().as_bytes()),
     });
     let answer = offline.change("toggled token create", command, settings.why).await?;
-    offline.close().await?;
     let Object::Token(token) = answer.object else {
         return Err(Failure { code: EXIT_FAILURE, line: "no token was created".to_owned() });
     };
     // The secret alone goes to standard output, for a script to keep.
     complain(&format!("token {} of {}; its secret is shown this once", token.id, user.email));
-    say(secret.reveal());
-    Ok(())
+    hand_over(secret.reveal()).map_err(|error| Failure {
+        code: EXIT_FAILURE,
+        line: format!("the secret could not be written ({error}): revoke the token {} and create another", token.id),
+    })?;
+    offline.close().await
 }
 
 async fn list(user: Option<String>, target: &Target) -> Result<(), Failure> {

@@ -69,7 +69,7 @@ pub struct State {
     accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     secrets: HashMap<SecretHash, Uuid>,
-    /// Whose tokens there are, with each user's in the order of their ids, which is that of their creation.
+    /// Whose tokens there are, with each user's in the order of their ids: oldest first, as far as clocks agree.
     owners: BTreeSet<(Uuid, Uuid)>,
 }
 
@@ -157,7 +157,7 @@ impl State {
         self.users.get(self.emails.get(email)?)
     }
 
-    /// A user's tokens, oldest first, from the first after `after`.
+    /// A user's tokens in the order of their ids, from the first after `after`.
     pub fn tokens_of(&self, user_id: Uuid, after: Option<Uuid>) -> impl Iterator<Item = &Arc<Token>> {
         let from = Bound::Excluded((user_id, after.unwrap_or(Uuid::nil())));
         let to = Bound::Included((user_id, Uuid::max()));

@@ -6,11 +6,12 @@ use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use super::authorize::Call;
-use super::change::{Changes, REPLAYED, change};
+use super::change::{Changes, change};
 use super::fields::{Edge, Fields};
 use super::paging::Paging;
 use super::pb::access_service_server::AccessService;
 use super::reads::Reads;
+use super::replay::REPLAYED;
 use super::status::{read_failed, status};
 use super::{convert, pb};
 use crate::auth;

@@ -1,20 +1,17 @@
 //! What all changing methods have in common: from a request to a proposal, and from its reply to a response.
 
 use prost::Message;
-use sha2::{Digest, Sha256};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::authorize::{Call, Denials};
 use super::fields::Fields;
+use super::replay::{REPLAYED, digest};
 use super::status::status;
 use crate::committer::{Proposals, Reply};
 use crate::domain::advance::{Answer, Command, Named, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
-
-/// Marks an answer that was given before.
-pub(super) const REPLAYED: &str = "x-request-replayed";
 
 /// A request to change something.
 pub(super) trait Change: Message + Default {
@@ -72,15 +69,14 @@ impl Changes {
         parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
         let call = Call::of(&request).map_err(status)?.clone();
-        let (named, reply) = match proposal(request, parse) {
-            Ok(proposal) => (named(&proposal.command), self.proposals.propose(proposal, call.deadline).await),
-            Err(error) => (None, Err(error)),
-        };
-        let reply = match reply {
-            Ok(reply) => reply,
-            Err(error) => return Err(status(self.refuse(&call, named, error).await)),
-        };
-        match reply {
+        let proposal = proposal(request, parse).map_err(status)?;
+        let named = named(&proposal.command);
+        let reply = self.proposals.propose(proposal, call.deadline).await;
+        if let Err(Error::PermissionDenied(missing)) = reply {
+            // To grant what one does not hold, for one.
+            self.denials.record(&call, missing, named).await;
+        }
+        match reply.map_err(status)? {
             Reply::Answer(answer) => Ok(Response::new(R::response(&answer))),
             Reply::Replayed(bytes) => {
                 let stored = R::Response::decode(&bytes[..])
@@ -90,20 +86,6 @@ impl Changes {
                 Ok(response)
             }
         }
-    }
-
-    /// What a change that was not made is answered with. Whoever lacks a permission is told so before anything else, and
-    /// it is recorded.
-    async fn refuse(&self, call: &Call, named: Option<Named>, error: Error) -> Error {
-        let missing = match error {
-            Error::PermissionDenied(missing) => Some(missing),
-            // Nothing but the answer of the first time would have been for them.
-            Error::Invalid(_) if call.only_to_replay => call.permission,
-            _ => None,
-        };
-        let Some(missing) = missing else { return error };
-        self.denials.record(call, missing, named).await;
-        Error::PermissionDenied(missing)
     }
 }
 
@@ -137,10 +119,9 @@ fn proposal<R: Change>(
     let mut body = request.into_inner();
     let mut fields = Fields::default();
     let request_id = body.take_request_id();
-    let key = request_id.and_then(|id| fields.parse("request_id", &id, RequestId::parse)).map(|id| {
-        let digest = Sha256::new().chain_update(&*origin.method).chain_update([0]).chain_update(body.encode_to_vec());
-        RequestKey { id, digest: digest.finalize().into() }
-    });
+    let key = request_id
+        .and_then(|id| fields.parse("request_id", &id, RequestId::parse))
+        .map(|id| RequestKey { id, digest: digest(&origin.method, &body.encode_to_vec()) });
     let given = Some(body.reason()).filter(|reason| !reason.is_empty());
     let reason = given.and_then(|reason| fields.parse("reason", reason, Reason::parse));
     let command = parse(&body, &mut fields);

@@ -22,8 +22,8 @@ use crate::tls::{ClientCertificate, Tls, TlsStream};
 /// going to call.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many handshakes may be under way. Past it the oldest gives way to the newest: clients that connect and say nothing
-/// keep nobody else out.
+/// How many handshakes may be under way. Past it the oldest gives way to the newest: a few clients that connect and say
+/// nothing keep nobody else out, as a handshake that goes on is done long before it is the oldest.
 const PENDING_HANDSHAKES: usize = 256;
 
 /// How long to wait when the system gives us no connection: most likely it has no file descriptor left, and says so

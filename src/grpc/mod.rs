@@ -11,6 +11,7 @@ mod incoming;
 mod paging;
 pub mod pb;
 mod reads;
+mod replay;
 mod router;
 mod status;
 mod toggle;

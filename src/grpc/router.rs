@@ -102,7 +102,7 @@ impl Router {
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
         let Parts { store, mirror, clock, proposals, last_used, certificate_users, sign_on, shutdown } = parts;
-        let denials = Denials::new(proposals.clone(), Arc::clone(&clock));
+        let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
         let gate = Gate {
             policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
             mirror: Arc::clone(&mirror),

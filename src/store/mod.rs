@@ -223,13 +223,25 @@ pub trait Writer: Send + Sync {
 }
 
 /// Opens the database at `url`: `sqlite://path` or `postgres://user:password@host:port/database`. Connects at the first
-/// use, not before.
+/// use, not before; a SQLite file that is not there is made then.
 ///
 /// # Errors
 /// A line for a person, when the URL cannot be used.
 pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
+    open_or_create(url, true)
+}
+
+/// As [`open`], for who expects a database there: a file that is not there is not made.
+///
+/// # Errors
+/// A line for a person, when the URL cannot be used.
+pub fn open_existing(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
+    open_or_create(url, false)
+}
+
+fn open_or_create(url: &str, create: bool) -> Result<std::sync::Arc<dyn Store>, String> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(std::sync::Arc::new(SqliteStore::open(url)?)),
+        Some("sqlite") => Ok(std::sync::Arc::new(SqliteStore::open(url, create)?)),
         Some("postgres" | "postgresql") => Ok(std::sync::Arc::new(PostgresStore::open(url)?)),
         _ => Err("must begin with sqlite:// or postgres://".to_owned()),
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use sqlx::{Connection, Executor, PgConnection};
 use toggled::grpc::pb::*;
 use tonic::{Code, Status};
 
@@ -290,4 +291,31 @@ async fn an_expired_token_is_refused() {
     let secret = new_token(&mut admin, &user.id, Some(end)).await.secret;
     until_refused(&mut server.client(Some(&secret)).await).await;
     assert!(std::time::SystemTime::now() >= end);
+}
+
+/// Nobody has to ask the database who calls: it can be gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn callers_are_known_and_flags_read_without_the_database() {
+    let database = Database::new(crate::support::Backend::Postgres).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    let flag = admin.create("a").await;
+    let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let (server_url, name) = database.url.rsplit_once('/').unwrap();
+    let mut elsewhere = PgConnection::connect(&format!("{server_url}/postgres")).await.unwrap();
+    for statement in [
+        format!("ALTER DATABASE {name} ALLOW_CONNECTIONS false"),
+        format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"),
+    ] {
+        elsewhere.execute(sqlx::AssertSqlSafe(statement)).await.unwrap();
+    }
+
+    let mut ann = server.client(Some(&secret)).await;
+    assert_eq!(me(&mut ann).await.0.email, "ann@example.com");
+    assert_eq!(ann.get("a").await, flag);
+    let refused = ann.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let failed = admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+    assert_eq!((failed.code(), reason_of(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+    until_refused(&mut server.client(Some("a-token-that-nobody-has-ever-made")).await).await;
 }

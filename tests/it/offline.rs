@@ -2,7 +2,7 @@
 
 use toggled::grpc::pb::*;
 
-use crate::support::{Database, Server, invoke, on_both, soon, toggle};
+use crate::support::{Backend, Database, Server, invoke, on_both, soon, toggle};
 
 /// What it prints when it succeeds.
 async fn toggled(url: &str, arguments: &[&str]) -> String {
@@ -78,8 +78,14 @@ on_both! {
     async fn what_cannot_be_done_offline_is_told_in_one_line(backend: Backend) {
         let database = Database::new(backend).await;
         let url = &database.url;
-        let told = complaint(url, &["user", "list"], 1).await;
-        assert!(told.contains("toggled migrate up"), "{told}");
+        if backend == Backend::Postgres {
+            let told = complaint(url, &["user", "list"], 1).await;
+            assert!(told.contains("toggled migrate up"), "{told}");
+        } else {
+            // A path with a slip in it makes no new database.
+            complaint(url, &["user", "list"], 1).await;
+            assert!(!std::path::Path::new(url.strip_prefix("sqlite://").unwrap()).exists());
+        }
         toggled(url, &["migrate", "up"]).await;
         toggled(url, &["user", "create", "ann@example.com"]).await;
         for (arguments, status, expected) in [
@@ -94,5 +100,18 @@ on_both! {
             let told = complaint(url, arguments, status).await;
             assert!(told.contains(expected), "{arguments:?}: {told}");
         }
+    }
+}
+
+/// A database with users and nobody who manages access still gets its first administrator, and only once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_user_made_before_the_first_start_does_not_replace_the_administrator() {
+    let database = Database::new(Backend::Sqlite).await;
+    toggled(&database.url, &["migrate", "up"]).await;
+    toggled(&database.url, &["user", "create", "ann@example.com", "--permission", "view_feature_flags"]).await;
+    for _ in 0..2 {
+        let server = Server::start(&database).await;
+        assert_eq!(server.admin().await.log().await.len(), 3);
+        assert!(server.terminate().await.success());
     }
 }

@@ -1,9 +1,14 @@
 //! Changes that were refused, in the log.
 
+use http::uri::PathAndQuery;
+use sqlx::{Connection, Executor, SqliteConnection};
 use toggled::grpc::pb::*;
 use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Client, Database, Server, on_both, reason_of, toggle};
+use crate::support::methods::channel;
+use crate::support::{Backend, Client, Database, Server, on_both, reason_of, soon, toggle};
 
 /// The refusals in the log, oldest first.
 async fn refusals(admin: &mut Client) -> Vec<AuditLog> {
@@ -158,12 +163,58 @@ on_both! {
         assert_eq!(again.metadata().get("x-request-replayed").unwrap(), "true");
         assert_eq!(again.into_inner(), first);
         assert_eq!(refusals(&mut admin).await, []);
-        // Anything else under a name is refused like anything without one, and so is what is not even valid.
+        // Anything else under that name or another is refused like anything without one, and so is what is not valid.
+        let reused = ToggleFeatureFlagRequest { request_id: Some("once".into()), reason: "other".into(), ..toggle("a") };
+        assert_denied(ann.toggle.toggle_feature_flag(reused).await, "toggle_feature_flags");
         let other = ToggleFeatureFlagRequest { request_id: Some("twice".into()), ..toggle("a") };
         assert_denied(ann.toggle.toggle_feature_flag(other).await, "toggle_feature_flags");
         let invalid = ToggleFeatureFlagRequest { request_id: Some("thrice".into()), ..toggle("not a key") };
         assert_denied(ann.toggle.toggle_feature_flag(invalid).await, "toggle_feature_flags");
-        assert_eq!(refusals(&mut admin).await.len(), 2);
+        assert_eq!(refusals(&mut admin).await.len(), 3);
         assert_eq!(admin.get("a").await, first.feature_flag.unwrap());
     }
+
+    async fn who_goes_away_is_recorded_all_the_same(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let secret = admin.new_user("ann@example.com", &[]).await;
+        let channel = channel(&server).await;
+        let mut grpc = tonic::client::Grpc::new(channel.clone());
+        soon("the connection", grpc.ready()).await.unwrap();
+        // The head of a request, and never anything more.
+        let mut request = tonic::Request::new(futures::stream::pending::<()>());
+        request.metadata_mut().insert("authorization", format!("Bearer {secret}").parse().unwrap());
+        let path = PathAndQuery::from_static("/toggled.v1.ToggleService/ToggleFeatureFlag");
+        let codec = tonic_prost::ProstCodec::<(), ()>::default();
+        let call = tokio::spawn(async move { grpc.streaming(request, path, codec).await.map(drop) });
+        // What comes after it on the same connection is answered: then it has arrived.
+        while !call.is_finished() && refusals(&mut admin).await.is_empty() {
+            HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
+            call.abort();
+            tokio::task::yield_now().await;
+        }
+        soon("the refusal to be recorded", async { while refusals(&mut admin).await.is_empty() {} }).await;
+        assert_eq!(refusals(&mut admin).await[0].entity_key, "");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_next_entry_tells_how_many_were_not_recorded() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    let mut ann = ann(&server, &[]).await;
+    // While they cannot be written, they are refused all the same.
+    let mut connection = SqliteConnection::connect(&database.url).await.unwrap();
+    let sabotage = "CREATE TRIGGER sabotage BEFORE INSERT ON audit_logs WHEN NEW.action_type = 'access_denied'
+        BEGIN SELECT RAISE(ABORT, 'sabotage'); END";
+    connection.execute(sabotage).await.unwrap();
+    for _ in 0..2 {
+        assert_denied(ann.toggle.toggle_feature_flag(toggle("a")).await, "toggle_feature_flags");
+    }
+    connection.execute("DROP TRIGGER sabotage").await.unwrap();
+    assert_denied(ann.toggle.toggle_feature_flag(toggle("a")).await, "toggle_feature_flags");
+    let recorded: Vec<_> = refusals(&mut admin).await.into_iter().map(|e| e.new_value.unwrap()).collect();
+    assert_eq!(recorded, [r#"{"permission":"toggle_feature_flags","suppressed":2}"#]);
 }

@@ -13,11 +13,22 @@ use crate::domain::state::FlagRef;
 
 pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial) -> Outcome {
     #[derive(Serialize)]
-    struct Fields {
+    struct Fields<'a> {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        issuer: Option<&'a str>,
         permission: &'static str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        subject: Option<&'a str>,
         suppressed: u64,
     }
-    let new = json(&Fields { permission: denial.permission.as_str(), suppressed: denial.suppressed });
+    // Whoever is no user is known by their account: an address alone could be chosen to look like somebody else's.
+    let newcomer = draft.newcomer(&proposal.actor);
+    let new = json(&Fields {
+        issuer: newcomer.as_ref().map(|identity| &*identity.issuer),
+        permission: denial.permission.as_str(),
+        subject: newcomer.as_ref().map(|identity| &*identity.subject),
+        suppressed: denial.suppressed,
+    });
     let subject = subject(draft, denial);
     let place = draft.place(&proposal.actor);
     let values = Values { old: None, new: Some(new.into()) };

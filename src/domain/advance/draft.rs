@@ -291,9 +291,11 @@ impl Directory for Draft<'_> {
     }
 }
 
-/// The changed objects with the new ones last, and how many those are.
+/// The changed objects with the new ones last, and how many those are. Each part in the order of the ids: whoever locks
+/// several rows elsewhere does it in that order too.
 fn new_last<T>(objects: HashMap<Uuid, Arc<T>>, is_new: impl Fn(Uuid) -> bool) -> (Vec<Arc<T>>, usize) {
-    let (new, known): (Vec<_>, Vec<_>) = objects.into_iter().partition(|(id, _)| is_new(*id));
-    let count = new.len();
-    (known.into_iter().chain(new).map(|(_, object)| object).collect(), count)
+    let mut objects: Vec<_> = objects.into_iter().map(|(id, object)| (is_new(id), id, object)).collect();
+    objects.sort_unstable_by_key(|(new, id, _)| (*new, *id));
+    let count = objects.iter().filter(|(new, ..)| *new).count();
+    (objects.into_iter().map(|(.., object)| object).collect(), count)
 }

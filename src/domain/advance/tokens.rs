@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::draft::{Draft, Place, Subject, Values};
 use super::{Actor, NewToken, Object, Outcome, Proposal, at_revision, users, within};
 use crate::domain::Revision;
-use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
+use crate::domain::access::{Credential, Permissions, SecretHash, Token};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::{Error, Violation};
 use crate::domain::text::{Email, Name};
@@ -24,13 +24,17 @@ pub(super) fn create(
     }
     // The list itself, not only what it allows today: the user may be given more later.
     within(new.permissions.unwrap_or(user.permissions), granted)?;
+    let own = draft.user_id(&proposal.actor) == Some(user.id);
+    // A token without a list grows with its user, and its maker may know its secret: it must not outgrow them.
+    let outgrows = new.permissions.is_none() && !own && granted != Permissions::all();
+    let permissions = if outgrows { Some(granted) } else { new.permissions };
     let place = draft.place(&proposal.actor);
     let token = Token {
         id: draft.new_id(),
         user_id: user.id,
         name: new.name.clone(),
         secret_hash: new.secret_hash,
-        permissions: new.permissions,
+        permissions,
         revision: place.revision,
         created_at: place.timestamp,
         expires_at: new.expires_at,
@@ -60,13 +64,12 @@ pub(super) fn revoke(
     Ok(write(draft, proposal, place, Action::TokenRevoked, Some(&before), after))
 }
 
-/// Nobody revokes the last token by which they come in themselves. Single sign-on and client certificates are ways in of
-/// their own.
+/// Nobody revokes the last token by which they come in themselves. Whoever comes by single sign-on or client certificate has
+/// another way in; that somebody could come so is not known here.
 fn keep_a_way_in(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Token>) -> Result<(), Error> {
     let own = draft.user_id(&proposal.actor) == Some(token.user_id);
     let by_token = matches!(proposal.actor, Actor::Caller { credential: Credential::Token(_), .. });
-    let signs_on = draft.user(token.user_id).is_some_and(|user| user.account.is_some());
-    if own && by_token && !signs_on && token.is_live(draft.now()) && !draft.has_other_token(token.user_id, token.id) {
+    if own && by_token && token.is_live(draft.now()) && !draft.has_other_token(token.user_id, token.id) {
         return Err(Error::LastWayIn);
     }
     Ok(())

@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use super::draft::{Draft, Place, Subject, Values};
-use super::{Actor, Object, Outcome, Proposal, at_revision, within};
+use super::{Object, Outcome, Proposal, at_revision, within};
 use crate::domain::Revision;
-use crate::domain::access::{Account, Credential, Identity, Permission, Permissions, User};
+use crate::domain::access::{Account, Identity, Permission, Permissions, User};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::Error;
 use crate::domain::text::Email;
@@ -71,14 +71,18 @@ pub(super) fn update(
     if !before.is_active() && !reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
-    // To let somebody in again is to hand them all that they hold.
-    let held = if before.is_active() { before.permissions } else { Permissions::default() };
-    within(permissions.minus(held), granted)?;
+    // To let somebody in again is to hand them all that they hold, which for the single sign-on is not known here.
+    let wanted = match (before.is_active(), &before.account) {
+        (true, _) => permissions.minus(before.permissions),
+        (false, None) => permissions,
+        (false, Some(_)) => Permissions::all(),
+    };
+    within(wanted, granted)?;
     if before.is_active() && before.permissions == permissions {
         return Ok((Object::User(before), None));
     }
     if !permissions.contains(Permission::ManageAccess) {
-        keep_an_access_manager(draft, proposal, &before)?;
+        keep_an_access_manager(draft, &before)?;
     }
     let after = User { permissions, deactivated_at: None, ..User::clone(&before) };
     Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
@@ -95,7 +99,7 @@ pub(super) fn deactivate(
     if !before.is_active() {
         return Ok((Object::User(before), None));
     }
-    keep_an_access_manager(draft, proposal, &before)?;
+    keep_an_access_manager(draft, &before)?;
     if draft.user_id(&proposal.actor) == Some(id) {
         return Err(Error::LastWayIn);
     }
@@ -104,21 +108,15 @@ pub(super) fn deactivate(
     Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
 }
 
-/// Somebody must be left who can let others in: another active user who holds `manage_access`, or the caller, if the single
-/// sign-on lets them and they are not the one who loses it.
-fn keep_an_access_manager(draft: &Draft<'_>, proposal: &Proposal, losing: &User) -> Result<(), Error> {
+/// Somebody must be left who can let others in: another active user who holds `manage_access`. Those to whom the single
+/// sign-on gives it do not count, since it may take it away, or be gone.
+fn keep_an_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
     let permission = Permission::ManageAccess;
-    if !losing.is_active() || !losing.permissions.contains(permission) {
-        return Ok(());
+    let loses = losing.is_active() && losing.permissions.contains(permission);
+    if loses && !draft.any_holder(permission, |user| user.id != losing.id) {
+        return Err(Error::LastAccessManager(losing.email.clone()));
     }
-    let signed_on = matches!(&proposal.actor, Actor::Caller { credential: Credential::SignOn(identity), .. }
-        if identity.permissions.contains(permission));
-    let by_themselves = draft.user_id(&proposal.actor) == Some(losing.id);
-    if (signed_on && !by_themselves) || draft.any_holder(permission, |user| user.id != losing.id) {
-        Ok(())
-    } else {
-        Err(Error::LastAccessManager(losing.email.clone()))
-    }
+    Ok(())
 }
 
 fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: &User, after: User) -> Outcome {

@@ -31,9 +31,6 @@ pub(in crate::grpc) struct Call {
     pub origin: Origin,
     /// By when the caller wants to know.
     pub deadline: Option<Instant>,
-    /// Whether the caller lacks that permission, and is let in to be answered as the first time if this is a retry, else to
-    /// be refused.
-    pub only_to_replay: bool,
 }
 
 impl Call {

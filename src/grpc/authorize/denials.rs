@@ -1,70 +1,98 @@
 //! Refused changes, recorded in the log.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, Limited};
+use http::Response;
+use http_body_util::{BodyExt, Limited};
+use prost::Message;
 use prost::bytes::{Buf, Bytes};
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
 use tonic::body::Body;
 use uuid::Uuid;
 
 use super::call::Call;
-use crate::auth::CallerKey;
+use super::windows::{Admitted, Windows};
+use crate::auth::policy::Method;
 use crate::committer::Proposals;
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Denial, Named, Proposal};
-use crate::domain::text::{Email, FlagKey};
-use crate::domain::time::{Clock, Timestamp};
+use crate::domain::error::Error;
+use crate::domain::text::{Email, FlagKey, RequestId};
+use crate::domain::time::Clock;
+use crate::grpc::replay;
+use crate::grpc::status::status;
+use crate::store::Store;
 
 /// As much of a refused request as is read to learn what it was about, in bytes.
 const BODY_LIMIT: usize = 16 * 1024;
 
-/// How long to wait for that much of it.
-const BODY_PATIENCE: Duration = Duration::from_secs(2);
+/// How long to wait for that much of it, and for the database to say whether it is a retry.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long a refusal waits for its record. Past it the caller is answered, and the record is still written.
 const RECORD_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Refusals of one caller that are recorded ...
-const RECORDED: u32 = 5;
-/// ... in so many seconds.
-const WINDOW_SECONDS: i64 = 60;
-
-/// Callers that are remembered before those are forgotten who have not been refused for a while.
-const REMEMBERED: usize = 10_000;
 
 /// Records refusals: a few a minute of each caller, so that nobody can flood the log.
 #[derive(Clone)]
 pub(in crate::grpc) struct Denials {
     proposals: Proposals,
+    store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
-    windows: Arc<Mutex<HashMap<CallerKey, Window>>>,
-}
-
-/// What was refused to one caller lately.
-struct Window {
-    began: Timestamp,
-    recorded: u32,
-    /// Not recorded since the last that was.
-    suppressed: u64,
+    windows: Arc<Windows>,
 }
 
 impl Denials {
-    /// Refusals that are recorded through `proposals`.
-    pub fn new(proposals: Proposals, clock: Arc<dyn Clock>) -> Self {
-        Self { proposals, clock, windows: Arc::default() }
+    /// Refusals that are recorded through `proposals`; `store` knows which requests were let in before.
+    pub fn new(proposals: Proposals, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        Self { proposals, store, clock, windows: Arc::default() }
+    }
+
+    /// Answers a call whose caller lacks `permission`: a retry of one that was let in as that was, since retries come before
+    /// every rule but who calls; anything else with a refusal, which is recorded. Whoever goes away does not stop that.
+    pub(super) async fn answer(
+        self,
+        call: Call,
+        method: Arc<Method>,
+        permission: Permission,
+        body: Body,
+    ) -> Response<Body> {
+        let answer = tokio::spawn(async move {
+            // One who is refused again and again costs nothing more: neither their body nor the database is read.
+            let admitted = self.admit(&call)?;
+            let message = read(body, &method.input).await;
+            let replayed = match &message {
+                Some(message) => self.replayed(&call, message).await,
+                None => None,
+            };
+            match replayed {
+                Some(_) => self.windows.give_back(&admitted),
+                None => self.write(&call, permission, message.as_ref().and_then(named), admitted).await,
+            }
+            replayed
+        });
+        let replayed = answer.await.unwrap_or_default();
+        replayed.unwrap_or_else(|| status(Error::PermissionDenied(permission)).into_http())
     }
 
     /// Records that `call` was refused, unless its caller has been refused too often lately. Waits for the record, for a
     /// while; whoever stops waiting does not stop it.
-    pub(in crate::grpc) async fn record(&self, call: &Call, permission: Permission, named: Option<Named>) {
-        let Some((key, actor)) = call.caller.key().zip(call.actor().ok()) else { return };
-        let Some(suppressed) = self.admit(&key) else { return };
+    pub async fn record(&self, call: &Call, permission: Permission, named: Option<Named>) {
+        let Some(admitted) = self.admit(call) else { return };
+        let (this, call) = (self.clone(), call.clone());
+        let record = tokio::spawn(async move { this.write(&call, permission, named, admitted).await });
+        let _ = tokio::time::timeout(RECORD_PATIENCE, record).await;
+    }
+
+    fn admit(&self, call: &Call) -> Option<Admitted> {
+        self.windows.admit(call.caller.key()?, self.clock.now())
+    }
+
+    async fn write(&self, call: &Call, permission: Permission, named: Option<Named>, admitted: Admitted) {
+        let Ok(actor) = call.actor() else { return };
         let proposal = Proposal {
             actor,
-            command: Command::RecordDenial(Denial { permission, named, suppressed }),
+            command: Command::RecordDenial(Denial { permission, named, suppressed: admitted.suppressed }),
             reason: None,
             request: None,
             validate_only: false,
@@ -72,67 +100,33 @@ impl Denials {
             encode: |_| Vec::new(),
         };
         let (proposals, windows) = (self.proposals.clone(), Arc::clone(&self.windows));
-        let record = tokio::spawn(async move {
+        let write = tokio::spawn(async move {
             if let Err(error) = proposals.propose(proposal, None).await {
                 tracing::warn!(%error, "a refusal was not recorded");
-                let mut windows = windows.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(window) = windows.get_mut(&key) {
-                    window.suppressed += suppressed + 1;
-                }
+                windows.suppress(&admitted);
             }
         });
-        let _ = tokio::time::timeout(RECORD_PATIENCE, record).await;
+        let _ = tokio::time::timeout(RECORD_PATIENCE, write).await;
     }
 
-    /// Whether to record another refusal, and how many were suppressed since the last that was.
-    fn admit(&self, key: &CallerKey) -> Option<u64> {
-        let now = self.clock.now();
-        let mut windows = self.windows.lock().unwrap_or_else(PoisonError::into_inner);
-        if windows.len() >= REMEMBERED {
-            windows.retain(|_, window| !window.is_over(now) || window.suppressed > 0);
-        }
-        let fresh = || Window { began: now, recorded: 0, suppressed: 0 };
-        windows.entry(key.clone()).or_insert_with(fresh).admit(now)
-    }
-}
-
-impl Window {
-    fn is_over(&self, now: Timestamp) -> bool {
-        now >= self.began.plus_seconds(WINDOW_SECONDS) || now < self.began
-    }
-
-    fn admit(&mut self, now: Timestamp) -> Option<u64> {
-        if self.is_over(now) {
-            (self.began, self.recorded) = (now, 0);
-        }
-        if self.recorded == RECORDED {
-            self.suppressed += 1;
-            return None;
-        }
-        self.recorded += 1;
-        Some(std::mem::take(&mut self.suppressed))
+    /// The answer of the first time, if this is a retry.
+    async fn replayed(&self, call: &Call, message: &DynamicMessage) -> Option<Response<Body>> {
+        let id = message.get_field_by_name("request_id").filter(|_| message.has_field_by_name("request_id"))?;
+        let id = RequestId::parse(id.as_str()?).ok()?;
+        let mut unnamed = message.clone();
+        unnamed.clear_field_by_name("request_id");
+        let digest = replay::digest(&call.origin.method, &unnamed.encode_to_vec());
+        let keys = [(call.caller.user()?.id, id)];
+        let stored = tokio::time::timeout(PATIENCE, self.store.requests(&keys)).await.ok()?.ok()?;
+        stored.into_iter().find(|stored| stored.digest == digest).map(|stored| replay::response(stored.response))
     }
 }
 
-/// What could be learnt of a refused request.
-#[derive(Default)]
-pub(super) struct Refused {
-    /// The object that it named.
-    pub named: Option<Named>,
-    /// The whole of it, if it named itself: then it may be a retry of one that was let in.
-    pub retry: Option<Body>,
-}
-
-/// Reads a refused request as far as the limit. What is longer, slow, compressed or no message of the method tells
+/// The message in a refused request. What is longer than the limit, slow, compressed or no message of the method tells
 /// nothing.
-pub(super) async fn read(body: Body, input: &MessageDescriptor) -> Refused {
-    let collected = Limited::new(body, BODY_LIMIT).collect();
-    let Ok(Ok(collected)) = tokio::time::timeout(BODY_PATIENCE, collected).await else { return Refused::default() };
-    let bytes = collected.to_bytes();
-    let message = plain(bytes.clone()).and_then(|message| DynamicMessage::decode(input.clone(), message).ok());
-    let Some(message) = message else { return Refused::default() };
-    let retry = message.has_field_by_name("request_id").then(|| Body::new(Full::new(bytes)));
-    Refused { named: named(&message), retry }
+async fn read(body: Body, input: &MessageDescriptor) -> Option<DynamicMessage> {
+    let collected = tokio::time::timeout(PATIENCE, Limited::new(body, BODY_LIMIT).collect()).await.ok()?.ok()?;
+    DynamicMessage::decode(input.clone(), plain(collected.to_bytes())?).ok()
 }
 
 /// The one message in a gRPC body: a byte that says whether it is compressed, four of its length, and it.
@@ -157,23 +151,4 @@ fn named(message: &DynamicMessage) -> Option<Named> {
         .or_else(|| text("key").and_then(|key| FlagKey::parse(&key).ok()).map(Named::Key))
         .or_else(|| text("email").and_then(|email| Email::parse(&email).ok()).map(Named::Email))
         .or_else(only_item)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_few_refusals_a_minute_are_recorded_and_the_next_tells_how_many_were_not() {
-        let at = |seconds| Timestamp::default().plus_seconds(seconds);
-        let mut window = Window { began: at(0), recorded: 0, suppressed: 0 };
-        for _ in 0..RECORDED {
-            assert_eq!(window.admit(at(1)), Some(0));
-        }
-        assert_eq!((window.admit(at(2)), window.admit(at(59))), (None, None));
-        assert_eq!(window.admit(at(60)), Some(2));
-        assert_eq!(window.admit(at(61)), Some(0));
-        // A clock that is set back begins anew, rather than silence somebody until it has caught up.
-        assert_eq!(window.admit(at(0)), Some(0));
-    }
 }

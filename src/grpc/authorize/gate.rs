@@ -139,7 +139,7 @@ impl Gate {
             Policy::Authenticated | Policy::Public => None,
         };
         let missing = permission.filter(|permission| !caller.granted.permissions.contains(*permission));
-        let call = Call { caller, permission, origin, deadline, only_to_replay: missing.is_some() };
+        let call = Call { caller, permission, origin, deadline };
         Ok(match missing {
             None => Admission::Granted(call, method),
             Some(missing) => Admission::Lacking(call, method, missing),
@@ -176,8 +176,12 @@ impl Gate {
         let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
         let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
         let email = users.next()?;
-        // A certificate that stands for two users stands for none.
-        let user = state.user_by_email(email).filter(|_| users.all(|other| other == email))?;
+        // A certificate that stands for two users stands for none; and whoever has chosen this address at the issuer of the
+        // single sign-on before its user was created is not meant.
+        let user = state.user_by_email(email).filter(|user| user.account.is_none())?;
+        if !users.all(|other| other == email) {
+            return None;
+        }
         Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
     }
 

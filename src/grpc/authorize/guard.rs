@@ -13,7 +13,8 @@ use crate::grpc::status::status;
 
 type Ended = Pin<Box<dyn Future<Output = Error> + Send>>;
 
-/// A body that is cut off, between two messages, when `ended` says why.
+/// A body that is cut off, between two messages, when `ended` says why. What the transport has taken of it by then is
+/// still sent, as fast as the client takes it.
 pub(super) fn guard(body: Body, ended: impl Future<Output = Error> + Send + 'static) -> Body {
     Body::new(Guard { state: Some((body, Box::pin(ended))) })
 }
@@ -32,7 +33,7 @@ impl http_body::Body for Guard {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
         let Some((body, ended)) = &mut self.state else { return Poll::Ready(None) };
-        // Asked first: whoever may no longer have the stream gets nothing more of it.
+        // Asked first: of what is not yet taken, whoever may no longer have the stream gets nothing.
         if let Poll::Ready(error) = ended.as_mut().poll(context) {
             self.state = None;
             let mut trailers = HeaderMap::new();

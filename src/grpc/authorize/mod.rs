@@ -8,6 +8,7 @@ mod denials;
 mod failures;
 mod gate;
 mod guard;
+mod windows;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -18,8 +19,6 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::status::status;
-use crate::auth::policy::Method;
-use crate::domain::access::Permission;
 use crate::domain::error::Error;
 use gate::{Admission, Arrived, Unverified};
 use guard::guard;
@@ -107,7 +106,8 @@ impl AuthorizeLayer {
                 }
             }
             Admission::Lacking(call, method, permission) if method.changes() => {
-                Either::Right(refused(inner, request, self.denials.clone(), call, method, permission))
+                let answer = self.denials.clone().answer(call, method, permission, request.into_body());
+                Either::Right(answer.map(Ok).boxed())
             }
             Admission::Lacking(_, _, permission) => now::<S>(Error::PermissionDenied(permission)),
         }
@@ -147,34 +147,6 @@ where
         let response = inner.call(request).await?;
         let lost = async move { gate.lost(call.caller.credential, call.permission).await };
         Ok(response.map(|body| guard(body, lost)))
-    }
-    .boxed()
-}
-
-/// A refused change. A retry of one that was let in is answered as that was, since retries come before every rule but
-/// who calls; everything else is recorded and refused.
-fn refused<S>(
-    mut inner: S,
-    request: Request<Body>,
-    denials: Denials,
-    call: Call,
-    method: Arc<Method>,
-    permission: Permission,
-) -> Later<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send,
-{
-    let (head, body) = request.into_parts();
-    async move {
-        let refused = denials::read(body, &method.input).await;
-        if let Some(body) = refused.retry {
-            let mut request = Request::from_parts(head, body);
-            request.extensions_mut().insert(call);
-            return inner.call(request).await;
-        }
-        denials.record(&call, permission, refused.named).await;
-        Ok(status(Error::PermissionDenied(permission)).into_http())
     }
     .boxed()
 }

@@ -44,9 +44,9 @@ pub(super) fn migration(error: MigrateError) -> StoreError {
 }
 
 /// Whether a state passes by itself: connection trouble (08), a lost race (40), no resources (53), an operator at work
-/// (57), trouble outside the database (58), a lock not had in time (55P03), a read-only standby (25006).
+/// (57), trouble outside the database (58), a database that takes no connections now (55000), a lock not had in time
+/// (55P03), a read-only standby (25006).
 fn passes(code: &str) -> bool {
     ["08", "25P", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
-        || code == "55P03"
-        || code == "25006"
+        || ["55000", "55P03", "25006"].contains(&code)
 }

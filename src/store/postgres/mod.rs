@@ -43,7 +43,10 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 /// A PostgreSQL database.
 pub struct PostgresStore {
     options: PgConnectOptions,
+    /// For what callers ask of the log.
     pool: PgPool,
+    /// For what the server itself asks to keep up: it must not wait behind callers, however many they are.
+    own: PgPool,
 }
 
 impl PostgresStore {
@@ -59,11 +62,13 @@ impl PostgresStore {
             // Not a line at every start about a table that is there already.
             .options([("client_min_messages", "warning")])
             .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(8)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(options.clone().options(READING));
-        Ok(Self { options, pool })
+        let pool = |connections| {
+            PgPoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(5))
+                .connect_lazy_with(options.clone().options(READING))
+        };
+        Ok(Self { pool: pool(8), own: pool(2), options })
     }
 }
 
@@ -103,7 +108,7 @@ impl Store for PostgresStore {
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        let mut snapshot = self.pool.begin_with(SNAPSHOT).await.map_err(read)?;
+        let mut snapshot = self.own.begin_with(SNAPSHOT).await.map_err(read)?;
         let head = head(&mut snapshot).await?;
         let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
             .fetch_all(&mut *snapshot)
@@ -130,10 +135,12 @@ impl Store for PostgresStore {
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
         // The usual answer, by one small read.
-        if self.head().await? == *known {
+        let mut connection = self.own.acquire().await.map_err(read)?;
+        if head(&mut connection).await? == *known {
             return Ok(Followed::Current);
         }
-        let mut snapshot = self.pool.begin_with(SNAPSHOT).await.map_err(read)?;
+        drop(connection);
+        let mut snapshot = self.own.begin_with(SNAPSHOT).await.map_err(read)?;
         let head = head(&mut snapshot).await?;
         match Relation::of(&head, known) {
             Relation::Same => return Ok(Followed::Current),
@@ -159,7 +166,7 @@ impl Store for PostgresStore {
         )
         .bind(users)
         .bind(ids)
-        .fetch_all(&self.pool)
+        .fetch_all(&self.own)
         .await
         .map_err(read)?;
         convert(rows)

@@ -37,15 +37,18 @@ const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_hea
 /// A SQLite database in a file.
 pub struct SqliteStore {
     options: SqliteConnectOptions,
+    /// For what callers ask of the log.
     pool: SqlitePool,
+    /// For what the server itself asks to keep up: it must not wait behind callers, however many they are.
+    own: SqlitePool,
 }
 
 impl SqliteStore {
-    /// A database by its URL, `sqlite://path`; the file is made at the first use.
+    /// A database by its URL, `sqlite://path`; with `create` the file is made at the first use.
     ///
     /// # Errors
     /// A line for a person, when the URL cannot be used.
-    pub fn open(url: &str) -> Result<Self, String> {
+    pub fn open(url: &str, create: bool) -> Result<Self, String> {
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err("must name a file: a database in memory would be gone with its first connection".to_owned());
         }
@@ -56,16 +59,18 @@ impl SqliteStore {
         let options = options
             // Statements are not logged: a slow one would put its whole text in the log at every call.
             .disable_statement_logging()
-            .create_if_missing(true)
+            .create_if_missing(create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5));
-        let pool = SqlitePoolOptions::new()
-            .max_connections(4)
-            .acquire_timeout(Duration::from_secs(5))
-            .connect_lazy_with(options.clone());
-        Ok(Self { options, pool })
+        let pool = |connections| {
+            SqlitePoolOptions::new()
+                .max_connections(connections)
+                .acquire_timeout(Duration::from_secs(5))
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self { pool: pool(4), own: pool(2), options })
     }
 }
 
@@ -108,7 +113,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        let mut snapshot = self.pool.begin().await.map_err(read)?;
+        let mut snapshot = self.own.begin().await.map_err(read)?;
         let head = head(&mut snapshot).await?;
         let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
             .fetch_all(&mut *snapshot)
@@ -135,10 +140,12 @@ impl Store for SqliteStore {
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
         // The usual answer, by one small read.
-        if self.head().await? == *known {
+        let mut connection = self.own.acquire().await.map_err(read)?;
+        if head(&mut connection).await? == *known {
             return Ok(Followed::Current);
         }
-        let mut snapshot = self.pool.begin().await.map_err(read)?;
+        drop(connection);
+        let mut snapshot = self.own.begin().await.map_err(read)?;
         let head = head(&mut snapshot).await?;
         match Relation::of(&head, known) {
             Relation::Same => return Ok(Followed::Current),
@@ -163,7 +170,7 @@ impl Store for SqliteStore {
              JOIN requests AS r ON r.user_id = unhex(k.value ->> 0) AND r.request_id = k.value ->> 1",
         )
         .bind(append::json(&keys))
-        .fetch_all(&self.pool)
+        .fetch_all(&self.own)
         .await
         .map_err(read)?;
         convert(rows)

@@ -281,11 +281,45 @@ fn a_sign_on_or_certificate_works_until_it_expires() {
 }
 
 #[test]
-fn a_sign_on_that_manages_access_counts_as_somebody_who_does() {
+fn a_sign_on_that_manages_access_does_not_count_as_the_last_who_does() {
     let mut world = World::new();
     let admin = world.user("admin@localhost").id;
-    let step = world.commit(&[world.signed_on("sue", &[MANAGE], deactivate(admin))]);
-    assert!(matches!(step.verdicts[0], Verdict::Accepted(_)), "{:?}", step.verdicts);
+    let by_sign_on = world.signed_on("sue", &[MANAGE], deactivate(admin));
+    assert_eq!(world.reject(by_sign_on), Error::LastAccessManager(email("admin@localhost")));
+}
+
+#[test]
+fn a_token_does_not_outgrow_its_maker() {
+    let mut world = World::new();
+    let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
+    world.accept(service(Command::CreateUser { email: email("ann@example.com"), permissions: Permissions::default() }));
+    let ann = world.user("ann@example.com").id;
+    let answer = world.accept(by(clerk, MANAGE, second_token(ann)));
+    let Object::Token(token) = answer.object else { panic!("not a token") };
+    assert_eq!(token.permissions, Some(set_of(&[MANAGE, Permission::ViewFeatureFlags])));
+    // Whatever the user is given later, the token that the clerk may have kept allows none of it.
+    world.accept(world.admin(update(ann, &[Permission::ToggleFeatureFlags])));
+    world.create("a");
+    let flip = by(token.id, Permission::ToggleFeatureFlags, toggle("a"));
+    assert_eq!(world.reject(flip), Error::PermissionDenied(Permission::ToggleFeatureFlags));
+    // One's own grows with oneself, and that of somebody who holds everything cannot outgrow them.
+    let own = NewToken { secret_hash: [0xaa; 32], ..new_token(world.user("clerk@example.com").id, None) };
+    let Object::Token(own) = world.accept(by(clerk, MANAGE, Command::CreateToken(own))).object else { panic!() };
+    let full = NewToken { secret_hash: [0xbb; 32], ..new_token(ann, None) };
+    let Object::Token(full) = world.accept(world.admin(Command::CreateToken(full))).object else { panic!() };
+    assert_eq!((own.permissions, full.permissions), (None, None));
+}
+
+#[test]
+fn whoever_signs_on_is_let_in_again_only_by_somebody_who_holds_everything() {
+    let mut world = World::new();
+    let clerk = world.with_user("clerk@example.com", &[MANAGE]);
+    world.create("a");
+    world.accept(world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a")));
+    let sue = world.user("sue@example.com").id;
+    world.accept(world.admin(deactivate(sue)));
+    assert!(matches!(world.reject(by(clerk, MANAGE, reactivate(sue, &[]))), Error::PermissionDenied(_)));
+    world.accept(world.admin(reactivate(sue, &[])));
 }
 
 #[test]
@@ -318,4 +352,6 @@ fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
     let denial = Denial { permission: MANAGE, named: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));
+    let told = r#"{"issuer":"https://issuer","permission":"manage_access","subject":"sue","suppressed":0}"#;
+    assert_eq!(entry.new_value.as_deref(), Some(told));
 }
