@@ -48,6 +48,10 @@ const PUBLIC: [&str; 3] =
 /// Requests under way on one connection at the most.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
 
+/// The headers of a request, in bytes: a token of the single sign-on may take half of it. The transport turns away what is
+/// larger, and who sends far more loses the connection.
+const HEADER_LIST_BYTES: u32 = 32 * 1024;
+
 /// After how long without a word a connection is asked whether it is still there ...
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// ... and how long it may take to say so.
@@ -123,6 +127,7 @@ impl Router {
         let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
+            .http2_max_header_list_size(Some(HEADER_LIST_BYTES))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))

@@ -6,12 +6,13 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
+use serde_json::json;
 use toggled::grpc::pb::*;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::support::methods::{PERMISSIONS, call, channel, methods};
-use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon};
+use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, on_both, reason_of, soon};
 
 fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
@@ -147,6 +148,47 @@ on_both! {
     }
 }
 
+/// The same for those who come by single sign-on: their token says what they may do.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_method_is_opened_to_who_signs_on_by_its_own_permission_alone() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let server = Server::start_with(&database, &issuer.settings()).await;
+    let channel = channel(&server).await;
+    until_known(&server, &issuer).await;
+    for held in PERMISSIONS {
+        let token = issuer.token(&issuer.claims(&format!("{held}@example.com"), &[held]));
+        for method in methods() {
+            let result = call(&channel, &method.path, [bearer(&token)]).await;
+            let code = result.err().map_or(Code::Ok, |status| status.code());
+            let may = method.permission.as_deref().is_none_or(|demanded| demanded == held);
+            assert_eq!(
+                code,
+                if may { due(&method.path) } else { Code::PermissionDenied },
+                "{} with {held}",
+                method.path
+            );
+        }
+    }
+    let mut claims = issuer.claims("late@example.com", &PERMISSIONS);
+    claims["exp"] = json!(1_000_000_000);
+    for method in methods() {
+        let result = call(&channel, &method.path, [bearer(&issuer.token(&claims))]).await;
+        assert_unauthenticated(result, &method.path);
+    }
+}
+
+/// Waits until the issuer's keys have been taken over.
+async fn until_known(server: &Server, issuer: &Issuer) {
+    let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
+    let mut client = server.client(Some(&token)).await;
+    soon("the keys to be known", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
 /// Refusals of what changes something are recorded, so it must be known which does.
 #[test]
 fn whatever_changes_something_can_be_asked_to_validate_only() {
@@ -160,8 +202,9 @@ fn whatever_changes_something_can_be_asked_to_validate_only() {
 /// Whatever stands in `authorization`, nobody gets in by it and nothing breaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn malformed_authorization_is_never_anything_but_unauthenticated() {
-    let database = Database::new(crate::support::Backend::Sqlite).await;
-    let server = Server::start(&database).await;
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let server = Server::start_with(&database, &issuer.settings()).await;
+    until_known(&server, &issuer).await;
     let channel = channel(&server).await;
     // All that HTTP/2 lets through: whatever a header may hold, up to what the transport takes.
     let byte = prop_oneof![4 => 0x20u8..0x7f, 1 => 0x80u8..=0xff, 1 => Just(b'\t'), 2 => Just(b'.'), 1 => Just(b'=')];
@@ -169,7 +212,16 @@ async fn malformed_authorization_is_never_anything_but_unauthenticated() {
     let scheme = prop_oneof![Just("Bearer "), Just("bearer"), Just("BEARER   "), Just("Basic "), Just("")];
     let jwt = "[A-Za-z0-9_-]{0,80}\\.[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,80}".prop_map(String::into_bytes);
     let value = (scheme, prop_oneof![text, jwt]).prop_map(|(scheme, rest)| [scheme.as_bytes(), &rest].concat());
-    let values = proptest::collection::vec(value, 1..3);
+    // And what looks like a good token but for a byte or two.
+    let good = issuer.token(&issuer.claims("sue@example.com", &PERMISSIONS));
+    let almost = (0..good.len(), 0x21u8..0x7f).prop_map(move |(at, byte)| {
+        let mut bytes = format!("Bearer {good}").into_bytes();
+        // A last character may stand for bits that do not count.
+        let at = (7 + at).min(bytes.len() - 2);
+        bytes[at] = if bytes[at] == byte { b'!' } else { byte };
+        bytes
+    });
+    let values = proptest::collection::vec(prop_oneof![value, almost], 1..3);
     let mut runner = TestRunner::deterministic();
     for case in 0..500 {
         let values = values.new_tree(&mut runner).unwrap().current();

@@ -29,6 +29,13 @@ impl Server {
         server
     }
 
+    /// The same, with settings of its own.
+    pub async fn start_with(database: &Database, settings: &[(&str, &str)]) -> Self {
+        let mut server = Self::launch(&database.url, settings).await;
+        server.ready().await;
+        server
+    }
+
     /// A server that has begun to listen, with settings of its own.
     pub async fn launch(url: &str, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)];
