@@ -2,12 +2,13 @@
 
 use std::net::TcpListener;
 
+use toggled::grpc::pb::WhoAmIRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::support::methods::{call, channel};
-use crate::support::{Backend, Database, Server, invoke, soon};
+use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, soon};
 
 /// What Prometheus would be told.
 async fn scrape(address: &str) -> String {
@@ -56,4 +57,31 @@ async fn metrics_that_cannot_be_served_are_one_clear_line() {
     let told = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
     assert!(told.contains("metrics") && told.contains(&address), "{told}");
+}
+
+/// Not even who logs everything there is to log finds a token in it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_secret_is_in_the_servers_log() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let mut settings = issuer.settings();
+    settings.push(("TOGGLED_LOG", "trace"));
+    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let reading = tokio::spawn(async move { log.rest().await });
+    server.ready().await;
+    let mut admin = server.admin().await;
+    let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let signed = issuer.token(&issuer.claims("sue@example.com", &[]));
+    let guessed = "a-token-that-somebody-has-guessed-badly";
+    for token in [&secret, &signed, guessed] {
+        // Whether it is let in does not matter here.
+        let _ = server.client(Some(token)).await.access.who_am_i(WhoAmIRequest {}).await;
+    }
+    admin.create("a").await;
+    assert!(server.terminate().await.success());
+    let words = soon("the log", reading).await.unwrap();
+    assert!(words.contains("TRACE") && words.contains("DEBUG"), "it logs everything: {} bytes", words.len());
+    for token in [TOKEN, &secret, &signed, guessed] {
+        let leak = words.lines().find(|line| line.contains(token));
+        assert_eq!(leak, None, "{token}");
+    }
 }
