@@ -42,7 +42,7 @@ pub(super) async fn run(settings: User) -> Result<(), Failure> {
     match settings.action {
         Action::Create { email, permissions, why, target } => {
             let offline = Offline::open(&target).await?;
-            let command = Command::CreateUser { email, permissions: permissions.into_iter().collect() };
+            let command = Command::CreateUser { email, account: None, permissions: permissions.into_iter().collect() };
             let answer = offline.change("toggled user create", command, why).await?;
             offline.close().await?;
             if let Object::User(user) = answer.object {

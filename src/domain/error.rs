@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::Revision;
-use super::access::Permission;
+use super::access::{Account, Permission};
 use super::text::{Email, FlagKey};
 
 /// One malformed field of a request.
@@ -46,8 +46,13 @@ pub enum Error {
     #[error("a user with the e-mail address {0} exists already")]
     EmailTaken(Email),
     /// Somebody comes by single sign-on for the first time, and another user has their address.
-    #[error("another user has the e-mail address {0}, and is not taken to be you; an access manager can tell why")]
+    #[error(
+        "another user has the e-mail address {0}, and is not taken to be you; an access manager can tie them to you"
+    )]
     SignOnEmailTaken(Email),
+    /// Another user is tied to this account of the single sign-on.
+    #[error("another user is tied to the subject {subject} of {issuer}", issuer = .0.issuer, subject = .0.subject)]
+    AccountTaken(Account),
     /// The user is shut out.
     #[error("the user {0} is deactivated; UpdateUser with reactivate lets them in again")]
     UserDeactivated(Email),

@@ -102,9 +102,15 @@ impl State {
             }
         }
         for user in &delta.users {
-            if self.users.insert(user.id, Arc::clone(user)).is_none() {
+            let before = self.users.insert(user.id, Arc::clone(user));
+            // Unless somebody else of the same delta has it by now.
+            let tied = before.as_ref().and_then(|before| before.account.as_ref());
+            if let Some(account) = tied.filter(|account| self.accounts.get(account) == Some(&user.id)) {
+                self.accounts.remove(account);
+            }
+            self.accounts.extend(user.account.clone().map(|account| (account, user.id)));
+            if before.is_none() {
                 self.emails.insert(user.email.clone(), user.id);
-                self.accounts.extend(user.account.clone().map(|account| (account, user.id)));
             }
         }
         for token in &delta.tokens {

@@ -99,15 +99,17 @@ impl Access {
 fn create_user(request: &pb::CreateUserRequest, fields: &mut Fields) -> Option<Command> {
     let email = fields.parse("email", &request.email, Email::parse);
     let permissions = fields.permissions("permissions", &request.permissions);
-    Some(Command::CreateUser { email: email?, permissions: permissions? })
+    let account = fields.account(request.issuer.as_deref(), request.subject.as_deref());
+    Some(Command::CreateUser { email: email?, account, permissions: permissions? })
 }
 
 fn update_user(request: &pb::UpdateUserRequest, fields: &mut Fields) -> Option<Command> {
     let id = fields.uuid("id", &request.id);
     let permissions = fields.permissions("permissions", &request.permissions);
     let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+    let account = fields.account(request.issuer.as_deref(), request.subject.as_deref());
     let reactivate = request.reactivate;
-    Some(Command::UpdateUser { id: id?, permissions: permissions?, reactivate, expected_revision })
+    Some(Command::UpdateUser { id: id?, account, permissions: permissions?, reactivate, expected_revision })
 }
 
 fn new_token(request: &pb::CreateTokenRequest, secret: &Secret, fields: &mut Fields) -> Option<Command> {

@@ -6,12 +6,12 @@ use uuid::Uuid;
 
 use super::pb;
 use crate::domain::Revision;
-use crate::domain::access::{Permission, Permissions};
+use crate::domain::access::{Account, Permission, Permissions};
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::Filter;
 use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
-use crate::domain::text::{FlagKey, Malformed};
+use crate::domain::text::{FlagKey, Malformed, Name};
 use crate::domain::time::Timestamp;
 
 /// Faults that are remembered of one request.
@@ -136,6 +136,20 @@ impl Fields {
                 let all = Permissions::all().names().join(", ");
                 self.violate(&format!("{field}[{index}]"), format!("must be one of {all}"))
             }
+        }
+    }
+
+    /// An account of the single sign-on, which both fields name or neither.
+    pub fn account(&mut self, issuer: Option<&str>, subject: Option<&str>) -> Option<Account> {
+        match (issuer, subject) {
+            (None, None) => None,
+            (Some(issuer), Some(subject)) => {
+                let issuer = self.parse("issuer", issuer, Name::parse);
+                let subject = self.parse("subject", subject, Name::parse);
+                Some(Account { issuer: issuer?.shared(), subject: subject?.shared() })
+            }
+            (Some(_), None) => self.violate("subject", "must be given together with issuer"),
+            (None, Some(_)) => self.violate("issuer", "must be given together with subject"),
         }
     }
 

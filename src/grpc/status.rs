@@ -34,6 +34,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::AuditLogNotFound(id) => resource(&mut details, "audit_log", &id.to_string(), "no such entry"),
         Error::KeyTaken(key) => resource(&mut details, "feature_flag", key.as_str(), "the key is taken"),
         Error::EmailTaken(email) => resource(&mut details, "user", email.as_str(), "the address is taken"),
+        Error::AccountTaken(account) => resource(&mut details, "user", &account.subject, "the account is taken"),
         Error::FlagArchived(key) => precondition(&mut details, reason, key.as_str(), "unarchive the flag first"),
         Error::SignOnEmailTaken(email) => precondition(&mut details, reason, email.as_str(), "another user has it"),
         Error::UserDeactivated(email) => {
@@ -75,6 +76,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::AuditLogNotFound(_) => (Code::NotFound, ErrorReason::AuditLogNotFound),
         Error::KeyTaken(_) => (Code::AlreadyExists, ErrorReason::KeyTaken),
         Error::EmailTaken(_) => (Code::AlreadyExists, ErrorReason::EmailTaken),
+        Error::AccountTaken(_) => (Code::AlreadyExists, ErrorReason::AccountTaken),
         Error::SignOnEmailTaken(_) => (Code::FailedPrecondition, ErrorReason::EmailTaken),
         Error::UserDeactivated(_) => (Code::FailedPrecondition, ErrorReason::UserDeactivated),
         Error::LastWayIn => (Code::FailedPrecondition, ErrorReason::LastWayIn),

@@ -190,6 +190,51 @@ on_both! {
         assert_eq!((first.user_id, &*second.user_email), (second.user_id, "sue@example.com"));
     }
 
+    async fn an_access_manager_can_say_who_somebody_is(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let server = start(&issuer, &database, &[]).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        admin.new_user("sue@example.com", &["view_feature_flags"]).await;
+        let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
+        let sue = users.into_iter().find(|user| user.email == "sue@example.com").unwrap();
+        let token = issuer.token(&issuer.claims("sue@example.com", &["toggle_feature_flags"]));
+        let mut request = UpdateUserRequest {
+            id: sue.id.clone(),
+            permissions: sue.permissions.clone(),
+            issuer: Some(issuer.name().to_owned()),
+            ..Default::default()
+        };
+        let half = admin.access.update_user(request.clone()).await.unwrap_err();
+        assert!(half.message().contains("subject"), "{half}");
+        request.subject = Some("subject of sue@example.com".to_owned());
+        let tied = admin.access.update_user(request.clone()).await.unwrap().into_inner();
+        assert_eq!(tied.user.unwrap().subject(), "subject of sue@example.com");
+
+        let flip = server.client(Some(&token)).await.flip("a").await.audit_log.unwrap();
+        assert_eq!(flip.user_id(), sue.id);
+        assert_eq!(who(&server, &token).await.unwrap().permissions, ["toggle_feature_flags"]);
+        // Somebody who has changed nothing yet can be shut out too, by whoever knows their name at the issuer.
+        let new = CreateUserRequest {
+            email: "reader@example.com".into(),
+            issuer: Some(issuer.name().to_owned()),
+            subject: Some("subject of joe@example.com".to_owned()),
+            ..Default::default()
+        };
+        let joe = issuer.token(&issuer.claims("joe@example.com", &["view_audit_logs"]));
+        who(&server, &joe).await.unwrap();
+        let id = admin.access.create_user(new.clone()).await.unwrap().into_inner().user.unwrap().id;
+        let taken = CreateUserRequest { email: "other@example.com".into(), ..new };
+        assert_eq!(reason_of(&admin.access.create_user(taken).await.unwrap_err()), "ACCOUNT_TAKEN");
+        admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+        assert_eq!(who(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
+        // It is in the database, and there after a restart.
+        assert!(server.terminate().await.success());
+        let server = start(&issuer, &database, &[]).await;
+        assert_eq!(who(&server, &token).await.unwrap().user.unwrap().id, sue.id);
+        assert_eq!(who(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
+    }
+
     async fn first_changes_at_once_make_one_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let servers = [start(&issuer, &database, &[]).await, start(&issuer, &database, &[]).await];

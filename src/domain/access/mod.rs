@@ -24,7 +24,7 @@ pub struct User {
     pub id: Uuid,
     /// Unique, never changed.
     pub email: Email,
-    /// Who they are to the single sign-on, for those who came by it. Never changed, and never concluded from the address.
+    /// Who they are to the single sign-on, for those who come by it. Never concluded from the address.
     pub account: Option<Account>,
     /// What the user may do. Somebody who comes by single sign-on may do then what that says.
     pub permissions: Permissions,

@@ -282,8 +282,10 @@ impl Directory for Draft<'_> {
     }
 
     fn user_by_account(&self, account: &Account) -> Option<&Arc<User>> {
-        let changed = self.changes.accounts.get(account).and_then(|id| self.changes.users.get(id));
-        changed.or_else(|| self.state.user_by_account(account))
+        let known = || self.state.user_by_account(account).map(|user| user.id);
+        let id = self.changes.accounts.get(account).copied().or_else(known)?;
+        // The batch may have tied the user to another one.
+        self.user(id).filter(|user| user.account.as_ref() == Some(account))
     }
 
     fn token(&self, id: Uuid) -> Option<&Arc<Token>> {

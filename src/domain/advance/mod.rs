@@ -139,9 +139,13 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
         Command::SetArchived { flag, archived, expected_revision } => {
             flags::set_archived(draft, proposal, flag, *archived, *expected_revision)
         }
-        Command::CreateUser { email, permissions } => users::create(draft, proposal, granted, email, *permissions),
-        Command::UpdateUser { id, permissions, reactivate, expected_revision } => {
-            users::update(draft, proposal, granted, *id, *permissions, *reactivate, *expected_revision)
+        Command::CreateUser { email, account, permissions } => {
+            users::create(draft, proposal, granted, email, account.as_ref(), *permissions)
+        }
+        Command::UpdateUser { id, account, permissions, reactivate, expected_revision } => {
+            let wanted =
+                users::Wanted { account: account.as_ref(), permissions: *permissions, reactivate: *reactivate };
+            users::update(draft, proposal, granted, *id, wanted, *expected_revision)
         }
         Command::DeactivateUser { id, expected_revision } => {
             users::deactivate(draft, proposal, *id, *expected_revision)

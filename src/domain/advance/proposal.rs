@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::step::Answer;
 use crate::domain::Revision;
-use crate::domain::access::{Credential, Permission, Permissions, SecretHash};
+use crate::domain::access::{Account, Credential, Permission, Permissions, SecretHash};
 use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
@@ -109,6 +109,8 @@ pub enum Command {
     CreateUser {
         /// Their address.
         email: Email,
+        /// Who they are to the single sign-on.
+        account: Option<Account>,
         /// What they may do.
         permissions: Permissions,
     },
@@ -116,6 +118,8 @@ pub enum Command {
     UpdateUser {
         /// Whom.
         id: Uuid,
+        /// Who they are to the single sign-on from now on; `None` leaves that as it is.
+        account: Option<Account>,
         /// All that they may do from now on.
         permissions: Permissions,
         /// Let them in again if they were shut out.

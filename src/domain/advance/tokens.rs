@@ -83,7 +83,7 @@ pub(super) fn create_administrator(
     token_name: &Name,
     secret_hash: SecretHash,
 ) -> Result<Outcome, Error> {
-    let (object, entry) = users::create(draft, proposal, granted, email, Permissions::all())?;
+    let (object, entry) = users::create(draft, proposal, granted, email, None, Permissions::all())?;
     let Object::User(user) = &object else { return Ok((object, entry)) };
     let token =
         NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };

@@ -5,7 +5,7 @@ use uuid::Uuid;
 use super::draft::{Draft, Place, Subject, Values};
 use super::{Object, Outcome, Proposal, at_revision, within};
 use crate::domain::Revision;
-use crate::domain::access::{Account, Identity, Permission, Permissions, User};
+use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, User};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::Error;
 use crate::domain::text::Email;
@@ -15,13 +15,22 @@ pub(super) fn create(
     proposal: &Proposal,
     granted: Permissions,
     email: &Email,
+    account: Option<&Account>,
     permissions: Permissions,
 ) -> Result<Outcome, Error> {
     within(permissions, granted)?;
     if draft.user_by_email(email).is_some() {
         return Err(Error::EmailTaken(email.clone()));
     }
-    Ok(write_new(draft, proposal, email, None, permissions))
+    nobody_else_has(draft, account, None)?;
+    Ok(write_new(draft, proposal, email, account.cloned(), permissions))
+}
+
+fn nobody_else_has(draft: &Draft<'_>, account: Option<&Account>, id: Option<Uuid>) -> Result<(), Error> {
+    match account.filter(|account| draft.user_by_account(account).is_some_and(|user| Some(user.id) != id)) {
+        Some(account) => Err(Error::AccountTaken(account.clone())),
+        None => Ok(()),
+    }
 }
 
 /// Whoever comes by single sign-on becomes a user with their first change. What they may do is said by their tokens, so the
@@ -57,34 +66,42 @@ fn write_new(
     write(draft, proposal, place, Action::UserCreated, None, user)
 }
 
+/// How a user is to be.
+pub(super) struct Wanted<'a> {
+    pub account: Option<&'a Account>,
+    pub permissions: Permissions,
+    pub reactivate: bool,
+}
+
 pub(super) fn update(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
     granted: Permissions,
     id: Uuid,
-    permissions: Permissions,
-    reactivate: bool,
+    wanted: Wanted<'_>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
     let before = draft.find_user(id)?;
     at_revision(before.revision, expected)?;
-    if !before.is_active() && !reactivate {
+    if !before.is_active() && !wanted.reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
+    nobody_else_has(draft, wanted.account, Some(id))?;
+    let account = wanted.account.or(before.account.as_ref()).cloned();
     // To let somebody in again is to hand them all that they hold, which for the single sign-on is not known here.
-    let wanted = match (before.is_active(), &before.account) {
-        (true, _) => permissions.minus(before.permissions),
-        (false, None) => permissions,
+    let handed = match (before.is_active(), &account) {
+        (true, _) => wanted.permissions.minus(before.permissions),
+        (false, None) => wanted.permissions,
         (false, Some(_)) => Permissions::all(),
     };
-    within(wanted, granted)?;
-    if before.is_active() && before.permissions == permissions {
-        return Ok((Object::User(before), None));
-    }
-    if !permissions.contains(Permission::ManageAccess) {
+    within(handed, granted)?;
+    if !wanted.permissions.contains(Permission::ManageAccess) {
         keep_an_access_manager(draft, &before)?;
     }
-    let after = User { permissions, deactivated_at: None, ..User::clone(&before) };
+    let after = User { account, permissions: wanted.permissions, deactivated_at: None, ..User::clone(&before) };
+    if after == *before {
+        return Ok((Object::User(before), None));
+    }
     Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
 }
 

@@ -87,8 +87,9 @@ const EVERYTHING: &str = concat!(
         FROM head, unnest($52::uuid[], $53::text[], $54::text[], $55::text[], $56::text[], $57::int8[],
             $58::timestamptz[], $59::timestamptz[], $60::timestamptz[])
             AS u (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at)
-        ON CONFLICT (id) DO UPDATE SET permissions = excluded.permissions, revision = excluded.revision,
-            updated_at = excluded.updated_at, deactivated_at = excluded.deactivated_at
+        ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
+            permissions = excluded.permissions, revision = excluded.revision, updated_at = excluded.updated_at,
+            deactivated_at = excluded.deactivated_at
     ), changed_tokens AS (
         INSERT INTO api_tokens (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at,
             revoked_at)

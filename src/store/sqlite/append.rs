@@ -48,8 +48,9 @@ const USERS: &str = "INSERT INTO users (id, email, issuer, subject, permissions,
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
         value ->> 7, value ->> 8
     FROM json_each(?) WHERE TRUE
-    ON CONFLICT (id) DO UPDATE SET permissions = excluded.permissions, revision = excluded.revision,
-        updated_at = excluded.updated_at, deactivated_at = excluded.deactivated_at";
+    ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
+        permissions = excluded.permissions, revision = excluded.revision, updated_at = excluded.updated_at,
+        deactivated_at = excluded.deactivated_at";
 
 const TOKENS: &str = "INSERT INTO api_tokens (id, user_id, name, secret_hash, permissions, revision, created_at,
         expires_at, revoked_at)

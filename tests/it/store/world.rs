@@ -286,7 +286,7 @@ pub fn set(key: &str, status: Status) -> SetStatus {
 }
 
 pub fn create_user(address: &str, permissions: Permissions) -> Command {
-    Command::CreateUser { email: email(address), permissions }
+    Command::CreateUser { email: email(address), account: None, permissions }
 }
 
 pub fn create_token(user_id: Uuid, secret: u8) -> Command {

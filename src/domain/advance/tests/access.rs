@@ -10,11 +10,23 @@ fn set_of(permissions: &[Permission]) -> Permissions {
 }
 
 fn update(id: Uuid, permissions: &[Permission]) -> Command {
-    Command::UpdateUser { id, permissions: set_of(permissions), reactivate: false, expected_revision: None }
+    Command::UpdateUser {
+        id,
+        account: None,
+        permissions: set_of(permissions),
+        reactivate: false,
+        expected_revision: None,
+    }
 }
 
 fn reactivate(id: Uuid, permissions: &[Permission]) -> Command {
-    Command::UpdateUser { id, permissions: set_of(permissions), reactivate: true, expected_revision: None }
+    Command::UpdateUser {
+        id,
+        account: None,
+        permissions: set_of(permissions),
+        reactivate: true,
+        expected_revision: None,
+    }
 }
 
 fn deactivate(id: Uuid) -> Command {
@@ -178,7 +190,10 @@ fn changes_to_users_and_tokens_are_made_at_the_expected_revision_alone() {
     let expected_revision = Some(user.revision + 100);
     let permissions = Permissions::default();
     for (command, current) in [
-        (Command::UpdateUser { id: user.id, permissions, reactivate: false, expected_revision }, user.revision),
+        (
+            Command::UpdateUser { id: user.id, account: None, permissions, reactivate: false, expected_revision },
+            user.revision,
+        ),
         (Command::DeactivateUser { id: user.id, expected_revision }, user.revision),
         (Command::RevokeToken { id: ann, expected_revision }, token.revision),
     ] {
@@ -263,6 +278,42 @@ fn nobody_becomes_another_user_by_having_their_address_at_the_issuer() {
 }
 
 #[test]
+fn an_access_manager_ties_a_user_to_an_account_and_nobody_has_two() {
+    let mut world = World::new();
+    world.create("a");
+    world.with_user("sue@example.com", &[]);
+    world.with_user("joe@example.com", &[]);
+    let [sue, joe] = ["sue@example.com", "joe@example.com"].map(|address| world.user(address).id);
+    let account = |subject: &str| Account { issuer: "https://issuer".into(), subject: subject.into() };
+    let tie = |id, subject: &str| Command::UpdateUser {
+        id,
+        account: Some(account(subject)),
+        permissions: Permissions::default(),
+        reactivate: false,
+        expected_revision: None,
+    };
+    let flip = |world: &World, subject: &str| world.signed_on(subject, &[Permission::ToggleFeatureFlags], toggle("a"));
+    assert!(matches!(world.reject(flip(&world, "sue")), Error::SignOnEmailTaken(_)));
+
+    world.accept(world.admin(tie(sue, "sue")));
+
+    assert_eq!(world.accept(flip(&world, "sue")).entry.unwrap().user_id, Some(sue));
+    assert_eq!(world.accept(world.admin(tie(sue, "sue"))).entry, None);
+    assert_eq!(world.reject(world.admin(tie(joe, "sue"))), Error::AccountTaken(account("sue")));
+    // What is left as it is stays.
+    world.accept(world.admin(update(sue, &[Permission::ViewAuditLogs])));
+    assert_eq!(world.user("sue@example.com").account, Some(account("sue")));
+    // Another account takes the place of the first, which is free then, in the same batch already.
+    let step = world.commit(&[world.admin(tie(sue, "susan")), world.admin(tie(joe, "sue"))]);
+    assert!(step.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Accepted(_))), "{:?}", step.verdicts);
+    assert_eq!(world.accept(flip(&world, "sue")).entry.unwrap().user_id, Some(joe));
+    assert_eq!(world.accept(flip(&world, "susan")).entry.unwrap().user_id, Some(sue));
+    let (email, account) = (email("x@example.com"), Some(account("sue")));
+    let new = Command::CreateUser { email, account: account.clone(), permissions: Permissions::default() };
+    assert_eq!(world.reject(world.admin(new)), Error::AccountTaken(account.unwrap()));
+}
+
+#[test]
 fn a_sign_on_or_certificate_works_until_it_expires() {
     let mut world = World::new();
     world.create("a");
@@ -292,7 +343,11 @@ fn a_sign_on_that_manages_access_does_not_count_as_the_last_who_does() {
 fn a_token_does_not_outgrow_its_maker() {
     let mut world = World::new();
     let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
-    world.accept(service(Command::CreateUser { email: email("ann@example.com"), permissions: Permissions::default() }));
+    world.accept(service(Command::CreateUser {
+        email: email("ann@example.com"),
+        account: None,
+        permissions: Permissions::default(),
+    }));
     let ann = world.user("ann@example.com").id;
     let answer = world.accept(by(clerk, MANAGE, second_token(ann)));
     let Object::Token(token) = answer.object else { panic!("not a token") };

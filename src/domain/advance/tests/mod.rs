@@ -25,8 +25,11 @@ impl World {
     fn new() -> Self {
         let mut world =
             Self { state: State::empty(Uuid::from_u128(0xfeed)), now: Timestamp::from_micros(1_000), next_id: 1 };
-        let admin = world
-            .accept(service(Command::CreateUser { email: email("admin@localhost"), permissions: Permissions::all() }));
+        let admin = world.accept(service(Command::CreateUser {
+            email: email("admin@localhost"),
+            account: None,
+            permissions: Permissions::all(),
+        }));
         let Object::User(admin) = admin.object else { panic!("not a user") };
         world.accept(service(Command::CreateToken(new_token(admin.id, None))));
         world
@@ -73,7 +76,7 @@ impl World {
     /// A user with these permissions and one token.
     fn with_user(&mut self, address: &str, permissions: &[Permission]) -> Uuid {
         let permissions = permissions.iter().copied().collect();
-        let user = self.accept(service(Command::CreateUser { email: email(address), permissions }));
+        let user = self.accept(service(Command::CreateUser { email: email(address), account: None, permissions }));
         let Object::User(user) = user.object else { panic!("not a user") };
         self.accept(service(Command::CreateToken(new_token(user.id, None))));
         self.token(address)
@@ -369,6 +372,7 @@ fn nobody_hands_out_what_they_do_not_hold() {
     let admin = world.state.user_by_email(&email("admin@localhost")).unwrap().id;
     let as_ann = |command| by(ann, Permission::ManageAccess, command);
     let user = |address: &str, permission| Command::CreateUser {
+        account: None,
         email: email(address),
         permissions: [permission].into_iter().collect(),
     };
