@@ -1,5 +1,7 @@
 //! The keys in a document: which of them can be used, and for what.
 
+use std::sync::Arc;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
@@ -12,9 +14,9 @@ use crate::auth::signature;
 /// The fewest bits of an RSA key. The most are 8,192: longer ones verify nothing.
 const RSA_BITS: usize = 2_048;
 
-/// The keys of an issuer at one time.
+/// The keys of an issuer at one time: none before they have been read, which is not the same as read and empty.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet(Option<Vec<Arc<Key>>>);
 
 /// A public key.
 #[derive(Debug, PartialEq, Eq)]
@@ -50,9 +52,10 @@ pub(in crate::auth) enum NoKey {
 
 impl KeySet {
     /// Reads a JWKS document (RFC 7517). Keys that cannot be used are passed over: an issuer may have others for others.
+    /// None may be left, which is how an issuer withdraws them all.
     ///
     /// # Errors
-    /// When it is no such document, or holds no key that can be used.
+    /// When it is no such document.
     pub fn parse(document: &[u8]) -> Result<Self, KeysError> {
         #[derive(Deserialize)]
         struct Document {
@@ -60,16 +63,13 @@ impl KeySet {
         }
         let document: Document = serde_json::from_slice(document).map_err(|e| KeysError::Document(e.to_string()))?;
         let fields = document.keys.into_iter().filter_map(|key| serde_json::from_value::<Fields>(key).ok());
-        let keys: Vec<_> = fields.filter_map(Fields::key).collect();
-        if keys.is_empty() { Err(KeysError::NoKey) } else { Ok(Self(keys)) }
+        Ok(Self(Some(fields.filter_map(Fields::key).map(Arc::new).collect())))
     }
 
     /// The key for a token with this in its header. A token without a key's name is for the only one that can be meant.
-    pub(in crate::auth) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Key, NoKey> {
-        if self.0.is_empty() {
-            return Err(NoKey::Unread);
-        }
-        let mut named = self.0.iter().filter(|key| id.is_none() || key.id.as_deref() == id).peekable();
+    pub(in crate::auth) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> Result<&Arc<Key>, NoKey> {
+        let keys = self.0.as_ref().ok_or(NoKey::Unread)?;
+        let mut named = keys.iter().filter(|key| id.is_none() || key.id.as_deref() == id).peekable();
         let known = named.peek().is_some();
         let mut fitting = named.filter(|key| key.algorithm() == algorithm);
         match (fitting.next(), fitting.next()) {
@@ -80,9 +80,19 @@ impl KeySet {
         }
     }
 
+    /// Whether this key is one of them, by the same name.
+    pub(super) fn holds(&self, key: &Arc<Key>) -> bool {
+        self.0.iter().flatten().any(|one| one == key)
+    }
+
+    /// Whether they come from a document.
+    pub(super) fn is_read(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.0.len()
+        self.0.as_ref().map_or(0, Vec::len)
     }
 }
 

@@ -2,22 +2,27 @@
 
 use std::error::Error;
 use std::fmt;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Url};
+use tokio::sync::Semaphore;
+use tokio::task::spawn_blocking;
 
 use super::KeysError;
 
 /// The most that a document of keys may hold, in bytes.
 const LIMIT: usize = 1 << 20;
 
-/// How long the issuer has to answer, to the last byte.
-const TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How often the issuer may send us elsewhere; always to another https address.
 const REDIRECTS: usize = 3;
+
+/// How many readings of a file may hang at once. Each keeps a thread until its file system answers, and the threads are
+/// needed elsewhere; one alone would be stuck for ever with a file that has been replaced since.
+pub(super) const HANGING: usize = 8;
 
 /// Where the issuer's keys are.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +63,7 @@ impl fmt::Display for KeySource {
 
 /// A source and what reads it.
 pub(super) enum Reader {
-    File(PathBuf),
+    File(PathBuf, Arc<Semaphore>),
     Url(Url, Client),
 }
 
@@ -70,15 +75,15 @@ impl Reader {
 
     pub fn with(source: KeySource, client: ClientBuilder) -> Result<Self, KeysError> {
         Ok(match source {
-            KeySource::File(path) => Self::File(path),
+            KeySource::File(path) => Self::File(path, Arc::new(Semaphore::new(HANGING))),
             KeySource::Url(url) => Self::Url(url, client.build().map_err(|e| KeysError::Client(causes(&e)))?),
         })
     }
 
-    /// The document as it is now.
+    /// The document as it is now. How long that may take is for the caller to say.
     pub async fn read(&self) -> Result<Vec<u8>, KeysError> {
         let document = match self {
-            Self::File(path) => tokio::fs::read(path).await.map_err(|e| KeysError::Unreadable(e.to_string()))?,
+            Self::File(path, places) => read_file(path.clone(), places).await?,
             Self::Url(url, client) => fetch(client, url.clone()).await?,
         };
         if document.len() > LIMIT { Err(KeysError::TooLarge) } else { Ok(document) }
@@ -92,8 +97,22 @@ pub(super) fn client() -> ClientBuilder {
     Client::builder()
         .https_only(true)
         .redirect(Policy::limited(REDIRECTS))
-        .timeout(TIMEOUT)
         .user_agent(concat!("toggled/", env!("CARGO_PKG_VERSION")))
+}
+
+/// What is in a file. One that has no end is not read to it: nobody can stop the thread that does.
+async fn read_file(path: PathBuf, places: &Arc<Semaphore>) -> Result<Vec<u8>, KeysError> {
+    fn limited(path: &Path) -> io::Result<Vec<u8>> {
+        let mut document = Vec::new();
+        File::open(path)?.take(LIMIT as u64 + 1).read_to_end(&mut document)?;
+        Ok(document)
+    }
+    let place = Arc::clone(places).acquire_owned().await;
+    let reading = spawn_blocking(move || {
+        let _place = place;
+        limited(&path)
+    });
+    reading.await.map_err(io::Error::from).flatten().map_err(|e| KeysError::Unreadable(e.to_string()))
 }
 
 async fn fetch(client: &Client, url: Url) -> Result<Vec<u8>, KeysError> {

@@ -16,8 +16,9 @@ use jsonwebtoken::Algorithm;
 use jsonwebtoken::errors::ErrorKind;
 use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
-use super::jwks::{Jwks, KeySet, NoKey};
+use super::jwks::{Jwks, Key, KeySet, NoKey};
 use super::signature;
 use crate::domain::access::{Identity, SecretHash};
 use crate::domain::time::Timestamp;
@@ -140,8 +141,8 @@ pub struct SignOn {
 #[derive(Clone)]
 struct Verified {
     identity: Arc<Identity>,
-    /// The keys that vouched for it; when they are replaced, nobody does.
-    keys: Arc<KeySet>,
+    /// The key that vouches for it, as long as the issuer has it.
+    key: Arc<Key>,
 }
 
 impl SignOn {
@@ -155,6 +156,12 @@ impl SignOn {
         self.jwks.keep_fresh().await;
     }
 
+    /// Tells when the issuer's keys are replaced: [`SignOn::cached`] may then know a token no more. Whoever waits for that
+    /// asks for this first, and then for the token.
+    pub fn key_changes(&self) -> watch::Receiver<Arc<KeySet>> {
+        self.jwks.changes()
+    }
+
     /// Whether this could be a token of a single sign-on: three parts in base64url, of 16 KiB at the most.
     pub fn looks_like_jwt(token: &[u8]) -> bool {
         let base64url = |part: &[u8]| {
@@ -165,10 +172,11 @@ impl SignOn {
         token.len() <= LONGEST && three && parts.next().is_none()
     }
 
-    /// Whom the token with this hash was for, if it has been verified before and still works.
+    /// Whom the token with this hash was for, if it has been verified before and still works: it has not expired, and the
+    /// issuer still has its key. Of very many tokens some are forgotten, and have to be verified again.
     pub fn cached(&self, hash: &SecretHash, now: Timestamp) -> Option<Arc<Identity>> {
-        let Verified { identity, keys } = self.verified.get(hash)?;
-        if now < identity.expires_at && self.jwks.is_current(&keys) {
+        let Verified { identity, key } = self.verified.get(hash)?;
+        if now < identity.expires_at && self.jwks.holds(&key) {
             Some(identity)
         } else {
             self.verified.remove(hash);
@@ -176,21 +184,22 @@ impl SignOn {
         }
     }
 
-    /// Whom a token is for. `hash` is its SHA-256. Takes as long as the issuer does (10 seconds at the most) where the
-    /// token names a key that is not known yet.
+    /// Whom a token is for. `hash` is its SHA-256. Where the token may be signed with a key that is not known yet, this
+    /// takes as long as the issuer does, once: 20 seconds at the most, 10 for a reading of the keys that is under way and
+    /// 10 for one more.
     ///
     /// # Errors
     /// Why the token does not work.
     pub async fn verify(&self, token: &[u8], hash: &SecretHash, now: Timestamp) -> Result<Arc<Identity>, Rejected> {
         let header = Header::read(token)?;
-        let mut keys = self.jwks.current();
-        if matches!(header.key(&keys), Err(NoKey::Unknown | NoKey::Unread)) {
-            self.jwks.look_again(&keys).await;
-            keys = self.jwks.current();
+        let keys = self.jwks.current();
+        let mut vouched = header.vouched(token, &keys);
+        if vouched.as_ref().is_err_and(|why| header.is_of_a_new_key(*why)) && self.jwks.look_again(&keys).await {
+            vouched = header.vouched(token, &self.jwks.current());
         }
-        let claims = header.key(&keys)?.claims(token)?;
+        let (key, claims) = vouched?;
         let identity = Arc::new(self.rules.identity(&claims, now)?);
-        self.verified.insert(*hash, Verified { identity: Arc::clone(&identity), keys });
+        self.verified.insert(*hash, Verified { identity: Arc::clone(&identity), key });
         Ok(identity)
     }
 }
@@ -222,7 +231,19 @@ impl Header {
         Ok(Self { algorithm: accepted.ok_or(Rejected::Algorithm)?, key_id })
     }
 
-    fn key<'a>(&self, keys: &'a KeySet) -> Result<&'a super::jwks::Key, NoKey> {
-        keys.find(self.key_id.as_deref(), self.algorithm)
+    /// The key of the token, and what it says that this key has signed.
+    fn vouched(&self, token: &[u8], keys: &KeySet) -> Result<(Arc<Key>, Value), Rejected> {
+        let key = keys.find(self.key_id.as_deref(), self.algorithm)?;
+        Ok((Arc::clone(key), key.claims(token)?))
+    }
+
+    /// Whether a token that was refused for this may have a key that is not known yet. One that names none is held against
+    /// the only key of its kind, and the issuer may have replaced that.
+    fn is_of_a_new_key(&self, why: Rejected) -> bool {
+        match why {
+            Rejected::UnknownKey | Rejected::KeysUnread => true,
+            Rejected::Signature => self.key_id.is_none(),
+            _ => false,
+        }
     }
 }

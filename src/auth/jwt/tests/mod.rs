@@ -1,6 +1,7 @@
 //! Whose tokens are believed, and for how long.
 
 mod anything;
+mod keys;
 mod says;
 
 use std::collections::HashSet;
@@ -194,31 +195,6 @@ async fn a_token_that_was_changed_is_refused() {
             assert_eq!(world.verify(&changed).await, Err(Rejected::Malformed), "{changed}");
         }
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_token_is_remembered_until_its_key_is_gone() {
-    let [old, new, newest] = [Key::p256("old"), Key::p256("new"), Key::p256("newest")];
-    let world = World::new(&jwks([&old])).await;
-    let token = old.token(&good());
-    assert_eq!(world.cached(&token, at(NOW)), None);
-    let identity = world.verify(&token).await.unwrap();
-    assert!(Arc::ptr_eq(&identity, &world.cached(&token, at(NOW)).unwrap()));
-
-    // A token with an unknown key makes it look for new ones; the old key is still among them.
-    world.publish(&jwks([&old, &new]));
-    assert!(world.verify(&new.token(&good())).await.is_ok());
-    assert!(world.verify(&token).await.is_ok());
-    assert!(world.cached(&token, at(NOW)).is_some());
-
-    // Withdrawn: what is remembered is worth nothing from the next reading on.
-    world.publish(&jwks([&newest]));
-    assert_eq!(world.verify(&newest.token(&good())).await, Err(Rejected::UnknownKey), "it has just looked");
-    assert!(world.cached(&token, at(NOW)).is_some());
-    tokio::time::advance(std::time::Duration::from_secs(5)).await;
-    assert!(world.verify(&newest.token(&good())).await.is_ok());
-    assert_eq!(world.cached(&token, at(NOW)), None);
-    assert_eq!(world.verify(&token).await, Err(Rejected::UnknownKey));
 }
 
 #[test]
