@@ -11,6 +11,7 @@ use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
@@ -23,6 +24,9 @@ const EXIT_USAGE: u8 = 64;
 
 /// Exit status for everything else that fails.
 const EXIT_FAILURE: u8 = 1;
+
+/// How long to wait at the end for what cannot be cancelled.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// Feature flags and the log of every change to them, over gRPC. Without a command: serve.
 #[derive(Parser)]
@@ -80,14 +84,17 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 fn run(command: Command) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let done = runtime.block_on(async {
         match command {
             Command::Serve(settings) => serve::run(*settings).await,
             Command::Migrate(settings) => migrate::run(settings).await,
             Command::User(settings) => user::run(settings).await,
             Command::Token(settings) => token::run(settings).await,
         }
-    })
+    });
+    // A file that hangs while it is read must not keep the program from ending.
+    runtime.shutdown_timeout(LAST_WAIT);
+    done
 }
 
 /// One line about what went wrong.

@@ -369,6 +369,33 @@ async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
     .await;
     assert_eq!(who(&server, &old).await.unwrap_err().code(), Code::Unauthenticated);
 
+    // A stream goes on while its key is there, and ends with it.
+    let viewer = issuer.claims("joe@example.com", &["view_audit_logs"]);
+    let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+    let mut viewing = server.client(Some(&issuer.token(&viewer))).await;
+    let mut stream = viewing.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+    assert!(stream.message().await.unwrap().is_some());
+    let (second, third) = (Key::p256("of its own"), Key::ed25519("third"));
+    issuer.rotate(vec![third.clone(), second]);
+    let mut client = server.client(Some(&third.token(&claims))).await;
+    soon("the third key to be known", async {
+        while client.access.who_am_i(WhoAmIRequest {}).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    let status = soon("the stream to end with its key", async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await;
+    assert_eq!(status.code(), Code::Unauthenticated);
+    let new = third.token(&claims);
+
     // An issuer that is down shuts nobody out whose key is known; and one with another key cannot be told from a forger.
     issuer.stop().await;
     who(&server, &new).await.unwrap();

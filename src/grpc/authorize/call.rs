@@ -8,7 +8,7 @@ use http::{HeaderMap, Request};
 use tokio::time::Instant;
 
 use crate::auth::Caller;
-use crate::domain::access::Permission;
+use crate::domain::access::{Permission, SecretHash};
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
 use crate::grpc::incoming::Peer;
@@ -25,6 +25,8 @@ const ANSWER_AHEAD: Duration = Duration::from_millis(200);
 pub(in crate::grpc) struct Call {
     /// Who calls.
     pub caller: Caller,
+    /// The hash of their token, if it is one of the single sign-on: it works as long as its key is the issuer's.
+    pub signed: Option<SecretHash>,
     /// What the method demands; `None` where any caller will do.
     pub permission: Option<Permission>,
     /// Where the call comes from.

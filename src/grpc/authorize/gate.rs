@@ -19,7 +19,7 @@ use crate::domain::advance::Origin;
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::Email;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::grpc::incoming::Peer;
 use crate::mirror::Mirror;
 use crate::tls::ClientCertificate;
@@ -62,8 +62,8 @@ struct Arrival {
 
 /// What a request shows.
 enum Shown {
-    /// Something that is known.
-    Credential(Credential),
+    /// Something that is known; of a token of the single sign-on the hash as well.
+    Credential(Credential, Option<SecretHash>),
     /// What may be a token of the single sign-on.
     Unverified(Vec<u8>, SecretHash),
 }
@@ -98,7 +98,7 @@ impl Gate {
             deadline: deadline(request.headers()),
         };
         match shown {
-            Ok(Shown::Credential(credential)) => self.let_in(credential, arrival).map(Arrived::Decided),
+            Ok(Shown::Credential(credential, signed)) => self.let_in(credential, signed, arrival).map(Arrived::Decided),
             Ok(Shown::Unverified(token, hash)) => Ok(Arrived::Unverified(Unverified { arrival, token, hash })),
             Err(why) => Err(self.refuse(why, &arrival)),
         }
@@ -116,7 +116,7 @@ impl Gate {
             None => verified.await,
         };
         match verified {
-            Ok(identity) => self.let_in(Credential::SignOn(identity), arrival),
+            Ok(identity) => self.let_in(Credential::SignOn(identity), Some(hash), arrival),
             Err(why) => {
                 let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
                 // Nobody can tell yet whether the token is good: that passes.
@@ -125,7 +125,7 @@ impl Gate {
         }
     }
 
-    fn let_in(&self, credential: Credential, arrival: Arrival) -> Result<Admission, Error> {
+    fn let_in(&self, credential: Credential, signed: Option<SecretHash>, arrival: Arrival) -> Result<Admission, Error> {
         let now = self.clock.now();
         let caller = self.mirror.read(|state| Caller::admit(state, credential, now)).flatten();
         let Some(caller) = caller else { return Err(self.refuse(Why::Ended, &arrival)) };
@@ -139,7 +139,7 @@ impl Gate {
             Policy::Authenticated | Policy::Public => None,
         };
         let missing = permission.filter(|permission| !caller.granted.permissions.contains(*permission));
-        let call = Call { caller, permission, origin, deadline };
+        let call = Call { caller, signed, permission, origin, deadline };
         Ok(match missing {
             None => Admission::Granted(call, method),
             Some(missing) => Admission::Lacking(call, method, missing),
@@ -156,23 +156,23 @@ impl Gate {
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = match (headers.next(), headers.next()) {
             (Some(header), None) => header,
-            (None, _) => return self.certificate(state, request).map(Shown::Credential).ok_or(Why::Missing),
+            (None, _) => return self.certificate(state, request).ok_or(Why::Missing),
             // Which of two should count is not for us to guess.
             (Some(_), Some(_)) => return Err(Why::Malformed),
         };
         let token = bearer(header.as_bytes()).ok_or(Why::Malformed)?;
         let hash = hash(token);
         if let Some(token) = state.token_by_secret(&hash) {
-            return Ok(Shown::Credential(Credential::Token(token.id)));
+            return Ok(Shown::Credential(Credential::Token(token.id), None));
         }
         let sign_on = self.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token)).ok_or(Why::Unknown)?;
         Ok(match sign_on.cached(&hash, self.clock.now()) {
-            Some(identity) => Shown::Credential(Credential::SignOn(identity)),
+            Some(identity) => Shown::Credential(Credential::SignOn(identity), Some(hash)),
             None => Shown::Unverified(token.to_owned(), hash),
         })
     }
 
-    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
+    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Shown> {
         let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
         let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
         let email = users.next()?;
@@ -182,26 +182,48 @@ impl Gate {
         if !users.all(|other| other == email) {
             return None;
         }
-        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
+        let credential = Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at };
+        Some(Shown::Credential(credential, None))
     }
 
-    /// Waits until a caller may no longer do what they were let in for, and says why. Woken by changes to users and tokens
-    /// and by the clock.
-    pub(super) async fn lost(&self, credential: Credential, permission: Option<Permission>) -> Error {
+    /// Waits until the caller of an open stream may no longer have it, and says why. Woken by changes to users and tokens, by
+    /// other keys of the issuer, and by the clock.
+    pub(super) async fn lost(&self, call: Call) -> Error {
         let mut changes = self.mirror.access_changes();
+        let mut keys = self.sign_on.as_ref().filter(|_| call.signed.is_some()).map(|sign_on| sign_on.key_changes());
+        let mut other_keys = true;
         loop {
             changes.borrow_and_update();
             let now = self.clock.now();
-            let caller = self.mirror.read(|state| Caller::admit(state, credential.clone(), now)).flatten();
+            // Asked only where the answer may be another: of very many tokens, some are forgotten.
+            if std::mem::take(&mut other_keys) && !self.vouched(&call, now) {
+                return Error::Unauthenticated;
+            }
+            let caller = self.mirror.read(|state| Caller::admit(state, call.caller.credential.clone(), now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
-            if let Some(missing) = permission.filter(|p| !caller.granted.permissions.contains(*p)) {
+            if let Some(missing) = call.permission.filter(|p| !caller.granted.permissions.contains(*p)) {
                 return Error::PermissionDenied(missing);
             }
             let left = caller.granted.until.map_or(LOOK_AT_THE_CLOCK, |end| now.until(end));
+            let new_keys = async {
+                match &mut keys {
+                    Some(keys) => keys.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Error::Draining },
+                changed = new_keys => if changed.is_ok() { other_keys = true } else { return Error::Draining },
                 () = tokio::time::sleep(left.min(LOOK_AT_THE_CLOCK)) => {}
             }
+        }
+    }
+
+    /// Whether the issuer still has the key of a caller's token; nobody else has to vouch for theirs.
+    fn vouched(&self, call: &Call, now: Timestamp) -> bool {
+        match call.signed.as_ref().zip(self.sign_on.as_ref()) {
+            Some((hash, sign_on)) => sign_on.cached(hash, now).is_some(),
+            None => true,
         }
     }
 }

@@ -145,7 +145,7 @@ where
 {
     async move {
         let response = inner.call(request).await?;
-        let lost = async move { gate.lost(call.caller.credential, call.permission).await };
+        let lost = async move { gate.lost(call).await };
         Ok(response.map(|body| guard(body, lost)))
     }
     .boxed()
