@@ -1,4 +1,4 @@
-//! The first start: a database without users gets its first administrator.
+//! The first start: a database in which nobody manages access gets its first administrator.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};

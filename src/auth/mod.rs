@@ -19,11 +19,11 @@ mod signing;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::domain::access::{Account, Credential, Granted, SecretHash, User, admit};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
-use uuid::Uuid;
 
 /// Somebody who has shown something that works.
 #[derive(Debug, Clone)]
@@ -32,15 +32,6 @@ pub struct Caller {
     pub credential: Credential,
     /// Who they are, and what it lets them do.
     pub granted: Granted,
-}
-
-/// What tells one caller from another, whatever they show.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum CallerKey {
-    /// A user.
-    User(Uuid),
-    /// Somebody who came by single sign-on and is no user yet.
-    Account(Account),
 }
 
 impl Caller {
@@ -71,6 +62,15 @@ impl Caller {
     pub fn user(&self) -> Option<&Arc<User>> {
         self.granted.user.as_ref()
     }
+}
+
+/// What tells one caller from another, whatever they show.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CallerKey {
+    /// A user.
+    User(Uuid),
+    /// Somebody who came by single sign-on and is no user yet.
+    Account(Account),
 }
 
 /// The token in the value of an `authorization` header: `Bearer TOKEN`, the scheme in any case of letters.

@@ -51,10 +51,8 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
 /// The single sign-on, if there is to be one.
 async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failure> {
     let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
-    let jwks = Jwks::open(source.clone()).await.map_err(|error| Failure {
-        code: EXIT_FAILURE,
-        line: format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source} {error}"),
-    })?;
+    let jwks = Jwks::open(source.clone()).await;
+    let jwks = jwks.map_err(|error| Failure::usage(format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source} {error}")))?;
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 

@@ -21,8 +21,8 @@ pub struct SignOn {
     /// The claim that holds permissions or groups: its name, or a JSON pointer like /realm_access/roles
     #[arg(long, value_name = "CLAIM", env = "TOGGLED_OIDC_PERMISSIONS_CLAIM", default_value = "permissions")]
     oidc_permissions_claim: String,
-    /// What a group in that claim allows, like ops=toggle_feature_flags+view_feature_flags, or * for all; once a group.
-    /// With any of these only groups count, without them the claim names permissions. Several in one have ; between them
+    /// What a group in that claim allows, like ops=toggle_feature_flags+view_feature_flags, or * for all. Repeat it, or
+    /// separate several by semicolons. With any of these only groups count, without them the claim names permissions
     #[arg(long, value_name = "GROUP=PERMISSION+...", env = "TOGGLED_OIDC_GROUP", value_delimiter = ';')]
     oidc_group: Vec<String>,
 }

@@ -26,8 +26,7 @@ pub struct Transport {
     /// Take a client whose certificate has this alternative name (URI, DNS name or e-mail address) for this user, unless it
     /// sends a token; repeat it, or separate several in the environment by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
-    #[arg(value_parser = certificate_user)]
-    client_certificate_user: Vec<(String, Email)>,
+    client_certificate_user: Vec<String>,
     /// Listen without TLS on an address that is not a loopback one, where tokens can be read on the way
     #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
     allow_plaintext: bool,
@@ -66,12 +65,15 @@ impl Transport {
     /// Whom clients are taken for, by an alternative name of their certificate.
     ///
     /// # Errors
-    /// A line for a person: one name stands for two users.
+    /// A line for a person.
     pub fn certificate_users(&self) -> Result<HashMap<String, Email>, String> {
         let mut users = HashMap::new();
-        for (name, email) in &self.client_certificate_user {
-            if users.insert(name.clone(), email.clone()).is_some_and(|other| other != *email) {
-                return Err(format!("--client-certificate-user gives {name} to two users"));
+        // A list in the environment may end in its separator.
+        for setting in self.client_certificate_user.iter().filter(|setting| !setting.trim().is_empty()) {
+            let named = |rule: String| format!("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) {rule}");
+            let (name, email) = certificate_user(setting).map_err(named)?;
+            if users.insert(name.clone(), email.clone()).is_some_and(|other| other != email) {
+                return Err(named(format!("gives {name} to two users")));
             }
         }
         Ok(users)

@@ -25,7 +25,8 @@ pub fn chain(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
 }
 
 /// Feeds fields to the hash: a tag byte (the field's number in the message `AuditLog`), the length in 4 bytes, the
-/// value. Numbers are big-endian. A field that is absent is there with length 0, which no present one has.
+/// value. Numbers are big-endian. A field that is absent is there with length 0, which no present one has that
+/// may be absent.
 struct Encoder(Sha256);
 
 impl Encoder {

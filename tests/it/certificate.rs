@@ -6,7 +6,7 @@ use toggled::grpc::pb::*;
 use tonic::{Code, Status};
 
 use crate::support::tls::{Ca, Files, Identity, admin, client};
-use crate::support::{Backend, Database, Server, invoke, soon, toggle};
+use crate::support::{Backend, Database, Server, invoke, toggle, until_ended};
 
 const CHECKOUT: &str = "spiffe://example.com/checkout";
 const OTHER: &str = "spiffe://example.com/other";
@@ -88,29 +88,19 @@ async fn a_connection_outlives_neither_its_certificate_nor_its_user() {
     admin.new_user("other@example.com", &["view_audit_logs"]).await;
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
 
-    let end = SystemTime::now() + Duration::from_secs(4);
+    let end = SystemTime::now() + Duration::from_secs(8);
     let brief = world.ca.client_until(&[CHECKOUT], Some(end));
     let mut brief = client(world.server.address, &world.ca, Some(&brief), None).await.unwrap();
     let mut other = client(world.server.address, &world.ca, Some(&world.ca.client(OTHER)), None).await.unwrap();
     let mut expiring = brief.audit.stream_audit_logs(follow.clone()).await.unwrap().into_inner();
     let mut kept = other.audit.stream_audit_logs(follow).await.unwrap().into_inner();
-    let status = loop {
-        match soon("the stream to end with its certificate", expiring.message()).await {
-            Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
-            Err(status) => break status,
-        }
-    };
+    let status = until_ended(&mut expiring).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(brief.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 
     let id = other.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
     admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
-    let status = loop {
-        match soon("the stream to end with its user", kept.message()).await {
-            Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
-            Err(status) => break status,
-        }
-    };
+    let status = until_ended(&mut kept).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(other.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 }

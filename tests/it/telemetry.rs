@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use crate::support::methods::{call, channel};
-use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, soon};
+use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, soon, traces};
 
 /// What Prometheus would be told.
 async fn scrape(address: &str) -> String {
@@ -23,7 +23,8 @@ async fn scrape(address: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_authentications_are_counted_by_reason_and_logged_without_the_token() {
     let database = Database::new(Backend::Sqlite).await;
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    // All else that asks for a free port does so at another loopback address.
+    let free = TcpListener::bind("127.0.0.2:0").unwrap().local_addr().unwrap().to_string();
     let (mut server, log) = Server::launch_logged(&database.url, &[("TOGGLED_METRICS_LISTEN", &free)]).await;
     server.ready().await;
     let channel = channel(&server).await;
@@ -43,7 +44,7 @@ async fn failed_authentications_are_counted_by_reason_and_logged_without_the_tok
     assert!(server.terminate().await.success());
     let words = log.rest().await;
     let told: Vec<_> = words.lines().filter(|line| line.contains("a call was not authenticated")).collect();
-    assert_eq!(told.len(), 1, "now and then, not each: {told:?}");
+    assert!((1..=3).contains(&told.len()), "now and then, not each: {told:?}");
     assert!(told[0].contains("reason=\"unknown\"") && told[0].contains("127.0.0.1:"), "{told:?}");
     assert!(!words.contains(guessed) && !metrics.contains(guessed));
 }
@@ -81,7 +82,8 @@ async fn no_secret_is_in_the_servers_log() {
     let words = soon("the log", reading).await.unwrap();
     assert!(words.contains("TRACE") && words.contains("DEBUG"), "it logs everything: {} bytes", words.len());
     for token in [TOKEN, &secret, &signed, guessed] {
-        let leak = words.lines().find(|line| line.contains(token));
-        assert_eq!(leak, None, "{token}");
+        for trace in traces(token) {
+            assert_eq!(words.lines().find(|line| line.contains(&trace)), None, "{token}");
+        }
     }
 }

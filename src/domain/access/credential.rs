@@ -79,9 +79,9 @@ pub struct Granted {
 }
 
 impl Granted {
-    /// Whether it holds `permission`; any caller will do where none is asked for.
-    pub fn holds(&self, permission: Option<Permission>) -> bool {
-        permission.is_none_or(|permission| self.permissions.contains(permission))
+    /// What it takes and is not there; nothing where any caller will do.
+    pub fn lacks(&self, permission: Option<Permission>) -> Option<Permission> {
+        permission.filter(|permission| !self.permissions.contains(*permission))
     }
 }
 

@@ -138,7 +138,7 @@ impl Gate {
             Policy::Permission(permission) => Some(permission),
             Policy::Authenticated | Policy::Public => None,
         };
-        let missing = permission.filter(|permission| !caller.granted.permissions.contains(*permission));
+        let missing = caller.granted.lacks(permission);
         let call = Call { caller, signed, permission, origin, deadline };
         Ok(match missing {
             None => Admission::Granted(call, method),
@@ -201,7 +201,7 @@ impl Gate {
             }
             let caller = self.mirror.read(|state| Caller::admit(state, call.caller.credential.clone(), now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
-            if let Some(missing) = call.permission.filter(|p| !caller.granted.permissions.contains(*p)) {
+            if let Some(missing) = caller.granted.lacks(call.permission) {
                 return Error::PermissionDenied(missing);
             }
             let left = caller.granted.until.map_or(LOOK_AT_THE_CLOCK, |end| now.until(end));

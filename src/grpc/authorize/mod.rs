@@ -114,7 +114,7 @@ impl AuthorizeLayer {
     }
 }
 
-/// An answer that takes more than the service's own.
+/// An answer for which there is more to wait for.
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn now<S: Service<Request<Body>>>(error: Error) -> Answer<S> {

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use toggled::grpc::pb::access_service_client::AccessServiceClient;
 use toggled::grpc::pb::audit_service_client::AuditServiceClient;
 use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
@@ -10,7 +12,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Request, Status};
+use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::soon;
@@ -81,6 +83,33 @@ impl Client {
         self.access.create_token(request).await.unwrap().into_inner().secret
     }
 
+    /// Waits until the caller is let in: the server may have to learn of them first.
+    pub async fn until_let_in(&mut self) -> WhoAmIResponse {
+        soon("the caller to be let in", async {
+            loop {
+                if let Ok(me) = self.access.who_am_i(WhoAmIRequest {}).await {
+                    return me.into_inner();
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+    }
+
+    /// Waits until the caller is not let in any more.
+    pub async fn until_refused(&mut self) {
+        let status = soon("the caller to be refused", async {
+            loop {
+                if let Err(status) = self.access.who_am_i(WhoAmIRequest {}).await {
+                    return status;
+                }
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+        assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
+    }
+
     /// The whole log, oldest first.
     pub async fn log(&mut self) -> Vec<AuditLog> {
         let mut stream = self.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
@@ -101,4 +130,26 @@ pub fn toggle(key: &str) -> ToggleFeatureFlagRequest {
 /// The reason that an error carries.
 pub fn reason_of(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
+}
+
+/// Reads a stream until it ends, as it must: with a status that says why.
+pub async fn until_ended<T>(stream: &mut Streaming<T>) -> Status {
+    soon("the stream to end", async {
+        loop {
+            match stream.message().await {
+                Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+                Err(status) => return status,
+            }
+        }
+    })
+    .await
+}
+
+/// What of a token must be nowhere: itself, and its hash in any form that it might be written in.
+pub fn traces(token: &str) -> Vec<String> {
+    let hash = toggled::auth::hash(token.as_bytes());
+    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let bytes = format!("{hash:?}");
+    let bytes = bytes.trim_matches(['[', ']']).to_owned();
+    vec![token.to_owned(), hex.to_uppercase(), hex, STANDARD.encode(hash).trim_end_matches('=').to_owned(), bytes]
 }

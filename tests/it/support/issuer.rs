@@ -46,9 +46,10 @@ struct Site {
 }
 
 impl Issuer {
-    /// An issuer with one key.
+    /// An issuer with one key. Its port is its own when it comes back: all else that asks for a free one does so at another
+    /// loopback address.
     pub async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (acceptor, ca) = certificates();
         let folder = TempDir::new().unwrap();
@@ -168,7 +169,7 @@ fn certificates() -> (TlsAcceptor, String) {
     let root_key = KeyPair::generate().unwrap();
     let pem = root.self_signed(&root_key).unwrap().pem();
     let key = KeyPair::generate().unwrap();
-    let params = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+    let params = CertificateParams::new(vec!["127.0.0.3".to_owned()]).unwrap();
     let certificate = params.signed_by(&key, &rcgen::Issuer::new(root, root_key)).unwrap();
     let secret = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use client::{Client, reason_of, toggle};
+pub use client::{Client, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
 pub use server::{Log, Server, TOKEN, invoke};
 

@@ -24,9 +24,7 @@ pub struct Server {
 impl Server {
     /// A server on this database that is ready to serve.
     pub async fn start(database: &Database) -> Self {
-        let mut server = Self::launch(&database.url, &[]).await;
-        server.ready().await;
-        server
+        Self::start_with(database, &[]).await
     }
 
     /// The same, with settings of its own.
