@@ -86,19 +86,13 @@ async fn created(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> 
 }
 
 fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
-    Ok(Proposal {
-        actor: Actor::Service { name: ACTOR.into() },
-        command: Command::CreateAdministrator {
-            email: Email::parse(ADMINISTRATOR)?,
-            token_name: Name::parse("bootstrap")?,
-            secret_hash: auth::hash(secret.reveal().as_bytes()),
-        },
-        reason: None,
-        request: None,
-        validate_only: false,
-        origin: Origin { method: "toggled serve".into(), peer: None, user_agent: None },
-        encode: |_| Vec::new(),
-    })
+    let command = Command::CreateAdministrator {
+        email: Email::parse(ADMINISTRATOR)?,
+        token_name: Name::parse("bootstrap")?,
+        secret_hash: auth::hash(secret.reveal().as_bytes()),
+    };
+    let origin = Origin { method: "toggled serve".into(), peer: None, user_agent: None };
+    Ok(Proposal::unnamed(Actor::Service { name: ACTOR.into() }, command, origin))
 }
 
 /// Writes the secret to a new file that only its owner may read.

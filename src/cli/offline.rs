@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::Failure;
 use crate::committer::{Committer, Proposals, Reply};
 use crate::config;
-use crate::domain::access::{Directory, Permission, User};
+use crate::domain::access::{Directory, Permission, Permissions, User};
 use crate::domain::advance::{Actor, Answer, Command, Origin, Proposal};
 use crate::domain::error::Error;
 use crate::domain::state::State;
@@ -47,7 +47,7 @@ impl Target {
 #[derive(Debug, Args)]
 pub(super) struct Why {
     /// Why, for the audit log
-    #[arg(long, value_name = "TEXT", value_parser = reason)]
+    #[arg(long, value_name = "TEXT", value_parser = Reason::parse)]
     reason: Option<Reason>,
 }
 
@@ -92,15 +92,9 @@ impl Offline {
     /// Makes a change. `method` is what it is called in the log: the command that was typed.
     pub async fn change(&self, method: &str, command: Command, why: Why) -> Result<Answer, Failure> {
         let host = gethostname::gethostname().to_string_lossy().to_lowercase();
-        let proposal = Proposal {
-            actor: Actor::Service { name: format!("cli@{host}").into() },
-            command,
-            reason: why.reason,
-            request: None,
-            validate_only: false,
-            origin: Origin { method: method.into(), peer: None, user_agent: None },
-            encode: |_| Vec::new(),
-        };
+        let actor = Actor::Service { name: format!("cli@{host}").into() };
+        let origin = Origin { method: method.into(), peer: None, user_agent: None };
+        let proposal = Proposal { reason: why.reason, ..Proposal::unnamed(actor, command, origin) };
         match self.proposals.propose(proposal, None).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Replayed(_) => Err(Error::Internal("a change without a name was replayed".to_owned()).into()),
@@ -114,12 +108,7 @@ impl Offline {
     }
 }
 
-fn reason(text: &str) -> Result<Reason, String> {
-    Reason::parse(text).map_err(|rule| rule.to_string())
-}
-
 /// A permission by its name.
 pub(super) fn permission(name: &str) -> Result<Permission, String> {
-    let all = || Permission::ALL.map(Permission::as_str).join(", ");
-    Permission::parse(name).ok_or_else(|| format!("must be one of {}", all()))
+    Permission::parse(name).ok_or_else(|| format!("must be one of {}", Permissions::all().names().join(", ")))
 }

@@ -50,7 +50,7 @@ struct Create {
     /// The user, by e-mail address or id
     user: String,
     /// What to call it
-    #[arg(long, value_parser = name)]
+    #[arg(long, value_parser = Name::parse)]
     name: Name,
     /// Narrow the token to these of the user's permissions; repeat it, or separate several by commas
     #[arg(long = "permission", value_name = "PERMISSION", value_parser = permission, value_delimiter = ',')]
@@ -140,10 +140,6 @@ fn state(token: &ApiToken, now: Timestamp) -> &'static str {
         ApiToken { revoked_at: Some(_), .. } => "revoked",
         _ => "expired",
     }
-}
-
-fn name(text: &str) -> Result<Name, String> {
-    Name::parse(text).map_err(|rule| rule.to_string())
 }
 
 /// So long from now.

@@ -21,7 +21,7 @@ enum Action {
     /// Create a user, and print their id
     Create {
         /// The e-mail address
-        #[arg(value_parser = email)]
+        #[arg(value_parser = Email::parse)]
         email: Email,
         /// What the user may do; repeat it, or separate several by commas
         #[arg(long = "permission", value_name = "PERMISSION", value_parser = permission, value_delimiter = ',')]
@@ -65,8 +65,4 @@ pub(super) async fn run(settings: User) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-fn email(text: &str) -> Result<Email, String> {
-    Email::parse(text).map_err(|rule| rule.to_string())
 }

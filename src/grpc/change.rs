@@ -68,8 +68,8 @@ impl Changes {
         request: Request<R>,
         parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
-        let call = Call::of(&request).map_err(status)?.clone();
-        let proposal = proposal(request, parse).map_err(status)?;
+        let (call, message) = Call::take(request).map_err(status)?;
+        let proposal = proposal(&call, message, parse).map_err(status)?;
         let named = named(&proposal.command);
         let reply = self.proposals.propose(proposal, call.deadline).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
@@ -111,12 +111,11 @@ fn named(command: &Command) -> Option<Named> {
 }
 
 fn proposal<R: Change>(
-    request: Request<R>,
+    call: &Call,
+    mut body: R,
     parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
 ) -> Result<Proposal, Error> {
-    let call = Call::of(&request)?;
     let (actor, origin) = (call.actor()?, call.origin.clone());
-    let mut body = request.into_inner();
     let mut fields = Fields::default();
     let request_id = body.take_request_id();
     let key = request_id

@@ -69,6 +69,14 @@ pub struct Proposal {
     pub encode: fn(&Answer) -> Vec<u8>,
 }
 
+impl Proposal {
+    /// One that nobody has named, so that no answer to it is kept, and for which no reason is given.
+    pub fn unnamed(actor: Actor, command: Command, origin: Origin) -> Self {
+        let encode = |_: &Answer| Vec::new();
+        Self { actor, command, reason: None, request: None, validate_only: false, origin, encode }
+    }
+}
+
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {

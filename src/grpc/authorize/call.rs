@@ -38,8 +38,13 @@ pub(in crate::grpc) struct Call {
 impl Call {
     /// The call that a request belongs to. A request that did not pass the layer belongs to none and is refused.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Error> {
-        let missing = || Error::Internal("a request came past the authorization layer".to_owned());
         request.extensions().get().ok_or_else(missing)
+    }
+
+    /// The same, taken out of the request, and the message.
+    pub fn take<T>(request: tonic::Request<T>) -> Result<(Self, T), Error> {
+        let (_, mut extensions, message) = request.into_parts();
+        extensions.remove().map(|call| (call, message)).ok_or_else(missing)
     }
 
     /// Who proposes a change. A method that changes something and demands no permission does not exist; if it did, it
@@ -48,6 +53,10 @@ impl Call {
         let permission = self.permission.ok_or_else(|| Error::Internal("a change without a permission".to_owned()))?;
         Ok(Actor::Caller { credential: self.caller.credential.clone(), permission })
     }
+}
+
+fn missing() -> Error {
+    Error::Internal("a request came past the authorization layer".to_owned())
 }
 
 /// By when the caller wants to know, with time to tell them.

@@ -75,30 +75,22 @@ impl Denials {
         replayed.unwrap_or_else(|| status(Error::PermissionDenied(permission)).into_http())
     }
 
-    /// Records that `call` was refused, unless its caller has been refused too often lately. Waits for the record, for a
-    /// while; whoever stops waiting does not stop it.
+    /// Records that `call` was refused, unless its caller has been refused too often lately.
     pub async fn record(&self, call: &Call, permission: Permission, named: Option<Named>) {
-        let Some(admitted) = self.admit(call) else { return };
-        let (this, call) = (self.clone(), call.clone());
-        let record = tokio::spawn(async move { this.write(&call, permission, named, admitted).await });
-        let _ = tokio::time::timeout(RECORD_PATIENCE, record).await;
+        if let Some(admitted) = self.admit(call) {
+            self.write(call, permission, named, admitted).await;
+        }
     }
 
     fn admit(&self, call: &Call) -> Option<Admitted> {
         self.windows.admit(call.caller.key()?, self.clock.now())
     }
 
+    /// Waits for the record, for a while; whoever stops waiting does not stop it.
     async fn write(&self, call: &Call, permission: Permission, named: Option<Named>, admitted: Admitted) {
         let Ok(actor) = call.actor() else { return };
-        let proposal = Proposal {
-            actor,
-            command: Command::RecordDenial(Denial { permission, named, suppressed: admitted.suppressed }),
-            reason: None,
-            request: None,
-            validate_only: false,
-            origin: call.origin.clone(),
-            encode: |_| Vec::new(),
-        };
+        let command = Command::RecordDenial(Denial { permission, named, suppressed: admitted.suppressed });
+        let proposal = Proposal::unnamed(actor, command, call.origin.clone());
         let (proposals, windows) = (self.proposals.clone(), Arc::clone(&self.windows));
         let write = tokio::spawn(async move {
             if let Err(error) = proposals.propose(proposal, None).await {

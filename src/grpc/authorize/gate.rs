@@ -62,8 +62,8 @@ struct Arrival {
 
 /// What a request shows.
 enum Shown {
-    /// Something that is known; of a token of the single sign-on the hash as well.
-    Credential(Credential, Option<SecretHash>),
+    /// Something that works; of a token of the single sign-on the hash as well.
+    Caller(Caller, Option<SecretHash>),
     /// What may be a token of the single sign-on.
     Unverified(Vec<u8>, SecretHash),
 }
@@ -90,7 +90,8 @@ impl Gate {
             return Ok(Arrived::Decided(Admission::Public));
         }
         // Before the database has been read for the first time nobody is known.
-        let shown = self.mirror.read(|state| self.shown(state, request)).ok_or(Error::DatabaseUnavailable)?;
+        let now = self.clock.now();
+        let shown = self.mirror.read(|state| self.shown(state, request, now)).ok_or(Error::DatabaseUnavailable)?;
         let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
         let arrival = Arrival {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
@@ -98,7 +99,7 @@ impl Gate {
             deadline: deadline(request.headers()),
         };
         match shown {
-            Ok(Shown::Credential(credential, signed)) => self.let_in(credential, signed, arrival).map(Arrived::Decided),
+            Ok(Shown::Caller(caller, signed)) => self.let_in(caller, signed, arrival, now).map(Arrived::Decided),
             Ok(Shown::Unverified(token, hash)) => Ok(Arrived::Unverified(Unverified { arrival, token, hash })),
             Err(why) => Err(self.refuse(why, &arrival)),
         }
@@ -115,20 +116,24 @@ impl Gate {
             }
             None => verified.await,
         };
-        match verified {
-            Ok(identity) => self.let_in(Credential::SignOn(identity), Some(hash), arrival),
-            Err(why) => {
-                let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
-                // Nobody can tell yet whether the token is good: that passes.
-                Err(if why == Rejected::KeysUnread { Error::IssuerUnavailable } else { unauthenticated })
-            }
-        }
+        let identity = verified.map_err(|why| {
+            let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
+            // Nobody can tell yet whether the token is good: that passes.
+            if why == Rejected::KeysUnread { Error::IssuerUnavailable } else { unauthenticated }
+        })?;
+        let now = self.clock.now();
+        let caller = self.mirror.read(|state| Caller::admit(state, Credential::SignOn(identity), now)).flatten();
+        let caller = caller.ok_or_else(|| self.refuse(Why::Ended, &arrival))?;
+        self.let_in(caller, Some(hash), arrival, now)
     }
 
-    fn let_in(&self, credential: Credential, signed: Option<SecretHash>, arrival: Arrival) -> Result<Admission, Error> {
-        let now = self.clock.now();
-        let caller = self.mirror.read(|state| Caller::admit(state, credential, now)).flatten();
-        let Some(caller) = caller else { return Err(self.refuse(Why::Ended, &arrival)) };
+    fn let_in(
+        &self,
+        caller: Caller,
+        signed: Option<SecretHash>,
+        arrival: Arrival,
+        now: Timestamp,
+    ) -> Result<Admission, Error> {
         if let Some(token) = caller.token_id() {
             self.last_used.note(token, now);
         }
@@ -152,27 +157,31 @@ impl Gate {
     }
 
     /// What a request shows: a token or, without one, its connection's certificate.
-    fn shown<B>(&self, state: &State, request: &Request<B>) -> Result<Shown, Why> {
+    fn shown<B>(&self, state: &State, request: &Request<B>, now: Timestamp) -> Result<Shown, Why> {
+        let caller = |credential, signed| {
+            let caller = Caller::admit(state, credential, now).ok_or(Why::Ended)?;
+            Ok(Shown::Caller(caller, signed))
+        };
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = match (headers.next(), headers.next()) {
             (Some(header), None) => header,
-            (None, _) => return self.certificate(state, request).ok_or(Why::Missing),
+            (None, _) => return caller(self.certificate(state, request).ok_or(Why::Missing)?, None),
             // Which of two should count is not for us to guess.
             (Some(_), Some(_)) => return Err(Why::Malformed),
         };
         let token = bearer(header.as_bytes()).ok_or(Why::Malformed)?;
         let hash = hash(token);
         if let Some(token) = state.token_by_secret(&hash) {
-            return Ok(Shown::Credential(Credential::Token(token.id), None));
+            return caller(Credential::Token(token.id), None);
         }
         let sign_on = self.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token)).ok_or(Why::Unknown)?;
-        Ok(match sign_on.cached(&hash, self.clock.now()) {
-            Some(identity) => Shown::Credential(Credential::SignOn(identity), Some(hash)),
-            None => Shown::Unverified(token.to_owned(), hash),
-        })
+        match sign_on.cached(&hash, now) {
+            Some(identity) => caller(Credential::SignOn(identity), Some(hash)),
+            None => Ok(Shown::Unverified(token.to_owned(), hash)),
+        }
     }
 
-    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Shown> {
+    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
         let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
         let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
         let email = users.next()?;
@@ -182,8 +191,7 @@ impl Gate {
         if !users.all(|other| other == email) {
             return None;
         }
-        let credential = Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at };
-        Some(Shown::Credential(credential, None))
+        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
     }
 
     /// Waits until the caller of an open stream may no longer have it, and says why. Woken by changes to users and tokens, by

@@ -98,11 +98,11 @@ impl AuthorizeLayer {
         match admission {
             Admission::Public => Either::Left(Either::Right(inner.call(request))),
             Admission::Granted(call, method) => {
-                request.extensions_mut().insert(call.clone());
-                if method.streams {
-                    Either::Right(watched(inner, request, Arc::clone(&self.gate), call))
-                } else {
-                    Either::Left(Either::Right(inner.call(request)))
+                let watched_call = method.streams.then(|| call.clone());
+                request.extensions_mut().insert(call);
+                match watched_call {
+                    Some(call) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call)),
+                    None => Either::Left(Either::Right(inner.call(request))),
                 }
             }
             Admission::Lacking(call, method, permission) if method.changes() => {

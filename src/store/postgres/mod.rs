@@ -186,10 +186,8 @@ impl Store for PostgresStore {
     }
 
     async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError> {
-        // In the order of their ids: two servers that write the same tokens do not wait for each other in a circle.
-        let mut uses = uses.to_vec();
-        uses.sort_unstable();
-        let (ids, times): (Vec<Uuid>, Vec<Time>) = uses.into_iter().map(|(id, time)| (id, Time(time))).unzip();
+        // Locked in the order of their ids: two who write the same tokens do not wait for each other in a circle.
+        let (ids, times): (Vec<Uuid>, Vec<Time>) = uses.iter().map(|(id, time)| (*id, Time(*time))).unzip();
         sqlx::query(
             "WITH used AS (
                 SELECT t.id, u.time FROM unnest($1::uuid[], $2::timestamptz[]) AS u (id, time) JOIN api_tokens t USING (id)

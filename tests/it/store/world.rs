@@ -231,15 +231,9 @@ pub fn flag(key: &str) -> FlagRef {
 
 /// What the service itself wants, with everything absent that can be.
 pub fn service(command: Command) -> Proposal {
-    Proposal {
-        actor: Actor::Service { name: "bootstrap@localhost".into() },
-        command,
-        reason: None,
-        request: None,
-        validate_only: false,
-        origin: Origin { method: "test/Test".into(), peer: None, user_agent: None },
-        encode: |answer| format!("{answer:?}").into_bytes(),
-    }
+    let actor = Actor::Service { name: "bootstrap@localhost".into() };
+    let origin = Origin { method: "test/Test".into(), peer: None, user_agent: None };
+    Proposal { encode: |answer| format!("{answer:?}").into_bytes(), ..Proposal::unnamed(actor, command, origin) }
 }
 
 /// The same proposal with everything present that can be.

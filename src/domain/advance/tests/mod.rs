@@ -133,15 +133,8 @@ fn set(flag: &str, status: Status) -> SetStatus {
 }
 
 fn proposal(actor: Actor, command: Command) -> Proposal {
-    Proposal {
-        actor,
-        command,
-        reason: None,
-        request: None,
-        validate_only: false,
-        origin: Origin { method: "test/Test".into(), peer: None, user_agent: None },
-        encode: |answer| format!("{answer:?}").into_bytes(),
-    }
+    let origin = Origin { method: "test/Test".into(), peer: None, user_agent: None };
+    Proposal { encode: |answer| format!("{answer:?}").into_bytes(), ..Proposal::unnamed(actor, command, origin) }
 }
 
 fn service(command: Command) -> Proposal {
