@@ -64,6 +64,20 @@ async fn a_file_without_keys_is_one_clear_line() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_keys_may_lie_in_a_file() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("keys.json");
+    std::fs::write(&path, issuer.keys().to_string()).unwrap();
+    let mut settings = issuer.settings();
+    settings.push(("TOGGLED_OIDC_JWKS", path.to_str().unwrap()));
+    let server = Server::start_with(&database, &settings).await;
+    let token = issuer.token(&issuer.claims("sue@example.com", &["view_audit_logs"]));
+    assert_eq!(who(&server, &token).await.unwrap().permissions, ["view_audit_logs"]);
+    assert_eq!(issuer.times_served(), 0);
+}
+
 /// The certificate's root comes by `SSL_CERT_FILE`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_keys_are_fetched_when_the_server_starts() {
