@@ -64,6 +64,8 @@ pub struct State {
     head: Head,
     flags: BTreeMap<FlagKey, Arc<Flag>>,
     flag_keys: HashMap<Uuid, FlagKey>,
+    /// Each flag by the revision that last changed it: what changed since another is then a walk over what did.
+    changes: BTreeMap<Revision, Arc<Flag>>,
     users: HashMap<Uuid, Arc<User>>,
     emails: BTreeMap<Email, Uuid>,
     accounts: HashMap<Account, Uuid>,
@@ -80,6 +82,7 @@ impl State {
             head,
             flags: BTreeMap::new(),
             flag_keys: HashMap::new(),
+            changes: BTreeMap::new(),
             users: HashMap::new(),
             emails: BTreeMap::new(),
             accounts: HashMap::new(),
@@ -97,9 +100,11 @@ impl State {
     /// Moves on to `head`, with the objects that changed on the way. Costs what changed, not what exists.
     pub fn apply(&mut self, head: Head, delta: &Delta) {
         for flag in &delta.flags {
-            if self.flags.insert(flag.key.clone(), Arc::clone(flag)).is_none() {
-                self.flag_keys.insert(flag.id, flag.key.clone());
-            }
+            match self.flags.insert(flag.key.clone(), Arc::clone(flag)) {
+                Some(before) => self.changes.remove(&before.revision),
+                None => self.flag_keys.insert(flag.id, flag.key.clone()).and(None),
+            };
+            self.changes.insert(flag.revision, Arc::clone(flag));
         }
         for user in &delta.users {
             let before = self.users.insert(user.id, Arc::clone(user));
@@ -152,6 +157,16 @@ impl State {
             .take_while(move |flag| flag.key.as_str().starts_with(prefix))
     }
 
+    /// The flags that changed after a revision, as they are now, archived ones too, in the order of their last change.
+    pub fn flags_since(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Flag>> {
+        self.changes.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(_, flag)| flag)
+    }
+
+    /// The revision that last changed any flag; 0 if none ever did.
+    pub fn flags_revision(&self) -> Revision {
+        self.changes.last_key_value().map_or(0, |(revision, _)| *revision)
+    }
+
     /// All users, sorted by address, from the first after `after`.
     pub fn users(&self, after: Option<&Email>) -> impl Iterator<Item = &Arc<User>> {
         let from = after.map_or(Bound::Unbounded, |email| Bound::Excluded(email.clone()));
@@ -187,5 +202,49 @@ impl Directory for State {
 
     fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
         self.tokens.get(&id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::flag::Status;
+    use crate::domain::text::{Description, Name};
+
+    fn flag(key: &str, revision: Revision) -> Arc<Flag> {
+        let id = key.bytes().fold(1, |id, byte| id * 256 + u128::from(byte));
+        Arc::new(Flag {
+            id: Uuid::from_u128(id),
+            key: FlagKey::parse(key).unwrap(),
+            name: Name::parse(key).unwrap(),
+            description: Description::parse("").unwrap(),
+            status: Status::Disabled,
+            revision,
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+            updated_by: "ann@example.com".into(),
+            archived_at: None,
+        })
+    }
+
+    fn since(state: &State, revision: Revision) -> Vec<(&str, Revision)> {
+        state.flags_since(revision).map(|flag| (flag.key.as_str(), flag.revision)).collect()
+    }
+
+    #[test]
+    fn what_changed_since_a_revision_is_each_flag_once_by_its_last_change() {
+        let mut state = State::empty(Uuid::nil());
+        assert_eq!((since(&state, 0), state.flags_revision()), (vec![], 0));
+        for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {
+            let head = Head { revision, ..*state.head() };
+            state.apply(head, &Delta { flags: vec![flag(key, revision)], ..Delta::default() });
+        }
+        assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
+        assert_eq!(since(&state, 3), [("b", 6), ("a", 7)]);
+        assert_eq!(since(&state, 6), [("a", 7)]);
+        assert_eq!((since(&state, 7), state.flags_revision()), (vec![], 7));
+        // The same change again, as a follower may bring it.
+        state.apply(*state.head(), &Delta { flags: vec![flag("a", 7)], ..Delta::default() });
+        assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
     }
 }
