@@ -24,9 +24,6 @@ use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::tls::Tls;
 
-/// How often the log is looked at for what other replicas have appended.
-const POLL: Duration = Duration::from_millis(100);
-
 /// How long to wait before trying a database again that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -55,8 +52,19 @@ pub struct Parts {
     pub bootstrap_token: Option<Secret>,
     /// Whom it lets in besides its own users.
     pub sign_on: Option<Arc<SignOn>>,
+    /// How it keeps up with other replicas.
+    pub following: Following,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
+}
+
+/// How the server keeps up with what others append.
+#[derive(Debug, Clone, Copy)]
+pub struct Following {
+    /// How often it looks at the log, besides whenever the database hints at something new.
+    pub poll_interval: Duration,
+    /// How long after it last saw the end of the log it still counts as up to date.
+    pub max_staleness: Duration,
 }
 
 /// What it tells when it is ready.
@@ -98,8 +106,8 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, shutdown } = parts;
-    let mirror = Mirror::new();
+    let Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, following, shutdown } = parts;
+    let mirror = Mirror::new(following.max_staleness);
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let last_used = Arc::new(LastUsed::default());
     let (router, health) = grpc::Router::new(grpc::Parts {
@@ -128,13 +136,14 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
     drop(proposals);
-    background.spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), POLL));
+    background.spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), following.poll_interval));
     background.spawn(sweep(Arc::clone(&store), clock));
     background.spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used)));
     if let Some(sign_on) = sign_on {
         background.spawn(async move { sign_on.keep_fresh().await });
     }
     health.announce(true).await;
+    let watching_age = background.spawn(tell_health(Arc::clone(&mirror), health.clone()));
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
@@ -148,6 +157,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         // None of them ever ends by itself: a server that no longer follows would let in whom others have shut out.
         Some(died) = background.join_next() => return Err(ServerError::Background(format!("{died:?}"))),
     }
+    watching_age.abort();
     health.announce(false).await;
     let ended = finish(serving).await;
     background.abort_all();
@@ -209,6 +219,18 @@ async fn first_start(
     }
     let folder = store.folder().unwrap_or_default();
     Ok(bootstrap(proposals, own, &folder).await?)
+}
+
+/// Reports a server healthy only while it can show that it is up to date.
+async fn tell_health(mirror: Arc<Mirror>, health: grpc::Health) {
+    loop {
+        mirror.until_stale().await;
+        tracing::warn!("the database does not answer: flags are read from memory, everything else is refused");
+        health.announce(false).await;
+        mirror.until_fresh().await;
+        tracing::info!("up to date again");
+        health.announce(true).await;
+    }
 }
 
 /// Forgets expired requests, now and then.

@@ -2,6 +2,7 @@
 //! the authority, and the log says so: they are made by `cli@HOST`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use tokio::task::JoinHandle;
@@ -68,7 +69,8 @@ impl Offline {
             let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());
             return Err(Failure { code: super::EXIT_FAILURE, line });
         }
-        let mirror = Mirror::new();
+        // A command is over before anybody could ask how fresh it is.
+        let mirror = Mirror::new(Duration::MAX);
         mirror.follow(&*store).await?;
         let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock));
         let stop = CancellationToken::new();

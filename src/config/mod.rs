@@ -1,5 +1,6 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
+mod following;
 mod sign_on;
 mod transport;
 
@@ -10,6 +11,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
 
+pub use following::Following;
 pub use sign_on::SignOn;
 pub use transport::Transport;
 
@@ -45,6 +47,8 @@ pub struct Serve {
     pub(crate) transport: Transport,
     #[command(flatten)]
     pub(crate) sign_on: SignOn,
+    #[command(flatten)]
+    pub(crate) following: Following,
     /// The address to serve metrics on, to Prometheus over HTTP (/metrics); none without it
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,

@@ -13,6 +13,7 @@ mod sqlite;
 use std::path::PathBuf;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use uuid::Uuid;
 
 use crate::domain::Hash;
@@ -157,6 +158,10 @@ pub trait Store: Send + Sync {
 
     /// What happened since `known`. Reads the new head and the changed objects as of one moment.
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError>;
+
+    /// Hints that somebody else has appended, without end. They may be late, lost, or about nothing: whoever must know looks
+    /// now and then as well. SQLite gives none.
+    fn hints(&self) -> BoxStream<'static, ()>;
 
     /// Those of the named requests that are stored.
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError>;

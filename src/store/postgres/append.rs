@@ -11,7 +11,7 @@ use sqlx::query::Query;
 use sqlx::{Connection, Postgres};
 use uuid::Uuid;
 
-use super::error;
+use super::{error, hints};
 use crate::domain::access::{Permissions, Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
@@ -63,14 +63,20 @@ macro_rules! flips {
 }
 
 /// The one row of an append that happened. A flag that was to be updated and is not there divides by zero, which takes
-/// everything back: no entry without its change.
+/// everything back: no entry without its change. With the row goes the hint to the other replicas.
 macro_rules! outcome {
-    () => {
-        " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($29::uuid[]))::int FROM head"
+    ($instance:literal) => {
+        concat!(
+            " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($29::uuid[]))::int, pg_notify('",
+            hints::channel!(),
+            "', ",
+            $instance,
+            "::text) FROM head"
+        )
     };
 }
 
-const FLIPS: &str = concat!(flips!(), outcome!());
+const FLIPS: &str = concat!(flips!(), outcome!("$42"));
 
 /// As [`FLIPS`], and new flags, users and tokens, new or changed.
 const EVERYTHING: &str = concat!(
@@ -100,7 +106,7 @@ const EVERYTHING: &str = concat!(
             AS t (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at)
         ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at
     )",
-    outcome!()
+    outcome!("$70")
 );
 
 type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
@@ -108,13 +114,15 @@ type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
 /// The committer's own connection.
 pub(super) struct PostgresWriter {
     options: PgConnectOptions,
+    /// What the hints of our appends say.
+    instance: String,
     connection: Option<PgConnection>,
     /// Whether a transaction is open that holds the head.
     holding: bool,
 }
 
 impl PostgresWriter {
-    pub fn new(options: PgConnectOptions) -> Self {
+    pub fn new(options: PgConnectOptions, instance: Uuid) -> Self {
         let options = options.options([
             ("default_transaction_isolation", "read committed"),
             ("lock_timeout", LOCK_TIMEOUT),
@@ -126,7 +134,7 @@ impl PostgresWriter {
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, connection: None, holding: false }
+        Self { options, instance: instance.to_string(), connection: None, holding: false }
     }
 
     /// The connection, taken out: it is put back only by who finds it sound.
@@ -141,7 +149,12 @@ impl PostgresWriter {
         }
     }
 
-    async fn run(connection: &mut PgConnection, step: &Step, holding: bool) -> Result<Appended, sqlx::Error> {
+    async fn run(
+        connection: &mut PgConnection,
+        step: &Step,
+        instance: &str,
+        holding: bool,
+    ) -> Result<Appended, sqlx::Error> {
         let moved = if step.is_empty() {
             let sql = "SELECT 0::int8 FROM log_head WHERE revision = $1 AND log_id = $2 AND hash = $3";
             let there: Option<i64> = sqlx::query_scalar(sql)
@@ -152,7 +165,7 @@ impl PostgresWriter {
                 .await?;
             there.is_none()
         } else {
-            statement(step).fetch_optional(&mut *connection).await?.is_none()
+            statement(step, instance).fetch_optional(&mut *connection).await?.is_none()
         };
         if holding {
             sqlx::query("COMMIT").execute(connection).await?;
@@ -166,7 +179,8 @@ impl Writer for PostgresWriter {
     async fn append(&mut self, step: &Step) -> Result<Appended, StoreError> {
         let mut connection = self.take().await?;
         let holding = std::mem::take(&mut self.holding);
-        let result = tokio::time::timeout(APPEND_TIMEOUT, Self::run(&mut connection, step, holding)).await;
+        let result =
+            tokio::time::timeout(APPEND_TIMEOUT, Self::run(&mut connection, step, &self.instance, holding)).await;
         match result {
             Ok(Ok(appended)) => {
                 self.connection = Some(connection);
@@ -204,7 +218,7 @@ impl Writer for PostgresWriter {
     }
 }
 
-fn statement(step: &Step) -> PgQuery<'_> {
+fn statement<'q>(step: &'q Step, instance: &'q str) -> PgQuery<'q> {
     let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
     let plain = new.is_empty() && step.delta.users.is_empty() && step.delta.tokens.is_empty();
     let query = sqlx::query(if plain { FLIPS } else { EVERYTHING })
@@ -218,10 +232,10 @@ fn statement(step: &Step) -> PgQuery<'_> {
     let query = bind_flags(query, known);
     let query = bind_requests(query, &step.requests);
     if plain {
-        return query;
+        return query.bind(instance);
     }
     let query = bind_new_flags(query, new);
-    bind_tokens(bind_users(query, &step.delta.users), &step.delta.tokens)
+    bind_tokens(bind_users(query, &step.delta.users), &step.delta.tokens).bind(instance)
 }
 
 /// One column of all rows.

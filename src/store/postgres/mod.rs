@@ -2,12 +2,14 @@
 
 mod append;
 mod error;
+mod hints;
 
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::stream::BoxStream;
 use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -47,6 +49,8 @@ pub struct PostgresStore {
     pool: PgPool,
     /// For what the server itself asks to keep up: it must not wait behind callers, however many they are.
     own: PgPool,
+    /// What hints of our own appends are known by.
+    instance: Uuid,
 }
 
 impl PostgresStore {
@@ -68,7 +72,7 @@ impl PostgresStore {
                 .acquire_timeout(Duration::from_secs(5))
                 .connect_lazy_with(options.clone().options(READING))
         };
-        Ok(Self { pool: pool(8), own: pool(2), options })
+        Ok(Self { pool: pool(8), own: pool(3), instance: Uuid::now_v7(), options })
     }
 }
 
@@ -104,7 +108,7 @@ impl Store for PostgresStore {
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(PostgresWriter::new(self.options.clone()))
+        Box::new(PostgresWriter::new(self.options.clone(), self.instance))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -156,6 +160,10 @@ impl Store for PostgresStore {
         let delta = changed_since(&mut snapshot, known.revision).await?;
         snapshot.commit().await.map_err(read)?;
         Ok(Followed::Changed(head, delta))
+    }
+
+    fn hints(&self) -> BoxStream<'static, ()> {
+        hints::hints(self.own.clone(), self.instance)
     }
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures::StreamExt;
+use futures::stream::{BoxStream, pending};
 use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
@@ -161,6 +163,10 @@ impl Store for SqliteStore {
         let delta = changed_since(&mut snapshot, known.revision).await?;
         snapshot.commit().await.map_err(read)?;
         Ok(Followed::Changed(head, delta))
+    }
+
+    fn hints(&self) -> BoxStream<'static, ()> {
+        pending().boxed()
     }
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {

@@ -1,0 +1,97 @@
+//! Following the log that other replicas append to as well.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{FutureExt, StreamExt};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+
+use super::Mirror;
+use crate::store::{Followed, Store, StoreError};
+
+/// How long one look at the log may take ...
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// ... and how long reading everything anew.
+const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+
+impl Mirror {
+    /// Catches up with the database; whether it had moved. A database that is not the one we knew is read anew.
+    ///
+    /// # Errors
+    /// What the database said. The mirror is then as it was.
+    pub async fn follow(&self, store: &dyn Store) -> Result<bool, StoreError> {
+        let _turn = self.following.lock().await;
+        let mut moved = false;
+        loop {
+            let asked = Instant::now();
+            let caught_up = match self.read(|state| *state.head()) {
+                None => {
+                    self.load(store).await?;
+                    true
+                }
+                Some(known) => match in_time(LOOK_PATIENCE, store.follow(&known)).await? {
+                    Followed::Current => {
+                        self.confirm(asked);
+                        return Ok(moved);
+                    }
+                    Followed::Changed(head, delta) => {
+                        self.apply(&known, head, &delta);
+                        self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
+                    }
+                    Followed::Diverged if self.read(|state| *state.head()) == Some(known) => {
+                        tracing::warn!(revision = known.revision, "the log is another than was known: reading it anew");
+                        self.load(store).await?;
+                        true
+                    }
+                    Followed::Diverged => false,
+                },
+            };
+            moved = true;
+            // Otherwise a local append has moved the mirror meanwhile, and what was read does not fit on top.
+            if caught_up {
+                self.confirm(asked);
+                return Ok(moved);
+            }
+        }
+    }
+
+    /// Reads everything anew.
+    async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
+        self.replace(in_time(LOAD_PATIENCE, store.load()).await?);
+        Ok(())
+    }
+}
+
+/// Follows the log of other replicas for as long as it is polled: at once at a hint of the database that somebody has
+/// appended, and `every` so often in any case, since hints may be lost.
+pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration) {
+    let mut hints = store.hints();
+    let mut ticks = interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut failing = false;
+    loop {
+        tokio::select! {
+            Some(()) = hints.next() => {
+                // One look answers all hints so far.
+                while let Some(Some(())) = hints.next().now_or_never() {}
+            }
+            _ = ticks.tick() => {}
+        }
+        match mirror.follow(&*store).await {
+            Ok(_) => failing = false,
+            // Once an outage, not once a tick.
+            Err(error) if !failing => {
+                failing = true;
+                tracing::warn!(%error, "cannot follow the log; trying on");
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// A connection can be silent for ever; the next one may answer.
+async fn in_time<T>(patience: Duration, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable("no answer in time".to_owned()));
+    timeout(patience, asked).await.unwrap_or_else(late)
+}

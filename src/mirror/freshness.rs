@@ -1,0 +1,43 @@
+//! How old the mirror may be: it is shown to be current only by comparing it with the database, again and again.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use super::Mirror;
+
+impl Mirror {
+    /// How long ago it was last known to hold all that the database did; `None` before the first time.
+    pub fn age(&self) -> Option<Duration> {
+        self.confirmed.borrow().map(|at| at.elapsed())
+    }
+
+    /// Whether it can be shown to be at most as old as it may be.
+    pub fn is_fresh(&self) -> bool {
+        self.age().is_some_and(|age| age <= self.max_staleness)
+    }
+
+    /// Waits until it is fresh.
+    pub async fn until_fresh(&self) {
+        let mut confirmed = self.confirmed.subscribe();
+        // It ends when the sender does, which is part of the mirror.
+        let _ = confirmed.wait_for(|at| at.is_some_and(|at| at.elapsed() <= self.max_staleness)).await;
+    }
+
+    /// Waits until it is no longer fresh.
+    pub async fn until_stale(&self) {
+        loop {
+            let Some(at) = *self.confirmed.borrow() else { return };
+            let until = at + self.max_staleness;
+            if Instant::now() > until {
+                return;
+            }
+            sleep_until(until + Duration::from_millis(1)).await;
+        }
+    }
+
+    /// Notes that the database, asked at `asked`, held nothing that is not here.
+    pub(super) fn confirm(&self, asked: Instant) {
+        self.confirmed.send_replace(Some(asked));
+    }
+}

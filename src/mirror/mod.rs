@@ -1,0 +1,103 @@
+//! The state in memory: all flags, users and tokens at one revision.
+//!
+//! Everything is decided on it and every read of flags, users and tokens is answered from it. It moves when the
+//! committer has appended, before the caller is told, and when the follower finds that another replica has. Both may
+//! see the same entries first: whoever comes second finds the mirror moved on and leaves it.
+
+mod follow;
+mod freshness;
+mod subscription;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::{Mutex, watch};
+use tokio::time::Instant;
+
+use crate::domain::Revision;
+use crate::domain::state::{Delta, Head, State};
+
+pub use follow::follow;
+pub use subscription::Subscription;
+
+/// The state in memory. Cheap to share; reads do not wait for each other.
+pub struct Mirror {
+    /// `None` until the database has been read for the first time.
+    state: RwLock<Option<State>>,
+    /// Held by whoever follows the log: one that began later never ends earlier, so nobody puts an older state in place
+    /// of a newer one.
+    following: Mutex<()>,
+    /// The revision that `state` is at, for those who wait for one; -1 until there is a state.
+    revision: watch::Sender<Revision>,
+    /// Counts the changes to users and tokens, for open streams whose callers may have lost what let them in. Flips,
+    /// which are most of what happens, do not wake those.
+    access: watch::Sender<u64>,
+    /// Who is to be told of changes to flags.
+    subscribers: subscription::Subscribers,
+    /// How often the log turned out to be another than the one that was known.
+    logs: AtomicU64,
+    /// When the database was last asked and held nothing that was not here.
+    confirmed: watch::Sender<Option<Instant>>,
+    /// How long after that it is still relied on.
+    max_staleness: Duration,
+}
+
+impl Mirror {
+    /// A mirror that has seen nothing yet. `max_staleness` after it was last compared with the database, it no longer
+    /// counts as fresh.
+    pub fn new(max_staleness: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            state: RwLock::new(None),
+            following: Mutex::new(()),
+            revision: watch::Sender::new(-1),
+            access: watch::Sender::new(0),
+            subscribers: subscription::Subscribers::default(),
+            logs: AtomicU64::new(0),
+            confirmed: watch::Sender::new(None),
+            max_staleness,
+        })
+    }
+
+    /// Reads the state, if there is one yet. `read` must be quick: while it runs, the mirror cannot move.
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
+        // A reader that panicked has changed nothing, and a writer replaces values whole.
+        self.state.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(read)
+    }
+
+    /// The revision that the mirror is at, and word of each that it moves to; -1 before the first.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.revision.subscribe()
+    }
+
+    /// Word of each change to users or tokens.
+    pub fn access_changes(&self) -> watch::Receiver<u64> {
+        self.access.subscribe()
+    }
+
+    /// Moves from `base` to `head`. Does nothing if the mirror is elsewhere: then somebody has moved it already.
+    pub fn apply(&self, base: &Head, head: Head, delta: &Delta) {
+        let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(state) = held.as_mut().filter(|state| state.head() == base) else { return };
+        state.apply(head, delta);
+        self.revision.send_replace(head.revision);
+        drop(held);
+        if !delta.users.is_empty() || !delta.tokens.is_empty() {
+            self.access.send_modify(|changes| *changes += 1);
+        }
+        self.subscribers.tell(&delta.flags);
+    }
+
+    /// Takes a state that was read whole, whatever was there before.
+    pub fn replace(&self, new: State) {
+        let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let revision = new.head().revision;
+        if held.replace(new).is_some() {
+            self.logs.fetch_add(1, Ordering::Release);
+        }
+        self.revision.send_replace(revision);
+        drop(held);
+        self.access.send_modify(|changes| *changes += 1);
+        self.subscribers.tell_all();
+    }
+}
