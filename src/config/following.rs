@@ -63,7 +63,7 @@ mod tests {
         let both = parse(&["--poll-interval", "1s", "--max-staleness", "2m"]);
         assert_eq!(both, Ok((Duration::from_secs(1), Duration::from_secs(120))));
         for bad in ["", "5", "-1s", "0s", "1ms", "25h", "soon"] {
-            let error = parse(&["--max-staleness", bad]).unwrap_err();
+            let error = parse(&[&format!("--max-staleness={bad}")]).unwrap_err();
             assert!(error.contains("--max-staleness"), "{error}");
         }
     }

@@ -15,6 +15,7 @@ mod replay;
 mod router;
 mod status;
 mod toggle;
+mod watch;
 
 pub use router::{Health, Parts, Router, RouterError, SERVICES};
 

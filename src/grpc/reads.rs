@@ -7,10 +7,12 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::status::{read_failed, status};
-use crate::domain::Revision;
 use crate::domain::error::Error;
+use crate::domain::hash::GENESIS;
 use crate::domain::state::State;
-use crate::mirror::Mirror;
+use crate::domain::text::FlagKey;
+use crate::domain::{Hash, Revision};
+use crate::mirror::{Mirror, Subscription};
 use crate::store::Store;
 
 /// How long a read waits for `min_revision` at the most.
@@ -45,6 +47,20 @@ impl Reads {
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
         let waited = tokio::time::timeout_at(until, revisions.wait_for(|r| *r >= wanted)).await;
         waited.map(drop).map_err(|_| status(Error::Stale))
+    }
+
+    /// Word of changes to these flags, or to all.
+    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>) -> Subscription {
+        self.mirror.subscribe(keys)
+    }
+
+    /// The log's hash at a revision, from the database; `None` where no entry is kept.
+    pub(super) async fn hash_at(&self, revision: Revision) -> Result<Option<Hash>, Status> {
+        if revision == 0 {
+            return Ok(Some(GENESIS));
+        }
+        let there = self.store.entry_at(revision).await.map_err(read_failed)?;
+        Ok(there.map(|(_, hash)| hash))
     }
 
     /// Reads the state as it is.

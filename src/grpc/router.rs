@@ -122,7 +122,7 @@ impl Router {
         health.announce(false).await;
         let changes = Changes::new(proposals, denials);
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
-        let toggle = Toggle::new(changes.clone(), reads.clone());
+        let toggle = Toggle::new(changes.clone(), reads.clone(), shutdown.clone());
         let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
         let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()

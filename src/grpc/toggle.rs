@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::authorize::Call;
@@ -12,6 +13,7 @@ use super::pb;
 use super::pb::toggle_service_server::ToggleService;
 use super::reads::Reads;
 use super::status::status;
+use super::watch::{self, Watch};
 use crate::domain::Revision;
 use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
 use crate::domain::error::Error;
@@ -26,6 +28,7 @@ const MOST_ITEMS: usize = 1_000;
 pub struct Toggle {
     changes: Changes,
     reads: Reads,
+    shutdown: CancellationToken,
 }
 
 macro_rules! flag_change {
@@ -71,9 +74,9 @@ fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
 }
 
 impl Toggle {
-    /// The service on these parts.
-    pub fn new(changes: Changes, reads: Reads) -> Self {
-        Self { changes, reads }
+    /// The service on these parts; streams end when `shutdown` is cancelled.
+    pub fn new(changes: Changes, reads: Reads, shutdown: CancellationToken) -> Self {
+        Self { changes, reads, shutdown }
     }
 }
 
@@ -252,6 +255,20 @@ impl ToggleService for Toggle {
         let (query, min_revision) = FlagQuery::parse(request.into_inner()).map_err(status)?;
         self.reads.fresh(min_revision, deadline).await?;
         self.reads.read(|state| query.page(state)).map(Response::new)
+    }
+
+    type WatchFeatureFlagsStream = watch::Messages;
+
+    async fn watch_feature_flags(
+        &self,
+        request: Request<pb::WatchFeatureFlagsRequest>,
+    ) -> Result<Response<watch::Messages>, Status> {
+        let deadline = Call::of(&request).map_err(status)?.deadline;
+        let mut watch = Watch::parse(request.into_inner()).map_err(status)?;
+        let subscription = self.reads.subscribe(watch.keys.take());
+        self.reads.fresh(watch.after, deadline).await?;
+        watch.check(&self.reads).await?;
+        Ok(Response::new(watch.messages(subscription, self.shutdown.clone())))
     }
 }
 

@@ -19,3 +19,4 @@ mod support;
 mod telemetry;
 mod tls;
 mod toggle;
+mod watch;

@@ -21,7 +21,9 @@ fn bearer(token: &str) -> MetadataValue<Ascii> {
 /// What a caller who may call it gets for an empty request. A method that is missing here was never thought of.
 fn due(path: &str) -> Code {
     match path.rsplit('/').next().unwrap() {
-        "ListFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => Code::Ok,
+        "ListFeatureFlags" | "WatchFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => {
+            Code::Ok
+        }
         "ToggleFeatureFlag"
         | "EnableFeatureFlag"
         | "DisableFeatureFlag"
@@ -182,7 +184,7 @@ async fn until_known(server: &Server, issuer: &Issuer) {
 fn whatever_changes_something_can_be_asked_to_validate_only() {
     for method in methods() {
         let name = method.path.rsplit('/').next().unwrap();
-        let reads = ["Get", "List", "Stream", "WhoAmI"].iter().any(|prefix| name.starts_with(prefix));
+        let reads = ["Get", "List", "Stream", "Watch", "WhoAmI"].iter().any(|prefix| name.starts_with(prefix));
         assert_eq!(method.changes, !reads, "{name}");
     }
 }

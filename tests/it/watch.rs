@@ -1,0 +1,292 @@
+//! WatchFeatureFlags.
+
+use std::collections::{BTreeMap, HashSet};
+
+use toggled::grpc::pb::*;
+use tonic::transport::Endpoint;
+use tonic::{Code, Streaming};
+use tonic_types::StatusExt;
+
+use crate::support::{Client, Database, Server, on_both, reason_of, soon};
+
+type Watching = Streaming<WatchFeatureFlagsResponse>;
+
+async fn watch(client: &mut Client, request: WatchFeatureFlagsRequest) -> Watching {
+    client.toggle.watch_feature_flags(request).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Watching) -> WatchFeatureFlagsResponse {
+    soon("a message", stream.message()).await.unwrap().unwrap()
+}
+
+/// All messages up to the first that completes the picture.
+async fn caught_up(stream: &mut Watching) -> Vec<WatchFeatureFlagsResponse> {
+    let mut messages = vec![next(stream).await];
+    while !messages.last().unwrap().caught_up {
+        messages.push(next(stream).await);
+    }
+    messages
+}
+
+fn flags(messages: &[WatchFeatureFlagsResponse]) -> Vec<FeatureFlag> {
+    messages.iter().flat_map(|message| message.feature_flags.clone()).collect()
+}
+
+fn keys(message: &WatchFeatureFlagsResponse) -> Vec<&str> {
+    message.feature_flags.iter().map(|flag| flag.key.as_str()).collect()
+}
+
+/// To go on after a message.
+fn after(message: &WatchFeatureFlagsResponse) -> WatchFeatureFlagsRequest {
+    WatchFeatureFlagsRequest {
+        after_revision: Some(message.revision),
+        log_id: Some(message.log_id.clone()),
+        after_hash: message.hash.clone(),
+        ..Default::default()
+    }
+}
+
+fn archive(key: &str) -> ArchiveFeatureFlagRequest {
+    let flag = Some(archive_feature_flag_request::Flag::Key(key.into()));
+    ArchiveFeatureFlagRequest { flag, ..Default::default() }
+}
+
+/// Sets some flags in one call.
+async fn set(client: &mut Client, keys: &[String], status: FeatureFlagStatus) -> i64 {
+    let item = |key: &String| BatchSetItem {
+        flag: Some(batch_set_item::Flag::Key(key.clone())),
+        status: status.into(),
+        ..Default::default()
+    };
+    let request = BatchSetFeatureFlagsRequest { items: keys.iter().map(item).collect(), ..Default::default() };
+    client.toggle.batch_set_feature_flags(request).await.unwrap().into_inner().revision
+}
+
+/// Flags with long descriptions: ten of them make a message of 80 KB.
+async fn create_large(client: &mut Client, count: usize) -> Vec<String> {
+    let keys: Vec<_> = (0..count).map(|n| format!("large-{n:04}")).collect();
+    for key in &keys {
+        let request = CreateFeatureFlagRequest {
+            key: key.clone(),
+            name: "Large".into(),
+            description: "\u{1f418}".repeat(2_000),
+            ..Default::default()
+        };
+        client.toggle.create_feature_flag(request).await.unwrap();
+    }
+    keys
+}
+
+on_both! {
+    async fn a_watcher_gets_everything_and_then_every_change(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let (a, c) = (admin.create("a").await, admin.create("c").await);
+        let b = admin.create("b").await;
+        let archived = admin.toggle.archive_feature_flag(archive("a")).await.unwrap().into_inner().feature_flag.unwrap();
+        let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
+        let first = next(&mut watching).await;
+        assert_eq!(first.feature_flags, [c, b, archived], "as they are, by their last change");
+        let log = admin.log().await;
+        let last = log.last().unwrap();
+        assert!(first.caught_up && a.key == "a");
+        assert_eq!((first.revision, &first.hash), (last.revision, &last.hash));
+
+        let flipped = admin.flip("b").await;
+        let message = next(&mut watching).await;
+        assert_eq!((message.revision, message.caught_up), (flipped.revision, true));
+        assert_eq!(message.feature_flags, [flipped.feature_flag.unwrap()]);
+        assert_eq!((message.hash, message.log_id), (flipped.audit_log.unwrap().hash, first.log_id));
+        let created = admin.create("d").await;
+        assert_eq!(next(&mut watching).await.feature_flags, [created]);
+    }
+
+    async fn a_watcher_of_nothing_is_told_that_there_is_nothing(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
+        let first = next(&mut watching).await;
+        assert!(first.caught_up && first.feature_flags.is_empty() && first.revision > 0, "{first:?}");
+        // Who may do what is no news of flags.
+        admin.new_user("ann@example.com", &[]).await;
+        let created = admin.create("a").await;
+        assert_eq!(next(&mut watching).await.feature_flags, [created]);
+    }
+
+    async fn a_watcher_that_resumes_gets_what_changed_meanwhile_each_flag_once(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        for key in ["a", "b", "c"] {
+            admin.create(key).await;
+        }
+        let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
+        let seen = next(&mut watching).await;
+        drop(watching);
+        let unchanged = next(&mut watch(&mut admin, after(&seen)).await).await;
+        assert_eq!((unchanged.feature_flags.len(), unchanged.caught_up, unchanged.revision), (0, true, seen.revision));
+
+        for _ in 0..5 {
+            admin.flip("c").await;
+        }
+        admin.flip("a").await;
+        let (a, c) = (admin.get("a").await, admin.get("c").await);
+        let resumed = next(&mut watch(&mut admin, after(&seen)).await).await;
+        assert_eq!(resumed.feature_flags, [c, a]);
+        // Nothing of it depends on the server that was asked first, or on its memory.
+        assert!(server.terminate().await.success());
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let again = next(&mut watch(&mut admin, after(&seen)).await).await;
+        assert_eq!(again, resumed);
+    }
+
+    async fn a_watcher_of_some_flags_hears_of_those_alone(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        for key in ["a", "b", "c"] {
+            admin.create(key).await;
+        }
+        let request = WatchFeatureFlagsRequest { keys: vec!["c".into(), "later".into(), "a".into(), "a".into()], ..Default::default() };
+        let mut watching = watch(&mut admin, request.clone()).await;
+        let first = next(&mut watching).await;
+        assert_eq!(keys(&first), ["a", "c"]);
+        for _ in 0..50 {
+            admin.flip("b").await;
+        }
+        let flipped = admin.flip("c").await;
+        let message = next(&mut watching).await;
+        assert_eq!((keys(&message), message.revision), (vec!["c"], flipped.revision));
+        admin.create("later").await;
+        assert_eq!(keys(&next(&mut watching).await), ["later"]);
+
+        admin.flip("a").await;
+        admin.flip("b").await;
+        let resumed = next(&mut watch(&mut admin, WatchFeatureFlagsRequest { keys: request.keys, ..after(&message) }).await).await;
+        assert_eq!(keys(&resumed), ["later", "a"]);
+    }
+
+    async fn a_picture_that_broke_off_is_completed(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let all = create_large(&mut admin, 300).await;
+        let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
+        let whole = caught_up(&mut watching).await;
+        assert!(whole.len() > 2, "{} messages", whole.len());
+        assert!(whole.iter().all(|message| prost::Message::encoded_len(message) < 2 << 20));
+        assert_eq!(flags(&whole).iter().map(|flag| flag.key.clone()).collect::<Vec<_>>(), all);
+        drop(watching);
+        // One that it has seen changes, and one that it has not.
+        admin.flip(&all[0]).await;
+        admin.flip(&all[299]).await;
+        let rest = caught_up(&mut watch(&mut admin, after(&whole[0])).await).await;
+        let mut known: BTreeMap<String, FeatureFlag> = BTreeMap::new();
+        for flag in whole[0].feature_flags.iter().cloned().chain(flags(&rest)) {
+            known.insert(flag.key.clone(), flag);
+        }
+        let now = caught_up(&mut watch(&mut admin, WatchFeatureFlagsRequest::default()).await).await;
+        assert_eq!(known, flags(&now).into_iter().map(|flag| (flag.key.clone(), flag)).collect());
+        assert_eq!(flags(&rest).len(), 300 - whole[0].feature_flags.len() + 1, "nothing twice");
+    }
+
+    async fn a_watch_that_makes_no_sense_is_refused(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let revision = admin.create("a").await.revision;
+        let mut bad = vec!["a".to_owned(); 1_001];
+        bad[3] = "no key".into();
+        let request = WatchFeatureFlagsRequest {
+            after_revision: Some(-1),
+            keys: bad,
+            log_id: Some("none".into()),
+            after_hash: vec![1],
+        };
+        let refused = admin.toggle.watch_feature_flags(request).await.unwrap_err();
+        assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
+        let fields: HashSet<_> =
+            refused.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
+        let expected = ["after_revision", "keys", "keys[3]", "log_id", "after_hash"].map(str::to_owned);
+        assert_eq!(fields, HashSet::from(expected));
+
+        let good = WatchFeatureFlagsRequest { after_revision: Some(revision), ..Default::default() };
+        let cases = [
+            (WatchFeatureFlagsRequest { after_hash: vec![0; 32], ..Default::default() }, Code::InvalidArgument, "INVALID_FIELD"),
+            (WatchFeatureFlagsRequest { after_revision: Some(revision + 1), ..good.clone() }, Code::OutOfRange, "CURSOR_IN_FUTURE"),
+            (WatchFeatureFlagsRequest { log_id: Some(uuid::Uuid::nil().to_string()), ..good.clone() },
+                Code::FailedPrecondition, "LOG_MISMATCH"),
+            (WatchFeatureFlagsRequest { after_hash: vec![7; 32], ..good.clone() }, Code::FailedPrecondition, "LOG_MISMATCH"),
+            (WatchFeatureFlagsRequest { after_revision: Some(1), after_hash: vec![7; 32], ..good },
+                Code::FailedPrecondition, "LOG_MISMATCH"),
+        ];
+        for (request, code, reason) in cases {
+            let refused = admin.toggle.watch_feature_flags(request.clone()).await.unwrap_err();
+            assert_eq!((refused.code(), reason_of(&refused).as_str()), (code, reason), "{request:?}");
+        }
+    }
+
+    /// Of what it did not take, a slow watcher gets each flag once, and its neighbour waits for nothing.
+    async fn a_slow_watcher_gets_the_last_state_and_holds_nobody_up(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let all = create_large(&mut admin, 10).await;
+        // Little room on the way: what the client does not read stays where it comes from.
+        let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(65_535);
+        let channel = soon("a connection", endpoint.connect()).await.unwrap();
+        let mut slow_client = Client::on(channel, Some(crate::support::TOKEN));
+        let mut slow = watch(&mut slow_client, WatchFeatureFlagsRequest::default()).await;
+        caught_up(&mut slow).await;
+        let mut quick = watch(&mut admin.clone(), WatchFeatureFlagsRequest::default()).await;
+        caught_up(&mut quick).await;
+        let mut last = 0;
+        for round in 0..100 {
+            let status = if round % 2 == 0 { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled };
+            last = set(&mut admin, &all, status).await;
+            // The quick one has seen this round before the next begins.
+            while next(&mut quick).await.revision < last {}
+        }
+        let now = flags(&caught_up(&mut watch(&mut admin, WatchFeatureFlagsRequest::default()).await).await);
+        let mut messages = Vec::new();
+        while messages.last().is_none_or(|message: &WatchFeatureFlagsResponse| message.revision < last) {
+            messages.push(next(&mut slow).await);
+        }
+        assert!(messages.len() < 20, "{} messages for 100 rounds", messages.len());
+        let known: BTreeMap<_, _> = flags(&messages).into_iter().map(|flag| (flag.key.clone(), flag)).collect();
+        assert_eq!(known.into_values().collect::<Vec<_>>(), now);
+    }
+}
+
+/// Every flip reaches each of a thousand.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_watchers_see_every_flip() {
+    let database = Database::new(crate::support::Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut watchers = Vec::new();
+    for _ in 0..10 {
+        let mut client = server.admin().await;
+        for _ in 0..100 {
+            let mut stream = watch(&mut client, WatchFeatureFlagsRequest::default()).await;
+            caught_up(&mut stream).await;
+            watchers.push(stream);
+        }
+    }
+    for _ in 0..5 {
+        let flipped = admin.flip("a").await.feature_flag.unwrap();
+        for stream in &mut watchers {
+            assert_eq!(next(stream).await.feature_flags, std::slice::from_ref(&flipped));
+        }
+    }
+    // Those that leave are gone, and the rest goes on.
+    watchers.truncate(500);
+    let flipped = admin.flip("a").await.feature_flag.unwrap();
+    for stream in &mut watchers {
+        assert_eq!(next(stream).await.feature_flags, std::slice::from_ref(&flipped));
+    }
+}
