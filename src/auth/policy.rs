@@ -35,6 +35,11 @@ pub struct Method {
 }
 
 impl Method {
+    /// Whether it is answered from memory alone, however old that is: what demands no more than to see flags.
+    pub fn reads_memory(&self) -> bool {
+        self.policy == Policy::Permission(Permission::ViewFeatureFlags)
+    }
+
     /// Whether it changes something: whatever does can be asked to `validate_only`.
     pub fn changes(&self) -> bool {
         self.input.get_field_by_name("validate_only").is_some()

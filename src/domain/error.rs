@@ -105,7 +105,7 @@ pub enum Error {
     #[error("the keys of the single sign-on's issuer could not be read yet; retry")]
     IssuerUnavailable,
     /// The state in memory could not be shown to be fresh enough.
-    #[error("this server is behind the log; retry, perhaps on another replica")]
+    #[error("this server is behind the log, or its database does not answer; retry, perhaps on another replica")]
     Stale,
     /// The server is shutting down.
     #[error("this server is shutting down; retry on another replica")]

@@ -10,6 +10,7 @@ mod layers;
 mod matrix;
 mod offline;
 mod refusals;
+mod replicas;
 mod retry;
 mod security;
 mod single_sign_on;

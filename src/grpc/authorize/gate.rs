@@ -144,6 +144,9 @@ impl Gate {
             Policy::Authenticated | Policy::Public => None,
         };
         let missing = caller.granted.lacks(permission);
+        if missing.is_none() && !method.reads_memory() && !self.mirror.is_fresh() {
+            return Err(Error::Stale);
+        }
         let call = Call { caller, signed, permission, origin, deadline };
         Ok(match missing {
             None => Admission::Granted(call, method),
@@ -195,8 +198,18 @@ impl Gate {
     }
 
     /// Waits until the caller of an open stream may no longer have it, and says why. Woken by changes to users and tokens, by
-    /// other keys of the issuer, and by the clock.
-    pub(super) async fn lost(&self, call: Call) -> Error {
+    /// other keys of the issuer, by the clock, and when the database is lost, for a stream that needs it.
+    pub(super) async fn lost(&self, call: Call, method: &Method) -> Error {
+        let stale = async {
+            if method.reads_memory() { std::future::pending().await } else { self.mirror.until_stale().await }
+        };
+        tokio::select! {
+            () = stale => Error::Stale,
+            error = self.shut_out(call) => error,
+        }
+    }
+
+    async fn shut_out(&self, call: Call) -> Error {
         let mut changes = self.mirror.access_changes();
         let mut keys = self.sign_on.as_ref().filter(|_| call.signed.is_some()).map(|sign_on| sign_on.key_changes());
         let mut other_keys = true;

@@ -19,6 +19,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::status::status;
+use crate::auth::policy::Method;
 use crate::domain::error::Error;
 use gate::{Admission, Arrived, Unverified};
 use guard::guard;
@@ -101,7 +102,7 @@ impl AuthorizeLayer {
                 let watched_call = method.streams.then(|| call.clone());
                 request.extensions_mut().insert(call);
                 match watched_call {
-                    Some(call) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call)),
+                    Some(call) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call, method)),
                     None => Either::Left(Either::Right(inner.call(request))),
                 }
             }
@@ -138,14 +139,14 @@ where
 }
 
 /// A stream, which ends when its caller may no longer have it.
-fn watched<S>(mut inner: S, request: Request<Body>, gate: Arc<Gate>, call: Call) -> Later<S>
+fn watched<S>(mut inner: S, request: Request<Body>, gate: Arc<Gate>, call: Call, method: Arc<Method>) -> Later<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
     S::Future: Send,
 {
     async move {
         let response = inner.call(request).await?;
-        let lost = async move { gate.lost(call).await };
+        let lost = async move { gate.lost(call, &method).await };
         Ok(response.map(|body| guard(body, lost)))
     }
     .boxed()

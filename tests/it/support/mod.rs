@@ -4,6 +4,7 @@ mod client;
 pub mod issuer;
 pub mod methods;
 mod postgres;
+pub mod proxy;
 mod server;
 pub mod signing;
 pub mod tls;
@@ -44,6 +45,23 @@ impl Database {
                 Self { url, backend, _folder: Some(folder) }
             }
         }
+    }
+}
+
+impl Database {
+    /// Waits until so many servers listen to what others append.
+    pub async fn until_listened_to(&self, by: i64) {
+        postgres::until_connected(&self.url, "query ILIKE 'LISTEN%'", by).await;
+    }
+
+    /// A copy of a PostgreSQL database that nobody is connected to.
+    pub async fn copy(&self) -> Self {
+        Self { url: postgres::copy(&self.url).await, backend: self.backend, _folder: None }
+    }
+
+    /// Puts a copy in the place of a PostgreSQL database that nobody is connected to.
+    pub async fn replace_by(&self, copy: &Self) {
+        postgres::replace(&self.url, &copy.url).await;
     }
 }
 

@@ -9,6 +9,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::sync::OnceCell;
 
+use super::soon;
+
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
 struct Cluster {
@@ -20,11 +22,61 @@ struct Cluster {
 /// The URL of a new, empty database.
 pub async fn new_database() -> String {
     let cluster = CLUSTER.get_or_init(start).await;
-    let name = format!("test_{}", uuid::Uuid::now_v7().simple());
-    let mut admin = PgConnection::connect(&url(cluster.port, "postgres")).await.unwrap();
-    admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
-    admin.close().await.unwrap();
+    let name = new_name();
+    administer(&[format!("CREATE DATABASE {name}")]).await;
     url(cluster.port, &name)
+}
+
+/// The URL of a copy of a database that has no connections.
+pub async fn copy(of: &str) -> String {
+    let copy = new_name();
+    until_connected(of, "TRUE", 0).await;
+    administer(&[format!("CREATE DATABASE {copy} TEMPLATE {}", name(of))]).await;
+    of.replace(name(of), &copy)
+}
+
+/// Puts a copy in the place of a database that has no connections.
+pub async fn replace(url: &str, by: &str) {
+    let (original, copy) = (name(url), name(by));
+    until_connected(url, "TRUE", 0).await;
+    administer(&[format!("DROP DATABASE {original}"), format!("ALTER DATABASE {copy} RENAME TO {original}")]).await;
+}
+
+fn new_name() -> String {
+    format!("test_{}", uuid::Uuid::now_v7().simple())
+}
+
+async fn administrator() -> PgConnection {
+    let cluster = CLUSTER.get_or_init(start).await;
+    PgConnection::connect(&url(cluster.port, "postgres")).await.unwrap()
+}
+
+async fn administer(statements: &[String]) {
+    let mut admin = administrator().await;
+    for statement in statements {
+        admin.execute(sqlx::AssertSqlSafe(statement.as_str())).await.unwrap();
+    }
+    admin.close().await.unwrap();
+}
+
+/// Waits until so many connections to a database are as `what` says.
+pub async fn until_connected(url: &str, what: &'static str, count: i64) {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND {what}");
+    let mut admin = administrator().await;
+    soon("other connections", async {
+        loop {
+            let query = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(sql.as_str()));
+            if query.bind(name(url)).fetch_one(&mut admin).await.unwrap() == count {
+                return;
+            }
+        }
+    })
+    .await;
+    admin.close().await.unwrap();
+}
+
+fn name(url: &str) -> &str {
+    url.rsplit_once('/').unwrap().1
 }
 
 fn url(port: u16, database: &str) -> String {

@@ -1,0 +1,184 @@
+//! Two servers on one PostgreSQL, and a server whose database is gone for a while.
+
+use toggled::grpc::pb::*;
+use tonic::{Code, Status, Streaming};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{Backend, Client, Database, Server, methods, reason_of, soon, toggle, until_ended};
+
+/// So rare that what arrives has come another way.
+const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
+
+/// A server that soon knows that its database is gone.
+const IMPATIENT: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "1s")];
+
+type Watching = Streaming<WatchFeatureFlagsResponse>;
+
+/// A stream that has told everything so far.
+async fn watch(client: &mut Client) -> Watching {
+    let request = WatchFeatureFlagsRequest::default();
+    let mut stream = client.toggle.watch_feature_flags(request).await.unwrap().into_inner();
+    while !stream.message().await.unwrap().unwrap().caught_up {}
+    stream
+}
+
+/// The keys of the next flags that are told of.
+async fn told(stream: &mut Watching) -> Vec<String> {
+    soon("a change", async {
+        loop {
+            let message = stream.message().await.unwrap().unwrap();
+            if !message.feature_flags.is_empty() {
+                return message.feature_flags.into_iter().map(|flag| flag.key).collect();
+            }
+        }
+    })
+    .await
+}
+
+async fn until_healthy(server: &Server, wanted: ServingStatus) {
+    let mut health = HealthClient::new(methods::channel(server).await);
+    let mut statuses = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    soon("another health", async { while statuses.message().await.unwrap().unwrap().status() != wanted {} }).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_on_one_server_is_told_by_the_other_without_a_poll() {
+    let database = Database::new(Backend::Postgres).await;
+    let here = Server::start(&database).await;
+    let there = Server::start_with(&database, &NEVER_POLLED).await;
+    let mut watching = watch(&mut there.admin().await).await;
+    let mut admin = here.admin().await;
+    admin.create("a").await;
+    assert_eq!(told(&mut watching).await, ["a"]);
+    for _ in 0..20 {
+        let flipped = admin.flip("a").await.feature_flag.unwrap();
+        assert_eq!(told(&mut watching).await, ["a"]);
+        assert_eq!(there.admin().await.get("a").await, flipped);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let here = Server::start(&database).await;
+    let there = Server::start(&line.database).await;
+    let mut watching = watch(&mut there.admin().await).await;
+    let mut admin = here.admin().await;
+    database.until_listened_to(2).await;
+    line.set(Line::Muted);
+    admin.create("a").await;
+    assert_eq!(told(&mut watching).await, ["a"]);
+    for _ in 0..5 {
+        let flipped = admin.flip("a").await.feature_flag.unwrap();
+        assert_eq!(told(&mut watching).await, ["a"]);
+        assert_eq!(there.admin().await.get("a").await, flipped);
+    }
+    soon("all notifications to be lost", async {
+        while line.muted() < 6 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// A lost connection is listened on again, and what was appended meanwhile is found without a poll.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_while_the_line_is_down_is_found_when_it_is_up() {
+    let database = Database::new(Backend::Postgres).await;
+    let here = Server::start(&database).await;
+    let line = Proxy::new(&database).await;
+    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let mut watching = watch(&mut there.admin().await).await;
+    line.set(Line::Closed);
+    here.admin().await.create("a").await;
+    line.set(Line::Open);
+    assert_eq!(told(&mut watching).await, ["a"]);
+}
+
+/// Everything that is not answered from memory, and how it is refused.
+async fn refused(client: &mut Client) -> Vec<Status> {
+    let list = client.audit.list_audit_logs(ListAuditLogsRequest::default()).await.unwrap_err();
+    let stream = client.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap_err();
+    let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap_err();
+    let users = client.access.list_users(ListUsersRequest::default()).await.unwrap_err();
+    let flip = client.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+    vec![list, stream, me, users, flip]
+}
+
+async fn lives_through(lost: Line) {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let server = Server::start_with(&line.database, &IMPATIENT).await;
+    let mut admin = server.admin().await;
+    let before = admin.create("a").await;
+    let mut watching = watch(&mut admin).await;
+    let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+    let mut following = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+    while !following.message().await.unwrap().unwrap().caught_up {}
+
+    line.set(lost);
+    until_healthy(&server, ServingStatus::NotServing).await;
+    for status in refused(&mut admin).await {
+        assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "STALE"), "{status}");
+    }
+    let ended = until_ended(&mut following).await;
+    assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::Unavailable, "STALE"));
+    assert_eq!(admin.get("a").await, before);
+    let listed = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.feature_flags, [before]);
+    watch(&mut admin).await;
+
+    line.set(Line::Open);
+    until_healthy(&server, ServingStatus::Serving).await;
+    admin.flip("a").await;
+    assert_eq!(told(&mut watching).await, ["a"]);
+    assert_eq!(admin.log().await.last().unwrap().action_type, "toggle_enabled");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_lives_through_a_database_that_is_down() {
+    lives_through(Line::Closed).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_lives_through_a_database_that_says_nothing() {
+    lives_through(Line::Silent).await;
+}
+
+/// A backup that is restored under a running server: who watched is told, nobody is left with what never was.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_are_told_that_a_backup_was_restored() {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let server = Server::start_with(&line.database, &IMPATIENT).await;
+    let mut admin = server.admin().await;
+    let saved = admin.create("a").await;
+    line.set(Line::Closed);
+    let backup = database.copy().await;
+    line.set(Line::Open);
+    until_healthy(&server, ServingStatus::Serving).await;
+    let lost = admin.flip("a").await;
+    let mut watching = watch(&mut admin).await;
+
+    line.set(Line::Closed);
+    database.replace_by(&backup).await;
+    line.set(Line::Open);
+    let ended = until_ended(&mut watching).await;
+    assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"));
+    assert_eq!(admin.get("a").await, saved);
+
+    // The log goes on differently. Who was away meanwhile and shows the hash that they have seen is told as well.
+    let request = WatchFeatureFlagsRequest { after_revision: Some(lost.revision), ..Default::default() };
+    let ahead = admin.toggle.watch_feature_flags(request.clone()).await.unwrap_err();
+    assert_eq!((ahead.code(), reason_of(&ahead).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"));
+    admin.create("b").await;
+    admin.create("c").await;
+    let after_hash = lost.audit_log.unwrap().hash;
+    let request = WatchFeatureFlagsRequest { after_hash, ..request };
+    let forked = admin.toggle.watch_feature_flags(request).await.unwrap_err();
+    assert_eq!((forked.code(), reason_of(&forked).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"));
+}
