@@ -7,6 +7,7 @@ mod cancel;
 mod certificate;
 mod concurrency;
 mod layers;
+mod many;
 mod matrix;
 mod offline;
 mod refusals;

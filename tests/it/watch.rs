@@ -7,7 +7,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, on_both, reason_of, soon};
+use crate::support::{Client, Database, Server, on_both, reason_of, soon, until_ended};
 
 type Watching = Streaming<WatchFeatureFlagsResponse>;
 
@@ -227,6 +227,39 @@ on_both! {
             let refused = admin.toggle.watch_feature_flags(request.clone()).await.unwrap_err();
             assert_eq!((refused.code(), reason_of(&refused).as_str()), (code, reason), "{request:?}");
         }
+    }
+
+    async fn a_watch_ends_with_what_let_its_caller_in_and_with_the_server(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut endings = Vec::new();
+        for email in ["narrowed@example.com", "gone@example.com"] {
+            let secret = admin.new_user(email, &["view_feature_flags"]).await;
+            let mut client = server.client(Some(&secret)).await;
+            let mut watching = watch(&mut client, WatchFeatureFlagsRequest::default()).await;
+            caught_up(&mut watching).await;
+            let id = client.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
+            if email.starts_with("gone") {
+                admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+            } else {
+                let permissions = vec!["view_audit_logs".to_owned()];
+                let request = UpdateUserRequest { id, permissions, ..Default::default() };
+                admin.access.update_user(request).await.unwrap();
+            }
+            endings.push(until_ended(&mut watching).await);
+        }
+        let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
+        caught_up(&mut watching).await;
+        assert!(server.terminate().await.success());
+        endings.push(until_ended(&mut watching).await);
+        let endings: Vec<_> = endings.iter().map(|status| (status.code(), reason_of(status))).collect();
+        let expected = [
+            (Code::PermissionDenied, "PERMISSION_DENIED"),
+            (Code::Unauthenticated, "UNAUTHENTICATED"),
+            (Code::Unavailable, "DRAINING"),
+        ];
+        assert_eq!(endings, expected.map(|(code, reason)| (code, reason.to_owned())));
     }
 
     /// Of what it did not take, a slow watcher gets each flag once, and its neighbour waits for nothing.
