@@ -23,7 +23,7 @@ clients: setup
 	cargo test --locked --no-run --quiet
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 
-# Two ratios: flips against pgbench, reads against a bare tonic server.
+# Two ratios: flips against pgbench, reads against a bare tonic server; and how soon 1,000 watchers have a flip.
 bench-quick:
 	tests/setup.sh bench
 	cargo bench --locked --bench quick

@@ -107,16 +107,16 @@ pub fn read_request() -> GetFeatureFlagRequest {
     GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
 }
 
-async fn connect(address: SocketAddr) -> Result<Channel> {
+pub async fn connect(address: SocketAddr) -> Result<Channel> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.user_agent("quick")?.connect().await?)
 }
 
 /// What every request shows.
-fn token() -> Result<Token> {
+pub fn token() -> Result<Token> {
     Ok(format!("Bearer {TOKEN}").parse()?)
 }
 
-fn with_token<T>(message: T, token: &Token) -> Request<T> {
+pub fn with_token<T>(message: T, token: &Token) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", token.clone());
     request

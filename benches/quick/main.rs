@@ -4,11 +4,14 @@
 //!    `pgbench` reaches with the same flip and entry as one single-statement transaction each, on the same cluster.
 //! 2. GetFeatureFlag a second with a token, against a bare tonic server that gives the same answer to anyone.
 //!
+//! And it tells how long after a flip was acknowledged the last of 1,000 watchers has it.
+//!
 //! A machine is never equally fast twice, so both sides take turns, and a ratio is the median of what the rounds gave.
 //! Exits with status 1 when one is under its minimum: then the design has been missed somewhere.
 
 mod bare;
 mod cluster;
+mod fanout;
 mod flips;
 mod pgbench;
 mod processes;
@@ -18,6 +21,7 @@ mod report;
 use std::process::{ExitCode, Stdio};
 
 use cluster::Cluster;
+use fanout::Fanout;
 use flips::Callers;
 use pgbench::Pgbench;
 use processes::Server;
@@ -65,7 +69,9 @@ async fn run() -> Result<bool> {
 
     let flips = compare_flips(&callers, &pgbench).await?;
     let reads = compare_reads(&server).await?;
+    let fanout = Fanout::measure(server.address).await?;
     report::table(&[&flips, &reads]);
+    fanout.tell();
     Ok(flips.is_enough() && reads.is_enough())
 }
 
