@@ -211,7 +211,7 @@ mod tests {
     }
 
     async fn next(stream: &mut Messages) -> pb::WatchFeatureFlagsResponse {
-        stream.next().await.unwrap().unwrap()
+        tokio::time::timeout(2 * HEARTBEAT, stream.next()).await.unwrap().unwrap().unwrap()
     }
 
     fn keys(message: &pb::WatchFeatureFlagsResponse) -> Vec<&str> {
@@ -229,6 +229,9 @@ mod tests {
         let heartbeat = next(&mut stream).await;
         assert_eq!((heartbeat.revision, heartbeat.caught_up, heartbeat.feature_flags.len()), (1, true, 0));
         assert_eq!(begun.elapsed(), HEARTBEAT);
+        change(&mirror, "a");
+        assert_eq!(keys(&next(&mut stream).await), ["a"]);
+        assert_eq!(begun.elapsed(), HEARTBEAT + PACE, "no waiting for the next heartbeat");
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,6 +2,8 @@
 
 use toggled::grpc::pb::*;
 use tonic::{Code, Status, Streaming};
+use std::time::Duration;
+
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
@@ -83,6 +85,37 @@ async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
         }
     })
     .await;
+}
+
+/// The one server has not heard of the change yet: who asks for it waits, as long as they said, and gets it when it comes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_waits_for_the_revision_that_it_asks_for() {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let here = Server::start(&database).await;
+    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let (mut admin, mut reader) = (here.admin().await, there.admin().await);
+    database.until_listened_to(2).await;
+    // What was listened to first is behind it.
+    let known = admin.create("known").await.revision;
+    let request = |min_revision| ListFeatureFlagsRequest { min_revision: Some(min_revision), ..Default::default() };
+    reader.toggle.list_feature_flags(request(known)).await.unwrap();
+
+    line.set(Line::Muted);
+    let unheard = admin.create("unheard").await.revision;
+    let mut brief = tonic::Request::new(request(unheard));
+    brief.set_timeout(Duration::from_millis(500));
+    let late = reader.toggle.list_feature_flags(brief).await.unwrap_err();
+    assert_eq!((late.code(), reason_of(&late).as_str()), (Code::Unavailable, "STALE"));
+    let mut patient = reader.clone();
+    let waiting = tokio::spawn(async move { patient.toggle.list_feature_flags(request(unheard)).await });
+    line.set(Line::Open);
+    admin.create("heard").await;
+    let answer = soon("the read to be answered", waiting).await.unwrap().unwrap().into_inner();
+    assert!(answer.revision >= unheard && answer.feature_flags.iter().any(|flag| flag.key == "unheard"));
+
+    let beyond = reader.toggle.list_feature_flags(request(answer.revision + 100)).await.unwrap_err();
+    assert_eq!((beyond.code(), reason_of(&beyond).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"));
 }
 
 /// A lost connection is listened on again, and what was appended meanwhile is found without a poll.
