@@ -78,6 +78,8 @@ pub struct Parts {
     pub certificate_users: HashMap<String, Email>,
     /// Who is let in besides our own users.
     pub sign_on: Option<Arc<SignOn>>,
+    /// Whether callers who send no credentials may read flags through flagd's services.
+    pub anonymous_flagd_reads: bool,
     /// Cancelled when the server stops.
     pub shutdown: CancellationToken,
 }
@@ -105,7 +107,8 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, last_used, certificate_users, sign_on, shutdown } = parts;
+        let Parts { store, mirror, clock, proposals, last_used, shutdown, .. } = parts;
+        let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
         let gate = Gate {
             policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
@@ -115,6 +118,7 @@ impl Router {
             sign_on,
             certificate_users,
             failures: Failures::default(),
+            anonymous_flagd_reads,
         };
         let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();
