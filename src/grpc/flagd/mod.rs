@@ -8,6 +8,8 @@ mod evaluation;
 mod events;
 mod feed;
 mod sync;
+#[cfg(test)]
+mod tests;
 
 use crate::domain::flag::Status as FlagStatus;
 
