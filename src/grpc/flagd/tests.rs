@@ -113,6 +113,16 @@ async fn what_changes_while_very_many_flags_are_told_is_told_after_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_changes_before_the_stream_waits_is_not_lost() {
+    let mirror = mirror(state(["a"]));
+    let mut stream = stream(&mirror);
+    next(&mut stream).await;
+    assert_eq!(keys(next(&mut stream).await), ["a"]);
+    turn_on(&mirror, "a");
+    assert_eq!(keys(next(&mut stream).await), ["a"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_stream_with_nothing_to_tell_says_that_it_is_still_there() {
     let mirror = mirror(state(["a"]));
     let mut stream = stream(&mirror);
