@@ -6,6 +6,7 @@ mod audit;
 mod cancel;
 mod certificate;
 mod concurrency;
+mod flagd;
 mod layers;
 mod many;
 mod matrix;

@@ -1,8 +1,8 @@
 //! Two servers on one PostgreSQL, and a server whose database is gone for a while.
 
+use std::time::Duration;
 use toggled::grpc::pb::*;
 use tonic::{Code, Status, Streaming};
-use std::time::Duration;
 
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;

@@ -6,6 +6,9 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use toggled::grpc::pb::access_service_client::AccessServiceClient;
 use toggled::grpc::pb::audit_service_client::AuditServiceClient;
+use toggled::grpc::pb::flagd::evaluation::v1::service_client::ServiceClient as EvaluationV1Client;
+use toggled::grpc::pb::flagd::evaluation::v2::service_client::ServiceClient as EvaluationV2Client;
+use toggled::grpc::pb::flagd::sync::v1::flag_sync_service_client::FlagSyncServiceClient;
 use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
 use toggled::grpc::pb::*;
 use tonic::metadata::{Ascii, MetadataValue};
@@ -37,6 +40,9 @@ pub struct Client {
     pub toggle: ToggleServiceClient<Service>,
     pub audit: AuditServiceClient<Service>,
     pub access: AccessServiceClient<Service>,
+    pub evaluation_v1: EvaluationV1Client<Service>,
+    pub evaluation_v2: EvaluationV2Client<Service>,
+    pub sync: FlagSyncServiceClient<Service>,
 }
 
 impl Client {
@@ -52,7 +58,10 @@ impl Client {
         Self {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
             audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
-            access: AccessServiceClient::with_interceptor(channel, token),
+            access: AccessServiceClient::with_interceptor(channel.clone(), token.clone()),
+            evaluation_v1: EvaluationV1Client::with_interceptor(channel.clone(), token.clone()),
+            evaluation_v2: EvaluationV2Client::with_interceptor(channel.clone(), token.clone()),
+            sync: FlagSyncServiceClient::with_interceptor(channel, token),
         }
     }
 

@@ -27,6 +27,8 @@ pub struct Method {
     pub permission: Option<String>,
     /// Whether it can be asked to `validate_only`.
     pub changes: bool,
+    /// Whether it may be open to callers without credentials.
+    pub anonymous_on_request: bool,
 }
 
 /// All of them.
@@ -38,11 +40,13 @@ pub fn methods() -> Vec<Method> {
         for method in service.methods() {
             let options = method.options();
             let declared = options.get_extension(&policy);
-            let permission = declared.as_message().unwrap().get_field_by_name("permission").unwrap();
+            let field = |name| declared.as_message().unwrap().get_field_by_name(name).unwrap();
+            let (permission, anonymous) = (field("permission"), field("anonymous_on_request"));
             let permission = Some(permission.as_str().unwrap().to_owned()).filter(|p| !p.is_empty());
             let changes = method.input().get_field_by_name("validate_only").is_some();
             let path = format!("/{}/{}", service.full_name(), method.name());
-            methods.push(Method { path, permission, changes });
+            let anonymous_on_request = anonymous.as_bool().unwrap();
+            methods.push(Method { path, permission, changes, anonymous_on_request });
         }
     }
     methods
