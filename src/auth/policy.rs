@@ -30,18 +30,18 @@ pub struct Method {
     pub policy: Policy,
     /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
     pub streams: bool,
-    /// What it is asked with.
-    pub input: MessageDescriptor,
+    /// What it is asked with, where that is a message.
+    pub input: Option<MessageDescriptor>,
 }
 
 impl Method {
     /// Whether it changes something: whatever does can be asked to `validate_only`.
     pub fn changes(&self) -> bool {
-        self.input.get_field_by_name("validate_only").is_some()
+        self.input.as_ref().is_some_and(|input| input.get_field_by_name("validate_only").is_some())
     }
 }
 
-/// The policies of all methods that are served, by their HTTP/2 paths.
+/// The policies of all methods that are served, by their HTTP paths. One that ends in `/` stands for all paths below it.
 #[derive(Debug)]
 pub struct Policies(HashMap<String, Arc<Method>>);
 
@@ -84,7 +84,7 @@ impl Policies {
                 } else {
                     declared(&pool, &method, &name)?
                 };
-                let (streams, input) = (method.is_server_streaming(), method.input());
+                let (streams, input) = (method.is_server_streaming(), Some(method.input()));
                 let served = Method { name: name.as_str().into(), policy, streams, input };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
@@ -92,9 +92,22 @@ impl Policies {
         Ok(Self(methods))
     }
 
+    /// And those of what no descriptor knows: by path, name, and what is demanded. None of it changes anything.
+    #[must_use]
+    pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
+        let served = reads.iter().map(|(path, name, permission)| {
+            let policy = Policy::Permission(*permission);
+            let method = Method { name: (*name).into(), policy, streams: false, input: None };
+            ((*path).to_owned(), Arc::new(method))
+        });
+        self.0.extend(served);
+        self
+    }
+
     /// The method that is served at this path.
     pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
-        self.0.get(path)
+        let above = || path.rmatch_indices('/').find_map(|(slash, _)| self.0.get(&path[..=slash]));
+        self.0.get(path).or_else(above)
     }
 
     /// All methods that are served.
