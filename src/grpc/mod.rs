@@ -1,5 +1,5 @@
 //! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one part a service. Nothing outside this folder names tonic or the generated types.
+//! and one part a service; beside gRPC, OFREP. Nothing outside this folder names tonic or the generated types.
 
 mod access;
 mod audit;
@@ -8,6 +8,7 @@ mod change;
 mod convert;
 mod fields;
 mod incoming;
+mod ofrep;
 mod paging;
 pub mod pb;
 mod reads;
@@ -15,6 +16,7 @@ mod replay;
 mod router;
 mod status;
 mod toggle;
+mod wire;
 
 pub use router::{Health, Parts, Router, RouterError, SERVICES};
 

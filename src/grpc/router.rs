@@ -18,6 +18,7 @@ use super::audit::Audit;
 use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
 use super::incoming::incoming;
+use super::ofrep::{self, Ofrep};
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
@@ -108,7 +109,7 @@ impl Router {
         let Parts { store, mirror, clock, proposals, last_used, certificate_users, sign_on, shutdown } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
         let gate = Gate {
-            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
+            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
             mirror: Arc::clone(&mirror),
             clock,
             last_used: Arc::clone(&last_used),
@@ -122,10 +123,13 @@ impl Router {
         health.announce(false).await;
         let changes = Changes::new(proposals, denials);
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
+        let ofrep = Ofrep::new(Arc::clone(&mirror));
         let toggle = Toggle::new(changes.clone(), reads.clone());
         let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
         let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()
+            // For OFREP: nothing else is served over it.
+            .accept_http1(true)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_max_header_list_size(Some(HEADER_LIST_BYTES))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -138,7 +142,8 @@ impl Router {
             .add_service(reflection().build_v1alpha()?)
             .add_service(ToggleServiceServer::new(toggle).max_encoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AuditServiceServer::new(audit).max_encoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES));
+            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES))
+            .add_service(ofrep);
         Ok((Self { router, shutdown }, health))
     }
 
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn every_served_method_declares_what_it_demands() {
-        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap();
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap().with_reads(&ofrep::ROUTES);
         let demanded = |path: &str| policies.method(path).unwrap().policy;
         assert_eq!(
             demanded("/toggled.v1.ToggleService/ToggleFeatureFlag"),
@@ -200,6 +205,13 @@ mod tests {
         assert_eq!(demanded("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
         assert_eq!(demanded("/grpc.health.v1.Health/Check"), Policy::Public);
         assert!(policies.method("/toggled.v1.ToggleService/Nothing").is_none());
+        let view = Policy::Permission(Permission::ViewFeatureFlags);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags"), view);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a"), view);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a/b"), view);
+        for nothing in ["/ofrep/v1/evaluate/", "/ofrep/v1/evaluate/flag", "/a", "/", ""] {
+            assert!(policies.method(nothing).is_none(), "{nothing}");
+        }
         let open = policies.methods().filter(|m| m.policy == Policy::Public && m.name.starts_with("toggled"));
         assert_eq!(open.count(), 0);
     }

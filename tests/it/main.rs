@@ -9,6 +9,7 @@ mod concurrency;
 mod layers;
 mod matrix;
 mod offline;
+mod ofrep;
 mod refusals;
 mod retry;
 mod security;
