@@ -32,8 +32,8 @@ pub struct Method {
     pub anonymous_on_request: bool,
     /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
     pub streams: bool,
-    /// What it is asked with.
-    pub input: MessageDescriptor,
+    /// What it is asked with, where that is a message.
+    pub input: Option<MessageDescriptor>,
 }
 
 impl Method {
@@ -44,13 +44,17 @@ impl Method {
 
     /// Whether it changes something: whatever does can be asked to `validate_only`.
     pub fn changes(&self) -> bool {
-        self.input.get_field_by_name("validate_only").is_some()
+        self.input.as_ref().is_some_and(|input| input.get_field_by_name("validate_only").is_some())
     }
 }
 
-/// The policies of all methods that are served, by their HTTP/2 paths.
+/// The policies of all methods that are served, by their HTTP paths.
 #[derive(Debug)]
-pub struct Policies(HashMap<String, Arc<Method>>);
+pub struct Policies {
+    at: HashMap<String, Arc<Method>>,
+    /// Those of everything below a path.
+    below: Vec<(String, Arc<Method>)>,
+}
 
 /// A served method that must not be: the server does not start.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -91,22 +95,37 @@ impl Policies {
                 } else {
                     declared(&pool, &method, &name)?
                 };
-                let (streams, input) = (method.is_server_streaming(), method.input());
+                let (streams, input) = (method.is_server_streaming(), Some(method.input()));
                 let served = Method { name: name.as_str().into(), policy, anonymous_on_request, streams, input };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
         }
-        Ok(Self(methods))
+        Ok(Self { at: methods, below: Vec::new() })
+    }
+
+    /// And those of what no descriptor knows: by path, name, and what is demanded. A path that ends in `/` stands for all
+    /// that lies below it. None of it changes anything.
+    #[must_use]
+    pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
+        for (path, name, permission) in reads {
+            let policy = Policy::Permission(*permission);
+            let method =
+                Method { name: (*name).into(), policy, anonymous_on_request: false, streams: false, input: None };
+            let entry = ((*path).to_owned(), Arc::new(method));
+            if path.ends_with('/') { self.below.push(entry) } else { self.at.extend([entry]) }
+        }
+        self
     }
 
     /// The method that is served at this path.
     pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
-        self.0.get(path)
+        let below = || self.below.iter().find(|(above, _)| path.starts_with(above.as_str()));
+        self.at.get(path).or_else(|| below().map(|(_, method)| method))
     }
 
     /// All methods that are served.
     pub fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
-        self.0.values()
+        self.at.values().chain(self.below.iter().map(|(_, method)| method))
     }
 }
 

@@ -1,5 +1,5 @@
 //! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one part a service. Nothing outside this folder names tonic or the generated types.
+//! and one part a service; beside gRPC, OFREP. Nothing outside this folder names tonic or the generated types.
 
 mod access;
 mod audit;
@@ -9,6 +9,7 @@ mod convert;
 mod fields;
 mod flagd;
 mod incoming;
+mod ofrep;
 mod paging;
 pub mod pb;
 mod reads;
@@ -17,6 +18,7 @@ mod router;
 mod status;
 mod toggle;
 mod watch;
+mod wire;
 
 pub use router::{Health, Parts, Router, RouterError, SERVICES};
 

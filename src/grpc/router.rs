@@ -19,6 +19,7 @@ use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
 use super::flagd::{Evaluation, Sync};
 use super::incoming::incoming;
+use super::ofrep::{self, Ofrep};
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
@@ -118,7 +119,7 @@ impl Router {
         let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
         let gate = Gate {
-            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
+            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
             mirror: Arc::clone(&mirror),
             clock,
             last_used: Arc::clone(&last_used),
@@ -136,9 +137,12 @@ impl Router {
         let toggle = Toggle::new(changes.clone(), reads.clone(), shutdown.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror), shutdown.clone());
         let sync = Sync::new(Arc::clone(&mirror), shutdown.clone());
+        let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
         let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()
+            // For OFREP: nothing else is served over it.
+            .accept_http1(true)
             .max_concurrent_streams(STREAMS_PER_CONNECTION)
             .http2_max_header_list_size(Some(HEADER_LIST_BYTES))
             .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
@@ -155,7 +159,8 @@ impl Router {
             // What tells all flags at once grows with them: clients decide what is too much.
             .add_service(EvaluationV1Server::new(evaluation.clone()))
             .add_service(EvaluationV2Server::new(evaluation))
-            .add_service(FlagSyncServiceServer::new(sync));
+            .add_service(FlagSyncServiceServer::new(sync))
+            .add_service(ofrep);
         Ok((Self { router, shutdown }, health))
     }
 
@@ -208,7 +213,7 @@ mod tests {
 
     #[test]
     fn every_served_method_declares_what_it_demands() {
-        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap();
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap().with_reads(&ofrep::ROUTES);
         let demanded = |path: &str| policies.method(path).unwrap().policy;
         assert_eq!(
             demanded("/toggled.v1.ToggleService/ToggleFeatureFlag"),
@@ -217,6 +222,13 @@ mod tests {
         assert_eq!(demanded("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
         assert_eq!(demanded("/grpc.health.v1.Health/Check"), Policy::Public);
         assert!(policies.method("/toggled.v1.ToggleService/Nothing").is_none());
+        let view = Policy::Permission(Permission::ViewFeatureFlags);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags"), view);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a"), view);
+        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a/b"), view);
+        for nothing in ["/ofrep/v1/evaluate/", "/ofrep/v1/evaluate/flag", "/a", "/", ""] {
+            assert!(policies.method(nothing).is_none(), "{nothing}");
+        }
         let open = policies.methods().filter(|m| m.policy == Policy::Public && m.name.starts_with("toggled"));
         assert_eq!(open.count(), 0);
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use http::StatusCode;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
@@ -52,6 +53,24 @@ pub(super) fn status(error: Error) -> Status {
         _ => {}
     }
     Status::with_error_details(code, message(&error), details)
+}
+
+/// What a caller who speaks no gRPC is told: the same, by the HTTP status that belongs to the code.
+pub(super) fn http_status(error: &Error) -> (StatusCode, String) {
+    let status = match kind(error).0 {
+        Code::Ok => StatusCode::OK,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        // A method that is not there is a path that is not there.
+        Code::NotFound | Code::Unimplemented => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Cancelled | Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    (status, message(error))
 }
 
 /// What a caller is told of a database that could not be read.
@@ -168,6 +187,8 @@ mod tests {
         assert_eq!(status.code(), Code::Internal);
         let wire = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
         assert!(!wire.contains("hunter2") && !wire.contains("users"), "{wire}");
+        let (code, words) = http_status(&Error::Internal("password=hunter2 at table users".to_owned()));
+        assert_eq!((code, words.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, status.message()));
     }
 
     #[test]

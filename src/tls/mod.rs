@@ -25,8 +25,8 @@ pub use certificate::ClientCertificate;
 /// is how Kubernetes replaces them, can be missed.
 const POLL: Duration = Duration::from_secs(1);
 
-/// What a client may speak inside TLS.
-const PROTOCOLS: [&[u8]; 1] = [b"h2"];
+/// What a client may speak inside TLS, the best first.
+const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 
 /// A connection inside TLS.
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;

@@ -11,6 +11,7 @@ mod layers;
 mod many;
 mod matrix;
 mod offline;
+mod ofrep;
 mod refusals;
 mod replicas;
 mod retry;

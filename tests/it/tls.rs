@@ -3,7 +3,7 @@
 use std::io;
 
 use toggled::grpc::pb::{WhoAmIRequest, WhoAmIResponse};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio_rustls::rustls::HandshakeKind;
@@ -90,7 +90,8 @@ async fn with_a_client_ca_every_connection_is_checked_anew() {
         for kind in [HandshakeKind::Full, again] {
             let mut stream = connect_by(&connector, tls.server.address).await.unwrap();
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
-            // What it takes to resume comes before the first byte.
+            // What it takes to resume comes before the first byte, and that when the client has said what it speaks.
+            stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
             soon("the server's settings", stream.read_u8()).await.unwrap();
         }
     }

@@ -60,7 +60,10 @@ impl Denials {
         let answer = tokio::spawn(async move {
             // One who is refused again and again costs nothing more: neither their body nor the database is read.
             let admitted = self.admit(&call)?;
-            let message = read(body, &method.input).await;
+            let message = match &method.input {
+                Some(input) => read(body, input).await,
+                None => None,
+            };
             let replayed = match &message {
                 Some(message) => self.replayed(&call, message).await,
                 None => None,

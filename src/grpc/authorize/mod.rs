@@ -18,7 +18,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::status::status;
+use super::wire::{Wire, needs_http2};
 use crate::auth::policy::Method;
 use crate::domain::error::Error;
 use gate::{Admission, Arrived, Unverified};
@@ -76,12 +76,13 @@ where
         // The instance that was polled is the one that is ready.
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
+        let Some(wire) = Wire::of(&request) else { return at_once::<S>(needs_http2()) };
         match self.layer.gate.admit(&request) {
-            Ok(Arrived::Decided(admission)) => self.layer.pass(admission, inner, request),
+            Ok(Arrived::Decided(admission)) => self.layer.pass(wire, admission, inner, request),
             Ok(Arrived::Unverified(unverified)) => {
-                Either::Right(verified(self.layer.clone(), unverified, inner, request))
+                Either::Right(verified(self.layer.clone(), wire, unverified, inner, request))
             }
-            Err(error) => now::<S>(error),
+            Err(error) => at_once::<S>(wire.refuse(error)),
         }
     }
 }
@@ -91,7 +92,7 @@ type Answer<S> = Either<Either<Ready<Result<Response<Body>, <S as Service<Reques
 type Own<S> = <S as Service<Request<Body>>>::Future;
 
 impl AuthorizeLayer {
-    fn pass<S>(&self, admission: Admission, mut inner: S, mut request: Request<Body>) -> Answer<S>
+    fn pass<S>(&self, wire: Wire, admission: Admission, mut inner: S, mut request: Request<Body>) -> Answer<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
         S::Future: Send,
@@ -110,7 +111,7 @@ impl AuthorizeLayer {
                 let answer = self.denials.clone().answer(call, method, permission, request.into_body());
                 Either::Right(answer.map(Ok).boxed())
             }
-            Admission::Lacking(_, _, permission) => now::<S>(Error::PermissionDenied(permission)),
+            Admission::Lacking(_, _, permission) => at_once::<S>(wire.refuse(Error::PermissionDenied(permission))),
         }
     }
 }
@@ -118,12 +119,12 @@ impl AuthorizeLayer {
 /// An answer for which there is more to wait for.
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
-fn now<S: Service<Request<Body>>>(error: Error) -> Answer<S> {
-    Either::Left(Either::Left(ready(Ok(status(error).into_http()))))
+fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> Answer<S> {
+    Either::Left(Either::Left(ready(Ok(response))))
 }
 
 /// A call whose token has to be verified before it is known whose it is.
-fn verified<S>(layer: AuthorizeLayer, unverified: Unverified, inner: S, request: Request<Body>) -> Later<S>
+fn verified<S>(layer: AuthorizeLayer, wire: Wire, unverified: Unverified, inner: S, request: Request<Body>) -> Later<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
     S::Future: Send,
@@ -131,8 +132,8 @@ where
 {
     async move {
         match layer.gate.verify(unverified).await {
-            Ok(admission) => layer.pass(admission, inner, request).await,
-            Err(error) => Ok(status(error).into_http()),
+            Ok(admission) => layer.pass(wire, admission, inner, request).await,
+            Err(error) => Ok(wire.refuse(error)),
         }
     }
     .boxed()

@@ -1,6 +1,7 @@
 //! What tests stand on: real databases, real server processes, and clients with tokens.
 
 mod client;
+pub mod http;
 pub mod issuer;
 pub mod methods;
 mod postgres;

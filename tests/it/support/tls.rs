@@ -128,6 +128,21 @@ pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> std::i
 
 /// Makes connections to servers whose certificate `ca` has issued.
 pub fn connector(ca: &Ca, identity: Option<&Identity>) -> TlsConnector {
+    TlsConnector::from(Arc::new(config(ca, identity)))
+}
+
+/// A connection of a client that names these protocols.
+pub async fn connect_speaking(
+    address: SocketAddr,
+    ca: &Ca,
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = config(ca, None);
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    connect_by(&TlsConnector::from(Arc::new(config)), address).await
+}
+
+fn config(ca: &Ca, identity: Option<&Identity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -143,7 +158,7 @@ pub fn connector(ca: &Ca, identity: Option<&Identity>) -> TlsConnector {
         None => config.with_no_client_auth(),
     };
     config.alpn_protocols = vec![b"h2".to_vec()];
-    TlsConnector::from(Arc::new(config))
+    config
 }
 
 /// A client with the administrator's token, on one TLS connection.

@@ -1,0 +1,115 @@
+//! Which flags an answer holds, so that whoever has them need not be sent them again.
+
+use std::fmt;
+
+use http::HeaderValue;
+use uuid::Uuid;
+
+use crate::domain::Revision;
+use crate::domain::state::State;
+
+/// Another one whenever any flag has changed, and only then; the same on every replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ETag {
+    log_id: Uuid,
+    revision: Revision,
+    /// When the flag that changed last did. A log that was restored from a backup comes by the same revisions again.
+    changed_at: i64,
+}
+
+impl ETag {
+    /// That of the flags in `state`.
+    pub fn of(state: &State) -> Self {
+        let last = state.flags_since(0).next_back();
+        Self {
+            log_id: state.head().log_id,
+            revision: state.flags_revision(),
+            changed_at: last.map_or(0, |flag| flag.updated_at.micros()),
+        }
+    }
+
+    /// Whether `If-None-Match` names it: `*` names any, and a list may be in one header or in several. A proxy that
+    /// compresses answers makes their tags weak (`W/`), which does not count here (RFC 9110, 13.1.2).
+    pub fn matches<'a>(&self, headers: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
+        let tag = self.to_string();
+        headers.into_iter().filter_map(|header| header.to_str().ok()).any(|header| {
+            // There is no quote within a tag: what is between two is one.
+            header.trim() == "*" || header.split('"').skip(1).step_by(2).any(|named| named == tag)
+        })
+    }
+}
+
+/// Without the quotes that it has in a header.
+impl fmt::Display for ETag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}-{}", self.log_id.simple(), self.revision, self.changed_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::domain::flag::{Flag, Status};
+    use crate::domain::state::Delta;
+    use crate::domain::text::{Description, FlagKey, Name};
+    use crate::domain::time::Timestamp;
+
+    fn tag(revision: Revision, changed_at: i64) -> ETag {
+        ETag { log_id: Uuid::from_u128(1), revision, changed_at }
+    }
+
+    #[test]
+    fn a_tag_is_found_wherever_it_is_named() {
+        let tag = tag(7, 5);
+        let text = format!("\"{tag}\"");
+        let matches = |headers: &[String]| {
+            let headers: Vec<_> = headers.iter().map(|header| HeaderValue::try_from(header).unwrap()).collect();
+            tag.matches(&headers)
+        };
+        let named = [
+            vec![text.clone()],
+            vec![format!("W/{text}")],
+            vec![format!("\"other, one\", {text},")],
+            vec![format!("{text}, W/\"other\"")],
+            vec!["\"other\"".to_owned(), text.clone()],
+            vec!["*".to_owned()],
+        ];
+        for headers in named {
+            assert!(matches(&headers), "{headers:?}");
+        }
+        let bare = tag.to_string();
+        let others =
+            ["", "\"\"", "\"other\"", "\"*\"", "*, *", &bare, &format!("\"{bare}x\""), &format!("\"x\"{bare}\"y\"")];
+        for other in others {
+            assert!(!matches(&[other.to_owned()]), "{other}");
+        }
+        assert!(!matches(&[]));
+    }
+
+    #[test]
+    fn a_restored_log_that_comes_to_the_same_revision_has_another_tag() {
+        let of = |log_id, revision, micros| {
+            let mut state = State::empty(Uuid::from_u128(log_id));
+            let flag = Flag {
+                id: Uuid::from_u128(1),
+                key: FlagKey::parse("a").unwrap(),
+                name: Name::parse("a").unwrap(),
+                description: Description::parse("").unwrap(),
+                status: Status::Disabled,
+                revision,
+                created_at: Timestamp::default(),
+                updated_at: Timestamp::from_micros(micros),
+                updated_by: "ann@example.com".into(),
+                archived_at: None,
+            };
+            state.apply(*state.head(), &Delta { flags: vec![Arc::new(flag)], ..Delta::default() });
+            ETag::of(&state)
+        };
+        assert_eq!(of(1, 7, 5), tag(7, 5));
+        let tags = [of(1, 7, 5), of(1, 7, 6), of(1, 8, 5), of(2, 7, 5)].map(|tag| tag.to_string());
+        assert_eq!(tags.iter().collect::<HashSet<_>>().len(), tags.len(), "{tags:?}");
+    }
+}

@@ -1,0 +1,135 @@
+//! OFREP, the OpenFeature Remote Evaluation Protocol: flags as JSON over plain HTTP, for whoever speaks no gRPC.
+//! <https://github.com/open-feature/protocol>, of which this is version 0.3.0 as far as it is about on and off.
+//!
+//! It is answered from the state in memory alone. What a flag is here depends on nobody's context, which is therefore
+//! taken and not looked into.
+
+mod answer;
+mod etag;
+mod request;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use futures::future::{BoxFuture, FutureExt};
+use http::header::IF_NONE_MATCH;
+use http::{HeaderMap, Method, Request, Response};
+use tonic::body::Body;
+use tonic::server::NamedService;
+use tower::Service;
+
+use super::authorize::Call;
+use crate::domain::access::Permission;
+use crate::domain::error::Error;
+use crate::domain::state::FlagRef;
+use crate::domain::text::FlagKey;
+use crate::mirror::Mirror;
+use answer::Failure;
+use etag::ETag;
+
+pub(super) use answer::refuse;
+
+/// What all paths of OFREP begin with.
+pub(super) const ROOT: &str = "/ofrep/";
+
+/// The path of all flags.
+const FLAGS: &str = "/ofrep/v1/evaluate/flags";
+/// The path of one, before its key. All that follows is the key: not every client encodes a `/` in it.
+const FLAG: &str = "/ofrep/v1/evaluate/flags/";
+
+/// What is served: path, name and what it demands.
+pub(super) const ROUTES: [(&str, &str, Permission); 2] = [
+    (FLAGS, "ofrep.v1/EvaluateFlags", Permission::ViewFeatureFlags),
+    (FLAG, "ofrep.v1/EvaluateFlag", Permission::ViewFeatureFlags),
+];
+
+/// The service.
+#[derive(Clone)]
+pub(super) struct Ofrep {
+    mirror: Arc<Mirror>,
+}
+
+impl Ofrep {
+    /// OFREP on the flags in `mirror`.
+    pub fn new(mirror: Arc<Mirror>) -> Self {
+        Self { mirror }
+    }
+
+    async fn answer(self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        if head.extensions.get::<Call>().is_none() {
+            return refuse(Error::Internal("a request came past the authorization layer".to_owned()));
+        }
+        if head.method != Method::POST {
+            return answer::only_post();
+        }
+        // The layer lets no other path through than these two.
+        let key = head.uri.path().strip_prefix(FLAG).map(request::decoded);
+        let answered = match (request::check(body).await, &key) {
+            (Ok(()), Some(key)) => self.one(key),
+            (Ok(()), None) => self.all(&head.headers),
+            (Err(failure), _) => Err(failure),
+        };
+        answered.unwrap_or_else(|failure| failure.about(key.as_deref()))
+    }
+
+    fn one(&self, key: &str) -> Result<Response<Body>, Failure> {
+        let unknown = || Error::FlagNotFound(key.to_owned());
+        let flag = FlagRef::Key(FlagKey::parse(key).map_err(|_| unknown())?);
+        let found = self.mirror.read(|state| state.flag(&flag).cloned()).ok_or(Error::DatabaseUnavailable)?;
+        let flag = found.filter(|flag| flag.archived_at.is_none()).ok_or_else(unknown)?;
+        Ok(answer::one(&flag))
+    }
+
+    fn all(&self, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
+        let read = self.mirror.read(|state| {
+            let etag = ETag::of(state);
+            if etag.matches(headers.get_all(IF_NONE_MATCH)) {
+                return (etag, None);
+            }
+            // Shared, not copied, and written out when the mirror may move again.
+            let flags: Vec<_> = state.flags("", None).filter(|flag| flag.archived_at.is_none()).cloned().collect();
+            (etag, Some(flags))
+        });
+        match read.ok_or(Error::DatabaseUnavailable)? {
+            (etag, Some(flags)) => Ok(answer::all(&flags, &etag)),
+            (etag, None) => Ok(answer::unchanged(&etag)),
+        }
+    }
+}
+
+/// Routes by the first segment of the path, which for gRPC is the name of a service.
+impl NamedService for Ofrep {
+    const NAME: &'static str = "ofrep";
+}
+
+impl Service<Request<Body>> for Ofrep {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        self.clone().answer(request).map(Ok).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::StatusCode;
+    use http_body_util::BodyExt;
+
+    #[tokio::test]
+    async fn a_request_that_came_past_the_layer_is_refused() {
+        let request = Request::post("/ofrep/v1/evaluate/flags").body(Body::new("{}".to_owned())).unwrap();
+        let response = Ofrep::new(Mirror::new(std::time::Duration::from_secs(1))).call(request).await.unwrap();
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        let body = response.into_body().collect().await.unwrap().to_bytes();
+        assert!(!String::from_utf8_lossy(&body).contains("layer"), "{body:?}");
+    }
+}
