@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use super::feed::Feed;
 use super::status::{read_failed, status};
 use crate::domain::error::Error;
 use crate::domain::hash::GENESIS;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 use crate::domain::{Hash, Revision};
-use crate::mirror::{Mirror, Subscription};
+use crate::mirror::Mirror;
 use crate::store::Store;
 
 /// How long a read waits for `min_revision` at the most.
@@ -49,9 +51,9 @@ impl Reads {
         waited.map(drop).map_err(|_| status(Error::Stale))
     }
 
-    /// Word of changes to these flags, or to all.
-    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>) -> Subscription {
-        self.mirror.subscribe(keys)
+    /// Word of changes to these flags, or to all, for a stream that ends with `shutdown`.
+    pub(super) fn feed(&self, keys: Option<Vec<FlagKey>>, pace: Duration, shutdown: &CancellationToken) -> Feed {
+        Feed::new(&self.mirror, keys, pace, shutdown.clone())
     }
 
     /// The log's hash at a revision, from the database; `None` where no entry is kept.

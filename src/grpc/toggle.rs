@@ -13,7 +13,7 @@ use super::pb;
 use super::pb::toggle_service_server::ToggleService;
 use super::reads::Reads;
 use super::status::status;
-use super::watch::{self, Watch};
+use super::watch::{self, PACE, Watch};
 use crate::domain::Revision;
 use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
 use crate::domain::error::Error;
@@ -265,10 +265,10 @@ impl ToggleService for Toggle {
     ) -> Result<Response<watch::Messages>, Status> {
         let deadline = Call::of(&request).map_err(status)?.deadline;
         let mut watch = Watch::parse(request.into_inner()).map_err(status)?;
-        let subscription = self.reads.subscribe(watch.keys.take());
+        let feed = self.reads.feed(watch.keys.take(), PACE, &self.shutdown);
         self.reads.fresh(watch.after, deadline).await?;
         watch.check(&self.reads).await?;
-        Ok(Response::new(watch.messages(subscription, self.shutdown.clone())))
+        Ok(Response::new(watch.messages(feed)))
     }
 }
 

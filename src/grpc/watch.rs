@@ -6,11 +6,10 @@ use std::time::Duration;
 
 use futures::Stream;
 use prost::Message;
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use uuid::Uuid;
 
+use super::feed::Feed;
 use super::fields::Fields;
 use super::reads::Reads;
 use super::status::status;
@@ -20,7 +19,6 @@ use crate::domain::flag::Flag;
 use crate::domain::state::{FlagRef, Head, State};
 use crate::domain::text::FlagKey;
 use crate::domain::{Hash, Revision};
-use crate::mirror::Subscription;
 
 /// Keys that may be named.
 const MOST_KEYS: usize = 1_000;
@@ -28,12 +26,9 @@ const MOST_KEYS: usize = 1_000;
 /// Flags that are looked up at once: the mirror cannot move meanwhile.
 const PAGE: usize = 1_000;
 
-/// How long an idle stream says nothing before it says that there is nothing.
-const HEARTBEAT: Duration = Duration::from_secs(20);
-
 /// A message follows the one before it no sooner than this. The first change after a quiet time goes out at once; of a
 /// burst each flag is sent once, and the burst costs the server the same however many flips it has.
-const PACE: Duration = Duration::from_millis(10);
+pub(super) const PACE: Duration = Duration::from_millis(10);
 
 /// What a stream sends.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::WatchFeatureFlagsResponse, Status>> + Send>>;
@@ -88,30 +83,21 @@ impl Watch {
 
     /// The stream itself. It holds nothing but how far it has come: what is to be sent is looked up when the client takes
     /// it, so that a slow one costs nothing and misses nothing.
-    pub fn messages(self, subscription: Subscription, shutdown: CancellationToken) -> Messages {
+    pub fn messages(self, feed: Feed) -> Messages {
         let mut through = self.after.unwrap_or(0);
+        // The first message comes in any case, and so does a heartbeat.
         let mut due = true;
         Box::pin(async_stream::try_stream! {
             loop {
-                if shutdown.is_cancelled() {
-                    Err(status(Error::Draining))?;
-                }
+                let subscription = feed.subscription();
                 let part = subscription.read(|state| Part::read(state, through, subscription.keys()));
                 let message = part.ok_or_else(|| status(Error::LogMismatch("the stream's cursor")))?.message();
-                let looked = Instant::now();
                 let caught_up = message.caught_up;
                 through = message.revision;
                 if due || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                due = false;
-                if caught_up {
-                    tokio::select! {
-                        () = subscription.changed() => sleep_until(looked + PACE).await,
-                        () = sleep(HEARTBEAT) => due = true,
-                        () = shutdown.cancelled() => {}
-                    }
-                }
+                due = caught_up && !feed.changed().await?;
             }
         })
     }
@@ -166,13 +152,16 @@ impl Part {
 
 #[cfg(test)]
 mod tests {
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
+    use tokio::time::{Instant, sleep};
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::domain::flag::Status as FlagStatus;
     use crate::domain::state::Delta;
     use crate::domain::text::{Description, Name};
     use crate::domain::time::Timestamp;
+    use crate::grpc::feed::SILENCE as HEARTBEAT;
     use crate::mirror::Mirror;
 
     fn head(revision: Revision) -> Head {
@@ -206,8 +195,8 @@ mod tests {
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut watch = Watch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take());
-        watch.messages(subscription, CancellationToken::new())
+        let feed = Feed::new(mirror, watch.keys.take(), PACE, CancellationToken::new());
+        watch.messages(feed)
     }
 
     async fn next(stream: &mut Messages) -> pb::WatchFeatureFlagsResponse {
@@ -239,7 +228,9 @@ mod tests {
         let mirror = mirror();
         let mut stream = watch(&mirror, &[]);
         next(&mut stream).await;
-        sleep(Duration::from_secs(1)).await;
+        // As the transport does: it asks for the next message as soon as it has taken one.
+        assert!(stream.next().now_or_never().is_none());
+        sleep(PACE).await;
         change(&mirror, "a");
         let begun = Instant::now();
         assert_eq!(keys(&next(&mut stream).await), ["a"]);

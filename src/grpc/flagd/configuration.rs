@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::Mutex;
 
-use super::variant;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
+use crate::grpc::openfeature;
 use crate::mirror::Mirror;
 
 /// All flags that are not archived.
@@ -41,9 +41,7 @@ impl Configurations {
             if latest.as_ref().is_some_and(|latest| same(latest.newest.as_ref(), newest)) {
                 return None;
             }
-            // Only collected here: while the state is read, it cannot move.
-            let in_use = state.flags("", None).filter(|flag| flag.archived_at.is_none());
-            Some((newest.cloned(), in_use.cloned().collect::<Vec<_>>()))
+            Some((newest.cloned(), openfeature::all(state)))
         });
         let current = match (changed.ok_or(Error::DatabaseUnavailable)?, &*latest) {
             (None, Some(latest)) => return Ok(Arc::clone(latest)),
@@ -77,7 +75,7 @@ fn json(flags: &[Arc<Flag>]) -> String {
         json.push('"');
         json.push_str(flag.key.as_str());
         json.push_str(r#"":{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":""#);
-        json.push_str(variant(flag.status));
+        json.push_str(openfeature::variant(flag));
         json.push_str(r#""}"#);
     }
     json.push_str("}}");

@@ -6,20 +6,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::events::{Event, Events, events};
-use super::variant;
 use crate::domain::error::{Error, Violation};
-use crate::domain::flag::{Flag, Status as FlagStatus};
-use crate::domain::state::FlagRef;
-use crate::domain::text::FlagKey;
+use crate::domain::flag::Flag;
+use crate::grpc::openfeature::{self, REASON, find, value, variant};
 use crate::grpc::pb::flagd::evaluation::{v1, v2};
 use crate::grpc::status::status;
 use crate::mirror::Mirror;
-
-/// A value that is the same for everybody: clients may remember it until they are told that the flag has changed.
-const REASON: &str = "STATIC";
-
-/// As much of a key that is none as an error repeats, in characters.
-const ECHO: usize = 128;
 
 /// flagd's evaluation services.
 #[derive(Clone)]
@@ -34,17 +26,9 @@ impl Evaluation {
         Self { mirror, shutdown }
     }
 
-    /// The flag with this key. One that is archived is as good as none, and so is what can be no key.
-    fn flag(&self, key: &str) -> Result<Arc<Flag>, Error> {
-        let not_found = || Error::FlagNotFound(key.chars().take(ECHO).collect());
-        let named = FlagRef::Key(FlagKey::parse(key).map_err(|_| not_found())?);
-        let flag = self.mirror.read(|state| state.flag(&named).cloned()).ok_or(Error::DatabaseUnavailable)?;
-        flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
-    }
-
     /// Why a flag cannot be read as anything but what it is.
     fn mistyped<T>(&self, key: &str) -> Result<T, Status> {
-        self.flag(key).map_err(status)?;
+        find(&self.mirror, key).map_err(status)?;
         let violation = Violation { field: "flag_key".to_owned(), rule: "must be read as a boolean".to_owned() };
         Err(status(Error::Invalid(vec![violation])))
     }
@@ -53,10 +37,6 @@ impl Evaluation {
         self.mirror.read(|_| ()).ok_or_else(|| status(Error::DatabaseUnavailable))?;
         Ok(Response::new(events(Arc::clone(&self.mirror), self.shutdown.clone())))
     }
-}
-
-fn is_on(flag: &Flag) -> bool {
-    flag.status == FlagStatus::Enabled
 }
 
 /// The service in one version; the versions differ in what may be absent, and in `$more` methods.
@@ -74,11 +54,11 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveBooleanRequest>,
             ) -> Result<Response<$pb::ResolveBooleanResponse>, Status> {
-                let flag = self.flag(&request.get_ref().flag_key).map_err(status)?;
+                let flag = find(&self.mirror, &request.get_ref().flag_key).map_err(status)?;
                 Ok(Response::new($pb::ResolveBooleanResponse {
-                    value: is_on(&flag).into(),
+                    value: value(&flag).into(),
                     reason: REASON.to_owned(),
-                    variant: variant(flag.status).to_owned().into(),
+                    variant: variant(&flag).to_owned().into(),
                     metadata: None,
                 }))
             }
@@ -132,10 +112,8 @@ service!(v1 {
         &self,
         _request: Request<v1::ResolveAllRequest>,
     ) -> Result<Response<v1::ResolveAllResponse>, Status> {
-        let in_use = self.mirror.read(|state| {
-            state.flags("", None).filter(|flag| flag.archived_at.is_none()).cloned().collect::<Vec<_>>()
-        });
-        let flags = in_use.ok_or_else(|| status(Error::DatabaseUnavailable))?;
+        let flags = self.mirror.read(openfeature::all);
+        let flags = flags.ok_or_else(|| status(Error::DatabaseUnavailable))?;
         let flags = flags.iter().map(|flag| (flag.key.to_string(), v1::AnyFlag::from(&**flag))).collect();
         Ok(Response::new(v1::ResolveAllResponse { flags, metadata: None }))
     }
@@ -145,8 +123,8 @@ impl From<&Flag> for v1::AnyFlag {
     fn from(flag: &Flag) -> Self {
         Self {
             reason: REASON.to_owned(),
-            variant: variant(flag.status).to_owned(),
-            value: Some(v1::any_flag::Value::BoolValue(is_on(flag))),
+            variant: variant(flag).to_owned(),
+            value: Some(v1::any_flag::Value::BoolValue(value(flag))),
             metadata: None,
         }
     }

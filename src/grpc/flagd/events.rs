@@ -10,11 +10,11 @@ use prost_types::{Struct, Value};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use super::feed::Feed;
 use crate::domain::Revision;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::grpc::PAGE_BYTES;
+use crate::grpc::feed::Feed;
 use crate::mirror::Mirror;
 
 /// Clients drop what they remember of a flag with each event that names it; a flag that is flipped all the time need not
@@ -49,12 +49,12 @@ where
 {
     Box::pin(async_stream::try_stream! {
         yield T::from(Event::plain("provider_ready"));
-        let mut feed = Feed::new(&mirror, PACE, shutdown.clone());
+        let mut feed = Feed::new(&mirror, None, PACE, shutdown.clone());
         let mut told = None;
         loop {
             let Some(changes) = feed.subscription().read(|state| Changes::since(state, told.unwrap_or(0))) else {
                 // The log is another, and all may be different in it.
-                feed = Feed::new(&mirror, PACE, shutdown.clone());
+                feed = Feed::new(&mirror, None, PACE, shutdown.clone());
                 told = None;
                 continue;
             };

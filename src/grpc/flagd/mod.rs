@@ -6,20 +6,9 @@
 mod configuration;
 mod evaluation;
 mod events;
-mod feed;
 mod sync;
 #[cfg(test)]
 mod tests;
 
-use crate::domain::flag::Status as FlagStatus;
-
 pub use evaluation::Evaluation;
 pub use sync::Sync;
-
-/// What flagd calls a value: the name by which it is chosen.
-fn variant(status: FlagStatus) -> &'static str {
-    match status {
-        FlagStatus::Enabled => "on",
-        FlagStatus::Disabled => "off",
-    }
-}

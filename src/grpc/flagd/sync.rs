@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::configuration::Configurations;
-use super::feed::Feed;
+use crate::grpc::feed::Feed;
 use crate::grpc::pb::flagd::sync::v1 as pb;
 use crate::grpc::status::status;
 use crate::mirror::Mirror;
@@ -40,7 +40,7 @@ impl pb::flag_sync_service_server::FlagSyncService for Sync {
         &self,
         _request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let feed = Feed::new(&self.mirror, PACE, self.shutdown.clone());
+        let feed = Feed::new(&self.mirror, None, PACE, self.shutdown.clone());
         Ok(Response::new(Box::pin(messages(feed, Arc::clone(&self.configurations)))))
     }
 

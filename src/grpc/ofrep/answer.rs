@@ -11,7 +11,8 @@ use tonic::body::Body;
 
 use super::etag::ETag;
 use crate::domain::error::Error;
-use crate::domain::flag::{Flag, Status};
+use crate::domain::flag::Flag;
+use crate::grpc::openfeature;
 use crate::grpc::status::http_status;
 
 /// When to come back after a failure that passes. HTTP knows whole seconds alone.
@@ -28,11 +29,8 @@ struct Evaluation<'a> {
 
 impl<'a> From<&'a Flag> for Evaluation<'a> {
     fn from(flag: &'a Flag) -> Self {
-        let (value, variant) = match flag.status {
-            Status::Enabled => (true, "on"),
-            Status::Disabled => (false, "off"),
-        };
-        Self { key: flag.key.as_str(), value, reason: "STATIC", variant }
+        let (value, variant) = (openfeature::value(flag), openfeature::variant(flag));
+        Self { key: flag.key.as_str(), value, reason: openfeature::REASON, variant }
     }
 }
 

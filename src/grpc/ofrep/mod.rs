@@ -20,10 +20,9 @@ use tonic::server::NamedService;
 use tower::Service;
 
 use super::authorize::Call;
+use super::openfeature;
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
-use crate::domain::state::FlagRef;
-use crate::domain::text::FlagKey;
 use crate::mirror::Mirror;
 use answer::Failure;
 use etag::ETag;
@@ -75,10 +74,7 @@ impl Ofrep {
     }
 
     fn one(&self, key: &str) -> Result<Response<Body>, Failure> {
-        let unknown = || Error::FlagNotFound(key.to_owned());
-        let flag = FlagRef::Key(FlagKey::parse(key).map_err(|_| unknown())?);
-        let found = self.mirror.read(|state| state.flag(&flag).cloned()).ok_or(Error::DatabaseUnavailable)?;
-        let flag = found.filter(|flag| flag.archived_at.is_none()).ok_or_else(unknown)?;
+        let flag = openfeature::find(&self.mirror, key)?;
         Ok(answer::one(&flag))
     }
 
@@ -88,9 +84,7 @@ impl Ofrep {
             if etag.matches(headers.get_all(IF_NONE_MATCH)) {
                 return (etag, None);
             }
-            // Shared, not copied, and written out when the mirror may move again.
-            let flags: Vec<_> = state.flags("", None).filter(|flag| flag.archived_at.is_none()).cloned().collect();
-            (etag, Some(flags))
+            (etag, Some(openfeature::all(state)))
         });
         match read.ok_or(Error::DatabaseUnavailable)? {
             (etag, Some(flags)) => Ok(answer::all(&flags, &etag)),

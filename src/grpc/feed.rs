@@ -1,4 +1,4 @@
-//! What the streams wait for: changes, but not each by itself.
+//! What the streams of flags wait for: changes, but not each by itself.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +8,14 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::domain::error::Error;
+use crate::domain::text::FlagKey;
 use crate::grpc::status::status;
 use crate::mirror::{Mirror, Subscription};
 
 /// How long a stream waits for a change before it says that it is still there.
-const SILENCE: Duration = Duration::from_secs(20);
+pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
-/// Word of changes to any flag, for a stream.
+/// Word of changes to flags, for a stream.
 pub(super) struct Feed {
     subscription: Subscription,
     /// How long after one message the next may come: what changes meanwhile is told together.
@@ -23,9 +24,9 @@ pub(super) struct Feed {
 }
 
 impl Feed {
-    /// Subscribes. Read the state afterwards, not before, or what changes in between is lost.
-    pub fn new(mirror: &Arc<Mirror>, pace: Duration, shutdown: CancellationToken) -> Self {
-        Self { subscription: mirror.subscribe(None), pace, shutdown }
+    /// Subscribes to these flags, or to all. Read the state afterwards, not before, or what changes in between is lost.
+    pub fn new(mirror: &Arc<Mirror>, keys: Option<Vec<FlagKey>>, pace: Duration, shutdown: CancellationToken) -> Self {
+        Self { subscription: mirror.subscribe(keys), pace, shutdown }
     }
 
     /// The subscription.
