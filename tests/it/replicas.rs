@@ -14,8 +14,8 @@ use crate::support::{Backend, Client, Database, Server, methods, reason_of, soon
 /// So rare that what arrives has come another way.
 const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
 
-/// A server that soon knows that its database is gone.
-const IMPATIENT: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "1s")];
+/// A server that soon knows that its database is gone, and does not believe it because the machine is busy.
+const IMPATIENT: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
 
 type Watching = Streaming<WatchFeatureFlagsResponse>;
 
