@@ -18,10 +18,12 @@ lint: setup
 unit: setup
 	cargo test --locked
 
-# Clients that were not written here, against the real server: Python, buf curl, and README's first session.
+# Clients that were not written here, against the real server: Python, buf curl, OpenFeature's providers, and what README
+# shows of them.
 clients: setup
 	cargo test --locked --no-run --quiet
 	.tools/venv/bin/python -B -m pytest tests/clients/python
+	node --test tests/clients/node/*.test.mjs
 
 # Two ratios: flips against pgbench, reads against a bare tonic server.
 bench-quick:
