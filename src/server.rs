@@ -52,6 +52,8 @@ pub struct Parts {
     pub bootstrap_token: Option<Secret>,
     /// Whom it lets in besides its own users.
     pub sign_on: Option<Arc<SignOn>>,
+    /// Whether callers who send no credentials may read flags through flagd's services.
+    pub anonymous_flagd_reads: bool,
     /// How it keeps up with other replicas.
     pub following: Following,
     /// Cancelled when it is to stop.
@@ -106,7 +108,8 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, following, shutdown } = parts;
+    let Parts { listener, tls, store, clock, bootstrap_token, following, shutdown, .. } = parts;
+    let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
     let mirror = Mirror::new(following.max_staleness);
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let last_used = Arc::new(LastUsed::default());
@@ -118,6 +121,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         last_used: Arc::clone(&last_used),
         certificate_users,
         sign_on: sign_on.clone(),
+        anonymous_flagd_reads,
         shutdown: shutdown.clone(),
     })
     .await?;

@@ -28,6 +28,8 @@ pub struct Method {
     pub name: Arc<str>,
     /// What it demands.
     pub policy: Policy,
+    /// Whether callers who send no credentials may make it as well, once that is asked for.
+    pub anonymous_on_request: bool,
     /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
     pub streams: bool,
     /// What it is asked with.
@@ -79,13 +81,13 @@ impl Policies {
                 pool.get_service_by_name(name).ok_or_else(|| PolicyError::UnknownService((*name).to_owned()))?;
             for method in service.methods() {
                 let name = format!("{}/{}", service.full_name(), method.name());
-                let policy = if public.contains(&service.full_name()) {
-                    Policy::Public
+                let (policy, anonymous_on_request) = if public.contains(&service.full_name()) {
+                    (Policy::Public, false)
                 } else {
                     declared(&pool, &method, &name)?
                 };
                 let (streams, input) = (method.is_server_streaming(), method.input());
-                let served = Method { name: name.as_str().into(), policy, streams, input };
+                let served = Method { name: name.as_str().into(), policy, anonymous_on_request, streams, input };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
         }
@@ -103,7 +105,8 @@ impl Policies {
     }
 }
 
-fn declared(pool: &DescriptorPool, method: &MethodDescriptor, name: &str) -> Result<Policy, PolicyError> {
+/// The rule that a method declares, and whether it is open to anybody on request.
+fn declared(pool: &DescriptorPool, method: &MethodDescriptor, name: &str) -> Result<(Policy, bool), PolicyError> {
     let extension =
         pool.get_extension_by_name(OPTION).ok_or_else(|| PolicyError::Descriptors(format!("no option {OPTION}")))?;
     let options = method.options();
@@ -115,11 +118,12 @@ fn declared(pool: &DescriptorPool, method: &MethodDescriptor, name: &str) -> Res
     let value = options.get_extension(&extension);
     let Value::Message(policy) = value.as_ref() else { return Err(invalid("not a message")) };
     let set = |field: &str| policy.get_field_by_name(field).filter(|_| policy.has_field_by_name(field));
-    match (set("permission").as_deref(), set("authenticated").as_deref()) {
+    let rule = match (set("permission").as_deref(), set("authenticated").as_deref()) {
         (Some(Value::String(permission)), _) => {
             Permission::parse(permission).map(Policy::Permission).ok_or_else(|| invalid(permission))
         }
         (_, Some(Value::Bool(true))) => Ok(Policy::Authenticated),
         _ => Err(invalid("neither a permission nor authenticated: true")),
-    }
+    };
+    Ok((rule?, matches!(set("anonymous_on_request").as_deref(), Some(Value::Bool(true)))))
 }

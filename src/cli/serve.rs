@@ -46,7 +46,19 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     stop_on_signals(&shutdown)?;
     let clock = Arc::new(SystemClock);
     let following = Following { poll_interval, max_staleness };
-    let parts = Parts { listener, tls, certificate_users, sign_on, store, clock, bootstrap_token, following, shutdown };
+    let anonymous_flagd_reads = settings.anonymous_flagd_reads;
+    let parts = Parts {
+        listener,
+        tls,
+        certificate_users,
+        sign_on,
+        anonymous_flagd_reads,
+        store,
+        clock,
+        bootstrap_token,
+        following,
+        shutdown,
+    };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
 }
 

@@ -7,6 +7,7 @@ mod transport;
 use std::net::SocketAddr;
 
 use clap::Args;
+use clap::builder::BoolishValueParser;
 use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
@@ -49,6 +50,9 @@ pub struct Serve {
     pub(crate) sign_on: SignOn,
     #[command(flatten)]
     pub(crate) following: Following,
+    /// Let callers who send no credentials read flags through flagd's services; they can call nothing else
+    #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
+    pub anonymous_flagd_reads: bool,
     /// The address to serve metrics on, to Prometheus over HTTP (/metrics); none without it
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,

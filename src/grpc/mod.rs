@@ -7,6 +7,7 @@ mod authorize;
 mod change;
 mod convert;
 mod fields;
+mod flagd;
 mod incoming;
 mod paging;
 pub mod pb;

@@ -17,9 +17,13 @@ use super::access::Access;
 use super::audit::Audit;
 use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
+use super::flagd::{Evaluation, Sync};
 use super::incoming::incoming;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
+use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
+use super::pb::flagd::evaluation::v2::service_server::ServiceServer as EvaluationV2Server;
+use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::reads::Reads;
 use super::toggle::Toggle;
@@ -35,10 +39,13 @@ use crate::store::Store;
 use crate::tls::Tls;
 
 /// Our services: each of their methods declares a policy.
-pub const SERVICES: [&str; 3] = [
+pub const SERVICES: [&str; 6] = [
     <ToggleServiceServer<Toggle> as NamedService>::NAME,
     <AuditServiceServer<Audit> as NamedService>::NAME,
     <AccessServiceServer<Access> as NamedService>::NAME,
+    <EvaluationV1Server<Evaluation> as NamedService>::NAME,
+    <EvaluationV2Server<Evaluation> as NamedService>::NAME,
+    <FlagSyncServiceServer<Sync> as NamedService>::NAME,
 ];
 
 /// Services for probes and tools, open to everybody: they tell nothing that is not in the .proto files.
@@ -78,6 +85,8 @@ pub struct Parts {
     pub certificate_users: HashMap<String, Email>,
     /// Who is let in besides our own users.
     pub sign_on: Option<Arc<SignOn>>,
+    /// Whether callers who send no credentials may read flags through flagd's services.
+    pub anonymous_flagd_reads: bool,
     /// Cancelled when the server stops.
     pub shutdown: CancellationToken,
 }
@@ -105,7 +114,8 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, last_used, certificate_users, sign_on, shutdown } = parts;
+        let Parts { store, mirror, clock, proposals, last_used, shutdown, .. } = parts;
+        let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
         let gate = Gate {
             policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?,
@@ -115,6 +125,7 @@ impl Router {
             sign_on,
             certificate_users,
             failures: Failures::default(),
+            anonymous_flagd_reads,
         };
         let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();
@@ -123,6 +134,8 @@ impl Router {
         let changes = Changes::new(proposals, denials);
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
         let toggle = Toggle::new(changes.clone(), reads.clone());
+        let evaluation = Evaluation::new(Arc::clone(&mirror), shutdown.clone());
+        let sync = Sync::new(Arc::clone(&mirror), shutdown.clone());
         let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
         let access = Access::new(changes, reads, store, last_used);
         let router = Server::builder()
@@ -138,7 +151,11 @@ impl Router {
             .add_service(reflection().build_v1alpha()?)
             .add_service(ToggleServiceServer::new(toggle).max_encoding_message_size(MAX_MESSAGE_BYTES))
             .add_service(AuditServiceServer::new(audit).max_encoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES));
+            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES))
+            // What tells all flags at once grows with them: clients decide what is too much.
+            .add_service(EvaluationV1Server::new(evaluation.clone()))
+            .add_service(EvaluationV2Server::new(evaluation))
+            .add_service(FlagSyncServiceServer::new(sync));
         Ok((Self { router, shutdown }, health))
     }
 

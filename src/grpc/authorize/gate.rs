@@ -29,7 +29,7 @@ const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(30);
 
 /// What a request is let in as.
 pub(super) enum Admission {
-    /// Anybody's: health checks and reflection.
+    /// Anybody's: health checks, reflection, and what is open to callers without credentials.
     Public,
     /// A call by somebody who may make it.
     Granted(Call, Arc<Method>),
@@ -79,6 +79,8 @@ pub(in crate::grpc) struct Gate {
     /// Whom clients are taken for, by an alternative name of their certificate.
     pub certificate_users: HashMap<String, Email>,
     pub failures: Failures,
+    /// Whether callers who send no credentials may make the calls that declare it.
+    pub anonymous_flagd_reads: bool,
 }
 
 impl Gate {
@@ -86,7 +88,7 @@ impl Gate {
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Arrived, Error> {
         let path = request.uri().path();
         let method = self.policies.method(path);
-        if method.is_some_and(|method| method.policy == Policy::Public) {
+        if method.is_some_and(|method| method.policy == Policy::Public || self.is_open(method, request)) {
             return Ok(Arrived::Decided(Admission::Public));
         }
         // Before the database has been read for the first time nobody is known.
@@ -103,6 +105,11 @@ impl Gate {
             Ok(Shown::Unverified(token, hash)) => Ok(Arrived::Unverified(Unverified { arrival, token, hash })),
             Err(why) => Err(self.refuse(why, &arrival)),
         }
+    }
+
+    /// Whether a call may be anybody's. Whoever sends a token, even one that does not work, means to be somebody.
+    fn is_open<B>(&self, method: &Method, request: &Request<B>) -> bool {
+        self.anonymous_flagd_reads && method.anonymous_on_request && !request.headers().contains_key(AUTHORIZATION)
     }
 
     /// What to let a request in as whose token has to be verified; `sign_on` may have to ask its issuer for new keys.

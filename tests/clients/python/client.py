@@ -10,7 +10,14 @@ from toggled.v1.toggle_service_pb2_grpc import ToggleServiceStub
 # Longer than any call takes, so that one that hangs fails.
 DEADLINE = 30
 
-SERVICES = ["toggled.v1.AccessService", "toggled.v1.AuditService", "toggled.v1.ToggleService"]
+SERVICES = [
+    "flagd.evaluation.v1.Service",
+    "flagd.evaluation.v2.Service",
+    "flagd.sync.v1.FlagSyncService",
+    "toggled.v1.AccessService",
+    "toggled.v1.AuditService",
+    "toggled.v1.ToggleService",
+]
 
 
 class Client:

@@ -1,0 +1,87 @@
+//! FlagSyncService: all flags at once.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::Stream;
+use prost_types::Struct;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::configuration::Configurations;
+use super::feed::Feed;
+use crate::grpc::pb::flagd::sync::v1 as pb;
+use crate::grpc::status::status;
+use crate::mirror::Mirror;
+
+/// Every message holds all flags, so ten a second are plenty.
+const PACE: Duration = Duration::from_millis(100);
+
+/// FlagSyncService.
+pub struct Sync {
+    configurations: Arc<Configurations>,
+    mirror: Arc<Mirror>,
+    shutdown: CancellationToken,
+}
+
+impl Sync {
+    /// The service on this mirror; streams end when `shutdown` is cancelled.
+    pub fn new(mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
+        Self { configurations: Arc::new(Configurations::new(Arc::clone(&mirror))), mirror, shutdown }
+    }
+}
+
+#[tonic::async_trait]
+impl pb::flag_sync_service_server::FlagSyncService for Sync {
+    type SyncFlagsStream = Pin<Box<dyn Stream<Item = Result<pb::SyncFlagsResponse, Status>> + Send>>;
+
+    async fn sync_flags(
+        &self,
+        _request: Request<pb::SyncFlagsRequest>,
+    ) -> Result<Response<Self::SyncFlagsStream>, Status> {
+        let feed = Feed::new(&self.mirror, PACE, self.shutdown.clone());
+        Ok(Response::new(Box::pin(messages(feed, Arc::clone(&self.configurations)))))
+    }
+
+    async fn fetch_all_flags(
+        &self,
+        _request: Request<pb::FetchAllFlagsRequest>,
+    ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
+        let flag_configuration = self.configurations.current().await.map_err(status)?.json.clone();
+        Ok(Response::new(pb::FetchAllFlagsResponse { flag_configuration }))
+    }
+
+    async fn get_metadata(
+        &self,
+        _request: Request<pb::GetMetadataRequest>,
+    ) -> Result<Response<pb::GetMetadataResponse>, Status> {
+        Ok(Response::new(pb::GetMetadataResponse { metadata: Some(Struct::default()) }))
+    }
+}
+
+/// All flags now, and again after changes.
+fn messages(
+    feed: Feed,
+    configurations: Arc<Configurations>,
+) -> impl Stream<Item = Result<pb::SyncFlagsResponse, Status>> {
+    async_stream::try_stream! {
+        let mut sent = None;
+        loop {
+            // Not held on to while the client takes its time: that would keep the old ones of all slow clients.
+            let message = {
+                let current = configurations.current().await.map_err(status)?;
+                let is_new = sent.replace(current.number) != Some(current.number);
+                is_new.then(|| message(current.json.clone()))
+            };
+            if let Some(message) = message {
+                yield message;
+            }
+            feed.changed().await?;
+        }
+    }
+}
+
+fn message(flag_configuration: String) -> pb::SyncFlagsResponse {
+    pb::SyncFlagsResponse { flag_configuration, sync_context: Some(Struct::default()) }
+}
