@@ -26,8 +26,8 @@ def blocks(heading: str, language: str = "sh") -> list[str]:
 
 
 @contextmanager
-def served(folder):
-    """A server as README starts it: with all its defaults."""
+def served(folder, **settings):
+    """A server as README starts it: with all its defaults but for these settings."""
     with socket.socket() as probe:
         # As the server binds: a port that a connection has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -35,7 +35,7 @@ def served(folder):
             probe.bind(("127.0.0.1", 50051))
         except OSError as error:
             pytest.fail(f"README's session needs 127.0.0.1:50051, the default port: {error}; stop what listens there")
-    with Server(folder) as server:
+    with Server(folder, environment=settings) as server:
         assert server.address == "127.0.0.1:50051"
         yield server
 
@@ -72,9 +72,9 @@ def program(language, folder):
     """The command that runs README's program in this language."""
     (text,) = blocks(READING, language)
     if language == "rust":
-        # A test of README cannot compile it: it is also one of the examples, and those are compiled with the tests.
-        assert text == (ROOT / "examples" / "read_flag.rs").read_text()
-        return [BINARY.parent / "examples" / "read_flag"]
+        # A test of README cannot compile it: it is also the program of a package, which is compiled before.
+        assert text == (ROOT / "tests" / "clients" / "rust" / "src" / "main.rs").read_text()
+        return [BINARY.parent / "read_flag"]
     if language == "js":
         (folder / "node_modules").symlink_to(TOOLS / "node_modules")
     file = folder / {"python": "read_flag.py", "js": "read_flag.mjs"}[language]
@@ -85,7 +85,9 @@ def program(language, folder):
 @pytest.mark.parametrize("language", ["python", "js", "rust"])
 def test_a_service_reads_a_flag_as_it_stands(tmp_path, language):
     command = program(language, tmp_path)
-    with served(tmp_path) as server:
+    # Rust's provider can send no token.
+    settings = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"} if language == "rust" else {}
+    with served(tmp_path, **settings) as server:
         token = server.admin_token()
         with Client(server.address, token) as admin:
             create = CreateFeatureFlagRequest(key="checkout", name="New checkout", status=FEATURE_FLAG_STATUS_ENABLED)

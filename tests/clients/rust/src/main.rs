@@ -1,16 +1,15 @@
 //! Prints whether the flag `checkout` is on.
 
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
 use open_feature::OpenFeature;
-use open_feature_ofrep::{OfrepOptions, OfrepProvider};
+use open_feature_flagd::{FlagdOptions, FlagdProvider, ResolverType};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let bearer = format!("Bearer {}", std::env::var("TOKEN")?);
-    let provider = OfrepProvider::new(OfrepOptions {
-        base_url: "http://localhost:50051".into(),
-        headers: HeaderMap::from_iter([(AUTHORIZATION, bearer.parse()?)]),
+    let provider = FlagdProvider::new(FlagdOptions {
+        host: "localhost".into(),
+        port: 50051, // to another machine also tls: true, and the crate's feature tls-ring
+        resolver_type: ResolverType::InProcess,
+        cache_settings: None, // nothing tells it of changes: it would keep each value for a minute
         ..Default::default()
     })
     .await?;
