@@ -2,6 +2,9 @@
 .NOTPARALLEL:
 .PHONY: test setup lint unit clients bench-quick clean
 
+# What flagd's provider for Rust is compiled with.
+export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
+
 # Sets up and runs everything.
 test: setup lint unit clients
 
@@ -10,18 +13,22 @@ setup:
 	tests/setup.sh test
 
 lint: setup
-	cargo fmt --check
+	cargo fmt --all --check
 	cargo clippy --all-targets --locked -- -D warnings
+	cargo clippy --package read_flag --all-targets --locked -- -D warnings
 	.tools/node_modules/.bin/buf lint
 
-# All tests written in Rust: unit, store conformance, integration.
+# The program's own tests, written in Rust: unit, store conformance, integration.
 unit: setup
 	cargo test --locked
 
-# Clients that were not written here, against the real server: Python, buf curl, and README's first session.
+# Clients that were not written here, against the real server: Python, buf curl, OpenFeature's providers, and what README
+# shows of them.
 clients: setup
 	cargo test --locked --no-run --quiet
+	cargo test --locked --package read_flag
 	.tools/venv/bin/python -B -m pytest tests/clients/python
+	node --test tests/clients/node/*.test.mjs
 
 # Two ratios: flips against pgbench, reads against a bare tonic server; and how soon 1,000 watchers have a flip.
 bench-quick:

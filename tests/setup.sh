@@ -30,6 +30,7 @@ find_missing() {
     need nodejs node --version
     need npm npm --version
     need jq jq --version
+    need curl curl --version
   fi
 }
 

@@ -8,6 +8,7 @@ import stubs  # noqa: F401  (first: the others import what it generates)
 import postgres
 from client import Client
 from server import Server
+from toggled.v1.access_service_pb2 import CreateTokenRequest, CreateUserRequest
 from toggled.v1.feature_flag_pb2 import FeatureFlag
 from toggled.v1.toggle_service_pb2 import CreateFeatureFlagRequest
 
@@ -52,3 +53,11 @@ def fresh_key():
 def flag(admin, fresh_key) -> FeatureFlag:
     """A new flag, off."""
     return admin.toggle.CreateFeatureFlag(CreateFeatureFlagRequest(key=fresh_key(), name="A flag")).feature_flag
+
+
+@pytest.fixture
+def reader_token(admin, fresh_key):
+    """The token of a service that may read flags, and nothing else."""
+    request = CreateUserRequest(email=f"{fresh_key('service')}@example.com", permissions=["view_feature_flags"])
+    user = admin.access.CreateUser(request).user
+    return admin.access.CreateToken(CreateTokenRequest(user_id=user.id, name="flags")).secret

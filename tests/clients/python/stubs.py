@@ -1,6 +1,7 @@
-"""Generates the Python stubs from proto/ when it is imported, so that `import toggled.v1....` works after it.
+"""Generates the Python stubs from proto/toggled when it is imported, so that `import toggled.v1....` works after it.
 
-They are as fresh as the contract: nothing generated is kept.
+They are as fresh as the contract: nothing generated is kept. What else lies in proto/, clients bring along themselves:
+protobuf refuses two files that describe the same messages.
 """
 
 import importlib.resources
@@ -20,7 +21,7 @@ subprocess.run(
         f"--proto_path={importlib.resources.files('grpc_tools') / '_proto'}",
         f"--python_out={_folder.name}",
         f"--grpc_python_out={_folder.name}",
-        *sorted(str(path) for path in PROTO.rglob("*.proto")),
+        *sorted(str(path) for path in (PROTO / "toggled").rglob("*.proto")),
     ],
     check=True,
 )

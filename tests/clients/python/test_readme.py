@@ -1,27 +1,33 @@
-"""README's first session, executed as it stands."""
+"""README's commands and programs, executed as they stand."""
 
+import os
 import re
 import socket
+import subprocess
+import sys
 from contextlib import contextmanager
 
 import pytest
 
-from places import README
+from client import Client
+from places import BINARY, README, ROOT, TOOLS
 from server import Server
 from shell import shell
+from toggled.v1.feature_flag_pb2 import FEATURE_FLAG_STATUS_ENABLED
+from toggled.v1.toggle_service_pb2 import CreateFeatureFlagRequest
 
 
-def blocks(heading: str) -> list[str]:
-    """The blocks of shell commands under a heading."""
+def blocks(heading: str, language: str = "sh") -> list[str]:
+    """The blocks in a language under a heading: shell commands, or a program."""
     text = README.read_text(encoding="utf-8")
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"README has no section '{heading}'"
-    return re.findall(r"^```sh\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
+    return re.findall(rf"^```{language}\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
 
 
 @contextmanager
-def served(folder):
-    """A server as README starts it: with all its defaults."""
+def served(folder, **settings):
+    """A server as README starts it: with all its defaults but for these settings."""
     with socket.socket() as probe:
         # As the server binds: a port that a connection has just left is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -29,7 +35,7 @@ def served(folder):
             probe.bind(("127.0.0.1", 50051))
         except OSError as error:
             pytest.fail(f"README's session needs 127.0.0.1:50051, the default port: {error}; stop what listens there")
-    with Server(folder) as server:
+    with Server(folder, environment=settings) as server:
         assert server.address == "127.0.0.1:50051"
         yield server
 
@@ -57,3 +63,49 @@ def test_a_team_is_made_as_it_stands(tmp_path):
     assert re.search(r"olga@example.com +active", again), again
     assert re.search(r"admin@localhost +deactivated", again), again
     assert re.search(r"^toggled_[0-9A-Za-z]{49}$", again, re.MULTILINE), again
+
+
+def test_a_flag_is_read_without_grpc_as_it_stands(tmp_path):
+    (command,), (answer,) = blocks("OpenFeature"), blocks("OpenFeature", "json")
+    with served(tmp_path) as server:
+        create_checkout(server)
+        said = shell(f"TOKEN={server.admin_token()}\n{command}", tmp_path)
+    assert said == answer.strip()
+
+
+def create_checkout(server):
+    """The flag that README reads, on."""
+    with Client(server.address, server.admin_token()) as admin:
+        create = CreateFeatureFlagRequest(key="checkout", name="New checkout", status=FEATURE_FLAG_STATUS_ENABLED)
+        admin.toggle.CreateFeatureFlag(create)
+
+
+READING = "Reading flags from a service"
+
+
+def program(language, folder):
+    """The command that runs README's program in this language."""
+    (text,) = blocks(READING, language)
+    if language == "rust":
+        # A test of README cannot compile it: it is also the program of a package, which is compiled before.
+        assert text == (ROOT / "tests" / "clients" / "rust" / "src" / "main.rs").read_text()
+        return [BINARY.parent / "read_flag"]
+    if language == "js":
+        (folder / "node_modules").symlink_to(TOOLS / "node_modules")
+    file = folder / {"python": "read_flag.py", "js": "read_flag.mjs"}[language]
+    file.write_text(text)
+    return [sys.executable if language == "python" else "node", file]
+
+
+@pytest.mark.parametrize("language", ["python", "js", "rust"])
+def test_a_service_reads_a_flag_as_it_stands(tmp_path, language):
+    command = program(language, tmp_path)
+    # Rust's provider can send no token.
+    settings = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"} if language == "rust" else {}
+    with served(tmp_path, **settings) as server:
+        create_checkout(server)
+        # A slow machine may take longer to connect than the half second that the provider allows by itself.
+        environment = {**os.environ, "TOKEN": server.admin_token(), "FLAGD_DEADLINE_MS": "10000"}
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.lower() == "checkout: true\n", ended.stderr

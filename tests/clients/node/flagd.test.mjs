@@ -1,0 +1,164 @@
+// flagd's OpenFeature provider, in both its modes, against a server that serves everybody its flags.
+
+import assert from "node:assert/strict";
+import { after, afterEach, before, describe, test } from "node:test";
+
+import { packages } from "./places.mjs";
+import { Proxy } from "./proxy.mjs";
+import { Application, MODES, closeProviders, flagd, until } from "./reading.mjs";
+import { Server, temporaryFolder } from "./server.mjs";
+
+const { OpenFeature } = packages("@openfeature/server-sdk");
+
+const open = { environment: { TOGGLED_ANONYMOUS_FLAGD_READS: "true" } };
+
+let server;
+let flags = 0;
+
+// A new flag, off.
+async function flag() {
+  const key = `flag-${++flags}`;
+  await server.admin.toggle("CreateFeatureFlag", { key, name: key });
+  return key;
+}
+
+const flip = (key, { admin } = server) => admin.toggle("ToggleFeatureFlag", { key });
+const archive = (key, { admin } = server) => admin.toggle("ArchiveFeatureFlag", { key });
+
+// An application that has heard of all flags: from then on a change event is that of a change.
+async function reading(mode, address = server.address) {
+  const application = await Application.with(flagd(address, mode));
+  if (mode === "rpc") await until(() => application.changes.length > 0, "the first word about all flags");
+  return application;
+}
+
+before(async () => {
+  server = await Server.start(temporaryFolder(), open);
+});
+after(() => server.stop());
+afterEach(closeProviders);
+
+for (const mode of MODES) {
+  describe(mode, () => {
+    test("a flag is read with its variant", async () => {
+      const [off, on] = [await flag(), await flag()];
+      await flip(on);
+      const application = await reading(mode);
+
+      for (const [key, value, variant] of [[off, false, "off"], [on, true, "on"]]) {
+        const details = await application.details(key, !value);
+        assert.deepEqual([details.value, details.variant, details.reason], [value, variant, "STATIC"]);
+        assert.equal(details.errorCode, undefined);
+      }
+    });
+
+    test("a flag that is missing or archived has the caller's default", async () => {
+      const archived = await flag();
+      await archive(archived);
+      const application = await reading(mode);
+
+      assert.ok(await application.misses("missing"));
+      assert.ok(await application.misses(archived));
+    });
+
+    test("a toggle read as something else has the caller's default", async () => {
+      const key = await flag();
+      const { client } = await reading(mode);
+
+      for (const [kind, otherwise] of [["String", "none"], ["Number", 7], ["Object", { none: true }]]) {
+        const details = await client[`get${kind}Details`](key, otherwise);
+        assert.deepEqual([details.value, details.errorCode], [otherwise, "TYPE_MISMATCH"]);
+      }
+    });
+
+    test("flips and archiving are told and seen", async () => {
+      const key = await flag();
+      const application = await reading(mode);
+
+      for (const expected of [true, false, true]) {
+        // Read before, so that a cache holds it.
+        assert.equal(await application.value(key), !expected);
+        await application.isTold(key, () => flip(key));
+        assert.equal(await application.value(key), expected);
+      }
+      await application.isTold(key, () => archive(key));
+      assert.ok(await application.misses(key));
+    });
+
+    test("after a thousand flips every value is the server's", async () => {
+      const keys = [];
+      for (let n = 0; n < 20; n++) keys.push(await flag());
+      const application = await reading(mode);
+      const values = () => Promise.all(keys.map((key) => application.value(key)));
+      assert.ok(!(await values()).includes(true));
+
+      // All at once: each flag is flipped an even number of times, and half of them once more.
+      const flips = keys.flatMap((key, n) => Array(n % 2 ? 49 : 50).fill(key));
+      await Promise.all([...flips, ...keys.slice(10)].map((key) => flip(key)));
+
+      const { feature_flags } = await server.admin.toggle("ListFeatureFlags", { page_size: 1000 });
+      const status = new Map(feature_flags.map(({ key, status }) => [key, status === "FEATURE_FLAG_STATUS_ENABLED"]));
+      const expected = keys.map((key) => status.get(key));
+      assert.equal(expected.filter(Boolean).length, 10);
+      await until(async () => String(await values()) === String(expected), "the last of the flips");
+    });
+
+    test("a flip while the connection was cut is seen when it is back", async () => {
+      const [flipped, archived, left] = [await flag(), await flag(), await flag()];
+      const proxy = await Proxy.to(server.address);
+      const application = await reading(mode, proxy.address);
+      for (const key of [flipped, archived, left]) assert.equal(await application.value(key), false);
+
+      await proxy.cut();
+      await flip(flipped);
+      await archive(archived);
+      await proxy.restore();
+
+      await until(async () => (await application.details(flipped)).value, "the flip");
+      await until(() => application.misses(archived), "that the flag is gone");
+      await until(() => application.client.providerStatus === "READY", "the provider's return");
+      await application.isTold(left, () => flip(left));
+      await until(async () => (await application.details(left)).value, "the flip after it");
+      await closeProviders();
+      await proxy.cut();
+    });
+
+    test("a flip while the server was away is seen when it is back", async () => {
+      const folder = temporaryFolder();
+      let own = await Server.start(folder, open);
+      const listen = own.address;
+      for (const key of ["flipped", "left"]) await own.admin.toggle("CreateFeatureFlag", { key, name: key });
+      const application = await reading(mode, listen);
+      for (const key of ["flipped", "left"]) assert.equal(await application.value(key), false);
+
+      await own.stop();
+      // Elsewhere, where the provider does not look.
+      own = await Server.start(folder, open);
+      await flip("flipped", own);
+      await own.stop();
+      own = await Server.start(folder, { ...open, listen });
+
+      await until(async () => (await application.details("flipped")).value, "the flip");
+      await until(() => application.client.providerStatus === "READY", "the provider's return");
+      await application.isTold("left", () => flip("left", own));
+      await until(async () => (await application.details("left")).value, "the flip after it");
+      await closeProviders();
+      await own.stop();
+    });
+
+    test("without the setting the provider does not become ready", async () => {
+      const closed = await Server.start(temporaryFolder());
+      await closed.admin.toggle("CreateFeatureFlag", { key: "closed", name: "Closed" });
+      const application = new Application();
+
+      const provider = flagd(closed.address, mode, { fatalStatusCodes: ["UNAUTHENTICATED"] });
+      await assert.rejects(OpenFeature.setProviderAndWait(application.domain, provider));
+
+      const details = await application.details("closed", true);
+      assert.equal(details.value, true);
+      assert.ok(details.errorCode);
+      await closeProviders();
+      await closed.stop();
+    });
+  });
+}

@@ -1,0 +1,12 @@
+// Where things are in the repository, and the packages: those are not where Node looks by itself.
+
+import { createRequire } from "node:module";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+const ROOT = fileURLToPath(new URL("../../../", import.meta.url));
+
+export const PROTO = path.join(ROOT, "proto");
+export const BINARY = path.join(process.env.CARGO_TARGET_DIR ?? path.join(ROOT, "target"), "debug", "toggled");
+
+export const packages = createRequire(path.join(ROOT, ".tools", "package.json"));
