@@ -89,6 +89,26 @@ impl Flag {
     }
 }
 
+#[cfg(test)]
+impl Flag {
+    /// A flag for a test: off, and last changed at this revision. The same key has the same id.
+    pub fn sample(key: &str, revision: Revision) -> Self {
+        let id = key.bytes().fold(1_u128, |id, byte| id.wrapping_mul(257).wrapping_add(byte.into()));
+        Self {
+            id: Uuid::from_u128(id),
+            key: FlagKey::parse(key).unwrap(),
+            name: Name::parse(key).unwrap(),
+            description: Description::parse("").unwrap(),
+            status: Status::Disabled,
+            revision,
+            created_at: Timestamp::default(),
+            updated_at: Timestamp::default(),
+            updated_by: "ann@example.com".into(),
+            archived_at: None,
+        }
+    }
+}
+
 /// A flag's JSON; serde keeps the order of declaration, so the fields stand in the order of their names.
 #[derive(Serialize)]
 struct Fields<'a> {
@@ -118,15 +138,11 @@ mod tests {
     fn the_json_of_a_flag_has_sorted_keys_and_everything_in_it() {
         let flag = Flag {
             id: Uuid::nil(),
-            key: FlagKey::parse("checkout").unwrap(),
             name: Name::parse("The \"new\" checkout").unwrap(),
-            description: Description::parse("").unwrap(),
             status: Status::Enabled,
-            revision: 7,
             created_at: Timestamp::from_micros(1),
             updated_at: Timestamp::from_micros(2_000_000),
-            updated_by: "ann@example.com".into(),
-            archived_at: None,
+            ..Flag::sample("checkout", 7)
         };
         assert_eq!(
             flag.to_json(),

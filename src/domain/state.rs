@@ -208,24 +208,6 @@ impl Directory for State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::domain::flag::Status;
-    use crate::domain::text::{Description, Name};
-
-    fn flag(key: &str, revision: Revision) -> Arc<Flag> {
-        let id = key.bytes().fold(1, |id, byte| id * 256 + u128::from(byte));
-        Arc::new(Flag {
-            id: Uuid::from_u128(id),
-            key: FlagKey::parse(key).unwrap(),
-            name: Name::parse(key).unwrap(),
-            description: Description::parse("").unwrap(),
-            status: Status::Disabled,
-            revision,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-            updated_by: "ann@example.com".into(),
-            archived_at: None,
-        })
-    }
 
     fn since(state: &State, revision: Revision) -> Vec<(&str, Revision)> {
         state.flags_since(revision).map(|flag| (flag.key.as_str(), flag.revision)).collect()
@@ -237,14 +219,14 @@ mod tests {
         assert_eq!((since(&state, 0), state.flags_revision()), (vec![], 0));
         for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {
             let head = Head { revision, ..*state.head() };
-            state.apply(head, &Delta { flags: vec![flag(key, revision)], ..Delta::default() });
+            state.apply(head, &Delta { flags: vec![Arc::new(Flag::sample(key, revision))], ..Delta::default() });
         }
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 3), [("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 6), [("a", 7)]);
         assert_eq!((since(&state, 7), state.flags_revision()), (vec![], 7));
         // The same change again, as a follower may bring it.
-        state.apply(*state.head(), &Delta { flags: vec![flag("a", 7)], ..Delta::default() });
+        state.apply(*state.head(), &Delta { flags: vec![Arc::new(Flag::sample("a", 7))], ..Delta::default() });
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
     }
 }

@@ -157,10 +157,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::domain::flag::Status as FlagStatus;
     use crate::domain::state::Delta;
-    use crate::domain::text::{Description, Name};
-    use crate::domain::time::Timestamp;
     use crate::grpc::feed::SILENCE as HEARTBEAT;
     use crate::mirror::Mirror;
 
@@ -177,18 +174,7 @@ mod tests {
     /// Changes a flag.
     fn change(mirror: &Mirror, key: &str) {
         let base = mirror.read(|state| *state.head()).unwrap();
-        let flag = Flag {
-            id: Uuid::from_u128(key.bytes().map(u128::from).sum()),
-            key: FlagKey::parse(key).unwrap(),
-            name: Name::parse(key).unwrap(),
-            description: Description::parse("").unwrap(),
-            status: FlagStatus::Enabled,
-            revision: base.revision + 1,
-            created_at: Timestamp::default(),
-            updated_at: Timestamp::default(),
-            updated_by: "ann@example.com".into(),
-            archived_at: None,
-        };
+        let flag = Flag::sample(key, base.revision + 1);
         mirror.apply(&base, head(base.revision + 1), &Delta { flags: vec![Arc::new(flag)], ..Delta::default() });
     }
 

@@ -16,26 +16,12 @@ use super::events::{Events, events};
 use crate::domain::Revision;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Delta, Head, State};
-use crate::domain::text::{Description, FlagKey, Name};
-use crate::domain::time::Timestamp;
 use crate::grpc::PAGE_BYTES;
 use crate::grpc::pb::flagd::evaluation::v2::EventStreamResponse;
 use crate::mirror::Mirror;
 
 fn flag(key: &str, revision: Revision, status: FlagStatus) -> Arc<Flag> {
-    let id = key.bytes().fold(1_u128, |id, byte| id.wrapping_mul(257).wrapping_add(byte.into()));
-    Arc::new(Flag {
-        id: Uuid::from_u128(id),
-        key: FlagKey::parse(key).unwrap(),
-        name: Name::parse(key).unwrap(),
-        description: Description::parse("").unwrap(),
-        status,
-        revision,
-        created_at: Timestamp::default(),
-        updated_at: Timestamp::default(),
-        updated_by: "ann@example.com".into(),
-        archived_at: None,
-    })
+    Arc::new(Flag { status, ..Flag::sample(key, revision) })
 }
 
 /// A log in which these flags were created, one after the other.

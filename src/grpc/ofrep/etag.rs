@@ -52,9 +52,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::domain::flag::{Flag, Status};
+    use crate::domain::flag::Flag;
     use crate::domain::state::Delta;
-    use crate::domain::text::{Description, FlagKey, Name};
     use crate::domain::time::Timestamp;
 
     fn tag(revision: Revision, changed_at: i64) -> ETag {
@@ -93,18 +92,7 @@ mod tests {
     fn a_restored_log_that_comes_to_the_same_revision_has_another_tag() {
         let of = |log_id, revision, micros| {
             let mut state = State::empty(Uuid::from_u128(log_id));
-            let flag = Flag {
-                id: Uuid::from_u128(1),
-                key: FlagKey::parse("a").unwrap(),
-                name: Name::parse("a").unwrap(),
-                description: Description::parse("").unwrap(),
-                status: Status::Disabled,
-                revision,
-                created_at: Timestamp::default(),
-                updated_at: Timestamp::from_micros(micros),
-                updated_by: "ann@example.com".into(),
-                archived_at: None,
-            };
+            let flag = Flag { updated_at: Timestamp::from_micros(micros), ..Flag::sample("a", revision) };
             state.apply(*state.head(), &Delta { flags: vec![Arc::new(flag)], ..Delta::default() });
             ETag::of(&state)
         };
