@@ -2,6 +2,7 @@
 
 mod append;
 mod error;
+mod follower;
 mod hints;
 
 use std::path::PathBuf;
@@ -16,39 +17,39 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use uuid::Uuid;
 
 use super::audit::Question;
-use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
-use super::{EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
+use super::rows::{self, EntryRow, HeadRow, RequestRow, convert};
+use super::{EntryQuery, Followed, Migration, Store, StoreError, Writer, audit, migrate};
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
-use crate::domain::audit::{EntityType, Entry};
+use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
-use crate::domain::state::{Delta, Head, State};
+use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use crate::store::columns::Time;
 use append::PostgresWriter;
 use error::read;
+use follower::Follower;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head";
+/// Not of a standby, which may be behind without anybody noticing.
+const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head WHERE NOT pg_is_in_recovery()";
 
 /// Plans are made for the values at hand. Reading here and there costs little more than reading in order where the log
 /// lies in memory or on an SSD. By the default, made for turning disks, PostgreSQL would rather walk the log than use a
 /// filter's index for a page of what is not rare, and if their user left long ago, walk through all of it.
 const READING: [(&str, &str); 2] = [("plan_cache_mode", "force_custom_plan"), ("random_page_cost", "1.1")];
 
-/// One moment for several reads.
-const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-
 /// A PostgreSQL database.
 pub struct PostgresStore {
     options: PgConnectOptions,
     /// For what callers ask of the log.
     pool: PgPool,
-    /// For what the server itself asks to keep up: it must not wait behind callers, however many they are.
+    /// For what the committer asks: it must not wait behind callers, however many they are.
     own: PgPool,
+    follower: Follower,
     /// What hints of our own appends are known by.
     instance: Uuid,
 }
@@ -72,7 +73,8 @@ impl PostgresStore {
                 .acquire_timeout(Duration::from_secs(5))
                 .connect_lazy_with(options.clone().options(READING))
         };
-        Ok(Self { pool: pool(8), own: pool(3), instance: Uuid::now_v7(), options })
+        let follower = Follower::new(options.clone().options(READING));
+        Ok(Self { pool: pool(8), own: pool(2), follower, instance: Uuid::now_v7(), options })
     }
 }
 
@@ -112,58 +114,20 @@ impl Store for PostgresStore {
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        let mut snapshot = self.own.begin_with(SNAPSHOT).await.map_err(read)?;
-        let head = head(&mut snapshot).await?;
-        let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        let users: Vec<UserRow> = sqlx::query_as(concat!("SELECT ", rows::user_columns!(), " FROM users"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        let tokens: Vec<TokenRow> = sqlx::query_as(concat!("SELECT ", rows::token_columns!(), " FROM api_tokens"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        snapshot.commit().await.map_err(read)?;
-        let mut state = State::new(head);
-        state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
-        Ok(state)
+        self.follower.load().await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let row: HeadRow = sqlx::query_as(HEAD).fetch_one(&self.pool).await.map_err(read)?;
-        row.try_into()
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        head(&mut connection).await
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
-        // The usual answer, by one small read.
-        let mut connection = self.own.acquire().await.map_err(read)?;
-        if head(&mut connection).await? == *known {
-            return Ok(Followed::Current);
-        }
-        drop(connection);
-        let mut snapshot = self.own.begin_with(SNAPSHOT).await.map_err(read)?;
-        let head = head(&mut snapshot).await?;
-        match Relation::of(&head, known) {
-            Relation::Same => return Ok(Followed::Current),
-            Relation::Foreign => return Ok(Followed::Diverged),
-            Relation::Continues => {}
-            Relation::ContinuesFrom(hash) => {
-                let there = entry_at(&mut snapshot, known.revision).await?;
-                if there.is_none_or(|(_, found)| found != hash) {
-                    return Ok(Followed::Diverged);
-                }
-            }
-        }
-        let delta = changed_since(&mut snapshot, known.revision).await?;
-        snapshot.commit().await.map_err(read)?;
-        Ok(Followed::Changed(head, delta))
+        self.follower.follow(known).await
     }
 
     fn hints(&self) -> BoxStream<'static, ()> {
-        hints::hints(self.own.clone(), self.instance)
+        hints::hints(self.options.clone(), self.instance)
     }
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
@@ -259,8 +223,8 @@ impl Store for PostgresStore {
 }
 
 async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
-    let row: HeadRow = sqlx::query_as(HEAD).fetch_one(connection).await.map_err(read)?;
-    row.try_into()
+    let row: Option<HeadRow> = sqlx::query_as(HEAD).fetch_optional(connection).await.map_err(read)?;
+    row.ok_or_else(|| StoreError::Unavailable("a standby answers: its log may be behind".to_owned()))?.try_into()
 }
 
 async fn entry_at(connection: &mut PgConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
@@ -270,37 +234,4 @@ async fn entry_at(connection: &mut PgConnection, revision: Revision) -> Result<O
         .await
         .map_err(read)?;
     row.map(|row| rows::entry_at(row, revision)).transpose()
-}
-
-/// The objects that entries after `revision` name, by their primary keys: what changed is found in the log, so that
-/// no table needs an index on its revision, which would cost every flip an index entry.
-async fn changed_since(connection: &mut PgConnection, revision: Revision) -> Result<Delta, StoreError> {
-    let changed: Vec<(String, Uuid)> = sqlx::query_as(
-        "SELECT DISTINCT entity_type, entity_id FROM audit_logs WHERE revision > $1 AND entity_id IS NOT NULL",
-    )
-    .bind(revision)
-    .fetch_all(&mut *connection)
-    .await
-    .map_err(read)?;
-    let of = |kind: EntityType| -> Vec<Uuid> {
-        changed.iter().filter(|(name, _)| name == kind.as_str()).map(|(_, id)| *id).collect()
-    };
-    let mut delta = Delta::default();
-    let (flags, users, tokens) = (of(EntityType::FeatureFlag), of(EntityType::User), of(EntityType::ApiToken));
-    if !flags.is_empty() {
-        let sql = concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags WHERE id = ANY($1)");
-        let rows: Vec<FlagRow> = sqlx::query_as(sql).bind(flags).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.flags = convert(rows)?;
-    }
-    if !users.is_empty() {
-        let sql = concat!("SELECT ", rows::user_columns!(), " FROM users WHERE id = ANY($1)");
-        let rows: Vec<UserRow> = sqlx::query_as(sql).bind(users).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.users = convert(rows)?;
-    }
-    if !tokens.is_empty() {
-        let sql = concat!("SELECT ", rows::token_columns!(), " FROM api_tokens WHERE id = ANY($1)");
-        let rows: Vec<TokenRow> = sqlx::query_as(sql).bind(tokens).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.tokens = convert(rows)?;
-    }
-    Ok(delta)
 }
