@@ -8,6 +8,7 @@ mod follow;
 mod freshness;
 mod subscription;
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -16,7 +17,8 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::domain::Revision;
-use crate::domain::state::{Delta, Head, State};
+use crate::domain::state::{Delta, FlagRef, Head, State};
+use crate::domain::text::FlagKey;
 
 pub use follow::follow;
 pub use subscription::Subscription;
@@ -37,6 +39,8 @@ pub struct Mirror {
     subscribers: subscription::Subscribers,
     /// How often the log turned out to be another than the one that was known.
     logs: AtomicU64,
+    /// The keys of flags that were there in such a log, and are not in the one that took its place.
+    vanished: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// When the database was last asked and held nothing that was not here.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after that it is still relied on.
@@ -54,6 +58,7 @@ impl Mirror {
             access: watch::Sender::new(0),
             subscribers: subscription::Subscribers::default(),
             logs: AtomicU64::new(0),
+            vanished: std::sync::Mutex::default(),
             confirmed: watch::Sender::new(None),
             max_staleness,
         })
@@ -88,15 +93,30 @@ impl Mirror {
         self.subscribers.tell(&delta.flags);
     }
 
+    /// The keys of flags that are no more because the log is another than it was, as when a backup was restored.
+    pub fn vanished(&self) -> Vec<FlagKey> {
+        let vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = |state: &State| {
+            vanished.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
+        };
+        self.read(gone).unwrap_or_default()
+    }
+
     /// Takes a state that was read whole, whatever was there before.
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let revision = new.head().revision;
-        if held.replace(new).is_some() {
+        let old = held.replace(new);
+        if old.is_some() {
             self.logs.fetch_add(1, Ordering::Release);
         }
         self.revision.send_replace(revision);
         drop(held);
+        // Not under the lock: nobody is to wait for a walk over everything.
+        if let Some(old) = old {
+            let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
+            vanished.extend(old.flags("", None).map(|flag| flag.key.clone()));
+        }
         self.access.send_modify(|changes| *changes += 1);
         self.subscribers.tell_all();
     }

@@ -1,13 +1,19 @@
 //! All flags as one JSON text, built once a change however many ask for it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until};
 
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::grpc::openfeature;
 use crate::mirror::Mirror;
+
+/// One is built no sooner than this after the one before. It takes a look at every flag, and streams ask at different
+/// moments: while flags are flipped all the time, each would have one built for itself.
+const PACE: Duration = Duration::from_millis(100);
 
 /// All flags that are not archived.
 pub(super) struct Configuration {
@@ -15,9 +21,10 @@ pub(super) struct Configuration {
     pub number: u64,
     /// The JSON, sorted by key.
     pub json: String,
-    /// The flag that changed last, if there is any. As long as that is the very same object, nothing has changed since. A
-    /// revision would not tell: in a log that was restored from a backup, the same one may stand for another change.
+    /// The flag that changed last, if there is any. As long as that is the same, nothing has changed since. A revision
+    /// would not tell: in a log that was restored from a backup, the same one may stand for another change.
     newest: Option<Arc<Flag>>,
+    built: Instant,
 }
 
 /// Keeps the latest configuration.
@@ -36,30 +43,19 @@ impl Configurations {
     /// The configuration as of now.
     pub async fn current(&self) -> Result<Arc<Configuration>, Error> {
         let mut latest = self.latest.lock().await;
-        let changed = self.mirror.read(|state| {
-            let newest = state.flags_since(0).next_back();
-            if latest.as_ref().is_some_and(|latest| same(latest.newest.as_ref(), newest)) {
-                return None;
+        if let Some(latest) = &*latest {
+            let same = self.mirror.read(|state| state.flags_since(0).next_back() == latest.newest.as_ref());
+            if same.ok_or(Error::DatabaseUnavailable)? {
+                return Ok(Arc::clone(latest));
             }
-            Some((newest.cloned(), openfeature::all(state)))
-        });
-        let current = match (changed.ok_or(Error::DatabaseUnavailable)?, &*latest) {
-            (None, Some(latest)) => return Ok(Arc::clone(latest)),
-            (None, None) => return Err(Error::Internal("no configuration, and none to build".to_owned())),
-            (Some((newest, flags)), latest) => {
-                let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
-                Arc::new(Configuration { number, json: json(&flags), newest })
-            }
-        };
+            sleep_until(latest.built + PACE).await;
+        }
+        let read = self.mirror.read(|state| (state.flags_since(0).next_back().cloned(), openfeature::all(state)));
+        let (newest, flags) = read.ok_or(Error::DatabaseUnavailable)?;
+        let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
+        let current = Arc::new(Configuration { number, json: json(&flags), newest, built: Instant::now() });
         *latest = Some(Arc::clone(&current));
         Ok(current)
-    }
-}
-
-fn same(one: Option<&Arc<Flag>>, other: Option<&Arc<Flag>>) -> bool {
-    match (one, other) {
-        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

@@ -13,6 +13,7 @@ use tonic::Status;
 use crate::domain::Revision;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
+use crate::domain::text::FlagKey;
 use crate::grpc::PAGE_BYTES;
 use crate::grpc::feed::Feed;
 use crate::mirror::Mirror;
@@ -20,6 +21,12 @@ use crate::mirror::Mirror;
 /// Clients drop what they remember of a flag with each event that names it; a flag that is flipped all the time need not
 /// be named all the time.
 const PACE: Duration = Duration::from_millis(10);
+
+/// That a flag is no more.
+const DELETE: &str = "delete";
+
+/// Flags that have vanished, named at once: well under a mebibyte.
+const VANISHED: usize = 4_096;
 
 /// What naming a flag takes at the most besides its key, in bytes.
 const NAMING_BYTES: usize = 64;
@@ -36,6 +43,17 @@ pub(super) struct Event {
 }
 
 impl Event {
+    fn changes(kinds: impl IntoIterator<Item = (String, &'static str)>) -> Self {
+        let text = |kind: &str| Value { kind: Some(Kind::StringValue(kind.to_owned())) };
+        let flags = kinds.into_iter().map(|(key, kind)| (key, object([("type".to_owned(), text(kind))])));
+        let data = Struct { fields: [("flags".to_owned(), object(flags))].into() };
+        Self { kind: "configuration_change", data: Some(data) }
+    }
+
+    fn vanished(keys: &[FlagKey]) -> Self {
+        Self::changes(keys.iter().map(|key| (key.to_string(), DELETE)))
+    }
+
     fn plain(kind: &'static str) -> Self {
         Self { kind, data: None }
     }
@@ -52,6 +70,11 @@ where
         let mut feed = Feed::new(&mirror, None, PACE, shutdown.clone());
         let mut told = None;
         loop {
+            // What a client remembers of these, nothing else would tell it to forget.
+            let vanished = if told.is_none() { mirror.vanished() } else { Vec::new() };
+            for keys in vanished.chunks(VANISHED) {
+                yield T::from(Event::vanished(keys));
+            }
             let Some(changes) = feed.subscription().read(|state| Changes::since(state, told.unwrap_or(0))) else {
                 // The log is another, and all may be different in it.
                 feed = Feed::new(&mirror, None, PACE, shutdown.clone());
@@ -95,9 +118,7 @@ impl Changes {
 
 impl From<Changes> for Event {
     fn from(changes: Changes) -> Self {
-        let flags = changes.flags.iter().map(|flag| (flag.key.to_string(), object([("type".to_owned(), kind(flag))])));
-        let data = Struct { fields: [("flags".to_owned(), object(flags))].into() };
-        Self { kind: "configuration_change", data: Some(data) }
+        Self::changes(changes.flags.iter().map(|flag| (flag.key.to_string(), kind(flag))))
     }
 }
 
@@ -106,11 +127,10 @@ fn object(fields: impl IntoIterator<Item = (String, Value)>) -> Value {
 }
 
 /// What has become of a flag since its last change but one, in flagd's words.
-fn kind(flag: &Flag) -> Value {
-    let kind = match flag.archived_at {
-        Some(_) => "delete",
+fn kind(flag: &Flag) -> &'static str {
+    match flag.archived_at {
+        Some(_) => DELETE,
         None if flag.created_at == flag.updated_at => "write",
         None => "update",
-    };
-    Value { kind: Some(Kind::StringValue(kind.to_owned())) }
+    }
 }

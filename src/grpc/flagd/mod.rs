@@ -1,7 +1,8 @@
 //! flagd's services: flags as OpenFeature's providers read them. A flag is a boolean that is the same for everybody.
 //!
 //! Everything is answered from the mirror, never from the database. A stream holds a subscription and how far it has
-//! told, and reads the rest when its client takes more: one that is slow costs no memory and finds the latest.
+//! told, and reads the rest when its client takes more: one that is slow costs the message that it has not taken, and finds
+//! the latest after it.
 
 mod configuration;
 mod evaluation;
@@ -11,4 +12,4 @@ mod sync;
 mod tests;
 
 pub use evaluation::Evaluation;
-pub use sync::Sync;
+pub use sync::FlagSync;

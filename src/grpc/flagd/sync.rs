@@ -15,17 +15,14 @@ use crate::grpc::pb::flagd::sync::v1 as pb;
 use crate::grpc::status::status;
 use crate::mirror::Mirror;
 
-/// Every message holds all flags, so ten a second are plenty.
-const PACE: Duration = Duration::from_millis(100);
-
 /// FlagSyncService.
-pub struct Sync {
+pub struct FlagSync {
     configurations: Arc<Configurations>,
     mirror: Arc<Mirror>,
     shutdown: CancellationToken,
 }
 
-impl Sync {
+impl FlagSync {
     /// The service on this mirror; streams end when `shutdown` is cancelled.
     pub fn new(mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
         Self { configurations: Arc::new(Configurations::new(Arc::clone(&mirror))), mirror, shutdown }
@@ -33,14 +30,15 @@ impl Sync {
 }
 
 #[tonic::async_trait]
-impl pb::flag_sync_service_server::FlagSyncService for Sync {
+impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
     type SyncFlagsStream = Pin<Box<dyn Stream<Item = Result<pb::SyncFlagsResponse, Status>> + Send>>;
 
     async fn sync_flags(
         &self,
         _request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let feed = Feed::new(&self.mirror, None, PACE, self.shutdown.clone());
+        // All flags have a pace of their own, whoever asks for them.
+        let feed = Feed::new(&self.mirror, None, Duration::ZERO, self.shutdown.clone());
         Ok(Response::new(Box::pin(messages(feed, Arc::clone(&self.configurations)))))
     }
 

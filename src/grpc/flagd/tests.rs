@@ -151,6 +151,7 @@ async fn when_the_log_is_another_everything_is_told_anew() {
     assert_eq!(stream.next().now_or_never().map(drop), None);
     // An older backup, and at another revision than was told.
     mirror.replace(state(["b"]));
+    assert_eq!(keys(next(&mut stream).await), ["a", "c"], "what is no more is to be forgotten");
     assert_eq!(keys(next(&mut stream).await), ["b"]);
     turn_on(&mirror, "b");
     assert_eq!(keys(next(&mut stream).await), ["b"]);
