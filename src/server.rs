@@ -14,6 +14,7 @@ use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
+use crate::config::Following;
 use crate::domain::Revision;
 use crate::domain::access::Permission;
 use crate::domain::state::State;
@@ -58,15 +59,6 @@ pub struct Parts {
     pub following: Following,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
-}
-
-/// How the server keeps up with what others append.
-#[derive(Debug, Clone, Copy)]
-pub struct Following {
-    /// How often it looks at the log, besides whenever the database hints at something new.
-    pub poll_interval: Duration,
-    /// How long after it last saw the end of the log it still counts as up to date.
-    pub max_staleness: Duration,
 }
 
 /// What it tells when it is ready.
@@ -147,7 +139,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         background.spawn(async move { sign_on.keep_fresh().await });
     }
     health.announce(true).await;
-    let watching_age = background.spawn(tell_health(Arc::clone(&mirror), health.clone()));
+    background.spawn(tell_health(Arc::clone(&mirror), health.clone()));
     if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
@@ -161,10 +153,10 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         // None of them ever ends by itself: a server that no longer follows would let in whom others have shut out.
         Some(died) = background.join_next() => return Err(ServerError::Background(format!("{died:?}"))),
     }
-    watching_age.abort();
+    // First, so that none of them can say that it serves after all.
+    background.shutdown().await;
     health.announce(false).await;
     let ended = finish(serving).await;
-    background.abort_all();
     if tokio::time::timeout(GRACE, write_last_used(&*store, &last_used)).await.is_err() {
         tracing::warn!("it was not written down when tokens were last used: no answer in time");
     }
@@ -229,7 +221,7 @@ async fn first_start(
 async fn tell_health(mirror: Arc<Mirror>, health: grpc::Health) {
     loop {
         mirror.until_stale().await;
-        tracing::warn!("the database does not answer: flags are read from memory, everything else is refused");
+        tracing::warn!(age = ?mirror.age(), "the database does not answer: flags are read from memory, all else is refused");
         health.announce(false).await;
         mirror.until_fresh().await;
         tracing::info!("up to date again");

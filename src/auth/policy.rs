@@ -149,5 +149,10 @@ fn declared(pool: &DescriptorPool, method: &MethodDescriptor, name: &str) -> Res
         (_, Some(Value::Bool(true))) => Ok(Policy::Authenticated),
         _ => Err(invalid("neither a permission nor authenticated: true")),
     };
-    Ok((rule?, matches!(set("anonymous_on_request").as_deref(), Some(Value::Bool(true)))))
+    let rule = rule?;
+    let anonymous = matches!(set("anonymous_on_request").as_deref(), Some(Value::Bool(true)));
+    if anonymous && rule != Policy::Permission(Permission::ViewFeatureFlags) {
+        return Err(invalid("only what demands view_feature_flags can be open to anybody"));
+    }
+    Ok((rule, anonymous))
 }

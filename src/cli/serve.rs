@@ -13,7 +13,7 @@ use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
-use crate::server::{self, Following, Parts, Ready};
+use crate::server::{self, Parts, Ready};
 use crate::tls::{Files, Tls};
 use crate::{config, store, telemetry};
 
@@ -22,7 +22,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
     let files = settings.transport.tls(settings.listen).map_err(Failure::usage)?;
     let certificate_users = settings.transport.certificate_users().map_err(Failure::usage)?;
-    let (poll_interval, max_staleness) = settings.following.parse().map_err(Failure::usage)?;
+    let following = settings.following.checked().map_err(Failure::usage)?;
     let flags = grpcurl_flags(files.as_ref());
     let tls = match files {
         Some(files) => Some(Arc::new(Tls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
@@ -45,7 +45,6 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let clock = Arc::new(SystemClock);
-    let following = Following { poll_interval, max_staleness };
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
     let parts = Parts {
         listener,

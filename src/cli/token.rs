@@ -34,7 +34,7 @@ enum Action {
         #[command(flatten)]
         target: Target,
     },
-    /// Revoke a token: running servers turn it away within a second
+    /// Revoke a token: running servers turn it away as soon as they see it, within their --poll-interval
     Revoke {
         /// The token's id
         id: Uuid,

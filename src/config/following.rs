@@ -6,30 +6,30 @@ use clap::Args;
 use jiff::SignedDuration;
 
 /// How it keeps up.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct Following {
     /// How often to look at the log for what other servers have appended: 250ms, 1s. PostgreSQL says so by itself, most of
     /// the time; this is how long a flip elsewhere can stay unseen when it does not
     #[arg(long, value_name = "DURATION", env = "TOGGLED_POLL_INTERVAL", default_value = "250ms", value_parser = duration)]
-    poll_interval: Duration,
+    pub poll_interval: Duration,
     /// How old the flags in memory may become while the database does not answer: 10s, 1m. Past it the server reports itself
     /// unhealthy and refuses all but the reading of flags
     #[arg(long, value_name = "DURATION", env = "TOGGLED_MAX_STALENESS", default_value = "10s", value_parser = duration)]
-    max_staleness: Duration,
+    pub max_staleness: Duration,
 }
 
 impl Following {
-    /// How often to look, and how old the mirror may become.
+    /// The same, if a server can be fresh with it.
     ///
     /// # Errors
-    /// A line for a person: a server could never be fresh.
-    pub fn parse(&self) -> Result<(Duration, Duration), String> {
+    /// A line for a person.
+    pub fn checked(self) -> Result<Self, String> {
         if self.max_staleness < self.poll_interval * 2 {
             return Err("--max-staleness (TOGGLED_MAX_STALENESS) must be at least twice --poll-interval \
                         (TOGGLED_POLL_INTERVAL): between two looks at the log nobody knows how old the flags are"
                 .to_owned());
         }
-        Ok((self.poll_interval, self.max_staleness))
+        Ok(self)
     }
 }
 
@@ -54,7 +54,8 @@ mod tests {
 
     fn parse(more: &[&str]) -> Result<(Duration, Duration), String> {
         let line = Line::try_parse_from([&["toggled"], more].concat()).map_err(|error| error.to_string())?;
-        line.following.parse()
+        let following = line.following.checked()?;
+        Ok((following.poll_interval, following.max_staleness))
     }
 
     #[test]

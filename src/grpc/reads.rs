@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -19,6 +19,9 @@ use crate::store::Store;
 
 /// How long a read waits for `min_revision` at the most.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long the database may take to tell a hash. Flags are read from memory, whether it answers or not.
+const HASH_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads the mirror.
 #[derive(Clone)]
@@ -40,15 +43,22 @@ impl Reads {
         if *revisions.borrow_and_update() >= wanted {
             return Ok(());
         }
-        // The mirror may lag: only the database knows what does not exist yet.
-        let head = self.store.head().await.map_err(read_failed)?;
-        if wanted > head.revision {
-            return Err(status(Error::CursorInFuture { asked: wanted, head: head.revision }));
+        if !self.mirror.is_fresh() {
+            return Err(status(Error::Stale));
         }
         let patience = Instant::now() + PATIENCE;
         let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let waited = tokio::time::timeout_at(until, revisions.wait_for(|r| *r >= wanted)).await;
-        waited.map(drop).map_err(|_| status(Error::Stale))
+        let waited = timeout_at(until, async {
+            // The mirror may lag: only the database knows what does not exist yet.
+            let head = self.store.head().await.map_err(read_failed)?;
+            if wanted > head.revision {
+                return Err(status(Error::CursorInFuture { asked: wanted, head: head.revision }));
+            }
+            // It ends with the mirror alone.
+            let _ = revisions.wait_for(|revision| *revision >= wanted).await;
+            Ok(())
+        });
+        waited.await.unwrap_or_else(|_| Err(status(Error::Stale)))
     }
 
     /// Word of changes to these flags, or to all, for a stream that ends with `shutdown`.
@@ -56,13 +66,18 @@ impl Reads {
         Feed::new(&self.mirror, keys, pace, shutdown.clone())
     }
 
-    /// The log's hash at a revision, from the database; `None` where no entry is kept.
-    pub(super) async fn hash_at(&self, revision: Revision) -> Result<Option<Hash>, Status> {
-        if revision == 0 {
-            return Ok(Some(GENESIS));
+    /// The log's hash at a revision; `None` where nobody can tell: no entry is kept, or the database does not answer.
+    pub(super) async fn hash_at(&self, revision: Revision) -> Option<Hash> {
+        let head = self.mirror.read(|state| *state.head());
+        match head.filter(|head| head.revision == revision) {
+            Some(head) => Some(head.hash),
+            None if revision == 0 => Some(GENESIS),
+            None if !self.mirror.is_fresh() => None,
+            None => {
+                let there = timeout(HASH_PATIENCE, self.store.entry_at(revision)).await;
+                there.ok()?.ok()?.map(|(_, hash)| hash)
+            }
         }
-        let there = self.store.entry_at(revision).await.map_err(read_failed)?;
-        Ok(there.map(|(_, hash)| hash))
     }
 
     /// Reads the state as it is.

@@ -17,7 +17,7 @@ use super::access::Access;
 use super::audit::Audit;
 use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
-use super::flagd::{Evaluation, Sync};
+use super::flagd::{Evaluation, FlagSync};
 use super::incoming::incoming;
 use super::ofrep::{self, Ofrep};
 use super::pb::access_service_server::AccessServiceServer;
@@ -46,7 +46,7 @@ pub const SERVICES: [&str; 6] = [
     <AccessServiceServer<Access> as NamedService>::NAME,
     <EvaluationV1Server<Evaluation> as NamedService>::NAME,
     <EvaluationV2Server<Evaluation> as NamedService>::NAME,
-    <FlagSyncServiceServer<Sync> as NamedService>::NAME,
+    <FlagSyncServiceServer<FlagSync> as NamedService>::NAME,
 ];
 
 /// Services for probes and tools, open to everybody: they tell nothing that is not in the .proto files.
@@ -56,8 +56,9 @@ const PUBLIC: [&str; 3] =
 /// Requests under way on one connection at the most.
 const STREAMS_PER_CONNECTION: u32 = 1_024;
 
-/// The headers of a request, in bytes: a token of the single sign-on may take half of it. The transport turns away what is
-/// larger, and who sends far more loses the connection.
+/// The headers of a request over HTTP/2, in bytes: a token of the single sign-on may take half of it. The transport turns
+/// away what is larger, and who sends far more loses the connection. Over HTTP/1.1 it is 100 headers and about 400 KiB,
+/// which cannot be set.
 const HEADER_LIST_BYTES: u32 = 32 * 1024;
 
 /// After how long without a word a connection is asked whether it is still there ...
@@ -136,7 +137,7 @@ impl Router {
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
         let toggle = Toggle::new(changes.clone(), reads.clone(), shutdown.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror), shutdown.clone());
-        let sync = Sync::new(Arc::clone(&mirror), shutdown.clone());
+        let sync = FlagSync::new(Arc::clone(&mirror), shutdown.clone());
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
         let access = Access::new(changes, reads, store, last_used);

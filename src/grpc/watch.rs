@@ -73,9 +73,8 @@ impl Watch {
             return Err(status(Error::LogMismatch("log_id")));
         }
         let (Some(after), Some(given)) = (self.after, self.after_hash) else { return Ok(()) };
-        let there = if after == head.revision { Some(head.hash) } else { reads.hash_at(after).await? };
-        // Where the log keeps nothing to compare any more, the client is believed.
-        match there {
+        // Where nobody can tell, the client is believed.
+        match reads.hash_at(after).await {
             Some(there) if there != given => Err(status(Error::LogMismatch("after_hash"))),
             _ => Ok(()),
         }
@@ -85,7 +84,7 @@ impl Watch {
     /// it, so that a slow one costs nothing and misses nothing.
     pub fn messages(self, feed: Feed) -> Messages {
         let mut through = self.after.unwrap_or(0);
-        // The first message comes in any case, and so does a heartbeat.
+        // What comes in any case: the first message, a heartbeat, and that there is no more after a message that was full.
         let mut due = true;
         Box::pin(async_stream::try_stream! {
             loop {
@@ -97,7 +96,7 @@ impl Watch {
                 if due || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                due = caught_up && !feed.changed().await?;
+                due = !caught_up || !feed.changed().await?;
             }
         })
     }
@@ -124,7 +123,7 @@ impl Part {
         if keys.is_some() {
             flags.sort_unstable_by_key(|flag| flag.revision);
         }
-        let full = flags.len() >= PAGE;
+        let full = keys.is_none() && flags.len() >= PAGE;
         Self { flags, full, head: *state.head() }
     }
 
@@ -207,6 +206,20 @@ mod tests {
         change(&mirror, "a");
         assert_eq!(keys(&next(&mut stream).await), ["a"]);
         assert_eq!(begun.elapsed(), HEARTBEAT + PACE, "no waiting for the next heartbeat");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_full_message_it_is_said_at_once_that_there_is_no_more() {
+        let mirror = mirror();
+        for n in 0..PAGE {
+            change(&mirror, &format!("flag-{n}"));
+        }
+        let mut stream = watch(&mirror, &[]);
+        let begun = Instant::now();
+        let full = next(&mut stream).await;
+        assert_eq!((full.feature_flags.len(), full.caught_up), (PAGE, false));
+        let last = next(&mut stream).await;
+        assert_eq!((last.feature_flags.len(), last.caught_up, begun.elapsed()), (0, true, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]

@@ -151,7 +151,8 @@ impl Gate {
             Policy::Authenticated | Policy::Public => None,
         };
         let missing = caller.granted.lacks(permission);
-        if missing.is_none() && !method.reads_memory() && !self.mirror.is_fresh() {
+        // Nor can it be recorded now that somebody was refused a change.
+        if (missing.is_none() || method.changes()) && !method.reads_memory() && !self.mirror.is_fresh() {
             return Err(Error::Stale);
         }
         let call = Call { caller, signed, permission, origin, deadline };
