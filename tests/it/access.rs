@@ -280,7 +280,7 @@ async fn an_expired_token_is_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_are_known_and_flags_read_without_the_database() {
     let database = Database::new(crate::support::Backend::Postgres).await;
-    let server = Server::start(&database).await;
+    let server = Server::start_with(&database, &[("TOGGLED_MAX_STALENESS", "1h")]).await;
     let mut admin = server.admin().await;
     let flag = admin.create("a").await;
     let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;

@@ -1,6 +1,8 @@
 //! Two servers on one PostgreSQL, and a server whose database is gone for a while.
 
 use std::time::Duration;
+use toggled::grpc::pb::flagd::evaluation::{v1, v2};
+use toggled::grpc::pb::flagd::sync::v1 as sync;
 use toggled::grpc::pb::*;
 use tonic::{Code, Status, Streaming};
 
@@ -8,8 +10,9 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::http::Http;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Database, Server, methods, reason_of, soon, toggle, until_ended};
+use crate::support::{Backend, Client, Database, Server, TOKEN, methods, reason_of, soon, toggle, until_ended};
 
 /// So rare that what arrives has come another way.
 const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
@@ -104,7 +107,7 @@ async fn a_read_waits_for_the_revision_that_it_asks_for() {
     line.set(Line::Muted);
     let unheard = admin.create("unheard").await.revision;
     let mut brief = tonic::Request::new(request(unheard));
-    brief.set_timeout(Duration::from_millis(500));
+    brief.set_timeout(Duration::from_secs(2));
     let late = reader.toggle.list_feature_flags(brief).await.unwrap_err();
     assert_eq!((late.code(), reason_of(&late).as_str()), (Code::Unavailable, "STALE"));
     let mut patient = reader.clone();
@@ -126,10 +129,62 @@ async fn what_happens_while_the_line_is_down_is_found_when_it_is_up() {
     let line = Proxy::new(&database).await;
     let there = Server::start_with(&line.database, &NEVER_POLLED).await;
     let mut watching = watch(&mut there.admin().await).await;
+    database.until_listened_to(2).await;
     line.set(Line::Closed);
+    database.until_listened_to(1).await;
     here.admin().await.create("a").await;
     line.set(Line::Open);
     assert_eq!(told(&mut watching).await, ["a"]);
+}
+
+/// The one server has not heard of a change when it makes one itself: it learns of both, in their order.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_of_ones_own_closes_the_gap_before_it() {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let here = Server::start(&database).await;
+    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let mut admin = here.admin().await;
+    let known = admin.create("known").await.revision;
+    let mut other = there.admin().await;
+    let request = ListFeatureFlagsRequest { min_revision: Some(known), ..Default::default() };
+    other.toggle.list_feature_flags(request).await.unwrap();
+    database.until_listened_to(2).await;
+    let mut watching = watch(&mut other).await;
+    line.set(Line::Muted);
+    let unheard = admin.create("unheard").await;
+    let flipped = other.flip("known").await;
+    assert_eq!(flipped.revision, unheard.revision + 1);
+    assert_eq!(other.get("unheard").await, unheard);
+    let mut keys = told(&mut watching).await;
+    while keys.len() < 2 {
+        keys.extend(told(&mut watching).await);
+    }
+    assert_eq!(keys, ["unheard", "known"]);
+}
+
+/// Everything that is read from memory, in every protocol: the flag `a` is off.
+async fn read_everything(server: &Server, client: &mut Client) {
+    assert_eq!(client.get("a").await.status(), FeatureFlagStatus::Disabled);
+    let listed = client.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(listed.feature_flags.len(), 1);
+    watch(client).await;
+
+    let request = v1::ResolveBooleanRequest { flag_key: "a".into(), context: None };
+    assert!(!client.evaluation_v1.resolve_boolean(request).await.unwrap().into_inner().value);
+    let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: None };
+    assert_eq!(client.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner().value, Some(false));
+    let all = client.evaluation_v1.resolve_all(v1::ResolveAllRequest { context: None }).await.unwrap().into_inner();
+    assert_eq!(all.flags.len(), 1);
+    let fetched = client.sync.fetch_all_flags(sync::FetchAllFlagsRequest::default()).await.unwrap().into_inner();
+    assert!(fetched.flag_configuration.contains(r#""defaultVariant":"off""#), "{}", fetched.flag_configuration);
+
+    let mut http = Http::connect(server.address).await;
+    for path in ["/ofrep/v1/evaluate/flags/a", "/ofrep/v1/evaluate/flags"] {
+        let request = http::Request::post(path).header("authorization", format!("Bearer {TOKEN}"));
+        let answer = http.send(request.body("{}".to_owned()).unwrap()).await;
+        assert_eq!(answer.status(), 200, "{path}");
+    }
 }
 
 /// Everything that is not answered from memory, and how it is refused.
@@ -147,8 +202,11 @@ async fn lives_through(lost: Line) {
     let line = Proxy::new(&database).await;
     let server = Server::start_with(&line.database, &IMPATIENT).await;
     let mut admin = server.admin().await;
-    let before = admin.create("a").await;
+    admin.create("a").await;
     let mut watching = watch(&mut admin).await;
+    let mut events = admin.evaluation_v2.event_stream(v2::EventStreamRequest {}).await.unwrap().into_inner();
+    let mut syncing = admin.sync.sync_flags(sync::SyncFlagsRequest::default()).await.unwrap().into_inner();
+    syncing.message().await.unwrap().unwrap();
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
     let mut following = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
     while !following.message().await.unwrap().unwrap().caught_up {}
@@ -160,15 +218,20 @@ async fn lives_through(lost: Line) {
     }
     let ended = until_ended(&mut following).await;
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::Unavailable, "STALE"));
-    assert_eq!(admin.get("a").await, before);
-    let listed = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(listed.feature_flags, [before]);
-    watch(&mut admin).await;
+    read_everything(&server, &mut admin).await;
+    // Who resumes is believed, as long as nobody can tell that they should not be.
+    let request = WatchFeatureFlagsRequest { after_revision: Some(1), after_hash: vec![7; 32], ..Default::default() };
+    admin.toggle.watch_feature_flags(request).await.unwrap();
 
     line.set(Line::Open);
     until_healthy(&server, ServingStatus::Serving).await;
     admin.flip("a").await;
     assert_eq!(told(&mut watching).await, ["a"]);
+    let synced = soon("the flip", syncing.message()).await.unwrap().unwrap();
+    assert!(synced.flag_configuration.contains(r#""defaultVariant":"on""#), "{}", synced.flag_configuration);
+    for kind in ["provider_ready", "configuration_change", "configuration_change"] {
+        assert_eq!(soon(kind, events.message()).await.unwrap().unwrap().r#type, kind);
+    }
     assert_eq!(admin.log().await.last().unwrap().action_type, "toggle_enabled");
 }
 

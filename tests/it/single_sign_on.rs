@@ -353,8 +353,9 @@ async fn a_token_of_16_kib_is_read_and_one_of_a_megabyte_turned_away() {
     let path = "/toggled.v1.AccessService/WhoAmI";
     call(&channel, path, padded(11_000)).await.unwrap();
     assert_eq!(call(&channel, path, padded(15_000)).await.unwrap_err().code(), Code::Unauthenticated);
+    // Whether it hears why before the connection breaks is chance.
     let status = call(&channel, path, padded(1_000_000)).await.unwrap_err();
-    assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
+    assert!([Code::ResourceExhausted, Code::Unknown, Code::Unavailable].contains(&status.code()), "{status}");
     who(&server, &issuer.token(&claims)).await.unwrap();
 }
 

@@ -24,7 +24,7 @@ async fn health(server: &Server) -> ServingStatus {
 async fn a_wrong_setting_is_one_clear_line_and_status_64() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let long = "x".repeat(32);
-    let cases: [Case<'_>; 9] = [
+    let cases: [Case<'_>; 11] = [
         (&["--listen", "nowhere"], &[], "--listen"),
         (&["serve", "--listen", "nowhere"], &[], "--listen"),
         (&[], &[("TOGGLED_LISTEN", "1.2.3.4")], "--listen"),
@@ -33,6 +33,8 @@ async fn a_wrong_setting_is_one_clear_line_and_status_64() {
         (&[], &[("TOGGLED_DATABASE_URL", "postgres://localhost:not-a-port/x")], "TOGGLED_DATABASE_URL"),
         (&[], &[("TOGGLED_BOOTSTRAP_TOKEN", "too short")], "--bootstrap-token"),
         (&[], &[("TOGGLED_LOG", "toggled=loud")], "--log"),
+        (&[], &[("TOGGLED_POLL_INTERVAL", "often")], "--poll-interval"),
+        (&["--poll-interval", "6s"], &[], "--max-staleness"),
         (&["migrate", "sideways"], &[("TOGGLED_BOOTSTRAP_TOKEN", &long)], "sideways"),
     ];
     for (arguments, settings, named) in cases {

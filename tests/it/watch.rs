@@ -310,16 +310,16 @@ async fn a_thousand_watchers_see_every_flip() {
             watchers.push(stream);
         }
     }
-    for _ in 0..5 {
+    for left in [1_000, 1_000, 1_000, 500, 500] {
+        watchers.truncate(left);
         let flipped = admin.flip("a").await.feature_flag.unwrap();
         for stream in &mut watchers {
-            assert_eq!(next(stream).await.feature_flags, std::slice::from_ref(&flipped));
+            let mut message = next(stream).await;
+            // A heartbeat, on a machine that takes its time.
+            while message.feature_flags.is_empty() {
+                message = next(stream).await;
+            }
+            assert_eq!(message.feature_flags, std::slice::from_ref(&flipped));
         }
-    }
-    // Those that leave are gone, and the rest goes on.
-    watchers.truncate(500);
-    let flipped = admin.flip("a").await.feature_flag.unwrap();
-    for stream in &mut watchers {
-        assert_eq!(next(stream).await.feature_flags, std::slice::from_ref(&flipped));
     }
 }
