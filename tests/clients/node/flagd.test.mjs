@@ -125,7 +125,8 @@ for (const mode of MODES) {
 
     test("a flip while the server was away is seen when it is back", async () => {
       const folder = temporaryFolder();
-      let own = await Server.start(folder, open);
+      // A port of this address is nobody's while the server is away.
+      let own = await Server.start(folder, { ...open, listen: "127.0.0.2:0" });
       const listen = own.address;
       for (const key of ["flipped", "left"]) await own.admin.toggle("CreateFeatureFlag", { key, name: key });
       const application = await reading(mode, listen);

@@ -3,6 +3,9 @@
 import { once } from "node:events";
 import net from "node:net";
 
+// A port of this address is nobody's while the way is cut: connections and servers take theirs from 127.0.0.1.
+const APART = "127.0.0.3";
+
 export class Proxy {
   #connections = new Set();
   #target;
@@ -17,7 +20,7 @@ export class Proxy {
   }
 
   get address() {
-    return `127.0.0.1:${this.#port}`;
+    return `${APART}:${this.#port}`;
   }
 
   // Listens, on the same port every time.
@@ -34,7 +37,7 @@ export class Proxy {
         end.pipe(other);
       }
     });
-    this.listener.listen(this.#port, "127.0.0.1");
+    this.listener.listen(this.#port, APART);
     await once(this.listener, "listening");
     this.#port = this.listener.address().port;
   }

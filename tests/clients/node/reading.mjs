@@ -12,7 +12,7 @@ const { OFREPProvider } = packages("@openfeature/ofrep-provider");
 export const MODES = ["rpc", "in-process"];
 
 // How long something may take that happens by itself.
-const PATIENCE = 20_000;
+const PATIENCE = 60_000;
 
 // Waits for a condition; fails when it does not come to hold.
 export async function until(holds, what) {

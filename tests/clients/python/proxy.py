@@ -4,6 +4,10 @@ import socket
 import threading
 
 
+# A port of this address is nobody's while the way is cut: connections and servers take theirs from 127.0.0.1.
+_APART = "127.0.0.3"
+
+
 class Proxy:
     """Passes TCP connections on to the address that it was given. A context manager."""
 
@@ -16,11 +20,11 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        return f"127.0.0.1:{self._port}"
+        return f"{_APART}:{self._port}"
 
     def restore(self) -> None:
         """Listens, on the same port every time."""
-        self._listener = socket.create_server(("127.0.0.1", self._port))
+        self._listener = socket.create_server((_APART, self._port))
         self._port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
 

@@ -16,7 +16,7 @@ from openfeature.event import ProviderEvent
 MODES = [ResolverType.RPC, ResolverType.IN_PROCESS]
 
 # How long something may take that happens by itself.
-PATIENCE = 20
+PATIENCE = 60
 
 _numbers = itertools.count(1)
 

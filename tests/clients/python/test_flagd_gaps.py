@@ -17,8 +17,12 @@ def mode(request):
     return request.param
 
 
+# A port of this address is nobody's while no server has it: connections and other servers take theirs from 127.0.0.1.
+APART = "127.0.0.2:0"
+
+
 @contextmanager
-def served(folder, address="127.0.0.1:0"):
+def served(folder, address=APART):
     """A server on the folder's database, and its administrator."""
     with Server(folder, "serve", "--listen", address) as server:
         with Client(server.address, server.admin_token()) as admin:
