@@ -187,14 +187,16 @@ async fn read_everything(server: &Server, client: &mut Client) {
     }
 }
 
-/// Everything that is not answered from memory, and how it is refused.
-async fn refused(client: &mut Client) -> Vec<Status> {
+/// Everything that is not answered from memory, and how it is refused; also to who may only read flags.
+async fn refused(client: &mut Client, reader: &mut Client) -> Vec<Status> {
     let list = client.audit.list_audit_logs(ListAuditLogsRequest::default()).await.unwrap_err();
     let stream = client.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap_err();
     let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap_err();
     let users = client.access.list_users(ListUsersRequest::default()).await.unwrap_err();
     let flip = client.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
-    vec![list, stream, me, users, flip]
+    // That they may not would be recorded, which now cannot be.
+    let forbidden = reader.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+    vec![list, stream, me, users, flip, forbidden]
 }
 
 async fn lives_through(lost: Line) {
@@ -203,6 +205,8 @@ async fn lives_through(lost: Line) {
     let server = Server::start_with(&line.database, &IMPATIENT).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
+    let reader = admin.new_user("reader@example.com", &["view_feature_flags"]).await;
+    let mut reader = server.client(Some(&reader)).await;
     let mut watching = watch(&mut admin).await;
     let mut events = admin.evaluation_v2.event_stream(v2::EventStreamRequest {}).await.unwrap().into_inner();
     let mut syncing = admin.sync.sync_flags(sync::SyncFlagsRequest::default()).await.unwrap().into_inner();
@@ -213,7 +217,7 @@ async fn lives_through(lost: Line) {
 
     line.set(lost);
     until_healthy(&server, ServingStatus::NotServing).await;
-    for status in refused(&mut admin).await {
+    for status in refused(&mut admin, &mut reader).await {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "STALE"), "{status}");
     }
     let ended = until_ended(&mut following).await;

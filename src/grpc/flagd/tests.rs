@@ -7,7 +7,7 @@ use futures::{FutureExt, StreamExt};
 use prost::Message;
 use prost_types::Struct;
 use prost_types::value::Kind;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -167,6 +167,26 @@ async fn a_configuration_is_built_once_a_change_and_shared() {
     let second = configurations.current().await.unwrap();
     assert!(second.number > first.number && second.json != first.json);
     assert!(Arc::ptr_eq(&second, &configurations.current().await.unwrap()));
+}
+
+/// However many ask, and whenever they do.
+#[tokio::test(start_paused = true)]
+async fn configurations_are_built_at_a_pace_of_their_own() {
+    let mirror = mirror(state(["a"]));
+    let configurations = Configurations::new(Arc::clone(&mirror));
+    let first = configurations.current().await.unwrap();
+    let begun = Instant::now();
+    for change in 1..=20 {
+        turn_on(&mirror, "a");
+        let current = configurations.current().await.unwrap();
+        assert_eq!((current.number, begun.elapsed().as_millis() / 100), (first.number + change, u128::from(change)));
+    }
+    // After a rest there is nothing to wait for.
+    sleep(Duration::from_secs(1)).await;
+    let rested = Instant::now();
+    turn_on(&mirror, "a");
+    configurations.current().await.unwrap();
+    assert_eq!(rested.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
