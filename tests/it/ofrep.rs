@@ -46,12 +46,6 @@ fn on(key: &str, value: bool) -> Value {
     json!({"key": key, "value": value, "reason": "STATIC", "variant": if value { "on" } else { "off" }})
 }
 
-async fn archive(admin: &mut Client, key: &str) {
-    let flag = Some(archive_feature_flag_request::Flag::Key(key.into()));
-    let request = ArchiveFeatureFlagRequest { flag, ..Default::default() };
-    admin.toggle.archive_feature_flag(request).await.unwrap();
-}
-
 /// A connection of each version of HTTP.
 async fn lines(server: &Server) -> [Http; 2] {
     [Http::connect(server.address).await, Http::Two(channel(server).await)]
@@ -65,7 +59,7 @@ on_both! {
         for key in ["checkout", "New.Key_2-b", "old"] {
             admin.create(key).await;
         }
-        archive(&mut admin, "old").await;
+        admin.archive("old").await;
         for mut http in lines(&server).await {
             let answer = http.send(one("checkout")).await;
             assert_eq!((answer.status().as_u16(), body(&answer)), (200, on("checkout", false)));
@@ -126,7 +120,7 @@ on_both! {
         told(&[on("a", false), on("b", true)]).await;
         admin.flip("b").await;
         told(&[on("a", false), on("b", false)]).await;
-        archive(&mut admin, "b").await;
+        admin.archive("b").await;
         told(&[on("a", false)]).await;
 
         let tag = tags.pop().unwrap();

@@ -4,7 +4,7 @@ use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, on_both, reason_of, toggle};
+use crate::support::{Client, Database, Server, archive, on_both, reason_of, toggle};
 
 async fn started(backend: crate::support::Backend) -> (Database, Server, Client) {
     let database = Database::new(backend).await;
@@ -19,10 +19,6 @@ fn by_key(key: &str) -> Option<get_feature_flag_request::Flag> {
 
 fn enable(key: &str) -> EnableFeatureFlagRequest {
     EnableFeatureFlagRequest { flag: Some(enable_feature_flag_request::Flag::Key(key.into())), ..Default::default() }
-}
-
-fn archive(key: &str) -> ArchiveFeatureFlagRequest {
-    ArchiveFeatureFlagRequest { flag: Some(archive_feature_flag_request::Flag::Key(key.into())), ..Default::default() }
 }
 
 fn item(key: &str, status: FeatureFlagStatus) -> BatchSetItem {

@@ -46,11 +46,6 @@ fn after(message: &WatchFeatureFlagsResponse) -> WatchFeatureFlagsRequest {
     }
 }
 
-fn archive(key: &str) -> ArchiveFeatureFlagRequest {
-    let flag = Some(archive_feature_flag_request::Flag::Key(key.into()));
-    ArchiveFeatureFlagRequest { flag, ..Default::default() }
-}
-
 /// Sets some flags in one call.
 async fn set(client: &mut Client, keys: &[String], status: FeatureFlagStatus) -> i64 {
     let item = |key: &String| BatchSetItem {
@@ -84,7 +79,7 @@ on_both! {
         let mut admin = server.admin().await;
         let (a, c) = (admin.create("a").await, admin.create("c").await);
         let b = admin.create("b").await;
-        let archived = admin.toggle.archive_feature_flag(archive("a")).await.unwrap().into_inner().feature_flag.unwrap();
+        let archived = admin.archive("a").await;
         let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
         let first = next(&mut watching).await;
         assert_eq!(first.feature_flags, [c, b, archived], "as they are, by their last change");

@@ -7,7 +7,7 @@ use toggled::grpc::pb::flagd::sync::v1 as sync;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::{archive, configuration};
+use super::configuration;
 use crate::support::methods::channel;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
 
@@ -51,7 +51,7 @@ async fn a_key_that_no_flag_in_use_has_is_not_found_whatever_it_is_asked_as() {
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
     admin.create("archived").await;
-    archive(&mut admin, "archived").await;
+    admin.archive("archived").await;
     let channel = channel(&server).await;
     for version in ["v1", "v2"] {
         for kind in OTHER_TYPES.into_iter().chain(["Boolean"]) {
@@ -92,7 +92,7 @@ async fn all_flags_but_archived_ones_are_told_at_once() {
         admin.create(key).await;
     }
     admin.flip("b").await;
-    archive(&mut admin, "c").await;
+    admin.archive("c").await;
 
     let all = admin.evaluation_v1.resolve_all(v1::ResolveAllRequest::default()).await.unwrap().into_inner();
     let any = |on, variant: &str| v1::AnyFlag {

@@ -95,11 +95,6 @@ fn configuration<const N: usize>(flags: [(&str, bool); N]) -> String {
     format!(r#"{{"flags":{{{}}}}}"#, flags.map(flag).join(","))
 }
 
-async fn archive(client: &mut Client, key: &str) {
-    let flag = Some(archive_feature_flag_request::Flag::Key(key.into()));
-    client.toggle.archive_feature_flag(ArchiveFeatureFlagRequest { flag, ..Default::default() }).await.unwrap();
-}
-
 async fn unarchive(client: &mut Client, key: &str) {
     let flag = Some(unarchive_feature_flag_request::Flag::Key(key.into()));
     client.toggle.unarchive_feature_flag(UnarchiveFeatureFlagRequest { flag, ..Default::default() }).await.unwrap();

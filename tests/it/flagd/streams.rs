@@ -6,9 +6,7 @@ use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
-use super::{
-    Event, archive, both_tell, configuration, events, next, raw_sync, raw_v1, raw_v2, unarchive, until_configured,
-};
+use super::{Event, both_tell, configuration, events, next, raw_sync, raw_v1, raw_v2, unarchive, until_configured};
 use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, until_ended};
 
 on_both! {
@@ -20,14 +18,14 @@ on_both! {
             admin.create(key).await;
         }
         admin.flip("flipped").await;
-        archive(&mut admin, "archived").await;
+        admin.archive("archived").await;
 
         let mut streams = events(&mut admin).await;
         both_tell(&mut streams, &Event::ready()).await;
         both_tell(&mut streams, &Event::change([("archived", "delete"), ("created", "write"), ("flipped", "update")])).await;
         admin.flip("created").await;
         both_tell(&mut streams, &Event::change([("created", "update")])).await;
-        archive(&mut admin, "flipped").await;
+        admin.archive("flipped").await;
         both_tell(&mut streams, &Event::change([("flipped", "delete")])).await;
         unarchive(&mut admin, "flipped").await;
         both_tell(&mut streams, &Event::change([("flipped", "update")])).await;
@@ -53,7 +51,7 @@ on_both! {
             both_tell(&mut streams, &Event::change([("a", "update")])).await;
             assert_eq!(next(&mut sync).await.flag_configuration, configuration([("a", on)]));
         }
-        archive(&mut admin, "a").await;
+        admin.archive("a").await;
         assert_eq!(next(&mut sync).await.flag_configuration, configuration([]));
     }
 

@@ -76,6 +76,11 @@ impl Client {
         self.toggle.toggle_feature_flag(toggle(key)).await.unwrap().into_inner()
     }
 
+    /// Archives a flag.
+    pub async fn archive(&mut self, key: &str) -> FeatureFlag {
+        self.toggle.archive_feature_flag(archive(key)).await.unwrap().into_inner().feature_flag.unwrap()
+    }
+
     /// Reads a flag.
     pub async fn get(&mut self, key: &str) -> FeatureFlag {
         let flag = Some(get_feature_flag_request::Flag::Key(key.into()));
@@ -134,6 +139,11 @@ impl Client {
 pub fn toggle(key: &str) -> ToggleFeatureFlagRequest {
     let flag = Some(toggle_feature_flag_request::Flag::Key(key.into()));
     ToggleFeatureFlagRequest { flag, ..Default::default() }
+}
+
+/// To archive a flag, without anything else.
+pub fn archive(key: &str) -> ArchiveFeatureFlagRequest {
+    ArchiveFeatureFlagRequest { flag: Some(archive_feature_flag_request::Flag::Key(key.into())), ..Default::default() }
 }
 
 /// The reason that an error carries.

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use client::{Client, reason_of, toggle, traces, until_ended};
+pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
 pub use server::{Log, Server, TOKEN, invoke};
 
