@@ -19,7 +19,7 @@ use crate::domain::error::Error;
 use crate::domain::text::RequestId;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
-use crate::store::{Appended, Store, StoreError, Writer};
+use crate::store::{Appended, Store, StoreError, Writer, in_time};
 
 /// Proposals in one batch at the most.
 const BATCH: usize = 512;
@@ -216,7 +216,7 @@ impl Committer {
     /// requests, if they are there, are found as such.
     async fn stands(&self, step: &Step) -> Result<bool, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(false) };
-        let there = in_time(self.store.entry_at(first.revision)).await?;
+        let there = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await?;
         Ok(there.is_some_and(|(id, _)| id == first.id))
     }
 
@@ -228,12 +228,12 @@ impl Committer {
         if losses >= LOSSES {
             self.writer.hold_head().await?;
         }
-        let followed = in_time(self.mirror.follow(&*self.store)).await;
+        let followed = in_time(READ_PATIENCE, self.mirror.follow(&*self.store)).await;
         if followed.is_err() {
             // There may be no next append soon: a new connection lets go of the head.
             self.writer = self.store.writer();
         }
-        followed.map(drop)
+        followed
     }
 
     /// Moves the mirror, then answers. Those who were refused but named their request may have made it before.
@@ -309,7 +309,7 @@ impl Committer {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let stored = in_time(self.store.requests(&keys)).await?;
+        let stored = in_time(READ_PATIENCE, self.store.requests(&keys)).await?;
         Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
     }
 }
@@ -348,12 +348,6 @@ fn replayed(
     } else {
         Err(Error::RequestIdReused)
     })
-}
-
-/// A connection can be silent for ever; the writing cannot wait for that.
-async fn in_time<T>(read: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError::Unavailable("a read was not answered in time".to_owned()));
-    tokio::time::timeout(READ_PATIENCE, read).await.unwrap_or_else(late)
 }
 
 fn answer(waiting: Waiting, result: Result<Reply, Error>) {

@@ -185,7 +185,7 @@ async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
     let mut told = false;
     loop {
         let opened = match store.migrate_up().await {
-            Ok(()) => mirror.follow(store).await.map(drop),
+            Ok(()) => mirror.follow(store).await,
             Err(error) => Err(error),
         };
         match opened {

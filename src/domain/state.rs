@@ -158,13 +158,13 @@ impl State {
     }
 
     /// The flags that changed after a revision, as they are now, archived ones too, in the order of their last change.
-    pub fn flags_since(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Arc<Flag>> {
+    pub fn flags_since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Flag>> {
         self.changes.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(_, flag)| flag)
     }
 
-    /// The revision that last changed any flag; 0 if none ever did.
-    pub fn flags_revision(&self) -> Revision {
-        self.changes.last_key_value().map_or(0, |(revision, _)| *revision)
+    /// The flag that changed last. As long as it is the same, no flag has changed.
+    pub fn newest_flag(&self) -> Option<&Arc<Flag>> {
+        self.changes.last_key_value().map(|(_, flag)| flag)
     }
 
     /// All users, sorted by address, from the first after `after`.
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn what_changed_since_a_revision_is_each_flag_once_by_its_last_change() {
         let mut state = State::empty(Uuid::nil());
-        assert_eq!((since(&state, 0), state.flags_revision()), (vec![], 0));
+        assert_eq!((since(&state, 0), state.newest_flag()), (vec![], None));
         for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {
             let head = Head { revision, ..*state.head() };
             state.apply(head, &Delta { flags: vec![Arc::new(Flag::sample(key, revision))], ..Delta::default() });
@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 3), [("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 6), [("a", 7)]);
-        assert_eq!((since(&state, 7), state.flags_revision()), (vec![], 7));
+        assert_eq!((since(&state, 7), state.newest_flag().map(|flag| flag.revision)), (vec![], Some(7)));
         // The same change again, as a follower may bring it.
         state.apply(*state.head(), &Delta { flags: vec![Arc::new(Flag::sample("a", 7))], ..Delta::default() });
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);

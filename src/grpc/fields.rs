@@ -5,7 +5,6 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::pb;
-use crate::domain::Revision;
 use crate::domain::access::{Account, Permission, Permissions};
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::Filter;
@@ -13,6 +12,7 @@ use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
 use crate::domain::text::{FlagKey, Malformed, Name};
 use crate::domain::time::Timestamp;
+use crate::domain::{Hash, Revision};
 
 /// Faults that are remembered of one request.
 const MOST_KEPT: usize = 100;
@@ -117,6 +117,15 @@ impl Fields {
 
     pub fn at_least(&mut self, field: &str, least: i64, value: Option<Revision>) -> Option<Revision> {
         value.filter(|v| *v < least).map_or(value, |_| self.violate(field, format!("must be at least {least}")))
+    }
+
+    /// The hash that a client has seen at its cursor, which must be there then.
+    pub fn after_hash(&mut self, after_revision: Option<Revision>, hash: Option<Vec<u8>>) -> Option<Hash> {
+        let parsed = Hash::try_from(hash?).map_or_else(|_| self.violate("after_hash", "must be 32 bytes"), Some);
+        if parsed.is_some() && after_revision.is_none() {
+            self.violate::<()>("after_hash", "must be given together with after_revision");
+        }
+        parsed
     }
 
     pub fn between(&mut self, field: &str, least: i32, most: i32, value: i32) -> Option<i32> {

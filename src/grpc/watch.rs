@@ -56,12 +56,7 @@ impl Watch {
         keys.dedup();
         let log_id = request.log_id.as_deref().and_then(|id| fields.uuid("log_id", id));
         let given = Some(request.after_hash).filter(|hash| !hash.is_empty());
-        let after_hash = given.and_then(|hash| {
-            Hash::try_from(hash).map_or_else(|_| fields.violate("after_hash", "must be 32 bytes"), Some)
-        });
-        if after_hash.is_some() && request.after_revision.is_none() {
-            fields.violate::<()>("after_hash", "must be given together with after_revision");
-        }
+        let after_hash = fields.after_hash(request.after_revision, given);
         let keys = Some(keys).filter(|keys| !keys.is_empty());
         fields.finish(Some(Self { after, keys, log_id, after_hash }))
     }

@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Mirror;
-use crate::store::{Followed, Store, StoreError};
+use crate::store::{Followed, Store, StoreError, in_time};
 
 /// How long one look at the log may take ...
 const LOOK_PATIENCE: Duration = Duration::from_secs(10);
@@ -16,13 +16,12 @@ const LOOK_PATIENCE: Duration = Duration::from_secs(10);
 const LOAD_PATIENCE: Duration = Duration::from_secs(120);
 
 impl Mirror {
-    /// Catches up with the database; whether it had moved. A database that is not the one we knew is read anew.
+    /// Catches up with the database. One that is not the one we knew is read anew.
     ///
     /// # Errors
     /// What the database said. The mirror is then as it was.
-    pub async fn follow(&self, store: &dyn Store) -> Result<bool, StoreError> {
+    pub async fn follow(&self, store: &dyn Store) -> Result<(), StoreError> {
         let _turn = self.following.lock().await;
-        let mut moved = false;
         loop {
             let asked = Instant::now();
             let caught_up = match self.read(|state| *state.head()) {
@@ -31,10 +30,7 @@ impl Mirror {
                     true
                 }
                 Some(known) => match in_time(LOOK_PATIENCE, store.follow(&known)).await? {
-                    Followed::Current => {
-                        self.confirm(asked);
-                        return Ok(moved);
-                    }
+                    Followed::Current => true,
                     Followed::Changed(head, delta) => {
                         self.apply(&known, head, &delta);
                         self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
@@ -47,11 +43,10 @@ impl Mirror {
                     Followed::Diverged => false,
                 },
             };
-            moved = true;
             // Otherwise a local append has moved the mirror meanwhile, and what was read does not fit on top.
             if caught_up {
                 self.confirm(asked);
-                return Ok(moved);
+                return Ok(());
             }
         }
     }
@@ -79,7 +74,7 @@ pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration)
             _ = ticks.tick() => {}
         }
         match mirror.follow(&*store).await {
-            Ok(_) => failing = false,
+            Ok(()) => failing = false,
             // Once an outage, not once a tick.
             Err(error) if !failing => {
                 failing = true;
@@ -88,10 +83,4 @@ pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration)
             Err(_) => {}
         }
     }
-}
-
-/// A connection can be silent for ever; the next one may answer.
-async fn in_time<T>(patience: Duration, asked: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError::Unavailable("no answer in time".to_owned()));
-    timeout(patience, asked).await.unwrap_or_else(late)
 }

@@ -14,14 +14,18 @@ impl Mirror {
 
     /// Whether it can be shown to be at most as old as it may be.
     pub fn is_fresh(&self) -> bool {
-        self.age().is_some_and(|age| age <= self.max_staleness)
+        self.relies_on(*self.confirmed.borrow())
+    }
+
+    fn relies_on(&self, confirmed: Option<Instant>) -> bool {
+        confirmed.is_some_and(|at| at.elapsed() <= self.max_staleness)
     }
 
     /// Waits until it is fresh.
     pub async fn until_fresh(&self) {
         let mut confirmed = self.confirmed.subscribe();
         // It ends when the sender does, which is part of the mirror.
-        let _ = confirmed.wait_for(|at| at.is_some_and(|at| at.elapsed() <= self.max_staleness)).await;
+        let _ = confirmed.wait_for(|at| self.relies_on(*at)).await;
     }
 
     /// Waits until it is no longer fresh.

@@ -11,6 +11,7 @@ mod rows;
 mod sqlite;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -53,6 +54,18 @@ pub enum StoreError {
     /// It refuses to do what was asked, and would again: wrong password, missing table, a log that is not empty.
     #[error("{0}")]
     Refused(String),
+}
+
+/// What the database says, if it says it in time: a connection can be silent for ever, and the next one may answer.
+///
+/// # Errors
+/// What went wrong, also that there was no answer.
+pub async fn in_time<T>(
+    patience: Duration,
+    asked: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let late = |_| Err(StoreError::Unavailable("no answer in time".to_owned()));
+    tokio::time::timeout(patience, asked).await.unwrap_or_else(late)
 }
 
 /// What came of an append.

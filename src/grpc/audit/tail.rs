@@ -66,12 +66,7 @@ impl Tail {
         let (filter, period) = conditions!(fields, request);
         let after = fields.at_least("after_revision", 0, request.after_revision);
         let log_id = request.log_id.as_deref().and_then(|id| fields.uuid("log_id", id));
-        let after_hash = request.after_hash.and_then(|hash| {
-            Hash::try_from(hash).map_or_else(|_| fields.violate("after_hash", "must be 32 bytes"), Some)
-        });
-        if after_hash.is_some() && request.after_revision.is_none() {
-            fields.violate::<()>("after_hash", "must be given together with after_revision");
-        }
+        let after_hash = fields.after_hash(request.after_revision, request.after_hash);
         let left = fields.at_least("limit", 1, request.limit).unwrap_or(i64::MAX);
         let follow = request.follow;
         fields.finish(Some(Self {

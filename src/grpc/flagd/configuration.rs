@@ -44,13 +44,13 @@ impl Configurations {
     pub async fn current(&self) -> Result<Arc<Configuration>, Error> {
         let mut latest = self.latest.lock().await;
         if let Some(latest) = &*latest {
-            let same = self.mirror.read(|state| state.flags_since(0).next_back() == latest.newest.as_ref());
+            let same = self.mirror.read(|state| state.newest_flag() == latest.newest.as_ref());
             if same.ok_or(Error::DatabaseUnavailable)? {
                 return Ok(Arc::clone(latest));
             }
             sleep_until(latest.built + PACE).await;
         }
-        let read = self.mirror.read(|state| (state.flags_since(0).next_back().cloned(), openfeature::all(state)));
+        let read = self.mirror.read(|state| (state.newest_flag().cloned(), openfeature::all(state)));
         let (newest, flags) = read.ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
         let current = Arc::new(Configuration { number, json: json(&flags), newest, built: Instant::now() });

@@ -20,11 +20,11 @@ pub(super) struct ETag {
 impl ETag {
     /// That of the flags in `state`.
     pub fn of(state: &State) -> Self {
-        let last = state.flags_since(0).next_back();
+        let newest = state.newest_flag();
         Self {
             log_id: state.head().log_id,
-            revision: state.flags_revision(),
-            changed_at: last.map_or(0, |flag| flag.updated_at.micros()),
+            revision: newest.map_or(0, |flag| flag.revision),
+            changed_at: newest.map_or(0, |flag| flag.updated_at.micros()),
         }
     }
 

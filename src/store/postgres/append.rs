@@ -6,12 +6,12 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection};
 use sqlx::query::Query;
-use sqlx::{Connection, Postgres};
 use uuid::Uuid;
 
-use super::{error, hints};
+use super::{connect, error, hints};
 use crate::domain::access::{Permissions, Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
@@ -24,9 +24,6 @@ const LOCK_TIMEOUT: &str = "5s";
 
 /// How long a replica that vanished while it held the head can keep it.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "5s";
-
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long to wait for an append to be answered. Past it the connection is given up, never the statement cancelled:
 /// cancelling the wait for a synchronous standby would report success.
@@ -143,10 +140,7 @@ impl PostgresWriter {
             return Ok(connection);
         }
         self.holding = false;
-        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
-            Ok(connected) => connected.map_err(error::read),
-            Err(_) => Err(StoreError::Unavailable("no connection in time".to_owned())),
-        }
+        connect(&self.options).await
     }
 
     async fn run(

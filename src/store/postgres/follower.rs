@@ -2,15 +2,13 @@
 //! of a pool. Whoever follows gives up after a while, perhaps in the middle of something. A connection that was given up is
 //! closed; a pool would hand it out again, with the old snapshot perhaps still open in it, which never shows anything new.
 
-use std::time::Duration;
-
 use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::error::read;
-use super::{entry_at, head};
+use super::{connect, entry_at, head};
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
@@ -19,9 +17,6 @@ use crate::store::{Followed, Relation, StoreError};
 
 /// One moment for several reads.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Reads the state, and what has become of it since.
 pub(super) struct Follower {
@@ -37,7 +32,7 @@ impl Follower {
 
     pub async fn load(&self) -> Result<State, StoreError> {
         let mut idle = self.idle.lock().await;
-        let mut connection = self.connect().await?;
+        let mut connection = connect(&self.options).await?;
         let state = load(&mut connection).await?;
         *idle = Some(connection);
         Ok(state)
@@ -52,17 +47,10 @@ impl Follower {
             return Ok(followed);
         }
         // The one that was there may have ended while nobody used it.
-        let mut connection = self.connect().await?;
+        let mut connection = connect(&self.options).await?;
         let followed = follow(&mut connection, known).await?;
         *idle = Some(connection);
         Ok(followed)
-    }
-
-    async fn connect(&self) -> Result<PgConnection, StoreError> {
-        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&self.options)).await {
-            Ok(connected) => connected.map_err(read),
-            Err(_) => Err(StoreError::Unavailable("no connection in time".to_owned())),
-        }
     }
 }
 

@@ -11,9 +11,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::audit::Question;
@@ -36,6 +36,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Not of a standby, which may be behind without anybody noticing.
 const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head WHERE NOT pg_is_in_recovery()";
+
+/// How long to wait for a connection.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Plans are made for the values at hand. Reading here and there costs little more than reading in order where the log
 /// lies in memory or on an SSD. By the default, made for turning disks, PostgreSQL would rather walk the log than use a
@@ -70,7 +73,7 @@ impl PostgresStore {
         let pool = |connections| {
             PgPoolOptions::new()
                 .max_connections(connections)
-                .acquire_timeout(Duration::from_secs(5))
+                .acquire_timeout(CONNECT_TIMEOUT)
                 .connect_lazy_with(options.clone().options(READING))
         };
         let follower = Follower::new(options.clone().options(READING));
@@ -219,6 +222,14 @@ impl Store for PostgresStore {
             .await
             .map_err(read)?;
         Ok(lines.join("\n"))
+    }
+}
+
+/// A connection that is nobody else's.
+async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
+        Ok(connected) => connected.map_err(read),
+        Err(_) => Err(StoreError::Unavailable("no connection in time".to_owned())),
     }
 }
 
