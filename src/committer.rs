@@ -30,9 +30,6 @@ const BATCH_ENTRIES: usize = 2_000;
 /// How long a read may take that the writing waits for.
 const READ_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Proposals that may wait; more are turned away.
-const QUEUE: usize = 8_192;
-
 /// After losing the race for the head so many times in a row, wait for a turn instead.
 const LOSSES: u32 = 3;
 
@@ -121,9 +118,9 @@ enum Next {
 }
 
 impl Committer {
-    /// A committer, and where to hand in proposals.
-    pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> (Self, Proposals) {
-        let (sender, queue) = mpsc::channel(QUEUE);
+    /// A committer, and where to hand in proposals: so many may wait, and more are turned away.
+    pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, queue: usize) -> (Self, Proposals) {
+        let (sender, queue) = mpsc::channel(queue);
         let writer = store.writer();
         (Self { queue, mirror, store, writer, clock }, Proposals { queue: sender })
     }

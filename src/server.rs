@@ -1,6 +1,5 @@
 //! The server: its parts put together, started and stopped.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,11 +13,10 @@ use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::{Committer, Proposals};
-use crate::config::Following;
+use crate::config::{Following, Limits, Shutdown};
 use crate::domain::Revision;
 use crate::domain::access::Permission;
 use crate::domain::state::State;
-use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
@@ -34,8 +32,8 @@ const SWEEP: Duration = Duration::from_secs(600);
 /// How often it is written down when tokens were last used.
 const WRITE_LAST_USED: Duration = Duration::from_secs(30);
 
-/// How long calls that are under way may take to end once we are asked to stop.
-const GRACE: Duration = Duration::from_secs(10);
+/// How long what is left to write may take once all calls have ended.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// What the server needs from outside.
 pub struct Parts {
@@ -43,20 +41,20 @@ pub struct Parts {
     pub listener: TcpListener,
     /// What it speaks there; without it, everybody on the way can read and change what is said.
     pub tls: Option<Arc<Tls>>,
-    /// Whom clients are taken for, by an alternative name of their certificate.
-    pub certificate_users: HashMap<String, Email>,
+    /// Who may call besides its own users.
+    pub outsiders: grpc::Outsiders,
     /// Its database.
     pub store: Arc<dyn Store>,
     /// Its clock.
     pub clock: Arc<dyn Clock>,
     /// The first administrator's own token.
     pub bootstrap_token: Option<Secret>,
-    /// Whom it lets in besides its own users.
-    pub sign_on: Option<Arc<SignOn>>,
-    /// Whether callers who send no credentials may read flags through flagd's services.
-    pub anonymous_flagd_reads: bool,
     /// How it keeps up with other replicas.
     pub following: Following,
+    /// How much is too much.
+    pub limits: Limits,
+    /// How it stops.
+    pub stopping: Shutdown,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
 }
@@ -100,82 +98,129 @@ pub enum ServerError {
 /// # Errors
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let Parts { listener, tls, store, clock, bootstrap_token, following, shutdown, .. } = parts;
-    let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
-    let mirror = Mirror::new(following.max_staleness);
-    let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
-    let last_used = Arc::new(LastUsed::default());
-    let (router, health) = grpc::Router::new(grpc::Parts {
-        store: Arc::clone(&store),
-        mirror: Arc::clone(&mirror),
-        clock: Arc::clone(&clock),
-        proposals: proposals.clone(),
-        last_used: Arc::clone(&last_used),
-        certificate_users,
-        sign_on: sign_on.clone(),
-        anonymous_flagd_reads,
-        shutdown: shutdown.clone(),
-    })
-    .await?;
-    let mut background = JoinSet::new();
-    if let Some(tls) = tls.clone() {
-        background.spawn(async move { tls.follow().await });
-    }
-    // Calls are taken before the database answers, so that health can say that it does not.
-    let mut serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
-
+    let (shutdown, own_token, queue) = (parts.shutdown.clone(), parts.bootstrap_token.clone(), parts.limits.max_queue);
+    let mirror = Mirror::new(parts.following.max_staleness);
+    let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+    let (committer, proposals) = Committer::new(Arc::clone(&mirror), store, clock, queue);
+    let mut server = Server::listen(parts, mirror, &proposals).await?;
     tokio::select! {
-        opened = open(&*store, &mirror) => opened?,
-        () = shutdown.cancelled() => return finish(serving).await,
+        opened = open(&*server.store, &server.mirror) => opened?,
+        () = shutdown.cancelled() => return server.stop_serving().await,
     }
     let stop_writing = CancellationToken::new();
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
-    let token = first_start(&mirror, &proposals, bootstrap_token.as_ref(), &*store).await?;
+    let token = first_start(&server.mirror, &proposals, own_token.as_ref(), &*server.store).await?;
     drop(proposals);
-    background.spawn(mirror::follow(Arc::clone(&mirror), Arc::clone(&store), following.poll_interval));
-    background.spawn(sweep(Arc::clone(&store), clock));
-    background.spawn(write_behind(Arc::clone(&store), Arc::clone(&last_used)));
-    if let Some(sign_on) = sign_on {
-        background.spawn(async move { sign_on.keep_fresh().await });
-    }
-    health.announce(true).await;
-    background.spawn(tell_health(Arc::clone(&mirror), health.clone()));
-    if let Some((log_id, revision)) = mirror.read(|state| (state.head().log_id, state.head().revision)) {
+    server.keep_up();
+    let mut telling = tokio::spawn(tell_health(Arc::clone(&server.mirror), server.health.clone()));
+    server.health.announce(true).await;
+    if let Some((log_id, revision)) = server.mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
-
     tokio::select! {
         // In this order: once we are asked to stop the others end as they should, perhaps before this is looked at.
         biased;
         () = shutdown.cancelled() => {}
-        ended = &mut serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
         died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
-        // None of them ever ends by itself: a server that no longer follows would let in whom others have shut out.
-        Some(died) = background.join_next() => return Err(ServerError::Background(format!("{died:?}"))),
+        died = &mut telling => return Err(ServerError::Background(format!("{died:?}"))),
+        died = server.died() => return Err(died),
     }
-    // First, so that none of them can say that it serves after all.
-    background.shutdown().await;
-    health.announce(false).await;
-    let ended = finish(serving).await;
-    if tokio::time::timeout(GRACE, write_last_used(&*store, &last_used)).await.is_err() {
-        tracing::warn!("it was not written down when tokens were last used: no answer in time");
-    }
-    // Nothing more is taken up; what was handed in is finished first.
-    stop_writing.cancel();
-    if tokio::time::timeout(GRACE, committing).await.is_err() {
-        tracing::warn!("changes are still being written; not waiting any longer");
-    }
+    // Its end is waited for, so that it cannot say that we serve after all.
+    telling.abort();
+    let _ = telling.await;
+    let ended = server.stop_serving().await;
+    server.write_the_rest(stop_writing, committing).await;
     ended
 }
 
-/// Waits for the calls under way to end, for a while.
-async fn finish(mut serving: JoinHandle<Result<(), String>>) -> Result<(), ServerError> {
-    match tokio::time::timeout(GRACE, &mut serving).await {
-        Ok(ended) => ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
-        Err(_) => {
-            tracing::warn!("calls are still under way; not waiting any longer");
-            serving.abort();
-            Ok(())
+/// A server that listens, and what it works with.
+struct Server {
+    store: Arc<dyn Store>,
+    mirror: Arc<Mirror>,
+    clock: Arc<dyn Clock>,
+    last_used: Arc<LastUsed>,
+    sign_on: Option<Arc<SignOn>>,
+    following: Following,
+    stopping: Shutdown,
+    health: grpc::Health,
+    /// Cancelled when no more calls are taken.
+    closing: CancellationToken,
+    serving: JoinHandle<Result<(), String>>,
+    /// What keeps it up to date. None of it ever ends by itself.
+    background: JoinSet<()>,
+}
+
+impl Server {
+    /// Takes calls already before the database answers, so that health can say that it does not.
+    async fn listen(parts: Parts, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
+        let Parts { listener, tls, outsiders, store, clock, following, limits, stopping, .. } = parts;
+        let (last_used, closing) = (Arc::new(LastUsed::default()), CancellationToken::new());
+        let sign_on = outsiders.sign_on.clone();
+        let (router, health) = grpc::Router::new(grpc::Parts {
+            store: Arc::clone(&store),
+            mirror: Arc::clone(&mirror),
+            clock: Arc::clone(&clock),
+            proposals: proposals.clone(),
+            last_used: Arc::clone(&last_used),
+            outsiders,
+            limits,
+            closing: closing.clone(),
+        })
+        .await?;
+        let mut background = JoinSet::new();
+        if let Some(tls) = tls.clone() {
+            background.spawn(async move { tls.follow().await });
+        }
+        let serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
+        Ok(Self { store, mirror, clock, last_used, sign_on, following, stopping, health, closing, serving, background })
+    }
+
+    /// Starts what keeps it up to date.
+    fn keep_up(&mut self) {
+        let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
+        self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
+        self.background.spawn(sweep(store(), Arc::clone(&self.clock)));
+        self.background.spawn(write_behind(store(), Arc::clone(&self.last_used)));
+        if let Some(sign_on) = self.sign_on.clone() {
+            self.background.spawn(async move { sign_on.keep_fresh().await });
+        }
+    }
+
+    /// Waits until something has died that it cannot go on without: a server that no longer follows would let in whom
+    /// others have shut out.
+    async fn died(&mut self) -> ServerError {
+        tokio::select! {
+            ended = &mut self.serving => match ended.map_err(|e| e.to_string()).flatten() {
+                Ok(()) => ServerError::Serving("it has ended by itself".to_owned()),
+                Err(problem) => ServerError::Serving(problem),
+            },
+            Some(died) = self.background.join_next() => ServerError::Background(format!("{died:?}")),
+        }
+    }
+
+    /// Says that it does not serve, goes on serving until that is known everywhere, then takes no more calls, ends all
+    /// streams and waits for the calls under way, for a while.
+    async fn stop_serving(&mut self) -> Result<(), ServerError> {
+        self.health.announce(false).await;
+        tokio::time::sleep(self.stopping.drain_delay).await;
+        self.closing.cancel();
+        match tokio::time::timeout(self.stopping.shutdown_timeout, &mut self.serving).await {
+            Ok(ended) => ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+            Err(_) => {
+                tracing::warn!("calls are still under way; not waiting any longer");
+                self.serving.abort();
+                Ok(())
+            }
+        }
+    }
+
+    /// Writes what has been handed in. Nothing more is taken up.
+    async fn write_the_rest(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) {
+        self.background.shutdown().await;
+        stop_writing.cancel();
+        let rest = async { tokio::join!(committing, write_last_used(&*self.store, &self.last_used)) };
+        if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
+            tracing::warn!("the database does not answer; not waiting any longer");
         }
     }
 }

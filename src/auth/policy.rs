@@ -32,6 +32,8 @@ pub struct Method {
     pub anonymous_on_request: bool,
     /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
     pub streams: bool,
+    /// Whether it is asked with a stream, which goes on for as long as its caller likes.
+    pub takes_stream: bool,
     /// What it is asked with, where that is a message.
     pub input: Option<MessageDescriptor>,
 }
@@ -95,8 +97,14 @@ impl Policies {
                 } else {
                     declared(&pool, &method, &name)?
                 };
-                let (streams, input) = (method.is_server_streaming(), Some(method.input()));
-                let served = Method { name: name.as_str().into(), policy, anonymous_on_request, streams, input };
+                let served = Method {
+                    name: name.as_str().into(),
+                    policy,
+                    anonymous_on_request,
+                    streams: method.is_server_streaming(),
+                    takes_stream: method.is_client_streaming(),
+                    input: Some(method.input()),
+                };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
         }
@@ -109,8 +117,14 @@ impl Policies {
     pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
         for (path, name, permission) in reads {
             let policy = Policy::Permission(*permission);
-            let method =
-                Method { name: (*name).into(), policy, anonymous_on_request: false, streams: false, input: None };
+            let method = Method {
+                name: (*name).into(),
+                policy,
+                anonymous_on_request: false,
+                streams: false,
+                takes_stream: false,
+                input: None,
+            };
             let entry = ((*path).to_owned(), Arc::new(method));
             if path.ends_with('/') { self.below.push(entry) } else { self.at.extend([entry]) }
         }

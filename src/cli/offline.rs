@@ -72,7 +72,7 @@ impl Offline {
         // A command is over before anybody could ask how fresh it is.
         let mirror = Mirror::new(Duration::MAX);
         mirror.follow(&*store).await?;
-        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock));
+        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock), 1);
         let stop = CancellationToken::new();
         let committing = tokio::spawn(committer.run(stop.clone()));
         Ok(Self { store, mirror, proposals, stop, committing })

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::process;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
@@ -13,6 +14,7 @@ use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
+use crate::grpc::Outsiders;
 use crate::server::{self, Parts, Ready};
 use crate::tls::{Files, Tls};
 use crate::{config, store, telemetry};
@@ -44,18 +46,17 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     say(&format!("toggled listens on {address}"));
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    let clock = Arc::new(SystemClock);
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
     let parts = Parts {
         listener,
         tls,
-        certificate_users,
-        sign_on,
-        anonymous_flagd_reads,
+        outsiders: Outsiders { certificate_users, sign_on, anonymous_flagd_reads },
         store,
-        clock,
+        clock: Arc::new(SystemClock),
         bootstrap_token,
         following,
+        limits: settings.limits,
+        stopping: settings.shutdown,
         shutdown,
     };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
@@ -69,17 +70,22 @@ async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failu
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
-/// SIGTERM and SIGINT ask it to stop.
+/// SIGTERM and SIGINT ask it to stop; whoever asks twice does not want to wait for the rest.
 fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut asked = async move || {
+        tokio::select! {
+            _ = terminate.recv() => SignalKind::terminate(),
+            _ = interrupt.recv() => SignalKind::interrupt(),
+        }
+    };
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
+        asked().await;
         shutdown.cancel();
+        let again = asked().await;
+        tracing::warn!("asked twice to stop; ending at once");
+        process::exit(128 + again.as_raw_value());
     });
     Ok(())
 }

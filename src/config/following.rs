@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use clap::Args;
-use jiff::SignedDuration;
+
+use super::duration::duration;
 
 /// How it keeps up.
 #[derive(Debug, Clone, Copy, Args)]
@@ -31,14 +32,6 @@ impl Following {
         }
         Ok(self)
     }
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
-    let limits = Duration::from_millis(10)..=Duration::from_secs(86_400);
-    parsed
-        .filter(|length| limits.contains(length))
-        .ok_or_else(|| "must be a time from 10ms to 24h, like 250ms".to_owned())
 }
 
 #[cfg(test)]

@@ -1,6 +1,9 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
+mod duration;
 mod following;
+mod limits;
+mod shutdown;
 mod sign_on;
 mod transport;
 
@@ -13,6 +16,8 @@ use tracing_subscriber::EnvFilter;
 use crate::auth::secret::Secret;
 
 pub use following::Following;
+pub use limits::Limits;
+pub use shutdown::Shutdown;
 pub use sign_on::SignOn;
 pub use transport::Transport;
 
@@ -50,6 +55,10 @@ pub struct Serve {
     pub(crate) sign_on: SignOn,
     #[command(flatten)]
     pub(crate) following: Following,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+    #[command(flatten)]
+    pub(crate) shutdown: Shutdown,
     /// Let callers who send no credentials read flags through flagd's services; they can call nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,

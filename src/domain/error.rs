@@ -1,5 +1,7 @@
 //! Everything that can be wrong with a call, in the service's own terms.
 
+use std::time::Duration;
+
 use uuid::Uuid;
 
 use super::Revision;
@@ -98,6 +100,20 @@ pub enum Error {
     /// Too many changes are waiting.
     #[error("too many changes are waiting; nothing was written; retry")]
     QueueFull,
+    /// The caller makes more changes than one may.
+    #[error("you make more than {most} changes a second; nothing was written; retry later")]
+    RateLimited {
+        /// What is let through.
+        most: u32,
+        /// When to come back.
+        after: Duration,
+    },
+    /// The caller has too many streams open.
+    #[error("you have {0} streams open already; close some, or share one")]
+    CallerStreamLimit(usize),
+    /// Too many streams are open.
+    #[error("this server has too many streams open; retry, perhaps on another replica")]
+    StreamLimit,
     /// The database does not answer, and nothing was written.
     #[error("the database is unavailable; nothing was written; retry")]
     DatabaseUnavailable,
@@ -113,6 +129,9 @@ pub enum Error {
     /// The caller's deadline came before the change was begun.
     #[error("the deadline came before the change was begun; nothing was written")]
     DeadlineBeforeStart,
+    /// The deadline came before there was an answer to a call that changes nothing.
+    #[error("the deadline came before the answer")]
+    DeadlineExceeded,
     /// The connection was lost in a commit, and how it ended could not be learnt.
     #[error("the database was lost during the commit; retry with the same request_id")]
     CommitOutcomeUnknown,

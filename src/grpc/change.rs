@@ -1,10 +1,13 @@
 //! What all changing methods have in common: from a request to a proposal, and from its reply to a response.
 
+use std::sync::Arc;
+
 use prost::Message;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::authorize::{Call, Denials};
+use super::fairness::Fairness;
 use super::fields::Fields;
 use super::replay::{REPLAYED, digest};
 use super::status::status;
@@ -54,12 +57,13 @@ pub(super) use change;
 pub struct Changes {
     proposals: Proposals,
     denials: Denials,
+    fairness: Arc<Fairness>,
 }
 
 impl Changes {
-    /// Changes that are handed in at `proposals`.
-    pub fn new(proposals: Proposals, denials: Denials) -> Self {
-        Self { proposals, denials }
+    /// Changes that are handed in at `proposals`, as many a second as `fairness` has of one caller.
+    pub fn new(proposals: Proposals, denials: Denials, fairness: Fairness) -> Self {
+        Self { proposals, denials, fairness: Arc::new(fairness) }
     }
 
     /// Makes the change that `parse` finds in the request.
@@ -70,8 +74,10 @@ impl Changes {
     ) -> Result<Response<R::Response>, Status> {
         let (call, message) = Call::take(request).map_err(status)?;
         let proposal = proposal(&call, message, parse).map_err(status)?;
+        let caller = call.caller.key().ok_or_else(|| status(Error::Internal("a change by nobody".to_owned())))?;
+        self.fairness.admit(&caller, &proposal.command).map_err(status)?;
         let named = named(&proposal.command);
-        let reply = self.proposals.propose(proposal, call.deadline).await;
+        let reply = self.proposals.propose(proposal, Some(call.deadline)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
             // To grant what one does not hold, for one.
             self.denials.record(&call, missing, named).await;

@@ -3,14 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
-use tonic::Status;
-
-use crate::domain::error::Error;
 use crate::domain::text::FlagKey;
-use crate::grpc::status::status;
 use crate::mirror::{Mirror, Subscription};
+use tokio::time::{Instant, sleep_until, timeout};
 
 /// How long a stream waits for a change before it says that it is still there.
 pub(super) const SILENCE: Duration = Duration::from_secs(20);
@@ -20,13 +15,12 @@ pub(super) struct Feed {
     subscription: Subscription,
     /// How long after one message the next may come: what changes meanwhile is told together.
     pace: Duration,
-    shutdown: CancellationToken,
 }
 
 impl Feed {
     /// Subscribes to these flags, or to all. Read the state afterwards, not before, or what changes in between is lost.
-    pub fn new(mirror: &Arc<Mirror>, keys: Option<Vec<FlagKey>>, pace: Duration, shutdown: CancellationToken) -> Self {
-        Self { subscription: mirror.subscribe(keys), pace, shutdown }
+    pub fn new(mirror: &Arc<Mirror>, keys: Option<Vec<FlagKey>>, pace: Duration) -> Self {
+        Self { subscription: mirror.subscribe(keys), pace }
     }
 
     /// The subscription.
@@ -36,19 +30,12 @@ impl Feed {
 
     /// Waits until flags may have changed; `false` when nothing has for a long time. Called when a message has been
     /// taken, so that the first change after a rest is told at once.
-    ///
-    /// # Errors
-    /// When the server stops. A stream that simply ended would leave its client with what it knows, for good.
-    pub async fn changed(&self) -> Result<bool, Status> {
+    pub async fn changed(&self) -> bool {
         let rested = Instant::now() + self.pace;
-        tokio::select! {
-            () = self.subscription.changed() => {}
-            () = sleep(SILENCE) => return Ok(false),
-            () = self.shutdown.cancelled() => return Err(status(Error::Draining)),
+        if timeout(SILENCE, self.subscription.changed()).await.is_err() {
+            return false;
         }
-        tokio::select! {
-            () = sleep_until(rested) => Ok(true),
-            () = self.shutdown.cancelled() => Err(status(Error::Draining)),
-        }
+        sleep_until(rested).await;
+        true
     }
 }

@@ -11,20 +11,14 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use crate::config::Limits;
 use crate::tls::{ClientCertificate, Tls, TlsStream};
-
-/// How long a TLS handshake may take. Over a bad line it takes a few round trips; a client that takes longer is not
-/// going to call.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// How many handshakes may be under way. Past it the oldest gives way to the newest: a few clients that connect and say
-/// nothing keep nobody else out, as a handshake that goes on is done long before it is the oldest.
-const PENDING_HANDSHAKES: usize = 256;
 
 /// How long to wait when the system gives us no connection: most likely it has no file descriptor left, and says so
 /// again at once.
@@ -32,6 +26,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// How often that is logged at the most.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// What a client of HTTP/2 says first, in bytes; one of HTTP/1.1 says more. With fewer nobody knows yet which it is, and
+/// the transport would wait for the rest without end.
+const FIRST_WORDS: usize = 24;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -46,6 +44,22 @@ pub(super) struct Peer {
 pub(super) struct Connection {
     stream: Either<TcpStream, Box<TlsStream>>,
     peer: Peer,
+    /// Until its first words are read.
+    opening: Option<Opening>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// A connection that has yet to say what it is.
+struct Opening {
+    read: usize,
+    late: Pin<Box<Sleep>>,
+}
+
+impl Connection {
+    fn new(stream: Either<TcpStream, Box<TlsStream>>, peer: Peer, place: OwnedSemaphorePermit, by: Duration) -> Self {
+        let opening = Some(Opening { read: 0, late: Box::pin(sleep(by)) });
+        Self { stream, peer, opening, _place: place }
+    }
 }
 
 impl Connected for Connection {
@@ -58,10 +72,17 @@ impl Connected for Connection {
 
 /// The connections of a listener, without end. What is still in its handshake ends with the stream, and so does the
 /// listener.
-pub(super) fn incoming(listener: TcpListener, tls: Option<Arc<Tls>>) -> impl Stream<Item = io::Result<Connection>> {
+pub(super) fn incoming(
+    listener: TcpListener,
+    tls: Option<Arc<Tls>>,
+    limits: &Limits,
+) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
         acceptor: Acceptor { listener, pause: None, complained: None },
         tls,
+        places: Arc::new(Semaphore::new(limits.max_connections)),
+        patience: limits.handshake_timeout,
+        most_handshakes: limits.max_handshakes,
         handshakes: JoinSet::new(),
         order: VecDeque::new(),
     };
@@ -71,6 +92,14 @@ pub(super) fn incoming(listener: TcpListener, tls: Option<Arc<Tls>>) -> impl Str
 struct Incoming {
     acceptor: Acceptor,
     tls: Option<Arc<Tls>>,
+    /// As many as there may be connections.
+    places: Arc<Semaphore>,
+    /// How long a handshake may take, and then the first words. Over a bad line it is a few round trips; a client that
+    /// takes longer is not going to call.
+    patience: Duration,
+    /// How many handshakes may be under way. Past it the oldest gives way to the newest: a few clients that connect and
+    /// say nothing keep nobody else out, as a handshake that goes on is done long before it is the oldest.
+    most_handshakes: usize,
     handshakes: JoinSet<Option<Connection>>,
     /// The handshakes, oldest first; also some that have ended.
     order: VecDeque<AbortHandle>,
@@ -86,14 +115,20 @@ impl Incoming {
                         return connection;
                     }
                 }
-                (stream, address) = self.acceptor.accept() => match &self.tls {
-                    None => {
-                        let peer = Peer { address, certificate: None };
-                        return Connection { stream: Either::Left(stream), peer };
-                    }
-                    Some(tls) => {
-                        let handshake = shake_hands(Arc::clone(tls), stream, address);
-                        self.begin(handshake);
+                (stream, address) = self.acceptor.accept() => {
+                    let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                        self.acceptor.complain("there are as many connections as there may be; closing more at once");
+                        continue;
+                    };
+                    match &self.tls {
+                        None => {
+                            let peer = Peer { address, certificate: None };
+                            return Connection::new(Either::Left(stream), peer, place, self.patience);
+                        }
+                        Some(tls) => {
+                            let handshake = shake_hands(Arc::clone(tls), stream, address, place, self.patience);
+                            self.begin(handshake);
+                        }
                     }
                 },
             }
@@ -102,7 +137,7 @@ impl Incoming {
 
     fn begin(&mut self, handshake: impl Future<Output = Option<Connection>> + Send + 'static) {
         self.order.retain(|task| !task.is_finished());
-        if self.order.len() >= PENDING_HANDSHAKES
+        if self.order.len() >= self.most_handshakes
             && let Some(oldest) = self.order.pop_front()
         {
             oldest.abort();
@@ -112,12 +147,18 @@ impl Incoming {
 }
 
 /// `None` if nothing comes of it. Whoever finds the port can cause that: it is no warning.
-async fn shake_hands(tls: Arc<Tls>, stream: TcpStream, address: SocketAddr) -> Option<Connection> {
-    let ended = timeout(HANDSHAKE_TIMEOUT, tls.accept(stream)).await;
+async fn shake_hands(
+    tls: Arc<Tls>,
+    stream: TcpStream,
+    address: SocketAddr,
+    place: OwnedSemaphorePermit,
+    patience: Duration,
+) -> Option<Connection> {
+    let ended = timeout(patience, tls.accept(stream)).await;
     match ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok((stream, certificate)) => {
             let peer = Peer { address, certificate: certificate.map(Arc::new) };
-            Some(Connection { stream: Either::Right(Box::new(stream)), peer })
+            Some(Connection::new(Either::Right(Box::new(stream)), peer, place, patience))
         }
         Err(problem) => {
             tracing::debug!(%address, %problem, "no TLS connection came about");
@@ -160,18 +201,32 @@ impl Acceptor {
         if matches!(problem.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
             return;
         }
+        self.complain(&format!("cannot take connections: {problem}; trying on"));
+        self.pause = Some(Instant::now() + ACCEPT_PAUSE);
+    }
+
+    /// Logs it, unless something was logged a moment ago.
+    fn complain(&mut self, words: &str) {
         let now = Instant::now();
         if self.complained.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
-            tracing::warn!(%problem, "cannot take connections; trying on");
+            tracing::warn!("{words}");
             self.complained = Some(now);
         }
-        self.pause = Some(now + ACCEPT_PAUSE);
     }
 }
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        let before = buffer.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        let Some(opening) = &mut self.opening else { return polled };
+        opening.read += buffer.filled().len() - before;
+        if opening.read >= FIRST_WORDS {
+            self.opening = None;
+        } else if polled.is_pending() && opening.late.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        polled
     }
 }
 

@@ -6,6 +6,7 @@ mod audit;
 mod authorize;
 mod change;
 mod convert;
+mod fairness;
 mod feed;
 mod fields;
 mod flagd;
@@ -22,10 +23,7 @@ mod toggle;
 mod watch;
 mod wire;
 
-pub use router::{Health, Parts, Router, RouterError, SERVICES};
-
-/// The largest message taken or sent: 4 MiB, which is what clients expect by default.
-pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+pub use router::{Health, Outsiders, Parts, Router, RouterError, SERVICES};
 
 /// A page of flags or a message of a stream ends at about this many bytes, so that none comes near the largest. A page of
 /// the log is limited by its 100 entries.

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use super::feed::Feed;
@@ -37,7 +36,7 @@ impl Reads {
     }
 
     /// Waits until the mirror is at `min_revision`, if one is asked for, as long as the caller does.
-    pub(super) async fn fresh(&self, min_revision: Option<Revision>, deadline: Option<Instant>) -> Result<(), Status> {
+    pub(super) async fn fresh(&self, min_revision: Option<Revision>, deadline: Instant) -> Result<(), Status> {
         let Some(wanted) = min_revision else { return Ok(()) };
         let mut revisions = self.mirror.revisions();
         if *revisions.borrow_and_update() >= wanted {
@@ -46,9 +45,7 @@ impl Reads {
         if !self.mirror.is_fresh() {
             return Err(status(Error::Stale));
         }
-        let patience = Instant::now() + PATIENCE;
-        let until = deadline.map_or(patience, |deadline| deadline.min(patience));
-        let waited = timeout_at(until, async {
+        let waited = timeout_at(deadline.min(Instant::now() + PATIENCE), async {
             // The mirror may lag: only the database knows what does not exist yet.
             let head = self.store.head().await.map_err(read_failed)?;
             if wanted > head.revision {
@@ -61,9 +58,9 @@ impl Reads {
         waited.await.unwrap_or_else(|_| Err(status(Error::Stale)))
     }
 
-    /// Word of changes to these flags, or to all, for a stream that ends with `shutdown`.
-    pub(super) fn feed(&self, keys: Option<Vec<FlagKey>>, pace: Duration, shutdown: &CancellationToken) -> Feed {
-        Feed::new(&self.mirror, keys, pace, shutdown.clone())
+    /// Word of changes to these flags, or to all.
+    pub(super) fn feed(&self, keys: Option<Vec<FlagKey>>, pace: Duration) -> Feed {
+        Feed::new(&self.mirror, keys, pace)
     }
 
     /// The log's hash at a revision; `None` where nobody can tell: no entry is kept, or the database does not answer.

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -15,11 +14,13 @@ use tower::layer::util::{Identity, Stack};
 
 use super::access::Access;
 use super::audit::Audit;
-use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
+use super::authorize::{AuthorizeLayer, Denials, Failures, Gate, Streams};
 use super::change::Changes;
+use super::fairness::Fairness;
 use super::flagd::{Evaluation, FlagSync};
 use super::incoming::incoming;
 use super::ofrep::{self, Ofrep};
+use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
@@ -28,11 +29,11 @@ use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::reads::Reads;
 use super::toggle::Toggle;
-use super::{MAX_MESSAGE_BYTES, pb};
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::committer::Proposals;
+use crate::config::Limits;
 use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
@@ -53,24 +54,6 @@ pub const SERVICES: [&str; 6] = [
 const PUBLIC: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
-/// Requests under way on one connection at the most.
-const STREAMS_PER_CONNECTION: u32 = 1_024;
-
-/// The headers of a request over HTTP/2, in bytes: a token of the single sign-on may take half of it. The transport turns
-/// away what is larger, and who sends far more loses the connection. Over HTTP/1.1 it is 100 headers and about 400 KiB,
-/// which cannot be set.
-const HEADER_LIST_BYTES: u32 = 32 * 1024;
-
-/// After how long without a word a connection is asked whether it is still there ...
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// ... and how long it may take to say so.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// Streams that a client may reset before they were taken up, and that we may reset for its errors: past these the
-/// connection ends (the rapid-reset attacks CVE-2023-44487 and RUSTSEC-2024-0003).
-const PENDING_RESETS: usize = 20;
-const ERROR_RESETS: usize = 1_024;
-
 /// What the services work with.
 pub struct Parts {
     /// The database.
@@ -83,14 +66,23 @@ pub struct Parts {
     pub proposals: Proposals,
     /// Where the use of tokens is noted.
     pub last_used: Arc<LastUsed>,
+    /// Who may call besides our own users.
+    pub outsiders: Outsiders,
+    /// How much is too much.
+    pub limits: Limits,
+    /// Cancelled when no more calls are to be taken, and streams have to end.
+    pub closing: CancellationToken,
+}
+
+/// Who may call besides our own users with their tokens.
+#[derive(Clone, Default)]
+pub struct Outsiders {
     /// Whom clients are taken for, by an alternative name of their certificate.
     pub certificate_users: HashMap<String, Email>,
-    /// Who is let in besides our own users.
+    /// Whose tokens count besides our own.
     pub sign_on: Option<Arc<SignOn>>,
     /// Whether callers who send no credentials may read flags through flagd's services.
     pub anonymous_flagd_reads: bool,
-    /// Cancelled when the server stops.
-    pub shutdown: CancellationToken,
 }
 
 /// Why the services cannot be served.
@@ -107,7 +99,8 @@ pub enum RouterError {
 /// All services behind their layers, ready to serve.
 pub struct Router {
     router: TonicRouter<Stack<AuthorizeLayer, Identity>>,
-    shutdown: CancellationToken,
+    limits: Limits,
+    closing: CancellationToken,
 }
 
 impl Router {
@@ -116,63 +109,81 @@ impl Router {
     /// # Errors
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
-        let Parts { store, mirror, clock, proposals, last_used, shutdown, .. } = parts;
-        let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
-        let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
-        let gate = Gate {
-            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
-            mirror: Arc::clone(&mirror),
-            clock,
-            last_used: Arc::clone(&last_used),
-            sign_on,
-            certificate_users,
-            failures: Failures::default(),
-            anonymous_flagd_reads,
-        };
-        let authorize = AuthorizeLayer::new(gate, denials.clone());
+        let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
         let (reporter, health_service) = health_reporter();
         let health = Health(reporter);
         health.announce(false).await;
-        let changes = Changes::new(proposals, denials);
+        let (authorize, denials) = authorize(&parts)?;
+        let Parts { store, mirror, proposals, last_used, .. } = parts;
+        let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
-        let toggle = Toggle::new(changes.clone(), reads.clone(), shutdown.clone());
-        let evaluation = Evaluation::new(Arc::clone(&mirror), shutdown.clone());
-        let sync = FlagSync::new(Arc::clone(&mirror), shutdown.clone());
+        let toggle = Toggle::new(changes.clone(), reads.clone());
+        let evaluation = Evaluation::new(Arc::clone(&mirror));
+        let sync = FlagSync::new(Arc::clone(&mirror));
         let ofrep = Ofrep::new(Arc::clone(&mirror));
-        let audit = Audit::new(Arc::clone(&store), mirror, shutdown.clone());
+        let audit = Audit::new(Arc::clone(&store), mirror);
         let access = Access::new(changes, reads, store, last_used);
-        let router = Server::builder()
-            // For OFREP: nothing else is served over it.
-            .accept_http1(true)
-            .max_concurrent_streams(STREAMS_PER_CONNECTION)
-            .http2_max_header_list_size(Some(HEADER_LIST_BYTES))
-            .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-            .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
-            .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
-            .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
+        // Every service has the same limits, but for how much it may say at once.
+        macro_rules! limited {
+            ($service:expr, $most:ident) => {
+                $service.max_decoding_message_size(limits.max_request_bytes).max_encoding_message_size(limits.$most)
+            };
+        }
+        let router = transport(&limits)
             .layer(authorize)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(ToggleServiceServer::new(toggle).max_encoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AuditServiceServer::new(audit).max_encoding_message_size(MAX_MESSAGE_BYTES))
-            .add_service(AccessServiceServer::new(access).max_encoding_message_size(MAX_MESSAGE_BYTES))
-            // What tells all flags at once grows with them: clients decide what is too much.
-            .add_service(EvaluationV1Server::new(evaluation.clone()))
-            .add_service(EvaluationV2Server::new(evaluation))
-            .add_service(FlagSyncServiceServer::new(sync))
+            .add_service(limited!(ToggleServiceServer::new(toggle), max_response_bytes))
+            .add_service(limited!(AuditServiceServer::new(audit), max_response_bytes))
+            .add_service(limited!(AccessServiceServer::new(access), max_response_bytes))
+            // What tells all flags at once grows with them.
+            .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_bytes))
+            .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_bytes))
+            .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_bytes))
             .add_service(ofrep);
-        Ok((Self { router, shutdown }, health))
+        Ok((Self { router, limits, closing }, health))
     }
 
-    /// Serves until the server is told to stop and the calls under way have ended; inside TLS if there is one.
+    /// Serves until no more calls are to be taken and those under way have ended; inside TLS if there is one.
     ///
     /// # Errors
     /// When the network fails.
     pub async fn serve(self, listener: TcpListener, tls: Option<Arc<Tls>>) -> Result<(), tonic::transport::Error> {
-        let incoming = incoming(listener, tls);
-        self.router.serve_with_incoming_shutdown(incoming, self.shutdown.cancelled_owned()).await
+        let incoming = incoming(listener, tls, &self.limits);
+        self.router.serve_with_incoming_shutdown(incoming, self.closing.cancelled_owned()).await
     }
+}
+
+/// The one layer that every call passes, and where it records whom it refuses.
+fn authorize(parts: &Parts) -> Result<(AuthorizeLayer, Denials), PolicyError> {
+    let Parts { store, mirror, clock, proposals, last_used, outsiders, limits, closing } = parts;
+    let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
+    let gate = Gate {
+        policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
+        mirror: Arc::clone(mirror),
+        clock: Arc::clone(clock),
+        last_used: Arc::clone(last_used),
+        outsiders: outsiders.clone(),
+        failures: Failures::default(),
+        request_timeout: limits.request_timeout,
+        closing: closing.clone(),
+    };
+    Ok((AuthorizeLayer::new(gate, denials.clone(), Streams::new(limits)), denials))
+}
+
+/// HTTP/2 within its limits. The transport's own defaults leave two of them out: how many streams a connection may have
+/// reset for its errors, and how many there may be at all.
+fn transport(limits: &Limits) -> Server {
+    Server::builder()
+        // For OFREP: nothing else is served over it.
+        .accept_http1(true)
+        .max_concurrent_streams(limits.max_calls_per_connection)
+        .http2_max_header_list_size(Some(limits.max_header_bytes))
+        .http2_keepalive_interval(Some(limits.keepalive_interval))
+        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
+        .http2_max_pending_accept_reset_streams(Some(limits.max_pending_resets))
+        .http2_max_local_error_reset_streams(Some(limits.max_error_resets))
 }
 
 /// The health that is reported, of every service by name and of the whole as "".

@@ -47,7 +47,15 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
         Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
-        Error::QueueFull | Error::DatabaseUnavailable | Error::IssuerUnavailable | Error::Stale | Error::Draining => {
+        Error::RateLimited { after, .. } => {
+            details.set_retry_info(Some(*after));
+        }
+        Error::QueueFull
+        | Error::StreamLimit
+        | Error::DatabaseUnavailable
+        | Error::IssuerUnavailable
+        | Error::Stale
+        | Error::Draining => {
             details.set_retry_info(Some(RETRY_AFTER));
         }
         _ => {}
@@ -107,11 +115,15 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
         Error::CursorTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
         Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
+        Error::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
+        Error::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
+        Error::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
         Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
         Error::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
+        Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         Error::Internal(_) => (Code::Internal, ErrorReason::Internal),

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::authorize::Call;
@@ -28,7 +27,6 @@ const MOST_ITEMS: usize = 1_000;
 pub struct Toggle {
     changes: Changes,
     reads: Reads,
-    shutdown: CancellationToken,
 }
 
 macro_rules! flag_change {
@@ -74,9 +72,9 @@ fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
 }
 
 impl Toggle {
-    /// The service on these parts; streams end when `shutdown` is cancelled.
-    pub fn new(changes: Changes, reads: Reads, shutdown: CancellationToken) -> Self {
-        Self { changes, reads, shutdown }
+    /// The service on these parts.
+    pub fn new(changes: Changes, reads: Reads) -> Self {
+        Self { changes, reads }
     }
 }
 
@@ -265,7 +263,7 @@ impl ToggleService for Toggle {
     ) -> Result<Response<watch::Messages>, Status> {
         let deadline = Call::of(&request).map_err(status)?.deadline;
         let mut watch = Watch::parse(request.into_inner()).map_err(status)?;
-        let feed = self.reads.feed(watch.keys.take(), PACE, &self.shutdown);
+        let feed = self.reads.feed(watch.keys.take(), PACE);
         self.reads.fresh(watch.after, deadline).await?;
         watch.check(&self.reads).await?;
         Ok(Response::new(watch.messages(feed)))

@@ -91,7 +91,7 @@ impl Watch {
                 if due || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                due = !caught_up || !feed.changed().await?;
+                due = !caught_up || !feed.changed().await;
             }
         })
     }
@@ -148,7 +148,6 @@ impl Part {
 mod tests {
     use futures::{FutureExt, StreamExt};
     use tokio::time::{Instant, sleep};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::domain::state::Delta;
@@ -175,7 +174,7 @@ mod tests {
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut watch = Watch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let feed = Feed::new(mirror, watch.keys.take(), PACE, CancellationToken::new());
+        let feed = Feed::new(mirror, watch.keys.take(), PACE);
         watch.messages(feed)
     }
 

@@ -65,27 +65,17 @@ async fn a_flip_whose_deadline_passes_while_it_waits_is_not_made() {
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    let mut holder = PgConnection::connect(&database.url).await.unwrap();
-    let mut held = holder.begin().await.unwrap();
-    sqlx::query("SELECT revision FROM log_head FOR UPDATE").execute(&mut *held).await.unwrap();
+    let held = database.hold_head().await;
     let mut first = admin.clone();
     let first = tokio::spawn(async move { first.flip("a").await });
-    // It is being written when the database has it waiting for the head.
-    let mut watcher = PgConnection::connect(&database.url).await.unwrap();
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
-    soon("the first flip to wait for the head", async {
-        while sqlx::query_scalar::<_, i64>(waits).fetch_one(&mut watcher).await.unwrap() == 0 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    held.until_wanted().await;
 
     let mut request = tonic::Request::new(toggle("a"));
     request.set_timeout(Duration::from_secs(2));
     let error = admin.toggle.toggle_feature_flag(request).await.unwrap_err();
 
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"));
-    held.rollback().await.unwrap();
+    drop(held);
     let flipped = soon("the first flip", first).await.unwrap();
     admin.create("after").await;
     let log = admin.log().await;

@@ -7,18 +7,9 @@ use std::process::Output;
 use tempfile::TempDir;
 use toggled::grpc::pb::*;
 use tonic::Code;
-use tonic::transport::Endpoint;
-use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
-use tonic_health::pb::health_client::HealthClient;
 
-use crate::support::{Database, Server, invoke, on_both, reason_of, soon, toggle};
-
-async fn health(server: &Server) -> ServingStatus {
-    let channel = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
-    let answer = HealthClient::new(channel).check(HealthCheckRequest::default()).await.unwrap();
-    answer.into_inner().status()
-}
+use crate::support::{Database, Server, invoke, on_both, reason_of, toggle};
 
 #[tokio::test]
 async fn a_wrong_setting_is_one_clear_line_and_status_64() {
@@ -173,33 +164,6 @@ on_both! {
         let server = Server::start(&database).await;
         assert_eq!(server.admin().await.log().await.len(), 2, "a new log");
     }
-
-    /// A log that another server has written to is not lost to a stop: what was answered is there.
-    async fn a_stop_ends_streams_and_exits_with_0(backend: Backend) {
-        let database = Database::new(backend).await;
-        let server = Server::start(&database).await;
-        let mut admin = server.admin().await;
-        admin.create("a").await;
-        let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
-        let mut stream = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
-        stream.message().await.unwrap().unwrap();
-        assert!(server.terminate().await.success());
-        let error = soon("the stream to end", stream.message()).await.unwrap_err();
-        assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
-    }
-}
-
-/// When nobody is connected everything ends at once, and none of it may be taken for a failure. Which comes first is
-/// chance: hence so often.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_with_nobody_connected_exits_with_0() {
-    for turn in 0..20 {
-        let database = Database::new(crate::support::Backend::Sqlite).await;
-        let server = Server::start(&database).await;
-        server.admin().await.create("a").await;
-        let status = server.terminate().await;
-        assert!(status.success(), "turn {turn}: {status}");
-    }
 }
 
 /// It listens at once, says that it does not serve, and serves when the database is there.
@@ -211,7 +175,7 @@ async fn health_says_no_until_the_database_answers() {
     let real = database.url.split(['@', '/']).nth(3).unwrap().to_owned();
     let url = database.url.replace(&real, &closed.to_string());
     let mut server = Server::launch(&url, &[]).await;
-    assert_eq!(health(&server).await, ServingStatus::NotServing);
+    assert_eq!(server.health().await, ServingStatus::NotServing);
     let error = server.admin().await.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
 
@@ -227,6 +191,6 @@ async fn health_says_no_until_the_database_answers() {
         }
     });
     server.ready().await;
-    assert_eq!(health(&server).await, ServingStatus::Serving);
+    assert_eq!(server.health().await, ServingStatus::Serving);
     server.admin().await.create("a").await;
 }

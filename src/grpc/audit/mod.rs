@@ -5,7 +5,6 @@ mod tail;
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::fields::Fields;
@@ -22,13 +21,12 @@ use tail::{Messages, Tail};
 pub struct Audit {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
-    shutdown: CancellationToken,
 }
 
 impl Audit {
-    /// The service on these parts; streams end when `shutdown` is cancelled.
-    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
-        Self { store, mirror, shutdown }
+    /// The service on these parts.
+    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>) -> Self {
+        Self { store, mirror }
     }
 }
 
@@ -63,7 +61,7 @@ impl AuditService for Audit {
         let request = Tail::parse(request.into_inner()).map_err(status)?;
         let head = self.store.head().await.map_err(read_failed)?;
         let tail = request.start(&*self.store, &head).await?;
-        Ok(Response::new(tail.messages(Arc::clone(&self.store), self.mirror.revisions(), self.shutdown.clone())))
+        Ok(Response::new(tail.messages(Arc::clone(&self.store), self.mirror.revisions())))
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::Stream;
 use prost::Message;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio::time::timeout;
 use tonic::Status;
 
 use super::conditions;
@@ -109,12 +109,7 @@ impl Tail {
 
     /// The stream itself. It reads a part when it is asked for more: a slow client costs no more memory than that, and
     /// loses nothing.
-    pub fn messages(
-        mut self,
-        store: Arc<dyn Store>,
-        mut revisions: watch::Receiver<Revision>,
-        shutdown: CancellationToken,
-    ) -> Messages {
+    pub fn messages(mut self, store: Arc<dyn Store>, mut revisions: watch::Receiver<Revision>) -> Messages {
         Box::pin(async_stream::try_stream! {
             loop {
                 let part = self.read(&*store).await?;
@@ -129,15 +124,8 @@ impl Tail {
                     break;
                 }
                 if self.through == head.revision {
-                    tokio::select! {
-                        // The mirror learns of every append, ours and others'.
-                        _ = revisions.wait_for(|revision| *revision > head.revision) => {}
-                        () = tokio::time::sleep(HEARTBEAT) => {}
-                        () = shutdown.cancelled() => {}
-                    }
-                }
-                if shutdown.is_cancelled() {
-                    Err(status(Error::Draining))?;
+                    // The mirror learns of every append, ours and others'.
+                    let _ = timeout(HEARTBEAT, revisions.wait_for(|revision| *revision > head.revision)).await;
                 }
             }
         })

@@ -32,7 +32,7 @@ pub(in crate::grpc) struct Call {
     /// Where the call comes from.
     pub origin: Origin,
     /// By when the caller wants to know.
-    pub deadline: Option<Instant>,
+    pub deadline: Instant,
 }
 
 impl Call {
@@ -59,10 +59,11 @@ fn missing() -> Error {
     Error::Internal("a request came past the authorization layer".to_owned())
 }
 
-/// By when the caller wants to know, with time to tell them.
-pub(super) fn deadline(headers: &HeaderMap) -> Option<Instant> {
-    let timeout = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?))?;
-    Some(Instant::now() + timeout - (timeout / 10).min(ANSWER_AHEAD))
+/// By when the caller wants to know, with time to tell them; `most` from now at the latest.
+pub(super) fn deadline(headers: &HeaderMap, most: Duration) -> Instant {
+    let wanted = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
+    let wanted = wanted.map(|timeout| timeout - (timeout / 10).min(ANSWER_AHEAD));
+    Instant::now() + wanted.map_or(most, |wanted| wanted.min(most))
 }
 
 /// A `grpc-timeout`: up to eight digits and a unit.

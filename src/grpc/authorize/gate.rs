@@ -1,12 +1,12 @@
 //! Who calls, and may they: what the authorization layer asks of every request.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Request;
 use http::header::AUTHORIZATION;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
 
 use super::call::{Call, deadline, origin};
 use super::failures::{Failures, Why};
@@ -18,8 +18,8 @@ use crate::domain::access::{Credential, Permission, SecretHash};
 use crate::domain::advance::Origin;
 use crate::domain::error::Error;
 use crate::domain::state::State;
-use crate::domain::text::Email;
 use crate::domain::time::{Clock, Timestamp};
+use crate::grpc::Outsiders;
 use crate::grpc::incoming::Peer;
 use crate::mirror::Mirror;
 use crate::tls::ClientCertificate;
@@ -30,7 +30,7 @@ const LOOK_AT_THE_CLOCK: Duration = Duration::from_secs(30);
 /// What a request is let in as.
 pub(super) enum Admission {
     /// Anybody's: health checks, reflection, and what is open to callers without credentials.
-    Public,
+    Public(Arc<Method>),
     /// A call by somebody who may make it.
     Granted(Call, Arc<Method>),
     /// A call by somebody who lacks what it takes.
@@ -57,7 +57,7 @@ struct Arrival {
     /// What is called, or the path at which nothing is.
     method: Result<Arc<Method>, String>,
     origin: Origin,
-    deadline: Option<Instant>,
+    deadline: Instant,
 }
 
 /// What a request shows.
@@ -75,12 +75,12 @@ pub(in crate::grpc) struct Gate {
     pub clock: Arc<dyn Clock>,
     pub last_used: Arc<LastUsed>,
     /// Who is let in besides our own users.
-    pub sign_on: Option<Arc<SignOn>>,
-    /// Whom clients are taken for, by an alternative name of their certificate.
-    pub certificate_users: HashMap<String, Email>,
+    pub outsiders: Outsiders,
     pub failures: Failures,
-    /// Whether callers who send no credentials may make the calls that declare it.
-    pub anonymous_flagd_reads: bool,
+    /// How long a call may take that is not a stream.
+    pub request_timeout: Duration,
+    /// Cancelled when open streams have to end, since the server stops.
+    pub closing: CancellationToken,
 }
 
 impl Gate {
@@ -88,8 +88,8 @@ impl Gate {
     pub(super) fn admit<B>(&self, request: &Request<B>) -> Result<Arrived, Error> {
         let path = request.uri().path();
         let method = self.policies.method(path);
-        if method.is_some_and(|method| method.policy == Policy::Public || self.is_open(method, request)) {
-            return Ok(Arrived::Decided(Admission::Public));
+        if let Some(method) = method.filter(|method| method.policy == Policy::Public || self.is_open(method, request)) {
+            return Ok(Arrived::Decided(Admission::Public(Arc::clone(method))));
         }
         // Before the database has been read for the first time nobody is known.
         let now = self.clock.now();
@@ -98,7 +98,7 @@ impl Gate {
         let arrival = Arrival {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
             origin: origin(name, request),
-            deadline: deadline(request.headers()),
+            deadline: deadline(request.headers(), self.request_timeout),
         };
         match shown {
             Ok(Shown::Caller(caller, signed)) => self.let_in(caller, signed, arrival, now).map(Arrived::Decided),
@@ -109,20 +109,17 @@ impl Gate {
 
     /// Whether a call may be anybody's. Whoever sends a token, even one that does not work, means to be somebody.
     fn is_open<B>(&self, method: &Method, request: &Request<B>) -> bool {
-        self.anonymous_flagd_reads && method.anonymous_on_request && !request.headers().contains_key(AUTHORIZATION)
+        self.outsiders.anonymous_flagd_reads
+            && method.anonymous_on_request
+            && !request.headers().contains_key(AUTHORIZATION)
     }
 
     /// What to let a request in as whose token has to be verified; `sign_on` may have to ask its issuer for new keys.
     pub(super) async fn verify(&self, unverified: Unverified) -> Result<Admission, Error> {
         let Unverified { arrival, token, hash } = unverified;
-        let Some(sign_on) = &self.sign_on else { return Err(self.refuse(Why::Unknown, &arrival)) };
+        let Some(sign_on) = &self.outsiders.sign_on else { return Err(self.refuse(Why::Unknown, &arrival)) };
         let verified = sign_on.verify(&token, &hash, self.clock.now());
-        let verified = match arrival.deadline {
-            Some(deadline) => {
-                tokio::time::timeout_at(deadline, verified).await.map_err(|_| Error::DeadlineBeforeStart)?
-            }
-            None => verified.await,
-        };
+        let verified = timeout_at(arrival.deadline, verified).await.map_err(|_| Error::DeadlineBeforeStart)?;
         let identity = verified.map_err(|why| {
             let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
             // Nobody can tell yet whether the token is good: that passes.
@@ -185,7 +182,7 @@ impl Gate {
         if let Some(token) = state.token_by_secret(&hash) {
             return caller(Credential::Token(token.id), None);
         }
-        let sign_on = self.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token)).ok_or(Why::Unknown)?;
+        let sign_on = self.outsiders.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token)).ok_or(Why::Unknown)?;
         match sign_on.cached(&hash, now) {
             Some(identity) => caller(Credential::SignOn(identity), Some(hash)),
             None => Ok(Shown::Unverified(token.to_owned(), hash)),
@@ -194,7 +191,7 @@ impl Gate {
 
     fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
         let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
-        let mut users = certificate.names.iter().filter_map(|name| self.certificate_users.get(name));
+        let mut users = certificate.names.iter().filter_map(|name| self.outsiders.certificate_users.get(name));
         let email = users.next()?;
         // A certificate that stands for two users stands for none; and whoever has chosen this address at the issuer of the
         // single sign-on before its user was created is not meant.
@@ -205,9 +202,23 @@ impl Gate {
         Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
     }
 
+    /// Waits until an open stream has to end, and says why. The caller is absent where it is anybody's.
+    pub(super) async fn ended(&self, call: Option<Call>, method: &Method) -> Error {
+        let lost = async {
+            match call {
+                Some(call) => self.lost(call, method).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.closing.cancelled() => Error::Draining,
+            error = lost => error,
+        }
+    }
+
     /// Waits until the caller of an open stream may no longer have it, and says why. Woken by changes to users and tokens, by
     /// other keys of the issuer, by the clock, and when the database is lost, for a stream that needs it.
-    pub(super) async fn lost(&self, call: Call, method: &Method) -> Error {
+    async fn lost(&self, call: Call, method: &Method) -> Error {
         let stale = async {
             if method.reads_memory() { std::future::pending().await } else { self.mirror.until_stale().await }
         };
@@ -219,7 +230,8 @@ impl Gate {
 
     async fn shut_out(&self, call: Call) -> Error {
         let mut changes = self.mirror.access_changes();
-        let mut keys = self.sign_on.as_ref().filter(|_| call.signed.is_some()).map(|sign_on| sign_on.key_changes());
+        let mut keys =
+            self.outsiders.sign_on.as_ref().filter(|_| call.signed.is_some()).map(|sign_on| sign_on.key_changes());
         let mut other_keys = true;
         loop {
             changes.borrow_and_update();
@@ -250,7 +262,7 @@ impl Gate {
 
     /// Whether the issuer still has the key of a caller's token; nobody else has to vouch for theirs.
     fn vouched(&self, call: &Call, now: Timestamp) -> bool {
-        match call.signed.as_ref().zip(self.sign_on.as_ref()) {
+        match call.signed.as_ref().zip(self.outsiders.sign_on.as_ref()) {
             Some((hash, sign_on)) => sign_on.cached(hash, now).is_some(),
             None => true,
         }

@@ -3,11 +3,13 @@
 //! It lies around all services at once, so that no service and no kind of method can be left out of it, and it lets
 //! through only what the policies name. A stream stays under its eyes: it ends when what let its caller in does.
 
+mod arriving;
 mod call;
 mod denials;
 mod failures;
 mod gate;
 mod guard;
+mod streams;
 mod windows;
 
 use std::sync::Arc;
@@ -15,31 +17,37 @@ use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either, FutureExt, Ready, ready};
 use http::{Request, Response};
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::wire::{Wire, needs_http2};
-use crate::auth::policy::Method;
+use crate::auth::policy::{Method, Policy};
 use crate::domain::error::Error;
+use crate::grpc::incoming::Peer;
+use arriving::arriving;
 use gate::{Admission, Arrived, Unverified};
 use guard::guard;
+use streams::{OpenStream, Opener};
 
 pub(super) use call::Call;
 pub(super) use denials::Denials;
 pub(super) use failures::Failures;
 pub(super) use gate::Gate;
+pub(super) use streams::Streams;
 
 /// Puts [`Authorize`] around a service.
 #[derive(Clone)]
 pub struct AuthorizeLayer {
     gate: Arc<Gate>,
     denials: Denials,
+    streams: Arc<Streams>,
 }
 
 impl AuthorizeLayer {
     /// A layer that lets in whom `gate` admits.
-    pub(super) fn new(gate: Gate, denials: Denials) -> Self {
-        Self { gate: Arc::new(gate), denials }
+    pub(super) fn new(gate: Gate, denials: Denials, streams: Arc<Streams>) -> Self {
+        Self { gate: Arc::new(gate), denials, streams }
     }
 }
 
@@ -97,22 +105,37 @@ impl AuthorizeLayer {
         S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
         S::Future: Send,
     {
-        match admission {
-            Admission::Public => Either::Left(Either::Right(inner.call(request))),
-            Admission::Granted(call, method) => {
-                let watched_call = method.streams.then(|| call.clone());
-                request.extensions_mut().insert(call);
-                match watched_call {
-                    Some(call) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call, method)),
-                    None => Either::Left(Either::Right(inner.call(request))),
-                }
-            }
+        let (call, method) = match admission {
+            Admission::Public(method) => (None, method),
+            Admission::Granted(call, method) => (Some(call), method),
             Admission::Lacking(call, method, permission) if method.changes() => {
                 let answer = self.denials.clone().answer(call, method, permission, request.into_body());
-                Either::Right(answer.map(Ok).boxed())
+                return Either::Right(answer.map(Ok).boxed());
             }
-            Admission::Lacking(_, _, permission) => at_once::<S>(wire.refuse(Error::PermissionDenied(permission))),
+            Admission::Lacking(_, _, permission) => {
+                return at_once::<S>(wire.refuse(Error::PermissionDenied(permission)));
+            }
+        };
+        let by = call.as_ref().map_or_else(|| Instant::now() + self.gate.request_timeout, |call| call.deadline);
+        if !method.takes_stream {
+            request = request.map(|body| arriving(body, by));
         }
+        if let Some(call) = &call {
+            request.extensions_mut().insert(call.clone());
+        }
+        if method.streams {
+            return match self.streams.open(opener(call.as_ref(), &request)) {
+                Ok(open) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call, method, open)),
+                Err(error) => at_once::<S>(wire.refuse(error)),
+            };
+        }
+        // A change keeps its own time: one that is being written is finished. Memory answers at once.
+        if method.changes() || method.reads_memory() || method.policy == Policy::Public {
+            return Either::Left(Either::Right(inner.call(request)));
+        }
+        let answer = timeout_at(by, inner.call(request));
+        let answer = answer.map(move |answer| answer.unwrap_or_else(|_| Ok(wire.refuse(Error::DeadlineExceeded))));
+        Either::Right(answer.boxed())
     }
 }
 
@@ -139,16 +162,32 @@ where
     .boxed()
 }
 
-/// A stream, which ends when its caller may no longer have it.
-fn watched<S>(mut inner: S, request: Request<Body>, gate: Arc<Gate>, call: Call, method: Arc<Method>) -> Later<S>
+/// Whose a stream would be.
+fn opener(call: Option<&Call>, request: &Request<Body>) -> Opener {
+    let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
+    call.and_then(|call| call.caller.key()).map_or_else(|| Opener::Address(address()), Opener::Caller)
+}
+
+/// A stream, which ends when its caller may no longer have it, and when the server stops.
+fn watched<S>(
+    mut inner: S,
+    request: Request<Body>,
+    gate: Arc<Gate>,
+    call: Option<Call>,
+    method: Arc<Method>,
+    open: OpenStream,
+) -> Later<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
     S::Future: Send,
 {
     async move {
         let response = inner.call(request).await?;
-        let lost = async move { gate.lost(call, &method).await };
-        Ok(response.map(|body| guard(body, lost)))
+        let ended = async move {
+            let _open = open;
+            gate.ended(call, &method).await
+        };
+        Ok(response.map(|body| guard(body, ended)))
     }
     .boxed()
 }

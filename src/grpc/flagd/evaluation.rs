@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::events::{Event, Events, events};
@@ -17,13 +16,12 @@ use crate::mirror::Mirror;
 #[derive(Clone)]
 pub struct Evaluation {
     mirror: Arc<Mirror>,
-    shutdown: CancellationToken,
 }
 
 impl Evaluation {
-    /// The services on this mirror; streams end when `shutdown` is cancelled.
-    pub fn new(mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
-        Self { mirror, shutdown }
+    /// The services on this mirror.
+    pub fn new(mirror: Arc<Mirror>) -> Self {
+        Self { mirror }
     }
 
     /// Why a flag cannot be read as anything but what it is.
@@ -35,7 +33,7 @@ impl Evaluation {
 
     fn events<T: From<Event> + Send + 'static>(&self) -> Result<Response<Events<T>>, Status> {
         self.mirror.read(|_| ()).ok_or_else(|| status(Error::DatabaseUnavailable))?;
-        Ok(Response::new(events(Arc::clone(&self.mirror), self.shutdown.clone())))
+        Ok(Response::new(events(Arc::clone(&self.mirror))))
     }
 }
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::Stream;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
-use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::domain::Revision;
@@ -61,13 +60,13 @@ impl Event {
 
 /// The stream itself. What a client knows of flags is up to date once it has read what changed since the beginning of the
 /// log, which is all of them, and from then on what changed since.
-pub(super) fn events<T>(mirror: Arc<Mirror>, shutdown: CancellationToken) -> Events<T>
+pub(super) fn events<T>(mirror: Arc<Mirror>) -> Events<T>
 where
     T: From<Event> + Send + 'static,
 {
     Box::pin(async_stream::try_stream! {
         yield T::from(Event::plain("provider_ready"));
-        let mut feed = Feed::new(&mirror, None, PACE, shutdown.clone());
+        let mut feed = Feed::new(&mirror, None, PACE);
         let mut told = None;
         loop {
             // What a client remembers of these, nothing else would tell it to forget.
@@ -77,7 +76,7 @@ where
             }
             let Some(changes) = feed.subscription().read(|state| Changes::since(state, told.unwrap_or(0))) else {
                 // The log is another, and all may be different in it.
-                feed = Feed::new(&mirror, None, PACE, shutdown.clone());
+                feed = Feed::new(&mirror, None, PACE);
                 told = None;
                 continue;
             };
@@ -87,7 +86,7 @@ where
                 told = Some(changes.through);
                 yield T::from(changes.into());
             }
-            if !more && !feed.changed().await? {
+            if !more && !feed.changed().await {
                 yield T::from(Event::plain("keep_alive"));
             }
         }

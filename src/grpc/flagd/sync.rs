@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use futures::Stream;
 use prost_types::Struct;
-use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
 
 use super::configuration::Configurations;
@@ -19,13 +18,12 @@ use crate::mirror::Mirror;
 pub struct FlagSync {
     configurations: Arc<Configurations>,
     mirror: Arc<Mirror>,
-    shutdown: CancellationToken,
 }
 
 impl FlagSync {
-    /// The service on this mirror; streams end when `shutdown` is cancelled.
-    pub fn new(mirror: Arc<Mirror>, shutdown: CancellationToken) -> Self {
-        Self { configurations: Arc::new(Configurations::new(Arc::clone(&mirror))), mirror, shutdown }
+    /// The service on this mirror.
+    pub fn new(mirror: Arc<Mirror>) -> Self {
+        Self { configurations: Arc::new(Configurations::new(Arc::clone(&mirror))), mirror }
     }
 }
 
@@ -38,7 +36,7 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
         _request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
         // All flags have a pace of their own, whoever asks for them.
-        let feed = Feed::new(&self.mirror, None, Duration::ZERO, self.shutdown.clone());
+        let feed = Feed::new(&self.mirror, None, Duration::ZERO);
         Ok(Response::new(Box::pin(messages(feed, Arc::clone(&self.configurations)))))
     }
 
@@ -75,7 +73,7 @@ fn messages(
             if let Some(message) = message {
                 yield message;
             }
-            feed.changed().await?;
+            feed.changed().await;
         }
     }
 }

@@ -8,7 +8,6 @@ use prost::Message;
 use prost_types::Struct;
 use prost_types::value::Kind;
 use tokio::time::{Instant, sleep};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::configuration::Configurations;
@@ -49,7 +48,7 @@ fn turn_on(mirror: &Mirror, key: &str) {
 }
 
 fn stream(mirror: &Arc<Mirror>) -> Events<EventStreamResponse> {
-    events(Arc::clone(mirror), CancellationToken::new())
+    events(Arc::clone(mirror))
 }
 
 async fn next(stream: &mut Events<EventStreamResponse>) -> EventStreamResponse {

@@ -76,3 +76,15 @@ pub async fn call(
     let mut answer = soon(path.as_str(), grpc.server_streaming(request, path.clone(), codec)).await?.into_inner();
     soon("the first message", answer.message()).await.map(drop)
 }
+
+/// Calls a method with a request that never arrives whole.
+pub async fn endless(channel: Channel, path: &'static str, token: Option<&str>) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel);
+    soon("the connection", grpc.ready()).await.unwrap();
+    let mut request = Request::new(tokio_stream::pending::<()>());
+    if let Some(token) = token {
+        request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    }
+    let codec = tonic_prost::ProstCodec::<(), ()>::default();
+    grpc.client_streaming(request, PathAndQuery::from_static(path), codec).await.map(drop)
+}

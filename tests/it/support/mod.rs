@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
+pub use postgres::HeldHead;
 pub use server::{Log, Server, TOKEN, invoke};
 
 /// How long anything may take before a test gives up on it.
@@ -53,6 +54,16 @@ impl Database {
     /// Waits until so many servers listen to what others append.
     pub async fn until_listened_to(&self, by: i64) {
         postgres::until_connected(&self.url, "query ILIKE 'LISTEN%'", by).await;
+    }
+
+    /// Keeps everybody from appending to a PostgreSQL log.
+    pub async fn hold_head(&self) -> HeldHead {
+        HeldHead::hold(&self.url).await
+    }
+
+    /// Ends what servers have connected to a PostgreSQL database.
+    pub async fn end_connections(&self) {
+        postgres::end_connections(&self.url).await;
     }
 
     /// A copy of a PostgreSQL database that nobody is connected to.

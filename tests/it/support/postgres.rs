@@ -42,6 +42,12 @@ pub async fn replace(url: &str, by: &str) {
     administer(&[format!("DROP DATABASE {original}"), format!("ALTER DATABASE {copy} RENAME TO {original}")]).await;
 }
 
+/// Ends what servers have connected to a database.
+pub async fn end_connections(url: &str) {
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'toggled'";
+    administer(&[format!("{end} AND datname = '{}'", name(url))]).await;
+}
+
 fn new_name() -> String {
     format!("test_{}", uuid::Uuid::now_v7().simple())
 }
@@ -73,6 +79,25 @@ pub async fn until_connected(url: &str, what: &'static str, count: i64) {
     })
     .await;
     admin.close().await.unwrap();
+}
+
+/// The head of a PostgreSQL log, held so that nothing can be appended; let go with this value.
+pub struct HeldHead {
+    url: String,
+    _holder: PgConnection,
+}
+
+impl HeldHead {
+    pub async fn hold(url: &str) -> Self {
+        let mut holder = PgConnection::connect(url).await.unwrap();
+        holder.execute("BEGIN; SELECT * FROM log_head FOR UPDATE").await.unwrap();
+        Self { url: url.to_owned(), _holder: holder }
+    }
+
+    /// Waits until somebody waits for it: then a batch is being written, and what comes next queues.
+    pub async fn until_wanted(&self) {
+        until_connected(&self.url, "wait_event_type = 'Lock'", 1).await;
+    }
 }
 
 fn name(url: &str) -> &str {

@@ -2,13 +2,16 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::process::{Output, Stdio};
+use std::process::{ExitStatus, Output, Stdio};
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
-use super::{Client, Database, soon};
+use super::{Client, Database, methods, soon};
 
 /// The administrator's token wherever a test does not want a fresh one.
 pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
@@ -61,6 +64,8 @@ impl Server {
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
             .env("TOGGLED_LOG", "warn")
+            // Tests are in a hurry.
+            .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
@@ -88,6 +93,12 @@ impl Server {
         Client::connect(self.address, token).await
     }
 
+    /// What it says of its health.
+    pub async fn health(&self) -> ServingStatus {
+        let mut health = HealthClient::new(methods::channel(self).await);
+        soon("its health", health.check(HealthCheckRequest::default())).await.unwrap().into_inner().status()
+    }
+
     /// Asks it to stop; everything that it has said since it was ready.
     pub async fn terminate_with_words(mut self) -> String {
         self.signal().await;
@@ -100,8 +111,13 @@ impl Server {
     }
 
     /// Asks it to stop, and waits for the exit status.
-    pub async fn terminate(mut self) -> std::process::ExitStatus {
+    pub async fn terminate(mut self) -> ExitStatus {
         self.signal().await;
+        self.ended().await
+    }
+
+    /// Waits for the exit status.
+    pub async fn ended(&mut self) -> ExitStatus {
         soon("the server to stop", self.process.wait()).await.unwrap()
     }
 
@@ -110,7 +126,8 @@ impl Server {
         self.process.id().unwrap()
     }
 
-    async fn signal(&self) {
+    /// Asks it to stop, and does not wait.
+    pub async fn signal(&self) {
         let pid = self.id().to_string();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
     }

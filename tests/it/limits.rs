@@ -1,0 +1,347 @@
+//! Every limit, set low and gone over: who is too much is turned away, and all others are served.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use toggled::grpc::pb::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::{Code, Status, Streaming};
+use tonic_types::StatusExt;
+
+use crate::support::methods::{channel, endless};
+use crate::support::proxy::{Line, Proxy};
+use crate::support::tls::{self, Ca};
+use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, soon, toggle};
+
+/// A server with one thing set.
+async fn server_with(setting: (&str, &str)) -> (Server, Database) {
+    let database = Database::new(Backend::Sqlite).await;
+    (Server::start_with(&database, &[setting]).await, database)
+}
+
+async fn watch(client: &mut Client) -> Result<Streaming<WatchFeatureFlagsResponse>, Status> {
+    let mut stream = client.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await?.into_inner();
+    stream.message().await.map(|_| stream)
+}
+
+fn assert_refused<T>(result: Result<T, Status>, code: Code, reason: &str) -> Status {
+    let status = result.map(|_| panic!("let through")).unwrap_err();
+    assert_eq!((status.code(), reason_of(&status).as_str()), (code, reason), "{status}");
+    status
+}
+
+/// When it says that a retry may work.
+fn retry_after(status: &Status) -> Duration {
+    status.get_details_retry_info().unwrap().retry_delay.unwrap()
+}
+
+/// Waits until the server closes a connection, whatever it says before.
+async fn until_closed(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    // Closed or reset: gone.
+    let _ = soon("the server to close", stream.read_to_end(&mut rest)).await;
+}
+
+/// The first words of HTTP/2, and no settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn hello(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(PREFACE).await.unwrap();
+    stream
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_connection_more_is_closed_and_a_place_is_free_once_another_ends() {
+    let (server, _database) = server_with(("TOGGLED_MAX_CONNECTIONS", "2")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let second = hello(server.address).await;
+    until_closed(TcpStream::connect(server.address).await.unwrap()).await;
+    admin.flip("a").await;
+    drop(second);
+    soon("a place", async {
+        loop {
+            let mut third = hello(server.address).await;
+            // A server that takes it says its settings.
+            if third.read(&mut [0; 9]).await.is_ok_and(|read| read > 0) {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_carries_so_many_calls_and_more_wait_for_a_place() {
+    let (server, _database) = server_with(("TOGGLED_MAX_CALLS_PER_CONNECTION", "2")).await;
+    let mut admin = server.admin().await;
+    let held = (watch(&mut admin).await.unwrap(), watch(&mut admin).await.unwrap());
+    let mut waiting = admin.clone();
+    let mut waiting = tokio::spawn(async move { waiting.access.who_am_i(WhoAmIRequest {}).await });
+    // Another connection has places of its own, and by the time that it is answered the other call would be as well.
+    server.admin().await.until_let_in().await;
+    assert!(!waiting.is_finished());
+    drop(held);
+    soon("the call to have its turn", &mut waiting).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_has_so_many_streams_on_all_connections_together() {
+    let (server, _database) = server_with(("TOGGLED_MAX_STREAMS_PER_CALLER", "2")).await;
+    let (mut admin, mut again) = (server.admin().await, server.admin().await);
+    let held = (watch(&mut admin).await.unwrap(), watch(&mut again).await.unwrap());
+    assert_refused(watch(&mut admin).await, Code::ResourceExhausted, "STREAM_LIMIT");
+    // Others, and calls that are no streams, are not concerned.
+    let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let ann = watch(&mut server.client(Some(&secret)).await).await.unwrap();
+    drop(held);
+    soon("a place", async { while watch(&mut admin).await.is_err() {} }).await;
+    drop(ann);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_callers_together_have_so_many_streams() {
+    let (server, _database) = server_with(("TOGGLED_MAX_STREAMS", "1")).await;
+    let mut admin = server.admin().await;
+    let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let held = watch(&mut admin).await.unwrap();
+    let mut ann = server.client(Some(&secret)).await;
+    let refused = assert_refused(watch(&mut ann).await, Code::Unavailable, "STREAM_LIMIT");
+    assert!(retry_after(&refused) > Duration::ZERO);
+    drop(held);
+    soon("a place", async { while watch(&mut ann).await.is_err() {} }).await;
+}
+
+/// Strangers, who are told apart by their addresses, open health watches.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_anybody_count_as_well() {
+    let (server, _database) = server_with(("TOGGLED_MAX_STREAMS_PER_CALLER", "1")).await;
+    let mut health = tonic_health::pb::health_client::HealthClient::new(channel(&server).await);
+    let request = tonic_health::pb::HealthCheckRequest::default;
+    let held = health.watch(request()).await.unwrap();
+    assert_refused(health.watch(request()).await, Code::ResourceExhausted, "STREAM_LIMIT");
+    watch(&mut server.admin().await).await.unwrap();
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_may_be_so_large_both_ways() {
+    let database = Database::new(Backend::Sqlite).await;
+    let settings = [
+        ("TOGGLED_MAX_REQUEST_BYTES", "4096"),
+        ("TOGGLED_MAX_RESPONSE_BYTES", "8192"),
+        ("TOGGLED_MAX_FLAGD_BYTES", "2048"),
+    ];
+    let server = Server::start_with(&database, &settings).await;
+    let mut admin = server.admin().await;
+    let create = |key: &str, length| CreateFeatureFlagRequest {
+        key: key.into(),
+        name: "n".into(),
+        description: "d".repeat(length),
+        ..Default::default()
+    };
+    for key in ["a", "b", "c", "d", "e"] {
+        admin.toggle.create_feature_flag(create(key, 2_000)).await.unwrap();
+    }
+    let error = admin.toggle.create_feature_flag(create("f", 4_096)).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    let error = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+    admin.get("e").await;
+    let all = flagd::sync::v1::FetchAllFlagsRequest::default;
+    admin.sync.fetch_all_flags(all()).await.unwrap();
+    for number in 0..30 {
+        admin.create(&format!("flag-with-a-rather-long-key-{number}")).await;
+    }
+    let error = admin.sync.fetch_all_flags(all()).await.unwrap_err();
+    assert_eq!(error.code(), Code::OutOfRange, "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_changes_than_may_wait_are_refused_and_not_written() {
+    let database = Database::new(Backend::Postgres).await;
+    let server = Server::start_with(&database, &[("TOGGLED_MAX_QUEUE", "2")]).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let held = database.hold_head().await;
+    let flip = || {
+        let mut admin = admin.clone();
+        tokio::spawn(async move { admin.toggle.toggle_feature_flag(toggle("a")).await })
+    };
+    let mut accepted = vec![flip()];
+    held.until_wanted().await;
+    // One is being written. Of the next two wait, which is not seen from here: the first that is refused shows it.
+    let refused = soon("a flip to be refused", async {
+        loop {
+            let mut flip = flip();
+            match tokio::time::timeout(Duration::from_millis(100), &mut flip).await {
+                Ok(refused) => return refused.unwrap(),
+                Err(_) => accepted.push(flip),
+            }
+        }
+    })
+    .await;
+    let refused = assert_refused(refused, Code::Unavailable, "QUEUE_FULL");
+    assert!(retry_after(&refused) > Duration::ZERO);
+    assert_eq!(accepted.len(), 3);
+    drop(held);
+    for flip in accepted {
+        soon("a flip that waited", flip).await.unwrap().unwrap();
+    }
+    assert_eq!(admin.log().await.iter().filter(|entry| entry.action_type.starts_with("toggle_")).count(), 3);
+}
+
+/// Also where its caller would wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_may_take_so_long() {
+    let database = Database::new(Backend::Postgres).await;
+    let proxy = Proxy::new(&database).await;
+    let server = Server::start_with(&proxy.database, &[("TOGGLED_REQUEST_TIMEOUT", "1s")]).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let late = endless(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)).await;
+    assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    let late = endless(channel(&server).await, "/grpc.health.v1.Health/Check", None).await;
+    assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+
+    let held = database.hold_head().await;
+    let mut first = admin.clone();
+    let first = tokio::spawn(async move { first.flip("a").await });
+    held.until_wanted().await;
+    let queued = admin.toggle.toggle_feature_flag(toggle("a")).await;
+    assert_refused(queued, Code::DeadlineExceeded, "DEADLINE_BEFORE_START");
+    drop(held);
+    let flipped = soon("the flip that was being written", first).await.unwrap();
+    assert_eq!(admin.get("a").await.revision, flipped.revision);
+
+    proxy.set(Line::Silent);
+    let read = admin.audit.list_audit_logs(ListAuditLogsRequest::default()).await;
+    assert_refused(read, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+    // What is in memory is answered all the same.
+    admin.get("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_may_be_so_large() {
+    let (server, _database) = server_with(("TOGGLED_MAX_HEADER_BYTES", "1024")).await;
+    let mut admin = server.admin().await;
+    admin.until_let_in().await;
+    let mut large = tonic::Request::new(WhoAmIRequest {});
+    large.metadata_mut().insert("x-filler", "x".repeat(2_000).parse().unwrap());
+    let refused = admin.access.who_am_i(large).await.unwrap_err();
+    assert_ne!(refused.code(), Code::Unauthenticated, "{refused}");
+    server.admin().await.until_let_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_say_that_they_are_there_loses_the_connection() {
+    let database = Database::new(Backend::Sqlite).await;
+    let settings = [("TOGGLED_KEEPALIVE_INTERVAL", "50ms"), ("TOGGLED_KEEPALIVE_TIMEOUT", "50ms")];
+    let server = Server::start_with(&database, &settings).await;
+    let mut admin = server.admin().await;
+    let mut stream = watch(&mut admin).await.unwrap();
+    // This one never answers a ping.
+    until_closed(hello(server.address).await).await;
+    // A client that does is still there.
+    admin.create("a").await;
+    let told = soon("the flag", stream.message()).await.unwrap().unwrap();
+    assert_eq!(told.feature_flags.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
+    let (server, _database) = server_with(("TOGGLED_HANDSHAKE_TIMEOUT", "50ms")).await;
+    let mut admin = server.admin().await;
+    until_closed(TcpStream::connect(server.address).await.unwrap()).await;
+    let mut hesitant = TcpStream::connect(server.address).await.unwrap();
+    hesitant.write_all(b"PRI * HTTP/2").await.unwrap();
+    until_closed(hesitant).await;
+    // It is about the first words alone.
+    admin.until_let_in().await;
+
+    let (ca, database) = (Ca::new("ours"), Database::new(Backend::Sqlite).await);
+    let files = tls::Files::new(&ca.server(), None);
+    let (certificate, key) = (files.path("server.pem"), files.path("server.key"));
+    let settings = [
+        ("TOGGLED_TLS_CERTIFICATE", certificate.as_str()),
+        ("TOGGLED_TLS_KEY", key.as_str()),
+        ("TOGGLED_HANDSHAKE_TIMEOUT", "500ms"),
+    ];
+    let server = Server::start_with(&database, &settings).await;
+    until_closed(TcpStream::connect(server.address).await.unwrap()).await;
+    let mut silent = tls::connect(server.address, &ca, None).await.unwrap();
+    let mut rest = Vec::new();
+    let _ = soon("the server to close", silent.read_to_end(&mut rest)).await;
+    tls::admin(server.address, &ca, None).await.unwrap().until_let_in().await;
+}
+
+/// A client that opens calls and cancels them at once, faster than anybody could take them up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_cancels_too_much_loses_the_connection() {
+    let (server, _database) = server_with(("TOGGLED_MAX_PENDING_RESETS", "5")).await;
+    let mut stream = hello(server.address).await;
+    let mut storm = Vec::new();
+    for id in (1..200u32).step_by(2) {
+        // HEADERS with nothing but a method (:method: POST, from the static table), then RST_STREAM (CANCEL).
+        let path = b"\x83\x86\x84";
+        storm.extend_from_slice(&[0, 0, path.len() as u8, 1, 4]);
+        storm.extend_from_slice(&id.to_be_bytes());
+        storm.extend_from_slice(path);
+        storm.extend_from_slice(&[0, 0, 4, 3, 0]);
+        storm.extend_from_slice(&id.to_be_bytes());
+        storm.extend_from_slice(&8u32.to_be_bytes());
+    }
+    stream.write_all(&storm).await.unwrap();
+    let mut told = Vec::new();
+    let _ = soon("the server to close", stream.read_to_end(&mut told)).await;
+    // GOAWAY with ENHANCE_YOUR_CALM.
+    let calm = told.windows(4).any(|bytes| bytes == 11u32.to_be_bytes());
+    assert!(calm, "{told:?}");
+    server.admin().await.until_let_in().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_caller_makes_so_many_changes_a_second_and_the_others_as_many_as_ever() {
+    let (server, _database) = server_with(("TOGGLED_MAX_CHANGES_PER_SECOND", "10")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let secret = admin.new_user("ann@example.com", &["toggle_feature_flags"]).await;
+    let refused = soon("to be refused", async {
+        loop {
+            if let Err(refused) = admin.toggle.toggle_feature_flag(toggle("a")).await {
+                return refused;
+            }
+        }
+    })
+    .await;
+    let refused = assert_refused::<()>(Err(refused), Code::ResourceExhausted, "RATE_LIMITED");
+    let after = retry_after(&refused);
+    assert!(after > Duration::ZERO && after <= Duration::from_millis(100), "{after:?}");
+    let made = admin.log().await.len();
+    server.client(Some(&secret)).await.flip("a").await;
+    // Reads are not counted, and after a while there is room for one more.
+    soon("room for one more", async { while admin.toggle.toggle_feature_flag(toggle("a")).await.is_err() {} }).await;
+    assert_eq!(admin.log().await.len(), made + 2, "what was refused was not written");
+}
+
+/// A batch is as many changes as it has items.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_counts_what_is_in_it() {
+    let (server, _database) = server_with(("TOGGLED_MAX_CHANGES_PER_SECOND", "1")).await;
+    let mut admin = server.admin().await;
+    let item = |number: usize| BatchSetItem {
+        flag: Some(batch_set_item::Flag::Key(format!("flag-{number}"))),
+        status: FeatureFlagStatus::Enabled.into(),
+        ..Default::default()
+    };
+    let batch =
+        |items: usize| BatchSetFeatureFlagsRequest { items: (0..items).map(item).collect(), ..Default::default() };
+    // There are no such flags, which is found out after it has been counted.
+    let error = admin.toggle.batch_set_feature_flags(batch(999)).await.unwrap_err();
+    assert_eq!(reason_of(&error), "FLAG_NOT_FOUND");
+    let refused =
+        assert_refused(admin.toggle.batch_set_feature_flags(batch(100)).await, Code::ResourceExhausted, "RATE_LIMITED");
+    assert!(retry_after(&refused) > Duration::from_secs(60), "{refused:?}");
+}

@@ -1,0 +1,185 @@
+//! Stopping: nothing that was answered is lost, nobody hangs, and nobody holds it up.
+
+use std::collections::HashSet;
+
+use futures::future::join_all;
+use toggled::grpc::pb::*;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tonic::{Code, Status};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::support::methods::{channel, endless};
+use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle, until_ended};
+
+/// Flips until the server is gone: the revisions that were answered, and how the last flip failed.
+async fn flip_to_the_end(mut client: Client, key: String) -> (Vec<i64>, Status) {
+    let mut answered = Vec::new();
+    loop {
+        match soon("an answer", client.toggle.toggle_feature_flag(toggle(&key))).await {
+            Ok(answer) => answered.push(answer.into_inner().revision),
+            Err(status) => return (answered, status),
+        }
+    }
+}
+
+on_both! {
+    async fn every_change_that_was_answered_before_a_stop_is_there_after_it(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let mut callers = Vec::new();
+        for number in 0..32 {
+            let key = format!("flag-{number}");
+            admin.create(&key).await;
+            callers.push(tokio::spawn(flip_to_the_end(server.admin().await, key)));
+        }
+        // In the middle of it all.
+        let mut revisions = admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
+        soon("some flips", async { while revisions.message().await.unwrap().unwrap().revision < 500 {} }).await;
+
+        assert_eq!(server.terminate().await.code(), Some(0));
+
+        let ended: Vec<_> = join_all(callers).await.into_iter().map(Result::unwrap).collect();
+        for (_, status) in &ended {
+            // CANCELLED is the client's own word for what it had not sent yet when the connection ended.
+            assert!([Code::Unavailable, Code::Cancelled].contains(&status.code()), "{status:?}");
+        }
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let log = admin.log().await;
+        let there: Vec<_> = log.iter().map(|entry| entry.revision).collect();
+        assert_eq!(there, (1..=log.len() as i64).collect::<Vec<_>>(), "gap-free");
+        let flips = log.iter().filter(|entry| entry.action_type.starts_with("toggle_"));
+        let flips: HashSet<_> = flips.map(|entry| entry.revision).collect();
+        let answered: HashSet<_> = ended.iter().flat_map(|(revisions, _)| revisions.iter().copied()).collect();
+        assert!(answered.len() > 300, "{} flips were answered", answered.len());
+        assert_eq!(flips, answered, "all that was answered is there, and nothing else: whoever called was told");
+        for number in 0..32 {
+            let (key, status) = (format!("flag-{number}"), |on| if on { "enabled" } else { "disabled" });
+            let last = log.iter().rfind(|entry| entry.entity_key == key && entry.action_type.starts_with("toggle_"));
+            let on = admin.get(&key).await.status() == FeatureFlagStatus::Enabled;
+            assert_eq!(status(on), last.map_or("disabled", |entry| entry.new_value()));
+        }
+    }
+
+    async fn a_stop_ends_streams_and_exits_with_0(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+        let mut stream = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
+        stream.message().await.unwrap().unwrap();
+        assert!(server.terminate().await.success());
+        let error = soon("the stream to end", stream.message()).await.unwrap_err();
+        assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
+    }
+}
+
+/// With all the time in the world to wait for them, it does not.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
+    let database = Database::new(Backend::Sqlite).await;
+    let patient = [("TOGGLED_SHUTDOWN_TIMEOUT", "1h"), ("TOGGLED_HANDSHAKE_TIMEOUT", "1h")];
+    let mut server = Server::start_with(&database, &patient).await;
+    let mut silent = TcpStream::connect(server.address).await.unwrap();
+    let mut hesitant = TcpStream::connect(server.address).await.unwrap();
+    hesitant.write_all(b"PRI * HTTP").await.unwrap();
+    let mut watches = Vec::new();
+    for _ in 0..5 {
+        let mut client = server.admin().await;
+        for _ in 0..100 {
+            let watch = client.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
+            watches.push(watch.into_inner());
+        }
+    }
+    let mut health = HealthClient::new(channel(&server).await);
+    let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+
+    server.signal().await;
+
+    for mut watch in watches {
+        let error = until_ended(&mut watch).await;
+        assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
+    }
+    let error = until_ended(&mut health).await;
+    assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
+    assert_eq!(server.ended().await.code(), Some(0));
+    let mut rest = Vec::new();
+    for connection in [&mut silent, &mut hesitant] {
+        // Closed or reset: gone.
+        let _ = soon("the connection to end", connection.read_to_end(&mut rest)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
+    let database = Database::new(Backend::Sqlite).await;
+    let mut server = Server::start_with(&database, &[("TOGGLED_DRAIN_DELAY", "1h")]).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut health = HealthClient::new(channel(&server).await);
+    let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
+    assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
+
+    server.signal().await;
+
+    let told = soon("word of its health", health.message()).await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    admin.flip("a").await;
+    // Also whoever connects only now.
+    server.admin().await.flip("a").await;
+    server.signal().await;
+    assert_eq!(server.ended().await.code(), Some(128 + 15));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_does_not_end_is_given_up_in_the_end() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start_with(&database, &[("TOGGLED_SHUTDOWN_TIMEOUT", "100ms")]).await;
+    let call = tokio::spawn(endless(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)));
+    // One that was sent after it has been answered: the other is under way.
+    server.admin().await.until_let_in().await;
+    assert_eq!(server.terminate().await.code(), Some(0));
+    soon("the call to end", call).await.unwrap().unwrap_err();
+}
+
+/// A change that is being written when the stop comes is answered with the truth.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_under_way_is_finished_and_answered() {
+    let database = Database::new(Backend::Postgres).await;
+    let mut server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut watch = admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
+    let held = database.hold_head().await;
+    let mut flipping = admin.clone();
+    let flip = tokio::spawn(async move { flipping.flip("a").await });
+    held.until_wanted().await;
+
+    server.signal().await;
+
+    until_ended(&mut watch).await;
+    drop(held);
+    let flipped = soon("the answer", flip).await.unwrap();
+    assert_eq!(server.ended().await.code(), Some(0));
+    let server = Server::start(&database).await;
+    assert_eq!(server.admin().await.get("a").await.revision, flipped.revision);
+}
+
+/// When nobody is connected everything ends at once, and none of it may be taken for a failure. Which comes first is
+/// chance: hence so often.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_with_nobody_connected_exits_with_0() {
+    for turn in 0..20 {
+        let database = Database::new(Backend::Sqlite).await;
+        let server = Server::start(&database).await;
+        server.admin().await.create("a").await;
+        let status = server.terminate().await;
+        assert!(status.success(), "turn {turn}: {status}");
+    }
+}
