@@ -13,6 +13,7 @@ mod many;
 mod matrix;
 mod offline;
 mod ofrep;
+mod outcome;
 mod refusals;
 mod replicas;
 mod retry;

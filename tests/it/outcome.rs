@@ -1,0 +1,94 @@
+//! Changes whose database is lost while they are written: their callers are told what became of them.
+
+use toggled::grpc::pb::*;
+use tonic::Code;
+
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{Backend, Client, Database, HeldHead, Server, reason_of, soon, toggle};
+
+/// A server whose next flip of the flag `a` hangs in the database.
+struct World {
+    database: Database,
+    proxy: Proxy,
+    admin: Client,
+    held: Option<HeldHead>,
+    _server: Server,
+}
+
+impl World {
+    async fn new() -> Self {
+        let database = Database::new(Backend::Postgres).await;
+        let proxy = Proxy::new(&database).await;
+        let server = Server::start(&proxy.database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let held = Some(database.hold_head().await);
+        Self { database, proxy, admin, held, _server: server }
+    }
+
+    /// Begins a flip, and waits until it is being written.
+    async fn flip(&self) -> tokio::task::JoinHandle<Result<ToggleFeatureFlagResponse, tonic::Status>> {
+        let mut admin = self.admin.clone();
+        let flip =
+            tokio::spawn(async move { admin.toggle.toggle_feature_flag(request()).await.map(|a| a.into_inner()) });
+        self.held.as_ref().unwrap().until_wanted().await;
+        flip
+    }
+
+    async fn flips(&mut self) -> Vec<AuditLog> {
+        let log = self.admin.log().await;
+        log.into_iter().filter(|entry| entry.action_type.starts_with("toggle_")).collect()
+    }
+}
+
+fn request() -> ToggleFeatureFlagRequest {
+    ToggleFeatureFlagRequest { request_id: Some("flip-1".into()), ..toggle("a") }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_whose_commit_ran_on_after_the_connection_was_lost_is_answered_as_made() {
+    let mut world = World::new().await;
+    let flip = world.flip().await;
+    world.proxy.set(Line::Closed);
+    // The database has not noticed, and writes it as soon as it can.
+    drop(world.held.take());
+    let other = Server::start(&world.database).await;
+    let mut direct = other.admin().await;
+    soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} }).await;
+    world.proxy.set(Line::Open);
+    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_that_was_lost_with_the_connection_is_made_again_and_once() {
+    let mut world = World::new().await;
+    let flip = world.flip().await;
+    world.database.end_connections().await;
+    drop(world.held.take());
+    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+}
+
+/// Nobody can say, and so it is said; a retry finds out.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_of_which_nothing_can_be_learnt_in_time_is_unknown_and_can_be_retried() {
+    let mut world = World::new().await;
+    let flip = world.flip().await;
+    world.proxy.set(Line::Closed);
+    // It is written all the same, and nobody hears of it.
+    drop(world.held.take());
+    let unknown = soon("an answer", flip).await.unwrap().unwrap_err();
+    assert_eq!((unknown.code(), reason_of(&unknown).as_str()), (Code::Unknown, "COMMIT_OUTCOME_UNKNOWN"));
+    world.proxy.set(Line::Open);
+    let answer = soon("a retry to be answered", async {
+        loop {
+            if let Ok(answer) = world.admin.toggle.toggle_feature_flag(request()).await {
+                return answer;
+            }
+        }
+    })
+    .await;
+    assert!(answer.metadata().contains_key("x-request-replayed"), "the first was made after all");
+    assert_eq!(world.flips().await, [answer.into_inner().audit_log.unwrap()]);
+}
