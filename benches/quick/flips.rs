@@ -52,13 +52,13 @@ impl Callers {
         Ok(Self { address, channels })
     }
 
-    /// Creates `flag-1` and on.
-    pub async fn create_flags(&self) -> Result<()> {
+    /// Creates so many flags, `flag-1` and on.
+    pub async fn create_flags(&self, count: usize) -> Result<()> {
         let mut callers = JoinSet::new();
         for caller in 0..IN_FLIGHT {
             let (mut client, token) = (self.client(caller), token()?);
             callers.spawn(async move {
-                for n in (1..=FLAGS).skip(caller).step_by(IN_FLIGHT) {
+                for n in (1..=count).skip(caller).step_by(IN_FLIGHT) {
                     let (key, name) = (format!("flag-{n}"), format!("Flag {n}"));
                     let request = CreateFeatureFlagRequest { key, name, ..Default::default() };
                     client.create_feature_flag(with_token(request, &token)).await?;

@@ -4,7 +4,8 @@
 //!    `pgbench` reaches with the same flip and entry as one single-statement transaction each, on the same cluster.
 //! 2. GetFeatureFlag a second with a token, against a bare tonic server that gives the same answer to anyone.
 //!
-//! And it tells how long after a flip was acknowledged the last of 1,000 watchers has it.
+//! And it tells how long after a flip was acknowledged the last of 1,000 watchers has it, how soon the program serves with
+//! 10,000 flags, and what memory it takes while idle.
 //!
 //! A machine is never equally fast twice, so both sides take turns, and a ratio is the median of what the rounds gave.
 //! Exits with status 1 when one is under its minimum: then the design has been missed somewhere.
@@ -17,6 +18,7 @@ mod pgbench;
 mod processes;
 mod reads;
 mod report;
+mod start;
 
 use std::process::{ExitCode, Stdio};
 
@@ -27,6 +29,7 @@ use pgbench::Pgbench;
 use processes::Server;
 use reads::Reads;
 use report::Comparison;
+use start::Start;
 use tokio::process::Command;
 
 /// Anything that keeps the benchmark from measuring, told to a person.
@@ -62,7 +65,7 @@ async fn run() -> Result<bool> {
     let url = cluster.new_database("ours").await?;
     let server = Server::toggled(&url).await?;
     let callers = Callers::connect(server.address).await?;
-    callers.create_flags().await?;
+    callers.create_flags(FLAGS).await?;
     let pgbench = Pgbench::best(&cluster).await?;
     // Both sides have their statistics, and start without anything left to write.
     cluster.settle(&url).await?;
@@ -70,8 +73,10 @@ async fn run() -> Result<bool> {
     let flips = compare_flips(&callers, &pgbench).await?;
     let reads = compare_reads(&server).await?;
     let fanout = Fanout::measure(server.address).await?;
+    let start = Start::measure().await?;
     report::table(&[&flips, &reads]);
     fanout.tell();
+    start.tell();
     Ok(flips.is_enough() && reads.is_enough())
 }
 

@@ -9,7 +9,7 @@ use tokio::process::Command;
 use crate::cluster::Cluster;
 use crate::flips::Callers;
 use crate::processes::Server;
-use crate::{Result, output};
+use crate::{FLAGS, Result, output};
 
 /// Ways to write a flip as one statement, by the revision's source: a script, the name of its database, and what to
 /// prepare there.
@@ -112,7 +112,7 @@ impl fmt::Display for Pgbench {
 async fn prepare(cluster: &Cluster, variant: &Variant) -> Result<String> {
     let url = cluster.new_database(variant.database).await?;
     let server = Server::toggled(&url).await?;
-    Callers::connect(server.address).await?.create_flags().await?;
+    Callers::connect(server.address).await?.create_flags(FLAGS).await?;
     server.stop().await?;
     let mut connection = PgConnection::connect(&url).await?;
     sqlx::raw_sql(variant.prepare).execute(&mut connection).await?;

@@ -30,7 +30,9 @@ impl Server {
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
             .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
-            .env("TOGGLED_LOG", "warn");
+            .env("TOGGLED_LOG", "warn")
+            // One caller stands for many.
+            .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000");
         Self::start(command, &[]).await
     }
 
@@ -61,6 +63,15 @@ impl Server {
             return Err(format!("a server says: {line}").into());
         }
         Ok(Self { address, process, _output: output, _folder: folder })
+    }
+
+    /// The memory that it takes now, in MiB, as the kernel counts it.
+    pub fn resident_mib(&self) -> Result<f64> {
+        let id = self.process.id().ok_or("the server is gone")?;
+        let status = std::fs::read_to_string(format!("/proc/{id}/status"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS")?;
+        let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+        Ok(kib / 1_024.0)
     }
 
     /// Stops it, and waits until it is gone.
