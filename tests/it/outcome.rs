@@ -54,7 +54,8 @@ async fn a_flip_whose_commit_ran_on_after_the_connection_was_lost_is_answered_as
     drop(world.held.take());
     let other = Server::start(&world.database).await;
     let mut direct = other.admin().await;
-    soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} }).await;
+    soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} })
+        .await;
     world.proxy.set(Line::Open);
     let answer = soon("the answer", flip).await.unwrap().unwrap();
     assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
