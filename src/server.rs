@@ -7,6 +7,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::auth::jwt::SignOn;
@@ -22,7 +23,9 @@ use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
-use crate::store::{Store, StoreError};
+use crate::store::{Connections, Store, StoreError};
+use crate::telemetry::listener::Listener;
+use crate::telemetry::metrics::DATABASE_CONNECTIONS;
 use crate::tls::Tls;
 
 /// How long to wait before trying a database again that does not answer.
@@ -57,6 +60,8 @@ pub struct Parts {
     pub anonymous_flagd_reads: bool,
     /// How it keeps up with other replicas.
     pub following: Following,
+    /// Where metrics and health are served besides, if they are.
+    pub watched_at: Option<Listener>,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
 }
@@ -101,7 +106,7 @@ pub enum ServerError {
 /// Why it could not start, or not go on.
 pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
     let Parts { listener, tls, store, clock, bootstrap_token, following, shutdown, .. } = parts;
-    let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
+    let Parts { certificate_users, sign_on, anonymous_flagd_reads, watched_at, .. } = parts;
     let mirror = Mirror::new(following.max_staleness);
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
     let last_used = Arc::new(LastUsed::default());
@@ -117,6 +122,11 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         shutdown: shutdown.clone(),
     })
     .await?;
+    // Until the very end, so that a server that takes long to stop can be seen to.
+    let _watched = watched_at.map(|listener| {
+        let measure = measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone());
+        AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
+    });
     let mut background = JoinSet::new();
     if let Some(tls) = tls.clone() {
         background.spawn(async move { tls.follow().await });
@@ -166,6 +176,18 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
         tracing::warn!("changes are still being written; not waiting any longer");
     }
     ended
+}
+
+/// Sets what is told of the parts, when somebody asks.
+fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
+    move || {
+        mirror.measure();
+        proposals.measure();
+        let Connections { idle, used } = store.connections();
+        for (state, connections) in [("idle", idle), ("used", used)] {
+            metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));
+        }
+    }
 }
 
 /// Waits for the calls under way to end, for a while.

@@ -2,6 +2,7 @@
 
 mod following;
 mod sign_on;
+mod telemetry;
 mod transport;
 
 use std::net::SocketAddr;
@@ -14,6 +15,7 @@ use crate::auth::secret::Secret;
 
 pub use following::Following;
 pub use sign_on::SignOn;
+pub use telemetry::Telemetry;
 pub use transport::Transport;
 
 /// Which database. Every command that touches one has this.
@@ -53,9 +55,8 @@ pub struct Serve {
     /// Let callers who send no credentials read flags through flagd's services; they can call nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,
-    /// The address to serve metrics on, to Prometheus over HTTP (/metrics); none without it
-    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
-    pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) telemetry: Telemetry,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use crate::telemetry::metrics::Open;
 use crate::tls::{ClientCertificate, Tls, TlsStream};
 
 /// How long a TLS handshake may take. Over a bad line it takes a few round trips; a client that takes longer is not
@@ -46,6 +47,13 @@ pub(super) struct Peer {
 pub(super) struct Connection {
     stream: Either<TcpStream, Box<TlsStream>>,
     peer: Peer,
+    _open: Open,
+}
+
+impl Connection {
+    fn new(stream: Either<TcpStream, Box<TlsStream>>, peer: Peer) -> Self {
+        Self { stream, peer, _open: Open::connection() }
+    }
 }
 
 impl Connected for Connection {
@@ -89,7 +97,7 @@ impl Incoming {
                 (stream, address) = self.acceptor.accept() => match &self.tls {
                     None => {
                         let peer = Peer { address, certificate: None };
-                        return Connection { stream: Either::Left(stream), peer };
+                        return Connection::new(Either::Left(stream), peer);
                     }
                     Some(tls) => {
                         let handshake = shake_hands(Arc::clone(tls), stream, address);
@@ -117,7 +125,7 @@ async fn shake_hands(tls: Arc<Tls>, stream: TcpStream, address: SocketAddr) -> O
     match ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok((stream, certificate)) => {
             let peer = Peer { address, certificate: certificate.map(Arc::new) };
-            Some(Connection { stream: Either::Right(Box::new(stream)), peer })
+            Some(Connection::new(Either::Right(Box::new(stream)), peer))
         }
         Err(problem) => {
             tracing::debug!(%address, %problem, "no TLS connection came about");

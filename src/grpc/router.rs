@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -19,6 +20,7 @@ use super::authorize::{AuthorizeLayer, Denials, Failures, Gate};
 use super::change::Changes;
 use super::flagd::{Evaluation, FlagSync};
 use super::incoming::incoming;
+use super::observe::ObserveLayer;
 use super::ofrep::{self, Ofrep};
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
@@ -37,6 +39,7 @@ use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
+use crate::telemetry::listener::Readiness;
 use crate::tls::Tls;
 
 /// Our services: each of their methods declares a policy.
@@ -106,7 +109,7 @@ pub enum RouterError {
 
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    router: TonicRouter<Stack<AuthorizeLayer, Identity>>,
+    router: TonicRouter<Stack<AuthorizeLayer, Stack<ObserveLayer, Identity>>>,
     shutdown: CancellationToken,
 }
 
@@ -119,8 +122,10 @@ impl Router {
         let Parts { store, mirror, clock, proposals, last_used, shutdown, .. } = parts;
         let Parts { certificate_users, sign_on, anonymous_flagd_reads, .. } = parts;
         let denials = Denials::new(proposals.clone(), Arc::clone(&store), Arc::clone(&clock));
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
+        let policies = Arc::new(policies);
         let gate = Gate {
-            policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
+            policies: Arc::clone(&policies),
             mirror: Arc::clone(&mirror),
             clock,
             last_used: Arc::clone(&last_used),
@@ -131,7 +136,7 @@ impl Router {
         };
         let authorize = AuthorizeLayer::new(gate, denials.clone());
         let (reporter, health_service) = health_reporter();
-        let health = Health(reporter);
+        let health = Health::new(reporter, Arc::clone(&mirror));
         health.announce(false).await;
         let changes = Changes::new(proposals, denials);
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
@@ -150,6 +155,7 @@ impl Router {
             .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
             .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
             .http2_max_local_error_reset_streams(Some(ERROR_RESETS))
+            .layer(ObserveLayer::new(policies))
             .layer(authorize)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -177,14 +183,36 @@ impl Router {
 
 /// The health that is reported, of every service by name and of the whole as "".
 #[derive(Clone)]
-pub struct Health(HealthReporter);
+pub struct Health {
+    reporter: HealthReporter,
+    readiness: watch::Sender<Readiness>,
+    mirror: Arc<Mirror>,
+}
 
 impl Health {
+    fn new(reporter: HealthReporter, mirror: Arc<Mirror>) -> Self {
+        Self { reporter, readiness: watch::Sender::new(Readiness::Starting), mirror }
+    }
+
+    /// The same, for who speaks no gRPC, and in one word why.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
     /// Tells everybody who asks or watches.
     pub async fn announce(&self, serving: bool) {
+        self.readiness.send_modify(|readiness| {
+            *readiness = match *readiness {
+                _ if serving => Readiness::Serving,
+                Readiness::Starting => Readiness::Starting,
+                // There is no other reason for what is up to date not to be served.
+                _ if self.mirror.is_fresh() => Readiness::Draining,
+                _ => Readiness::Stale,
+            }
+        });
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES.iter().chain(&PUBLIC).chain(&[""]) {
-            self.0.set_service_status(service, status).await;
+            self.reporter.set_service_status(service, status).await;
         }
     }
 }

@@ -61,6 +61,7 @@ impl Server {
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
             .env("TOGGLED_LOG", "warn")
+            .env("TOGGLED_LOG_FORMAT", "human")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)
