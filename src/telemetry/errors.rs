@@ -5,18 +5,20 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
 use std::panic::{self, PanicHookInfo};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::crypto::ring;
-use sentry::protocol::{Event, Level};
+use sentry::protocol::{Context, Event, Level};
+use sentry::transports::ReqwestHttpTransportOptions;
 use sentry::types::Dsn;
-use sentry::{ClientInitGuard, ClientOptions};
+use sentry::{ClientInitGuard, ClientOptions, Transport, TransportFactory, TransportOptions};
 
 use super::metrics;
 use super::request::Request;
 
-/// How long to wait at the end for what is not yet sent.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long the collector may take for an event.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Who collects errors.
 #[derive(Clone)]
@@ -46,11 +48,25 @@ impl Collector {
             .release(concat!("toggled@", env!("CARGO_PKG_VERSION")))
             .send_default_pii(false)
             .max_breadcrumbs(0)
-            .shutdown_timeout(LAST_WAIT)
+            .shutdown_timeout(super::LAST_WAIT)
             .environment(self.environment.unwrap_or_else(|| "production".to_owned()))
-            .before_send(|event| Some(anonymous(event)));
+            .before_send(|event| Some(anonymous(event)))
+            .transport(InTime);
         options.dsn = Some(self.dsn);
         options
+    }
+}
+
+/// Sends over HTTP like Sentry's own, which would wait for ever for a collector that has gone silent.
+struct InTime;
+
+impl TransportFactory for InTime {
+    fn create_transport_with_options(&self, options: TransportOptions) -> Arc<dyn Transport> {
+        let options = ReqwestHttpTransportOptions::from(options);
+        Arc::new(match reqwest::Client::builder().timeout(SEND_TIMEOUT).build() {
+            Ok(client) => options.with_client(client).build(),
+            Err(_) => options.build(),
+        })
     }
 }
 
@@ -105,6 +121,11 @@ fn anonymous(event: Event<'static>) -> Event<'static> {
         exception.value = exception.value.as_deref().map(without_addresses);
     }
     let (trace_id, method) = request();
+    if let Some(Context::Trace(trace)) = event.contexts.get_mut("trace")
+        && let Some(id) = trace_id.as_ref().and_then(|id| id.parse().ok())
+    {
+        trace.trace_id = id;
+    }
     event.tags.extend(trace_id.map(|id| ("trace_id".to_owned(), id)));
     event.tags.extend(method.map(|method| ("method".to_owned(), method)));
     event
@@ -121,9 +142,8 @@ mod tests {
     use super::*;
     use crate::telemetry::traces::Traced;
     use sentry::protocol::{Breadcrumb, EnvelopeItem, User};
-    use sentry::{Client, Envelope, Hub, Transport, TransportFactory};
+    use sentry::{Client, Envelope, Hub};
     use std::panic::AssertUnwindSafe;
-    use std::sync::Arc;
 
     #[derive(Default)]
     struct Sent(std::sync::Mutex<Vec<Envelope>>);
@@ -139,10 +159,7 @@ mod tests {
         tell_of_panics_here();
         let sent = Arc::new(Sent::default());
         let mut options = Collector::new("https://key@sentry.example.com/1", None).unwrap().options();
-        let transport = Arc::clone(&sent);
-        options.transport =
-            Some(Arc::new(move |_: &ClientOptions| -> Arc<dyn Transport> { transport.clone() })
-                as Arc<dyn TransportFactory>);
+        options.transport = Some(Arc::new(Arc::clone(&sent)));
         let client = {
             let _turn = HOOK.lock();
             Client::from(sentry::apply_defaults(options))

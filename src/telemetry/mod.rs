@@ -7,11 +7,17 @@ pub mod metrics;
 pub mod request;
 pub mod traces;
 
+use std::time::Duration;
+
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use sentry::ClientInitGuard;
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
+
+/// How long to wait at the end for what is not yet sent.
+const LAST_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told, and where. Log lines go to standard error.
 pub struct Settings {
@@ -39,8 +45,10 @@ pub struct Telemetry {
 pub fn start(settings: Settings) -> Result<Telemetry, String> {
     let (layer, traces) = settings.traces.map(traces::Collector::start).transpose()?.unzip();
     let logs = logs::layer(&settings.filter, settings.format);
+    // Not an optional layer: one that is not there wants every span, and they are made for nobody.
+    let layers: Vec<_> = [Some(logs), layer].into_iter().flatten().collect();
     // A second start in one process keeps the first.
-    let _ = tracing_subscriber::registry().with(logs).with(layer).try_init();
+    let _ = tracing_subscriber::registry().with(layers).try_init();
     errors::tell_of_panics();
     Ok(Telemetry { traces, errors: settings.errors.map(errors::Collector::start) })
 }
@@ -49,9 +57,9 @@ impl Telemetry {
     /// Sends what is left. Who does not take it in time does not get it: collectors that are down hold up nothing.
     pub async fn finish(self) {
         let Self { traces, errors } = self;
-        let traces = spawn_blocking(move || traces.map(|traces| traces.shutdown_with_timeout(traces::LAST_WAIT)));
-        // It is sent when the guard goes.
+        let traces = spawn_blocking(move || traces.map(|traces| traces.shutdown_with_timeout(LAST_WAIT)));
+        // It is sent when the guard goes, which would wait longer than it says.
         let errors = spawn_blocking(move || drop(errors));
-        let _ = tokio::join!(traces, errors);
+        let _ = timeout(LAST_WAIT, async { tokio::join!(traces, errors) }).await;
     }
 }

@@ -26,10 +26,7 @@ pub use opentelemetry::trace::TraceId;
 pub(super) const TARGET: &str = "toggled::trace";
 
 /// How long the collector may take for a batch. One that takes longer does not get it.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// How long to wait at the end for what is not yet sent.
-pub(super) const LAST_WAIT: Duration = Duration::from_secs(1);
+const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 const TRACEPARENT: &str = "traceparent";
 
@@ -179,7 +176,8 @@ fn span(method: &str, rpc: bool) -> Span {
 
 /// The span of writing a batch of `proposals`, in the trace of one of them.
 pub fn commit(parent: &Span, proposals: usize) -> Span {
-    tracing::info_span!(target: TARGET, parent: parent, "commit", proposals)
+    // OpenTelemetry's integers have a sign.
+    tracing::info_span!(target: TARGET, parent: parent, "commit", proposals = proposals as i64)
 }
 
 /// Notes in its span how a request ended: the number of gRPC's code, and whether that is the server's failure.

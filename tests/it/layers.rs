@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 20] = [
+const CRATES: [(&str, &str); 19] = [
     ("sqlx", "store"),
     ("tonic", "grpc"),
     ("prost", "grpc"),
@@ -23,7 +23,7 @@ const CRATES: [(&str, &str); 20] = [
     ("tokio_rustls", "tls"),
     ("x509_parser", "tls"),
     ("jsonwebtoken", "auth"),
-    ("reqwest", "auth"),
+    ("reqwest", "auth telemetry"),
     ("ring", "auth telemetry tls"),
     ("rustls", "auth telemetry tls"),
     ("axum", "telemetry"),
@@ -33,9 +33,8 @@ const CRATES: [(&str, &str); 20] = [
     ("opentelemetry", "telemetry"),
     ("opentelemetry_otlp", "telemetry"),
     ("opentelemetry_sdk", "telemetry"),
-    ("sentry", "telemetry"),
+    ("sentry", "config telemetry"),
     ("tracing_opentelemetry", "telemetry"),
-    ("tracing_subscriber", "config telemetry"),
 ];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {
