@@ -79,7 +79,7 @@ pub fn internal(what: &str) {
 
 /// From here on panics are counted and told of in the log, like everything else.
 pub(super) fn tell_of_panics() {
-    panic::set_hook(Box::new(|panic| told(panic)));
+    panic::set_hook(Box::new(told));
 }
 
 /// Held by tests that put another hook in the place of the last.

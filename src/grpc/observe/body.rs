@@ -52,7 +52,7 @@ impl http_body::Body for Followed {
         let Ok(polled) = polled else { return Poll::Ready(Some(self.panicked())) };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(code) = frame.trailers_ref().map(|trailers| code::of_headers(trailers)) {
+                if let Some(code) = frame.trailers_ref().map(code::of_headers) {
                     self.call.end(code.unwrap_or(Code::Unknown));
                 }
             }
