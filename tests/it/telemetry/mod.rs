@@ -7,6 +7,7 @@ mod metrics;
 mod traces;
 
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use toggled::grpc::pb::{GetFeatureFlagRequest, toggle_feature_flag_request};
 use toggled::grpc::pb::{ToggleFeatureFlagRequest, get_feature_flag_request};
@@ -56,6 +57,14 @@ async fn ask(address: SocketAddr, path: &str) -> (String, String) {
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.lines().next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
     (status.to_owned(), body.to_owned())
+}
+
+/// Asks a server to stop that tells a collector who says nothing.
+async fn ends_soon(server: Server) {
+    let began = Instant::now();
+    assert!(server.terminate().await.success());
+    // Otherwise it would be the 10 s that a collector is given.
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 /// To read a flag.
