@@ -34,12 +34,12 @@ pub(super) struct Target {
 impl Target {
     /// A SQLite file that is not there is made.
     pub(super) fn open(&self) -> Result<Arc<dyn Store>, Failure> {
-        telemetry::start(&self.logging.log);
+        telemetry::logs::start(&self.logging.log);
         super::opened(store::open(&self.database.database_url))
     }
 
     fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
-        telemetry::start(&self.logging.log);
+        telemetry::logs::start(&self.logging.log);
         super::opened(store::open_existing(&self.database.database_url))
     }
 }

@@ -16,11 +16,19 @@ use crate::bootstrap::TokenPlace;
 use crate::domain::time::SystemClock;
 use crate::grpc::Outsiders;
 use crate::server::{self, Parts, Ready};
+use crate::telemetry::listener::Listener;
 use crate::tls::{Files, Tls};
 use crate::{config, store, telemetry};
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
-    telemetry::start(&settings.logging.log);
+    let told = settings.telemetry.parse(&settings.logging.log).map_err(Failure::usage)?;
+    let telemetry = telemetry::start(told).map_err(Failure::usage)?;
+    let served = serve(settings).await;
+    telemetry.finish().await;
+    served
+}
+
+async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
     let files = settings.transport.tls(settings.listen).map_err(Failure::usage)?;
     let certificate_users = settings.transport.certificate_users().map_err(Failure::usage)?;
@@ -37,12 +45,10 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         line: format!("cannot listen on {}: {error}", settings.listen),
     })?;
     let address = listener.local_addr()?;
-    if let Some(address) = settings.metrics_listen {
-        telemetry::serve_metrics(address).map_err(|error| Failure {
-            code: EXIT_FAILURE,
-            line: format!("cannot serve metrics on {address}: {error}"),
-        })?;
-    }
+    let watched_at = match settings.telemetry.metrics_listen {
+        Some(address) => Some(Listener::bind(address).await.map_err(|line| Failure { code: EXIT_FAILURE, line })?),
+        None => None,
+    };
     say(&format!("toggled listens on {address}"));
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
@@ -57,6 +63,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         following,
         limits: settings.limits,
         stopping: settings.shutdown,
+        watched_at,
         shutdown,
     };
     Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)

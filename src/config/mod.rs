@@ -5,6 +5,7 @@ mod following;
 mod limits;
 mod shutdown;
 mod sign_on;
+mod telemetry;
 mod transport;
 
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ pub use following::Following;
 pub use limits::Limits;
 pub use shutdown::Shutdown;
 pub use sign_on::SignOn;
+pub use telemetry::Telemetry;
 pub use transport::Transport;
 
 /// Which database. Every command that touches one has this.
@@ -62,9 +64,8 @@ pub struct Serve {
     /// Let callers who send no credentials read flags through flagd's services; they can call nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,
-    /// The address to serve metrics on, to Prometheus over HTTP (/metrics); none without it
-    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
-    pub metrics_listen: Option<SocketAddr>,
+    #[command(flatten)]
+    pub(crate) telemetry: Telemetry,
     /// The first administrator's token, 32 characters or more; used on the first start alone. Without it one is made
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.

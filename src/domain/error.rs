@@ -141,6 +141,9 @@ pub enum Error {
     /// A defect, or a database that does not hold what it should. The words are for the server's log only.
     #[error("internal error: {0}")]
     Internal(String),
+    /// Something panicked, which was told of where it did.
+    #[error("internal error: a panic")]
+    Panicked,
 }
 
 fn first(violations: &[Violation]) -> String {

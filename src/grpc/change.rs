@@ -15,6 +15,7 @@ use crate::committer::{Proposals, Reply};
 use crate::domain::advance::{Answer, Command, Named, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
+use crate::telemetry::request::note_revision;
 
 /// A request to change something.
 pub(super) trait Change: Message + Default {
@@ -76,14 +77,19 @@ impl Changes {
         let proposal = proposal(&call, message, parse).map_err(status)?;
         let caller = call.caller.key().ok_or_else(|| status(Error::Internal("a change by nobody".to_owned())))?;
         self.fairness.admit(&caller, &proposal.command).map_err(status)?;
-        let named = named(&proposal.command);
+        let (named, is_change) = (named(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Some(call.deadline)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
             // To grant what one does not hold, for one.
             self.denials.record(&call, missing, named).await;
         }
         match reply.map_err(status)? {
-            Reply::Answer(answer) => Ok(Response::new(R::response(&answer))),
+            Reply::Answer(answer) => {
+                if is_change {
+                    note_revision(answer.revision);
+                }
+                Ok(Response::new(R::response(&answer)))
+            }
             Reply::Replayed(bytes) => {
                 let stored = R::Response::decode(&bytes[..])
                     .map_err(|e| status(Error::Internal(format!("a stored response does not decode: {e}"))))?;

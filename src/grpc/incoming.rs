@@ -18,6 +18,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::Limits;
+use crate::telemetry::metrics::{Open, REFUSALS};
 use crate::tls::{ClientCertificate, Tls, TlsStream};
 
 /// How long to wait when the system gives us no connection: most likely it has no file descriptor left, and says so
@@ -47,6 +48,7 @@ pub(super) struct Connection {
     /// Until its first words are read.
     opening: Option<Opening>,
     _place: OwnedSemaphorePermit,
+    _open: Open,
 }
 
 /// A connection that has yet to say what it is.
@@ -58,7 +60,7 @@ struct Opening {
 impl Connection {
     fn new(stream: Either<TcpStream, Box<TlsStream>>, peer: Peer, place: OwnedSemaphorePermit, by: Duration) -> Self {
         let opening = Some(Opening { read: 0, late: Box::pin(sleep(by)) });
-        Self { stream, peer, opening, _place: place }
+        Self { stream, peer, opening, _place: place, _open: Open::connection() }
     }
 }
 
@@ -117,6 +119,7 @@ impl Incoming {
                 }
                 (stream, address) = self.acceptor.accept() => {
                     let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                        metrics::counter!(REFUSALS, "reason" => "CONNECTION_LIMIT").increment(1);
                         self.acceptor.complain("there are as many connections as there may be; closing more at once");
                         continue;
                     };

@@ -11,6 +11,7 @@ mod feed;
 mod fields;
 mod flagd;
 mod incoming;
+mod observe;
 mod ofrep;
 mod openfeature;
 mod paging;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::server::NamedService;
 use tonic::transport::Server;
@@ -19,6 +20,7 @@ use super::change::Changes;
 use super::fairness::Fairness;
 use super::flagd::{Evaluation, FlagSync};
 use super::incoming::incoming;
+use super::observe::ObserveLayer;
 use super::ofrep::{self, Ofrep};
 use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
@@ -38,6 +40,7 @@ use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
+use crate::telemetry::listener::Readiness;
 use crate::tls::Tls;
 
 /// Our services: each of their methods declares a policy.
@@ -98,7 +101,7 @@ pub enum RouterError {
 
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    router: TonicRouter<Stack<AuthorizeLayer, Identity>>,
+    router: TonicRouter<Stack<AuthorizeLayer, Stack<ObserveLayer, Identity>>>,
     limits: Limits,
     closing: CancellationToken,
 }
@@ -110,10 +113,11 @@ impl Router {
     /// When a method is served that declares no policy, or the descriptors cannot be read.
     pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
+        let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
+        let policies = Arc::new(policies);
         let (reporter, health_service) = health_reporter();
-        let health = Health(reporter);
-        health.announce(false).await;
-        let (authorize, denials) = authorize(&parts)?;
+        let health = Health::new(reporter).await;
+        let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
         let Parts { store, mirror, proposals, last_used, .. } = parts;
         let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
@@ -130,6 +134,7 @@ impl Router {
             };
         }
         let router = transport(&limits)
+            .layer(ObserveLayer::new(policies))
             .layer(authorize)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -156,11 +161,11 @@ impl Router {
 }
 
 /// The one layer that every call passes, and where it records whom it refuses.
-fn authorize(parts: &Parts) -> Result<(AuthorizeLayer, Denials), PolicyError> {
+fn authorize(parts: &Parts, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
     let Parts { store, mirror, clock, proposals, last_used, outsiders, limits, closing } = parts;
     let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
     let gate = Gate {
-        policies: Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES),
+        policies,
         mirror: Arc::clone(mirror),
         clock: Arc::clone(clock),
         last_used: Arc::clone(last_used),
@@ -169,7 +174,7 @@ fn authorize(parts: &Parts) -> Result<(AuthorizeLayer, Denials), PolicyError> {
         request_timeout: limits.request_timeout,
         closing: closing.clone(),
     };
-    Ok((AuthorizeLayer::new(gate, denials.clone(), Streams::new(limits)), denials))
+    (AuthorizeLayer::new(gate, denials.clone(), Streams::new(limits)), denials)
 }
 
 /// HTTP/2 within its limits. The transport's own defaults leave two of them out: how many streams a connection may have
@@ -188,14 +193,30 @@ fn transport(limits: &Limits) -> Server {
 
 /// The health that is reported, of every service by name and of the whole as "".
 #[derive(Clone)]
-pub struct Health(HealthReporter);
+pub struct Health {
+    reporter: HealthReporter,
+    readiness: watch::Sender<Readiness>,
+}
 
 impl Health {
+    async fn new(reporter: HealthReporter) -> Self {
+        let health = Self { reporter, readiness: watch::Sender::new(Readiness::Starting) };
+        health.announce(Readiness::Starting).await;
+        health
+    }
+
+    /// The same, for who speaks no gRPC, and in one word why.
+    pub fn readiness(&self) -> watch::Receiver<Readiness> {
+        self.readiness.subscribe()
+    }
+
     /// Tells everybody who asks or watches.
-    pub async fn announce(&self, serving: bool) {
+    pub async fn announce(&self, readiness: Readiness) {
+        self.readiness.send_replace(readiness);
+        let serving = readiness == Readiness::Serving;
         let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in SERVICES.iter().chain(&PUBLIC).chain(&[""]) {
-            self.0.set_service_status(service, status).await;
+            self.reporter.set_service_status(service, status).await;
         }
     }
 }

@@ -10,8 +10,13 @@ use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt
 use super::pb::ErrorReason;
 use crate::domain::error::{Error, Violation};
 use crate::store::StoreError;
+use crate::telemetry::errors;
+use crate::telemetry::request::note_reason;
 
 const DOMAIN: &str = "toggled";
+
+/// All that a caller is told of a defect.
+const INTERNAL: &str = "internal error; the server's log has the details";
 
 /// When to come back after a failure that passes.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
@@ -24,6 +29,7 @@ const MOST_VIOLATION_BYTES: usize = 2_048;
 /// What a caller is told, by kind of error.
 pub(super) fn status(error: Error) -> Status {
     let (code, reason) = kind(&error);
+    note_reason(name(reason));
     let mut details = ErrorDetails::with_error_info(name(reason), DOMAIN, metadata(&error));
     match &error {
         Error::Invalid(violations) => {
@@ -65,7 +71,9 @@ pub(super) fn status(error: Error) -> Status {
 
 /// What a caller who speaks no gRPC is told: the same, by the HTTP status that belongs to the code.
 pub(super) fn http_status(error: &Error) -> (StatusCode, String) {
-    let status = match kind(error).0 {
+    let (code, reason) = kind(error);
+    note_reason(name(reason));
+    let status = match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
@@ -126,7 +134,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
-        Error::Internal(_) => (Code::Internal, ErrorReason::Internal),
+        Error::Internal(_) | Error::Panicked => (Code::Internal, ErrorReason::Internal),
     }
 }
 
@@ -139,9 +147,10 @@ fn name(reason: ErrorReason) -> &'static str {
 fn message(error: &Error) -> String {
     match error {
         Error::Internal(what) => {
-            tracing::error!(error = %what, "internal error");
-            "internal error; the server's log has the details".to_owned()
+            errors::internal(what);
+            INTERNAL.to_owned()
         }
+        Error::Panicked => INTERNAL.to_owned(),
         error => error.to_string(),
     }
 }

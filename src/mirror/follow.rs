@@ -1,6 +1,7 @@
 //! Following the log that other replicas append to as well.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::{FutureExt, StreamExt};
@@ -24,6 +25,7 @@ impl Mirror {
         let _turn = self.following.lock().await;
         loop {
             let asked = Instant::now();
+            let mut missing = 0;
             let caught_up = match self.read(|state| *state.head()) {
                 None => {
                     self.load(store).await?;
@@ -32,6 +34,7 @@ impl Mirror {
                 Some(known) => match in_time(LOOK_PATIENCE, store.follow(&known)).await? {
                     Followed::Current => true,
                     Followed::Changed(head, delta) => {
+                        missing = head.revision - known.revision;
                         self.apply(&known, head, &delta);
                         self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
                     }
@@ -43,6 +46,7 @@ impl Mirror {
                     Followed::Diverged => false,
                 },
             };
+            self.lag.store(missing, Ordering::Relaxed);
             // Otherwise a local append has moved the mirror meanwhile, and what was read does not fit on top.
             if caught_up {
                 self.confirm(asked);

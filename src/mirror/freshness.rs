@@ -1,10 +1,12 @@
 //! How old the mirror may be: it is shown to be current only by comparing it with the database, again and again.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep_until};
 
 use super::Mirror;
+use crate::telemetry::metrics::{MIRROR_AGE, MIRROR_LAG, MIRROR_REVISION};
 
 impl Mirror {
     /// How long ago it was last known to hold all that the database did; `None` before the first time.
@@ -38,6 +40,14 @@ impl Mirror {
             }
             sleep_until(until + Duration::from_millis(1)).await;
         }
+    }
+
+    /// Sets what is told of it to those who watch over it.
+    pub fn measure(&self) {
+        let Some(revision) = self.read(|state| state.head().revision) else { return };
+        metrics::gauge!(MIRROR_REVISION).set(revision as f64);
+        metrics::gauge!(MIRROR_LAG).set(self.lag.load(Ordering::Relaxed) as f64);
+        metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_default());
     }
 
     /// Notes that the database, asked at `asked`, held nothing that is not here.

@@ -9,7 +9,7 @@ mod freshness;
 mod subscription;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -41,6 +41,8 @@ pub struct Mirror {
     logs: AtomicU64,
     /// The keys of flags that were there in such a log, and are not in the one that took its place.
     vanished: std::sync::Mutex<BTreeSet<FlagKey>>,
+    /// How many revisions the last look at the log found that were not here.
+    lag: AtomicI64,
     /// When the database was last asked and held nothing that was not here.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after that it is still relied on.
@@ -60,6 +62,7 @@ impl Mirror {
             logs: AtomicU64::new(0),
             vanished: std::sync::Mutex::default(),
             confirmed: watch::Sender::new(None),
+            lag: AtomicI64::new(0),
             max_staleness,
         })
     }

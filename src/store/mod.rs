@@ -142,6 +142,25 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
+/// Connections to the database.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Open, and free for the next who asks.
+    pub idle: u32,
+    /// In use.
+    pub used: u32,
+}
+
+impl Connections {
+    /// Those of all pools, by how many each has and how many of them are free.
+    fn of(pools: impl IntoIterator<Item = (u32, usize)>) -> Self {
+        pools.into_iter().fold(Self::default(), |sum, (all, idle)| {
+            let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(all);
+            Self { idle: sum.idle + idle, used: sum.used + all - idle }
+        })
+    }
+}
+
 /// A database, as everyone but the committer uses it.
 #[async_trait]
 pub trait Store: Send + Sync {
@@ -150,6 +169,9 @@ pub trait Store: Send + Sync {
 
     /// The folder that the database lies in, if it is a file.
     fn folder(&self) -> Option<PathBuf>;
+
+    /// How many connections there are now for whoever asks: those of the committer and the follower are their own.
+    fn connections(&self) -> Connections;
 
     /// Brings the schema up to date. Safe to call from several servers at once.
     async fn migrate_up(&self) -> Result<(), StoreError>;

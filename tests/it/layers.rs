@@ -15,7 +15,7 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 10] = [
+const CRATES: [(&str, &str); 19] = [
     ("sqlx", "store"),
     ("tonic", "grpc"),
     ("prost", "grpc"),
@@ -23,9 +23,18 @@ const CRATES: [(&str, &str); 10] = [
     ("tokio_rustls", "tls"),
     ("x509_parser", "tls"),
     ("jsonwebtoken", "auth"),
-    ("reqwest", "auth"),
-    ("ring", "auth tls"),
-    ("rustls", "auth tls"),
+    ("reqwest", "auth telemetry"),
+    ("ring", "auth telemetry tls"),
+    ("rustls", "auth telemetry tls"),
+    ("axum", "telemetry"),
+    ("hyper_util", "telemetry"),
+    ("metrics_exporter_prometheus", "telemetry"),
+    ("metrics_process", "telemetry"),
+    ("opentelemetry", "telemetry"),
+    ("opentelemetry_otlp", "telemetry"),
+    ("opentelemetry_sdk", "telemetry"),
+    ("sentry", "config telemetry"),
+    ("tracing_opentelemetry", "telemetry"),
 ];
 
 fn sources(path: &Path, found: &mut Vec<PathBuf>) {

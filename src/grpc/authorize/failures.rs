@@ -51,7 +51,7 @@ struct Quiet {
 
 impl Failures {
     pub(super) fn note(&self, why: Why, origin: &Origin) {
-        metrics::counter!(crate::telemetry::AUTHENTICATION_FAILURES, "reason" => why.label()).increment(1);
+        metrics::counter!(crate::telemetry::metrics::AUTHENTICATION_FAILURES, "reason" => why.label()).increment(1);
         let Some(unlogged) = self.0.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now()) else { return };
         let (reason, peer) = (why.label(), origin.peer.as_deref().unwrap_or_default());
         tracing::warn!(reason, peer, method = &*origin.method, unlogged, "a call was not authenticated");

@@ -13,7 +13,7 @@ use super::failures::{Failures, Why};
 use crate::auth::jwt::{Rejected, SignOn};
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Method, Policies, Policy};
-use crate::auth::{Caller, bearer, hash};
+use crate::auth::{Caller, CallerKey, bearer, hash};
 use crate::domain::access::{Credential, Permission, SecretHash};
 use crate::domain::advance::Origin;
 use crate::domain::error::Error;
@@ -22,6 +22,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::grpc::Outsiders;
 use crate::grpc::incoming::Peer;
 use crate::mirror::Mirror;
+use crate::telemetry::request::{self, note_caller};
 use crate::tls::ClientCertificate;
 
 /// How often an open stream looks at the clock, at the least: a clock that is set, rather than runs, wakes nobody.
@@ -70,7 +71,7 @@ enum Shown {
 
 /// Decides on the users and tokens in the mirror, without ever asking the database.
 pub(in crate::grpc) struct Gate {
-    pub policies: Policies,
+    pub policies: Arc<Policies>,
     pub mirror: Arc<Mirror>,
     pub clock: Arc<dyn Clock>,
     pub last_used: Arc<LastUsed>,
@@ -138,6 +139,9 @@ impl Gate {
         arrival: Arrival,
         now: Timestamp,
     ) -> Result<Admission, Error> {
+        if let Some(key) = caller.key() {
+            note_caller(nameless(&key));
+        }
         if let Some(token) = caller.token_id() {
             self.last_used.note(token, now);
         }
@@ -265,6 +269,19 @@ impl Gate {
         match call.signed.as_ref().zip(self.outsiders.sign_on.as_ref()) {
             Some((hash, sign_on)) => sign_on.cached(hash, now).is_some(),
             None => true,
+        }
+    }
+}
+
+/// What a caller is called in the log, which is not to say who they are.
+fn nameless(key: &CallerKey) -> request::Caller {
+    match key {
+        CallerKey::User(id) => request::Caller::User(*id),
+        CallerKey::Account(account) => {
+            let hash = hash(format!("{}\0{}", account.issuer, account.subject).as_bytes());
+            let mut beginning = [0; 8];
+            beginning.copy_from_slice(&hash[..8]);
+            request::Caller::Account(beginning)
         }
     }
 }

@@ -38,8 +38,8 @@ const FLAG: &str = "/ofrep/v1/evaluate/flags/";
 
 /// What is served: path, name and what it demands.
 pub(super) const ROUTES: [(&str, &str, Permission); 2] = [
-    (FLAGS, "ofrep.v1/EvaluateFlags", Permission::ViewFeatureFlags),
-    (FLAG, "ofrep.v1/EvaluateFlag", Permission::ViewFeatureFlags),
+    (FLAGS, "OFREP/EvaluateFlags", Permission::ViewFeatureFlags),
+    (FLAG, "OFREP/EvaluateFlag", Permission::ViewFeatureFlags),
 ];
 
 /// The service.

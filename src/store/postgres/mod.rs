@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::rows::{self, EntryRow, HeadRow, RequestRow, convert};
-use super::{EntryQuery, Followed, Migration, Store, StoreError, Writer, audit, migrate};
+use super::{Connections, EntryQuery, Followed, Migration, Store, StoreError, Writer, audit, migrate};
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
@@ -90,6 +90,10 @@ impl Store for PostgresStore {
 
     fn folder(&self) -> Option<PathBuf> {
         None
+    }
+
+    fn connections(&self) -> Connections {
+        Connections::of([&self.pool, &self.own].map(|pool| (pool.size(), pool.num_idle())))
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {

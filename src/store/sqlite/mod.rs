@@ -19,7 +19,7 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
-use super::{EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
+use super::{Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
@@ -84,6 +84,10 @@ impl Store for SqliteStore {
 
     fn folder(&self) -> Option<PathBuf> {
         self.options.get_filename().parent().map(PathBuf::from)
+    }
+
+    fn connections(&self) -> Connections {
+        Connections::of([&self.pool, &self.own].map(|pool| (pool.size(), pool.num_idle())))
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {

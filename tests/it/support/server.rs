@@ -66,6 +66,7 @@ impl Server {
             .env("TOGGLED_LOG", "warn")
             // Tests are in a hurry.
             .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000")
+            .env("TOGGLED_LOG_FORMAT", "human")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
             .stderr(log)

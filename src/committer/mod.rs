@@ -4,6 +4,8 @@
 //!
 //! It runs as a task of its own, so that a caller who goes away cannot leave anything half done.
 
+mod meter;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +14,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use crate::domain::advance::{Actor, Answer, Command, Proposal, Step, StoredRequest, Verdict, advance};
@@ -20,6 +23,7 @@ use crate::domain::text::RequestId;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::{Appended, Store, StoreError, Writer, in_time};
+use crate::telemetry::{request, traces};
 
 /// Proposals in one batch at the most.
 const BATCH: usize = 512;
@@ -63,6 +67,8 @@ struct Waiting {
     /// Set by whoever is first: the committer, who takes it up, or the caller, whose deadline has come. The other then
     /// leaves it.
     settled: Arc<AtomicBool>,
+    /// Of the request that it came with.
+    span: Span,
 }
 
 impl Proposals {
@@ -74,7 +80,7 @@ impl Proposals {
     pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (reply, mut answer) = oneshot::channel();
         let settled = Arc::new(AtomicBool::new(false));
-        let waiting = Waiting { proposal, reply, settled: Arc::clone(&settled) };
+        let waiting = Waiting { proposal, reply, settled: Arc::clone(&settled), span: request::span() };
         self.queue.try_send(waiting).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
@@ -138,7 +144,10 @@ impl Committer {
                 let mut batch: Vec<_> = gathered.drain(..portion(&gathered)).collect();
                 // Whoever cancelled, or ran out of time, while they waited is left alone.
                 batch.retain(|waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel));
-                self.commit(batch).await;
+                if !batch.is_empty() {
+                    meter::gathered(batch.len());
+                    self.commit(batch).await;
+                }
             }
         }
     }
@@ -150,7 +159,8 @@ impl Committer {
             let Some(step) = self.decide(&batch) else {
                 return refuse(batch, &Error::DatabaseUnavailable);
             };
-            let next = match self.append(&step).await {
+            let span = batch.first().map(|first| traces::commit(&first.span, batch.len()));
+            let next = match self.append(&step).instrument(span.unwrap_or_else(Span::none)).await {
                 Ok(next) => next,
                 Err(error) => return refuse(batch, &error),
             };
@@ -183,7 +193,10 @@ impl Committer {
         let give_up = Instant::now() + OUTCOME_PATIENCE;
         let mut in_doubt = false;
         loop {
-            let problem = match self.writer.append(step).await {
+            let began = Instant::now();
+            let outcome = self.writer.append(step).await;
+            meter::appended(&outcome, began.elapsed());
+            let problem = match outcome {
                 Ok(Appended::Done) => return Ok(Next::Appended),
                 Ok(Appended::HeadMoved) if !in_doubt => return Ok(Next::CatchUp),
                 Ok(Appended::RequestExists) => return Ok(Next::Replay),

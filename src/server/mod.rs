@@ -1,11 +1,14 @@
 //! The server: its parts put together, started and stopped.
 
+mod upkeep;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use crate::auth::jwt::SignOn;
@@ -21,16 +24,11 @@ use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
+use crate::telemetry::listener::{Listener, Readiness};
 use crate::tls::Tls;
 
 /// How long to wait before trying a database again that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// How often expired requests are forgotten.
-const SWEEP: Duration = Duration::from_secs(600);
-
-/// How often it is written down when tokens were last used.
-const WRITE_LAST_USED: Duration = Duration::from_secs(30);
 
 /// How long what is left to write may take once all calls have ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -55,6 +53,8 @@ pub struct Parts {
     pub limits: Limits,
     /// How it stops.
     pub stopping: Shutdown,
+    /// Where metrics and health are served besides, if they are.
+    pub watched_at: Option<Listener>,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
 }
@@ -112,8 +112,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let token = first_start(&server.mirror, &proposals, own_token.as_ref(), &*server.store).await?;
     drop(proposals);
     server.keep_up();
-    let mut telling = tokio::spawn(tell_health(Arc::clone(&server.mirror), server.health.clone()));
-    server.health.announce(true).await;
+    let mut telling = tokio::spawn(upkeep::tell_health(Arc::clone(&server.mirror), server.health.clone()));
+    server.health.announce(Readiness::Serving).await;
     if let Some((log_id, revision)) = server.mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
@@ -146,6 +146,8 @@ struct Server {
     /// Cancelled when no more calls are taken.
     closing: CancellationToken,
     serving: JoinHandle<Result<(), String>>,
+    /// Served until the very end, so that a server that takes long to stop can be seen to.
+    _watched: Option<AbortOnDropHandle<()>>,
     /// What keeps it up to date. None of it ever ends by itself.
     background: JoinSet<()>,
 }
@@ -153,7 +155,7 @@ struct Server {
 impl Server {
     /// Takes calls already before the database answers, so that health can say that it does not.
     async fn listen(parts: Parts, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
-        let Parts { listener, tls, outsiders, store, clock, following, limits, stopping, .. } = parts;
+        let Parts { listener, tls, outsiders, store, clock, following, limits, stopping, watched_at, .. } = parts;
         let (last_used, closing) = (Arc::new(LastUsed::default()), CancellationToken::new());
         let sign_on = outsiders.sign_on.clone();
         let (router, health) = grpc::Router::new(grpc::Parts {
@@ -167,20 +169,37 @@ impl Server {
             closing: closing.clone(),
         })
         .await?;
+        let watched = watched_at.map(|listener| {
+            let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone());
+            AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
+        });
         let mut background = JoinSet::new();
         if let Some(tls) = tls.clone() {
             background.spawn(async move { tls.follow().await });
         }
         let serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
-        Ok(Self { store, mirror, clock, last_used, sign_on, following, stopping, health, closing, serving, background })
+        Ok(Self {
+            store,
+            mirror,
+            clock,
+            last_used,
+            sign_on,
+            following,
+            stopping,
+            health,
+            closing,
+            serving,
+            _watched: watched,
+            background,
+        })
     }
 
     /// Starts what keeps it up to date.
     fn keep_up(&mut self) {
         let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
-        self.background.spawn(sweep(store(), Arc::clone(&self.clock)));
-        self.background.spawn(write_behind(store(), Arc::clone(&self.last_used)));
+        self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
+        self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });
         }
@@ -201,7 +220,7 @@ impl Server {
     /// Says that it does not serve, goes on serving until that is known everywhere, then takes no more calls, ends all
     /// streams and waits for the calls under way, for a while.
     async fn stop_serving(&mut self) -> Result<(), ServerError> {
-        self.health.announce(false).await;
+        self.health.announce(Readiness::Draining).await;
         tokio::time::sleep(self.stopping.drain_delay).await;
         self.closing.cancel();
         match tokio::time::timeout(self.stopping.shutdown_timeout, &mut self.serving).await {
@@ -218,7 +237,7 @@ impl Server {
     async fn write_the_rest(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) {
         self.background.shutdown().await;
         stop_writing.cancel();
-        let rest = async { tokio::join!(committing, write_last_used(&*self.store, &self.last_used)) };
+        let rest = async { tokio::join!(committing, upkeep::write_last_used(&*self.store, &self.last_used)) };
         if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
             tracing::warn!("the database does not answer; not waiting any longer");
         }
@@ -260,55 +279,4 @@ async fn first_start(
     }
     let folder = store.folder().unwrap_or_default();
     Ok(bootstrap(proposals, own, &folder).await?)
-}
-
-/// Reports a server healthy only while it can show that it is up to date.
-async fn tell_health(mirror: Arc<Mirror>, health: grpc::Health) {
-    loop {
-        mirror.until_stale().await;
-        tracing::warn!(age = ?mirror.age(), "the database does not answer: flags are read from memory, all else is refused");
-        health.announce(false).await;
-        mirror.until_fresh().await;
-        tracing::info!("up to date again");
-        health.announce(true).await;
-    }
-}
-
-/// Forgets expired requests, now and then.
-async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
-    let mut ticks = tokio::time::interval(SWEEP);
-    loop {
-        ticks.tick().await;
-        loop {
-            match store.forget_requests(clock.now()).await {
-                Ok(0) => break,
-                Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
-                Err(error) => {
-                    tracing::warn!(%error, "could not forget expired requests");
-                    break;
-                }
-            }
-        }
-    }
-}
-
-/// Writes down when tokens were last used, now and then.
-async fn write_behind(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
-    let mut ticks = tokio::time::interval(WRITE_LAST_USED);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        write_last_used(&*store, &last_used).await;
-    }
-}
-
-async fn write_last_used(store: &dyn Store, last_used: &LastUsed) {
-    let uses = last_used.unwritten();
-    if uses.is_empty() {
-        return;
-    }
-    match store.write_last_used(&uses).await {
-        Ok(()) => last_used.written(&uses),
-        Err(error) => tracing::warn!(%error, "could not write down when tokens were last used; trying on"),
-    }
 }

@@ -1,0 +1,36 @@
+//! What those who watch over it are told of the committer.
+
+use std::time::Duration;
+
+use metrics::{counter, gauge, histogram};
+
+use super::Proposals;
+use crate::store::{Appended, StoreError};
+use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH};
+
+impl Proposals {
+    /// Sets what is told of the queue.
+    pub fn measure(&self) {
+        let waiting = self.queue.max_capacity() - self.queue.capacity();
+        gauge!(QUEUE_LENGTH).set(waiting as f64);
+    }
+}
+
+/// Counts what was taken up at once.
+pub(super) fn gathered(proposals: usize) {
+    histogram!(BATCH_SIZE).record(proposals as f64);
+}
+
+/// Counts an attempt to append.
+pub(super) fn appended(outcome: &Result<Appended, StoreError>, took: Duration) {
+    let outcome = match outcome {
+        Ok(Appended::Done) => "appended",
+        Ok(Appended::HeadMoved) => "head_moved",
+        Ok(Appended::RequestExists) => "request_exists",
+        Ok(Appended::Refused(_)) => "refused",
+        Err(StoreError::OutcomeUnknown(_)) => "unknown",
+        Err(_) => "failed",
+    };
+    counter!(COMMITS, "outcome" => outcome).increment(1);
+    histogram!(COMMIT_DURATION).record(took);
+}

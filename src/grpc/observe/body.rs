@@ -1,0 +1,73 @@
+//! The body of an answer, followed to its end.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::HeaderMap;
+use http_body::{Frame, SizeHint};
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::code;
+use super::watched::Watched;
+use crate::domain::error::Error;
+use crate::grpc::status::status;
+
+/// A body that ends like the one in it, and with an error where that one panics.
+pub(super) struct Followed {
+    /// `None` once it has panicked.
+    body: Option<Body>,
+    call: Watched,
+}
+
+impl Followed {
+    pub fn new(body: Body, call: Watched) -> Self {
+        Self { body: Some(body), call }
+    }
+
+    /// What is sent in place of what a panic has kept from being sent.
+    fn panicked(&mut self) -> Result<Frame<<Body as http_body::Body>::Data>, Status> {
+        self.body = None;
+        let status = self.call.record().enter(|| status(Error::Panicked));
+        self.call.end(status.code());
+        let mut trailers = HeaderMap::new();
+        status.add_header(&mut trailers)?;
+        Ok(Frame::trailers(trailers))
+    }
+}
+
+impl http_body::Body for Followed {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        let record = Arc::clone(self.call.record());
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let polled = catch_unwind(AssertUnwindSafe(|| record.enter(|| Pin::new(body).poll_frame(context))));
+        let Ok(polled) = polled else { return Poll::Ready(Some(self.panicked())) };
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                if let Some(code) = frame.trailers_ref().map(code::of_headers) {
+                    self.call.end(code.unwrap_or(Code::Unknown));
+                }
+            }
+            Poll::Ready(Some(Err(status))) => self.call.end(status.code()),
+            Poll::Ready(None) => self.call.end(Code::Unknown),
+            Poll::Pending => {}
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map(Body::size_hint).unwrap_or_default()
+    }
+}

@@ -1,0 +1,82 @@
+//! What runs beside the calls: what is forgotten and written down now and then, and what is told of the server.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::auth::last_used::LastUsed;
+use crate::committer::Proposals;
+use crate::domain::time::Clock;
+use crate::grpc;
+use crate::mirror::Mirror;
+use crate::store::{Connections, Store};
+use crate::telemetry::listener::Readiness;
+use crate::telemetry::metrics::DATABASE_CONNECTIONS;
+
+/// How often expired requests are forgotten.
+const SWEEP: Duration = Duration::from_secs(600);
+
+/// How often it is written down when tokens were last used.
+const WRITE_LAST_USED: Duration = Duration::from_secs(30);
+
+/// Sets what is told of the parts, when somebody asks.
+pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
+    move || {
+        mirror.measure();
+        proposals.measure();
+        let Connections { idle, used } = store.connections();
+        for (state, connections) in [("idle", idle), ("used", used)] {
+            metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));
+        }
+    }
+}
+
+/// Reports a server healthy only while it can show that it is up to date.
+pub(super) async fn tell_health(mirror: Arc<Mirror>, health: grpc::Health) {
+    loop {
+        mirror.until_stale().await;
+        tracing::warn!(age = ?mirror.age(), "the database does not answer: flags are read from memory, all else is refused");
+        health.announce(Readiness::Stale).await;
+        mirror.until_fresh().await;
+        tracing::info!("up to date again");
+        health.announce(Readiness::Serving).await;
+    }
+}
+
+/// Forgets expired requests, now and then.
+pub(super) async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    let mut ticks = tokio::time::interval(SWEEP);
+    loop {
+        ticks.tick().await;
+        loop {
+            match store.forget_requests(clock.now()).await {
+                Ok(0) => break,
+                Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
+                Err(error) => {
+                    tracing::warn!(%error, "could not forget expired requests");
+                    break;
+                }
+            }
+        }
+    }
+}
+
+/// Writes down when tokens were last used, now and then.
+pub(super) async fn write_behind(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
+    let mut ticks = tokio::time::interval(WRITE_LAST_USED);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        write_last_used(&*store, &last_used).await;
+    }
+}
+
+pub(super) async fn write_last_used(store: &dyn Store, last_used: &LastUsed) {
+    let uses = last_used.unwritten();
+    if uses.is_empty() {
+        return;
+    }
+    match store.write_last_used(&uses).await {
+        Ok(()) => last_used.written(&uses),
+        Err(error) => tracing::warn!(%error, "could not write down when tokens were last used; trying on"),
+    }
+}

@@ -1,0 +1,224 @@
+//! Metrics.
+
+use std::net::TcpListener;
+
+use toggled::grpc::pb::*;
+use toggled::telemetry::metrics::ALL;
+use tonic::metadata::{Ascii, MetadataValue};
+
+use super::{Watched, free, get};
+use crate::support::http::Http;
+use crate::support::methods::{call, channel};
+use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both, soon};
+
+/// The value of a series.
+fn value(metrics: &str, series: &str) -> Option<f64> {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map(|value| value.parse().unwrap())
+}
+
+/// Waits until a series has this value.
+async fn until(watched: &Watched, series: &str, expected: f64) {
+    let seen = async { while value(&watched.metrics().await, series) != Some(expected) {} };
+    soon(&format!("{series} to be {expected}"), seen).await;
+}
+
+fn requests(method: &str, code: &str) -> String {
+    format!(r#"toggled_requests_total{{method="{method}",code="{code}"}}"#)
+}
+
+on_both! {
+    async fn every_metric_is_told_of_a_server_that_has_been_used(backend: Backend) {
+        let database = Database::new(backend).await;
+        let watched = Watched::start(&database, &[]).await;
+        let mut admin = watched.server.admin().await;
+        admin.create("a").await;
+        admin.toggle.get_feature_flag(get("nowhere")).await.unwrap_err();
+        admin.log().await;
+        watched.server.client(None).await.toggle.get_feature_flag(get("a")).await.unwrap_err();
+        let metrics = watched.metrics().await;
+        for name in ALL {
+            assert!(metrics.contains(&format!("# TYPE {name} ")), "{name} is not described in {metrics}");
+            assert!(metrics.contains(&format!("# HELP {name} ")), "{name} is not described in {metrics}");
+            let told = metrics.lines().any(|line| line.starts_with(&format!("{name}{{")) || line.starts_with(&format!("{name} "))
+                || line.starts_with(&format!("{name}_bucket{{")));
+            assert!(told, "{name} is not told in {metrics}");
+        }
+        let others = metrics.lines().filter_map(|line| line.strip_prefix("# TYPE toggled_"));
+        for other in others.map(|line| format!("toggled_{}", line.split(' ').next().unwrap())) {
+            assert!(ALL.contains(&other.as_str()), "{other} is not among all");
+        }
+        assert_eq!(value(&metrics, concat!(r#"toggled_build_info{version=""#, env!("CARGO_PKG_VERSION"), "\"}")), Some(1.0));
+        for of_the_process in ["process_resident_memory_bytes", "process_open_fds", "process_max_fds"] {
+            assert!(value(&metrics, of_the_process).is_some_and(|value| value > 0.0), "{of_the_process}");
+        }
+        let connections = ["idle", "used"].map(|state| {
+            value(&metrics, &format!(r#"toggled_database_connections{{state="{state}"}}"#)).unwrap()
+        });
+        assert!(connections[0] + connections[1] >= 1.0, "{connections:?}");
+        assert!(!metrics.contains(TOKEN));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_are_counted_by_method_and_by_how_they_ended() {
+    let database = Database::new(Backend::Sqlite).await;
+    let watched = Watched::start(&database, &[]).await;
+    let mut admin = watched.server.admin().await;
+    admin.create("a").await;
+    for _ in 0..3 {
+        admin.toggle.get_feature_flag(get("a")).await.unwrap();
+    }
+    for _ in 0..2 {
+        admin.toggle.get_feature_flag(get("nowhere")).await.unwrap_err();
+    }
+    watched.server.client(None).await.toggle.get_feature_flag(get("a")).await.unwrap_err();
+    call(&channel(&watched.server).await, "/a.B/C", None).await.unwrap_err();
+    call(&channel(&watched.server).await, "/grpc.health.v1.Health/Check", None).await.unwrap();
+    let mut http = Http::connect(watched.server.address).await;
+    for (key, token) in [("a", TOKEN), ("nowhere", TOKEN), ("a", "a-token-that-is-none")] {
+        let request = http::Request::post(format!("/ofrep/v1/evaluate/flags/{key}"));
+        http.send(request.header("authorization", format!("Bearer {token}")).body("{}".to_owned()).unwrap()).await;
+    }
+    let reading = "toggled.v1.ToggleService/GetFeatureFlag";
+    let metrics = watched.metrics().await;
+    for (series, expected) in [
+        (requests(reading, "OK"), 3.0),
+        (requests(reading, "NOT_FOUND"), 2.0),
+        (requests(reading, "UNAUTHENTICATED"), 1.0),
+        (format!(r#"toggled_request_duration_seconds_count{{method="{reading}"}}"#), 6.0),
+        (requests("toggled.v1.ToggleService/CreateFeatureFlag", "OK"), 1.0),
+        (requests("OFREP/EvaluateFlag", "OK"), 1.0),
+        (requests("OFREP/EvaluateFlag", "NOT_FOUND"), 1.0),
+        (requests("OFREP/EvaluateFlag", "UNAUTHENTICATED"), 1.0),
+        (requests("grpc.health.v1.Health/Check", "OK"), 1.0),
+        (requests("unknown", "UNAUTHENTICATED"), 1.0),
+        (r#"toggled_refusals_total{reason="FLAG_NOT_FOUND"}"#.to_owned(), 3.0),
+        (r#"toggled_refusals_total{reason="UNAUTHENTICATED"}"#.to_owned(), 3.0),
+    ] {
+        assert_eq!(value(&metrics, &series), Some(expected), "{series} in {metrics}");
+    }
+    let counted = metrics.lines().filter(|line| line.starts_with("toggled_requests_total{")).count();
+    assert_eq!(counted, 9, "and nothing else: {metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_open_until_it_ends_and_ends_cancelled_when_its_caller_goes() {
+    let database = Database::new(Backend::Sqlite).await;
+    let watched = Watched::start(&database, &[]).await;
+    let mut admin = watched.server.admin().await;
+    let method = "toggled.v1.ToggleService/WatchFeatureFlags";
+    let open = format!(r#"toggled_streams_open{{method="{method}"}}"#);
+    assert_eq!(value(&watched.metrics().await, &open), Some(0.0));
+    let mut streams = Vec::new();
+    for _ in 0..2 {
+        let mut stream =
+            admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
+        stream.message().await.unwrap();
+        streams.push(stream);
+    }
+    let metrics = watched.metrics().await;
+    assert_eq!(value(&metrics, &open), Some(2.0));
+    assert_eq!(value(&metrics, &requests(method, "CANCELLED")), None, "not before it has ended");
+    streams.pop();
+    until(&watched, &open, 1.0).await;
+    until(&watched, &requests(method, "CANCELLED"), 1.0).await;
+    // One that ends by itself.
+    admin.log().await;
+    let log = "toggled.v1.AuditService/StreamAuditLogs";
+    until(&watched, &requests(log, "OK"), 1.0).await;
+    let metrics = watched.metrics().await;
+    assert_eq!(value(&metrics, &format!(r#"toggled_streams_open{{method="{log}"}}"#)), Some(0.0));
+    assert!(!metrics.contains(&format!(r#"toggled_request_duration_seconds_count{{method="{log}"}}"#)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connections_are_counted_while_they_are_open() {
+    let database = Database::new(Backend::Sqlite).await;
+    let watched = Watched::start(&database, &[]).await;
+    assert_eq!(value(&watched.metrics().await, "toggled_connections_open"), Some(0.0));
+    let (one, other) = (watched.server.admin().await, watched.server.admin().await);
+    until(&watched, "toggled_connections_open", 2.0).await;
+    drop(one);
+    until(&watched, "toggled_connections_open", 1.0).await;
+    drop(other);
+    until(&watched, "toggled_connections_open", 0.0).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_committer_and_the_mirror_are_measured() {
+    let database = Database::new(Backend::Postgres).await;
+    // It looks at the log when it is told to, and not again soon after.
+    let watched = Watched::start(&database, &[("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")]).await;
+    let other = Server::start(&database).await;
+    database.until_listened_to(2).await;
+    let mut admin = watched.server.admin().await;
+    let appended = r#"toggled_commits_total{outcome="appended"}"#;
+    let before = value(&watched.metrics().await, appended).unwrap();
+    for key in ["a", "b", "c"] {
+        admin.create(key).await;
+    }
+    let metrics = watched.metrics().await;
+    assert_eq!(value(&metrics, appended), Some(before + 3.0));
+    assert_eq!(value(&metrics, "toggled_commit_duration_seconds_count"), Some(before + 3.0));
+    assert_eq!(value(&metrics, "toggled_committer_batch_size_sum"), Some(before + 3.0));
+    assert_eq!(value(&metrics, "toggled_committer_queue_length"), Some(0.0));
+    // What another server appends moves this one's mirror, and nothing else here.
+    assert_eq!(value(&metrics, "toggled_mirror_lag_revisions"), Some(0.0));
+    let mut other = other.admin().await;
+    soon("a look that finds one revision", async {
+        // A look for another reason may have come in between.
+        for n in 0.. {
+            let elsewhere = other.create(&format!("elsewhere-{n}")).await;
+            until(&watched, "toggled_mirror_revision", elsewhere.revision as f64).await;
+            if value(&watched.metrics().await, "toggled_mirror_lag_revisions") == Some(1.0) {
+                break;
+            }
+        }
+    })
+    .await;
+    let metrics = watched.metrics().await;
+    assert_eq!(value(&metrics, appended), Some(before + 3.0));
+    assert!(value(&metrics, "toggled_mirror_age_seconds").is_some_and(|age| (0.0..60.0).contains(&age)), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_authentications_are_counted_by_reason_and_logged_without_the_token() {
+    let database = Database::new(Backend::Sqlite).await;
+    let address = free();
+    let listen = address.to_string();
+    let (mut server, log) = Server::launch_logged(&database.url, &[("TOGGLED_METRICS_LISTEN", &listen)]).await;
+    server.ready().await;
+    let watched = Watched { server, address };
+    let channel = channel(&watched.server).await;
+    let guessed = "a-token-that-somebody-has-guessed-badly";
+    let path = "/toggled.v1.ToggleService/ListFeatureFlags";
+    for value in [Some(format!("Bearer {guessed}")), Some("Basic x".to_owned()), None] {
+        for _ in 0..3 {
+            let value: Option<MetadataValue<Ascii>> = value.as_ref().map(|text| text.parse().unwrap());
+            call(&channel, path, value).await.unwrap_err();
+        }
+    }
+    let metrics = watched.metrics().await;
+    for reason in ["unknown", "malformed", "missing"] {
+        let series = format!("toggled_authentication_failures_total{{reason=\"{reason}\"}}");
+        assert_eq!(value(&metrics, &series), Some(3.0), "{series} in {metrics}");
+    }
+    assert!(watched.server.terminate().await.success());
+    let words = log.rest().await;
+    let told: Vec<_> = words.lines().filter(|line| line.contains("a call was not authenticated")).collect();
+    assert!((1..=3).contains(&told.len()), "now and then, not each: {told:?}");
+    assert!(told[0].contains("reason=\"unknown\"") && told[0].contains("127.0.0.1:"), "{told:?}");
+    assert!(!words.contains(guessed) && !metrics.contains(guessed));
+}
+
+#[tokio::test]
+async fn metrics_that_cannot_be_served_are_one_clear_line() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let settings = [("TOGGLED_METRICS_LISTEN", address.as_str()), ("TOGGLED_LISTEN", "127.0.0.1:0")];
+    let output = invoke(&["serve"], &settings).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(told.contains("metrics") && told.contains(&address), "{told}");
+}

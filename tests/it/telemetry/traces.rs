@@ -1,0 +1,161 @@
+//! Traces, as a collector gets them.
+
+use std::net::SocketAddr;
+
+use opentelemetry_proto::tonic::collector::trace::v1::trace_service_server::{TraceService, TraceServiceServer};
+use opentelemetry_proto::tonic::collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse};
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
+use opentelemetry_proto::tonic::trace::v1::Span;
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::{because, ends_soon, get};
+use crate::support::{Backend, Client, Database, Server, soon};
+
+const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
+const PARENT: &str = "b7ad6b7169203331";
+
+/// A collector, which passes on what it gets.
+struct Collector(mpsc::UnboundedSender<ExportTraceServiceRequest>);
+
+#[tonic::async_trait]
+impl TraceService for Collector {
+    async fn export(
+        &self,
+        request: Request<ExportTraceServiceRequest>,
+    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        self.0.send(request.into_inner()).map_err(|_| Status::unavailable("the test is over"))?;
+        Ok(Response::new(ExportTraceServiceResponse::default()))
+    }
+}
+
+async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let service = TraceServiceServer::new(Collector(sender));
+    let incoming = TcpListenerStream::new(listener);
+    tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
+    (address, receiver)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn attribute(attributes: &[KeyValue], name: &str) -> Option<Value> {
+    let found = attributes.iter().find(|attribute| attribute.key == name)?;
+    found.value.as_ref().and_then(|AnyValue { value }| value.clone())
+}
+
+fn text(text: &str) -> Option<Value> {
+    Some(Value::StringValue(text.to_owned()))
+}
+
+/// All spans that a server has sent by its end.
+async fn collected(server: Server, mut collected: mpsc::UnboundedReceiver<ExportTraceServiceRequest>) -> Vec<Span> {
+    assert!(server.terminate().await.success());
+    let mut spans = Vec::new();
+    while let Ok(request) = collected.try_recv() {
+        for resource in request.resource_spans {
+            let attributes = resource.resource.unwrap().attributes;
+            assert_eq!(attribute(&attributes, "service.name"), text("toggled"));
+            assert_eq!(attribute(&attributes, "service.version"), text(env!("CARGO_PKG_VERSION")));
+            spans.extend(resource.scope_spans.into_iter().flat_map(|scope| scope.spans));
+        }
+    }
+    spans
+}
+
+async fn start(database: &Database, collector: SocketAddr, more: &[(&str, &str)]) -> Server {
+    let endpoint = format!("http://{collector}");
+    let settings = [&[("TOGGLED_OTLP_ENDPOINT", endpoint.as_str())], more].concat();
+    Server::start_with(database, &settings).await
+}
+
+/// A flip within a trace that is (`01`) or is not (`00`) collected.
+async fn flip_within(admin: &mut Client, flags: &str) {
+    let mut flip = Request::new(because("a", "the-plan-of-ann@example.com"));
+    flip.metadata_mut().insert("traceparent", format!("00-{TRACE}-{PARENT}-{flags}").parse().unwrap());
+    flip.metadata_mut().insert("tracestate", "vendor=word".parse().unwrap());
+    admin.toggle.toggle_feature_flag(flip).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
+    let (address, spans) = collector().await;
+    let database = Database::new(Backend::Sqlite).await;
+    let server = start(&database, address, &[]).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    flip_within(&mut admin, "01").await;
+    admin.toggle.get_feature_flag(get("nowhere")).await.unwrap_err();
+    let spans = collected(server, spans).await;
+    let named = |name: &str| {
+        let found: Vec<_> = spans.iter().filter(|span| span.name == name).collect();
+        assert_eq!(found.len(), 1, "{name} in {spans:?}");
+        found[0]
+    };
+    let flip = named("toggled.v1.ToggleService/ToggleFeatureFlag");
+    assert_eq!((hex(&flip.trace_id).as_str(), hex(&flip.parent_span_id).as_str()), (TRACE, PARENT));
+    assert_eq!((flip.kind(), flip.trace_state.as_str()), (SpanKind::Server, "vendor=word"));
+    assert_eq!(attribute(&flip.attributes, "rpc.system"), text("grpc"));
+    assert_eq!(attribute(&flip.attributes, "rpc.service"), text("toggled.v1.ToggleService"));
+    assert_eq!(attribute(&flip.attributes, "rpc.method"), text("ToggleFeatureFlag"));
+    assert_eq!(attribute(&flip.attributes, "rpc.grpc.status_code"), Some(Value::IntValue(0)));
+
+    let commit = spans.iter().find(|span| span.name == "commit" && span.parent_span_id == flip.span_id).unwrap();
+    assert_eq!(attribute(&commit.attributes, "proposals"), Some(Value::IntValue(1)));
+    assert_eq!(commit.trace_id, flip.trace_id);
+
+    let lost = named("toggled.v1.ToggleService/GetFeatureFlag");
+    assert!(lost.parent_span_id.is_empty() && hex(&lost.trace_id) != TRACE, "{lost:?}");
+    assert_eq!(attribute(&lost.attributes, "rpc.grpc.status_code"), Some(Value::IntValue(5)));
+    let created = named("toggled.v1.ToggleService/CreateFeatureFlag");
+    assert_ne!(created.trace_id, lost.trace_id);
+    assert!(!format!("{spans:?}").contains("the-plan"), "what is changed is not for collectors");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say() {
+    let (address, spans) = collector().await;
+    let database = Database::new(Backend::Sqlite).await;
+    let server = start(&database, address, &[("TOGGLED_TRACE_RATIO", "0")]).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    flip_within(&mut admin, "00").await;
+    flip_within(&mut admin, "01").await;
+    let spans = collected(server, spans).await;
+    let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["commit", "toggled.v1.ToggleService/ToggleFeatureFlag"]);
+}
+
+/// One that takes connections and never answers is worse than one that is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_collector_holds_up_nothing_and_is_told_of_once() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let absent = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
+    for address in [silent.local_addr().unwrap(), absent] {
+        let database = Database::new(Backend::Sqlite).await;
+        let endpoint = format!("http://{address}");
+        let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
+        let (mut server, mut log) = Server::launch_logged(&database.url, &settings).await;
+        server.ready().await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        if address == absent {
+            log.says("traces are not collected").await;
+        }
+        for _ in 0..50 {
+            admin.flip("a").await;
+        }
+        ends_soon(server).await;
+        let words = soon("the log", log.rest()).await;
+        assert!(words.matches("traces are not collected").count() <= 1, "{words}");
+    }
+}
