@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -58,7 +59,11 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
         following,
         shutdown,
     };
-    Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
+    let ready = |ready: Ready| {
+        say(&welcome(&ready, address, flags));
+        tell_manager(NotifyState::Ready);
+    };
+    Ok(server::run(parts, ready).await?)
 }
 
 /// The single sign-on, if there is to be one.
@@ -79,9 +84,17 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        tell_manager(NotifyState::Stopping);
         shutdown.cancel();
     });
     Ok(())
+}
+
+/// Tells systemd, where that is who started it (`Type=notify`).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd was not told how far the server is");
+    }
 }
 
 /// What grpcurl has to be told to get through.

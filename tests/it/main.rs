@@ -8,6 +8,7 @@ mod certificate;
 mod concurrency;
 mod flagd;
 mod layers;
+mod manager;
 mod many;
 mod matrix;
 mod offline;
