@@ -3,9 +3,11 @@
 
 mod access;
 mod audit;
+mod backups;
 mod cancel;
 mod certificate;
 mod concurrency;
+mod docs;
 mod flagd;
 mod layers;
 mod manager;
