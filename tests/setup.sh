@@ -31,6 +31,8 @@ find_missing() {
     need npm npm --version
     need jq jq --version
     need curl curl --version
+    need sqlite3 sqlite3 --version # backups are taken with it
+    need systemd systemd-analyze --version
   fi
 }
 
@@ -77,6 +79,16 @@ node_tools() {
   cp "$wanted" "$modules/"
 }
 
+# Checks alert rules. Only the program is taken out of Debian's package: what is installed would run as a service.
+prometheus_tools() {
+  local programs=.tools/prometheus
+  if command -v promtool >/dev/null || "$programs/usr/bin/promtool" --version >/dev/null 2>&1; then return; fi
+  rm -rf "$programs"
+  mkdir -p "$programs"
+  (cd "$programs" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb) ||
+    stop "promtool could not be had: have Debian's package prometheus installed, or its list of packages brought up to date"
+}
+
 goal=${1:-}
 [ "$goal" = test ] || [ "$goal" = bench ] || stop "say what for: test or bench"
 command -v cargo >/dev/null || stop "cargo is missing: install Rust with rustup, https://rustup.rs"
@@ -90,4 +102,5 @@ if [ "$goal" = test ]; then
   mkdir -p .tools
   python_tools
   node_tools
+  prometheus_tools
 fi
