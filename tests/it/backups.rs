@@ -67,18 +67,13 @@ fn documented(heading: &str) -> String {
     block.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs what is documented, with the machine's folders moved into `folder`, as whoever this is.
+/// Runs what is documented, with the machine's folders moved into `folder`.
 async fn run(heading: &str, folder: &Path, url: &str) {
     let place = |name: &str| folder.join(name).to_str().unwrap().to_owned();
-    let script = documented(heading)
-        .replace("/var/lib/toggled", &place("lib"))
-        .replace("/var/backups", &place("backups"))
-        .lines()
-        // There is no service here: the test stops and starts the server itself.
-        .filter(|line| !line.contains("systemctl"))
-        .map(|line| line.replace("sudo -u toggled ", "").replace("sudo ", ""))
-        .collect::<Vec<_>>()
-        .join("\n");
+    let commands =
+        documented(heading).replace("/var/lib/toggled", &place("lib")).replace("/var/backups", &place("backups"));
+    // There is no service here, which the test stops and starts itself, and no user of its own.
+    let script = format!("systemctl() {{ :; }}\nrunuser() {{ shift 3; \"$@\"; }}\n{commands}");
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
     let done = soon(heading, command.output()).await.unwrap();
@@ -125,7 +120,17 @@ impl Site {
         let backups = Path::new("backups");
         std::fs::remove_dir_all(fresh.folder.path().join(backups)).unwrap();
         std::fs::rename(self.folder.path().join(backups), fresh.folder.path().join(backups)).unwrap();
+        if fresh.database.backend == Backend::Postgres {
+            run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+            return fresh;
+        }
+        // In the place of one that is broken, and of what belongs to it.
+        let lib = fresh.folder.path().join("lib");
+        for name in ["toggled.db", "toggled.db-wal", "toggled.db-shm"] {
+            std::fs::write(lib.join(name), "broken").unwrap();
+        }
         run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+        assert!(!lib.join("toggled.db-wal").exists() && !lib.join("toggled.db-shm").exists());
         fresh
     }
 }
