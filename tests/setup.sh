@@ -85,8 +85,20 @@ prometheus_tools() {
   if command -v promtool >/dev/null || "$programs/usr/bin/promtool" --version >/dev/null 2>&1; then return; fi
   rm -rf "$programs"
   mkdir -p "$programs"
-  (cd "$programs" && apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb --extract prometheus_*.deb . && rm prometheus_*.deb) ||
-    stop "promtool could not be had: have Debian's package prometheus installed, or its list of packages brought up to date"
+  # A machine that lacks nothing else may have no list of packages yet.
+  download prometheus "$programs" || { update_packages && download prometheus "$programs"; } ||
+    stop "promtool could not be had: install Debian's package prometheus"
+  dpkg-deb --extract "$programs"/prometheus_*.deb "$programs"
+  rm "$programs"/prometheus_*.deb
+}
+
+# download PACKAGE FOLDER
+download() {
+  (cd "$2" && apt-get download -qq -o APT::Sandbox::User=root "$1")
+}
+
+update_packages() {
+  if [ "$(id -u)" = 0 ]; then apt-get update -q; else sudo apt-get update -q; fi
 }
 
 goal=${1:-}
