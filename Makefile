@@ -1,12 +1,12 @@
 # Everything that is checked here runs with `make test`; the other targets are its parts.
 .NOTPARALLEL:
-.PHONY: test setup lint unit clients bench-quick clean
+.PHONY: test setup lint unit clients packaging docs bench-quick clean
 
 # What flagd's provider for Rust is compiled with.
 export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
 
 # Sets up and runs everything.
-test: setup lint unit clients
+test: setup lint unit clients packaging
 
 # Installs what is missing besides Rust: Debian packages on the machine, the other clients' tools in .tools.
 setup:
@@ -29,6 +29,15 @@ clients: setup
 	cargo test --locked --package read_flag
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs
+
+# What it is installed and watched with: the image's stages, systemd's unit, Kubernetes' manifests, dashboard and alerts.
+packaging: setup
+	cargo test --locked --no-run --quiet
+	.tools/venv/bin/python -B -m pytest tests/packaging
+
+# Writes what of the documents is made from the code: docs/api.md, and the settings in docs/operations.md.
+docs:
+	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::the_
 
 # Two ratios: flips against pgbench, reads against a bare tonic server; and how soon 1,000 watchers have a flip.
 bench-quick:

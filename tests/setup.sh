@@ -31,6 +31,8 @@ find_missing() {
     need npm npm --version
     need jq jq --version
     need curl curl --version
+    need sqlite3 sqlite3 --version # backups are taken with it
+    need systemd systemd-analyze --version
   fi
 }
 
@@ -77,6 +79,28 @@ node_tools() {
   cp "$wanted" "$modules/"
 }
 
+# Checks alert rules. Only the program is taken out of Debian's package: what is installed would run as a service.
+prometheus_tools() {
+  local programs=.tools/prometheus
+  if command -v promtool >/dev/null || "$programs/usr/bin/promtool" --version >/dev/null 2>&1; then return; fi
+  rm -rf "$programs"
+  mkdir -p "$programs"
+  # A machine that lacks nothing else may have no list of packages yet.
+  download prometheus "$programs" || { update_packages && download prometheus "$programs"; } ||
+    stop "promtool could not be had: install Debian's package prometheus"
+  dpkg-deb --extract "$programs"/prometheus_*.deb "$programs"
+  rm "$programs"/prometheus_*.deb
+}
+
+# download PACKAGE FOLDER
+download() {
+  (cd "$2" && apt-get download -qq -o APT::Sandbox::User=root "$1")
+}
+
+update_packages() {
+  if [ "$(id -u)" = 0 ]; then apt-get update -q; else sudo apt-get update -q; fi
+}
+
 goal=${1:-}
 [ "$goal" = test ] || [ "$goal" = bench ] || stop "say what for: test or bench"
 command -v cargo >/dev/null || stop "cargo is missing: install Rust with rustup, https://rustup.rs"
@@ -90,4 +114,5 @@ if [ "$goal" = test ]; then
   mkdir -p .tools
   python_tools
   node_tools
+  prometheus_tools
 fi

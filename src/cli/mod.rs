@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 use crate::store::Store;
@@ -65,6 +65,11 @@ impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { code: EXIT_FAILURE, line: error.to_string() }
     }
+}
+
+/// All commands with their settings, for who documents them.
+pub fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs what the arguments ask for.

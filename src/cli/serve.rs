@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -66,7 +67,11 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         watched_at,
         shutdown,
     };
-    Ok(server::run(parts, |ready| say(&welcome(&ready, address, flags))).await?)
+    let ready = |ready: Ready| {
+        say(&welcome(&ready, address, flags));
+        tell_manager(NotifyState::Ready);
+    };
+    Ok(server::run(parts, ready).await?)
 }
 
 /// The single sign-on, if there is to be one.
@@ -89,12 +94,20 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         asked().await;
+        tell_manager(NotifyState::Stopping);
         shutdown.cancel();
         let again = asked().await;
         tracing::warn!("asked twice to stop; ending at once");
         process::exit(128 + again.as_raw_value());
     });
     Ok(())
+}
+
+/// Tells systemd, where that is who started it (`Type=notify`).
+fn tell_manager(state: NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "systemd was not told how far the server is");
+    }
 }
 
 /// What grpcurl has to be told to get through.

@@ -9,12 +9,12 @@ use super::duration::duration;
 /// How it keeps up.
 #[derive(Debug, Clone, Copy, Args)]
 pub struct Following {
-    /// How often to look at the log for what other servers have appended: 250ms, 1s. PostgreSQL says so by itself, most of
-    /// the time; this is how long a flip elsewhere can stay unseen when it does not
+    /// How often to look at the log for what other servers have appended: 250ms, 1s; 10ms to 24h. PostgreSQL says so by
+    /// itself, most of the time; this is how long a flip elsewhere can stay unseen when it does not
     #[arg(long, value_name = "DURATION", env = "TOGGLED_POLL_INTERVAL", default_value = "250ms", value_parser = duration)]
     pub poll_interval: Duration,
-    /// How old the flags in memory may become while the database does not answer: 10s, 1m. Past it the server reports itself
-    /// unhealthy and refuses all but the reading of flags
+    /// How old the flags in memory may become while the database does not answer: 10s, 1m; up to 24h, and at least twice
+    /// --poll-interval. Past it the server reports itself unhealthy and refuses all but the reading of flags
     #[arg(long, value_name = "DURATION", env = "TOGGLED_MAX_STALENESS", default_value = "10s", value_parser = duration)]
     pub max_staleness: Duration,
 }

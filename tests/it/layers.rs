@@ -15,11 +15,12 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that one part alone may name.
-const CRATES: [(&str, &str); 19] = [
+const CRATES: [(&str, &str); 20] = [
     ("sqlx", "store"),
     ("tonic", "grpc"),
     ("prost", "grpc"),
     ("clap", "cli config"),
+    ("sd_notify", "cli"),
     ("tokio_rustls", "tls"),
     ("x509_parser", "tls"),
     ("jsonwebtoken", "auth"),

@@ -3,12 +3,15 @@
 
 mod access;
 mod audit;
+mod backups;
 mod cancel;
 mod certificate;
 mod concurrency;
+mod docs;
 mod flagd;
 mod layers;
 mod limits;
+mod manager;
 mod many;
 mod matrix;
 mod offline;

@@ -1,0 +1,152 @@
+"""The manifests fit Kubernetes' own schema, each other, the image and the program."""
+
+import copy
+import re
+
+import kubernetes_validate
+import pytest
+
+from dockerfile import stages
+from manifests import FOLDER, PLAIN, TLS, container, environment, objects, pod
+from places import ROOT
+
+# The oldest and the newest that the schemas at hand cover and that anybody should still run.
+VERSIONS = ["1.29", "1.37"]
+DEPLOYMENTS = [PLAIN, TLS]
+
+
+def deployment(file):
+    return objects(file)["Deployment"]
+
+
+def validate(thing, version):
+    """Fails on any field that is unknown, lacking or of a wrong type."""
+    assert kubernetes_validate.validate(thing, version, strict=True) == version
+
+
+def seconds(text):
+    return int(re.fullmatch(r"(\d+)s", text)[1])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_every_object_fits_the_schema(file, version):
+    for thing in objects(file).values():
+        validate(thing, version)
+
+
+def test_all_files_are_looked_at_and_hold_what_they_should():
+    assert sorted(FOLDER.iterdir()) == sorted(DEPLOYMENTS)
+    assert objects(PLAIN).keys() == {"Deployment", "Service", "PodDisruptionBudget"}
+    assert objects(TLS).keys() == {"Deployment"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_field_that_is_wrong_is_found(version):
+    def misspelt(thing):
+        probe = container(thing)["readinessProbe"]
+        probe["periodSecond"] = probe.pop("periodSeconds")
+
+    def lacking(thing):
+        del thing["spec"]["selector"]
+
+    def mistyped(thing):
+        thing["spec"]["replicas"] = "two"
+
+    for spoil in [misspelt, lacking, mistyped]:
+        thing = copy.deepcopy(deployment(PLAIN))
+        spoil(thing)
+        with pytest.raises(kubernetes_validate.ValidationError):
+            validate(thing, version)
+
+
+def differences(one, other, path=""):
+    """The paths at which two values differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        keys = one.keys() | other.keys()
+        return {d for key in keys for d in differences(one.get(key), other.get(key), f"{path}/{key}")}
+    return set() if one == other else {path}
+
+
+def test_with_tls_only_what_tls_needs_is_different():
+    plain, tls = deployment(PLAIN), deployment(TLS)
+    ours, theirs = environment(plain), environment(tls)
+    assert ours.keys() - theirs.keys() == {"TOGGLED_ALLOW_PLAINTEXT"}
+    assert theirs.keys() - ours.keys() == {"TOGGLED_TLS_CERTIFICATE", "TOGGLED_TLS_KEY"}
+    assert all(ours[name] == theirs[name] for name in ours.keys() & theirs.keys())
+    one, other = copy.deepcopy(container(plain)), copy.deepcopy(container(tls))
+    del one["env"], other["env"]
+    assert differences(one, other) == {"/readinessProbe/grpc", "/readinessProbe/httpGet", "/volumeMounts"}
+    one, other = copy.deepcopy(plain), copy.deepcopy(tls)
+    del pod(one)["containers"], pod(other)["containers"]
+    assert differences(one, other) == {
+        "/spec/template/spec/volumes",
+        "/spec/template/spec/securityContext/fsGroup",
+    }
+    (mount,) = container(tls)["volumeMounts"]
+    for name, key in [("TOGGLED_TLS_CERTIFICATE", "tls.crt"), ("TOGGLED_TLS_KEY", "tls.key")]:
+        assert theirs[name] == f"{mount['mountPath']}/{key}"
+
+
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_probes_ask_what_they_may(file):
+    ports = {port["name"]: port["containerPort"] for port in container(deployment(file))["ports"]}
+    settings = environment(deployment(file))
+    assert settings["TOGGLED_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}"
+    probes = {name: probe for name, probe in container(deployment(file)).items() if name.endswith("Probe")}
+    assert probes.keys() == {"readinessProbe", "livenessProbe"}
+    # A server that is restarted while its database is away has forgotten the flags.
+    assert probes["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
+    if "TOGGLED_TLS_KEY" in settings:
+        assert probes["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
+    else:
+        assert probes["readinessProbe"]["grpc"] == {"port": ports["grpc"]}
+
+
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_a_server_may_end_in_its_own_time(file):
+    settings = environment(deployment(file))
+    longest = seconds(settings["TOGGLED_DRAIN_DELAY"]) + seconds(settings["TOGGLED_SHUTDOWN_TIMEOUT"])
+    assert pod(deployment(file))["terminationGracePeriodSeconds"] > longest
+
+
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_it_may_do_no_more_than_it_needs(file):
+    inside, outside = container(deployment(file))["securityContext"], pod(deployment(file))["securityContext"]
+    assert inside == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert outside["runAsNonRoot"] and outside["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert pod(deployment(file))["automountServiceAccountToken"] is False
+    # The user whom the image is made for, and the port that it serves on.
+    image = stages(ROOT / "packaging" / "Dockerfile")[-1]
+    assert f"{outside['runAsUser']}:{outside['runAsGroup']}" == image.settings["USER"]
+    assert {"name": "grpc", "containerPort": int(image.settings["EXPOSE"])} in container(deployment(file))["ports"]
+
+
+@pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
+def test_two_servers_share_one_database_and_no_secret_is_in_the_file(file):
+    assert deployment(file)["spec"]["replicas"] == 2
+    secret = {s["name"]: s["valueFrom"]["secretKeyRef"] for s in container(deployment(file))["env"] if "valueFrom" in s}
+    assert {name: (ref["name"], ref["key"]) for name, ref in secret.items()} == {
+        "TOGGLED_DATABASE_URL": ("toggled", "database-url"),
+        "TOGGLED_BOOTSTRAP_TOKEN": ("toggled", "bootstrap-token"),
+    }
+    # As the comment and the documents make it.
+    for text in [PLAIN.read_text(), (ROOT / "docs" / "operations.md").read_text()]:
+        made = re.search(r"kubectl create secret generic (\S+) .*?(?=kubectl apply|apiVersion)", text, re.DOTALL)
+        assert made[1] == "toggled" and set(re.findall(r"--from-literal=([a-z-]+)=", made[0])) == {"database-url", "bootstrap-token"}
+
+
+def test_what_selects_the_servers_finds_them():
+    plain = objects(PLAIN)
+    labels = plain["Deployment"]["spec"]["template"]["metadata"]["labels"]
+    assert plain["Service"]["spec"]["selector"] == labels
+    for kind in ["Deployment", "PodDisruptionBudget"]:
+        assert plain[kind]["spec"]["selector"]["matchLabels"] == labels
+    (port,) = plain["Service"]["spec"]["ports"]
+    assert port["targetPort"] in {port["name"] for port in container(plain["Deployment"])["ports"]}
+    budget, replicas = plain["PodDisruptionBudget"]["spec"]["minAvailable"], plain["Deployment"]["spec"]["replicas"]
+    assert 0 < budget < replicas, "or no node could ever be drained"
