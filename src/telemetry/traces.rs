@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
-use opentelemetry::trace::{TraceContextExt, TracerProvider};
+use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig};
 use opentelemetry_sdk::Resource;
@@ -140,21 +140,25 @@ impl Traced {
     /// The trace that a request to `method` goes on with, as its headers have it (W3C Trace Context), or begins. `rpc` tells
     /// the request of a remote procedure from others.
     pub fn of(headers: &HeaderMap, method: &str, rpc: bool) -> Self {
-        let parent = headers
-            .contains_key(TRACEPARENT)
-            .then(|| PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers)));
-        let parent = parent.filter(|context| context.span().span_context().is_valid());
-        let id = parent.as_ref().map(|context| context.span().span_context().trace_id());
+        let named = headers.contains_key(TRACEPARENT);
+        let parent = named.then(|| PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers)));
+        let parent = parent.filter(|context| trace_id(context).is_some());
+        let mut id = parent.as_ref().and_then(trace_id);
         let span = span(method, rpc);
-        if span.is_disabled() {
-            return Self { id: id.unwrap_or_else(|| RandomIdGenerator::default().new_trace_id()), span };
+        if !span.is_disabled() {
+            if let Some(parent) = parent {
+                // It fails only for a span that has begun to be sent.
+                let _ = span.set_parent(parent);
+            }
+            id = id.or_else(|| trace_id(&span.context()));
         }
-        if let Some(parent) = parent {
-            // It fails only for a span that has begun to be sent.
-            let _ = span.set_parent(parent);
-        }
-        Self { id: span.context().span().span_context().trace_id(), span }
+        Self { id: id.unwrap_or_else(|| RandomIdGenerator::default().new_trace_id()), span }
     }
+}
+
+fn trace_id(context: &Context) -> Option<TraceId> {
+    let span = context.span();
+    Some(span.span_context()).filter(|span| span.is_valid()).map(SpanContext::trace_id)
 }
 
 /// By OpenTelemetry's conventions for remote procedures.
@@ -180,12 +184,14 @@ pub fn commit(parent: &Span, proposals: usize) -> Span {
     tracing::info_span!(target: TARGET, parent: parent, "commit", proposals = proposals as i64)
 }
 
-/// Notes in its span how a request ended: the number of gRPC's code, and whether that is the server's failure.
-pub fn end(span: &Span, code: i32, failed: bool) {
+/// Notes in its span how a request ended: the number of gRPC's code, if it was gRPC, and whether the server failed.
+pub fn end(span: &Span, code: Option<i32>, failed: bool) {
     if span.is_disabled() {
         return;
     }
-    span.record("rpc.grpc.status_code", code);
+    if let Some(code) = code {
+        span.record("rpc.grpc.status_code", code);
+    }
     if failed {
         span.record("otel.status_code", "ERROR");
     }

@@ -73,7 +73,8 @@ impl Watched {
         let took = self.began.elapsed();
         self.open = None;
         self.series.end(code, took);
-        traces::end(&self.record.span, code as i32, code::is_failure(code));
+        let rpc = (self.wire == Some(Wire::Grpc)).then_some(code as i32);
+        traces::end(&self.record.span, rpc, code::is_failure(code));
         let reason = self.record.reason().filter(|_| code != Code::Ok && code != Code::Cancelled);
         if let Some(reason) = reason {
             refused(reason);

@@ -71,12 +71,6 @@ async fn collected(server: Server, mut collected: mpsc::UnboundedReceiver<Export
     spans
 }
 
-async fn start(database: &Database, collector: SocketAddr, more: &[(&str, &str)]) -> Server {
-    let endpoint = format!("http://{collector}");
-    let settings = [&[("TOGGLED_OTLP_ENDPOINT", endpoint.as_str())], more].concat();
-    Server::start_with(database, &settings).await
-}
-
 /// A flip within a trace that is (`01`) or is not (`00`) collected.
 async fn flip_within(admin: &mut Client, flags: &str) {
     let mut flip = Request::new(because("a", "the-plan-of-ann@example.com"));
@@ -89,7 +83,8 @@ async fn flip_within(admin: &mut Client, flags: &str) {
 async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
-    let server = start(&database, address, &[]).await;
+    let endpoint = format!("http://{address}");
+    let server = Server::start_with(&database, &[("TOGGLED_OTLP_ENDPOINT", &endpoint)]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     flip_within(&mut admin, "01").await;
@@ -124,7 +119,10 @@ async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
 async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say() {
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
-    let server = start(&database, address, &[("TOGGLED_TRACE_RATIO", "0")]).await;
+    let endpoint = format!("http://{address}");
+    let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("TOGGLED_TRACE_RATIO", "0")];
+    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    server.ready().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     flip_within(&mut admin, "00").await;
@@ -133,6 +131,11 @@ async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say(
     let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["commit", "toggled.v1.ToggleService/ToggleFeatureFlag"]);
+    // Also what is not sent has a trace in the log.
+    let words = log.rest().await;
+    let traces: Vec<_> = words.lines().filter_map(|line| line.split("trace_id=").nth(1)).collect();
+    assert_eq!((traces.len(), &traces[1..]), (3, &[TRACE, TRACE][..]), "{words}");
+    assert!(traces[0].len() == 32 && traces[0] != "0".repeat(32), "{words}");
 }
 
 /// One that takes connections and never answers is worse than one that is not there.
