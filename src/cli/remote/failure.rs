@@ -1,0 +1,126 @@
+//! What a call that failed comes to: a line for a person, and an exit status. This is the only place that decides it.
+
+use std::error::Error;
+
+use tonic::{Code, ConnectError, Status, TimeoutExpired};
+use tonic_types::StatusExt;
+
+use super::Remote;
+use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
+
+/// Who says that a call failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// The server.
+    Server,
+    /// Nobody: there is no connection.
+    Unreachable,
+    /// Nobody: the connection was lost on the way.
+    Lost,
+    /// Nobody, for as long as we waited.
+    Silent,
+}
+
+impl Fault {
+    pub fn of(status: &Status) -> Self {
+        // What the server sends comes without a source.
+        let mut source = status.source();
+        if source.is_none() {
+            return Self::Server;
+        }
+        while let Some(error) = source {
+            if error.is::<ConnectError>() {
+                return Self::Unreachable;
+            }
+            if error.is::<TimeoutExpired>() {
+                return Self::Silent;
+            }
+            source = error.source();
+        }
+        Self::Lost
+    }
+}
+
+/// Whether the server refused for a reason that passes, or does not know whether it did what was asked: asked once more,
+/// under the same `request_id`, it tells.
+pub(super) fn passes(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => true,
+        Code::Unknown => is_outcome_unknown(status),
+        // Of the limits there are, those that are over soon say when.
+        Code::ResourceExhausted => status.get_details_retry_info().is_some(),
+        _ => false,
+    }
+}
+
+fn is_outcome_unknown(status: &Status) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == "COMMIT_OUTCOME_UNKNOWN")
+}
+
+/// The exit status that says what kind of failure it was.
+fn exit_code(status: &Status) -> u8 {
+    match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => EXIT_USAGE,
+        Code::NotFound => EXIT_NOT_FOUND,
+        Code::Unauthenticated | Code::PermissionDenied => EXIT_DENIED,
+        Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => EXIT_CONFLICT,
+        Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => EXIT_UNAVAILABLE,
+        Code::Unknown if is_outcome_unknown(status) => EXIT_UNAVAILABLE,
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
+            EXIT_FAILURE
+        }
+    }
+}
+
+impl Remote {
+    /// What the program ends with.
+    pub(super) fn failure(&self, status: &Status) -> Failure {
+        let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
+        let (name, why) = (&self.name, || cause(status));
+        match Fault::of(status) {
+            Fault::Server => Failure { code: exit_code(status), line: self.words(status) },
+            Fault::Unreachable => unavailable(format!("cannot reach {name}: {}{}", why(), hint(&why()))),
+            Fault::Lost => unavailable(format!("the connection to {name} was lost: {}{}", why(), hint(&why()))),
+            Fault::Silent => unavailable(format!("no answer from {name} within {:?}; see --timeout", self.timeout)),
+        }
+    }
+
+    fn words(&self, status: &Status) -> String {
+        if status.code() == Code::Unauthenticated && !self.has_token {
+            return format!(
+                "{} wants to know who you are: give --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)",
+                self.name
+            );
+        }
+        let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        if violations.is_empty() {
+            return status.message().to_owned();
+        }
+        let all: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+        format!("invalid request: {}", all.join("; "))
+    }
+}
+
+/// The innermost error: those around it say little.
+pub(super) fn cause(error: &dyn Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// What is most likely wrong with the settings.
+fn hint(cause: &str) -> &'static str {
+    if cause.contains("InvalidContentType") {
+        "; the server does not seem to speak TLS: is it http:// instead of https://?"
+    } else if cause.contains("frame with invalid size") || cause.contains("FRAME_SIZE_ERROR") {
+        "; the server seems to speak TLS: is it https:// instead of http://?"
+    } else if cause.contains("UnknownIssuer") {
+        "; who vouches for it is told by --ca-certificate"
+    } else if cause.contains("CertificateRequired") {
+        "; the server demands --client-certificate and --client-key"
+    } else {
+        ""
+    }
+}

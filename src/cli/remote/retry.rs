@@ -1,0 +1,120 @@
+//! Calls that fail for a while only are made again, and streams that break go on where they were.
+
+use std::time::{Duration, Instant};
+
+use tonic::{Request, Response, Status, Streaming};
+use tonic_types::StatusExt;
+
+use super::failure::{Fault, passes};
+use super::{Clients, Remote};
+use crate::cli::{Failure, complain};
+
+/// A call is made so often at the most, ...
+const MOST_ATTEMPTS: u32 = 6;
+/// ... and not again after so long.
+const MOST_TIME: Duration = Duration::from_secs(30);
+
+/// How long to wait after the first failure, where the server says nothing of it; twice as long after each other one, ...
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+/// ... but no longer than this.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+impl Remote {
+    /// Makes a call, and makes it again while it fails for a reason that passes. A change is safe in here if it has a
+    /// `request_id`. A server that cannot be reached to begin with is not waited for.
+    pub async fn retrying<Q: Clone, A>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Failure> {
+        let mut clients = self.clients.clone();
+        let mut attempts = Attempts::default();
+        loop {
+            let mut attempt = Request::new(request.clone());
+            attempt.set_timeout(self.timeout);
+            let status = match call(&mut clients, attempt).await {
+                Ok(answer) => return Ok(answer.into_inner()),
+                Err(status) => status,
+            };
+            match attempts.wait_after(&status) {
+                Some(wait) => tokio::time::sleep(wait).await,
+                None => return Err(self.failure(&status)),
+            }
+        }
+    }
+
+    /// Reads a stream to its end. `take` has each message and moves the request's cursor behind it: where the stream
+    /// breaks, it goes on there, however long the server is away, once it has been there.
+    pub async fn following<Q: Clone, A>(
+        &self,
+        mut request: Q,
+        open: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<Streaming<A>>, Status>,
+        mut take: impl FnMut(&mut Q, A) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut clients = self.clients.clone();
+        let mut attempts = Attempts::default();
+        loop {
+            let status = match open(&mut clients, Request::new(request.clone())).await {
+                Err(status) => status,
+                Ok(stream) => {
+                    let mut stream = stream.into_inner();
+                    loop {
+                        match stream.message().await {
+                            Ok(Some(message)) => take(&mut request, message)?,
+                            Ok(None) => return Ok(()),
+                            Err(status) => break status,
+                        }
+                        attempts = Attempts { endless: true, reached: true, ..Attempts::default() };
+                    }
+                }
+            };
+            let Some(wait) = attempts.wait_after(&status) else { return Err(self.failure(&status)) };
+            if attempts.endless && attempts.made == 1 {
+                complain(&format!("{}; going on from there when it is back", self.failure(&status).line));
+            }
+            tokio::time::sleep(wait).await;
+        }
+    }
+}
+
+/// What has been tried.
+struct Attempts {
+    made: u32,
+    begun: Instant,
+    /// Whether something answered, or at least took the call.
+    reached: bool,
+    /// Whether there is no end to it.
+    endless: bool,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { made: 0, begun: Instant::now(), reached: false, endless: false }
+    }
+}
+
+impl Attempts {
+    /// How long to wait before the next one; nothing if there is to be none.
+    fn wait_after(&mut self, status: &Status) -> Option<Duration> {
+        self.made += 1;
+        let again = match Fault::of(status) {
+            Fault::Server => passes(status),
+            Fault::Unreachable => self.reached,
+            // What is no gRPC at all, TLS for one, is not so the next time either.
+            Fault::Lost => status.code() != tonic::Code::Internal,
+            Fault::Silent => true,
+        };
+        self.reached |= Fault::of(status) != Fault::Unreachable;
+        let told = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        let doubled = FIRST_WAIT.saturating_mul(1 << (self.made - 1).min(10)).min(LONGEST_WAIT);
+        // Those who were sent away together do not come back together.
+        let wait = told.unwrap_or(doubled).mul_f64(1.0 + share() / 2.0);
+        let bounded = self.made < MOST_ATTEMPTS && self.begun.elapsed() + wait < MOST_TIME;
+        (again && (self.endless || bounded)).then_some(wait)
+    }
+}
+
+/// A number from 0 to 1, by chance.
+fn share() -> f64 {
+    getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX))
+}
