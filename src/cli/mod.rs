@@ -1,5 +1,10 @@
-//! The command line: one binary, one file a command.
+//! The command line: one binary, one file or folder a command. `user`, `token` and `migrate` work on the database itself;
+//! `flag`, `audit`, `whoami` and `health` are clients of a server, by way of `remote`.
 
+mod audit;
+mod completions;
+mod flag;
+mod health;
 mod migrate;
 mod offline;
 mod output;
@@ -64,9 +69,17 @@ enum Command {
     User(user::User),
     /// Create, list and revoke tokens on the database itself, without a server or a token; audited as cli@HOST
     Token(token::Token),
+    /// Read, flip and manage flags, by way of a server
+    Flag(flag::Flag),
+    /// Read and follow the log of every change, by way of a server
+    Audit(audit::Audit),
     /// Tell who you are to a server, and what you may do
     #[command(name = "whoami")]
     WhoAmI(whoami::WhoAmI),
+    /// Tell whether a server serves, for probes; it needs no token
+    Health(health::Health),
+    /// Print what a shell needs to complete commands
+    Completions(completions::Completions),
 }
 
 /// Why a command failed: one line for a person, and what to exit with.
@@ -82,9 +95,9 @@ impl Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: EXIT_FAILURE, line: error.to_string() }
+        Self { code: remote::exit_code_of(&error), line: error.to_string() }
     }
 }
 
@@ -113,7 +126,11 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Migrate(settings) => migrate::run(settings).await,
             Command::User(settings) => user::run(settings).await,
             Command::Token(settings) => token::run(settings).await,
+            Command::Flag(settings) => flag::run(settings).await,
+            Command::Audit(settings) => audit::run(settings).await,
             Command::WhoAmI(settings) => whoami::run(settings).await,
+            Command::Health(settings) => health::run(settings).await,
+            Command::Completions(settings) => completions::run(&settings),
         }
     });
     // A file that hangs while it is read must not keep the program from ending.

@@ -63,7 +63,7 @@ impl<const N: usize> Table<N> {
         let mut line = String::new();
         for (place, (cell, width)) in row.iter().zip(self.widths).enumerate().take(last) {
             let text = printable(&cell.text);
-            let padding = if place + 1 == last { 0 } else { width - text.chars().count() + 2 };
+            let padding = if place + 1 == last { 0 } else { width.saturating_sub(text.chars().count()) + 2 };
             line += &cell.style.clone().force_styling(self.styled).apply_to(text).to_string();
             line.extend(std::iter::repeat_n(' ', padding));
         }

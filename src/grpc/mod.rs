@@ -1,5 +1,6 @@
 //! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one part a service; beside gRPC, OFREP. Nothing outside this folder names tonic or the generated types.
+//! and one part a service; beside gRPC, OFREP. Outside this folder only the command line,
+//! which is a client, names the generated types, and its `remote` tonic.
 
 mod access;
 mod audit;
@@ -23,6 +24,7 @@ mod watch;
 mod wire;
 
 pub use router::{Health, Parts, Router, RouterError, SERVICES};
+pub use status::code;
 
 /// The largest message taken or sent: 4 MiB, which is what clients expect by default.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;

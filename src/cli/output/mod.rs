@@ -1,6 +1,10 @@
-//! What a command tells, to people in columns, to scripts in JSON: one object a line, in the shapes of [`shapes`].
+//! What a command tells, to people in columns, to scripts in JSON: one object a line. Its fields are
+//! called as those of the messages in the wire contract, and what is absent is left out.
 
-mod shapes;
+mod caller;
+mod entry;
+mod fields;
+mod flag;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -9,6 +13,8 @@ use serde::Serialize;
 
 use super::table::{Cell, Table};
 use super::{EXIT_DONE, EXIT_FAILURE, Failure};
+
+pub(super) use flag::{Changed, Seen};
 
 /// In which form to tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -51,6 +57,14 @@ impl Output {
                 }
                 line(&table.to_string())
             }
+        }
+    }
+
+    /// One thing alone, which needs no head.
+    pub fn word<const N: usize, T: Item<N>>(self, item: &T) -> Result<(), Failure> {
+        match self.output {
+            Format::Json => line(&json(item)?),
+            Format::Table => line(&Table::new(T::HEAD).line(&item.row())),
         }
     }
 

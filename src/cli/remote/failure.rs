@@ -7,6 +7,7 @@ use tonic_types::StatusExt;
 
 use super::Remote;
 use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
+use crate::{domain, grpc};
 
 /// Who says that a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,17 +59,25 @@ fn is_outcome_unknown(status: &Status) -> bool {
 }
 
 /// The exit status that says what kind of failure it was.
-fn exit_code(status: &Status) -> u8 {
-    match status.code() {
+fn exit_code(code: Code) -> u8 {
+    match code {
         Code::InvalidArgument | Code::OutOfRange => EXIT_USAGE,
         Code::NotFound => EXIT_NOT_FOUND,
         Code::Unauthenticated | Code::PermissionDenied => EXIT_DENIED,
         Code::AlreadyExists | Code::Aborted | Code::FailedPrecondition => EXIT_CONFLICT,
         Code::Unavailable | Code::DeadlineExceeded | Code::ResourceExhausted => EXIT_UNAVAILABLE,
-        Code::Unknown if is_outcome_unknown(status) => EXIT_UNAVAILABLE,
         Code::Ok | Code::Cancelled | Code::Unknown | Code::Unimplemented | Code::Internal | Code::DataLoss => {
             EXIT_FAILURE
         }
+    }
+}
+
+/// The same for an error that came over no wire.
+pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
+    match error.downcast_ref() {
+        Some(domain::error::Error::CommitOutcomeUnknown) => EXIT_UNAVAILABLE,
+        Some(error) => exit_code(grpc::code(error)),
+        None => EXIT_FAILURE,
     }
 }
 
@@ -78,7 +87,8 @@ impl Remote {
         let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
         let (name, why) = (&self.name, || cause(status));
         match Fault::of(status) {
-            Fault::Server => Failure { code: exit_code(status), line: self.words(status) },
+            Fault::Server if is_outcome_unknown(status) => unavailable(self.words(status)),
+            Fault::Server => Failure { code: exit_code(status.code()), line: self.words(status) },
             Fault::Unreachable => unavailable(format!("cannot reach {name}: {}{}", why(), hint(&why()))),
             Fault::Lost => unavailable(format!("the connection to {name} was lost: {}{}", why(), hint(&why()))),
             Fault::Silent => unavailable(format!("no answer from {name} within {:?}; see --timeout", self.timeout)),
@@ -96,7 +106,7 @@ impl Remote {
         if violations.is_empty() {
             return status.message().to_owned();
         }
-        let all: Vec<_> = violations.iter().map(|v| format!("{}: {}", v.field, v.description)).collect();
+        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
         format!("invalid request: {}", all.join("; "))
     }
 }

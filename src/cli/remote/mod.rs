@@ -23,7 +23,9 @@ use crate::grpc::pb::access_service_client::AccessServiceClient;
 use crate::grpc::pb::audit_service_client::AuditServiceClient;
 use crate::grpc::pb::toggle_service_client::ToggleServiceClient;
 
+pub(super) use failure::exit_code_of;
 pub(super) use place::Place;
+pub(super) use retry::until_interrupted;
 
 type Service = InterceptedService<Channel, Bearer>;
 

@@ -43,6 +43,18 @@ impl Remote {
         }
     }
 
+    /// Makes a call once.
+    pub async fn once<Q, A>(
+        &self,
+        request: Q,
+        call: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<A>, Status>,
+    ) -> Result<A, Failure> {
+        let mut request = Request::new(request);
+        request.set_timeout(self.timeout);
+        let answer = call(&mut self.clients.clone(), request).await;
+        answer.map(Response::into_inner).map_err(|status| self.failure(&status))
+    }
+
     /// Reads a stream to its end. `take` has each message and moves the request's cursor behind it: where the stream
     /// breaks, it goes on there, however long the server is away, once it has been there.
     pub async fn following<Q: Clone, A>(
@@ -70,7 +82,7 @@ impl Remote {
             };
             let Some(wait) = attempts.wait_after(&status) else { return Err(self.failure(&status)) };
             if attempts.endless && attempts.made == 1 {
-                complain(&format!("{}; going on from there when it is back", self.failure(&status).line));
+                complain(&format!("{}; going on where it stopped", self.failure(&status).line));
             }
             tokio::time::sleep(wait).await;
         }
@@ -117,4 +129,14 @@ impl Attempts {
 /// A number from 0 to 1, by chance.
 fn share() -> f64 {
     getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX))
+}
+
+/// For what has no end by itself: Ctrl-C ends it, and is no failure.
+pub(in crate::cli) async fn until_interrupted(
+    endless: impl Future<Output = Result<(), Failure>>,
+) -> Result<(), Failure> {
+    tokio::select! {
+        done = endless => done,
+        interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
 }
