@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Each layer imports only from those below it: `cli`; `server`; `grpc` and `bootstrap`; `committer`; `mirror`; `store`,
-//! `auth` and `tls`; `domain` and `telemetry`. Only `grpc` knows tonic, only `store` knows SQL, and `domain` knows neither, nor the
-//! clock. A test holds the house to it.
+//! `auth` and `tls`; `domain` and `telemetry`. Only `grpc`, and the client in `cli::remote`, know tonic, only `store` knows
+//! SQL, and `domain` knows neither, nor the clock. A test holds the house to it.
 
 pub mod auth;
 pub mod bootstrap;

@@ -1,11 +1,19 @@
-//! The command line: one binary, one file a command.
+//! The command line: one binary, one file or folder a command. `user`, `token` and `migrate` work on the database itself;
+//! `flag`, `audit`, `whoami` and `health` are clients of a server, by way of `remote`.
 
+mod audit;
+mod completions;
+mod flag;
+mod health;
 mod migrate;
 mod offline;
+mod output;
+mod remote;
 mod serve;
 mod table;
 mod token;
 mod user;
+mod whoami;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -19,11 +27,26 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config;
 use crate::store::Store;
 
-/// Exit status for a setting or argument that is wrong (EX_USAGE of sysexits.h).
-const EXIT_USAGE: u8 = 64;
+/// Exit status for what was done.
+const EXIT_DONE: u8 = 0;
 
-/// Exit status for everything else that fails.
+/// Exit status for what fails in a way that has no status of its own.
 const EXIT_FAILURE: u8 = 1;
+
+/// Exit status for a setting or argument that is wrong.
+const EXIT_USAGE: u8 = 2;
+
+/// Exit status for something named that does not exist.
+const EXIT_NOT_FOUND: u8 = 3;
+
+/// Exit status for a caller who is not known, or may not do this.
+const EXIT_DENIED: u8 = 4;
+
+/// Exit status for what others have done first: exists already, was changed meanwhile.
+const EXIT_CONFLICT: u8 = 5;
+
+/// Exit status for a server that does not answer, or not now.
+const EXIT_UNAVAILABLE: u8 = 6;
 
 /// How long to wait at the end for what cannot be cancelled.
 const LAST_WAIT: Duration = Duration::from_secs(1);
@@ -46,6 +69,17 @@ enum Command {
     User(user::User),
     /// Create, list and revoke tokens on the database itself, without a server or a token; audited as cli@HOST
     Token(token::Token),
+    /// Read, flip and manage flags, by way of a server
+    Flag(flag::Flag),
+    /// Read and follow the log of every change, by way of a server
+    Audit(audit::Audit),
+    /// Tell who you are to a server, and what you may do
+    #[command(name = "whoami")]
+    WhoAmI(whoami::WhoAmI),
+    /// Tell whether a server serves, for probes; it needs no token
+    Health(health::Health),
+    /// Print what a shell needs to complete commands
+    Completions(completions::Completions),
 }
 
 /// Why a command failed: one line for a person, and what to exit with.
@@ -61,9 +95,9 @@ impl Failure {
     }
 }
 
-impl<E: std::error::Error> From<E> for Failure {
+impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: EXIT_FAILURE, line: error.to_string() }
+        Self { code: remote::exit_code_of(&error), line: error.to_string() }
     }
 }
 
@@ -81,7 +115,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            complain(&failure.line);
+            if failure.code != EXIT_DONE {
+                complain(&failure.line);
+            }
             ExitCode::from(failure.code)
         }
     }
@@ -95,6 +131,11 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Migrate(settings) => migrate::run(settings).await,
             Command::User(settings) => user::run(settings).await,
             Command::Token(settings) => token::run(settings).await,
+            Command::Flag(settings) => flag::run(settings).await,
+            Command::Audit(settings) => audit::run(settings).await,
+            Command::WhoAmI(settings) => whoami::run(settings).await,
+            Command::Health(settings) => health::run(settings).await,
+            Command::Completions(settings) => completions::run(&settings),
         }
     });
     // A file that hangs while it is read must not keep the program from ending.
@@ -104,7 +145,8 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// One line about what went wrong.
 fn complain(line: &str) {
-    let _ = writeln!(io::stderr(), "toggled: {}", line.replace('\n', " "));
+    // A server's words may hold anything.
+    let _ = writeln!(io::stderr(), "toggled: {}", table::printable(&line.replace('\n', " ")));
 }
 
 /// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.
@@ -134,9 +176,12 @@ fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let text = error.to_string();
-    let line = text.lines().next().unwrap_or_default();
-    complain(&format!("{}; see toggled --help", line.strip_prefix("error: ").unwrap_or(line)));
+    // What is missing is on lines of its own; after the first empty line come advice and usage.
+    let text = match error.kind() {
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
+        _ => error.to_string().lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
+    };
+    complain(&format!("{}; see toggled --help", text.strip_prefix("error: ").unwrap_or(&text)));
     ExitCode::from(EXIT_USAGE)
 }
 

@@ -88,7 +88,7 @@ impl Offline {
             Ok(id) => state.user(id).cloned(),
             Err(_) => state.user_by_email(&Email::parse(named).ok()?).cloned(),
         })?;
-        found.ok_or_else(|| Failure { code: super::EXIT_FAILURE, line: format!("there is no user {named}") })
+        found.ok_or_else(|| Failure { code: super::EXIT_NOT_FOUND, line: format!("there is no user {named}") })
     }
 
     /// Makes a change. `method` is what it is called in the log: the command that was typed.

@@ -1,5 +1,6 @@
 //! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one part a service; beside gRPC, OFREP. Nothing outside this folder names tonic or the generated types.
+//! and one part a service; beside gRPC, OFREP. Outside this folder only the command line,
+//! which is a client, names the generated types, and its `remote` tonic.
 
 mod access;
 mod audit;
@@ -25,6 +26,7 @@ mod watch;
 mod wire;
 
 pub use router::{Health, Outsiders, Parts, Router, RouterError, SERVICES};
+pub use status::code;
 
 /// A page of flags or a message of a stream ends at about this many bytes, so that none comes near the largest. A page of
 /// the log is limited by its 100 entries.

@@ -100,6 +100,11 @@ pub(super) fn read_failed(error: StoreError) -> Status {
     }
 }
 
+/// The code that an error has on the wire.
+pub fn code(error: &Error) -> Code {
+    kind(error).0
+}
+
 fn kind(error: &Error) -> (Code, ErrorReason) {
     match error {
         Error::Unauthenticated => (Code::Unauthenticated, ErrorReason::Unauthenticated),

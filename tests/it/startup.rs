@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::support::{Database, Server, invoke, on_both, reason_of, toggle};
 
 #[tokio::test]
-async fn a_wrong_setting_is_one_clear_line_and_status_64() {
+async fn a_wrong_setting_is_one_clear_line_and_status_2() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let long = "x".repeat(32);
     let cases: [Case<'_>; 11] = [
@@ -31,7 +31,7 @@ async fn a_wrong_setting_is_one_clear_line_and_status_64() {
     for (arguments, settings, named) in cases {
         let output = invoke(arguments, settings).await;
         let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(64), "{arguments:?} {settings:?}: {told}");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {settings:?}: {told}");
         assert_eq!(told.lines().count(), 1, "{told}");
         assert!(told.contains(named) && !told.contains("panicked"), "{told}");
         assert!(!told.contains("too short"), "a token is not repeated, not even a bad one: {told}");

@@ -241,7 +241,7 @@ async fn files_that_cannot_be_used_are_one_clear_line_and_status_64() {
 async fn refusal(arguments: &[&str], settings: &[(&str, &str)]) -> String {
     let output = invoke(arguments, settings).await;
     let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.lines().count()), (Some(64), 1), "{arguments:?} {settings:?}: {told}");
+    assert_eq!((output.status.code(), told.lines().count()), (Some(2), 1), "{arguments:?} {settings:?}: {told}");
     assert!(!told.contains("panicked") && output.stdout.is_empty(), "{told}");
     told
 }

@@ -1,0 +1,56 @@
+//! `toggled audit list`.
+
+use clap::Args;
+
+use super::filters::Filters;
+use crate::cli::Failure;
+use crate::cli::output::Output;
+use crate::cli::remote::{Caller, Remote};
+use crate::grpc::pb::{AuditLog, ListAuditLogsRequest};
+
+/// As many entries a page as there may be.
+const PAGE: u32 = 100;
+
+/// Arguments of `toggled audit list`.
+#[derive(Args)]
+pub(super) struct List {
+    #[command(flatten)]
+    filters: Filters,
+    /// At most this many entries
+    #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    #[command(flatten)]
+    caller: Caller,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl List {
+    pub async fn run(self) -> Result<(), Failure> {
+        let remote = self.caller.connect().await?;
+        let request = self.filters.list(&remote).await?;
+        let (entries, _) = newest(&remote, request, self.limit).await?;
+        self.output.all(&entries)
+    }
+}
+
+/// The newest entries, newest first, and the revision at which the log was read.
+pub(super) async fn newest(
+    remote: &Remote,
+    mut request: ListAuditLogsRequest,
+    limit: u32,
+) -> Result<(Vec<AuditLog>, i64), Failure> {
+    let most = usize::try_from(limit)?;
+    request.limit = Some(i32::try_from(limit.min(PAGE))?);
+    let mut entries = Vec::new();
+    loop {
+        let page = request.clone();
+        let page = remote.retrying(page, async |clients, page| clients.audit.list_audit_logs(page).await).await?;
+        entries.extend(page.items);
+        request.page_token = page.next_page_token;
+        if request.page_token.is_empty() || entries.len() >= most {
+            entries.truncate(most);
+            return Ok((entries, page.as_of_revision));
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! `toggled audit`: the log of every change, by way of a server.
+
+mod filters;
+mod list;
+mod tail;
+mod when;
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+
+/// Arguments of `toggled audit`.
+#[derive(Args)]
+pub(super) struct Audit {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// List entries, newest first
+    List(list::List),
+    /// Show the last entries, and then new ones as they come, until Ctrl-C
+    Tail(tail::Tail),
+}
+
+pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
+    match settings.action {
+        Action::List(settings) => settings.run().await,
+        Action::Tail(settings) => settings.run().await,
+    }
+}

@@ -1,0 +1,57 @@
+//! `toggled audit tail`: the last entries, and then those that come.
+
+use clap::Args;
+
+use super::filters::{Filters, advance, stream};
+use super::list::newest;
+use crate::cli::Failure;
+use crate::cli::output::{Feed, Output};
+use crate::cli::remote::{Caller, until_interrupted};
+use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
+
+/// Arguments of `toggled audit tail`.
+#[derive(Args)]
+pub(super) struct Tail {
+    #[command(flatten)]
+    filters: Filters,
+    /// Begin with so many of the last entries, oldest first
+    #[arg(long, value_name = "N", default_value = "10", conflicts_with = "after")]
+    lines: u32,
+    /// Begin with the first entry after this revision instead
+    #[arg(long, value_name = "REVISION")]
+    after: Option<i64>,
+    /// End with the last entry that there is
+    #[arg(long)]
+    no_follow: bool,
+    #[command(flatten)]
+    caller: Caller,
+    #[command(flatten)]
+    output: Output,
+}
+
+impl Tail {
+    pub async fn run(self) -> Result<(), Failure> {
+        let remote = self.caller.connect().await?;
+        let mut feed: Feed<6> = self.output.feed();
+        let list = self.filters.list(&remote).await?;
+        let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
+        request.after_revision = match self.after {
+            Some(revision) => Some(revision),
+            None => {
+                // None at all are still a page of one, for the revision that it is read at.
+                let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
+                let most = usize::try_from(self.lines)?;
+                entries.iter().take(most).rev().try_for_each(|entry| feed.tell(entry))?;
+                Some(revision)
+            }
+        };
+        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
+            part.items.iter().try_for_each(|entry| feed.tell(entry))?;
+            advance(request, &part);
+            Ok(())
+        };
+        let tailing =
+            remote.following(request, async |clients, request| clients.audit.stream_audit_logs(request).await, take);
+        until_interrupted(tailing).await
+    }
+}

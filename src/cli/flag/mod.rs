@@ -1,0 +1,57 @@
+//! `toggled flag`: flags, by way of a server.
+
+mod change;
+mod named;
+mod read;
+mod set;
+mod watch;
+
+use clap::{Args, Subcommand};
+
+use super::Failure;
+
+/// Arguments of `toggled flag`.
+#[derive(Args)]
+pub(super) struct Flag {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// Create a flag; it is off unless told otherwise
+    Create(change::Create),
+    /// Show a flag
+    Get(read::Get),
+    /// List all flags, sorted by key
+    List(read::List),
+    /// Turn a flag that is on off, and one that is off on; retried safely
+    Toggle(change::One),
+    /// Turn flags on: all of them or, on any error, none
+    Enable(set::Set),
+    /// Turn flags off: all of them or, on any error, none
+    Disable(set::Set),
+    /// Change a flag's name or description
+    Update(change::Update),
+    /// Take a flag out of use; it keeps its key and its history
+    Archive(change::One),
+    /// Bring an archived flag back
+    Unarchive(change::One),
+    /// Show flags as they are, and then each again when it changes, until Ctrl-C
+    Watch(watch::Watch),
+}
+
+pub(super) async fn run(settings: Flag) -> Result<(), Failure> {
+    match settings.action {
+        Action::Create(settings) => settings.run().await,
+        Action::Get(settings) => settings.run().await,
+        Action::List(settings) => settings.run().await,
+        Action::Toggle(settings) => settings.toggle().await,
+        Action::Enable(settings) => settings.enable().await,
+        Action::Disable(settings) => settings.disable().await,
+        Action::Update(settings) => settings.run().await,
+        Action::Archive(settings) => settings.archive().await,
+        Action::Unarchive(settings) => settings.unarchive().await,
+        Action::Watch(settings) => settings.run().await,
+    }
+}

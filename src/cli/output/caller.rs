@@ -1,0 +1,63 @@
+//! Who the caller is.
+
+use serde::Serialize;
+
+use super::Item;
+use super::fields::time;
+use crate::cli::table::Cell;
+use crate::grpc::pb;
+
+#[derive(Serialize)]
+struct UserShape<'a> {
+    #[serde(skip_serializing_if = "str::is_empty")]
+    id: &'a str,
+    email: &'a str,
+    permissions: &'a [String],
+    revision: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    issuer: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subject: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct WhoAmIShape<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<UserShape<'a>>,
+    permissions: &'a [String],
+    #[serde(skip_serializing_if = "str::is_empty")]
+    token_id: &'a str,
+}
+
+impl Item<4> for pb::WhoAmIResponse {
+    const HEAD: [&str; 4] = ["EMAIL", "PERMISSIONS", "USER", "TOKEN"];
+
+    fn row(&self) -> [Cell; 4] {
+        let user = self.user.as_ref();
+        let or_none = |text: &str| Cell::from(if text.is_empty() { "-" } else { text });
+        [
+            or_none(user.map_or("", |user| &user.email)),
+            or_none(&self.permissions.join(",")),
+            or_none(user.map_or("", |user| &user.id)),
+            or_none(&self.token_id),
+        ]
+    }
+
+    fn json(&self) -> impl Serialize {
+        let user = self.user.as_ref().map(|user| UserShape {
+            id: &user.id,
+            email: &user.email,
+            permissions: &user.permissions,
+            revision: user.revision,
+            created_at: time(user.created_at.as_ref()),
+            updated_at: time(user.updated_at.as_ref()),
+            issuer: user.issuer.as_deref(),
+            subject: user.subject.as_deref(),
+        });
+        WhoAmIShape { user, permissions: &self.permissions, token_id: &self.token_id }
+    }
+}

@@ -1,0 +1,30 @@
+//! How single fields are told to scripts, and to people too: times are RFC 3339 with six digits, bytes hexadecimal, statuses
+//! `enabled` and `disabled`.
+
+use prost_types::Timestamp;
+
+use crate::domain::time;
+use crate::grpc::pb::FeatureFlagStatus;
+
+/// A time with six digits, always: those that the log keeps.
+pub(super) fn time(time: Option<&Timestamp>) -> Option<String> {
+    let time = time?;
+    let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos) / 1_000)?;
+    jiff::Timestamp::from_microsecond(time::Timestamp::from_micros(micros).micros())
+        .ok()
+        .map(|time| format!("{time:.6}"))
+}
+
+/// `enabled`, `disabled`, or what a newer server says.
+pub(super) fn status(status: i32) -> String {
+    match FeatureFlagStatus::try_from(status) {
+        Ok(FeatureFlagStatus::Enabled) => "enabled".to_owned(),
+        Ok(FeatureFlagStatus::Disabled) => "disabled".to_owned(),
+        _ => format!("status {status}"),
+    }
+}
+
+/// Bytes as hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,170 @@
+//! Flags, and what became of them.
+
+use console::Style;
+use serde::Serialize;
+
+use super::Item;
+use super::entry::entry;
+use super::fields::{status, time};
+use crate::cli::table::Cell;
+use crate::grpc::pb;
+
+#[derive(Serialize)]
+struct FlagShape<'a> {
+    id: &'a str,
+    key: &'a str,
+    name: &'a str,
+    description: &'a str,
+    status: String,
+    revision: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    updated_at: Option<String>,
+    updated_by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    archived_at: Option<String>,
+}
+
+/// What is told to scripts of a flag.
+fn flag(flag: &pb::FeatureFlag) -> impl Serialize {
+    FlagShape {
+        id: &flag.id,
+        key: &flag.key,
+        name: &flag.name,
+        description: &flag.description,
+        status: status(flag.status),
+        revision: flag.revision,
+        created_at: time(flag.created_at.as_ref()),
+        updated_at: time(flag.updated_at.as_ref()),
+        updated_by: &flag.updated_by,
+        archived_at: time(flag.archived_at.as_ref()),
+    }
+}
+
+/// The status as people see it at once.
+fn state(flag: &pb::FeatureFlag) -> Cell {
+    if flag.archived_at.is_some() {
+        return Cell::new(format!("{}, archived", status(flag.status)), Style::new().dim());
+    }
+    colour(flag.status)
+}
+
+fn colour(code: i32) -> Cell {
+    let on = pb::FeatureFlagStatus::try_from(code) == Ok(pb::FeatureFlagStatus::Enabled);
+    Cell::new(status(code), if on { Style::new().green() } else { Style::new().yellow() })
+}
+
+impl Item<6> for pb::FeatureFlag {
+    const HEAD: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"];
+
+    fn row(&self) -> [Cell; 6] {
+        [
+            Cell::from(&*self.key),
+            state(self),
+            Cell::from(&*self.name),
+            Cell::from(self.revision.to_string()),
+            Cell::from(time(self.updated_at.as_ref()).unwrap_or_default()),
+            Cell::from(&*self.updated_by),
+        ]
+    }
+
+    fn json(&self) -> impl Serialize {
+        flag(self)
+    }
+}
+
+/// What came of a change.
+pub(in crate::cli) struct Changed {
+    pub flag: Option<pb::FeatureFlag>,
+    pub audit_log: Option<pb::AuditLog>,
+    pub revision: i64,
+    pub dry_run: bool,
+}
+
+#[derive(Serialize)]
+struct ChangedShape<F, E> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    feature_flag: Option<F>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_log: Option<E>,
+    revision: i64,
+}
+
+impl Item<4> for Changed {
+    const HEAD: [&str; 4] = ["KEY", "STATUS", "CHANGED", "REVISION"];
+
+    fn row(&self) -> [Cell; 4] {
+        let changed = match &self.audit_log {
+            _ if self.dry_run => "dry run",
+            Some(_) => "yes",
+            None => "no",
+        };
+        [
+            Cell::from(self.flag.as_ref().map_or("", |flag| &flag.key)),
+            self.flag.as_ref().map_or_else(|| Cell::from(""), state),
+            Cell::from(changed),
+            Cell::from(self.flag.as_ref().map_or(self.revision, |flag| flag.revision).to_string()),
+        ]
+    }
+
+    fn json(&self) -> impl Serialize {
+        ChangedShape {
+            feature_flag: self.flag.as_ref().map(flag),
+            audit_log: self.audit_log.as_ref().map(entry),
+            revision: self.revision,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct ResultShape<'a> {
+    id: &'a str,
+    key: &'a str,
+    status: String,
+    revision: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    audit_log_id: Option<&'a str>,
+    changed: bool,
+}
+
+impl Item<4> for pb::BatchSetResult {
+    const HEAD: [&str; 4] = Changed::HEAD;
+
+    fn row(&self) -> [Cell; 4] {
+        let changed = if self.changed { "yes" } else { "no" };
+        [Cell::from(&*self.key), colour(self.status), Cell::from(changed), Cell::from(self.revision.to_string())]
+    }
+
+    fn json(&self) -> impl Serialize {
+        ResultShape {
+            id: &self.id,
+            key: &self.key,
+            status: status(self.status),
+            revision: self.revision,
+            audit_log_id: self.audit_log_id.as_deref(),
+            changed: self.changed,
+        }
+    }
+}
+
+/// A flag as it is since its last change: what a watcher is told.
+pub(in crate::cli) struct Seen(pub pb::FeatureFlag);
+
+impl Item<4> for Seen {
+    const HEAD: [&str; 4] = ["TIME", "KEY", "STATUS", "BY"];
+
+    fn row(&self) -> [Cell; 4] {
+        let Self(flag) = self;
+        [
+            Cell::from(time(flag.updated_at.as_ref()).unwrap_or_default()),
+            Cell::from(&*flag.key),
+            state(flag),
+            Cell::from(&*flag.updated_by),
+        ]
+    }
+
+    fn json(&self) -> impl Serialize {
+        flag(&self.0)
+    }
+}
