@@ -5,6 +5,7 @@ mod access;
 mod audit;
 mod cancel;
 mod certificate;
+mod cli;
 mod concurrency;
 mod flagd;
 mod layers;

@@ -18,6 +18,8 @@ pub(super) enum Fault {
     Unreachable,
     /// Nobody: the connection was lost on the way.
     Lost,
+    /// Nobody: what is there does not speak HTTP/2.
+    Foreign,
     /// Nobody, for as long as we waited.
     Silent,
 }
@@ -38,7 +40,8 @@ impl Fault {
             }
             source = error.source();
         }
-        Self::Lost
+        // There is no other way to tell it than by the words for it.
+        if cause(status).contains("frame with invalid size") { Self::Foreign } else { Self::Lost }
     }
 }
 
@@ -90,7 +93,13 @@ impl Remote {
             Fault::Server if is_outcome_unknown(status) => unavailable(self.words(status)),
             Fault::Server => Failure { code: exit_code(status.code()), line: self.words(status) },
             Fault::Unreachable => unavailable(format!("cannot reach {name}: {}{}", why(), hint(&why()))),
-            Fault::Lost => unavailable(format!("the connection to {name} was lost: {}{}", why(), hint(&why()))),
+            Fault::Lost => {
+                let hint = if hint(&why()).is_empty() { self.lost_hint } else { hint(&why()) };
+                unavailable(format!("the connection to {name} was lost: {}{hint}", why()))
+            }
+            Fault::Foreign => unavailable(format!(
+                "what is at {name} does not speak HTTP/2; if it speaks TLS, it is https:// instead of http://"
+            )),
             Fault::Silent => unavailable(format!("no answer from {name} within {:?}; see --timeout", self.timeout)),
         }
     }
@@ -124,8 +133,6 @@ pub(super) fn cause(error: &dyn Error) -> String {
 fn hint(cause: &str) -> &'static str {
     if cause.contains("InvalidContentType") {
         "; the server does not seem to speak TLS: is it http:// instead of https://?"
-    } else if cause.contains("frame with invalid size") || cause.contains("FRAME_SIZE_ERROR") {
-        "; the server seems to speak TLS: is it https:// instead of http://?"
     } else if cause.contains("UnknownIssuer") {
         "; who vouches for it is told by --ca-certificate"
     } else if cause.contains("CertificateRequired") {

@@ -7,6 +7,7 @@ mod place;
 mod retry;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use clap::Args;
@@ -75,6 +76,10 @@ pub(super) struct Remote {
     name: String,
     timeout: Duration,
     has_token: bool,
+    /// Whether the server has answered any call: then it is there, and is waited for if it goes away.
+    answered: AtomicBool,
+    /// What to say of a connection that is lost for no known reason.
+    lost_hint: &'static str,
 }
 
 /// The services that are called, all on one connection.
@@ -100,7 +105,14 @@ impl Remote {
             access: AccessServiceClient::with_interceptor(channel.clone(), bearer.clone()),
             health: HealthClient::new(channel),
         };
-        Ok(Self { clients, name: place.name(), timeout, has_token: bearer.0.is_some() })
+        Ok(Self {
+            clients,
+            name: place.name(),
+            timeout,
+            has_token: bearer.0.is_some(),
+            answered: AtomicBool::new(false),
+            lost_hint: place.lost_hint(),
+        })
     }
 }
 

@@ -59,6 +59,16 @@ impl Place {
         Ok(endpoint.connect_lazy())
     }
 
+    /// A server that demands a certificate may hang up without a word of it.
+    pub fn lost_hint(&self) -> &'static str {
+        let may_demand = self.addr.scheme_str() == Some("https") && self.client_certificate.is_none();
+        if may_demand {
+            "; if the server demands a certificate, give --client-certificate and --client-key"
+        } else {
+            ""
+        }
+    }
+
     async fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let mut config = ClientTlsConfig::new();
         config = match &self.ca_certificate {

@@ -1,5 +1,6 @@
 //! Calls that fail for a while only are made again, and streams that break go on where they were.
 
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use tonic::{Request, Response, Status, Streaming};
@@ -28,12 +29,15 @@ impl Remote {
         call: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
         let mut clients = self.clients.clone();
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::new(self.has_answered(), false);
         loop {
             let mut attempt = Request::new(request.clone());
             attempt.set_timeout(self.timeout);
             let status = match call(&mut clients, attempt).await {
-                Ok(answer) => return Ok(answer.into_inner()),
+                Ok(answer) => {
+                    self.answered.store(true, Ordering::Relaxed);
+                    return Ok(answer.into_inner());
+                }
                 Err(status) => status,
             };
             match attempts.wait_after(&status) {
@@ -41,6 +45,10 @@ impl Remote {
                 None => return Err(self.failure(&status)),
             }
         }
+    }
+
+    fn has_answered(&self) -> bool {
+        self.answered.load(Ordering::Relaxed)
     }
 
     /// Makes a call once.
@@ -56,7 +64,7 @@ impl Remote {
     }
 
     /// Reads a stream to its end. `take` has each message and moves the request's cursor behind it: where the stream
-    /// breaks, it goes on there, however long the server is away, once it has been there.
+    /// breaks, it goes on there, however long the server is away, once it has answered at all.
     pub async fn following<Q: Clone, A>(
         &self,
         mut request: Q,
@@ -64,19 +72,21 @@ impl Remote {
         mut take: impl FnMut(&mut Q, A) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut clients = self.clients.clone();
-        let mut attempts = Attempts::default();
+        let mut attempts = Attempts::new(self.has_answered(), self.has_answered());
         loop {
             let status = match open(&mut clients, Request::new(request.clone())).await {
                 Err(status) => status,
                 Ok(stream) => {
                     let mut stream = stream.into_inner();
+                    self.answered.store(true, Ordering::Relaxed);
+                    (attempts.reached, attempts.endless) = (true, true);
                     loop {
                         match stream.message().await {
                             Ok(Some(message)) => take(&mut request, message)?,
                             Ok(None) => return Ok(()),
                             Err(status) => break status,
                         }
-                        attempts = Attempts { endless: true, reached: true, ..Attempts::default() };
+                        attempts = Attempts::new(true, true);
                     }
                 }
             };
@@ -99,22 +109,19 @@ struct Attempts {
     endless: bool,
 }
 
-impl Default for Attempts {
-    fn default() -> Self {
-        Self { made: 0, begun: Instant::now(), reached: false, endless: false }
-    }
-}
-
 impl Attempts {
+    fn new(reached: bool, endless: bool) -> Self {
+        Self { made: 0, begun: Instant::now(), reached, endless }
+    }
+
     /// How long to wait before the next one; nothing if there is to be none.
     fn wait_after(&mut self, status: &Status) -> Option<Duration> {
         self.made += 1;
         let again = match Fault::of(status) {
             Fault::Server => passes(status),
             Fault::Unreachable => self.reached,
-            // What is no gRPC at all, TLS for one, is not so the next time either.
-            Fault::Lost => status.code() != tonic::Code::Internal,
-            Fault::Silent => true,
+            Fault::Lost | Fault::Silent => true,
+            Fault::Foreign => false,
         };
         self.reached |= Fault::of(status) != Fault::Unreachable;
         let told = status.get_details_retry_info().and_then(|info| info.retry_delay);

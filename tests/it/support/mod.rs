@@ -9,6 +9,7 @@ pub mod proxy;
 mod server;
 pub mod signing;
 pub mod tls;
+pub mod way;
 
 use std::future::Future;
 use std::time::Duration;
@@ -17,7 +18,7 @@ use tempfile::TempDir;
 
 pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
-pub use server::{Log, Server, TOKEN, invoke};
+pub use server::{Log, Server, TOKEN, invoke, program};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,108 @@
+//! `toggled audit`, in both outputs.
+
+use serde_json::json;
+
+use super::{Shell, server};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_log_is_listed_newest_first_with_all_that_it_holds() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    let shell = Shell::new(server.address);
+    shell.says(&["flag", "create", "a", "--reason", "why not"]).await;
+    let entry = shell.object(&["audit", "list", "--limit", "1"]).await;
+    let kept = admin.log().await.pop().unwrap();
+    assert_eq!(entry["id"], kept.id);
+    assert_eq!(entry["revision"], kept.revision);
+    let hex: String = kept.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(entry["hash"], hex);
+    assert_eq!(entry["timestamp"].as_str().unwrap().len(), "2026-01-31T12:00:00.000000Z".len());
+    assert_eq!((&entry["reason"], &entry["hash_version"]), (&json!("why not"), &json!(1)));
+    assert_eq!(entry["new_value"].as_str(), kept.new_value.as_deref(), "as it was hashed");
+    for absent in ["old_value", "previous_entity_revision"] {
+        assert!(entry.get(absent).is_none(), "{absent}");
+    }
+    let names: Vec<_> = entry.as_object().unwrap().keys().map(String::as_str).collect();
+    let known = "action_type created_at entity_id entity_key entity_name entity_type hash hash_version id method new_value \
+                 peer reason request_id revision timestamp token_id user_agent user_email user_id";
+    assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());
+
+    let rows = shell.rows(&["audit", "list"]).await;
+    assert_eq!(rows.len(), 3);
+    assert_eq!(rows[0][1..], ["3", "admin@localhost", "flag_created", "a", "why not"]);
+}
+
+/// The most that a page holds is 100.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_list_of_the_log_has_as_many_pages_as_it_takes() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    for _ in 0..250 {
+        admin.flip("a").await;
+    }
+    let shell = Shell::new(server.address);
+    for (arguments, from, to) in [
+        (&["audit", "list"][..], 253, 204),
+        (&["audit", "list", "--limit", "100"], 253, 154),
+        (&["audit", "list", "--limit", "230"], 253, 24),
+        (&["audit", "list", "--limit", "10000"], 253, 1),
+        (&["audit", "tail", "--no-follow"], 244, 253),
+        (&["audit", "tail", "--no-follow", "--lines", "150"], 104, 253),
+        (&["audit", "tail", "--no-follow", "--after", "200"], 201, 253),
+        (&["audit", "tail", "--no-follow", "--after", "0"], 1, 253),
+    ] {
+        let entries = shell.objects(arguments).await;
+        let revisions: Vec<_> = entries.iter().map(|entry| entry["revision"].as_i64().unwrap()).collect();
+        let expected: Vec<_> = if from > to { (to..=from).rev().collect() } else { (from..=to).collect() };
+        assert_eq!(revisions, expected, "{arguments:?}");
+    }
+    assert_eq!(shell.says(&["audit", "tail", "--no-follow", "--lines", "0"]).await, "");
+    assert!(shell.fails(&["audit", "list", "--limit", "0"], 2).await.contains("--limit"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_entries_that_were_asked_for_are_shown() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    for key in ["a", "b"] {
+        admin.create(key).await;
+        admin.flip(key).await;
+    }
+    let ann = admin.new_user("ann@example.com", &["toggle_feature_flags", "view_feature_flags"]).await;
+    let as_ann = Shell::of(server.address, &ann);
+    as_ann.says(&["flag", "disable", "a"]).await;
+    let id = admin.get("b").await.id;
+
+    let shell = Shell::new(server.address);
+    for (filters, expected) in [
+        (&["--flag", "a"][..], &[9, 4, 3][..]),
+        (&["--flag", "a", "--user", "ANN@example.com"], &[9]),
+        (&["--entity-id", &id], &[6, 5]),
+        (&["--entity-type", "user"], &[7, 1]),
+        (&["--action", "toggle_enabled"], &[6, 4]),
+        (&["--from", "1h", "--to", "2100-01-01", "--action", "toggle_disabled"], &[9]),
+        (&["--to", "1h ago"], &[]),
+        (&["--from", "2100-01-01"], &[]),
+    ] {
+        let listed = shell.objects(&[&["audit", "list"], filters].concat()).await;
+        let revisions: Vec<_> = listed.iter().map(|entry| entry["revision"].as_i64().unwrap()).collect();
+        assert_eq!(revisions, expected, "{filters:?}");
+        for begin in [&["--after", "0"][..], &["--lines", "50"]] {
+            let mut tailed = shell.objects(&[&["audit", "tail", "--no-follow"], begin, filters].concat()).await;
+            tailed.reverse();
+            assert_eq!(tailed, listed, "{begin:?} {filters:?}");
+        }
+    }
+    for (filters, code, told) in [
+        (&["--flag", "nope"][..], 3, "nope"),
+        (&["--action", "fly"], 2, "action_type"),
+        (&["--from", "yesterday"], 2, "--from"),
+        (&["--entity-id", "a"], 2, "--entity-id"),
+        (&["--flag", "a", "--entity-id", &id], 2, "--flag"),
+    ] {
+        assert!(shell.fails(&[&["audit", "list"], filters].concat(), code).await.contains(told), "{filters:?}");
+    }
+    assert!(as_ann.fails(&["audit", "list"], 4).await.contains("view_audit_logs"));
+    assert!(shell.fails(&["audit", "tail", "--after", "1000"], 2).await.contains("1000"));
+}

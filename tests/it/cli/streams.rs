@@ -1,0 +1,172 @@
+//! What goes on: `flag watch` and `audit tail`, also when the server goes away and comes back.
+
+use super::{Running, Shell, server};
+use crate::support::way::{Leads, Way};
+use crate::support::{Database, Server, on_both};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watching_shows_what_is_there_and_what_comes() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    admin.create("b").await;
+    let shell = Shell::new(server.address);
+    let mut table = shell.start(&["flag", "watch"]);
+    let mut json = shell.start(&["flag", "watch", "b", "c", "--output", "json"]);
+    assert_eq!(table.line().await.split_whitespace().collect::<Vec<_>>(), ["TIME", "KEY", "STATUS", "BY"]);
+    for key in ["a", "b"] {
+        assert_eq!(
+            table.line().await.split_whitespace().skip(1).collect::<Vec<_>>(),
+            [key, "disabled", "admin@localhost"]
+        );
+    }
+    assert_eq!(json.object().await["key"], "b");
+    admin.flip("a").await;
+    assert_eq!(table.line().await.split_whitespace().skip(1).collect::<Vec<_>>(), ["a", "enabled", "admin@localhost"]);
+    admin.create("c").await;
+    let seen = json.object().await;
+    assert_eq!((seen["key"].as_str(), seen["status"].as_str()), (Some("c"), Some("disabled")));
+    table.line().await;
+    admin.archive("c").await;
+    assert!(json.object().await["archived_at"].is_string());
+    assert!(table.line().await.contains("disabled, archived"));
+    assert_eq!(table.interrupt().await, Vec::<String>::new());
+    assert_eq!(json.interrupt().await, Vec::<String>::new());
+}
+
+/// With `--changes-only`, what was there before is not shown.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_changes_are_shown_if_nothing_else_is_wanted() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let shell = Shell::new(server.address).with("TOGGLED_OUTPUT", "json");
+    let mut watch = shell.start(&["flag", "watch", "--changes-only"]);
+    // Nothing tells when it has begun: something changes until it is seen.
+    let seen = tokio::select! {
+        seen = watch.object() => seen,
+        () = async { loop { admin.flip("a").await; } } => unreachable!(),
+    };
+    assert!(seen["revision"].as_i64().unwrap() > 3, "{seen}");
+    watch.interrupt().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tail_shows_the_last_entries_and_those_that_come() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    for _ in 0..12 {
+        admin.flip("a").await;
+    }
+    let shell = Shell::new(server.address);
+    let mut table = shell.start(&["audit", "tail"]);
+    let mut json = shell.start(&["audit", "tail", "--lines", "1", "--flag", "a", "--output", "json"]);
+    assert!(table.line().await.starts_with("TIME"));
+    for revision in 6..=15 {
+        assert_eq!(table.line().await.split_whitespace().nth(1), Some(revision.to_string().as_str()));
+    }
+    assert_eq!(json.object().await["revision"], 15);
+    admin.create("b").await;
+    admin.flip("a").await;
+    assert_eq!(json.object().await["revision"], 17);
+    assert_eq!([revision(&mut table).await, revision(&mut table).await], [16, 17]);
+    table.interrupt().await;
+    json.interrupt().await;
+}
+
+async fn revision(table: &mut Running) -> i64 {
+    table.line().await.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+on_both! {
+    /// The server is killed twice, once while nothing happens and once with changes made meanwhile.
+    async fn a_server_that_comes_back_is_gone_on_with_exactly_there(backend: Backend) {
+        let database = Database::new(backend).await;
+        let mut server = Server::start(&database).await;
+        let way = Way::new(Leads::To(server.address)).await;
+        let shell = Shell::new(way.address).with("TOGGLED_OUTPUT", "json");
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        admin.create("b").await;
+        let mut watch = shell.start(&["flag", "watch"]);
+        let mut tail = shell.start(&["audit", "tail", "--lines", "2"]);
+        for expected in [3, 4] {
+            assert_eq!(watch.object().await["revision"], expected);
+            assert_eq!(tail.object().await["revision"], expected);
+        }
+        let mut expected = 5;
+        for meanwhile in [0, 3] {
+            drop(server);
+            for stream in [&mut watch, &mut tail] {
+                let told = stream.complaint().await;
+                assert!(told.contains(&way.address.to_string()) && told.contains("going on where it stopped"), "{told}");
+            }
+            way.set(Leads::Nowhere);
+            server = Server::start(&database).await;
+            let mut admin = server.admin().await;
+            for _ in 0..meanwhile {
+                admin.flip("a").await;
+            }
+            way.set(Leads::To(server.address));
+            for _ in 0..meanwhile {
+                assert_eq!(tail.object().await["revision"], expected);
+                expected += 1;
+            }
+            if meanwhile > 0 {
+                assert_eq!(watch.object().await["revision"], expected - 1, "the flag once, as it is by now");
+            }
+            admin.flip("b").await;
+            for stream in [&mut watch, &mut tail] {
+                assert_eq!(stream.object().await["revision"], expected);
+            }
+            expected += 1;
+        }
+        assert_eq!(watch.interrupt().await, Vec::<String>::new());
+        assert_eq!(tail.interrupt().await, Vec::<String>::new());
+    }
+
+    /// A server that is stopped says so, and what follows it is another database: the cursor does not fit.
+    async fn another_log_is_not_gone_on_with(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let way = Way::new(Leads::To(server.address)).await;
+        let shell = Shell::new(way.address).with("TOGGLED_OUTPUT", "json");
+        server.admin().await.create("a").await;
+        let mut watch = shell.start(&["flag", "watch"]);
+        let mut tail = shell.start(&["audit", "tail"]);
+        assert_eq!(watch.object().await["key"], "a");
+        for _ in 0..3 {
+            tail.object().await;
+        }
+        assert!(server.terminate().await.success());
+        let other = Database::new(backend).await;
+        let server = Server::start(&other).await;
+        server.admin().await.create("other").await;
+        way.set(Leads::To(server.address));
+        for stream in [watch, tail] {
+            let (code, out, told) = stream.ended().await;
+            assert_eq!((code, out), (5, Vec::new()), "{told:?}");
+            assert!(told.last().unwrap().contains("log"), "{told:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_permission_for_it() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    let ann = admin.new_user("ann@example.com", &["view_feature_flags", "view_audit_logs"]).await;
+    admin.create("a").await;
+    let shell = Shell::of(server.address, &ann);
+    let mut watch = shell.start(&["flag", "watch"]);
+    let mut tail = shell.start(&["audit", "tail"]);
+    assert!(watch.line().await.starts_with("TIME") && tail.line().await.starts_with("TIME"));
+    let ann = server.client(Some(&ann)).await.until_let_in().await;
+    let revoke = toggled::grpc::pb::RevokeTokenRequest { id: ann.token_id, ..Default::default() };
+    admin.access.revoke_token(revoke).await.unwrap();
+    for stream in [watch, tail] {
+        let (code, _, told) = stream.ended().await;
+        assert_eq!((code, told.len()), (4, 1), "{told:?}");
+    }
+}
