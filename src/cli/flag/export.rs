@@ -30,7 +30,7 @@ pub(super) struct Export {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// One JSON object a line, with all that there is of a flag
     Ndjson,
     /// The columns key, name, description, status, archived
@@ -57,7 +57,7 @@ impl Export {
 }
 
 impl Format {
-    fn write(self, flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
+    pub(super) fn write(self, flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Ndjson => {
                 let lines: Result<Vec<_>, _> = flags.iter().map(|flag| output::json(&flag.json())).collect();

@@ -109,3 +109,59 @@ fn read(from: impl Read) -> io::Result<Vec<u8>> {
     from.take(LARGEST + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::flag::export;
+    use crate::grpc::pb::{FeatureFlag, FeatureFlagStatus};
+
+    /// Any text that a flag may have, and more often than not one that needs care.
+    fn text(least: usize) -> impl Strategy<Value = String> {
+        let character =
+            prop_oneof![prop::sample::select(vec!['"', ',', '\n', '\r', '\\', ' ', '\u{feff}']), any::<char>()];
+        let character = character.prop_filter("none may be U+0000", |c| *c != '\0');
+        prop::collection::vec(character, least..20).prop_map(String::from_iter)
+    }
+
+    fn flags() -> impl Strategy<Value = BTreeMap<String, FeatureFlag>> {
+        let flag = (text(1), text(0), any::<bool>(), any::<bool>()).prop_map(|(name, description, on, archived)| {
+            FeatureFlag {
+                id: "i".to_owned(),
+                name,
+                description,
+                status: if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled }.into(),
+                archived_at: archived.then(Default::default),
+                ..Default::default()
+            }
+        });
+        let keyed = |(key, flag): (String, FeatureFlag)| (key.clone(), FeatureFlag { key, ..flag });
+        let flags = prop::collection::btree_map("[A-Za-z0-9][A-Za-z0-9._-]{0,5}", flag, 0..5);
+        flags.prop_map(move |flags| flags.into_iter().map(keyed).collect())
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_exported_is_imported_as_it_was(there in flags()) {
+            for (written, read) in [(export::Format::Ndjson, Format::Ndjson), (export::Format::Csv, Format::Csv)] {
+                let bytes = written.write(&there.values().collect::<Vec<_>>()).ok().unwrap();
+                for format in [read, Format::Auto] {
+                    let contents = parse::parse(str::from_utf8(&bytes).unwrap(), format, None);
+                    prop_assert_eq!((&contents.faults, &contents.lost), (&Vec::new(), &Vec::new()));
+                    prop_assert_eq!(contents.flags.len(), there.len());
+                    for (flag, there) in contents.flags.iter().zip(there.values()) {
+                        prop_assert_eq!(flag.key.as_str(), &there.key);
+                        prop_assert_eq!(flag.name.as_ref().unwrap().as_str(), &there.name);
+                        prop_assert_eq!(flag.description.as_ref().unwrap().as_str(), &there.description);
+                        prop_assert_eq!(FeatureFlagStatus::from(flag.status.unwrap()), there.status());
+                        prop_assert_eq!(flag.archived, Some(there.archived_at.is_some()));
+                    }
+                }
+            }
+        }
+    }
+}
