@@ -65,6 +65,19 @@ def test_a_team_is_made_as_it_stands(tmp_path):
     assert re.search(r"^toggled_[0-9A-Za-z]{49}$", again, re.MULTILINE), again
 
 
+def test_the_command_line_works_as_it_stands(tmp_path):
+    (session,) = blocks("From the command line")
+    with served(tmp_path):
+        said = shell(session, tmp_path)
+
+    assert re.search(r"^checkout +enabled +yes +4$", said, re.MULTILINE), said
+    assert re.search(r"^search +disabled +search ", said, re.MULTILINE), said
+    assert said.endswith(
+        "\ndisabled\n3 admin@localhost a place to start\n4 admin@localhost launch day\n"
+        "6 admin@localhost both or neither\n7 admin@localhost both or neither\n"
+    ), said
+
+
 def test_a_flag_is_read_without_grpc_as_it_stands(tmp_path):
     (command,), (answer,) = blocks("OpenFeature"), blocks("OpenFeature", "json")
     with served(tmp_path) as server:

@@ -46,14 +46,14 @@ async fn a_token_comes_from_a_setting_or_a_file() {
     let told = shell.fails(&["whoami", "--token", "not-the-one"], 4).await;
     assert!(told.contains("token") && !told.contains("TOGGLED_TOKEN_FILE") && !told.contains("not-the-one"), "{told}");
     for (arguments, named) in [
-        (&["--token", "not\none"][..], "--token (TOGGLED_TOKEN)"),
+        (&["--token", "hidden\nhidden"][..], "--token (TOGGLED_TOKEN)"),
         (&["--token-file", &file("empty", " \n")], "empty"),
-        (&["--token-file", &file("binary", "not\u{1}one")], "--token-file"),
+        (&["--token-file", &file("binary", "hidden\u{1}hidden")], "--token-file"),
         (&["--token-file", "/nowhere/at/all"], "/nowhere/at/all"),
-        (&["--token", "not-one", "--token-file", &good], "--token-file"),
+        (&["--token", "hidden", "--token-file", &good], "--token-file"),
     ] {
         let told = shell.fails(&[&["whoami"], arguments].concat(), 2).await;
-        assert!(told.contains(named) && !told.contains("not-one") && !told.contains("one\u{fffd}"), "{told}");
+        assert!(told.contains(named) && !told.contains("hidden"), "{told}");
     }
     drop(database);
 }
