@@ -94,7 +94,7 @@ impl Remote {
             Fault::Server => Failure { code: exit_code(status.code()), line: self.words(status) },
             Fault::Unreachable => unavailable(format!("cannot reach {name}: {}{}", why(), hint(&why()))),
             Fault::Lost => {
-                let hint = if hint(&why()).is_empty() { self.lost_hint } else { hint(&why()) };
+                let hint = if self.has_answered() { "" } else { self.lost_hint };
                 unavailable(format!("the connection to {name} was lost: {}{hint}", why()))
             }
             Fault::Foreign => unavailable(format!(
@@ -135,8 +135,6 @@ fn hint(cause: &str) -> &'static str {
         "; the server does not seem to speak TLS: is it http:// instead of https://?"
     } else if cause.contains("UnknownIssuer") {
         "; who vouches for it is told by --ca-certificate"
-    } else if cause.contains("CertificateRequired") {
-        "; the server demands --client-certificate and --client-key"
     } else {
         ""
     }

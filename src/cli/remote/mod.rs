@@ -78,7 +78,7 @@ pub(super) struct Remote {
     has_token: bool,
     /// Whether the server has answered any call: then it is there, and is waited for if it goes away.
     answered: AtomicBool,
-    /// What to say of a connection that is lost for no known reason.
+    /// What to say of connections that are lost for no known reason, before any answer.
     lost_hint: &'static str,
 }
 

@@ -59,11 +59,12 @@ impl Place {
         Ok(endpoint.connect_lazy())
     }
 
-    /// A server that demands a certificate may hang up without a word of it.
+    /// What may be wrong where a server hangs up on every call: it does so without a word of why.
     pub fn lost_hint(&self) -> &'static str {
-        let may_demand = self.addr.scheme_str() == Some("https") && self.client_certificate.is_none();
-        if may_demand {
-            "; if the server demands a certificate, give --client-certificate and --client-key"
+        if self.addr.scheme_str() != Some("https") {
+            "; if it speaks TLS, it is https:// instead of http://"
+        } else if self.client_certificate.is_none() {
+            "; if it demands a certificate, give --client-certificate and --client-key"
         } else {
             ""
         }

@@ -40,6 +40,7 @@ impl Remote {
                 }
                 Err(status) => status,
             };
+            self.note(&status);
             match attempts.wait_after(&status) {
                 Some(wait) => tokio::time::sleep(wait).await,
                 None => return Err(self.failure(&status)),
@@ -47,7 +48,14 @@ impl Remote {
         }
     }
 
-    fn has_answered(&self) -> bool {
+    fn note(&self, status: &Status) {
+        if Fault::of(status) == Fault::Server {
+            self.answered.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether the server has said anything yet, be it no.
+    pub(super) fn has_answered(&self) -> bool {
         self.answered.load(Ordering::Relaxed)
     }
 
@@ -90,6 +98,7 @@ impl Remote {
                     }
                 }
             };
+            self.note(&status);
             let Some(wait) = attempts.wait_after(&status) else { return Err(self.failure(&status)) };
             if attempts.endless && attempts.made == 1 {
                 complain(&format!("{}; going on where it stopped", self.failure(&status).line));
@@ -145,5 +154,70 @@ pub(in crate::cli) async fn until_interrupted(
     tokio::select! {
         done = endless => done,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::{Code, ConnectError};
+    use tonic_types::ErrorDetails;
+
+    fn unreachable() -> Status {
+        Status::from_error(Box::new(ConnectError("refused".into())))
+    }
+
+    fn unavailable(delay: Option<Duration>) -> Status {
+        let mut details = ErrorDetails::with_error_info("QUEUE_FULL", "toggled", []);
+        if let Some(delay) = delay {
+            details.set_retry_info(Some(delay));
+        }
+        Status::with_error_details(Code::Unavailable, "not now", details)
+    }
+
+    #[test]
+    fn a_server_that_was_never_there_is_not_waited_for() {
+        assert_eq!(Attempts::new(false, false).wait_after(&unreachable()), None);
+        assert!(Attempts::new(true, false).wait_after(&unreachable()).is_some());
+        let mut attempts = Attempts::new(false, false);
+        assert!(attempts.wait_after(&unavailable(None)).is_some());
+        assert!(attempts.wait_after(&unreachable()).is_some(), "it was there before");
+    }
+
+    #[test]
+    fn it_waits_as_long_as_the_server_says_or_longer_each_time() {
+        let told = Duration::from_secs(2);
+        let wait = Attempts::new(true, false).wait_after(&unavailable(Some(told))).unwrap();
+        assert!((told..=told.mul_f64(1.5)).contains(&wait), "{wait:?}");
+        let mut attempts = Attempts::new(true, true);
+        for doubled in [1, 2, 4, 8, 16, 25, 25].map(|n| FIRST_WAIT * n) {
+            let wait = attempts.wait_after(&unavailable(None)).unwrap();
+            assert!((doubled..=doubled.mul_f64(1.5)).contains(&wait), "{wait:?}");
+        }
+    }
+
+    #[test]
+    fn there_is_an_end_to_it_unless_it_is_a_stream() {
+        let mut attempts = Attempts::new(true, false);
+        for _ in 1..MOST_ATTEMPTS {
+            assert!(attempts.wait_after(&unavailable(None)).is_some());
+        }
+        assert_eq!(attempts.wait_after(&unavailable(None)), None);
+        assert_eq!(Attempts::new(true, false).wait_after(&unavailable(Some(MOST_TIME))), None);
+        assert!(Attempts::new(true, true).wait_after(&unavailable(Some(MOST_TIME))).is_some());
+    }
+
+    #[test]
+    fn only_what_passes_is_tried_again() {
+        for code in [Code::PermissionDenied, Code::NotFound, Code::Aborted, Code::Internal, Code::Unknown] {
+            assert_eq!(Attempts::new(true, true).wait_after(&Status::new(code, "no")), None, "{code}");
+        }
+        let details = ErrorDetails::with_error_info("COMMIT_OUTCOME_UNKNOWN", "toggled", []);
+        let unknown = Status::with_error_details(Code::Unknown, "it could not be learnt", details);
+        assert!(Attempts::new(true, false).wait_after(&unknown).is_some());
+        let limited = |details| Status::with_error_details(Code::ResourceExhausted, "too much", details);
+        assert_eq!(Attempts::new(true, true).wait_after(&limited(ErrorDetails::new())), None);
+        let soon = ErrorDetails::with_retry_info(Some(Duration::from_millis(1)));
+        assert!(Attempts::new(true, false).wait_after(&limited(soon)).is_some());
     }
 }
