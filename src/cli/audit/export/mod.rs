@@ -4,10 +4,12 @@ mod held;
 mod record;
 mod target;
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use held::Held;
+use indicatif::ProgressBar;
 use serde::Serialize;
 use target::Target;
 
@@ -59,6 +61,8 @@ impl Format {
 
 impl Export {
     pub async fn run(self) -> Result<(), Failure> {
+        // A bar would stand in the middle of what is written to the same terminal.
+        let hidden = self.output_file.is_none() && io::stdout().is_terminal();
         let mut target = Target::open(self.output_file, self.format)?;
         let remote = self.caller.connect().await?;
         let list = self.filters.list(&remote).await?;
@@ -68,7 +72,7 @@ impl Export {
             request.log_id = Some(last.log_id.to_string());
             request.after_hash = Some(last.hash.to_vec());
         }
-        let bar = progress::bar(0, "revisions");
+        let bar = if hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
         let mut last = None;
