@@ -2,7 +2,10 @@
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp, ToSpan};
+use jiff::{SignedDuration, Span, Timestamp};
+
+/// From the first moment of a day to its last one that the log can tell: microseconds are all that it keeps.
+const DAY: SignedDuration = SignedDuration::from_micros(86_399_999_999);
 
 /// Which end of a period a time is: a date alone stands for its first or its last moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +30,7 @@ fn date(text: &str, end: End) -> Option<Timestamp> {
     let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
     match end {
         End::From => Some(start),
-        End::To => start.checked_add(24.hours().microseconds(-1)).ok(),
+        End::To => start.checked_add(DAY).ok(),
     }
 }
 
