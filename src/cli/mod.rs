@@ -3,11 +3,13 @@
 
 mod audit;
 mod completions;
+mod file;
 mod flag;
 mod health;
 mod migrate;
 mod offline;
 mod output;
+mod progress;
 mod remote;
 mod serve;
 mod table;

@@ -1,5 +1,6 @@
 //! `toggled audit`: the log of every change, by way of a server.
 
+mod export;
 mod filters;
 mod list;
 mod tail;
@@ -22,11 +23,14 @@ enum Action {
     List(list::List),
     /// Show the last entries, and then new ones as they come, until Ctrl-C
     Tail(tail::Tail),
+    /// Write entries to a file, oldest first; a file that is there already is gone on with
+    Export(export::Export),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
     match settings.action {
         Action::List(settings) => settings.run().await,
         Action::Tail(settings) => settings.run().await,
+        Action::Export(settings) => settings.run().await,
     }
 }

@@ -1,6 +1,8 @@
 //! `toggled flag`: flags, by way of a server.
 
 mod change;
+mod export;
+mod import;
 mod named;
 mod read;
 mod set;
@@ -39,6 +41,10 @@ enum Action {
     Unarchive(change::One),
     /// Show flags as they are, and then each again when it changes, until Ctrl-C
     Watch(watch::Watch),
+    /// Make flags what a file says: CSV, NDJSON of flag export, a flag definition file of flagd, an export of Unleash
+    Import(Box<import::Import>),
+    /// Write all flags as they are at one revision
+    Export(export::Export),
 }
 
 pub(super) async fn run(settings: Flag) -> Result<(), Failure> {
@@ -53,5 +59,7 @@ pub(super) async fn run(settings: Flag) -> Result<(), Failure> {
         Action::Archive(settings) => settings.archive().await,
         Action::Unarchive(settings) => settings.unarchive().await,
         Action::Watch(settings) => settings.run().await,
+        Action::Import(settings) => settings.run().await,
+        Action::Export(settings) => settings.run().await,
     }
 }

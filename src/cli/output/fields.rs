@@ -16,7 +16,7 @@ pub(super) fn time(time: Option<&Timestamp>) -> Option<String> {
 }
 
 /// `enabled`, `disabled`, or what a newer server says.
-pub(super) fn status(status: i32) -> String {
+pub(in crate::cli) fn status(status: i32) -> String {
     match FeatureFlagStatus::try_from(status) {
         Ok(FeatureFlagStatus::Enabled) => "enabled".to_owned(),
         Ok(FeatureFlagStatus::Disabled) => "disabled".to_owned(),
@@ -25,6 +25,6 @@ pub(super) fn status(status: i32) -> String {
 }
 
 /// Bytes as hexadecimal digits.
-pub(super) fn hex(bytes: &[u8]) -> String {
+pub(in crate::cli) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

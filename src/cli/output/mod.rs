@@ -14,6 +14,7 @@ use serde::Serialize;
 use super::table::{Cell, Table};
 use super::{EXIT_DONE, EXIT_FAILURE, Failure};
 
+pub(super) use fields::{hex, status};
 pub(super) use flag::{Changed, Seen};
 
 /// In which form to tell it.
@@ -36,7 +37,7 @@ pub(super) struct Output {
 /// What can be told in both forms.
 pub(super) trait Item<const N: usize> {
     /// What is above its columns.
-    const HEAD: [&str; N];
+    const HEAD: [&'static str; N];
 
     /// Its columns.
     fn row(&self) -> [Cell; N];
@@ -49,7 +50,7 @@ impl Output {
     /// All that there is, at once.
     pub fn all<const N: usize, T: Item<N>>(self, items: &[T]) -> Result<(), Failure> {
         match self.output {
-            Format::Json => items.iter().try_for_each(|item| line(&json(item)?)),
+            Format::Json => items.iter().try_for_each(|item| line(&json(&item.json())?)),
             Format::Table => {
                 let mut table = Table::new(T::HEAD).styled(colours());
                 for item in items {
@@ -63,7 +64,7 @@ impl Output {
     /// One thing alone, which needs no head.
     pub fn word<const N: usize, T: Item<N>>(self, item: &T) -> Result<(), Failure> {
         match self.output {
-            Format::Json => line(&json(item)?),
+            Format::Json => line(&json(&item.json())?),
             Format::Table => line(&Table::new(T::HEAD).line(&item.row())),
         }
     }
@@ -83,7 +84,7 @@ pub(super) struct Feed<const N: usize> {
 impl<const N: usize> Feed<N> {
     pub fn tell<T: Item<N>>(&mut self, item: &T) -> Result<(), Failure> {
         if self.format == Format::Json {
-            return line(&json(item)?);
+            return line(&json(&item.json())?);
         }
         let first = self.table.is_none();
         let table = self.table.get_or_insert_with(|| Table::new(T::HEAD).styled(colours()));
@@ -100,8 +101,9 @@ fn colours() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
-fn json<const N: usize>(item: &impl Item<N>) -> Result<String, Failure> {
-    let text = serde_json::to_string(&item.json())?;
+/// One JSON object.
+pub(super) fn json(shape: &impl Serialize) -> Result<String, Failure> {
+    let text = serde_json::to_string(shape)?;
     // JSON leaves DEL and what comes after it as it is, and a terminal takes some of that for commands.
     let escaped =
         |c: char| if c >= '\u{7f}' && super::table::is_unsafe(c) { format!("\\u{:04x}", c as u32) } else { c.into() };
@@ -110,9 +112,35 @@ fn json<const N: usize>(item: &impl Item<N>) -> Result<String, Failure> {
 
 /// One line, or several, to standard output. Where nobody reads any more, the command is over and has not failed.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
+    write(format!("{text}\n").as_bytes())
+}
+
+/// What belongs in a file, to standard output, just as it is; but a terminal is given no commands by it.
+pub(super) fn file(bytes: &[u8]) -> Result<(), Failure> {
+    if io::stdout().is_terminal() {
+        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(super::table::printable).collect();
+        return write(lines.join("\n").as_bytes());
+    }
+    write(bytes)
+}
+
+fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}").and_then(|()| out.flush()).map_err(|error| match error.kind() {
+    out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
         ErrorKind::BrokenPipe => Failure { code: EXIT_DONE, line: String::new() },
         _ => Failure { code: EXIT_FAILURE, line: format!("standard output: {error}") },
     })
+}
+
+/// A line about what was done, to standard error, where it is in nobody's way.
+pub(super) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
+
+/// Asks whoever sits at the terminal.
+pub(super) fn ask(question: &str) -> io::Result<bool> {
+    write!(io::stderr(), "{question} [y/N] ")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
 }

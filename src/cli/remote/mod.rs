@@ -2,6 +2,7 @@
 //! this folder alone knows tonic.
 
 mod failure;
+mod flags;
 mod place;
 mod retry;
 

@@ -1,9 +1,13 @@
 //! The command line as a client of a server: the real program against the real one.
 
 mod audit;
+mod audit_export;
 mod connection;
+mod export;
 mod failures;
 mod flags;
+mod import;
+mod import_again;
 mod streams;
 
 use std::fmt::Display;
@@ -57,7 +61,14 @@ impl Shell {
         for text in [&out, &told] {
             let secrets = self.settings.iter().filter(|(name, _)| *name == "TOGGLED_TOKEN");
             assert!(secrets.clone().all(|(_, token)| !text.contains(token.as_str())), "{arguments:?}: {text}");
-            let plain = |c: char| !c.is_control() || c == '\n' || (arguments[0] == "completions" && c == '\t');
+            // CSV is just as it is.
+            let raw = arguments.contains(&"csv");
+            let plain = |c: char| match c {
+                '\n' => true,
+                '\t' => raw || arguments[0] == "completions",
+                '\u{1b}' => false,
+                c => raw || !c.is_control(),
+            };
             assert!(text.chars().all(plain), "neither colours nor a progress bar: {arguments:?}: {text:?}");
         }
         (status.code().unwrap(), out, told)
@@ -153,6 +164,11 @@ impl Running {
             told.push(line);
         }
         (soon("the command to end", self.process.wait()).await.unwrap().code().unwrap(), out, told)
+    }
+
+    /// Whether a signal ended it.
+    pub async fn killed(mut self) -> bool {
+        soon("the command to end", self.process.wait()).await.unwrap().code().is_none()
     }
 
     /// Closes the pipe that it writes to.

@@ -1,0 +1,229 @@
+//! What a file holds already, and whether it is one to go on with.
+
+use std::io::{self, BufRead, Read};
+
+use uuid::Uuid;
+
+use super::Format;
+use super::record;
+use crate::domain::{Hash, Revision};
+use crate::grpc::pb::AuditLog;
+
+/// No line is longer: a message of 4 MiB, of which every character is escaped, with room to spare. What goes on for
+/// longer is some other file.
+const LONGEST: u64 = 32 * 1024 * 1024;
+
+/// Where an entry stands, in which log, and its hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cursor {
+    pub log_id: Uuid,
+    pub revision: Revision,
+    pub hash: Hash,
+}
+
+impl Cursor {
+    /// Where the server says that an entry stands.
+    pub fn new(log_id: &str, entry: &AuditLog) -> Option<Self> {
+        let (log_id, hash) = (Uuid::try_parse(log_id).ok()?, entry.hash.as_slice().try_into().ok()?);
+        Some(Self { log_id, revision: entry.revision, hash })
+    }
+}
+
+/// The complete entries of a file.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Held {
+    pub entries: u64,
+    pub first: Option<Revision>,
+    pub last: Option<Cursor>,
+    /// Where the last complete line ends. What comes after it was cut, and is to be written again.
+    pub bytes: u64,
+}
+
+/// Why a file is left as it is.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unreadable {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is no {0} that audit export wrote (line {1}); name another file, or another --format")]
+    Foreign(&'static str, u64),
+}
+
+impl Held {
+    /// Reads a file through, a line at a time.
+    pub fn read(mut file: impl BufRead, format: Format) -> Result<Self, Unreadable> {
+        let mut held = Self::default();
+        let (mut line, mut number) = (Vec::new(), 0);
+        let head = record::head(format)?;
+        loop {
+            number += 1;
+            let foreign = || Unreadable::Foreign(format.name(), number);
+            let complete = next(&mut file, format, &mut line)?;
+            if line.len() as u64 >= LONGEST {
+                return Err(foreign());
+            }
+            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.beginning(format) };
+            if !complete {
+                // What was cut off must at least look like the beginning of what stood there.
+                let common = expected.len().min(line.len());
+                return if line[..common] == expected[..common] { Ok(held) } else { Err(foreign()) };
+            }
+            if held.bytes < head.len() as u64 {
+                if line != head {
+                    return Err(foreign());
+                }
+            } else {
+                record::read(format, &line).and_then(|entry| held.take(entry)).ok_or_else(foreign)?;
+            }
+            held.bytes += line.len() as u64;
+        }
+    }
+
+    /// Counts an entry, if it can follow those before it.
+    pub fn take(&mut self, entry: Cursor) -> Option<()> {
+        if self.last.is_some_and(|last| last.log_id != entry.log_id || last.revision >= entry.revision) {
+            return None;
+        }
+        self.entries += 1;
+        self.first = self.first.or(Some(entry.revision));
+        self.last = Some(entry);
+        Some(())
+    }
+
+    /// What the next entry's line begins with, as far as it is known.
+    fn beginning(&self, format: Format) -> Vec<u8> {
+        let log = self.last.map(|last| last.log_id.to_string()).unwrap_or_default();
+        match format {
+            Format::Ndjson => format!("{{\"log_id\":\"{log}").into_bytes(),
+            Format::Csv => log.into_bytes(),
+        }
+    }
+}
+
+/// Reads up to the end of a line, which in CSV is not one within quotation marks; whether there was an end.
+fn next(file: &mut impl BufRead, format: Format, line: &mut Vec<u8>) -> io::Result<bool> {
+    line.clear();
+    let mut quoted = false;
+    loop {
+        let start = line.len();
+        let read = file.by_ref().take(LONGEST - start as u64).read_until(b'\n', line)?;
+        let marks = line[start..].iter().filter(|byte| **byte == b'"').count();
+        quoted ^= format == Format::Csv && marks % 2 == 1;
+        let ended = line.last() == Some(&b'\n') && !quoted;
+        if read == 0 || ended || line.len() as u64 >= LONGEST {
+            return Ok(ended && read > 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    const LOG: &str = "00000000-0000-0000-0000-000000000007";
+
+    /// An entry with everything that an entry can have, and texts that need care.
+    fn entry(revision: Revision) -> AuditLog {
+        AuditLog {
+            id: Uuid::from_u128(revision as u128).to_string(),
+            revision,
+            timestamp: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 1_000 }),
+            user_id: Some("u".into()),
+            user_email: "ann@example.com".into(),
+            token_id: Some("t".into()),
+            action_type: "toggle_enabled".into(),
+            entity_type: "feature_flag".into(),
+            entity_id: Some("e".into()),
+            entity_key: String::new(),
+            entity_name: "two\nlines, \"quoted\"".into(),
+            old_value: Some("x".into()),
+            new_value: Some("{\"a\":\"\\n\"}".into()),
+            reason: Some("'; DROP TABLE audit_logs; --\r\n".into()),
+            request_id: Some("r".into()),
+            method: "m".into(),
+            peer: Some("p".into()),
+            user_agent: Some("\u{85}".into()),
+            previous_entity_revision: Some(3),
+            hash_version: 1,
+            hash: vec![10; 32],
+            created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
+        }
+    }
+
+    fn file_of(log_id: &str, format: Format, revisions: &[Revision]) -> Vec<u8> {
+        let mut file = record::head(format).unwrap();
+        revisions.iter().for_each(|revision| record::write(format, log_id, &entry(*revision), &mut file).ok().unwrap());
+        file
+    }
+
+    fn file(format: Format, revisions: &[Revision]) -> Vec<u8> {
+        file_of(LOG, format, revisions)
+    }
+
+    #[test]
+    fn every_field_of_an_entry_is_in_both_formats_and_none_else() {
+        let json: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&file(Format::Ndjson, &[7])).unwrap();
+        let csv = file(Format::Csv, &[7]);
+        let mut reader = csv::Reader::from_reader(&csv[..]);
+        let cells: HashMap<String, String> = reader.deserialize().next().unwrap().unwrap();
+        let told = json
+            .iter()
+            .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        assert_eq!(told.collect::<HashMap<_, _>>(), cells);
+        assert_eq!((cells.len(), cells["timestamp"].as_str()), (23, "2023-11-14T22:13:20.000001Z"));
+        assert_eq!(
+            (cells["created_at"].as_str(), cells["hash"].as_str()),
+            ("2023-11-14T22:13:20.000000Z", &*"0a".repeat(32))
+        );
+    }
+
+    #[test]
+    fn wherever_a_file_is_cut_its_complete_entries_are_found() {
+        for format in [Format::Ndjson, Format::Csv] {
+            let whole = file(format, &[2, 5, 6]);
+            let ends = [file(format, &[2]).len(), file(format, &[2, 5]).len(), whole.len()];
+            let head = record::head(format).unwrap().len();
+            for cut in 0..=whole.len() {
+                let held = Held::read(&whole[..cut], format).unwrap();
+                let entries = ends.iter().filter(|end| **end <= cut).count();
+                let bytes = if entries > 0 {
+                    ends[entries - 1]
+                } else if cut >= head {
+                    head
+                } else {
+                    0
+                };
+                assert_eq!((held.entries, held.bytes), (entries as u64, bytes as u64), "{format:?} cut at {cut}");
+                assert_eq!(held.last.map(|last| last.revision), [2, 5, 6].get(entries.wrapping_sub(1)).copied());
+                assert_eq!(held.first, (entries > 0).then_some(2));
+            }
+        }
+    }
+
+    #[test]
+    fn any_other_file_is_told_from_one_of_ours() {
+        for format in [Format::Ndjson, Format::Csv] {
+            let whole = file(format, &[2, 5]);
+            let other = if format == Format::Csv { Format::Ndjson } else { Format::Csv };
+            let mut foreign = vec![
+                b"hello".to_vec(),
+                b"hello\n".to_vec(),
+                b"{}\n".to_vec(),
+                vec![0; 100],
+                [&whole[..], b"hello"].concat(),
+                [&whole[..], b"hello\n"].concat(),
+                file(other, &[2]),
+                file(format, &[5, 2]),
+                file(format, &[2, 2]),
+            ];
+            let head = record::head(format).unwrap().len();
+            foreign.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[head..]].concat());
+            for file in foreign {
+                let told = Held::read(&file[..], format);
+                assert!(matches!(told, Err(Unreadable::Foreign(..))), "{told:?}: {}", String::from_utf8_lossy(&file));
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! `toggled audit export`: the log in a file, which a later run goes on with.
+
+mod held;
+mod record;
+mod target;
+
+use std::io::{self, IsTerminal};
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use held::Held;
+use indicatif::ProgressBar;
+use serde::Serialize;
+use target::Target;
+
+use super::filters::{Filters, advance, stream};
+use crate::cli::output::{self, Output};
+use crate::cli::remote::Caller;
+use crate::cli::{Failure, progress};
+use crate::domain::Revision;
+use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
+
+/// Arguments of `toggled audit export`.
+#[derive(Args)]
+pub(super) struct Export {
+    /// The file to write, or, where it holds a part of the log, to go on with behind its last complete entry; standard
+    /// output without it
+    #[arg(long, value_name = "FILE")]
+    output_file: Option<PathBuf>,
+    /// What to write
+    #[arg(long, value_enum, default_value = "ndjson")]
+    format: Format,
+    /// Begin behind this revision, in a file that holds no entries yet
+    #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
+    after: Option<Revision>,
+    #[command(flatten)]
+    filters: Filters,
+    #[command(flatten)]
+    caller: Caller,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// How a file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// One JSON object a line
+    Ndjson,
+    /// Columns, with their names in the first line
+    Csv,
+}
+
+impl Format {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ndjson => "NDJSON",
+            Self::Csv => "CSV",
+        }
+    }
+}
+
+impl Export {
+    pub async fn run(self) -> Result<(), Failure> {
+        // A bar would stand in the middle of what is written to the same terminal.
+        let hidden = self.output_file.is_none() && io::stdout().is_terminal();
+        let mut target = Target::open(self.output_file, self.format)?;
+        let remote = self.caller.connect().await?;
+        let list = self.filters.list(&remote).await?;
+        let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream(&list) };
+        if let Some(last) = target.held().last {
+            request.after_revision = Some(last.revision);
+            request.log_id = Some(last.log_id.to_string());
+            request.after_hash = Some(last.hash.to_vec());
+        }
+        let bar = if hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
+        bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
+        bar.reset_eta();
+        let mut last = None;
+        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
+            target.take(&part)?;
+            bar.set_length(part.head_revision.unsigned_abs());
+            bar.set_position(part.through_revision.unsigned_abs());
+            advance(request, &part);
+            last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
+            Ok(())
+        };
+        let exporting =
+            remote.following(request, async |clients, request| clients.audit.stream_audit_logs(request).await, take);
+        let exported = exporting.await;
+        bar.finish_and_clear();
+        let kept = target.finish();
+        exported.and(kept)?;
+        last.map_or(Ok(()), |part| tell(self.output, target.held(), &part))
+    }
+}
+
+#[derive(Serialize)]
+struct Summary<'a> {
+    entries: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_revision: Option<Revision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_revision: Option<Revision>,
+    log_id: &'a str,
+    through_revision: Revision,
+    through_hash: &'a str,
+}
+
+/// Says what the file holds now, on standard error, where it is in nobody's way.
+fn tell(output: Output, held: &Held, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
+    let (first_revision, last_revision) = (held.first, held.last.map(|last| last.revision));
+    let (entries, log_id, through_revision) = (held.entries, &part.log_id, part.through_revision);
+    let through_hash = &output::hex(&part.through_hash);
+    if output.output == output::Format::Json {
+        let summary = Summary { entries, first_revision, last_revision, log_id, through_revision, through_hash };
+        output::note(&output::json(&summary)?);
+        return Ok(());
+    }
+    let range = first_revision.zip(last_revision).map(|(first, last)| format!(", revisions {first}..{last}"));
+    let range = range.unwrap_or_default();
+    output::note(&format!(
+        "entries {entries}{range} of log {log_id}, through revision {through_revision}, hash {through_hash}"
+    ));
+    Ok(())
+}

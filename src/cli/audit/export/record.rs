@@ -1,0 +1,114 @@
+//! An entry as a file holds it: with all that its hash covers, exactly, so that the chain can be recomputed from the file
+//! alone (`docs/audit-proof.md`).
+
+use csv::{ReaderBuilder, StringRecord, WriterBuilder};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::Format;
+use super::held::Cursor;
+use crate::cli::Failure;
+use crate::cli::output::{self, Item};
+use crate::domain::{Hash, Revision};
+use crate::grpc::pb::AuditLog;
+
+/// The columns of CSV: the fields of the message `AuditLog`, in its order, after the id of the log.
+const COLUMNS: [&str; 23] = [
+    "log_id",
+    "id",
+    "revision",
+    "timestamp",
+    "user_id",
+    "user_email",
+    "token_id",
+    "action_type",
+    "entity_type",
+    "entity_id",
+    "entity_key",
+    "entity_name",
+    "old_value",
+    "new_value",
+    "reason",
+    "request_id",
+    "method",
+    "peer",
+    "user_agent",
+    "previous_entity_revision",
+    "hash_version",
+    "hash",
+    "created_at",
+];
+
+/// One line: an entry as everywhere else, and which log it is of.
+#[derive(Serialize)]
+struct Line<'a, T> {
+    log_id: &'a str,
+    #[serde(flatten)]
+    entry: T,
+}
+
+/// Writes an entry down. What is absent is left out in JSON and empty in CSV, where nothing is lost by it: of the fields
+/// that may be absent, no present one is empty.
+pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec<u8>) -> Result<(), Failure> {
+    let line = Line { log_id, entry: entry.json() };
+    match format {
+        Format::Ndjson => {
+            to.extend_from_slice(output::json(&line)?.as_bytes());
+            to.push(b'\n');
+        }
+        Format::Csv => {
+            let fields = serde_json::to_value(&line)?;
+            let cell = |name| match fields.get(name) {
+                Some(Value::String(text)) => text.clone(),
+                Some(number) => number.to_string(),
+                None => String::new(),
+            };
+            cells(to, COLUMNS.map(cell))?;
+        }
+    }
+    Ok(())
+}
+
+/// What a file begins with: in CSV, the names of the columns.
+pub(super) fn head(format: Format) -> std::io::Result<Vec<u8>> {
+    let mut head = Vec::new();
+    if format == Format::Csv {
+        cells(&mut head, COLUMNS)?;
+    }
+    Ok(head)
+}
+
+fn cells<I: AsRef<[u8]>>(to: &mut Vec<u8>, cells: impl IntoIterator<Item = I>) -> std::io::Result<()> {
+    let mut writer = WriterBuilder::new().from_writer(to);
+    writer.write_record(cells)?;
+    writer.flush()
+}
+
+/// What must be in a line, and tells where in which log it stands.
+#[derive(Deserialize)]
+struct Place {
+    log_id: Uuid,
+    revision: Revision,
+    hash: String,
+}
+
+/// Where in which log a line stands; nothing for what is no line of ours.
+pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
+    let Place { log_id, revision, hash } = match format {
+        Format::Ndjson => serde_json::from_slice(line).ok()?,
+        Format::Csv => {
+            let mut reader = ReaderBuilder::new().has_headers(false).from_reader(line);
+            let cells = reader.records().next()?.ok().filter(|cells| cells.len() == COLUMNS.len())?;
+            cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
+        }
+    };
+    Some(Cursor { log_id, revision, hash: unhex(&hash)? })
+}
+
+fn unhex(text: &str) -> Option<Hash> {
+    let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
+    let bytes: Vec<_> =
+        digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | *digit as u8)).collect();
+    if text.len() == 64 { bytes.try_into().ok() } else { None }
+}

@@ -1,0 +1,265 @@
+//! `audit export`: what it writes is all there is, and a broken export is gone on with.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use toggled::domain::audit::{Action, EntityType, Entry};
+use toggled::domain::hash::{GENESIS, chain};
+use toggled::domain::time::Timestamp;
+use toggled::grpc::pb::*;
+use uuid::Uuid;
+
+use super::export::odd_flags;
+use super::import::typed;
+use super::{Shell, server};
+use crate::support::way::{Leads, Way};
+use crate::support::{Backend, Database, Server, on_both};
+
+/// A log export into this file; what it says.
+async fn audit_export(shell: &Shell, path: &str, arguments: &[&str]) -> String {
+    let (code, out, told) = shell.run(&[&["audit", "export", "--output-file", path], arguments].concat()).await;
+    assert_eq!((code, out.as_str()), (0, ""), "{told}");
+    told
+}
+
+/// In the middle of lines, quoted fields and characters, around the ends of all lines, and here and there.
+fn cuts(whole: &[u8]) -> BTreeSet<usize> {
+    let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
+    let around = ends.flat_map(|at| [at.saturating_sub(1), at, at + 1, at + 2]);
+    let wide = whole.iter().position(|byte| !byte.is_ascii()).unwrap();
+    around.chain((0..whole.len()).step_by(211)).chain([1, 5, wide + 1]).filter(|cut| *cut <= whole.len()).collect()
+}
+
+on_both! {
+    async fn wherever_an_export_of_the_log_was_cut_it_is_gone_on_with(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let shell = Shell::new(server.address);
+        let mut admin = server.admin().await;
+        odd_flags(&mut admin).await;
+        let folder = TempDir::new().unwrap();
+        for format in ["ndjson", "csv"] {
+            let path = folder.path().join(format).display().to_string();
+            let told = audit_export(&shell, &path, &["--format", format]).await;
+            let entries = admin.log().await.len();
+            assert!(told.starts_with(&format!("entries {entries}, revisions 1..{entries} of log ")), "{told}");
+            let whole = fs::read(&path).unwrap();
+            let (_, out, _) = shell.run(&["audit", "export", "--format", format]).await;
+            assert_eq!(out.as_bytes(), whole, "to standard output it is the same");
+            for cut in cuts(&whole) {
+                fs::write(&path, &whole[..cut]).unwrap();
+                assert_eq!(audit_export(&shell, &path, &["--format", format]).await, told, "{format} cut at {cut}");
+                assert_eq!(fs::read(&path).unwrap(), whole, "{format} cut at {cut}");
+            }
+            admin.flip("plain").await;
+            audit_export(&shell, &path, &["--format", format]).await;
+            let longer = fs::read(&path).unwrap();
+            assert!(longer.starts_with(&whole) && longer.len() > whole.len(), "what comes later is added");
+        }
+    }
+
+    async fn a_file_that_does_not_fit_the_log_is_left_as_it_is(backend: Backend) {
+        let [one, other] = [Database::new(backend).await, Database::new(backend).await];
+        let [one, other] = [Server::start(&one).await, Server::start(&other).await];
+        let folder = TempDir::new().unwrap();
+        for (format, foreign) in [("ndjson", "csv"), ("csv", "ndjson")] {
+            let path = folder.path().join(format).display().to_string();
+            let export = ["audit", "export", "--format", format, "--output-file", &path];
+            let shell = Shell::new(one.address);
+            let told = audit_export(&shell, &path, &["--format", format]).await;
+            let whole = fs::read_to_string(&path).unwrap();
+            let cut = &whole[..whole.len() - 7];
+            fs::write(&path, cut).unwrap();
+            let refused = Shell::new(other.address).fails(&export, 5).await;
+            assert!(refused.contains("another log"), "{refused}");
+            assert_eq!(fs::read_to_string(&path).unwrap(), cut);
+
+            // The same log, which went on differently before a backup took its place.
+            let hash = told.trim_end().rsplit(' ').next().unwrap();
+            let altered = whole.replace(hash, &hash.chars().rev().collect::<String>());
+            fs::write(&path, &altered).unwrap();
+            assert!(shell.fails(&export, 5).await.contains("restored from a backup"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), altered);
+
+            fs::write(&path, &whole).unwrap();
+            let wrong = ["audit", "export", "--format", foreign, "--output-file", &path];
+            assert!(shell.fails(&wrong, 2).await.contains("line 1"));
+            fs::write(&path, format!("{whole}7\n")).unwrap();
+            assert!(shell.fails(&export, 2).await.contains("that audit export wrote"));
+            assert_eq!(fs::read_to_string(&path).unwrap(), format!("{whole}7\n"));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_exports_do_not_write_to_one_file() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log").display().to_string();
+    audit_export(&shell, &path, &[]).await;
+    let whole = fs::read(&path).unwrap();
+    let file = fs::File::open(&path).unwrap();
+    file.lock().unwrap();
+    let told = shell.fails(&["audit", "export", "--output-file", &path], 1).await;
+    assert!(told.contains("another export") && fs::read(&path).unwrap() == whole, "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filters_apply_and_the_end_is_told_to_scripts_too() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    odd_flags(&mut admin).await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log").display().to_string();
+    let arguments = ["--action", "flag_archived", "--output", "json"];
+    let log = admin.log().await;
+    let archived: Vec<_> = log.iter().filter(|entry| entry.action_type == "flag_archived").collect();
+    let summary = |log: &[AuditLog], log_id: &Value| {
+        json!({
+            "entries": 2, "first_revision": archived[0].revision, "last_revision": archived[1].revision, "log_id": log_id,
+            "through_revision": log.len(), "through_hash": hex(&log.last().unwrap().hash),
+        })
+    };
+    let told: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
+    assert_eq!(told, summary(&log, &told["log_id"]));
+    let whole = fs::read(&path).unwrap();
+    // Again from the last one that fits, which is before the end.
+    admin.flip("plain").await;
+    let told: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
+    assert_eq!(told, summary(&admin.log().await, &told["log_id"]));
+    assert_eq!(fs::read(&path).unwrap(), whole);
+
+    let (_, none, told) = shell.run(&["audit", "export", "--action", "log_trimmed", "--format", "csv"]).await;
+    assert!(none.lines().count() == 1 && told.starts_with("entries 0 of log "), "{none}{told}");
+    let (_, last, _) = shell.run(&["audit", "export", "--after", &log.len().to_string()]).await;
+    assert_eq!(last.lines().count(), 1);
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An entry as a line of NDJSON tells it.
+fn entry(line: &Value) -> Entry {
+    let text = |name: &str| line[name].as_str();
+    let shared = |name| text(name).map(Into::into);
+    let id = |name| text(name).map(|id| Uuid::parse_str(id).unwrap());
+    let time = |name| Timestamp::from_micros(text(name).unwrap().parse::<jiff::Timestamp>().unwrap().as_microsecond());
+    Entry {
+        id: id("id").unwrap(),
+        revision: line["revision"].as_i64().unwrap(),
+        timestamp: time("timestamp"),
+        user_id: id("user_id"),
+        user_email: shared("user_email").unwrap(),
+        token_id: id("token_id"),
+        action: Action::parse(text("action_type").unwrap()).unwrap(),
+        entity_type: EntityType::parse(text("entity_type").unwrap()).unwrap(),
+        entity_id: id("entity_id"),
+        entity_key: shared("entity_key").unwrap(),
+        entity_name: shared("entity_name").unwrap(),
+        old_value: shared("old_value"),
+        new_value: shared("new_value"),
+        reason: shared("reason"),
+        request_id: shared("request_id"),
+        method: shared("method").unwrap(),
+        peer: shared("peer"),
+        user_agent: shared("user_agent"),
+        previous_entity_revision: line["previous_entity_revision"].as_i64(),
+        hash_version: u8::try_from(line["hash_version"].as_i64().unwrap()).unwrap(),
+        hash: GENESIS,
+        created_at: time("created_at"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_chain_can_be_recomputed_from_a_file() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    odd_flags(&mut admin).await;
+    // An entry about nothing that exists: its texts are there and empty.
+    let reader = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let mut reader = server.client(Some(&reader)).await;
+    reader.until_let_in().await;
+    let request = BatchSetFeatureFlagsRequest::default();
+    reader.toggle.batch_set_feature_flags(request).await.unwrap_err();
+    let (_, out, told) = shell.run(&["audit", "export"]).await;
+    let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line["action_type"] == "access_denied" && line["entity_key"] == ""), "{out}");
+    assert!(lines.iter().all(|line| line["timestamp"].as_str().unwrap().len() == "2026-01-31T12:00:00.000000Z".len()));
+    let mut hash = GENESIS;
+    for line in &lines {
+        hash = chain(&hash, line["log_id"].as_str().unwrap().parse().unwrap(), &entry(line));
+        assert_eq!(line["hash"], hex(&hash), "{line}");
+    }
+    assert!(told.trim_end().ends_with(&format!("through revision {}, hash {}", lines.len(), hex(&hash))), "{told}");
+    assert_eq!(lines.len(), admin.log().await.len());
+}
+
+/// Whoever does not read what it writes holds an export up in the middle: more is under way than fits on it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_comes_back_is_gone_on_with_in_the_middle() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let way = Way::new(Leads::To(server.address)).await;
+    let mut admin = server.admin().await;
+    let keys: Vec<_> = (0..1_000).map(|n| format!("flag-{n}")).collect();
+    for key in &keys {
+        admin.create(key).await;
+    }
+    for status in [FeatureFlagStatus::Enabled, FeatureFlagStatus::Disabled].into_iter().cycle().take(6) {
+        let item = |key: &String| BatchSetItem {
+            flag: Some(batch_set_item::Flag::Key(key.clone())),
+            status: status.into(),
+            expected_revision: None,
+        };
+        let items = keys.iter().map(item).collect();
+        let request = BatchSetFeatureFlagsRequest { items, reason: "r".repeat(1_000), ..Default::default() };
+        admin.toggle.batch_set_feature_flags(request).await.unwrap();
+    }
+    let (_, whole, summary) = Shell::new(server.address).run(&["audit", "export"]).await;
+    let whole: Vec<_> = whole.lines().collect();
+    assert_eq!(whole.len(), 7_002);
+
+    let mut export = Shell::new(way.address).start(&["audit", "export"]);
+    assert_eq!(export.line().await, whole[0]);
+    drop(server);
+    way.set(Leads::Nowhere);
+    let server = Server::start(&database).await;
+    way.set(Leads::To(server.address));
+    let (code, rest, told) = export.ended().await;
+    assert_eq!((code, told.len()), (0, 2), "{told:?}");
+    assert!(told[0].contains("going on"), "{told:?}");
+    assert_eq!(told[1], summary.trim_end());
+    assert!(rest == whole[1..], "not a line is missing, doubled or different");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_the_log_that_cannot_be_written_is_told() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    assert!(shell.fails(&["audit", "export", "--output-file", "/nowhere/at/all"], 1).await.contains("/nowhere"));
+    assert!(shell.fails(&["audit", "export", "--output-file", "/dev/null"], 2).await.contains("/dev/null"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_watches_sees_how_far_it_is_and_no_commands_from_the_log() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let reason = "\u{1b}[31mred\u{9b}".to_owned();
+    admin.toggle.toggle_feature_flag(ToggleFeatureFlagRequest { reason, ..crate::support::toggle("a") }).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let export = format!("audit export --output-file {}", folder.path().join("log").display());
+    let (done, told) = typed(&export, server.address, "").await;
+    assert!(done && told.contains("4/4 revisions") && told.contains("entries 4, revisions 1..4"), "{told}");
+    for format in ["csv", "ndjson"] {
+        let (done, told) = typed(&format!("audit export --format {format}"), server.address, "").await;
+        assert!(done && told.contains("[31mred") && !told.contains(" revisions, 0/s"), "{told}");
+        assert!(!told.contains("\u{1b}[31m") && !told.contains('\u{9b}'), "{told}");
+    }
+}

@@ -1,0 +1,105 @@
+//! `flag export`: what it writes is all there is, and can be imported again.
+
+use std::collections::BTreeSet;
+use std::fs;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toggled::grpc::pb::flagd::sync::v1::FetchAllFlagsRequest;
+use toggled::grpc::pb::*;
+
+use super::import::flags;
+use super::{Shell, server};
+use crate::support::Client;
+
+/// Flags of every kind, with texts that need care in every format.
+pub async fn odd_flags(admin: &mut Client) {
+    for (key, name, description, on, archived) in [
+        ("plain", "Plain", "", false, false),
+        ("Quoted.1", "\"quoted\", and more", "two\nlines\r\nand a , comma", true, false),
+        ("unicode", "Neue Kasse ✓ \u{202e}", "'; DROP TABLE audit_logs; -- \u{1}\u{7f}\u{85}", true, false),
+        ("old", "=1+1", " spaces ", true, true),
+        ("older", "null", "\\\"", false, true),
+    ] {
+        let status = if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled };
+        let request = CreateFeatureFlagRequest {
+            key: key.into(),
+            name: name.into(),
+            description: description.into(),
+            status: status.into(),
+            reason: description.into(),
+            request_id: Some(format!("r-{key}")),
+            ..Default::default()
+        };
+        admin.toggle.create_feature_flag(request).await.unwrap();
+        if archived {
+            admin.archive(key).await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_exported_can_be_imported_elsewhere_and_is_the_same() {
+    let (full, _database) = server().await;
+    let shell = Shell::new(full.address);
+    let mut admin = full.admin().await;
+    odd_flags(&mut admin).await;
+    let there = flags(&mut admin).await;
+    let revision = admin.log().await.len();
+    let folder = TempDir::new().unwrap();
+    for format in ["ndjson", "csv", "flagd"] {
+        let path = folder.path().join(format).display().to_string();
+        fs::write(&path, "what was there before").unwrap();
+        let export = ["flag", "export", "--format", format, "--archived"];
+        let (code, out, told) = shell.run(&[&export[..], &["--output-file", &path]].concat()).await;
+        assert_eq!((code, out.as_str()), (0, ""), "{told}");
+        assert!(told.starts_with(&format!("5 flags at revision {revision} of log ")), "{told}");
+        let text = fs::read_to_string(&path).unwrap();
+
+        assert!(shell.says(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
+        let (empty, _elsewhere) = server().await;
+        let elsewhere = Shell::new(empty.address);
+        elsewhere.says(&["flag", "import", &path]).await;
+        let mut brought = flags(&mut empty.admin().await).await;
+        if format == "flagd" {
+            for (key, told) in &mut brought {
+                assert_eq!((told.0.as_str(), told.1.as_str()), (key.as_str(), ""));
+                (told.0, told.1) = (there[key].0.clone(), there[key].1.clone());
+            }
+        }
+        assert_eq!(brought, there, "{format}: {text}");
+        let keys: Vec<_> = there.keys().filter_map(|key| text.find(key)).collect();
+        assert!(keys.len() == 5 && keys.is_sorted(), "sorted by key: {text}");
+    }
+    let files: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
+    assert_eq!(files, ["csv", "flagd", "ndjson"].map(Into::into).into(), "nothing else is left behind");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_are_exported_as_they_are_told_elsewhere() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    let (_, out, _) = shell.run(&["flag", "export", "--format", "csv"]).await;
+    assert_eq!(out, "key,name,description,status,archived\n");
+    odd_flags(&mut admin).await;
+    let (_, out, _) = shell.run(&["flag", "export"]).await;
+    assert_eq!(out, shell.says(&["flag", "list", "--output", "json"]).await, "without archived ones");
+    let (_, all, _) = shell.run(&["flag", "export", "--archived"]).await;
+    assert_eq!(all, shell.says(&["flag", "list", "--archived", "--output", "json"]).await);
+    let (_, flagd, _) = shell.run(&["flag", "export", "--format", "flagd"]).await;
+    let flagd: Value = serde_json::from_str(&flagd).unwrap();
+    let served = admin.sync.fetch_all_flags(FetchAllFlagsRequest::default()).await.unwrap().into_inner();
+    let served: Value = serde_json::from_str(&served.flag_configuration).unwrap();
+    assert_eq!(flagd["flags"], served["flags"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_written_is_told() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    for path in ["/nowhere/at/all", "/dev/null", "/"] {
+        let told = shell.fails(&["flag", "export", "--output-file", path], 1).await;
+        assert!(told.contains(path), "{told}");
+    }
+}
