@@ -86,8 +86,9 @@ proptest! {
     #[test]
     fn nothing_that_is_signed_makes_it_panic(header in any_json(), claims in any_json(), name in text(), value in any_json()) {
         let (runtime, world, key) = lasting();
-        // A signature does not mend a header or claims that make no sense.
-        prop_assert!(runtime.block_on(world.verify(&key.token_with(&header, &good()))).is_err());
+        // A signature does not mend a header or claims that make no sense. Chance may make a header that does.
+        let sensible = header.get("alg") == Some(&key.algorithm().into());
+        prop_assert!(sensible || runtime.block_on(world.verify(&key.token_with(&header, &good()))).is_err());
         prop_assert!(runtime.block_on(world.verify(&key.token(&claims))).is_err());
         if let Ok(identity) = runtime.block_on(world.verify(&key.token(&but(&name, value)))) {
             prop_assert!(!identity.subject.is_empty() && identity.expires_at > at(NOW));
