@@ -35,16 +35,16 @@ impl Tail {
         let mut feed: Feed<6> = self.output.feed();
         let list = self.filters.list(&remote).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
-        request.after_revision = match self.after {
-            Some(revision) => Some(revision),
-            None => {
-                // None at all are still a page of one, for the revision that it is read at.
-                let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
-                let most = usize::try_from(self.lines)?;
-                entries.iter().take(most).rev().try_for_each(|entry| feed.tell(entry))?;
-                Some(revision)
-            }
-        };
+        request.after_revision = self.after;
+        if self.after.is_none() {
+            // None at all are still a page of one, for the revision that it is read at.
+            let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
+            let most = usize::try_from(self.lines)?;
+            entries.iter().take(most).rev().try_for_each(|entry| feed.tell(entry))?;
+            // By its hash a log that was put in the place of this one is told from it, however soon that is.
+            request.after_hash = entries.first().map(|last| last.hash.clone());
+            request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
+        }
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
             part.items.iter().try_for_each(|entry| feed.tell(entry))?;
             advance(request, &part);
