@@ -36,11 +36,11 @@ pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {
             store
         }
         Direction::Down { target, drop_log } => {
-            let store = target.open()?;
+            let store = target.open_existing()?;
             store.migrate_down(drop_log).await?;
             store
         }
-        Direction::Status(target) => target.open()?,
+        Direction::Status(target) => target.open_existing()?,
     };
     say(&store.describe());
     for migration in store.migrations().await? {

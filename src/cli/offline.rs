@@ -38,7 +38,8 @@ impl Target {
         super::opened(store::open(&self.database.database_url))
     }
 
-    fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
+    /// One that is not there is none to ask: most likely another was meant.
+    pub(super) fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
         super::opened(store::open_existing(&self.database.database_url))
     }

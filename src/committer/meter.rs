@@ -6,13 +6,14 @@ use metrics::{counter, gauge, histogram};
 
 use super::Proposals;
 use crate::store::{Appended, StoreError};
-use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH};
+use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH, QUEUE_LIMIT};
 
 impl Proposals {
     /// Sets what is told of the queue.
     pub fn measure(&self) {
         let waiting = self.queue.max_capacity() - self.queue.capacity();
         gauge!(QUEUE_LENGTH).set(waiting as f64);
+        gauge!(QUEUE_LIMIT).set(self.queue.max_capacity() as f64);
     }
 }
 

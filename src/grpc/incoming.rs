@@ -18,7 +18,7 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::Limits;
-use crate::telemetry::metrics::{Open, REFUSALS};
+use crate::telemetry::metrics::{Open, refused};
 use crate::tls::{ClientCertificate, Tls, TlsStream};
 
 /// How long to wait when the system gives us no connection: most likely it has no file descriptor left, and says so
@@ -119,7 +119,7 @@ impl Incoming {
                 }
                 (stream, address) = self.acceptor.accept() => {
                     let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                        metrics::counter!(REFUSALS, "reason" => "CONNECTION_LIMIT").increment(1);
+                        refused("CONNECTION_LIMIT");
                         self.acceptor.complain("there are as many connections as there may be; closing more at once");
                         continue;
                     };

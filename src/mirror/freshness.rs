@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::Mirror;
-use crate::telemetry::metrics::{MIRROR_AGE, MIRROR_LAG, MIRROR_REVISION};
+use crate::telemetry::metrics::{MIRROR_AGE, MIRROR_LAG, MIRROR_MAX_AGE, MIRROR_REVISION};
 
 impl Mirror {
     /// How long ago it was last known to hold all that the database did; `None` before the first time.
@@ -44,6 +44,7 @@ impl Mirror {
 
     /// Sets what is told of it to those who watch over it.
     pub fn measure(&self) {
+        metrics::gauge!(MIRROR_MAX_AGE).set(self.max_staleness);
         let Some(revision) = self.read(|state| state.head().revision) else { return };
         metrics::gauge!(MIRROR_REVISION).set(revision as f64);
         metrics::gauge!(MIRROR_LAG).set(self.lag.load(Ordering::Relaxed) as f64);

@@ -19,6 +19,7 @@ use crate::committer::{Committer, Proposals};
 use crate::config::{Following, Limits, Shutdown};
 use crate::domain::Revision;
 use crate::domain::access::Permission;
+use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::grpc;
@@ -109,7 +110,10 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     }
     let stop_writing = CancellationToken::new();
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
-    let token = first_start(&server.mirror, &proposals, own_token.as_ref(), &*server.store).await?;
+    let token = tokio::select! {
+        token = first_start(&server.mirror, &proposals, own_token.as_ref(), &*server.store) => token?,
+        () = shutdown.cancelled() => return server.stop_serving().await,
+    };
     drop(proposals);
     server.keep_up();
     let mut telling = tokio::spawn(upkeep::tell_health(Arc::clone(&server.mirror), server.health.clone()));
@@ -255,10 +259,9 @@ async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
         match opened {
             Ok(()) => return Ok(()),
             Err(StoreError::Unavailable(problem)) => {
-                if !told {
+                if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting for the database");
                 }
-                told = true;
                 tokio::time::sleep(RETRY).await;
             }
             Err(error) => return Err(error),
@@ -266,7 +269,8 @@ async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
     }
 }
 
-/// A database in which nobody has ever held `manage_access` gets its first administrator.
+/// A database in which nobody has ever held `manage_access` gets its first administrator; tries on while the database does
+/// not answer.
 async fn first_start(
     mirror: &Mirror,
     proposals: &Proposals,
@@ -274,9 +278,18 @@ async fn first_start(
     store: &dyn Store,
 ) -> Result<Option<TokenPlace>, ServerError> {
     let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
-    if mirror.read(managed).unwrap_or(true) {
-        return Ok(None);
-    }
     let folder = store.folder().unwrap_or_default();
-    Ok(bootstrap(proposals, own, &folder).await?)
+    let mut told = false;
+    while !mirror.read(managed).unwrap_or(true) {
+        match bootstrap(proposals, own, &folder).await {
+            Err(BootstrapError::Refused(problem @ Error::DatabaseUnavailable)) => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::warn!(%problem, database = store.describe(), "waiting to write the first administrator");
+                }
+                tokio::time::sleep(RETRY).await;
+            }
+            done => return Ok(done?),
+        }
+    }
+    Ok(None)
 }

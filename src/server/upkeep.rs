@@ -10,7 +10,7 @@ use crate::grpc;
 use crate::mirror::Mirror;
 use crate::store::{Connections, Store};
 use crate::telemetry::listener::Readiness;
-use crate::telemetry::metrics::DATABASE_CONNECTIONS;
+use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
 /// How often expired requests are forgotten.
 const SWEEP: Duration = Duration::from_secs(600);
@@ -23,10 +23,11 @@ pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Pro
     move || {
         mirror.measure();
         proposals.measure();
-        let Connections { idle, used } = store.connections();
+        let Connections { idle, used, max } = store.connections();
         for (state, connections) in [("idle", idle), ("used", used)] {
             metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));
         }
+        metrics::gauge!(DATABASE_CONNECTIONS_MAX).set(f64::from(max));
     }
 }
 

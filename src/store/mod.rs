@@ -142,22 +142,22 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
-/// Connections to the database.
+/// The connections to the database that callers share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
     /// Open, and free for the next who asks.
     pub idle: u32,
     /// In use.
     pub used: u32,
+    /// As many as there may be.
+    pub max: u32,
 }
 
 impl Connections {
-    /// Those of all pools, by how many each has and how many of them are free.
-    fn of(pools: impl IntoIterator<Item = (u32, usize)>) -> Self {
-        pools.into_iter().fold(Self::default(), |sum, (all, idle)| {
-            let idle = u32::try_from(idle).unwrap_or(u32::MAX).min(all);
-            Self { idle: sum.idle + idle, used: sum.used + all - idle }
-        })
+    fn of<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
+        let (all, max) = (pool.size(), pool.options().get_max_connections());
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX).min(all);
+        Self { idle, used: all - idle, max }
     }
 }
 
@@ -170,7 +170,7 @@ pub trait Store: Send + Sync {
     /// The folder that the database lies in, if it is a file.
     fn folder(&self) -> Option<PathBuf>;
 
-    /// How many connections there are now for whoever asks: those of the committer and the follower are their own.
+    /// How many connections there are now for callers: the server itself has others.
     fn connections(&self) -> Connections;
 
     /// Brings the schema up to date. Safe to call from several servers at once.

@@ -8,7 +8,7 @@ use metrics_process::Collector;
 
 /// Calls that have ended, by `method` and by the name of gRPC's `code`.
 pub const REQUESTS: &str = "toggled_requests_total";
-/// How long calls took that are not streams, by `method`.
+/// How long calls took that are not streams, by `method` and `code`: what is refused at once would hide what takes long.
 pub const REQUEST_DURATION: &str = "toggled_request_duration_seconds";
 /// Streams that are open, by `method`.
 pub const STREAMS_OPEN: &str = "toggled_streams_open";
@@ -20,6 +20,8 @@ pub const REFUSALS: &str = "toggled_refusals_total";
 pub const AUTHENTICATION_FAILURES: &str = "toggled_authentication_failures_total";
 /// Changes that wait to be written.
 pub const QUEUE_LENGTH: &str = "toggled_committer_queue_length";
+/// As many as may wait: `--max-queue`.
+pub const QUEUE_LIMIT: &str = "toggled_committer_queue_limit";
 /// Changes that were taken up at once.
 pub const BATCH_SIZE: &str = "toggled_committer_batch_size";
 /// How long one append to the log took.
@@ -32,15 +34,22 @@ pub const MIRROR_REVISION: &str = "toggled_mirror_revision";
 pub const MIRROR_LAG: &str = "toggled_mirror_lag_revisions";
 /// How long ago the last look at the log found nothing missing.
 pub const MIRROR_AGE: &str = "toggled_mirror_age_seconds";
-/// Connections to the database that callers and the server share, by `state`: `idle` or `used`.
+/// How long ago that may be: `--max-staleness`.
+pub const MIRROR_MAX_AGE: &str = "toggled_mirror_max_age_seconds";
+/// Connections to the database that callers share, by `state`: `idle` or `used`.
 pub const DATABASE_CONNECTIONS: &str = "toggled_database_connections";
+/// As many of them as there may be.
+pub const DATABASE_CONNECTIONS_MAX: &str = "toggled_database_connections_max";
 /// Panics, wherever they were.
 pub const PANICS: &str = "toggled_panics_total";
 /// 1, with the `version`.
 pub const BUILD_INFO: &str = "toggled_build_info";
 
+/// What an append to the log may come to.
+pub const OUTCOMES: [&str; 6] = ["appended", "head_moved", "request_exists", "refused", "failed", "unknown"];
+
 /// Every metric there is: ours, and what is told of the process.
-pub const ALL: [&str; 21] = [
+pub const ALL: [&str; 24] = [
     REQUESTS,
     REQUEST_DURATION,
     STREAMS_OPEN,
@@ -48,13 +57,16 @@ pub const ALL: [&str; 21] = [
     REFUSALS,
     AUTHENTICATION_FAILURES,
     QUEUE_LENGTH,
+    QUEUE_LIMIT,
     BATCH_SIZE,
     COMMIT_DURATION,
     COMMITS,
     MIRROR_REVISION,
     MIRROR_LAG,
     MIRROR_AGE,
+    MIRROR_MAX_AGE,
     DATABASE_CONNECTIONS,
+    DATABASE_CONNECTIONS_MAX,
     PANICS,
     BUILD_INFO,
     "process_cpu_seconds_total",
@@ -80,8 +92,11 @@ pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = builder()?.install_recorder()?;
     describe();
     ::metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
-    // Known to be none, rather than not known.
+    // Known to be none, rather than not known: the first of what begins at 1 is no increase.
     ::metrics::counter!(PANICS).absolute(0);
+    for outcome in OUTCOMES {
+        ::metrics::counter!(COMMITS, "outcome" => outcome).absolute(0);
+    }
     ::metrics::gauge!(CONNECTIONS_OPEN).set(0.0);
     Ok(handle)
 }
@@ -103,19 +118,26 @@ pub(crate) fn recorder() -> metrics_exporter_prometheus::PrometheusRecorder {
 fn describe() {
     let count = Unit::Count;
     describe_counter!(REQUESTS, count, "Calls that have ended, by method and gRPC code");
-    describe_histogram!(REQUEST_DURATION, Unit::Seconds, "How long calls took that are not streams, by method");
+    describe_histogram!(
+        REQUEST_DURATION,
+        Unit::Seconds,
+        "How long calls took that are not streams, by method and gRPC code"
+    );
     describe_gauge!(STREAMS_OPEN, count, "Streams that are open, by method");
     describe_gauge!(CONNECTIONS_OPEN, count, "Connections that are open");
     describe_counter!(REFUSALS, count, "Errors that were answered, by reason, and connections that were turned away");
     describe_counter!(AUTHENTICATION_FAILURES, count, "Calls without a credential that works, by reason");
     describe_gauge!(QUEUE_LENGTH, count, "Changes that wait to be written");
+    describe_gauge!(QUEUE_LIMIT, count, "How many changes may wait");
     describe_histogram!(BATCH_SIZE, count, "Changes that were taken up at once");
     describe_histogram!(COMMIT_DURATION, Unit::Seconds, "How long one append to the log took");
     describe_counter!(COMMITS, count, "Appends to the log, by outcome");
     describe_gauge!(MIRROR_REVISION, count, "The revision of the state in memory");
     describe_gauge!(MIRROR_LAG, count, "Revisions that the last look at the log found and that were not in memory");
     describe_gauge!(MIRROR_AGE, Unit::Seconds, "How long ago the last look at the log found nothing missing");
-    describe_gauge!(DATABASE_CONNECTIONS, count, "Connections in the pools to the database, by state");
+    describe_gauge!(MIRROR_MAX_AGE, Unit::Seconds, "How long ago that may be");
+    describe_gauge!(DATABASE_CONNECTIONS, count, "Connections to the database that callers share, by state");
+    describe_gauge!(DATABASE_CONNECTIONS_MAX, count, "How many of them there may be");
     describe_counter!(PANICS, count, "Panics");
     describe_gauge!(BUILD_INFO, count, "1, with the version");
     Collector::default().describe();

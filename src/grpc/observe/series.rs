@@ -42,16 +42,16 @@ pub(super) struct Series {
     /// Whether it changes something, which is always logged.
     pub changes: bool,
     /// By code; each begins with its first call.
-    requests: [OnceLock<Counter>; CODES],
-    lasting: Lasting,
+    ended: [OnceLock<Ended>; CODES],
+    /// Of a method that answers with a stream: those that are open.
+    open: Option<Gauge>,
 }
 
-/// How long a method's calls last.
-enum Lasting {
-    /// As long as the answer takes.
-    Once(Histogram),
-    /// As long as somebody wants it.
-    Stream(Gauge),
+/// The calls of a method that ended alike.
+struct Ended {
+    requests: Counter,
+    /// How long they took; a stream lasts as long as somebody wants it.
+    duration: Option<Histogram>,
 }
 
 impl Series {
@@ -60,32 +60,32 @@ impl Series {
     }
 
     fn new(method: Arc<str>, streams: bool, changes: bool) -> Self {
-        let label = method.to_string();
-        let lasting = if streams {
-            Lasting::Stream(metrics::gauge!(STREAMS_OPEN, "method" => label))
-        } else {
-            Lasting::Once(metrics::histogram!(REQUEST_DURATION, "method" => label))
-        };
-        Self { method, changes, requests: [const { OnceLock::new() }; CODES], lasting }
+        let open = streams.then(|| metrics::gauge!(STREAMS_OPEN, "method" => method.to_string()));
+        Self { method, changes, ended: [const { OnceLock::new() }; CODES], open }
     }
 
     /// Counts a stream as open, if the method's answer is one.
     pub fn open(&self) -> Option<Open> {
-        match &self.lasting {
-            Lasting::Stream(gauge) => Some(Open::new(gauge.clone())),
-            Lasting::Once(_) => None,
-        }
+        self.open.clone().map(Open::new)
     }
 
     /// Counts a call that has ended.
     pub fn end(&self, code: Code, took: Duration) {
-        let register = || metrics::counter!(REQUESTS, "method" => self.method.to_string(), "code" => code::name(code));
-        // As many as there are codes.
-        if let Some(requests) = self.requests.get(code as usize) {
-            requests.get_or_init(register).increment(1);
+        // There are as many as there are codes.
+        let Some(ended) = self.ended.get(code as usize) else { return };
+        let ended = ended.get_or_init(|| self.ended(code));
+        ended.requests.increment(1);
+        if let Some(duration) = &ended.duration {
+            duration.record(took);
         }
-        if let Lasting::Once(histogram) = &self.lasting {
-            histogram.record(took);
+    }
+
+    fn ended(&self, code: Code) -> Ended {
+        let (method, code) = (|| self.method.to_string(), code::name(code));
+        let duration = || metrics::histogram!(REQUEST_DURATION, "method" => method(), "code" => code);
+        Ended {
+            requests: metrics::counter!(REQUESTS, "method" => method(), "code" => code),
+            duration: self.open.is_none().then(duration),
         }
     }
 }

@@ -93,7 +93,7 @@ impl Store for PostgresStore {
     }
 
     fn connections(&self) -> Connections {
-        Connections::of([&self.pool, &self.own].map(|pool| (pool.size(), pool.num_idle())))
+        Connections::of(&self.pool)
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {

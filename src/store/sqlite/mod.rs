@@ -87,7 +87,7 @@ impl Store for SqliteStore {
     }
 
     fn connections(&self) -> Connections {
-        Connections::of([&self.pool, &self.own].map(|pool| (pool.size(), pool.num_idle())))
+        Connections::of(&self.pool)
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {

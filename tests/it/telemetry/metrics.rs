@@ -86,7 +86,7 @@ async fn calls_are_counted_by_method_and_by_how_they_ended() {
         (requests(reading, "OK"), 3.0),
         (requests(reading, "NOT_FOUND"), 2.0),
         (requests(reading, "UNAUTHENTICATED"), 1.0),
-        (format!(r#"toggled_request_duration_seconds_count{{method="{reading}"}}"#), 6.0),
+        (format!(r#"toggled_request_duration_seconds_count{{method="{reading}",code="OK"}}"#), 6.0),
         (requests("toggled.v1.ToggleService/CreateFeatureFlag", "OK"), 1.0),
         (requests("OFREP/EvaluateFlag", "OK"), 1.0),
         (requests("OFREP/EvaluateFlag", "NOT_FOUND"), 1.0),
@@ -129,7 +129,7 @@ async fn a_stream_is_open_until_it_ends_and_ends_cancelled_when_its_caller_goes(
     until(&watched, &requests(log, "OK"), 1.0).await;
     let metrics = watched.metrics().await;
     assert_eq!(value(&metrics, &format!(r#"toggled_streams_open{{method="{log}"}}"#)), Some(0.0));
-    assert!(!metrics.contains(&format!(r#"toggled_request_duration_seconds_count{{method="{log}"}}"#)));
+    assert!(!metrics.contains(&format!(r#"toggled_request_duration_seconds_count{{method="{log}""#)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
