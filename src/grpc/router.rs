@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router as TonicRouter;
@@ -75,6 +76,8 @@ pub struct Parts {
     pub limits: Limits,
     /// Cancelled when no more calls are to be taken, and streams have to end.
     pub closing: CancellationToken,
+    /// Holds the calls under way that are no streams.
+    pub calls: TaskTracker,
 }
 
 /// Who may call besides our own users with their tokens.
@@ -118,7 +121,7 @@ impl Router {
         let (reporter, health_service) = health_reporter();
         let health = Health::new(reporter).await;
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let Parts { store, mirror, proposals, last_used, .. } = parts;
+        let Parts { store, mirror, proposals, last_used, calls, .. } = parts;
         let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
         let toggle = Toggle::new(changes.clone(), reads.clone());
@@ -134,7 +137,7 @@ impl Router {
             };
         }
         let router = transport(&limits)
-            .layer(ObserveLayer::new(policies))
+            .layer(ObserveLayer::new(policies, calls))
             .layer(authorize)
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
@@ -162,7 +165,7 @@ impl Router {
 
 /// The one layer that every call passes, and where it records whom it refuses.
 fn authorize(parts: &Parts, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
-    let Parts { store, mirror, clock, proposals, last_used, outsiders, limits, closing } = parts;
+    let Parts { store, mirror, clock, proposals, last_used, outsiders, limits, closing, .. } = parts;
     let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
     let gate = Gate {
         policies,

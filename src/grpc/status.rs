@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{HeaderMap, StatusCode};
+use http_body::Frame;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
@@ -67,6 +68,13 @@ pub(super) fn status(error: Error) -> Status {
         _ => {}
     }
     Status::with_error_details(code, message(&error), details)
+}
+
+/// The end of a stream that a status ends.
+pub(super) fn last_frame<D>(status: &Status) -> Result<Frame<D>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
 }
 
 /// What a caller who speaks no gRPC is told: the same, by the HTTP status that belongs to the code.
@@ -139,7 +147,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
-        Error::Internal(_) | Error::Panicked => (Code::Internal, ErrorReason::Internal),
+        Error::Internal(_) | Error::Told => (Code::Internal, ErrorReason::Internal),
     }
 }
 
@@ -155,7 +163,7 @@ fn message(error: &Error) -> String {
             errors::internal(what);
             INTERNAL.to_owned()
         }
-        Error::Panicked => INTERNAL.to_owned(),
+        Error::Told => INTERNAL.to_owned(),
         error => error.to_string(),
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
 use crate::auth::jwt::SignOn;
@@ -30,6 +31,9 @@ use crate::tls::Tls;
 
 /// How long to wait before trying a database again that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How long clients have to take their last answers and hang up, once all calls have been answered.
+const TO_HANG_UP: Duration = Duration::from_secs(1);
 
 /// How long what is left to write may take once all calls have ended.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -116,8 +120,8 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     };
     drop(proposals);
     server.keep_up();
-    let mut telling = tokio::spawn(upkeep::tell_health(Arc::clone(&server.mirror), server.health.clone()));
     server.health.announce(Readiness::Serving).await;
+    let mut telling = tokio::spawn(upkeep::tell_health(Arc::clone(&server.mirror), server.health.clone()));
     if let Some((log_id, revision)) = server.mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
@@ -149,6 +153,8 @@ struct Server {
     health: grpc::Health,
     /// Cancelled when no more calls are taken.
     closing: CancellationToken,
+    /// The calls under way that are no streams.
+    calls: TaskTracker,
     serving: JoinHandle<Result<(), String>>,
     /// Served until the very end, so that a server that takes long to stop can be seen to.
     _watched: Option<AbortOnDropHandle<()>>,
@@ -160,7 +166,7 @@ impl Server {
     /// Takes calls already before the database answers, so that health can say that it does not.
     async fn listen(parts: Parts, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
         let Parts { listener, tls, outsiders, store, clock, following, limits, stopping, watched_at, .. } = parts;
-        let (last_used, closing) = (Arc::new(LastUsed::default()), CancellationToken::new());
+        let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
         let sign_on = outsiders.sign_on.clone();
         let (router, health) = grpc::Router::new(grpc::Parts {
             store: Arc::clone(&store),
@@ -171,6 +177,7 @@ impl Server {
             outsiders,
             limits,
             closing: closing.clone(),
+            calls: calls.clone(),
         })
         .await?;
         let watched = watched_at.map(|listener| {
@@ -192,6 +199,7 @@ impl Server {
             stopping,
             health,
             closing,
+            calls,
             serving,
             _watched: watched,
             background,
@@ -222,27 +230,34 @@ impl Server {
     }
 
     /// Says that it does not serve, goes on serving until that is known everywhere, then takes no more calls, ends all
-    /// streams and waits for the calls under way, for a while.
+    /// streams and waits for the calls under way, for a while. Connections whose clients neither call nor hang up are not
+    /// waited for, nor are streams whose clients do not read on.
     async fn stop_serving(&mut self) -> Result<(), ServerError> {
         self.health.announce(Readiness::Draining).await;
-        tokio::time::sleep(self.stopping.drain_delay).await;
+        sleep(self.stopping.drain_delay).await;
         self.closing.cancel();
-        match tokio::time::timeout(self.stopping.shutdown_timeout, &mut self.serving).await {
-            Ok(ended) => ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
-            Err(_) => {
-                tracing::warn!("calls are still under way; not waiting any longer");
-                self.serving.abort();
-                Ok(())
-            }
+        self.calls.close();
+        let answered = async {
+            self.calls.wait().await;
+            sleep(TO_HANG_UP).await;
+        };
+        tokio::select! {
+            ended = &mut self.serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+            () = answered => {}
+            () = sleep(self.stopping.shutdown_timeout) => tracing::warn!("calls are still under way; not waiting any longer"),
         }
+        self.serving.abort();
+        Ok(())
     }
 
     /// Writes what has been handed in. Nothing more is taken up.
     async fn write_the_rest(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) {
-        self.background.shutdown().await;
         stop_writing.cancel();
-        let rest = async { tokio::join!(committing, upkeep::write_last_used(&*self.store, &self.last_used)) };
-        if tokio::time::timeout(LAST_WORDS, rest).await.is_err() {
+        let rest = async {
+            self.background.shutdown().await;
+            tokio::join!(committing, upkeep::write_last_used(&*self.store, &self.last_used))
+        };
+        if timeout(LAST_WORDS, rest).await.is_err() {
             tracing::warn!("the database does not answer; not waiting any longer");
         }
     }
@@ -262,7 +277,7 @@ async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting for the database");
                 }
-                tokio::time::sleep(RETRY).await;
+                sleep(RETRY).await;
             }
             Err(error) => return Err(error),
         }
@@ -286,7 +301,7 @@ async fn first_start(
                 if !std::mem::replace(&mut told, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting to write the first administrator");
                 }
-                tokio::time::sleep(RETRY).await;
+                sleep(RETRY).await;
             }
             done => return Ok(done?),
         }

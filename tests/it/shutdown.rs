@@ -89,6 +89,13 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut hesitant = TcpStream::connect(server.address).await.unwrap();
     hesitant.write_all(b"PRI * HTTP").await.unwrap();
+    // One says what it speaks and then nothing more, one breaks off in its headers, one reads nothing of what it asked for.
+    let mut mute = TcpStream::connect(server.address).await.unwrap();
+    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut cut = TcpStream::connect(server.address).await.unwrap();
+    cut.write_all(b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: localhost\r\nx-never").await.unwrap();
+    let mut deaf = server.admin().await.toggle;
+    let _unread = deaf.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
     let mut watches = Vec::new();
     for _ in 0..5 {
         let mut client = server.admin().await;
@@ -111,7 +118,7 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     assert_eq!(server.ended().await.code(), Some(0));
     let mut rest = Vec::new();
-    for connection in [&mut silent, &mut hesitant] {
+    for connection in [&mut silent, &mut hesitant, &mut mute, &mut cut] {
         // Closed or reset: gone.
         let _ = soon("the connection to end", connection.read_to_end(&mut rest)).await;
     }

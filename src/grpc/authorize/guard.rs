@@ -3,13 +3,12 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use http::HeaderMap;
 use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::domain::error::Error;
-use crate::grpc::status::status;
+use crate::grpc::status::{last_frame, status};
 
 type Ended = Pin<Box<dyn Future<Output = Error> + Send>>;
 
@@ -36,9 +35,7 @@ impl http_body::Body for Guard {
         // Asked first: of what is not yet taken, whoever may no longer have the stream gets nothing.
         if let Poll::Ready(error) = ended.as_mut().poll(context) {
             self.state = None;
-            let mut trailers = HeaderMap::new();
-            status(error).add_header(&mut trailers)?;
-            return Poll::Ready(Some(Ok(Frame::trailers(trailers))));
+            return Poll::Ready(Some(last_frame(&status(error))));
         }
         Pin::new(body).poll_frame(context)
     }

@@ -2,10 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -13,7 +11,7 @@ use tonic::{Code, Status};
 use super::code;
 use super::watched::Watched;
 use crate::domain::error::Error;
-use crate::grpc::status::status;
+use crate::grpc::status::{last_frame, status};
 
 /// A body that ends like the one in it, and with an error where that one panics.
 pub(super) struct Followed {
@@ -30,11 +28,9 @@ impl Followed {
     /// What is sent in place of what a panic has kept from being sent.
     fn panicked(&mut self) -> Result<Frame<<Body as http_body::Body>::Data>, Status> {
         self.body = None;
-        let status = self.call.record().enter(|| status(Error::Panicked));
+        let status = self.call.record().enter(|| status(Error::Told));
         self.call.end(status.code());
-        let mut trailers = HeaderMap::new();
-        status.add_header(&mut trailers)?;
-        Ok(Frame::trailers(trailers))
+        last_frame(&status)
     }
 }
 
@@ -46,9 +42,9 @@ impl http_body::Body for Followed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let record = Arc::clone(self.call.record());
-        let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let polled = catch_unwind(AssertUnwindSafe(|| record.enter(|| Pin::new(body).poll_frame(context))));
+        let Self { body, call } = &mut *self;
+        let Some(body) = body else { return Poll::Ready(None) };
+        let polled = catch_unwind(AssertUnwindSafe(|| call.record().enter(|| Pin::new(body).poll_frame(context))));
         let Ok(polled) = polled else { return Poll::Ready(Some(self.panicked())) };
         match &polled {
             Poll::Ready(Some(Ok(frame))) => {

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt};
 use http::{Request, Response};
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
@@ -25,12 +26,14 @@ use watched::Watched;
 #[derive(Clone)]
 pub struct ObserveLayer {
     methods: Arc<Methods>,
+    calls: TaskTracker,
 }
 
 impl ObserveLayer {
-    /// A layer that knows these methods; what else is called is counted as unknown.
-    pub(super) fn new(policies: Arc<Policies>) -> Self {
-        Self { methods: Arc::new(Methods::new(policies)) }
+    /// A layer that knows these methods; what else is called is counted as unknown. `calls` holds those under way that are
+    /// no streams.
+    pub(super) fn new(policies: Arc<Policies>, calls: TaskTracker) -> Self {
+        Self { methods: Arc::new(Methods::new(policies)), calls }
     }
 }
 
@@ -68,13 +71,13 @@ where
         let fresh = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, fresh);
         let wire = Wire::of(&request);
-        let watched = Watched::begin(&self.layer.methods, &request, wire);
+        let watched = Watched::begin(&self.layer.methods, &self.layer.calls, &request, wire);
         async move {
             let record = Arc::clone(watched.record());
             let answer = AssertUnwindSafe(Arc::clone(&record).scope(async move { inner.call(request).await }));
             let response = match answer.catch_unwind().await {
                 Ok(answered) => answered?,
-                Err(_) => record.enter(|| wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Panicked))),
+                Err(_) => record.enter(|| wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Told))),
             };
             Ok(watched.follow(response))
         }

@@ -8,6 +8,7 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::bytes::Bytes;
+use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::{Layer, ServiceExt, service_fn};
@@ -24,7 +25,7 @@ const OFREP: &str = "/ofrep/v1/evaluate/flags";
 fn layer() -> ObserveLayer {
     let services = ["toggled.v1.ToggleService"];
     let policies = Policies::read(&[DESCRIPTORS], &services, &[]).unwrap().with_reads(&ofrep::ROUTES);
-    ObserveLayer::new(Arc::new(policies))
+    ObserveLayer::new(Arc::new(policies), TaskTracker::new())
 }
 
 /// A service that panics where its path says: at once, later, or in the middle of its body.

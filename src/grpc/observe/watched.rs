@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::{Request, Response};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
 use tonic::body::Body;
 
@@ -28,21 +30,24 @@ pub(super) struct Watched {
     wire: Option<Wire>,
     peer: Option<SocketAddr>,
     began: Instant,
-    /// Counted as open, if it is a stream.
+    /// Counted as open, if it is a stream ...
     open: Option<Open>,
+    /// ... and as under way, if it is none.
+    _under_way: Option<TaskTrackerToken>,
     ended: bool,
 }
 
 impl Watched {
     /// A call that arrives.
-    pub fn begin<B>(methods: &Methods, request: &Request<B>, wire: Option<Wire>) -> Self {
+    pub fn begin<B>(methods: &Methods, calls: &TaskTracker, request: &Request<B>, wire: Option<Wire>) -> Self {
         let began = Instant::now();
         let series = Arc::clone(methods.at(request.uri().path()));
         let traced = Traced::of(request.headers(), &series.method, wire == Some(Wire::Grpc));
         let record = request::Request::new(Arc::clone(&series.method), traced);
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let open = series.open();
-        Self { record, series, wire, peer, began, open, ended: false }
+        let under_way = open.is_none().then(|| calls.token());
+        Self { record, series, wire, peer, began, open, _under_way: under_way, ended: false }
     }
 
     /// What is known of the call.
