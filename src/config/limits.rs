@@ -26,14 +26,15 @@ pub struct Limits {
     /// Calls under way on one connection; clients that know of it wait with more
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CALLS_PER_CONNECTION", default_value_t = 1_024, value_parser = count::<u32>())]
     pub max_calls_per_connection: u32,
-    /// Streams that are open at once (watches, log followers, health watches); more are refused with UNAVAILABLE
+    /// Streams that are open at once (watches, log followers, health watches), half of them those of callers without
+    /// credentials at the most; more are refused with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
     /// Streams that one caller may have open, on all connections together; of callers without credentials it is those of one
     /// address. More are refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
-    /// Changes that wait to be written; more are refused with UNAVAILABLE
+    /// Changes that wait to be written, besides 512 that may have been taken up; more are refused with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_QUEUE", default_value_t = 8_192, value_parser = count::<usize>())]
     pub max_queue: usize,
     /// Changes a second by one caller, on this server, where a batch counts once an item. 1,000 at once, or as many as this

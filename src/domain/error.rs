@@ -98,10 +98,10 @@ pub enum Error {
         oldest: Revision,
     },
     /// Too many changes are waiting.
-    #[error("too many changes are waiting; nothing was written; retry")]
+    #[error("too many changes are waiting; this call has written nothing; retry")]
     QueueFull,
     /// The caller makes more changes than one may.
-    #[error("you make more than {most} changes a second; nothing was written; retry later")]
+    #[error("you make more than {most} changes a second; this call has written nothing; retry later")]
     RateLimited {
         /// What is let through.
         most: u32,
@@ -141,9 +141,9 @@ pub enum Error {
     /// A defect, or a database that does not hold what it should. The words are for the server's log only.
     #[error("internal error: {0}")]
     Internal(String),
-    /// Something panicked, which was told of where it did.
-    #[error("internal error: a panic")]
-    Panicked,
+    /// The same, of which the log has been told already.
+    #[error("internal error")]
+    Told,
 }
 
 fn first(violations: &[Violation]) -> String {

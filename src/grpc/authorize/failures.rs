@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::auth::jwt::Rejected;
 use crate::domain::advance::Origin;
 
-/// How often they are logged at the most: whoever guesses tokens is not to fill the disk.
+/// How often somebody is warned of them at the most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
 
 /// Why somebody was not let in. For the log and for counting alone: the caller is told nothing of it.

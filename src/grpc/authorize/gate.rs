@@ -120,7 +120,7 @@ impl Gate {
         let Unverified { arrival, token, hash } = unverified;
         let Some(sign_on) = &self.outsiders.sign_on else { return Err(self.refuse(Why::Unknown, &arrival)) };
         let verified = sign_on.verify(&token, &hash, self.clock.now());
-        let verified = timeout_at(arrival.deadline, verified).await.map_err(|_| Error::DeadlineBeforeStart)?;
+        let verified = timeout_at(arrival.deadline, verified).await.map_err(|_| Error::DeadlineExceeded)?;
         let identity = verified.map_err(|why| {
             let unauthenticated = self.refuse(Why::Rejected(why), &arrival);
             // Nobody can tell yet whether the token is good: that passes.

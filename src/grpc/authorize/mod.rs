@@ -38,7 +38,10 @@ pub(super) use streams::Streams;
 
 /// Puts [`Authorize`] around a service.
 #[derive(Clone)]
-pub struct AuthorizeLayer {
+pub struct AuthorizeLayer(Arc<Shared>);
+
+/// What all calls share: cloned with every call, and so behind one pointer.
+struct Shared {
     gate: Arc<Gate>,
     denials: Denials,
     streams: Arc<Streams>,
@@ -47,7 +50,7 @@ pub struct AuthorizeLayer {
 impl AuthorizeLayer {
     /// A layer that lets in whom `gate` admits.
     pub(super) fn new(gate: Gate, denials: Denials, streams: Arc<Streams>) -> Self {
-        Self { gate: Arc::new(gate), denials, streams }
+        Self(Arc::new(Shared { gate: Arc::new(gate), denials, streams }))
     }
 }
 
@@ -85,7 +88,7 @@ where
         let fresh = self.inner.clone();
         let inner = std::mem::replace(&mut self.inner, fresh);
         let Some(wire) = Wire::of(&request) else { return at_once::<S>(needs_http2()) };
-        match self.layer.gate.admit(&request) {
+        match self.layer.0.gate.admit(&request) {
             Ok(Arrived::Decided(admission)) => self.layer.pass(wire, admission, inner, request),
             Ok(Arrived::Unverified(unverified)) => {
                 Either::Right(verified(self.layer.clone(), wire, unverified, inner, request))
@@ -109,14 +112,14 @@ impl AuthorizeLayer {
             Admission::Public(method) => (None, method),
             Admission::Granted(call, method) => (Some(call), method),
             Admission::Lacking(call, method, permission) if method.changes() => {
-                let answer = self.denials.clone().answer(call, method, permission, request.into_body());
+                let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
                 return Either::Right(answer.map(Ok).boxed());
             }
             Admission::Lacking(_, _, permission) => {
                 return at_once::<S>(wire.refuse(Error::PermissionDenied(permission)));
             }
         };
-        let by = call.as_ref().map_or_else(|| Instant::now() + self.gate.request_timeout, |call| call.deadline);
+        let by = call.as_ref().map_or_else(|| Instant::now() + self.0.gate.request_timeout, |call| call.deadline);
         if !method.takes_stream {
             request = request.map(|body| arriving(body, by));
         }
@@ -124,8 +127,8 @@ impl AuthorizeLayer {
             request.extensions_mut().insert(call.clone());
         }
         if method.streams {
-            return match self.streams.open(opener(call.as_ref(), &request)) {
-                Ok(open) => Either::Right(watched(inner, request, Arc::clone(&self.gate), call, method, open)),
+            return match self.0.streams.open(opener(call.as_ref(), &request)) {
+                Ok(open) => Either::Right(watched(inner, request, Arc::clone(&self.0.gate), call, method, open)),
                 Err(error) => at_once::<S>(wire.refuse(error)),
             };
         }
@@ -154,7 +157,7 @@ where
     S::Error: Send,
 {
     async move {
-        match layer.gate.verify(unverified).await {
+        match layer.0.gate.verify(unverified).await {
             Ok(admission) => layer.pass(wire, admission, inner, request).await,
             Err(error) => Ok(wire.refuse(error)),
         }
@@ -164,8 +167,8 @@ where
 
 /// Whose a stream would be.
 fn opener(call: Option<&Call>, request: &Request<Body>) -> Opener {
-    let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip().to_canonical());
-    call.and_then(|call| call.caller.key()).map_or_else(|| Opener::Address(address()), Opener::Caller)
+    let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip());
+    call.and_then(|call| call.caller.key()).map_or_else(|| Opener::stranger(address()), Opener::Caller)
 }
 
 /// A stream, which ends when its caller may no longer have it, and when the server stops.
