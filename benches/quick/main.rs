@@ -77,7 +77,7 @@ async fn run() -> Result<bool> {
     report::table(&[&flips, &reads]);
     fanout.tell();
     start.tell();
-    Ok(flips.is_enough() && reads.is_enough())
+    Ok(flips.is_enough() && reads.is_enough() && start.is_enough())
 }
 
 async fn compare_flips(callers: &Callers, pgbench: &Pgbench) -> Result<Comparison> {

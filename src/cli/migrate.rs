@@ -42,8 +42,9 @@ pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {
         }
         Direction::Status(target) => target.open_existing()?,
     };
+    let migrations = store.migrations().await?;
     say(&store.describe());
-    for migration in store.migrations().await? {
+    for migration in migrations {
         let state = if migration.applied { "applied" } else { "pending" };
         say(&format!("{:>6}  {state}  {}", migration.version, migration.name));
     }

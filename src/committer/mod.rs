@@ -5,25 +5,28 @@
 //! It runs as a task of its own, so that a caller who goes away cannot leave anything half done.
 
 mod meter;
+mod proposals;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::domain::advance::{Actor, Answer, Command, Proposal, Step, StoredRequest, Verdict, advance};
+use crate::domain::advance::{Actor, Proposal, Step, StoredRequest, Verdict, advance};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::{Appended, Store, StoreError, Writer, in_time};
-use crate::telemetry::{request, traces};
+use crate::telemetry::traces;
+use proposals::Waiting;
+pub use proposals::{Proposals, Reply};
 
 /// Proposals in one batch at the most.
 const BATCH: usize = 512;
@@ -45,62 +48,6 @@ const OUTCOME_PATIENCE: Duration = Duration::from_secs(15);
 
 /// How long to wait between two such questions.
 const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
-
-/// What a proposal came to.
-#[derive(Debug, Clone)]
-pub enum Reply {
-    /// It was decided now.
-    Answer(Answer),
-    /// It is a retry: the encoded answer to the first time.
-    Replayed(Vec<u8>),
-}
-
-/// Where proposals are handed in.
-#[derive(Clone)]
-pub struct Proposals {
-    queue: mpsc::Sender<Waiting>,
-}
-
-struct Waiting {
-    proposal: Proposal,
-    reply: oneshot::Sender<Result<Reply, Error>>,
-    /// Set by whoever is first: the committer, who takes it up, or the caller, whose deadline has come. The other then
-    /// leaves it.
-    settled: Arc<AtomicBool>,
-    /// Of the request that it came with.
-    span: Span,
-}
-
-impl Proposals {
-    /// Proposes a change and waits for what comes of it. Whoever stops waiting may have been too late: what was taken up
-    /// is finished. What was not taken up by `deadline` is not executed at all.
-    ///
-    /// # Errors
-    /// Why the change was not made.
-    pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
-        let (reply, mut answer) = oneshot::channel();
-        let settled = Arc::new(AtomicBool::new(false));
-        let waiting = Waiting { proposal, reply, settled: Arc::clone(&settled), span: request::span() };
-        self.queue.try_send(waiting).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
-            mpsc::error::TrySendError::Closed(_) => Error::Draining,
-        })?;
-        if let Some(deadline) = deadline {
-            match tokio::time::timeout_at(deadline, &mut answer).await {
-                Ok(answered) => return answered.unwrap_or_else(|_| Err(unanswered(&settled))),
-                Err(_) if !settled.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
-                // It is being written: only how that ends is the truth.
-                Err(_) => {}
-            }
-        }
-        answer.await.unwrap_or_else(|_| Err(unanswered(&settled)))
-    }
-}
-
-/// The committer is gone without a word. What it had not taken up is not written; of what it had, nobody knows.
-fn unanswered(settled: &AtomicBool) -> Error {
-    if settled.load(Ordering::Acquire) { Error::CommitOutcomeUnknown } else { Error::Draining }
-}
 
 /// The writer's side of the queue.
 pub struct Committer {
@@ -302,8 +249,7 @@ impl Committer {
     /// One bad proposal fails alone: each is appended by itself, and the one that is refused then is the one.
     async fn split(&mut self, mut batch: Vec<Waiting>, problem: String) {
         if batch.len() == 1 {
-            tracing::error!(%problem, "the database refuses a change");
-            return refuse(batch, &Error::Internal(problem));
+            return refuse(batch, &Error::Internal(format!("the database refuses a change: {problem}")));
         }
         for waiting in batch.drain(..) {
             Box::pin(self.commit(vec![waiting])).await;
@@ -328,10 +274,7 @@ impl Committer {
 fn portion(waiting: &[Waiting]) -> usize {
     let mut entries = 0;
     let fits = waiting.iter().take_while(|waiting| {
-        entries += match &waiting.proposal.command {
-            Command::BatchSet(items) => items.len(),
-            _ => 1,
-        };
+        entries += waiting.proposal.command.weight();
         entries <= BATCH_ENTRIES
     });
     fits.count().max(1)
@@ -365,9 +308,12 @@ fn answer(waiting: Waiting, result: Result<Reply, Error>) {
     let _ = waiting.reply.send(result);
 }
 
+/// One defect is told of once, however many it meets.
 fn refuse(batch: Vec<Waiting>, error: &Error) {
+    let mut error = error.clone();
     for waiting in batch {
-        answer(waiting, Err(error.clone()));
+        let next = if matches!(error, Error::Internal(_)) { Error::Told } else { error.clone() };
+        answer(waiting, Err(std::mem::replace(&mut error, next)));
     }
 }
 
@@ -378,9 +324,6 @@ fn unavailable(error: &StoreError) -> Error {
             tracing::warn!(%error, "a batch was not written");
             Error::DatabaseUnavailable
         }
-        error => {
-            tracing::error!(%error, "a batch was not written");
-            Error::Internal(error.to_string())
-        }
+        error => Error::Internal(format!("a batch was not written: {error}")),
     }
 }

@@ -52,11 +52,6 @@ impl Fairness {
     }
 }
 
-/// What a change counts.
 fn weight(command: &Command) -> NonZeroU32 {
-    let items = match command {
-        Command::BatchSet(items) => items.len(),
-        _ => 1,
-    };
-    u32::try_from(items).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+    u32::try_from(command.weight()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }

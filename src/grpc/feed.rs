@@ -3,12 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::HEARTBEAT;
 use crate::domain::text::FlagKey;
 use crate::mirror::{Mirror, Subscription};
 use tokio::time::{Instant, sleep_until, timeout};
-
-/// How long a stream waits for a change before it says that it is still there.
-pub(super) const SILENCE: Duration = Duration::from_secs(20);
 
 /// Word of changes to flags, for a stream.
 pub(super) struct Feed {
@@ -32,7 +30,7 @@ impl Feed {
     /// taken, so that the first change after a rest is told at once.
     pub async fn changed(&self) -> bool {
         let rested = Instant::now() + self.pace;
-        if timeout(SILENCE, self.subscription.changed()).await.is_err() {
+        if timeout(HEARTBEAT, self.subscription.changed()).await.is_err() {
             return false;
         }
         sleep_until(rested).await;

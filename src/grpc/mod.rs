@@ -25,8 +25,13 @@ mod toggle;
 mod watch;
 mod wire;
 
+use std::time::Duration;
+
 pub use router::{Health, Outsiders, Parts, Router, RouterError, SERVICES};
 pub use status::code;
+
+/// How long an idle stream says nothing before it says that it is still there.
+const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// A page of flags or a message of a stream ends at about this many bytes, so that none comes near the largest. A page of
 /// the log is limited by its 100 entries.

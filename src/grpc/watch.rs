@@ -151,7 +151,7 @@ mod tests {
 
     use super::*;
     use crate::domain::state::Delta;
-    use crate::grpc::feed::SILENCE as HEARTBEAT;
+    use crate::grpc::HEARTBEAT;
     use crate::mirror::Mirror;
 
     fn head(revision: Revision) -> Head {

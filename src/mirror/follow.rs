@@ -46,7 +46,7 @@ impl Mirror {
                     Followed::Diverged => false,
                 },
             };
-            self.lag.store(missing, Ordering::Relaxed);
+            self.lag.fetch_max(missing, Ordering::Relaxed);
             // Otherwise a local append has moved the mirror meanwhile, and what was read does not fit on top.
             if caught_up {
                 self.confirm(asked);

@@ -47,7 +47,7 @@ impl Mirror {
         metrics::gauge!(MIRROR_MAX_AGE).set(self.max_staleness);
         let Some(revision) = self.read(|state| state.head().revision) else { return };
         metrics::gauge!(MIRROR_REVISION).set(revision as f64);
-        metrics::gauge!(MIRROR_LAG).set(self.lag.load(Ordering::Relaxed) as f64);
+        metrics::gauge!(MIRROR_LAG).set(self.lag.swap(0, Ordering::Relaxed) as f64);
         metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_default());
     }
 

@@ -73,8 +73,10 @@ impl TransportFactory for InTime {
 /// Tells of an internal error, which a caller is told nothing of.
 pub fn internal(what: &str) {
     let (trace_id, method) = request();
+    // A database may name whom a row is about.
+    let what = without_addresses(what);
     tracing::error!(error = what, trace_id, method, "internal error");
-    sentry::capture_event(Event { message: Some(what.to_owned()), level: Level::Error, ..Event::default() });
+    sentry::capture_event(Event { message: Some(what), level: Level::Error, ..Event::default() });
 }
 
 /// From here on panics are counted and told of in the log, like everything else.

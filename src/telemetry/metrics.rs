@@ -30,7 +30,7 @@ pub const COMMIT_DURATION: &str = "toggled_commit_duration_seconds";
 pub const COMMITS: &str = "toggled_commits_total";
 /// The revision of the state in memory.
 pub const MIRROR_REVISION: &str = "toggled_mirror_revision";
-/// How many revisions the last look at the log found that were not in memory.
+/// The most revisions that a look at the log has found that were not in memory, since this was last asked for.
 pub const MIRROR_LAG: &str = "toggled_mirror_lag_revisions";
 /// How long ago the last look at the log found nothing missing.
 pub const MIRROR_AGE: &str = "toggled_mirror_age_seconds";
@@ -133,7 +133,11 @@ fn describe() {
     describe_histogram!(COMMIT_DURATION, Unit::Seconds, "How long one append to the log took");
     describe_counter!(COMMITS, count, "Appends to the log, by outcome");
     describe_gauge!(MIRROR_REVISION, count, "The revision of the state in memory");
-    describe_gauge!(MIRROR_LAG, count, "Revisions that the last look at the log found and that were not in memory");
+    describe_gauge!(
+        MIRROR_LAG,
+        count,
+        "The most revisions that a look at the log found and that were not in memory, since the last time it was asked for"
+    );
     describe_gauge!(MIRROR_AGE, Unit::Seconds, "How long ago the last look at the log found nothing missing");
     describe_gauge!(MIRROR_MAX_AGE, Unit::Seconds, "How long ago that may be");
     describe_gauge!(DATABASE_CONNECTIONS, count, "Connections to the database that callers share, by state");

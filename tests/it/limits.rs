@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use futures::future::select_all;
 use toggled::grpc::pb::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -172,17 +173,10 @@ async fn more_changes_than_may_wait_are_refused_and_not_written() {
     };
     let mut accepted = vec![flip()];
     held.until_wanted().await;
-    // One is being written. Of the next two wait, which is not seen from here: the first that is refused shows it.
-    let refused = soon("a flip to be refused", async {
-        loop {
-            let mut flip = flip();
-            match tokio::time::timeout(Duration::from_millis(100), &mut flip).await {
-                Ok(refused) => return refused.unwrap(),
-                Err(_) => accepted.push(flip),
-            }
-        }
-    })
-    .await;
+    // One is being written. Two more wait, and whoever is third is the only one who is answered.
+    let (first_answer, _, waiting) = soon("a flip to be refused", select_all([flip(), flip(), flip()])).await;
+    let refused = first_answer.unwrap();
+    accepted.extend(waiting);
     let refused = assert_refused(refused, Code::Unavailable, "QUEUE_FULL");
     assert!(retry_after(&refused) > Duration::ZERO);
     assert_eq!(accepted.len(), 3);
@@ -198,7 +192,7 @@ async fn more_changes_than_may_wait_are_refused_and_not_written() {
 async fn a_call_may_take_so_long() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = Proxy::new(&database).await;
-    let server = Server::start_with(&proxy.database, &[("TOGGLED_REQUEST_TIMEOUT", "1s")]).await;
+    let server = Server::start_with(&proxy.database, &[("TOGGLED_REQUEST_TIMEOUT", "3s")]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let late = endless(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)).await;
@@ -231,14 +225,17 @@ async fn headers_may_be_so_large() {
     let mut large = tonic::Request::new(WhoAmIRequest {});
     large.metadata_mut().insert("x-filler", "x".repeat(2_000).parse().unwrap());
     let refused = admin.access.who_am_i(large).await.unwrap_err();
-    assert_ne!(refused.code(), Code::Unauthenticated, "{refused}");
-    server.admin().await.until_let_in().await;
+    // Request Header Fields Too Large.
+    assert!(refused.message().contains("431"), "{refused}");
+    let mut small = tonic::Request::new(WhoAmIRequest {});
+    small.metadata_mut().insert("x-filler", "x".repeat(500).parse().unwrap());
+    admin.access.who_am_i(small).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_does_not_say_that_they_are_there_loses_the_connection() {
     let database = Database::new(Backend::Sqlite).await;
-    let settings = [("TOGGLED_KEEPALIVE_INTERVAL", "50ms"), ("TOGGLED_KEEPALIVE_TIMEOUT", "50ms")];
+    let settings = [("TOGGLED_KEEPALIVE_INTERVAL", "1s"), ("TOGGLED_KEEPALIVE_TIMEOUT", "2s")];
     let server = Server::start_with(&database, &settings).await;
     let mut admin = server.admin().await;
     let mut stream = watch(&mut admin).await.unwrap();
@@ -252,7 +249,7 @@ async fn who_does_not_say_that_they_are_there_loses_the_connection() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
-    let (server, _database) = server_with(("TOGGLED_HANDSHAKE_TIMEOUT", "50ms")).await;
+    let (server, _database) = server_with(("TOGGLED_HANDSHAKE_TIMEOUT", "2s")).await;
     let mut admin = server.admin().await;
     until_closed(TcpStream::connect(server.address).await.unwrap()).await;
     let mut hesitant = TcpStream::connect(server.address).await.unwrap();
@@ -267,7 +264,7 @@ async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
     let settings = [
         ("TOGGLED_TLS_CERTIFICATE", certificate.as_str()),
         ("TOGGLED_TLS_KEY", key.as_str()),
-        ("TOGGLED_HANDSHAKE_TIMEOUT", "500ms"),
+        ("TOGGLED_HANDSHAKE_TIMEOUT", "2s"),
     ];
     let server = Server::start_with(&database, &settings).await;
     until_closed(TcpStream::connect(server.address).await.unwrap()).await;
@@ -277,28 +274,44 @@ async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
     tls::admin(server.address, &ca, None).await.unwrap().until_let_in().await;
 }
 
+/// A frame of HTTP/2.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// Sends these frames for one stream after the other; whether the server has had enough, and says so.
+async fn is_told_to_calm_down(address: SocketAddr, frames: impl Fn(u32) -> Vec<u8>) -> bool {
+    let mut stream = hello(address).await;
+    let storm: Vec<_> = (1..200).step_by(2).flat_map(frames).collect();
+    // The server may hang up in the middle of it.
+    let _ = stream.write_all(&storm).await;
+    let mut told = Vec::new();
+    let _ = soon("the server to close", stream.read_to_end(&mut told)).await;
+    // GOAWAY with ENHANCE_YOUR_CALM.
+    told.windows(4).any(|bytes| bytes == 11u32.to_be_bytes())
+}
+
+/// :method: POST, :scheme: http, :path: /, from the table that HPACK begins with.
+const HEADERS: &[u8] = b"\x83\x86\x84";
+
 /// A client that opens calls and cancels them at once, faster than anybody could take them up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_cancels_too_much_loses_the_connection() {
     let (server, _database) = server_with(("TOGGLED_MAX_PENDING_RESETS", "5")).await;
-    let mut stream = hello(server.address).await;
-    let mut storm = Vec::new();
-    for id in (1..200u32).step_by(2) {
-        // HEADERS with nothing but a method (:method: POST, from the static table), then RST_STREAM (CANCEL).
-        let path = b"\x83\x86\x84";
-        storm.extend_from_slice(&[0, 0, path.len() as u8, 1, 4]);
-        storm.extend_from_slice(&id.to_be_bytes());
-        storm.extend_from_slice(path);
-        storm.extend_from_slice(&[0, 0, 4, 3, 0]);
-        storm.extend_from_slice(&id.to_be_bytes());
-        storm.extend_from_slice(&8u32.to_be_bytes());
-    }
-    stream.write_all(&storm).await.unwrap();
-    let mut told = Vec::new();
-    let _ = soon("the server to close", stream.read_to_end(&mut told)).await;
-    // GOAWAY with ENHANCE_YOUR_CALM.
-    let calm = told.windows(4).any(|bytes| bytes == 11u32.to_be_bytes());
-    assert!(calm, "{told:?}");
+    let cancelled = |id| [frame(1, 4, id, HEADERS), frame(3, 0, id, &8u32.to_be_bytes())].concat();
+    assert!(is_told_to_calm_down(server.address, cancelled).await);
+    server.admin().await.until_let_in().await;
+}
+
+/// A client that says more than it said that it would, again and again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_makes_too_many_errors_loses_the_connection() {
+    let (server, _database) = server_with(("TOGGLED_MAX_ERROR_RESETS", "5")).await;
+    // content-length: 1, and then two bytes.
+    let headers = [HEADERS, b"\x0f\x0d\x011"].concat();
+    let faulty = |id| [frame(1, 4, id, &headers), frame(0, 1, id, b"22")].concat();
+    assert!(is_told_to_calm_down(server.address, faulty).await);
     server.admin().await.until_let_in().await;
 }
 
@@ -344,4 +357,49 @@ async fn a_batch_counts_what_is_in_it() {
     let refused =
         assert_refused(admin.toggle.batch_set_feature_flags(batch(100)).await, Code::ResourceExhausted, "RATE_LIMITED");
     assert!(retry_after(&refused) > Duration::from_secs(60), "{refused:?}");
+}
+
+/// How much memory a process takes, in MiB.
+fn resident_mib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
+}
+
+/// Far more changes than it takes: what it takes is made, the rest is turned away at once, reads are answered, and none of
+/// it stays in memory.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_is_shed() {
+    let (server, _database) = server_with(("TOGGLED_MAX_QUEUE", "16")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut rounds = Vec::new();
+    for _ in 0..3 {
+        let mut callers = tokio::task::JoinSet::new();
+        for _ in 0..8 {
+            let client = server.admin().await;
+            for _ in 0..64 {
+                let mut client = client.clone();
+                callers.spawn(async move {
+                    let mut made = 0;
+                    for _ in 0..10 {
+                        match client.toggle.toggle_feature_flag(toggle("a")).await {
+                            Ok(_) => made += 1,
+                            Err(status) => drop(assert_refused::<()>(Err(status), Code::Unavailable, "QUEUE_FULL")),
+                        }
+                    }
+                    made
+                });
+            }
+        }
+        admin.get("a").await;
+        let made: usize = soon("everybody to be answered", callers.join_all()).await.into_iter().sum();
+        rounds.push((made, resident_mib(server.id())));
+    }
+    let made: usize = rounds.iter().map(|(made, _)| made).sum();
+    assert!((1..15_360).contains(&made), "{made} were made: none was turned away, or all were");
+    let flips = admin.log().await.into_iter().filter(|entry| entry.action_type.starts_with("toggle_")).count();
+    assert_eq!(flips, made, "what was turned away was not written");
+    let (first, last) = (rounds[0].1, rounds[2].1);
+    assert!(last < first + 32, "{first} MiB after the first round, {last} MiB after the last");
 }

@@ -149,7 +149,12 @@ on_both! {
             assert!(output.status.success(), "{told}");
             String::from_utf8(output.stdout).unwrap()
         };
-        assert!(said(invoke(&["migrate", "status"], &settings).await).contains("pending"));
+        let asked = invoke(&["migrate", "status"], &settings).await;
+        match backend {
+            Backend::Postgres => assert!(said(asked).contains("pending")),
+            // Most likely another file was meant.
+            Backend::Sqlite => assert_eq!((asked.status.code(), asked.stdout.len()), (Some(1), 0)),
+        }
         assert!(said(invoke(&["migrate", "up"], &settings).await).contains("applied"));
         assert!(said(invoke(&["migrate", "down"], &settings).await).contains("pending"));
 
@@ -193,4 +198,24 @@ async fn health_says_no_until_the_database_answers() {
     server.ready().await;
     assert_eq!(server.health().await, ServingStatus::Serving);
     server.admin().await.create("a").await;
+}
+
+/// The database is there, and nothing can be written to it yet.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_start_waits_until_the_administrator_can_be_written() {
+    let database = Database::new(crate::support::Backend::Postgres).await;
+    assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
+    let held = database.hold_head().await;
+    let (mut server, mut log) = Server::launch_logged(&database.url, &[]).await;
+    log.says("waiting to write the first administrator").await;
+    drop(held);
+    server.ready().await;
+    server.admin().await.create("a").await;
+
+    let database = Database::new(crate::support::Backend::Postgres).await;
+    assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
+    let _held = database.hold_head().await;
+    let (server, mut log) = Server::launch_logged(&database.url, &[]).await;
+    log.says("waiting to write the first administrator").await;
+    assert_eq!(server.terminate().await.code(), Some(0), "it can be stopped meanwhile");
 }

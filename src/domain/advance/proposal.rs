@@ -164,6 +164,16 @@ pub enum Command {
     RecordDenial(Denial),
 }
 
+impl Command {
+    /// How many changes it is: a batch is as many as it has items.
+    pub fn weight(&self) -> usize {
+        match self {
+            Self::BatchSet(items) => items.len(),
+            _ => 1,
+        }
+    }
+}
+
 /// A change that was refused for want of a permission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use prost::Message;
@@ -19,14 +18,11 @@ use crate::domain::state::Head;
 use crate::domain::{Hash, Revision};
 use crate::grpc::fields::{Edge, Fields};
 use crate::grpc::status::{read_failed, status};
-use crate::grpc::{PAGE_BYTES, pb};
+use crate::grpc::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::store::{EntryQuery, Order, Store};
 
 /// Entries that a stream reads at once.
 const STREAM_PAGE: i64 = 500;
-
-/// How long an idle stream says nothing before it says that there is nothing.
-const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// What a stream sends.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamAuditLogsResponse, Status>> + Send>>;
