@@ -30,6 +30,9 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
 }
 
 async fn serve(settings: config::Serve) -> Result<(), Failure> {
+    // First of all: as the first process of a container it would not be ended by any signal that it does not ask for.
+    let shutdown = CancellationToken::new();
+    stop_on_signals(&shutdown)?;
     let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
     let files = settings.transport.tls(settings.listen).map_err(Failure::usage)?;
     let certificate_users = settings.transport.certificate_users().map_err(Failure::usage)?;
@@ -51,8 +54,6 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         None => None,
     };
     say(&format!("toggled listens on {address}"));
-    let shutdown = CancellationToken::new();
-    stop_on_signals(&shutdown)?;
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
     let parts = Parts {
         listener,

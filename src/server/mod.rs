@@ -36,7 +36,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const TO_HANG_UP: Duration = Duration::from_secs(1);
 
 /// How long what is left to write may take once all calls have ended.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the server needs from outside.
 pub struct Parts {

@@ -123,14 +123,19 @@ impl AuthorizeLayer {
         if !method.takes_stream {
             request = request.map(|body| arriving(body, by));
         }
-        if let Some(call) = &call {
-            request.extensions_mut().insert(call.clone());
-        }
         if method.streams {
             return match self.0.streams.open(opener(call.as_ref(), &request)) {
-                Ok(open) => Either::Right(watched(inner, request, Arc::clone(&self.0.gate), call, method, open)),
+                Ok(open) => {
+                    if let Some(call) = call.clone() {
+                        request.extensions_mut().insert(call);
+                    }
+                    Either::Right(watched(inner, request, Arc::clone(&self.0.gate), call, method, open))
+                }
                 Err(error) => at_once::<S>(wire.refuse(error)),
             };
+        }
+        if let Some(call) = call {
+            request.extensions_mut().insert(call);
         }
         // A change keeps its own time: one that is being written is finished. Memory answers at once.
         if method.changes() || method.reads_memory() || method.policy == Policy::Public {
