@@ -67,17 +67,24 @@ fn documented(heading: &str) -> String {
     block.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs what is documented, with the machine's folders moved into `folder`.
-async fn run(heading: &str, folder: &Path, url: &str) {
+/// Runs what is documented, with the machine's folders moved into `folder`. Gives what systemd was told meanwhile, each
+/// time with how the SQLite file began at that moment.
+async fn run(heading: &str, folder: &Path, url: &str) -> Vec<String> {
     let place = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let commands =
         documented(heading).replace("/var/lib/toggled", &place("lib")).replace("/var/backups", &place("backups"));
-    // There is no service here, which the test stops and starts itself, and no user of its own.
-    let script = format!("systemctl() {{ :; }}\nrunuser() {{ shift 3; \"$@\"; }}\n{commands}");
+    // There is no user of its own here, and no service: the test stops and starts the server itself.
+    let commands = commands.replace("install -d -o toggled ", "install -d ");
+    let (file, told) = (place("lib/toggled.db"), place("told"));
+    let script = format!(
+        "systemctl() {{ echo \"$* $(head -c 6 '{file}')\" >>'{told}'; }}\n\
+         runuser() {{ [ \"$1 $2 $3\" = '-u toggled --' ] && shift 3 && \"$@\"; }}\n{commands}"
+    );
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
     let done = soon(heading, command.output()).await.unwrap();
     assert!(done.status.success(), "{script}\n{}", String::from_utf8_lossy(&done.stderr));
+    std::fs::read_to_string(told).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
 /// A server's database, the folder that stands for the machine's, and what is documented for its kind.
@@ -91,8 +98,8 @@ struct Site {
 impl Site {
     async fn new(backend: Backend) -> Self {
         let (database, folder) = (Database::new(backend).await, TempDir::new().unwrap());
-        for name in ["lib", "backups/toggled"] {
-            std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        for name in ["lib", "backups"] {
+            std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let (url, headings) = match backend {
             Backend::Postgres => (database.url.clone(), ["Back up PostgreSQL", "Restore PostgreSQL"]),
@@ -111,7 +118,8 @@ impl Site {
     }
 
     async fn back_up(&self) {
-        run(self.headings[0], self.folder.path(), &self.url).await;
+        let told = run(self.headings[0], self.folder.path(), &self.url).await;
+        assert!(told.is_empty(), "the server goes on meanwhile: {told:?}");
     }
 
     /// What a backup that was taken here is when it is put into a fresh place.
@@ -129,7 +137,8 @@ impl Site {
         for name in ["toggled.db", "toggled.db-wal", "toggled.db-shm"] {
             std::fs::write(lib.join(name), "broken").unwrap();
         }
-        run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+        let told = run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+        assert_eq!(told, ["stop toggled broken", "start toggled SQLite"], "the file is replaced in between");
         assert!(!lib.join("toggled.db-wal").exists() && !lib.join("toggled.db-shm").exists());
         fresh
     }

@@ -18,7 +18,7 @@ PATIENCE = 60
 # What the program exits with when nobody serves where it asks.
 UNAVAILABLE = 6
 TARGET = BINARY.parents[1]
-# Kept, so that only what has changed is compiled again.
+# Made anew each time, but always here: with the same paths and TARGET kept, only what has changed is compiled again.
 BUILDER = TARGET / "image-builder"
 
 
