@@ -13,7 +13,7 @@ pub struct Shutdown {
     /// sent everybody elsewhere before connections close: 5s in Kubernetes
     #[arg(long, value_name = "DURATION", env = "TOGGLED_DRAIN_DELAY", default_value = "0s", value_parser = duration_or_none)]
     pub drain_delay: Duration,
-    /// How long calls that are under way may take after that; then the program ends in any case
+    /// How long calls that are under way may take after that; then the program ends in any case, at most 3 seconds later
     #[arg(long, value_name = "DURATION", env = "TOGGLED_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,
 }

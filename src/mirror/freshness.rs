@@ -45,10 +45,12 @@ impl Mirror {
     /// Sets what is told of it to those who watch over it.
     pub fn measure(&self) {
         metrics::gauge!(MIRROR_MAX_AGE).set(self.max_staleness);
-        let Some(revision) = self.read(|state| state.head().revision) else { return };
-        metrics::gauge!(MIRROR_REVISION).set(revision as f64);
+        // A server that has waited since its start is no better off than one that has lost its database since.
+        metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_else(|| self.began.elapsed()));
         metrics::gauge!(MIRROR_LAG).set(self.lag.swap(0, Ordering::Relaxed) as f64);
-        metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_default());
+        if let Some(revision) = self.read(|state| state.head().revision) {
+            metrics::gauge!(MIRROR_REVISION).set(revision as f64);
+        }
     }
 
     /// Notes that the database, asked at `asked`, held nothing that is not here.

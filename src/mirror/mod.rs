@@ -41,8 +41,10 @@ pub struct Mirror {
     logs: AtomicU64,
     /// The keys of flags that were there in such a log, and are not in the one that took its place.
     vanished: std::sync::Mutex<BTreeSet<FlagKey>>,
-    /// How many revisions the last look at the log found that were not here.
+    /// The most revisions that a look at the log found that were not here, since that was last asked for.
     lag: AtomicI64,
+    /// Since when it waits for the database to be read for the first time.
+    began: Instant,
     /// When the database was last asked and held nothing that was not here.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after that it is still relied on.
@@ -61,6 +63,7 @@ impl Mirror {
             subscribers: subscription::Subscribers::default(),
             logs: AtomicU64::new(0),
             vanished: std::sync::Mutex::default(),
+            began: Instant::now(),
             confirmed: watch::Sender::new(None),
             lag: AtomicI64::new(0),
             max_staleness,

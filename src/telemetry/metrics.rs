@@ -32,7 +32,7 @@ pub const COMMITS: &str = "toggled_commits_total";
 pub const MIRROR_REVISION: &str = "toggled_mirror_revision";
 /// The most revisions that a look at the log has found that were not in memory, since this was last asked for.
 pub const MIRROR_LAG: &str = "toggled_mirror_lag_revisions";
-/// How long ago the last look at the log found nothing missing.
+/// How long ago the last look at the log found nothing missing; before the first, how long the server has run.
 pub const MIRROR_AGE: &str = "toggled_mirror_age_seconds";
 /// How long ago that may be: `--max-staleness`.
 pub const MIRROR_MAX_AGE: &str = "toggled_mirror_max_age_seconds";

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
+use super::metrics::value;
 use super::{Watched, ask};
 use crate::support::proxy::{Line, Proxy};
 use crate::support::{Backend, Database, TOKEN, soon};
@@ -34,6 +35,8 @@ async fn a_server_is_ready_while_its_database_answers_and_lives_all_the_time() {
     let mut watched = Watched::launch(&line.database, &IMPATIENT).await;
     until_ready(watched.address, UNAVAILABLE, "starting").await;
     lives(watched.address).await;
+    let age = || async { value(&watched.metrics().await, "toggled_mirror_age_seconds").unwrap() };
+    soon("its age to be that of a server that waits", async { while age().await < 1.0 {} }).await;
     line.set(Line::Open);
     watched.server.ready().await;
     until_ready(watched.address, "200 OK", "serving").await;

@@ -12,7 +12,7 @@ use crate::support::methods::{call, channel};
 use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both, soon};
 
 /// The value of a series.
-fn value(metrics: &str, series: &str) -> Option<f64> {
+pub(super) fn value(metrics: &str, series: &str) -> Option<f64> {
     let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map(|value| value.parse().unwrap())
 }
