@@ -148,7 +148,10 @@ fn run(command: Command) -> Result<(), Failure> {
 /// One line about what went wrong.
 fn complain(line: &str) {
     // A server's words may hold anything.
-    let _ = writeln!(io::stderr(), "toggled: {}", table::printable(&line.replace('\n', " ")));
+    let line = table::printable(&line.replace('\n', " "));
+    progress::beside(|| {
+        let _ = writeln!(io::stderr(), "toggled: {line}");
+    });
 }
 
 /// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.

@@ -8,6 +8,7 @@ mod failures;
 mod flags;
 mod import;
 mod import_again;
+mod patience;
 mod streams;
 
 use std::fmt::Display;

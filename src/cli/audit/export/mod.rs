@@ -15,7 +15,7 @@ use target::Target;
 
 use super::filters::{Filters, advance, stream};
 use crate::cli::output::{self, Output};
-use crate::cli::remote::Caller;
+use crate::cli::remote::{Caller, Clients, Reading};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
 use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
@@ -75,6 +75,7 @@ impl Export {
         let bar = if hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
+        let cursor = target.held().last.map(|_| target.name());
         let mut last = None;
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
             target.take(&part)?;
@@ -84,8 +85,9 @@ impl Export {
             last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
             Ok(())
         };
-        let exporting =
-            remote.following(request, async |clients, request| clients.audit.stream_audit_logs(request).await, take);
+        let reading = Reading { endless: false, cursor };
+        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
+        let exporting = remote.following(request, reading, open, take);
         let exported = exporting.await;
         bar.finish_and_clear();
         let kept = target.finish();

@@ -90,7 +90,11 @@ impl Target {
     }
 
     fn failed(&self, why: &dyn std::fmt::Display) -> Failure {
-        let name = self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string());
-        Failure { code: EXIT_FAILURE, line: format!("{name}: {why}") }
+        Failure { code: EXIT_FAILURE, line: format!("{}: {why}", self.name()) }
+    }
+
+    /// What it is called in words to a person.
+    pub fn name(&self) -> String {
+        self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string())
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Import {
 impl Import {
     pub async fn run(self) -> Result<(), Failure> {
         let contents = self.contents()?;
-        let remote = self.manner.caller.connect().await?;
+        let remote = self.manner.caller.connect().await?.patient();
         let there = remote.all_flags(&progress::spinner("reading flags")).await?;
         let difference = Difference::new(&contents.flags, &there.by_key);
         let lost: Vec<_> = contents.lost.iter().chain(&difference.lost).collect();
