@@ -125,7 +125,7 @@ impl Remote {
             let Some(wait) = attempts.wait_after(&status) else {
                 return Err(self.stranded(&status, cursor.as_deref()).unwrap_or_else(|| self.failure(&status)));
             };
-            if begun && attempts.made == 1 {
+            if (begun || attempts.endless) && attempts.made == 1 {
                 complain(&format!("{}; going on where it stopped", self.failure(&status).line));
             }
             tokio::time::sleep(wait).await;
