@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use crate::config;
 use crate::store::Store;
@@ -108,11 +108,25 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
+/// The commands that are clients of a server.
+const CLIENTS: [&str; 4] = ["flag", "audit", "whoami", "health"];
+
+/// A setting that is empty in the environment is as good as none there: there is no other way to take one back in a
+/// container's settings.
+fn without_empty(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
+    command.mut_subcommands(without_empty)
+}
+
 /// Runs what the arguments ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let command = match Cli::try_parse_from(with_default(arguments.into_iter().collect())) {
+    let arguments = with_default(arguments.into_iter().collect());
+    let known = CLIENTS.into_iter().fold(Cli::command(), |all, name| all.mut_subcommand(name, without_empty));
+    let parsed = known.try_get_matches_from(&arguments).and_then(|mut given| Cli::from_arg_matches_mut(&mut given));
+    let command = match parsed {
         Ok(cli) => cli.command,
-        Err(error) => return refuse(&error),
+        Err(error) => return refuse(&error, &arguments),
     };
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -148,7 +162,10 @@ fn run(command: Command) -> Result<(), Failure> {
 /// One line about what went wrong.
 fn complain(line: &str) {
     // A server's words may hold anything.
-    let _ = writeln!(io::stderr(), "toggled: {}", table::printable(&line.replace('\n', " ")));
+    let line = table::printable(&line.replace('\n', " "));
+    progress::beside(|| {
+        let _ = writeln!(io::stderr(), "toggled: {line}");
+    });
 }
 
 /// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.
@@ -173,7 +190,7 @@ fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Help goes out as it is; an error is told in one line.
-fn refuse(error: &clap::Error) -> ExitCode {
+fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let _ = error.print();
         return ExitCode::SUCCESS;
@@ -183,8 +200,20 @@ fn refuse(error: &clap::Error) -> ExitCode {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
         _ => error.to_string().lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
     };
-    complain(&format!("{}; see toggled --help", text.strip_prefix("error: ").unwrap_or(&text)));
+    complain(&format!("{}; see {} --help", text.strip_prefix("error: ").unwrap_or(&text), named(arguments)));
     ExitCode::from(EXIT_USAGE)
+}
+
+/// The command that the arguments name, as far as there is one: `toggled flag get`.
+fn named(arguments: &[OsString]) -> String {
+    let all = Cli::command();
+    let (mut command, mut name) = (&all, all.get_name().to_owned());
+    for argument in arguments.iter().skip(1) {
+        let Some(next) = command.find_subcommand(argument) else { break };
+        command = next;
+        name = format!("{name} {}", next.get_name());
+    }
+    name
 }
 
 /// A database that a setting names; a wrong setting is told by its name.

@@ -1,6 +1,7 @@
 //! Changes made on the database itself, beside any servers: for whoever has lost their token. Access to the database is
 //! the authority, and the log says so: they are made by `cli@HOST`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +42,13 @@ impl Target {
     /// One that is not there is none to ask: most likely another was meant.
     pub(super) fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
-        super::opened(store::open_existing(&self.database.database_url))
+        let store = super::opened(store::open_existing(&self.database.database_url))?;
+        let name = store.describe();
+        if name.strip_prefix("sqlite://").is_some_and(|file| !Path::new(file).exists()) {
+            let line = format!("--database-url (TOGGLED_DATABASE_URL) {name}: there is no such file");
+            return Err(Failure { code: super::EXIT_FAILURE, line });
+        }
+        Ok(store)
     }
 }
 

@@ -44,8 +44,19 @@ fn to(text: &str) -> Result<prost_types::Timestamp, String> {
 }
 
 impl Filters {
+    /// Whether any is given.
+    pub fn any(&self) -> bool {
+        let Self { user, flag, entity_id, entity_type, action, from, to } = self;
+        let texts = [user, flag, entity_type, action];
+        texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
+    }
+
     /// A request for pages of the log, without a page yet.
     pub async fn list(self, remote: &Remote) -> Result<ListAuditLogsRequest, Failure> {
+        let place = |time: prost_types::Timestamp| (time.seconds, time.nanos);
+        if self.from.map(place).zip(self.to.map(place)).is_some_and(|(from, to)| from > to) {
+            return Err(Failure::usage("--from is after --to: nothing is from then"));
+        }
         let entity_id = self.entity(remote).await?;
         Ok(ListAuditLogsRequest {
             user_email: self.user,

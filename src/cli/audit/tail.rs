@@ -6,7 +6,7 @@ use super::filters::{Filters, advance, stream};
 use super::list::newest;
 use crate::cli::Failure;
 use crate::cli::output::{Feed, Output};
-use crate::cli::remote::{Caller, until_interrupted};
+use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
 use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 
 /// Arguments of `toggled audit tail`.
@@ -50,8 +50,10 @@ impl Tail {
             advance(request, &part);
             Ok(())
         };
-        let tailing =
-            remote.following(request, async |clients, request| clients.audit.stream_audit_logs(request).await, take);
+        let cursor = self.after.is_none().then(|| "what was shown".to_owned());
+        let reading = Reading { endless: !self.no_follow, cursor };
+        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
+        let tailing = remote.following(request, reading, open, take);
         until_interrupted(tailing).await
     }
 }

@@ -133,29 +133,38 @@ impl One {
 pub(super) struct Update {
     #[command(flatten)]
     named: Named,
-    /// The new name
-    #[arg(long, required_unless_present = "description")]
-    name: Option<String>,
-    /// The new description; it may be empty
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
+    #[command(flatten)]
+    new: New,
     #[command(flatten)]
     condition: Condition,
     #[command(flatten)]
     manner: Manner,
 }
 
+/// What to change, one of them at the least.
+#[derive(Args)]
+#[group(required = true, multiple = true)]
+struct New {
+    /// The new name
+    #[arg(long)]
+    name: Option<String>,
+    /// The new description; it may be empty
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+}
+
 impl Update {
     pub async fn run(self) -> Result<(), Failure> {
-        let given = [("name", self.name.is_some()), ("description", self.description.is_some())];
+        let New { name, description } = self.new;
+        let given = [("name", name.is_some()), ("description", description.is_some())];
         let paths = given.iter().filter(|(_, given)| *given).map(|(field, _)| (*field).to_owned()).collect();
         change!(
             self.manner,
             update_feature_flag,
             UpdateFeatureFlagRequest {
                 flag: self.named.into(),
-                name: self.name.unwrap_or_default(),
-                description: self.description.unwrap_or_default(),
+                name: name.unwrap_or_default(),
+                description: description.unwrap_or_default(),
                 update_mask: Some(FieldMask { paths }),
                 expected_revision: self.condition.expected_revision,
             }

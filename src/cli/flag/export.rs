@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use crate::cli::output::{self, Item};
 use crate::cli::progress;
 use crate::cli::remote::Caller;
-use crate::cli::{EXIT_FAILURE, Failure, file};
+use crate::cli::{Failure, file};
 use crate::grpc::pb::{FeatureFlag, FeatureFlagStatus};
 
 /// Arguments of `toggled flag export`.
@@ -48,8 +48,9 @@ impl Export {
         let bytes = self.format.write(&flags)?;
         match &self.output_file {
             None => output::file(&bytes)?,
-            Some(path) => file::replace(path, &bytes)
-                .map_err(|error| Failure { code: EXIT_FAILURE, line: format!("{}: {error}", path.display()) })?,
+            Some(path) => {
+                file::replace(path, &bytes).map_err(|error| file::failed(&path.display().to_string(), &error))?
+            }
         }
         output::note(&format!("{} flags at revision {} of log {}", flags.len(), all.revision, all.log_id));
         Ok(())

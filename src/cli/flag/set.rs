@@ -1,11 +1,14 @@
 //! `toggled flag enable` and `disable`: one flag or several. Several are set all together or not at all.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use uuid::Uuid;
 
 use super::change::{Condition, Manner, change};
 use super::named::Named;
 use crate::cli::Failure;
+use crate::cli::output::WasSet;
 use crate::cli::remote::request_id;
 use crate::grpc::pb::*;
 
@@ -55,6 +58,10 @@ impl Set {
         if self.condition.expected_revision.is_some() {
             return Err(Failure::usage("--expected-revision is for one flag: each has a revision of its own"));
         }
+        let mut seen = HashSet::new();
+        if let Some(twice) = self.keys.iter().find(|key| !seen.insert(*key)) {
+            return Err(Failure::usage(format!("the key {twice} is given twice")));
+        }
         let item = |key| BatchSetItem {
             flag: Some(batch_set_item::Flag::Key(key)),
             status: status.into(),
@@ -70,6 +77,7 @@ impl Set {
         let answer = remote
             .retrying(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await)
             .await?;
-        self.manner.output.all(&answer.results)
+        let dry_run = self.manner.dry_run;
+        self.manner.output.all(&answer.results.into_iter().map(|result| WasSet { result, dry_run }).collect::<Vec<_>>())
     }
 }

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::cli::Failure;
 use crate::cli::output::{Feed, Output, Seen};
-use crate::cli::remote::{Caller, until_interrupted};
+use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
 use crate::grpc::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 
 /// Arguments of `toggled flag watch`.
@@ -38,8 +38,9 @@ impl Watch {
             request.after_hash = message.hash;
             Ok(())
         };
-        let watching =
-            remote.following(request, async |clients, request| clients.toggle.watch_feature_flags(request).await, take);
+        let reading = Reading { endless: true, cursor: None };
+        let open = async |clients: &mut Clients, request| clients.toggle.watch_feature_flags(request).await;
+        let watching = remote.following(request, reading, open, take);
         until_interrupted(watching).await
     }
 }

@@ -89,21 +89,27 @@ struct ChangedShape<F, E> {
     #[serde(skip_serializing_if = "Option::is_none")]
     audit_log: Option<E>,
     revision: i64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
+/// Whether something was changed, or would be.
+fn word(changed: bool, dry_run: bool) -> &'static str {
+    match changed {
+        _ if dry_run => "dry run",
+        true => "yes",
+        false => "no",
+    }
 }
 
 impl Item<4> for Changed {
     const HEAD: [&str; 4] = ["KEY", "STATUS", "CHANGED", "REVISION"];
 
     fn row(&self) -> [Cell; 4] {
-        let changed = match &self.audit_log {
-            _ if self.dry_run => "dry run",
-            Some(_) => "yes",
-            None => "no",
-        };
         [
             Cell::from(self.flag.as_ref().map_or("", |flag| &flag.key)),
             self.flag.as_ref().map_or_else(|| Cell::from(""), state),
-            Cell::from(changed),
+            Cell::from(word(self.audit_log.is_some(), self.dry_run)),
             Cell::from(self.flag.as_ref().map_or(self.revision, |flag| flag.revision).to_string()),
         ]
     }
@@ -113,8 +119,15 @@ impl Item<4> for Changed {
             feature_flag: self.flag.as_ref().map(flag),
             audit_log: self.audit_log.as_ref().map(entry),
             revision: self.revision,
+            dry_run: self.dry_run,
         }
     }
+}
+
+/// What came of one flag of several that were set together.
+pub(in crate::cli) struct WasSet {
+    pub result: pb::BatchSetResult,
+    pub dry_run: bool,
 }
 
 #[derive(Serialize)]
@@ -126,24 +139,29 @@ struct ResultShape<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     audit_log_id: Option<&'a str>,
     changed: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
 }
 
-impl Item<4> for pb::BatchSetResult {
+impl Item<4> for WasSet {
     const HEAD: [&str; 4] = Changed::HEAD;
 
     fn row(&self) -> [Cell; 4] {
-        let changed = if self.changed { "yes" } else { "no" };
-        [Cell::from(&*self.key), colour(self.status), Cell::from(changed), Cell::from(self.revision.to_string())]
+        let Self { result, dry_run } = self;
+        let changed = Cell::from(word(result.changed, *dry_run));
+        [Cell::from(&*result.key), colour(result.status), changed, Cell::from(result.revision.to_string())]
     }
 
     fn json(&self) -> impl Serialize {
+        let Self { result, dry_run } = self;
         ResultShape {
-            id: &self.id,
-            key: &self.key,
-            status: status(self.status),
-            revision: self.revision,
-            audit_log_id: self.audit_log_id.as_deref(),
-            changed: self.changed,
+            id: &result.id,
+            key: &result.key,
+            status: status(result.status),
+            revision: result.revision,
+            audit_log_id: result.audit_log_id.as_deref(),
+            changed: result.changed,
+            dry_run: *dry_run,
         }
     }
 }

@@ -15,7 +15,7 @@ use super::table::{Cell, Table};
 use super::{EXIT_DONE, EXIT_FAILURE, Failure};
 
 pub(super) use fields::{hex, status};
-pub(super) use flag::{Changed, Seen};
+pub(super) use flag::{Changed, Seen, WasSet};
 
 /// In which form to tell it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -134,7 +134,9 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
 
 /// A line about what was done, to standard error, where it is in nobody's way.
 pub(super) fn note(text: &str) {
-    let _ = writeln!(io::stderr(), "{text}");
+    super::progress::beside(|| {
+        let _ = writeln!(io::stderr(), "{text}");
+    });
 }
 
 /// Asks whoever sits at the terminal.

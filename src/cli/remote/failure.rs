@@ -7,6 +7,7 @@ use tonic_types::StatusExt;
 
 use super::Remote;
 use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
+use crate::store::StoreError;
 use crate::{domain, grpc};
 
 /// Who says that a call failed.
@@ -22,6 +23,8 @@ pub(super) enum Fault {
     Foreign,
     /// Nobody, for as long as we waited.
     Silent,
+    /// Nobody: the connection is there, and nothing comes over it.
+    Dead,
 }
 
 impl Fault {
@@ -41,7 +44,11 @@ impl Fault {
             source = error.source();
         }
         // There is no other way to tell it than by the words for it.
-        if cause(status).contains("frame with invalid size") { Self::Foreign } else { Self::Lost }
+        match cause(status) {
+            words if words.contains("frame with invalid size") => Self::Foreign,
+            words if words.contains("timed out") => Self::Dead,
+            _ => Self::Lost,
+        }
     }
 }
 
@@ -52,9 +59,27 @@ pub(super) fn passes(status: &Status) -> bool {
         Code::Unavailable => true,
         Code::Unknown => is_outcome_unknown(status),
         // Of the limits there are, those that are over soon say when.
-        Code::ResourceExhausted => status.get_details_retry_info().is_some(),
+        Code::ResourceExhausted => is_limited(status),
         _ => false,
     }
+}
+
+/// Whether the server lets no more through for now, and says when it will.
+pub(super) fn is_limited(status: &Status) -> bool {
+    status.code() == Code::ResourceExhausted && status.get_details_retry_info().is_some()
+}
+
+/// Whether there is a machine, and nothing on it that listens: nothing was sent.
+pub(super) fn is_refused(status: &Status) -> bool {
+    let mut error: Option<&dyn Error> = Some(status);
+    while let Some(one) = error {
+        let io = one.downcast_ref::<std::io::Error>();
+        if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        error = one.source();
+    }
+    false
 }
 
 fn is_outcome_unknown(status: &Status) -> bool {
@@ -77,6 +102,9 @@ fn exit_code(code: Code) -> u8 {
 
 /// The same for an error that came over no wire.
 pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
+    if let Some(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = error.downcast_ref() {
+        return EXIT_UNAVAILABLE;
+    }
     match error.downcast_ref() {
         Some(domain::error::Error::CommitOutcomeUnknown) => EXIT_UNAVAILABLE,
         Some(error) => exit_code(grpc::code(error)),
@@ -100,16 +128,38 @@ impl Remote {
             Fault::Foreign => unavailable(format!(
                 "what is at {name} does not speak HTTP/2; if it speaks TLS, it is https:// instead of http://"
             )),
+            Fault::Dead => unavailable(format!("no answer from {name}: nothing comes over the connection any more")),
             Fault::Silent => unavailable(format!("no answer from {name} within {:?}; see --timeout", self.timeout)),
         }
     }
 
+    /// What the program ends with where the server's log does not have what a cursor stands behind: a log that was
+    /// restored from a backup since. A cursor that was typed is but wrong.
+    pub(super) fn stranded(&self, status: &Status, cursor: Option<&str>) -> Option<Failure> {
+        let info = status.get_details_error_info().filter(|_| Fault::of(status) == Fault::Server)?;
+        let (cursor, name) = (cursor?, &self.name);
+        let line = match info.reason.as_str() {
+            "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
+                "{cursor} does not fit the log of {name}: it was restored from a backup, or is another log; \
+                 keep what you have, and begin anew"
+            ),
+            "CURSOR_TOO_OLD" => format!("{cursor} cannot be gone on with: {}; begin anew", status.message()),
+            _ => return None,
+        };
+        Some(Failure { code: EXIT_CONFLICT, line })
+    }
+
     fn words(&self, status: &Status) -> String {
-        if status.code() == Code::Unauthenticated && !self.has_token {
-            return format!(
-                "{} wants to know who you are: give --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)",
-                self.name
-            );
+        if status.code() == Code::Unauthenticated {
+            let name = &self.name;
+            return match &self.token_origin {
+                Some(origin) => {
+                    format!("{name} does not take the token of {origin}: it is unknown, expired or revoked")
+                }
+                None => format!(
+                    "{name} wants to know who you are: give --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)"
+                ),
+            };
         }
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         if violations.is_empty() {

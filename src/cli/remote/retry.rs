@@ -6,9 +6,15 @@ use std::time::{Duration, Instant};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::failure::{Fault, passes};
+use super::failure::{Fault, is_limited, is_refused, passes};
 use super::{Clients, Remote};
 use crate::cli::{Failure, complain};
+
+/// A server that refuses connections may just be starting: it is waited for so long.
+const MOST_REFUSED: Duration = Duration::from_secs(2);
+
+/// A longer wait than this, for a limit of the server's, is told.
+const TOLD_WAIT: Duration = Duration::from_secs(1);
 
 /// A call is made so often at the most, ...
 const MOST_ATTEMPTS: u32 = 6;
@@ -22,14 +28,14 @@ const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 impl Remote {
     /// Makes a call, and makes it again while it fails for a reason that passes. A change is safe in here if it has a
-    /// `request_id`. A server that cannot be reached to begin with is not waited for.
+    /// `request_id`. A server that cannot be reached to begin with is hardly waited for.
     pub async fn retrying<Q: Clone, A>(
         &self,
         request: Q,
         call: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
         let mut clients = self.clients.clone();
-        let mut attempts = Attempts::new(self.has_answered(), false);
+        let mut attempts = Attempts { patient: self.patient, ..Attempts::new(self.has_answered(), false) };
         loop {
             let mut attempt = Request::new(request.clone());
             attempt.set_timeout(self.timeout);
@@ -41,16 +47,28 @@ impl Remote {
                 Err(status) => status,
             };
             self.note(&status);
-            match attempts.wait_after(&status) {
-                Some(wait) => tokio::time::sleep(wait).await,
-                None => return Err(self.failure(&status)),
+            let Some(wait) = attempts.wait_after(&status) else { return Err(self.failure(&status)) };
+            if is_limited(&status) && wait >= TOLD_WAIT && self.patient && !self.told.swap(true, Ordering::Relaxed) {
+                complain(&format!("the server lets no more changes through for now: waiting {}s", wait.as_secs()));
             }
+            tokio::time::sleep(wait).await;
         }
+    }
+
+    /// The same server, waited for as long as it says wherever it lets no more changes through.
+    pub fn patient(self) -> Self {
+        Self { patient: true, ..self }
+    }
+
+    /// Whether the server has refused anything because there was too much of it.
+    pub fn is_limited(&self) -> bool {
+        self.limited.load(Ordering::Relaxed)
     }
 
     fn note(&self, status: &Status) {
         if Fault::of(status) == Fault::Server {
             self.answered.store(true, Ordering::Relaxed);
+            self.limited.fetch_or(is_limited(status), Ordering::Relaxed);
         }
     }
 
@@ -72,40 +90,56 @@ impl Remote {
     }
 
     /// Reads a stream to its end. `take` has each message and moves the request's cursor behind it: where the stream
-    /// breaks, it goes on there, however long the server is away, once it has answered at all.
+    /// breaks, it goes on there. A stream that has no end is waited for however long the server is away, once it has
+    /// answered at all; one that has an end no longer than any other call.
     pub async fn following<Q: Clone, A>(
         &self,
         mut request: Q,
+        reading: Reading,
         open: impl AsyncFn(&mut Clients, Request<Q>) -> Result<Response<Streaming<A>>, Status>,
         mut take: impl FnMut(&mut Q, A) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut clients = self.clients.clone();
-        let mut attempts = Attempts::new(self.has_answered(), self.has_answered());
+        let Reading { endless, mut cursor } = reading;
+        let mut begun = false;
+        let mut attempts = Attempts::new(self.has_answered(), endless && self.has_answered());
         loop {
             let status = match open(&mut clients, Request::new(request.clone())).await {
                 Err(status) => status,
                 Ok(stream) => {
                     let mut stream = stream.into_inner();
                     self.answered.store(true, Ordering::Relaxed);
-                    (attempts.reached, attempts.endless) = (true, true);
+                    (attempts.reached, attempts.endless, begun) = (true, endless, true);
                     loop {
                         match stream.message().await {
                             Ok(Some(message)) => take(&mut request, message)?,
                             Ok(None) => return Ok(()),
                             Err(status) => break status,
                         }
-                        attempts = Attempts::new(true, true);
+                        attempts = Attempts::new(true, endless);
+                        cursor.get_or_insert_with(|| "what was shown".to_owned());
                     }
                 }
             };
             self.note(&status);
-            let Some(wait) = attempts.wait_after(&status) else { return Err(self.failure(&status)) };
-            if attempts.endless && attempts.made == 1 {
+            let Some(wait) = attempts.wait_after(&status) else {
+                return Err(self.stranded(&status, cursor.as_deref()).unwrap_or_else(|| self.failure(&status)));
+            };
+            if (begun || attempts.endless) && attempts.made == 1 {
                 complain(&format!("{}; going on where it stopped", self.failure(&status).line));
             }
             tokio::time::sleep(wait).await;
         }
     }
+}
+
+/// How a stream is read.
+#[derive(Debug, Default)]
+pub(in crate::cli) struct Reading {
+    /// Whether it has no end.
+    pub endless: bool,
+    /// What its cursor was taken from, as a person knows it; nothing for one that was typed.
+    pub cursor: Option<String>,
 }
 
 /// What has been tried.
@@ -116,27 +150,37 @@ struct Attempts {
     reached: bool,
     /// Whether there is no end to it.
     endless: bool,
+    /// Whether to come back whenever the server says, if it is for its limits.
+    patient: bool,
 }
 
 impl Attempts {
     fn new(reached: bool, endless: bool) -> Self {
-        Self { made: 0, begun: Instant::now(), reached, endless }
+        Self { made: 0, begun: Instant::now(), reached, endless, patient: false }
     }
 
     /// How long to wait before the next one; nothing if there is to be none.
     fn wait_after(&mut self, status: &Status) -> Option<Duration> {
-        self.made += 1;
+        let told = status.get_details_retry_info().and_then(|info| info.retry_delay);
+        // Those who were sent away together do not come back together.
+        let spread = |wait: Duration| wait + wait.min(LONGEST_WAIT).mul_f64(share() / 2.0);
+        if self.patient && is_limited(status) {
+            // Whoever is told when to come back is let in some time: that is no failure, and takes none of the time for one.
+            self.begun = Instant::now() + told.unwrap_or_default();
+            return told.map(spread);
+        }
+        // One that says when to come back is there: a patient caller has but the time against them.
+        self.made += u32::from(!(self.patient && told.is_some()));
+        let doubled = FIRST_WAIT.saturating_mul(1 << self.made.saturating_sub(1).min(10)).min(LONGEST_WAIT);
+        let wait = spread(told.unwrap_or(doubled));
         let again = match Fault::of(status) {
             Fault::Server => passes(status),
-            Fault::Unreachable => self.reached,
-            Fault::Lost | Fault::Silent => true,
+            Fault::Unreachable if self.reached => true,
+            Fault::Unreachable => is_refused(status) && self.begun.elapsed() + wait < MOST_REFUSED,
+            Fault::Lost | Fault::Silent | Fault::Dead => true,
             Fault::Foreign => false,
         };
         self.reached |= Fault::of(status) != Fault::Unreachable;
-        let told = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let doubled = FIRST_WAIT.saturating_mul(1 << (self.made - 1).min(10)).min(LONGEST_WAIT);
-        // Those who were sent away together do not come back together.
-        let wait = told.unwrap_or(doubled).mul_f64(1.0 + share() / 2.0);
         let bounded = self.made < MOST_ATTEMPTS && self.begun.elapsed() + wait < MOST_TIME;
         (again && (self.endless || bounded)).then_some(wait)
     }
@@ -182,6 +226,34 @@ mod tests {
         let mut attempts = Attempts::new(false, false);
         assert!(attempts.wait_after(&unavailable(None)).is_some());
         assert!(attempts.wait_after(&unreachable()).is_some(), "it was there before");
+    }
+
+    #[test]
+    fn a_server_that_may_be_starting_is_waited_for_a_little() {
+        let refused = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        let refused = Status::from_error(Box::new(ConnectError(refused.into())));
+        let mut attempts = Attempts::new(false, false);
+        assert!(attempts.wait_after(&refused).is_some());
+        attempts.begun = attempts.begun.checked_sub(MOST_REFUSED).unwrap();
+        assert_eq!(attempts.wait_after(&refused), None);
+    }
+
+    #[test]
+    fn a_patient_caller_comes_back_whenever_the_server_says() {
+        let details = ErrorDetails::with_retry_info(Some(MOST_TIME * 10));
+        let limited = Status::with_error_details(Code::ResourceExhausted, "too much", details);
+        let mut patient = Attempts { patient: true, ..Attempts::new(true, false) };
+        for _ in 0..10 * MOST_ATTEMPTS {
+            let wait = patient.wait_after(&limited).unwrap();
+            assert!((MOST_TIME * 10..=MOST_TIME * 10 + LONGEST_WAIT).contains(&wait), "{wait:?}");
+        }
+        let busy = unavailable(Some(FIRST_WAIT));
+        for _ in 0..10 * MOST_ATTEMPTS {
+            assert!(patient.wait_after(&busy).is_some());
+        }
+        patient.begun = Instant::now().checked_sub(MOST_TIME).unwrap();
+        assert_eq!(patient.wait_after(&busy), None, "there is an end to what is no limit");
+        assert_eq!(Attempts::new(true, false).wait_after(&limited), None, "nobody else waits for minutes");
     }
 
     #[test]

@@ -98,6 +98,7 @@ async fn only_the_entries_that_were_asked_for_are_shown() {
         (&["--flag", "nope"][..], 3, "nope"),
         (&["--action", "fly"], 2, "action_type"),
         (&["--from", "yesterday"], 2, "--from"),
+        (&["--from", "2026-02-01", "--to", "2026-01-31"], 2, "--from is after --to"),
         (&["--entity-id", "a"], 2, "--entity-id"),
         (&["--flag", "a", "--entity-id", &id], 2, "--flag"),
     ] {

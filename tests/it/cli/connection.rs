@@ -44,9 +44,14 @@ async fn a_token_comes_from_a_setting_or_a_file() {
     assert!(shell.fails(&["whoami"], 4).await.contains(missing));
     assert!(shell.fails(&["whoami", "--token", ""], 4).await.contains(missing));
     let told = shell.fails(&["whoami", "--token", "not-the-one"], 4).await;
-    assert!(told.contains("token") && !told.contains("TOGGLED_TOKEN_FILE") && !told.contains("not-the-one"), "{told}");
+    assert!(told.contains("the token of --token: it is unknown") && !told.contains("not-the-one"), "{told}");
+    let bad = file("bad", "not-the-one");
+    let told = shell.fails(&["whoami", "--token-file", &bad], 4).await;
+    assert!(told.contains(&format!("the token of --token-file {bad}: it is unknown")), "{told}");
+    let told = Shell::of(server.address, "not-the-one").fails(&["whoami"], 4).await;
+    assert!(told.contains("the token of TOGGLED_TOKEN: it is unknown"), "{told}");
     for (arguments, named) in [
-        (&["--token", "hidden\nhidden"][..], "--token (TOGGLED_TOKEN)"),
+        (&["--token", "hidden\nhidden"][..], "--token holds"),
         (&["--token-file", &file("empty", " \n")], "empty"),
         (&["--token-file", &file("binary", "hidden\u{1}hidden")], "--token-file"),
         (&["--token-file", "/nowhere/at/all"], "/nowhere/at/all"),
@@ -56,6 +61,26 @@ async fn a_token_comes_from_a_setting_or_a_file() {
         assert!(told.contains(named) && !told.contains("hidden"), "{told}");
     }
     drop(database);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_typed_counts_and_not_what_the_environment_says() {
+    let (server, _database) = server().await;
+    let folder = tempfile::TempDir::new().unwrap();
+    let good = folder.path().join("good").display().to_string();
+    std::fs::write(&good, TOKEN).unwrap();
+    let wrong = Shell::of(server.address, "of-no-use");
+    wrong.fails(&["whoami"], 4).await;
+    wrong.says(&["whoami", "--token-file", &good]).await;
+    wrong.says(&["whoami", "--token", TOKEN]).await;
+    Shell::anonymous(server.address).with("TOGGLED_TOKEN_FILE", "/nowhere").says(&["whoami", "--token", TOKEN]).await;
+    // What is empty is not set.
+    let empty = Shell::of(server.address, "").with("TOGGLED_OUTPUT", "").with("TOGGLED_TIMEOUT", "");
+    let empty = empty.with("TOGGLED_CA_CERTIFICATE", "").with("TOGGLED_CLIENT_KEY", "");
+    empty.says(&["whoami", "--token-file", &good]).await;
+    empty.with("TOGGLED_TOKEN_FILE", &good).says(&["whoami"]).await;
+    let missing = Shell::of(server.address, "").with("TOGGLED_TOKEN_FILE", "").fails(&["whoami"], 4).await;
+    assert!(missing.contains("wants to know who you are"), "{missing}");
 }
 
 #[tokio::test]

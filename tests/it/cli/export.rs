@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -99,7 +100,20 @@ async fn a_file_that_cannot_be_written_is_told() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     for path in ["/nowhere/at/all", "/dev/null", "/"] {
-        let told = shell.fails(&["flag", "export", "--output-file", path], 1).await;
+        let told = shell.fails(&["flag", "export", "--output-file", path], 2).await;
         assert!(told.contains(path), "{told}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_written_anew_is_read_by_nobody_else_than_before() {
+    let (server, _database) = server().await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("flags");
+    fs::write(&path, "").unwrap();
+    for mode in [0o600, 0o640] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        Shell::new(server.address).run(&["flag", "export", "--output-file", path.to_str().unwrap()]).await;
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, mode);
     }
 }

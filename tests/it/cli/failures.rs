@@ -24,7 +24,10 @@ async fn every_exit_status_tells_what_kind_of_failure_it_was() {
         (&shell, &["flag", "get"], 2, "KEY"),
         (&shell, &["flag", "get", "a", "--id", "00000000-0000-0000-0000-000000000000"], 2, "--id"),
         (&shell, &["flag", "get", "a", "--output", "xml"], 2, "xml"),
-        (&shell, &["flag", "update", "a"], 2, "--name"),
+        (&shell, &["flag", "update", "a"], 2, "--name <NAME>|--description <TEXT>"),
+        (&shell, &["flag", "get"], 2, "; see toggled flag get --help"),
+        (&shell, &["flag", "nope", "get"], 2, "; see toggled flag --help"),
+        (&shell, &["--nope"], 2, "; see toggled serve --help"),
         (&shell, &["flag", "toggle", "a", "--expected-revision", "0"], 2, "expected_revision"),
         (&shell, &["flag", "get", "nope"], 3, "nope"),
         (&shell, &["flag", "get", "--id", "00000000-0000-0000-0000-000000000000"], 3, "not found"),
@@ -168,4 +171,18 @@ async fn no_help_shows_what_is_set() {
         let output = invoke(arguments, &secrets[..1]).await;
         assert!(output.status.success() && !String::from_utf8(output.stdout).unwrap().contains("must-not-show"));
     }
+}
+
+/// The commands that work on the database itself have the same statuses.
+#[tokio::test]
+async fn a_database_that_is_not_there_is_told_by_its_setting() {
+    let run = async |url: &str| {
+        let output = invoke(&["user", "list"], &[("TOGGLED_DATABASE_URL", url)]).await;
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, told) = run("sqlite:///nowhere/toggled.db").await;
+    assert_eq!((code, told.lines().count()), (1, 1), "{told}");
+    assert!(told.contains("/nowhere/toggled.db") && told.contains("TOGGLED_DATABASE_URL"), "{told}");
+    let (code, told) = run("postgres://nobody@127.0.0.1:1/nothing").await;
+    assert_eq!((code, told.lines().count()), (6, 1), "{told}");
 }

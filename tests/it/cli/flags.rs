@@ -64,7 +64,7 @@ on_both! {
 
         let before = server.admin().await.log().await;
         assert!(shell.fails(&["flag", "disable", "b", "nope"], 3).await.contains("nope"));
-        assert!(shell.fails(&["flag", "disable", "b", "b"], 2).await.contains("items[1]"));
+        assert!(shell.fails(&["flag", "disable", "b", "b"], 2).await.contains("the key b is given twice"));
         assert!(shell.fails(&["flag", "disable", "a", "b", "--expected-revision", "8"], 2).await.contains("--expected-revision"));
         assert_eq!(server.admin().await.log().await, before);
     }
@@ -85,11 +85,17 @@ async fn a_dry_run_changes_nothing() {
         &["flag", "update", "a", "--name", "x"],
         &["flag", "archive", "a"],
     ] {
-        shell.objects(&[command, &["--dry-run"]].concat()).await;
+        for object in shell.objects(&[command, &["--dry-run"]].concat()).await {
+            assert_eq!(object["dry_run"], true, "{command:?}: {object}");
+        }
     }
+    let both = shell.rows(&["flag", "enable", "a", "b", "--dry-run"]).await;
+    assert_eq!(both.iter().map(|row| row[2].as_str()).collect::<Vec<_>>(), ["dry run", "dry run"]);
     assert_eq!(shell.rows(&["flag", "toggle", "a", "--dry-run"]).await[0][..3], ["a", "enabled", "dry run"]);
     assert!(shell.fails(&["flag", "toggle", "nope", "--dry-run"], 3).await.contains("nope"));
     assert_eq!(server.admin().await.log().await, before);
+    let real = shell.object(&["flag", "toggle", "a"]).await;
+    assert_eq!(real.get("dry_run"), None);
 }
 
 /// More than the thousand that fit a page.

@@ -60,11 +60,12 @@ async fn imported(arguments: &[&str]) -> (Vec<(String, String)>, BTreeMap<String
     let before = admin.log().await.len();
     let import = [&["flag", "import"], arguments].concat();
 
-    let dry = shell.objects(&[&import[..], &["--dry-run"]].concat()).await;
+    let mut dry = shell.objects(&[&import[..], &["--dry-run"]].concat()).await;
     assert_eq!(admin.log().await.len(), before, "a dry run changes nothing");
     assert_eq!(dry.last().unwrap()["summary"]["create"], 4, "{dry:?}");
 
     let told = shell.objects(&[&import[..], &["--reason", "moving in"]].concat()).await;
+    assert_eq!(dry.last_mut().unwrap().as_object_mut().unwrap().remove("dry_run"), Some(true.into()));
     assert_eq!(told[..dry.len()], dry, "it does what it said it would");
     let log = admin.log().await;
     let changes = &log[before..];
@@ -174,11 +175,17 @@ async fn a_file_with_anything_wrong_in_it_changes_nothing() {
         ["line 3: key must", "line 4: description must", "line 5: the key \"good\" was at line 2", "3 faults; nothing"];
     assert!(lines.len() == 4 && lines.iter().zip(begin).all(|(line, begin)| line.starts_with(begin)), "{told}");
 
+    let csv = format!("key\n{}", (0..25).map(|n| format!("b@d-{n}\n")).collect::<String>());
+    let (code, _, told) = shell.run(&["flag", "import", &file(&folder, csv)]).await;
+    assert!(code == 2 && told.lines().count() == 21, "{told}");
+    assert!(told.ends_with(": and 5 more; 25 faults; nothing was imported\n"), "{told}");
+
     let unleash = std::fs::read(fixture("unleash-state.json")).unwrap();
     for (content, arguments, expected) in [
         (b"key,colour\na,red\n".to_vec(), &[][..], "colour"),
         (b"key\nb@d\n".to_vec(), &[], "line 2: key must"),
         (b"hello".to_vec(), &[], "neither CSV"),
+        (Vec::new(), &[], "it is empty; --format ndjson"),
         (b"key\n\xff\n".to_vec(), &[], "not UTF-8"),
         (b"key\na\n".to_vec(), &["--format", "flagd"], "no flag definition"),
         (b"key\na\n".to_vec(), &["--environment", "production"], "--environment"),
@@ -251,7 +258,8 @@ async fn given(arguments: &[&str], address: impl ToString, input: &str) -> std::
     fed(command, input).await
 }
 
-async fn fed(mut command: tokio::process::Command, input: &str) -> std::process::Output {
+/// What comes of a program that is given this.
+pub async fn fed(mut command: tokio::process::Command, input: &str) -> std::process::Output {
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
     soon("the program to end", process.wait_with_output()).await.unwrap()
@@ -266,40 +274,4 @@ async fn a_file_may_come_by_standard_input() {
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("toggled: standard input: line 2: key must"));
     assert_eq!(flags(&mut server.admin().await).await.len(), 1);
-}
-
-/// The program at a terminal, where this is typed.
-pub async fn typed(arguments: &str, address: impl ToString, input: &str) -> (bool, String) {
-    let mut command = tokio::process::Command::new("script");
-    let program = format!("{} {arguments}", env!("CARGO_BIN_EXE_toggled"));
-    command.args(["--quiet", "--return", "--command", &program, "/dev/null"]);
-    command.env("TOGGLED_ADDR", address.to_string()).env("TOGGLED_TOKEN", TOKEN).env("TERM", "xterm");
-    command.kill_on_drop(true);
-    let output = fed(command, input).await;
-    (output.status.success(), String::from_utf8(output.stdout).unwrap())
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_sits_at_a_terminal_is_asked_first() {
-    let (server, _database) = server().await;
-    let folder = TempDir::new().unwrap();
-    let import = format!("flag import {}", file(&folder, "key\na\n"));
-    let mut admin = server.admin().await;
-    for answer in ["n\n", "\n", "perhaps\n"] {
-        let (done, told) = typed(&import, server.address, answer).await;
-        assert!(
-            !done && told.contains("Make these 1 changes? [y/N]") && told.contains("nothing was changed"),
-            "{told}"
-        );
-        assert!(flags(&mut admin).await.is_empty());
-    }
-    let (done, told) = typed(&format!("{import} --dry-run"), server.address, "").await;
-    assert!(done && !told.contains("[y/N]") && flags(&mut admin).await.is_empty(), "{told}");
-    let (done, told) = typed(&import, server.address, "y\n").await;
-    assert!(done && told.contains("1 changes made") && flags(&mut admin).await.len() == 1, "{told}");
-    let (done, told) = typed(&import, server.address, "").await;
-    assert!(done && !told.contains("[y/N]"), "there is nothing to ask: {told}");
-    let import = format!("flag import --yes {}", file(&folder, "key,status\na,on\n"));
-    let (done, told) = typed(&import, server.address, "").await;
-    assert!(done && !told.contains("[y/N]") && told.contains("1 changes made"), "{told}");
 }

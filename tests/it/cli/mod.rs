@@ -8,7 +8,9 @@ mod failures;
 mod flags;
 mod import;
 mod import_again;
+mod patience;
 mod streams;
+mod terminal;
 
 use std::fmt::Display;
 use std::process::{Output, Stdio};
@@ -59,7 +61,7 @@ impl Shell {
         let Output { status, stdout, stderr } = invoke(arguments, &self.settings()).await;
         let [out, told] = [stdout, stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         for text in [&out, &told] {
-            let secrets = self.settings.iter().filter(|(name, _)| *name == "TOGGLED_TOKEN");
+            let secrets = self.settings.iter().filter(|(name, token)| *name == "TOGGLED_TOKEN" && !token.is_empty());
             assert!(secrets.clone().all(|(_, token)| !text.contains(token.as_str())), "{arguments:?}: {text}");
             // CSV is just as it is.
             let raw = arguments.contains(&"csv");

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncWriteExt, copy};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
@@ -13,6 +13,8 @@ pub enum Leads {
     To(SocketAddr),
     /// To this server, but nothing comes back.
     OnlyTo(SocketAddr),
+    /// To this server, but no more than so many bytes come back over each.
+    UpTo(SocketAddr, u64),
     /// Nowhere: they end at once.
     Nowhere,
 }
@@ -25,7 +27,12 @@ pub struct Way {
 
 impl Way {
     pub async fn new(leads: Leads) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::at("127.0.0.1:0".parse().unwrap(), leads).await
+    }
+
+    /// One at an address that is known already.
+    pub async fn at(address: SocketAddr, leads: Leads) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
         let (leads, state) = watch::channel(leads);
         tokio::spawn(take(listener, state));
@@ -52,14 +59,22 @@ async fn take(listener: TcpListener, state: watch::Receiver<Leads>) {
 }
 
 async fn pass(mut near: TcpStream, leads: Leads) -> std::io::Result<()> {
-    let (Leads::To(far) | Leads::OnlyTo(far)) = leads else { return Ok(()) };
-    let mut far = TcpStream::connect(far).await?;
+    let (address, most) = match leads {
+        Leads::To(address) => (address, u64::MAX),
+        Leads::UpTo(address, most) => (address, most),
+        Leads::OnlyTo(address) => (address, 0),
+        Leads::Nowhere => return Ok(()),
+    };
+    let mut far = TcpStream::connect(address).await?;
     if let Leads::To(_) = leads {
         tokio::io::copy_bidirectional(&mut near, &mut far).await?;
         return Ok(());
     }
-    let ((mut near_in, _near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
-    let mut nowhere = tokio::io::sink();
-    tokio::try_join!(copy(&mut near_in, &mut far_out), copy(&mut far_in, &mut nowhere))?;
+    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
+    let back = async {
+        copy(&mut (&mut far_in).take(most), &mut near_out).await?;
+        copy(&mut far_in, &mut tokio::io::sink()).await
+    };
+    tokio::try_join!(copy(&mut near_in, &mut far_out), back)?;
     far_out.shutdown().await
 }

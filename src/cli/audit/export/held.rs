@@ -78,6 +78,12 @@ impl Held {
         }
     }
 
+    /// Whether entries are missing between the first and the last.
+    pub fn has_holes(&self) -> bool {
+        let span = self.first.zip(self.last).map_or(0, |(first, last)| last.revision.abs_diff(first) + 1);
+        span != self.entries
+    }
+
     /// Counts an entry, if it can follow those before it.
     pub fn take(&mut self, entry: Cursor) -> Option<()> {
         if self.last.is_some_and(|last| last.log_id != entry.log_id || last.revision >= entry.revision) {

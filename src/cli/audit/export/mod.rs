@@ -15,7 +15,7 @@ use target::Target;
 
 use super::filters::{Filters, advance, stream};
 use crate::cli::output::{self, Output};
-use crate::cli::remote::Caller;
+use crate::cli::remote::{Caller, Clients, Reading};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
 use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
@@ -64,6 +64,17 @@ impl Export {
         // A bar would stand in the middle of what is written to the same terminal.
         let hidden = self.output_file.is_none() && io::stdout().is_terminal();
         let mut target = Target::open(self.output_file, self.format)?;
+        let filtered = self.filters.any();
+        if target.held().has_holes() && !filtered {
+            return Err(Failure::usage(format!(
+                "{}: entries are missing in it, as in one that was filtered; give the same filters, or name another file",
+                target.name()
+            )));
+        }
+        if self.after.is_some() && target.held().last.is_some() {
+            let name = target.name();
+            return Err(Failure::usage(format!("--after is for a file without entries, and {name} holds some")));
+        }
         let remote = self.caller.connect().await?;
         let list = self.filters.list(&remote).await?;
         let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream(&list) };
@@ -75,6 +86,7 @@ impl Export {
         let bar = if hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
+        let cursor = target.held().last.map(|_| target.name());
         let mut last = None;
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
             target.take(&part)?;
@@ -84,13 +96,14 @@ impl Export {
             last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
             Ok(())
         };
-        let exporting =
-            remote.following(request, async |clients, request| clients.audit.stream_audit_logs(request).await, take);
+        let reading = Reading { endless: false, cursor };
+        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
+        let exporting = remote.following(request, reading, open, take);
         let exported = exporting.await;
         bar.finish_and_clear();
         let kept = target.finish();
         exported.and(kept)?;
-        last.map_or(Ok(()), |part| tell(self.output, target.held(), &part))
+        last.map_or(Ok(()), |part| tell(self.output, target.held(), filtered, &part))
     }
 }
 
@@ -102,24 +115,27 @@ struct Summary<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_revision: Option<Revision>,
     log_id: &'a str,
+    filtered: bool,
     through_revision: Revision,
     through_hash: &'a str,
 }
 
 /// Says what the file holds now, on standard error, where it is in nobody's way.
-fn tell(output: Output, held: &Held, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
+fn tell(output: Output, held: &Held, filtered: bool, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
     let (first_revision, last_revision) = (held.first, held.last.map(|last| last.revision));
     let (entries, log_id, through_revision) = (held.entries, &part.log_id, part.through_revision);
     let through_hash = &output::hex(&part.through_hash);
     if output.output == output::Format::Json {
-        let summary = Summary { entries, first_revision, last_revision, log_id, through_revision, through_hash };
+        let summary =
+            Summary { entries, first_revision, last_revision, log_id, filtered, through_revision, through_hash };
         output::note(&output::json(&summary)?);
         return Ok(());
     }
     let range = first_revision.zip(last_revision).map(|(first, last)| format!(", revisions {first}..{last}"));
     let range = range.unwrap_or_default();
+    let filtered = if filtered { ", filtered" } else { "" };
     output::note(&format!(
-        "entries {entries}{range} of log {log_id}, through revision {through_revision}, hash {through_hash}"
+        "entries {entries}{range} of log {log_id}{filtered}, through revision {through_revision}, hash {through_hash}"
     ));
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Where the entries go: a file, or standard output.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{BufReader, ErrorKind, Seek, SeekFrom, Write};
+use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::Format;
@@ -34,7 +34,9 @@ impl Target {
             return Err(Failure::usage(format!("{}: it is no file", path.display())));
         }
         file.try_lock().map_err(|error| match error {
-            TryLockError::WouldBlock => target.failed(&"another export is writing to it"),
+            TryLockError::WouldBlock => {
+                target.failed(&io::Error::new(ErrorKind::ResourceBusy, "another export is writing to it"))
+            }
             TryLockError::Error(error) => target.failed(&error),
         })?;
         target.held = Held::read(BufReader::new(&file), format).map_err(|unreadable| match unreadable {
@@ -89,8 +91,12 @@ impl Target {
         file.sync_all().and_then(|()| file::sync_folder(path)).map_err(|error| self.failed(&error))
     }
 
-    fn failed(&self, why: &dyn std::fmt::Display) -> Failure {
-        let name = self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string());
-        Failure { code: EXIT_FAILURE, line: format!("{name}: {why}") }
+    fn failed(&self, why: &io::Error) -> Failure {
+        file::failed(&self.name(), why)
+    }
+
+    /// What it is called in words to a person.
+    pub fn name(&self) -> String {
+        self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string())
     }
 }

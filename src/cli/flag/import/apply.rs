@@ -55,7 +55,12 @@ impl<'a> Import<'a> {
         steps: &[(&'a str, T)],
         call: impl AsyncFn(To<'_>, T) -> Result<Option<FeatureFlag>, Failure>,
     ) -> Result<(), Failure> {
-        for some in steps.chunks(AT_ONCE) {
+        let mut left = steps;
+        while !left.is_empty() {
+            // Once the server has sent any away, those that are made together only stand in each other's way.
+            let at_once = if self.remote.is_limited() { 1 } else { AT_ONCE };
+            let (some, rest) = left.split_at(at_once.min(left.len()));
+            left = rest;
             let calls = some.iter().map(|(key, what)| {
                 let revision = self.revisions.get(key).copied();
                 call(To { remote: self.remote, key, revision, reason: self.reason }, *what)

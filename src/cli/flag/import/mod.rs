@@ -23,6 +23,9 @@ use crate::cli::{EXIT_FAILURE, Failure, complain, output, progress};
 /// The largest file: 64 MiB, all of which is held in memory.
 const LARGEST: u64 = 64 * 1024 * 1024;
 
+/// So many faults are shown; whoever has more of them has made the same one again and again.
+const SHOWN_FAULTS: usize = 20;
+
 /// Arguments of `toggled flag import`.
 #[derive(Args)]
 pub(super) struct Import {
@@ -44,11 +47,11 @@ pub(super) struct Import {
 impl Import {
     pub async fn run(self) -> Result<(), Failure> {
         let contents = self.contents()?;
-        let remote = self.manner.caller.connect().await?;
+        let remote = self.manner.caller.connect().await?.patient();
         let there = remote.all_flags(&progress::spinner("reading flags")).await?;
         let difference = Difference::new(&contents.flags, &there.by_key);
         let lost: Vec<_> = contents.lost.iter().chain(&difference.lost).collect();
-        show::difference(self.manner.output, &difference, &lost)?;
+        show::difference(&self.manner, &difference, &lost)?;
         if self.manner.dry_run {
             return Ok(());
         }
@@ -96,8 +99,10 @@ impl Import {
             [] => Ok(contents),
             [fault] => Err(wrong(format!("{fault}; nothing was imported"))),
             faults => {
-                faults.iter().for_each(|fault| complain(&format!("{name}: {fault}")));
-                Err(wrong(format!("{} faults; nothing was imported", faults.len())))
+                faults.iter().take(SHOWN_FAULTS).for_each(|fault| complain(&format!("{name}: {fault}")));
+                let more = faults.len().saturating_sub(SHOWN_FAULTS);
+                let more = if more > 0 { format!("and {more} more; ") } else { String::new() };
+                Err(wrong(format!("{more}{} faults; nothing was imported", faults.len())))
             }
         }
     }
@@ -149,7 +154,8 @@ mod tests {
         fn what_is_exported_is_imported_as_it_was(there in flags()) {
             for (written, read) in [(export::Format::Ndjson, Format::Ndjson), (export::Format::Csv, Format::Csv)] {
                 let bytes = written.write(&there.values().collect::<Vec<_>>()).ok().unwrap();
-                for format in [read, Format::Auto] {
+                // An empty file may be anything.
+                for format in [read, Format::Auto].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
                     let contents = parse::parse(str::from_utf8(&bytes).unwrap(), format, None);
                     prop_assert_eq!((&contents.faults, &contents.lost), (&Vec::new(), &Vec::new()));
                     prop_assert_eq!(contents.flags.len(), there.len());

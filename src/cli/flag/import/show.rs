@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::difference::{Difference, Edit, Edits, New, Step};
 use super::wanted::Lost;
 use crate::cli::Failure;
+use crate::cli::flag::change::Manner;
 use crate::cli::output::{self, Format, Item, Output};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
@@ -124,6 +125,14 @@ fn short(text: &str) -> String {
     }
 }
 
+/// What comes after the last line.
+#[derive(Serialize)]
+struct End {
+    summary: Counts,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    dry_run: bool,
+}
+
 /// How many of each.
 #[derive(Serialize, Default)]
 struct Counts {
@@ -177,7 +186,8 @@ impl Counts {
 }
 
 /// All that is to be done, and what cannot be; at the end how many of each.
-pub(super) fn difference(output: Output, difference: &Difference, lost: &[&Lost]) -> Result<(), Failure> {
+pub(super) fn difference(manner: &Manner, difference: &Difference, lost: &[&Lost]) -> Result<(), Failure> {
+    let output = manner.output;
     let steps = difference.changes.iter().flat_map(|change| change.steps.iter().map(|s| Line::Step(&change.key, s)));
     let lines: Vec<_> = steps.chain(lost.iter().copied().map(Line::Lost)).collect();
     if !lines.is_empty() {
@@ -185,7 +195,7 @@ pub(super) fn difference(output: Output, difference: &Difference, lost: &[&Lost]
     }
     let counts = Counts::new(difference, lost.len());
     match output.output {
-        Format::Json => output::line(&serde_json::to_string(&serde_json::json!({ "summary": counts }))?),
+        Format::Json => output::line(&output::json(&End { summary: counts, dry_run: manner.dry_run })?),
         Format::Table => output::line(&counts.words()),
     }
 }

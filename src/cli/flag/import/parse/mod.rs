@@ -60,7 +60,7 @@ struct Shape {
 fn detect(text: &str) -> Result<Format, &'static str> {
     let start = text.trim_start();
     if start.is_empty() {
-        return Ok(Format::Ndjson);
+        return Err(EMPTY);
     }
     if !start.starts_with(['{', '[']) {
         let has_key = start.lines().next().is_some_and(|head| csv::names(head).any(|name| name == "key"));
@@ -74,6 +74,8 @@ fn detect(text: &str) -> Result<Format, &'static str> {
     }
 }
 
+const EMPTY: &str = "it is empty; --format ndjson takes that for no flags at all";
+
 const UNKNOWN: &str = "it is neither CSV with a column key, nor NDJSON of flag export, nor JSON of flagd or Unleash; \
                        --format shows what is wrong with it as one of them";
 
@@ -86,8 +88,6 @@ mod tests {
     #[test]
     fn formats_are_told_by_what_is_in_them() {
         for (text, format) in [
-            ("", Format::Ndjson),
-            ("\n \n", Format::Ndjson),
             ("key,name\na,A\n", Format::Csv),
             ("name,\"Key\"\r\nA,a\r\n", Format::Csv),
             ("{\"key\":\"a\"}\n{\"key\":\"b\"}\n", Format::Ndjson),
@@ -96,6 +96,11 @@ mod tests {
             ("{\"version\":4,\"features\":[]}", Format::Unleash),
         ] {
             assert_eq!(detect(text), Ok(format), "{text}");
+        }
+        for text in ["", "\n \n"] {
+            assert_eq!(detect(text), Err(EMPTY), "{text:?}");
+            let contents = parse(text, Format::Ndjson, None);
+            assert_eq!((contents.flags.len(), contents.faults), (0, Vec::new()));
         }
         for text in ["hello", "[]", "{}", "{\"flags\":", "name\nA\n", "%PDF-1.7", "{]"] {
             assert_eq!(detect(text), Err(UNKNOWN), "{text}");

@@ -96,7 +96,7 @@ impl<'a> Details<'a> {
         let mut lost = Vec::new();
         let status = self.status(feature, &mut lost);
         let count = |all: &HashMap<&str, usize>| all.get(name).copied().unwrap_or_default();
-        let in_strategies: usize = self.strategies(feature).map(|strategy| strategy.variants.len()).sum();
+        let in_strategies: usize = self.strategies(feature).0.iter().map(|strategy| strategy.variants.len()).sum();
         for (what, number) in [
             ("variants", feature.variants.len() + count(&self.variants) + in_strategies),
             ("tags", count(&self.tags)),
@@ -118,14 +118,14 @@ impl<'a> Details<'a> {
         contents.take(place, &Raw { key: name, description, status, archived, ..Raw::default() });
     }
 
-    /// The strategies that say who gets the flag.
-    fn strategies(&self, feature: &'a Feature) -> impl Iterator<Item = &'a Strategy> {
+    /// The strategies that say who gets the flag, and those that are disabled.
+    fn strategies(&self, feature: &'a Feature) -> (Vec<&'a Strategy>, Vec<&'a Strategy>) {
         let elsewhere = self.strategies.get(feature.name.as_str()).into_iter().flatten().copied();
-        elsewhere.chain(&feature.strategies).filter(|strategy| strategy.disabled != Some(true))
+        elsewhere.chain(&feature.strategies).partition(|strategy| strategy.disabled != Some(true))
     }
 
     /// On or off for everybody. A flag that is on for some only is neither: to turn it on would give to all what was
-    /// meant for few, so it is left as it is.
+    /// meant for few, so it is left as it is; likewise where all that says for whom it is on is disabled.
     fn status(&self, feature: &'a Feature, lost: &mut Vec<String>) -> Option<Status> {
         let enabled = match self.environment {
             Some(_) => self.enabled.get(feature.name.as_str()).copied(),
@@ -140,14 +140,21 @@ impl<'a> Details<'a> {
             let segmented = strategy.id.as_deref().is_some_and(|id| self.segmented.contains(id));
             strategy.is_for_everybody() && !segmented
         };
-        let (all, some): (Vec<_>, Vec<_>) = self.strategies(feature).partition(for_everybody);
-        let names = some.iter().map(|strategy| strategy.name.as_str()).collect::<Vec<_>>().join(", ");
+        let (active, disabled) = self.strategies(feature);
+        let (all, some): (Vec<_>, Vec<_>) = active.into_iter().partition(for_everybody);
+        let names = |all: &[&Strategy]| all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
         let partly = enabled && all.is_empty() && !some.is_empty();
+        let nobody = enabled && all.is_empty() && some.is_empty() && !disabled.is_empty();
         if partly {
-            lost.push(format!("that it is on for some only ({names}): its status is left alone"));
+            lost.push(format!("that it is on for some only ({}): its status is left alone", names(&some)));
         } else if !some.is_empty() {
-            lost.push(format!("strategies: {names}"));
+            lost.push(format!("strategies: {}", names(&some)));
         }
-        (!partly).then_some(if enabled { Status::Enabled } else { Status::Disabled })
+        if nobody {
+            lost.push(format!("that all its strategies are disabled ({}): its status is left alone", names(&disabled)));
+        } else if !disabled.is_empty() {
+            lost.push(format!("disabled strategies: {}", names(&disabled)));
+        }
+        (!partly && !nobody).then_some(if enabled { Status::Enabled } else { Status::Disabled })
     }
 }

@@ -28,7 +28,6 @@ fn a_flag_that_is_on_for_everybody_is_on() {
         json!([{"strategyName": "default", "parameters": {}, "constraints": [], "environment": "production"}]),
         json!([{"name": "flexibleRollout", "parameters": {"rollout": "100", "stickiness": "default"}}]),
         json!([{"name": "flexibleRollout", "parameters": {"rollout": 100}, "segments": null}]),
-        json!([{"name": "userWithId", "disabled": true}]),
         json!([{"name": "userWithId", "environment": "development"}]),
     ] {
         let contents = strategies(given.clone());
@@ -52,6 +51,18 @@ fn a_flag_that_is_on_for_some_is_left_as_it_is() {
     }
     let both = strategies(json!([{"name": "default"}, {"name": "userWithId"}]));
     assert_eq!((both.flags[0].status, both.lost[0].what.as_str()), (Some(Status::Enabled), "strategies: userWithId"));
+}
+
+#[test]
+fn strategies_that_are_disabled_are_told_and_say_nothing_of_who_has_the_flag() {
+    let beside = strategies(json!([{"name": "default"}, {"name": "userWithId", "disabled": true}]));
+    assert_eq!(
+        (beside.flags[0].status, beside.lost[0].what.as_str()),
+        (Some(Status::Enabled), "disabled strategies: userWithId")
+    );
+    let alone = strategies(json!([{"name": "default", "disabled": true}]));
+    assert_eq!(alone.flags[0].status, None);
+    assert!(alone.lost[0].what.contains("all its strategies are disabled (default)"), "{:?}", alone.lost);
 }
 
 #[test]
