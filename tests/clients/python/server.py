@@ -13,6 +13,9 @@ from places import BINARY
 # How long a start or a stop may take before it counts as hanging.
 PATIENCE = 60
 
+# A test may change flags as fast as the machine lets it: how many changes a caller may make is not what is tested here.
+UNLIMITED = {"TOGGLED_MAX_CHANGES_PER_SECOND": "1000000"}
+
 
 class Server:
     """Starts `toggled` with these arguments in this folder; returns when it serves. A context manager: leaving stops it."""
@@ -26,7 +29,7 @@ class Server:
             self._process = subprocess.Popen(
                 [BINARY, *arguments],
                 cwd=folder,
-                env={**inherited, **(environment or {})},
+                env={**inherited, **UNLIMITED, **(environment or {})},
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,

@@ -38,6 +38,8 @@ impl Server {
             .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
             .env("TOGGLED_LISTEN", listen)
             .env("TOGGLED_LOG", "warn")
+            // How many changes a caller may make is not what is tested here.
+            .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000")
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
