@@ -11,11 +11,12 @@
 //! ```
 //!
 //! Each layer imports only from those below it: `cli`; `server`; `grpc` and `bootstrap`; `committer`; `mirror`; `store`,
-//! `auth` and `tls`; `domain` and `telemetry`. Only `grpc`, and the client in `cli::remote`, know tonic, only `store` knows
+//! `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `grpc`, and the client in `cli::remote`, know tonic, only `store` knows
 //! SQL, and `domain` knows neither, nor the clock. A test holds the house to it.
 
 pub mod auth;
 pub mod bootstrap;
+pub mod checkpoint;
 pub mod cli;
 pub mod committer;
 pub mod config;

@@ -118,6 +118,8 @@ pub struct Entry {
     pub user_agent: Option<Arc<str>>,
     /// The revision that the object had before.
     pub previous_entity_revision: Option<Revision>,
+    /// The entry whose change this one takes back.
+    pub reverts: Option<Uuid>,
     /// Which encoding `hash` was computed by.
     pub hash_version: u8,
     /// The entry's place in the chain.

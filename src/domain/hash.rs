@@ -10,8 +10,11 @@ use super::audit::Entry;
 /// The hash before the first entry.
 pub const GENESIS: Hash = [0; 32];
 
-/// The encoding in use. It is part of what is hashed, and of the entry.
-pub const VERSION: u8 = 1;
+/// Which encoding an entry is hashed by; it is part of what is hashed, and of the entry. The second knows what an entry
+/// reverts. The others are hashed by the first still, so that who recomputes only those need not know of it.
+pub fn version(reverts: Option<Uuid>) -> u8 {
+    if reverts.is_some() { 2 } else { 1 }
+}
 
 /// The hash of `entry`, whose own `hash` field is not read, when it follows the entry with the hash `previous` in the
 /// log `log_id`.
@@ -50,6 +53,10 @@ impl Encoder {
         self.text(17, entry.peer.as_deref());
         self.text(18, entry.user_agent.as_deref());
         self.integer(19, entry.previous_entity_revision);
+        // Whatever the version says: what is there counts, or it could be put there afterwards.
+        if entry.reverts.is_some() {
+            self.uuid(23, entry.reverts);
+        }
     }
 
     fn uuid(&mut self, tag: u8, value: Option<Uuid>) {
@@ -106,7 +113,8 @@ mod tests {
             peer: None,
             user_agent: None,
             previous_entity_revision: None,
-            hash_version: VERSION,
+            reverts: None,
+            hash_version: 1,
             hash: GENESIS,
             created_at: Timestamp::from_micros(1_700_000_000_000_000),
         }
@@ -134,9 +142,28 @@ mod tests {
             peer: Some("127.0.0.1:54321".into()),
             user_agent: Some("grpcurl/1.9".into()),
             previous_entity_revision: Some(1),
-            hash_version: VERSION,
+            reverts: None,
+            hash_version: 1,
             hash: GENESIS,
             created_at: Timestamp::default(),
+        }
+    }
+
+    /// A flip that takes the second back.
+    fn third() -> Entry {
+        Entry {
+            id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0006),
+            revision: 3,
+            action: Action::ToggleDisabled,
+            old_value: Some("enabled".into()),
+            new_value: Some("disabled".into()),
+            reason: None,
+            request_id: None,
+            method: "toggled.v1.ToggleService/RevertFeatureFlag".into(),
+            previous_entity_revision: Some(2),
+            reverts: Some(second().id),
+            hash_version: 2,
+            ..second()
         }
     }
 
@@ -150,7 +177,8 @@ mod tests {
         let specification = include_str!("../../docs/audit-proof.md");
         let one = chain(&GENESIS, LOG, &first());
         let two = chain(&one, LOG, &second());
-        for (name, hash) in [("hash of entry 1", one), ("hash of entry 2", two)] {
+        let three = chain(&two, LOG, &third());
+        for (name, hash) in [("hash of entry 1", one), ("hash of entry 2", two), ("hash of entry 3", three)] {
             let line = format!("{name}: {}", hex(&hash));
             assert!(specification.lines().any(|l| l == line), "not in docs/audit-proof.md: {line}");
         }
@@ -159,7 +187,7 @@ mod tests {
     #[test]
     fn every_field_counts() {
         let original = chain(&GENESIS, LOG, &second());
-        let alterations: [fn(&mut Entry); 20] = [
+        let alterations: [fn(&mut Entry); 21] = [
             |e| e.id = Uuid::nil(),
             |e| e.revision += 1,
             |e| e.timestamp = Timestamp::default(),
@@ -179,6 +207,7 @@ mod tests {
             |e| e.peer = None,
             |e| e.user_agent = None,
             |e| e.previous_entity_revision = None,
+            |e| e.reverts = Some(Uuid::nil()),
             |e| e.hash_version = 2,
         ];
         for (index, alter) in alterations.iter().enumerate() {

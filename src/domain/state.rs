@@ -27,6 +27,8 @@ pub struct Head {
     pub timestamp: Timestamp,
     /// Entries up to this revision may have been removed.
     pub floor: Revision,
+    /// The hash of the entry there, which the first that is kept follows.
+    pub floor_hash: Hash,
 }
 
 /// Which flag a request means.
@@ -94,7 +96,8 @@ impl State {
 
     /// An empty log that nobody has written to.
     pub fn empty(log_id: Uuid) -> Self {
-        Self::new(Head { log_id, revision: 0, hash: GENESIS, timestamp: Timestamp::default(), floor: 0 })
+        let (hash, timestamp) = (GENESIS, Timestamp::default());
+        Self::new(Head { log_id, revision: 0, hash, timestamp, floor: 0, floor_hash: GENESIS })
     }
 
     /// Moves on to `head`, with the objects that changed on the way. Costs what changed, not what exists.

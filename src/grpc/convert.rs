@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::pb;
 use crate::domain::access::{Identity, Permissions, Token, User};
-use crate::domain::audit::Entry;
+use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
 use crate::domain::time::Timestamp;
 
@@ -112,11 +114,56 @@ impl From<&Entry> for pb::AuditLog {
             peer: text(&entry.peer),
             user_agent: text(&entry.user_agent),
             previous_entity_revision: entry.previous_entity_revision,
+            reverts: entry.reverts.map(|id| id.to_string()),
             hash_version: entry.hash_version.into(),
             hash: entry.hash.to_vec(),
             created_at: Some(time(entry.created_at)),
         }
     }
+}
+
+/// The entry that a message tells of, exactly as it was hashed; or which field of it cannot be understood.
+impl TryFrom<&pb::AuditLog> for Entry {
+    type Error = &'static str;
+
+    fn try_from(log: &pb::AuditLog) -> Result<Self, &'static str> {
+        let uuid = |text: &str, field| Uuid::try_parse(text).map_err(|_| field);
+        let maybe = |text: &Option<String>, field| text.as_deref().map(|text| uuid(text, field)).transpose();
+        let text = |value: &Option<String>| value.as_deref().map(Arc::from);
+        Ok(Self {
+            id: uuid(&log.id, "id")?,
+            revision: log.revision,
+            timestamp: log.timestamp.and_then(micros).ok_or("timestamp")?,
+            user_id: maybe(&log.user_id, "user_id")?,
+            user_email: log.user_email.as_str().into(),
+            token_id: maybe(&log.token_id, "token_id")?,
+            action: Action::parse(&log.action_type).ok_or("action_type")?,
+            entity_type: EntityType::parse(&log.entity_type).ok_or("entity_type")?,
+            entity_id: maybe(&log.entity_id, "entity_id")?,
+            entity_key: log.entity_key.as_str().into(),
+            entity_name: log.entity_name.as_str().into(),
+            old_value: text(&log.old_value),
+            new_value: text(&log.new_value),
+            reason: text(&log.reason),
+            request_id: text(&log.request_id),
+            method: log.method.as_str().into(),
+            peer: text(&log.peer),
+            user_agent: text(&log.user_agent),
+            previous_entity_revision: log.previous_entity_revision,
+            reverts: maybe(&log.reverts, "reverts")?,
+            hash_version: log.hash_version.try_into().map_err(|_| "hash_version")?,
+            hash: log.hash.as_slice().try_into().map_err(|_| "hash")?,
+            created_at: log.created_at.and_then(micros).ok_or("created_at")?,
+        })
+    }
+}
+
+/// A whole number of microseconds, which is all that the log holds.
+fn micros(time: prost_types::Timestamp) -> Option<Timestamp> {
+    let part = (0..1_000_000_000).contains(&time.nanos) && time.nanos % 1_000 == 0;
+    let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos / 1_000))?;
+    (part && (Timestamp::MIN.micros()..=Timestamp::MAX.micros()).contains(&micros))
+        .then(|| Timestamp::from_micros(micros))
 }
 
 #[cfg(test)]

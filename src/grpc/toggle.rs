@@ -229,6 +229,13 @@ impl ToggleService for Toggle {
         self.changes.make(request, parse).await
     }
 
+    async fn revert_feature_flag(
+        &self,
+        _request: Request<pb::RevertFeatureFlagRequest>,
+    ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
+        Err(Status::unimplemented("RevertFeatureFlag"))
+    }
+
     async fn get_feature_flag(
         &self,
         request: Request<pb::GetFeatureFlagRequest>,

@@ -142,6 +142,15 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
+/// A checkpoint that is kept with the log.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct StoredCheckpoint {
+    /// Of which revision it speaks.
+    pub revision: Revision,
+    /// What was signed, and the signature.
+    pub note: String,
+}
+
 /// The connections to the database that callers share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
@@ -241,6 +250,21 @@ pub trait Store: Send + Sync {
         }
         Ok(range)
     }
+
+    /// Keeps a checkpoint, as its note, unless there is one at this revision.
+    async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError>;
+
+    /// The checkpoints between two revisions, by rising revision, at most `limit`.
+    async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError>;
+
+    /// The last checkpoint.
+    async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
+
+    /// Keeps a key that checkpoints are signed with, unless it is kept already.
+    async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError>;
+
+    /// The keys that checkpoints were signed with, and since when, the oldest first.
+    async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
 
     /// How the database would go about [`Store::entries`], in its own words.
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;

@@ -19,7 +19,7 @@ use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
 macro_rules! entry_columns {
     () => {
         "id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, entity_key, \
-         entity_name, old_value, new_value, reason, request_id, method, peer, user_agent, previous_entity_revision, \
+         entity_name, old_value, new_value, reason, request_id, method, peer, user_agent, previous_entity_revision, reverts, \
          CAST(hash_version AS BIGINT) AS hash_version, hash, created_at"
     };
 }
@@ -55,6 +55,7 @@ pub(super) struct HeadRow {
     hash: Vec<u8>,
     timestamp: Time,
     floor: i64,
+    floor_hash: Vec<u8>,
 }
 
 impl TryFrom<HeadRow> for Head {
@@ -68,6 +69,7 @@ impl TryFrom<HeadRow> for Head {
             hash: place.hash("hash", row.hash)?,
             timestamp: row.timestamp.0,
             floor: row.floor,
+            floor_hash: place.hash("floor_hash", row.floor_hash)?,
         })
     }
 }
@@ -193,6 +195,7 @@ pub(super) struct EntryRow {
     peer: Option<String>,
     user_agent: Option<String>,
     previous_entity_revision: Option<i64>,
+    reverts: Option<Uuid>,
     hash_version: i64,
     hash: Vec<u8>,
     created_at: Time,
@@ -223,6 +226,7 @@ impl TryFrom<EntryRow> for Entry {
             peer: row.peer.map(Into::into),
             user_agent: row.user_agent.map(Into::into),
             previous_entity_revision: row.previous_entity_revision,
+            reverts: row.reverts,
             hash_version: place.check("hash_version", u8::try_from(row.hash_version))?,
             hash: place.hash("hash", row.hash)?,
             created_at: row.created_at.0,

@@ -163,7 +163,13 @@ async fn refusals(client: &mut Client, revision: i64, hash: Option<&[u8]>) -> Ve
         let request = ListFeatureFlagsRequest { min_revision, ..Default::default() };
         refused.push(client.toggle.list_feature_flags(request).await.unwrap_err());
         let flag = Some(get_feature_flag_request::Flag::Key("a".into()));
-        refused.push(client.toggle.get_feature_flag(GetFeatureFlagRequest { flag, min_revision }).await.unwrap_err());
+        refused.push(
+            client
+                .toggle
+                .get_feature_flag(GetFeatureFlagRequest { flag, min_revision, ..Default::default() })
+                .await
+                .unwrap_err(),
+        );
         let request = ListAuditLogsRequest { min_revision, ..Default::default() };
         refused.push(client.audit.list_audit_logs(request).await.unwrap_err());
     }

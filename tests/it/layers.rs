@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 /// The parts of `src`, from the lowest layer up. Each may name those of the layers below its own, and no others.
 const LAYERS: [&[&str]; 7] = [
     &["domain", "telemetry"],
-    &["store", "auth", "tls"],
+    &["store", "auth", "checkpoint", "tls"],
     &["mirror", "config"],
     &["committer"],
     &["bootstrap", "grpc"],
@@ -25,8 +25,8 @@ const CRATES: [(&str, &str); 20] = [
     ("x509_parser", "tls"),
     ("jsonwebtoken", "auth"),
     ("reqwest", "auth telemetry"),
-    ("ring", "auth telemetry tls"),
-    ("rustls", "auth telemetry tls"),
+    ("ring", "auth checkpoint telemetry tls"),
+    ("rustls", "auth checkpoint telemetry tls"),
     ("axum", "telemetry"),
     ("hyper_util", "telemetry"),
     ("metrics_exporter_prometheus", "telemetry"),

@@ -232,7 +232,11 @@ on_both! {
     async fn a_read_is_as_fresh_as_it_is_asked_to_be(backend: Backend) {
         let (_database, _server, mut admin) = started(backend).await;
         let flag = admin.create("a").await;
-        let get = |revision| GetFeatureFlagRequest { flag: by_key("a"), min_revision: Some(revision) };
+        let get = |revision| GetFeatureFlagRequest {
+            flag: by_key("a"),
+            min_revision: Some(revision),
+            ..Default::default()
+        };
         let read = admin.toggle.get_feature_flag(get(flag.revision)).await.unwrap().into_inner();
         assert_eq!(read.feature_flag.unwrap(), flag);
         let error = admin.toggle.get_feature_flag(get(99)).await.unwrap_err();

@@ -73,7 +73,7 @@ impl Filters {
     async fn entity(&self, remote: &Remote) -> Result<Option<String>, Failure> {
         let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
         let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
-        let request = GetFeatureFlagRequest { flag, min_revision: None };
+        let request = GetFeatureFlagRequest { flag, ..Default::default() };
         let answer =
             remote.retrying(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         Ok(answer.feature_flag.map(|flag| flag.id))

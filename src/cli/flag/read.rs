@@ -25,7 +25,7 @@ pub(super) struct Get {
 impl Get {
     pub async fn run(self) -> Result<(), Failure> {
         let remote = self.caller.connect().await?;
-        let request = GetFeatureFlagRequest { flag: self.named.into(), min_revision: None };
+        let request = GetFeatureFlagRequest { flag: self.named.into(), ..Default::default() };
         let answer =
             remote.retrying(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         self.output.all(&answer.feature_flag.into_iter().collect::<Vec<_>>())

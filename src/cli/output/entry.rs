@@ -39,6 +39,8 @@ struct EntryShape<'a> {
     user_agent: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     previous_entity_revision: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reverts: Option<&'a str>,
     hash_version: i32,
     hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -67,6 +69,7 @@ pub(in crate::cli) fn entry(entry: &pb::AuditLog) -> impl Serialize {
         peer: entry.peer.as_deref(),
         user_agent: entry.user_agent.as_deref(),
         previous_entity_revision: entry.previous_entity_revision,
+        reverts: entry.reverts.as_deref(),
         hash_version: entry.hash_version,
         hash: hex(&entry.hash),
         created_at: time(entry.created_at.as_ref()),

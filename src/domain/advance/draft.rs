@@ -236,7 +236,8 @@ impl<'a> Draft<'a> {
             peer: proposal.origin.peer.clone(),
             user_agent: proposal.origin.user_agent.clone(),
             previous_entity_revision: subject.previous_revision,
-            hash_version: hash::VERSION,
+            reverts: None,
+            hash_version: hash::version(None),
             hash: hash::GENESIS,
             created_at: self.now,
         };

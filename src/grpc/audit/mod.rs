@@ -52,6 +52,27 @@ impl AuditService for Audit {
         Ok(Response::new(pb::GetAuditLogResponse { audit_log: Some((&entry).into()) }))
     }
 
+    async fn get_audit_checkpoint(
+        &self,
+        _request: Request<pb::GetAuditCheckpointRequest>,
+    ) -> Result<Response<pb::GetAuditCheckpointResponse>, Status> {
+        Err(Status::unimplemented("GetAuditCheckpoint"))
+    }
+
+    async fn list_audit_checkpoints(
+        &self,
+        _request: Request<pb::ListAuditCheckpointsRequest>,
+    ) -> Result<Response<pb::ListAuditCheckpointsResponse>, Status> {
+        Err(Status::unimplemented("ListAuditCheckpoints"))
+    }
+
+    async fn trim_audit_logs(
+        &self,
+        _request: Request<pb::TrimAuditLogsRequest>,
+    ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
+        Err(Status::unimplemented("TrimAuditLogs"))
+    }
+
     type StreamAuditLogsStream = Messages;
 
     async fn stream_audit_logs(

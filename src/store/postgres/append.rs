@@ -33,28 +33,28 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 macro_rules! flips {
     () => {
         "WITH head AS (
-            UPDATE log_head SET revision = $4, hash = $5, timestamp = $6
+            UPDATE log_head SET revision = $4, hash = $5, timestamp = $6, floor = $7, floor_hash = $8
             WHERE revision = $1 AND log_id = $2 AND hash = $3 RETURNING revision
         ), entries AS (
             INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type,
                 entity_id, entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent,
-                previous_entity_revision, hash_version, hash, created_at)
-            SELECT e.* FROM head, unnest($7::uuid[], $8::int8[], $9::timestamptz[], $10::uuid[], $11::text[],
-                $12::uuid[], $13::text[], $14::text[], $15::uuid[], $16::text[], $17::text[], $18::text[],
-                $19::text[], $20::text[], $21::text[], $22::text[], $23::text[], $24::text[], $25::int8[],
-                $26::int2[], $27::bytea[], $28::timestamptz[]) AS e
+                previous_entity_revision, reverts, hash_version, hash, created_at)
+            SELECT e.* FROM head, unnest($9::uuid[], $10::int8[], $11::timestamptz[], $12::uuid[], $13::text[],
+                $14::uuid[], $15::text[], $16::text[], $17::uuid[], $18::text[], $19::text[], $20::text[],
+                $21::text[], $22::text[], $23::text[], $24::text[], $25::text[], $26::text[], $27::int8[],
+                $28::uuid[], $29::int2[], $30::bytea[], $31::timestamptz[]) AS e
         ), flags AS (
             UPDATE feature_flags AS f SET name = u.name, description = u.description, status = u.status,
                 revision = u.revision, updated_at = u.updated_at, updated_by = u.updated_by,
                 archived_at = u.archived_at
-            FROM head, unnest($29::uuid[], $30::text[], $31::text[], $32::text[], $33::int8[], $34::timestamptz[],
-                $35::text[], $36::timestamptz[])
+            FROM head, unnest($32::uuid[], $33::text[], $34::text[], $35::text[], $36::int8[], $37::timestamptz[],
+                $38::text[], $39::timestamptz[])
                 AS u (id, name, description, status, revision, updated_at, updated_by, archived_at)
             WHERE f.id = u.id RETURNING f.id
         ), requests AS (
             INSERT INTO requests (user_id, request_id, digest, response, expires_at)
-            SELECT r.* FROM head, unnest($37::uuid[], $38::text[], $39::bytea[], $40::bytea[],
-                $41::timestamptz[]) AS r
+            SELECT r.* FROM head, unnest($40::uuid[], $41::text[], $42::bytea[], $43::bytea[],
+                $44::timestamptz[]) AS r
         )"
     };
 }
@@ -64,7 +64,7 @@ macro_rules! flips {
 macro_rules! outcome {
     ($instance:literal) => {
         concat!(
-            " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($29::uuid[]))::int, pg_notify('",
+            " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality($32::uuid[]))::int, pg_notify('",
             hints::channel!(),
             "', ",
             $instance,
@@ -73,7 +73,7 @@ macro_rules! outcome {
     };
 }
 
-const FLIPS: &str = concat!(flips!(), outcome!("$42"));
+const FLIPS: &str = concat!(flips!(), outcome!("$45"));
 
 /// As [`FLIPS`], and new flags, users and tokens, new or changed.
 const EVERYTHING: &str = concat!(
@@ -81,14 +81,14 @@ const EVERYTHING: &str = concat!(
     ", new_flags AS (
         INSERT INTO feature_flags (id, key, name, description, status, revision, created_at, updated_at, updated_by,
             archived_at)
-        SELECT n.* FROM head, unnest($42::uuid[], $43::text[], $44::text[], $45::text[], $46::text[], $47::int8[],
-            $48::timestamptz[], $49::timestamptz[], $50::text[], $51::timestamptz[]) AS n
+        SELECT n.* FROM head, unnest($45::uuid[], $46::text[], $47::text[], $48::text[], $49::text[], $50::int8[],
+            $51::timestamptz[], $52::timestamptz[], $53::text[], $54::timestamptz[]) AS n
     ), changed_users AS (
         INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at)
         SELECT u.id, u.email, u.issuer, u.subject, string_to_array(u.permissions, ','), u.revision, u.created_at,
             u.updated_at, u.deactivated_at
-        FROM head, unnest($52::uuid[], $53::text[], $54::text[], $55::text[], $56::text[], $57::int8[],
-            $58::timestamptz[], $59::timestamptz[], $60::timestamptz[])
+        FROM head, unnest($55::uuid[], $56::text[], $57::text[], $58::text[], $59::text[], $60::int8[],
+            $61::timestamptz[], $62::timestamptz[], $63::timestamptz[])
             AS u (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at)
         ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
             permissions = excluded.permissions, revision = excluded.revision, updated_at = excluded.updated_at,
@@ -98,12 +98,12 @@ const EVERYTHING: &str = concat!(
             revoked_at)
         SELECT t.id, t.user_id, t.name, t.secret_hash, string_to_array(t.permissions, ','), t.revision, t.created_at,
             t.expires_at, t.revoked_at
-        FROM head, unnest($61::uuid[], $62::uuid[], $63::text[], $64::bytea[], $65::text[], $66::int8[],
-            $67::timestamptz[], $68::timestamptz[], $69::timestamptz[])
+        FROM head, unnest($64::uuid[], $65::uuid[], $66::text[], $67::bytea[], $68::text[], $69::int8[],
+            $70::timestamptz[], $71::timestamptz[], $72::timestamptz[])
             AS t (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at)
         ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at
     )",
-    outcome!("$70")
+    outcome!("$73")
 );
 
 type PgQuery<'q> = Query<'q, Postgres, PgArguments>;
@@ -221,7 +221,9 @@ fn statement<'q>(step: &'q Step, instance: &'q str) -> PgQuery<'q> {
         .bind(&step.base.hash[..])
         .bind(step.head.revision)
         .bind(&step.head.hash[..])
-        .bind(Time(step.head.timestamp));
+        .bind(Time(step.head.timestamp))
+        .bind(step.head.floor)
+        .bind(&step.head.floor_hash[..]);
     let query = bind_entries(query, &step.entries);
     let query = bind_flags(query, known);
     let query = bind_requests(query, &step.requests);
@@ -258,6 +260,7 @@ fn bind_entries<'q>(query: PgQuery<'q>, rows: &'q [std::sync::Arc<Entry>]) -> Pg
         .bind(column(rows, |e| e.peer.as_deref()))
         .bind(column(rows, |e| e.user_agent.as_deref()))
         .bind(column(rows, |e| e.previous_entity_revision))
+        .bind(column(rows, |e| e.reverts))
         .bind(column(rows, |e| i16::from(e.hash_version)))
         .bind(column(rows, |e| &e.hash[..]))
         .bind(column(rows, |e| Time(e.created_at)))

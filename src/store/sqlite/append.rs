@@ -22,11 +22,11 @@ const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? 
 
 const ENTRIES: &str = "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type,
         entity_type, entity_id, entity_key, entity_name, old_value, new_value, reason, request_id, method, peer,
-        user_agent, previous_entity_revision, hash_version, hash, created_at)
+        user_agent, previous_entity_revision, reverts, hash_version, hash, created_at)
     SELECT unhex(value ->> 0), value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
         value ->> 6, value ->> 7, unhex(value ->> 8), value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-        value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19,
-        unhex(value ->> 20), value ->> 21
+        value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, unhex(value ->> 19),
+        value ->> 20, unhex(value ->> 21), value ->> 22
     FROM json_each(?)";
 
 const FLAGS: &str = "UPDATE feature_flags SET name = new.name, description = new.description, status = new.status,
@@ -62,7 +62,7 @@ const TOKENS: &str = "INSERT INTO api_tokens (id, user_id, name, secret_hash, pe
 const REQUESTS: &str = "INSERT INTO requests (user_id, request_id, digest, response, expires_at)
     SELECT unhex(value ->> 0), value ->> 1, unhex(value ->> 2), unhex(value ->> 3), value ->> 4 FROM json_each(?)";
 
-const HEAD: &str = "UPDATE log_head SET revision = ?, hash = ?, timestamp = ?";
+const HEAD: &str = "UPDATE log_head SET revision = ?, hash = ?, timestamp = ?, floor = ?, floor_hash = ?";
 
 /// The one connection that writes.
 pub(super) struct SqliteWriter {
@@ -123,6 +123,8 @@ impl SqliteWriter {
                 .bind(step.head.revision)
                 .bind(&step.head.hash[..])
                 .bind(Time(step.head.timestamp))
+                .bind(step.head.floor)
+                .bind(&step.head.floor_hash[..])
                 .execute(&mut *connection)
                 .await?;
         }
@@ -225,6 +227,7 @@ fn entry(e: &Arc<Entry>) -> Value {
         e.peer.as_deref(),
         e.user_agent.as_deref(),
         e.previous_entity_revision,
+        id(e.reverts),
         e.hash_version,
         hex(&e.hash),
         e.created_at.micros(),

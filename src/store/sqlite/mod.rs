@@ -19,7 +19,9 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
-use super::{Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, Writer, audit, migrate};
+use super::{
+    Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
+};
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
@@ -34,7 +36,7 @@ use error::read;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor FROM log_head";
+const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor, floor_hash FROM log_head";
 
 /// A SQLite database in a file.
 pub struct SqliteStore {
@@ -101,9 +103,15 @@ impl Store for SqliteStore {
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let head = self.head().await?;
-            if head.revision > 0 {
-                return Err(migrate::refuse_to_drop_log(head.revision));
+            let revision: i64 = sqlx::query_scalar(migrate::LENGTH).fetch_one(&self.pool).await.map_err(read)?;
+            if revision > 0 {
+                return Err(migrate::refuse_to_drop_log(revision));
+            }
+        }
+        if target == 1 && !drop_log {
+            let proven: bool = sqlx::query_scalar(migrate::LEANS_ON_PROOF).fetch_one(&self.pool).await.map_err(read)?;
+            if proven {
+                return Err(migrate::refuse_to_drop_proof());
             }
         }
         MIGRATIONS.undo(&self.pool, target).await.map_err(error::migration)
@@ -246,6 +254,35 @@ impl Store for SqliteStore {
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
         let sql = "SELECT revision FROM audit_logs WHERE timestamp <= ? ORDER BY timestamp DESC, revision DESC LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+
+    async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
+        let sql = "INSERT INTO checkpoints (revision, note) SELECT $1, $2
+            WHERE NOT EXISTS (SELECT 1 FROM checkpoints WHERE revision = $1)";
+        sqlx::query(sql).bind(revision).bind(note).execute(&self.own).await.map_err(read)?;
+        Ok(())
+    }
+
+    async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
+        let sql = "SELECT revision, note FROM checkpoints WHERE revision BETWEEN $1 AND $2 ORDER BY revision LIMIT $3";
+        sqlx::query_as(sql).bind(range.first).bind(range.last).bind(limit).fetch_all(&self.pool).await.map_err(read)
+    }
+
+    async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
+        let sql = "SELECT revision, note FROM checkpoints ORDER BY revision DESC LIMIT 1";
+        sqlx::query_as(sql).fetch_optional(&self.own).await.map_err(read)
+    }
+
+    async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
+        let sql = "INSERT INTO checkpoint_keys (key, added_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+        sqlx::query(sql).bind(key).bind(Time(at)).execute(&self.own).await.map_err(read)?;
+        Ok(())
+    }
+
+    async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
+        let sql = "SELECT key, added_at FROM checkpoint_keys ORDER BY added_at, key";
+        let rows: Vec<(String, Time)> = sqlx::query_as(sql).fetch_all(&self.pool).await.map_err(read)?;
+        Ok(rows.into_iter().map(|(key, at)| (key, at.0)).collect())
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {

@@ -213,6 +213,7 @@ fn entry(line: &Value) -> Entry {
         peer: shared("peer"),
         user_agent: shared("user_agent"),
         previous_entity_revision: line["previous_entity_revision"].as_i64(),
+        reverts: id("reverts"),
         hash_version: u8::try_from(line["hash_version"].as_i64().unwrap()).unwrap(),
         hash: GENESIS,
         created_at: time("created_at"),

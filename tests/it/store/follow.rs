@@ -57,7 +57,7 @@ async fn eventful(backend: crate::support::Backend) -> World {
 }
 
 /// Removes the log up to `floor`, as a trim does: with an entry of its own.
-async fn trim(world: &mut World, floor: Revision) {
+pub async fn trim(world: &mut World, floor: Revision) {
     let template = Entry {
         action: Action::LogTrimmed,
         entity_type: EntityType::Log,
@@ -77,7 +77,8 @@ async fn trim(world: &mut World, floor: Revision) {
             "BEGIN;
              INSERT INTO audit_logs (id, revision, hash, {copied})
                  SELECT {id}, {revision}, {hash}, {copied} FROM audit_logs WHERE revision = {};
-             UPDATE log_head SET revision = {revision}, hash = {hash}, timestamp = {time}, floor = {floor};
+             UPDATE log_head SET revision = {revision}, hash = {hash}, timestamp = {time}, floor = {floor},
+                 floor_hash = (SELECT hash FROM audit_logs WHERE revision = {floor});
              DELETE FROM audit_logs WHERE revision <= {floor};
              COMMIT",
             step.head.revision

@@ -6,6 +6,7 @@ use toggled::domain::Revision;
 use toggled::store::{Migration, Store, StoreError, open};
 use uuid::Uuid;
 
+use super::follow::trim;
 use super::raw::Raw;
 use super::world::*;
 use crate::support::{Backend, Database, on_both, soon};
@@ -49,6 +50,13 @@ async fn columns(backend: Backend) -> Vec<String> {
 async fn migrations(backend: Backend) -> Vec<(i64, String)> {
     let world = World::empty(backend).await;
     world.store.migrations().await.unwrap().into_iter().map(|m| (m.version, m.name)).collect()
+}
+
+/// Takes back every migration but the one that the log came with.
+async fn all_but_the_first_go(world: &World) {
+    while versions(&world.store.migrations().await.unwrap(), true).len() > 1 {
+        world.store.migrate_down(false).await.unwrap();
+    }
 }
 
 /// Starts as a server does: while the database is busy, it tries again. Which log it finds.
@@ -108,9 +116,11 @@ on_both! {
         world.commit(&[service(create("a"))]).await;
         let old = *world.state.head();
 
+        // The younger migrations hold nothing yet that anybody would miss.
+        all_but_the_first_go(&world).await;
         let refused = world.store.migrate_down(false).await;
         assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("--drop-log")), "{refused:?}");
-        world.verify().await;
+        assert_eq!(versions(&world.store.migrations().await.unwrap(), true), [1]);
 
         world.store.migrate_down(true).await.unwrap();
         assert_eq!(objects(&mut world.raw).await, [] as [String; 0]);
@@ -128,9 +138,32 @@ on_both! {
         assert_eq!(state.flags("", None).count(), 0);
     }
 
+    async fn a_log_outlives_its_younger_migrations(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&[service(create("a"))]).await;
+        let schema = objects(&mut world.raw).await;
+        all_but_the_first_go(&world).await;
+        assert_ne!(objects(&mut world.raw).await, schema);
+        world.store.migrate_up().await.unwrap();
+        assert_eq!(objects(&mut world.raw).await, schema, "all comes again");
+        world.commit(&[service(toggle("a"))]).await;
+        world.verify().await;
+    }
+
+    async fn what_the_log_is_verified_with_goes_only_when_told_to(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&[service(create("a"))]).await;
+        trim(&mut world, 1).await;
+        let refused = world.store.migrate_down(false).await;
+        assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("--drop-log")), "{refused:?}");
+        world.store.migrate_down(true).await.unwrap();
+        assert_eq!(versions(&world.store.migrations().await.unwrap(), true), [1]);
+    }
+
     async fn an_empty_log_goes_without_a_word_and_comes_again(backend: Backend) {
         let mut world = World::empty(backend).await;
         assert!(!objects(&mut world.raw).await.is_empty());
+        all_but_the_first_go(&world).await;
         world.store.migrate_down(false).await.unwrap();
         assert_eq!(objects(&mut world.raw).await, [] as [String; 0]);
         world.store.migrate_up().await.unwrap();

@@ -1,6 +1,6 @@
 //! Opening a database, and what is said when it is not there.
 
-use toggled::domain::state::Head;
+use toggled::domain::state::{Head, State};
 use toggled::store::{EntryQuery, Order, Store, StoreError, open};
 use uuid::Uuid;
 
@@ -39,7 +39,7 @@ async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) 
     let filter = toggled::domain::filter::Filter::default();
     let range = toggled::domain::filter::Range { first: 1, last: 10 };
     let period = toggled::domain::filter::Period { from: Some(Default::default()), to: None };
-    let known = Head { log_id: Uuid::nil(), revision: 1, hash: [0; 32], timestamp: Default::default(), floor: 0 };
+    let known = Head { revision: 1, ..*State::empty(Uuid::nil()).head() };
     let query = EntryQuery { filter: filter.clone(), range, order: Order::NewestFirst, offset: 0, limit: 10 };
     let key = (Uuid::nil(), toggled::domain::text::RequestId::parse("r").unwrap());
     let results = [

@@ -192,15 +192,17 @@ on_both! {
             (format!("hash = {hash}"), "only with the revision"),
             (format!("revision = revision + 1, timestamp = {earlier}"), "never runs backwards"),
             ("floor = 1".to_owned(), "only with a log_trimmed entry"),
+            ("floor_hash = hash".to_owned(), "only with the floor"),
+            ("revision = revision + 1, floor_hash = hash".to_owned(), "only with the floor"),
             ("revision = revision + 1, floor = 1".to_owned(), "only with a log_trimmed entry"),
             ("floor = revision + 1".to_owned(), ""),
         ] {
             world.raw.refuses(&format!("UPDATE log_head SET {change}"), words).await;
         }
         let second = match world.raw {
-            Raw::Sqlite(_) => "INSERT INTO log_head SELECT 2, log_id, revision, hash, timestamp, floor FROM log_head",
+            Raw::Sqlite(_) => "INSERT INTO log_head SELECT 2, log_id, revision, hash, timestamp, floor, floor_hash FROM log_head",
             Raw::Postgres(_) => {
-                "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor FROM log_head"
+                "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor, floor_hash FROM log_head"
             }
         };
         world.raw.refuses(second, "").await;

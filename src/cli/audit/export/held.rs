@@ -151,6 +151,7 @@ mod tests {
             peer: Some("p".into()),
             user_agent: Some("\u{85}".into()),
             previous_entity_revision: Some(3),
+            reverts: Some("v".into()),
             hash_version: 1,
             hash: vec![10; 32],
             created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),

@@ -14,7 +14,7 @@ use crate::domain::{Hash, Revision};
 use crate::grpc::pb::AuditLog;
 
 /// The columns of CSV: the fields of the message `AuditLog`, in its order, after the id of the log.
-const COLUMNS: [&str; 23] = [
+const COLUMNS: [&str; 24] = [
     "log_id",
     "id",
     "revision",
@@ -38,6 +38,7 @@ const COLUMNS: [&str; 23] = [
     "hash_version",
     "hash",
     "created_at",
+    "reverts",
 ];
 
 /// One line: an entry as everywhere else, and which log it is of.
