@@ -4,6 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use http::Response;
 use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -13,18 +14,25 @@ use super::watched::Watched;
 use crate::domain::error::Error;
 use crate::grpc::status::{last_frame, status};
 
+/// Follows the answer to a call to its end.
+pub(super) fn follow(mut call: Watched, response: Response<Body>) -> Response<Body> {
+    match call.outcome(&response) {
+        Some(code) => {
+            call.end(code);
+            response
+        }
+        None => response.map(|body| Body::new(Followed { body: Some(body), call })),
+    }
+}
+
 /// A body that ends like the one in it, and with an error where that one panics.
-pub(super) struct Followed {
+struct Followed {
     /// `None` once it has panicked.
     body: Option<Body>,
     call: Watched,
 }
 
 impl Followed {
-    pub fn new(body: Body, call: Watched) -> Self {
-        Self { body: Some(body), call }
-    }
-
     /// What is sent in place of what a panic has kept from being sent.
     fn panicked(&mut self) -> Result<Frame<<Body as http_body::Body>::Data>, Status> {
         self.body = None;

@@ -19,6 +19,7 @@ use tower::{Layer, Service};
 use super::wire::{Wire, needs_http2};
 use crate::auth::policy::Policies;
 use crate::domain::error::Error;
+use body::follow;
 use series::Methods;
 use watched::Watched;
 
@@ -79,7 +80,7 @@ where
                 Ok(answered) => answered?,
                 Err(_) => record.enter(|| wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Told))),
             };
-            Ok(watched.follow(response))
+            Ok(follow(watched, response))
         }
         .boxed()
     }

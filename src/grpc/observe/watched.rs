@@ -8,9 +8,7 @@ use http::{Request, Response};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
-use tonic::body::Body;
 
-use super::body::Followed;
 use super::code;
 use super::series::{Methods, Series};
 use crate::grpc::incoming::Peer;
@@ -55,18 +53,11 @@ impl Watched {
         &self.record
     }
 
-    /// Follows the answer to its end. Only gRPC says at the end how a call went.
-    pub fn follow(mut self, response: Response<Body>) -> Response<Body> {
-        let code = match self.wire {
+    /// How the call went, if its answer says so at its beginning. Only gRPC says it at the end.
+    pub fn outcome<B>(&self, response: &Response<B>) -> Option<Code> {
+        match self.wire {
             Some(Wire::Grpc) => code::of_headers(response.headers()),
             Some(Wire::Ofrep) | None => Some(code::of_http(response.status())),
-        };
-        match code {
-            Some(code) => {
-                self.end(code);
-                response
-            }
-            None => response.map(|body| Body::new(Followed::new(body, self))),
         }
     }
 
