@@ -2,7 +2,7 @@
 //! wants to verify.
 
 use std::fmt;
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -121,6 +121,13 @@ impl fmt::Display for VerifierKey {
     }
 }
 
+/// Writes a new file that only its owner may read.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
 /// The private half. It does not show itself in logs.
 pub struct SigningKey {
     pkcs8: Vec<u8>,
@@ -161,7 +168,8 @@ impl SigningKey {
         Self::from_pem(&fs::read(path)?)
     }
 
-    /// Reads one from a file, or makes one there that only its owner may read.
+    /// Reads one from a file, or makes one there that only its owner may read. Whoever else makes one at the same time
+    /// ends up with the same.
     ///
     /// # Errors
     /// That there is none.
@@ -170,11 +178,18 @@ impl SigningKey {
             Err(KeyError::Io(error)) if error.kind() == ErrorKind::NotFound => {}
             read => return read,
         }
-        let key = Self::generate()?;
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-        file.write_all(key.to_pem().as_bytes())?;
-        file.sync_all()?;
-        Ok(key)
+        // Whole before it has its name: nobody reads half a key.
+        let mut fresh = path.as_os_str().to_owned();
+        fresh.push(format!(".{}.part", Uuid::now_v7().simple()));
+        let named = write(Path::new(&fresh), &Self::generate()?.to_pem()).and_then(|()| fs::hard_link(&fresh, path));
+        let _ = fs::remove_file(&fresh);
+        match named {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
+            _ => {}
+        }
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(folder)?.sync_all()?;
+        Self::read(path)
     }
 
     /// As a file holds it.

@@ -159,6 +159,22 @@ mod tests {
         Checkpoint { log_id: LOG, revision: 3, hash: [7; 32], time: Timestamp::from_micros(1_700_000_000_000_001) }
     }
 
+    /// What docs/audit-proof.md shows is what the program writes.
+    #[test]
+    fn the_document_shows_a_note_of_the_known_key() {
+        let document = include_str!("../../docs/audit-proof.md");
+        let hash = "5252fe55a33e3864d4a2394cc34bed4e1245abd0677105f9a068d6555a75613f";
+        let mut checkpoint = checkpoint();
+        for (byte, digits) in checkpoint.hash.iter_mut().zip(hash.as_bytes().chunks(2)) {
+            *byte = u8::from_str_radix(std::str::from_utf8(digits).unwrap(), 16).unwrap();
+        }
+        let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
+        let (note, verifier) = (key.sign(checkpoint), key.verifier(LOG).to_string());
+        for shown in [PEM, &note.to_string(), &format!("{verifier}\n"), &format!("hash of entry 3: {hash}\n")] {
+            assert!(document.contains(shown), "not in the document:\n{shown}");
+        }
+    }
+
     #[test]
     fn a_note_is_read_as_it_was_written() {
         let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();
@@ -194,6 +210,19 @@ mod tests {
         assert_eq!(note.verify(&[ours.verifier(LOG), theirs.verifier(LOG)]), Ok(&theirs.verifier(LOG)));
         // The same key is another in another log.
         assert_eq!(note.verify(&[theirs.verifier(Uuid::nil())]), Err(NoteError::UnknownKey));
+    }
+
+    #[test]
+    fn all_who_make_a_key_at_once_end_up_with_the_same() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let path = folder.path().join("a.key");
+        let make = || SigningKey::read_or_make(&path).unwrap().to_pem();
+        let keys: Vec<_> = std::thread::scope(|scope| {
+            let makers: Vec<_> = (0..16).map(|_| scope.spawn(make)).collect();
+            makers.into_iter().map(|maker| maker.join().unwrap()).collect()
+        });
+        assert!(keys.iter().all(|key| *key == keys[0]));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left over");
     }
 
     #[test]

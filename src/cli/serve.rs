@@ -14,12 +14,17 @@ use super::{EXIT_FAILURE, Failure, say};
 use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
+use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
 use crate::grpc::Outsiders;
-use crate::server::{self, Parts, Ready};
+use crate::server::{self, Parts, Proof, Ready};
+use crate::store::Store;
 use crate::telemetry::listener::Listener;
 use crate::tls::{Files, Tls};
 use crate::{config, store, telemetry};
+
+/// What the file is called that a fresh key is written to.
+const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     let told = settings.telemetry.parse(&settings.logging.log).map_err(Failure::usage)?;
@@ -43,7 +48,9 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         None => None,
     };
     let sign_on = sign_on(&settings.sign_on).await?;
+    let given = settings.checkpoints.key().map_err(Failure::usage)?;
     let store = super::opened(store::open(&settings.database.database_url))?;
+    let key = checkpoint_key(given, &*store)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!("cannot listen on {}: {error}", settings.listen),
@@ -63,6 +70,11 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         clock: Arc::new(SystemClock),
         bootstrap_token,
         following,
+        proof: Proof {
+            key: key.map(Arc::new),
+            interval: settings.checkpoints.checkpoint_interval,
+            verify_all: settings.checkpoints.verify_on_start,
+        },
         limits: settings.limits,
         stopping: settings.shutdown,
         watched_at,
@@ -73,6 +85,20 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         tell_manager(NotifyState::Ready);
     };
     Ok(server::run(parts, ready).await?)
+}
+
+/// What checkpoints are signed with: what was given, or the key beside a database that is a file, made where there is none.
+fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
+    let Some(folder) = store.folder().filter(|_| given.is_none()) else { return Ok(given) };
+    let path = folder.join(CHECKPOINT_KEY_FILE);
+    let key = SigningKey::read_or_make(&path).map_err(|error| Failure {
+        code: EXIT_FAILURE,
+        line: format!(
+            "no key to sign checkpoints with in {}: {error}; mend it, or name another by --checkpoint-key-file",
+            path.display()
+        ),
+    });
+    key.map(Some)
 }
 
 /// The single sign-on, if there is to be one.

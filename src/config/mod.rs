@@ -1,5 +1,6 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
+mod checkpoints;
 mod duration;
 mod following;
 mod limits;
@@ -16,6 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
 
+pub use checkpoints::Checkpoints;
 pub use following::Following;
 pub use limits::Limits;
 pub use shutdown::Shutdown;
@@ -57,6 +59,8 @@ pub struct Serve {
     pub(crate) sign_on: SignOn,
     #[command(flatten)]
     pub(crate) following: Following,
+    #[command(flatten)]
+    pub(crate) checkpoints: Checkpoints,
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]

@@ -138,6 +138,17 @@ pub enum Error {
     /// There is no such method.
     #[error("there is no method {0}")]
     UnknownMethod(String),
+    /// There is nothing to sign checkpoints with.
+    #[error(
+        "this server has no key to sign checkpoints with; give it one: --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
+    )]
+    NoCheckpointKey,
+    /// The log does not hold what it should.
+    #[error("the audit log is not intact: revision {revision} is not as it was written; run toggled audit verify")]
+    LogCorrupt {
+        /// The first that is known not to.
+        revision: Revision,
+    },
     /// A defect, or a database that does not hold what it should. The words are for the server's log only.
     #[error("internal error: {0}")]
     Internal(String),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::pb;
+use crate::checkpoint::{Checkpoint, Note};
 use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
@@ -87,6 +88,22 @@ impl From<&Arc<Token>> for pb::ApiToken {
             revoked_at: token.revoked_at.map(time),
             // Not part of the log, and so not of the token: whoever lists tokens looks it up.
             last_used_at: None,
+        }
+    }
+}
+
+impl From<&Arc<Note>> for pb::AuditCheckpoint {
+    fn from(note: &Arc<Note>) -> Self {
+        let Checkpoint { log_id, revision, hash, time: signed_at } = note.checkpoint;
+        let (key_id, signature) = note.signature().unzip();
+        Self {
+            log_id: log_id.to_string(),
+            revision,
+            hash: hash.to_vec(),
+            time: Some(time(signed_at)),
+            key_id: key_id.map(|id| id.to_string()).unwrap_or_default(),
+            signature: signature.unwrap_or_default().to_vec(),
+            note: note.to_string(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Pages of what is read from the state in memory, in the order of a key.
+//! Pages of what is read in the order of a key.
 
 use std::sync::Arc;
 
@@ -36,6 +36,11 @@ impl<K> Paging<K> {
             key.map_or_else(|rule| fields.violate("page_token", rule.0), Some)
         });
         Some(Self { size: usize::try_from(size?).ok()?, after, scope })
+    }
+
+    /// How many objects tell the page and whether there is a next.
+    pub fn wanted(&self) -> i64 {
+        i64::try_from(self.size).unwrap_or(i64::MAX).saturating_add(1)
     }
 
     /// The page of `objects`, which begin after its key, and the token of the next.

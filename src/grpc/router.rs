@@ -35,6 +35,7 @@ use super::toggle::Toggle;
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
+use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
 use crate::config::Limits;
 use crate::domain::text::Email;
@@ -68,6 +69,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// Where changes are handed in.
     pub proposals: Proposals,
+    /// What checkpoints are signed with, if there is anything.
+    pub checkpoint_key: Option<Arc<SigningKey>>,
     /// Where the use of tokens is noted.
     pub last_used: Arc<LastUsed>,
     /// Who may call besides our own users.
@@ -121,14 +124,14 @@ impl Router {
         let (reporter, health_service) = health_reporter();
         let health = Health::new(reporter).await;
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let Parts { store, mirror, proposals, last_used, calls, .. } = parts;
+        let Parts { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
         let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
         let toggle = Toggle::new(changes.clone(), reads.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror));
         let ofrep = Ofrep::new(Arc::clone(&mirror));
-        let audit = Audit::new(Arc::clone(&store), mirror);
+        let audit = Audit::new(Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reads, store, last_used);
         // Every service has the same limits, but for how much it may say at once.
         macro_rules! limited {

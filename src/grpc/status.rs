@@ -9,6 +9,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
 
 use super::pb::ErrorReason;
+use crate::domain::Revision;
 use crate::domain::error::{Error, Violation};
 use crate::store::StoreError;
 use crate::telemetry::errors;
@@ -54,6 +55,9 @@ pub(super) fn status(error: Error) -> Status {
         }
         Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
         Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
+        Error::NoCheckpointKey => {
+            precondition(&mut details, reason, "server", "give the server a key: --checkpoint-key-file");
+        }
         Error::RateLimited { after, .. } => {
             details.set_retry_info(Some(*after));
         }
@@ -104,8 +108,18 @@ pub(super) fn read_failed(error: StoreError) -> Status {
             tracing::warn!(%error, "a read failed");
             status(Error::DatabaseUnavailable)
         }
+        StoreError::Corrupt { table: "audit_logs", ref row, .. } => match row.parse() {
+            Ok(revision) => log_corrupt(revision, &error.to_string()),
+            Err(_) => status(Error::Internal(error.to_string())),
+        },
         StoreError::Corrupt { .. } | StoreError::Refused(_) => status(Error::Internal(error.to_string())),
     }
+}
+
+/// What a caller is told of a log that does not hold what it should; the server's log has the details.
+pub(super) fn log_corrupt(revision: Revision, what: &str) -> Status {
+    errors::internal(what);
+    status(Error::LogCorrupt { revision })
 }
 
 /// The code that an error has on the wire.
@@ -145,6 +159,8 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
         Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+        Error::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
+        Error::LogCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         Error::Internal(_) | Error::Told => (Code::Internal, ErrorReason::Internal),
@@ -174,6 +190,7 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
         Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
         Error::CursorTooOld { oldest, .. } => Some(("oldest_revision", oldest.to_string())),
+        Error::LogCorrupt { revision } => Some(("first_bad_revision", revision.to_string())),
         _ => None,
     };
     pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -223,6 +240,22 @@ mod tests {
         assert!(!wire.contains("hunter2") && !wire.contains("users"), "{wire}");
         let (code, words) = http_status(&Error::Internal("password=hunter2 at table users".to_owned()));
         assert_eq!((code, words.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, status.message()));
+    }
+
+    #[test]
+    fn a_corrupt_entry_is_told_by_its_revision_and_nothing_else() {
+        let corrupt = |table, row: &str| StoreError::Corrupt {
+            table,
+            column: "hash",
+            row: row.to_owned(),
+            problem: "hunter2".to_owned(),
+        };
+        let status = read_failed(corrupt("audit_logs", "17"));
+        assert_eq!(status.code(), Code::DataLoss);
+        let info = status.get_details_error_info().unwrap();
+        assert_eq!((info.reason.as_str(), info.metadata["first_bad_revision"].as_str()), ("LOG_CORRUPT", "17"));
+        assert!(status.message().contains("17") && !status.message().contains("hunter2"), "{status}");
+        assert_eq!(read_failed(corrupt("users", "17")).code(), Code::Internal);
     }
 
     #[test]

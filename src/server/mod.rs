@@ -1,5 +1,8 @@
 //! The server: its parts put together, started and stopped.
 
+mod checkpoints;
+mod intact;
+mod open;
 mod upkeep;
 
 use std::sync::Arc;
@@ -16,6 +19,7 @@ use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
+use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
 use crate::config::{Following, Limits, Shutdown};
 use crate::domain::Revision;
@@ -28,6 +32,9 @@ use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{Listener, Readiness};
 use crate::tls::Tls;
+use checkpoints::Signer;
+
+pub use intact::NotIntact;
 
 /// How long to wait before trying a database again that does not answer.
 const RETRY: Duration = Duration::from_millis(500);
@@ -54,6 +61,8 @@ pub struct Parts {
     pub bootstrap_token: Option<Secret>,
     /// How it keeps up with other replicas.
     pub following: Following,
+    /// How the log proves itself.
+    pub proof: Proof,
     /// How much is too much.
     pub limits: Limits,
     /// How it stops.
@@ -62,6 +71,17 @@ pub struct Parts {
     pub watched_at: Option<Listener>,
     /// Cancelled when it is to stop.
     pub shutdown: CancellationToken,
+}
+
+/// How the log proves itself.
+#[derive(Debug, Clone)]
+pub struct Proof {
+    /// What checkpoints are signed with; without it there are none.
+    pub key: Option<Arc<SigningKey>>,
+    /// How many revisions lie between two that are stored.
+    pub interval: Revision,
+    /// Whether all of the log is verified before it is served.
+    pub verify_all: bool,
 }
 
 /// What it tells when it is ready.
@@ -84,6 +104,16 @@ pub enum ServerError {
     /// The database cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The log is not what was written.
+    #[error(
+        "DATA_LOSS: the audit log is not intact: {fault}; not serving; run toggled audit verify --database {database}"
+    )]
+    NotIntact {
+        /// Where, and how.
+        fault: NotIntact,
+        /// Which database.
+        database: String,
+    },
     /// There is no first administrator.
     #[error("{0}")]
     Bootstrap(#[from] BootstrapError),
@@ -109,7 +139,7 @@ pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerEr
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), store, clock, queue);
     let mut server = Server::listen(parts, mirror, &proposals).await?;
     tokio::select! {
-        opened = open(&*server.store, &server.mirror) => opened?,
+        opened = server.open() => opened?,
         () = shutdown.cancelled() => return server.stop_serving().await,
     }
     let stop_writing = CancellationToken::new();
@@ -149,6 +179,7 @@ struct Server {
     last_used: Arc<LastUsed>,
     sign_on: Option<Arc<SignOn>>,
     following: Following,
+    proof: Proof,
     stopping: Shutdown,
     health: grpc::Health,
     /// Cancelled when no more calls are taken.
@@ -165,7 +196,8 @@ struct Server {
 impl Server {
     /// Takes calls already before the database answers, so that health can say that it does not.
     async fn listen(parts: Parts, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
-        let Parts { listener, tls, outsiders, store, clock, following, limits, stopping, watched_at, .. } = parts;
+        let Parts { listener, tls, outsiders, store, clock, following, proof, limits, stopping, watched_at, .. } =
+            parts;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
         let sign_on = outsiders.sign_on.clone();
         let (router, health) = grpc::Router::new(grpc::Parts {
@@ -175,6 +207,7 @@ impl Server {
             proposals: proposals.clone(),
             last_used: Arc::clone(&last_used),
             outsiders,
+            checkpoint_key: proof.key.clone(),
             limits,
             closing: closing.clone(),
             calls: calls.clone(),
@@ -196,6 +229,7 @@ impl Server {
             last_used,
             sign_on,
             following,
+            proof,
             stopping,
             health,
             closing,
@@ -212,6 +246,17 @@ impl Server {
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
+        match self.proof.key.clone() {
+            Some(key) => {
+                let signer =
+                    Signer { store: store(), clock: Arc::clone(&self.clock), key, interval: self.proof.interval };
+                self.background.spawn(signer.follow(self.mirror.revisions()));
+            }
+            None => tracing::warn!(
+                "no checkpoints of the log are signed, so that nobody can prove later what it was: give every server the \
+                 same key by --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
+            ),
+        }
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });
         }
@@ -259,27 +304,6 @@ impl Server {
         };
         if timeout(LAST_WORDS, rest).await.is_err() {
             tracing::warn!("the database does not answer; not waiting any longer");
-        }
-    }
-}
-
-/// Brings the schema up to date and reads everything; tries on while the database does not answer.
-async fn open(store: &dyn Store, mirror: &Mirror) -> Result<(), StoreError> {
-    let mut told = false;
-    loop {
-        let opened = match store.migrate_up().await {
-            Ok(()) => mirror.follow(store).await,
-            Err(error) => Err(error),
-        };
-        match opened {
-            Ok(()) => return Ok(()),
-            Err(StoreError::Unavailable(problem)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%problem, database = store.describe(), "waiting for the database");
-                }
-                sleep(RETRY).await;
-            }
-            Err(error) => return Err(error),
         }
     }
 }

@@ -6,6 +6,7 @@ mod audit;
 mod backups;
 mod cancel;
 mod certificate;
+mod checkpoints;
 mod cli;
 mod concurrency;
 mod docs;

@@ -12,7 +12,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::support::methods::{PERMISSIONS, call, channel, methods};
-use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, on_both, reason_of};
+use crate::support::{Backend, CHECKPOINT_KEY, Client, Database, Issuer, Server, TOKEN, on_both, reason_of};
 
 fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
@@ -24,6 +24,7 @@ pub fn due(path: &str) -> Code {
         "ListFeatureFlags" | "WatchFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => {
             Code::Ok
         }
+        "GetAuditCheckpoint" | "ListAuditCheckpoints" => Code::Ok,
         "ResolveAll" | "EventStream" | "SyncFlags" | "FetchAllFlags" | "GetMetadata" => Code::Ok,
         "ResolveBoolean" | "ResolveString" | "ResolveInt" | "ResolveFloat" | "ResolveObject" => Code::NotFound,
         "ToggleFeatureFlag"
@@ -125,7 +126,7 @@ on_both! {
     /// The permission that a method demands opens it, no other does.
     async fn each_method_is_opened_by_its_own_permission_alone(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start(&database).await;
+        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
         let channel = channel(&server).await;
         for held in PERMISSIONS {
             let secret = account(&server, &format!("{held}@example.com"), &[held]).await.secret;

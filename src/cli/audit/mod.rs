@@ -1,5 +1,6 @@
 //! `toggled audit`: the log of every change, by way of a server.
 
+mod checkpoint;
 mod export;
 mod filters;
 mod list;
@@ -25,6 +26,8 @@ enum Action {
     Tail(tail::Tail),
     /// Write entries to a file, oldest first; a file that is there already is gone on with
     Export(export::Export),
+    /// Have the server sign what the log is: keep it elsewhere, and whoever changes the log later is found out
+    Checkpoint(checkpoint::Checkpoint),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
@@ -32,5 +35,6 @@ pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
         Action::List(settings) => settings.run().await,
         Action::Tail(settings) => settings.run().await,
         Action::Export(settings) => settings.run().await,
+        Action::Checkpoint(settings) => settings.run().await,
     }
 }

@@ -7,7 +7,7 @@ use crate::domain::time;
 use crate::grpc::pb::FeatureFlagStatus;
 
 /// A time with six digits, always: those that the log keeps.
-pub(super) fn time(time: Option<&Timestamp>) -> Option<String> {
+pub(in crate::cli) fn time(time: Option<&Timestamp>) -> Option<String> {
     let time = time?;
     let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos) / 1_000)?;
     jiff::Timestamp::from_microsecond(time::Timestamp::from_micros(micros).micros())

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::table::{Cell, Table};
 use super::{EXIT_DONE, EXIT_FAILURE, Failure};
 
-pub(super) use fields::{hex, status};
+pub(super) use fields::{hex, status, time};
 pub(super) use flag::{Changed, Seen, WasSet};
 
 /// In which form to tell it.

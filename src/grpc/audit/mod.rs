@@ -1,5 +1,6 @@
 //! AuditService: reading and following the log. Always from the database: an answer is complete or it is an error.
 
+mod checkpoint;
 mod list;
 mod tail;
 
@@ -11,9 +12,12 @@ use super::fields::Fields;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
 use super::status::{read_failed, status};
+use crate::checkpoint::SigningKey;
 use crate::domain::error::Error;
+use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
+use checkpoint::Signer;
 use list::List;
 use tail::{Messages, Tail};
 
@@ -21,12 +25,18 @@ use tail::{Messages, Tail};
 pub struct Audit {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
+    signer: Option<Signer>,
 }
 
 impl Audit {
-    /// The service on these parts.
-    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>) -> Self {
-        Self { store, mirror }
+    /// The service on these parts. Without a `key` it signs no checkpoints.
+    pub fn new(
+        store: Arc<dyn Store>,
+        mirror: Arc<Mirror>,
+        key: Option<Arc<SigningKey>>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { store, mirror, signer: key.map(|key| Signer { key, clock }) }
     }
 }
 
@@ -54,16 +64,21 @@ impl AuditService for Audit {
 
     async fn get_audit_checkpoint(
         &self,
-        _request: Request<pb::GetAuditCheckpointRequest>,
+        request: Request<pb::GetAuditCheckpointRequest>,
     ) -> Result<Response<pb::GetAuditCheckpointResponse>, Status> {
-        Err(Status::unimplemented("GetAuditCheckpoint"))
+        let mut fields = Fields::default();
+        let revision = fields.at_least("revision", 1, request.get_ref().revision);
+        fields.finish(Some(())).map_err(status)?;
+        let signer = self.signer.as_ref().ok_or_else(|| status(Error::NoCheckpointKey))?;
+        signer.checkpoint(&*self.store, revision).await.map(Response::new)
     }
 
     async fn list_audit_checkpoints(
         &self,
-        _request: Request<pb::ListAuditCheckpointsRequest>,
+        request: Request<pb::ListAuditCheckpointsRequest>,
     ) -> Result<Response<pb::ListAuditCheckpointsResponse>, Status> {
-        Err(Status::unimplemented("ListAuditCheckpoints"))
+        let list = checkpoint::List::parse(request.get_ref()).map_err(status)?;
+        list.page(&*self.store).await.map(Response::new)
     }
 
     async fn trim_audit_logs(

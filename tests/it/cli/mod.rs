@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_export;
+mod checkpoint;
 mod connection;
 mod export;
 mod failures;

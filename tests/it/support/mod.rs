@@ -19,7 +19,7 @@ use tempfile::TempDir;
 pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
 pub use postgres::HeldHead;
-pub use server::{Log, Server, TOKEN, invoke, program};
+pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, invoke, program};
 
 /// How long anything may take before a test gives up on it.
 pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -16,6 +16,14 @@ use super::{Client, Database, methods, soon};
 /// The administrator's token wherever a test does not want a fresh one.
 pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
 
+/// A key to sign checkpoints with, that of the first test of RFC 8032, wherever a test does not want one of its own.
+pub const CHECKPOINT_KEY: (&str, &str) = (
+    "TOGGLED_CHECKPOINT_KEY",
+    "-----BEGIN PRIVATE KEY-----\n\
+     MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+     -----END PRIVATE KEY-----\n",
+);
+
 /// A running server; killed with this value.
 pub struct Server {
     pub address: SocketAddr,

@@ -1,0 +1,95 @@
+//! The checkpoints that are stored with the log, one every so many revisions.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::RETRY;
+use crate::checkpoint::{Checkpoint, SigningKey};
+use crate::domain::Revision;
+use crate::domain::time::Clock;
+use crate::store::{Store, StoreError, in_time};
+
+/// How long the database may take for one checkpoint.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Keeps the key with the log, so that what it signs can be verified when another has taken its place.
+pub(super) async fn make_known(
+    store: &dyn Store,
+    key: &SigningKey,
+    log_id: Uuid,
+    clock: &dyn Clock,
+) -> Result<(), StoreError> {
+    let key = key.verifier(log_id).to_string();
+    let known = store.checkpoint_keys().await?;
+    if known.iter().any(|(known, _)| *known == key) {
+        return Ok(());
+    }
+    store.add_checkpoint_key(&key, clock.now()).await
+}
+
+/// Who signs checkpoints as the log grows. Several servers do so side by side: the first to store one is in time.
+pub(super) struct Signer {
+    pub store: Arc<dyn Store>,
+    pub clock: Arc<dyn Clock>,
+    pub key: Arc<SigningKey>,
+    pub interval: Revision,
+}
+
+impl Signer {
+    /// Signs for as long as it is polled: first the newest checkpoint that is due, and then each that the log passes.
+    pub async fn follow(self, mut revisions: watch::Receiver<Revision>) {
+        let mut next = None;
+        let mut failing = false;
+        loop {
+            let reached = *revisions.borrow_and_update();
+            // The log is an older one than it was, or all of it is new to us.
+            if next.is_none_or(|next: Revision| reached < next - self.interval) {
+                next = Some((reached - reached % self.interval).max(self.interval));
+            }
+            match next.filter(|next| *next <= reached) {
+                // It ends with what tells of revisions.
+                None if revisions.changed().await.is_err() => return,
+                None => {}
+                Some(due) => match in_time(PATIENCE, self.store_at(due)).await {
+                    Ok(()) => {
+                        failing = false;
+                        next = Some(due + self.interval);
+                    }
+                    Err(error) => {
+                        // Once an outage, not once a try.
+                        if !std::mem::replace(&mut failing, true) {
+                            tracing::warn!(%error, revision = due, "could not store a checkpoint of the log; trying on");
+                        }
+                        sleep(RETRY).await;
+                    }
+                },
+            }
+        }
+    }
+
+    /// Signs what the log was at a revision and stores it, unless that is done.
+    async fn store_at(&self, revision: Revision) -> Result<(), StoreError> {
+        let head = self.store.head().await?;
+        if head.revision < revision {
+            // A backup was restored: we shall hear of it.
+            return Ok(());
+        }
+        if head.floor >= revision {
+            tracing::info!(revision, floor = head.floor, "no checkpoint of what has been removed from the log");
+            return Ok(());
+        }
+        let there = self.store.entry_at(revision).await?;
+        let Some((_, hash)) = there else {
+            return Err(StoreError::Refused(format!("there is no entry at revision {revision}")));
+        };
+        let log_id = head.log_id;
+        // Again, where a backup was restored that is older than the key.
+        make_known(&*self.store, &self.key, log_id, &*self.clock).await?;
+        let note = self.key.sign(Checkpoint { log_id, revision, hash, time: self.clock.now() });
+        self.store.add_checkpoint(revision, &note.to_string()).await
+    }
+}

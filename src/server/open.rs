@@ -1,0 +1,38 @@
+//! Opening the database: nobody is let in before, since who may come in is in what is read.
+
+use tokio::time::sleep;
+
+use super::{RETRY, Server, ServerError, checkpoints, intact};
+use crate::store::StoreError;
+
+impl Server {
+    /// Brings the schema up to date, sees that the log is whole, and reads everything; tries on while the database does
+    /// not answer.
+    pub(super) async fn open(&self) -> Result<(), ServerError> {
+        let mut told = false;
+        loop {
+            let problem = match self.try_open().await {
+                Err(ServerError::Store(StoreError::Unavailable(problem))) => problem,
+                opened => return opened,
+            };
+            if !std::mem::replace(&mut told, true) {
+                tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    async fn try_open(&self) -> Result<(), ServerError> {
+        let store = &*self.store;
+        store.migrate_up().await?;
+        intact::verify(store, &self.proof).await?.map_err(|fault| {
+            let database = store.describe();
+            ServerError::NotIntact { fault, database }
+        })?;
+        if let Some(key) = &self.proof.key {
+            let log_id = store.head().await?.log_id;
+            checkpoints::make_known(store, key, log_id, &*self.clock).await?;
+        }
+        Ok(self.mirror.follow(store).await?)
+    }
+}

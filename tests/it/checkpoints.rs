@@ -1,0 +1,235 @@
+//! Signed checkpoints: the key, what is signed and stored, and who can verify it.
+
+mod intact;
+mod key;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ring::signature::{ED25519, UnparsedPublicKey};
+use sha2::{Digest, Sha256};
+use toggled::checkpoint::{Note, VerifierKey};
+use toggled::grpc::pb::*;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use crate::store::raw::Raw;
+use crate::support::{CHECKPOINT_KEY, Client, Database, Server, on_both, reason_of, soon};
+
+/// One checkpoint every ten revisions.
+const EVERY_TEN: [(&str, &str); 2] = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "10")];
+
+async fn sign(client: &mut Client, revision: Option<i64>) -> GetAuditCheckpointResponse {
+    client.audit.get_audit_checkpoint(GetAuditCheckpointRequest { revision }).await.unwrap().into_inner()
+}
+
+async fn list(client: &mut Client) -> ListAuditCheckpointsResponse {
+    client.audit.list_audit_checkpoints(ListAuditCheckpointsRequest::default()).await.unwrap().into_inner()
+}
+
+fn revisions(list: &ListAuditCheckpointsResponse) -> Vec<i64> {
+    list.checkpoints.iter().map(|checkpoint| checkpoint.revision).collect()
+}
+
+/// Waits until so many checkpoints are stored.
+async fn until_stored(client: &mut Client, count: usize) -> ListAuditCheckpointsResponse {
+    soon("checkpoints", async {
+        loop {
+            let list = list(client).await;
+            if list.checkpoints.len() >= count {
+                return list;
+            }
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+}
+
+/// Writes until the log is at this revision.
+async fn write_to(client: &mut Client, revision: i64) {
+    if client.log().await.iter().all(|entry| entry.entity_key != "a") {
+        client.create("a").await;
+    }
+    while client.flip("a").await.revision < revision {}
+}
+
+/// A checkpoint as somebody verifies it who has nothing but docs/audit-proof.md.
+fn assert_signed(checkpoint: &AuditCheckpoint, keys: &[CheckpointKey]) {
+    let AuditCheckpoint { log_id, revision, hash, key_id, signature, note, .. } = checkpoint;
+    let (text, signatures) = note.split_once("\n\n").unwrap();
+    let text = format!("{text}\n");
+    let time = text.lines().nth(3).unwrap();
+    assert_eq!(text, format!("toggled/{log_id}\n{revision}\n{}\n{time}\n", STANDARD.encode(hash)));
+    let line = signatures.strip_prefix(&format!("\u{2014} toggled/{log_id} ")).unwrap();
+    let signed = STANDARD.decode(line.strip_suffix('\n').unwrap()).unwrap();
+    let hex: String = signed[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!((&hex, &signed[4..]), (key_id, &signature[..]));
+
+    let key = keys.iter().find(|key| key.key_id == *key_id).unwrap();
+    let [name, id, key] = key.verifier_key.splitn(3, '+').collect::<Vec<_>>()[..] else { panic!("{key:?}") };
+    let key = STANDARD.decode(key).unwrap();
+    let computed = Sha256::digest([name.as_bytes(), b"\n\x01", &key[1..]].concat());
+    assert_eq!((&computed[..4], id, key[0]), (&signed[..4], hex.as_str(), 1));
+    UnparsedPublicKey::new(&ED25519, &key[1..]).verify(text.as_bytes(), signature).unwrap();
+
+    let keys: Vec<_> = keys.iter().map(|key| VerifierKey::parse(&key.verifier_key).unwrap()).collect();
+    let read = Note::parse(note).unwrap();
+    assert_eq!(read.verify(&keys).unwrap().id().to_string(), *key_id);
+    assert_eq!((read.checkpoint.revision, &read.checkpoint.hash[..]), (*revision, &hash[..]));
+}
+
+on_both! {
+    /// Also those in the middle of a batch, and each once although two servers sign.
+    async fn a_checkpoint_is_stored_at_every_multiple_of_the_interval(backend: Backend) {
+        let database = Database::new(backend).await;
+        let here = Server::start_with(&database, &EVERY_TEN).await;
+        let there = Server::start_with(&database, &EVERY_TEN).await;
+        let (mut admin, mut other) = (here.admin().await, there.admin().await);
+        let keys: Vec<String> = (0..35).map(|number| format!("flag-{number}")).collect();
+        for key in &keys {
+            admin.create(key).await;
+        }
+        let item = |key: &String| BatchSetItem {
+            flag: Some(batch_set_item::Flag::Key(key.clone())),
+            status: FeatureFlagStatus::Enabled.into(),
+            expected_revision: None,
+        };
+        let batch = BatchSetFeatureFlagsRequest { items: keys.iter().map(item).collect(), ..Default::default() };
+        let at = other.toggle.batch_set_feature_flags(batch).await.unwrap().into_inner().revision;
+        write_to(&mut admin, at + 30).await;
+        let log = admin.log().await;
+        let due: Vec<i64> = (1..=log.len() as i64 / 10).map(|number| number * 10).collect();
+        let stored = until_stored(&mut other, due.len()).await;
+        assert_eq!(revisions(&stored), due);
+        for checkpoint in &stored.checkpoints {
+            assert_signed(checkpoint, &stored.keys);
+            assert_eq!(checkpoint.hash, log[checkpoint.revision as usize - 1].hash);
+        }
+        assert_eq!(stored.keys.len(), 1);
+    }
+
+    /// A server that comes later stores the newest that is due, and then all that follow.
+    async fn the_newest_checkpoint_is_made_up_for_at_the_start(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        write_to(&mut server.admin().await, 25).await;
+        server.terminate().await;
+        let server = Server::start_with(&database, &EVERY_TEN).await;
+        let mut admin = server.admin().await;
+        assert_eq!(revisions(&until_stored(&mut admin, 1).await), [20]);
+        write_to(&mut admin, 40).await;
+        assert_eq!(revisions(&until_stored(&mut admin, 3).await), [20, 30, 40]);
+    }
+
+    async fn what_cannot_be_stored_now_is_stored_later(backend: Backend) {
+        let database = Database::new(backend).await;
+        let (mut server, mut log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        server.ready().await;
+        let (mut admin, mut raw) = (server.admin().await, Raw::connect(&database).await);
+        raw.run("ALTER TABLE checkpoints RENAME TO elsewhere").await;
+        write_to(&mut admin, 35).await;
+        log.says("could not store a checkpoint").await;
+        raw.run("ALTER TABLE elsewhere RENAME TO checkpoints").await;
+        assert_eq!(revisions(&until_stored(&mut admin, 3).await), [10, 20, 30]);
+        server.terminate().await;
+        assert!(!log.rest().await.contains("could not store a checkpoint"), "told once an outage");
+    }
+
+    async fn any_revision_that_is_kept_can_be_signed(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        let mut admin = server.admin().await;
+        write_to(&mut admin, 8).await;
+        let log = admin.log().await;
+        for revision in [None, Some(1), Some(5), Some(8)] {
+            let signed = sign(&mut admin, revision).await;
+            let checkpoint = signed.checkpoint.unwrap();
+            assert_signed(&checkpoint, &signed.keys);
+            assert_eq!(checkpoint.revision, revision.unwrap_or(8));
+            assert_eq!(checkpoint.hash, log[checkpoint.revision as usize - 1].hash);
+        }
+        for (revision, code, reason) in [
+            (0, Code::InvalidArgument, "INVALID_FIELD"),
+            (-1, Code::InvalidArgument, "INVALID_FIELD"),
+            (9, Code::OutOfRange, "CURSOR_IN_FUTURE"),
+        ] {
+            let request = GetAuditCheckpointRequest { revision: Some(revision) };
+            let told = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
+            assert_eq!((told.code(), reason_of(&told).as_str()), (code, reason));
+        }
+    }
+
+    /// What is just before the oldest entry is known by its hash; checkpoints outlive what they speak of.
+    async fn a_log_that_was_trimmed_keeps_its_checkpoints(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start_with(&database, &EVERY_TEN).await;
+        let mut admin = server.admin().await;
+        write_to(&mut admin, 25).await;
+        let (log, before) = (admin.log().await, until_stored(&mut admin, 2).await);
+        server.terminate().await;
+        let mut raw = Raw::connect(&database).await;
+        raw.unguard().await;
+        raw.run("UPDATE log_head SET floor = 15, floor_hash = (SELECT hash FROM audit_logs WHERE revision = 15)").await;
+        raw.run("DELETE FROM audit_logs WHERE revision <= 15").await;
+        drop(raw);
+
+        for all in ["false", "true"] {
+            let settings = [EVERY_TEN[0], EVERY_TEN[1], ("TOGGLED_VERIFY_ON_START", all)];
+            let server = Server::start_with(&database, &settings).await;
+            let mut admin = server.admin().await;
+            assert_eq!(list(&mut admin).await.checkpoints, before.checkpoints);
+            for revision in [15, 16, 25] {
+                let signed = sign(&mut admin, Some(revision)).await;
+                assert_signed(signed.checkpoint.as_ref().unwrap(), &signed.keys);
+                assert_eq!(signed.checkpoint.unwrap().hash, log[revision as usize - 1].hash);
+            }
+            let request = GetAuditCheckpointRequest { revision: Some(14) };
+            let told = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
+            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::OutOfRange, "CURSOR_TOO_OLD"));
+            assert_eq!(told.get_details_error_info().unwrap().metadata["oldest_revision"], "16");
+            server.terminate().await;
+        }
+    }
+
+    async fn checkpoints_are_listed_page_by_page(backend: Backend) {
+        let database = Database::new(backend).await;
+        let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1")];
+        let server = Server::start_with(&database, &settings).await;
+        let mut admin = server.admin().await;
+        write_to(&mut admin, 105).await;
+        // The first two revisions are those of the first start: the newest that is due then is the second.
+        let all = soon("the last checkpoints", async {
+            loop {
+                let request = ListAuditCheckpointsRequest { page_size: 1_000, ..Default::default() };
+                let list = admin.audit.list_audit_checkpoints(request).await.unwrap().into_inner();
+                if list.checkpoints.len() >= 104 {
+                    return list;
+                }
+            }
+        })
+        .await;
+        assert_eq!(revisions(&all), (2..=105).collect::<Vec<_>>());
+        assert_eq!((list(&mut admin).await.checkpoints.len(), all.next_page_token.as_str()), (100, ""));
+        for (from_revision, page_size, first) in [(None, 0, 2), (Some(0), 7, 2), (Some(50), 56, 50), (Some(105), 1, 105)] {
+            let mut request = ListAuditCheckpointsRequest { page_size, from_revision, ..Default::default() };
+            let mut seen = Vec::new();
+            loop {
+                let page = admin.audit.list_audit_checkpoints(request.clone()).await.unwrap().into_inner();
+                seen.extend(revisions(&page));
+                request.page_token = page.next_page_token;
+                if request.page_token.is_empty() {
+                    break;
+                }
+            }
+            assert_eq!(seen, (first..=105).collect::<Vec<_>>(), "{from_revision:?} {page_size}");
+        }
+        let token = ListAuditCheckpointsRequest { page_size: 1, ..Default::default() };
+        let token = admin.audit.list_audit_checkpoints(token).await.unwrap().into_inner().next_page_token;
+        for (page_size, from_revision, page_token) in
+            [(-1, None, ""), (1_001, None, ""), (0, Some(-1), ""), (0, None, "nonsense"), (0, Some(2), &token)]
+        {
+            let request = ListAuditCheckpointsRequest { page_size, from_revision, page_token: page_token.into() };
+            let told = admin.audit.list_audit_checkpoints(request).await.unwrap_err();
+            assert_eq!(told.code(), Code::InvalidArgument, "{page_size} {from_revision:?} {page_token}");
+        }
+    }
+}

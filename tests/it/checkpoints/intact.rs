@@ -1,0 +1,180 @@
+//! A server that is started on a log that is not what was written refuses to serve it, and one that runs tells who reads.
+
+use toggled::checkpoint::{Note, SigningKey};
+use toggled::grpc::pb::*;
+use tonic::Code;
+use tonic_types::StatusExt;
+
+use super::{EVERY_TEN, until_stored, write_to};
+use crate::store::raw::Raw;
+use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of, soon};
+
+/// A log of 25 entries and two checkpoints that no server serves now, and somebody who may change anything in it.
+async fn tampered(backend: Backend) -> (Database, Raw) {
+    let database = Database::new(backend).await;
+    let server = Server::start_with(&database, &EVERY_TEN).await;
+    let mut admin = server.admin().await;
+    write_to(&mut admin, 25).await;
+    until_stored(&mut admin, 2).await;
+    server.terminate().await;
+    let mut raw = Raw::connect(&database).await;
+    raw.unguard().await;
+    (database, raw)
+}
+
+/// What a server says that refuses to start.
+async fn refusal(database: &Database, more: &[(&str, &str)]) -> String {
+    let own =
+        [("TOGGLED_DATABASE_URL", database.url.as_str()), ("TOGGLED_LISTEN", "127.0.0.1:0"), ("TOGGLED_LOG", "error")];
+    let output = invoke(&["serve"], &[&own, &EVERY_TEN[..], more].concat()).await;
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    assert!(!String::from_utf8(output.stdout).unwrap().contains("ready"));
+    let told = told.strip_prefix("toggled: DATA_LOSS: the audit log is not intact: ").unwrap().trim_end();
+    let (what, advice) = told.split_once("; not serving; run toggled audit verify --database ").unwrap();
+    assert!(!advice.is_empty());
+    what.to_owned()
+}
+
+async fn assert_starts(database: &Database) {
+    assert!(Server::start_with(database, &EVERY_TEN).await.terminate().await.success());
+}
+
+const ALTERED: &str = "altered: the hash of the entry is not that of what it says and of the entry before it";
+
+on_both! {
+    async fn an_altered_entry_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        assert_starts(&database).await;
+        raw.run("UPDATE audit_logs SET user_email = 'nobody@example.com' WHERE revision = 23").await;
+        assert_eq!(refusal(&database, &[]).await, format!("revision 23: {ALTERED}"));
+        raw.run("UPDATE audit_logs SET user_email = 'admin@localhost' WHERE revision = 23").await;
+        assert_starts(&database).await;
+        // One that cannot be read at all.
+        raw.run("UPDATE audit_logs SET hash_version = 300 WHERE revision = 22").await;
+        assert_eq!(refusal(&database, &[]).await, format!("revision 22: {ALTERED}"));
+    }
+
+    /// What lies before the last checkpoint is found by who asks for it.
+    async fn an_entry_that_was_altered_long_ago_is_found_on_request(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 4").await;
+        assert_starts(&database).await;
+        let all = [("TOGGLED_VERIFY_ON_START", "true")];
+        assert_eq!(refusal(&database, &all).await, format!("revision 4: {ALTERED}"));
+        raw.run("DELETE FROM audit_logs WHERE revision = 4").await;
+        assert_eq!(refusal(&database, &all).await, "revision 4: missing: the next entry is that of revision 5");
+    }
+
+    async fn an_end_that_was_moved_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        raw.run("UPDATE log_head SET revision = 24").await;
+        assert_eq!(refusal(&database, &[]).await, "revision 25: behind the end: the log should end at revision 24");
+        raw.run("UPDATE log_head SET revision = 27").await;
+        assert_eq!(refusal(&database, &[]).await, "revision 26: missing: the log should go on to revision 27");
+        let hash = raw.hash(7);
+        raw.run(&format!("UPDATE log_head SET revision = 25, hash = {hash}")).await;
+        let told = "revision 25: altered: the log should end with an entry that has another hash";
+        assert_eq!(refusal(&database, &[]).await, told);
+        raw.run("UPDATE log_head SET hash = (SELECT hash FROM audit_logs WHERE revision = 25)").await;
+        assert_starts(&database).await;
+    }
+
+    async fn a_tail_that_was_cut_off_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        raw.run("DELETE FROM audit_logs WHERE revision > 22").await;
+        assert_eq!(refusal(&database, &[]).await, "revision 23: missing: the log should go on to revision 25");
+        // Even if the end says that this is all.
+        raw.run("DELETE FROM audit_logs WHERE revision > 17").await;
+        let cut = "UPDATE log_head SET revision = 17, hash = (SELECT hash FROM audit_logs WHERE revision = 17)";
+        raw.run(cut).await;
+        let told = "revision 20: the checkpoint there is not of this log: the log ends at revision 17";
+        assert_eq!(refusal(&database, &[]).await, told);
+    }
+
+    async fn an_entry_behind_the_end_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        let columns = "timestamp, user_email, action_type, entity_type, entity_key, entity_name, method, hash_version, hash";
+        let id = raw.id(uuid::Uuid::now_v7());
+        let sql = format!(
+            "INSERT INTO audit_logs (id, revision, {columns}) SELECT {id}, 26, {columns} FROM audit_logs WHERE revision = 2"
+        );
+        raw.run(&sql).await;
+        assert_eq!(refusal(&database, &[]).await, "revision 26: behind the end: the log should end at revision 25");
+    }
+
+    async fn a_checkpoint_that_does_not_fit_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        let own = SigningKey::from_pem(CHECKPOINT_KEY.1.as_bytes()).unwrap();
+        let text = raw.texts("SELECT note FROM checkpoints WHERE revision = 20").await.remove(0);
+        let checkpoint = Note::parse(&text).unwrap().checkpoint;
+        let (mut other_hash, mut other_log, mut other_revision) = (checkpoint, checkpoint, checkpoint);
+        other_hash.hash = [7; 32];
+        other_log.log_id = uuid::Uuid::nil();
+        other_revision.revision = 19;
+        let nil = uuid::Uuid::nil();
+        for (forged, why) in [
+            ("hello".to_owned(), "it is no signed checkpoint of a log of toggled's".to_owned()),
+            (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "none of the given keys has signed it".into()),
+            (own.sign(other_hash).to_string(), "the entry there has another hash".into()),
+            (own.sign(other_log).to_string(), "none of the given keys has signed it".into()),
+            (own.sign(other_revision).to_string(), format!("it was signed for revision 19 of log {}", checkpoint.log_id)),
+            (text.replace("\ntime 2", "\ntime 3"), format!("the signature of the key {} is not of this checkpoint",
+                own.verifier(checkpoint.log_id).id())),
+        ] {
+            raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", forged.replace('\'', "''"))).await;
+            let told = refusal(&database, &[]).await;
+            assert_eq!(told, format!("revision 20: the checkpoint there is not of this log: {why}"));
+        }
+        // Of another log, by a key that is listed.
+        let listed = own.verifier(nil);
+        raw.run(&format!("INSERT INTO checkpoint_keys SELECT '{listed}', added_at FROM checkpoint_keys")).await;
+        raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", own.sign(other_log))).await;
+        assert!(refusal(&database, &[]).await.ends_with(&format!("it was signed for revision 20 of log {nil}")));
+        raw.run(&format!("UPDATE checkpoints SET note = '{text}' WHERE revision = 20")).await;
+        assert_starts(&database).await;
+    }
+
+    /// Other servers go on writing while one starts.
+    async fn a_log_that_grows_meanwhile_is_not_taken_for_broken(backend: Backend) {
+        let database = Database::new(backend).await;
+        let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1"), ("TOGGLED_VERIFY_ON_START", "true")];
+        let server = Server::start_with(&database, &settings).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let writing = tokio::spawn(async move {
+            loop {
+                admin.flip("a").await;
+            }
+        });
+        for _ in 0..5 {
+            Server::start_with(&database, &settings).await.terminate().await;
+        }
+        writing.abort();
+    }
+
+    async fn who_reads_a_corrupt_entry_is_told_so(backend: Backend) {
+        let database = Database::new(backend).await;
+        let (mut server, mut log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        server.ready().await;
+        let mut admin = server.admin().await;
+        write_to(&mut admin, 7).await;
+        let id = admin.log().await[4].id.clone();
+        let mut raw = Raw::connect(&database).await;
+        raw.unguard().await;
+        raw.run("UPDATE audit_logs SET hash_version = 300 WHERE revision = 5").await;
+        let listed = admin.audit.list_audit_logs(ListAuditLogsRequest::default()).await.map(drop);
+        let read = admin.audit.get_audit_log(GetAuditLogRequest { id }).await.map(drop);
+        let mut stream = admin.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
+        let streamed = soon("the end of the stream", stream.message()).await.map(drop);
+        for answer in [listed, read, streamed] {
+            let told = answer.unwrap_err();
+            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::DataLoss, "LOG_CORRUPT"), "{told}");
+            assert_eq!(told.get_details_error_info().unwrap().metadata["first_bad_revision"], "5");
+            assert!(!told.message().contains("hash_version"), "{told}");
+            log.says("hash_version of row 5").await;
+        }
+        // What has nothing to do with it is served.
+        admin.flip("a").await;
+    }
+}
