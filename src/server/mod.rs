@@ -211,6 +211,7 @@ impl Server {
         let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
+        self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });

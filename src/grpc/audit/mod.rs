@@ -1,12 +1,15 @@
-//! AuditService: reading and following the log. Always from the database: an answer is complete or it is an error.
+//! AuditService: reading, following and trimming the log. It is read from the database, always: an answer is complete or
+//! it is an error.
 
 mod list;
 mod tail;
+mod trim;
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::change::Changes;
 use super::fields::Fields;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
@@ -19,14 +22,15 @@ use tail::{Messages, Tail};
 
 /// AuditService.
 pub struct Audit {
+    changes: Changes,
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
 }
 
 impl Audit {
     /// The service on these parts.
-    pub fn new(store: Arc<dyn Store>, mirror: Arc<Mirror>) -> Self {
-        Self { store, mirror }
+    pub fn new(changes: Changes, store: Arc<dyn Store>, mirror: Arc<Mirror>) -> Self {
+        Self { changes, store, mirror }
     }
 }
 
@@ -68,9 +72,11 @@ impl AuditService for Audit {
 
     async fn trim_audit_logs(
         &self,
-        _request: Request<pb::TrimAuditLogsRequest>,
+        request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
-        Err(Status::unimplemented("TrimAuditLogs"))
+        let there = self.store.entry_at(request.get_ref().through_revision).await.map_err(read_failed)?;
+        let there = there.map(|(_, hash)| hash);
+        self.changes.make(request, |request, fields| trim::parse(request, fields, there)).await
     }
 
     type StreamAuditLogsStream = Messages;
