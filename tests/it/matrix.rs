@@ -36,6 +36,7 @@ pub fn due(path: &str) -> Code {
         | "UnarchiveFeatureFlag"
         | "GetFeatureFlag"
         | "GetAuditLog"
+        | "TrimAuditLogs"
         | "CreateUser"
         | "GetUser"
         | "UpdateUser"

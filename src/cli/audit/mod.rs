@@ -4,6 +4,7 @@ mod export;
 mod filters;
 mod list;
 mod tail;
+mod trim;
 mod when;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,8 @@ enum Action {
     Tail(tail::Tail),
     /// Write entries to a file, oldest first; a file that is there already is gone on with
     Export(export::Export),
+    /// Move the oldest entries to a file: written, verified, and then removed from the log
+    Trim(trim::Trim),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
@@ -32,5 +35,6 @@ pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
         Action::List(settings) => settings.run().await,
         Action::Tail(settings) => settings.run().await,
         Action::Export(settings) => settings.run().await,
+        Action::Trim(settings) => settings.run().await,
     }
 }

@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_export;
+mod audit_trim;
 mod connection;
 mod export;
 mod failures;
