@@ -120,7 +120,7 @@ on_both! {
         assert_eq!((second.oldest_revision, kept.old_value()), (kept.revision, entry.new_value()));
         until_removed(&mut raw, entry.revision).await;
         assert_eq!(admin.log().await, std::slice::from_ref(&kept));
-        assert_follows(kept.entity_id(), entry.revision, &entry.hash, &[kept.clone()]);
+        assert_follows(kept.entity_id(), entry.revision, &entry.hash, std::slice::from_ref(&kept));
         admin.flip("a").await;
     }
 
