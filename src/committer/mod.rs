@@ -173,8 +173,14 @@ impl Committer {
     /// requests, if they are there, are found as such.
     async fn stands(&self, step: &Step) -> Result<bool, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(false) };
-        let there = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await?;
-        Ok(there.is_some_and(|(id, _)| id == first.id))
+        if let Some((id, _)) = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await? {
+            return Ok(id == first.id);
+        }
+        let head = in_time(READ_PATIENCE, self.store.head()).await?;
+        if head.floor >= first.revision {
+            return Err(StoreError::OutcomeUnknown("what stood there was trimmed since".to_owned()));
+        }
+        Ok(false)
     }
 
     /// Follows the log to where it has moved, and after a few losses keeps it from moving on before our next append.

@@ -31,6 +31,18 @@ pub struct Head {
     pub floor_hash: Hash,
 }
 
+impl Head {
+    /// The hash at a revision, where the head alone tells it: at either end of what is kept, and before the first entry.
+    pub fn hash_at(&self, revision: Revision) -> Option<Hash> {
+        match revision {
+            at if at == self.revision => Some(self.hash),
+            at if at == self.floor => Some(self.floor_hash),
+            0 => Some(GENESIS),
+            _ => None,
+        }
+    }
+}
+
 /// Which flag a request means.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FlagRef {
@@ -135,6 +147,19 @@ impl State {
         &self.head
     }
 
+    /// Whether this is the log of `older`, further on, of which what came next was trimmed. No entry is left to tell, so
+    /// the flags do: each is as it was or has changed later, and then who has read `older` misses nothing by reading on
+    /// here.
+    pub fn goes_on_from(&self, older: &Self) -> bool {
+        let at = older.head.revision;
+        let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.get(&flag.key) == Some(flag);
+        let stays = |flag: &Arc<Flag>| self.flags.get(&flag.key).is_some_and(|now| now.id == flag.id);
+        self.head.log_id == older.head.log_id
+            && self.head.floor > at
+            && self.flags.values().all(fits)
+            && older.flags.values().all(stays)
+    }
+
     /// The flag that is meant, archived ones too.
     pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
         match flag {
@@ -214,6 +239,32 @@ mod tests {
 
     fn since(state: &State, revision: Revision) -> Vec<(&str, Revision)> {
         state.flags_since(revision).map(|flag| (flag.key.as_str(), flag.revision)).collect()
+    }
+
+    fn state(head: Head, flags: &[(&str, Revision)]) -> State {
+        let mut state = State::new(head);
+        let flags = flags.iter().map(|(key, revision)| Arc::new(Flag::sample(key, *revision))).collect();
+        state.apply(head, &Delta { flags, ..Delta::default() });
+        state
+    }
+
+    #[test]
+    fn a_trimmed_log_goes_on_from_where_it_was_if_every_flag_is_as_it_was_or_changed_later() {
+        let at = |revision, floor| Head { revision, floor, ..*State::empty(Uuid::nil()).head() };
+        let older = state(at(5, 0), &[("a", 3), ("b", 5)]);
+        let goes_on = |head, flags: &[_]| state(head, flags).goes_on_from(&older);
+        assert!(goes_on(at(9, 6), &[("a", 3), ("b", 5)]));
+        assert!(goes_on(at(9, 6), &[("a", 8), ("b", 5), ("c", 6)]));
+        for (what, flags) in [
+            ("a flag is gone", &[("a", 3)][..]),
+            ("a flag has not changed yet", &[("a", 3), ("b", 4)]),
+            ("a flag has changed before", &[("a", 4), ("b", 5)]),
+            ("a flag was there before", &[("a", 3), ("b", 5), ("c", 2)]),
+        ] {
+            assert!(!goes_on(at(9, 6), flags), "{what}");
+        }
+        assert!(!goes_on(at(9, 5), &[("a", 3), ("b", 5)]), "its entries tell");
+        assert!(!goes_on(Head { log_id: Uuid::max(), ..at(9, 6) }, &[("a", 3), ("b", 5)]), "another log");
     }
 
     #[test]

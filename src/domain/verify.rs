@@ -50,6 +50,11 @@ impl Chain {
         Self { log_id, revision, hash }
     }
 
+    /// Of which log.
+    pub fn log_id(&self) -> Uuid {
+        self.log_id
+    }
+
     /// The last revision that was verified.
     pub fn revision(&self) -> Revision {
         self.revision

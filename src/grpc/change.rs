@@ -118,7 +118,7 @@ fn named(command: &Command) -> Option<Named> {
             Some(Named::Id(*id))
         }
         Command::CreateToken(new) => Some(Named::Id(new.user_id)),
-        Command::CreateAdministrator { .. } | Command::RecordDenial(_) => None,
+        Command::CreateAdministrator { .. } | Command::TrimLog(_) | Command::RecordDenial(_) => None,
     }
 }
 

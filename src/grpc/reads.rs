@@ -9,7 +9,6 @@ use tonic::Status;
 use super::feed::Feed;
 use super::status::{read_failed, status};
 use crate::domain::error::Error;
-use crate::domain::hash::GENESIS;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 use crate::domain::{Hash, Revision};
@@ -66,9 +65,8 @@ impl Reads {
     /// The log's hash at a revision; `None` where nobody can tell: no entry is kept, or the database does not answer.
     pub(super) async fn hash_at(&self, revision: Revision) -> Option<Hash> {
         let head = self.mirror.read(|state| *state.head());
-        match head.filter(|head| head.revision == revision) {
-            Some(head) => Some(head.hash),
-            None if revision == 0 => Some(GENESIS),
+        match head.and_then(|head| head.hash_at(revision)) {
+            Some(hash) => Some(hash),
             None if !self.mirror.is_fresh() => None,
             None => {
                 let there = timeout(HASH_PATIENCE, self.store.entry_at(revision)).await;

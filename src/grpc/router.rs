@@ -131,7 +131,7 @@ impl Router {
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror));
         let ofrep = Ofrep::new(Arc::clone(&mirror));
-        let audit = Audit::new(Arc::clone(&store), mirror, checkpoint_key, clock);
+        let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reads, store, last_used);
         // Every service has the same limits, but for how much it may say at once.
         macro_rules! limited {

@@ -39,7 +39,10 @@ impl Mirror {
                         self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
                     }
                     Followed::Diverged if self.read(|state| *state.head()) == Some(known) => {
-                        tracing::warn!(revision = known.revision, "the log is another than was known: reading it anew");
+                        tracing::warn!(
+                            revision = known.revision,
+                            "the log does not go on from where it was known: reading everything anew"
+                        );
                         self.load(store).await?;
                         true
                     }

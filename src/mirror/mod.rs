@@ -108,12 +108,14 @@ impl Mirror {
         self.read(gone).unwrap_or_default()
     }
 
-    /// Takes a state that was read whole, whatever was there before.
+    /// Takes a state that was read whole, whatever was there before. Who has read that reads on, if the log is the same and
+    /// was merely trimmed beyond where we stood.
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let revision = new.head().revision;
-        let old = held.replace(new);
-        if old.is_some() {
+        let other = held.as_ref().is_some_and(|old| !new.goes_on_from(old));
+        let old = held.replace(new).filter(|_| other);
+        if other {
             self.logs.fetch_add(1, Ordering::Release);
         }
         self.revision.send_replace(revision);

@@ -245,6 +245,7 @@ impl Server {
         let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
+        self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
         match self.proof.key.clone() {
             Some(key) => {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep, timeout};
+
 use crate::auth::last_used::LastUsed;
 use crate::committer::Proposals;
 use crate::domain::time::Clock;
@@ -14,6 +16,12 @@ use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
 /// How often expired requests are forgotten.
 const SWEEP: Duration = Duration::from_secs(600);
+
+/// The least time between the removal of two portions of what was trimmed, ...
+const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
+
+/// ... and how long to wait after a failure.
+const REMOVE_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often it is written down when tokens were last used.
 const WRITE_LAST_USED: Duration = Duration::from_secs(30);
@@ -58,6 +66,37 @@ pub(super) async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
                 }
             }
         }
+    }
+}
+
+/// Removes what was trimmed: whenever the log was, and at first, since a server may have stopped in the middle of it.
+pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
+    let mut revisions = mirror.revisions();
+    loop {
+        let floor = mirror.read(|state| state.head().floor);
+        let mut removed = 0;
+        let problem = loop {
+            let began = Instant::now();
+            match store.remove_trimmed().await {
+                Ok(0) => break None,
+                Ok(portion) => removed += portion,
+                Err(error) => break Some(error),
+            }
+            // Whoever appends has the database to themselves for at least half of the time.
+            sleep(began.elapsed().max(BETWEEN_PORTIONS)).await;
+        };
+        if removed > 0 {
+            tracing::info!(removed, "removed trimmed entries of the log");
+        }
+        if let Some(error) = problem {
+            tracing::warn!(%error, "could not remove trimmed entries of the log; trying on");
+            sleep(REMOVE_AGAIN).await;
+            continue;
+        }
+        // Now and then in any case: another server may have stopped in the middle of it.
+        let moved =
+            async { while revisions.changed().await.is_ok() && mirror.read(|state| state.head().floor) == floor {} };
+        let _ = timeout(SWEEP, moved).await;
     }
 }
 

@@ -88,7 +88,8 @@ pub enum Followed {
     Current,
     /// It moved on to this head, and these objects changed on the way.
     Changed(Head, Delta),
-    /// It is not the log that we knew: it is behind, or has another entry where we stood. A backup was restored.
+    /// It does not go on from where we stood: it is behind, or has another entry there, as when a backup was restored, or
+    /// it was trimmed beyond. What it is now tells which.
     Diverged,
 }
 
@@ -96,11 +97,11 @@ pub enum Followed {
 enum Relation {
     /// It is where we stood.
     Same,
-    /// It goes on from there, and there is no entry to compare: we stood before the first that is kept.
+    /// It goes on from there: we stood right before the first that is kept.
     Continues,
     /// It goes on from there if the entry there has this hash.
     ContinuesFrom(Hash),
-    /// It is another log, or an older state of this one, or one that has lost what came after us.
+    /// It is another log, or an older state of this one, or what came after us was trimmed.
     Foreign,
 }
 
@@ -111,7 +112,7 @@ impl Relation {
         } else if now.log_id != known.log_id || now.revision <= known.revision || known.revision < now.floor {
             Self::Foreign
         } else if known.revision == now.floor {
-            Self::Continues
+            if known.hash == now.floor_hash { Self::Continues } else { Self::Foreign }
         } else {
             Self::ContinuesFrom(known.hash)
         }
@@ -213,16 +214,20 @@ pub trait Store: Send + Sync {
     /// Forgets stored requests that expired before `now`, at most 1,000 at once, so that no writer waits long; how many.
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
+    /// Removes entries that were trimmed, up to the floor: the oldest, and not many at once, so that no writer waits long;
+    /// how many. Those that somebody else is removing just now are left to them.
+    async fn remove_trimmed(&self) -> Result<u64, StoreError>;
+
     /// When each of a user's tokens was last used, as far as it was written down.
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;
 
     /// Writes down when tokens were last used, where that is later than what stands. No part of the log.
     async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError>;
 
-    /// One entry by its id.
+    /// One entry by its id. One that was trimmed is none, removed yet or not.
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError>;
 
-    /// The id and hash of the entry at a revision.
+    /// The id and hash of the entry at a revision. One that was trimmed is none, removed yet or not.
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError>;
 
     /// Entries.

@@ -21,6 +21,7 @@ mod ofrep;
 mod outcome;
 mod refusals;
 mod replicas;
+mod retention;
 mod retry;
 mod security;
 mod shutdown;

@@ -37,6 +37,7 @@ pub fn due(path: &str) -> Code {
         | "UnarchiveFeatureFlag"
         | "GetFeatureFlag"
         | "GetAuditLog"
+        | "TrimAuditLogs"
         | "CreateUser"
         | "GetUser"
         | "UpdateUser"

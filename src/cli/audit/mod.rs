@@ -5,6 +5,7 @@ mod export;
 mod filters;
 mod list;
 mod tail;
+mod trim;
 mod when;
 
 use clap::{Args, Subcommand};
@@ -28,6 +29,8 @@ enum Action {
     Export(export::Export),
     /// Have the server sign what the log is: keep it elsewhere, and whoever changes the log later is found out
     Checkpoint(checkpoint::Checkpoint),
+    /// Move the oldest entries to a file: written, verified, and then removed from the log
+    Trim(trim::Trim),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
@@ -36,5 +39,6 @@ pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
         Action::Tail(settings) => settings.run().await,
         Action::Export(settings) => settings.run().await,
         Action::Checkpoint(settings) => settings.run().await,
+        Action::Trim(settings) => settings.run().await,
     }
 }

@@ -16,6 +16,7 @@ use crate::domain::hash;
 use crate::domain::state::{Delta, FlagRef, Head, State};
 use crate::domain::text::{Email, FlagKey};
 use crate::domain::time::Timestamp;
+use crate::domain::{Hash, Revision};
 
 /// What an entry is about, in the words of the log.
 pub(super) struct Subject {
@@ -246,6 +247,11 @@ impl<'a> Draft<'a> {
         let entry = Arc::new(entry);
         self.changes.entries.push(Arc::clone(&entry));
         entry
+    }
+
+    /// The log begins behind this revision, whose entry has this hash.
+    pub fn raise_floor(&mut self, floor: Revision, floor_hash: Hash) {
+        self.head = Head { floor, floor_hash, ..self.head };
     }
 
     /// Runs `change`, and takes back what it did unless what came of it is to be kept.

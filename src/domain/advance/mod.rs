@@ -7,6 +7,7 @@
 mod denials;
 mod draft;
 mod flags;
+mod log;
 mod proposal;
 mod step;
 mod tokens;
@@ -155,6 +156,7 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
         Command::CreateAdministrator { email, token_name, secret_hash } => {
             tokens::create_administrator(draft, proposal, granted, email, token_name, *secret_hash)
         }
+        Command::TrimLog(trim) => log::trim(draft, proposal, trim),
         Command::RecordDenial(denial) => Ok(denials::record(draft, proposal, denial)),
     }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::step::Answer;
-use crate::domain::Revision;
 use crate::domain::access::{Account, Credential, Permission, Permissions, SecretHash};
 use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
 use crate::domain::time::Timestamp;
+use crate::domain::{Hash, Revision};
 
 /// Who proposes. Whether they may is decided against the state that the change is decided on, not against the one
 /// that the call was let in by: a server that lags cannot let a revoked token change anything.
@@ -160,6 +160,8 @@ pub enum Command {
         /// What its secret hashes to.
         secret_hash: SecretHash,
     },
+    /// Remove the oldest part of the log.
+    TrimLog(TrimLog),
     /// Record that a change was refused. Takes no permission: the actor lacks the one that it names.
     RecordDenial(Denial),
 }
@@ -249,4 +251,15 @@ pub struct SetStatus {
     pub status: Status,
     /// Only if it is at this revision.
     pub expected_revision: Option<Revision>,
+}
+
+/// Remove the oldest part of the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrimLog {
+    /// Up to and including this revision.
+    pub through: Revision,
+    /// The hash of the entry there, as the caller has kept it.
+    pub hash: Hash,
+    /// The hash of the entry there, as the log has it; `None` where the log had no such entry when it was looked for.
+    pub there: Option<Hash>,
 }

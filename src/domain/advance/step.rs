@@ -35,6 +35,8 @@ pub enum Object {
     User(Arc<User>),
     /// A token.
     Token(Arc<Token>),
+    /// The log, whose oldest revision that is kept is this.
+    Log(Revision),
     /// Nothing: a refusal was recorded.
     Nothing,
 }

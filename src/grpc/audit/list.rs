@@ -7,6 +7,7 @@ use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::page::LogCursor;
+use crate::domain::state::Head;
 use crate::grpc::fields::{Edge, Fields};
 use crate::grpc::pb;
 use crate::grpc::status::{read_failed, status};
@@ -54,13 +55,29 @@ impl List {
         fields.finish(list)
     }
 
+    /// Read anew where the log was trimmed meanwhile: entries may be missing then in what was read.
     pub async fn page(self, store: &dyn Store) -> Result<pb::ListAuditLogsResponse, Status> {
-        let head = store.head().await.map_err(read_failed)?;
+        let mut head = store.head().await.map_err(read_failed)?;
+        loop {
+            let page = self.read(store, &head).await?;
+            let now = store.head().await.map_err(read_failed)?;
+            if now.floor == head.floor {
+                return Ok(page);
+            }
+            head = now;
+        }
+    }
+
+    async fn read(&self, store: &dyn Store, head: &Head) -> Result<pb::ListAuditLogsResponse, Status> {
         let as_of = self.cursor.map(|cursor| cursor.as_of).or(self.as_of).unwrap_or(head.revision);
         for asked in [Some(as_of), self.min_revision].into_iter().flatten() {
             if asked > head.revision {
                 return Err(status(Error::CursorInFuture { asked, head: head.revision }));
             }
+        }
+        if as_of < head.floor {
+            // Not an empty page: there were entries.
+            return Err(status(Error::CursorTooOld { asked: as_of, oldest: head.floor + 1 }));
         }
         let kept = Range { first: head.floor + 1, last: as_of };
         let range = store.range(self.period, kept).await.map_err(read_failed)?;

@@ -1,13 +1,16 @@
-//! AuditService: reading and following the log. Always from the database: an answer is complete or it is an error.
+//! AuditService: reading, following and trimming the log. It is read from the database, always: an answer is complete or
+//! it is an error.
 
 mod checkpoint;
 mod list;
 mod tail;
+mod trim;
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::change::Changes;
 use super::fields::Fields;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
@@ -23,6 +26,7 @@ use tail::{Messages, Tail};
 
 /// AuditService.
 pub struct Audit {
+    changes: Changes,
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     signer: Option<Signer>,
@@ -31,12 +35,13 @@ pub struct Audit {
 impl Audit {
     /// The service on these parts. Without a `key` it signs no checkpoints.
     pub fn new(
+        changes: Changes,
         store: Arc<dyn Store>,
         mirror: Arc<Mirror>,
         key: Option<Arc<SigningKey>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { store, mirror, signer: key.map(|key| Signer { key, clock }) }
+        Self { changes, store, mirror, signer: key.map(|key| Signer { key, clock }) }
     }
 }
 
@@ -83,9 +88,11 @@ impl AuditService for Audit {
 
     async fn trim_audit_logs(
         &self,
-        _request: Request<pb::TrimAuditLogsRequest>,
+        request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
-        Err(Status::unimplemented("TrimAuditLogs"))
+        let there = self.store.entry_at(request.get_ref().through_revision).await.map_err(read_failed)?;
+        let there = there.map(|(_, hash)| hash);
+        self.changes.make(request, |request, fields| trim::parse(request, fields, there)).await
     }
 
     type StreamAuditLogsStream = Messages;

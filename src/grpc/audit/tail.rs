@@ -89,16 +89,15 @@ impl Tail {
                 return Err(status(Error::CursorInFuture { asked: after, head: head.revision }));
             }
             if after < head.floor {
-                return Err(status(Error::CursorTooOld { asked: after, oldest: head.floor + 1 }));
+                return Err(too_old(after, head));
             }
         }
         self.log_id = Some(head.log_id);
         self.through = self.after.unwrap_or(head.floor);
-        let there = hash_at(store, head, self.through).await?;
-        if there.zip(self.after_hash).is_some_and(|(there, given)| there != given) {
+        self.hash = hash_at(store, head, self.through).await?;
+        if self.after_hash.is_some_and(|given| given != self.hash) {
             return Err(status(Error::LogMismatch("after_hash")));
         }
-        self.hash = there.or(self.after_hash).unwrap_or(GENESIS);
         self.end = head.revision;
         Ok(self)
     }
@@ -130,7 +129,7 @@ impl Tail {
     async fn read(&self, store: &dyn Store) -> Result<Part, Status> {
         let head = store.head().await.map_err(read_failed)?;
         if head.floor > self.through {
-            return Err(status(Error::CursorTooOld { asked: self.through, oldest: head.floor + 1 }));
+            return Err(too_old(self.through, &head));
         }
         let until = if self.follow { head.revision } else { self.end };
         // A log that was restored while it was read, and perhaps written on since, is not the same any more.
@@ -138,8 +137,7 @@ impl Tail {
         if self.log_id != Some(head.log_id) || head.revision < self.through.max(until) {
             return Err(mismatch());
         }
-        let there = hash_at(store, &head, self.through).await?;
-        if there.is_some_and(|there| there != self.hash) {
+        if hash_at(store, &head, self.through).await? != self.hash {
             return Err(mismatch());
         }
         let last = self.period.to.is_some_and(|to| head.timestamp > to);
@@ -148,13 +146,17 @@ impl Tail {
         let limit = self.left.min(STREAM_PAGE);
         let query = EntryQuery { filter: self.filter.clone(), range, order: Order::OldestFirst, offset: 0, limit };
         let entries = if range.is_empty() { Vec::new() } else { store.entries(&query).await.map_err(read_failed)? };
+        if !range.is_empty() {
+            // What was trimmed meanwhile may be missing in what was read.
+            let now = store.head().await.map_err(read_failed)?;
+            if now.floor > self.through {
+                return Err(too_old(self.through, &now));
+            }
+        }
         let full = entries.len() as i64 == limit;
         let (through, hash) = match entries.last().filter(|_| full) {
             Some(entry) => (entry.revision, entry.hash),
-            None => {
-                let missing = || status(Error::Internal(format!("there is no entry at revision {until}")));
-                (until, hash_at(store, &head, until).await?.ok_or_else(missing)?)
-            }
+            None => (until, hash_at(store, &head, until).await?),
         };
         Ok(Part { entries, through, hash, head, last: last && !full })
     }
@@ -188,18 +190,22 @@ impl Part {
     }
 }
 
-/// The hash at a revision; `None` where no entry is kept to tell: at the floor and below.
-async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<Option<Hash>, Status> {
-    if revision == head.revision {
-        return Ok(Some(head.hash));
+/// The hash at a revision, which may be trimmed while it is looked up.
+async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<Hash, Status> {
+    if let Some(hash) = head.hash_at(revision) {
+        return Ok(hash);
     }
-    if revision == 0 {
-        return Ok(Some(GENESIS));
+    if let Some((_, hash)) = store.entry_at(revision).await.map_err(read_failed)? {
+        return Ok(hash);
     }
-    if revision <= head.floor {
-        return Ok(None);
+    let now = store.head().await.map_err(read_failed)?;
+    match now.hash_at(revision) {
+        Some(hash) => Ok(hash),
+        None if revision < now.floor => Err(too_old(revision, &now)),
+        None => Err(status(Error::Internal(format!("there is no entry at revision {revision}")))),
     }
-    let there = store.entry_at(revision).await.map_err(read_failed)?;
-    let missing = || status(Error::Internal(format!("there is no entry at revision {revision}")));
-    there.map(|(_, hash)| Some(hash)).ok_or_else(missing)
+}
+
+fn too_old(asked: Revision, head: &Head) -> Status {
+    status(Error::CursorTooOld { asked, oldest: head.floor + 1 })
 }

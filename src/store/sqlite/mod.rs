@@ -200,6 +200,13 @@ impl Store for SqliteStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
+    async fn remove_trimmed(&self) -> Result<u64, StoreError> {
+        // Writers wait for it to end: a few milliseconds.
+        let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs
+            WHERE revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500)";
+        Ok(sqlx::query(sql).execute(&self.own).await.map_err(read)?.rows_affected())
+    }
+
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = ? AND last_used_at IS NOT NULL";
         let rows: Vec<(Uuid, Time)> = sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(read)?;
@@ -221,12 +228,15 @@ impl Store for SqliteStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let row: Option<EntryRow> =
-            sqlx::query_as(concat!("SELECT ", rows::entry_columns!(), " FROM audit_logs WHERE id = ?"))
-                .bind(id)
-                .fetch_optional(&self.pool)
-                .await
-                .map_err(read)?;
+        let row: Option<EntryRow> = sqlx::query_as(concat!(
+            "SELECT ",
+            rows::entry_columns!(),
+            " FROM audit_logs WHERE id = ? AND revision > (SELECT floor FROM log_head)"
+        ))
+        .bind(id)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(read)?;
         row.map(Entry::try_from).transpose()
     }
 
@@ -301,11 +311,9 @@ async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
 }
 
 async fn entry_at(connection: &mut SqliteConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-    let row: Option<(Uuid, Vec<u8>)> = sqlx::query_as("SELECT id, hash FROM audit_logs WHERE revision = ?")
-        .bind(revision)
-        .fetch_optional(connection)
-        .await
-        .map_err(read)?;
+    let sql = "SELECT id, hash FROM audit_logs WHERE revision = ? AND revision > (SELECT floor FROM log_head)";
+    let row: Option<(Uuid, Vec<u8>)> =
+        sqlx::query_as(sql).bind(revision).fetch_optional(connection).await.map_err(read)?;
     row.map(|row| rows::entry_at(row, revision)).transpose()
 }
 

@@ -2,6 +2,7 @@
 
 mod audit;
 mod audit_export;
+mod audit_trim;
 mod checkpoint;
 mod connection;
 mod export;

@@ -2,14 +2,14 @@
 
 use std::collections::HashSet;
 
-use toggled::domain::Revision;
 use toggled::domain::access::{Directory, Permissions};
-use toggled::domain::audit::{Action, EntityType, Entry};
+use toggled::domain::audit::EntityType;
 use toggled::domain::flag::Status;
 use toggled::domain::state::Head;
 use toggled::store::Followed;
 use uuid::Uuid;
 
+use super::retention::trim;
 use super::world::*;
 use crate::support::on_both;
 
@@ -54,36 +54,6 @@ async fn eventful(backend: crate::support::Backend) -> World {
     world.commit(&[service(create_user("bob@example.com", Permissions::default()))]).await;
     world.commit(&[service(rename("a", "Renamed"))]).await;
     world
-}
-
-/// Removes the log up to `floor`, as a trim does: with an entry of its own.
-pub async fn trim(world: &mut World, floor: Revision) {
-    let template = Entry {
-        action: Action::LogTrimmed,
-        entity_type: EntityType::Log,
-        entity_id: None,
-        new_value: None,
-        ..Entry::clone(world.entry_at(1))
-    };
-    let step = world.by_hand(template);
-    world.append(&step).await;
-    // No command trims yet, so the floor is moved past the service: it takes an entry after the old head.
-    let revision = step.head.revision + 1;
-    let (id, hash, time) = (world.raw.id(Uuid::now_v7()), world.raw.hash(9), world.raw.time(world.now));
-    let copied = "timestamp, user_email, action_type, entity_type, entity_key, entity_name, method, hash_version";
-    world
-        .raw
-        .run(&format!(
-            "BEGIN;
-             INSERT INTO audit_logs (id, revision, hash, {copied})
-                 SELECT {id}, {revision}, {hash}, {copied} FROM audit_logs WHERE revision = {};
-             UPDATE log_head SET revision = {revision}, hash = {hash}, timestamp = {time}, floor = {floor},
-                 floor_hash = (SELECT hash FROM audit_logs WHERE revision = {floor});
-             DELETE FROM audit_logs WHERE revision <= {floor};
-             COMMIT",
-            step.head.revision
-        ))
-        .await;
 }
 
 on_both! {
@@ -143,6 +113,8 @@ on_both! {
                 Followed::Current => panic!("from {}: current", known.revision),
             }
         }
+        let elsewhere = Head { revision: floor, hash: [0xee; 32], ..world.heads[0] };
+        assert!(matches!(world.store.follow(&elsewhere).await.unwrap(), Followed::Diverged), "the hash there is known");
         let state = world.store.load().await.unwrap();
         assert_eq!(state.flag(&flag("b")).unwrap().status, Status::Enabled, "flags outlive their entries");
         assert!(matches!(world.store.follow(state.head()).await.unwrap(), Followed::Current));

@@ -6,8 +6,8 @@ use toggled::domain::Revision;
 use toggled::store::{Migration, Store, StoreError, open};
 use uuid::Uuid;
 
-use super::follow::trim;
 use super::raw::Raw;
+use super::retention::trim;
 use super::world::*;
 use crate::support::{Backend, Database, on_both, soon};
 

@@ -15,5 +15,6 @@ mod queries;
 pub mod raw;
 mod refused;
 mod requests;
+mod retention;
 mod rules;
 mod world;

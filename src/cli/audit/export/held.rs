@@ -15,7 +15,7 @@ const LONGEST: u64 = 32 * 1024 * 1024;
 
 /// Where an entry stands, in which log, and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub(in crate::cli::audit) struct Cursor {
     pub log_id: Uuid,
     pub revision: Revision,
     pub hash: Hash,
@@ -31,7 +31,7 @@ impl Cursor {
 
 /// The complete entries of a file.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Held {
+pub(in crate::cli::audit) struct Held {
     pub entries: u64,
     pub first: Option<Revision>,
     pub last: Option<Cursor>,
@@ -41,7 +41,7 @@ pub(super) struct Held {
 
 /// Why a file is left as it is.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Unreadable {
+pub(in crate::cli::audit) enum Unreadable {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("it is no {0} that audit export wrote (line {1}); name another file, or another --format")]

@@ -8,10 +8,11 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use held::Held;
+pub(super) use held::Held;
 use indicatif::ProgressBar;
+pub(super) use record::unhex;
 use serde::Serialize;
-use target::Target;
+pub(super) use target::Target;
 
 use super::filters::{Filters, advance, stream};
 use crate::cli::output::{self, Output};
@@ -43,7 +44,7 @@ pub(super) struct Export {
 
 /// How a file is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Format {
+pub(super) enum Format {
     /// One JSON object a line
     Ndjson,
     /// Columns, with their names in the first line

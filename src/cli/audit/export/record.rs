@@ -107,7 +107,8 @@ pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
     Some(Cursor { log_id, revision, hash: unhex(&hash)? })
 }
 
-fn unhex(text: &str) -> Option<Hash> {
+/// 32 bytes, as hexadecimal digits.
+pub(in crate::cli::audit) fn unhex(text: &str) -> Option<Hash> {
     let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
     let bytes: Vec<_> =
         digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | *digit as u8)).collect();

@@ -10,7 +10,7 @@ use super::record;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 use crate::grpc::pb::StreamAuditLogsResponse;
 
-pub(super) struct Target {
+pub(in crate::cli::audit) struct Target {
     format: Format,
     /// None for standard output.
     path: Option<PathBuf>,
@@ -63,9 +63,11 @@ impl Target {
             })?;
         }
         match &mut self.file {
-            Some(file) => file.write_all(&bytes).map_err(|error| self.failed(&error)),
-            None => output::file(&bytes),
+            Some(file) => file.write_all(&bytes).map_err(|error| self.failed(&error))?,
+            None => output::file(&bytes)?,
         }
+        self.held.bytes += bytes.len() as u64;
+        Ok(())
     }
 
     /// Makes ready for what comes first, now that something comes: cuts off what is not complete, and begins a new file.

@@ -1,6 +1,7 @@
 //! The rules of a change, one test a rule.
 
 mod access;
+mod log;
 
 use std::sync::Arc;
 

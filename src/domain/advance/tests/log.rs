@@ -1,0 +1,70 @@
+//! The rules of trimming the log.
+
+use super::*;
+use crate::domain::access::Permission::ManageAuditRetention;
+use crate::domain::hash::GENESIS;
+
+fn trim(through: i64, hash: u8, there: Option<u8>) -> Command {
+    Command::TrimLog(TrimLog { through, hash: [hash; 32], there: there.map(|byte| [byte; 32]) })
+}
+
+#[test]
+fn a_trim_is_one_entry_that_names_both_beginnings() {
+    let mut world = World::new();
+    let admin = world.token("admin@localhost");
+    let before = *world.state.head();
+    let answer = world.accept(by(admin, ManageAuditRetention, trim(1, 7, Some(7))));
+    let head = *world.state.head();
+    assert_eq!((head.floor, head.floor_hash, head.revision), (1, [7; 32], before.revision + 1));
+    assert_eq!(answer.object, Object::Log(2));
+    let entry = answer.entry.unwrap();
+    let log_id = head.log_id.to_string();
+    assert_eq!(
+        (entry.action, entry.entity_type, entry.entity_id),
+        (Action::LogTrimmed, EntityType::Log, Some(head.log_id))
+    );
+    assert_eq!(
+        (&*entry.entity_key, &*entry.entity_name, entry.previous_entity_revision),
+        (&*log_id, "audit log", None)
+    );
+    let told = |floor, byte: &str| Some(format!("{{\"floor\":{floor},\"hash\":\"{}\"}}", byte.repeat(32)));
+    assert_eq!(entry.old_value.as_deref(), told(0, "00").as_deref());
+    assert_eq!(entry.new_value.as_deref(), told(1, "07").as_deref());
+    assert_eq!(entry.hash, hash::chain(&before.hash, head.log_id, &entry), "the chain goes on");
+    // The next one begins where this one ended; the entry of the last may go too.
+    let last = head.revision;
+    let second = world.accept(by(admin, ManageAuditRetention, trim(last, 8, Some(8)))).entry.unwrap();
+    assert_eq!(second.old_value.as_deref(), told(1, "07").as_deref());
+    assert_eq!(world.state.head().floor, last);
+    world.create("after");
+    assert_eq!((world.state.head().floor, world.state.head().floor_hash), (last, [8; 32]), "it stays there");
+}
+
+#[test]
+fn what_cannot_be_trimmed_is_told_apart() {
+    let mut world = World::new();
+    let admin = world.token("admin@localhost");
+    let by_admin = |command| by(admin, ManageAuditRetention, command);
+    world.accept(by_admin(trim(1, 7, Some(7))));
+    let head = world.state.head().revision;
+    let future = Error::CursorInFuture { asked: head + 1, head };
+    assert_eq!(world.reject(by_admin(trim(head + 1, 7, None))), future);
+    assert_eq!(world.reject(by_admin(trim(1, 7, None))), Error::CursorTooOld { asked: 1, oldest: 2 });
+    assert_eq!(world.reject(by_admin(trim(2, 7, Some(8)))), Error::LogMismatch("through_hash"));
+    assert_eq!(world.reject(by_admin(trim(2, 7, None))), Error::LogMismatch("through_hash"));
+    let viewer = world.with_user("viewer@example.com", &[Permission::ViewAuditLogs]);
+    let denied = world.reject(by(viewer, ManageAuditRetention, trim(2, 7, Some(7))));
+    assert_eq!(denied, Error::PermissionDenied(ManageAuditRetention));
+    assert_eq!(world.state.head().floor, 1);
+}
+
+#[test]
+fn a_trim_that_is_only_checked_moves_nothing() {
+    let mut world = World::new();
+    let admin = world.token("admin@localhost");
+    let before = *world.state.head();
+    let checked = Proposal { validate_only: true, ..by(admin, ManageAuditRetention, trim(1, 7, Some(7))) };
+    let answer = world.accept(checked);
+    assert_eq!((answer.object, answer.entry), (Object::Log(2), None));
+    assert_eq!((*world.state.head(), before.floor_hash), (before, GENESIS));
+}

@@ -1,0 +1,157 @@
+//! `audit trim`: nothing leaves the log that is not on disk, verified and signed for.
+
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toggled::checkpoint::{Note, SigningKey, VerifierKey};
+use toggled::domain::hash::GENESIS;
+use toggled::grpc::pb::*;
+
+use super::export::odd_flags;
+use super::{Shell, server};
+use crate::support::{Client, Database, Server, on_both};
+
+fn revisions(path: &Path) -> Vec<i64> {
+    let revision = |line: &str| serde_json::from_str::<Value>(line).unwrap()["revision"].as_i64().unwrap();
+    fs::read_to_string(path).unwrap().lines().map(revision).collect()
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+async fn trim(shell: &Shell, path: &Path, before: &str, arguments: &[&str]) -> Value {
+    let path = path.display().to_string();
+    shell.object(&[&["audit", "trim", "--before", before, "--output-file", &path], arguments].concat()).await
+}
+
+/// Moves the floor without the command.
+async fn trimmed(admin: &mut Client, last: &AuditLog) {
+    let request =
+        TrimAuditLogsRequest { through_revision: last.revision, through_hash: last.hash.clone(), ..Default::default() };
+    admin.audit.trim_audit_logs(request).await.unwrap();
+}
+
+on_both! {
+    async fn what_is_removed_is_in_the_file_and_signed_for(backend: Backend) {
+        let database = Database::new(backend).await;
+        let key = SigningKey::generate().unwrap().to_pem();
+        let server = Server::start_with(&database, &[("TOGGLED_CHECKPOINT_KEY", &key)]).await;
+        let shell = Shell::new(server.address);
+        let mut admin = server.admin().await;
+        odd_flags(&mut admin).await;
+        let log = admin.log().await;
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("log");
+
+        let would = trim(&shell, &path, "6", &[]).await;
+        assert_eq!((&would["removed"], &would["entries"], &would["oldest_revision"]), (&false.into(), &5.into(), &1.into()));
+        assert_eq!((would["last_revision"].as_i64(), would["last_hash"].as_str()), (Some(5), Some(&*hex(&log[4].hash))));
+        assert_eq!(admin.log().await, log, "nothing is removed without --remove");
+        assert_eq!(revisions(&path), (1..=5).collect::<Vec<_>>());
+        let note = fs::read_to_string(folder.path().join("log.checkpoint")).unwrap();
+        let keys = admin.audit.get_audit_checkpoint(GetAuditCheckpointRequest::default()).await.unwrap().into_inner().keys;
+        let keys: Vec<_> = keys.iter().map(|key| VerifierKey::parse(&key.verifier_key).unwrap()).collect();
+        let note = Note::parse(&note).unwrap();
+        note.verify(&keys).unwrap();
+        assert_eq!((note.checkpoint.revision, &note.checkpoint.hash[..]), (5, &log[4].hash[..]));
+
+        let done = trim(&shell, &path, "6", &["--remove", "--reason", "kept elsewhere"]).await;
+        assert_eq!((&done["removed"], &done["oldest_revision"]), (&true.into(), &6.into()));
+        let rest = admin.log().await;
+        assert_eq!(rest[..rest.len() - 1], log[5..]);
+        let entry = rest.last().unwrap();
+        assert_eq!((entry.action_type.as_str(), entry.reason()), ("log_trimmed", "kept elsewhere"));
+        let nothing = trim(&shell, &path, "6", &["--remove"]).await;
+        assert_eq!((&nothing["removed"], &nothing["entries"]), (&false.into(), &0.into()));
+
+        // The same file goes on, and so does another that begins at the cut.
+        for name in ["log", "other"] {
+            let from = admin.log().await[0].revision;
+            let before = (from + 2).to_string();
+            let path = folder.path().join(name);
+            let done = trim(&shell, &path, &before, &["--remove"]).await;
+            assert_eq!((done["first_revision"].as_i64(), done["entries"].as_i64()), (Some(from), Some(2)));
+            let first = if name == "log" { 1 } else { from };
+            assert_eq!(revisions(&path), (first..from + 2).collect::<Vec<_>>());
+            assert_eq!(admin.log().await[0].revision, from + 2);
+        }
+        let at = admin.log().await[0].clone();
+        let time = at.timestamp.unwrap();
+        let time = jiff::Timestamp::new(time.seconds, time.nanos).unwrap().to_string();
+        let older = trim(&shell, &folder.path().join("other"), &time, &[]).await;
+        assert_eq!(older["entries"], 0, "the entry of that very time is not older");
+    }
+}
+
+/// All that comes before the server signs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_not_what_the_log_was_is_not_relied_on() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    odd_flags(&mut admin).await;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let name = path.display().to_string();
+    shell.run(&["audit", "export", "--output-file", &name]).await;
+    let whole = fs::read_to_string(&path).unwrap();
+    let log = admin.log().await;
+    let remove = ["audit", "trim", "--before", "6", "--output-file", &name, "--remove"];
+
+    // Every line has its hash, but one does not say what was hashed.
+    let altered = whole.replacen("admin@localhost", "nobody@localhost", 1);
+    fs::write(&path, &altered).unwrap();
+    let told = shell.fails(&remove, 1).await;
+    assert!(told.contains("revision 1: altered"), "{told}");
+    assert_eq!(fs::read_to_string(&path).unwrap(), altered, "it is left as it is");
+    let holes: String =
+        whole.lines().filter(|line| !line.contains("\"revision\":3,")).map(|l| format!("{l}\n")).collect();
+    fs::write(&path, &holes).unwrap();
+    assert!(shell.fails(&remove, 2).await.contains("entries are missing"));
+    fs::write(&path, "hello\n").unwrap();
+    assert!(shell.fails(&remove, 2).await.contains("line 1"));
+    let late: String = whole.lines().skip(2).map(|l| format!("{l}\n")).collect();
+    fs::write(&path, &late).unwrap();
+    let told = shell.fails(&remove, 2).await;
+    assert!(told.contains("begins with revision 3"), "{told}");
+    let beyond = (log.len() + 2).to_string();
+    fs::remove_file(&path).unwrap();
+    let told = shell.fails(&["audit", "trim", "--before", &beyond, "--output-file", &name, "--remove"], 2).await;
+    assert!(told.contains("beyond the end of the log"), "{told}");
+    for wrong in ["0", "yesterday", "-1d"] {
+        shell.fails(&["audit", "trim", &format!("--before={wrong}"), "--output-file", &name], 2).await;
+    }
+    assert_eq!(admin.log().await, log, "nothing was removed");
+}
+
+/// The file is there and verified before anybody is asked to sign; where nobody does, nothing is removed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_signature_nothing_is_removed() {
+    let database = Database::new(crate::support::Backend::Postgres).await;
+    // A database that is no file has no key of its own.
+    let server = Server::start(&database).await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    odd_flags(&mut admin).await;
+    let first = admin.log().await;
+    trimmed(&mut admin, &first[1]).await;
+    let log = admin.log().await;
+    assert_ne!(log[0].hash, GENESIS);
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("log");
+    let name = path.display().to_string();
+    let remove = ["audit", "trim", "--before", "6", "--output-file", &name, "--remove"];
+    let (code, out, told) = shell.run(&remove).await;
+    assert!(code != 0 && out.is_empty() && told.contains("nothing was removed: the server does not sign"), "{told}");
+    assert_eq!(revisions(&path), [3, 4, 5], "behind what was trimmed before");
+    assert!(!folder.path().join("log.checkpoint").exists());
+    assert_eq!(admin.log().await, log);
+    // Cut in the middle of a line, it is gone on with.
+    let whole = fs::read(&path).unwrap();
+    fs::write(&path, &whole[..whole.len() - 9]).unwrap();
+    shell.run(&remove).await;
+    assert_eq!(fs::read(&path).unwrap(), whole);
+}

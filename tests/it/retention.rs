@@ -1,0 +1,412 @@
+//! Trimming the log: what goes, what stays, and what whoever reads it is told.
+
+use futures::future::join_all;
+use toggled::domain::audit::Entry;
+use toggled::domain::hash::GENESIS;
+use toggled::domain::verify::Chain;
+use toggled::grpc::pb::*;
+use tonic::{Code, Response, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::store::raw::Raw;
+use crate::support::proxy::{Line, Proxy};
+use crate::support::{Backend, Client, Database, Server, on_both, reason_of, soon, toggle, until_ended};
+
+/// To trim the log through an entry.
+fn through(entry: &AuditLog) -> TrimAuditLogsRequest {
+    TrimAuditLogsRequest {
+        through_revision: entry.revision,
+        through_hash: entry.hash.clone(),
+        reason: "older than a year".into(),
+        ..Default::default()
+    }
+}
+
+async fn trim(client: &mut Client, request: TrimAuditLogsRequest) -> TrimAuditLogsResponse {
+    client.audit.trim_audit_logs(request).await.unwrap().into_inner()
+}
+
+/// A log with so many flips at its end.
+async fn flips(admin: &mut Client, count: usize) -> Vec<AuditLog> {
+    admin.create("a").await;
+    for _ in 0..count {
+        admin.flip("a").await;
+    }
+    admin.log().await
+}
+
+async fn flips_at_once(admin: &Client, count: usize) {
+    let flips = (0..count).map(|_| {
+        let mut client = admin.clone();
+        async move { client.flip("a").await }
+    });
+    join_all(flips).await;
+}
+
+async fn list(client: &mut Client, request: ListAuditLogsRequest) -> ListAuditLogsResponse {
+    client.audit.list_audit_logs(request).await.unwrap().into_inner()
+}
+
+fn is_replay<T>(response: &Response<T>) -> bool {
+    response.metadata().get("x-request-replayed").is_some_and(|value| value == "true")
+}
+
+/// Waits until no row is left up to the floor, and sees that all above it are there.
+async fn until_removed(raw: &mut Raw, floor: i64) {
+    let below = format!("SELECT count(*) FROM audit_logs WHERE revision <= {floor}");
+    soon("the rows to go", async { while raw.number(&below).await > 0 {} }).await;
+    assert_eq!(raw.number("SELECT count(*) - (SELECT revision - floor FROM log_head) FROM audit_logs").await, 0);
+}
+
+/// The code, the reason, and the oldest revision where it tells one.
+fn told(status: &Status) -> (Code, String, Option<String>) {
+    let oldest = status.get_details_error_info().and_then(|info| info.metadata.get("oldest_revision").cloned());
+    (status.code(), reason_of(status), oldest)
+}
+
+fn too_old(oldest: i64) -> (Code, String, Option<String>) {
+    (Code::OutOfRange, "CURSOR_TOO_OLD".into(), Some(oldest.to_string()))
+}
+
+fn refused(code: Code, reason: &str) -> (Code, String, Option<String>) {
+    (code, reason.into(), None)
+}
+
+/// The log from an entry on fits its own hashes.
+fn assert_follows(log_id: &str, floor: i64, hash: &[u8], log: &[AuditLog]) {
+    let mut chain = Chain::behind(log_id.parse().unwrap(), floor, hash.try_into().unwrap());
+    for entry in log {
+        chain.take(&Entry::try_from(entry).unwrap()).unwrap();
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+on_both! {
+    async fn the_oldest_part_goes_and_an_entry_vouches_for_the_beginning_of_the_rest(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut raw = Raw::connect(&database).await;
+        let mut admin = server.admin().await;
+        let log = flips(&mut admin, 20).await;
+        let (last, end) = (&log[9], log.len() as i64);
+        let done = trim(&mut admin, through(last)).await;
+        assert_eq!((done.oldest_revision, done.revision), (11, end + 1));
+        // At once, removed yet or not.
+        for gone in &log[..10] {
+            let id = gone.id.clone();
+            let error = admin.audit.get_audit_log(GetAuditLogRequest { id }).await.unwrap_err();
+            assert_eq!(told(&error), refused(Code::NotFound, "AUDIT_LOG_NOT_FOUND"));
+        }
+        let entry = done.audit_log.unwrap();
+        assert_eq!((entry.action_type.as_str(), entry.entity_type.as_str()), ("log_trimmed", "log"));
+        assert_eq!((&entry.entity_key, entry.entity_name.as_str()), (entry.entity_id.as_ref().unwrap(), "audit log"));
+        assert_eq!(entry.reason(), "older than a year");
+        assert_eq!(entry.old_value(), format!("{{\"floor\":0,\"hash\":\"{}\"}}", hex(&GENESIS)));
+        assert_eq!(entry.new_value(), format!("{{\"floor\":10,\"hash\":\"{}\"}}", hex(&last.hash)));
+        let rest = [&log[10..], std::slice::from_ref(&entry)].concat();
+        assert_eq!(admin.log().await, rest);
+        assert_follows(entry.entity_id(), 10, &last.hash, &rest);
+        until_removed(&mut raw, 10).await;
+        assert_eq!(admin.log().await, rest);
+        assert_eq!(admin.get("a").await.revision, end, "flags outlive their entries");
+
+        // Once more, up to the very end.
+        let second = trim(&mut admin, through(&entry)).await;
+        let kept = second.audit_log.unwrap();
+        assert_eq!((second.oldest_revision, kept.old_value()), (kept.revision, entry.new_value()));
+        until_removed(&mut raw, entry.revision).await;
+        assert_eq!(admin.log().await, std::slice::from_ref(&kept));
+        assert_follows(kept.entity_id(), entry.revision, &entry.hash, std::slice::from_ref(&kept));
+        admin.flip("a").await;
+    }
+
+    async fn lists_count_what_is_kept_and_say_so_where_it_is_not(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let log = flips(&mut admin, 20).await;
+        let page = ListAuditLogsRequest { limit: Some(5), ..Default::default() };
+        let before = list(&mut admin, page.clone()).await;
+        let early = ListAuditLogsRequest { as_of_revision: Some(9), ..page.clone() };
+        let early_page = list(&mut admin, early.clone()).await;
+        assert_eq!(early_page.total, Some(9));
+        trim(&mut admin, through(&log[9])).await;
+        let rest: Vec<_> = admin.log().await.into_iter().rev().collect();
+        let mut found = Vec::new();
+        let mut request = page.clone();
+        loop {
+            let part = list(&mut admin, request).await;
+            if found.is_empty() {
+                assert_eq!(part.total, Some(rest.len() as i64));
+            }
+            found.extend(part.items);
+            if part.next_page_token.is_empty() {
+                break;
+            }
+            request = ListAuditLogsRequest { page_token: part.next_page_token, ..page.clone() };
+        }
+        assert_eq!(found, rest);
+        let by_action = ListAuditLogsRequest { action_type: Some("toggle_enabled".into()), ..Default::default() };
+        let enabled = rest.iter().filter(|entry| entry.action_type == "toggle_enabled").count();
+        assert_eq!(list(&mut admin, by_action).await.total, Some(enabled as i64));
+        let of_then = ListAuditLogsRequest { to_date: log[9].timestamp, ..Default::default() };
+        assert!(list(&mut admin, of_then).await.items.iter().all(|entry| entry.revision > 10));
+
+        // Who was in the middle of it goes on with what is left; who read a part that is gone is told.
+        let on = ListAuditLogsRequest { page_token: before.next_page_token, ..page.clone() };
+        assert_eq!(list(&mut admin, on).await.items.len(), 5);
+        let gone = ListAuditLogsRequest { page_token: early_page.next_page_token, ..page.clone() };
+        for request in [early, gone] {
+            let error = admin.audit.list_audit_logs(request).await.unwrap_err();
+            assert_eq!(told(&error), too_old(11));
+        }
+        let at = list(&mut admin, ListAuditLogsRequest { as_of_revision: Some(10), ..page.clone() }).await;
+        assert_eq!((at.items.len(), at.total), (0, Some(0)));
+        let next = list(&mut admin, ListAuditLogsRequest { as_of_revision: Some(11), ..page }).await;
+        assert_eq!((&next.items[..], next.total), (&log[10..11], Some(1)));
+    }
+
+    async fn what_is_no_beginning_of_this_log_is_not_removed(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut raw = Raw::connect(&database).await;
+        let mut admin = server.admin().await;
+        let log = flips(&mut admin, 10).await;
+        trim(&mut admin, through(&log[4])).await;
+        let head = log.len() as i64 + 1;
+        let good = through(&log[7]);
+        let other_hash = TrimAuditLogsRequest { through_hash: vec![7; 32], ..good.clone() };
+        let future = TrimAuditLogsRequest { through_revision: head + 1, ..good.clone() };
+        for (request, due) in [
+            (other_hash, refused(Code::FailedPrecondition, "LOG_MISMATCH")),
+            (future, refused(Code::OutOfRange, "CURSOR_IN_FUTURE")),
+            (through(&log[4]), too_old(6)),
+            (through(&log[2]), too_old(6)),
+        ] {
+            let error = admin.audit.trim_audit_logs(request.clone()).await.unwrap_err();
+            assert_eq!(told(&error), due, "{request:?}");
+        }
+        let empty = admin.audit.trim_audit_logs(TrimAuditLogsRequest::default()).await.unwrap_err();
+        let bad: Vec<_> = empty.get_details_bad_request().unwrap().field_violations;
+        let fields: Vec<_> = bad.iter().map(|violation| violation.field.as_str()).collect();
+        assert_eq!((empty.code(), fields), (Code::InvalidArgument, vec!["through_revision", "through_hash"]));
+        let checked = trim(&mut admin, TrimAuditLogsRequest { validate_only: true, ..good.clone() }).await;
+        assert_eq!((checked.oldest_revision, checked.audit_log, checked.revision), (9, None, head));
+        assert_eq!(raw.number("SELECT floor FROM log_head").await, 5);
+        assert_eq!(admin.log().await.len() as i64, head - 5);
+
+        let all_else = ["manage_access", "manage_feature_flags", "toggle_feature_flags", "view_audit_logs"];
+        let ann = admin.new_user("ann@example.com", &all_else).await;
+        let error = server.client(Some(&ann)).await.audit.trim_audit_logs(good.clone()).await.unwrap_err();
+        assert_eq!(error.message(), "Insufficient permissions: manage_audit_retention required");
+        let bob = admin.new_user("bob@example.com", &["manage_audit_retention"]).await;
+        let done = trim(&mut server.client(Some(&bob)).await, good).await;
+        assert_eq!(done.audit_log.unwrap().user_email, "bob@example.com");
+    }
+
+    async fn a_retry_is_answered_when_the_entry_is_long_gone(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut raw = Raw::connect(&database).await;
+        let mut admin = server.admin().await;
+        let log = flips(&mut admin, 10).await;
+        let named = |entry| TrimAuditLogsRequest { request_id: Some("trim".into()), ..through(entry) };
+        let first = admin.audit.trim_audit_logs(named(&log[4])).await.unwrap();
+        until_removed(&mut raw, 5).await;
+        let again = admin.audit.trim_audit_logs(named(&log[4])).await.unwrap();
+        assert!(is_replay(&again) && !is_replay(&first));
+        assert_eq!(again.get_ref(), first.get_ref());
+        let error = admin.audit.trim_audit_logs(named(&log[7])).await.unwrap_err();
+        assert_eq!(told(&error), refused(Code::FailedPrecondition, "REQUEST_ID_REUSED"));
+        assert_eq!(raw.number("SELECT floor FROM log_head").await, 5);
+    }
+
+    async fn a_stream_goes_on_from_the_cut_and_not_from_behind_it(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut raw = Raw::connect(&database).await;
+        let mut admin = server.admin().await;
+        let log = flips(&mut admin, 20).await;
+        let beyond = StreamAuditLogsRequest { after_revision: Some(12), follow: true, ..Default::default() };
+        let mut beyond = admin.audit.stream_audit_logs(beyond).await.unwrap().into_inner();
+        let mut seen = soon("a part", beyond.message()).await.unwrap().unwrap().items;
+        trim(&mut admin, through(&log[9])).await;
+        until_removed(&mut raw, 10).await;
+        admin.flip("a").await;
+        let rest = admin.log().await;
+        assert_eq!(rest[0], log[10], "without a cursor it begins with the oldest that is kept");
+        soon("what came later", async {
+            while seen.len() < rest.len() - 2 {
+                seen.extend(beyond.message().await.unwrap().unwrap().items);
+            }
+        })
+        .await;
+        assert_eq!(seen, rest[2..], "who was beyond misses nothing");
+
+        let after = |revision: i64, hash: &[u8]| StreamAuditLogsRequest {
+            after_revision: Some(revision),
+            after_hash: Some(hash.to_vec()),
+            ..Default::default()
+        };
+        let mut at = admin.audit.stream_audit_logs(after(10, &log[9].hash)).await.unwrap().into_inner();
+        assert_eq!(at.message().await.unwrap().unwrap().items, rest);
+        for (request, due) in [
+            (after(10, &[7; 32]), refused(Code::FailedPrecondition, "LOG_MISMATCH")),
+            (after(10, &GENESIS), refused(Code::FailedPrecondition, "LOG_MISMATCH")),
+            (after(9, &log[8].hash), too_old(11)),
+            (after(0, &GENESIS), too_old(11)),
+        ] {
+            let error = admin.audit.stream_audit_logs(request.clone()).await.unwrap_err();
+            assert_eq!(told(&error), due, "{request:?}");
+        }
+    }
+
+    async fn a_stream_that_the_cut_overtakes_ends_without_a_hole(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        // So long that it is far more than what is on its way to the reader.
+        let reason = "x".repeat(2_000);
+        for _ in 0..45 {
+            let flips = (0..100).map(|_| {
+                let (mut client, reason) = (admin.clone(), reason.clone());
+                async move { client.toggle.toggle_feature_flag(ToggleFeatureFlagRequest { reason, ..toggle("a") }).await }
+            });
+            assert!(join_all(flips).await.iter().all(Result::is_ok));
+        }
+        let log = admin.log().await;
+        for follow in [false, true] {
+            let from = admin.log().await[0].revision;
+            let request = StreamAuditLogsRequest { follow, ..Default::default() };
+            let mut slow = admin.audit.stream_audit_logs(request).await.unwrap().into_inner();
+            let first = soon("a part", slow.message()).await.unwrap().unwrap().items;
+            let last = if follow { log.len() - 1 } else { 2_199 };
+            trim(&mut admin, through(&log[last])).await;
+            let mut expected = from..;
+            assert!(first.iter().all(|entry| Some(entry.revision) == expected.next()));
+            let ended = soon("the end", async {
+                loop {
+                    match slow.message().await {
+                        Ok(part) => {
+                            let items = part.expect("it ended as if it were complete").items;
+                            assert!(items.iter().all(|entry| Some(entry.revision) == expected.next()), "a hole");
+                        }
+                        Err(status) => return status,
+                    }
+                }
+            })
+            .await;
+            assert_eq!(told(&ended), too_old(log[last].revision + 1));
+        }
+    }
+
+    async fn flips_go_on_while_rows_are_removed(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut raw = Raw::connect(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        for _ in 0..15 {
+            flips_at_once(&admin, 100).await;
+        }
+        let log = admin.log().await;
+        let last = log.last().unwrap();
+        let mut other = admin.clone();
+        let (done, ()) = tokio::join!(trim(&mut other, through(last)), async {
+            for _ in 0..5 {
+                flips_at_once(&admin, 50).await;
+            }
+        });
+        until_removed(&mut raw, last.revision).await;
+        let rest = admin.log().await;
+        assert_eq!(rest.len(), 251);
+        assert_follows(done.audit_log.unwrap().entity_id(), last.revision, &last.hash, &rest);
+    }
+
+    async fn a_watcher_from_before_the_cut_is_told_what_changed_since(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("b").await;
+        let log = flips(&mut admin, 5).await;
+        trim(&mut admin, through(log.last().unwrap())).await;
+        admin.flip("b").await;
+        for seen in [&log[2], log.last().unwrap()] {
+            let request = WatchFeatureFlagsRequest {
+                after_revision: Some(seen.revision),
+                after_hash: seen.hash.clone(),
+                ..Default::default()
+            };
+            let mut stream = admin.toggle.watch_feature_flags(request).await.unwrap().into_inner();
+            let first = stream.message().await.unwrap().unwrap();
+            assert!(first.feature_flags.iter().any(|flag| flag.key == "b"));
+        }
+        let forged = WatchFeatureFlagsRequest {
+            after_revision: Some(log.len() as i64),
+            after_hash: vec![7; 32],
+            ..Default::default()
+        };
+        let mut stream = admin.toggle.watch_feature_flags(forged).await;
+        let error = match &mut stream {
+            Ok(stream) => until_ended(stream.get_mut()).await,
+            Err(status) => status.clone(),
+        };
+        assert_eq!(reason_of(&error), "LOG_MISMATCH", "at the cut its hash is known");
+    }
+}
+
+/// The watcher of a server that was cut off while the log was trimmed beyond where it stood.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_was_behind_the_cut_catches_up_and_its_watchers_go_on() {
+    let database = Database::new(Backend::Postgres).await;
+    let line = Proxy::new(&database).await;
+    let here = Server::start(&database).await;
+    let there = Server::start_with(&line.database, &[("TOGGLED_POLL_INTERVAL", "50ms")]).await;
+    let mut admin = here.admin().await;
+    flips(&mut admin, 5).await;
+    admin.create("b").await;
+    let log = admin.log().await;
+    let mut away = there.admin().await;
+    let mut watching = away.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
+    soon("everything", async { while watching.message().await.unwrap().unwrap().revision < log.len() as i64 {} }).await;
+    line.set(Line::Closed);
+    admin.flip("a").await;
+    let last = admin.log().await.pop().unwrap();
+    trim(&mut admin, through(&last)).await;
+    until_removed(&mut Raw::connect(&database).await, last.revision).await;
+    line.set(Line::Open);
+    let told = soon("the change", async {
+        loop {
+            let message = watching.message().await.unwrap().unwrap();
+            if !message.feature_flags.is_empty() {
+                return message.feature_flags;
+            }
+        }
+    })
+    .await;
+    assert_eq!(told.iter().map(|flag| flag.key.as_str()).collect::<Vec<_>>(), ["a"], "and nothing else");
+    assert_eq!(away.get("a").await, admin.get("a").await);
+    assert!(Uuid::try_parse(&told[0].id).is_ok());
+}
+
+/// Both remove; nothing is left, and neither is in the other's way.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_servers_remove_side_by_side() {
+    let database = Database::new(Backend::Postgres).await;
+    let (here, there) = (Server::start(&database).await, Server::start(&database).await);
+    let mut raw = Raw::connect(&database).await;
+    let (mut admin, mut other) = (here.admin().await, there.admin().await);
+    let log = flips(&mut admin, 40).await;
+    for last in [&log[9], &log[19], &log[29]] {
+        trim(&mut admin, through(last)).await;
+        assert_eq!(other.log().await[0].revision, last.revision + 1, "the other tells it at once");
+        until_removed(&mut raw, last.revision).await;
+    }
+    other.flip("a").await;
+    assert_eq!(admin.log().await, other.log().await);
+}

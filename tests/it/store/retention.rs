@@ -1,0 +1,72 @@
+//! What was trimmed: told of by nobody from the moment that it is, and removed in portions.
+
+use toggled::domain::Revision;
+use toggled::domain::advance::{Command, TrimLog};
+
+use super::world::*;
+use crate::support::{Server, on_both, soon};
+
+/// Trims the log through an entry. Its rows are there still.
+pub async fn trim_only(world: &mut World, through: Revision) {
+    let hash = world.entry_at(through).hash;
+    world.commit(&[service(Command::TrimLog(TrimLog { through, hash, there: Some(hash) }))]).await;
+}
+
+/// The same, and removes the rows.
+pub async fn trim(world: &mut World, through: Revision) {
+    trim_only(world, through).await;
+    while world.store.remove_trimmed().await.unwrap() > 0 {}
+    world.entries.retain(|entry| entry.revision > through);
+}
+
+on_both! {
+    async fn what_was_trimmed_is_no_more_for_whoever_reads_although_its_rows_are_there(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&[service(create("a")), service(toggle("a")), service(toggle("a"))]).await;
+        trim_only(&mut world, 4).await;
+        assert_eq!(world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 4").await, 4);
+        for entry in world.entries.clone() {
+            let kept = entry.revision > 4;
+            assert_eq!(world.store.entry(entry.id).await.unwrap().is_some(), kept, "{}", entry.revision);
+            let at = world.store.entry_at(entry.revision).await.unwrap();
+            assert_eq!(at, kept.then_some((entry.id, entry.hash)));
+        }
+        assert_eq!(world.store.head().await.unwrap().floor_hash, world.entry_at(4).hash);
+    }
+
+    async fn rows_go_in_portions_the_oldest_first_and_none_above_the_floor(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&[service(create("a"))]).await;
+        world.commit(&vec![service(toggle("a")); 2_500]).await;
+        assert_eq!(world.store.remove_trimmed().await.unwrap(), 0, "nothing was trimmed");
+        let floor = 2_400;
+        trim_only(&mut world, floor).await;
+        let mut removed = 0;
+        loop {
+            let portion = world.store.remove_trimmed().await.unwrap();
+            if portion == 0 {
+                break;
+            }
+            assert!(portion <= 2_000, "{portion} at once");
+            removed += i64::try_from(portion).unwrap();
+            assert_eq!(world.raw.number("SELECT min(revision) FROM audit_logs").await, removed + 1);
+        }
+        assert_eq!(removed, floor);
+        world.entries.retain(|entry| entry.revision > floor);
+        world.verify().await;
+    }
+
+    async fn a_server_goes_on_where_another_stopped_in_the_middle_of_it(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&[service(create("a"))]).await;
+        world.commit(&vec![service(toggle("a")); 2_500]).await;
+        trim_only(&mut world, 2_400).await;
+        assert!(world.store.remove_trimmed().await.unwrap() > 0);
+        assert!(world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0);
+        let _server = Server::start(&world.database).await;
+        soon("the rest to go", async {
+            while world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0 {}
+        })
+        .await;
+    }
+}
