@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::authorize::Call;
 use super::change::{Changes, change};
@@ -14,7 +15,7 @@ use super::reads::Reads;
 use super::status::status;
 use super::watch::{self, PACE, Watch};
 use crate::domain::Revision;
-use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
+use crate::domain::advance::{Answer, Command, NewFlag, Object, Revert, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::flag::Status as FlagStatus;
 use crate::domain::state::{FlagRef, State};
@@ -42,6 +43,7 @@ macro_rules! flag_change {
 flag_change!(ToggleFeatureFlagRequest => ToggleFeatureFlagResponse);
 flag_change!(EnableFeatureFlagRequest => EnableFeatureFlagResponse);
 flag_change!(DisableFeatureFlagRequest => DisableFeatureFlagResponse);
+flag_change!(RevertFeatureFlagRequest => RevertFeatureFlagResponse);
 flag_change!(CreateFeatureFlagRequest => CreateFeatureFlagResponse);
 flag_change!(UpdateFeatureFlagRequest => UpdateFeatureFlagResponse);
 flag_change!(ArchiveFeatureFlagRequest => ArchiveFeatureFlagResponse);
@@ -231,9 +233,19 @@ impl ToggleService for Toggle {
 
     async fn revert_feature_flag(
         &self,
-        _request: Request<pb::RevertFeatureFlagRequest>,
+        request: Request<pb::RevertFeatureFlagRequest>,
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
-        Err(Status::unimplemented("RevertFeatureFlag"))
+        // Whether it is there and will do is decided with the rest: a retry may come when it is gone.
+        let entry = match Uuid::try_parse(&request.get_ref().audit_log_id) {
+            Ok(id) => self.reads.entry(id).await?.map(Box::new),
+            Err(_) => None,
+        };
+        let parse = |request: &pb::RevertFeatureFlagRequest, fields: &mut Fields| {
+            let id = fields.uuid("audit_log_id", &request.audit_log_id);
+            let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+            Some(Command::Revert(Revert { id: id?, entry, expected_revision }))
+        };
+        self.changes.make(request, parse).await
     }
 
     async fn get_feature_flag(
