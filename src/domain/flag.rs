@@ -185,7 +185,9 @@ mod tests {
         let plain = Flag::sample("a.b-C_1", 1);
         assert_eq!(Flag::from_json(&plain.to_json()), Some(plain));
         let json = flag.to_json();
-        for (good, bad) in [("checkout", " "), ("enabled", "on"), ("9999-", "x"), ("0001-", "x"), ("\"key\"", "\"kee\"")] {
+        for (good, bad) in
+            [("checkout", " "), ("enabled", "on"), ("9999-", "x"), ("0001-", "x"), ("\"key\"", "\"kee\"")]
+        {
             assert_eq!(Flag::from_json(&json.replace(good, bad)), None, "{bad}");
         }
         assert_eq!(Flag::from_json(&json.replacen('{', "{\"later\":1,", 1)), Some(flag));

@@ -46,11 +46,7 @@ pub struct PastFlag {
 ///
 /// # Errors
 /// The revision of an entry that is not there, or does not say what it should.
-pub fn as_of(
-    flag: &Arc<Flag>,
-    revision: Revision,
-    next: Option<&NextChange>,
-) -> Result<Option<PastFlag>, Revision> {
+pub fn as_of(flag: &Arc<Flag>, revision: Revision, next: Option<&NextChange>) -> Result<Option<PastFlag>, Revision> {
     if flag.revision <= revision {
         return Ok(Some(PastFlag { flag: Arc::clone(flag), is_dated: true }));
     }

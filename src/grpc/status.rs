@@ -178,7 +178,9 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
         Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
         Error::LogCorrupt(revision) => Some(("first_bad_revision", revision.to_string())),
-        Error::CursorTooOld { oldest, .. } | Error::TimeTooOld { oldest } => Some(("oldest_revision", oldest.to_string())),
+        Error::CursorTooOld { oldest, .. } | Error::TimeTooOld { oldest } => {
+            Some(("oldest_revision", oldest.to_string()))
+        }
         _ => None,
     };
     pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

@@ -262,8 +262,12 @@ impl Store for SqliteStore {
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
         let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
-        let rows: Vec<NextChangeRow> =
-            sqlx::query_as(NEXT_CHANGES).bind(append::json(&ids)).bind(revision).fetch_all(&self.pool).await.map_err(read)?;
+        let rows: Vec<NextChangeRow> = sqlx::query_as(NEXT_CHANGES)
+            .bind(append::json(&ids))
+            .bind(revision)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read)?;
         convert(rows)
     }
 
