@@ -132,6 +132,12 @@ impl Past {
         }
         let next: HashMap<Uuid, NextChange> = next.into_iter().map(|next| (next.flag_id, next)).collect();
         let were = flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).transpose());
-        were.map(|was| was.map(Arc::new).map_err(|revision| status(Error::LogCorrupt(revision)))).collect()
+        were.map(|was| was.map(Arc::new).map_err(corrupt)).collect()
     }
+}
+
+/// What a caller is told of an entry that does not tell what it should.
+fn corrupt(revision: Revision) -> Status {
+    tracing::error!(revision, "the log does not tell what a flag was before this revision");
+    status(Error::LogCorrupt(revision))
 }

@@ -32,7 +32,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Reads of `mirror`; `store` is asked only whether a revision exists that the mirror has not seen.
+    /// Reads of `mirror`; `store` is asked what the mirror cannot know: entries, and revisions that it has not seen.
     pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>) -> Self {
         Self { mirror, store }
     }

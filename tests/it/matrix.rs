@@ -34,6 +34,7 @@ pub fn due(path: &str) -> Code {
         | "UpdateFeatureFlag"
         | "ArchiveFeatureFlag"
         | "UnarchiveFeatureFlag"
+        | "RevertFeatureFlag"
         | "GetFeatureFlag"
         | "GetAuditLog"
         | "CreateUser"

@@ -4,7 +4,6 @@ mod export;
 mod filters;
 mod list;
 mod tail;
-mod when;
 
 use clap::{Args, Subcommand};
 
