@@ -15,6 +15,7 @@ mod serve;
 mod table;
 mod token;
 mod user;
+mod when;
 mod whoami;
 
 use std::ffi::OsString;

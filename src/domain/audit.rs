@@ -63,6 +63,13 @@ names! {
     }
 }
 
+impl Action {
+    /// Whether a flag was turned on or off.
+    pub fn is_flip(self) -> bool {
+        matches!(self, Self::ToggleEnabled | Self::ToggleDisabled)
+    }
+}
+
 names! {
     /// What kind of object an entry is about.
     EntityType {

@@ -75,6 +75,9 @@ pub enum Error {
     /// An archived flag cannot be flipped.
     #[error("the feature flag {0} is archived; unarchive it first")]
     FlagArchived(FlagKey),
+    /// The entry did not turn a flag on or off.
+    #[error("the audit log entry {0} did not turn a feature flag on or off: there is no status to go back to")]
+    NotRevertible(Uuid),
     /// The request id stands for another request already.
     #[error("this request_id was used for a different request; use a fresh one")]
     RequestIdReused,
@@ -95,6 +98,12 @@ pub enum Error {
         /// What was asked for.
         asked: Revision,
         /// The oldest that is kept.
+        oldest: Revision,
+    },
+    /// A time was asked for from before the oldest entry that is kept.
+    #[error("what was at that time is no longer kept; the oldest revision kept is {oldest}")]
+    TimeTooOld {
+        /// The oldest revision that is kept.
         oldest: Revision,
     },
     /// Too many changes are waiting.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Revision;
@@ -87,6 +87,26 @@ impl Flag {
         };
         json(&fields)
     }
+
+    /// The inverse of [`Flag::to_json`]; `None` for what is not a flag.
+    pub fn from_json(json: &str) -> Option<Self> {
+        let written: Written = serde_json::from_str(json).ok()?;
+        Some(Self {
+            id: written.id,
+            key: FlagKey::parse(&written.key).ok()?,
+            name: Name::parse(&written.name).ok()?,
+            description: Description::parse(&written.description).ok()?,
+            status: Status::parse(&written.status)?,
+            revision: written.revision,
+            created_at: Timestamp::parse(&written.created_at)?,
+            updated_at: Timestamp::parse(&written.updated_at)?,
+            updated_by: written.updated_by.into(),
+            archived_at: match &written.archived_at {
+                Some(time) => Some(Timestamp::parse(time)?),
+                None => None,
+            },
+        })
+    }
 }
 
 #[cfg(test)]
@@ -124,6 +144,21 @@ struct Fields<'a> {
     updated_by: &'a str,
 }
 
+/// The same as it is read, still unchecked. What a later version writes beside it is left alone.
+#[derive(Deserialize)]
+struct Written {
+    archived_at: Option<String>,
+    created_at: String,
+    description: String,
+    id: Uuid,
+    key: String,
+    name: String,
+    revision: Revision,
+    status: String,
+    updated_at: String,
+    updated_by: String,
+}
+
 /// JSON text of plain fields.
 pub(super) fn json(fields: &impl Serialize) -> String {
     // Structs of strings, numbers and options of them have no way to fail.
@@ -133,6 +168,30 @@ pub(super) fn json(fields: &impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_flag_survives_its_json() {
+        let flag = Flag {
+            name: Name::parse("The \"new\" checkout \u{2713}").unwrap(),
+            description: Description::parse("two\nlines").unwrap(),
+            status: Status::Enabled,
+            created_at: Timestamp::MIN,
+            updated_at: Timestamp::from_micros(1_700_000_000_123_457),
+            updated_by: "cli@host".into(),
+            archived_at: Some(Timestamp::MAX),
+            ..Flag::sample("checkout", i64::MAX)
+        };
+        assert_eq!(Flag::from_json(&flag.to_json()), Some(flag.clone()));
+        let plain = Flag::sample("a.b-C_1", 1);
+        assert_eq!(Flag::from_json(&plain.to_json()), Some(plain));
+        let json = flag.to_json();
+        for (good, bad) in
+            [("checkout", " "), ("enabled", "on"), ("9999-", "x"), ("0001-", "x"), ("\"key\"", "\"kee\"")]
+        {
+            assert_eq!(Flag::from_json(&json.replace(good, bad)), None, "{bad}");
+        }
+        assert_eq!(Flag::from_json(&json.replacen('{', "{\"later\":1,", 1)), Some(flag));
+    }
 
     #[test]
     fn the_json_of_a_flag_has_sorted_keys_and_everything_in_it() {

@@ -9,6 +9,7 @@ pub mod filter;
 pub mod flag;
 pub mod hash;
 pub mod page;
+pub mod past;
 pub mod state;
 pub mod text;
 pub mod time;

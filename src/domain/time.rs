@@ -18,6 +18,12 @@ impl Timestamp {
         Self(micros.clamp(Self::MIN.0, Self::MAX.0))
     }
 
+    /// RFC 3339 text, as [`Display`](fmt::Display) writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        Some(Self::from_micros(time.as_microsecond()))
+    }
+
     /// Microseconds since the Unix epoch.
     pub fn micros(self) -> i64 {
         self.0

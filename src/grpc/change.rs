@@ -112,6 +112,7 @@ fn named(command: &Command) -> Option<Named> {
             [only] => Some(only.flag.clone().into()),
             _ => None,
         },
+        Command::Revert(revert) => revert.flag().map(Into::into),
         Command::CreateFlag(new) => Some(Named::Key(new.key.clone())),
         Command::CreateUser { email, .. } => Some(Named::Email(email.clone())),
         Command::UpdateUser { id, .. } | Command::DeactivateUser { id, .. } | Command::RevokeToken { id, .. } => {

@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpoint, Note};
 use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
+use crate::domain::past::PastFlag;
 use crate::domain::time::Timestamp;
 
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
@@ -44,6 +45,13 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
             updated_by: flag.updated_by.to_string(),
             archived_at: flag.archived_at.map(time),
         }
+    }
+}
+
+impl From<&Arc<PastFlag>> for pb::FeatureFlag {
+    fn from(past: &Arc<PastFlag>) -> Self {
+        let flag = Self::from(&past.flag);
+        if past.is_dated { flag } else { Self { updated_at: None, updated_by: String::new(), ..flag } }
     }
 }
 

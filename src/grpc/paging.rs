@@ -14,7 +14,8 @@ const LARGEST_SIZE: i32 = 1_000;
 
 /// Which page is wanted.
 pub(super) struct Paging<K> {
-    size: usize,
+    /// At most so many.
+    pub size: usize,
     /// It begins after this key.
     pub after: Option<K>,
     /// What its token is good for.

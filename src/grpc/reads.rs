@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use tokio::time::{Instant, timeout, timeout_at};
 use tonic::Status;
+use uuid::Uuid;
 
 use super::feed::Feed;
 use super::status::{read_failed, status};
+use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
@@ -29,7 +31,7 @@ pub struct Reads {
 }
 
 impl Reads {
-    /// Reads of `mirror`; `store` is asked only whether a revision exists that the mirror has not seen.
+    /// Reads of `mirror`; `store` is asked what the mirror cannot know: entries, and revisions that it has not seen.
     pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>) -> Self {
         Self { mirror, store }
     }
@@ -55,6 +57,11 @@ impl Reads {
             Ok(())
         });
         waited.await.unwrap_or_else(|_| Err(status(Error::Stale)))
+    }
+
+    /// One entry of the log, from the database.
+    pub(super) async fn entry(&self, id: Uuid) -> Result<Option<Entry>, Status> {
+        self.store.entry(id).await.map_err(read_failed)
     }
 
     /// Word of changes to these flags, or to all.

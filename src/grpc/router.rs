@@ -23,6 +23,7 @@ use super::flagd::{Evaluation, FlagSync};
 use super::incoming::incoming;
 use super::observe::ObserveLayer;
 use super::ofrep::{self, Ofrep};
+use super::past::Past;
 use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
@@ -127,7 +128,8 @@ impl Router {
         let Parts { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
         let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
         let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
-        let toggle = Toggle::new(changes.clone(), reads.clone());
+        let past = Past::new(reads.clone(), Arc::clone(&store), Arc::clone(&clock));
+        let toggle = Toggle::new(changes.clone(), reads.clone(), past);
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror));
         let ofrep = Ofrep::new(Arc::clone(&mirror));

@@ -45,6 +45,7 @@ pub(super) fn status(error: Error) -> Status {
         Error::EmailTaken(email) => resource(&mut details, "user", email.as_str(), "the address is taken"),
         Error::AccountTaken(account) => resource(&mut details, "user", &account.subject, "the account is taken"),
         Error::FlagArchived(key) => precondition(&mut details, reason, key.as_str(), "unarchive the flag first"),
+        Error::NotRevertible(id) => precondition(&mut details, reason, &id.to_string(), "name an entry of a flip"),
         Error::SignOnEmailTaken(email) => precondition(&mut details, reason, email.as_str(), "another user has it"),
         Error::UserDeactivated(email) => {
             precondition(&mut details, reason, email.as_str(), "reactivate the user first")
@@ -145,10 +146,12 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::LastAccessManager(_) => (Code::FailedPrecondition, ErrorReason::LastAccessManager),
         Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
         Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),
+        Error::NotRevertible(_) => (Code::FailedPrecondition, ErrorReason::NotRevertible),
         Error::RequestIdReused => (Code::FailedPrecondition, ErrorReason::RequestIdReused),
         Error::LogMismatch(_) => (Code::FailedPrecondition, ErrorReason::LogMismatch),
         Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
         Error::CursorTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
+        Error::TimeTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
         Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
         Error::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
         Error::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
@@ -189,7 +192,9 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::PermissionDenied(permission) => Some(("permission", permission.to_string())),
         Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
         Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
-        Error::CursorTooOld { oldest, .. } => Some(("oldest_revision", oldest.to_string())),
+        Error::CursorTooOld { oldest, .. } | Error::TimeTooOld { oldest } => {
+            Some(("oldest_revision", oldest.to_string()))
+        }
         Error::LogCorrupt { revision } => Some(("first_bad_revision", revision.to_string())),
         _ => None,
     };

@@ -3,21 +3,23 @@
 use std::collections::HashSet;
 
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::authorize::Call;
 use super::change::{Changes, change};
 use super::fields::Fields;
-use super::paging::Paging;
+use super::list::List;
+use super::past::{AsOf, Past};
 use super::pb;
 use super::pb::toggle_service_server::ToggleService;
 use super::reads::Reads;
 use super::status::status;
 use super::watch::{self, PACE, Watch};
 use crate::domain::Revision;
-use crate::domain::advance::{Answer, Command, NewFlag, Object, SetStatus};
+use crate::domain::advance::{Answer, Command, NewFlag, Object, Revert, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::flag::Status as FlagStatus;
-use crate::domain::state::{FlagRef, State};
+use crate::domain::state::FlagRef;
 use crate::domain::text::{Description, FlagKey, Name};
 
 /// Flags in one batch at the most.
@@ -27,6 +29,7 @@ const MOST_ITEMS: usize = 1_000;
 pub struct Toggle {
     changes: Changes,
     reads: Reads,
+    past: Past,
 }
 
 macro_rules! flag_change {
@@ -42,6 +45,7 @@ macro_rules! flag_change {
 flag_change!(ToggleFeatureFlagRequest => ToggleFeatureFlagResponse);
 flag_change!(EnableFeatureFlagRequest => EnableFeatureFlagResponse);
 flag_change!(DisableFeatureFlagRequest => DisableFeatureFlagResponse);
+flag_change!(RevertFeatureFlagRequest => RevertFeatureFlagResponse);
 flag_change!(CreateFeatureFlagRequest => CreateFeatureFlagResponse);
 flag_change!(UpdateFeatureFlagRequest => UpdateFeatureFlagResponse);
 flag_change!(ArchiveFeatureFlagRequest => ArchiveFeatureFlagResponse);
@@ -73,8 +77,8 @@ fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
 
 impl Toggle {
     /// The service on these parts.
-    pub fn new(changes: Changes, reads: Reads) -> Self {
-        Self { changes, reads }
+    pub fn new(changes: Changes, reads: Reads, past: Past) -> Self {
+        Self { changes, reads, past }
     }
 }
 
@@ -231,9 +235,19 @@ impl ToggleService for Toggle {
 
     async fn revert_feature_flag(
         &self,
-        _request: Request<pb::RevertFeatureFlagRequest>,
+        request: Request<pb::RevertFeatureFlagRequest>,
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
-        Err(Status::unimplemented("RevertFeatureFlag"))
+        // Whether it is there and will do is decided with the rest: a retry may come when it is gone.
+        let entry = match Uuid::try_parse(&request.get_ref().audit_log_id) {
+            Ok(id) => self.reads.entry(id).await?.map(Box::new),
+            Err(_) => None,
+        };
+        let parse = |request: &pb::RevertFeatureFlagRequest, fields: &mut Fields| {
+            let id = fields.uuid("audit_log_id", &request.audit_log_id);
+            let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+            Some(Command::Revert(Revert { id: id?, entry, expected_revision }))
+        };
+        self.changes.make(request, parse).await
     }
 
     async fn get_feature_flag(
@@ -245,8 +259,13 @@ impl ToggleService for Toggle {
         let mut fields = Fields::default();
         let flag = fields.flag(request.flag);
         let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let as_of = AsOf::parse(&mut fields, request.as_of_revision, request.as_of_time, min_revision);
         let flag = fields.finish(flag).map_err(status)?;
         self.reads.fresh(min_revision, deadline).await?;
+        if let Some(as_of) = as_of {
+            let at = self.past.anchor(as_of, deadline).await?;
+            return self.past.flag(&flag, at).await.map(Response::new);
+        }
         let (found, revision) = self.reads.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
         let found = found.ok_or_else(|| status(Error::FlagNotFound(flag.to_string())))?;
         Ok(Response::new(pb::GetFeatureFlagResponse { feature_flag: Some((&found).into()), revision }))
@@ -257,9 +276,13 @@ impl ToggleService for Toggle {
         request: Request<pb::ListFeatureFlagsRequest>,
     ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
         let deadline = Call::of(&request).map_err(status)?.deadline;
-        let (query, min_revision) = FlagQuery::parse(request.into_inner()).map_err(status)?;
-        self.reads.fresh(min_revision, deadline).await?;
-        self.reads.read(|state| query.page(state)).map(Response::new)
+        let list = List::parse(request.into_inner()).map_err(status)?;
+        self.reads.fresh(list.min_revision, deadline).await?;
+        if let Some(as_of) = list.as_of {
+            let at = self.past.anchor(as_of, deadline).await?;
+            return self.past.list(&list, at).await.map(Response::new);
+        }
+        self.reads.read(|state| list.page(state)).map(Response::new)
     }
 
     type WatchFeatureFlagsStream = watch::Messages;
@@ -274,38 +297,5 @@ impl ToggleService for Toggle {
         self.reads.fresh(watch.after, deadline).await?;
         watch.check(&self.reads).await?;
         Ok(Response::new(watch.messages(feed)))
-    }
-}
-
-/// Which flags to list.
-struct FlagQuery {
-    paging: Paging<FlagKey>,
-    prefix: String,
-    status: Option<FlagStatus>,
-    include_archived: bool,
-}
-
-impl FlagQuery {
-    fn parse(request: pb::ListFeatureFlagsRequest) -> Result<(Self, Option<Revision>), Error> {
-        let mut fields = Fields::default();
-        let status = fields.status("status", request.status);
-        if request.key_prefix.len() > 128 {
-            fields.violate::<()>("key_prefix", "must be at most 128 characters");
-        }
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
-        let scope = format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix);
-        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, FlagKey::parse);
-        let (prefix, include_archived) = (request.key_prefix, request.include_archived);
-        let query = paging.map(|paging| Self { paging, prefix, status, include_archived });
-        Ok((fields.finish(query)?, min_revision))
-    }
-
-    fn page(&self, state: &State) -> pb::ListFeatureFlagsResponse {
-        let passing = state.flags(&self.prefix, self.paging.after.as_ref()).filter(|flag| {
-            self.status.is_none_or(|status| flag.status == status)
-                && (self.include_archived || flag.archived_at.is_none())
-        });
-        let (feature_flags, next_page_token) = self.paging.page(passing, |flag| flag.key.to_string());
-        pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision: state.head().revision }
     }
 }

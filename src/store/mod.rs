@@ -22,6 +22,7 @@ use crate::domain::Revision;
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Period, Range};
+use crate::domain::past::NextChange;
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
@@ -241,6 +242,10 @@ pub trait Store: Send + Sync {
 
     /// The last entry at or before a time.
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;
+
+    /// The first change of each of these flags after a revision, of those that have one, with what tells what the flag was
+    /// before it. Each is found by an index; attempts that were refused are no changes.
+    async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
     /// The part of `within` that lies in `period`.
     async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {

@@ -12,6 +12,7 @@ use crate::domain::access::{Account, Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
+use crate::domain::past::NextChange;
 use crate::domain::state::Head;
 use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
 
@@ -230,6 +231,36 @@ impl TryFrom<EntryRow> for Entry {
             hash_version: place.check("hash_version", u8::try_from(row.hash_version))?,
             hash: place.hash("hash", row.hash)?,
             created_at: row.created_at.0,
+        })
+    }
+}
+
+#[derive(FromRow)]
+pub(super) struct NextChangeRow {
+    flag_id: Uuid,
+    revision: i64,
+    action_type: String,
+    old_value: Option<String>,
+    previous_entity_revision: Option<i64>,
+    before_edit: Option<String>,
+    previous_timestamp: Option<Time>,
+    previous_user_email: Option<String>,
+}
+
+impl TryFrom<NextChangeRow> for NextChange {
+    type Error = StoreError;
+
+    fn try_from(row: NextChangeRow) -> Result<Self, StoreError> {
+        let place = Place { table: "audit_logs", row: row.revision.to_string() };
+        let previous = row.previous_timestamp.zip(row.previous_user_email);
+        Ok(Self {
+            flag_id: row.flag_id,
+            revision: row.revision,
+            action: place.known("action_type", Action::parse(&row.action_type))?,
+            old_value: row.old_value,
+            previous_revision: row.previous_entity_revision,
+            before_edit: row.before_edit,
+            previous: previous.map(|(time, by)| (time.0, by.into())),
         })
     }
 }

@@ -35,6 +35,7 @@ pub fn due(path: &str) -> Code {
         | "UpdateFeatureFlag"
         | "ArchiveFeatureFlag"
         | "UnarchiveFeatureFlag"
+        | "RevertFeatureFlag"
         | "GetFeatureFlag"
         | "GetAuditLog"
         | "TrimAuditLogs"

@@ -4,9 +4,9 @@ use clap::Args;
 use jiff::Timestamp;
 use uuid::Uuid;
 
-use super::when::{self, End};
 use crate::cli::Failure;
 use crate::cli::remote::Remote;
+use crate::cli::when::{self, End};
 use crate::grpc::pb::*;
 
 /// Which entries; all that are given apply.

@@ -6,7 +6,6 @@ mod filters;
 mod list;
 mod tail;
 mod trim;
-mod when;
 
 use clap::{Args, Subcommand};
 

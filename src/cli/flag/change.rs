@@ -2,6 +2,7 @@
 
 use clap::Args;
 use prost_types::FieldMask;
+use uuid::Uuid;
 
 use super::named::Named;
 use crate::cli::Failure;
@@ -122,6 +123,31 @@ impl One {
             unarchive_feature_flag,
             UnarchiveFeatureFlagRequest {
                 flag: self.named.into(),
+                expected_revision: self.condition.expected_revision,
+            }
+        )
+    }
+}
+
+/// Arguments of `toggled flag revert`.
+#[derive(Args)]
+pub(super) struct Revert {
+    /// The id of the entry, as audit list --output json tells it
+    #[arg(value_name = "AUDIT_LOG_ID")]
+    audit_log_id: Uuid,
+    #[command(flatten)]
+    condition: Condition,
+    #[command(flatten)]
+    manner: Manner,
+}
+
+impl Revert {
+    pub async fn run(self) -> Result<(), Failure> {
+        change!(
+            self.manner,
+            revert_feature_flag,
+            RevertFeatureFlagRequest {
+                audit_log_id: self.audit_log_id.to_string(),
                 expected_revision: self.condition.expected_revision,
             }
         )

@@ -1,5 +1,6 @@
 //! `toggled flag`: flags, by way of a server.
 
+mod as_of;
 mod change;
 mod export;
 mod import;
@@ -23,9 +24,9 @@ pub(super) struct Flag {
 enum Action {
     /// Create a flag; it is off unless told otherwise
     Create(change::Create),
-    /// Show a flag
+    /// Show a flag, as it is or as it was
     Get(read::Get),
-    /// List all flags, sorted by key
+    /// List all flags, sorted by key, as they are or as they were
     List(read::List),
     /// Turn a flag that is on off, and one that is off on; retried safely
     Toggle(change::One),
@@ -33,6 +34,8 @@ enum Action {
     Enable(set::Set),
     /// Turn flags off: all of them or, on any error, none
     Disable(set::Set),
+    /// Set a flag back to what it was before an entry of the audit log that turned it on or off; retried safely
+    Revert(change::Revert),
     /// Change a flag's name or description
     Update(change::Update),
     /// Take a flag out of use; it keeps its key and its history
@@ -55,6 +58,7 @@ pub(super) async fn run(settings: Flag) -> Result<(), Failure> {
         Action::Toggle(settings) => settings.toggle().await,
         Action::Enable(settings) => settings.enable().await,
         Action::Disable(settings) => settings.disable().await,
+        Action::Revert(settings) => settings.run().await,
         Action::Update(settings) => settings.run().await,
         Action::Archive(settings) => settings.archive().await,
         Action::Unarchive(settings) => settings.unarchive().await,

@@ -2,6 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
+use super::as_of::Moment;
 use super::named::Named;
 use crate::cli::Failure;
 use crate::cli::output::Output;
@@ -17,6 +18,8 @@ pub(super) struct Get {
     #[command(flatten)]
     named: Named,
     #[command(flatten)]
+    moment: Moment,
+    #[command(flatten)]
     caller: Caller,
     #[command(flatten)]
     output: Output,
@@ -25,7 +28,12 @@ pub(super) struct Get {
 impl Get {
     pub async fn run(self) -> Result<(), Failure> {
         let remote = self.caller.connect().await?;
-        let request = GetFeatureFlagRequest { flag: self.named.into(), ..Default::default() };
+        let request = GetFeatureFlagRequest {
+            flag: self.named.into(),
+            as_of_revision: self.moment.revision(),
+            as_of_time: self.moment.time(),
+            ..Default::default()
+        };
         let answer =
             remote.retrying(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         self.output.all(&answer.feature_flag.into_iter().collect::<Vec<_>>())
@@ -44,6 +52,8 @@ pub(super) struct List {
     /// Archived flags as well
     #[arg(long)]
     archived: bool,
+    #[command(flatten)]
+    moment: Moment,
     #[command(flatten)]
     caller: Caller,
     #[command(flatten)]
@@ -73,6 +83,8 @@ impl List {
             status: self.status.map_or(FeatureFlagStatus::Unspecified, Into::into).into(),
             key_prefix: self.prefix,
             include_archived: self.archived,
+            as_of_revision: self.moment.revision(),
+            as_of_time: self.moment.time(),
             ..Default::default()
         };
         let mut flags = Vec::new();

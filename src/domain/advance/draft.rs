@@ -217,6 +217,8 @@ impl<'a> Draft<'a> {
             Actor::Caller { credential: Credential::Token(id), .. } => Some(id),
             _ => None,
         };
+        // The flip itself: a newcomer's own entry, which goes before it, takes nothing back.
+        let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
             id: self.new_id(),
             revision: place.revision,
@@ -237,8 +239,8 @@ impl<'a> Draft<'a> {
             peer: proposal.origin.peer.clone(),
             user_agent: proposal.origin.user_agent.clone(),
             previous_entity_revision: subject.previous_revision,
-            reverts: None,
-            hash_version: hash::version(None),
+            reverts,
+            hash_version: hash::version(reverts),
             hash: hash::GENESIS,
             created_at: self.now,
         };

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::draft::{Draft, Place, Subject, Values};
-use super::{BatchResult, NewFlag, Object, Outcome, Proposal, SetStatus, at_revision};
+use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, at_revision};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::{Error, Violation};
@@ -31,6 +31,15 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
     }
     let (flag, entry) = flip(draft, proposal, &before, item.status);
     Ok((Object::Flag(flag), Some(entry)))
+}
+
+/// As if the status before the entry were set now, whatever has happened to the flag since.
+pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
+    if revert.entry.is_none() {
+        return Err(Error::AuditLogNotFound(revert.id));
+    }
+    let (flag, status) = revert.flag().zip(revert.status()).ok_or(Error::NotRevertible(revert.id))?;
+    set_status(draft, proposal, &SetStatus { flag, status, expected_revision: revert.expected_revision })
 }
 
 /// All or none: every item is checked before the first is written. The items name different flags, which whoever built

@@ -133,6 +133,7 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
         Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, flag, *expected_revision),
         Command::SetStatus(item) => flags::set_status(draft, proposal, item),
         Command::BatchSet(items) => flags::batch_set(draft, proposal, items),
+        Command::Revert(revert) => flags::revert(draft, proposal, revert),
         Command::CreateFlag(new) => flags::create(draft, proposal, new),
         Command::UpdateFlag { flag, name, description, expected_revision } => {
             flags::update(draft, proposal, flag, name.as_ref(), description.as_ref(), *expected_revision)

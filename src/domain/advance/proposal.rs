@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::step::Answer;
 use crate::domain::access::{Account, Credential, Permission, Permissions, SecretHash};
+use crate::domain::audit::{EntityType, Entry};
 use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
@@ -91,6 +92,8 @@ pub enum Command {
     SetStatus(SetStatus),
     /// Turn several flags on or off: all of them or none.
     BatchSet(Vec<SetStatus>),
+    /// Set a flag's status back to what it was before an entry.
+    Revert(Revert),
     /// Create a flag.
     CreateFlag(NewFlag),
     /// Edit a flag. `None` leaves a part as it is.
@@ -172,6 +175,14 @@ impl Command {
         match self {
             Self::BatchSet(items) => items.len(),
             _ => 1,
+        }
+    }
+
+    /// The entry whose change it takes back.
+    pub fn reverts(&self) -> Option<Uuid> {
+        match self {
+            Self::Revert(revert) => Some(revert.id),
+            _ => None,
         }
     }
 }
@@ -262,4 +273,29 @@ pub struct TrimLog {
     pub hash: Hash,
     /// The hash of the entry there, as the log has it; `None` where the log had no such entry when it was looked for.
     pub there: Option<Hash>,
+}
+
+/// Take back a flip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revert {
+    /// The id of the entry that tells of it.
+    pub id: Uuid,
+    /// That entry, which never changes; `None` if there is none.
+    pub entry: Option<Box<Entry>>,
+    /// Only if the flag is at this revision.
+    pub expected_revision: Option<Revision>,
+}
+
+impl Revert {
+    /// The flag that the entry is about.
+    pub fn flag(&self) -> Option<FlagRef> {
+        let entry = self.entry.as_ref().filter(|entry| entry.entity_type == EntityType::FeatureFlag)?;
+        entry.entity_id.map(FlagRef::Id)
+    }
+
+    /// What the flag was before, if the entry tells of a flip.
+    pub fn status(&self) -> Option<Status> {
+        let entry = self.entry.as_ref().filter(|entry| entry.action.is_flip())?;
+        entry.old_value.as_deref().and_then(Status::parse)
+    }
 }

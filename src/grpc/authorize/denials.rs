@@ -70,7 +70,13 @@ impl Denials {
             };
             match replayed {
                 Some(_) => self.windows.give_back(&admitted),
-                None => self.write(&call, permission, message.as_ref().and_then(named), admitted).await,
+                None => {
+                    let named = match &message {
+                        Some(message) => self.named(message).await,
+                        None => None,
+                    };
+                    self.write(&call, permission, named, admitted).await;
+                }
             }
             replayed
         });
@@ -102,6 +108,14 @@ impl Denials {
             }
         });
         let _ = tokio::time::timeout(RECORD_PATIENCE, write).await;
+    }
+
+    /// The object that a request is about; of one that names an entry of the log, what that is about.
+    async fn named(&self, message: &DynamicMessage) -> Option<Named> {
+        let Some(id) = message.get_field_by_name("audit_log_id") else { return named(message) };
+        let id = Uuid::try_parse(id.as_str()?).ok()?;
+        let entry = tokio::time::timeout(PATIENCE, self.store.entry(id)).await.ok()?.ok()??;
+        entry.entity_id.map(Named::Id)
     }
 
     /// The answer of the first time, if this is a retry.

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::audit::Question;
-use super::rows::{self, EntryRow, HeadRow, RequestRow, convert};
+use super::rows::{self, EntryRow, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
@@ -26,6 +26,7 @@ use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
+use crate::domain::past::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
@@ -39,6 +40,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 /// Not of a standby, which may be behind without anybody noticing.
 const HEAD: &str =
     "SELECT log_id, revision, hash, timestamp, floor, floor_hash FROM log_head WHERE NOT pg_is_in_recovery()";
+
+/// The text stands alone, so that a test can ask for its plan.
+const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -236,6 +240,12 @@ impl Store for PostgresStore {
         let sql =
             "SELECT revision FROM audit_logs WHERE timestamp <= $1 ORDER BY timestamp DESC, revision DESC LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+
+    async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
+        let rows: Vec<NextChangeRow> =
+            sqlx::query_as(NEXT_CHANGES).bind(flags).bind(revision).fetch_all(&self.pool).await.map_err(read)?;
+        convert(rows)
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {

@@ -18,7 +18,7 @@ use sqlx::sqlite::{
 use uuid::Uuid;
 
 use super::audit::Question;
-use super::rows::{self, EntryRow, FlagRow, HeadRow, RequestRow, TokenRow, UserRow, convert};
+use super::rows::{self, EntryRow, FlagRow, HeadRow, NextChangeRow, RequestRow, TokenRow, UserRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
@@ -27,6 +27,7 @@ use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
+use crate::domain::past::NextChange;
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
@@ -37,6 +38,9 @@ use error::read;
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor, floor_hash FROM log_head";
+
+/// The text stands alone, so that a test can ask for its plan.
+const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
 /// A SQLite database in a file.
 pub struct SqliteStore {
@@ -264,6 +268,17 @@ impl Store for SqliteStore {
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
         let sql = "SELECT revision FROM audit_logs WHERE timestamp <= ? ORDER BY timestamp DESC, revision DESC LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+    }
+
+    async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
+        let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
+        let rows: Vec<NextChangeRow> = sqlx::query_as(NEXT_CHANGES)
+            .bind(append::json(&ids))
+            .bind(revision)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(read)?;
+        convert(rows)
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {

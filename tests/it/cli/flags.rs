@@ -143,3 +143,45 @@ async fn what_a_terminal_would_obey_does_not_reach_it() {
     // An error repeats what was asked for.
     assert!(shell.fails(&["flag", "get", "nope\u{1b}[31m"], 2).await.contains("key"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_are_shown_as_they_were() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    shell.says(&["flag", "create", "a"]).await;
+    let then = shell.objects(&["flag", "list"]).await;
+    shell.says(&["flag", "create", "b", "--enabled"]).await;
+    shell.says(&["flag", "enable", "a"]).await;
+    let time = then[0]["updated_at"].as_str().unwrap();
+    for as_of in ["3", time] {
+        assert_eq!(shell.objects(&["flag", "list", "--as-of", as_of]).await, then);
+        assert_eq!(shell.object(&["flag", "get", "a", "--as-of", as_of]).await, then[0]);
+        assert!(shell.fails(&["flag", "get", "b", "--as-of", as_of], 3).await.contains('b'));
+    }
+    assert_eq!(shell.rows(&["flag", "list", "--as-of", "3"]).await[0][..2], ["a", "disabled"]);
+    assert_eq!(shell.rows(&["flag", "list", "--as-of", "1h"]).await, Vec::<Vec<String>>::new());
+    assert!(shell.fails(&["flag", "list", "--as-of", "99"], 2).await.contains("beyond the end of the log"));
+    assert!(shell.fails(&["flag", "list", "--as-of", "9999-01-01"], 2).await.contains("must have passed"));
+    let (code, _, told) = shell.run(&["flag", "get", "a", "--as-of", "once"]).await;
+    assert!(code == 2 && told.contains("or a revision"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_is_taken_back() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let created = shell.object(&["flag", "create", "a"]).await;
+    let flipped = shell.object(&["flag", "toggle", "a"]).await;
+    let id = flipped["audit_log"]["id"].as_str().unwrap();
+    assert_eq!(shell.rows(&["flag", "revert", id, "--dry-run"]).await, [["a", "disabled", "dry run", "5"]]);
+    shell.fails(&["flag", "revert", id, "--expected-revision", "3"], 5).await;
+    let reverted = shell.object(&["flag", "revert", id, "--reason", "it broke"]).await;
+    assert_eq!(reverted["feature_flag"]["status"], "disabled");
+    assert_eq!((&reverted["audit_log"]["reverts"], &reverted["audit_log"]["reason"]), (&json!(id), &json!("it broke")));
+    assert_eq!(reverted["audit_log"]["request_id"].as_str().unwrap().len(), 36);
+    assert_eq!(shell.rows(&["flag", "revert", id]).await, [["a", "disabled", "no", "5"]]);
+    let created = created["audit_log"]["id"].as_str().unwrap();
+    assert!(shell.fails(&["flag", "revert", created], 5).await.contains("did not turn a feature flag on or off"));
+    let unknown = "00000000-0000-4000-8000-000000000000";
+    assert!(shell.fails(&["flag", "revert", unknown], 3).await.contains(unknown));
+}

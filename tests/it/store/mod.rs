@@ -11,6 +11,7 @@ mod lost;
 mod migrations;
 mod million;
 mod open;
+mod past;
 mod queries;
 pub mod raw;
 mod refused;

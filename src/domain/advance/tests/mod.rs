@@ -267,6 +267,33 @@ fn a_batch_is_all_or_nothing() {
 }
 
 #[test]
+fn a_revert_sets_the_status_back_and_names_the_entry() {
+    let mut world = World::new();
+    world.create("a");
+    let flip = world.accept(service(toggle("a"))).entry.unwrap();
+    let taking_back = |entry: &Entry| {
+        let entry = Some(Box::new(entry.clone()));
+        service(Command::Revert(Revert { id: flip.id, entry, expected_revision: None }))
+    };
+    let dry = Proposal { validate_only: true, ..taking_back(&flip) };
+    assert_eq!(flag_of(&world.accept(dry)).status, Status::Disabled);
+    let answer = world.accept(taking_back(&flip));
+    let entry = answer.entry.clone().unwrap();
+    assert_eq!((flag_of(&answer).status, entry.action), (Status::Disabled, Action::ToggleDisabled));
+    assert_eq!((entry.reverts, entry.hash_version), (Some(flip.id), 2));
+    assert!(world.accept(taking_back(&flip)).entry.is_none(), "it is back already");
+    let plain = world.accept(service(toggle("a"))).entry.unwrap();
+    assert_eq!((plain.reverts, plain.hash_version), (None, 1));
+
+    for action in [Action::FlagCreated, Action::AccessDenied, Action::FlagUpdated] {
+        let entry = Entry { action, ..Entry::clone(&flip) };
+        assert_eq!(world.reject(taking_back(&entry)), Error::NotRevertible(flip.id));
+    }
+    let unknown = Command::Revert(Revert { id: flip.id, entry: None, expected_revision: None });
+    assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
+}
+
+#[test]
 fn an_edit_that_changes_nothing_writes_nothing() {
     let mut world = World::new();
     world.create("a");

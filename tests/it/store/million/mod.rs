@@ -3,6 +3,7 @@
 //! Only plans and results are looked at, never the time that anything takes.
 
 mod log;
+mod past;
 
 use toggled::domain::audit::{Action, EntityType};
 use toggled::domain::filter::{Filter, Period, Range};
@@ -126,12 +127,14 @@ on_both! {
         if backend == Backend::Sqlite {
             // Nobody tells SQLite how common a value is, unless somebody runs ANALYZE: it takes every index there is.
             check_plans(&world, Allowed::Index).await;
+            past::check(&mut world).await;
         }
         // PostgreSQL sees to that by itself, some time after a table has grown.
         world.raw.run("ANALYZE").await;
         world.store = open(&world.database.url).unwrap();
         check_plans(&world, if backend == Backend::Sqlite { Allowed::Log } else { Allowed::LogForCommon }).await;
         check_results(&world).await;
+        past::check(&mut world).await;
         check_periods(&mut world).await;
     }
 }

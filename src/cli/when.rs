@@ -9,13 +9,13 @@ const DAY: SignedDuration = SignedDuration::from_micros(86_399_999_999);
 
 /// Which end of a period a time is: a date alone stands for its first or its last moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(in crate::cli) enum End {
     From,
     To,
 }
 
 /// RFC 3339, a date (UTC), or a time before `now`: 2h, 7d.
-pub(super) fn parse(text: &str, end: End, now: Timestamp) -> Result<prost_types::Timestamp, String> {
+pub(in crate::cli) fn parse(text: &str, end: End, now: Timestamp) -> Result<prost_types::Timestamp, String> {
     let time = text.parse::<Timestamp>().ok().or_else(|| date(text, end)).or_else(|| before(text, now));
     let time =
         time.ok_or("must be a time like 2026-01-31T12:00:00Z, a date like 2026-01-31 (UTC), or 2h for two hours ago")?;

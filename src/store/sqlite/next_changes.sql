@@ -1,0 +1,14 @@
+-- The first change of each flag of $1 after revision $2, what was before its first edit, and what came before it. The
+-- indexes are named: SQLite, which has no statistics, might as well walk the log.
+SELECT asked.id AS flag_id, next.revision, next.action_type, next.old_value, next.previous_entity_revision,
+    (SELECT old_value FROM audit_logs INDEXED BY idx_audit_logs_edits
+        WHERE entity_id = asked.id AND revision > $2
+            AND action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived')
+        ORDER BY revision LIMIT 1) AS before_edit,
+    previous.timestamp AS previous_timestamp, previous.user_email AS previous_user_email
+FROM (SELECT unhex(value) AS id FROM json_each($1)) AS asked
+CROSS JOIN audit_logs AS next ON next.revision =
+    (SELECT revision FROM audit_logs INDEXED BY idx_audit_logs_entity_type_entity_id
+        WHERE entity_type = 'feature_flag' AND entity_id = asked.id AND revision > $2 AND action_type <> 'access_denied'
+        ORDER BY revision LIMIT 1)
+LEFT JOIN audit_logs AS previous ON previous.revision = next.previous_entity_revision

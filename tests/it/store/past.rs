@@ -1,0 +1,107 @@
+//! The first change of a flag after a revision, which tells what it was.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use toggled::domain::Revision;
+use toggled::domain::access::Permission;
+use toggled::domain::advance::{Command, Denial, Named};
+use toggled::domain::flag::Flag;
+use toggled::domain::past::{NextChange, PastFlag, as_of};
+use toggled::domain::text::FlagKey;
+use uuid::Uuid;
+
+use super::retention::trim;
+use super::world::*;
+use crate::support::{Backend, on_both};
+
+/// Every state that the flags have had, by its revision.
+type States = Vec<(Revision, Vec<Arc<Flag>>)>;
+
+async fn step(world: &mut World, states: &mut States, command: Command) {
+    world.commit(&[service(command)]).await;
+    states.push((world.state.head().revision, world.state.flags("", None).cloned().collect()));
+}
+
+async fn eventful(backend: Backend) -> (World, States) {
+    let mut world = World::new(backend).await;
+    let mut states = Vec::new();
+    let denied = Denial {
+        permission: Permission::ToggleFeatureFlags,
+        named: Some(Named::Key(FlagKey::parse("a").unwrap())),
+        suppressed: 0,
+    };
+    for command in [
+        create("a"),
+        toggle("a"),
+        create("b"),
+        rename("a", "Second"),
+        Command::RecordDenial(denied.clone()),
+        toggle("b"),
+        toggle("a"),
+        toggle("a"),
+        archive("b", true),
+        rename("a", "Third"),
+        Command::RecordDenial(denied),
+        toggle("a"),
+        rename("b", "Archived"),
+        archive("b", false),
+        create("c"),
+        toggle("b"),
+    ] {
+        step(&mut world, &mut states, command).await;
+    }
+    (world, states)
+}
+
+/// What the present flags were at a revision.
+async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
+    let flags: Vec<Arc<Flag>> = world.state.flags("", None).cloned().collect();
+    let ids: Vec<Uuid> = flags.iter().map(|flag| flag.id).collect();
+    let next = world.store.next_changes(&ids, at).await.unwrap();
+    let count = next.len();
+    let next: HashMap<Uuid, NextChange> = next.into_iter().map(|next| (next.flag_id, next)).collect();
+    assert_eq!(next.len(), count, "each flag once");
+    for flag in &flags {
+        assert_eq!(next.contains_key(&flag.id), flag.revision > at, "{} at {at}", flag.key);
+    }
+    flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).unwrap()).collect()
+}
+
+on_both! {
+    async fn every_state_is_told_by_what_came_after_it(backend: Backend) {
+        let (world, states) = eventful(backend).await;
+        assert_eq!(were(&world, 0).await, []);
+        for (revision, flags) in &states {
+            let dated: Vec<_> = flags.iter().cloned().map(|flag| PastFlag { flag, is_dated: true }).collect();
+            assert_eq!(were(&world, *revision).await, dated, "at {revision}");
+        }
+        // Those that were asked for, and no others.
+        let [a, b] = ["a", "b"].map(|key| world.flag(key).id);
+        let next = world.store.next_changes(&[a, Uuid::nil()], 0).await.unwrap();
+        assert_eq!(next.iter().map(|next| next.flag_id).collect::<Vec<_>>(), [a]);
+        assert_eq!(world.store.next_changes(&[], 0).await.unwrap(), []);
+        // All that is asked for at once.
+        let many: Vec<_> = (0..1_000).map(Uuid::from_u128).chain([b]).collect();
+        assert_eq!(world.store.next_changes(&many, 0).await.unwrap().len(), 1);
+    }
+
+    async fn after_a_trim_only_who_and_when_are_not_known(backend: Backend) {
+        let (mut world, states) = eventful(backend).await;
+        let (floor, _) = states[6];
+        trim(&mut world, floor).await;
+        let mut undated = 0;
+        for (revision, flags) in &states[6..] {
+            let were = were(&world, *revision).await;
+            assert_eq!(were.len(), flags.len());
+            for (was, flag) in were.iter().zip(flags) {
+                undated += usize::from(!was.is_dated);
+                let (updated_at, updated_by) = (flag.updated_at, Arc::clone(&flag.updated_by));
+                assert!(was.is_dated || flag.revision <= floor, "{was:?}");
+                let found = if was.is_dated { Flag::clone(&was.flag) } else { Flag { updated_at, updated_by, ..Flag::clone(&was.flag) } };
+                assert_eq!(found, **flag, "at {revision}");
+            }
+        }
+        assert!(undated > 0);
+    }
+}

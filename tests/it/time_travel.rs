@@ -1,0 +1,302 @@
+//! Flags as they were: whatever was answered when it was the present is answered for it ever after.
+
+use std::time::{Duration, SystemTime};
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
+use toggled::grpc::pb::*;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+
+use crate::support::{Backend, Client, Database, Server, archive, on_both, reason_of};
+
+const KEYS: [&str; 4] = ["a", "b", "c-1", "c-2"];
+
+/// What was answered when it was the present.
+#[derive(Debug, PartialEq)]
+struct Present {
+    revision: i64,
+    timestamp: prost_types::Timestamp,
+    all: Vec<FeatureFlag>,
+    enabled: Vec<FeatureFlag>,
+}
+
+fn list(status: FeatureFlagStatus, include_archived: bool) -> ListFeatureFlagsRequest {
+    ListFeatureFlagsRequest { status: status.into(), include_archived, ..Default::default() }
+}
+
+fn all() -> ListFeatureFlagsRequest {
+    list(FeatureFlagStatus::Unspecified, true)
+}
+
+fn enabled() -> ListFeatureFlagsRequest {
+    list(FeatureFlagStatus::Enabled, false)
+}
+
+fn get(key: &str, as_of_revision: Option<i64>) -> GetFeatureFlagRequest {
+    GetFeatureFlagRequest {
+        flag: Some(get_feature_flag_request::Flag::Key(key.into())),
+        as_of_revision,
+        ..Default::default()
+    }
+}
+
+async fn listed(client: &mut Client, request: ListFeatureFlagsRequest) -> ListFeatureFlagsResponse {
+    client.toggle.list_feature_flags(request).await.unwrap().into_inner()
+}
+
+async fn present(client: &mut Client) -> Present {
+    let answer = listed(client, all()).await;
+    let newest = ListAuditLogsRequest { limit: Some(1), ..Default::default() };
+    let newest = client.audit.list_audit_logs(newest).await.unwrap().into_inner().items.remove(0);
+    assert_eq!(newest.revision, answer.revision);
+    Present {
+        revision: answer.revision,
+        timestamp: newest.timestamp.unwrap(),
+        all: answer.feature_flags,
+        enabled: listed(client, enabled()).await.feature_flags,
+    }
+}
+
+/// Does one of the things that happen to flags; some of them fail, as they do in life.
+async fn happen(client: &mut Client, what: u8, key: &str) {
+    match what {
+        0 => {
+            let new = CreateFeatureFlagRequest { key: key.into(), name: format!("Flag {key}"), ..Default::default() };
+            let _ = client.toggle.create_feature_flag(new).await;
+        }
+        1 => {
+            let request = UpdateFeatureFlagRequest {
+                flag: Some(update_feature_flag_request::Flag::Key(key.into())),
+                name: format!("Name {:?}", SystemTime::now()),
+                description: "it's \"new\"".into(),
+                ..Default::default()
+            };
+            let _ = client.toggle.update_feature_flag(request).await;
+        }
+        2 => drop(client.toggle.archive_feature_flag(archive(key)).await),
+        3 => {
+            let flag = Some(unarchive_feature_flag_request::Flag::Key(key.into()));
+            let _ =
+                client.toggle.unarchive_feature_flag(UnarchiveFeatureFlagRequest { flag, ..Default::default() }).await;
+        }
+        4 => {
+            let log = client.log().await;
+            for entry in log.iter().rev().filter(|entry| entry.old_value() == "enabled").take(1) {
+                let request = RevertFeatureFlagRequest { audit_log_id: entry.id.clone(), ..Default::default() };
+                let _ = client.toggle.revert_feature_flag(request).await;
+            }
+        }
+        _ => drop(client.toggle.toggle_feature_flag(crate::support::toggle(key)).await),
+    }
+}
+
+/// An eventful past, and what was answered at each revision of it.
+async fn history(client: &mut Client) -> Vec<Present> {
+    let mut past = vec![present(client).await];
+    for (what, key) in
+        [(0, "a"), (5, "a"), (0, "b"), (1, "a"), (5, "a"), (5, "b"), (2, "b"), (1, "b"), (5, "a"), (0, "c-1"), (3, "b")]
+    {
+        happen(client, what, key).await;
+        past.push(present(client).await);
+    }
+    let event = (prop_oneof![4 => 5u8..8, 3 => 0u8..5], 0..KEYS.len());
+    let events = proptest::collection::vec(event, 40).new_tree(&mut TestRunner::deterministic()).unwrap().current();
+    for (what, key) in events {
+        happen(client, what, KEYS[key]).await;
+        past.push(present(client).await);
+    }
+    past.dedup_by_key(|present| present.revision);
+    assert!(past.len() > 30, "{}", past.len());
+    past
+}
+
+async fn check(client: &mut Client, was: &Present) {
+    let at = Some(was.revision);
+    let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..all() }).await;
+    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
+    let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..enabled() }).await;
+    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.enabled));
+    for key in KEYS {
+        let found = client.toggle.get_feature_flag(get(key, at)).await;
+        match was.all.iter().find(|flag| flag.key == key) {
+            Some(flag) => {
+                let found = found.unwrap().into_inner();
+                assert_eq!((found.feature_flag.as_ref(), found.revision), (Some(flag), was.revision));
+            }
+            None => assert_fails(&found.unwrap_err(), Code::NotFound, "FLAG_NOT_FOUND"),
+        }
+    }
+}
+
+fn assert_fails(status: &Status, code: Code, reason: &str) {
+    assert_eq!((status.code(), reason_of(status).as_str()), (code, reason), "{status}");
+}
+
+async fn refused(client: &mut Client, request: ListFeatureFlagsRequest) -> Status {
+    client.toggle.list_feature_flags(request).await.unwrap_err()
+}
+
+/// Moves the floor past the service, as a trim does.
+async fn trim(database: &Database, floor: i64) {
+    let id = match database.backend {
+        Backend::Sqlite => "randomblob(16)",
+        Backend::Postgres => "gen_random_uuid()",
+    };
+    let copied = "user_email, method, hash_version, created_at";
+    let sql = format!(
+        "BEGIN;
+         INSERT INTO audit_logs (id, revision, timestamp, hash, action_type, entity_type, entity_key, entity_name, {copied})
+             SELECT {id}, h.revision + 1, h.timestamp, h.hash, 'log_trimmed', 'log', '', '', {copied}
+             FROM log_head AS h CROSS JOIN audit_logs AS a WHERE a.revision = 1;
+         UPDATE log_head SET revision = revision + 1, floor = {floor},
+             floor_hash = (SELECT hash FROM audit_logs WHERE revision = {floor});
+         DELETE FROM audit_logs WHERE revision <= {floor};
+         COMMIT"
+    );
+    let sql = sqlx::raw_sql(AssertSqlSafe(sql));
+    let trimmed = match database.backend {
+        Backend::Sqlite => sql.execute(&mut SqliteConnection::connect(&database.url).await.unwrap()).await.map(|_| ()),
+        Backend::Postgres => sql.execute(&mut PgConnection::connect(&database.url).await.unwrap()).await.map(|_| ()),
+    };
+    trimmed.unwrap();
+}
+
+on_both! {
+    async fn every_state_is_answered_as_when_it_was_the_present(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let past = history(&mut admin).await;
+        // On another server too, which was not there then.
+        let other = Server::start(&database).await;
+        let mut elsewhere = other.admin().await;
+        for was in &past {
+            check(&mut admin, was).await;
+            check(&mut elsewhere, was).await;
+            let as_of_time = Some(was.timestamp);
+            let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time, ..all() }).await;
+            assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
+        }
+        // Between two entries it was as after the first of them, and before all there was nothing.
+        let [.., before, last] = past.as_slice() else { panic!("{past:?}") };
+        let between = prost_types::Timestamp { seconds: last.timestamp.seconds, nanos: last.timestamp.nanos - 1 };
+        let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time: Some(between), ..all() }).await;
+        assert_eq!((answer.revision, &answer.feature_flags), (before.revision, &before.all));
+        for request in [
+            ListFeatureFlagsRequest { as_of_time: Some(prost_types::Timestamp::default()), ..all() },
+            ListFeatureFlagsRequest { as_of_revision: Some(0), ..all() },
+        ] {
+            assert_eq!(listed(&mut admin, request).await, ListFeatureFlagsResponse::default());
+        }
+    }
+
+    async fn pages_of_the_past_are_full_and_do_not_shift(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        for n in 0..25 {
+            admin.create(&format!("flag-{n:02}")).await;
+            if n % 2 == 0 {
+                admin.flip(&format!("flag-{n:02}")).await;
+            }
+        }
+        let was = present(&mut admin).await;
+        for n in 0..25 {
+            admin.flip(&format!("flag-{n:02}")).await;
+        }
+        let answer = listed(&mut admin, all()).await;
+        assert_eq!(answer.feature_flags.iter().filter(|flag| flag.status() == FeatureFlagStatus::Enabled).count(), 12);
+        let (revision, time) = (Some(was.revision), Some(was.timestamp));
+        let by_revision = ListFeatureFlagsRequest { as_of_revision: revision, page_size: 3, ..enabled() };
+        let by_time = ListFeatureFlagsRequest { as_of_time: time, page_size: 3, ..enabled() };
+        for first in [by_revision.clone(), by_time] {
+            let (mut request, mut flags, mut sizes) = (first.clone(), Vec::new(), Vec::new());
+            loop {
+                let page = listed(&mut admin, request).await;
+                assert_eq!(page.revision, was.revision);
+                sizes.push(page.feature_flags.len());
+                flags.extend(page.feature_flags);
+                // What happens in between is of no account.
+                admin.flip("flag-24").await;
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                request = ListFeatureFlagsRequest { page_token: page.next_page_token, ..first.clone() };
+            }
+            assert_eq!((flags, sizes), (was.enabled.clone(), vec![3, 3, 3, 3, 1]));
+        }
+        // A token is for the state that it came from.
+        let token = listed(&mut admin, by_revision.clone()).await.next_page_token;
+        let present = listed(&mut admin, ListFeatureFlagsRequest { page_size: 3, ..enabled() }).await.next_page_token;
+        for request in [
+            ListFeatureFlagsRequest { page_token: token.clone(), as_of_revision: None, ..by_revision.clone() },
+            ListFeatureFlagsRequest { page_token: token, as_of_revision: Some(9), ..by_revision.clone() },
+            ListFeatureFlagsRequest { page_token: present, ..by_revision },
+        ] {
+            assert_fails(&refused(&mut admin, request).await, Code::InvalidArgument, "INVALID_FIELD");
+        }
+    }
+
+    async fn what_is_no_past_is_refused(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let head = admin.create("a").await.revision;
+        let error = refused(&mut admin, ListFeatureFlagsRequest { as_of_revision: Some(head + 1), ..all() }).await;
+        assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
+        assert_eq!(error.get_details_error_info().unwrap().metadata["head_revision"], head.to_string());
+        let later = Some((SystemTime::now() + Duration::from_secs(3_600)).into());
+        let now = Some(prost_types::Timestamp::default());
+        for (request, field, rule) in [
+            (ListFeatureFlagsRequest { as_of_time: later, ..all() }, "as_of_time", "must have passed"),
+            (ListFeatureFlagsRequest { as_of_revision: Some(-1), ..all() }, "as_of_revision", "must be at least 0"),
+            (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: now, ..all() }, "as_of_time", "must not be given together"),
+            (ListFeatureFlagsRequest { as_of_revision: Some(1), min_revision: Some(2), ..all() }, "min_revision", "must not be beyond"),
+        ] {
+            let error = refused(&mut admin, request).await;
+            assert_fails(&error, Code::InvalidArgument, "INVALID_FIELD");
+            let violation = error.get_details_bad_request().unwrap().field_violations.remove(0);
+            assert!(violation.field == field && violation.description.starts_with(rule), "{violation:?}");
+        }
+        let error = admin.toggle.get_feature_flag(get("a", Some(head + 1))).await.unwrap_err();
+        assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
+        let both = GetFeatureFlagRequest { as_of_time: now, ..get("a", Some(1)) };
+        assert_fails(&admin.toggle.get_feature_flag(both).await.unwrap_err(), Code::InvalidArgument, "INVALID_FIELD");
+    }
+
+    /// From the floor on nothing is lost but when and by whom a flag was changed before it.
+    async fn after_a_trim_the_past_begins_at_the_floor(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let past = history(&mut admin).await;
+        let (gone, kept) = past.split_at(past.len() / 2);
+        let floor = kept[0].revision;
+        trim(&database, floor).await;
+        for (index, was) in kept.iter().enumerate() {
+            let request = ListFeatureFlagsRequest { as_of_revision: Some(was.revision), ..all() };
+            let answer = listed(&mut admin, request).await;
+            assert_eq!((answer.revision, answer.feature_flags.len()), (was.revision, was.all.len()));
+            for (found, flag) in answer.feature_flags.iter().zip(&was.all) {
+                let undated = FeatureFlag { updated_at: None, updated_by: String::new(), ..flag.clone() };
+                assert!(found == flag || flag.revision <= floor && *found == undated, "{found:?} {flag:?}");
+            }
+            let undated = answer.feature_flags.iter().any(|flag| flag.updated_at.is_none());
+            assert!(undated || index > 0, "somebody was changed last before the floor");
+        }
+        for was in gone {
+            let time = ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() };
+            let revision = ListFeatureFlagsRequest { as_of_revision: Some(was.revision), ..all() };
+            for request in [time, revision] {
+                let error = refused(&mut admin, request).await;
+                assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
+                assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], floor.to_string());
+            }
+            let error = admin.toggle.get_feature_flag(get("a", Some(was.revision))).await.unwrap_err();
+            assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
+        }
+    }
+}
