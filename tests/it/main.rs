@@ -27,6 +27,7 @@ mod single_sign_on;
 mod startup;
 mod store;
 mod support;
+mod tampering;
 mod telemetry;
 mod tls;
 mod toggle;

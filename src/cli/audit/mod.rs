@@ -1,9 +1,10 @@
-//! `toggled audit`: the log of every change, by way of a server.
+//! `toggled audit`: the log of every change, by way of a server; `verify` reads databases and files too.
 
 mod export;
 mod filters;
 mod list;
 mod tail;
+mod verify;
 mod when;
 
 use clap::{Args, Subcommand};
@@ -25,6 +26,8 @@ enum Action {
     Tail(tail::Tail),
     /// Write entries to a file, oldest first; a file that is there already is gone on with
     Export(export::Export),
+    /// Recompute every hash of the log, and tell the first entry that is not as it was written
+    Verify(verify::Verify),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
@@ -32,5 +35,6 @@ pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
         Action::List(settings) => settings.run().await,
         Action::Tail(settings) => settings.run().await,
         Action::Export(settings) => settings.run().await,
+        Action::Verify(settings) => settings.run().await,
     }
 }

@@ -12,7 +12,7 @@ mod migrations;
 mod million;
 mod open;
 mod queries;
-mod raw;
+pub mod raw;
 mod refused;
 mod requests;
 mod rules;
