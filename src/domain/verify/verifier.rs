@@ -213,3 +213,6 @@ fn trimmed(entry: &Entry, through: Revision) -> Option<Hash> {
     let trimmed: Trimmed = serde_json::from_str(text).ok().filter(|trimmed: &Trimmed| trimmed.floor == through)?;
     super::unhex(&trimmed.hash)
 }
+
+#[cfg(test)]
+mod tests;

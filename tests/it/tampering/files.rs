@@ -59,6 +59,11 @@ on_both! {
             let told = verify_file(&file(&folder, what, &joined(lines)), &arguments).await;
             assert_found(what, &told, revision, kind);
         }
+        let kept = plain(&entries[at]);
+        let (code, told) = verify_file(&path, &["--since", &kept]).await;
+        assert!(code == 0 && told.contains(&format!(", revisions {}..{} ", FULL + 1, entries.len())), "{told}");
+        let wrong = kept.replacen(&FULL.to_string(), &(FULL + 1).to_string(), 1);
+        assert_found("wrong", &verify_file(&path, &["--since", &wrong]).await, FULL + 1, "forked");
         let (code, told) = verify_file(&path, &["--until", &until]).await;
         let log = victim.store().await.head().await.unwrap().log_id;
         let hash = until.split_once(':').unwrap().1;
