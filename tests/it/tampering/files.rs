@@ -25,6 +25,8 @@ on_both! {
         let lines: Vec<&str> = whole.lines().collect();
         let at = FULL as usize - 1;
         let line = lines[at];
+        let log = victim.store().await.head().await.unwrap().log_id.to_string();
+        let nil = uuid::Uuid::nil().to_string();
         for (from, to) in [
             ("DROP TABLE", "drop table"),
             ("toggle_feature", "toggle"),
@@ -32,6 +34,7 @@ on_both! {
             ("\"hash\":\"", "\"hash\":\"0"),
             ("\"user_agent\":\"", "\"user_agent\":\"\",\"x\":\""),
             ("\"log_id\":\"", "\"log_id\":\"1"),
+            (&log, &nil),
             ("{", "["),
         ] {
             let altered = line.replacen(from, to, 1);
@@ -65,7 +68,6 @@ on_both! {
         let wrong = kept.replacen(&FULL.to_string(), &(FULL + 1).to_string(), 1);
         assert_found("wrong", &verify_file(&path, &["--since", &wrong]).await, FULL + 1, "forked");
         let (code, told) = verify_file(&path, &["--until", &until]).await;
-        let log = victim.store().await.head().await.unwrap().log_id;
         let hash = until.split_once(':').unwrap().1;
         let last = entries.len();
         assert_eq!((code, told), (0, format!("intact: entries {last}, revisions 1..{last} of log {log}, hash {hash}\n")));
