@@ -39,7 +39,8 @@ packaging: setup
 docs:
 	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::the_
 
-# Two ratios: flips against pgbench, reads against a bare tonic server; and how soon 1,000 watchers have a flip.
+# Two ratios: flips against pgbench, reads against a bare tonic server; how soon 1,000 watchers have a flip; and how fast
+# an exported log is verified.
 bench-quick:
 	tests/setup.sh bench
 	cargo bench --locked --bench quick

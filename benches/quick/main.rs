@@ -4,7 +4,7 @@
 //!    `pgbench` reaches with the same flip and entry as one single-statement transaction each, on the same cluster.
 //! 2. GetFeatureFlag a second with a token, against a bare tonic server that gives the same answer to anyone.
 //!
-//! And it tells how long after a flip was acknowledged the last of 1,000 watchers has it, how soon the program serves with
+//! And it tells how fast an exported log is verified, and with what memory; how long after a flip was acknowledged the last of 1,000 watchers has it, how soon the program serves with
 //! 10,000 flags, and what memory it takes while idle.
 //!
 //! A machine is never equally fast twice, so both sides take turns, and a ratio is the median of what the rounds gave.
@@ -19,6 +19,7 @@ mod processes;
 mod reads;
 mod report;
 mod start;
+mod verify;
 
 use std::process::{ExitCode, Stdio};
 
@@ -31,6 +32,7 @@ use reads::Reads;
 use report::Comparison;
 use start::Start;
 use tokio::process::Command;
+use verify::Verifying;
 
 /// Anything that keeps the benchmark from measuring, told to a person.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -46,6 +48,8 @@ async fn main() -> ExitCode {
     // `cargo bench` adds arguments of its own, which mean nothing here.
     let result = match std::env::args().nth(1).as_deref() {
         Some(bare::COMMAND) => bare::serve().await.map(|()| true),
+        // This part alone, without PostgreSQL.
+        Some(verify::COMMAND) => Verifying::measure().await.map(|verifying| verifying.told().is_enough()),
         _ => run().await,
     };
     match result {
@@ -74,10 +78,11 @@ async fn run() -> Result<bool> {
     let reads = compare_reads(&server).await?;
     let fanout = Fanout::measure(server.address).await?;
     let start = Start::measure().await?;
+    let verifying = Verifying::measure().await?;
     report::table(&[&flips, &reads]);
     fanout.tell();
     start.tell();
-    Ok(flips.is_enough() && reads.is_enough() && start.is_enough())
+    Ok(flips.is_enough() && reads.is_enough() && start.is_enough() && verifying.told().is_enough())
 }
 
 async fn compare_flips(callers: &Callers, pgbench: &Pgbench) -> Result<Comparison> {

@@ -43,13 +43,28 @@ impl Target {
     pub(super) fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
         let store = super::opened(store::open_existing(&self.database.database_url))?;
-        let name = store.describe();
-        if name.strip_prefix("sqlite://").is_some_and(|file| !Path::new(file).exists()) {
-            let line = format!("--database-url (TOGGLED_DATABASE_URL) {name}: there is no such file");
-            return Err(Failure { code: super::EXIT_FAILURE, line });
-        }
+        exists(&*store, "--database-url (TOGGLED_DATABASE_URL)")?;
         Ok(store)
     }
+}
+
+/// Whether there is a database; `setting` has named it.
+pub(super) fn exists(store: &dyn Store, setting: &str) -> Result<(), Failure> {
+    let name = store.describe();
+    if name.strip_prefix("sqlite://").is_some_and(|file| !Path::new(file).exists()) {
+        return Err(Failure { code: super::EXIT_FAILURE, line: format!("{setting} {name}: there is no such file") });
+    }
+    Ok(())
+}
+
+/// Whether the schema is the one that this program knows. It is brought up to date by whoever serves it: this may be a
+/// newer program beside an older server.
+pub(super) async fn is_migrated(store: &dyn Store) -> Result<(), Failure> {
+    if store.migrations().await?.iter().any(|migration| !migration.applied) {
+        let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());
+        return Err(Failure { code: super::EXIT_FAILURE, line });
+    }
+    Ok(())
 }
 
 /// Why, for the audit log.
@@ -72,11 +87,7 @@ pub(super) struct Offline {
 impl Offline {
     pub async fn open(target: &Target) -> Result<Self, Failure> {
         let store = target.open_existing()?;
-        // A schema is brought up to date by whoever serves it: this may be a newer program beside an older server.
-        if store.migrations().await?.iter().any(|migration| !migration.applied) {
-            let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());
-            return Err(Failure { code: super::EXIT_FAILURE, line });
-        }
+        is_migrated(&*store).await?;
         // A command is over before anybody could ask how fresh it is.
         let mirror = Mirror::new(Duration::MAX);
         mirror.follow(&*store).await?;

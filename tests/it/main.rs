@@ -30,6 +30,7 @@ mod single_sign_on;
 mod startup;
 mod store;
 mod support;
+mod tampering;
 mod telemetry;
 mod time_travel;
 mod tls;

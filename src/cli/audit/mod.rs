@@ -1,4 +1,4 @@
-//! `toggled audit`: the log of every change, by way of a server.
+//! `toggled audit`: the log of every change, by way of a server; `verify` reads databases and files too.
 
 mod checkpoint;
 mod export;
@@ -6,6 +6,7 @@ mod filters;
 mod list;
 mod tail;
 mod trim;
+mod verify;
 
 use clap::{Args, Subcommand};
 
@@ -30,6 +31,8 @@ enum Action {
     Checkpoint(checkpoint::Checkpoint),
     /// Move the oldest entries to a file: written, verified, and then removed from the log
     Trim(trim::Trim),
+    /// Recompute every hash of the log, and tell the first entry that is not as it was written
+    Verify(verify::Verify),
 }
 
 pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
@@ -39,5 +42,6 @@ pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
         Action::Export(settings) => settings.run().await,
         Action::Checkpoint(settings) => settings.run().await,
         Action::Trim(settings) => settings.run().await,
+        Action::Verify(settings) => settings.run().await,
     }
 }

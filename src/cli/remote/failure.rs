@@ -52,6 +52,26 @@ impl Fault {
     }
 }
 
+/// Why a server refused a call, for who has more to say of it than what the server says.
+#[derive(Debug, Clone)]
+pub(in crate::cli) struct Refusal {
+    /// The reason by its name, as in `CURSOR_IN_FUTURE`.
+    pub reason: String,
+    /// Where the server's log ends, if it said so.
+    pub head_revision: Option<i64>,
+    /// Whether the server does not know the method.
+    pub is_unimplemented: bool,
+}
+
+impl Refusal {
+    pub fn of(status: &Status) -> Self {
+        let info = status.get_details_error_info();
+        let head_revision = info.as_ref().and_then(|info| info.metadata.get("head_revision")?.parse().ok());
+        let reason = info.map(|info| info.reason).unwrap_or_default();
+        Self { reason, head_revision, is_unimplemented: status.code() == Code::Unimplemented }
+    }
+}
+
 /// Whether the server refused for a reason that passes, or does not know whether it did what was asked: asked once more,
 /// under the same `request_id`, it tells.
 pub(super) fn passes(status: &Status) -> bool {

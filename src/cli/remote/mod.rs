@@ -7,6 +7,7 @@ mod flags;
 mod place;
 mod retry;
 
+use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::grpc::pb::toggle_service_client::ToggleServiceClient;
 use caller::Bearer;
 
 pub(super) use caller::Caller;
-pub(super) use failure::exit_code_of;
+pub(super) use failure::{Refusal, exit_code_of};
 pub(super) use place::Place;
 pub(super) use retry::{Reading, until_interrupted};
 
@@ -45,6 +46,8 @@ pub(super) struct Remote {
     told: AtomicBool,
     /// Whether the server has answered any call: then it is there, and is waited for if it goes away.
     answered: AtomicBool,
+    /// Why the server last refused a call.
+    refused: Mutex<Option<Refusal>>,
     /// What to say of connections that are lost for no known reason, before any answer.
     lost_hint: &'static str,
 }
@@ -81,6 +84,7 @@ impl Remote {
             limited: AtomicBool::new(false),
             told: AtomicBool::new(false),
             answered: AtomicBool::new(false),
+            refused: Mutex::default(),
             lost_hint: place.lost_hint(),
         })
     }

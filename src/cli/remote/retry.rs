@@ -1,5 +1,6 @@
 //! Calls that fail for a while only are made again, and streams that break go on where they were.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 use tonic_types::StatusExt;
 
 use super::failure::{Fault, is_limited, is_refused, passes};
-use super::{Clients, Remote};
+use super::{Clients, Refusal, Remote};
 use crate::cli::{Failure, complain};
 
 /// A server that refuses connections may just be starting: it is waited for so long.
@@ -69,7 +70,13 @@ impl Remote {
         if Fault::of(status) == Fault::Server {
             self.answered.store(true, Ordering::Relaxed);
             self.limited.fetch_or(is_limited(status), Ordering::Relaxed);
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Refusal::of(status));
         }
+    }
+
+    /// Why the server last refused a call.
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether the server has said anything yet, be it no.

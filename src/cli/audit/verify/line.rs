@@ -1,0 +1,133 @@
+//! An entry as a line of an exported file holds it, read straight into what is hashed: a big file is nothing but these.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde::de::{Error, Unexpected, Visitor};
+use serde::{Deserialize, Deserializer};
+use uuid::Uuid;
+
+use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::time::Timestamp;
+use crate::domain::verify::unhex;
+use crate::domain::{Hash, Revision};
+
+/// One line. What an entry has not is not there.
+#[derive(Deserialize)]
+struct Line {
+    log_id: Uuid,
+    id: Uuid,
+    revision: Revision,
+    timestamp: Parsed<Timestamp>,
+    user_id: Option<Uuid>,
+    user_email: Parsed<Arc<str>>,
+    token_id: Option<Uuid>,
+    action_type: Parsed<Action>,
+    entity_type: Parsed<EntityType>,
+    entity_id: Option<Uuid>,
+    entity_key: Parsed<Arc<str>>,
+    entity_name: Parsed<Arc<str>>,
+    old_value: Option<Parsed<Arc<str>>>,
+    new_value: Option<Parsed<Arc<str>>>,
+    reason: Option<Parsed<Arc<str>>>,
+    request_id: Option<Parsed<Arc<str>>>,
+    method: Parsed<Arc<str>>,
+    peer: Option<Parsed<Arc<str>>>,
+    user_agent: Option<Parsed<Arc<str>>>,
+    previous_entity_revision: Option<Revision>,
+    reverts: Option<Uuid>,
+    hash_version: u8,
+    hash: Parsed<Hash>,
+}
+
+/// Of which log a line is, and its entry; nothing for what no entry can be. When it was written is not read: no hash
+/// covers it.
+pub(super) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
+    let line: Line = serde_json::from_slice(line).ok()?;
+    let text = |text: Option<Parsed<Arc<str>>>| text.map(|text| text.0);
+    let entry = Entry {
+        id: line.id,
+        revision: line.revision,
+        timestamp: line.timestamp.0,
+        user_id: line.user_id,
+        user_email: line.user_email.0,
+        token_id: line.token_id,
+        action: line.action_type.0,
+        entity_type: line.entity_type.0,
+        entity_id: line.entity_id,
+        entity_key: line.entity_key.0,
+        entity_name: line.entity_name.0,
+        old_value: text(line.old_value),
+        new_value: text(line.new_value),
+        reason: text(line.reason),
+        request_id: text(line.request_id),
+        method: line.method.0,
+        peer: text(line.peer),
+        user_agent: text(line.user_agent),
+        previous_entity_revision: line.previous_entity_revision,
+        reverts: line.reverts,
+        hash_version: line.hash_version,
+        hash: line.hash.0,
+        created_at: line.timestamp.0,
+    };
+    Some((line.log_id, entry))
+}
+
+/// What is made of a text without a copy of the text in between.
+struct Parsed<T>(T);
+
+trait FromText: Sized {
+    fn from_text(text: &str) -> Option<Self>;
+}
+
+impl FromText for Arc<str> {
+    fn from_text(text: &str) -> Option<Self> {
+        Some(text.into())
+    }
+}
+
+impl FromText for Action {
+    fn from_text(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
+}
+
+impl FromText for EntityType {
+    fn from_text(text: &str) -> Option<Self> {
+        Self::parse(text)
+    }
+}
+
+impl FromText for Hash {
+    fn from_text(text: &str) -> Option<Self> {
+        unhex(text)
+    }
+}
+
+/// A whole number of microseconds, which is all that the log holds.
+impl FromText for Timestamp {
+    fn from_text(text: &str) -> Option<Self> {
+        let time: jiff::Timestamp = text.parse().ok()?;
+        (time.subsec_nanosecond() % 1_000 == 0).then(|| Self::from_micros(time.as_microsecond()))
+    }
+}
+
+impl<'de, T: FromText> Deserialize<'de> for Parsed<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text<T>(std::marker::PhantomData<T>);
+
+        impl<T: FromText> Visitor<'_> for Text<T> {
+            type Value = Parsed<T>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a text as audit export writes it")
+            }
+
+            fn visit_str<E: Error>(self, text: &str) -> Result<Parsed<T>, E> {
+                T::from_text(text).map(Parsed).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+            }
+        }
+
+        deserializer.deserialize_str(Text(std::marker::PhantomData))
+    }
+}

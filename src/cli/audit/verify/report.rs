@@ -1,0 +1,110 @@
+//! What came of it.
+
+use serde::Serialize;
+
+use crate::cli::output::{self, Format, Output};
+use crate::cli::{EXIT_FAILURE, Failure};
+use crate::domain::Revision;
+use crate::domain::verify::{Fault, Verified};
+use crate::store::StoreError;
+
+/// Why verifying ended early.
+pub(super) enum Halt {
+    /// The log is not what it says.
+    Fault(Fault),
+    /// It could not go on.
+    Failure(Failure),
+}
+
+impl From<Fault> for Halt {
+    fn from(fault: Fault) -> Self {
+        Self::Fault(fault)
+    }
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failure(failure)
+    }
+}
+
+impl From<StoreError> for Halt {
+    fn from(error: StoreError) -> Self {
+        Self::Failure(error.into())
+    }
+}
+
+/// What was verified, and what is wrong.
+pub(super) struct Report {
+    verified: Verified,
+    fault: Option<Fault>,
+}
+
+impl Report {
+    /// Of all that is wrong, what is first counts.
+    pub fn new(verified: Verified, ended: Result<(), Halt>, other: Option<Fault>) -> Result<Self, Failure> {
+        let fault = match ended {
+            Ok(()) => None,
+            Err(Halt::Fault(fault)) => Some(fault),
+            Err(Halt::Failure(failure)) => return Err(failure),
+        };
+        let fault = fault.into_iter().chain(other).min_by_key(|fault| fault.revision);
+        Ok(Self { verified, fault })
+    }
+
+    /// Says it, on standard output if the log is intact; a script is told there in any case.
+    pub fn tell(self, output: Output) -> Result<(), Failure> {
+        if output.output == Format::Json {
+            output::line(&output::json(&self.shape())?)?;
+        } else if self.fault.is_none() {
+            output::line(&self.intact())?;
+        }
+        match self.fault {
+            None => Ok(()),
+            Some(fault) => Err(Failure { code: EXIT_FAILURE, line: format!("not intact: {fault}") }),
+        }
+    }
+
+    fn range(&self) -> Option<(Revision, Revision)> {
+        (self.verified.entries > 0).then_some((self.verified.after + 1, self.verified.last))
+    }
+
+    fn intact(&self) -> String {
+        let Verified { log_id, entries, hash, .. } = self.verified;
+        let range = self.range().map(|(first, last)| format!(", revisions {first}..{last}")).unwrap_or_default();
+        format!("intact: entries {entries}{range} of log {log_id}, hash {}", output::hex(&hash))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape {
+            intact: self.fault.is_none(),
+            entries: self.verified.entries,
+            first_revision: self.range().map(|(first, _)| first),
+            last_revision: self.range().map(|(_, last)| last),
+            log_id: self.verified.log_id.to_string(),
+            hash: output::hex(&self.verified.hash),
+            first_bad_revision: self.fault.as_ref().map(|fault| fault.revision),
+            problem: self.fault.as_ref().map(|fault| fault.problem.kind()),
+            message: self.fault.as_ref().map(ToString::to_string),
+        }
+    }
+}
+
+/// What is told to scripts. The entries, revisions and hash are those before the first bad one.
+#[derive(Serialize)]
+struct Shape {
+    intact: bool,
+    entries: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_revision: Option<Revision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_revision: Option<Revision>,
+    log_id: String,
+    hash: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_bad_revision: Option<Revision>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problem: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<String>,
+}

@@ -1,0 +1,218 @@
+//! A log verified entry by entry, from wherever it is read.
+
+use std::collections::VecDeque;
+
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::diagnose::{WINDOW, diagnose};
+use super::{Chain, Fault, Problem, Witness};
+use crate::domain::audit::{Action, Entry};
+use crate::domain::hash::GENESIS;
+use crate::domain::{Hash, Revision};
+
+/// What the hash at some revision was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// Where.
+    pub revision: Revision,
+    /// What it was.
+    pub hash: Hash,
+    /// Who says so.
+    pub witness: Witness,
+}
+
+/// Where the log begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Behind a revision of which the hash is known.
+    Behind(Revision, Hash),
+    /// At this revision; the log itself has to say after which hash.
+    At(Revision),
+    /// With the first entry that comes. Unless that is the very first, the log itself has to say after which hash.
+    Anywhere,
+}
+
+/// What was verified.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Verified {
+    /// Of which log.
+    pub log_id: Uuid,
+    /// How many entries.
+    pub entries: u64,
+    /// Where they begin: at the revision after this.
+    pub after: Revision,
+    /// Where they end.
+    pub last: Revision,
+    /// The hash there.
+    pub hash: Hash,
+}
+
+/// What is known of the hash that the first entry follows.
+enum Beginning {
+    Known,
+    /// Nothing has come yet.
+    Open,
+    /// The first entry, which cannot be verified before an entry says what it follows, and what others know of that.
+    Unvouched(Box<Entry>, Vec<Mark>),
+}
+
+/// Verifies a log.
+pub struct Verifier {
+    chain: Chain,
+    beginning: Beginning,
+    /// The first revision that there must be, if it is known.
+    oldest: Option<Revision>,
+    after: Revision,
+    entries: u64,
+    until: Option<Revision>,
+    /// By rising revision.
+    marks: VecDeque<Mark>,
+    /// What comes from the first entry on that does not fit.
+    doubtful: Vec<Entry>,
+}
+
+impl Verifier {
+    /// Verifies from `start` on, no further than `until`, and that it fits the marks.
+    pub fn new(log_id: Uuid, start: Start, until: Option<Revision>, mut marks: Vec<Mark>) -> Self {
+        marks.retain(|mark| until.is_none_or(|until| mark.revision <= until));
+        marks.sort_by_key(|mark| mark.revision);
+        let ((revision, hash), beginning, oldest) = match start {
+            Start::Behind(revision, hash) => ((revision, hash), Beginning::Known, None),
+            Start::At(first) => ((first - 1, GENESIS), Beginning::Open, Some(first)),
+            Start::Anywhere => ((0, GENESIS), Beginning::Open, None),
+        };
+        let chain = Chain::behind(log_id, revision, hash);
+        let (marks, doubtful) = (marks.into(), Vec::new());
+        Self { chain, beginning, oldest, after: revision, entries: 0, until, marks, doubtful }
+    }
+
+    /// The last revision that was verified.
+    pub fn revision(&self) -> Revision {
+        self.chain.revision()
+    }
+
+    /// Whether what comes next is of no interest any more.
+    pub fn is_done(&self) -> bool {
+        self.until.is_some_and(|until| self.revision() >= until)
+    }
+
+    /// What was verified so far.
+    pub fn verified(&self) -> Verified {
+        let Chain { log_id, revision, hash } = self.chain;
+        Verified { log_id, entries: self.entries, after: self.after, last: revision, hash }
+    }
+
+    /// Takes a mark that became known late, and lies behind all others.
+    pub fn expect(&mut self, mark: Mark) {
+        if self.until.is_none_or(|until| mark.revision <= until) {
+            self.marks.push_back(mark);
+        }
+    }
+
+    /// Takes the next entry.
+    ///
+    /// # Errors
+    /// What is wrong with the log. What does not fit is told once so many entries more have come, or with the end.
+    pub fn take(&mut self, entry: Entry) -> Result<(), Fault> {
+        if self.is_done() {
+            return Ok(());
+        }
+        if matches!(self.beginning, Beginning::Open) {
+            return self.begin(entry);
+        }
+        if self.entries == 0 {
+            self.pass()?;
+        }
+        if !self.doubtful.is_empty() || self.chain.take(&entry).is_err() {
+            self.doubtful.push(entry);
+            return if self.doubtful.len() < WINDOW { Ok(()) } else { self.judge() };
+        }
+        self.entries += 1;
+        self.vouch(&entry)?;
+        self.pass()
+    }
+
+    /// Takes something that stands where the next entry should, and says nothing that an entry could.
+    pub fn take_garbled(&self) -> Fault {
+        let altered = Fault { revision: self.revision() + 1, problem: Problem::Altered };
+        self.judge().err().unwrap_or(altered)
+    }
+
+    /// There are no more entries.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub fn finish(&mut self) -> Result<Verified, Fault> {
+        self.judge()?;
+        if let Beginning::Unvouched(first, _) = &self.beginning {
+            return Err(Fault { revision: 1, problem: Problem::Unvouched { first: first.revision } });
+        }
+        self.pass()?;
+        let end = self.revision();
+        if let Some(Mark { revision, witness, .. }) = self.marks.front() {
+            let problem = Problem::Truncated { end, witness: *witness, known: *revision };
+            return Err(Fault { revision: end + 1, problem });
+        }
+        Ok(self.verified())
+    }
+
+    fn judge(&self) -> Result<(), Fault> {
+        diagnose(&self.chain, &self.doubtful).map_or(Ok(()), Err)
+    }
+
+    fn begin(&mut self, first: Entry) -> Result<(), Fault> {
+        if first.revision == 1 {
+            self.beginning = Beginning::Known;
+            return self.take(first);
+        }
+        if let Some(oldest) = self.oldest.filter(|oldest| first.revision != *oldest) {
+            return Err(Fault { revision: oldest, problem: Problem::Missing { next: first.revision } });
+        }
+        self.after = first.revision - 1;
+        self.chain = Chain { revision: first.revision, hash: first.hash, ..self.chain };
+        self.entries = 1;
+        let earlier = self.marks.partition_point(|mark| mark.revision < first.revision);
+        let before = self.marks.drain(..earlier).filter(|mark| mark.revision == self.after).collect();
+        self.beginning = Beginning::Unvouched(Box::new(first.clone()), before);
+        self.vouch(&first)?;
+        self.pass()
+    }
+
+    /// An entry that was verified may say what the first one follows.
+    fn vouch(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let Beginning::Unvouched(first, marks) = &self.beginning else { return Ok(()) };
+        let Some(hash) = trimmed(entry, self.after) else { return Ok(()) };
+        Chain { revision: self.after, hash, ..self.chain }.take(first)?;
+        if let Some(mark) = marks.iter().find(|mark| mark.hash != hash) {
+            return Err(Fault { revision: mark.revision, problem: Problem::Forked(mark.witness) });
+        }
+        self.beginning = Beginning::Known;
+        Ok(())
+    }
+
+    /// Compares what others know of the revision that the chain stands at.
+    fn pass(&mut self) -> Result<(), Fault> {
+        while let Some(mark) = self.marks.pop_front_if(|mark| mark.revision <= self.chain.revision) {
+            if mark.revision == self.chain.revision && mark.hash != self.chain.hash {
+                return Err(Fault { revision: mark.revision, problem: Problem::Forked(mark.witness) });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The hash at a revision, where an entry says that the log was trimmed up to there.
+fn trimmed(entry: &Entry, through: Revision) -> Option<Hash> {
+    #[derive(Deserialize)]
+    struct Trimmed {
+        floor: Revision,
+        hash: String,
+    }
+    let text = entry.new_value.as_deref().filter(|_| entry.action == Action::LogTrimmed)?;
+    let trimmed: Trimmed = serde_json::from_str(text).ok().filter(|trimmed: &Trimmed| trimmed.floor == through)?;
+    super::unhex(&trimmed.hash)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,6 @@
+//! Whatever is done to the log past the service, `toggled audit verify` finds it, and says where and what.
+
+mod files;
+mod rows;
+mod victim;
+mod wire;

@@ -1,0 +1,194 @@
+//! A log that the service wrote, and somebody who may do anything to its database.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+use toggled::checkpoint::{Checkpoint, SigningKey};
+use toggled::domain::audit::Entry;
+use toggled::domain::filter::{Filter, Range};
+use toggled::domain::time::Timestamp;
+use toggled::grpc::pb::*;
+use toggled::store::{EntryQuery, Order, Store, open_existing};
+use tonic::Code;
+
+use crate::cli::Shell;
+use crate::store::raw::Raw;
+use crate::support::{Backend, Database, Server, archive, toggle};
+
+/// What can be changed, the rows that the others point to last.
+const TABLES: [&str; 7] =
+    ["audit_logs", "log_head", "feature_flags", "api_tokens", "users", "checkpoints", "checkpoint_keys"];
+
+/// What stands in the way of a superuser only until they take it away.
+const CONSTRAINTS: [&str; 5] = ["status", "reverts", "action_type", "reason", "revision"];
+
+/// The revision of an entry that has everything that an entry can have but `reverts`.
+pub const FULL: i64 = 12;
+
+/// The database of a log, with all guards taken off.
+pub struct Victim {
+    pub database: Database,
+    pub raw: Raw,
+}
+
+/// Makes a bit of everything that is audited, the same number of entries each time.
+async fn live(server: &Server, prefix: &str) {
+    let admin = &mut server.admin().await;
+    let [one, two] = ["one", "two"].map(|name| format!("{prefix}-{name}"));
+    admin.create(&one).await;
+    admin.create(&two).await;
+    admin.flip(&one).await;
+    let email = format!("{prefix}@example.com");
+    let secret = admin.new_user(&email, &["view_feature_flags"]).await;
+    let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
+    let user = users.into_iter().find(|user| user.email == email).unwrap();
+    let expires_at = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
+    let token = CreateTokenRequest { user_id: user.id.clone(), name: "short".into(), expires_at, ..Default::default() };
+    admin.access.create_token(token).await.unwrap();
+    let permissions = vec!["toggle_feature_flags".to_owned(), "view_feature_flags".to_owned()];
+    let update = UpdateUserRequest { id: user.id, permissions, ..Default::default() };
+    admin.access.update_user(update).await.unwrap();
+    let name = "Neue Kasse \u{2713}\u{85}".to_owned();
+    let update = UpdateFeatureFlagRequest {
+        flag: Some(update_feature_flag_request::Flag::Key(two.clone())),
+        name,
+        update_mask: Some(prost_types::FieldMask { paths: vec!["name".into()] }),
+        ..Default::default()
+    };
+    admin.toggle.update_feature_flag(update).await.unwrap();
+    let mut stranger = server.client(Some(&secret)).await;
+    let refused = stranger.toggle.archive_feature_flag(archive(&one)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    let full = ToggleFeatureFlagRequest {
+        reason: "'; DROP TABLE audit_logs; --\r\n".into(),
+        request_id: Some(format!("{prefix}-r")),
+        ..toggle(&one)
+    };
+    admin.toggle.toggle_feature_flag(full).await.unwrap();
+    admin.archive(&two).await;
+    for _ in 0..12 {
+        admin.flip(&one).await;
+    }
+}
+
+impl Victim {
+    /// A log with a past, and what it was before.
+    pub async fn with_past(backend: Backend) -> (Self, Database) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        live(&server, "old").await;
+        assert!(server.terminate().await.success());
+        let past = copy(&database).await;
+        let server = Server::start(&database).await;
+        live(&server, "new").await;
+        assert!(server.terminate().await.success());
+        (Self::of(database).await, past)
+    }
+
+    pub async fn new(backend: Backend) -> Self {
+        Self::with_past(backend).await.0
+    }
+
+    async fn of(database: Database) -> Self {
+        let mut raw = Raw::connect(&database).await;
+        if let Raw::Sqlite(_) = raw {
+            raw.run("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF").await;
+            for name in raw.texts("SELECT name FROM sqlite_master WHERE type = 'trigger'").await {
+                raw.run(&format!("DROP TRIGGER {name}")).await;
+            }
+        } else {
+            raw.run("SET session_replication_role = replica").await;
+            for name in CONSTRAINTS {
+                raw.run(&format!("ALTER TABLE audit_logs DROP CONSTRAINT audit_logs_{name}_check")).await;
+            }
+        }
+        Self { database, raw }
+    }
+
+    pub async fn store(&self) -> std::sync::Arc<dyn Store> {
+        open_existing(&self.database.url).unwrap()
+    }
+
+    pub async fn entries(&self) -> Vec<Entry> {
+        let range = Range { first: 1, last: i64::MAX };
+        let (filter, order) = (Filter::default(), Order::OldestFirst);
+        self.store().await.entries(&EntryQuery { filter, range, order, offset: 0, limit: 1_000 }).await.unwrap()
+    }
+
+    /// Makes sure that what is done from here on can be undone.
+    pub async fn keep(&mut self) {
+        for table in TABLES {
+            self.raw.run(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}")).await;
+        }
+    }
+
+    pub async fn undo(&mut self) {
+        for table in TABLES {
+            self.raw.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept_{table}")).await;
+        }
+    }
+
+    /// Verifies the database; its status and what it says.
+    pub async fn verify(&self, arguments: &[&str]) -> (i32, String) {
+        verify(&self.database, arguments).await
+    }
+
+    /// Asserts that what was done is found, at this revision, and called by this word; and undoes it.
+    pub async fn found(&mut self, what: &str, revision: i64, kind: &str, arguments: &[&str]) {
+        let told = self.verify(arguments).await;
+        assert_found(what, &told, revision, kind);
+        self.undo().await;
+    }
+}
+
+/// Verifies a database; its status and what it says.
+pub async fn verify(database: &Database, arguments: &[&str]) -> (i32, String) {
+    let all = [&["audit", "verify", "--database", &database.url], arguments].concat();
+    let (code, out, told) = Shell::anonymous("127.0.0.1:1").run(&all).await;
+    (code, if code == 0 { out } else { told })
+}
+
+pub fn assert_found(what: &str, (code, told): &(i32, String), revision: i64, kind: &str) {
+    assert_eq!(*code, 1, "{what}: {told}");
+    assert!(told.contains(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{what}: {told}");
+}
+
+/// A copy of a database that nobody is connected to.
+pub async fn copy(database: &Database) -> Database {
+    if database.backend == Backend::Postgres {
+        return database.copy().await;
+    }
+    let copy = Database::new(Backend::Sqlite).await;
+    // What is not in the file itself yet is beside it.
+    for suffix in ["", "-wal"] {
+        let file = |database: &Database| format!("{}{suffix}", database.url.trim_start_matches("sqlite://"));
+        if Path::new(&file(database)).exists() {
+            std::fs::copy(file(database), file(&copy)).unwrap();
+        }
+    }
+    copy
+}
+
+/// What was kept of an entry: its revision and hash.
+pub fn plain(entry: &Entry) -> String {
+    let hash: String = entry.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}:{hash}", entry.revision)
+}
+
+/// The same, signed.
+pub fn note(key: &SigningKey, log_id: uuid::Uuid, entry: &Entry) -> String {
+    let time = Timestamp::from_micros(1_700_000_000_000_000);
+    key.sign(Checkpoint { log_id, revision: entry.revision, hash: entry.hash, time }).to_string()
+}
+
+/// A file that holds this.
+pub fn file(folder: &TempDir, name: &str, text: &str) -> String {
+    let path = folder.path().join(name);
+    std::fs::write(&path, text).unwrap();
+    path.display().to_string()
+}
+
+/// Where a log ends.
+pub async fn ends(database: &Database) -> i64 {
+    open_existing(&database.url).unwrap().head().await.unwrap().revision
+}

@@ -1,0 +1,86 @@
+//! What is done to the log, by way of a server that notices nothing.
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toggled::checkpoint::SigningKey;
+
+use super::victim::*;
+use crate::cli::Shell;
+use crate::support::{Server, on_both};
+
+on_both! {
+    async fn what_is_done_to_the_log_of_a_server_is_found(backend: Backend) {
+        let (mut victim, past) = Victim::with_past(backend).await;
+        let entries = victim.entries().await;
+        let server = Server::start(&victim.database).await;
+        // What there is for a server does not keep anybody from asking that server.
+        let shell = Shell::new(server.address).with("TOGGLED_DATABASE_URL", "sqlite:///nowhere");
+        let told = shell.says(&["audit", "verify"]).await;
+        let last = entries.len();
+        assert!(told.starts_with(&format!("intact: entries {last}, revisions 1..{last} of log ")), "{told}");
+        let [kept, end] = [&entries[FULL as usize - 1], entries.last().unwrap()].map(plain);
+        for (argument, checkpoint, range) in [
+            ("--since", &kept, format!("revisions {}..{last} ", FULL + 1)),
+            ("--until", &kept, format!("revisions 1..{FULL} ")),
+            ("--since", &end, "entries 0 of log".to_owned()),
+            ("--until", &end, format!("revisions 1..{last} ")),
+        ] {
+            let told = shell.says(&["audit", "verify", argument, checkpoint]).await;
+            assert!(told.contains(&range), "{argument} {checkpoint}: {told}");
+        }
+        victim.keep().await;
+        for (sql, revision, kind) in [
+            (format!("UPDATE audit_logs SET reason = 'x' WHERE revision = {FULL}"), FULL, "altered"),
+            (format!("DELETE FROM audit_logs WHERE revision = {FULL}"), FULL, "missing"),
+            (format!("DELETE FROM audit_logs WHERE revision > {FULL}"), FULL + 1, "truncated"),
+        ] {
+            victim.raw.run(&sql).await;
+            let told = shell.fails(&["audit", "verify"], 1).await;
+            assert!(told.starts_with(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{sql}: {told}");
+            victim.undo().await;
+        }
+        let wrong = plain(&entries[FULL as usize]).replacen(&(FULL + 1).to_string(), &FULL.to_string(), 1);
+        for argument in ["--since", "--until"] {
+            let told = shell.fails(&["audit", "verify", argument, &wrong], 1).await;
+            assert!(told.contains(&format!("revision {FULL}: forked: ")), "{argument}: {told}");
+        }
+        let older = Server::start(&past).await;
+        let behind = ends(&past).await + 1;
+        for argument in ["--since", "--until"] {
+            let told = Shell::new(older.address).fails(&["audit", "verify", argument, &end], 1).await;
+            assert!(told.contains(&format!("revision {behind}: truncated: ")), "{argument}: {told}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_says_what_it_found_to_scripts_and_what_it_did_not_verify() {
+    let mut victim = Victim::new(crate::support::Backend::Sqlite).await;
+    let entries = victim.entries().await;
+    let server = Server::start(&victim.database).await;
+    let shell = Shell::new(server.address);
+    let intact = shell.object(&["audit", "verify"]).await;
+    let log_id = victim.store().await.head().await.unwrap().log_id;
+    let hash = plain(entries.last().unwrap()).split_once(':').unwrap().1.to_owned();
+    let last = entries.len();
+    let expected = serde_json::json!({
+        "intact": true, "entries": last, "first_revision": 1, "last_revision": last, "log_id": log_id.to_string(), "hash": hash,
+    });
+    assert_eq!(intact, expected);
+
+    let key = SigningKey::generate().unwrap();
+    let (folder, id) = (TempDir::new().unwrap(), log_id);
+    let signed = file(&folder, "note", &note(&key, id, entries.last().unwrap()));
+    let (code, _, told) = shell.run(&["audit", "verify", "--until", &signed]).await;
+    assert!(code == 0 && told.contains("not verified"), "{told}");
+    shell.says(&["audit", "verify", "--until", &signed, "--public-key", &key.verifier(id).to_string()]).await;
+
+    victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
+    let (code, out, _) = shell.run(&["audit", "verify", "--output", "json"]).await;
+    let told: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &told["intact"], &told["problem"]), (1, &Value::Bool(false), &"missing".into()));
+    assert_eq!((&told["first_bad_revision"], &told["last_revision"]), (&FULL.into(), &(FULL - 1).into()));
+
+    Shell::anonymous(server.address).fails(&["audit", "verify"], 4).await;
+    Shell::new("127.0.0.1:1").fails(&["audit", "verify"], 6).await;
+}
