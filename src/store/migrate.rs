@@ -43,9 +43,9 @@ pub(super) fn below_newest(migrations: &[Migration]) -> Option<i64> {
 /// How many entries have been written. Asked of any schema that there ever was.
 pub(super) const LENGTH: &str = "SELECT revision FROM log_head";
 
-/// Whether the log's hashes can be recomputed only with what the second migration brought.
+/// Whether the log is proven only with what the second migration brought.
 pub(super) const LEANS_ON_PROOF: &str = "SELECT EXISTS (SELECT 1 FROM audit_logs WHERE reverts IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM log_head WHERE floor > 0)";
+    OR EXISTS (SELECT 1 FROM log_head WHERE floor > 0) OR EXISTS (SELECT 1 FROM checkpoints)";
 
 /// Dropping the first migration drops the log: that takes an explicit word.
 pub(super) fn refuse_to_drop_log(revision: i64) -> StoreError {
@@ -54,10 +54,12 @@ pub(super) fn refuse_to_drop_log(revision: i64) -> StoreError {
     ))
 }
 
-/// Dropping the second drops what entries that revert others are hashed with, and the hash that a trimmed log begins after.
+/// Dropping the second drops what entries that revert others are hashed with, the hash that a trimmed log begins after, and
+/// the checkpoints.
 pub(super) fn refuse_to_drop_proof() -> StoreError {
     StoreError::Refused(
-        "the log has entries that revert others, or was trimmed: without this migration nobody could verify it any more; \
+        "the log has signed checkpoints or entries that revert others, or was trimmed: without this migration they would be \
+         lost, and it could not be verified any more; \
          if that is what you want, say --drop-log"
             .to_owned(),
     )

@@ -153,6 +153,11 @@ on_both! {
     async fn what_the_log_is_verified_with_goes_only_when_told_to(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
+        world.store.add_checkpoint(1, "a note").await.unwrap();
+        let refused = world.store.migrate_down(false).await;
+        assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("checkpoints")), "{refused:?}");
+        world.store.migrate_down(true).await.unwrap();
+        world.store.migrate_up().await.unwrap();
         trim(&mut world, 1).await;
         let refused = world.store.migrate_down(false).await;
         assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("--drop-log")), "{refused:?}");

@@ -179,7 +179,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         assert_eq!(told.collect::<HashMap<_, _>>(), cells);
-        assert_eq!((cells.len(), cells["timestamp"].as_str()), (23, "2023-11-14T22:13:20.000001Z"));
+        assert_eq!((cells.len(), cells["timestamp"].as_str()), (24, "2023-11-14T22:13:20.000001Z"));
         assert_eq!(
             (cells["created_at"].as_str(), cells["hash"].as_str()),
             ("2023-11-14T22:13:20.000000Z", &*"0a".repeat(32))

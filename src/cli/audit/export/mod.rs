@@ -1,6 +1,7 @@
 //! `toggled audit export`: the log in a file, which a later run goes on with.
 
 mod held;
+pub(super) mod line;
 mod record;
 mod target;
 
@@ -10,7 +11,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 pub(super) use held::Held;
 use indicatif::ProgressBar;
-pub(super) use record::unhex;
 use serde::Serialize;
 pub(super) use target::Target;
 

@@ -10,7 +10,8 @@ use super::Format;
 use super::held::Cursor;
 use crate::cli::Failure;
 use crate::cli::output::{self, Item};
-use crate::domain::{Hash, Revision};
+use crate::domain::Revision;
+use crate::domain::verify::unhex;
 use crate::grpc::pb::AuditLog;
 
 /// The columns of CSV: the fields of the message `AuditLog`, in its order, after the id of the log.
@@ -105,12 +106,4 @@ pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
         }
     };
     Some(Cursor { log_id, revision, hash: unhex(&hash)? })
-}
-
-/// 32 bytes, as hexadecimal digits.
-pub(in crate::cli::audit) fn unhex(text: &str) -> Option<Hash> {
-    let digits: Option<Vec<_>> = text.chars().map(|digit| digit.to_digit(16)).collect();
-    let bytes: Vec<_> =
-        digits?.chunks(2).map(|pair| pair.iter().fold(0, |byte, digit| (byte << 4) | *digit as u8)).collect();
-    if text.len() == 64 { bytes.try_into().ok() } else { None }
 }

@@ -4,14 +4,11 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
-use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::cli::audit::export::unhex;
+use crate::cli::audit::export::line::parse;
 use crate::cli::{EXIT_FAILURE, Failure, file};
-use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::hash::GENESIS;
-use crate::domain::time::Timestamp;
 use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
 
@@ -37,13 +34,15 @@ pub(super) fn verify(path: &Path, bytes: u64, log: Beginning, wanted: Revision) 
     let opened = File::open(path).map_err(|error| file::failed(&name, &error))?;
     let mut lines = BufReader::new(opened).take(bytes);
     let mut archive = Archive { chain: None, wanted: None };
-    let mut line = Vec::new();
+    let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
+        number += 1;
         if lines.read_until(b'\n', &mut line).map_err(|error| file::failed(&name, &error))? == 0 {
             return Ok(archive);
         }
-        let (log_id, entry) = read(&line).map_err(|problem| failed(format!("{name}: {problem}")))?;
+        let no_entry = || failed(format!("{name}: line {number} is no entry that audit export wrote"));
+        let (log_id, entry) = parse(&line).ok_or_else(no_entry)?;
         let chain = match &mut archive.chain {
             Some(chain) => chain,
             none => none.insert(begin(&name, log_id, entry.revision, log)?),
@@ -69,70 +68,4 @@ fn begin(name: &str, log_id: Uuid, first: Revision, log: Beginning) -> Result<Ch
 
 pub(super) fn failed(line: String) -> Failure {
     Failure { code: EXIT_FAILURE, line }
-}
-
-/// A line, as `audit export` writes it.
-#[derive(Deserialize)]
-struct Line {
-    log_id: Uuid,
-    id: Uuid,
-    revision: Revision,
-    timestamp: String,
-    user_id: Option<Uuid>,
-    user_email: String,
-    token_id: Option<Uuid>,
-    action_type: String,
-    entity_type: String,
-    entity_id: Option<Uuid>,
-    entity_key: String,
-    entity_name: String,
-    old_value: Option<String>,
-    new_value: Option<String>,
-    reason: Option<String>,
-    request_id: Option<String>,
-    method: String,
-    peer: Option<String>,
-    user_agent: Option<String>,
-    previous_entity_revision: Option<Revision>,
-    reverts: Option<Uuid>,
-    hash_version: u8,
-    hash: String,
-    created_at: String,
-}
-
-fn read(line: &[u8]) -> Result<(Uuid, Entry), String> {
-    let line: Line = serde_json::from_slice(line).map_err(|error| format!("a line is no entry: {error}"))?;
-    let revision = line.revision;
-    let wrong = |field| move || format!("revision {revision}: {field} is not valid");
-    let entry = Entry {
-        id: line.id,
-        revision,
-        timestamp: time(&line.timestamp).ok_or_else(wrong("timestamp"))?,
-        user_id: line.user_id,
-        user_email: line.user_email.into(),
-        token_id: line.token_id,
-        action: Action::parse(&line.action_type).ok_or_else(wrong("action_type"))?,
-        entity_type: EntityType::parse(&line.entity_type).ok_or_else(wrong("entity_type"))?,
-        entity_id: line.entity_id,
-        entity_key: line.entity_key.into(),
-        entity_name: line.entity_name.into(),
-        old_value: line.old_value.map(Into::into),
-        new_value: line.new_value.map(Into::into),
-        reason: line.reason.map(Into::into),
-        request_id: line.request_id.map(Into::into),
-        method: line.method.into(),
-        peer: line.peer.map(Into::into),
-        user_agent: line.user_agent.map(Into::into),
-        previous_entity_revision: line.previous_entity_revision,
-        reverts: line.reverts,
-        hash_version: line.hash_version,
-        hash: unhex(&line.hash).ok_or_else(wrong("hash"))?,
-        created_at: time(&line.created_at).ok_or_else(wrong("created_at"))?,
-    };
-    Ok((line.log_id, entry))
-}
-
-fn time(text: &str) -> Option<Timestamp> {
-    let time: jiff::Timestamp = text.parse().ok()?;
-    Some(Timestamp::from_micros(time.as_microsecond()))
 }

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::export::{Format, Held, Target, unhex};
+use super::export::{Format, Held, Target};
 use super::filters::advance;
 use super::list::newest;
 use crate::checkpoint::{Note, VerifierKey};
@@ -20,7 +20,7 @@ use crate::cli::when::{self, End};
 use crate::cli::{Failure, file, progress};
 use crate::domain::audit::{Action, Entry};
 use crate::domain::hash::GENESIS;
-use crate::domain::verify::Chain;
+use crate::domain::verify::{Chain, unhex};
 use crate::domain::{Hash, Revision};
 use crate::grpc::pb::*;
 

@@ -10,8 +10,8 @@ use indicatif::ProgressBar;
 use uuid::Uuid;
 
 use super::checkpoints::Plan;
-use super::line::parse;
 use super::report::{Halt, Report};
+use crate::cli::audit::export::line::parse;
 use crate::cli::{Failure, file, output, progress};
 use crate::domain::audit::Entry;
 use crate::domain::verify::{Fault, Problem, Start, Verifier, Witness};

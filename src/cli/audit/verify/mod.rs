@@ -3,7 +3,6 @@
 mod checkpoints;
 mod database;
 mod file;
-mod line;
 mod report;
 mod server;
 

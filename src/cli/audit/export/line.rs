@@ -42,7 +42,7 @@ struct Line {
 
 /// Of which log a line is, and its entry; nothing for what no entry can be. When it was written is not read: no hash
 /// covers it.
-pub(super) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
+pub(in crate::cli::audit) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
     let line: Line = serde_json::from_slice(line).ok()?;
     let text = |text: Option<Parsed<Arc<str>>>| text.map(|text| text.0);
     let entry = Entry {
