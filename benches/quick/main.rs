@@ -4,8 +4,8 @@
 //!    `pgbench` reaches with the same flip and entry as one single-statement transaction each, on the same cluster.
 //! 2. GetFeatureFlag a second with a token, against a bare tonic server that gives the same answer to anyone.
 //!
-//! And it tells how fast an exported log is verified, and with what memory; how long after a flip was acknowledged the last of 1,000 watchers has it, how soon the program serves with
-//! 10,000 flags, and what memory it takes while idle.
+//! And it tells how fast an exported log is verified, and with what memory; how long after a flip was acknowledged the last
+//! of 1,000 watchers has it; how soon the program serves with 10,000 flags; and what memory it takes while idle.
 //!
 //! A machine is never equally fast twice, so both sides take turns, and a ratio is the median of what the rounds gave.
 //! Exits with status 1 when one is under its minimum: then the design has been missed somewhere.

@@ -1,5 +1,7 @@
 -- Takes back what the second migration made, in the reverse order.
 
+LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE;
+
 DROP TRIGGER log_head_check_update ON log_head;
 
 CREATE OR REPLACE FUNCTION log_head_check_update() RETURNS trigger
@@ -47,5 +49,4 @@ $$;
 DROP TABLE checkpoint_keys;
 DROP TABLE checkpoints;
 ALTER TABLE log_head DROP COLUMN floor_hash;
-DROP INDEX idx_audit_logs_edits;
 ALTER TABLE audit_logs DROP COLUMN reverts;

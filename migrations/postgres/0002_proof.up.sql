@@ -1,15 +1,15 @@
 -- What the log proves itself with: signed checkpoints, the hash that it begins after, and what an entry reverts.
 
+-- In the order in which an append takes them, or the two would wait for each other. Whatever reads the log for long, as a
+-- dump does, is in the way; rather than hold everybody up behind it, this fails, and is tried again.
+SET LOCAL lock_timeout = '3s';
+LOCK TABLE log_head IN ACCESS EXCLUSIVE MODE;
+
 -- The entry whose change this one takes back. Covered by the hash from version 2 on, and hashed only where it is there:
 -- an entry of version 1 has none, or its hash would not fit. Not checked row by row now: there is nothing in it yet.
 ALTER TABLE audit_logs ADD COLUMN reverts UUID;
 ALTER TABLE audit_logs ADD CONSTRAINT audit_logs_reverts_check
     CHECK (reverts IS NULL OR hash_version >= 2) NOT VALID;
-
--- A flag's changes apart from its flips, which are nearly all: what it was called at some time is found without
--- walking those.
-CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
-    WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
 
 -- The hash of the entry at `floor`, which may be gone: the first that is kept follows it.
 ALTER TABLE log_head ADD COLUMN floor_hash BYTEA NOT NULL DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'

@@ -4,7 +4,6 @@ DROP TRIGGER log_head_check_update;
 DROP TABLE checkpoint_keys;
 DROP TABLE checkpoints;
 ALTER TABLE log_head DROP COLUMN floor_hash;
-DROP INDEX idx_audit_logs_edits;
 ALTER TABLE audit_logs DROP COLUMN reverts;
 
 CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head

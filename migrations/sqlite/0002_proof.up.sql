@@ -5,11 +5,6 @@
 ALTER TABLE audit_logs ADD COLUMN reverts BLOB
     CHECK (reverts IS NULL OR (length(reverts) = 16 AND hash_version >= 2));
 
--- A flag's changes apart from its flips, which are nearly all: what it was called at some time is found without
--- walking those. A query must repeat the condition word for word to be given it.
-CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id)
-    WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
-
 -- The hash of the entry at `floor`, which may be gone: the first that is kept follows it.
 ALTER TABLE log_head ADD COLUMN floor_hash BLOB NOT NULL
     DEFAULT x'0000000000000000000000000000000000000000000000000000000000000000'

@@ -151,6 +151,11 @@ impl Committer {
                 Ok(Appended::HeadMoved) => match self.stands(step).await {
                     Ok(true) => return Ok(Next::Appended),
                     Ok(false) => return Ok(Next::CatchUp),
+                    // Nobody will know any more.
+                    Err(StoreError::Refused(problem)) => {
+                        tracing::error!(problem, "what became of a batch could not be learnt");
+                        return Err(Error::CommitOutcomeUnknown);
+                    }
                     Err(problem) => problem,
                 },
                 Err(StoreError::OutcomeUnknown(problem)) => {
@@ -178,7 +183,7 @@ impl Committer {
         }
         let head = in_time(READ_PATIENCE, self.store.head()).await?;
         if head.floor >= first.revision {
-            return Err(StoreError::OutcomeUnknown("what stood there was trimmed since".to_owned()));
+            return Err(StoreError::Refused("what stood there was trimmed since".to_owned()));
         }
         Ok(false)
     }

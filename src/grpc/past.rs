@@ -86,7 +86,7 @@ impl Past {
         }
         match self.store.head().await.map_err(read_failed)?.floor {
             0 => Ok(0),
-            oldest => Err(status(Error::TimeTooOld { oldest })),
+            floor => Err(status(Error::TimeTooOld { oldest: floor + 1 })),
         }
     }
 
@@ -126,9 +126,9 @@ impl Past {
         let changed: Vec<Uuid> = flags.iter().filter(|flag| flag.revision > at).map(|flag| flag.id).collect();
         let next = self.store.next_changes(&changed, at).await.map_err(read_failed)?;
         // Asked afterwards: entries that were trimmed away meanwhile were not found.
-        let oldest = self.store.head().await.map_err(read_failed)?.floor;
-        if at < oldest {
-            return Err(status(Error::CursorTooOld { asked: at, oldest }));
+        let floor = self.store.head().await.map_err(read_failed)?.floor;
+        if at < floor {
+            return Err(status(Error::CursorTooOld { asked: at, oldest: floor + 1 }));
         }
         let next: HashMap<Uuid, NextChange> = next.into_iter().map(|next| (next.flag_id, next)).collect();
         let were = flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).transpose());

@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoint, SigningKey};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
 use crate::store::{Store, StoreError, in_time};
+use crate::telemetry::errors;
 
 /// How long the database may take for one checkpoint.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -59,6 +60,11 @@ impl Signer {
                         failing = false;
                         next = Some(due + self.interval);
                     }
+                    // It will not be there at the next try either. The log is told of as broken; what comes after is signed.
+                    Err(error @ StoreError::Corrupt { .. }) => {
+                        errors::internal(&format!("no checkpoint of revision {due}: {error}"));
+                        next = Some(due + self.interval);
+                    }
                     Err(error) => {
                         // Once an outage, not once a try.
                         if !std::mem::replace(&mut failing, true) {
@@ -84,7 +90,8 @@ impl Signer {
         }
         let there = self.store.entry_at(revision).await?;
         let Some((_, hash)) = there else {
-            return Err(StoreError::Refused(format!("there is no entry at revision {revision}")));
+            let (row, problem) = (revision.to_string(), "it is not there".to_owned());
+            return Err(StoreError::Corrupt { table: "audit_logs", column: "revision", row, problem });
         };
         let log_id = head.log_id;
         // Again, where a backup was restored that is older than the key.

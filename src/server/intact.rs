@@ -5,11 +5,11 @@ use std::time::{Duration, Instant};
 
 use super::Proof;
 use crate::checkpoint::{Note, NoteError, VerifierKey};
+use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
 use crate::domain::verify::{Chain, Fault, Problem};
-use crate::domain::{Hash, Revision};
 use crate::store::{EntryQuery, Order, Store, StoreError, StoredCheckpoint, in_time};
 
 /// How many entries are recomputed at most, unless all are.
@@ -141,26 +141,25 @@ async fn examine(store: &dyn Store, proof: &Proof, claims: &Claims) -> Verified<
             Err(problem) => return Ok(Err(NotIntact::Checkpoint { revision: stored.revision, problem })),
         },
     };
-    let recent = head.revision - RECENT;
-    let begin = match anchor {
-        _ if proof.verify_all => None,
-        Some((revision, hash)) if revision >= recent => Some((revision, hash)),
-        _ if recent > head.floor => match in_time(PATIENCE, store.entry_at(recent)).await? {
-            Some((_, hash)) => Some((recent, hash)),
-            None => return Ok(Err(NotIntact::Short { revision: recent, end: head.revision })),
+    // The checkpoint's own entry is recomputed as well: that it has the hash says nothing of the rest of it.
+    let behind = anchor.map_or(head.floor, |revision| revision - 1).max(head.revision - RECENT).max(head.floor);
+    let behind = if proof.verify_all { head.floor } else { behind };
+    let hash = match head.hash_at(behind) {
+        Some(hash) => hash,
+        None => match in_time(PATIENCE, store.entry_at(behind)).await? {
+            Some((_, hash)) => hash,
+            None => return Ok(Err(Fault { revision: behind, problem: Problem::Missing { next: behind + 1 } }.into())),
         },
-        _ => None,
     };
-    let (revision, hash) = begin.unwrap_or((head.floor, head.floor_hash));
-    walk(store, Chain::behind(head.log_id, revision, hash), head).await
+    walk(store, Chain::behind(head.log_id, behind, hash), head).await
 }
 
-/// Where the chain can begin for a checkpoint that fits the log: at its entry, if that is kept.
+/// Where a checkpoint that fits the log stands, if that is kept.
 async fn checkpoint(
     store: &dyn Store,
     stored: &StoredCheckpoint,
     claims: &Claims,
-) -> Result<Result<Option<(Revision, Hash)>, Misfit>, StoreError> {
+) -> Result<Result<Option<Revision>, Misfit>, StoreError> {
     let (head, revision) = (&claims.head, stored.revision);
     let note = match Note::parse(&stored.note).and_then(|note| note.verify(&claims.keys).map(|_| note.checkpoint)) {
         Ok(note) => note,
@@ -177,7 +176,7 @@ async fn checkpoint(
         at if at == head.floor => Some(head.floor_hash),
         kept => in_time(PATIENCE, store.entry_at(kept)).await?.map(|(_, hash)| hash),
     };
-    Ok(if there == Some(note.hash) { Ok(Some((revision, note.hash))) } else { Err(Misfit::Hash) })
+    Ok(if there == Some(note.hash) { Ok(Some(revision)) } else { Err(Misfit::Hash) })
 }
 
 /// Recomputes every entry up to the end, page by page.

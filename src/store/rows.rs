@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sqlx::FromRow;
+use sqlx::{ColumnIndex, Decode, FromRow, Row, Type};
 use uuid::Uuid;
 
 use super::StoreError;
@@ -292,6 +292,25 @@ impl TryFrom<RequestRow> for StoredRequest {
 /// Rows into what they stand for, or the first that stands for nothing.
 pub(super) fn convert<R, T: TryFrom<R, Error = StoreError>>(rows: Vec<R>) -> Result<Vec<T>, StoreError> {
     rows.into_iter().map(T::try_from).collect()
+}
+
+/// Rows of `audit_logs` into entries. One that does not even have the type of its column, as a text that is none, is told
+/// by its revision like any other that stands for nothing.
+pub(super) fn entries<R>(rows: &[R], read: fn(sqlx::Error) -> StoreError) -> Result<Vec<Entry>, StoreError>
+where
+    R: Row,
+    for<'r> EntryRow: FromRow<'r, R>,
+    for<'r> i64: Decode<'r, R::Database> + Type<R::Database>,
+    &'static str: ColumnIndex<R>,
+{
+    let entry = |row: &R| {
+        let decoded = EntryRow::from_row(row).map_err(|error| match row.try_get::<i64, _>("revision") {
+            Ok(revision) => Place { table: "audit_logs", row: revision.to_string() }.corrupt("row", error.to_string()),
+            Err(_) => read(error),
+        });
+        decoded.and_then(Entry::try_from)
+    };
+    rows.iter().map(entry).collect()
 }
 
 /// The id and hash of an entry.

@@ -5,12 +5,11 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use toggled::grpc::pb::*;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Backend, Client, Database, Server, archive, on_both, reason_of};
+use crate::support::{Client, Database, Server, archive, on_both, reason_of};
 
 const KEYS: [&str; 4] = ["a", "b", "c-1", "c-2"];
 
@@ -96,9 +95,20 @@ async fn happen(client: &mut Client, what: u8, key: &str) {
 /// An eventful past, and what was answered at each revision of it.
 async fn history(client: &mut Client) -> Vec<Present> {
     let mut past = vec![present(client).await];
-    for (what, key) in
-        [(0, "a"), (5, "a"), (0, "b"), (1, "a"), (5, "a"), (5, "b"), (2, "b"), (1, "b"), (5, "a"), (0, "c-1"), (3, "b")]
-    {
+    for (what, key) in [
+        (0, "a"),
+        (5, "a"),
+        (0, "b"),
+        (1, "a"),
+        (5, "a"),
+        (4, "a"),
+        (5, "b"),
+        (2, "b"),
+        (1, "b"),
+        (5, "a"),
+        (0, "c-1"),
+        (3, "b"),
+    ] {
         happen(client, what, key).await;
         past.push(present(client).await);
     }
@@ -109,7 +119,13 @@ async fn history(client: &mut Client) -> Vec<Present> {
         past.push(present(client).await);
     }
     past.dedup_by_key(|present| present.revision);
-    assert!(past.len() > 30, "{}", past.len());
+    let log = client.log().await;
+    for action in
+        ["flag_created", "flag_updated", "flag_archived", "flag_unarchived", "toggle_enabled", "toggle_disabled"]
+    {
+        assert!(log.iter().any(|entry| entry.action_type == action), "{action}");
+    }
+    assert!(past.len() > 30 && log.iter().any(|entry| entry.reverts.is_some()), "{}", past.len());
     past
 }
 
@@ -139,29 +155,12 @@ async fn refused(client: &mut Client, request: ListFeatureFlagsRequest) -> Statu
     client.toggle.list_feature_flags(request).await.unwrap_err()
 }
 
-/// Moves the floor past the service, as a trim does.
-async fn trim(database: &Database, floor: i64) {
-    let id = match database.backend {
-        Backend::Sqlite => "randomblob(16)",
-        Backend::Postgres => "gen_random_uuid()",
-    };
-    let copied = "user_email, method, hash_version, created_at";
-    let sql = format!(
-        "BEGIN;
-         INSERT INTO audit_logs (id, revision, timestamp, hash, action_type, entity_type, entity_key, entity_name, {copied})
-             SELECT {id}, h.revision + 1, h.timestamp, h.hash, 'log_trimmed', 'log', '', '', {copied}
-             FROM log_head AS h CROSS JOIN audit_logs AS a WHERE a.revision = 1;
-         UPDATE log_head SET revision = revision + 1, floor = {floor},
-             floor_hash = (SELECT hash FROM audit_logs WHERE revision = {floor});
-         DELETE FROM audit_logs WHERE revision <= {floor};
-         COMMIT"
-    );
-    let sql = sqlx::raw_sql(AssertSqlSafe(sql));
-    let trimmed = match database.backend {
-        Backend::Sqlite => sql.execute(&mut SqliteConnection::connect(&database.url).await.unwrap()).await.map(|_| ()),
-        Backend::Postgres => sql.execute(&mut PgConnection::connect(&database.url).await.unwrap()).await.map(|_| ()),
-    };
-    trimmed.unwrap();
+/// Removes the log up to this revision.
+async fn trim(client: &mut Client, through_revision: i64) {
+    let log = client.log().await;
+    let through = log.iter().find(|entry| entry.revision == through_revision).unwrap();
+    let request = TrimAuditLogsRequest { through_revision, through_hash: through.hash.clone(), ..Default::default() };
+    client.audit.trim_audit_logs(request).await.unwrap();
 }
 
 on_both! {
@@ -182,7 +181,9 @@ on_both! {
         }
         // Between two entries it was as after the first of them, and before all there was nothing.
         let [.., before, last] = past.as_slice() else { panic!("{past:?}") };
-        let between = prost_types::Timestamp { seconds: last.timestamp.seconds, nanos: last.timestamp.nanos - 1 };
+        let mut between = last.timestamp;
+        between.nanos -= 1;
+        between.normalize();
         let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time: Some(between), ..all() }).await;
         assert_eq!((answer.revision, &answer.feature_flags), (before.revision, &before.all));
         for request in [
@@ -275,7 +276,7 @@ on_both! {
         let past = history(&mut admin).await;
         let (gone, kept) = past.split_at(past.len() / 2);
         let floor = kept[0].revision;
-        trim(&database, floor).await;
+        trim(&mut admin, floor).await;
         for (index, was) in kept.iter().enumerate() {
             let request = ListFeatureFlagsRequest { as_of_revision: Some(was.revision), ..all() };
             let answer = listed(&mut admin, request).await;
@@ -293,7 +294,7 @@ on_both! {
             for request in [time, revision] {
                 let error = refused(&mut admin, request).await;
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
-                assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], floor.to_string());
+                assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], (floor + 1).to_string());
             }
             let error = admin.toggle.get_feature_flag(get("a", Some(was.revision))).await.unwrap_err();
             assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");

@@ -34,7 +34,13 @@ impl Signer {
         let head = store.head().await.map_err(read_failed)?;
         let revision = revision.unwrap_or(head.revision);
         let hash = hash_at(store, &head, revision).await?;
-        let note = self.key.sign(Checkpoint { log_id: head.log_id, revision, hash, time: self.clock.now() });
+        let now = self.clock.now();
+        let note = self.key.sign(Checkpoint { log_id: head.log_id, revision, hash, time: now });
+        // A backup may have been restored that is older than the key: what is signed must be verifiable.
+        let ours = self.key.verifier(head.log_id).to_string();
+        if !store.checkpoint_keys().await.map_err(read_failed)?.iter().any(|(key, _)| *key == ours) {
+            store.add_checkpoint_key(&ours, now).await.map_err(read_failed)?;
+        }
         Ok(pb::GetAuditCheckpointResponse { checkpoint: Some((&Arc::new(note)).into()), keys: keys(store).await? })
     }
 }
@@ -51,8 +57,11 @@ async fn hash_at(store: &dyn Store, head: &Head, asked: Revision) -> Result<Hash
     if let Some((_, hash)) = there {
         return Ok(hash);
     }
-    // It is not kept, be it since a moment ago.
+    // It is not kept, be it since a moment ago; or the log is an older one since.
     let head = store.head().await.map_err(read_failed)?;
+    if asked > head.revision {
+        return Err(status(Error::CursorInFuture { asked, head: head.revision }));
+    }
     if asked == head.floor {
         return Ok(head.floor_hash);
     }

@@ -17,7 +17,7 @@ use crate::domain::hash::GENESIS;
 use crate::domain::state::Head;
 use crate::domain::{Hash, Revision};
 use crate::grpc::fields::{Edge, Fields};
-use crate::grpc::status::{read_failed, status};
+use crate::grpc::status::{log_corrupt, read_failed, status};
 use crate::grpc::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::store::{EntryQuery, Order, Store};
 
@@ -202,7 +202,8 @@ async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<H
     match now.hash_at(revision) {
         Some(hash) => Ok(hash),
         None if revision < now.floor => Err(too_old(revision, &now)),
-        None => Err(status(Error::Internal(format!("there is no entry at revision {revision}")))),
+        None if revision > now.revision => Err(status(Error::LogMismatch("the stream's cursor"))),
+        None => Err(log_corrupt(revision, &format!("there is no entry at revision {revision}"))),
     }
 }
 

@@ -17,7 +17,7 @@ use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::audit::Question;
-use super::rows::{self, EntryRow, HeadRow, NextChangeRow, RequestRow, convert};
+use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
@@ -203,16 +203,16 @@ impl Store for PostgresStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let row: Option<EntryRow> = sqlx::query_as(concat!(
+        let rows = sqlx::query(concat!(
             "SELECT ",
             rows::entry_columns!(),
             " FROM audit_logs WHERE id = $1 AND revision > (SELECT floor FROM log_head)"
         ))
         .bind(id)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(read)?;
-        row.map(Entry::try_from).transpose()
+        Ok(rows::entries(&rows, read)?.pop())
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
@@ -222,8 +222,8 @@ impl Store for PostgresStore {
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut sql = audit::sql(&Question::Entries(query));
-        let rows: Vec<EntryRow> = sql.build_query_as().fetch_all(&self.pool).await.map_err(read)?;
-        convert(rows)
+        let rows = sql.build().fetch_all(&self.pool).await.map_err(read)?;
+        rows::entries(&rows, read)
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
@@ -232,13 +232,14 @@ impl Store for PostgresStore {
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 ORDER BY timestamp, revision LIMIT 1";
+        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 AND revision > (SELECT floor FROM log_head)
+            ORDER BY timestamp, revision LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql =
-            "SELECT revision FROM audit_logs WHERE timestamp <= $1 ORDER BY timestamp DESC, revision DESC LIMIT 1";
+        let sql = "SELECT revision FROM audit_logs WHERE timestamp <= $1 AND revision > (SELECT floor FROM log_head)
+            ORDER BY timestamp DESC, revision DESC LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 

@@ -15,3 +15,4 @@ LEFT JOIN LATERAL (
     ORDER BY revision LIMIT 1
 ) AS edit ON true
 LEFT JOIN audit_logs AS previous ON previous.revision = next.previous_entity_revision
+    AND previous.revision > (SELECT floor FROM log_head)

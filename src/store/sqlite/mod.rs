@@ -18,7 +18,7 @@ use sqlx::sqlite::{
 use uuid::Uuid;
 
 use super::audit::Question;
-use super::rows::{self, EntryRow, FlagRow, HeadRow, NextChangeRow, RequestRow, TokenRow, UserRow, convert};
+use super::rows::{self, FlagRow, HeadRow, NextChangeRow, RequestRow, TokenRow, UserRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
@@ -232,16 +232,16 @@ impl Store for SqliteStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let row: Option<EntryRow> = sqlx::query_as(concat!(
+        let rows = sqlx::query(concat!(
             "SELECT ",
             rows::entry_columns!(),
             " FROM audit_logs WHERE id = ? AND revision > (SELECT floor FROM log_head)"
         ))
         .bind(id)
-        .fetch_optional(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(read)?;
-        row.map(Entry::try_from).transpose()
+        Ok(rows::entries(&rows, read)?.pop())
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
@@ -251,8 +251,8 @@ impl Store for SqliteStore {
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut sql = audit::sql(&Question::Entries(query));
-        let rows: Vec<EntryRow> = sql.build_query_as().fetch_all(&self.pool).await.map_err(read)?;
-        convert(rows)
+        let rows = sql.build().fetch_all(&self.pool).await.map_err(read)?;
+        rows::entries(&rows, read)
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
@@ -261,12 +261,14 @@ impl Store for SqliteStore {
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= ? ORDER BY timestamp, revision LIMIT 1";
+        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= ? AND revision > (SELECT floor FROM log_head)
+            ORDER BY timestamp, revision LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp <= ? ORDER BY timestamp DESC, revision DESC LIMIT 1";
+        let sql = "SELECT revision FROM audit_logs WHERE timestamp <= ? AND revision > (SELECT floor FROM log_head)
+            ORDER BY timestamp DESC, revision DESC LIMIT 1";
         sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
     }
 

@@ -12,3 +12,4 @@ CROSS JOIN audit_logs AS next ON next.revision =
         WHERE entity_type = 'feature_flag' AND entity_id = asked.id AND revision > $2 AND action_type <> 'access_denied'
         ORDER BY revision LIMIT 1)
 LEFT JOIN audit_logs AS previous ON previous.revision = next.previous_entity_revision
+    AND previous.revision > (SELECT floor FROM log_head)

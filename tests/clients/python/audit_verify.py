@@ -22,6 +22,8 @@ def value(entry, tag: int) -> bytes:
     field = entry.DESCRIPTOR.fields_by_name[name]
     if field.has_presence and not entry.HasField(name):
         return b""
+    if tag in TEXTS and field.has_presence and not getattr(entry, name):
+        raise NotIntact(entry.revision)
     if tag in UUIDS:
         return uuid.UUID(getattr(entry, name)).bytes
     if tag in TEXTS:

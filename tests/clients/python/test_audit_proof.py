@@ -19,13 +19,15 @@ def log(server, admin, flag, fresh_key, reader_token):
     )
     request = toggle.ToggleFeatureFlagRequest(id=flag.id, reason=ODD, request_id=fresh_key("request"))
     admin.toggle.ToggleFeatureFlag(request)
-    admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
+    flipped = admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
+    admin.toggle.RevertFeatureFlag(toggle.RevertFeatureFlagRequest(audit_log_id=flipped.audit_log.id))
     with Client(server.address, reader_token) as reader, pytest.raises(grpc.RpcError):
         reader.toggle.ToggleFeatureFlag(request)
     parts = list(admin.audit.StreamAuditLogs(audit.StreamAuditLogsRequest()))
     entries = [entry for part in parts for entry in part.items]
     assert any(entry.action_type == "access_denied" for entry in entries)
     assert any(entry.HasField("reason") and entry.reason == ODD for entry in entries)
+    assert any(entry.HasField("reverts") and entry.hash_version == 2 for entry in entries)
     return parts
 
 
@@ -56,6 +58,13 @@ def test_an_alteration_is_noticed(log, name):
     else:
         setattr(entry, name, getattr(entry, name) + "x")
     with pytest.raises(NotIntact, match=f"^{revision}$"):
+        verify(log)
+
+
+def test_an_empty_text_is_not_taken_for_an_absent_one(log):
+    entry = next(entry for part in log for entry in part.items if not entry.HasField("reason"))
+    entry.reason = ""
+    with pytest.raises(NotIntact, match=f"^{entry.revision}$"):
         verify(log)
 
 
