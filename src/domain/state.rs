@@ -208,9 +208,17 @@ impl State {
 
     /// A user's tokens in the order of their ids, from the first after `after`.
     pub fn tokens_of(&self, user_id: Uuid, after: Option<Uuid>) -> impl Iterator<Item = &Arc<Token>> {
-        let from = Bound::Excluded((user_id, after.unwrap_or(Uuid::nil())));
+        let from = match after {
+            Some(after) => Bound::Excluded((user_id, after)),
+            None => Bound::Included((user_id, Uuid::nil())),
+        };
         let to = Bound::Included((user_id, Uuid::max()));
         self.owners.range((from, to)).filter_map(|(_, id)| self.tokens.get(id))
+    }
+
+    /// All tokens, also those of nobody, in no order.
+    pub fn tokens(&self) -> impl Iterator<Item = &Arc<Token>> {
+        self.tokens.values()
     }
 
     /// The token whose secret hashes to this.

@@ -2,5 +2,6 @@
 
 mod files;
 mod rows;
+mod trimmed;
 mod victim;
 mod wire;

@@ -59,6 +59,17 @@ pub enum Problem {
         /// The first that is there.
         first: Revision,
     },
+    /// The log begins later, and what was kept is of an entry that is gone.
+    #[error(
+        "missing: the log begins at revision {first}, so that {witness} cannot be compared; if it was trimmed, give a \
+         later one, such as the one that was kept then"
+    )]
+    Gone {
+        /// The first that is there.
+        first: Revision,
+        /// Who knows of an earlier one.
+        witness: Witness,
+    },
     /// Another entry stands in its place, and it stands further on.
     #[error("reordered: an entry of another place stands here")]
     Reordered,
@@ -99,7 +110,7 @@ impl Problem {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Altered => "altered",
-            Self::Missing { .. } | Self::Unvouched { .. } => "missing",
+            Self::Missing { .. } | Self::Unvouched { .. } | Self::Gone { .. } => "missing",
             Self::Reordered => "reordered",
             Self::Inserted => "inserted",
             Self::Truncated { .. } => "truncated",

@@ -92,18 +92,39 @@ impl Replay {
         Some(Fault { revision: object.revision, problem: Problem::State(words) })
     }
 
-    /// Rows that no entry speaks of.
+    /// A row that says nothing that one could does not fit the last entry of its object, if there is one.
+    pub fn unreadable(&self, row: &str, problem: &impl ToString) -> Fault {
+        let object = row.parse().ok().and_then(|id: Uuid| self.objects.get(&id));
+        let revision = object.map_or(self.after, |object| object.revision);
+        Fault { revision, problem: Problem::State(problem.to_string()) }
+    }
+
+    /// How many rows could not be compared, since they last changed before what was taken.
+    pub fn older(&self, state: &State) -> usize {
+        self.unspoken(state).filter(|(revision, ..)| self.is_older(*revision)).count()
+    }
+
+    /// Rows that no entry speaks of, and should.
     fn unknown<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Fault> + 'a {
-        let flags = state.flags("", None).map(|flag| (flag.id, flag.revision, "feature_flag", flag.key.to_string()));
-        let users = state.users(None).map(|user| (user.id, user.revision, "user", user.email.to_string()));
-        let owners = state.users(None).flat_map(|user| state.tokens_of(user.id, None));
-        let tokens = owners.map(|token| (token.id, token.revision, "api_token", token.id.to_string()));
-        let rows = flags.chain(users).chain(tokens);
-        let unknown = rows.filter(|(id, revision, ..)| *revision > self.after && !self.objects.contains_key(id));
-        unknown.map(|(_, revision, kind, key)| {
+        let unknown = self.unspoken(state).filter(|(revision, ..)| !self.is_older(*revision));
+        unknown.map(|(revision, kind, key)| {
             let problem = Problem::State(format!("{kind} {key} has a row, and there is no entry of it"));
             Fault { revision, problem }
         })
+    }
+
+    /// Rows that no entry that was taken speaks of: their revision, kind and key.
+    fn unspoken<'a>(&'a self, state: &'a State) -> impl Iterator<Item = (Revision, &'static str, String)> + 'a {
+        let flags = state.flags("", None).map(|flag| (flag.id, flag.revision, "feature_flag", flag.key.to_string()));
+        let users = state.users(None).map(|user| (user.id, user.revision, "user", user.email.to_string()));
+        let tokens = state.tokens().map(|token| (token.id, token.revision, "api_token", token.id.to_string()));
+        let rows = flags.chain(users).chain(tokens);
+        rows.filter(|(id, ..)| !self.objects.contains_key(id)).map(|(_, revision, kind, key)| (revision, kind, key))
+    }
+
+    /// Whether an entry of this revision came before what was taken. None ever had one below 1.
+    fn is_older(&self, revision: Revision) -> bool {
+        (1..=self.after).contains(&revision)
     }
 }
 

@@ -92,9 +92,9 @@ impl Verifier {
         self.chain.revision()
     }
 
-    /// Whether what comes next is of no interest any more.
+    /// Whether what comes next is of no interest any more: not before something vouches for the beginning.
     pub fn is_done(&self) -> bool {
-        self.until.is_some_and(|until| self.revision() >= until)
+        matches!(self.beginning, Beginning::Known) && self.until.is_some_and(|until| self.revision() >= until)
     }
 
     /// What was verified so far.
@@ -146,7 +146,14 @@ impl Verifier {
     pub fn finish(&mut self) -> Result<Verified, Fault> {
         self.judge()?;
         if let Beginning::Unvouched(first, _) = &self.beginning {
-            return Err(Fault { revision: 1, problem: Problem::Unvouched { first: first.revision } });
+            return Err(unvouched(first.revision));
+        }
+        if let Some(oldest) = self.oldest.filter(|_| matches!(self.beginning, Beginning::Open)) {
+            // The hash that the first entry follows is not known, so that only what lies further on tells anything.
+            self.marks.retain(|mark| mark.revision >= oldest);
+            if self.marks.is_empty() {
+                return Err(unvouched(oldest));
+            }
         }
         self.pass()?;
         let end = self.revision();
@@ -173,7 +180,12 @@ impl Verifier {
         self.chain = Chain { revision: first.revision, hash: first.hash, ..self.chain };
         self.entries = 1;
         let earlier = self.marks.partition_point(|mark| mark.revision < first.revision);
-        let before = self.marks.drain(..earlier).filter(|mark| mark.revision == self.after).collect();
+        let (before, gone): (Vec<_>, Vec<_>) =
+            self.marks.drain(..earlier).partition(|mark| mark.revision == self.after);
+        // What is stored with the log may be older than what is left of it; what somebody asks for must be compared.
+        if let Some(Mark { revision, witness, .. }) = gone.into_iter().find(|mark| mark.witness == Witness::Given) {
+            return Err(Fault { revision, problem: Problem::Gone { first: first.revision, witness } });
+        }
         self.beginning = Beginning::Unvouched(Box::new(first.clone()), before);
         self.vouch(&first)?;
         self.pass()
@@ -200,6 +212,11 @@ impl Verifier {
         }
         Ok(())
     }
+}
+
+/// Nothing says what came before the first entry.
+fn unvouched(first: Revision) -> Fault {
+    Fault { revision: first - 1, problem: Problem::Unvouched { first } }
 }
 
 /// The hash at a revision, where an entry says that the log was trimmed up to there.

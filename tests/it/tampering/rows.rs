@@ -164,6 +164,35 @@ on_both! {
             victim.raw.run(&sql).await;
             victim.found(&sql, revision, "state", &[]).await;
         }
+        // Rows that no entry speaks of, at revisions that no entry has, with ids that nobody makes and of nobody.
+        let nil = victim.raw.id(Uuid::nil());
+        let columns = "name, permissions, created_at";
+        let forged_token = |id: &str, owner: &str, revision: &str, hash: String| {
+            format!(
+                "INSERT INTO api_tokens (id, user_id, secret_hash, revision, {columns})
+                 SELECT {id}, {owner}, {hash}, {revision}, {columns} FROM api_tokens WHERE id = {short}"
+            )
+        };
+        let hash = || victim.raw.hash(9);
+        for (sql, revision) in [
+            (forged_token(&nil, "user_id", "revision", hash()), token.revision),
+            (forged_token(&id, &id, "revision", hash()), token.revision),
+            (forged_token(&id, "user_id", "0", hash()), 0),
+            (forged_token(&id, "user_id", "-7", hash()), -7),
+        ] {
+            victim.raw.run(&sql).await;
+            victim.found(&sql, revision, "state", &[]).await;
+        }
+        // A row that says nothing that one could is told as such, after the log.
+        for (sql, revision) in [
+            ("UPDATE users SET email = '' WHERE email = 'old@example.com'".to_owned(), last("old@example.com")),
+            (format!("UPDATE api_tokens SET name = '' WHERE id = {short}"), token.revision),
+        ] {
+            victim.raw.run(&sql).await;
+            assert_found(&sql, &victim.verify(&[]).await, revision, "state");
+            victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {}", revision + 1)).await;
+            victim.found(&sql, revision + 1, "missing", &[]).await;
+        }
         // The oldest bad entry counts, whatever the rows are.
         victim.raw.run("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'").await;
         victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
@@ -203,6 +232,18 @@ on_both! {
                 let told = victim.verify(&[&[argument, &path], &keys[..]].concat()).await;
                 assert_found(name, &told, last.revision, kind);
             }
+        }
+    }
+
+    async fn what_was_kept_must_still_be_there(backend: Backend) {
+        let mut victim = Victim::new(backend).await;
+        victim.keep().await;
+        let entries = victim.entries().await;
+        let last = entries.last().unwrap();
+        for (kept, kind) in [(&entries[FULL as usize - 1], "missing"), (last, "truncated")] {
+            let sql = format!("DELETE FROM audit_logs WHERE revision = {}", kept.revision);
+            victim.raw.run(&sql).await;
+            victim.found(&sql, kept.revision, kind, &["--since", &plain(kept)]).await;
         }
     }
 

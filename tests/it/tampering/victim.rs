@@ -101,6 +101,9 @@ impl Victim {
             for name in CONSTRAINTS {
                 raw.run(&format!("ALTER TABLE audit_logs DROP CONSTRAINT audit_logs_{name}_check")).await;
             }
+            for table in ["feature_flags", "users", "api_tokens"] {
+                raw.run(&format!("ALTER TABLE {table} DROP CONSTRAINT {table}_revision_check")).await;
+            }
         }
         Self { database, raw }
     }

@@ -4,7 +4,7 @@ use indicatif::ProgressBar;
 
 use super::checkpoints::Plan;
 use super::report::{Halt, Report};
-use crate::cli::{EXIT_UNAVAILABLE, Failure, offline, progress};
+use crate::cli::{EXIT_UNAVAILABLE, Failure, offline, output, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
@@ -21,17 +21,19 @@ pub(super) async fn verify(plan: &Plan, url: &str) -> Result<Report, Failure> {
     let store = store::open_existing(url).map_err(|rule| Failure::usage(format!("--database {rule}")))?;
     offline::exists(&*store, "--database")?;
     offline::is_migrated(&*store).await?;
-    let state = store.load().await?;
-    let head = *state.head();
+    // In this order: a checkpoint that is written meanwhile is of no revision beyond the head, and signed by a key
+    // that is there.
+    let checkpoints = checkpoints(&*store).await?;
     let keys: Vec<_> = store.checkpoint_keys().await?.into_iter().map(|(key, _)| key).collect();
-    let (mut marks, forged) = plan.stored(head.log_id, &checkpoints(&*store).await?, &keys);
+    let (head, rows) = load(&*store).await?;
+    let (mut marks, forged) = plan.stored(head.log_id, &checkpoints, &keys);
     marks.extend(marks_of(&head));
     let start = if head.floor == 0 { Start::Behind(0, GENESIS) } else { Start::At(head.floor + 1) };
     let verifier = plan.verifier(head.log_id, start, marks);
     let after = plan.since.as_ref().map_or(head.floor, |since| since.revision);
     let bar = progress::bar((head.revision - after).unsigned_abs(), "entries");
     let mut reading = Reading { store: &*store, verifier, replay: Replay::behind(after), bar };
-    let ended = reading.run(plan, &state).await;
+    let ended = reading.run(plan, &head, &rows).await;
     reading.bar.finish_and_clear();
     let ended = match ended {
         Err(Halt::Fault(_)) if store.head().await?.floor != head.floor => Err(Halt::Failure(Failure {
@@ -40,7 +42,29 @@ pub(super) async fn verify(plan: &Plan, url: &str) -> Result<Report, Failure> {
         })),
         ended => ended,
     };
+    if let (Ok(older @ 1..), None) = (&ended, &forged) {
+        output::note(&format!(
+            "{older} rows are older than what was read of the log, and could not be compared with it"
+        ));
+    }
+    let ended = ended.map(drop);
     Report::new(reading.verifier.verified(), ended, forged)
+}
+
+/// The flags, users and tokens; or which row of theirs says nothing that one could, and in what words.
+type Rows = Result<State, (String, StoreError)>;
+
+/// The head of the log, which alone it takes to verify the entries, and the rows of that moment.
+async fn load(store: &dyn Store) -> Result<(Head, Rows), StoreError> {
+    match store.load().await {
+        Ok(state) => Ok((*state.head(), Ok(state))),
+        Err(error) => match &error {
+            StoreError::Corrupt { table: "feature_flags" | "users" | "api_tokens", row, .. } => {
+                Ok((store.head().await?, Err((row.clone(), error))))
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 /// What the head of the log knows of its end and its beginning.
@@ -69,18 +93,20 @@ struct Reading<'a> {
 }
 
 impl Reading<'_> {
-    async fn run(&mut self, plan: &Plan, state: &State) -> Result<(), Halt> {
-        let head = state.head();
+    /// Reads and compares all that there is to; how many rows could not be compared.
+    async fn run(&mut self, plan: &Plan, head: &Head, rows: &Rows) -> Result<usize, Halt> {
         plan.check(head.log_id)?;
+        can_end(plan, head)?;
         let after = self.begin(plan, head).await?;
-        let until = plan.until.as_ref().map_or(head.revision, |until| until.revision.min(head.revision));
-        self.entries(Range { first: after + 1, last: until }).await?;
+        self.entries(Range { first: after + 1, last: head.revision }).await?;
         self.verifier.finish()?;
         if plan.until.as_ref().is_some_and(|until| until.revision < head.revision) {
-            return Ok(());
+            return Ok(0);
         }
         self.nothing_behind(head).await?;
-        Ok(self.replay.compare(state)?)
+        let state = rows.as_ref().map_err(|(row, error)| self.replay.unreadable(row, error))?;
+        self.replay.compare(state)?;
+        Ok(self.replay.older(state))
     }
 
     /// Behind which revision to read. What was kept must be there, as it was.
@@ -94,13 +120,19 @@ impl Reading<'_> {
             let (end, witness, known) = (head.revision, Witness::Given, since.revision);
             return fault(end + 1, Problem::Truncated { end, witness, known });
         }
-        match self.store.entry_at(since.revision).await? {
-            Some((_, hash)) if hash != since.hash => fault(since.revision, Problem::Forked(Witness::Given)),
-            None if since.revision == head.floor && since.hash != head.floor_hash => {
-                fault(since.revision, Problem::Forked(Witness::Given))
-            }
-            _ => Ok(since.revision),
-        }
+        let there = match self.store.entry_at(since.revision).await? {
+            Some((_, hash)) => hash,
+            None if since.revision == head.floor => head.floor_hash,
+            None => return fault(since.revision, self.gone(since.revision, head).await?),
+        };
+        if there == since.hash { Ok(since.revision) } else { fault(since.revision, Problem::Forked(Witness::Given)) }
+    }
+
+    /// How an entry is not there that should be.
+    async fn gone(&self, revision: Revision, head: &Head) -> Result<Problem, StoreError> {
+        let next = self.first_behind(revision).await?.map(|entry| entry.revision);
+        let truncated = Problem::Truncated { end: revision - 1, witness: Witness::Head, known: head.revision };
+        Ok(next.map_or(truncated, |next| Problem::Missing { next }))
     }
 
     /// Reads page by page. Each begins with the last entry of the one before: should there be another one at its
@@ -118,9 +150,8 @@ impl Reading<'_> {
                 page => page?,
             };
             let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
-            let seen = last.take();
+            let seen = std::mem::replace(&mut last, page.last().cloned());
             for entry in page {
-                last = Some(entry.clone());
                 if seen.as_ref() != Some(&entry) {
                     self.replay.take(&entry);
                     self.verifier.take(entry)?;
@@ -128,6 +159,7 @@ impl Reading<'_> {
                 }
             }
             match &last {
+                _ if self.verifier.is_done() => return Ok(()),
                 Some(last) if full => rest.first = last.revision,
                 _ if garbled => return Err(self.verifier.take_garbled().into()),
                 _ => return Ok(()),
@@ -142,20 +174,38 @@ impl Reading<'_> {
 
     /// Nothing stands behind the head, unless the head has moved on since.
     async fn nothing_behind(&self, head: &Head) -> Result<(), Halt> {
-        let behind = Range { first: head.revision + 1, last: Revision::MAX };
-        let query =
-            EntryQuery { filter: Filter::default(), range: behind, order: Order::OldestFirst, offset: 0, limit: 1 };
-        let Some(entry) = self.store.entries(&query).await?.pop() else { return Ok(()) };
+        let Some(entry) = self.first_behind(head.revision).await? else { return Ok(()) };
         if self.store.head().await?.revision >= entry.revision {
             return Ok(());
         }
         Err(Fault { revision: entry.revision, problem: Problem::Inserted }.into())
     }
+
+    async fn first_behind(&self, revision: Revision) -> Result<Option<Entry>, StoreError> {
+        let (filter, order) = (Filter::default(), Order::OldestFirst);
+        let range = Range { first: revision + 1, last: Revision::MAX };
+        Ok(self.store.entries(&EntryQuery { filter, range, order, offset: 0, limit: 1 }).await?.pop())
+    }
+}
+
+/// Whether what it is to end with can be compared, and is what the head says where that knows it.
+fn can_end(plan: &Plan, head: &Head) -> Result<(), Halt> {
+    match &plan.until {
+        Some(until) if until.revision < head.floor => Err(gone("--until", until.revision).into()),
+        Some(until) if until.revision == head.floor && until.hash != head.floor_hash => {
+            Err(Fault { revision: until.revision, problem: Problem::Forked(Witness::Given) }.into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What was kept is of a part of the log that is gone.
-pub(super) fn trimmed(revision: Revision) -> Failure {
+pub(super) fn trimmed(since: Revision) -> Failure {
+    gone("--since", since)
+}
+
+fn gone(setting: &str, revision: Revision) -> Failure {
     Failure::usage(format!(
-        "--since: the log was trimmed beyond revision {revision} since; give the checkpoint that was kept when it was trimmed"
+        "{setting}: the log was trimmed beyond revision {revision} since; give the checkpoint that was kept when it was trimmed"
     ))
 }

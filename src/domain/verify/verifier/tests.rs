@@ -77,7 +77,7 @@ fn a_beginning_that_nothing_vouches_for_is_missing() {
     let hash = log(20, &[])[9].hash;
     for trims in [vec![], vec![(15, 10, [1; 32])], vec![(15, 9, hash)]] {
         let whole = log(20, &trims);
-        let kind = if trims.iter().any(|(_, floor, _)| *floor == 10) { (11, "altered") } else { (1, "missing") };
+        let kind = if trims.iter().any(|(_, floor, _)| *floor == 10) { (11, "altered") } else { (10, "missing") };
         assert_eq!(told(Start::Anywhere, Vec::new(), &whole[10..]), Err(kind), "{trims:?}");
         assert!(told(Start::Anywhere, Vec::new(), &whole).is_ok(), "nothing is missing: {trims:?}");
     }
@@ -134,4 +134,36 @@ fn a_mark_is_compared_wherever_it_lies() {
     let start = Start::Behind(10, whole[9].hash);
     assert_eq!(told(start, mark(10, [1; 32]), &whole[10..]), Err((10, "forked")));
     assert_eq!(told(start, mark(10, [1; 32]), &[]), Err((10, "forked")));
+}
+
+#[test]
+fn what_was_kept_is_compared_in_a_trimmed_log_once_its_beginning_is_vouched_for() {
+    let hash = log(20, &[])[9].hash;
+    let whole = log(20, &[(15, 10, hash)]);
+    let told = |start, revision: usize, hash, log: &[Entry]| {
+        let mark = Mark { revision: revision as Revision, hash, witness: Witness::Given };
+        let mut verifier = Verifier::new(LOG, start, Some(mark.revision), vec![mark]);
+        let taken = log.iter().try_for_each(|entry| verifier.take(entry.clone()));
+        let ended = taken.and_then(|()| verifier.finish()).map(|verified| verified.last);
+        ended.map_err(|fault| (fault.revision, fault.problem.kind()))
+    };
+    for start in [Start::Anywhere, Start::At(11)] {
+        for at in [10, 12, 14, 15, 17] {
+            let last = at.max(15) as Revision;
+            assert_eq!(told(start, at, whole[at - 1].hash, &whole[10..]), Ok(last), "{at}");
+            assert_eq!(told(start, at, [1; 32], &whole[10..]), Err((at as Revision, "forked")), "{at}");
+        }
+        // Nothing vouches for the beginning.
+        for at in [10, 12, 14] {
+            assert_eq!(told(start, at, whole[at - 1].hash, &whole[10..14]), Err((10, "missing")), "{at}");
+            assert_eq!(told(start, at, whole[at - 1].hash, &log(20, &[])[10..]), Err((10, "missing")), "{at}");
+        }
+        // What is gone cannot be compared, whatever was kept of it.
+        for (at, hash) in [(9, whole[8].hash), (1, [1; 32]), (0, GENESIS)] {
+            assert_eq!(told(start, at, hash, &whole[10..]), Err((at as Revision, "missing")), "{at}");
+        }
+    }
+    // Nothing is left: the hash of the beginning is that of no entry.
+    assert_eq!(told(Start::At(11), 10, hash, &[]), Err((10, "missing")));
+    assert_eq!(told(Start::At(11), 12, hash, &[]), Err((11, "truncated")));
 }
