@@ -4,10 +4,10 @@ mod archive;
 
 use std::path::{Path, PathBuf};
 
-use archive::{Beginning, failed, verify};
+use archive::{failed, verify};
 use clap::Args;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
 use super::export::{Format, Held, Target};
@@ -18,9 +18,9 @@ use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{Failure, file, progress};
-use crate::domain::audit::{Action, Entry};
+use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::hash::GENESIS;
-use crate::domain::verify::{Chain, unhex};
+use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
 use crate::grpc::pb::*;
 
@@ -130,17 +130,11 @@ impl Trim {
 
 /// Where the log begins, by its newest entry that tells it.
 async fn beginning(remote: &Remote) -> Result<Beginning, Failure> {
-    #[derive(Deserialize)]
-    struct Told {
-        floor: Revision,
-        hash: String,
-    }
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
     let (trims, _) = newest(remote, trims, 1).await?;
     let Some(trim) = trims.first() else { return Ok(Beginning { floor: 0, hash: GENESIS }) };
-    let told: Option<Told> = trim.new_value.as_deref().and_then(|told| serde_json::from_str(told).ok());
-    let told = told.and_then(|told| Some(Beginning { floor: told.floor, hash: unhex(&told.hash)? }));
+    let told = trim.new_value.as_deref().and_then(Beginning::from_json);
     told.ok_or_else(|| failed(format!("the entry at revision {} does not tell where the log begins", trim.revision)))
 }
 
