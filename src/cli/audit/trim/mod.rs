@@ -10,10 +10,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::checkpoint::signed;
 use super::export::{Format, Held, Target};
 use super::filters::advance;
 use super::list::newest;
-use crate::checkpoint::{Note, VerifierKey};
 use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
@@ -225,12 +225,8 @@ async fn keep_checkpoint(
         let line = format!("nothing was removed: the server does not sign what the log was: {}", failure.line);
         Failure { line, ..failure }
     })?;
-    let note = answer.checkpoint.map(|checkpoint| checkpoint.note).unwrap_or_default();
-    let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
-    let signed = Note::parse(&note).and_then(|signed| signed.verify(&keys).map(|_| signed.clone()));
-    let signed = signed.map_err(|problem| failed(format!("what the server has signed: {problem}")))?;
-    let of = (signed.checkpoint.log_id, signed.checkpoint.revision, signed.checkpoint.hash);
-    if of != (log_id, last, hash) {
+    let (checkpoint, signed) = signed(&answer, Some(last))?;
+    if (signed.checkpoint.log_id, signed.checkpoint.hash) != (log_id, hash) {
         return Err(failed(format!(
             "the server has signed another hash than the log has at revision {last}: nothing is removed"
         )));
@@ -238,7 +234,8 @@ async fn keep_checkpoint(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".checkpoint");
     let beside = Path::new(&beside);
-    file::replace(beside, note.as_bytes()).map_err(|error| file::failed(&beside.display().to_string(), &error))
+    file::replace(beside, checkpoint.note.as_bytes())
+        .map_err(|error| file::failed(&beside.display().to_string(), &error))
 }
 
 fn nothing(log: Beginning) -> Summary {
