@@ -82,6 +82,12 @@ on_both! {
             assert!(shell.fails(&export, 5).await.contains("restored from a backup"));
             assert_eq!(fs::read_to_string(&path).unwrap(), altered);
 
+            if format == "csv" {
+                let (head, rest) = whole.split_once('\n').unwrap();
+                fs::write(&path, format!("{}\n{rest}", head.strip_suffix(",reverts").unwrap())).unwrap();
+                let told = shell.fails(&export, 2).await;
+                assert!(told.contains("an older version wrote it") && told.contains("name another file"), "{told}");
+            }
             fs::write(&path, &whole).unwrap();
             let wrong = ["audit", "export", "--format", foreign, "--output-file", &path];
             assert!(shell.fails(&wrong, 2).await.contains("line 1"));
