@@ -157,7 +157,11 @@ impl Verifier {
         Ok(self.verified())
     }
 
-    fn judge(&self) -> Result<(), Fault> {
+    /// What is wrong with what has come so far, as far as that tells: for who cannot read on.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub fn judge(&self) -> Result<(), Fault> {
         diagnose(&self.chain, &self.doubtful).map_or(Ok(()), Err)
     }
 
