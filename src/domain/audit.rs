@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Hash;
 use super::Revision;
+use super::flag::json;
 use super::time::Timestamp;
+use super::verify::unhex;
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -133,4 +136,58 @@ pub struct Entry {
     pub hash: Hash,
     /// When it was written, by the writing server's own clock, which may run backwards. Not part of the hash.
     pub created_at: Timestamp,
+}
+
+/// Where a log begins that was trimmed, as the values of its entry `log_trimmed` tell it: behind the entry at a revision,
+/// which had this hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Beginning {
+    /// The last revision that was removed; 0 for none.
+    pub floor: Revision,
+    /// Its hash.
+    pub hash: Hash,
+}
+
+/// The same on its way into and out of JSON.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    floor: Revision,
+    hash: String,
+}
+
+impl Beginning {
+    /// `{"floor":5,"hash":"..."}`, the hash in 64 hexadecimal digits.
+    pub fn to_json(self) -> String {
+        json(&Fields { floor: self.floor, hash: self.hash.iter().map(|byte| format!("{byte:02x}")).collect() })
+    }
+
+    /// The inverse of `to_json`; nothing for anything else.
+    pub fn from_json(text: &str) -> Option<Self> {
+        let Fields { floor, hash } = serde_json::from_str(text).ok()?;
+        Some(Self { floor, hash: unhex(&hash)? })
+    }
+}
+
+impl Entry {
+    /// Where the log begins since, if this tells of a trim.
+    pub fn beginning(&self) -> Option<Beginning> {
+        let text = self.new_value.as_deref().filter(|_| self.action == Action::LogTrimmed)?;
+        Beginning::from_json(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_log_begins_is_read_as_it_was_written() {
+        let beginning = Beginning { floor: 5, hash: [171; 32] };
+        let text = format!("{{\"floor\":5,\"hash\":\"{}\"}}", "ab".repeat(32));
+        assert_eq!(beginning.to_json(), text);
+        assert_eq!(Beginning::from_json(&text), Some(beginning));
+        for wrong in ["", "{}", "{\"floor\":5}", &text.replacen("ab", "a", 1), &text.replacen('5', "\"5\"", 1)] {
+            assert_eq!(Beginning::from_json(wrong), None, "{wrong}");
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Proof;
 use crate::checkpoint::{Note, NoteError, VerifierKey};
 use crate::domain::Revision;
-use crate::domain::audit::Entry;
+use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
 use crate::domain::verify::{Chain, Fault, Problem};
@@ -46,6 +46,9 @@ pub enum NotIntact {
     /// The last entry is another than that which the log should end with.
     #[error("revision {0}: altered: the log should end with an entry that has another hash")]
     End(Revision),
+    /// What was before the oldest entry was removed without an entry that says so.
+    #[error("revision {0}: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash")]
+    Beginning(Revision),
     /// A checkpoint does not fit the log.
     #[error("revision {revision}: the checkpoint there is not of this log: {problem}")]
     Checkpoint {
@@ -121,7 +124,7 @@ async fn claims(store: &dyn Store, proof: &Proof) -> Result<Claims, StoreError> 
     let checkpoint = in_time(PATIENCE, store.last_checkpoint()).await?;
     let keys = in_time(PATIENCE, store.checkpoint_keys()).await?;
     let all = Range { first: 1, last: Revision::MAX };
-    let last = entries(store, all, Order::NewestFirst, 1).await?;
+    let last = entries(store, Filter::default(), all, Order::NewestFirst, 1).await?;
     let last = last.first().map(|entry| entry.revision).unwrap_or_default();
     let head = in_time(PATIENCE, store.head()).await?;
     let mut keys: Vec<_> = keys.iter().filter_map(|(key, _)| VerifierKey::parse(key).ok()).collect();
@@ -133,6 +136,15 @@ async fn examine(store: &dyn Store, proof: &Proof, claims: &Claims) -> Verified<
     let head = &claims.head;
     if claims.last > head.revision {
         return Ok(Err(NotIntact::Long { revision: head.revision + 1, end: head.revision }));
+    }
+    if head.floor > 0 {
+        let filter = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
+        let kept = Range { first: head.floor + 1, last: head.revision };
+        let trims = entries(store, filter, kept, Order::NewestFirst, 1).await?;
+        let beginning = Beginning { floor: head.floor, hash: head.floor_hash };
+        if trims.first().and_then(Entry::beginning) != Some(beginning) {
+            return Ok(Err(NotIntact::Beginning(head.floor)));
+        }
     }
     let anchor = match &claims.checkpoint {
         None => None,
@@ -183,7 +195,7 @@ async fn checkpoint(
 async fn walk(store: &dyn Store, mut chain: Chain, head: &Head) -> Verified<()> {
     while chain.revision() < head.revision {
         let rest = Range { first: chain.revision() + 1, last: head.revision };
-        let page = entries(store, rest, Order::OldestFirst, PAGE).await?;
+        let page = entries(store, Filter::default(), rest, Order::OldestFirst, PAGE).await?;
         if page.is_empty() {
             return Ok(Err(NotIntact::Short { revision: rest.first, end: rest.last }));
         }
@@ -196,7 +208,13 @@ async fn walk(store: &dyn Store, mut chain: Chain, head: &Head) -> Verified<()> 
     Ok(if chain.hash() == head.hash { Ok(()) } else { Err(NotIntact::End(head.revision)) })
 }
 
-async fn entries(store: &dyn Store, range: Range, order: Order, limit: i64) -> Result<Vec<Entry>, StoreError> {
-    let query = EntryQuery { filter: Filter::default(), range, order, offset: 0, limit };
+async fn entries(
+    store: &dyn Store,
+    filter: Filter,
+    range: Range,
+    order: Order,
+    limit: i64,
+) -> Result<Vec<Entry>, StoreError> {
+    let query = EntryQuery { filter, range, order, offset: 0, limit };
     in_time(PATIENCE, store.entries(&query)).await
 }

@@ -3,14 +3,18 @@
 use std::collections::HashSet;
 
 use sqlx::{Connection, Executor, PgConnection};
+use toggled::domain::audit::{Action, Beginning, EntityType, Entry};
+use toggled::domain::hash::chain;
+use toggled::domain::time::Timestamp;
 use toggled::grpc::pb::*;
+use uuid::Uuid;
 
 use crate::support::{Backend, Client, Database, Server, invoke, soon};
 
 const FLAGS: usize = 100_000;
 
 /// A hundred thousand flags, written inside the database as one transaction. Their entries have been trimmed away, so
-/// that the log begins behind them, and the triggers, which would miss them, are put off.
+/// that the log begins behind them, with the entry that says so; the triggers, which would miss them, are put off.
 const FILL: &str = "
     SET session_replication_role = replica;
     BEGIN;
@@ -18,8 +22,42 @@ const FILL: &str = "
     SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'flag-' || n, 'Flag ' || n, '',
         CASE WHEN n % 2 = 0 THEN 'enabled' ELSE 'disabled' END, n, now(), now(), 'ann@example.com'
     FROM generate_series(1, 100000) AS n;
-    UPDATE log_head SET revision = 100000, hash = sha256('a'), timestamp = now(), floor = 100000, floor_hash = sha256('a');
+    UPDATE log_head SET revision = 100001, timestamp = to_timestamp(0), floor = 100000, floor_hash = sha256('a');
     COMMIT;";
+
+/// The entry $1 of the log, which ends with it and says that what was before was removed.
+const TRIMMED: &str = "WITH head AS (UPDATE log_head SET hash = $2)
+    INSERT INTO audit_logs (id, revision, timestamp, user_email, action_type, entity_type, entity_key, entity_name,
+        new_value, method, hash_version, hash)
+    VALUES ($1, 100001, to_timestamp(0), '', 'log_trimmed', 'log', '', '', $3, '', 1, $2)";
+
+fn trimmed(beginning: Beginning) -> Entry {
+    Entry {
+        id: Uuid::from_u128(1),
+        revision: beginning.floor + 1,
+        timestamp: Timestamp::default(),
+        user_id: None,
+        user_email: "".into(),
+        token_id: None,
+        action: Action::LogTrimmed,
+        entity_type: EntityType::Log,
+        entity_id: None,
+        entity_key: "".into(),
+        entity_name: "".into(),
+        old_value: None,
+        new_value: Some(beginning.to_json().into()),
+        reason: None,
+        request_id: None,
+        method: "".into(),
+        peer: None,
+        user_agent: None,
+        previous_entity_revision: None,
+        reverts: None,
+        hash_version: 1,
+        hash: [0; 32],
+        created_at: Timestamp::default(),
+    }
+}
 
 async fn filled() -> Database {
     let database = Database::new(Backend::Postgres).await;
@@ -27,6 +65,13 @@ async fn filled() -> Database {
     assert!(migrated.status.success());
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
     connection.execute(FILL).await.unwrap();
+    let head: (Uuid, Vec<u8>) =
+        sqlx::query_as("SELECT log_id, floor_hash FROM log_head").fetch_one(&mut connection).await.unwrap();
+    let beginning = Beginning { floor: FLAGS as i64, hash: head.1.try_into().unwrap() };
+    let trim = trimmed(beginning);
+    let hash = chain(&beginning.hash, head.0, &trim);
+    let written = sqlx::query(TRIMMED).bind(trim.id).bind(&hash[..]).bind(trim.new_value.as_deref());
+    written.execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     database
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Serialize;
 
+use crate::checkpoint::{Note, VerifierKey};
 use crate::cli::output::{self, Format, Output};
 use crate::cli::remote::Caller;
 use crate::cli::{EXIT_FAILURE, Failure, file};
@@ -51,9 +52,7 @@ impl Checkpoint {
         let request = GetAuditCheckpointRequest { revision: self.revision };
         let get = remote.retrying(request, async |clients, request| clients.audit.get_audit_checkpoint(request).await);
         let answer = get.await?;
-        let Some(checkpoint) = &answer.checkpoint else {
-            return Err(Failure { code: EXIT_FAILURE, line: "the server sent no checkpoint".to_owned() });
-        };
+        let (checkpoint, _) = signed(&answer, self.revision)?;
         if let Some(path) = &self.output_file {
             write(path, &checkpoint.note)?;
             let AuditCheckpoint { revision, log_id, key_id, .. } = checkpoint;
@@ -65,6 +64,28 @@ impl Checkpoint {
             Format::Table => Ok(()),
         }
     }
+}
+
+/// What the server has signed, if it is what was asked for: a note of this revision (of any, without one), of the log that
+/// the answer speaks of, signed by a key that the answer lists.
+pub(super) fn signed(
+    answer: &GetAuditCheckpointResponse,
+    revision: Option<Revision>,
+) -> Result<(&AuditCheckpoint, Note), Failure> {
+    let wrong = |what: String| Failure { code: EXIT_FAILURE, line: format!("what the server has signed: {what}") };
+    let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| wrong("there is no checkpoint".to_owned()))?;
+    let note = Note::parse(&checkpoint.note).map_err(|error| wrong(error.to_string()))?;
+    let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
+    note.verify(&keys).map_err(|error| wrong(error.to_string()))?;
+    let of = &note.checkpoint;
+    if revision.is_some_and(|revision| revision != of.revision) {
+        return Err(wrong(format!("it is of revision {}, and another was asked for", of.revision)));
+    }
+    let same = (checkpoint.revision, &checkpoint.log_id, &checkpoint.hash[..]);
+    if same != (of.revision, &of.log_id.to_string(), &of.hash) {
+        return Err(wrong("it is of another log, revision or hash than the server says".to_owned()));
+    }
+    Ok((checkpoint, note))
 }
 
 fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResponse) -> Shape<'a> {
@@ -96,4 +117,48 @@ fn write(path: &Path, note: &str) -> Result<(), Failure> {
 /// A checkpoint is kept for good: none takes the place of another.
 fn taken(path: &Path) -> Failure {
     Failure::usage(format!("--output-file {}: it exists already; name another", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::checkpoint::{self, SigningKey};
+    use crate::domain::time::Timestamp;
+    use crate::grpc::pb::CheckpointKey;
+
+    const LOG: Uuid = Uuid::from_u128(7);
+
+    fn answer(key: &SigningKey, listed: &SigningKey) -> GetAuditCheckpointResponse {
+        let of = checkpoint::Checkpoint { log_id: LOG, revision: 3, hash: [1; 32], time: Timestamp::default() };
+        let note = key.sign(of).to_string();
+        let log_id = LOG.to_string();
+        let checkpoint = AuditCheckpoint { log_id, revision: 3, hash: vec![1; 32], note, ..Default::default() };
+        let key = CheckpointKey { verifier_key: listed.verifier(LOG).to_string(), ..Default::default() };
+        GetAuditCheckpointResponse { checkpoint: Some(checkpoint), keys: vec![key] }
+    }
+
+    #[test]
+    fn what_a_server_sends_is_a_checkpoint_only_if_it_is_what_was_asked_for() {
+        let [key, other] = [(), ()].map(|()| SigningKey::generate().unwrap());
+        let good = answer(&key, &key);
+        assert!(signed(&good, None).is_ok() && signed(&good, Some(3)).is_ok());
+        let told = |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
+        assert!(told(&good, Some(4)).contains("it is of revision 3"));
+        assert!(told(&answer(&key, &other), None).contains("none of the given keys"));
+        assert!(told(&GetAuditCheckpointResponse::default(), None).contains("there is no checkpoint"));
+        let alterations: [fn(&mut AuditCheckpoint); 5] = [
+            |checkpoint| checkpoint.note = checkpoint.note.replacen('3', "4", 1),
+            |checkpoint| checkpoint.note.clear(),
+            |checkpoint| checkpoint.revision = 4,
+            |checkpoint| checkpoint.log_id = Uuid::nil().to_string(),
+            |checkpoint| checkpoint.hash = vec![2; 32],
+        ];
+        for alter in alterations {
+            let mut bad = good.clone();
+            alter(bad.checkpoint.as_mut().unwrap());
+            assert!(told(&bad, None).starts_with("what the server has signed: "));
+        }
+    }
 }

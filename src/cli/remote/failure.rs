@@ -59,6 +59,8 @@ pub(in crate::cli) struct Refusal {
     pub reason: String,
     /// Where the server's log ends, if it said so.
     pub head_revision: Option<i64>,
+    /// The first revision of its log that is not as it was written, if it said so.
+    pub first_bad_revision: Option<i64>,
     /// Whether the server does not know the method.
     pub is_unimplemented: bool,
 }
@@ -66,9 +68,10 @@ pub(in crate::cli) struct Refusal {
 impl Refusal {
     pub fn of(status: &Status) -> Self {
         let info = status.get_details_error_info();
-        let head_revision = info.as_ref().and_then(|info| info.metadata.get("head_revision")?.parse().ok());
+        let revision = |name| info.as_ref().and_then(|info| info.metadata.get(name)?.parse().ok());
+        let (head_revision, first_bad_revision) = (revision("head_revision"), revision("first_bad_revision"));
         let reason = info.map(|info| info.reason).unwrap_or_default();
-        Self { reason, head_revision, is_unimplemented: status.code() == Code::Unimplemented }
+        Self { reason, head_revision, first_bad_revision, is_unimplemented: status.code() == Code::Unimplemented }
     }
 }
 

@@ -1,23 +1,9 @@
 //! The rules of the log itself.
 
-use serde::Serialize;
-
 use super::draft::{Draft, Subject, Values};
 use super::{Object, Outcome, Proposal, TrimLog};
-use crate::domain::audit::{Action, EntityType};
+use crate::domain::audit::{Action, Beginning, EntityType};
 use crate::domain::error::Error;
-use crate::domain::flag::json;
-use crate::domain::{Hash, Revision};
-
-/// Where the log begins, as its entry tells it: behind this revision, whose entry had this hash.
-fn beginning(floor: Revision, hash: &Hash) -> String {
-    #[derive(Serialize)]
-    struct Fields {
-        floor: Revision,
-        hash: String,
-    }
-    json(&Fields { floor, hash: hash.iter().map(|byte| format!("{byte:02x}")).collect() })
-}
 
 pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -> Result<Outcome, Error> {
     let head = *draft.head();
@@ -37,10 +23,9 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
         name: "audit log".into(),
         previous_revision: None,
     };
-    let values = Values {
-        old: Some(beginning(head.floor, &head.floor_hash).into()),
-        new: Some(beginning(trim.through, &trim.hash).into()),
-    };
+    let old = Beginning { floor: head.floor, hash: head.floor_hash };
+    let new = Beginning { floor: trim.through, hash: trim.hash };
+    let values = Values { old: Some(old.to_json().into()), new: Some(new.to_json().into()) };
     let place = draft.place(&proposal.actor);
     let entry = draft.log(proposal, place, Action::LogTrimmed, subject, values);
     draft.raise_floor(trim.through, trim.hash);

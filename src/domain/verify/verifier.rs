@@ -2,12 +2,11 @@
 
 use std::collections::VecDeque;
 
-use serde::Deserialize;
 use uuid::Uuid;
 
 use super::diagnose::{WINDOW, diagnose};
 use super::{Chain, Fault, Problem, Witness};
-use crate::domain::audit::{Action, Entry};
+use crate::domain::audit::Entry;
 use crate::domain::hash::GENESIS;
 use crate::domain::{Hash, Revision};
 
@@ -164,7 +163,11 @@ impl Verifier {
         Ok(self.verified())
     }
 
-    fn judge(&self) -> Result<(), Fault> {
+    /// What is wrong with what has come so far, as far as that tells: for who cannot read on.
+    ///
+    /// # Errors
+    /// What is wrong with the log.
+    pub fn judge(&self) -> Result<(), Fault> {
         diagnose(&self.chain, &self.doubtful).map_or(Ok(()), Err)
     }
 
@@ -194,7 +197,9 @@ impl Verifier {
     /// An entry that was verified may say what the first one follows.
     fn vouch(&mut self, entry: &Entry) -> Result<(), Fault> {
         let Beginning::Unvouched(first, marks) = &self.beginning else { return Ok(()) };
-        let Some(hash) = trimmed(entry, self.after) else { return Ok(()) };
+        let Some(hash) = entry.beginning().filter(|trim| trim.floor == self.after).map(|trim| trim.hash) else {
+            return Ok(());
+        };
         Chain { revision: self.after, hash, ..self.chain }.take(first)?;
         if let Some(mark) = marks.iter().find(|mark| mark.hash != hash) {
             return Err(Fault { revision: mark.revision, problem: Problem::Forked(mark.witness) });
@@ -217,18 +222,6 @@ impl Verifier {
 /// Nothing says what came before the first entry.
 fn unvouched(first: Revision) -> Fault {
     Fault { revision: first - 1, problem: Problem::Unvouched { first } }
-}
-
-/// The hash at a revision, where an entry says that the log was trimmed up to there.
-fn trimmed(entry: &Entry, through: Revision) -> Option<Hash> {
-    #[derive(Deserialize)]
-    struct Trimmed {
-        floor: Revision,
-        hash: String,
-    }
-    let text = entry.new_value.as_deref().filter(|_| entry.action == Action::LogTrimmed)?;
-    let trimmed: Trimmed = serde_json::from_str(text).ok().filter(|trimmed: &Trimmed| trimmed.floor == through)?;
-    super::unhex(&trimmed.hash)
 }
 
 #[cfg(test)]

@@ -1,10 +1,13 @@
 //! What is done to a file that was exported.
 
+use std::process::Stdio;
+
 use tempfile::TempDir;
+use tokio::io::AsyncWriteExt;
 
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Server, on_both};
+use crate::support::{Server, on_both, program, soon};
 
 /// Verifies a file; its status and what it says.
 async fn verify_file(path: &str, arguments: &[&str]) -> (i32, String) {
@@ -63,14 +66,44 @@ on_both! {
             assert_found(what, &told, revision, kind);
         }
         let kept = plain(&entries[at]);
+        let beyond = format!("{}:{}", entries.len() + 5, "0".repeat(64));
+        for arguments in [&["--since", &beyond][..], &["--since", &beyond, "--until", &beyond]] {
+            assert_found("beyond", &verify_file(&path, arguments).await, entries.len() as i64 + 1, "truncated");
+        }
+        let garbled = |at: usize| lines[at].replacen("\"hash\":\"", "\"hash\":\"0", 1);
+        let with = |at: usize| whole.replace(lines[at], &garbled(at));
+        let later = joined(&lines[at + 2..]);
+        let first = with(at).lines().skip(at).map(|line| format!("{line}\n")).collect::<String>();
+        for (what, text, arguments, revision, kind) in [
+            ("later", &later, &["--since", &kept][..], FULL + 1, "missing"),
+            ("garbled behind", &with(at + 1), &["--since", &kept], FULL + 1, "altered"),
+            ("garbled first", &with(0), &[], 1, "altered"),
+            ("garbled first of the rest", &first, &[], FULL, "altered"),
+        ] {
+            assert_found(what, &verify_file(&file(&folder, "garbled", text), arguments).await, revision, kind);
+        }
+        for before in [0, 2, at] {
+            let (code, told) = verify_file(&file(&folder, "before", &with(before)), &["--since", &kept]).await;
+            assert_eq!(code, 0, "what is before is of no interest: {told}");
+        }
         let (code, told) = verify_file(&path, &["--since", &kept]).await;
         assert!(code == 0 && told.contains(&format!(", revisions {}..{} ", FULL + 1, entries.len())), "{told}");
         let wrong = kept.replacen(&FULL.to_string(), &(FULL + 1).to_string(), 1);
         assert_found("wrong", &verify_file(&path, &["--since", &wrong]).await, FULL + 1, "forked");
         let (code, told) = verify_file(&path, &["--until", &until]).await;
-        let hash = until.split_once(':').unwrap().1;
         let last = entries.len();
-        assert_eq!((code, told), (0, format!("intact: entries {last}, revisions 1..{last} of log {log}, hash {hash}\n")));
+        assert_eq!((code, told), (0, format!("intact: entries {last}, revisions 1..{last} of log {log}, at {until}\n")));
+
+        // Whoever writes into a pipe may go on for ever.
+        let mut command = program(folder.path());
+        command.args(["audit", "verify", "--file", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped());
+        let mut process = command.spawn().unwrap();
+        let mut pipe = process.stdin.take().unwrap();
+        pipe.write_all(with(at).as_bytes()).await.unwrap();
+        let output = soon("the program to end", process.wait_with_output()).await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_found("pipe", &(output.status.code().unwrap(), told), FULL, "altered");
+        drop(pipe);
     }
 }
 
@@ -87,6 +120,8 @@ async fn what_is_no_exported_file_is_told_from_one_that_was_altered() {
         let (code, told) = verify_file("log", &["--since", checkpoint]).await;
         assert!(code == 2 && told.contains("--since"), "{code} {told}");
     }
+    let (_, told) = verify_file("log", &["--since", "7:abc"]).await;
+    assert!(told.contains("no REVISION:HASH"), "{told}");
     let hash = "0".repeat(64);
     let (code, told) = verify_file("log", &["--since", &format!("7:{hash}"), "--until", &format!("6:{hash}")]).await;
     assert!(code == 2 && told.contains("--since is after --until"), "{code} {told}");

@@ -33,12 +33,30 @@ on_both! {
             (format!("UPDATE audit_logs SET reason = 'x' WHERE revision = {FULL}"), FULL, "altered"),
             (format!("DELETE FROM audit_logs WHERE revision = {FULL}"), FULL, "missing"),
             (format!("DELETE FROM audit_logs WHERE revision > {FULL}"), FULL + 1, "truncated"),
+            // What no entry can say keeps the server from sending even those before it.
+            (format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {FULL}"), FULL, "altered"),
+            ("UPDATE audit_logs SET hash_version = 300 WHERE revision = 1".to_owned(), 1, "altered"),
+            (
+                format!(
+                    "UPDATE audit_logs SET hash_version = 300 WHERE revision = {FULL};
+                     UPDATE audit_logs SET reason = 'x' WHERE revision = {}",
+                    FULL - 2
+                ),
+                FULL - 2,
+                "altered",
+            ),
         ] {
             victim.raw.run(&sql).await;
             let told = shell.fails(&["audit", "verify"], 1).await;
             assert!(told.starts_with(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{sql}: {told}");
+            let (_, out, _) = shell.run(&["audit", "verify", "--output", "json"]).await;
+            let told: Value = serde_json::from_str(&out).unwrap();
+            assert_eq!((&told["first_bad_revision"], &told["problem"]), (&revision.into(), &kind.into()), "{sql}: {told}");
             victim.undo().await;
         }
+        victim.raw.run(&format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {}", FULL + 1)).await;
+        shell.says(&["audit", "verify", "--until", &kept]).await;
+        victim.undo().await;
         let wrong = plain(&entries[FULL as usize]).replacen(&(FULL + 1).to_string(), &FULL.to_string(), 1);
         for argument in ["--since", "--until"] {
             let told = shell.fails(&["audit", "verify", argument, &wrong], 1).await;

@@ -46,6 +46,8 @@ pub(in crate::cli::audit) enum Unreadable {
     Io(#[from] io::Error),
     #[error("it is no {0} that audit export wrote (line {1}); name another file, or another --format")]
     Foreign(&'static str, u64),
+    #[error("an older version wrote it, which had fewer columns; name another file")]
+    Older,
 }
 
 impl Held {
@@ -69,7 +71,7 @@ impl Held {
             }
             if held.bytes < head.len() as u64 {
                 if line != head {
-                    return Err(foreign());
+                    return Err(if record::is_older_head(&line) { Unreadable::Older } else { foreign() });
                 }
             } else {
                 record::read(format, &line).and_then(|entry| held.take(entry)).ok_or_else(foreign)?;

@@ -136,7 +136,7 @@ fn tell(output: Output, held: &Held, filtered: bool, part: &StreamAuditLogsRespo
     let range = range.unwrap_or_default();
     let filtered = if filtered { ", filtered" } else { "" };
     output::note(&format!(
-        "entries {entries}{range} of log {log_id}{filtered}, through revision {through_revision}, hash {through_hash}"
+        "entries {entries}{range} of log {log_id}{filtered}, through {through_revision}:{through_hash}"
     ));
     Ok(())
 }

@@ -81,6 +81,12 @@ pub(super) fn head(format: Format) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
+/// Whether that is what an older version began a CSV file with: `reverts` came last.
+pub(super) fn is_older_head(line: &[u8]) -> bool {
+    let mut older = Vec::new();
+    cells(&mut older, &COLUMNS[..COLUMNS.len() - 1]).is_ok() && line == older
+}
+
 fn cells<I: AsRef<[u8]>>(to: &mut Vec<u8>, cells: impl IntoIterator<Item = I>) -> std::io::Result<()> {
     let mut writer = WriterBuilder::new().from_writer(to);
     writer.write_record(cells)?;

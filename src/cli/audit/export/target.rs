@@ -40,7 +40,7 @@ impl Target {
             TryLockError::Error(error) => target.failed(&error),
         })?;
         target.held = Held::read(BufReader::new(&file), format).map_err(|unreadable| match unreadable {
-            Unreadable::Foreign(..) => Failure::usage(format!("{}: {unreadable}", path.display())),
+            Unreadable::Foreign(..) | Unreadable::Older => Failure::usage(format!("{}: {unreadable}", path.display())),
             Unreadable::Io(error) => target.failed(&error),
         })?;
         target.file = Some(file);

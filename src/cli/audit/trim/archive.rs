@@ -8,16 +8,10 @@ use uuid::Uuid;
 
 use crate::cli::audit::export::line::parse;
 use crate::cli::{EXIT_FAILURE, Failure, file};
+use crate::domain::audit::Beginning;
 use crate::domain::hash::GENESIS;
 use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
-
-/// Where the log begins: behind the entry at a revision, which had this hash.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Beginning {
-    pub floor: Revision,
-    pub hash: Hash,
-}
 
 /// What was found in a file in which every hash is right.
 pub(super) struct Archive {

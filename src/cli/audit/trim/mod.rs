@@ -4,23 +4,23 @@ mod archive;
 
 use std::path::{Path, PathBuf};
 
-use archive::{Beginning, failed, verify};
+use archive::{failed, verify};
 use clap::Args;
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use uuid::Uuid;
 
+use super::checkpoint::signed;
 use super::export::{Format, Held, Target};
 use super::filters::advance;
 use super::list::newest;
-use crate::checkpoint::{Note, VerifierKey};
 use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{Failure, file, progress};
-use crate::domain::audit::{Action, Entry};
+use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::hash::GENESIS;
-use crate::domain::verify::{Chain, unhex};
+use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
 use crate::grpc::pb::*;
 
@@ -130,17 +130,11 @@ impl Trim {
 
 /// Where the log begins, by its newest entry that tells it.
 async fn beginning(remote: &Remote) -> Result<Beginning, Failure> {
-    #[derive(Deserialize)]
-    struct Told {
-        floor: Revision,
-        hash: String,
-    }
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
     let (trims, _) = newest(remote, trims, 1).await?;
     let Some(trim) = trims.first() else { return Ok(Beginning { floor: 0, hash: GENESIS }) };
-    let told: Option<Told> = trim.new_value.as_deref().and_then(|told| serde_json::from_str(told).ok());
-    let told = told.and_then(|told| Some(Beginning { floor: told.floor, hash: unhex(&told.hash)? }));
+    let told = trim.new_value.as_deref().and_then(Beginning::from_json);
     told.ok_or_else(|| failed(format!("the entry at revision {} does not tell where the log begins", trim.revision)))
 }
 
@@ -231,12 +225,8 @@ async fn keep_checkpoint(
         let line = format!("nothing was removed: the server does not sign what the log was: {}", failure.line);
         Failure { line, ..failure }
     })?;
-    let note = answer.checkpoint.map(|checkpoint| checkpoint.note).unwrap_or_default();
-    let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
-    let signed = Note::parse(&note).and_then(|signed| signed.verify(&keys).map(|_| signed.clone()));
-    let signed = signed.map_err(|problem| failed(format!("what the server has signed: {problem}")))?;
-    let of = (signed.checkpoint.log_id, signed.checkpoint.revision, signed.checkpoint.hash);
-    if of != (log_id, last, hash) {
+    let (checkpoint, signed) = signed(&answer, Some(last))?;
+    if (signed.checkpoint.log_id, signed.checkpoint.hash) != (log_id, hash) {
         return Err(failed(format!(
             "the server has signed another hash than the log has at revision {last}: nothing is removed"
         )));
@@ -244,7 +234,8 @@ async fn keep_checkpoint(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".checkpoint");
     let beside = Path::new(&beside);
-    file::replace(beside, note.as_bytes()).map_err(|error| file::failed(&beside.display().to_string(), &error))
+    file::replace(beside, checkpoint.note.as_bytes())
+        .map_err(|error| file::failed(&beside.display().to_string(), &error))
 }
 
 fn nothing(log: Beginning) -> Summary {

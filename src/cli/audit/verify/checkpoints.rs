@@ -1,6 +1,7 @@
 //! What is known of the log beside the log: checkpoints that were kept, and those that are stored with it.
 
 use std::fs;
+use std::path::Path;
 
 use uuid::Uuid;
 
@@ -23,6 +24,12 @@ impl Given {
     pub fn read(setting: &str, text: &str) -> Result<Self, Failure> {
         if let Some(plain) = Self::plain(text) {
             return Ok(plain);
+        }
+        if text.split_once(':').is_some_and(|(revision, _)| revision.parse::<Revision>().is_ok())
+            && !Path::new(text).exists()
+        {
+            let rule = "it is no REVISION:HASH, with a hash of 64 hexadecimal digits";
+            return Err(Failure::usage(format!("{setting} {text}: {rule}, nor a file")));
         }
         let note = fs::read_to_string(text).map_err(|error| file::failed(&format!("{setting} {text}"), &error))?;
         let rule = |error| Failure::usage(format!("{setting} {text}: {error}"));

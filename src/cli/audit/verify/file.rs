@@ -7,12 +7,14 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread;
 
 use indicatif::ProgressBar;
+use serde::Deserialize;
 use uuid::Uuid;
 
 use super::checkpoints::Plan;
 use super::report::{Halt, Report};
 use crate::cli::audit::export::line::parse;
 use crate::cli::{Failure, file, output, progress};
+use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::verify::{Fault, Problem, Start, Verifier, Witness};
 
@@ -41,8 +43,8 @@ struct Batch {
 enum End {
     /// The file ends here; in the middle of a line, if so.
     File { cut: bool },
-    /// A line says nothing that an entry could.
-    Garbled,
+    /// A line says nothing that an entry could. If it is the first, this is the revision that it says that it is of.
+    Garbled(Option<Revision>),
     /// It cannot be read.
     Unreadable(io::Error),
 }
@@ -59,18 +61,19 @@ pub(super) fn verify(plan: &Plan, path: &Path) -> Result<Report, Failure> {
         (Box::new(file), bytes)
     };
     let bar = Bar::new(bytes);
-    let report = thread::scope(|scope| {
-        let (sender, batches) = sync_channel(BATCHES);
-        scope.spawn(move || read(BufReader::with_capacity(BUFFER, source), &sender));
-        examine(plan, &batches, &bar, &failed, &name)
-    });
+    let (sender, batches) = sync_channel(BATCHES);
+    let since = plan.since.as_ref().map_or(0, |since| since.revision);
+    // Nobody waits for it to end: it may hang in a pipe that nobody writes to any more.
+    thread::spawn(move || read(BufReader::with_capacity(BUFFER, source), since, &sender));
+    let report = examine(plan, &batches, &bar, &failed, &name);
     bar.0.finish_and_clear();
     report
 }
 
-/// Reads the file line by line, until there is nobody who wants to have more.
-fn read(mut source: impl BufRead, batches: &SyncSender<Batch>) {
-    let (mut line, mut log_id) = (Vec::new(), None);
+/// Reads the file line by line, until there is nobody who wants to have more. What cannot be read is of no interest before
+/// an entry has come that is no earlier than `since`.
+fn read(mut source: impl BufRead, since: Revision, batches: &SyncSender<Batch>) {
+    let (mut line, mut log_id, mut last) = (Vec::new(), None, 0);
     loop {
         let mut batch = Batch { entries: Vec::with_capacity(BATCH), ..Batch::default() };
         while batch.entries.len() < BATCH && batch.end.is_none() {
@@ -84,10 +87,12 @@ fn read(mut source: impl BufRead, batches: &SyncSender<Batch>) {
                     batch.bytes += read as u64;
                     match parse(&line) {
                         Some((of, entry)) if *log_id.get_or_insert(of) == of => {
+                            last = entry.revision;
                             batch.entries.push(entry);
                             None
                         }
-                        _ => Some(End::Garbled),
+                        _ if last < since => None,
+                        _ => Some(garbled(&line, &mut log_id)),
                     }
                 }
             };
@@ -98,6 +103,21 @@ fn read(mut source: impl BufRead, batches: &SyncSender<Batch>) {
             return;
         }
     }
+}
+
+/// What a line means that says nothing that an entry could. The first one still tells an altered export from another file.
+fn garbled(line: &[u8], log_id: &mut Option<Uuid>) -> End {
+    #[derive(Deserialize)]
+    struct Place {
+        log_id: Uuid,
+        #[serde(default)]
+        revision: serde_json::Value,
+    }
+    let first = log_id.is_none().then(|| serde_json::from_slice::<Place>(line).ok()).flatten();
+    End::Garbled(first.and_then(|first| {
+        *log_id = Some(first.log_id);
+        first.revision.as_i64()
+    }))
 }
 
 fn examine(
@@ -111,28 +131,50 @@ fn examine(
     let Some(log_id) = first.log_id else {
         return Err(match first.end {
             Some(End::Unreadable(error)) => failed(&error),
-            Some(End::Garbled) => Failure::usage(format!("{name}: it is no NDJSON that audit export wrote (line 1)")),
+            Some(End::Garbled(_)) => {
+                Failure::usage(format!("{name}: it is no NDJSON that audit export wrote (line 1)"))
+            }
             _ => Failure::usage(format!("{name}: there is no entry in it")),
         });
     };
     let mut verifier = plan.verifier(log_id, Start::Anywhere, Vec::new());
     let ended = plan.check(log_id).map_err(Halt::from).and_then(|()| {
-        for batch in std::iter::once(first).chain(batches) {
-            bar.move_on(&batch);
-            for entry in batch.entries {
-                take(plan, &mut verifier, entry)?;
-            }
-            match batch.end {
-                _ if verifier.is_done() => break,
-                None | Some(End::File { cut: false }) => {}
-                Some(End::File { cut: true }) => output::note("the last line is not complete, and left out"),
-                Some(End::Garbled) => return Err(verifier.take_garbled().into()),
-                Some(End::Unreadable(error)) => return Err(failed(&error).into()),
-            }
-        }
+        take_all(plan, &mut verifier, std::iter::once(first).chain(batches), bar, failed)?;
         Ok(verifier.finish().map(drop)?)
     });
+    let ended = ended.map_err(|halt| halt.judged(&verifier));
     Report::new(verifier.verified(), ended, None)
+}
+
+fn take_all(
+    plan: &Plan,
+    verifier: &mut Verifier,
+    batches: impl Iterator<Item = Batch>,
+    bar: &Bar,
+    failed: &dyn Fn(&io::Error) -> Failure,
+) -> Result<(), Halt> {
+    let since = plan.since.as_ref().map_or(0, |since| since.revision);
+    let mut last = 0;
+    for batch in batches {
+        bar.move_on(&batch);
+        for entry in batch.entries {
+            last = entry.revision;
+            take(plan, verifier, entry)?;
+        }
+        match batch.end {
+            _ if verifier.is_done() && last >= since => return Ok(()),
+            None | Some(End::File { cut: false }) => {}
+            Some(End::File { cut: true }) => output::note("the last line is not complete, and left out"),
+            Some(End::Garbled(None)) => return Err(verifier.take_garbled().into()),
+            Some(End::Garbled(Some(revision))) => return Err(Fault { revision, problem: Problem::Altered }.into()),
+            Some(End::Unreadable(error)) => return Err(failed(&error).into()),
+        }
+    }
+    if last < since {
+        let problem = Problem::Truncated { end: last, witness: Witness::Given, known: since };
+        return Err(Fault { revision: last + 1, problem }.into());
+    }
+    Ok(())
 }
 
 /// Takes an entry that comes after where it is to begin, of what is before only the last, which must be as it was known.
@@ -161,5 +203,39 @@ impl Bar {
             // Lines are of about the same length.
             self.0.set_length(self.1 * entries / batch.bytes);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What can be read for a while.
+    struct Broken;
+
+    impl Read for Broken {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::other("the disk is broken"))
+        }
+    }
+
+    /// The first entry of a log, with a hash that is not its own.
+    const ALTERED: &str = concat!(
+        r#"{"log_id":"00000000-0000-0000-0000-000000000007","id":"00000000-0000-0000-0000-000000000001","revision":1,"#,
+        r#""timestamp":"2026-01-31T12:00:00Z","user_email":"a","action_type":"flag_created","entity_type":"feature_flag","#,
+        r#""entity_key":"a","entity_name":"a","method":"m","hash_version":1,"#,
+        r#""hash":"0000000000000000000000000000000000000000000000000000000000000000"}"#,
+        "\n"
+    );
+
+    #[test]
+    fn what_was_found_before_the_file_could_not_be_read_on_counts() {
+        let (sender, batches) = sync_channel(BATCHES);
+        read(BufReader::new(ALTERED.as_bytes().chain(Broken)), 0, &sender);
+        let plan = Plan::new(None, None, Vec::new()).map_err(|failure| failure.line).unwrap();
+        let failed = |error: &io::Error| file::failed("log", error);
+        let report = examine(&plan, &batches, &Bar::new(0), &failed, "log").map_err(|failure| failure.line);
+        let told = report.unwrap().fault.map(|fault| (fault.revision, fault.problem.kind()));
+        assert_eq!(told, Some((1, "altered")));
     }
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::output::{self, Format, Output};
 use crate::cli::{EXIT_FAILURE, Failure};
 use crate::domain::Revision;
-use crate::domain::verify::{Fault, Verified};
+use crate::domain::verify::{Fault, Verified, Verifier};
 use crate::store::StoreError;
 
 /// Why verifying ended early.
@@ -14,6 +14,17 @@ pub(super) enum Halt {
     Fault(Fault),
     /// It could not go on.
     Failure(Failure),
+}
+
+impl Halt {
+    /// What was seen before it ended counts before whatever ended it.
+    pub fn judged(self, verifier: &Verifier) -> Self {
+        match (self, verifier.judge()) {
+            (Self::Fault(fault), Err(seen)) if fault.revision < seen.revision => Self::Fault(fault),
+            (_, Err(seen)) => Self::Fault(seen),
+            (halt, Ok(())) => halt,
+        }
+    }
 }
 
 impl From<Fault> for Halt {
@@ -37,16 +48,17 @@ impl From<StoreError> for Halt {
 /// What was verified, and what is wrong.
 pub(super) struct Report {
     verified: Verified,
-    fault: Option<Fault>,
+    pub fault: Option<Fault>,
 }
 
 impl Report {
-    /// Of all that is wrong, what is first counts.
+    /// Of all that is wrong, what is first counts, and any of it before what kept it from going on.
     pub fn new(verified: Verified, ended: Result<(), Halt>, other: Option<Fault>) -> Result<Self, Failure> {
         let fault = match ended {
             Ok(()) => None,
             Err(Halt::Fault(fault)) => Some(fault),
-            Err(Halt::Failure(failure)) => return Err(failure),
+            Err(Halt::Failure(failure)) if other.is_none() => return Err(failure),
+            Err(Halt::Failure(_)) => None,
         };
         let fault = fault.into_iter().chain(other).min_by_key(|fault| fault.revision);
         Ok(Self { verified, fault })
@@ -70,9 +82,9 @@ impl Report {
     }
 
     fn intact(&self) -> String {
-        let Verified { log_id, entries, hash, .. } = self.verified;
+        let Verified { log_id, entries, last, hash, .. } = self.verified;
         let range = self.range().map(|(first, last)| format!(", revisions {first}..{last}")).unwrap_or_default();
-        format!("intact: entries {entries}{range} of log {log_id}, hash {}", output::hex(&hash))
+        format!("intact: entries {entries}{range} of log {log_id}, at {last}:{}", output::hex(&hash))
     }
 
     fn shape(&self) -> Shape {
@@ -90,7 +102,8 @@ impl Report {
     }
 }
 
-/// What is told to scripts. The entries, revisions and hash are those before the first bad one.
+/// What is told to scripts. The entries, revisions and hash are those whose hashes are right: what is before the first bad
+/// revision, but for `forged` and `state`, where they go on up to where it was read.
 #[derive(Serialize)]
 struct Shape {
     intact: bool,

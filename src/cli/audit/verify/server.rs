@@ -7,8 +7,8 @@ use super::checkpoints::{Given, Plan};
 use super::database::trimmed;
 use super::report::{Halt, Report};
 use crate::cli::audit::filters::advance;
-use crate::cli::remote::{Clients, Reading, Remote};
-use crate::cli::{EXIT_DONE, EXIT_FAILURE, Failure, progress};
+use crate::cli::remote::{Clients, Reading, Refusal, Remote};
+use crate::cli::{EXIT_DONE, EXIT_FAILURE, EXIT_UNAVAILABLE, Failure, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::verify::{Fault, Mark, Problem, Start, Verified, Verifier, Witness};
@@ -31,14 +31,16 @@ pub(super) async fn verify(plan: &Plan, remote: &Remote) -> Result<Report, Failu
     let bar = progress::bar(0, "revisions");
     bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
     bar.reset_eta();
-    let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-        advance(request, &part);
-        taking.take(&part, &bar)
-    };
-    let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-    let read = remote.following(request, Reading::default(), open, take).await;
+    let mut read = taking.read(remote, request.clone(), &bar).await;
+    let refusal = remote.refusal().filter(|_| read.is_err());
+    if let Some(before) = refusal.as_ref().and_then(|refusal| taking.before(refusal, request)) {
+        let again = taking.read(remote, before, &bar).await;
+        if again.as_ref().is_err_and(|done| done.code == EXIT_DONE) {
+            read = again;
+        }
+    }
     bar.finish_and_clear();
-    taking.conclude(read, remote)
+    taking.conclude(read, refusal)
 }
 
 /// The checkpoints that are stored with the log, and what it says that they were signed with.
@@ -83,6 +85,34 @@ struct Taking<'a> {
 }
 
 impl Taking<'_> {
+    /// Reads the log from where the request says.
+    async fn read(
+        &mut self,
+        remote: &Remote,
+        request: StreamAuditLogsRequest,
+        bar: &ProgressBar,
+    ) -> Result<(), Failure> {
+        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
+            advance(request, &part);
+            self.take(&part, bar)
+        };
+        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
+        remote.following(request, Reading::default(), open, take).await
+    }
+
+    /// What to read again where the server cannot read an entry: it may not have sent those right before that either, and
+    /// what comes first counts.
+    fn before(&self, refusal: &Refusal, request: StreamAuditLogsRequest) -> Option<StreamAuditLogsRequest> {
+        let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT" && self.halt.is_none())?;
+        let mut request = request;
+        if let Some(end) = &self.end {
+            (request.after_revision, request.after_hash) = (Some(end.revision), Some(end.hash.to_vec()));
+            request.log_id = self.verifier.as_ref().map(|verifier| verifier.verified().log_id.to_string());
+        }
+        let limit = bad - 1 - request.after_revision.unwrap_or_default();
+        (limit > 0).then_some(StreamAuditLogsRequest { limit: Some(limit), ..request })
+    }
+
     /// Takes a part of the log; a failure ends the stream.
     fn take(&mut self, part: &StreamAuditLogsResponse, bar: &ProgressBar) -> Result<(), Failure> {
         bar.set_length(part.head_revision.unsigned_abs());
@@ -118,11 +148,13 @@ impl Taking<'_> {
         Ok(verifier.is_done())
     }
 
-    fn conclude(self, read: Result<(), Failure>, remote: &Remote) -> Result<Report, Failure> {
+    fn conclude(self, read: Result<(), Failure>, refusal: Option<Refusal>) -> Result<Report, Failure> {
         let Self { plan, verifier, forged, halt, end, .. } = self;
         let (ended, was_done) = match (halt, read) {
             (Some(halt), _) => (Err(halt), false),
-            (None, Err(failure)) if failure.code != EXIT_DONE => (Err(refused(plan, failure, remote)), false),
+            (None, Err(failure)) if failure.code != EXIT_DONE => {
+                (Err(refused(plan.since.as_ref(), verifier.as_ref(), failure, refusal)), false)
+            }
             (None, read) => (Ok(()), read.is_err()),
         };
         let Some(mut verifier) = verifier else {
@@ -137,22 +169,65 @@ impl Taking<'_> {
             }
             Ok(verifier.finish().map(drop)?)
         });
+        let ended = ended.map_err(|halt| halt.judged(&verifier));
         Report::new(verifier.verified(), ended, forged)
     }
 }
 
-/// What it means that the server does not go on from what was kept.
-fn refused(plan: &Plan, failure: Failure, remote: &Remote) -> Halt {
-    let Some((since, refusal)) = plan.since.as_ref().zip(remote.refusal()) else { return failure.into() };
-    let known = since.revision;
-    match refusal.reason.as_str() {
-        "CURSOR_IN_FUTURE" => {
-            let end = refusal.head_revision.unwrap_or(known - 1);
-            let problem = Problem::Truncated { end, witness: Witness::Given, known };
-            Fault { revision: end + 1, problem }.into()
+/// What it means that the server does not go on. Once something has come, it went on from what was given.
+fn refused(since: Option<&Given>, come: Option<&Verifier>, failure: Failure, refusal: Option<Refusal>) -> Halt {
+    let Some(refusal) = refusal else { return failure.into() };
+    let last = come.map(Verifier::revision).or(since.map(|since| since.revision)).unwrap_or_default();
+    let fault = |revision, problem| Fault { revision, problem }.into();
+    match (refusal.reason.as_str(), since, come) {
+        ("LOG_CORRUPT", ..) => fault(refusal.first_bad_revision.unwrap_or(last + 1), Problem::Altered),
+        ("CURSOR_TOO_OLD", _, Some(_)) => {
+            Failure { code: EXIT_UNAVAILABLE, line: "the log was trimmed meanwhile; verify it once more".to_owned() }
+                .into()
         }
-        "LOG_MISMATCH" => Fault { revision: known, problem: Problem::Forked(Witness::Given) }.into(),
-        "CURSOR_TOO_OLD" => trimmed(known).into(),
+        ("CURSOR_TOO_OLD", Some(since), None) => trimmed(since.revision).into(),
+        ("CURSOR_IN_FUTURE", Some(since), None) => {
+            let (end, known) = (refusal.head_revision.unwrap_or(since.revision - 1), since.revision);
+            fault(end + 1, Problem::Truncated { end, witness: Witness::Given, known })
+        }
+        ("LOG_MISMATCH", Some(since), None) => fault(since.revision, Problem::Forked(Witness::Given)),
         _ => failure.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{EXIT_CONFLICT, EXIT_USAGE};
+
+    /// What it means: a finding by its word, a failure by its status.
+    fn told(since: Option<&Given>, come: Option<&Verifier>, reason: &str) -> Result<(Revision, &'static str), u8> {
+        let refusal = Refusal {
+            reason: reason.to_owned(),
+            head_revision: Some(5),
+            first_bad_revision: None,
+            is_unimplemented: false,
+        };
+        let failure = Failure { code: EXIT_CONFLICT, line: String::new() };
+        match refused(since, come, failure, Some(refusal)) {
+            Halt::Fault(fault) => Ok((fault.revision, fault.problem.kind())),
+            Halt::Failure(failure) => Err(failure.code),
+        }
+    }
+
+    #[test]
+    fn what_was_given_is_blamed_only_while_nothing_has_come() {
+        let since = Given::read("--since", &format!("7:{}", "0".repeat(64))).ok();
+        let (since, come) = (since.as_ref(), Verifier::new(Uuid::nil(), Start::Behind(9, [0; 32]), None, Vec::new()));
+        assert_eq!(told(since, None, "CURSOR_IN_FUTURE"), Ok((6, "truncated")));
+        assert_eq!(told(since, None, "LOG_MISMATCH"), Ok((7, "forked")));
+        assert_eq!(told(since, None, "CURSOR_TOO_OLD"), Err(EXIT_USAGE));
+        assert_eq!(told(since, None, "LOG_CORRUPT"), Ok((8, "altered")));
+        for since in [since, None] {
+            assert_eq!(told(since, Some(&come), "CURSOR_IN_FUTURE"), Err(EXIT_CONFLICT));
+            assert_eq!(told(since, Some(&come), "LOG_MISMATCH"), Err(EXIT_CONFLICT));
+            assert_eq!(told(since, Some(&come), "CURSOR_TOO_OLD"), Err(EXIT_UNAVAILABLE));
+            assert_eq!(told(since, Some(&come), "LOG_CORRUPT"), Ok((10, "altered")));
+        }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::domain::audit::EntityType;
+use crate::domain::audit::{Action, EntityType};
 use crate::domain::hash::chain;
 use crate::domain::time::Timestamp;
 
