@@ -165,12 +165,10 @@ on_both! {
         let mut admin = server.admin().await;
         write_to(&mut admin, 25).await;
         let (log, before) = (admin.log().await, until_stored(&mut admin, 2).await);
+        let through_hash = log[14].hash.clone();
+        let request = TrimAuditLogsRequest { through_revision: 15, through_hash, ..Default::default() };
+        admin.audit.trim_audit_logs(request).await.unwrap();
         server.terminate().await;
-        let mut raw = Raw::connect(&database).await;
-        raw.unguard().await;
-        raw.run("UPDATE log_head SET floor = 15, floor_hash = (SELECT hash FROM audit_logs WHERE revision = 15)").await;
-        raw.run("DELETE FROM audit_logs WHERE revision <= 15").await;
-        drop(raw);
 
         for all in ["false", "true"] {
             let settings = [EVERY_TEN[0], EVERY_TEN[1], ("TOGGLED_VERIFY_ON_START", all)];

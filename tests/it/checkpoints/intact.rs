@@ -92,6 +92,22 @@ on_both! {
         assert_eq!(refusal(&database, &[]).await, told);
     }
 
+    async fn a_beginning_that_was_cut_off_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        let hash = "(SELECT hash FROM audit_logs WHERE revision = 4)";
+        raw.run(&format!("UPDATE log_head SET floor = 4, floor_hash = {hash}")).await;
+        raw.run("DELETE FROM audit_logs WHERE revision <= 4").await;
+        let told = "revision 4: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash";
+        assert_eq!(refusal(&database, &[]).await, told);
+    }
+
+    /// That its hash is right says nothing of the rest of it.
+    async fn an_alteration_of_the_entry_at_the_checkpoint_is_found(backend: Backend) {
+        let (database, mut raw) = tampered(backend).await;
+        raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 20").await;
+        assert_eq!(refusal(&database, &[]).await, format!("revision 20: {ALTERED}"));
+    }
+
     async fn an_entry_behind_the_end_is_found(backend: Backend) {
         let (database, mut raw) = tampered(backend).await;
         let columns = "timestamp, user_email, action_type, entity_type, entity_key, entity_name, method, hash_version, hash";
