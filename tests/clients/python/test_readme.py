@@ -73,8 +73,8 @@ def test_the_command_line_works_as_it_stands(tmp_path):
     assert re.search(r"^checkout +enabled +yes +4$", said, re.MULTILINE), said
     assert re.search(r"^search +disabled +search ", said, re.MULTILINE), said
     assert said.endswith(
-        "\ndisabled\n3 admin@localhost a place to start\n4 admin@localhost launch day\n"
-        "6 admin@localhost both or neither\n7 admin@localhost both or neither\n"
+        "\nenabled\n3 admin@localhost a place to start\n4 admin@localhost launch day\n"
+        "6 admin@localhost both or neither\n7 admin@localhost both or neither\n8 admin@localhost it was not the checkout\n"
     ), said
 
 
