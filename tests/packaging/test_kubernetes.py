@@ -132,14 +132,17 @@ def test_it_may_do_no_more_than_it_needs(file):
 def test_two_servers_share_one_database_and_no_secret_is_in_the_file(file):
     assert deployment(file)["spec"]["replicas"] == 2
     secret = {s["name"]: s["valueFrom"]["secretKeyRef"] for s in container(deployment(file))["env"] if "valueFrom" in s}
-    assert {name: (ref["name"], ref["key"]) for name, ref in secret.items()} == {
+    taken = {name: (ref["name"], ref["key"]) for name, ref in secret.items()}
+    assert taken == {
         "TOGGLED_DATABASE_URL": ("toggled", "database-url"),
         "TOGGLED_BOOTSTRAP_TOKEN": ("toggled", "bootstrap-token"),
+        "TOGGLED_CHECKPOINT_KEY": ("toggled", "checkpoint-key"),
     }
     # As the comment and the documents make it.
     for text in [PLAIN.read_text(), (ROOT / "docs" / "operations.md").read_text()]:
         made = re.search(r"kubectl create secret generic (\S+) .*?(?=kubectl apply|apiVersion)", text, re.DOTALL)
-        assert made[1] == "toggled" and set(re.findall(r"--from-literal=([a-z-]+)=", made[0])) == {"database-url", "bootstrap-token"}
+        keys = set(re.findall(r"--from-(?:literal|file)=([a-z-]+)=", made[0]))
+        assert made[1] == "toggled" and keys == {key for _, key in taken.values()}
 
 
 def test_what_selects_the_servers_finds_them():
