@@ -3,9 +3,9 @@
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -121,17 +121,43 @@ impl fmt::Display for VerifierKey {
     }
 }
 
-/// Writes a new file that only its owner may read.
+/// Writes a new file that only its owner may read, all of it or none.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()
+    let written = file.write_all(text.as_bytes()).and_then(|()| file.sync_all());
+    if written.is_err() {
+        let _ = fs::remove_file(path);
+    }
+    written
+}
+
+/// As [`write`], but whole before it has its name: nobody reads half a key. `link` gives a file a second name; where the
+/// file system knows no such thing, the file is written under its own name at once.
+fn write_whole(path: &Path, text: &str, link: impl FnOnce(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
+    let mut fresh = path.as_os_str().to_owned();
+    fresh.push(format!(".{}.part", Uuid::now_v7().simple()));
+    let fresh = Path::new(&fresh);
+    let linked = write(fresh, text).map(|()| link(fresh, path));
+    let _ = fs::remove_file(fresh);
+    match linked? {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => write(path, text),
+        linked => linked,
+    }
+}
+
+/// Has the names in a folder outlast a crash, as far as the file system can do that.
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder)?.sync_all() {
+        Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => Ok(()),
+        synced => synced,
+    }
 }
 
 /// The private half. It does not show itself in logs.
 pub struct SigningKey {
     pkcs8: Vec<u8>,
     pair: Ed25519KeyPair,
+    file: Option<PathBuf>,
 }
 
 impl SigningKey {
@@ -157,39 +183,52 @@ impl SigningKey {
     fn from_der(pkcs8: Vec<u8>) -> Result<Self, KeyError> {
         // Not every tool writes the public half into the file; it is computed then.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8).map_err(|_| KeyError::NotPrivate)?;
-        Ok(Self { pkcs8, pair })
+        Ok(Self { pkcs8, pair, file: None })
     }
 
-    /// Reads one from a file.
+    /// Reads one from a file. One that others than its owner may read is said to be so in the log.
     ///
     /// # Errors
     /// That there is none.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
-        Self::from_pem(&fs::read(path)?)
+        let mut file = File::open(path)?;
+        let (mode, mut pem) = (file.metadata()?.permissions().mode() & 0o777, Vec::new());
+        file.read_to_end(&mut pem)?;
+        let key = Self::from_pem(&pem)?;
+        if mode & 0o077 != 0 {
+            tracing::warn!(
+                file = %path.display(),
+                mode = %format!("{mode:o}"),
+                "others may read the key that checkpoints are signed with: take that from them (chmod 600), and replace \
+                 the key if somebody may have read it"
+            );
+        }
+        Ok(Self { file: Some(path.to_owned()), ..key })
     }
 
-    /// Reads one from a file, or makes one there that only its owner may read. Whoever else makes one at the same time
-    /// ends up with the same.
+    /// Reads one from a file, or makes one there that only its owner may read, which the log is told. Whoever else makes
+    /// one at the same time ends up with the same.
     ///
     /// # Errors
-    /// That there is none.
+    /// That there is none. What is there and is no key, as when a start was cut off while it was written where the file
+    /// system knows no hard links, is left as it is.
     pub fn read_or_make(path: &Path) -> Result<Self, KeyError> {
         match Self::read(path) {
             Err(KeyError::Io(error)) if error.kind() == ErrorKind::NotFound => {}
             read => return read,
         }
-        // Whole before it has its name: nobody reads half a key.
-        let mut fresh = path.as_os_str().to_owned();
-        fresh.push(format!(".{}.part", Uuid::now_v7().simple()));
-        let named = write(Path::new(&fresh), &Self::generate()?.to_pem()).and_then(|()| fs::hard_link(&fresh, path));
-        let _ = fs::remove_file(&fresh);
-        match named {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(error.into()),
-            _ => {}
+        match write_whole(path, &Self::generate()?.to_pem(), |from, to| fs::hard_link(from, to)) {
+            Ok(()) => tracing::info!(file = %path.display(), "made a new key to sign checkpoints of the log with"),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error.into()),
         }
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()?;
+        sync_folder(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         Self::read(path)
+    }
+
+    /// The file that it was read from; `None` where it was given itself.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
     }
 
     /// As a file holds it.
@@ -217,5 +256,57 @@ impl SigningKey {
 impl fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SigningKey(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// What file systems without hard links say, among others.
+    const NO_LINKS: [ErrorKind; 4] =
+        [ErrorKind::PermissionDenied, ErrorKind::Unsupported, ErrorKind::TooManyLinks, ErrorKind::Other];
+
+    fn left_in(folder: &TempDir) -> Vec<String> {
+        fs::read_dir(folder).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn where_there_are_no_hard_links_the_key_is_written_all_the_same() {
+        for kind in NO_LINKS {
+            let folder = TempDir::new().unwrap();
+            let path = folder.path().join("key");
+            let key = SigningKey::generate().unwrap().to_pem();
+            write_whole(&path, &key, |_, _| Err(kind.into())).unwrap();
+            assert_eq!(SigningKey::read(&path).unwrap().to_pem(), key);
+            assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+            // Whoever comes second takes what is there.
+            let again = write_whole(&path, "another", |_, _| Err(kind.into()));
+            assert_eq!(again.unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!((fs::read_to_string(&path).unwrap(), left_in(&folder)), (key, vec!["key".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn half_a_key_is_none_and_is_left_as_it_is() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("key");
+        let key = SigningKey::generate().unwrap().to_pem();
+        for length in [0, 1, 30, key.len() - 20] {
+            fs::write(&path, &key[..length]).unwrap();
+            assert_eq!(SigningKey::read_or_make(&path).unwrap_err(), KeyError::NotPrivate);
+            assert_eq!(fs::read_to_string(&path).unwrap(), key[..length]);
+        }
+        assert_eq!(left_in(&folder), ["key"]);
+    }
+
+    #[test]
+    fn a_key_knows_its_file() {
+        let folder = TempDir::new().unwrap();
+        let path = folder.path().join("key");
+        let made = SigningKey::read_or_make(&path).unwrap();
+        assert_eq!((made.file(), left_in(&folder)), (Some(&*path), vec!["key".to_owned()]));
+        assert_eq!(SigningKey::from_pem(made.to_pem().as_bytes()).unwrap().file(), None);
     }
 }

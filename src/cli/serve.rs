@@ -94,7 +94,8 @@ fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option
     let key = SigningKey::read_or_make(&path).map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!(
-            "no key to sign checkpoints with in {}: {error}; mend it, or name another by --checkpoint-key-file",
+            "no key to sign checkpoints with in {}: {error}; mend it, remove it if the first start was cut off while \
+             it wrote it, or name another by --checkpoint-key-file",
             path.display()
         ),
     });

@@ -249,6 +249,7 @@ impl Server {
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
         match self.proof.key.clone() {
             Some(key) => {
+                self.tell_of_key(&key);
                 let signer =
                     Signer { store: store(), clock: Arc::clone(&self.clock), key, interval: self.proof.interval };
                 self.background.spawn(signer.follow(self.mirror.revisions()));
@@ -260,6 +261,18 @@ impl Server {
         }
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });
+        }
+    }
+
+    /// Says what it signs with: one that took the place of a lost key is seen there.
+    fn tell_of_key(&self, key: &SigningKey) {
+        let from = match key.file() {
+            Some(file) => file.display().to_string(),
+            None => "--checkpoint-key (TOGGLED_CHECKPOINT_KEY)".to_owned(),
+        };
+        if let Some(log_id) = self.mirror.read(|state| state.head().log_id) {
+            let key_id = key.verifier(log_id).id();
+            tracing::info!(%key_id, from, "checkpoints of the log are signed with this key");
         }
     }
 

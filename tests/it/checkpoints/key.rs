@@ -39,6 +39,54 @@ async fn a_key_is_made_beside_a_file_and_used_from_then_on() {
     assert!(left.into_iter().all(|name| !name.to_string_lossy().ends_with(".part")), "nothing is left over");
 }
 
+/// What a server logs from its start until it says which key it signs with.
+async fn told_of_key(database: &Database, settings: &[(&str, &str)]) -> (String, String) {
+    let (mut server, log) = Server::launch_logged(&database.url, settings).await;
+    server.ready().await;
+    let signed = sign(&mut server.admin().await, None).await;
+    server.terminate().await;
+    (log.rest().await, signed.checkpoint.unwrap().key_id)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_says_which_key_it_signs_with_and_when_it_made_one() {
+    let database = Database::new(Backend::Sqlite).await;
+    let (path, mut ids) = (beside(&database), Vec::new());
+    let file = path.to_str().unwrap();
+    // The first start, the second, and the one after the key was lost.
+    for made in [true, false, true] {
+        let (told, id) = told_of_key(&database, &[]).await;
+        assert_eq!(told.matches("made a new key").count(), usize::from(made), "{told}");
+        let line = told.lines().find(|line| line.contains("signed with this key")).unwrap();
+        assert!(line.contains(&id) && line.contains(file), "{told}");
+        assert!(!told.contains("chmod"), "{told}");
+        assert_eq!(ids.last() == Some(&id), !made);
+        if !made {
+            std::fs::remove_file(&path).unwrap();
+        }
+        ids.push(id);
+    }
+    let (told, id) = told_of_key(&database, &[CHECKPOINT_KEY]).await;
+    let line = told.lines().find(|line| line.contains("signed with this key")).unwrap();
+    assert!(line.contains(&id) && line.contains("TOGGLED_CHECKPOINT_KEY") && !told.contains(file), "{told}");
+    assert!(!told.contains(CHECKPOINT_KEY.1.lines().nth(1).unwrap()), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_others_may_read_is_warned_of() {
+    let (database, folder) = (Database::new(Backend::Postgres).await, TempDir::new().unwrap());
+    let path = folder.path().join("shared.key");
+    std::fs::write(&path, CHECKPOINT_KEY.1).unwrap();
+    let file = ("TOGGLED_CHECKPOINT_KEY_FILE", path.to_str().unwrap());
+    for (mode, warned) in [(0o640, 1), (0o604, 1), (0o600, 0), (0o400, 0)] {
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
+        let (told, _) = told_of_key(&database, &[file]).await;
+        assert_eq!(told.matches("chmod 600").count(), warned, "{mode:o}: {told}");
+        assert!(warned == 0 || told.contains(file.1) && told.contains(&format!("{mode:o}")), "{told}");
+        assert!(!told.contains(CHECKPOINT_KEY.1.lines().nth(1).unwrap()), "{told}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_of_no_use_stops_the_start_and_is_not_shown() {
     let folder = TempDir::new().unwrap();
