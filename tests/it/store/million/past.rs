@@ -27,6 +27,19 @@ fn statement(raw: &Raw, flags: &[Uuid], revision: Revision) -> String {
 
 /// However many flags and however long ago: each is looked up in the indexes, and nothing is walked through.
 pub async fn check(world: &mut World) {
+    check_plans(world).await;
+    if let Raw::Postgres(_) = world.raw {
+        // What ANALYZE finds where nearly all entries are of one flag: any flag's next one seems to be close by.
+        let skew = "UPDATE pg_statistic SET stadistinct = 1, stakind1 = 0 WHERE starelid = 'audit_logs'::regclass
+            AND staattnum = (SELECT attnum FROM pg_attribute WHERE attrelid = starelid AND attname = 'entity_id')";
+        world.raw.run(skew).await;
+        check_plans(world).await;
+        world.raw.run("ANALYZE audit_logs (entity_id)").await;
+    }
+    check_results(world).await;
+}
+
+async fn check_plans(world: &mut World) {
     let flags: Vec<_> = (0..1_000).map(|number| entity_id(EntityType::FeatureFlag, number)).collect();
     world
         .raw
@@ -49,6 +62,10 @@ pub async fn check(world: &mut World) {
             }
         }
     }
+}
+
+async fn check_results(world: &World) {
+    let flags: Vec<_> = (0..1_000).map(|number| entity_id(EntityType::FeatureFlag, number)).collect();
     for revision in [0, 300_000, ENTRIES - 5_000, ENTRIES] {
         let mut first: HashMap<Uuid, Shape> = HashMap::new();
         for shape in (revision + 1..=ENTRIES).map(Shape::of).filter(|shape| shape.kind == EntityType::FeatureFlag) {
