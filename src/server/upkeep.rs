@@ -74,12 +74,12 @@ pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
     let mut revisions = mirror.revisions();
     loop {
         let floor = mirror.read(|state| state.head().floor);
-        let mut removed = 0;
+        let (mut removed, mut through) = (0, 0);
         let problem = loop {
             let began = Instant::now();
-            match store.remove_trimmed().await {
-                Ok(0) => break None,
-                Ok(portion) => removed += portion,
+            match store.remove_trimmed(through).await {
+                Ok(portion) if portion.entries == 0 => break None,
+                Ok(portion) => (removed, through) = (removed + portion.entries, portion.through),
                 Err(error) => break Some(error),
             }
             // Whoever appends has the database to themselves for at least half of the time.

@@ -153,6 +153,21 @@ pub struct StoredCheckpoint {
     pub note: String,
 }
 
+/// A portion of what was trimmed, removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// How many entries; 0 when none are left.
+    pub entries: u64,
+    /// The revision of the last of them, or the one that they were to come after.
+    pub through: Revision,
+}
+
+impl Removed {
+    fn of(revisions: &[Revision], after: Revision) -> Self {
+        Self { entries: revisions.len() as u64, through: revisions.iter().copied().max().unwrap_or(after) }
+    }
+}
+
 /// The connections to the database that callers share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
@@ -215,9 +230,10 @@ pub trait Store: Send + Sync {
     /// Forgets stored requests that expired before `now`, at most 1,000 at once, so that no writer waits long; how many.
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Removes entries that were trimmed, up to the floor: the oldest, and not many at once, so that no writer waits long;
-    /// how many. Those that somebody else is removing just now are left to them.
-    async fn remove_trimmed(&self) -> Result<u64, StoreError>;
+    /// Removes entries that were trimmed, after a revision and up to the floor: the oldest, and not many at once, so that no
+    /// writer waits long. Those that somebody else is removing just now are left to them. Whoever goes on after the last
+    /// that was removed spares the database a walk through what is left of those before.
+    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError>;
 
     /// When each of a user's tokens was last used, as far as it was written down.
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;

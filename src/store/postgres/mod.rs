@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::audit::Question;
 use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
-    Connections, EntryQuery, Followed, Migration, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
+    Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -171,11 +171,14 @@ impl Store for PostgresStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self) -> Result<u64, StoreError> {
-        // Nobody reads these rows any more, and appends touch none of them. Several who remove share the work.
-        let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs
-            WHERE revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)";
-        Ok(sqlx::query(sql).execute(&self.pool).await.map_err(read)?.rows_affected())
+    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError> {
+        // Nobody reads these rows any more, and appends touch none of them. Several who remove share the work. While some
+        // snapshot is as old, their index entries stay: from the beginning, each portion would walk all of them.
+        let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
+            AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
+            RETURNING revision";
+        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
+        Ok(Removed::of(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {

@@ -20,7 +20,8 @@ use uuid::Uuid;
 use super::audit::Question;
 use super::rows::{self, FlagRow, HeadRow, NextChangeRow, RequestRow, TokenRow, UserRow, convert};
 use super::{
-    Connections, EntryQuery, Followed, Migration, Relation, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
+    Connections, EntryQuery, Followed, Migration, Relation, Removed, Store, StoreError, StoredCheckpoint, Writer,
+    audit, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -204,11 +205,12 @@ impl Store for SqliteStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self) -> Result<u64, StoreError> {
+    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError> {
         // Writers wait for it to end: a few milliseconds.
-        let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs
-            WHERE revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500)";
-        Ok(sqlx::query(sql).execute(&self.own).await.map_err(read)?.rows_affected())
+        let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
+            AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
+        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.own).await.map_err(read)?;
+        Ok(Removed::of(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {

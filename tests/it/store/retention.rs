@@ -2,6 +2,7 @@
 
 use toggled::domain::Revision;
 use toggled::domain::advance::{Command, TrimLog};
+use toggled::store::Removed;
 
 use super::world::*;
 use crate::support::{Server, on_both, soon};
@@ -15,7 +16,7 @@ pub async fn trim_only(world: &mut World, through: Revision) {
 /// The same, and removes the rows.
 pub async fn trim(world: &mut World, through: Revision) {
     trim_only(world, through).await;
-    while world.store.remove_trimmed().await.unwrap() > 0 {}
+    while world.store.remove_trimmed(0).await.unwrap().entries > 0 {}
     world.entries.retain(|entry| entry.revision > through);
 }
 
@@ -38,20 +39,27 @@ on_both! {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
-        assert_eq!(world.store.remove_trimmed().await.unwrap(), 0, "nothing was trimmed");
+        let none = |through| Removed { entries: 0, through };
+        assert_eq!(world.store.remove_trimmed(0).await.unwrap(), none(0), "nothing was trimmed");
         let floor = 2_400;
         trim_only(&mut world, floor).await;
-        let mut removed = 0;
+        assert_eq!(world.store.remove_trimmed(floor).await.unwrap(), none(floor), "those before are not looked for");
+        let first = world.store.remove_trimmed(2_390).await.unwrap();
+        assert_eq!(first, Removed { entries: 10, through: floor });
+        let (left, mut removed) = (2_390, 0);
         loop {
-            let portion = world.store.remove_trimmed().await.unwrap();
-            if portion == 0 {
+            let portion = world.store.remove_trimmed(removed).await.unwrap();
+            if portion.entries == 0 {
+                assert_eq!(portion, none(removed));
                 break;
             }
-            assert!(portion <= 2_000, "{portion} at once");
-            removed += i64::try_from(portion).unwrap();
-            assert_eq!(world.raw.number("SELECT min(revision) FROM audit_logs").await, removed + 1);
+            assert!(portion.entries <= 2_000, "{portion:?} at once");
+            removed += i64::try_from(portion.entries).unwrap();
+            assert_eq!(portion.through, removed);
+            let next = if removed == left { floor } else { removed } + 1;
+            assert_eq!(world.raw.number("SELECT min(revision) FROM audit_logs").await, next);
         }
-        assert_eq!(removed, floor);
+        assert_eq!(removed, left);
         world.entries.retain(|entry| entry.revision > floor);
         world.verify().await;
     }
@@ -61,7 +69,7 @@ on_both! {
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
         trim_only(&mut world, 2_400).await;
-        assert!(world.store.remove_trimmed().await.unwrap() > 0);
+        assert!(world.store.remove_trimmed(0).await.unwrap().entries > 0);
         assert!(world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0);
         let _server = Server::start(&world.database).await;
         soon("the rest to go", async {
