@@ -16,7 +16,7 @@ use crate::domain::Revision;
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::Flag;
 use crate::domain::past::{NextChange, PastFlag, as_of};
-use crate::domain::state::{FlagRef, State};
+use crate::domain::state::{FlagRef, Head, State};
 use crate::domain::time::{Clock, Timestamp};
 use crate::store::Store;
 
@@ -92,8 +92,8 @@ impl Past {
 
     /// One flag as it was.
     pub(super) async fn flag(&self, flag: &FlagRef, at: Revision) -> Result<pb::GetFeatureFlagResponse, Status> {
-        let found = self.reads.read(|state| state.flag(flag).cloned())?;
-        let was = self.were(found.into_iter().collect(), at).await?.pop();
+        let (found, known) = self.reads.read(|state| (state.flag(flag).cloned(), *state.head()))?;
+        let was = self.were(found.into_iter().collect(), &known, at).await?.pop();
         let was = was.ok_or_else(|| status(Error::FlagNotFound(flag.to_string())))?;
         Ok(pb::GetFeatureFlagResponse { feature_flag: Some((&was).into()), revision: at })
     }
@@ -104,13 +104,13 @@ impl Past {
         let (wanted, mut after) = (list.paging.size + 1, list.after().cloned());
         let (mut found, mut part_size) = (Vec::new(), wanted.min(PART));
         loop {
-            let part = |state: &State| -> Vec<_> {
-                state.flags(&list.prefix, after.as_ref()).take(part_size).cloned().collect()
+            let part = |state: &State| -> (Vec<_>, Head) {
+                (state.flags(&list.prefix, after.as_ref()).take(part_size).cloned().collect(), *state.head())
             };
-            let part = self.reads.read(part)?;
+            let (part, known) = self.reads.read(part)?;
             let is_last = part.len() < part_size;
             after = part.last().map(|flag| flag.key.clone());
-            let were = self.were(part, at).await?;
+            let were = self.were(part, &known, at).await?;
             found.extend(were.into_iter().filter(|was| list.passes(&was.flag)));
             if is_last || found.len() >= wanted {
                 break;
@@ -121,14 +121,19 @@ impl Past {
         Ok(pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision: at })
     }
 
-    /// What these flags were, in their order, without those that were not there yet.
-    async fn were(&self, flags: Vec<Arc<Flag>>, at: Revision) -> Result<Vec<Arc<PastFlag>>, Status> {
+    /// What these flags, read at `known`, were: in their order, without those that were not there yet.
+    async fn were(&self, flags: Vec<Arc<Flag>>, known: &Head, at: Revision) -> Result<Vec<Arc<PastFlag>>, Status> {
         let changed: Vec<Uuid> = flags.iter().filter(|flag| flag.revision > at).map(|flag| flag.id).collect();
         let next = self.store.next_changes(&changed, at).await.map_err(read_failed)?;
         // Asked afterwards: entries that were trimmed away meanwhile were not found.
-        let floor = self.store.head().await.map_err(read_failed)?.floor;
-        if at < floor {
-            return Err(status(Error::CursorTooOld { asked: at, oldest: floor + 1 }));
+        let head = self.store.head().await.map_err(read_failed)?;
+        if at < head.floor {
+            return Err(status(Error::CursorTooOld { asked: at, oldest: head.floor + 1 }));
+        }
+        // Or a backup was restored, of which the mirror has yet to learn: its flags and these entries have nothing to do
+        // with each other.
+        if !self.store.goes_on(&head, known).await.map_err(read_failed)? {
+            return Err(status(Error::Stale));
         }
         let next: HashMap<Uuid, NextChange> = next.into_iter().map(|next| (next.flag_id, next)).collect();
         let were = flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).transpose());

@@ -19,7 +19,7 @@ use crate::domain::Revision;
 use crate::domain::advance::{Answer, Command, NewFlag, Object, Revert, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::flag::Status as FlagStatus;
-use crate::domain::state::FlagRef;
+use crate::domain::state::{FlagRef, State};
 use crate::domain::text::{Description, FlagKey, Name};
 
 /// Flags in one batch at the most.
@@ -237,6 +237,8 @@ impl ToggleService for Toggle {
         &self,
         request: Request<pb::RevertFeatureFlagRequest>,
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
+        // Asked before: what is read next may be of a later log, but not of an earlier one.
+        let log = self.reads.read(State::log)?;
         // Whether it is there and will do is decided with the rest: a retry may come when it is gone.
         let entry = match Uuid::try_parse(&request.get_ref().audit_log_id) {
             Ok(id) => self.reads.entry(id).await?.map(Box::new),
@@ -245,7 +247,7 @@ impl ToggleService for Toggle {
         let parse = |request: &pb::RevertFeatureFlagRequest, fields: &mut Fields| {
             let id = fields.uuid("audit_log_id", &request.audit_log_id);
             let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
-            Some(Command::Revert(Revert { id: id?, entry, expected_revision }))
+            Some(Command::Revert(Revert { id: id?, entry, log, expected_revision }))
         };
         self.changes.make(request, parse).await
     }

@@ -9,7 +9,7 @@ mod freshness;
 mod subscription;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -37,9 +37,7 @@ pub struct Mirror {
     access: watch::Sender<u64>,
     /// Who is to be told of changes to flags.
     subscribers: subscription::Subscribers,
-    /// How often the log turned out to be another than the one that was known.
-    logs: AtomicU64,
-    /// The keys of flags that were there in such a log, and are not in the one that took its place.
+    /// The keys of flags that were there in a log, and are not in another that took its place.
     vanished: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// The most revisions that a look at the log found that were not here, since that was last asked for.
     lag: AtomicI64,
@@ -61,7 +59,6 @@ impl Mirror {
             revision: watch::Sender::new(-1),
             access: watch::Sender::new(0),
             subscribers: subscription::Subscribers::default(),
-            logs: AtomicU64::new(0),
             vanished: std::sync::Mutex::default(),
             began: Instant::now(),
             confirmed: watch::Sender::new(None),
@@ -113,11 +110,12 @@ impl Mirror {
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let revision = new.head().revision;
-        let other = held.as_ref().is_some_and(|old| !new.goes_on_from(old));
-        let old = held.replace(new).filter(|_| other);
-        if other {
-            self.logs.fetch_add(1, Ordering::Release);
-        }
+        let new = match &*held {
+            Some(old) => new.in_place_of(old),
+            None => new,
+        };
+        let log = new.log();
+        let old = held.replace(new).filter(|old| old.log() != log);
         self.revision.send_replace(revision);
         drop(held);
         // Not under the lock: nobody is to wait for a walk over everything.

@@ -4,7 +4,6 @@
 //! it has seen: one that is slow finds every flag once, as it is by then, and costs nobody anything meanwhile.
 
 use std::collections::HashMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
@@ -21,7 +20,7 @@ pub struct Subscription {
     /// `None` for all flags.
     keys: Option<Vec<FlagKey>>,
     wake: Arc<Notify>,
-    /// Which log it began on, see [`Mirror::logs`].
+    /// Which log it began on, see [`State::log`].
     log: u64,
 }
 
@@ -29,7 +28,7 @@ impl Mirror {
     /// Word of changes to the flags with these keys, whether they exist yet or not; to all flags without any. Subscribe
     /// first and read then: what changes in between is told.
     pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>) -> Subscription {
-        let log = self.logs.load(Ordering::Acquire);
+        let log = self.read(State::log).unwrap_or_default();
         let (number, wake) = self.subscribers.add(keys.as_deref());
         Subscription { mirror: Arc::clone(self), number, keys, wake, log }
     }
@@ -51,8 +50,7 @@ impl Subscription {
     /// Reads the state; `None` once it is not that of the log that the subscription began on, as when a backup was
     /// restored: what was told of that one leads nowhere in the other.
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
-        // Another log takes its place under the lock that is held for reading here.
-        self.mirror.read(|state| (self.mirror.logs.load(Ordering::Acquire) == self.log).then(|| read(state))).flatten()
+        self.mirror.read(|state| (state.log() == self.log).then(|| read(state))).flatten()
     }
 
     /// The keys that it is about; `None` for all flags.

@@ -263,6 +263,18 @@ pub trait Store: Send + Sync {
     /// before it. Each is found by an index; attempts that were refused are no changes.
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
+    /// Whether the log, which ends at `now`, goes on from `known`: no backup was restored in between. One that was trimmed
+    /// beyond cannot tell, and is said not to.
+    async fn goes_on(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
+        Ok(match Relation::of(now, known) {
+            Relation::Same | Relation::Continues => true,
+            Relation::Foreign => false,
+            Relation::ContinuesFrom(hash) => {
+                self.entry_at(known.revision).await?.is_some_and(|(_, found)| found == hash)
+            }
+        })
+    }
+
     /// The part of `within` that lies in `period`.
     async fn range(&self, period: Period, within: Range) -> Result<Range, StoreError> {
         let mut range = within;

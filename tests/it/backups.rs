@@ -2,6 +2,7 @@
 //! what a server says that is started on one.
 
 mod chain;
+mod running;
 
 use std::path::Path;
 use std::sync::Arc;

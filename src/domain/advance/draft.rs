@@ -70,6 +70,11 @@ impl<'a> Draft<'a> {
         &self.head
     }
 
+    /// That what was looked up in a log is not taken for part of another: it may have been restored meanwhile.
+    pub fn is_log(&self, log: u64) -> Result<(), Error> {
+        if log == self.state.log() { Ok(()) } else { Err(Error::Stale) }
+    }
+
     pub fn now(&self) -> Timestamp {
         self.now
     }

@@ -35,6 +35,7 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
 
 /// As if the status before the entry were set now, whatever has happened to the flag since.
 pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
+    draft.is_log(revert.log)?;
     if revert.entry.is_none() {
         return Err(Error::AuditLogNotFound(revert.id));
     }

@@ -6,6 +6,7 @@ use crate::domain::audit::{Action, Beginning, EntityType};
 use crate::domain::error::Error;
 
 pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -> Result<Outcome, Error> {
+    draft.is_log(trim.log)?;
     let head = *draft.head();
     if trim.through > head.revision {
         return Err(Error::CursorInFuture { asked: trim.through, head: head.revision });

@@ -273,6 +273,8 @@ pub struct TrimLog {
     pub hash: Hash,
     /// The hash of the entry there, as the log has it; `None` where the log had no such entry when it was looked for.
     pub there: Option<Hash>,
+    /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
+    pub log: u64,
 }
 
 /// Take back a flip.
@@ -282,6 +284,8 @@ pub struct Revert {
     pub id: Uuid,
     /// That entry, which never changes; `None` if there is none.
     pub entry: Option<Box<Entry>>,
+    /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
+    pub log: u64,
     /// Only if the flag is at this revision.
     pub expected_revision: Option<Revision>,
 }

@@ -17,6 +17,7 @@ use super::pb::audit_service_server::AuditService;
 use super::status::{read_failed, status};
 use crate::checkpoint::SigningKey;
 use crate::domain::error::Error;
+use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -90,9 +91,11 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
+        // Asked before: what is read next may be of a later log, but not of an earlier one.
+        let log = self.mirror.read(State::log).unwrap_or_default();
         let there = self.store.entry_at(request.get_ref().through_revision).await.map_err(read_failed)?;
         let there = there.map(|(_, hash)| hash);
-        self.changes.make(request, |request, fields| trim::parse(request, fields, there)).await
+        self.changes.make(request, |request, fields| trim::parse(request, fields, there, log)).await
     }
 
     type StreamAuditLogsStream = Messages;

@@ -19,10 +19,15 @@ fn oldest(answer: &Answer) -> i64 {
     }
 }
 
-/// `there` is the hash of the entry at the revision that is asked for, if the log has it.
-pub(super) fn parse(request: &pb::TrimAuditLogsRequest, fields: &mut Fields, there: Option<Hash>) -> Option<Command> {
+/// `there` is the hash of the entry at the revision that is asked for, if the log has it: which log, `log` says.
+pub(super) fn parse(
+    request: &pb::TrimAuditLogsRequest,
+    fields: &mut Fields,
+    there: Option<Hash>,
+    log: u64,
+) -> Option<Command> {
     let through = fields.at_least("through_revision", 1, Some(request.through_revision));
     let hash = Hash::try_from(request.through_hash.as_slice());
     let hash = hash.map_or_else(|_| fields.violate("through_hash", "must be 32 bytes"), Some);
-    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, there }))
+    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, there, log }))
 }

@@ -273,7 +273,7 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
     let taking_back = |entry: &Entry| {
         let entry = Some(Box::new(entry.clone()));
-        service(Command::Revert(Revert { id: flip.id, entry, expected_revision: None }))
+        service(Command::Revert(Revert { id: flip.id, entry, log: 0, expected_revision: None }))
     };
     let dry = Proposal { validate_only: true, ..taking_back(&flip) };
     assert_eq!(flag_of(&world.accept(dry)).status, Status::Disabled);
@@ -289,7 +289,7 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
         let entry = Entry { action, ..Entry::clone(&flip) };
         assert_eq!(world.reject(taking_back(&entry)), Error::NotRevertible(flip.id));
     }
-    let unknown = Command::Revert(Revert { id: flip.id, entry: None, expected_revision: None });
+    let unknown = Command::Revert(Revert { id: flip.id, entry: None, log: 0, expected_revision: None });
     assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
 }
 
