@@ -4,6 +4,7 @@
 //! to the conformance suite in `tests/`, which runs every method against every backend.
 
 mod audit;
+mod checkpoints;
 mod columns;
 mod migrate;
 mod postgres;

@@ -17,6 +17,7 @@ use sqlx::{ConnectOptions, Connection};
 use uuid::Uuid;
 
 use super::audit::Question;
+use super::checkpoints::Checkpoints;
 use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
@@ -253,31 +254,23 @@ impl Store for PostgresStore {
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
-        let sql = "INSERT INTO checkpoints (revision, note) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        sqlx::query(sql).bind(revision).bind(note).execute(&self.own).await.map_err(read)?;
-        Ok(())
+        Checkpoints { pool: &self.own, read }.add(revision, note).await
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        let sql = "SELECT revision, note FROM checkpoints WHERE revision BETWEEN $1 AND $2 ORDER BY revision LIMIT $3";
-        sqlx::query_as(sql).bind(range.first).bind(range.last).bind(limit).fetch_all(&self.pool).await.map_err(read)
+        Checkpoints { pool: &self.pool, read }.list(range, limit).await
     }
 
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        let sql = "SELECT revision, note FROM checkpoints ORDER BY revision DESC LIMIT 1";
-        sqlx::query_as(sql).fetch_optional(&self.own).await.map_err(read)
+        Checkpoints { pool: &self.own, read }.last().await
     }
 
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        let sql = "INSERT INTO checkpoint_keys (key, added_at) VALUES ($1, $2) ON CONFLICT DO NOTHING";
-        sqlx::query(sql).bind(key).bind(Time(at)).execute(&self.own).await.map_err(read)?;
-        Ok(())
+        Checkpoints { pool: &self.own, read }.add_key(key, at).await
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        let sql = "SELECT key, added_at FROM checkpoint_keys ORDER BY added_at, key";
-        let rows: Vec<(String, Time)> = sqlx::query_as(sql).fetch_all(&self.pool).await.map_err(read)?;
-        Ok(rows.into_iter().map(|(key, at)| (key, at.0)).collect())
+        Checkpoints { pool: &self.pool, read }.keys().await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
