@@ -70,6 +70,16 @@ enum Next {
     Split(String),
 }
 
+/// What the log tells of a step whose append was in doubt.
+enum Fate {
+    /// It stands.
+    Stands,
+    /// It does not.
+    Lost,
+    /// Nobody will know any more: what stood there was trimmed since.
+    Trimmed,
+}
+
 impl Committer {
     /// A committer, and where to hand in proposals: so many may wait, and more are turned away.
     pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, queue: usize) -> (Self, Proposals) {
@@ -134,7 +144,7 @@ impl Committer {
     /// Appends a step, and finds out whether it did when the connection is lost in between.
     ///
     /// The same step is simply appended again: it is conditional on the same head, so it cannot be written twice, and
-    /// if the head has moved, the entry that stands next to it tells whether it was this step that moved it. That holds
+    /// if it is not taken, the entry that stands next to that head tells whether it was this step that moved it. That holds
     /// even if the lost statement is still on its way to the database: it and the second attempt are the same.
     async fn append(&mut self, step: &Step) -> Result<Next, Error> {
         let give_up = Instant::now() + OUTCOME_PATIENCE;
@@ -143,26 +153,27 @@ impl Committer {
             let began = Instant::now();
             let outcome = self.writer.append(step).await;
             meter::appended(&outcome, began.elapsed());
-            let problem = match outcome {
+            let next = match outcome {
                 Ok(Appended::Done) => return Ok(Next::Appended),
-                Ok(Appended::HeadMoved) if !in_doubt => return Ok(Next::CatchUp),
                 Ok(Appended::RequestExists) => return Ok(Next::Replay),
-                Ok(Appended::Refused(problem)) => return Ok(Next::Split(problem)),
-                Ok(Appended::HeadMoved) => match self.stands(step).await {
-                    Ok(true) => return Ok(Next::Appended),
-                    Ok(false) => return Ok(Next::CatchUp),
-                    // Nobody will know any more.
-                    Err(StoreError::Refused(problem)) => {
-                        tracing::error!(problem, "what became of a batch could not be learnt");
+                Ok(Appended::HeadMoved) => Ok(Next::CatchUp),
+                Ok(Appended::Refused(problem)) => Ok(Next::Split(problem)),
+                Err(problem) => Err(problem),
+            };
+            in_doubt |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
+            let problem = match next {
+                next if !in_doubt => return next.map_err(|problem| unavailable(&problem)),
+                Ok(next) => match self.fate(step).await {
+                    Ok(Fate::Stands) => return Ok(Next::Appended),
+                    Ok(Fate::Lost) => return Ok(next),
+                    Ok(Fate::Trimmed) => {
+                        tracing::error!(
+                            "what became of a batch could not be learnt: what stood there was trimmed since"
+                        );
                         return Err(Error::CommitOutcomeUnknown);
                     }
                     Err(problem) => problem,
                 },
-                Err(StoreError::OutcomeUnknown(problem)) => {
-                    in_doubt = true;
-                    StoreError::OutcomeUnknown(problem)
-                }
-                Err(problem) if !in_doubt => return Err(unavailable(&problem)),
                 Err(problem) => problem,
             };
             if Instant::now() > give_up {
@@ -174,18 +185,15 @@ impl Committer {
         }
     }
 
-    /// Whether a step's first entry is in the log. A step without entries changed nothing that could be asked for; its
+    /// What became of a step, by its first entry. A step without entries changed nothing that could be asked for; its
     /// requests, if they are there, are found as such.
-    async fn stands(&self, step: &Step) -> Result<bool, StoreError> {
-        let Some(first) = step.entries.first() else { return Ok(false) };
+    async fn fate(&self, step: &Step) -> Result<Fate, StoreError> {
+        let Some(first) = step.entries.first() else { return Ok(Fate::Lost) };
         if let Some((id, _)) = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await? {
-            return Ok(id == first.id);
+            return Ok(if id == first.id { Fate::Stands } else { Fate::Lost });
         }
         let head = in_time(READ_PATIENCE, self.store.head()).await?;
-        if head.floor >= first.revision {
-            return Err(StoreError::Refused("what stood there was trimmed since".to_owned()));
-        }
-        Ok(false)
+        Ok(if head.floor >= first.revision { Fate::Trimmed } else { Fate::Lost })
     }
 
     /// Follows the log to where it has moved, and after a few losses keeps it from moving on before our next append.

@@ -3,8 +3,9 @@
 use toggled::grpc::pb::*;
 use tonic::Code;
 
+use crate::store::raw::Raw;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Database, HeldHead, Server, reason_of, soon, toggle};
+use crate::support::{Backend, Client, Database, HeldHead, Log, Server, reason_of, soon, toggle};
 
 /// A server whose next flip of the flag `a` hangs in the database.
 struct World {
@@ -17,9 +18,26 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        let (database, proxy) = Self::databases().await;
+        let server = Server::start(&proxy.database).await;
+        Self::with(database, proxy, server).await
+    }
+
+    /// The same, and what the server logs.
+    async fn logged() -> (Self, Log) {
+        let (database, proxy) = Self::databases().await;
+        let (mut server, log) = Server::launch_logged(&proxy.database.url, &[]).await;
+        server.ready().await;
+        (Self::with(database, proxy, server).await, log)
+    }
+
+    async fn databases() -> (Database, Proxy) {
         let database = Database::new(Backend::Postgres).await;
         let proxy = Proxy::new(&database).await;
-        let server = Server::start(&proxy.database).await;
+        (database, proxy)
+    }
+
+    async fn with(database: Database, proxy: Proxy, server: Server) -> Self {
         let mut admin = server.admin().await;
         admin.create("a").await;
         let held = Some(database.hold_head().await);
@@ -33,6 +51,16 @@ impl World {
             tokio::spawn(async move { admin.toggle.toggle_feature_flag(request()).await.map(|a| a.into_inner()) });
         self.held.as_ref().unwrap().until_wanted().await;
         flip
+    }
+
+    /// Has what is being written be written without an answer: the database does not notice that nobody waits for one.
+    async fn lose_the_answer(&mut self) {
+        self.proxy.set(Line::Closed);
+        drop(self.held.take());
+        let other = Server::start(&self.database).await;
+        let mut direct = other.admin().await;
+        soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} })
+            .await;
     }
 
     async fn flips(&mut self) -> Vec<AuditLog> {
@@ -49,14 +77,23 @@ fn request() -> ToggleFeatureFlagRequest {
 async fn a_flip_whose_commit_ran_on_after_the_connection_was_lost_is_answered_as_made() {
     let mut world = World::new().await;
     let flip = world.flip().await;
-    world.proxy.set(Line::Closed);
-    // The database has not noticed, and writes it as soon as it can.
-    drop(world.held.take());
-    let other = Server::start(&world.database).await;
-    let mut direct = other.admin().await;
-    soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} })
-        .await;
+    world.lose_the_answer().await;
     world.proxy.set(Line::Open);
+    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+}
+
+/// What it refuses says nothing of what it has written; it is asked on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flip_that_the_database_refuses_to_tell_of_for_a_while_is_answered_as_made() {
+    let (mut world, mut log) = World::logged().await;
+    let flip = world.flip().await;
+    world.lose_the_answer().await;
+    let mut raw = Raw::connect(&world.database).await;
+    raw.run("ALTER TABLE audit_logs RENAME TO elsewhere").await;
+    world.proxy.set(Line::Open);
+    log.says("\"audit_logs\" does not exist").await;
+    raw.run("ALTER TABLE elsewhere RENAME TO audit_logs").await;
     let answer = soon("the answer", flip).await.unwrap().unwrap();
     assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
 }
