@@ -158,6 +158,15 @@ pub enum Error {
         /// The first that is known not to.
         revision: Revision,
     },
+    /// A checkpoint that is stored with the log is none of it.
+    #[error(
+        "the checkpoint that is stored for revision {revision} cannot be read: the log's proof is not intact; run toggled \
+         audit verify; the list goes on with from_revision {next}", next = revision + 1
+    )]
+    CheckpointCorrupt {
+        /// The revision that it is stored for.
+        revision: Revision,
+    },
     /// A defect, or a database that does not hold what it should. The words are for the server's log only.
     #[error("internal error: {0}")]
     Internal(String),

@@ -163,7 +163,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
         Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         Error::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
-        Error::LogCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
+        Error::LogCorrupt { .. } | Error::CheckpointCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         Error::Internal(_) | Error::Told => (Code::Internal, ErrorReason::Internal),
@@ -195,7 +195,9 @@ fn metadata(error: &Error) -> HashMap<String, String> {
         Error::CursorTooOld { oldest, .. } | Error::TimeTooOld { oldest } => {
             Some(("oldest_revision", oldest.to_string()))
         }
-        Error::LogCorrupt { revision } => Some(("first_bad_revision", revision.to_string())),
+        Error::LogCorrupt { revision } | Error::CheckpointCorrupt { revision } => {
+            Some(("first_bad_revision", revision.to_string()))
+        }
         _ => None,
     };
     pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()

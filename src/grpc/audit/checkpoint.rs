@@ -1,6 +1,7 @@
 //! GetAuditCheckpoint and ListAuditCheckpoints: signed statements of what the log was.
 
-use std::sync::Arc;
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tonic::Status;
 
@@ -9,7 +10,7 @@ use crate::domain::error::Error;
 use crate::domain::filter::Range;
 use crate::domain::state::Head;
 use crate::domain::text::Malformed;
-use crate::domain::time::Clock;
+use crate::domain::time::{Clock, Timestamp};
 use crate::domain::{Hash, Revision};
 use crate::grpc::convert::time;
 use crate::grpc::fields::Fields;
@@ -17,6 +18,33 @@ use crate::grpc::paging::Paging;
 use crate::grpc::pb;
 use crate::grpc::status::{log_corrupt, read_failed, status};
 use crate::store::{Store, StoredCheckpoint};
+use crate::telemetry::errors;
+
+/// The keys that have signed. One that cannot be read is left out, and told of in the server's log, once.
+#[derive(Default)]
+pub(super) struct Keys {
+    told: Mutex<HashSet<String>>,
+}
+
+impl Keys {
+    /// As the wire has them, in their order.
+    fn readable(&self, stored: Vec<(String, Timestamp)>) -> Vec<pb::CheckpointKey> {
+        let key = |(text, added_at): (String, Timestamp)| match VerifierKey::parse(&text) {
+            Ok(key) => {
+                let added_at = Some(time(added_at));
+                Some(pb::CheckpointKey { key_id: key.id().to_string(), verifier_key: text, added_at })
+            }
+            Err(error) => {
+                let problem = format!("a row of checkpoint_keys is left out: {error}: {text:?}");
+                if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(text) {
+                    errors::internal(&problem);
+                }
+                None
+            }
+        };
+        stored.into_iter().filter_map(key).collect()
+    }
+}
 
 /// Who signs, and by which clock.
 pub(super) struct Signer {
@@ -29,6 +57,7 @@ impl Signer {
     pub async fn checkpoint(
         &self,
         store: &dyn Store,
+        keys: &Keys,
         revision: Option<Revision>,
     ) -> Result<pb::GetAuditCheckpointResponse, Status> {
         let head = store.head().await.map_err(read_failed)?;
@@ -38,10 +67,13 @@ impl Signer {
         let note = self.key.sign(Checkpoint { log_id: head.log_id, revision, hash, time: now });
         // A backup may have been restored that is older than the key: what is signed must be verifiable.
         let ours = self.key.verifier(head.log_id).to_string();
-        if !store.checkpoint_keys().await.map_err(read_failed)?.iter().any(|(key, _)| *key == ours) {
+        let mut stored = store.checkpoint_keys().await.map_err(read_failed)?;
+        if !stored.iter().any(|(key, _)| *key == ours) {
             store.add_checkpoint_key(&ours, now).await.map_err(read_failed)?;
+            stored.push((ours, now));
         }
-        Ok(pb::GetAuditCheckpointResponse { checkpoint: Some((&Arc::new(note)).into()), keys: keys(store).await? })
+        let (checkpoint, keys) = (Some((&Arc::new(note)).into()), keys.readable(stored));
+        Ok(pb::GetAuditCheckpointResponse { checkpoint, keys })
     }
 }
 
@@ -87,34 +119,27 @@ impl List {
         fields.finish(paging.map(|paging| Self { paging, from }))
     }
 
-    pub async fn page(self, store: &dyn Store) -> Result<pb::ListAuditCheckpointsResponse, Status> {
+    pub async fn page(self, store: &dyn Store, keys: &Keys) -> Result<pb::ListAuditCheckpointsResponse, Status> {
         let first = self.paging.after.map_or(self.from, |after| after.saturating_add(1).max(self.from));
         let range = Range { first, last: Revision::MAX };
         let stored = store.checkpoints(range, self.paging.wanted()).await.map_err(read_failed)?;
         let notes = stored.iter().map(note).collect::<Result<Vec<_>, _>>()?;
         let (checkpoints, next_page_token) =
             self.paging.page(notes.iter(), |note| note.checkpoint.revision.to_string());
-        Ok(pb::ListAuditCheckpointsResponse { checkpoints, next_page_token, keys: keys(store).await? })
+        let keys = keys.readable(store.checkpoint_keys().await.map_err(read_failed)?);
+        Ok(pb::ListAuditCheckpointsResponse { checkpoints, next_page_token, keys })
     }
 }
 
 fn note(stored: &StoredCheckpoint) -> Result<Arc<Note>, Status> {
     let revision = stored.revision;
-    let corrupt = |what: &str| log_corrupt(revision, &format!("the checkpoint of revision {revision}: {what}"));
+    let corrupt = |what: &str| {
+        errors::internal(&format!("the checkpoint of revision {revision}: {what}"));
+        status(Error::CheckpointCorrupt { revision })
+    };
     let note = Note::parse(&stored.note).map_err(|error| corrupt(&error.to_string()))?;
     if note.checkpoint.revision != revision {
         return Err(corrupt("it speaks of another revision"));
     }
     Ok(Arc::new(note))
-}
-
-/// All keys that have signed, the oldest first.
-async fn keys(store: &dyn Store) -> Result<Vec<pb::CheckpointKey>, Status> {
-    let keys = store.checkpoint_keys().await.map_err(read_failed)?;
-    let key = |(text, added_at): (String, _)| {
-        let key =
-            VerifierKey::parse(&text).map_err(|error| status(Error::Internal(format!("checkpoint_keys: {error}"))))?;
-        Ok(pb::CheckpointKey { key_id: key.id().to_string(), verifier_key: text, added_at: Some(time(added_at)) })
-    };
-    keys.into_iter().map(key).collect()
 }

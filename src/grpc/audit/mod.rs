@@ -21,7 +21,7 @@ use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
-use checkpoint::Signer;
+use checkpoint::{Keys, Signer};
 use list::List;
 use tail::{Messages, Tail};
 
@@ -31,6 +31,7 @@ pub struct Audit {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     signer: Option<Signer>,
+    keys: Keys,
 }
 
 impl Audit {
@@ -42,7 +43,7 @@ impl Audit {
         key: Option<Arc<SigningKey>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { changes, store, mirror, signer: key.map(|key| Signer { key, clock }) }
+        Self { changes, store, mirror, signer: key.map(|key| Signer { key, clock }), keys: Keys::default() }
     }
 }
 
@@ -76,7 +77,7 @@ impl AuditService for Audit {
         let revision = fields.at_least("revision", 1, request.get_ref().revision);
         fields.finish(Some(())).map_err(status)?;
         let signer = self.signer.as_ref().ok_or_else(|| status(Error::NoCheckpointKey))?;
-        signer.checkpoint(&*self.store, revision).await.map(Response::new)
+        signer.checkpoint(&*self.store, &self.keys, revision).await.map(Response::new)
     }
 
     async fn list_audit_checkpoints(
@@ -84,7 +85,7 @@ impl AuditService for Audit {
         request: Request<pb::ListAuditCheckpointsRequest>,
     ) -> Result<Response<pb::ListAuditCheckpointsResponse>, Status> {
         let list = checkpoint::List::parse(request.get_ref()).map_err(status)?;
-        list.page(&*self.store).await.map(Response::new)
+        list.page(&*self.store, &self.keys).await.map(Response::new)
     }
 
     async fn trim_audit_logs(

@@ -7,8 +7,10 @@ use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
 use toggled::grpc::pb::*;
 use tonic::Code;
+use tonic_types::StatusExt;
 
 use super::{EVERY_TEN, assert_signed, list, revisions, sign, until_stored, write_to};
+use crate::store::raw::Raw;
 use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of};
 
 /// The file beside a database that is one.
@@ -134,6 +136,43 @@ async fn on_postgresql_nothing_is_signed_without_a_key() {
 }
 
 on_both! {
+    /// Of the keys, and of the checkpoints, one that somebody has put there past the service.
+    async fn what_cannot_be_read_does_not_hide_the_rest(backend: Backend) {
+        let database = Database::new(backend).await;
+        let (mut server, log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        server.ready().await;
+        let mut admin = server.admin().await;
+        write_to(&mut admin, 25).await;
+        let (whole, mut raw) = (until_stored(&mut admin, 2).await, Raw::connect(&database).await);
+        raw.run("INSERT INTO checkpoint_keys SELECT 'no key at all', added_at FROM checkpoint_keys").await;
+        assert_eq!(list(&mut admin).await, whole);
+        assert_eq!(sign(&mut admin, None).await.keys, whole.keys);
+
+        raw.run("INSERT INTO checkpoints (revision, note) VALUES (15, 'no checkpoint at all')").await;
+        for from_revision in [None, Some(11), Some(15)] {
+            let request = ListAuditCheckpointsRequest { from_revision, ..Default::default() };
+            let told = admin.audit.list_audit_checkpoints(request).await.unwrap_err();
+            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::DataLoss, "LOG_CORRUPT"));
+            assert_eq!(told.get_details_error_info().unwrap().metadata["first_bad_revision"], "15");
+            assert!(told.message().contains("from_revision 16"), "{told}");
+        }
+        let request = ListAuditCheckpointsRequest { from_revision: Some(16), ..Default::default() };
+        let rest = admin.audit.list_audit_checkpoints(request).await.unwrap().into_inner();
+        assert_eq!((&rest.checkpoints[..], &rest.keys), (&whole.checkpoints[1..], &whole.keys));
+
+        // As in a backup that is older than the key.
+        raw.unguard().await;
+        raw.run("DELETE FROM checkpoint_keys").await;
+        for _ in 0..2 {
+            let signed = sign(&mut admin, None).await;
+            assert_eq!(signed.keys.len(), 1);
+            assert_signed(&signed.checkpoint.unwrap(), &signed.keys);
+        }
+        server.terminate().await;
+        let told = log.rest().await;
+        assert_eq!(told.matches("no key at all").count(), 1, "told once: {told}");
+    }
+
     /// Each of two keys, one given as a file and one by the environment, and what both have signed.
     async fn what_an_old_key_has_signed_can_be_verified_when_there_is_a_new_one(backend: Backend) {
         let (database, folder) = (Database::new(backend).await, TempDir::new().unwrap());
