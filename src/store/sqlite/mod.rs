@@ -2,6 +2,7 @@
 
 mod append;
 mod error;
+mod follower;
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -19,18 +20,17 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::checkpoints::Checkpoints;
-use super::rows::{self, FlagRow, HeadRow, NextChangeRow, RequestRow, TokenRow, UserRow, convert};
+use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
-    Connections, EntryQuery, Followed, Migration, Relation, Removed, Store, StoreError, StoredCheckpoint, Writer,
-    audit, migrate,
+    Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
-use crate::domain::audit::{EntityType, Entry};
+use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
 use crate::domain::past::NextChange;
-use crate::domain::state::{Delta, Head, State};
+use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use crate::store::columns::Time;
@@ -133,24 +133,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        let mut snapshot = self.own.begin().await.map_err(read)?;
-        let head = head(&mut snapshot).await?;
-        let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        let users: Vec<UserRow> = sqlx::query_as(concat!("SELECT ", rows::user_columns!(), " FROM users"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        let tokens: Vec<TokenRow> = sqlx::query_as(concat!("SELECT ", rows::token_columns!(), " FROM api_tokens"))
-            .fetch_all(&mut *snapshot)
-            .await
-            .map_err(read)?;
-        snapshot.commit().await.map_err(read)?;
-        let mut state = State::new(head);
-        state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
-        Ok(state)
+        follower::load(&self.own).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -159,28 +142,7 @@ impl Store for SqliteStore {
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
-        // The usual answer, by one small read.
-        let mut connection = self.own.acquire().await.map_err(read)?;
-        if head(&mut connection).await? == *known {
-            return Ok(Followed::Current);
-        }
-        drop(connection);
-        let mut snapshot = self.own.begin().await.map_err(read)?;
-        let head = head(&mut snapshot).await?;
-        match Relation::of(&head, known) {
-            Relation::Same => return Ok(Followed::Current),
-            Relation::Foreign => return Ok(Followed::Diverged),
-            Relation::Continues => {}
-            Relation::ContinuesFrom(hash) => {
-                let there = entry_at(&mut snapshot, known.revision).await?;
-                if there.is_none_or(|(_, found)| found != hash) {
-                    return Ok(Followed::Diverged);
-                }
-            }
-        }
-        let delta = changed_since(&mut snapshot, known.revision).await?;
-        snapshot.commit().await.map_err(read)?;
-        Ok(Followed::Changed(head, delta))
+        follower::follow(&self.own, known).await
     }
 
     fn hints(&self) -> BoxStream<'static, ()> {
@@ -326,30 +288,4 @@ async fn entry_at(connection: &mut SqliteConnection, revision: Revision) -> Resu
     let row: Option<(Uuid, Vec<u8>)> =
         sqlx::query_as(sql).bind(revision).fetch_optional(connection).await.map_err(read)?;
     row.map(|row| rows::entry_at(row, revision)).transpose()
-}
-
-/// The objects that entries after `revision` name, by their primary keys.
-async fn changed_since(connection: &mut SqliteConnection, revision: Revision) -> Result<Delta, StoreError> {
-    macro_rules! changed {
-        ($columns:expr, $table:literal, $kind:expr, $row:ty) => {{
-            let rows: Vec<$row> = sqlx::query_as(concat!(
-                "SELECT ",
-                $columns,
-                " FROM ",
-                $table,
-                " WHERE id IN (SELECT entity_id FROM audit_logs WHERE revision > ? AND +entity_type = ?)"
-            ))
-            .bind(revision)
-            .bind($kind.as_str())
-            .fetch_all(&mut *connection)
-            .await
-            .map_err(read)?;
-            convert(rows)?
-        }};
-    }
-    Ok(Delta {
-        flags: changed!(rows::flag_columns!(), "feature_flags", EntityType::FeatureFlag, FlagRow),
-        users: changed!(rows::user_columns!(), "users", EntityType::User, UserRow),
-        tokens: changed!(rows::token_columns!(), "api_tokens", EntityType::ApiToken, TokenRow),
-    })
 }
