@@ -6,13 +6,14 @@
 mod audit;
 mod checkpoints;
 mod columns;
+mod error;
+mod followed;
 mod migrate;
 mod postgres;
 mod rows;
 mod sqlite;
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -24,51 +25,16 @@ use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::past::NextChange;
-use crate::domain::state::{Delta, Head, State};
+use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
+use followed::Relation;
 
+pub use error::{StoreError, in_time};
+pub use followed::Followed;
 pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
-
-/// What can go wrong with a database.
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    /// It does not answer, or has no room, connection or lock for us now. Nothing was written; it may pass.
-    #[error("the database is unavailable: {0}")]
-    Unavailable(String),
-    /// The connection was lost while it was writing: it may have written or not.
-    #[error("the connection was lost while writing: {0}")]
-    OutcomeUnknown(String),
-    /// A row holds what it must not.
-    #[error("{table}.{column} of row {row} is not valid: {problem}")]
-    Corrupt {
-        /// Where.
-        table: &'static str,
-        /// In which column.
-        column: &'static str,
-        /// In which row.
-        row: String,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// It refuses to do what was asked, and would again: wrong password, missing table, a log that is not empty.
-    #[error("{0}")]
-    Refused(String),
-}
-
-/// What the database says, if it says it in time: a connection can be silent for ever, and the next one may answer.
-///
-/// # Errors
-/// What went wrong, also that there was no answer.
-pub async fn in_time<T>(
-    patience: Duration,
-    asked: impl Future<Output = Result<T, StoreError>>,
-) -> Result<T, StoreError> {
-    let late = |_| Err(StoreError::Unavailable("no answer in time".to_owned()));
-    tokio::time::timeout(patience, asked).await.unwrap_or_else(late)
-}
 
 /// What came of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,44 +47,6 @@ pub enum Appended {
     RequestExists,
     /// The database does not take the data; one step smaller may be taken. Nothing was written.
     Refused(String),
-}
-
-/// What happened to the log since.
-#[derive(Debug, Clone)]
-pub enum Followed {
-    /// Nothing.
-    Current,
-    /// It moved on to this head, and these objects changed on the way.
-    Changed(Head, Delta),
-    /// It does not go on from where we stood: it is behind, or has another entry there, as when a backup was restored, or
-    /// it was trimmed beyond. What it is now tells which.
-    Diverged,
-}
-
-/// How the log as it is now relates to where we stood in it.
-enum Relation {
-    /// It is where we stood.
-    Same,
-    /// It goes on from there: we stood right before the first that is kept.
-    Continues,
-    /// It goes on from there if the entry there has this hash.
-    ContinuesFrom(Hash),
-    /// It is another log, or an older state of this one, or what came after us was trimmed.
-    Foreign,
-}
-
-impl Relation {
-    fn of(now: &Head, known: &Head) -> Self {
-        if now == known {
-            Self::Same
-        } else if now.log_id != known.log_id || now.revision <= known.revision || known.revision < now.floor {
-            Self::Foreign
-        } else if known.revision == now.floor {
-            if known.hash == now.floor_hash { Self::Continues } else { Self::Foreign }
-        } else {
-            Self::ContinuesFrom(known.hash)
-        }
-    }
 }
 
 /// In which order entries are read.
