@@ -4,6 +4,7 @@ mod append;
 mod error;
 mod follower;
 mod hints;
+mod statement;
 
 use std::path::PathBuf;
 use std::str::FromStr;
