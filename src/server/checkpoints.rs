@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::RETRY;
+use super::{RETRY, Server};
 use crate::checkpoint::{Checkpoint, SigningKey};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
@@ -32,17 +32,45 @@ pub(super) async fn make_known(
     store.add_checkpoint_key(&key, clock.now()).await
 }
 
+impl Server {
+    /// Has checkpoints signed as the log grows, if there is a key, and says so.
+    pub(super) fn sign_checkpoints(&mut self) {
+        let Some(key) = self.proof.key.clone() else {
+            tracing::warn!(
+                "no checkpoints of the log are signed, so that nobody can prove later what it was: give every server the \
+                 same key by --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
+            );
+            return;
+        };
+        self.tell_of_key(&key);
+        let (store, clock, interval) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.proof.interval);
+        self.background.spawn(Signer { store, clock, key, interval }.follow(self.mirror.revisions()));
+    }
+
+    /// Says what it signs with: one that took the place of a lost key is seen there.
+    fn tell_of_key(&self, key: &SigningKey) {
+        let from = match key.file() {
+            Some(file) => file.display().to_string(),
+            None => "--checkpoint-key (TOGGLED_CHECKPOINT_KEY)".to_owned(),
+        };
+        if let Some(log_id) = self.mirror.read(|state| state.head().log_id) {
+            let key_id = key.verifier(log_id).id();
+            tracing::info!(%key_id, from, "checkpoints of the log are signed with this key");
+        }
+    }
+}
+
 /// Who signs checkpoints as the log grows. Several servers do so side by side: the first to store one is in time.
-pub(super) struct Signer {
-    pub store: Arc<dyn Store>,
-    pub clock: Arc<dyn Clock>,
-    pub key: Arc<SigningKey>,
-    pub interval: Revision,
+struct Signer {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    key: Arc<SigningKey>,
+    interval: Revision,
 }
 
 impl Signer {
     /// Signs for as long as it is polled: first the newest checkpoint that is due, and then each that the log passes.
-    pub async fn follow(self, mut revisions: watch::Receiver<Revision>) {
+    async fn follow(self, mut revisions: watch::Receiver<Revision>) {
         let mut next = None;
         let mut failing = false;
         loop {

@@ -18,21 +18,18 @@ use uuid::Uuid;
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
-use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
+use crate::bootstrap::{BootstrapError, TokenPlace};
 use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
 use crate::config::{Following, Limits, Shutdown};
 use crate::domain::Revision;
-use crate::domain::access::Permission;
-use crate::domain::error::Error;
-use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::grpc;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{Listener, Readiness};
 use crate::tls::Tls;
-use checkpoints::Signer;
+use open::first_start;
 
 pub use intact::NotIntact;
 
@@ -247,32 +244,9 @@ impl Server {
         self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
-        match self.proof.key.clone() {
-            Some(key) => {
-                self.tell_of_key(&key);
-                let signer =
-                    Signer { store: store(), clock: Arc::clone(&self.clock), key, interval: self.proof.interval };
-                self.background.spawn(signer.follow(self.mirror.revisions()));
-            }
-            None => tracing::warn!(
-                "no checkpoints of the log are signed, so that nobody can prove later what it was: give every server the \
-                 same key by --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
-            ),
-        }
+        self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });
-        }
-    }
-
-    /// Says what it signs with: one that took the place of a lost key is seen there.
-    fn tell_of_key(&self, key: &SigningKey) {
-        let from = match key.file() {
-            Some(file) => file.display().to_string(),
-            None => "--checkpoint-key (TOGGLED_CHECKPOINT_KEY)".to_owned(),
-        };
-        if let Some(log_id) = self.mirror.read(|state| state.head().log_id) {
-            let key_id = key.verifier(log_id).id();
-            tracing::info!(%key_id, from, "checkpoints of the log are signed with this key");
         }
     }
 
@@ -320,29 +294,4 @@ impl Server {
             tracing::warn!("the database does not answer; not waiting any longer");
         }
     }
-}
-
-/// A database in which nobody has ever held `manage_access` gets its first administrator; tries on while the database does
-/// not answer.
-async fn first_start(
-    mirror: &Mirror,
-    proposals: &Proposals,
-    own: Option<&Secret>,
-    store: &dyn Store,
-) -> Result<Option<TokenPlace>, ServerError> {
-    let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
-    let folder = store.folder().unwrap_or_default();
-    let mut told = false;
-    while !mirror.read(managed).unwrap_or(true) {
-        match bootstrap(proposals, own, &folder).await {
-            Err(BootstrapError::Refused(problem @ Error::DatabaseUnavailable)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%problem, database = store.describe(), "waiting to write the first administrator");
-                }
-                sleep(RETRY).await;
-            }
-            done => return Ok(done?),
-        }
-    }
-    Ok(None)
 }
