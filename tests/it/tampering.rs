@@ -3,5 +3,6 @@
 mod files;
 mod rows;
 mod trimmed;
+mod unreadable;
 mod victim;
 mod wire;

@@ -47,7 +47,7 @@ fn swap(one: i64, other: i64) -> String {
 }
 
 /// A copy of an entry under another id, at this revision.
-fn insert(raw: &Raw, of: i64, at: i64) -> String {
+pub fn insert(raw: &Raw, of: i64, at: i64) -> String {
     let copied = "timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, entity_key, entity_name,
         old_value, new_value, reason, request_id, method, peer, user_agent, previous_entity_revision, hash_version, hash";
     let id = raw.id(Uuid::now_v7());

@@ -20,7 +20,7 @@ const TABLES: [&str; 7] =
     ["audit_logs", "log_head", "feature_flags", "api_tokens", "users", "checkpoints", "checkpoint_keys"];
 
 /// What stands in the way of a superuser only until they take it away.
-const CONSTRAINTS: [&str; 5] = ["status", "reverts", "action_type", "reason", "revision"];
+const CONSTRAINTS: [&str; 6] = ["status", "reverts", "action_type", "reason", "revision", "hash"];
 
 /// The revision of an entry that has everything that an entry can have but `reverts`.
 pub const FULL: i64 = 12;
