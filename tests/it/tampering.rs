@@ -1,5 +1,6 @@
 //! Whatever is done to the log past the service, `toggled audit verify` finds it, and says where and what.
 
+mod between;
 mod files;
 mod rows;
 mod trimmed;
