@@ -164,6 +164,26 @@ on_both! {
             victim.raw.run(&sql).await;
             victim.found(&sql, revision, "state", &[]).await;
         }
+        // Whose it is counts as well as what it may do, and the words say which.
+        let (user, old) = ("UPDATE users SET", "WHERE email = 'old@example.com'");
+        let copied = "permissions, revision, created_at, updated_at";
+        let other = "(SELECT id FROM users WHERE email = 'new@example.com')";
+        let forged = format!(
+            "INSERT INTO users (id, email, {copied}) SELECT {id}, 'forged@example.com', {copied} FROM users {old}"
+        );
+        for (sql, revision, words) in [
+            (format!("{user} email = 'x@example.com' {old}"), last("old@example.com"), "email is \"x@example.com\""),
+            (format!("{user} issuer = 'x', subject = 'y' {old}"), last("old@example.com"), "issuer is \"x\""),
+            (format!("DELETE FROM users {old}"), last("old@example.com"), "user old@example.com is in the log, and has no row"),
+            (forged, last("old@example.com"), "user forged@example.com has a row, and there is no entry of it"),
+            (format!("UPDATE api_tokens SET user_id = {other} WHERE id = {short}"), token.revision, ": user_id is \""),
+            (format!("UPDATE api_tokens SET revoked_at = created_at WHERE id = {short}"), token.revision, ": revoked_at is \""),
+        ] {
+            victim.raw.run(&sql).await;
+            let told = victim.verify(&[]).await;
+            assert!(told.1.contains(words), "{sql}: {}", told.1);
+            victim.found(&sql, revision, "state", &[]).await;
+        }
         // Rows that no entry speaks of, at revisions that no entry has, with ids that nobody makes and of nobody.
         let nil = victim.raw.id(Uuid::nil());
         let columns = "name, permissions, created_at";
