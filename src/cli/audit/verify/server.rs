@@ -108,7 +108,7 @@ impl Taking<'_> {
     /// What to read again where the server cannot read an entry: it may not have sent those right before that either, and
     /// what comes first counts. As long as nothing tells where the log begins, that is its first entry alone.
     fn before(&self, refusal: &Refusal, request: StreamAuditLogsRequest) -> Option<StreamAuditLogsRequest> {
-        let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT" && self.halt.is_none())?;
+        let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT")?;
         let mut request = request;
         if let Some(end) = &self.end {
             (request.after_revision, request.after_hash) = (Some(end.revision), Some(end.hash.to_vec()));
