@@ -2,6 +2,7 @@
 
 mod between;
 mod files;
+mod pages;
 mod rows;
 mod trimmed;
 mod unreadable;

@@ -89,7 +89,8 @@ impl Victim {
         Self::with_past(backend).await.0
     }
 
-    async fn of(database: Database) -> Self {
+    /// The same of a log that there is.
+    pub async fn of(database: Database) -> Self {
         let mut raw = Raw::connect(&database).await;
         if let Raw::Sqlite(_) = raw {
             raw.run("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF").await;
