@@ -73,6 +73,23 @@ pub enum NoteError {
     BadSignature(KeyId),
 }
 
+/// How a note is not the checkpoint of a log that it is kept or sent as.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Misfit {
+    /// It is none, or none of the log's keys has signed it.
+    #[error("{0}")]
+    Note(#[from] NoteError),
+    /// It was signed for another log, or for another revision than that it stands at.
+    #[error("it was signed for revision {0} of log {1}")]
+    Elsewhere(Revision, Uuid),
+    /// The log ends before.
+    #[error("the log ends at revision {0}")]
+    Beyond(Revision),
+    /// The entry there is another.
+    #[error("the entry there has another hash")]
+    Hash,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Signature {
     name: String,
@@ -99,6 +116,18 @@ impl Note {
         let signatures: Option<Vec<_>> = signatures.lines().map(signature).collect();
         let signatures = signatures.filter(|signatures| !signatures.is_empty()).ok_or(NoteError::Malformed)?;
         Ok(Self { checkpoint, signatures })
+    }
+
+    /// Reads one that stands at this revision of this log, which one of these keys must have signed.
+    ///
+    /// # Errors
+    /// That it is none, that none of them has signed it, or that it is of another log or revision.
+    pub fn of(log_id: Uuid, revision: Revision, note: &str, keys: &[VerifierKey]) -> Result<Self, Misfit> {
+        let note = Self::parse(note)?;
+        note.verify(keys)?;
+        let of = note.checkpoint;
+        let fits = (of.log_id, of.revision) == (log_id, revision);
+        if fits { Ok(note) } else { Err(Misfit::Elsewhere(of.revision, of.log_id)) }
     }
 
     /// Which of these keys has signed it. Signatures by others say nothing.
@@ -210,6 +239,18 @@ mod tests {
         assert_eq!(note.verify(&[ours.verifier(LOG), theirs.verifier(LOG)]), Ok(&theirs.verifier(LOG)));
         // The same key is another in another log.
         assert_eq!(note.verify(&[theirs.verifier(Uuid::nil())]), Err(NoteError::UnknownKey));
+    }
+
+    #[test]
+    fn a_note_counts_where_it_was_signed_for() {
+        let (ours, theirs) = (SigningKey::generate().unwrap(), SigningKey::generate().unwrap());
+        let (note, keys) = (ours.sign(checkpoint()), [ours.verifier(LOG)]);
+        let text = note.to_string();
+        assert_eq!(Note::of(LOG, 3, &text, &keys), Ok(note));
+        assert_eq!(Note::of(LOG, 4, &text, &keys), Err(Misfit::Elsewhere(3, LOG)));
+        assert_eq!(Note::of(Uuid::nil(), 3, &text, &keys), Err(Misfit::Elsewhere(3, LOG)));
+        assert_eq!(Note::of(LOG, 3, "hello", &keys), Err(Misfit::Note(NoteError::Malformed)));
+        assert_eq!(Note::of(LOG, 3, &text, &[theirs.verifier(LOG)]), Err(Misfit::Note(NoteError::UnknownKey)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use super::Proof;
-use crate::checkpoint::{Note, NoteError, VerifierKey};
+use crate::checkpoint::{Misfit, Note, VerifierKey};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::filter::{Filter, Range};
@@ -57,23 +57,6 @@ pub enum NotIntact {
         /// How it does not.
         problem: Misfit,
     },
-}
-
-/// How a checkpoint does not fit a log.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Misfit {
-    /// It is none, or nobody of ours has signed it.
-    #[error("{0}")]
-    Note(#[from] NoteError),
-    /// It was signed for another log, or for another revision than that it stands at.
-    #[error("it was signed for revision {0} of log {1}")]
-    Elsewhere(Revision, uuid::Uuid),
-    /// The log ends before.
-    #[error("the log ends at revision {0}")]
-    Beyond(Revision),
-    /// The entry there is another.
-    #[error("the entry there has another hash")]
-    Hash,
 }
 
 /// What was read or what is wrong with it, or else why it could not be read.
@@ -173,13 +156,10 @@ async fn checkpoint(
     claims: &Claims,
 ) -> Result<Result<Option<Revision>, Misfit>, StoreError> {
     let (head, revision) = (&claims.head, stored.revision);
-    let note = match Note::parse(&stored.note).and_then(|note| note.verify(&claims.keys).map(|_| note.checkpoint)) {
-        Ok(note) => note,
-        Err(error) => return Ok(Err(error.into())),
+    let note = match Note::of(head.log_id, revision, &stored.note, &claims.keys) {
+        Ok(note) => note.checkpoint,
+        Err(misfit) => return Ok(Err(misfit)),
     };
-    if (note.log_id, note.revision) != (head.log_id, revision) {
-        return Ok(Err(Misfit::Elsewhere(note.revision, note.log_id)));
-    }
     if revision > head.revision {
         return Ok(Err(Misfit::Beyond(head.revision)));
     }

@@ -3,9 +3,11 @@
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use serde::Serialize;
+use uuid::Uuid;
 
 use crate::checkpoint::{Note, VerifierKey};
 use crate::cli::output::{self, Format, Output};
@@ -67,25 +69,36 @@ impl Checkpoint {
 }
 
 /// What the server has signed, if it is what was asked for: a note of this revision (of any, without one), of the log that
-/// the answer speaks of, signed by a key that the answer lists.
+/// the answer speaks of, signed by a key that the answer lists, which says nothing that is not in the fields beside it.
 pub(super) fn signed(
     answer: &GetAuditCheckpointResponse,
     revision: Option<Revision>,
-) -> Result<(&AuditCheckpoint, Note), Failure> {
+) -> Result<(&AuditCheckpoint, Arc<Note>), Failure> {
     let wrong = |what: String| Failure { code: EXIT_FAILURE, line: format!("what the server has signed: {what}") };
     let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| wrong("there is no checkpoint".to_owned()))?;
-    let note = Note::parse(&checkpoint.note).map_err(|error| wrong(error.to_string()))?;
+    let log_id = Uuid::try_parse(&checkpoint.log_id).map_err(|_| wrong("its log_id is no UUID".to_owned()))?;
     let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
-    note.verify(&keys).map_err(|error| wrong(error.to_string()))?;
-    let of = &note.checkpoint;
-    if revision.is_some_and(|revision| revision != of.revision) {
-        return Err(wrong(format!("it is of revision {}, and another was asked for", of.revision)));
-    }
-    let same = (checkpoint.revision, &checkpoint.log_id, &checkpoint.hash[..]);
-    if same != (of.revision, &of.log_id.to_string(), &of.hash) {
-        return Err(wrong("it is of another log, revision or hash than the server says".to_owned()));
+    let note = Note::of(log_id, revision.unwrap_or(checkpoint.revision), &checkpoint.note, &keys);
+    let note = note.map_err(|misfit| wrong(misfit.to_string()))?;
+    let note = Arc::new(note);
+    let differing = differing(checkpoint, &(&note).into());
+    if !differing.is_empty() {
+        return Err(wrong(format!("the server says otherwise beside the note: {}", differing.join(", "))));
     }
     Ok((checkpoint, note))
+}
+
+/// The fields in which what is said differs from what the note says.
+fn differing(said: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str> {
+    let fields = [
+        ("log_id", said.log_id == note.log_id),
+        ("revision", said.revision == note.revision),
+        ("hash", said.hash == note.hash),
+        ("time", said.time == note.time),
+        ("key_id", said.key_id == note.key_id),
+        ("signature", said.signature == note.signature),
+    ];
+    fields.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
 fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResponse) -> Shape<'a> {
@@ -121,8 +134,6 @@ fn taken(path: &Path) -> Failure {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::checkpoint::{self, SigningKey};
     use crate::domain::time::Timestamp;
@@ -132,9 +143,7 @@ mod tests {
 
     fn answer(key: &SigningKey, listed: &SigningKey) -> GetAuditCheckpointResponse {
         let of = checkpoint::Checkpoint { log_id: LOG, revision: 3, hash: [1; 32], time: Timestamp::default() };
-        let note = key.sign(of).to_string();
-        let log_id = LOG.to_string();
-        let checkpoint = AuditCheckpoint { log_id, revision: 3, hash: vec![1; 32], note, ..Default::default() };
+        let checkpoint = AuditCheckpoint::from(&Arc::new(key.sign(of)));
         let key = CheckpointKey { verifier_key: listed.verifier(LOG).to_string(), ..Default::default() };
         GetAuditCheckpointResponse { checkpoint: Some(checkpoint), keys: vec![key] }
     }
@@ -145,20 +154,30 @@ mod tests {
         let good = answer(&key, &key);
         assert!(signed(&good, None).is_ok() && signed(&good, Some(3)).is_ok());
         let told = |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
-        assert!(told(&good, Some(4)).contains("it is of revision 3"));
+        assert!(told(&good, Some(4)).contains("it was signed for revision 3"));
         assert!(told(&answer(&key, &other), None).contains("none of the given keys"));
         assert!(told(&GetAuditCheckpointResponse::default(), None).contains("there is no checkpoint"));
-        let alterations: [fn(&mut AuditCheckpoint); 5] = [
-            |checkpoint| checkpoint.note = checkpoint.note.replacen('3', "4", 1),
-            |checkpoint| checkpoint.note.clear(),
-            |checkpoint| checkpoint.revision = 4,
-            |checkpoint| checkpoint.log_id = Uuid::nil().to_string(),
-            |checkpoint| checkpoint.hash = vec![2; 32],
+        type Alteration = (&'static str, fn(&mut AuditCheckpoint));
+        let alterations: [Alteration; 9] = [
+            ("is not of this checkpoint", |checkpoint| checkpoint.note = checkpoint.note.replacen("\n3\n", "\n4\n", 1)),
+            ("no signed checkpoint", |checkpoint| checkpoint.note.clear()),
+            ("for revision 3 of log", |checkpoint| checkpoint.revision = 4),
+            ("for revision 3 of log", |checkpoint| checkpoint.log_id = Uuid::nil().to_string()),
+            ("log_id is no UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),
+            ("beside the note: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
+            ("beside the note: time", |checkpoint| checkpoint.time = None),
+            ("beside the note: key_id", |checkpoint| checkpoint.key_id.clear()),
+            ("beside the note: signature", |checkpoint| checkpoint.signature[9] ^= 1),
         ];
-        for alter in alterations {
+        for (what, alter) in alterations {
             let mut bad = good.clone();
             alter(bad.checkpoint.as_mut().unwrap());
-            assert!(told(&bad, None).starts_with("what the server has signed: "));
+            let told = told(&bad, None);
+            assert!(told.starts_with("what the server has signed: ") && told.contains(what), "{told}");
         }
+        // Whatever it is asked for: the revision is said beside the note too.
+        let mut bad = good.clone();
+        bad.checkpoint.as_mut().unwrap().revision = 4;
+        assert!(told(&bad, Some(3)).ends_with("beside the note: revision"));
     }
 }

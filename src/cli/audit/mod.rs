@@ -3,6 +3,7 @@
 mod checkpoint;
 mod export;
 mod filters;
+mod lines;
 mod list;
 mod tail;
 mod trim;

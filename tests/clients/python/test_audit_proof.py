@@ -1,5 +1,10 @@
 """That the specification of the log's hashes is enough to verify a log with."""
 
+import base64
+import hashlib
+import re
+from pathlib import Path
+
 import grpc
 import pytest
 
@@ -9,6 +14,51 @@ from toggled.v1 import audit_service_pb2 as audit
 from toggled.v1 import toggle_service_pb2 as toggle
 
 ODD = "'; DROP TABLE audit_logs; --\r\n\t\u0085 e\u0301 \u00e9 \U0001f984 \u202e"
+
+
+DOCUMENT = (Path(__file__).parents[3] / "docs/audit-proof.md").read_text()
+
+
+def vectors() -> audit.StreamAuditLogsResponse:
+    """The entries of the document's test vectors, with the hashes that it gives for them."""
+    text = DOCUMENT.split("## Test vectors")[1].split("## ")[0]
+    table = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
+    hashes = re.findall(r"^hash of entry \d: ([0-9a-f]{64})$", text, re.MULTILINE)
+    log_id = re.search(r"belong to the log `(.*)`", text)[1]
+    log = audit.StreamAuditLogsResponse(log_id=log_id, through_revision=len(hashes))
+    for column, digest in enumerate(hashes, 1):
+        entry = log.items.add(hash=bytes.fromhex(digest))
+        for row in table[1:]:
+            name, value = row[0].strip(), row[column].strip()
+            if name == "timestamp":
+                entry.timestamp.FromMicroseconds(int(value.removesuffix(" us")))
+            elif value != "absent":
+                setattr(entry, name, type(getattr(entry, name))(value))
+    assert {row[0].strip() for row in table[1:]} == {*FIELDS.values(), "hash_version"}
+    return log
+
+
+def test_the_vectors_of_the_document_verify():
+    log = vectors()
+    assert verify([log]) == (3, log.items[-1].hash)
+    for at, entry in enumerate(log.items):
+        altered = vectors()
+        altered.items[at].user_email += "x"
+        with pytest.raises(NotIntact, match=f"^{entry.revision}$"):
+            verify([altered])
+
+
+def test_the_checkpoint_of_the_document_is_of_its_last_vector():
+    log = vectors()
+    name, key_id, key = re.search(r"^(toggled/.*)\+([0-9a-f]{8})\+(.*)$", DOCUMENT, re.MULTILINE).groups()
+    key = base64.b64decode(key, validate=True)
+    assert (name, key[0], len(key)) == (f"toggled/{log.log_id}", 1, 33)
+    assert hashlib.sha256(f"{name}\n".encode() + key).hexdigest()[:8] == key_id
+    text, signature = re.search(r"^(toggled/.*\n3\n.*\ntime .*\n)\n\u2014 (.*)$", DOCUMENT, re.MULTILINE).groups()
+    assert text.splitlines()[:3] == [name, "3", base64.b64encode(log.items[-1].hash).decode()]
+    signer, signed = signature.split(" ")
+    signed = base64.b64decode(signed, validate=True)
+    assert (signer, signed[:4].hex(), len(signed)) == (name, key_id, 68)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 mod audit;
 mod audit_export;
 mod audit_trim;
+mod audit_verify;
 mod checkpoint;
 mod connection;
 mod export;

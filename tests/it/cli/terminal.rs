@@ -63,7 +63,7 @@ async fn a_terminal_has_colours_unless_none_are_wanted() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whoever_watches_sees_how_far_it_is_and_no_commands_from_the_log() {
-    let (server, _database) = server().await;
+    let (server, database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let reason = "\u{1b}[31mred\u{9b}".to_owned();
@@ -72,6 +72,17 @@ async fn whoever_watches_sees_how_far_it_is_and_no_commands_from_the_log() {
     let export = format!("audit export --output-file {}", folder.path().join("log").display());
     let (done, told) = typed(&export, server.address, "").await;
     assert!(done && told.contains("4/4 revisions") && told.contains("entries 4, revisions 1..4"), "{told}");
+    let (url, path) = (&database.url, folder.path().join("log"));
+    for (place, what) in [
+        (String::new(), "revisions"),
+        (format!("--database {url}"), "entries"),
+        (format!("--file {}", path.display()), "entries"),
+    ] {
+        let (done, told) = typed(&format!("audit verify {place}"), server.address, "").await;
+        let shown = told.rsplit_once(&format!("/4 {what}, ")).map(|(_, shown)| shown.split_once(" left"));
+        assert!(done && told.contains("intact: entries 4"), "{place}: {told}");
+        assert!(shown.flatten().is_some_and(|(shown, _)| shown.contains("/s, ")), "{place}: {told:?}");
+    }
     for format in ["csv", "ndjson"] {
         let (done, told) = typed(&format!("audit export --format {format}"), server.address, "").await;
         assert!(done && told.contains("[31mred") && !told.contains(" revisions, 0/s"), "{told}");

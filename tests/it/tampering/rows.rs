@@ -47,7 +47,7 @@ fn swap(one: i64, other: i64) -> String {
 }
 
 /// A copy of an entry under another id, at this revision.
-fn insert(raw: &Raw, of: i64, at: i64) -> String {
+pub fn insert(raw: &Raw, of: i64, at: i64) -> String {
     let copied = "timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, entity_key, entity_name,
         old_value, new_value, reason, request_id, method, peer, user_agent, previous_entity_revision, hash_version, hash";
     let id = raw.id(Uuid::now_v7());
@@ -162,6 +162,26 @@ on_both! {
             (format!("DELETE FROM api_tokens WHERE id = {short}"), token.revision),
         ] {
             victim.raw.run(&sql).await;
+            victim.found(&sql, revision, "state", &[]).await;
+        }
+        // Whose it is counts as well as what it may do, and the words say which.
+        let (user, old) = ("UPDATE users SET", "WHERE email = 'old@example.com'");
+        let copied = "permissions, revision, created_at, updated_at";
+        let other = "(SELECT id FROM users WHERE email = 'new@example.com')";
+        let forged = format!(
+            "INSERT INTO users (id, email, {copied}) SELECT {id}, 'forged@example.com', {copied} FROM users {old}"
+        );
+        for (sql, revision, words) in [
+            (format!("{user} email = 'x@example.com' {old}"), last("old@example.com"), "email is \"x@example.com\""),
+            (format!("{user} issuer = 'x', subject = 'y' {old}"), last("old@example.com"), "issuer is \"x\""),
+            (format!("DELETE FROM users {old}"), last("old@example.com"), "user old@example.com is in the log, and has no row"),
+            (forged, last("old@example.com"), "user forged@example.com has a row, and there is no entry of it"),
+            (format!("UPDATE api_tokens SET user_id = {other} WHERE id = {short}"), token.revision, ": user_id is \""),
+            (format!("UPDATE api_tokens SET revoked_at = created_at WHERE id = {short}"), token.revision, ": revoked_at is \""),
+        ] {
+            victim.raw.run(&sql).await;
+            let told = victim.verify(&[]).await;
+            assert!(told.1.contains(words), "{sql}: {}", told.1);
             victim.found(&sql, revision, "state", &[]).await;
         }
         // Rows that no entry speaks of, at revisions that no entry has, with ids that nobody makes and of nobody.

@@ -8,7 +8,7 @@ use crate::cli::Shell;
 use crate::support::{Server, on_both, soon};
 
 /// Moves the floor to an entry, and waits until nothing is left up to there.
-async fn trim(victim: &mut Victim, kept: &toggled::domain::audit::Entry) {
+pub async fn trim(victim: &mut Victim, kept: &toggled::domain::audit::Entry) {
     let server = Server::start(&victim.database).await;
     let through_hash = kept.hash.to_vec();
     let request = TrimAuditLogsRequest { through_revision: kept.revision, through_hash, ..Default::default() };

@@ -20,7 +20,7 @@ const TABLES: [&str; 7] =
     ["audit_logs", "log_head", "feature_flags", "api_tokens", "users", "checkpoints", "checkpoint_keys"];
 
 /// What stands in the way of a superuser only until they take it away.
-const CONSTRAINTS: [&str; 5] = ["status", "reverts", "action_type", "reason", "revision"];
+const CONSTRAINTS: [&str; 6] = ["status", "reverts", "action_type", "reason", "revision", "hash"];
 
 /// The revision of an entry that has everything that an entry can have but `reverts`.
 pub const FULL: i64 = 12;
@@ -89,7 +89,8 @@ impl Victim {
         Self::with_past(backend).await.0
     }
 
-    async fn of(database: Database) -> Self {
+    /// The same of a log that there is.
+    pub async fn of(database: Database) -> Self {
         let mut raw = Raw::connect(&database).await;
         if let Raw::Sqlite(_) = raw {
             raw.run("PRAGMA ignore_check_constraints = ON; PRAGMA foreign_keys = OFF").await;

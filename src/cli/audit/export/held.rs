@@ -1,17 +1,14 @@
 //! What a file holds already, and whether it is one to go on with.
 
-use std::io::{self, BufRead, Read};
+use std::io::{self, BufRead};
 
 use uuid::Uuid;
 
 use super::Format;
 use super::record;
+use crate::cli::audit::lines::{self, Ending};
 use crate::domain::{Hash, Revision};
 use crate::grpc::pb::AuditLog;
-
-/// No line is longer: a message of 4 MiB, of which every character is escaped, with room to spare. What goes on for
-/// longer is some other file.
-const LONGEST: u64 = 32 * 1024 * 1024;
 
 /// Where an entry stands, in which log, and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,15 +53,16 @@ impl Held {
         let mut held = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
         let head = record::head(format)?;
+        let quote = (format == Format::Csv).then_some(b'"');
         loop {
             number += 1;
             let foreign = || Unreadable::Foreign(format.name(), number);
-            let complete = next(&mut file, format, &mut line)?;
-            if line.len() as u64 >= LONGEST {
+            let ending = lines::next(&mut file, &mut line, quote)?;
+            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.beginning(format) };
+            if ending == Ending::TooLong {
                 return Err(foreign());
             }
-            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.beginning(format) };
-            if !complete {
+            if ending == Ending::File {
                 // What was cut off must at least look like the beginning of what stood there.
                 let common = expected.len().min(line.len());
                 return if line[..common] == expected[..common] { Ok(held) } else { Err(foreign()) };
@@ -103,22 +101,6 @@ impl Held {
         match format {
             Format::Ndjson => format!("{{\"log_id\":\"{log}").into_bytes(),
             Format::Csv => log.into_bytes(),
-        }
-    }
-}
-
-/// Reads up to the end of a line, which in CSV is not one within quotation marks; whether there was an end.
-fn next(file: &mut impl BufRead, format: Format, line: &mut Vec<u8>) -> io::Result<bool> {
-    line.clear();
-    let mut quoted = false;
-    loop {
-        let start = line.len();
-        let read = file.by_ref().take(LONGEST - start as u64).read_until(b'\n', line)?;
-        let marks = line[start..].iter().filter(|byte| **byte == b'"').count();
-        quoted ^= format == Format::Csv && marks % 2 == 1;
-        let ended = line.last() == Some(&b'\n') && !quoted;
-        if read == 0 || ended || line.len() as u64 >= LONGEST {
-            return Ok(ended && read > 0);
         }
     }
 }

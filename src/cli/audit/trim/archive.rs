@@ -1,12 +1,13 @@
 //! The file that keeps what is to be removed: read back from disk and verified, entry by entry.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::path::Path;
 
 use uuid::Uuid;
 
 use crate::cli::audit::export::line::parse;
+use crate::cli::audit::lines::{self, Ending};
 use crate::cli::{EXIT_FAILURE, Failure, file};
 use crate::domain::audit::Beginning;
 use crate::domain::hash::GENESIS;
@@ -26,13 +27,13 @@ pub(super) struct Archive {
 pub(super) fn verify(path: &Path, bytes: u64, log: Beginning, wanted: Revision) -> Result<Archive, Failure> {
     let name = path.display().to_string();
     let opened = File::open(path).map_err(|error| file::failed(&name, &error))?;
-    let mut lines = BufReader::new(opened).take(bytes);
+    let mut source = BufReader::new(opened).take(bytes);
     let mut archive = Archive { chain: None, wanted: None };
     let (mut line, mut number) = (Vec::new(), 0);
     loop {
-        line.clear();
         number += 1;
-        if lines.read_until(b'\n', &mut line).map_err(|error| file::failed(&name, &error))? == 0 {
+        let ending = lines::next(&mut source, &mut line, None).map_err(|error| file::failed(&name, &error))?;
+        if ending == Ending::File && line.is_empty() {
             return Ok(archive);
         }
         let no_entry = || failed(format!("{name}: line {number} is no entry that audit export wrote"));

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use uuid::Uuid;
 
-use crate::checkpoint::{Note, VerifierKey};
+use crate::checkpoint::{Misfit, Note, VerifierKey};
 use crate::cli::{Failure, file, output};
 use crate::domain::verify::{Fault, Mark, Problem, Start, Verifier, Witness, unhex};
 use crate::domain::{Hash, Revision};
@@ -116,15 +116,9 @@ impl Plan {
 
 /// What a stored checkpoint knows, if it is to be believed.
 fn mark(log_id: Uuid, revision: Revision, note: &str, keys: &[VerifierKey]) -> Result<Mark, Problem> {
-    let forged = |error: crate::checkpoint::NoteError| Problem::Forged(error.to_string());
-    let note = Note::parse(note).map_err(forged)?;
-    let checkpoint = note.checkpoint;
-    if checkpoint.log_id != log_id {
-        return Err(Problem::OtherLog { of: checkpoint.log_id, this: log_id });
-    }
-    note.verify(keys).map_err(forged)?;
-    if checkpoint.revision != revision {
-        return Err(Problem::Forged(format!("it is stored for revision {revision}, and of {}", checkpoint.revision)));
-    }
-    Ok(Mark { revision, hash: checkpoint.hash, witness: Witness::Stored })
+    let note = Note::of(log_id, revision, note, keys).map_err(|misfit| match misfit {
+        Misfit::Elsewhere(_, of) if of != log_id => Problem::OtherLog { of, this: log_id },
+        misfit => Problem::Forged(misfit.to_string()),
+    })?;
+    Ok(Mark { revision, hash: note.checkpoint.hash, witness: Witness::Stored })
 }

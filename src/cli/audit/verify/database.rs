@@ -3,7 +3,7 @@
 use indicatif::ProgressBar;
 
 use super::checkpoints::Plan;
-use super::report::{Halt, Report};
+use super::report::{self, Halt, Report};
 use crate::cli::{EXIT_UNAVAILABLE, Failure, offline, output, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
@@ -96,7 +96,9 @@ impl Reading<'_> {
     /// Reads and compares all that there is to; how many rows could not be compared.
     async fn run(&mut self, plan: &Plan, head: &Head, rows: &Rows) -> Result<usize, Halt> {
         plan.check(head.log_id)?;
-        can_end(plan, head)?;
+        if let Some(until) = plan.until.as_ref().filter(|until| until.revision < head.floor) {
+            return Err(gone("--until", until.revision).into());
+        }
         let after = self.begin(plan, head).await?;
         self.entries(Range { first: after + 1, last: head.revision }).await?;
         self.verifier.finish()?;
@@ -130,7 +132,7 @@ impl Reading<'_> {
 
     /// How an entry is not there that should be.
     async fn gone(&self, revision: Revision, head: &Head) -> Result<Problem, StoreError> {
-        let next = self.first_behind(revision).await?.map(|entry| entry.revision);
+        let next = self.first_behind(revision).await?;
         let truncated = Problem::Truncated { end: revision - 1, witness: Witness::Head, known: head.revision };
         Ok(next.map_or(truncated, |next| Problem::Missing { next }))
     }
@@ -140,15 +142,13 @@ impl Reading<'_> {
     async fn entries(&mut self, range: Range) -> Result<(), Halt> {
         let (mut rest, mut last, mut garbled) = (range, None::<Entry>, false);
         loop {
-            let page = match self.page(rest).await {
-                // A row that says what no entry can: what comes before it comes first.
-                Err(StoreError::Corrupt { table: "audit_logs", row, .. }) => {
-                    let revision: Revision = row.parse().unwrap_or(rest.first);
-                    (rest.last, garbled) = (revision - 1, true);
-                    continue;
-                }
-                page => page?,
-            };
+            let page = self.page(rest, PAGE).await;
+            // A row that says what no entry can: what comes before it comes first.
+            if let Some(revision) = page.as_ref().err().and_then(report::garbled) {
+                (rest.last, garbled) = (revision - 1, true);
+                continue;
+            }
+            let page = page?;
             let full = i64::try_from(page.len()).is_ok_and(|length| length == PAGE);
             let seen = std::mem::replace(&mut last, page.last().cloned());
             for entry in page {
@@ -167,35 +167,27 @@ impl Reading<'_> {
         }
     }
 
-    async fn page(&self, range: Range) -> Result<Vec<Entry>, StoreError> {
+    async fn page(&self, range: Range, limit: i64) -> Result<Vec<Entry>, StoreError> {
         let (filter, order) = (Filter::default(), Order::OldestFirst);
-        self.store.entries(&EntryQuery { filter, range, order, offset: 0, limit: PAGE }).await
+        self.store.entries(&EntryQuery { filter, range, order, offset: 0, limit }).await
     }
 
     /// Nothing stands behind the head, unless the head has moved on since.
     async fn nothing_behind(&self, head: &Head) -> Result<(), Halt> {
-        let Some(entry) = self.first_behind(head.revision).await? else { return Ok(()) };
-        if self.store.head().await?.revision >= entry.revision {
+        let Some(revision) = self.first_behind(head.revision).await? else { return Ok(()) };
+        if self.store.head().await?.revision >= revision {
             return Ok(());
         }
-        Err(Fault { revision: entry.revision, problem: Problem::Inserted }.into())
+        Err(Fault { revision, problem: Problem::Inserted }.into())
     }
 
-    async fn first_behind(&self, revision: Revision) -> Result<Option<Entry>, StoreError> {
-        let (filter, order) = (Filter::default(), Order::OldestFirst);
-        let range = Range { first: revision + 1, last: Revision::MAX };
-        Ok(self.store.entries(&EntryQuery { filter, range, order, offset: 0, limit: 1 }).await?.pop())
-    }
-}
-
-/// Whether what it is to end with can be compared, and is what the head says where that knows it.
-fn can_end(plan: &Plan, head: &Head) -> Result<(), Halt> {
-    match &plan.until {
-        Some(until) if until.revision < head.floor => Err(gone("--until", until.revision).into()),
-        Some(until) if until.revision == head.floor && until.hash != head.floor_hash => {
-            Err(Fault { revision: until.revision, problem: Problem::Forked(Witness::Given) }.into())
+    /// Where the next entry stands, whatever it says.
+    async fn first_behind(&self, revision: Revision) -> Result<Option<Revision>, StoreError> {
+        let behind = Range { first: revision + 1, last: Revision::MAX };
+        match self.page(behind, 1).await {
+            Ok(entries) => Ok(entries.first().map(|entry| entry.revision)),
+            Err(error) => report::garbled(&error).map(Some).ok_or(error),
         }
-        _ => Ok(()),
     }
 }
 

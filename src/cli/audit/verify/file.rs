@@ -13,13 +13,11 @@ use uuid::Uuid;
 use super::checkpoints::Plan;
 use super::report::{Halt, Report};
 use crate::cli::audit::export::line::parse;
+use crate::cli::audit::lines::{self, Ending};
 use crate::cli::{Failure, file, output, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
 use crate::domain::verify::{Fault, Problem, Start, Verifier, Witness};
-
-/// No line is longer: as in `audit export`.
-const LONGEST: u64 = 32 * 1024 * 1024;
 
 /// So many entries are handed over at once, ...
 const BATCH: usize = 256;
@@ -77,14 +75,11 @@ fn read(mut source: impl BufRead, since: Revision, batches: &SyncSender<Batch>) 
     loop {
         let mut batch = Batch { entries: Vec::with_capacity(BATCH), ..Batch::default() };
         while batch.entries.len() < BATCH && batch.end.is_none() {
-            line.clear();
-            batch.end = match source.by_ref().take(LONGEST).read_until(b'\n', &mut line) {
+            batch.end = match lines::next(&mut source, &mut line, None) {
                 Err(error) => Some(End::Unreadable(error)),
-                Ok(_) if line.last() != Some(&b'\n') && (line.len() as u64) < LONGEST => {
-                    Some(End::File { cut: !line.is_empty() })
-                }
-                Ok(read) => {
-                    batch.bytes += read as u64;
+                Ok(Ending::File) => Some(End::File { cut: !line.is_empty() }),
+                Ok(Ending::Complete | Ending::TooLong) => {
+                    batch.bytes += line.len() as u64;
                     match parse(&line) {
                         Some((of, entry)) if *log_id.get_or_insert(of) == of => {
                             last = entry.revision;

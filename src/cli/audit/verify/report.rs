@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::output::{self, Format, Output};
 use crate::cli::{EXIT_FAILURE, Failure};
 use crate::domain::Revision;
-use crate::domain::verify::{Fault, Verified, Verifier};
+use crate::domain::verify::{Fault, Problem, Verified, Verifier};
 use crate::store::StoreError;
 
 /// Why verifying ended early.
@@ -39,9 +39,21 @@ impl From<Failure> for Halt {
     }
 }
 
+/// An entry that says what none can was altered; all else kept it from being read.
 impl From<StoreError> for Halt {
     fn from(error: StoreError) -> Self {
-        Self::Failure(error.into())
+        match garbled(&error) {
+            Some(revision) => Fault { revision, problem: Problem::Altered }.into(),
+            None => Self::Failure(error.into()),
+        }
+    }
+}
+
+/// The revision of the entry that says what none can, if it is one that could not be read.
+pub(super) fn garbled(error: &StoreError) -> Option<Revision> {
+    match error {
+        StoreError::Corrupt { table: "audit_logs", row, .. } => row.parse().ok(),
+        _ => None,
     }
 }
 

@@ -33,10 +33,15 @@ pub(super) async fn verify(plan: &Plan, remote: &Remote) -> Result<Report, Failu
     bar.reset_eta();
     let mut read = taking.read(remote, request.clone(), &bar).await;
     let refusal = remote.refusal().filter(|_| read.is_err());
-    if let Some(before) = refusal.as_ref().and_then(|refusal| taking.before(refusal, request)) {
-        let again = taking.read(remote, before, &bar).await;
-        if again.as_ref().is_err_and(|done| done.code == EXIT_DONE) {
-            read = again;
+    // First the first entry, where nothing has come yet, and then the rest.
+    for _ in 0..2 {
+        let before = refusal.as_ref().and_then(|refusal| taking.before(refusal, request.clone()));
+        let Some(before) = before else { break };
+        if let Err(failure) = taking.read(remote, before, &bar).await {
+            if failure.code == EXIT_DONE {
+                read = Err(failure);
+            }
+            break;
         }
     }
     bar.finish_and_clear();
@@ -101,15 +106,15 @@ impl Taking<'_> {
     }
 
     /// What to read again where the server cannot read an entry: it may not have sent those right before that either, and
-    /// what comes first counts.
+    /// what comes first counts. As long as nothing tells where the log begins, that is its first entry alone.
     fn before(&self, refusal: &Refusal, request: StreamAuditLogsRequest) -> Option<StreamAuditLogsRequest> {
-        let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT" && self.halt.is_none())?;
+        let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT")?;
         let mut request = request;
         if let Some(end) = &self.end {
             (request.after_revision, request.after_hash) = (Some(end.revision), Some(end.hash.to_vec()));
             request.log_id = self.verifier.as_ref().map(|verifier| verifier.verified().log_id.to_string());
         }
-        let limit = bad - 1 - request.after_revision.unwrap_or_default();
+        let limit = request.after_revision.map_or(1, |after| bad - 1 - after);
         (limit > 0).then_some(StreamAuditLogsRequest { limit: Some(limit), ..request })
     }
 
