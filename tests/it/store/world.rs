@@ -129,6 +129,18 @@ impl World {
         self.heads.push(step.head);
     }
 
+    /// Appends a proposal again and again, until the log has so many entries. What the database holds then is not looked
+    /// at, which takes longer the longer the log is.
+    pub async fn lengthen(&mut self, proposal: Proposal, entries: Revision) {
+        let mut missing = (entries - self.state.head().revision) as usize;
+        while missing > 0 {
+            let step = self.decide(&vec![proposal.clone(); missing.min(1_000)]);
+            assert_eq!(soon("an append", self.writer.append(&step)).await.unwrap(), Appended::Done);
+            missing -= step.entries.len();
+            self.appended(&step);
+        }
+    }
+
     /// Appends a step that is not to be appended, and sees that nothing has come of it.
     pub async fn append_in_vain(&mut self, step: &Step) -> Appended {
         let outcome = soon("an append", self.writer.append(step)).await.unwrap();
