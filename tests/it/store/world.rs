@@ -65,7 +65,11 @@ impl World {
 
     /// A log without an entry.
     pub async fn empty(backend: Backend) -> Self {
-        let database = Database::new(backend).await;
+        Self::on(Database::new(backend).await).await
+    }
+
+    /// The same, on this database.
+    pub async fn on(database: Database) -> Self {
         let store = open(&database.url).unwrap();
         store.migrate_up().await.unwrap();
         let state = store.load().await.unwrap();
