@@ -261,10 +261,10 @@ on_both! {
         let error = refused(&mut admin, ListFeatureFlagsRequest { as_of_revision: Some(head + 1), ..all() }).await;
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         assert_eq!(error.get_details_error_info().unwrap().metadata["head_revision"], head.to_string());
-        let later = Some((SystemTime::now() + Duration::from_secs(3_600)).into());
+        let later = prost_types::Timestamp::from(SystemTime::now() + Duration::from_secs(3_600));
         let now = Some(prost_types::Timestamp::default());
         for (request, field, rule) in [
-            (ListFeatureFlagsRequest { as_of_time: later, ..all() }, "as_of_time", "must have passed"),
+            (ListFeatureFlagsRequest { as_of_time: Some(later), ..all() }, "as_of_time", "must have passed"),
             (ListFeatureFlagsRequest { as_of_revision: Some(-1), ..all() }, "as_of_revision", "must be at least 0"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: now, ..all() }, "as_of_time", "must not be given together"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), min_revision: Some(2), ..all() }, "min_revision", "must not be beyond"),
@@ -277,7 +277,7 @@ on_both! {
         let error = admin.toggle.get_feature_flag(get("a", Some(head + 1))).await.unwrap_err();
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         let both = GetFeatureFlagRequest { as_of_time: now, ..get("a", Some(1)) };
-        for request in [both, get_then("a", later.unwrap())] {
+        for request in [both, get_then("a", later)] {
             let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
             assert_fails(&error, Code::InvalidArgument, "INVALID_FIELD");
         }
