@@ -2,6 +2,9 @@
 .NOTPARALLEL:
 .PHONY: test setup lint unit clients packaging docs bench-quick clean
 
+# Most tests wait for most of their time: for a server, a timer, a database.
+export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
+
 # What flagd's provider for Rust is compiled with.
 export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
 

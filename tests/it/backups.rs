@@ -186,6 +186,9 @@ on_both! {
             admin.create(key).await;
         }
         admin.new_user("ann@example.com", &["view_feature_flags"]).await;
+        let audit_log_id = admin.flip("a").await.audit_log.unwrap().id;
+        let revert = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
+        admin.toggle.revert_feature_flag(revert).await.unwrap();
         let load = Load::start(&admin);
         let before = load.go_on(200).await;
         site.back_up().await;

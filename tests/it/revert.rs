@@ -21,6 +21,13 @@ async fn flipped(client: &mut Client, key: &str) -> AuditLog {
     client.flip(key).await.audit_log.unwrap()
 }
 
+/// Removes the log up to this entry; the entry that says so.
+async fn trim(client: &mut Client, through: &AuditLog) -> AuditLog {
+    let through_hash = through.hash.clone();
+    let request = TrimAuditLogsRequest { through_revision: through.revision, through_hash, ..Default::default() };
+    client.audit.trim_audit_logs(request).await.unwrap().into_inner().audit_log.unwrap()
+}
+
 async fn batch(client: &mut Client, keys: &[&str], status: FeatureFlagStatus) -> Vec<AuditLog> {
     let item = |key: &&str| BatchSetItem {
         flag: Some(batch_set_item::Flag::Key((*key).to_owned())),
@@ -118,6 +125,8 @@ on_both! {
         }
         let request = RevertFeatureFlagRequest { audit_log_id: "7".into(), ..Default::default() };
         assert_fails(admin.toggle.revert_feature_flag(request).await, Code::InvalidArgument, "INVALID_FIELD");
+        let nowhere = RevertFeatureFlagRequest { expected_revision: Some(0), ..revert(&toggled) };
+        assert_fails(admin.toggle.revert_feature_flag(nowhere).await, Code::InvalidArgument, "INVALID_FIELD");
         let elsewhere = RevertFeatureFlagRequest { expected_revision: Some(toggled.revision - 1), ..revert(&toggled) };
         assert_fails(admin.toggle.revert_feature_flag(elsewhere).await, Code::Aborted, "REVISION_MISMATCH");
         admin.archive("a").await;
@@ -144,6 +153,31 @@ on_both! {
         // Another entry is another request.
         let other = RevertFeatureFlagRequest { audit_log_id: before[4].id.clone(), ..request };
         assert_fails(admin.toggle.revert_feature_flag(other).await, Code::FailedPrecondition, "REQUEST_ID_REUSED");
+    }
+
+    /// What it was decided by is gone, and for a new request that is all there is to say.
+    async fn a_retry_is_answered_alike_when_the_entry_was_trimmed_away(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let toggled = flipped(&mut admin, "a").await;
+        let request = RevertFeatureFlagRequest { request_id: Some("r".into()), ..revert(&toggled) };
+        let first = admin.toggle.revert_feature_flag(request.clone()).await.unwrap();
+        let kept = flipped(&mut admin, "a").await;
+        let trimmed = trim(&mut admin, &toggled).await;
+        let before = admin.log().await;
+        let again = admin.toggle.revert_feature_flag(request.clone()).await.unwrap();
+        assert_eq!(again.get_ref(), first.get_ref());
+        assert!(again.metadata().contains_key("x-request-replayed"));
+        for request_id in [None, Some("s".into())] {
+            let result = admin.toggle.revert_feature_flag(RevertFeatureFlagRequest { request_id, ..request.clone() }).await;
+            assert_fails(result, Code::NotFound, "AUDIT_LOG_NOT_FOUND");
+        }
+        let result = admin.toggle.revert_feature_flag(revert(&trimmed)).await;
+        assert_fails(result, Code::FailedPrecondition, "NOT_REVERTIBLE");
+        assert_eq!(admin.log().await, before);
+        assert_eq!(reverted(&mut admin, &kept).await.audit_log.unwrap().reverts(), kept.id, "what is kept is not gone");
     }
 
     async fn one_who_may_not_is_recorded_with_the_flag(backend: Backend) {

@@ -1,5 +1,7 @@
 //! Flags as they were: whatever was answered when it was the present is answered for it ever after.
 
+mod lagging;
+
 use std::time::{Duration, SystemTime};
 
 use proptest::prelude::*;
@@ -40,6 +42,10 @@ fn get(key: &str, as_of_revision: Option<i64>) -> GetFeatureFlagRequest {
         as_of_revision,
         ..Default::default()
     }
+}
+
+fn get_then(key: &str, time: prost_types::Timestamp) -> GetFeatureFlagRequest {
+    GetFeatureFlagRequest { as_of_time: Some(time), ..get(key, None) }
 }
 
 async fn listed(client: &mut Client, request: ListFeatureFlagsRequest) -> ListFeatureFlagsResponse {
@@ -135,8 +141,11 @@ async fn check(client: &mut Client, was: &Present) {
     assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
     let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..enabled() }).await;
     assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.enabled));
-    for key in KEYS {
-        let found = client.toggle.get_feature_flag(get(key, at)).await;
+    let answer = listed(client, ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() }).await;
+    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
+    for request in KEYS.into_iter().flat_map(|key| [get(key, at), get_then(key, was.timestamp)]) {
+        let found = client.toggle.get_feature_flag(request.clone()).await;
+        let Some(get_feature_flag_request::Flag::Key(key)) = request.flag else { panic!("{request:?}") };
         match was.all.iter().find(|flag| flag.key == key) {
             Some(flag) => {
                 let found = found.unwrap().into_inner();
@@ -175,9 +184,6 @@ on_both! {
         for was in &past {
             check(&mut admin, was).await;
             check(&mut elsewhere, was).await;
-            let as_of_time = Some(was.timestamp);
-            let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time, ..all() }).await;
-            assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
         }
         // Between two entries it was as after the first of them, and before all there was nothing.
         let [.., before, last] = past.as_slice() else { panic!("{past:?}") };
@@ -186,6 +192,12 @@ on_both! {
         between.normalize();
         let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time: Some(between), ..all() }).await;
         assert_eq!((answer.revision, &answer.feature_flags), (before.revision, &before.all));
+        for flag in &before.all {
+            let answer = admin.toggle.get_feature_flag(get_then(&flag.key, between)).await.unwrap().into_inner();
+            assert_eq!((answer.revision, answer.feature_flag.as_ref()), (before.revision, Some(flag)));
+        }
+        let never = admin.toggle.get_feature_flag(get_then("a", prost_types::Timestamp::default())).await.unwrap_err();
+        assert_fails(&never, Code::NotFound, "FLAG_NOT_FOUND");
         for request in [
             ListFeatureFlagsRequest { as_of_time: Some(prost_types::Timestamp::default()), ..all() },
             ListFeatureFlagsRequest { as_of_revision: Some(0), ..all() },
@@ -249,10 +261,10 @@ on_both! {
         let error = refused(&mut admin, ListFeatureFlagsRequest { as_of_revision: Some(head + 1), ..all() }).await;
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         assert_eq!(error.get_details_error_info().unwrap().metadata["head_revision"], head.to_string());
-        let later = Some((SystemTime::now() + Duration::from_secs(3_600)).into());
+        let later = prost_types::Timestamp::from(SystemTime::now() + Duration::from_secs(3_600));
         let now = Some(prost_types::Timestamp::default());
         for (request, field, rule) in [
-            (ListFeatureFlagsRequest { as_of_time: later, ..all() }, "as_of_time", "must have passed"),
+            (ListFeatureFlagsRequest { as_of_time: Some(later), ..all() }, "as_of_time", "must have passed"),
             (ListFeatureFlagsRequest { as_of_revision: Some(-1), ..all() }, "as_of_revision", "must be at least 0"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: now, ..all() }, "as_of_time", "must not be given together"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), min_revision: Some(2), ..all() }, "min_revision", "must not be beyond"),
@@ -265,7 +277,10 @@ on_both! {
         let error = admin.toggle.get_feature_flag(get("a", Some(head + 1))).await.unwrap_err();
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         let both = GetFeatureFlagRequest { as_of_time: now, ..get("a", Some(1)) };
-        assert_fails(&admin.toggle.get_feature_flag(both).await.unwrap_err(), Code::InvalidArgument, "INVALID_FIELD");
+        for request in [both, get_then("a", later)] {
+            let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
+            assert_fails(&error, Code::InvalidArgument, "INVALID_FIELD");
+        }
     }
 
     /// From the floor on nothing is lost but when and by whom a flag was changed before it.
@@ -296,8 +311,10 @@ on_both! {
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
                 assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], (floor + 1).to_string());
             }
-            let error = admin.toggle.get_feature_flag(get("a", Some(was.revision))).await.unwrap_err();
-            assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
+            for request in [get("a", Some(was.revision)), get_then("a", was.timestamp)] {
+                let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
+                assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
+            }
         }
     }
 }

@@ -65,7 +65,8 @@ fn bytes(log: Uuid, entry: &AuditLog) -> Vec<u8> {
         entry.previous_entity_revision.map(number).unwrap_or_default(),
     ];
     let mut all = [log.as_bytes().to_vec(), vec![entry.hash_version as u8]].concat();
-    for (value, tag) in fields.iter().zip(1..) {
+    let reverts = entry.reverts.as_deref().map(|id| (uuid(id), 23));
+    for (value, tag) in fields.into_iter().zip(1..).chain(reverts) {
         all.push(tag);
         all.extend((value.len() as u32).to_be_bytes());
         all.extend(value);

@@ -1,5 +1,8 @@
 //! A server that is started on a log that is not what was written refuses to serve it, and one that runs tells who reads.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+
 use toggled::checkpoint::{Note, SigningKey};
 use toggled::grpc::pb::*;
 use tonic::Code;
@@ -7,6 +10,9 @@ use tonic_types::StatusExt;
 
 use super::{EVERY_TEN, until_stored, write_to};
 use crate::store::raw::Raw;
+use crate::store::retention::trim;
+use crate::store::world::{World, create, service, toggle};
+use crate::support::proxy::{Line, Proxy};
 use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of, soon};
 
 /// A log of 25 entries and two checkpoints that no server serves now, and somebody who may change anything in it.
@@ -38,6 +44,14 @@ async fn refusal(database: &Database, more: &[(&str, &str)]) -> String {
 
 async fn assert_starts(database: &Database) {
     assert!(Server::start_with(database, &EVERY_TEN).await.terminate().await.success());
+}
+
+/// A log of so many entries, without a checkpoint.
+async fn long(backend: Backend, entries: i64) -> World {
+    let mut world = World::new(backend).await;
+    world.commit(&[service(create("a"))]).await;
+    world.lengthen(service(toggle("a")), entries).await;
+    world
 }
 
 const ALTERED: &str = "altered: the hash of the entry is not that of what it says and of the entry before it";
@@ -158,15 +172,35 @@ on_both! {
         let server = Server::start_with(&database, &settings).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
+        let (reached, stop) = (Arc::new(AtomicI64::new(0)), Arc::new(AtomicBool::new(false)));
+        let (grows, stopped) = (Arc::clone(&reached), Arc::clone(&stop));
         let writing = tokio::spawn(async move {
-            loop {
-                admin.flip("a").await;
+            while !stopped.load(Ordering::Relaxed) {
+                grows.store(admin.flip("a").await.revision, Ordering::Relaxed);
             }
         });
-        for _ in 0..5 {
-            Server::start_with(&database, &settings).await.terminate().await;
+        for _ in 0..3 {
+            let before = reached.load(Ordering::Relaxed);
+            let other = Server::start_with(&database, &settings).await;
+            assert!(reached.load(Ordering::Relaxed) > before, "it has not grown meanwhile");
+            other.terminate().await;
         }
-        writing.abort();
+        stop.store(true, Ordering::Relaxed);
+        writing.await.unwrap();
+    }
+
+    /// Where nobody has signed anything, and unless all are asked for, it is the last 10,000 entries that are looked at.
+    async fn an_alteration_is_found_as_far_back_as_is_looked(backend: Backend) {
+        let mut world = long(backend, 10_020).await;
+        world.raw.unguard().await;
+        world.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 21").await;
+        assert_eq!(refusal(&world.database, &[]).await, format!("revision 21: {ALTERED}"));
+        world.raw.run("UPDATE audit_logs SET reason = NULL WHERE revision = 21").await;
+        world.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 20").await;
+        // Without a key, so that there is nothing that is signed afterwards either.
+        assert!(Server::start(&world.database).await.terminate().await.success());
+        let all = [("TOGGLED_VERIFY_ON_START", "true")];
+        assert_eq!(refusal(&world.database, &all).await, format!("revision 20: {ALTERED}"));
     }
 
     async fn who_reads_a_corrupt_entry_is_told_so(backend: Backend) {
@@ -193,4 +227,19 @@ on_both! {
         // What has nothing to do with it is served.
         admin.flip("a").await;
     }
+}
+
+/// Another server removes what is being read: the check begins again with what is left.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_is_trimmed_meanwhile_is_not_taken_for_broken() {
+    let mut world = long(Backend::Postgres, 2_600).await;
+    let line = Proxy::new(&world.database).await;
+    // In the middle of the second thousand, which is the second page: the first rows are those of a few flags and users.
+    line.silence_after(1_500);
+    let mut server = Server::launch(&line.database.url, &[]).await;
+    line.until_silent().await;
+    trim(&mut world, 2_500).await;
+    line.set(Line::Open);
+    server.ready().await;
+    assert!(server.terminate().await.success());
 }

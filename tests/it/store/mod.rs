@@ -16,6 +16,6 @@ mod queries;
 pub mod raw;
 mod refused;
 mod requests;
-mod retention;
+pub mod retention;
 mod rules;
-mod world;
+pub mod world;

@@ -65,7 +65,11 @@ impl World {
 
     /// A log without an entry.
     pub async fn empty(backend: Backend) -> Self {
-        let database = Database::new(backend).await;
+        Self::on(Database::new(backend).await).await
+    }
+
+    /// The same, on this database.
+    pub async fn on(database: Database) -> Self {
         let store = open(&database.url).unwrap();
         store.migrate_up().await.unwrap();
         let state = store.load().await.unwrap();
@@ -127,6 +131,18 @@ impl World {
         self.users.extend(step.delta.users.iter().map(|user| user.id));
         self.tokens.extend(step.delta.tokens.iter().map(|token| token.id));
         self.heads.push(step.head);
+    }
+
+    /// Appends a proposal again and again, until the log has so many entries. What the database holds then is not looked
+    /// at, which takes longer the longer the log is.
+    pub async fn lengthen(&mut self, proposal: Proposal, entries: Revision) {
+        let mut missing = (entries - self.state.head().revision) as usize;
+        while missing > 0 {
+            let step = self.decide(&vec![proposal.clone(); missing.min(1_000)]);
+            assert_eq!(soon("an append", self.writer.append(&step)).await.unwrap(), Appended::Done);
+            missing -= step.entries.len();
+            self.appended(&step);
+        }
     }
 
     /// Appends a step that is not to be appended, and sees that nothing has come of it.

@@ -117,6 +117,8 @@ async fn start() -> Cluster {
             .arg(script)
             .arg(programs())
             .arg(port.to_string())
+            // What was committed outlives servers and connections all the same: only a loss of power could tell.
+            .env("CLUSTER_OPTIONS", "-c fsync=off")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

@@ -9,7 +9,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-use super::{Backend, Database};
+use super::{Backend, Database, soon};
 
 /// What becomes of what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,8 +28,15 @@ pub enum Line {
 pub struct Proxy {
     /// The database, by way of the proxy.
     pub database: Database,
+    state: Arc<State>,
+}
+
+struct State {
     line: watch::Sender<Line>,
-    muted: Arc<AtomicUsize>,
+    /// How many notifications have been lost.
+    muted: AtomicUsize,
+    /// How many rows arrive before nothing does.
+    rows: AtomicUsize,
 }
 
 impl Proxy {
@@ -39,35 +46,46 @@ impl Proxy {
         let far: SocketAddr = database.url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
         // Without the question whether to encrypt, all that the database says is in messages of one form.
         let url = format!("{}?sslmode=disable", database.url.replace(&far.to_string(), &near.to_string()));
-        let (line, state) = watch::channel(Line::Open);
-        let muted = Arc::new(AtomicUsize::new(0));
-        tokio::spawn(relay(listener, far, state, Arc::clone(&muted)));
-        Self { database: Database { url, backend: Backend::Postgres, _folder: None }, line, muted }
+        let (line, muted, rows) = (watch::Sender::new(Line::Open), AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        let state = Arc::new(State { line, muted, rows });
+        tokio::spawn(relay(listener, far, Arc::clone(&state)));
+        Self { database: Database { url, backend: Backend::Postgres, _folder: None }, state }
     }
 
     pub fn set(&self, line: Line) {
-        self.line.send_replace(line);
+        self.state.line.send_replace(line);
+    }
+
+    /// Falls silent by itself: of the rows that the database sends from now on only so many arrive.
+    pub fn silence_after(&self, rows: usize) {
+        self.state.rows.store(rows, Ordering::Relaxed);
+    }
+
+    /// Waits until it has.
+    pub async fn until_silent(&self) {
+        let mut line = self.state.line.subscribe();
+        soon("the line to fall silent", line.wait_for(|line| *line == Line::Silent)).await.unwrap();
     }
 
     /// How many notifications have been lost.
     pub fn muted(&self) -> usize {
-        self.muted.load(Ordering::Relaxed)
+        self.state.muted.load(Ordering::Relaxed)
     }
 }
 
-async fn relay(listener: TcpListener, far: SocketAddr, line: watch::Receiver<Line>, muted: Arc<AtomicUsize>) {
+async fn relay(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
     loop {
         let (near, _) = listener.accept().await.unwrap();
-        if *line.borrow() == Line::Closed {
+        if *state.line.borrow() == Line::Closed {
             continue;
         }
-        let (mut line, muted) = (line.clone(), Arc::clone(&muted));
+        let (mut line, state) = (state.line.subscribe(), Arc::clone(&state));
         tokio::spawn(async move {
             let Ok(far) = TcpStream::connect(far).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             tokio::select! {
                 _ = asked(near_in, far_out, line.clone()) => {}
-                _ = answered(far_in, near_out, line.clone(), muted) => {}
+                _ = answered(far_in, near_out, line.clone(), &state) => {}
                 _ = line.wait_for(|line| *line == Line::Closed) => {}
             }
         });
@@ -89,7 +107,7 @@ async fn answered(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
     mut line: watch::Receiver<Line>,
-    muted: Arc<AtomicUsize>,
+    state: &State,
 ) -> Option<()> {
     loop {
         let mut message = vec![0; 5];
@@ -97,9 +115,12 @@ async fn answered(
         let length = u32::from_be_bytes(message[1..].try_into().unwrap()) as usize;
         message.resize(1 + length, 0);
         from.read_exact(&mut message[5..]).await.ok()?;
+        if message[0] == b'D' && state.rows.fetch_sub(1, Ordering::Relaxed) == 0 {
+            state.line.send_replace(Line::Silent);
+        }
         let line = *line.wait_for(|line| *line != Line::Silent).await.ok()?;
         if line == Line::Muted && message[0] == b'A' {
-            muted.fetch_add(1, Ordering::Relaxed);
+            state.muted.fetch_add(1, Ordering::Relaxed);
         } else {
             to.write_all(&message).await.ok()?;
         }
