@@ -65,11 +65,7 @@ impl World {
 
     /// A log without an entry.
     pub async fn empty(backend: Backend) -> Self {
-        Self::on(Database::new(backend).await).await
-    }
-
-    /// The same, on this database.
-    pub async fn on(database: Database) -> Self {
+        let database = Database::new(backend).await;
         let store = open(&database.url).unwrap();
         store.migrate_up().await.unwrap();
         let state = store.load().await.unwrap();

@@ -42,22 +42,12 @@ impl Database {
     pub async fn new(backend: Backend) -> Self {
         match backend {
             Backend::Postgres => Self { url: postgres::new_database().await, backend, _folder: None },
-            // In memory where there is such a folder: every commit waits for the disk, and no test cuts the power.
-            Backend::Sqlite => Self::file(TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()),
+            Backend::Sqlite => {
+                let folder = TempDir::new().unwrap();
+                let url = format!("sqlite://{}/toggled.db", folder.path().display());
+                Self { url, backend, _folder: Some(folder) }
+            }
         }
-    }
-
-    /// The same for so much that memory may not hold it.
-    pub async fn on_disk(backend: Backend) -> Self {
-        match backend {
-            Backend::Postgres => Self::new(backend).await,
-            Backend::Sqlite => Self::file(TempDir::new().unwrap()),
-        }
-    }
-
-    fn file(folder: TempDir) -> Self {
-        let url = format!("sqlite://{}/toggled.db", folder.path().display());
-        Self { url, backend: Backend::Sqlite, _folder: Some(folder) }
     }
 }
 
