@@ -50,7 +50,6 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let sign_on = sign_on(&settings.sign_on).await?;
     let given = settings.checkpoints.key().map_err(Failure::usage)?;
     let store = super::opened(store::open(&settings.database.database_url))?;
-    let key = checkpoint_key(given, &*store)?;
     let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!("cannot listen on {}: {error}", settings.listen),
@@ -60,6 +59,8 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         Some(address) => Some(Listener::bind(address).await.map_err(|line| Failure { code: EXIT_FAILURE, line })?),
         None => None,
     };
+    // A server that cannot start makes no key.
+    let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
     let parts = Parts {
