@@ -36,7 +36,8 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
 /// As if the status before the entry were set now, whatever has happened to the flag since.
 pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
     draft.is_log(revert.log)?;
-    if revert.entry.is_none() {
+    // It may have been trimmed away since it was looked up.
+    if revert.entry.as_ref().is_none_or(|entry| entry.revision <= draft.head().floor) {
         return Err(Error::AuditLogNotFound(revert.id));
     }
     let (flag, status) = revert.flag().zip(revert.status()).ok_or(Error::NotRevertible(revert.id))?;

@@ -291,6 +291,9 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
     }
     let unknown = Command::Revert(Revert { id: flip.id, entry: None, log: 0, expected_revision: None });
     assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
+    let trim = TrimLog { through: flip.revision, hash: flip.hash, there: Some(flip.hash), log: 0 };
+    world.accept(service(Command::TrimLog(trim)));
+    assert_eq!(world.reject(taking_back(&flip)), Error::AuditLogNotFound(flip.id), "trimmed since it was looked up");
 }
 
 #[test]
