@@ -4,6 +4,7 @@
 mod diagnose;
 mod problem;
 mod replay;
+mod run;
 mod verifier;
 
 use uuid::Uuid;
@@ -14,6 +15,7 @@ use super::{Hash, Revision};
 
 pub use problem::{Fault, Problem, Witness};
 pub use replay::Replay;
+pub use run::Run;
 pub use verifier::{Mark, Start, Verified, Verifier};
 
 /// How far a log has been verified.

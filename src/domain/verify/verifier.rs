@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use uuid::Uuid;
 
 use super::diagnose::{WINDOW, diagnose};
-use super::{Chain, Fault, Problem, Witness};
+use super::{Chain, Fault, Problem, Run, Witness};
 use crate::domain::audit::Entry;
 use crate::domain::hash::GENESIS;
 use crate::domain::{Hash, Revision};
@@ -130,6 +130,26 @@ impl Verifier {
         self.entries += 1;
         self.vouch(&entry)?;
         self.pass()
+    }
+
+    /// Takes the next entries at once, if there is nothing to look at within them; whether it has. If not, they are to be
+    /// taken one by one.
+    pub fn take_run(&mut self, run: &Run) -> bool {
+        let is_known = match self.beginning {
+            Beginning::Known => true,
+            Beginning::Unvouched(..) => !run.tells,
+            Beginning::Open => false,
+        };
+        let is_plain = self.doubtful.is_empty()
+            && self.until.is_none_or(|until| run.last() <= until)
+            && self.marks.front().is_none_or(|mark| mark.revision > run.last());
+        let before = self.chain;
+        if !is_known || !is_plain || run.log_id() != before.log_id || self.chain.take(&run.first).is_err() {
+            return false;
+        }
+        self.chain = run.chain;
+        self.entries += run.last().abs_diff(before.revision);
+        true
     }
 
     /// Takes something that stands where the next entry should, and says nothing that an entry could.

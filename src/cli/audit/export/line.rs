@@ -43,7 +43,8 @@ struct Line {
 /// Of which log a line is, and its entry; nothing for what no entry can be. When it was written is not read: no hash
 /// covers it.
 pub(in crate::cli::audit) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
-    let line: Line = serde_json::from_slice(line).ok()?;
+    // All of it at once, not each text by itself.
+    let line: Line = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
     let text = |text: Option<Parsed<Arc<str>>>| text.map(|text| text.0);
     let entry = Entry {
         id: line.id,

@@ -1,5 +1,6 @@
 //! `toggled audit verify`: whether the log is what it says, by nothing but the hashes that are recomputed here.
 
+mod blocks;
 mod checkpoints;
 mod database;
 mod file;

@@ -167,3 +167,53 @@ fn what_was_kept_is_compared_in_a_trimmed_log_once_its_beginning_is_vouched_for(
     assert_eq!(told(Start::At(11), 10, hash, &[]), Err((10, "missing")));
     assert_eq!(told(Start::At(11), 12, hash, &[]), Err((11, "truncated")));
 }
+
+/// The same, block by block: at once where that is possible.
+fn told_in_runs(start: Start, until: Option<Revision>, marks: Vec<Mark>, blocks: &[&[Entry]]) -> (Told, usize) {
+    let (mut verifier, mut at_once) = (Verifier::new(LOG, start, until, marks), 0);
+    let taken = blocks.iter().try_for_each(|block| {
+        let mut run = Run::new(LOG, block[0].clone());
+        if block[1..].iter().all(|entry| run.take(entry).is_ok()) && verifier.take_run(&run) {
+            at_once += block.len();
+            return Ok(());
+        }
+        block.iter().try_for_each(|entry| verifier.take(entry.clone()))
+    });
+    let told = taken.and_then(|()| verifier.finish());
+    (told.map_err(|fault| (fault.revision, fault.problem.kind())), at_once)
+}
+
+type Told = Result<Verified, (Revision, &'static str)>;
+
+#[test]
+fn entries_that_are_taken_at_once_are_told_the_same_of_as_one_by_one() {
+    let hash = log(20, &[])[9].hash;
+    let whole = log(20, &[(15, 10, hash)]);
+    let mut altered = whole.clone();
+    altered[12].reason = Some("x".into());
+    let (mut swapped, mut cut) = (whole.clone(), whole.clone());
+    swapped.swap(13, 14);
+    cut.remove(13);
+    let forged = Mark { revision: 13, hash: [1; 32], witness: Witness::Stored };
+    let sound = Mark { hash: whole[12].hash, ..forged };
+    let mut most = 0;
+    for log in [&whole, &altered, &swapped, &cut] {
+        for (kept, until) in [(0, None), (10, None), (11, None), (0, Some(13)), (10, Some(16))] {
+            for marks in [vec![], vec![forged], vec![sound]] {
+                for start in [Start::Anywhere, Start::At(11), Start::Behind(10, hash), Start::Behind(0, GENESIS)] {
+                    let mut verifier = Verifier::new(LOG, start, until, marks.clone());
+                    let taken = log[kept..].iter().try_for_each(|entry| verifier.take(entry.clone()));
+                    let finished = taken.and_then(|()| verifier.finish());
+                    let expected = finished.map_err(|fault| (fault.revision, fault.problem.kind()));
+                    for size in 1..=8 {
+                        let blocks: Vec<_> = log[kept..].chunks(size).collect();
+                        let (told, at_once) = told_in_runs(start, until, marks.clone(), &blocks);
+                        assert_eq!(told, expected, "{start:?} {until:?} {marks:?} by {size}");
+                        most = most.max(at_once);
+                    }
+                }
+            }
+        }
+    }
+    assert_eq!(most, 20, "some are taken at once from the first to the last");
+}
