@@ -17,8 +17,7 @@ setup:
 
 lint: setup
 	cargo fmt --all --check
-	cargo clippy --all-targets --locked -- -D warnings
-	cargo clippy --package read_flag --all-targets --locked -- -D warnings
+	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.tools/node_modules/.bin/buf lint
 
 # The program's own tests, written in Rust: unit, store conformance, integration.
