@@ -106,7 +106,14 @@ impl Reading<'_> {
 
     /// Takes a whole block at once, if nothing within it has to be looked at.
     fn take_run(&mut self, run: &Run) -> bool {
-        let taken = run.log_id() == self.log_id && run.first() > self.since() && self.verifier.take_run(run);
+        let since = self.since();
+        let taken = run.log_id() == self.log_id
+            && if run.last() < since {
+                // Of no interest, and passed over without being read again.
+                self.verifier.revision() == since
+            } else {
+                run.first() > since && self.verifier.take_run(run)
+            };
         if taken {
             (self.begun, self.last) = (true, run.last());
         }
