@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
+use crate::support::frames::{HEADERS, frame, hello};
 use crate::support::methods::{channel, endless};
 use crate::support::proxy::{Line, Proxy};
 use crate::support::tls::{self, Ca};
@@ -42,15 +43,6 @@ async fn until_closed(mut stream: TcpStream) {
     let mut rest = Vec::new();
     // Closed or reset: gone.
     let _ = soon("the server to close", stream.read_to_end(&mut rest)).await;
-}
-
-/// The first words of HTTP/2, and no settings.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
-
-async fn hello(address: SocketAddr) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(PREFACE).await.unwrap();
-    stream
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -274,12 +266,6 @@ async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
     tls::admin(server.address, &ca, None).await.unwrap().until_let_in().await;
 }
 
-/// A frame of HTTP/2.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
-    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
-}
-
 /// Sends these frames for one stream after the other; whether the server has had enough, and says so.
 async fn is_told_to_calm_down(address: SocketAddr, frames: impl Fn(u32) -> Vec<u8>) -> bool {
     let mut stream = hello(address).await;
@@ -291,9 +277,6 @@ async fn is_told_to_calm_down(address: SocketAddr, frames: impl Fn(u32) -> Vec<u
     // GOAWAY with ENHANCE_YOUR_CALM.
     told.windows(4).any(|bytes| bytes == 11u32.to_be_bytes())
 }
-
-/// :method: POST, :scheme: http, :path: /, from the table that HPACK begins with.
-const HEADERS: &[u8] = b"\x83\x86\x84";
 
 /// A client that opens calls and cancels them at once, faster than anybody could take them up.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -359,13 +342,6 @@ async fn a_batch_counts_what_is_in_it() {
     assert!(retry_after(&refused) > Duration::from_secs(60), "{refused:?}");
 }
 
-/// How much memory a process takes, in MiB.
-fn resident_mib(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
-}
-
 /// Far more changes than it takes: what it takes is made, the rest is turned away at once, reads are answered, and none of
 /// it stays in memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -394,7 +370,7 @@ async fn overload_is_shed() {
         }
         admin.get("a").await;
         let made: usize = soon("everybody to be answered", callers.join_all()).await.into_iter().sum();
-        rounds.push((made, resident_mib(server.id())));
+        rounds.push((made, server.resident_mib()));
     }
     let made: usize = rounds.iter().map(|(made, _)| made).sum();
     assert!((1..15_360).contains(&made), "{made} were made: none was turned away, or all were");

@@ -83,7 +83,7 @@ async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
         assert_eq!(there.admin().await.get("a").await, flipped);
     }
     soon("all notifications to be lost", async {
-        while line.muted() < 6 {
+        while line.lost() < 6 {
             tokio::task::yield_now().await;
         }
     })

@@ -4,7 +4,16 @@
 #
 #   cluster.sh BINDIR PORT
 #
-# Prints "ready" when the cluster answers on 127.0.0.1:PORT (user postgres, no password), or fails.
+# Prints "ready" when the cluster answers on 127.0.0.1:PORT (user postgres, no password), or fails. Then it takes orders, a
+# line each, and answers "done":
+#
+#   stop            stops at once, as when the machine fails: `pg_ctl stop --mode immediate`
+#   start           starts again
+#   kill            kills the server's first process
+#   standby PORT    copies the cluster to a standby, which answers at that port
+#   promote         makes the standby the primary
+#
+# In the environment: CLUSTER_OPTIONS, more options of the server; TMPDIR, where its data lies.
 set -eu
 # Where runuser is, which not every PATH of root's holds.
 PATH=$PATH:/usr/sbin:/sbin
@@ -24,10 +33,37 @@ fi
 cd "$data"
 as_owner "$bindir/initdb" --pgdata "$data/pg" --username postgres --auth trust --encoding UTF8 --no-sync >"$data/log" 2>&1 ||
     { cat "$data/log" >&2; exit 1; }
-trap 'as_owner "$bindir/pg_ctl" stop --pgdata "$data/pg" --mode immediate >/dev/null 2>&1; rm -rf "$data"' EXIT
-as_owner "$bindir/pg_ctl" start --pgdata "$data/pg" --wait --log "$data/pg/server.log" --options \
-    "-c listen_addresses=127.0.0.1 -c port=$port -c unix_socket_directories=$data -c max_connections=500 ${CLUSTER_OPTIONS:-}" \
-    >"$data/log" 2>&1 </dev/null || { cat "$data/log" "$data/pg/server.log" >&2; exit 1; }
+log_of() { cat "$data/log" "$data/$1/server.log" >&2; }
+
+# start FOLDER PORT
+start() {
+    as_owner "$bindir/pg_ctl" start --pgdata "$data/$1" --wait --log "$data/$1/server.log" --options \
+        "-c listen_addresses=127.0.0.1 -c port=$2 -c unix_socket_directories=$data -c max_connections=500 ${CLUSTER_OPTIONS:-}" \
+        >"$data/log" 2>&1 </dev/null || { log_of "$1"; return 1; }
+}
+
+# stop FOLDER
+stop() { as_owner "$bindir/pg_ctl" stop --pgdata "$data/$1" --mode immediate >/dev/null 2>&1; }
+
+trap 'stop pg || true; stop standby || true; rm -rf "$data"' EXIT
+start pg "$port"
+
+obey() {
+    case $1 in
+    stop) stop pg ;;
+    start) start pg "$port" ;;
+    kill) kill -9 "$(head -n 1 "$data/pg/postmaster.pid")" ;;
+    standby)
+        as_owner "$bindir/pg_basebackup" --pgdata "$data/standby" --host 127.0.0.1 --port "$port" --username postgres \
+            --checkpoint fast --write-recovery-conf --no-sync >"$data/log" 2>&1 && start standby "$2"
+        ;;
+    promote) as_owner "$bindir/pg_ctl" promote --pgdata "$data/standby" --wait >/dev/null ;;
+    *) return 1 ;;
+    esac
+}
 
 echo ready
-cat >/dev/null
+while read -r order; do
+    # shellcheck disable=SC2086 # An order is words.
+    if obey $order; then echo done; else echo failed; fi
+done

@@ -1,6 +1,8 @@
 //! What tests stand on: real databases, real server processes, and clients with tokens.
+#![allow(dead_code, unused_imports, unused_macros, reason = "two programs share this, and each needs its part of it")]
 
 mod client;
+pub mod frames;
 pub mod http;
 pub mod issuer;
 pub mod methods;
@@ -18,7 +20,7 @@ use tempfile::TempDir;
 
 pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
-pub use postgres::HeldHead;
+pub use postgres::{Cluster, HeldHead, free_port};
 pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, invoke, program};
 
 /// How long anything may take before a test gives up on it.
@@ -52,6 +54,11 @@ impl Database {
 }
 
 impl Database {
+    /// One that somebody else keeps.
+    pub fn at(url: &str, backend: Backend) -> Self {
+        Self { url: url.to_owned(), backend, _folder: None }
+    }
+
     /// Waits until so many servers listen to what others append.
     pub async fn until_listened_to(&self, by: i64) {
         postgres::until_connected(&self.url, "query ILIKE 'LISTEN%'", by).await;

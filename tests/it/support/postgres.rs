@@ -1,30 +1,36 @@
-//! A real PostgreSQL, started once for all tests, each of which has a database of its own.
+//! A real PostgreSQL, started once for all tests, each of which has a database of its own; or a whole cluster for a test
+//! that does it harm.
 
-use std::net::TcpListener;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use sqlx::{Connection, Executor, PgConnection};
-use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::process::{Child, Command};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
 use super::soon;
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
-struct Cluster {
+/// A running cluster; stopped and removed with this value.
+pub struct Cluster {
     port: u16,
-    /// Its standard input is what keeps the cluster running.
-    _process: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+    /// Its standard input is what keeps the cluster running, and takes orders.
+    process: Child,
+}
+
+/// The one that tests share.
+async fn shared() -> &'static Cluster {
+    // What was committed outlives servers and connections all the same: only a loss of power could tell.
+    CLUSTER.get_or_init(|| Cluster::start("-c fsync=off")).await
 }
 
 /// The URL of a new, empty database.
 pub async fn new_database() -> String {
-    let cluster = CLUSTER.get_or_init(start).await;
-    let name = new_name();
-    administer(&[format!("CREATE DATABASE {name}")]).await;
-    url(cluster.port, &name)
+    shared().await.new_database().await
 }
 
 /// The URL of a copy of a database that has no connections.
@@ -53,8 +59,7 @@ fn new_name() -> String {
 }
 
 async fn administrator() -> PgConnection {
-    let cluster = CLUSTER.get_or_init(start).await;
-    PgConnection::connect(&url(cluster.port, "postgres")).await.unwrap()
+    shared().await.administrator().await
 }
 
 async fn administer(statements: &[String]) {
@@ -108,27 +113,70 @@ fn url(port: u16, database: &str) -> String {
     format!("postgres://postgres@127.0.0.1:{port}/{database}")
 }
 
-async fn start() -> Cluster {
-    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
-    // A port that is free now may be taken a moment later: then the next one is tried.
-    for _ in 0..5 {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let mut process = Command::new("sh")
-            .arg(script)
-            .arg(programs())
-            .arg(port.to_string())
-            // What was committed outlives servers and connections all the same: only a loss of power could tell.
-            .env("CLUSTER_OPTIONS", "-c fsync=off")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        if lines.next_line().await.unwrap().as_deref() == Some("ready") {
-            return Cluster { port, _process: process };
-        }
+impl Cluster {
+    /// One with these options of the server's.
+    pub async fn start(options: &str) -> Self {
+        Self::start_in(options, &std::env::temp_dir()).await
     }
-    panic!("PostgreSQL does not start; what it says is above");
+
+    /// One whose data lies in this folder.
+    pub async fn start_in(options: &str, folder: &Path) -> Self {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
+        // A port that is free now may be taken a moment later: then the next one is tried.
+        for _ in 0..5 {
+            let port = free_port();
+            let mut process = Command::new("sh")
+                .arg(script)
+                .arg(programs())
+                .arg(port.to_string())
+                .env("CLUSTER_OPTIONS", options)
+                .env("TMPDIR", folder)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut answers = BufReader::new(process.stdout.take().unwrap()).lines();
+            if answers.next_line().await.unwrap().as_deref() == Some("ready") {
+                return Self { port, answers, process };
+            }
+        }
+        panic!("PostgreSQL does not start; what it says is above");
+    }
+
+    /// Where it answers.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
+    /// Whether it runs as another user than this.
+    pub fn is_others(&self) -> bool {
+        // As the script decides it.
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
+    }
+
+    /// The URL of a new, empty database in it.
+    pub async fn new_database(&self) -> String {
+        let (name, mut admin) = (new_name(), self.administrator().await);
+        admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+        url(self.port, &name)
+    }
+
+    /// A connection that may do everything.
+    pub async fn administrator(&self) -> PgConnection {
+        PgConnection::connect(&url(self.port, "postgres")).await.unwrap()
+    }
+
+    /// Has the script do something: see there.
+    pub async fn order(&mut self, order: &str) {
+        self.process.stdin.as_mut().unwrap().write_all(format!("{order}\n").as_bytes()).await.unwrap();
+        let answer = soon(order, self.answers.next_line()).await.unwrap();
+        assert_eq!(answer.as_deref(), Some("done"), "{order}");
+    }
+}
+
+/// A port that nobody uses just now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 /// The folder of the newest server programs on this machine.

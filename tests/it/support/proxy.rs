@@ -3,13 +3,19 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::sleep;
+use tokio_util::task::TaskTracker;
 
 use super::{Backend, Database, soon};
+
+/// How much later things arrive on a slow line.
+const LATER: Duration = Duration::from_millis(20);
 
 /// What becomes of what is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -18,8 +24,16 @@ pub enum Line {
     Open,
     /// All but notifications arrive.
     Muted,
+    /// It arrives, each part of it some time later.
+    Slow,
     /// Nothing arrives any more, and nobody is told.
     Silent,
+    /// What the server says is lost.
+    Deaf,
+    /// What the database says is lost.
+    Mute,
+    /// The server has hung up and still listens.
+    HalfClosed,
     /// Connections end, and new ones come to nothing.
     Closed,
 }
@@ -33,10 +47,11 @@ pub struct Proxy {
 
 struct State {
     line: watch::Sender<Line>,
-    /// How many notifications have been lost.
-    muted: AtomicUsize,
+    /// How much has been lost, in notifications or in whatever else was said.
+    lost: AtomicUsize,
     /// How many rows arrive before nothing does.
     rows: AtomicUsize,
+    connections: TaskTracker,
 }
 
 impl Proxy {
@@ -46,10 +61,10 @@ impl Proxy {
         let far: SocketAddr = database.url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
         // Without the question whether to encrypt, all that the database says is in messages of one form.
         let url = format!("{}?sslmode=disable", database.url.replace(&far.to_string(), &near.to_string()));
-        let (line, muted, rows) = (watch::Sender::new(Line::Open), AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
-        let state = Arc::new(State { line, muted, rows });
+        let (line, lost, rows) = (watch::Sender::new(Line::Open), AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        let state = Arc::new(State { line, lost, rows, connections: TaskTracker::new() });
         tokio::spawn(relay(listener, far, Arc::clone(&state)));
-        Self { database: Database { url, backend: Backend::Postgres, _folder: None }, state }
+        Self { database: Database::at(&url, Backend::Postgres), state }
     }
 
     pub fn set(&self, line: Line) {
@@ -67,9 +82,36 @@ impl Proxy {
         soon("the line to fall silent", line.wait_for(|line| *line == Line::Silent)).await.unwrap();
     }
 
-    /// How many notifications have been lost.
-    pub fn muted(&self) -> usize {
-        self.state.muted.load(Ordering::Relaxed)
+    /// How much has been lost, in notifications or in whatever else was said.
+    pub fn lost(&self) -> usize {
+        self.state.lost.load(Ordering::Relaxed)
+    }
+
+    /// Ends all connections; those that come next are as new.
+    pub async fn cut(&self) {
+        self.set(Line::Closed);
+        let ended = async {
+            while !self.state.connections.is_empty() {
+                tokio::task::yield_now().await
+            }
+        };
+        soon("connections to end", ended).await;
+        self.set(Line::Open);
+    }
+}
+
+impl State {
+    /// What becomes of what has come; as long as the line is silent, nothing.
+    async fn fate(&self, line: &mut watch::Receiver<Line>) -> Option<Line> {
+        let fate = *line.wait_for(|line| *line != Line::Silent).await.ok()?;
+        if fate == Line::Slow {
+            sleep(LATER).await;
+        }
+        Some(fate)
+    }
+
+    fn lose(&self) {
+        self.lost.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -80,11 +122,12 @@ async fn relay(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
             continue;
         }
         let (mut line, state) = (state.line.subscribe(), Arc::clone(&state));
-        tokio::spawn(async move {
+        let connections = state.connections.clone();
+        connections.spawn(async move {
             let Ok(far) = TcpStream::connect(far).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             tokio::select! {
-                _ = asked(near_in, far_out, line.clone()) => {}
+                _ = asked(near_in, far_out, line.clone(), &state) => {}
                 _ = answered(far_in, near_out, line.clone(), &state) => {}
                 _ = line.wait_for(|line| *line == Line::Closed) => {}
             }
@@ -93,12 +136,25 @@ async fn relay(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
 }
 
 /// Passes on what the server says, as it comes.
-async fn asked(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut line: watch::Receiver<Line>) -> Option<()> {
+async fn asked(
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+    mut line: watch::Receiver<Line>,
+    state: &State,
+) -> Option<()> {
     let mut bytes = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut bytes).await.ok().filter(|length| *length > 0)?;
-        line.wait_for(|line| *line != Line::Silent).await.ok()?;
-        to.write_all(&bytes[..length]).await.ok()?;
+        match state.fate(&mut line).await? {
+            Line::Deaf => state.lose(),
+            Line::HalfClosed => {
+                to.shutdown().await.ok()?;
+                state.lose();
+                // Until the database hangs up as well.
+                std::future::pending::<()>().await;
+            }
+            _ => to.write_all(&bytes[..length]).await.ok()?,
+        }
     }
 }
 
@@ -118,11 +174,10 @@ async fn answered(
         if message[0] == b'D' && state.rows.fetch_sub(1, Ordering::Relaxed) == 0 {
             state.line.send_replace(Line::Silent);
         }
-        let line = *line.wait_for(|line| *line != Line::Silent).await.ok()?;
-        if line == Line::Muted && message[0] == b'A' {
-            state.muted.fetch_add(1, Ordering::Relaxed);
-        } else {
-            to.write_all(&message).await.ok()?;
+        match state.fate(&mut line).await? {
+            Line::Mute => state.lose(),
+            Line::Muted if message[0] == b'A' => state.lose(),
+            _ => to.write_all(&message).await.ok()?,
         }
     }
 }

@@ -130,6 +130,13 @@ impl Server {
         soon("the server to stop", self.process.wait()).await.unwrap()
     }
 
+    /// How much memory it takes, in MiB.
+    pub fn resident_mib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
+    }
+
     /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id().unwrap()
@@ -137,8 +144,19 @@ impl Server {
 
     /// Asks it to stop, and does not wait.
     pub async fn signal(&self) {
+        self.send("TERM").await;
+    }
+
+    /// Sends it a signal, by its name.
+    pub async fn send(&self, signal: &str) {
         let pid = self.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().await.unwrap().success());
+        assert!(Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap().success());
+    }
+
+    /// Kills it, and waits until it is gone.
+    pub async fn kill(mut self) {
+        self.process.start_kill().unwrap();
+        self.ended().await;
     }
 }
 
