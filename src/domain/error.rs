@@ -144,6 +144,12 @@ pub enum Error {
     /// The connection was lost in a commit, and how it ended could not be learnt.
     #[error("the database was lost during the commit; retry with the same request_id")]
     CommitOutcomeUnknown,
+    /// The bytes are not the request that the method takes; holds where they stop being one.
+    #[error("the request is not what the method takes: {0}; write it with stubs generated from the .proto files")]
+    Malformed(String),
+    /// A request or an answer is larger than it may be; holds how large.
+    #[error("a message is larger than this server lets it be: {0}; ask in smaller parts")]
+    MessageTooLarge(String),
     /// There is no such method.
     #[error("there is no method {0}")]
     UnknownMethod(String),

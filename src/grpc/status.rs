@@ -75,6 +75,20 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_error_details(code, message(&error), details)
 }
 
+/// What tonic tells by itself, in our words: that it cannot read a request, which it calls a defect, or that a message is
+/// too large, which it tells by the code of a cursor. What is told here always has details; what tonic tells has none.
+pub(super) fn retell(headers: &mut HeaderMap) {
+    let error = match headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) {
+        Some(Code::Internal) => Error::Malformed,
+        Some(Code::OutOfRange) => Error::MessageTooLarge,
+        _ => return,
+    };
+    if let Some(told) = Status::from_header_map(headers).filter(|told| told.details().is_empty()) {
+        // A status that cannot be written as headers leaves what is there.
+        let _ = status(error(told.message().to_owned())).add_header(headers);
+    }
+}
+
 /// The end of a stream that a status ends.
 pub(super) fn last_frame<D>(status: &Status) -> Result<Frame<D>, Status> {
     let mut trailers = HeaderMap::new();
@@ -165,6 +179,8 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
         Error::LogCorrupt { .. } | Error::CheckpointCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
+        Error::Malformed(_) => (Code::InvalidArgument, ErrorReason::Malformed),
+        Error::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
         Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         Error::Internal(_) | Error::Told => (Code::Internal, ErrorReason::Internal),
     }

@@ -11,6 +11,7 @@ mod cli;
 mod concurrency;
 mod docs;
 mod flagd;
+mod garbled;
 mod layers;
 mod limits;
 mod manager;

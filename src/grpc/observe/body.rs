@@ -12,10 +12,11 @@ use tonic::{Code, Status};
 use super::code;
 use super::watched::Watched;
 use crate::domain::error::Error;
-use crate::grpc::status::{last_frame, status};
+use crate::grpc::status::{last_frame, retell, status};
 
 /// Follows the answer to a call to its end.
-pub(super) fn follow(mut call: Watched, response: Response<Body>) -> Response<Body> {
+pub(super) fn follow(mut call: Watched, mut response: Response<Body>) -> Response<Body> {
+    call.record().enter(|| retell(response.headers_mut()));
     match call.outcome(&response) {
         Some(code) => {
             call.end(code);
@@ -53,11 +54,12 @@ impl http_body::Body for Followed {
         let Self { body, call } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
         let polled = catch_unwind(AssertUnwindSafe(|| call.record().enter(|| Pin::new(body).poll_frame(context))));
-        let Ok(polled) = polled else { return Poll::Ready(Some(self.panicked())) };
-        match &polled {
+        let Ok(mut polled) = polled else { return Poll::Ready(Some(self.panicked())) };
+        match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
-                if let Some(code) = frame.trailers_ref().map(code::of_headers) {
-                    self.call.end(code.unwrap_or(Code::Unknown));
+                if let Some(trailers) = frame.trailers_mut() {
+                    call.record().enter(|| retell(trailers));
+                    call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }
             Poll::Ready(Some(Err(status))) => self.call.end(status.code()),

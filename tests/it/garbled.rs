@@ -1,0 +1,144 @@
+//! Requests that nobody would send: whatever the bytes are, they are answered, and not as a defect of ours.
+
+use http::uri::PathAndQuery;
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use prost::bytes::{Buf, BufMut, Bytes};
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status};
+
+use crate::support::methods::{channel, methods};
+use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
+
+/// Requests to each method.
+const CASES: u32 = 40;
+
+/// Messages as they are on the wire, whatever they hold.
+#[derive(Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        buffer.advance(buffer.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// Bytes that are nothing at all, or fields of a message: numbers, texts that mean something here and there, and messages.
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let text = prop_oneof![
+        Just("flag-1".to_owned()),
+        Just("ann@example.com".to_owned()),
+        Just("01890000-0000-7000-8000-000000000000".to_owned()),
+        Just("\u{0}".to_owned()),
+        any::<String>(),
+    ];
+    let value = prop_oneof![
+        any::<u64>().prop_map(Value::Number),
+        (0u64..5).prop_map(Value::Number),
+        text.prop_map(|text| Value::Bytes(text.into_bytes())),
+        proptest::collection::vec(any::<u8>(), 0..40).prop_map(Value::Bytes),
+    ];
+    let fields = value.prop_recursive(3, 30, 5, |inner| {
+        proptest::collection::vec((1u32..16, inner), 0..6).prop_map(|fields| Value::Bytes(encoded(&fields)))
+    });
+    let fields = proptest::collection::vec((1u32..16, fields), 0..6).prop_map(|fields| encoded(&fields));
+    prop_oneof![3 => fields, 1 => proptest::collection::vec(any::<u8>(), 0..200)]
+}
+
+#[derive(Debug, Clone)]
+enum Value {
+    Number(u64),
+    Bytes(Vec<u8>),
+}
+
+fn encoded(fields: &[(u32, Value)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (tag, value) in fields {
+        match value {
+            Value::Number(number) => prost::encoding::uint64::encode(*tag, number, &mut bytes),
+            Value::Bytes(text) => prost::encoding::bytes::encode(*tag, text, &mut bytes),
+        }
+    }
+    bytes
+}
+
+/// Sends this message, or none.
+async fn ask(channel: &Channel, path: &str, message: Option<Vec<u8>>) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    soon("the connection", grpc.ready()).await.unwrap();
+    let mut request = Request::new(futures::stream::iter(message.map(Bytes::from)));
+    request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
+    let path = PathAndQuery::try_from(path).unwrap();
+    let mut answer = soon("an answer", grpc.streaming(request, path, Raw)).await?.into_inner();
+    soon("the first message", answer.message()).await.map(drop)
+}
+
+#[test]
+fn whatever_is_asked_is_answered() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let database = runtime.block_on(Database::new(Backend::Sqlite));
+    let server = runtime.block_on(Server::start(&database));
+    for method in methods() {
+        let channel = runtime.block_on(channel(&server));
+        let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
+        let asked = runner.run(&message(), |message| {
+            let answer = runtime.block_on(ask(&channel, &method.path, Some(message)));
+            let Err(status) = answer else { return Ok(()) };
+            let ours = [Code::Unknown, Code::Internal, Code::DataLoss, Code::Unavailable, Code::Unauthenticated];
+            prop_assert!(!ours.contains(&status.code()), "{:?}", status);
+            // Health and reflection say what their own libraries say.
+            prop_assert!(method.path.starts_with("/grpc.") || !reason_of(&status).is_empty(), "{:?}", status);
+            Ok(())
+        });
+        if let Err(error) = asked {
+            panic!("{}: {error}", method.path);
+        }
+    }
+    runtime.block_on(async { server.admin().await.until_let_in().await });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_no_request_is_the_callers_mistake() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let channel = channel(&server).await;
+    for method in methods().iter().filter(|method| !method.path.starts_with("/grpc.")) {
+        // A field, the 1,000th, of five bytes that are not there; and no message at all.
+        for (message, words) in [(Some(vec![0xc2, 0x3e, 5]), "buffer underflow"), (None, "Missing request message")] {
+            let refused = ask(&channel, &method.path, message).await.unwrap_err();
+            let told = (refused.code(), reason_of(&refused));
+            assert_eq!(told, (Code::InvalidArgument, "MALFORMED".to_owned()), "{}: {refused}", method.path);
+            assert!(refused.message().contains(words), "{}: {refused}", method.path);
+        }
+    }
+}
