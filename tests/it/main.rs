@@ -17,6 +17,7 @@ mod limits;
 mod manager;
 mod many;
 mod matrix;
+mod model;
 mod offline;
 mod ofrep;
 mod outcome;

@@ -1,0 +1,180 @@
+//! The model: what the service is to do, in as few words as can be.
+
+use std::collections::{BTreeMap, HashSet};
+
+use super::{Answer, Expected, Op};
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Flag {
+    pub on: bool,
+    pub archived: bool,
+    pub name: String,
+    pub revision: i64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct User {
+    pub active: bool,
+    pub permitted: bool,
+    pub revision: i64,
+}
+
+/// What an entry says: what was done, to the what of which number.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    pub revision: i64,
+    pub action: String,
+    pub entity: usize,
+}
+
+pub struct Model {
+    pub flags: BTreeMap<usize, Flag>,
+    pub users: BTreeMap<usize, User>,
+    /// Whether each is revoked.
+    pub tokens: Vec<bool>,
+    pub entries: Vec<Line>,
+    pub head: i64,
+    pub floor: i64,
+}
+
+fn refuse<T>(reason: &str) -> Result<T, String> {
+    Err(reason.to_owned())
+}
+
+impl Model {
+    pub fn new(head: i64, floor: i64) -> Self {
+        let (flags, users, tokens, entries) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
+        Self { flags, users, tokens, entries, head, floor }
+    }
+
+    pub fn entries_kept(&self) -> Vec<Line> {
+        self.entries.iter().filter(|line| line.revision > self.floor).cloned().collect()
+    }
+
+    fn log(&mut self, action: &'static str, entity: usize) -> i64 {
+        self.head += 1;
+        self.entries.push(Line { revision: self.head, action: action.to_owned(), entity });
+        self.head
+    }
+
+    fn flag(&self, flag: usize, expected: Expected) -> Result<Flag, String> {
+        match self.flags.get(&flag) {
+            None => refuse("FLAG_NOT_FOUND"),
+            Some(_) if expected == Expected::Wrong => refuse("REVISION_MISMATCH"),
+            Some(flag) => Ok(flag.clone()),
+        }
+    }
+
+    fn in_use(&self, flag: usize, expected: Expected) -> Result<Flag, String> {
+        let flag = self.flag(flag, expected)?;
+        if flag.archived { refuse("FLAG_ARCHIVED") } else { Ok(flag) }
+    }
+
+    fn put(&mut self, number: usize, flag: Flag, action: &'static str) -> Answer {
+        if self.flags.get(&number) == Some(&flag) {
+            return Ok(0);
+        }
+        let revision = self.log(action, number);
+        self.flags.insert(number, Flag { revision, ..flag });
+        Ok(1)
+    }
+
+    fn set(&mut self, number: usize, on: bool, expected: Expected) -> Answer {
+        let flag = self.in_use(number, expected)?;
+        self.put(number, Flag { on, ..flag }, if on { "toggle_enabled" } else { "toggle_disabled" })
+    }
+
+    fn put_user(&mut self, number: usize, user: User, action: &'static str) -> Answer {
+        if self.users.get(&number) == Some(&user) {
+            return Ok(0);
+        }
+        let revision = self.log(action, number);
+        self.users.insert(number, User { revision, ..user });
+        Ok(1)
+    }
+
+    fn user(&self, user: usize) -> Result<User, String> {
+        self.users.get(&user).cloned().ok_or("USER_NOT_FOUND".to_owned())
+    }
+
+    pub fn apply(&mut self, op: &Op) -> Answer {
+        match *op {
+            Op::CreateFlag { flag, .. } if self.flags.contains_key(&flag) => refuse("KEY_TAKEN"),
+            Op::CreateFlag { flag, on } => {
+                let new = Flag { on, archived: false, name: "new".to_owned(), revision: 0 };
+                self.put(flag, new, "flag_created")
+            }
+            Op::Toggle { flag, expected } => {
+                let on = !self.in_use(flag, expected)?.on;
+                self.set(flag, on, expected)
+            }
+            Op::Set { flag, on, expected } => self.set(flag, on, expected),
+            Op::Batch { ref items } => self.batch(items),
+            Op::Rename { flag, name, expected } => {
+                let before = self.flag(flag, expected)?;
+                self.put(flag, Flag { name: format!("name {name}"), ..before }, "flag_updated")
+            }
+            Op::Archive { flag, archived, expected } => {
+                let before = self.flag(flag, expected)?;
+                let action = if archived { "flag_archived" } else { "flag_unarchived" };
+                self.put(flag, Flag { archived, ..before }, action)
+            }
+            Op::Revert { entry } => match self.entries.get(entry).cloned() {
+                Some(line) if line.revision > self.floor => match &*line.action {
+                    "toggle_enabled" => self.set(line.entity, false, Expected::Nothing),
+                    "toggle_disabled" => self.set(line.entity, true, Expected::Nothing),
+                    _ => refuse("NOT_REVERTIBLE"),
+                },
+                _ => refuse("AUDIT_LOG_NOT_FOUND"),
+            },
+            Op::CreateUser { user } if self.users.contains_key(&user) => refuse("EMAIL_TAKEN"),
+            Op::CreateUser { user } => {
+                self.put_user(user, User { active: true, permitted: false, revision: 0 }, "user_created")
+            }
+            Op::Grant { user, permitted, reactivate } => {
+                let before = self.user(user)?;
+                if !before.active && !reactivate {
+                    return refuse("USER_DEACTIVATED");
+                }
+                self.put_user(user, User { active: true, permitted, ..before }, "user_updated")
+            }
+            Op::Deactivate { user } => {
+                let before = self.user(user)?;
+                self.put_user(user, User { active: false, ..before }, "user_deactivated")
+            }
+            Op::CreateToken { user } if !self.user(user)?.active => refuse("USER_DEACTIVATED"),
+            Op::CreateToken { .. } => {
+                self.log("token_created", self.tokens.len());
+                self.tokens.push(false);
+                Ok(1)
+            }
+            Op::Revoke { token } => match self.tokens.get_mut(token) {
+                None => refuse("TOKEN_NOT_FOUND"),
+                Some(true) => Ok(0),
+                Some(revoked) => {
+                    *revoked = true;
+                    self.log("token_revoked", token);
+                    Ok(1)
+                }
+            },
+            Op::Trim { keep } if keep < 0 => refuse("CURSOR_IN_FUTURE"),
+            Op::Trim { keep } if self.head - keep <= self.floor => refuse("CURSOR_TOO_OLD"),
+            Op::Trim { keep } => {
+                self.floor = self.head - keep;
+                self.log("log_trimmed", 0);
+                Ok(1)
+            }
+        }
+    }
+
+    fn batch(&mut self, items: &[(usize, bool)]) -> Answer {
+        let mut named = HashSet::new();
+        if !items.iter().all(|(flag, _)| named.insert(flag)) {
+            return refuse("INVALID_FIELD");
+        }
+        for (flag, _) in items {
+            self.in_use(*flag, Expected::Nothing)?;
+        }
+        items.iter().map(|(flag, on)| self.set(*flag, *on, Expected::Nothing)).sum()
+    }
+}

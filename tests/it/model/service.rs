@@ -1,0 +1,271 @@
+//! The same on the real service, each change twice: the second is a retry, which is answered as the first.
+
+use std::collections::BTreeMap;
+
+use prost_types::FieldMask;
+use toggled::grpc::pb::*;
+use tonic::Response;
+use uuid::Uuid;
+
+use super::reference::{Flag, Line, Model, User};
+use super::{Answer, Expected, Op};
+use crate::support::{Client, Server, reason_of};
+
+/// What users are granted.
+const PERMISSION: &str = "view_feature_flags";
+
+/// The service, as one sequence sees it: names of its own keep it from the others'.
+pub struct Service {
+    admin: Client,
+    names: String,
+    users: BTreeMap<usize, String>,
+    tokens: Vec<String>,
+    /// The ids of the entries that were written.
+    entries: Vec<String>,
+    began: i64,
+}
+
+/// The ids of the entries that a change has written, or why it was refused.
+type Told = Result<Vec<String>, String>;
+
+/// Makes a change, and tries again with the same request id: that changes nothing, and is told the same.
+macro_rules! twice {
+    ($service:ident.$client:ident.$method:ident($request:expr), |$answer:ident| $ids:expr) => {{
+        let mut request = $request;
+        request.request_id = Some(Uuid::now_v7().to_string());
+        let mut told: Vec<Told> = Vec::new();
+        for _ in 0..2 {
+            let answer = $service.admin.$client.$method(request.clone()).await.map(Response::into_inner);
+            told.push(answer.map(|$answer| $ids).map_err(|status| reason_of(&status)));
+        }
+        assert_eq!(told[0], told[1], "a retry is told the same");
+        told.swap_remove(0)
+    }};
+}
+
+/// The entry of an answer, if it has one.
+macro_rules! entry {
+    ($answer:ident) => {
+        $answer.audit_log.into_iter().map(|entry| entry.id).collect()
+    };
+}
+
+/// The same for every way to name a flag.
+macro_rules! key {
+    ($request:ident, $key:expr) => {
+        Some($request::Flag::Key($key))
+    };
+}
+
+fn status(on: bool) -> FeatureFlagStatus {
+    if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled }
+}
+
+fn permissions(permitted: bool) -> Vec<String> {
+    permitted.then(|| PERMISSION.to_owned()).into_iter().collect()
+}
+
+impl Service {
+    pub async fn new(server: &Server) -> Self {
+        let (mut admin, names) = (server.admin().await, Uuid::now_v7().simple().to_string());
+        let list = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await;
+        let began = list.unwrap().into_inner().revision;
+        Self { admin, names, users: BTreeMap::new(), tokens: Vec::new(), entries: Vec::new(), began }
+    }
+
+    /// The model of what there is before the first change.
+    pub async fn model(&mut self) -> Model {
+        let oldest = self.admin.log().await[0].revision;
+        Model::new(self.began, oldest - 1)
+    }
+
+    pub async fn apply(&mut self, op: &Op, before: &Model) -> Answer {
+        let ids = match *op {
+            Op::Batch { ref items } => self.batch(items).await,
+            Op::CreateUser { .. } | Op::Grant { .. } | Op::Deactivate { .. } => self.change_user(op).await,
+            Op::CreateToken { .. } | Op::Revoke { .. } => self.change_token(op).await,
+            Op::Trim { keep } => self.trim(before.head - keep).await,
+            _ => self.change_flag(op, before).await,
+        }?;
+        self.entries.extend_from_slice(&ids);
+        Ok(ids.len())
+    }
+
+    async fn change_flag(&mut self, op: &Op, before: &Model) -> Told {
+        let at = |flag, expected| match (expected, before.flags.get(flag)) {
+            (Expected::Nothing, _) => None,
+            (Expected::Right, there) => Some(there.map_or(1, |flag| flag.revision)),
+            (Expected::Wrong, there) => Some(there.map_or(1, |flag| flag.revision + 1)),
+        };
+        match *op {
+            Op::CreateFlag { flag, on } => {
+                let status = status(on).into();
+                let request =
+                    CreateFeatureFlagRequest { key: self.key(flag), name: "new".into(), status, ..Default::default() };
+                twice!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Toggle { ref flag, expected } => {
+                let (flag, expected_revision) =
+                    (key!(toggle_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let request = ToggleFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                twice!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Set { ref flag, on: true, expected } => {
+                let (flag, expected_revision) =
+                    (key!(enable_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let request = EnableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                twice!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Set { ref flag, on: false, expected } => {
+                let (flag, expected_revision) =
+                    (key!(disable_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let request = DisableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                twice!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Rename { ref flag, name, expected } => {
+                let (flag, expected_revision) =
+                    (key!(update_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let (name, update_mask) = (format!("name {name}"), Some(FieldMask { paths: vec!["name".into()] }));
+                let request =
+                    UpdateFeatureFlagRequest { flag, name, update_mask, expected_revision, ..Default::default() };
+                twice!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Archive { ref flag, archived: true, expected } => {
+                let (flag, expected_revision) =
+                    (key!(archive_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let request = ArchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                twice!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Archive { ref flag, archived: false, expected } => {
+                let (flag, expected_revision) =
+                    (key!(unarchive_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let request = UnarchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                twice!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
+            }
+            Op::Revert { entry } => {
+                let audit_log_id = self.entries.get(entry).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
+                let request = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
+                twice!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
+            }
+            _ => unreachable!("{op:?} is not about one flag"),
+        }
+    }
+
+    async fn batch(&mut self, items: &[(usize, bool)]) -> Told {
+        let item = |(flag, on): &(usize, bool)| BatchSetItem {
+            flag: key!(batch_set_item, self.key(*flag)),
+            status: status(*on).into(),
+            expected_revision: None,
+        };
+        let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
+        twice!(self.toggle.batch_set_feature_flags(request), |answer| {
+            answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
+        })
+    }
+
+    async fn change_user(&mut self, op: &Op) -> Told {
+        let id = |user| self.users.get(user).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
+        match *op {
+            Op::CreateUser { user } => {
+                let request = CreateUserRequest { email: self.email(user), ..Default::default() };
+                let mut id = None;
+                let told = twice!(self.access.create_user(request), |answer| {
+                    id = answer.user.map(|user| user.id);
+                    entry!(answer)
+                });
+                self.users.extend(id.map(|id| (user, id)));
+                told
+            }
+            Op::Grant { ref user, permitted, reactivate } => {
+                let (id, permissions) = (id(user), permissions(permitted));
+                let request = UpdateUserRequest { id, permissions, reactivate, ..Default::default() };
+                twice!(self.access.update_user(request), |answer| entry!(answer))
+            }
+            Op::Deactivate { ref user } => {
+                let request = DeactivateUserRequest { id: id(user), ..Default::default() };
+                twice!(self.access.deactivate_user(request), |answer| entry!(answer))
+            }
+            _ => unreachable!("{op:?} is not about a user"),
+        }
+    }
+
+    async fn change_token(&mut self, op: &Op) -> Told {
+        match *op {
+            Op::CreateToken { ref user } => {
+                let user_id = self.users.get(user).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
+                let request = CreateTokenRequest { user_id, name: "a token".into(), ..Default::default() };
+                let mut id = None;
+                let told = twice!(self.access.create_token(request), |answer| {
+                    id = answer.token.map(|token| token.id);
+                    entry!(answer)
+                });
+                self.tokens.extend(id);
+                told
+            }
+            Op::Revoke { token } => {
+                let id = self.tokens.get(token).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
+                let request = RevokeTokenRequest { id, ..Default::default() };
+                twice!(self.access.revoke_token(request), |answer| entry!(answer))
+            }
+            _ => unreachable!("{op:?} is not about a token"),
+        }
+    }
+
+    async fn trim(&mut self, through_revision: i64) -> Told {
+        let through = self.admin.log().await.into_iter().find(|entry| entry.revision == through_revision);
+        let through_hash = through.map_or(vec![0; 32], |entry| entry.hash);
+        let request = TrimAuditLogsRequest { through_revision, through_hash, ..Default::default() };
+        twice!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
+    }
+
+    fn key(&self, flag: usize) -> String {
+        format!("{}-{flag}", self.names)
+    }
+
+    fn email(&self, user: usize) -> String {
+        format!("{user}@{}.example.com", self.names)
+    }
+
+    /// The flags of this sequence.
+    pub async fn flags(&mut self) -> BTreeMap<usize, Flag> {
+        let request =
+            ListFeatureFlagsRequest { key_prefix: self.names.clone(), include_archived: true, ..Default::default() };
+        let flags = self.admin.toggle.list_feature_flags(request).await.unwrap().into_inner().feature_flags;
+        let flag = |flag: FeatureFlag| {
+            let (on, archived) = (flag.status() == FeatureFlagStatus::Enabled, flag.archived_at.is_some());
+            (number(&flag.key, &self.names), Flag { on, archived, name: flag.name, revision: flag.revision })
+        };
+        flags.into_iter().map(flag).collect()
+    }
+
+    /// The users of this sequence.
+    pub async fn users(&mut self) -> BTreeMap<usize, User> {
+        let mut users = BTreeMap::new();
+        for (number, id) in &self.users {
+            let request = GetUserRequest { id: id.clone(), ..Default::default() };
+            let user = self.admin.access.get_user(request).await.unwrap().into_inner().user.unwrap();
+            let (active, permitted) = (user.deactivated_at.is_none(), !user.permissions.is_empty());
+            users.insert(*number, User { active, permitted, revision: user.revision });
+        }
+        users
+    }
+
+    /// The entries of this sequence that are kept.
+    pub async fn entries(&mut self) -> Vec<Line> {
+        let log = self.admin.log().await.into_iter().filter(|entry| entry.revision > self.began);
+        let line = |entry: AuditLog| {
+            let entity = match &*entry.entity_type {
+                "feature_flag" => number(&entry.entity_key, &self.names),
+                "user" => entry.entity_key.split('@').next().unwrap().parse().unwrap(),
+                "api_token" => self.tokens.iter().position(|id| *id == entry.entity_key).unwrap(),
+                _ => 0,
+            };
+            Line { revision: entry.revision, action: entry.action_type, entity }
+        };
+        log.map(line).collect()
+    }
+}
+
+fn number(key: &str, names: &str) -> usize {
+    key.strip_prefix(names).unwrap().trim_start_matches('-').parse().unwrap()
+}
