@@ -1,6 +1,7 @@
 //! What a token must say, and what it allows.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -30,8 +31,8 @@ pub struct Rules {
 }
 
 impl Rules {
-    /// Whom a token vouches for at `now` whose signature is right and which says this.
-    pub(super) fn identity(&self, claims: &Value, now: Timestamp) -> Result<Identity, Rejected> {
+    /// Whom a token vouches for at `now` whose signature is right and which says this, and from when on it does.
+    pub(super) fn identity(&self, claims: &Value, now: Timestamp) -> Result<(Identity, Timestamp), Rejected> {
         if !claims.is_object() {
             return Err(Rejected::Malformed);
         }
@@ -41,13 +42,15 @@ impl Rules {
         if !self.is_for_us(claims.get("aud")) {
             return Err(Rejected::Audience);
         }
-        Ok(Identity {
+        let Range { start, end } = validity(claims, now)?;
+        let identity = Identity {
             issuer: Arc::clone(&self.issuer),
-            expires_at: validity(claims, now)?,
+            expires_at: end,
             subject: subject(claims.get("sub"))?,
             email: email(claims)?,
             permissions: self.permissions(claims),
-        })
+        };
+        Ok((identity, start))
     }
 
     fn is_for_us(&self, audience: Option<&Value>) -> bool {
@@ -79,19 +82,21 @@ fn names(claim: &Value) -> Option<Vec<&str>> {
     }
 }
 
-/// From when on the token does not work, if it does at `now`.
-fn validity(claims: &Value, now: Timestamp) -> Result<Timestamp, Rejected> {
-    let latest = now.plus_seconds(LEEWAY);
+/// From when on the token works, and until when, if it does at `now`.
+fn validity(claims: &Value, now: Timestamp) -> Result<Range<Timestamp>, Rejected> {
     let time = |name| claims.get(name).map(|value| moment(value).ok_or(Rejected::Malformed)).transpose();
+    let start = |name| time(name).map(|time| time.map_or(Timestamp::MIN, |time| time.plus_seconds(-LEEWAY)));
     let end = time("exp")?.ok_or(Rejected::NoExpiry)?.plus_seconds(LEEWAY);
     if now >= end {
-        Err(Rejected::Expired)
-    } else if time("nbf")?.is_some_and(|start| start > latest) {
+        return Err(Rejected::Expired);
+    }
+    let (valid, issued) = (start("nbf")?, start("iat")?);
+    if now < valid {
         Err(Rejected::NotYetValid)
-    } else if time("iat")?.is_some_and(|issued| issued > latest) {
+    } else if now < issued {
         Err(Rejected::IssuedInFuture)
     } else {
-        Ok(end)
+        Ok(valid.max(issued)..end)
     }
 }
 

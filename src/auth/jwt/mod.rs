@@ -141,6 +141,8 @@ pub struct SignOn {
 #[derive(Clone)]
 struct Verified {
     identity: Arc<Identity>,
+    /// From when on it is good; until when, the identity says.
+    from: Timestamp,
     /// The key that vouches for it, as long as the issuer has it.
     key: Arc<Key>,
 }
@@ -172,11 +174,11 @@ impl SignOn {
         token.len() <= LONGEST && three && parts.next().is_none()
     }
 
-    /// Whom the token with this hash was for, if it has been verified before and still works: it has not expired, and the
-    /// issuer still has its key. Of very many tokens some are forgotten, and have to be verified again.
+    /// Whom the token with this hash was for, if it has been verified before and still works: by a clock that may have been
+    /// set since, it is within its time, and the issuer still has its key. Of very many tokens some are forgotten, and have to be verified again.
     pub fn cached(&self, hash: &SecretHash, now: Timestamp) -> Option<Arc<Identity>> {
-        let Verified { identity, key } = self.verified.get(hash)?;
-        if now < identity.expires_at && self.jwks.holds(&key) {
+        let Verified { identity, from, key } = self.verified.get(hash)?;
+        if (from..identity.expires_at).contains(&now) && self.jwks.holds(&key) {
             Some(identity)
         } else {
             self.verified.remove(hash);
@@ -198,8 +200,9 @@ impl SignOn {
             vouched = header.vouched(token, &self.jwks.current());
         }
         let (key, claims) = vouched?;
-        let identity = Arc::new(self.rules.identity(&claims, now)?);
-        self.verified.insert(*hash, Verified { identity: Arc::clone(&identity), key });
+        let (identity, from) = self.rules.identity(&claims, now)?;
+        let identity = Arc::new(identity);
+        self.verified.insert(*hash, Verified { identity: Arc::clone(&identity), from, key });
         Ok(identity)
     }
 }

@@ -65,6 +65,11 @@ async fn clocks_may_differ_by_30_seconds() {
     assert!(world.cached(&token, micro).is_some());
     assert_eq!(world.cached(&token, at(NOW + 330)), None);
     for (name, why) in [("nbf", Rejected::NotYetValid), ("iat", Rejected::IssuedInFuture)] {
+        // One that was good is not, once the clock has been set back.
+        let token = key.token(&but(name, json!(NOW)));
+        assert!(world.verify(&token).await.is_ok());
+        assert!(world.cached(&token, at(NOW - 30)).is_some());
+        assert_eq!(world.cached(&token, at(NOW - 31)), None, "{name}");
         assert!(world.verify(&key.token(&but(name, json!(NOW + 30)))).await.is_ok());
         assert_eq!(world.verify(&key.token(&but(name, json!(NOW + 31)))).await, Err(why));
         assert_eq!(world.verify(&key.token(&but(name, json!(NOW as f64 + 30.5)))).await, Err(why));
