@@ -46,6 +46,11 @@ const HEAD: &str =
 /// The text stands alone, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
+/// Which of several hosts is the primary is for whoever manages them to say: a server that picked one by itself could pick
+/// one that has been voted out.
+const ONE_HOST: &str = "names several hosts; name one address that leads to the primary, wherever it moves: a name, a \
+                        virtual address, or a proxy";
+
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -72,6 +77,10 @@ impl PostgresStore {
     /// # Errors
     /// A line for a person, when the URL cannot be used.
     pub fn open(url: &str) -> Result<Self, String> {
+        // Before it is parsed, which takes several ports for a wrong one.
+        if authority(url).contains(',') {
+            return Err(ONE_HOST.to_owned());
+        }
         // Statements are not logged: a slow one would put its whole text in the log at every call.
         let options = PgConnectOptions::from_str(url)
             .map_err(|e| e.to_string())?
@@ -79,6 +88,9 @@ impl PostgresStore {
             // Not a line at every start about a table that is there already.
             .options([("client_min_messages", "warning")])
             .disable_statement_logging();
+        if options.get_host().contains(',') {
+            return Err(ONE_HOST.to_owned());
+        }
         let pool = |connections| {
             PgPoolOptions::new()
                 .max_connections(connections)
@@ -88,6 +100,14 @@ impl PostgresStore {
         let follower = Follower::new(options.clone().options(READING));
         Ok(Self { pool: pool(8), own: pool(2), follower, instance: Uuid::now_v7(), options })
     }
+}
+
+/// The part of a URL that names hosts and ports.
+fn authority(url: &str) -> &str {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    let authority = rest.split(['/', '?']).next().unwrap_or_default();
+    // A comma may stand in a password.
+    authority.rsplit('@').next().unwrap_or_default()
 }
 
 #[async_trait]

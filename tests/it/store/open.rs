@@ -24,6 +24,23 @@ fn a_url_that_names_no_database_is_refused_in_a_line() {
     }
 }
 
+/// As libpq would take them, and sqlx would take for the name of one.
+#[tokio::test]
+async fn several_hosts_are_refused_and_a_comma_elsewhere_is_not() {
+    for url in [
+        "postgres://one,two/flags",
+        "postgresql://ann:hush@one:5432,two:5433/flags?target_session_attrs=read-write",
+        "postgres:///flags?user=ann&host=one,two",
+        "postgres:///flags?user=ann&host=10.0.0.1%2C10.0.0.2",
+    ] {
+        let problem = open(url).err().unwrap_or_else(|| panic!("{url} is accepted"));
+        assert!(problem.contains("one address that leads to the primary"), "{url}: {problem}");
+    }
+    for url in ["postgres://ann:hu,sh@one/flags", "postgres://one/fl,ags", "postgres://one/flags?user=a,nn"] {
+        assert!(open(url).is_ok(), "{url}");
+    }
+}
+
 #[tokio::test]
 async fn a_description_names_the_database_and_no_password() {
     let postgres = open("postgres://ann:hush@db.example:5433/flags?application_name=x").unwrap();
