@@ -189,7 +189,11 @@ impl Committer {
     async fn fate(&self, step: &Step) -> Result<Fate, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(Fate::Lost) };
         if let Some((id, _)) = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await? {
-            return Ok(if id == first.id { Fate::Stands } else { Fate::Lost });
+            if id != first.id {
+                return Ok(Fate::Lost);
+            }
+            in_time(READ_PATIENCE, self.store.secure()).await?;
+            return Ok(Fate::Stands);
         }
         let head = in_time(READ_PATIENCE, self.store.head()).await?;
         Ok(if head.floor >= first.revision { Fate::Trimmed } else { Fate::Lost })

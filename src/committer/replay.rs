@@ -56,6 +56,9 @@ impl Committer {
             return Ok(HashMap::new());
         }
         let stored = in_time(READ_PATIENCE, self.store.requests(&keys)).await?;
+        if !stored.is_empty() {
+            in_time(READ_PATIENCE, self.store.secure()).await?;
+        }
         Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
     }
 }

@@ -176,6 +176,11 @@ pub trait Store: Send + Sync {
     /// The id and hash of the entry at a revision. One that was trimmed is none, removed yet or not.
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError>;
 
+    /// Waits until what others have committed is as safe as what we have: a commit can be read while a synchronous standby
+    /// still lacks it, if the primary was started again, or the session ended, while it waited for the standby. Before
+    /// somebody is told, on the strength of what was read, that their change was made.
+    async fn secure(&self) -> Result<(), StoreError>;
+
     /// Entries.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
