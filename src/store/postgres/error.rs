@@ -31,6 +31,8 @@ pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
         code if ["57P", "25P", "08"].iter().any(|class| code.starts_with(class)) => {
             Err(StoreError::OutcomeUnknown(database.to_string()))
         }
+        // No room for notifications: somebody who listens keeps a transaction open. The state has other meanings.
+        "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(database.to_string())),
         code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
         _ => Ok(Appended::Refused(format!("PostgreSQL: {database}"))),
     }

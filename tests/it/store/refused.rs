@@ -7,12 +7,12 @@ use toggled::domain::audit::Entry;
 use toggled::domain::flag::{Flag, Status};
 use toggled::domain::state::{Delta, Head};
 use toggled::domain::time::Timestamp;
-use toggled::store::Appended;
+use toggled::store::{Appended, StoreError};
 use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::on_both;
+use crate::support::{Backend, on_both};
 
 /// Changes one of a step's entries.
 fn entry(step: &mut Step, index: usize, change: impl FnOnce(&mut Entry)) {
@@ -179,4 +179,28 @@ on_both! {
         world.append(&step).await;
         assert_eq!(world.flag("a").status, Status::Enabled);
     }
+}
+
+/// What PostgreSQL says of trouble that passes: it is nobody's fault who wanted to change something.
+#[tokio::test]
+async fn what_passes_is_not_held_against_the_step() {
+    let mut world = World::new(Backend::Postgres).await;
+    world.commit(&[service(create("a"))]).await;
+    let step = world.decide(&[service(toggle("a"))]);
+    let function = |code: &str| {
+        format!(
+            "CREATE OR REPLACE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN RAISE EXCEPTION 'too many in the NOTIFY queue' USING ERRCODE = '{code}'; END $$"
+        )
+    };
+    world.raw.run(&function("40001")).await;
+    world.raw.run("CREATE TRIGGER fail BEFORE UPDATE ON log_head FOR EACH ROW EXECUTE FUNCTION fail()").await;
+    // Serialization, deadlock, disk, memory, connections, the queue of notifications, a lock, trouble outside, a standby.
+    for code in ["40001", "40P01", "53100", "53200", "53300", "54000", "55P03", "58030", "25006"] {
+        world.raw.run(&function(code)).await;
+        let outcome = world.writer.append(&step).await;
+        assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{code}: {outcome:?}");
+    }
+    world.raw.run("DROP TRIGGER fail ON log_head").await;
+    world.append(&step).await;
 }
