@@ -75,18 +75,33 @@ pub(super) fn status(error: Error) -> Status {
     Status::with_error_details(code, message(&error), details)
 }
 
-/// What tonic tells by itself, in our words: that it cannot read a request, which it calls a defect, or that a message is
-/// too large, which it tells by the code of a cursor. What is told here always has details; what tonic tells has none.
-pub(super) fn retell(headers: &mut HeaderMap) {
-    let error = match headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes())) {
-        Some(Code::Internal) => Error::Malformed,
-        Some(Code::OutOfRange) => Error::MessageTooLarge,
-        _ => return,
-    };
-    if let Some(told) = Status::from_header_map(headers).filter(|told| told.details().is_empty()) {
-        // A status that cannot be written as headers leaves what is there.
-        let _ = status(error(told.message().to_owned())).add_header(headers);
+/// What tonic tells by itself at the beginning of an answer, in our words: that it cannot read the request, which it calls
+/// a defect, or that it is too large, which it tells by the code of a cursor. What is told here always has details; what
+/// tonic tells has none.
+pub(super) fn retell_refusal(headers: &mut HeaderMap) {
+    match transports_own(headers) {
+        Some((Code::Internal, told)) => retell(Error::Malformed(told), headers),
+        Some((Code::OutOfRange, told)) => retell(Error::MessageTooLarge(told), headers),
+        _ => {}
     }
+}
+
+/// The same at its end: that the answer is too large. Whatever else tonic tells then is a defect.
+pub(super) fn retell_end(trailers: &mut HeaderMap) {
+    if let Some((Code::OutOfRange, told)) = transports_own(trailers) {
+        retell(Error::MessageTooLarge(told), trailers);
+    }
+}
+
+fn transports_own(headers: &HeaderMap) -> Option<(Code, String)> {
+    let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    let told = matches!(code, Code::Internal | Code::OutOfRange).then(|| Status::from_header_map(headers))??;
+    told.details().is_empty().then(|| (code, told.message().to_owned()))
+}
+
+fn retell(error: Error, headers: &mut HeaderMap) {
+    // A status that cannot be written as headers leaves what is there.
+    let _ = status(error).add_header(headers);
 }
 
 /// The end of a stream that a status ends.

@@ -12,11 +12,11 @@ use tonic::{Code, Status};
 use super::code;
 use super::watched::Watched;
 use crate::domain::error::Error;
-use crate::grpc::status::{last_frame, retell, status};
+use crate::grpc::status::{last_frame, retell_end, retell_refusal, status};
 
 /// Follows the answer to a call to its end.
 pub(super) fn follow(mut call: Watched, mut response: Response<Body>) -> Response<Body> {
-    call.record().enter(|| retell(response.headers_mut()));
+    call.record().enter(|| retell_refusal(response.headers_mut()));
     match call.outcome(&response) {
         Some(code) => {
             call.end(code);
@@ -58,7 +58,7 @@ impl http_body::Body for Followed {
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    call.record().enter(|| retell(trailers));
+                    call.record().enter(|| retell_end(trailers));
                     call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }
