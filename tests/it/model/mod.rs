@@ -7,6 +7,8 @@ mod service;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
 
+use tonic::Code;
+
 use crate::support::{Backend, Database, Server};
 use service::Service;
 
@@ -43,7 +45,10 @@ pub enum Op {
 }
 
 /// What a change came to: how many entries it wrote, or why it was refused.
-pub type Answer = Result<usize, String>;
+pub type Answer = Result<usize, Refusal>;
+
+/// The code and the reason of it.
+pub type Refusal = (Code, String);
 
 fn op() -> impl Strategy<Value = Op> {
     let (flag, user) = (0..NAMES, 0..NAMES);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::{Answer, Expected, Op};
+use tonic::Code;
+
+use super::{Answer, Expected, Op, Refusal};
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct Flag {
@@ -37,8 +39,8 @@ pub struct Model {
     pub floor: i64,
 }
 
-fn refuse<T>(reason: &str) -> Result<T, String> {
-    Err(reason.to_owned())
+fn refuse<T>(code: Code, reason: &str) -> Result<T, Refusal> {
+    Err((code, reason.to_owned()))
 }
 
 impl Model {
@@ -57,17 +59,17 @@ impl Model {
         self.head
     }
 
-    fn flag(&self, flag: usize, expected: Expected) -> Result<Flag, String> {
+    fn flag(&self, flag: usize, expected: Expected) -> Result<Flag, Refusal> {
         match self.flags.get(&flag) {
-            None => refuse("FLAG_NOT_FOUND"),
-            Some(_) if expected == Expected::Wrong => refuse("REVISION_MISMATCH"),
+            None => refuse(Code::NotFound, "FLAG_NOT_FOUND"),
+            Some(_) if expected == Expected::Wrong => refuse(Code::Aborted, "REVISION_MISMATCH"),
             Some(flag) => Ok(flag.clone()),
         }
     }
 
-    fn in_use(&self, flag: usize, expected: Expected) -> Result<Flag, String> {
+    fn in_use(&self, flag: usize, expected: Expected) -> Result<Flag, Refusal> {
         let flag = self.flag(flag, expected)?;
-        if flag.archived { refuse("FLAG_ARCHIVED") } else { Ok(flag) }
+        if flag.archived { refuse(Code::FailedPrecondition, "FLAG_ARCHIVED") } else { Ok(flag) }
     }
 
     fn put(&mut self, number: usize, flag: Flag, action: &'static str) -> Answer {
@@ -93,13 +95,13 @@ impl Model {
         Ok(1)
     }
 
-    fn user(&self, user: usize) -> Result<User, String> {
-        self.users.get(&user).cloned().ok_or("USER_NOT_FOUND".to_owned())
+    fn user(&self, user: usize) -> Result<User, Refusal> {
+        self.users.get(&user).cloned().map_or_else(|| refuse(Code::NotFound, "USER_NOT_FOUND"), Ok)
     }
 
     pub fn apply(&mut self, op: &Op) -> Answer {
         match *op {
-            Op::CreateFlag { flag, .. } if self.flags.contains_key(&flag) => refuse("KEY_TAKEN"),
+            Op::CreateFlag { flag, .. } if self.flags.contains_key(&flag) => refuse(Code::AlreadyExists, "KEY_TAKEN"),
             Op::CreateFlag { flag, on } => {
                 let new = Flag { on, archived: false, name: "new".to_owned(), revision: 0 };
                 self.put(flag, new, "flag_created")
@@ -123,18 +125,18 @@ impl Model {
                 Some(line) if line.revision > self.floor => match &*line.action {
                     "toggle_enabled" => self.set(line.entity, false, Expected::Nothing),
                     "toggle_disabled" => self.set(line.entity, true, Expected::Nothing),
-                    _ => refuse("NOT_REVERTIBLE"),
+                    _ => refuse(Code::FailedPrecondition, "NOT_REVERTIBLE"),
                 },
-                _ => refuse("AUDIT_LOG_NOT_FOUND"),
+                _ => refuse(Code::NotFound, "AUDIT_LOG_NOT_FOUND"),
             },
-            Op::CreateUser { user } if self.users.contains_key(&user) => refuse("EMAIL_TAKEN"),
+            Op::CreateUser { user } if self.users.contains_key(&user) => refuse(Code::AlreadyExists, "EMAIL_TAKEN"),
             Op::CreateUser { user } => {
                 self.put_user(user, User { active: true, permitted: false, revision: 0 }, "user_created")
             }
             Op::Grant { user, permitted, reactivate } => {
                 let before = self.user(user)?;
                 if !before.active && !reactivate {
-                    return refuse("USER_DEACTIVATED");
+                    return refuse(Code::FailedPrecondition, "USER_DEACTIVATED");
                 }
                 self.put_user(user, User { active: true, permitted, ..before }, "user_updated")
             }
@@ -142,14 +144,16 @@ impl Model {
                 let before = self.user(user)?;
                 self.put_user(user, User { active: false, ..before }, "user_deactivated")
             }
-            Op::CreateToken { user } if !self.user(user)?.active => refuse("USER_DEACTIVATED"),
+            Op::CreateToken { user } if !self.user(user)?.active => {
+                refuse(Code::FailedPrecondition, "USER_DEACTIVATED")
+            }
             Op::CreateToken { .. } => {
                 self.log("token_created", self.tokens.len());
                 self.tokens.push(false);
                 Ok(1)
             }
             Op::Revoke { token } => match self.tokens.get_mut(token) {
-                None => refuse("TOKEN_NOT_FOUND"),
+                None => refuse(Code::NotFound, "TOKEN_NOT_FOUND"),
                 Some(true) => Ok(0),
                 Some(revoked) => {
                     *revoked = true;
@@ -157,8 +161,8 @@ impl Model {
                     Ok(1)
                 }
             },
-            Op::Trim { keep } if keep < 0 => refuse("CURSOR_IN_FUTURE"),
-            Op::Trim { keep } if self.head - keep <= self.floor => refuse("CURSOR_TOO_OLD"),
+            Op::Trim { keep } if keep < 0 => refuse(Code::OutOfRange, "CURSOR_IN_FUTURE"),
+            Op::Trim { keep } if self.head - keep <= self.floor => refuse(Code::OutOfRange, "CURSOR_TOO_OLD"),
             Op::Trim { keep } => {
                 self.floor = self.head - keep;
                 self.log("log_trimmed", 0);
@@ -170,7 +174,7 @@ impl Model {
     fn batch(&mut self, items: &[(usize, bool)]) -> Answer {
         let mut named = HashSet::new();
         if !items.iter().all(|(flag, _)| named.insert(flag)) {
-            return refuse("INVALID_FIELD");
+            return refuse(Code::InvalidArgument, "INVALID_FIELD");
         }
         for (flag, _) in items {
             self.in_use(*flag, Expected::Nothing)?;

@@ -1,14 +1,14 @@
-//! The same on the real service, each change twice: the second is a retry, which is answered as the first.
+//! The same on the real service, each change with a retry, which is answered as the first attempt.
 
 use std::collections::BTreeMap;
 
 use prost_types::FieldMask;
 use toggled::grpc::pb::*;
-use tonic::Response;
+use tonic::{Code, Response};
 use uuid::Uuid;
 
 use super::reference::{Flag, Line, Model, User};
-use super::{Answer, Expected, Op};
+use super::{Answer, Expected, Op, Refusal};
 use crate::support::{Client, Server, reason_of};
 
 /// What users are granted.
@@ -26,20 +26,26 @@ pub struct Service {
 }
 
 /// The ids of the entries that a change has written, or why it was refused.
-type Told = Result<Vec<String>, String>;
+type Told = Result<Vec<String>, Refusal>;
 
-/// Makes a change, and tries again with the same request id: that changes nothing, and is told the same.
-macro_rules! twice {
+/// Asks what a change would come to, makes it, tries again with the same request id, and then for something else: that it
+/// is made once, and that the others change nothing.
+macro_rules! once {
     ($service:ident.$client:ident.$method:ident($request:expr), |$answer:ident| $ids:expr) => {{
         let mut request = $request;
         request.request_id = Some(Uuid::now_v7().to_string());
+        let (mut asked, mut another) = (request.clone(), request.clone());
+        (asked.validate_only, another.reason) = (true, "another".to_owned());
         let mut told: Vec<Told> = Vec::new();
-        for _ in 0..2 {
-            let answer = $service.admin.$client.$method(request.clone()).await.map(Response::into_inner);
-            told.push(answer.map(|$answer| $ids).map_err(|status| reason_of(&status)));
+        for request in [asked, request.clone(), request, another] {
+            let answer = $service.admin.$client.$method(request).await.map(Response::into_inner);
+            told.push(answer.map(|$answer| $ids).map_err(|status| (status.code(), reason_of(&status))));
         }
-        assert_eq!(told[0], told[1], "a retry is told the same");
-        told.swap_remove(0)
+        assert_eq!(told[0].as_ref().err(), told[1].as_ref().err(), "what would be said is what is said");
+        assert_eq!(told[1], told[2], "a retry is told the same");
+        let reused = (Code::FailedPrecondition, "REQUEST_ID_REUSED".to_owned());
+        assert_eq!(told[3], Err(told[1].as_ref().err().cloned().unwrap_or(reused)));
+        told.swap_remove(1)
     }};
 }
 
@@ -102,25 +108,25 @@ impl Service {
                 let status = status(on).into();
                 let request =
                     CreateFeatureFlagRequest { key: self.key(flag), name: "new".into(), status, ..Default::default() };
-                twice!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
             }
             Op::Toggle { ref flag, expected } => {
                 let (flag, expected_revision) =
                     (key!(toggle_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = ToggleFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                twice!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: true, expected } => {
                 let (flag, expected_revision) =
                     (key!(enable_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = EnableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                twice!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: false, expected } => {
                 let (flag, expected_revision) =
                     (key!(disable_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = DisableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                twice!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Rename { ref flag, name, expected } => {
                 let (flag, expected_revision) =
@@ -128,24 +134,24 @@ impl Service {
                 let (name, update_mask) = (format!("name {name}"), Some(FieldMask { paths: vec!["name".into()] }));
                 let request =
                     UpdateFeatureFlagRequest { flag, name, update_mask, expected_revision, ..Default::default() };
-                twice!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: true, expected } => {
                 let (flag, expected_revision) =
                     (key!(archive_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = ArchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                twice!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: false, expected } => {
                 let (flag, expected_revision) =
                     (key!(unarchive_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = UnarchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                twice!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Revert { entry } => {
                 let audit_log_id = self.entries.get(entry).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
-                twice!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
+                once!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about one flag"),
         }
@@ -158,7 +164,7 @@ impl Service {
             expected_revision: None,
         };
         let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
-        twice!(self.toggle.batch_set_feature_flags(request), |answer| {
+        once!(self.toggle.batch_set_feature_flags(request), |answer| {
             answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
         })
     }
@@ -169,7 +175,7 @@ impl Service {
             Op::CreateUser { user } => {
                 let request = CreateUserRequest { email: self.email(user), ..Default::default() };
                 let mut id = None;
-                let told = twice!(self.access.create_user(request), |answer| {
+                let told = once!(self.access.create_user(request), |answer| {
                     id = answer.user.map(|user| user.id);
                     entry!(answer)
                 });
@@ -179,11 +185,11 @@ impl Service {
             Op::Grant { ref user, permitted, reactivate } => {
                 let (id, permissions) = (id(user), permissions(permitted));
                 let request = UpdateUserRequest { id, permissions, reactivate, ..Default::default() };
-                twice!(self.access.update_user(request), |answer| entry!(answer))
+                once!(self.access.update_user(request), |answer| entry!(answer))
             }
             Op::Deactivate { ref user } => {
                 let request = DeactivateUserRequest { id: id(user), ..Default::default() };
-                twice!(self.access.deactivate_user(request), |answer| entry!(answer))
+                once!(self.access.deactivate_user(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about a user"),
         }
@@ -195,7 +201,7 @@ impl Service {
                 let user_id = self.users.get(user).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = CreateTokenRequest { user_id, name: "a token".into(), ..Default::default() };
                 let mut id = None;
-                let told = twice!(self.access.create_token(request), |answer| {
+                let told = once!(self.access.create_token(request), |answer| {
                     id = answer.token.map(|token| token.id);
                     entry!(answer)
                 });
@@ -205,7 +211,7 @@ impl Service {
             Op::Revoke { token } => {
                 let id = self.tokens.get(token).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = RevokeTokenRequest { id, ..Default::default() };
-                twice!(self.access.revoke_token(request), |answer| entry!(answer))
+                once!(self.access.revoke_token(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about a token"),
         }
@@ -215,7 +221,7 @@ impl Service {
         let through = self.admin.log().await.into_iter().find(|entry| entry.revision == through_revision);
         let through_hash = through.map_or(vec![0; 32], |entry| entry.hash);
         let request = TrimAuditLogsRequest { through_revision, through_hash, ..Default::default() };
-        twice!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
+        once!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
     }
 
     fn key(&self, flag: usize) -> String {
