@@ -175,7 +175,8 @@ impl SignOn {
     }
 
     /// Whom the token with this hash was for, if it has been verified before and still works: by a clock that may have been
-    /// set since, it is within its time, and the issuer still has its key. Of very many tokens some are forgotten, and have to be verified again.
+    /// set since, it is within its time, and the issuer still has its key. Of very many tokens some are forgotten, and have to
+    /// be verified again.
     pub fn cached(&self, hash: &SecretHash, now: Timestamp) -> Option<Arc<Identity>> {
         let Verified { identity, from, key } = self.verified.get(hash)?;
         if (from..identity.expires_at).contains(&now) && self.jwks.holds(&key) {
