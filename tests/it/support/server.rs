@@ -187,9 +187,13 @@ pub async fn invoke(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     soon("the program to end", command.args(arguments).envs(settings.iter().copied()).output()).await.unwrap()
 }
 
+/// Where a program that is built for `make coverage` writes what it went through.
+const PROFILE: &str = "LLVM_PROFILE_FILE";
+
 /// The program in a folder of its own, with nothing set.
 pub fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
     command.current_dir(folder).env_clear().kill_on_drop(true);
+    command.envs(std::env::var_os(PROFILE).map(|path| (PROFILE, path)));
     command
 }
