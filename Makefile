@@ -1,6 +1,6 @@
-# Everything that is checked here runs with `make test`; the other targets are its parts.
+# `make test` checks everything, by way of the targets behind it; what takes longer, or another compiler, is asked for by name.
 .NOTPARALLEL:
-.PHONY: test setup lint unit clients packaging docs bench-quick clean
+.PHONY: test setup lint unit clients packaging faults fuzz coverage deny docs bench-quick clean
 
 # Most tests wait for most of their time: for a server, a timer, a database.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
@@ -20,7 +20,7 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.tools/node_modules/.bin/buf lint
 
-# The program's own tests, written in Rust: unit, store conformance, integration.
+# The program's own tests, written in Rust: unit, store conformance, integration, and faults in their short form.
 unit: setup
 	cargo test --locked
 
@@ -36,6 +36,33 @@ clients: setup
 packaging: setup
 	cargo test --locked --no-run --quiet
 	.tools/venv/bin/python -B -m pytest tests/packaging
+
+# Faults in their long form: each of them many times, one after the other. A table tells what came of them.
+faults: setup
+	TOGGLED_FAULTS=long cargo test --locked --test faults
+
+# How many lines of src the tests in Rust go through, file by file; fails below 90 %. It takes a build of its own. Servers are
+# killed in most tests, so they count in a file that they share with the others, from their start on.
+coverage: setup
+	rustup component add llvm-tools
+	cargo install --quiet --locked --root .tools cargo-llvm-cov@0.9.1
+	LLVM_PROFILE_FILE_NAME='toggled-%8m%c.profraw' RUSTFLAGS='-C llvm-args=-runtime-counter-relocation' \
+	  PATH="$(CURDIR)/.tools/bin:$$PATH" cargo llvm-cov --locked --fail-under-lines 90 \
+	  --ignore-filename-regex '(^|/)(tests|benches)(/|\.rs)'
+
+# Inputs that are grown towards what they have not reached yet, so many seconds for each target. Takes a nightly compiler.
+# No sanitizer: there is no unsafe code to watch, and without it is several times as fast.
+SECONDS_EACH ?= 60
+fuzz:
+	cargo install --quiet --locked --root .tools cargo-fuzz@0.13.2
+	set -e; export PATH="$(CURDIR)/.tools/bin:$$PATH"; targets=$$(cargo fuzz list); for target in $$targets; do \
+	  cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS_EACH) -timeout=30; \
+	done
+
+# Which dependencies there are, from where, and under which licences, held to deny.toml.
+deny:
+	cargo install --quiet --locked --root .tools cargo-deny@0.20.2
+	PATH="$(CURDIR)/.tools/bin:$$PATH" cargo deny --locked check bans licenses sources
 
 # Writes what of the documents is made from the code: docs/api.md, and the settings in docs/operations.md.
 docs:

@@ -82,12 +82,7 @@ async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
         assert_eq!(told(&mut watching).await, ["a"]);
         assert_eq!(there.admin().await.get("a").await, flipped);
     }
-    soon("all notifications to be lost", async {
-        while line.lost() < 6 {
-            tokio::task::yield_now().await;
-        }
-    })
-    .await;
+    line.until_more_is_lost(5).await;
 }
 
 /// The one server has not heard of the change yet: who asks for it waits, as long as they said, and gets it when it comes.

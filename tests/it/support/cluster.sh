@@ -9,11 +9,12 @@
 #
 #   stop            stops at once, as when the machine fails: `pg_ctl stop --mode immediate`
 #   start           starts again
+#   await-end       waits until the server has ended by itself
 #   kill            kills the server's first process
 #   standby PORT    copies the cluster to a standby, which answers at that port
 #   promote         makes the standby the primary
 #
-# In the environment: CLUSTER_OPTIONS, more options of the server; TMPDIR, where its data lies.
+# In the environment: CLUSTER_OPTIONS, more options of the server; CLUSTER_LOG_FOLDER, where its write-ahead log is to lie.
 set -eu
 # Where runuser is, which not every PATH of root's holds.
 PATH=$PATH:/usr/sbin:/sbin
@@ -31,7 +32,8 @@ if [ "$(id -u)" = 0 ]; then
 fi
 
 cd "$data"
-as_owner "$bindir/initdb" --pgdata "$data/pg" --username postgres --auth trust --encoding UTF8 --no-sync >"$data/log" 2>&1 ||
+as_owner "$bindir/initdb" --pgdata "$data/pg" --username postgres --auth trust --encoding UTF8 --no-sync \
+    ${CLUSTER_LOG_FOLDER:+--waldir "$CLUSTER_LOG_FOLDER/log"} >"$data/log" 2>&1 ||
     { cat "$data/log" >&2; exit 1; }
 log_of() { cat "$data/log" "$data/$1/server.log" >&2; }
 
@@ -52,6 +54,7 @@ obey() {
     case $1 in
     stop) stop pg ;;
     start) start pg "$port" ;;
+    await-end) while as_owner "$bindir/pg_ctl" status --pgdata "$data/pg" >/dev/null; do sleep 0.1; done ;;
     kill) kill -9 "$(head -n 1 "$data/pg/postmaster.pid")" ;;
     standby)
         as_owner "$bindir/pg_basebackup" --pgdata "$data/standby" --host 127.0.0.1 --port "$port" --username postgres \

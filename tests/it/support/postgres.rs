@@ -101,7 +101,12 @@ impl HeldHead {
 
     /// Waits until somebody waits for it: then a batch is being written, and what comes next queues.
     pub async fn until_wanted(&self) {
-        until_connected(&self.url, "wait_event_type = 'Lock'", 1).await;
+        self.until_wanted_by(1).await;
+    }
+
+    /// Waits until so many do.
+    pub async fn until_wanted_by(&self, count: i64) {
+        until_connected(&self.url, "wait_event_type = 'Lock'", count).await;
     }
 }
 
@@ -116,11 +121,15 @@ fn url(port: u16, database: &str) -> String {
 impl Cluster {
     /// One with these options of the server's.
     pub async fn start(options: &str) -> Self {
-        Self::start_in(options, &std::env::temp_dir()).await
+        Self::launch(options, None).await
     }
 
-    /// One whose data lies in this folder.
-    pub async fn start_in(options: &str, folder: &Path) -> Self {
+    /// One whose write-ahead log lies in this folder, where everybody may write.
+    pub async fn start_writing_ahead_in(options: &str, folder: &Path) -> Self {
+        Self::launch(options, Some(folder)).await
+    }
+
+    async fn launch(options: &str, log: Option<&Path>) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
         // A port that is free now may be taken a moment later: then the next one is tried.
         for _ in 0..5 {
@@ -130,7 +139,7 @@ impl Cluster {
                 .arg(programs())
                 .arg(port.to_string())
                 .env("CLUSTER_OPTIONS", options)
-                .env("TMPDIR", folder)
+                .envs(log.map(|folder| ("CLUSTER_LOG_FOLDER", folder)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()

@@ -48,7 +48,7 @@ pub struct Proxy {
 struct State {
     line: watch::Sender<Line>,
     /// How much has been lost, in notifications or in whatever else was said.
-    lost: AtomicUsize,
+    lost: watch::Sender<usize>,
     /// How many rows arrive before nothing does.
     rows: AtomicUsize,
     connections: TaskTracker,
@@ -61,7 +61,7 @@ impl Proxy {
         let far: SocketAddr = database.url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
         // Without the question whether to encrypt, all that the database says is in messages of one form.
         let url = format!("{}?sslmode=disable", database.url.replace(&far.to_string(), &near.to_string()));
-        let (line, lost, rows) = (watch::Sender::new(Line::Open), AtomicUsize::new(0), AtomicUsize::new(usize::MAX));
+        let (line, lost, rows) = (watch::Sender::new(Line::Open), watch::Sender::new(0), AtomicUsize::new(usize::MAX));
         let state = Arc::new(State { line, lost, rows, connections: TaskTracker::new() });
         tokio::spawn(relay(listener, far, Arc::clone(&state)));
         Self { database: Database::at(&url, Backend::Postgres), state }
@@ -84,18 +84,21 @@ impl Proxy {
 
     /// How much has been lost, in notifications or in whatever else was said.
     pub fn lost(&self) -> usize {
-        self.state.lost.load(Ordering::Relaxed)
+        *self.state.lost.borrow()
+    }
+
+    /// Waits until more has been than this.
+    pub async fn until_more_is_lost(&self, than: usize) {
+        let mut lost = self.state.lost.subscribe();
+        soon("something to be lost", lost.wait_for(|lost| *lost > than)).await.unwrap();
     }
 
     /// Ends all connections; those that come next are as new.
     pub async fn cut(&self) {
         self.set(Line::Closed);
-        let ended = async {
-            while !self.state.connections.is_empty() {
-                tokio::task::yield_now().await
-            }
-        };
-        soon("connections to end", ended).await;
+        self.state.connections.close();
+        soon("connections to end", self.state.connections.wait()).await;
+        self.state.connections.reopen();
         self.set(Line::Open);
     }
 }
@@ -111,7 +114,7 @@ impl State {
     }
 
     fn lose(&self) {
-        self.lost.fetch_add(1, Ordering::Relaxed);
+        self.lost.send_modify(|lost| *lost += 1);
     }
 }
 

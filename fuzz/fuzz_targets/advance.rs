@@ -1,0 +1,210 @@
+//! Whatever is proposed in whatever batches: the log has no gap, its hashes chain, time does not run backwards, and a step
+//! changes nothing but what it says.
+#![no_main]
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use arbitrary::Arbitrary;
+use libfuzzer_sys::fuzz_target;
+use toggled::domain::access::{Credential, Permission, Permissions};
+use toggled::domain::advance::{
+    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, Verdict, advance,
+};
+use toggled::domain::audit::Entry;
+use toggled::domain::flag::Status;
+use toggled::domain::state::{FlagRef, State};
+use toggled::domain::text::{Description, Email, FlagKey, Name, RequestId};
+use toggled::domain::time::Timestamp;
+use toggled::domain::verify::Chain;
+use uuid::Uuid;
+
+const LOG: Uuid = Uuid::from_u128(7);
+
+/// What is proposed; everything is one of a few, so that proposals meet.
+#[derive(Debug, Arbitrary)]
+enum Op {
+    Create(u8, bool),
+    Toggle(u8, Option<i8>),
+    Set(u8, bool),
+    Batch(Vec<(u8, bool)>),
+    Rename(u8, u8),
+    Archive(u8, bool),
+    Revert(u8),
+    Trim(u8, bool),
+    CreateUser(u8, u8),
+    UpdateUser(u8, u8, bool),
+    Deactivate(u8),
+    CreateToken(u8, Option<i16>),
+    Revoke(u8),
+}
+
+/// Who proposes it, and how.
+#[derive(Debug, Arbitrary)]
+struct Asked {
+    op: Op,
+    validate_only: bool,
+    /// With which token; the service itself where there is none.
+    token: Option<u8>,
+    request: Option<u8>,
+}
+
+fn key(number: u8) -> FlagKey {
+    FlagKey::parse(&format!("flag-{}", number % 4)).expect("a key")
+}
+
+fn name(number: u8) -> Name {
+    Name::parse(&format!("name {number}")).expect("a name")
+}
+
+fn status(on: bool) -> Status {
+    if on { Status::Enabled } else { Status::Disabled }
+}
+
+fn set(number: u8, on: bool) -> SetStatus {
+    SetStatus { flag: FlagRef::Key(key(number)), status: status(on), expected_revision: None }
+}
+
+fn permissions(number: u8) -> Permissions {
+    let all = [Permission::ManageAccess, Permission::ToggleFeatureFlags, Permission::ViewAuditLogs];
+    all.into_iter().enumerate().filter(|(at, _)| number >> at & 1 == 1).map(|(_, permission)| permission).collect()
+}
+
+/// The ids of one kind of object, in the order that they were made in.
+fn id(ids: &[Uuid], number: u8) -> Uuid {
+    ids.get(usize::from(number) % (ids.len() + 1)).copied().unwrap_or(Uuid::from_u128(404))
+}
+
+struct World {
+    state: State,
+    entries: Vec<Arc<Entry>>,
+    users: Vec<Uuid>,
+    tokens: Vec<Uuid>,
+    next: u128,
+}
+
+impl World {
+    fn command(&self, op: &Op, now: Timestamp) -> Command {
+        match *op {
+            Op::Create(number, on) => Command::CreateFlag(NewFlag {
+                key: key(number),
+                name: name(number),
+                description: Description::parse("").expect("a description"),
+                status: status(on),
+            }),
+            Op::Toggle(number, expected) => Command::Toggle {
+                flag: FlagRef::Key(key(number)),
+                expected_revision: expected.map(|near| self.state.head().revision + i64::from(near)),
+            },
+            Op::Set(number, on) => Command::SetStatus(set(number, on)),
+            Op::Batch(ref items) => Command::BatchSet(items.iter().map(|(number, on)| set(*number, *on)).collect()),
+            Op::Rename(number, to) => Command::UpdateFlag {
+                flag: FlagRef::Key(key(number)),
+                name: Some(name(to % 3)),
+                description: None,
+                expected_revision: None,
+            },
+            Op::Archive(number, archived) => {
+                Command::SetArchived { flag: FlagRef::Key(key(number)), archived, expected_revision: None }
+            }
+            Op::Revert(back) => {
+                let entry = self.entries.iter().rev().nth(usize::from(back)).map(|entry| Box::new(Entry::clone(entry)));
+                let id = entry.as_ref().map_or(Uuid::nil(), |entry| entry.id);
+                Command::Revert(Revert { id, entry, log: self.state.log(), expected_revision: None })
+            }
+            Op::Trim(back, right) => {
+                let through = self.state.head().revision - i64::from(back) + 2;
+                let there = self.entries.iter().find(|entry| entry.revision == through).map(|entry| entry.hash);
+                let hash = there.filter(|_| right).unwrap_or([1; 32]);
+                Command::TrimLog(TrimLog { through, hash, there, log: self.state.log() })
+            }
+            Op::CreateUser(number, permitted) => Command::CreateUser {
+                email: Email::parse(&format!("user-{}@example.com", number % 4)).expect("an address"),
+                account: None,
+                permissions: permissions(permitted),
+            },
+            Op::UpdateUser(number, permitted, reactivate) => Command::UpdateUser {
+                id: id(&self.users, number),
+                account: None,
+                permissions: permissions(permitted),
+                reactivate,
+                expected_revision: None,
+            },
+            Op::Deactivate(number) => Command::DeactivateUser { id: id(&self.users, number), expected_revision: None },
+            Op::CreateToken(number, expires) => Command::CreateToken(NewToken {
+                user_id: id(&self.users, number),
+                name: name(number),
+                permissions: None,
+                expires_at: expires.map(|seconds| now.plus_seconds(i64::from(seconds))),
+                secret_hash: [number; 32],
+            }),
+            Op::Revoke(number) => Command::RevokeToken { id: id(&self.tokens, number), expected_revision: None },
+        }
+    }
+
+    fn proposal(&self, asked: &Asked, now: Timestamp) -> Proposal {
+        let origin = Origin { method: "fuzz".into(), peer: None, user_agent: None };
+        let actor = match asked.token {
+            Some(number) => Actor::Caller {
+                credential: Credential::Token(id(&self.tokens, number)),
+                permission: Permission::ToggleFeatureFlags,
+            },
+            None => Actor::Service { name: "fuzz".into() },
+        };
+        let request = asked.request.map(|number| RequestKey {
+            id: RequestId::parse(&format!("request {}", number % 4)).expect("an id"),
+            digest: [number; 32],
+        });
+        let unnamed = Proposal::unnamed(actor, self.command(&asked.op, now), origin);
+        Proposal { validate_only: asked.validate_only, request, ..unnamed }
+    }
+
+    /// Decides a batch, applies it, and looks at what it has done.
+    fn commit(&mut self, batch: &[Asked], now: Timestamp) {
+        let proposals: Vec<_> = batch.iter().map(|asked| self.proposal(asked, now)).collect();
+        let mut next = self.next;
+        let step = advance(&self.state, &proposals, now, &mut || {
+            next += 1;
+            Uuid::from_u128(next)
+        });
+        self.next = next;
+        let before = *self.state.head();
+        assert_eq!(step.base, before);
+        assert_eq!(step.verdicts.len(), proposals.len());
+        let (mut chain, mut time) = (Chain::behind(LOG, before.revision, before.hash), before.timestamp);
+        for entry in &step.entries {
+            chain.take(entry).expect("the chain goes on");
+            assert!(entry.timestamp >= time, "time runs backwards");
+            time = entry.timestamp;
+        }
+        assert_eq!((step.head.revision, step.head.hash), (chain.revision(), chain.hash()));
+        assert!(step.head.floor >= before.floor && step.head.floor <= step.head.revision);
+        for (proposal, verdict) in proposals.iter().zip(&step.verdicts) {
+            let Verdict::Accepted(answer) = verdict else { continue };
+            if let Actor::Caller { credential: Credential::Token(id), .. } = &proposal.actor {
+                assert!(self.tokens.contains(id), "nobody has this token");
+            }
+            assert!(!proposal.validate_only || answer.entry.is_none(), "what was only checked has an entry");
+        }
+        let changed: HashSet<_> = step.entries.iter().filter_map(|entry| entry.entity_id).collect();
+        assert!(step.delta.flags.iter().all(|flag| changed.contains(&flag.id)), "a change without an entry");
+        assert!(step.delta.users.iter().all(|user| changed.contains(&user.id)), "a change without an entry");
+        assert!(step.delta.tokens.iter().all(|token| changed.contains(&token.id)), "a change without an entry");
+        let known = |ids: &[Uuid], id: &Uuid| ids.contains(id);
+        let users: Vec<_> = step.delta.users.iter().map(|user| user.id).filter(|id| !known(&self.users, id)).collect();
+        let tokens: Vec<_> =
+            step.delta.tokens.iter().map(|token| token.id).filter(|id| !known(&self.tokens, id)).collect();
+        self.users.extend(users);
+        self.tokens.extend(tokens);
+        self.state.apply(step.head, &step.delta);
+        self.entries.extend(step.entries);
+    }
+}
+
+fuzz_target!(|batches: Vec<(Vec<Asked>, i32)>| {
+    let (entries, users, tokens) = (Vec::new(), Vec::new(), Vec::new());
+    let mut world = World { state: State::empty(LOG), entries, users, tokens, next: 1_000 };
+    for (batch, seconds) in &batches {
+        world.commit(batch, Timestamp::from_micros(1_700_000_000_000_000).plus_seconds(i64::from(*seconds)));
+    }
+});

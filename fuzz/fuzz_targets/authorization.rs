@@ -1,0 +1,52 @@
+//! What is sent to get in: the header, and in it a token of a single sign-on, which nobody here has signed.
+#![no_main]
+
+use std::sync::{Arc, OnceLock};
+
+use libfuzzer_sys::fuzz_target;
+use tempfile::TempDir;
+use toggled::auth::jwks::{Jwks, KeySource};
+use toggled::auth::jwt::{Rules, SignOn};
+use toggled::auth::{bearer, hash};
+use toggled::domain::time::Timestamp;
+use tokio::runtime::Runtime;
+
+/// The public key of the first test of RFC 8032.
+const KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", "alg": "EdDSA",
+    "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+
+struct World {
+    runtime: Runtime,
+    sign_on: SignOn,
+    _folder: TempDir,
+}
+
+impl World {
+    fn new() -> Self {
+        let (runtime, folder) = (Runtime::new().expect("a runtime"), TempDir::new().expect("a folder"));
+        let path = folder.path().join("keys.json");
+        std::fs::write(&path, KEYS).expect("a file");
+        let source = KeySource::parse(path.to_str().expect("a path")).expect("a source");
+        let jwks = runtime.block_on(Jwks::open(source)).expect("keys");
+        let rules = Rules {
+            issuer: "https://issuer.example".into(),
+            audience: "toggled".to_owned(),
+            permissions_claim: "permissions".to_owned(),
+            groups: None,
+        };
+        Self { sign_on: SignOn::new(rules, Arc::new(jwks)), runtime, _folder: folder }
+    }
+}
+
+fuzz_target!(|header: &[u8]| {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    let token = bearer(header);
+    let scheme = header.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
+    let rest = header.get(7..).unwrap_or_default();
+    assert_eq!(token.is_some(), scheme && rest.iter().any(|byte| !byte.is_ascii_whitespace()));
+    let token = token.unwrap_or(header);
+    let world = WORLD.get_or_init(World::new);
+    let now = Timestamp::from_micros(1_700_000_000_000_000);
+    let verified = world.runtime.block_on(world.sign_on.verify(token, &hash(token), now));
+    assert!(verified.is_err(), "nobody has signed this");
+});

@@ -1,0 +1,139 @@
+//! Any bytes as a request of any method, to a whole server: they are answered, and not as a defect of ours.
+#![no_main]
+
+use std::sync::{Arc, OnceLock};
+
+use clap::{Args, Command};
+use http::uri::PathAndQuery;
+use libfuzzer_sys::fuzz_target;
+use prost::bytes::{Buf, BufMut, Bytes};
+use prost_reflect::DescriptorPool;
+use tempfile::TempDir;
+use toggled::auth::secret::Secret;
+use toggled::config::{Following, Limits, Shutdown};
+use toggled::domain::time::SystemClock;
+use toggled::grpc::Outsiders;
+use toggled::grpc::pb::DESCRIPTORS;
+use toggled::server::{self, Parts, Proof};
+use toggled::store;
+use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Code, Request, Status};
+
+const TOKEN: &str = "the-administrator-of-the-fuzzing-says-so";
+
+/// Messages as they are on the wire, whatever they hold.
+#[derive(Default)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = ();
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        buffer.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = ();
+    type Error = Status;
+
+    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
+        buffer.advance(buffer.remaining());
+        Ok(Some(()))
+    }
+}
+
+/// A server of our own, which lives as long as the fuzzing does.
+struct World {
+    runtime: Runtime,
+    channel: Channel,
+    methods: Vec<PathAndQuery>,
+    _folder: TempDir,
+}
+
+/// Settings as they are where nothing is set.
+fn defaults<T: Args>() -> T {
+    let command = T::augment_args(Command::new("toggled")).mut_args(|argument| argument.env(None::<&str>));
+    T::from_arg_matches(&command.get_matches_from(["toggled"])).expect("the defaults")
+}
+
+impl World {
+    fn new() -> Self {
+        let runtime = Runtime::new().expect("a runtime");
+        let folder = TempDir::new().expect("a folder");
+        let channel = runtime.block_on(start(&folder));
+        let pool = DescriptorPool::decode(DESCRIPTORS).expect("descriptors");
+        let ours = pool.services().filter(|service| !service.full_name().starts_with("grpc."));
+        let methods = ours.flat_map(|service| {
+            let name = service.full_name().to_owned();
+            service.methods().map(move |method| format!("/{name}/{}", method.name())).collect::<Vec<_>>()
+        });
+        let methods = methods.map(|path| PathAndQuery::try_from(path).expect("a path")).collect();
+        Self { runtime, channel, methods, _folder: folder }
+    }
+
+    async fn ask(&self, method: u8, message: &[u8]) -> Result<(), Status> {
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone());
+        grpc.ready().await.expect("the server");
+        let mut request = Request::new(Bytes::copy_from_slice(message));
+        request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().expect("a header"));
+        let path = self.methods[usize::from(method) % self.methods.len()].clone();
+        let mut answer = grpc.server_streaming(request, path, Raw).await?.into_inner();
+        answer.message().await.map(drop)
+    }
+}
+
+async fn start(folder: &TempDir) -> Channel {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    let parts = Parts {
+        listener,
+        tls: None,
+        outsiders: Outsiders::default(),
+        store: store::open(&format!("sqlite://{}/fuzz.db", folder.path().display())).expect("a database"),
+        clock: Arc::new(SystemClock),
+        bootstrap_token: Some(Secret::own(TOKEN.to_owned()).expect("a token")),
+        following: defaults::<Following>(),
+        proof: Proof { key: None, interval: 1_000, verify_all: false },
+        limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
+        stopping: defaults::<Shutdown>(),
+        watched_at: None,
+        shutdown: CancellationToken::new(),
+    };
+    let (ready, is_ready) = oneshot::channel();
+    tokio::spawn(server::run(parts, |_| ready.send(()).expect("somebody who waits")));
+    is_ready.await.expect("a server");
+    Endpoint::from_shared(format!("http://{address}")).expect("a URL").connect().await.expect("a connection")
+}
+
+fuzz_target!(|input: (u8, &[u8])| {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    let world = WORLD.get_or_init(World::new);
+    let answer = world.runtime.block_on(world.ask(input.0, input.1));
+    let ours = [Code::Unknown, Code::Internal, Code::DataLoss, Code::Unavailable, Code::Unauthenticated];
+    if let Err(status) = answer {
+        assert!(!ours.contains(&status.code()), "{status:?}");
+    }
+});
