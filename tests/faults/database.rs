@@ -12,7 +12,7 @@ use tonic::Code;
 
 use crate::load::{CLIENTS, Load};
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, soon};
+use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, alter_system, reason_of, soon};
 use crate::{Form, Outcome};
 
 /// How long nothing comes through in a stall.
@@ -86,8 +86,7 @@ impl World {
     async fn standby(&self, admin: &mut PgConnection, is_missing: bool) {
         let sql =
             if is_missing { "SET synchronous_standby_names = 'nobody'" } else { "RESET synchronous_standby_names" };
-        admin.execute(AssertSqlSafe(format!("ALTER SYSTEM {sql}"))).await.unwrap();
-        admin.execute("SELECT pg_reload_conf()").await.unwrap();
+        alter_system(admin, sql).await;
     }
 }
 
@@ -265,14 +264,12 @@ pub async fn statement_timeout(form: Form) -> Outcome {
     let times = form.times(2, 20);
     for _ in 0..times {
         world.load.a_while().await;
-        admin.execute("ALTER SYSTEM SET statement_timeout = '1s'").await.unwrap();
-        admin.execute("SELECT pg_reload_conf()").await.unwrap();
+        alter_system(&mut admin, "SET statement_timeout = '1s'").await;
         let (held, before) = (world.database.hold_head().await, world.load.told());
         world.until_sessions(1, WAITS).await;
         // Sooner than the server would give up on the lock itself.
         world.load.until_refused(&before).await;
-        admin.execute("ALTER SYSTEM RESET statement_timeout").await.unwrap();
-        admin.execute("SELECT pg_reload_conf()").await.unwrap();
+        alter_system(&mut admin, "RESET statement_timeout").await;
         drop(held);
     }
     world.outcome(times).await

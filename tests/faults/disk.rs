@@ -89,17 +89,23 @@ async fn fill(disk: &Disk, server: &Server) {
     fs::remove_file(ballast).unwrap();
 }
 
+/// Does so again and again, under a load that goes on each time; how often.
+async fn fill_often(disk: &Disk, server: &Server, load: &Load, form: Form) -> usize {
+    let times = form.times(2, 10);
+    for _ in 0..times {
+        load.a_while().await;
+        fill(disk, server).await;
+        load.some(50).await;
+    }
+    times
+}
+
 pub async fn sqlite(form: Form) -> Outcome {
     let Some(disk) = Disk::new(64) else { return Outcome::not_injected(NO_DISK) };
     let database = Database::at(&format!("sqlite://{}/toggled.db", disk.path().display()), Backend::Sqlite);
     let server = Server::start(&database).await;
     let load = Load::start(&[server.address]).await;
-    let times = form.times(2, 10);
-    for _ in 0..times {
-        load.a_while().await;
-        fill(&disk, &server).await;
-        load.some(50).await;
-    }
+    let times = fill_often(&disk, &server, &load, form).await;
     Outcome::of(times, load.finish(&database.url).await)
 }
 
@@ -118,12 +124,7 @@ pub async fn tables(form: Form) -> Outcome {
     admin.execute(AssertSqlSafe(format!("ALTER DATABASE {name} SET TABLESPACE small"))).await.unwrap();
     let server = Server::start(&Database::at(&url, Backend::Postgres)).await;
     let load = Load::start(&[server.address]).await;
-    let times = form.times(2, 10);
-    for _ in 0..times {
-        load.a_while().await;
-        fill(&disk, &server).await;
-        load.some(50).await;
-    }
+    let times = fill_often(&disk, &server, &load, form).await;
     Outcome::of(times, load.finish(&url).await)
 }
 

@@ -1,10 +1,8 @@
 //! A primary that dies, and a synchronous standby that takes its place at the same address.
 
-use sqlx::Executor;
-
 use crate::load::Load;
 use crate::support::way::{Leads, Way};
-use crate::support::{Backend, Cluster, Database, Server, free_port, soon};
+use crate::support::{Backend, Cluster, Database, Server, alter_system, free_port, soon};
 use crate::verdict::Verdict;
 use crate::{Form, Outcome};
 
@@ -22,8 +20,7 @@ async fn promote() -> Verdict {
     let standby = free_port();
     cluster.order(&format!("standby {standby}")).await;
     let mut primary = cluster.administrator().await;
-    primary.execute("ALTER SYSTEM SET synchronous_standby_names = '*'").await.unwrap();
-    primary.execute("SELECT pg_reload_conf()").await.unwrap();
+    alter_system(&mut primary, "SET synchronous_standby_names = '*'").await;
     let is_synchronous = "SELECT count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
     soon("the standby to be a synchronous one", async {
         while sqlx::query_scalar::<_, i64>(is_synchronous).fetch_one(&mut primary).await.unwrap() == 0 {}

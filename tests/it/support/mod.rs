@@ -20,7 +20,7 @@ use tempfile::TempDir;
 
 pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
 pub use issuer::Issuer;
-pub use postgres::{Cluster, HeldHead, free_port};
+pub use postgres::{Cluster, HeldHead, alter_system, free_port};
 pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, invoke, program};
 
 /// How long anything may take before a test gives up on it.

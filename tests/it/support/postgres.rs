@@ -110,6 +110,12 @@ impl HeldHead {
     }
 }
 
+/// Changes a setting of a whole cluster, for sessions that are there already too.
+pub async fn alter_system(admin: &mut PgConnection, change: &str) {
+    admin.execute(sqlx::AssertSqlSafe(format!("ALTER SYSTEM {change}"))).await.unwrap();
+    admin.execute("SELECT pg_reload_conf()").await.unwrap();
+}
+
 fn name(url: &str) -> &str {
     url.rsplit_once('/').unwrap().1
 }
