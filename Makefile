@@ -1,6 +1,6 @@
 # `make test` checks everything, by way of the targets behind it; what takes longer, or another compiler, is asked for by name.
 .NOTPARALLEL:
-.PHONY: test setup lint unit clients packaging faults fuzz coverage deny docs bench-quick clean
+.PHONY: test tools setup lint unit clients packaging faults fuzz coverage deny docs bench-quick clean
 
 # Most tests wait for most of their time: for a server, a timer, a database.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
@@ -12,8 +12,14 @@ export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
 test: setup lint unit clients packaging
 
 # Installs what is missing besides Rust: Debian packages on the machine, the other clients' tools in .tools.
+tools:
+	tests/setup.sh packages
+	tests/setup.sh tools
+
+# The same, and compiles the tests: downloading and compiling do not wait for each other.
 setup:
-	tests/setup.sh test
+	tests/setup.sh packages
+	tests/setup.sh tools & tools=$$!; cargo test --locked --no-run; compiled=$$?; wait $$tools && exit $$compiled
 
 lint: setup
 	cargo fmt --all --check
@@ -27,23 +33,21 @@ unit: setup
 # Clients that were not written here, against the real server: Python, buf curl, OpenFeature's providers, and what README
 # shows of them.
 clients: setup
-	cargo test --locked --no-run --quiet
 	cargo test --locked --package read_flag
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs
 
 # What it is installed and watched with: the image's stages, systemd's unit, Kubernetes' manifests, dashboard and alerts.
 packaging: setup
-	cargo test --locked --no-run --quiet
 	.tools/venv/bin/python -B -m pytest tests/packaging
 
 # Faults in their long form: each of them many times, one after the other. A table tells what came of them.
-faults: setup
+faults: tools
 	TOGGLED_FAULTS=long cargo test --locked --test faults
 
 # How many lines of src the tests in Rust go through, file by file; fails below 90 %. It takes a build of its own. Servers are
 # killed in most tests, so they count in a file that they share with the others, from their start on.
-coverage: setup
+coverage: tools
 	rustup component add llvm-tools
 	cargo install --quiet --locked --root .tools cargo-llvm-cov@0.9.1
 	LLVM_PROFILE_FILE_NAME='toggled-%8m%c.profraw' RUSTFLAGS='-C llvm-args=-runtime-counter-relocation' \

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# setup.sh test|bench: installs what the tests or the benchmark need besides Rust, and nothing that is there already.
+# setup.sh packages|tools|bench: installs what is needed besides Rust, and nothing that is there already: Debian packages for
+# the tests, the tests' own tools in .tools, or Debian packages for the benchmark.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -101,18 +102,24 @@ update_packages() {
   if [ "$(id -u)" = 0 ]; then apt-get update -q; else sudo apt-get update -q; fi
 }
 
-goal=${1:-}
-[ "$goal" = test ] || [ "$goal" = bench ] || stop "say what for: test or bench"
+install_missing() {
+  find_missing "$1"
+  if [ ${#packages[@]} -gt 0 ]; then
+    install_packages
+    find_missing "$1"
+    [ ${#packages[@]} = 0 ] || stop "still missing after their installation: ${packages[*]}"
+  fi
+}
+
 command -v cargo >/dev/null || stop "cargo is missing: install Rust with rustup, https://rustup.rs"
-find_missing "$goal"
-if [ ${#packages[@]} -gt 0 ]; then
-  install_packages
-  find_missing "$goal"
-  [ ${#packages[@]} = 0 ] || stop "still missing after their installation: ${packages[*]}"
-fi
-if [ "$goal" = test ]; then
+case ${1:-} in
+packages) install_missing test ;;
+bench) install_missing bench ;;
+tools)
   mkdir -p .tools
   python_tools
   node_tools
   prometheus_tools
-fi
+  ;;
+*) stop "say what for: packages, tools or bench" ;;
+esac
