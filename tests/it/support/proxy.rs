@@ -156,6 +156,7 @@ async fn asked(
                 // Until the database hangs up as well.
                 std::future::pending::<()>().await;
             }
+            Line::Closed => return None,
             _ => to.write_all(&bytes[..length]).await.ok()?,
         }
     }
@@ -179,6 +180,8 @@ async fn answered(
         }
         match state.fate(&mut line).await? {
             Line::Mute => state.lose(),
+            // Nothing of what comes afterwards gets through, be it before the connection has ended.
+            Line::Closed => return None,
             Line::Muted if message[0] == b'A' => state.lose(),
             _ => to.write_all(&message).await.ok()?,
         }
