@@ -104,13 +104,14 @@ impl Proxy {
 }
 
 impl State {
-    /// What becomes of what has come; as long as the line is silent, nothing.
+    /// What becomes of what has come; as long as the line is silent, nothing. `None` ends the connection: once the line is
+    /// closed nothing gets through, be it before the connection has noticed.
     async fn fate(&self, line: &mut watch::Receiver<Line>) -> Option<Line> {
         let fate = *line.wait_for(|line| *line != Line::Silent).await.ok()?;
         if fate == Line::Slow {
             sleep(LATER).await;
         }
-        Some(fate)
+        (fate != Line::Closed).then_some(fate)
     }
 
     fn lose(&self) {
@@ -156,7 +157,6 @@ async fn asked(
                 // Until the database hangs up as well.
                 std::future::pending::<()>().await;
             }
-            Line::Closed => return None,
             _ => to.write_all(&bytes[..length]).await.ok()?,
         }
     }
@@ -180,8 +180,6 @@ async fn answered(
         }
         match state.fate(&mut line).await? {
             Line::Mute => state.lose(),
-            // Nothing of what comes afterwards gets through, be it before the connection has ended.
-            Line::Closed => return None,
             Line::Muted if message[0] == b'A' => state.lose(),
             _ => to.write_all(&message).await.ok()?,
         }
