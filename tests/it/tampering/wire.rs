@@ -1,8 +1,15 @@
 //! What is done to the log, by way of a server that notices nothing.
 
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
 use serde_json::Value;
 use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
+use tokio::net::TcpListener;
+use tonic::Status;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
 
 use super::victim::*;
 use crate::cli::Shell;
@@ -101,4 +108,24 @@ async fn it_says_what_it_found_to_scripts_and_what_it_did_not_verify() {
 
     Shell::anonymous(server.address).fails(&["audit", "verify"], 4).await;
     Shell::new("127.0.0.1:1").fails(&["audit", "verify"], 6).await;
+}
+
+/// A server that knows how to say nothing: its streams end well at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_says_nothing_of_its_log_has_proven_nothing() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = async |request: Request<Body>| match request.uri().path() {
+        "/toggled.v1.AuditService/StreamAuditLogs" => Status::ok("").into_http::<tonic::body::Body>(),
+        _ => Status::unimplemented("").into_http(),
+    };
+    let routes = Routes::from(Router::new().fallback(answer));
+    tokio::spawn(
+        tonic::transport::Server::builder().add_routes(routes).serve_with_incoming(TcpIncoming::from(listener)),
+    );
+    let checkpoint = format!("5:{}", "0".repeat(64));
+    for range in [&[][..], &["--until", &checkpoint], &["--since", &checkpoint]] {
+        let told = Shell::new(address).fails(&[&["audit", "verify"], range].concat(), 1).await;
+        assert!(told.contains("nothing is verified"), "{range:?}: {told}");
+    }
 }

@@ -160,6 +160,11 @@ impl Taking<'_> {
             (None, Err(failure)) if failure.code != EXIT_DONE => {
                 (Err(refused(plan.since.as_ref(), verifier.as_ref(), failure, refusal)), false)
             }
+            // A server that has a log says at least which one it is.
+            (None, Ok(())) if verifier.is_none() => {
+                let line = "the server ended the log without a word of it: nothing is verified".to_owned();
+                (Err(Failure { code: EXIT_FAILURE, line }.into()), false)
+            }
             (None, read) => (Ok(()), read.is_err()),
         };
         let Some(mut verifier) = verifier else {
