@@ -1,11 +1,17 @@
 //! Changes whose database is lost while they are written: their callers are told what became of them.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use sqlx::{Executor, PgConnection};
 use toggled::grpc::pb::*;
 use tonic::Code;
 
 use crate::store::raw::Raw;
 use crate::support::proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Database, HeldHead, Log, Server, reason_of, soon, toggle};
+use crate::support::{
+    Backend, Client, Cluster, Database, HeldHead, Log, Server, alter_system, reason_of, soon, toggle,
+};
 
 /// A server whose next flip of the flag `a` hangs in the database.
 struct World {
@@ -129,4 +135,47 @@ async fn a_flip_of_which_nothing_can_be_learnt_in_time_is_unknown_and_can_be_ret
     .await;
     assert!(answer.metadata().contains_key("x-request-replayed"), "the first was made after all");
     assert_eq!(world.flips().await, [answer.into_inner().audit_log.unwrap()]);
+}
+
+/// Waits for sessions whose COMMIT waits for a synchronous standby: whether there are any.
+async fn until_commits_wait(outside: &mut PgConnection, any: bool) {
+    let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    let asked = async { while sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *outside).await.unwrap() != any {} };
+    soon("COMMITs to wait for a standby, or not to", asked).await;
+}
+
+/// It can be read, but nobody is told on the strength of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
+    let cluster = Cluster::start("").await;
+    let database = Database::at(&cluster.new_database().await, Backend::Postgres);
+    let (one, other) = (Server::start(&database).await, Server::start(&database).await);
+    let mut admin = one.admin().await;
+    admin.create("a").await;
+    let mut outside = cluster.administrator().await;
+    alter_system(&mut outside, "SET synchronous_standby_names = 'nobody'").await;
+    // It takes effect a moment later: the last of these flips is the first that waits.
+    let id = Arc::new(AtomicUsize::new(0));
+    let flip = |id: usize| ToggleFeatureFlagRequest { request_id: Some(format!("flip-{id}")), ..toggle("a") };
+    let current = Arc::clone(&id);
+    let flipping = tokio::spawn(async move {
+        while admin.toggle.toggle_feature_flag(flip(current.load(Ordering::Relaxed))).await.is_ok() {
+            current.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    until_commits_wait(&mut outside, true).await;
+    one.kill().await;
+    soon("the flip to be lost", flipping).await.unwrap();
+    let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+    outside.execute(end).await.unwrap();
+    until_commits_wait(&mut outside, false).await;
+
+    let mut admin = other.admin().await;
+    let request = flip(id.load(Ordering::Relaxed));
+    let retry = tokio::spawn(async move { admin.toggle.toggle_feature_flag(request).await });
+    until_commits_wait(&mut outside, true).await;
+    assert!(!retry.is_finished(), "no standby has it");
+    alter_system(&mut outside, "RESET synchronous_standby_names").await;
+    let answer = soon("the answer", retry).await.unwrap().unwrap();
+    assert!(answer.metadata().contains_key("x-request-replayed"), "it was made after all");
 }

@@ -6,10 +6,10 @@ use futures::future::join_all;
 use toggled::grpc::pb::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tonic::{Code, Status};
-use tonic_health::pb::HealthCheckRequest;
+use tonic::{Code, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use crate::support::methods::{channel, endless};
 use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle, until_ended};
@@ -68,13 +68,15 @@ on_both! {
 
     async fn a_stop_ends_streams_and_exits_with_0(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start(&database).await;
+        let mut server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
         let mut stream = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
         stream.message().await.unwrap().unwrap();
-        assert!(server.terminate().await.success());
+        // As whoever started it at a terminal asks it.
+        server.send("INT").await;
+        assert!(server.ended().await.success());
         let error = soon("the stream to end", stream.message()).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     }
@@ -127,22 +129,38 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
     let database = Database::new(Backend::Sqlite).await;
-    let mut server = Server::start_with(&database, &[("TOGGLED_DRAIN_DELAY", "1h")]).await;
-    let mut admin = server.admin().await;
-    admin.create("a").await;
+    for (again, status) in [("TERM", 128 + 15), ("INT", 128 + 2)] {
+        let (mut server, mut health) = draining(&database, "1h").await;
+        let told = soon("word of its health", health.message()).await.unwrap().unwrap();
+        assert_eq!(told.status(), ServingStatus::NotServing);
+        server.admin().await.flip("a").await;
+        server.send(again).await;
+        assert_eq!(server.ended().await.code(), Some(status));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn it_ends_when_it_has_drained() {
+    let database = Database::new(Backend::Sqlite).await;
+    let (mut server, mut health) = draining(&database, "1s").await;
+    let told = soon("word of its health", health.message()).await.unwrap().unwrap();
+    assert_eq!(told.status(), ServingStatus::NotServing);
+    let error = until_ended(&mut health).await;
+    assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
+    assert_eq!(server.ended().await.code(), Some(0));
+}
+
+/// A server with the flag `a` that has been asked to stop, serves on for so long, and says how it is.
+async fn draining(database: &Database, delay: &str) -> (Server, Streaming<HealthCheckResponse>) {
+    let server = Server::start_with(database, &[("TOGGLED_DRAIN_DELAY", delay)]).await;
+    let request = CreateFeatureFlagRequest { key: "a".into(), name: "A".into(), ..Default::default() };
+    // The second time it is there.
+    let _ = server.admin().await.toggle.create_feature_flag(request).await;
     let mut health = HealthClient::new(channel(&server).await);
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-
     server.signal().await;
-
-    let told = soon("word of its health", health.message()).await.unwrap().unwrap();
-    assert_eq!(told.status(), ServingStatus::NotServing);
-    admin.flip("a").await;
-    // Also whoever connects only now.
-    server.admin().await.flip("a").await;
-    server.signal().await;
-    assert_eq!(server.ended().await.code(), Some(128 + 15));
+    (server, health)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,11 +1,14 @@
 //! What whoever sits at a terminal sees, and is asked.
 
+use std::process::Stdio;
+
 use tempfile::TempDir;
 use toggled::grpc::pb::ToggleFeatureFlagRequest;
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::import::{fed, file, flags};
 use super::server;
-use crate::support::TOKEN;
+use crate::support::{TOKEN, soon};
 
 /// The program at a terminal, where this is typed.
 async fn typed(arguments: &str, address: impl ToString, input: &str) -> (bool, String) {
@@ -88,4 +91,24 @@ async fn whoever_watches_sees_how_far_it_is_and_no_commands_from_the_log() {
         assert!(done && told.contains("[31mred") && !told.contains(" revisions, 0/s"), "{told}");
         assert!(!told.contains("\u{1b}[31m") && !told.contains('\u{9b}'), "{told}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_is_for_people_where_one_reads_it() {
+    let folder = TempDir::new().unwrap();
+    let mut command = tokio::process::Command::new("script");
+    command.args(["--quiet", "--command", env!("CARGO_BIN_EXE_toggled"), "/dev/null"]).current_dir(folder.path());
+    command.env("TOGGLED_LISTEN", "127.0.0.1:0").env("TOGGLED_LOG", "info").env("TERM", "xterm");
+    let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let told = soon("a line of the log", async {
+        loop {
+            let line = lines.next_line().await.unwrap().unwrap();
+            if line.contains("INFO") {
+                return line;
+            }
+        }
+    })
+    .await;
+    assert!(told.contains("toggled::") && !told.contains('{'), "{told}");
 }

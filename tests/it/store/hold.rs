@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{PATIENCE, on_both, soon};
+use crate::support::{Backend, PATIENCE, on_both, soon};
 
 /// How many writers race each other, and how many flips each makes.
 const RACERS: usize = 4;
@@ -192,4 +192,29 @@ on_both! {
         world.verify().await;
         world.append(&step).await;
     }
+}
+
+/// A holder that is stopped, say, is there and does nothing: the head is taken from it. SQLite knows no such limit, and needs
+/// none: it has one server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_holder_that_does_nothing_loses_the_head() {
+    let mut world = World::new(Backend::Postgres).await;
+    let late = world.decide(&[service(create("late"))]);
+    let mut idle = world.store.writer();
+    soon("the head", idle.hold_head()).await.unwrap();
+    let step = world.decide(&[service(create("a"))]);
+    let waited = soon("the second writer's turn", async {
+        loop {
+            match world.writer.append(&step).await {
+                Err(StoreError::Unavailable(_)) => {}
+                other => return other,
+            }
+        }
+    });
+    assert_eq!(waited.await.unwrap(), Appended::Done);
+    world.appended(&step);
+    // What it meant to write fits no more, whichever way it finds out.
+    let outcome = soon("the holder's append", idle.append(&late)).await;
+    assert!(!matches!(outcome, Ok(Appended::Done)), "{outcome:?}");
+    world.verify().await;
 }

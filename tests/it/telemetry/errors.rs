@@ -5,7 +5,11 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Uri};
 use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
+use toggled::telemetry::errors::Collector;
+use toggled::telemetry::logs::Format;
+use toggled::telemetry::{self, Settings};
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
@@ -96,4 +100,28 @@ async fn a_dead_collector_does_not_keep_a_server_from_ending() {
     sabotage().await;
     admin.toggle.toggle_feature_flag(because("a", "")).await.unwrap_err();
     ends_soon(server).await;
+}
+
+/// Says to a second process of the same test where to send a panic.
+const PANIC_TO: &str = "TOGGLED_TESTS_PANIC_TO";
+
+/// As `serve` starts to tell of them. It takes a process of its own: panics are one process's, and so is who is told of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_is_sent_with_nobodys_name() {
+    if let Ok(dsn) = std::env::var(PANIC_TO) {
+        let errors = Some(Collector::new(&dsn, None).unwrap());
+        let telemetry = telemetry::start(Settings { filter: "off".into(), format: Format::Json, traces: None, errors });
+        tokio::spawn(async { panic!("panicked over ann@example.com") }).await.unwrap_err();
+        telemetry.unwrap().finish().await;
+        return;
+    }
+    let (dsn, mut collected) = collector().await;
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "telemetry::errors::a_panic_is_sent_with_nobodys_name"]).env(PANIC_TO, &dsn);
+    let ended = soon("the second process", again.kill_on_drop(true).output()).await.unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    let (_, envelope) = soon("what is sent", collected.recv()).await.unwrap();
+    assert!(envelope.contains("panicked over") && envelope.contains("panic"), "{envelope}");
+    let event = envelope.split_once('\n').unwrap().1;
+    assert!(!event.contains("ann@"), "{envelope}");
 }

@@ -9,6 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::{Watched, free, get};
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
+use crate::support::proxy::{Line, Proxy};
 use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both, soon};
 
 /// The value of a series.
@@ -173,6 +174,42 @@ async fn the_committer_and_the_mirror_are_measured() {
     let metrics = watched.metrics().await;
     assert_eq!(value(&metrics, appended), Some(before + 3.0));
     assert!(value(&metrics, "toggled_mirror_age_seconds").is_some_and(|age| (0.0..60.0).contains(&age)), "{metrics}");
+    let revision = admin.get("elsewhere").await.revision as f64;
+    assert_eq!(value(&metrics, "toggled_mirror_revision"), Some(revision));
+    assert_eq!(value(&metrics, "toggled_mirror_max_age_seconds"), Some(7_200.0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_and_appends_that_come_to_nothing_are_counted() {
+    let database = Database::new(Backend::Postgres).await;
+    let proxy = Proxy::new(&database).await;
+    let watched = Watched::start(&proxy.database, &[("TOGGLED_MAX_QUEUE", "9")]).await;
+    let mut admin = watched.server.admin().await;
+    admin.create("a").await;
+    assert_eq!(value(&watched.metrics().await, "toggled_committer_queue_limit"), Some(9.0));
+    let held = database.hold_head().await;
+    let flip = || {
+        let mut admin = admin.clone();
+        tokio::spawn(async move { admin.flip("a").await })
+    };
+    let first = flip();
+    held.until_wanted().await;
+    // One is being written, and these wait.
+    let waiting = [flip(), flip(), flip()];
+    until(&watched, "toggled_committer_queue_length", 3.0).await;
+    proxy.set(Line::Closed);
+    for outcome in ["unknown", "failed"] {
+        let series = format!("toggled_commits_total{{outcome=\"{outcome}\"}}");
+        let counted = async { while value(&watched.metrics().await, &series) < Some(1.0) {} };
+        soon(&series, counted).await;
+    }
+    drop(held);
+    proxy.set(Line::Open);
+    soon("the first flip", first).await.unwrap();
+    for flip in waiting {
+        soon("a flip that waited", flip).await.unwrap();
+    }
+    until(&watched, "toggled_committer_queue_length", 0.0).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
