@@ -6,7 +6,7 @@ use std::sync::{Arc, OnceLock};
 use clap::{Args, Command};
 use http::uri::PathAndQuery;
 use libfuzzer_sys::fuzz_target;
-use prost::bytes::{Buf, BufMut, Bytes};
+use prost::bytes::Bytes;
 use prost_reflect::DescriptorPool;
 use tempfile::TempDir;
 use toggled::auth::secret::Secret;
@@ -20,50 +20,16 @@ use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
+/// As the tests have it.
+#[path = "../../tests/it/support/raw.rs"]
+mod raw;
+
+use raw::Raw;
+
 const TOKEN: &str = "the-administrator-of-the-fuzzing-says-so";
-
-/// Messages as they are on the wire, whatever they hold.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        buffer.advance(buffer.remaining());
-        Ok(Some(()))
-    }
-}
 
 /// A server of our own, which lives as long as the fuzzing does.
 struct World {

@@ -3,55 +3,16 @@
 use http::uri::PathAndQuery;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
-use prost::bytes::{Buf, BufMut, Bytes};
-use tonic::codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder};
+use prost::bytes::Bytes;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::support::methods::{channel, methods};
+use crate::support::raw::Raw;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
 
 /// Requests to each method.
 const CASES: u32 = 40;
-
-/// Messages as they are on the wire, whatever they hold.
-#[derive(Default)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = ();
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, buffer: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        buffer.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = ();
-    type Error = Status;
-
-    fn decode(&mut self, buffer: &mut DecodeBuf<'_>) -> Result<Option<()>, Status> {
-        buffer.advance(buffer.remaining());
-        Ok(Some(()))
-    }
-}
 
 /// Bytes that are nothing at all, or fields of a message: numbers, texts that mean something here and there, and messages.
 fn message() -> impl Strategy<Value = Vec<u8>> {

@@ -8,6 +8,7 @@ pub mod issuer;
 pub mod methods;
 mod postgres;
 pub mod proxy;
+pub mod raw;
 mod server;
 pub mod signing;
 pub mod tls;
