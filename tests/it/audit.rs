@@ -5,9 +5,10 @@ use std::collections::HashSet;
 use prost_types::Timestamp;
 use toggled::grpc::pb::*;
 use tonic::Code;
+use tonic::transport::Endpoint;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, on_both, reason_of, soon};
+use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon};
 
 /// A log with some of everything.
 async fn history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
@@ -55,6 +56,25 @@ impl Cursor {
 }
 
 on_both! {
+    /// However many they are: what is read for them is read to its end, and its connection to the database is free again.
+    async fn readers_who_stop_reading_keep_nobody_from_the_log(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let mut unread = Vec::new();
+        for _ in 0..30 {
+            let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(1_024);
+            let mut client = Client::on(soon("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
+            let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+            unread.push(soon("a stream", client.audit.stream_audit_logs(follow)).await.unwrap());
+            for _ in 0..10 {
+                admin.flip("a").await;
+            }
+        }
+        assert_eq!(soon("the log", admin.log()).await.len(), 303);
+    }
+
     async fn every_filter_finds_what_a_look_at_the_whole_log_finds(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

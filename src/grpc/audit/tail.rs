@@ -1,5 +1,6 @@
 //! StreamAuditLogs: the log from a cursor on, without a gap.
 
+use std::panic::resume_unwind;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use futures::Stream;
 use prost::Message;
 use tokio::sync::watch;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::conditions;
@@ -20,6 +22,7 @@ use crate::grpc::fields::{Edge, Fields};
 use crate::grpc::status::{log_corrupt, read_failed, status};
 use crate::grpc::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::store::{EntryQuery, Order, Store};
+use crate::telemetry::request;
 
 /// Entries that a stream reads at once.
 const STREAM_PAGE: i64 = 500;
@@ -28,6 +31,7 @@ const STREAM_PAGE: i64 = 500;
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamAuditLogsResponse, Status>> + Send>>;
 
 /// StreamAuditLogs, parsed, and then where it has come to.
+#[derive(Clone)]
 pub(super) struct Tail {
     filter: Filter,
     period: Period,
@@ -107,7 +111,7 @@ impl Tail {
     pub fn messages(mut self, store: Arc<dyn Store>, mut revisions: watch::Receiver<Revision>) -> Messages {
         Box::pin(async_stream::try_stream! {
             loop {
-                let part = self.read(&*store).await?;
+                let part = self.clone().read_apart(Arc::clone(&store)).await?;
                 let (head, last) = (part.head, part.last);
                 self.left -= part.entries.len() as i64;
                 (self.through, self.hash) = (part.through, part.hash);
@@ -124,6 +128,23 @@ impl Tail {
                 }
             }
         })
+    }
+
+    /// Reads in a task of its own. This stream is only gone on with when its client takes something; a read that stopped
+    /// half-way would keep its connection to the database from everybody else.
+    async fn read_apart(self, store: Arc<dyn Store>) -> Result<Part, Status> {
+        let read = async move { self.read(&*store).await };
+        let read = match request::Request::current() {
+            Some(current) => tokio::spawn(current.scope(read)),
+            None => tokio::spawn(read),
+        };
+        match AbortOnDropHandle::new(read).await {
+            Ok(part) => part,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(status(Error::Draining)),
+            },
+        }
     }
 
     async fn read(&self, store: &dyn Store) -> Result<Part, Status> {
