@@ -143,6 +143,8 @@ pub async fn write_ahead_log(form: Form) -> Outcome {
         // The part of it that was there already is done with; for the next one there is no room.
         let _ = admin.execute("SELECT pg_switch_wal()").await;
         cluster.order("await-end").await;
+        let refused = soon("an answer", change(&server)).await.expect_err("a change without a database");
+        assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
         fs::remove_file(ballast).unwrap();
         cluster.order("start").await;
         load.some(50).await;

@@ -10,17 +10,22 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::load::Load;
 use crate::support::frames::{HEADERS, frame, hello};
-use crate::support::methods::channel;
 use crate::support::{Backend, Client, Database, Server, TOKEN, soon, toggle};
 use crate::{Form, Outcome};
 
 /// How much more memory a server may take afterwards, in MiB: what allocators keep.
 const KEPT: u64 = 16;
+
+/// What may be on its way to a client that reads nothing, in bytes a stream; and what may wait for it in memory, in MiB for all
+/// its streams together: a few pages of the log.
+const NARROW: u32 = 1_024;
+const UNREAD: u64 = 2;
 
 /// How often to look whether it has come back.
 const LOOK: Duration = Duration::from_millis(20);
@@ -82,7 +87,11 @@ pub async fn slow_readers(form: Form) -> Outcome {
     let times = form.times(20, 100);
     let mut unread = Vec::new();
     for _ in 0..times {
-        let mut client = Client::connect(world.server.address, Some(TOKEN)).await;
+        // Little room on the way: what they do not read stays where it comes from.
+        let endpoint = Endpoint::from_shared(format!("http://{}", world.server.address)).unwrap();
+        let endpoint = endpoint.initial_stream_window_size(NARROW);
+        let connection = soon("a connection", endpoint.connect()).await.unwrap();
+        let mut client = Client::on(connection.clone(), Some(TOKEN));
         let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
         let audit = client.audit.stream_audit_logs(follow).await.unwrap();
         let watch = client.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
@@ -91,15 +100,21 @@ pub async fn slow_readers(form: Form) -> Outcome {
             client.evaluation_v1.event_stream(flagd::evaluation::v1::EventStreamRequest::default()).await.unwrap();
         let second =
             client.evaluation_v2.event_stream(flagd::evaluation::v2::EventStreamRequest::default()).await.unwrap();
-        let mut health = HealthClient::new(channel(&world.server).await);
+        let mut health = HealthClient::new(connection);
         let health = health.watch(HealthCheckRequest::default()).await.unwrap();
         unread.push((audit, watch, sync, first, second, health));
     }
     for _ in 0..form.times(1, 10) {
         world.load.some(500).await;
     }
+    let most = world.resident + KEPT + u64::try_from(times).unwrap() * UNREAD;
+    let resident = world.server.resident_mib();
     drop(unread);
-    world.outcome(times * 6).await
+    let mut outcome = world.outcome(times * 6).await;
+    if resident > most {
+        outcome.verdict.problems.push(format!("{resident} MiB were taken for what nobody read"));
+    }
+    outcome
 }
 
 /// Calls that are opened and cancelled at once, and changes that are given up at any moment.
