@@ -36,17 +36,15 @@ pub struct Method {
     pub takes_stream: bool,
     /// What it is asked with, where that is a message.
     pub input: Option<MessageDescriptor>,
+    /// Whether it changes something: whatever does can be asked to `validate_only`. Asked at every call, and so not looked up
+    /// in `input` then.
+    pub changes: bool,
 }
 
 impl Method {
     /// Whether it is answered from memory alone, however old that is: what demands no more than to see flags.
     pub fn reads_memory(&self) -> bool {
         self.policy == Policy::Permission(Permission::ViewFeatureFlags)
-    }
-
-    /// Whether it changes something: whatever does can be asked to `validate_only`.
-    pub fn changes(&self) -> bool {
-        self.input.as_ref().is_some_and(|input| input.get_field_by_name("validate_only").is_some())
     }
 }
 
@@ -103,6 +101,7 @@ impl Policies {
                     anonymous_on_request,
                     streams: method.is_server_streaming(),
                     takes_stream: method.is_client_streaming(),
+                    changes: method.input().get_field_by_name("validate_only").is_some(),
                     input: Some(method.input()),
                 };
                 methods.insert(format!("/{name}"), Arc::new(served));
@@ -124,6 +123,7 @@ impl Policies {
                 streams: false,
                 takes_stream: false,
                 input: None,
+                changes: false,
             };
             let entry = ((*path).to_owned(), Arc::new(method));
             if path.ends_with('/') { self.below.push(entry) } else { self.at.extend([entry]) }

@@ -128,7 +128,7 @@ fn proposal<R: Change>(
     mut body: R,
     parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
 ) -> Result<Proposal, Error> {
-    let (actor, origin) = (call.actor()?, call.origin.clone());
+    let (actor, origin) = (call.actor()?, call.source.origin());
     let mut fields = Fields::default();
     let request_id = body.take_request_id();
     let key = request_id

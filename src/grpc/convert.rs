@@ -35,14 +35,14 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
     fn from(flag: &Arc<Flag>) -> Self {
         Self {
             id: flag.id.to_string(),
-            key: flag.key.to_string(),
-            name: flag.name.to_string(),
-            description: flag.description.to_string(),
+            key: flag.key.as_str().to_owned(),
+            name: flag.name.as_str().to_owned(),
+            description: flag.description.as_str().to_owned(),
             status: pb::FeatureFlagStatus::from(flag.status).into(),
             revision: flag.revision,
             created_at: Some(time(flag.created_at)),
             updated_at: Some(time(flag.updated_at)),
-            updated_by: flag.updated_by.to_string(),
+            updated_by: (*flag.updated_by).to_owned(),
             archived_at: flag.archived_at.map(time),
         }
     }

@@ -1,10 +1,11 @@
 //! A call as the handlers see it: who calls, from where, and until when they wait.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::USER_AGENT;
-use http::{HeaderMap, Request};
+use http::{HeaderMap, HeaderValue, Request};
 use tokio::time::Instant;
 
 use crate::auth::Caller;
@@ -30,9 +31,38 @@ pub(in crate::grpc) struct Call {
     /// What the method demands; `None` where any caller will do.
     pub permission: Option<Permission>,
     /// Where the call comes from.
-    pub origin: Origin,
+    pub source: Source,
     /// By when the caller wants to know.
     pub deadline: Instant,
+}
+
+/// Where a call comes from, as it arrives: most calls read, and never need it as text.
+#[derive(Debug, Clone)]
+pub(in crate::grpc) struct Source {
+    /// `toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+    pub method: Arc<str>,
+    /// Address and port.
+    pub peer: Option<SocketAddr>,
+    user_agent: Option<HeaderValue>,
+}
+
+impl Source {
+    /// That of a request of this method.
+    pub fn of<B>(method: Arc<str>, request: &Request<B>) -> Self {
+        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        Self { method, peer, user_agent: request.headers().get(USER_AGENT).cloned() }
+    }
+
+    /// The same, for the log.
+    pub fn origin(&self) -> Origin {
+        let agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok());
+        let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
+        Origin {
+            method: Arc::clone(&self.method),
+            peer: self.peer.map(|peer| peer.to_string().into()),
+            user_agent: agent.filter(|text| !text.is_empty()).map(Into::into),
+        }
+    }
 }
 
 impl Call {
@@ -79,18 +109,6 @@ fn timeout(text: &str) -> Option<Duration> {
         "u" => Some(Duration::from_micros(number)),
         "n" => Some(Duration::from_nanos(number)),
         _ => None,
-    }
-}
-
-/// Where a request comes from.
-pub(super) fn origin<B>(method: Arc<str>, request: &Request<B>) -> Origin {
-    let peer = request.extensions().get::<Peer>();
-    let agent = request.headers().get(USER_AGENT).and_then(|value| value.to_str().ok());
-    let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
-    Origin {
-        method,
-        peer: peer.map(|peer| peer.address.to_string().into()),
-        user_agent: agent.filter(|text| !text.is_empty()).map(Into::into),
     }
 }
 

@@ -99,7 +99,7 @@ impl Denials {
     async fn write(&self, call: &Call, permission: Permission, named: Option<Named>, admitted: Admitted) {
         let Ok(actor) = call.actor() else { return };
         let command = Command::RecordDenial(Denial { permission, named, suppressed: admitted.suppressed });
-        let proposal = Proposal::unnamed(actor, command, call.origin.clone());
+        let proposal = Proposal::unnamed(actor, command, call.source.origin());
         let (proposals, windows) = (self.proposals.clone(), Arc::clone(&self.windows));
         let write = tokio::spawn(async move {
             if let Err(error) = proposals.propose(proposal, None).await {
@@ -124,7 +124,7 @@ impl Denials {
         let id = RequestId::parse(id.as_str()?).ok()?;
         let mut unnamed = message.clone();
         unnamed.clear_field_by_name("request_id");
-        let digest = replay::digest(&call.origin.method, &unnamed.encode_to_vec());
+        let digest = replay::digest(&call.source.method, &unnamed.encode_to_vec());
         let keys = [(call.caller.user()?.id, id)];
         let stored = tokio::time::timeout(PATIENCE, self.store.requests(&keys)).await.ok()?.ok()?;
         stored.into_iter().find(|stored| stored.digest == digest).map(|stored| replay::response(stored.response))

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::call::Source;
 use crate::auth::jwt::Rejected;
-use crate::domain::advance::Origin;
 
 /// How often somebody is warned of them at the most.
 const LOG_EVERY: Duration = Duration::from_secs(10);
@@ -50,11 +50,11 @@ struct Quiet {
 }
 
 impl Failures {
-    pub(super) fn note(&self, why: Why, origin: &Origin) {
+    pub(super) fn note(&self, why: Why, source: &Source) {
         metrics::counter!(crate::telemetry::metrics::AUTHENTICATION_FAILURES, "reason" => why.label()).increment(1);
         let Some(unlogged) = self.0.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now()) else { return };
-        let (reason, peer) = (why.label(), origin.peer.as_deref().unwrap_or_default());
-        tracing::warn!(reason, peer, method = &*origin.method, unlogged, "a call was not authenticated");
+        let (reason, peer) = (why.label(), source.peer.map(|peer| peer.to_string()).unwrap_or_default());
+        tracing::warn!(reason, peer, method = &*source.method, unlogged, "a call was not authenticated");
     }
 }
 

@@ -8,14 +8,13 @@ use http::header::AUTHORIZATION;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
-use super::call::{Call, deadline, origin};
+use super::call::{Call, Source, deadline};
 use super::failures::{Failures, Why};
 use crate::auth::jwt::{Rejected, SignOn};
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Method, Policies, Policy};
 use crate::auth::{Caller, CallerKey, bearer, hash};
 use crate::domain::access::{Credential, Permission, SecretHash};
-use crate::domain::advance::Origin;
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::time::{Clock, Timestamp};
@@ -57,7 +56,7 @@ pub(super) struct Unverified {
 struct Arrival {
     /// What is called, or the path at which nothing is.
     method: Result<Arc<Method>, String>,
-    origin: Origin,
+    source: Source,
     deadline: Instant,
 }
 
@@ -98,7 +97,7 @@ impl Gate {
         let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
         let arrival = Arrival {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
-            origin: origin(name, request),
+            source: Source::of(name, request),
             deadline: deadline(request.headers(), self.request_timeout),
         };
         match shown {
@@ -145,7 +144,7 @@ impl Gate {
         if let Some(token) = caller.token_id() {
             self.last_used.note(token, now);
         }
-        let Arrival { method, origin, deadline } = arrival;
+        let Arrival { method, source, deadline } = arrival;
         let method = method.map_err(Error::UnknownMethod)?;
         let permission = match method.policy {
             Policy::Permission(permission) => Some(permission),
@@ -153,10 +152,10 @@ impl Gate {
         };
         let missing = caller.granted.lacks(permission);
         // Nor can it be recorded now that somebody was refused a change.
-        if (missing.is_none() || method.changes()) && !method.reads_memory() && !self.mirror.is_fresh() {
+        if (missing.is_none() || method.changes) && !method.reads_memory() && !self.mirror.is_fresh() {
             return Err(Error::Stale);
         }
-        let call = Call { caller, signed, permission, origin, deadline };
+        let call = Call { caller, signed, permission, source, deadline };
         Ok(match missing {
             None => Admission::Granted(call, method),
             Some(missing) => Admission::Lacking(call, method, missing),
@@ -164,7 +163,7 @@ impl Gate {
     }
 
     fn refuse(&self, why: Why, arrival: &Arrival) -> Error {
-        self.failures.note(why, &arrival.origin);
+        self.failures.note(why, &arrival.source);
         Error::Unauthenticated
     }
 

@@ -111,7 +111,7 @@ impl AuthorizeLayer {
         let (call, method) = match admission {
             Admission::Public(method) => (None, method),
             Admission::Granted(call, method) => (Some(call), method),
-            Admission::Lacking(call, method, permission) if method.changes() => {
+            Admission::Lacking(call, method, permission) if method.changes => {
                 let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
                 return Either::Right(answer.map(Ok).boxed());
             }
@@ -138,7 +138,7 @@ impl AuthorizeLayer {
             request.extensions_mut().insert(call);
         }
         // A change keeps its own time: one that is being written is finished. Memory answers at once.
-        if method.changes() || method.reads_memory() || method.policy == Policy::Public {
+        if method.changes || method.reads_memory() || method.policy == Policy::Public {
             return Either::Left(Either::Right(inner.call(request)));
         }
         let answer = timeout_at(by, inner.call(request));

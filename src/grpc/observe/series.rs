@@ -56,7 +56,7 @@ struct Ended {
 
 impl Series {
     fn of(method: &Method) -> Self {
-        Self::new(Arc::clone(&method.name), method.streams, method.changes())
+        Self::new(Arc::clone(&method.name), method.streams, method.changes)
     }
 
     fn new(method: Arc<str>, streams: bool, changes: bool) -> Self {
