@@ -1,6 +1,6 @@
 # `make test` checks everything, by way of the targets behind it; what takes longer, or another compiler, is asked for by name.
 .NOTPARALLEL:
-.PHONY: test tools setup lint unit clients packaging faults fuzz coverage deny docs bench-quick clean
+.PHONY: test tools setup lint unit clients packaging faults fuzz coverage deny docs bench bench-quick build-times clean
 
 # Most tests wait for most of their time: for a server, a timer, a database.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
@@ -72,11 +72,26 @@ deny:
 docs:
 	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::the_
 
-# Two ratios: flips against pgbench, reads against a bare tonic server; how soon 1,000 watchers have a flip; and how fast
-# an exported log is verified.
+# What the service does beside what this machine can do, in turns, in less than 15 minutes; writes docs/benchmarks.
+bench:
+	tests/setup.sh bench
+	cargo bench --locked --bench limits
+
+# The same with less of everything, in about two minutes; writes nothing.
 bench-quick:
 	tests/setup.sh bench
-	cargo bench --locked --bench quick
+	cargo bench --locked --bench limits -- quick
+
+# How long the program takes to compile: from nothing, and to be checked after a change.
+build-times: export CARGO_TARGET_DIR = target/build-times
+build-times: SHELL = bash
+build-times:
+	rm -rf $$CARGO_TARGET_DIR
+	cargo fetch --locked
+	time cargo build --release --locked --quiet
+	cargo check --locked --quiet
+	touch src/domain/mod.rs
+	time cargo check --locked --quiet
 
 clean:
 	cargo clean

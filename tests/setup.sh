@@ -25,6 +25,7 @@ find_missing() {
   if [ "$1" = bench ]; then
     need postgresql postgres_program pgbench
     need nghttp2-client h2load --version
+    need sqlite3 sqlite3 --version
   else
     need openssl openssl version # makes RSA keys, which the tests' own library cannot
     need python3-venv python3 -c 'import ensurepip, venv'

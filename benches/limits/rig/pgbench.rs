@@ -2,14 +2,18 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
+use tempfile::TempDir;
 use tokio::process::Command;
 
-use crate::cluster::Cluster;
-use crate::flips::Callers;
-use crate::processes::Server;
-use crate::{FLAGS, Result, output};
+use super::callers::Callers;
+use super::cluster::Cluster;
+use super::server::Server;
+use super::{FLAGS, output};
+use crate::Result;
+use crate::report::median;
 
 /// Ways to write a flip as one statement, by the revision's source: a script, the name of its database, and what to
 /// prepare there.
@@ -17,13 +21,13 @@ const VARIANTS: [Variant; 2] = [
     Variant {
         revision_from: "the head of the log",
         database: "theirs_head",
-        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quick/flip_head.sql"),
+        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/rig/flip_head.sql"),
         prepare: "",
     },
     Variant {
         revision_from: "a sequence",
         database: "theirs_sequence",
-        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/quick/flip_sequence.sql"),
+        script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/rig/flip_sequence.sql"),
         prepare: "CREATE SEQUENCE bench_revision;
                   SELECT setval('bench_revision', (SELECT revision FROM log_head))",
     },
@@ -32,10 +36,6 @@ const VARIANTS: [Variant; 2] = [
 /// Client counts among which the best is searched.
 const CLIENTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
-/// Seconds that pgbench runs to be tried, and to be measured.
-const TRIAL: u32 = 1;
-const LENGTH: u32 = 3;
-
 struct Variant {
     revision_from: &'static str,
     database: &'static str,
@@ -43,7 +43,8 @@ struct Variant {
     prepare: &'static str,
 }
 
-/// pgbench as it does best.
+/// pgbench in one way.
+#[derive(Clone)]
 pub struct Pgbench {
     program: PathBuf,
     variant: &'static Variant,
@@ -53,18 +54,18 @@ pub struct Pgbench {
 
 impl Pgbench {
     /// Tries all variants with all client counts.
-    pub async fn best(cluster: &Cluster) -> Result<Self> {
-        println!("pgbench, flips/s with {CLIENTS:?} clients, the better of two times {TRIAL} s");
+    pub async fn best(cluster: &Cluster, trial: Duration) -> Result<Self> {
+        println!("pgbench, flips/s with {CLIENTS:?} clients, the better of two times {trial:?}");
         let mut best: Option<(f64, Self)> = None;
         for variant in &VARIANTS {
             let url = prepare(cluster, variant).await?;
             print!("  revision from {:<20}", variant.revision_from);
             for clients in CLIENTS {
-                let trial = Self { program: cluster.program("pgbench"), variant, url: url.clone(), clients };
-                let flips = trial.run(TRIAL).await?.max(trial.run(TRIAL).await?);
+                let pgbench = Self { program: cluster.program("pgbench"), variant, url: url.clone(), clients };
+                let flips = pgbench.flip(trial).await?.max(pgbench.flip(trial).await?);
                 print!("{flips:>8.0}");
                 if best.as_ref().is_none_or(|(most, _)| flips > *most) {
-                    best = Some((flips, trial));
+                    best = Some((flips, pgbench));
                 }
             }
             println!();
@@ -72,27 +73,54 @@ impl Pgbench {
         best.map(|(_, best)| best).ok_or_else(|| "pgbench was not tried".into())
     }
 
-    /// One round; flips a second.
-    pub async fn flip(&self) -> Result<f64> {
-        self.run(LENGTH).await
+    /// The same with one client.
+    pub fn alone(self) -> Self {
+        Self { clients: 1, ..self }
     }
 
-    /// Every transaction must have left its entry: an update that finds no flag would be quick as well.
-    async fn run(&self, seconds: u32) -> Result<f64> {
-        let before = self.entries().await?;
+    /// One turn; flips a second.
+    pub async fn flip(&self, length: Duration) -> Result<f64> {
+        number(&self.run(length, self.command(length)?).await?, "tps = ")
+    }
+
+    /// One turn; how long a flip takes at the median, in milliseconds.
+    pub async fn median_ms(&self, length: Duration) -> Result<f64> {
+        let folder = TempDir::new()?;
+        let mut command = self.command(length)?;
+        command.current_dir(folder.path()).arg("--log");
+        self.run(length, command).await?;
+        let mut lengths = Vec::new();
+        for file in std::fs::read_dir(folder.path())? {
+            for line in std::fs::read_to_string(file?.path())?.lines() {
+                // A client's number, its transaction's, and how long that took, in microseconds.
+                let micros: f64 = line.split(' ').nth(2).unwrap_or_default().parse()?;
+                lengths.push(micros / 1_000.0);
+            }
+        }
+        Ok(median(&lengths))
+    }
+
+    fn command(&self, length: Duration) -> Result<Command> {
         let threads = self.clients.min(std::thread::available_parallelism()?.get());
         let mut command = Command::new(&self.program);
         command
             .args(["--no-vacuum", "--protocol", "prepared", "--file", self.variant.script])
             .args(["--client", &self.clients.to_string(), "--jobs", &threads.to_string()])
-            .args(["--time", &seconds.to_string(), &self.url]);
-        let said = output(command).await?;
+            .args(["--time", &length.as_secs().max(1).to_string(), &self.url]);
+        Ok(command)
+    }
+
+    /// Every transaction must have left its entry: an update that finds no flag would be quick as well.
+    async fn run(&self, length: Duration, command: Command) -> Result<String> {
+        let before = self.entries().await?;
+        let said = output(command).await.map_err(|problem| format!("in {length:?}: {problem}"))?;
         let flips = number(&said, "number of transactions actually processed: ")?;
         let entries = self.entries().await? - before;
-        if entries as f64 != flips {
-            return Err(format!("pgbench made {flips} flips and {entries} entries").into());
+        if entries as f64 == flips {
+            Ok(said)
+        } else {
+            Err(format!("pgbench made {flips} flips and {entries} entries").into())
         }
-        number(&said, "tps = ")
     }
 
     async fn entries(&self) -> Result<i64> {
@@ -104,7 +132,8 @@ impl Pgbench {
 impl fmt::Display for Pgbench {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, clients) = (self.variant.revision_from, self.clients);
-        write!(f, "pgbench, one statement a flip, revision from {from}, {clients} clients")
+        let s = if clients == 1 { "" } else { "s" };
+        write!(f, "pgbench, one statement a flip, revision from {from}, {clients} client{s}")
     }
 }
 

@@ -1,0 +1,35 @@
+//! What is measured, in the order of the table.
+
+mod fanout;
+mod flips;
+mod lists;
+mod load;
+mod reads;
+mod replicas;
+mod sizes;
+mod streams;
+mod verify;
+
+use crate::Result;
+use crate::report::Report;
+use crate::rig::Rig;
+
+/// The parts, by the names that they are asked for by.
+pub const NAMES: [&str; 9] = ["flips", "reads", "fanout", "replicas", "streams", "lists", "load", "sizes", "verify"];
+
+/// Measures one of them.
+pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<()> {
+    println!("\n{name}");
+    match name {
+        "flips" => flips::measure(rig, report).await,
+        "reads" => reads::measure(rig, report).await,
+        "fanout" => fanout::measure(rig, report).await,
+        "replicas" => replicas::measure(rig, report).await,
+        "streams" => streams::measure(rig, report).await,
+        "lists" => lists::measure(rig, report).await,
+        "load" => load::measure(rig, report).await,
+        "sizes" => sizes::measure(rig, report).await,
+        "verify" => verify::measure(rig, report).await,
+        _ => Err(format!("there is no part {name:?}").into()),
+    }
+}

@@ -1,0 +1,58 @@
+//! Reads, beside a bare tonic server that gives the same answers to anyone.
+
+use toggled::grpc::pb::flagd::evaluation::v2::ResolveBooleanRequest;
+use toggled::grpc::pb::flagd::evaluation::v2::service_client::ServiceClient;
+
+use crate::Result;
+use crate::report::{Goal, Report, Row};
+use crate::rig::Rig;
+use crate::rig::bare::Answers;
+use crate::rig::callers::{Callers, read_request, token, with_token};
+use crate::rig::h2load::Calls;
+use crate::rig::server::Server;
+use crate::rig::watchers::one_change;
+
+const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
+const RESOLVE: &str = "/flagd.evaluation.v2.Service/ResolveBoolean";
+
+pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
+    let (rounds, requests) = (rig.scale.rounds, rig.scale.reads);
+    let ours = rig.ours().await?;
+    let answers = answers(&ours.callers).await?;
+    let bare = Server::bare(&answers).await?;
+    let theirs = Callers::connect(bare.address).await?;
+    if theirs.flag_1().await? != answers.flag || value(&theirs).await? != answers.value {
+        return Err("the bare server gives another answer".into());
+    }
+    let calls = [
+        ("GetFeatureFlag with a token", Calls::new(GET, &read_request(), &answers.flag, requests)?),
+        ("flagd's ResolveBoolean with a token", Calls::new(RESOLVE, &value_request(), &answers.value, requests)?),
+    ];
+    let against = "a bare tonic server, same answer, no token checked";
+    let mut rows = calls.map(|(what, calls)| (calls, Row::beside(what, against, "/s", Goal::AtLeast(0.85, 0.95))));
+    for _ in 0..rounds {
+        for (calls, row) in &mut rows {
+            let measured = calls.load(ours.server.address).await?;
+            row.add(measured, calls.load(bare.address).await?);
+        }
+    }
+    rows.into_iter().for_each(|(_, row)| report.add(row));
+    Ok(())
+}
+
+/// What our server says to the calls that the bare one is to answer.
+pub async fn answers(callers: &Callers) -> Result<Answers> {
+    let change = one_change(callers.address).await?;
+    Ok(Answers { flag: callers.flag_1().await?, value: value(callers).await?, change })
+}
+
+type Value = toggled::grpc::pb::flagd::evaluation::v2::ResolveBooleanResponse;
+
+async fn value(callers: &Callers) -> Result<Value> {
+    let mut client = ServiceClient::new(callers.channel(0));
+    Ok(client.resolve_boolean(with_token(value_request(), &token()?)).await?.into_inner())
+}
+
+fn value_request() -> ResolveBooleanRequest {
+    ResolveBooleanRequest { flag_key: "flag-1".to_owned(), ..Default::default() }
+}

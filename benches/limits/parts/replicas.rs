@@ -1,0 +1,60 @@
+//! Two replicas on one PostgreSQL: what both together flip, beside one.
+
+use crate::Result;
+use crate::report::{Goal, Report, Row, median};
+use crate::rig::Rig;
+use crate::rig::callers::Callers;
+use crate::rig::flipping::Flipping;
+use crate::rig::server::Server;
+
+/// What batches were made of, as the server's metrics have it.
+const BATCHES: [&str; 2] = ["toggled_committer_batch_size_sum", "toggled_committer_batch_size_count"];
+
+struct Replica {
+    server: Server,
+    callers: Callers,
+    batches: Vec<f64>,
+}
+
+impl Replica {
+    async fn on(url: &str) -> Result<Self> {
+        let server = Server::with_metrics(url).await?;
+        let callers = Callers::connect(server.address).await?;
+        Ok(Self { server, callers, batches: Vec::new() })
+    }
+
+    /// One turn; flips a second. The size of its batches is noted.
+    async fn flip(&mut self, flipping: &Flipping) -> Result<f64> {
+        let before = self.batches_so_far().await?;
+        let flips = self.callers.flip_beside_others(flipping).await?;
+        let after = self.batches_so_far().await?;
+        self.batches.push((after[0] - before[0]) / (after[1] - before[1]));
+        Ok(flips.per_second)
+    }
+
+    async fn batches_so_far(&self) -> Result<[f64; 2]> {
+        Ok([self.server.metric(BATCHES[0]).await?, self.server.metric(BATCHES[1]).await?])
+    }
+}
+
+pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
+    let [pair, single] = [rig.on_postgres("pair").await?, rig.on_postgres("single").await?];
+    let (of_pair, of_single) = (pair.url, single.url);
+    pair.server.stop().await?;
+    single.server.stop().await?;
+    let [mut one, mut other, mut alone] =
+        [Replica::on(&of_pair).await?, Replica::on(&of_pair).await?, Replica::on(&of_single).await?];
+    let what = "flips of two replicas together, 64 in flight each";
+    let mut row = Row::beside(what, "one, with 128 in flight", "/s", Goal::Told);
+    let [half, all] = [64, 128].map(|in_flight| Flipping::of_all(in_flight, rig.scale.turn));
+    for _ in 0..rig.scale.rounds {
+        let (first, second) = tokio::try_join!(one.flip(&half), other.flip(&half))?;
+        row.add(first + second, alone.flip(&all).await?);
+    }
+    report.add(row);
+    let batches =
+        |name: &str, of: &[f64]| Row::alone(format!("flips in a batch: {name}"), "", Goal::Told).with(median(of));
+    report.add(batches("each of two replicas", &[one.batches, other.batches].concat()));
+    report.add(batches("one with as many callers", &alone.batches));
+    Ok(())
+}

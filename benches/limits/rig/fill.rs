@@ -1,0 +1,91 @@
+//! A long log, as if the service had flipped flags for weeks: decided and appended by its own code, in batches larger than any
+//! that calls make up.
+
+use std::time::Duration;
+
+use toggled::domain::Revision;
+use toggled::domain::access::{Credential, Permission, Permissions};
+use toggled::domain::advance::{Actor, Command, Origin, Proposal, advance};
+use toggled::domain::state::{FlagRef, State};
+use toggled::domain::text::{Email, FlagKey, Reason};
+use toggled::domain::time::{Clock, SystemClock, Timestamp};
+use toggled::store::{Appended, Writer, open};
+use uuid::Uuid;
+
+use super::FLAGS;
+use crate::Result;
+
+/// Users who flip, besides the administrator.
+pub const USERS: usize = 20;
+
+/// Entries that are appended at once.
+const BATCH: Revision = 5_000;
+
+/// How long after another a batch is: the log gets its times before the present has gone on as far.
+const STEP: Duration = Duration::from_millis(1);
+
+/// The address of one of the users.
+pub fn email(number: usize) -> String {
+    format!("user-{number}@example.com")
+}
+
+/// Goes on with a log, on which there are flags, until it has so many entries.
+pub async fn fill(url: &str, entries: Revision) -> Result<()> {
+    let store = open(url)?;
+    let mut state = store.load().await?;
+    let mut writer = store.writer();
+    if state.users(None).count() < USERS {
+        let users = (0..USERS).map(create_user).collect::<Result<Vec<_>>>()?;
+        append(&mut state, &mut *writer, &users, SystemClock.now()).await?;
+    }
+    let users: Vec<_> = state.users(None).map(|user| user.id).collect();
+    let mut now = state.head().timestamp;
+    let began = state.head().revision;
+    while state.head().revision < entries {
+        let first = state.head().revision;
+        let flips = (first..entries.min(first + BATCH)).map(|n| flip(n, &users)).collect::<Result<Vec<_>>>()?;
+        now = Timestamp::from_micros(now.micros() + i64::try_from(STEP.as_micros())?);
+        append(&mut state, &mut *writer, &flips, now).await?;
+    }
+    println!("  {} entries are written", state.head().revision - began);
+    Ok(())
+}
+
+async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposal], now: Timestamp) -> Result<()> {
+    let step = advance(state, proposals, now, &mut Uuid::now_v7);
+    if step.entries.len() != proposals.len() {
+        return Err("not every change of a long log was accepted".into());
+    }
+    match writer.append(&step).await? {
+        Appended::Done => {}
+        _ => return Err("somebody else writes on a log that is being filled".into()),
+    }
+    state.apply(step.head, &step.delta);
+    Ok(())
+}
+
+fn create_user(number: usize) -> Result<Proposal> {
+    let permissions = Permissions::all();
+    let command =
+        Command::CreateUser { email: Email::parse(&email(number)).map_err(|rule| rule.0)?, account: None, permissions };
+    Ok(Proposal::unnamed(Actor::Service { name: "benchmark".into() }, command, origin()))
+}
+
+/// Of flags and users that are far from each other from one entry to the next.
+fn flip(number: Revision, users: &[Uuid]) -> Result<Proposal> {
+    let number = usize::try_from(number)?;
+    let credential = Credential::Certificate { user_id: users[number * 7 % users.len()], expires_at: Timestamp::MAX };
+    let actor = Actor::Caller { credential, permission: Permission::ToggleFeatureFlags };
+    let key = FlagKey::parse(&format!("flag-{}", number * 617 % FLAGS + 1)).map_err(|rule| rule.0)?;
+    let command = Command::Toggle { flag: FlagRef::Key(key), expected_revision: None };
+    let reason = Some(Reason::parse("quick benchmark").map_err(|rule| rule.0)?);
+    Ok(Proposal { reason, ..Proposal::unnamed(actor, command, origin()) })
+}
+
+fn origin() -> Origin {
+    Origin {
+        method: "toggled.v1.ToggleService/ToggleFeatureFlag".into(),
+        peer: Some("127.0.0.1:12345".into()),
+        user_agent: Some("quick tonic/0.14.9".into()),
+    }
+}

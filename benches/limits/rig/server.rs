@@ -1,0 +1,121 @@
+//! The servers under load, as processes of their own, so that what they cost is not mixed with what asking costs.
+
+use std::net::{SocketAddr, TcpListener};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines};
+use tokio::net::TcpStream;
+use tokio::process::{Child, ChildStdout, Command};
+
+use super::bare::{self, Answers};
+use crate::Result;
+
+/// The administrator's token.
+pub const TOKEN: &str = "the-administrator-of-the-benchmark-says-so";
+
+/// A server that serves; killed with this value.
+pub struct Server {
+    pub address: SocketAddr,
+    /// From the start of its process until it said that it serves.
+    pub started_in: Duration,
+    /// Where it tells its metrics, if it does.
+    metrics: Option<SocketAddr>,
+    process: Child,
+    _output: Lines<BufReader<ChildStdout>>,
+    _folder: TempDir,
+}
+
+impl Server {
+    /// `toggled` on this database.
+    pub async fn toggled(url: &str) -> Result<Self> {
+        Self::start(Self::command(url), &[]).await
+    }
+
+    /// The same, which tells its metrics.
+    pub async fn with_metrics(url: &str) -> Result<Self> {
+        let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let mut command = Self::command(url);
+        command.env("TOGGLED_METRICS_LISTEN", metrics.to_string());
+        Ok(Self { metrics: Some(metrics), ..Self::start(command, &[]).await? })
+    }
+
+    /// The same, where so many changes may wait for their turn.
+    pub async fn with_room_for(url: &str, waiting: usize) -> Result<Self> {
+        let mut command = Self::command(url);
+        command.env("TOGGLED_MAX_QUEUE", waiting.to_string());
+        Self::start(command, &[]).await
+    }
+
+    /// The least that a server on tonic can do: give these answers to everyone.
+    pub async fn bare(answers: &Answers) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(bare::COMMAND);
+        Self::start(command, &answers.encode()).await
+    }
+
+    fn command(url: &str) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
+        command
+            .env("TOGGLED_DATABASE_URL", url)
+            .env("TOGGLED_LISTEN", "127.0.0.1:0")
+            .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
+            .env("TOGGLED_LOG", "warn")
+            // One caller stands for many.
+            .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000");
+        command
+    }
+
+    /// Both say where they listen in their first line and that they are ready in the second, and both have a worker
+    /// thread a core.
+    async fn start(mut command: Command, input: &[u8]) -> Result<Self> {
+        let folder = TempDir::new()?;
+        let began = Instant::now();
+        let mut process = command
+            .current_dir(folder.path())
+            .env("TOKIO_WORKER_THREADS", std::thread::available_parallelism()?.to_string())
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        process.stdin.take().ok_or("a server has no input")?.write_all(input).await?;
+        let mut output = BufReader::new(process.stdout.take().ok_or("a server has no output")?).lines();
+        let line = output.next_line().await?.ok_or("a server does not start; what it says is above")?;
+        let address = line.rsplit(' ').next().unwrap_or_default().parse()?;
+        let line = output.next_line().await?.ok_or("a server is never ready; what it says is above")?;
+        if !line.starts_with("ready") {
+            return Err(format!("a server says: {line}").into());
+        }
+        Ok(Self { address, started_in: began.elapsed(), metrics: None, process, _output: output, _folder: folder })
+    }
+
+    /// The memory that it takes now, in MiB, as the kernel counts it.
+    pub fn resident_mib(&self) -> Result<f64> {
+        resident_mib(self.process.id().ok_or("the server is gone")?, "VmRSS:")
+    }
+
+    /// One of its metrics, without labels. What counts events is told from the first one on.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let address = self.metrics.ok_or("a server tells no metrics")?;
+        let mut connection = TcpStream::connect(address).await?;
+        connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
+        let mut told = String::new();
+        connection.read_to_string(&mut told).await?;
+        let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
+    }
+
+    /// Stops it, and waits until it is gone.
+    pub async fn stop(mut self) -> Result<()> {
+        Ok(self.process.kill().await?)
+    }
+}
+
+/// What the kernel says of a process's memory, in MiB: `VmRSS:`, what it takes now, or `VmHWM:`, the most that it took.
+pub fn resident_mib(process: u32, what: &str) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).ok_or("the process has ended")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
+    Ok(kib / 1_024.0)
+}
