@@ -72,7 +72,7 @@ pub struct Authorize<S> {
 impl<S> Service<Request<Body>> for Authorize<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
     S::Error: Send,
 {
     type Response = Response<Body>;
@@ -84,13 +84,13 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The instance that was polled is the one that is ready.
-        let fresh = self.inner.clone();
-        let inner = std::mem::replace(&mut self.inner, fresh);
         let Some(wire) = Wire::of(&request) else { return at_once::<S>(needs_http2()) };
         match self.layer.0.gate.admit(&request) {
-            Ok(Arrived::Decided(admission)) => self.layer.pass(wire, admission, inner, request),
+            Ok(Arrived::Decided(admission)) => self.layer.pass(wire, admission, &mut self.inner, request),
             Ok(Arrived::Unverified(unverified)) => {
+                // The instance that was polled is the one that is ready.
+                let fresh = self.inner.clone();
+                let inner = std::mem::replace(&mut self.inner, fresh);
                 Either::Right(verified(self.layer.clone(), wire, unverified, inner, request))
             }
             Err(error) => at_once::<S>(wire.refuse(error)),
@@ -103,10 +103,10 @@ type Answer<S> = Either<Either<Ready<Result<Response<Body>, <S as Service<Reques
 type Own<S> = <S as Service<Request<Body>>>::Future;
 
 impl AuthorizeLayer {
-    fn pass<S>(&self, wire: Wire, admission: Admission, mut inner: S, mut request: Request<Body>) -> Answer<S>
+    fn pass<S>(&self, wire: Wire, admission: Admission, inner: &mut S, mut request: Request<Body>) -> Answer<S>
     where
-        S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
-        S::Future: Send,
+        S: Service<Request<Body>, Response = Response<Body>> + 'static,
+        S::Future: Send + 'static,
     {
         let (call, method) = match admission {
             Admission::Public(method) => (None, method),
@@ -129,7 +129,7 @@ impl AuthorizeLayer {
                     if let Some(call) = call.clone() {
                         request.extensions_mut().insert(call);
                     }
-                    Either::Right(watched(inner, request, Arc::clone(&self.0.gate), call, method, open))
+                    Either::Right(watched(inner.call(request), Arc::clone(&self.0.gate), call, method, open).boxed())
                 }
                 Err(error) => at_once::<S>(wire.refuse(error)),
             };
@@ -155,15 +155,21 @@ fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> Answer<S> {
 }
 
 /// A call whose token has to be verified before it is known whose it is.
-fn verified<S>(layer: AuthorizeLayer, wire: Wire, unverified: Unverified, inner: S, request: Request<Body>) -> Later<S>
+fn verified<S>(
+    layer: AuthorizeLayer,
+    wire: Wire,
+    unverified: Unverified,
+    mut inner: S,
+    request: Request<Body>,
+) -> Later<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send,
+    S::Future: Send + 'static,
     S::Error: Send,
 {
     async move {
         match layer.0.gate.verify(unverified).await {
-            Ok(admission) => layer.pass(wire, admission, inner, request).await,
+            Ok(admission) => layer.pass(wire, admission, &mut inner, request).await,
             Err(error) => Ok(wire.refuse(error)),
         }
     }
@@ -177,25 +183,17 @@ fn opener(call: Option<&Call>, request: &Request<Body>) -> Opener {
 }
 
 /// A stream, which ends when its caller may no longer have it, and when the server stops.
-fn watched<S>(
-    mut inner: S,
-    request: Request<Body>,
+async fn watched<E>(
+    answer: impl Future<Output = Result<Response<Body>, E>>,
     gate: Arc<Gate>,
     call: Option<Call>,
     method: Arc<Method>,
     open: OpenStream,
-) -> Later<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
-    S::Future: Send,
-{
-    async move {
-        let response = inner.call(request).await?;
-        let ended = async move {
-            let _open = open;
-            gate.ended(call, &method).await
-        };
-        Ok(response.map(|body| guard(body, ended)))
-    }
-    .boxed()
+) -> Result<Response<Body>, E> {
+    let response = answer.await?;
+    let ended = async move {
+        let _open = open;
+        gate.ended(call, &method).await
+    };
+    Ok(response.map(|body| guard(body, ended)))
 }

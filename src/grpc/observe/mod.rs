@@ -6,12 +6,13 @@ mod code;
 mod series;
 mod watched;
 
-use std::panic::AssertUnwindSafe;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use futures::future::{BoxFuture, FutureExt};
 use http::{Request, Response};
+use pin_project_lite::pin_project;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::{Layer, Service};
@@ -55,34 +56,57 @@ pub struct Observe<S> {
 
 impl<S> Service<Request<Body>> for Observe<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Send,
+    S: Service<Request<Body>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Response<Body>, S::Error>>;
+    type Future = Answer<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        // The instance that was polled is the one that is ready.
-        let fresh = self.inner.clone();
-        let mut inner = std::mem::replace(&mut self.inner, fresh);
         let wire = Wire::of(&request);
         let watched = Watched::begin(&self.layer.methods, &self.layer.calls, &request, wire);
-        async move {
-            let record = Arc::clone(watched.record());
-            let answer = AssertUnwindSafe(Arc::clone(&record).scope(async move { inner.call(request).await }));
-            let response = match answer.catch_unwind().await {
-                Ok(answered) => answered?,
-                Err(_) => record.enter(|| wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Told))),
-            };
-            Ok(follow(watched, response))
-        }
-        .boxed()
+        let answer = catch_unwind(AssertUnwindSafe(|| watched.record().enter(|| self.inner.call(request))));
+        Answer { answer: answer.ok(), wire, watched: Some(watched) }
+    }
+}
+
+pin_project! {
+    /// An answer that is waited for. No box, and nothing is moved: every read comes by here.
+    pub struct Answer<F> {
+        // `None` if it panicked before there was one.
+        #[pin]
+        answer: Option<F>,
+        wire: Option<Wire>,
+        // `None` once it is there.
+        watched: Option<Watched>,
+    }
+}
+
+impl<F, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        // Whoever polls once more after the end has nothing to wait for.
+        let Some(watched) = this.watched.take() else { return Poll::Pending };
+        let record = watched.record();
+        let poll = |answer: Pin<&mut F>| catch_unwind(AssertUnwindSafe(|| record.enter(|| answer.poll(context))));
+        let response = match this.answer.as_mut().as_pin_mut().map(poll) {
+            Some(Ok(Poll::Pending)) => {
+                *this.watched = Some(watched);
+                return Poll::Pending;
+            }
+            Some(Ok(Poll::Ready(answered))) => answered?,
+            Some(Err(_)) | None => record.enter(|| this.wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Told))),
+        };
+        Poll::Ready(Ok(follow(watched, response)))
     }
 }
 
