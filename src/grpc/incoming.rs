@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
@@ -47,6 +47,8 @@ pub(super) struct Connection {
     peer: Peer,
     /// Until its first words are read.
     opening: Option<Opening>,
+    /// Whether what is to be written has let others go first.
+    yielded: bool,
     _place: OwnedSemaphorePermit,
     _open: Open,
 }
@@ -60,7 +62,17 @@ struct Opening {
 impl Connection {
     fn new(stream: Either<TcpStream, Box<TlsStream>>, peer: Peer, place: OwnedSemaphorePermit, by: Duration) -> Self {
         let opening = Some(Opening { read: 0, late: Box::pin(sleep(by)) });
-        Self { stream, peer, opening, _place: place, _open: Open::connection() }
+        Self { stream, peer, opening, yielded: false, _place: place, _open: Open::connection() }
+    }
+
+    /// Lets the calls go first that are ready to be answered, once before each flush: what they answer goes with it. A call
+    /// of the system takes as long as a fifth of a read, and an answer of its own each would need one.
+    fn poll_gathered(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -235,6 +247,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gathered(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -243,6 +256,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_gathered(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 
@@ -251,6 +265,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.yielded = false;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
