@@ -1,14 +1,13 @@
-//! The append: one transaction. Each kind of row goes in with one statement, all rows in one JSON value, because every
-//! statement costs a trip to the connection's own thread.
+//! The append: one transaction. Each kind of row goes in with few statements of many rows, because every statement costs a
+//! trip to the connection's own thread.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use serde::Serialize;
-use serde_json::{Value, json};
 use sqlx::ConnectOptions;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
-use uuid::Uuid;
+use sqlx::query_builder::{QueryBuilder, Separated};
+use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteConnection};
 
 use super::error;
 use crate::domain::access::{Token, User};
@@ -20,47 +19,45 @@ use crate::store::{Appended, StoreError, Writer};
 
 const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
 
-const ENTRIES: &str = "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type,
-        entity_type, entity_id, entity_key, entity_name, old_value, new_value, reason, request_id, method, peer,
-        user_agent, previous_entity_revision, reverts, hash_version, hash, created_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, unhex(value ->> 5),
-        value ->> 6, value ->> 7, unhex(value ->> 8), value ->> 9, value ->> 10, value ->> 11, value ->> 12,
-        value ->> 13, value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, unhex(value ->> 19),
-        value ->> 20, unhex(value ->> 21), value ->> 22
-    FROM json_each(?)";
+/// A statement that takes rows: what stands before them, and behind them.
+struct Rows(&'static str, &'static str);
 
-const FLAGS: &str = "UPDATE feature_flags SET name = new.name, description = new.description, status = new.status,
-        revision = new.revision, updated_at = new.updated_at, updated_by = new.updated_by,
-        archived_at = new.archived_at
-    FROM (SELECT unhex(value ->> 0) AS id, value ->> 2 AS name, value ->> 3 AS description, value ->> 4 AS status,
-              value ->> 5 AS revision, value ->> 7 AS updated_at, value ->> 8 AS updated_by,
-              value ->> 9 AS archived_at FROM json_each(?)) AS new
-    WHERE feature_flags.id = new.id";
+const ENTRIES: Rows = Rows(
+    "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id,
+        entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent,
+        previous_entity_revision, reverts, hash_version, hash, created_at) ",
+    "",
+);
 
-const NEW_FLAGS: &str = "INSERT INTO feature_flags (id, key, name, description, status, revision, created_at,
-        updated_at, updated_by, archived_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8, value ->> 9
-    FROM json_each(?)";
+const FLAGS: Rows = Rows(
+    "UPDATE feature_flags SET name = new.column2, description = new.column3, status = new.column4,
+        revision = new.column5, updated_at = new.column6, updated_by = new.column7, archived_at = new.column8
+    FROM (",
+    ") AS new WHERE feature_flags.id = new.column1",
+);
 
-const USERS: &str = "INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at,
-        deactivated_at)
-    SELECT unhex(value ->> 0), value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-        value ->> 7, value ->> 8
-    FROM json_each(?) WHERE TRUE
-    ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
+const NEW_FLAGS: Rows = Rows(
+    "INSERT INTO feature_flags (id, name, description, status, revision, updated_at, updated_by, archived_at, key,
+        created_at) ",
+    "",
+);
+
+const USERS: Rows = Rows(
+    "INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at) ",
+    " ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
         permissions = excluded.permissions, revision = excluded.revision, updated_at = excluded.updated_at,
-        deactivated_at = excluded.deactivated_at";
+        deactivated_at = excluded.deactivated_at",
+);
 
-const TOKENS: &str = "INSERT INTO api_tokens (id, user_id, name, secret_hash, permissions, revision, created_at,
-        expires_at, revoked_at)
-    SELECT unhex(value ->> 0), unhex(value ->> 1), value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5,
-        value ->> 6, value ->> 7, value ->> 8
-    FROM json_each(?) WHERE TRUE
-    ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at";
+const TOKENS: Rows = Rows(
+    "INSERT INTO api_tokens (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at) ",
+    " ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at",
+);
 
-const REQUESTS: &str = "INSERT INTO requests (user_id, request_id, digest, response, expires_at)
-    SELECT unhex(value ->> 0), value ->> 1, unhex(value ->> 2), unhex(value ->> 3), value ->> 4 FROM json_each(?)";
+const REQUESTS: Rows = Rows("INSERT INTO requests (user_id, request_id, digest, response, expires_at) ", "");
+
+/// Rows that go in with one statement at the most: SQLite takes 32,766 values.
+const AT_ONCE: usize = 256;
 
 const HEAD: &str = "UPDATE log_head SET revision = ?, hash = ?, timestamp = ?, floor = ?, floor_hash = ?";
 
@@ -74,6 +71,8 @@ pub(super) struct SqliteWriter {
 
 impl SqliteWriter {
     pub fn new(options: SqliteConnectOptions) -> Self {
+        // A statement of many rows keeps what it may have to take back; in a file, that is written for nothing.
+        let options = options.pragma("temp_store", "MEMORY");
         Self { options, connection: None, holding: false }
     }
 
@@ -111,7 +110,7 @@ impl SqliteWriter {
         insert(connection, USERS, &step.delta.users, user).await?;
         insert(connection, TOKENS, &step.delta.tokens, token).await?;
         insert(connection, ENTRIES, &step.entries, entry).await?;
-        insert(connection, NEW_FLAGS, new, flag).await?;
+        insert(connection, NEW_FLAGS, new, new_flag).await?;
         let updated = insert(connection, FLAGS, known, flag).await?;
         if updated != known.len() as u64 {
             // No entry without its change: a flag that we know and the database does not.
@@ -174,18 +173,23 @@ impl Writer for SqliteWriter {
     }
 }
 
-/// Writes all rows by one statement that takes them as one JSON array; how many it touched.
+/// Writes all rows; how many it touched. Statements are kept by their texts, so that there is one for each power of two
+/// rows, and not for each number of them.
 async fn insert<T>(
     connection: &mut SqliteConnection,
-    sql: &'static str,
-    rows: &[T],
-    row: impl Fn(&T) -> Value,
+    sql: Rows,
+    mut rows: &[T],
+    bind: impl Fn(&mut Values<'_>, &T),
 ) -> Result<u64, sqlx::Error> {
-    if rows.is_empty() {
-        return Ok(0);
+    let mut touched = 0;
+    while let Some(power) = rows.len().checked_ilog2() {
+        let (now, later) = rows.split_at((1 << power).min(AT_ONCE));
+        let mut statement = QueryBuilder::new(sql.0);
+        statement.push_values(now, |mut values, row| bind(&mut values, row)).push(sql.1);
+        touched += statement.build().execute(&mut *connection).await?.rows_affected();
+        rows = later;
     }
-    let rows: Vec<Value> = rows.iter().map(row).collect();
-    Ok(sqlx::query(sql).bind(self::json(&rows)).execute(connection).await?.rows_affected())
+    Ok(touched)
 }
 
 /// JSON text of plain values, which have no way to fail.
@@ -193,90 +197,83 @@ pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        for digit in [byte >> 4, byte & 0xf] {
-            text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-        }
-        text
-    })
+type Values<'a> = Separated<'a, Sqlite, &'static str>;
+
+fn entry(values: &mut Values<'_>, e: &Arc<Entry>) {
+    values
+        .push_bind(e.id)
+        .push_bind(e.revision)
+        .push_bind(Time(e.timestamp))
+        .push_bind(e.user_id)
+        .push_bind(&*e.user_email)
+        .push_bind(e.token_id)
+        .push_bind(e.action.as_str())
+        .push_bind(e.entity_type.as_str())
+        .push_bind(e.entity_id)
+        .push_bind(&*e.entity_key)
+        .push_bind(&*e.entity_name)
+        .push_bind(e.old_value.as_deref())
+        .push_bind(e.new_value.as_deref())
+        .push_bind(e.reason.as_deref())
+        .push_bind(e.request_id.as_deref())
+        .push_bind(&*e.method)
+        .push_bind(e.peer.as_deref())
+        .push_bind(e.user_agent.as_deref())
+        .push_bind(e.previous_entity_revision)
+        .push_bind(e.reverts)
+        .push_bind(e.hash_version)
+        .push_bind(&e.hash[..])
+        .push_bind(Time(e.created_at));
 }
 
-fn id(id: Option<Uuid>) -> Option<String> {
-    id.map(|id| id.simple().to_string())
+fn flag(values: &mut Values<'_>, f: &Arc<Flag>) {
+    values
+        .push_bind(f.id)
+        .push_bind(f.name.as_str())
+        .push_bind(f.description.as_str())
+        .push_bind(f.status.as_str())
+        .push_bind(f.revision)
+        .push_bind(Time(f.updated_at))
+        .push_bind(&*f.updated_by)
+        .push_bind(f.archived_at.map(Time));
 }
 
-fn entry(e: &Arc<Entry>) -> Value {
-    json!([
-        id(Some(e.id)),
-        e.revision,
-        e.timestamp.micros(),
-        id(e.user_id),
-        &*e.user_email,
-        id(e.token_id),
-        e.action.as_str(),
-        e.entity_type.as_str(),
-        id(e.entity_id),
-        &*e.entity_key,
-        &*e.entity_name,
-        e.old_value.as_deref(),
-        e.new_value.as_deref(),
-        e.reason.as_deref(),
-        e.request_id.as_deref(),
-        &*e.method,
-        e.peer.as_deref(),
-        e.user_agent.as_deref(),
-        e.previous_entity_revision,
-        id(e.reverts),
-        e.hash_version,
-        hex(&e.hash),
-        e.created_at.micros(),
-    ])
+fn new_flag(values: &mut Values<'_>, f: &Arc<Flag>) {
+    flag(values, f);
+    values.push_bind(f.key.as_str()).push_bind(Time(f.created_at));
 }
 
-fn flag(f: &Arc<Flag>) -> Value {
-    json!([
-        id(Some(f.id)),
-        f.key.as_str(),
-        f.name.as_str(),
-        f.description.as_str(),
-        f.status.as_str(),
-        f.revision,
-        f.created_at.micros(),
-        f.updated_at.micros(),
-        &*f.updated_by,
-        f.archived_at.map(|t| t.micros()),
-    ])
+fn user(values: &mut Values<'_>, u: &Arc<User>) {
+    values
+        .push_bind(u.id)
+        .push_bind(u.email.as_str())
+        .push_bind(u.account.as_ref().map(|account| &*account.issuer))
+        .push_bind(u.account.as_ref().map(|account| &*account.subject))
+        .push_bind(json(&u.permissions.names()))
+        .push_bind(u.revision)
+        .push_bind(Time(u.created_at))
+        .push_bind(Time(u.updated_at))
+        .push_bind(u.deactivated_at.map(Time));
 }
 
-fn user(u: &Arc<User>) -> Value {
-    json!([
-        id(Some(u.id)),
-        u.email.as_str(),
-        u.account.as_ref().map(|account| &*account.issuer),
-        u.account.as_ref().map(|account| &*account.subject),
-        self::json(&u.permissions.names()),
-        u.revision,
-        u.created_at.micros(),
-        u.updated_at.micros(),
-        u.deactivated_at.map(|t| t.micros()),
-    ])
+fn token(values: &mut Values<'_>, t: &Arc<Token>) {
+    values
+        .push_bind(t.id)
+        .push_bind(t.user_id)
+        .push_bind(t.name.as_str())
+        .push_bind(&t.secret_hash[..])
+        .push_bind(t.permissions.map(|permissions| json(&permissions.names())))
+        .push_bind(t.revision)
+        .push_bind(Time(t.created_at))
+        .push_bind(t.expires_at.map(Time))
+        .push_bind(t.revoked_at.map(Time));
 }
 
-fn token(t: &Arc<Token>) -> Value {
-    json!([
-        id(Some(t.id)),
-        id(Some(t.user_id)),
-        t.name.as_str(),
-        hex(&t.secret_hash),
-        t.permissions.map(|p| self::json(&p.names())),
-        t.revision,
-        t.created_at.micros(),
-        t.expires_at.map(|t| t.micros()),
-        t.revoked_at.map(|t| t.micros()),
-    ])
-}
-
-fn request(r: &StoredRequest) -> Value {
-    json!([id(Some(r.user_id)), r.request_id.as_str(), hex(&r.digest), hex(&r.response), r.expires_at.micros(),])
+fn request(values: &mut Values<'_>, r: &StoredRequest) {
+    values
+        .push_bind(r.user_id)
+        .push_bind(r.request_id.as_str())
+        .push_bind(&r.digest[..])
+        .push_bind(&r.response[..])
+        .push_bind(Time(r.expires_at));
 }
