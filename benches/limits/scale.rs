@@ -6,10 +6,11 @@ use std::time::Duration;
 pub struct Scale {
     /// Both sides of a comparison take so many turns.
     pub rounds: usize,
-    /// How long a turn of changes counts, after half a second that does not.
+    /// How long a turn of changes counts, after half a second that does not, or half of this if that is less.
     pub turn: Duration,
-    /// How long pgbench is tried with each number of clients, twice.
+    /// How long pgbench is tried with each number of clients, and how often.
     pub trial: Duration,
+    pub trials: usize,
     /// Requests of a turn of reads.
     pub reads: usize,
     /// Calls of a turn whose median counts.
@@ -40,6 +41,7 @@ pub const FULL: Scale = Scale {
     rounds: 5,
     turn: Duration::from_millis(2_500),
     trial: Duration::from_secs(1),
+    trials: 2,
     reads: 80_000,
     calls: 300,
     entries: 5_000_000,
@@ -57,18 +59,19 @@ pub const FULL: Scale = Scale {
 /// Where there are two.
 pub const QUICK: Scale = Scale {
     rounds: 5,
-    turn: Duration::from_millis(1_000),
+    turn: Duration::from_millis(400),
     trial: Duration::from_secs(1),
+    trials: 1,
     reads: 20_000,
     calls: 50,
-    entries: 100_000,
-    sqlite_entries: 100_000,
-    few_entries: 10_000,
-    streamed: 50_000,
-    far_page: 1_000,
+    entries: 50_000,
+    sqlite_entries: 50_000,
+    few_entries: 5_000,
+    streamed: 25_000,
+    far_page: 500,
     many_flags: 10_000,
-    watched_flips: 50,
-    load: Duration::from_secs(5),
-    verified: [50_000, 200_000],
+    watched_flips: 30,
+    load: Duration::from_secs(3),
+    verified: [30_000, 100_000],
     is_written_down: false,
 };

@@ -18,7 +18,7 @@ use crate::Result;
 /// Connections that callers share, if they are that many.
 const CONNECTIONS: usize = 4;
 
-/// How long a turn runs before it counts.
+/// How long a turn runs before it counts, if it counts for twice as long.
 const WARM_UP: Duration = Duration::from_millis(500);
 
 /// How long an answer may take before something is wrong.
@@ -81,7 +81,7 @@ impl Flips {
 
 /// One turn, on threads of its own.
 pub fn flip(address: SocketAddr, flipping: &Flipping) -> Result<Flips> {
-    let counts = Instant::now() + WARM_UP;
+    let counts = Instant::now() + WARM_UP.min(flipping.length / 2);
     let turn = Turn { flags: flipping.flags.clone(), counts, over: counts + flipping.length };
     let connections = flipping.in_flight.min(CONNECTIONS);
     let all = std::thread::scope(|scope| {

@@ -102,7 +102,7 @@ impl Rig {
     pub async fn pgbench(&mut self) -> Result<Pgbench> {
         match &self.pgbench {
             Some(best) => Ok(best.clone()),
-            None => Ok(self.pgbench.insert(Pgbench::best(&self.cluster, self.scale.trial).await?).clone()),
+            None => Ok(self.pgbench.insert(Pgbench::best(&self.cluster, self.scale).await?).clone()),
         }
     }
 }
