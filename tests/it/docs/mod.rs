@@ -50,9 +50,15 @@ fn the_settings_are_those_of_the_program() {
 /// Whatever the documents point to is there.
 #[test]
 fn every_link_leads_somewhere() {
-    for document in
-        ["README.md", "SECURITY.md", "docs/api.md", "docs/operations.md", "docs/audit-proof.md", "docs/faults.md"]
-    {
+    for document in [
+        "README.md",
+        "SECURITY.md",
+        "docs/api.md",
+        "docs/operations.md",
+        "docs/audit-proof.md",
+        "docs/faults.md",
+        "docs/performance.md",
+    ] {
         for link in links::links(&read(document)) {
             let (file, anchor) = link.split_once('#').unwrap_or((&link, ""));
             let target = if file.is_empty() { path(document) } else { path(document).parent().unwrap().join(file) };
