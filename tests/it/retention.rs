@@ -276,8 +276,8 @@ on_both! {
         world.lengthen(Proposal { reason, ..world::service(world::toggle("a")) }, 4_300).await;
         let server = Server::start(&world.database).await;
         // No more than 64 KiB are on their way to the reader, and a page of the log, 500 entries, is several times that: one
-        // page is on its way, and the transport holds the next in its hands. So the server has read three at the most when the
-        // reader has the first.
+        // page is on its way, the transport holds the next in its hands, and one is read ahead. So the server has read four at
+        // the most when the reader has the first.
         let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(65_535);
         let mut admin = Client::on(soon("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
         let log = admin.log().await;

@@ -106,45 +106,45 @@ impl Tail {
         Ok(self)
     }
 
-    /// The stream itself. It reads a part when it is asked for more: a slow client costs no more memory than that, and
-    /// loses nothing.
+    /// The stream itself. It reads a part when it is asked for more, and the next one while that is sent: a slow client costs
+    /// no more memory than those two, and loses nothing.
     pub fn messages(mut self, store: Arc<dyn Store>, mut revisions: watch::Receiver<Revision>) -> Messages {
         Box::pin(async_stream::try_stream! {
+            let mut next = self.read_apart(&store);
             loop {
-                let part = self.clone().read_apart(Arc::clone(&store)).await?;
-                let (head, last) = (part.head, part.last);
+                let part = next.part().await?;
+                let head = part.head.revision;
                 self.left -= part.entries.len() as i64;
                 (self.through, self.hash) = (part.through, part.hash);
+                let ended = part.last || self.left == 0 || !self.follow && self.through >= self.end;
+                let ahead = (!ended && self.through < head).then(|| self.read_apart(&store));
                 for message in part.messages() {
                     yield message;
                 }
-                let ended = !self.follow && self.through >= self.end;
-                if ended || last || self.left == 0 {
+                if ended {
                     break;
                 }
-                if self.through == head.revision {
-                    // The mirror learns of every append, ours and others'.
-                    let _ = timeout(HEARTBEAT, revisions.wait_for(|revision| *revision > head.revision)).await;
-                }
+                next = match ahead {
+                    Some(ahead) => ahead,
+                    None => {
+                        // The mirror learns of every append, ours and others'.
+                        let _ = timeout(HEARTBEAT, revisions.wait_for(|revision| *revision > head)).await;
+                        self.read_apart(&store)
+                    }
+                };
             }
         })
     }
 
     /// Reads in a task of its own. This stream is only gone on with when its client takes something; a read that stopped
     /// half-way would keep its connection to the database from everybody else.
-    async fn read_apart(self, store: Arc<dyn Store>) -> Result<Part, Status> {
-        let read = async move { self.read(&*store).await };
-        let read = match request::Request::current() {
+    fn read_apart(&self, store: &Arc<dyn Store>) -> Reading {
+        let (tail, store) = (self.clone(), Arc::clone(store));
+        let read = async move { tail.read(&*store).await };
+        Reading(AbortOnDropHandle::new(match request::Request::current() {
             Some(current) => tokio::spawn(current.scope(read)),
             None => tokio::spawn(read),
-        };
-        match AbortOnDropHandle::new(read).await {
-            Ok(part) => part,
-            Err(ended) => match ended.try_into_panic() {
-                Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(status(Error::Draining)),
-            },
-        }
+        }))
     }
 
     async fn read(&self, store: &dyn Store) -> Result<Part, Status> {
@@ -180,6 +180,21 @@ impl Tail {
             None => (until, hash_at(store, &head, until).await?),
         };
         Ok(Part { entries, through, hash, head, last: last && !full })
+    }
+}
+
+/// A part that is being read; given up with this value.
+struct Reading(AbortOnDropHandle<Result<Part, Status>>);
+
+impl Reading {
+    async fn part(self) -> Result<Part, Status> {
+        match self.0.await {
+            Ok(part) => part,
+            Err(ended) => match ended.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => Err(status(Error::Draining)),
+            },
+        }
     }
 }
 
