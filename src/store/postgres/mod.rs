@@ -228,16 +228,14 @@ impl Store for PostgresStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let rows = sqlx::query(concat!(
+        let entry = sqlx::query(concat!(
             "SELECT ",
             rows::entry_columns!(),
             " FROM audit_logs WHERE id = $1 AND revision > (SELECT floor FROM log_head)"
         ))
         .bind(id)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(read)?;
-        Ok(rows::entries(&rows, read)?.pop())
+        .fetch(&self.pool);
+        Ok(rows::entries(entry, read).await?.pop())
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
@@ -254,8 +252,7 @@ impl Store for PostgresStore {
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut sql = audit::sql(&Question::Entries(query));
-        let rows = sql.build().fetch_all(&self.pool).await.map_err(read)?;
-        rows::entries(&rows, read)
+        rows::entries(sql.build().fetch(&self.pool), read).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
