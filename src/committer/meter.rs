@@ -17,8 +17,8 @@ impl Proposals {
     }
 }
 
-/// Counts what was taken up at once.
-pub(super) fn gathered(proposals: usize) {
+/// Counts what was decided together.
+pub(super) fn settled(proposals: usize) {
     histogram!(BATCH_SIZE).record(proposals as f64);
 }
 

@@ -51,6 +51,8 @@ const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
 /// The writer's side of the queue.
 pub struct Committer {
     queue: mpsc::Receiver<Waiting>,
+    /// Taken out of the queue, and in no batch yet.
+    gathered: Vec<Waiting>,
     mirror: Arc<Mirror>,
     store: Arc<dyn Store>,
     writer: Box<dyn Writer>,
@@ -84,32 +86,51 @@ impl Committer {
     pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, queue: usize) -> (Self, Proposals) {
         let (sender, queue) = mpsc::channel(queue);
         let writer = store.writer();
-        (Self { queue, mirror, store, writer, clock }, Proposals { queue: sender })
+        let gathered = Vec::with_capacity(BATCH);
+        (Self { queue, gathered, mirror, store, writer, clock }, Proposals { queue: sender })
     }
 
     /// Works until it is told to stop, or every [`Proposals`] is gone, and everything that was handed in is answered.
     pub async fn run(mut self, stop: CancellationToken) {
-        let mut gathered = Vec::with_capacity(BATCH);
         loop {
             tokio::select! {
                 biased;
-                received = self.queue.recv_many(&mut gathered, BATCH) => if received == 0 { return },
+                received = self.queue.recv_many(&mut self.gathered, BATCH) => if received == 0 { return },
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
             }
-            while !gathered.is_empty() {
-                let mut batch: Vec<_> = gathered.drain(..portion(&gathered)).collect();
-                // Whoever cancelled, or ran out of time, while they waited is left alone.
-                batch.retain(|waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel));
+            while !self.gathered.is_empty() {
+                let mut batch = Vec::new();
+                self.take_up(&mut batch);
                 if !batch.is_empty() {
-                    meter::gathered(batch.len());
-                    self.commit(batch).await;
+                    self.commit(batch, true).await;
                 }
             }
         }
     }
 
-    /// Decides and appends a batch, and answers everyone in it.
-    async fn commit(&mut self, mut batch: Vec<Waiting>) {
+    /// Takes up those who wait, as many as do not make the transaction too heavy, and at least one if there is nobody in the
+    /// batch yet.
+    fn take_up(&mut self, batch: &mut Vec<Waiting>) {
+        while self.gathered.len() < BATCH
+            && let Ok(waiting) = self.queue.try_recv()
+        {
+            self.gathered.push(waiting);
+        }
+        let mut entries: usize = batch.iter().map(|waiting| waiting.proposal.command.weight()).sum();
+        let fits = self.gathered.iter().take(BATCH.saturating_sub(batch.len())).take_while(|waiting| {
+            entries += waiting.proposal.command.weight();
+            entries <= BATCH_ENTRIES
+        });
+        let portion = fits.count().max(usize::from(batch.is_empty())).min(self.gathered.len());
+        // Whoever cancelled, or ran out of time, while they waited is left alone.
+        let taken = |waiting: &Waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel);
+        batch.extend(self.gathered.drain(..portion).filter(taken));
+    }
+
+    /// Decides and appends a batch, and answers everyone in it. One that may grow takes others along when it was overtaken: where
+    /// several servers write, each has its turn less often, and then writes more. One of a split batch does not: those who wait
+    /// would come before the rest of it.
+    async fn commit(&mut self, mut batch: Vec<Waiting>, may_grow: bool) {
         let mut losses = 0;
         while !batch.is_empty() {
             let Some(step) = self.decide(&batch) else {
@@ -124,7 +145,11 @@ impl Committer {
                 Next::Appended => return self.settle(batch, step).await,
                 Next::CatchUp => {
                     losses += 1;
-                    self.catch_up(losses).await
+                    let caught_up = self.catch_up(losses).await;
+                    if caught_up.is_ok() && may_grow {
+                        self.take_up(&mut batch);
+                    }
+                    caught_up
                 }
                 Next::Replay => self.replay(&mut batch, &step).await,
                 Next::Split(problem) => return self.split(batch, problem).await,
@@ -217,6 +242,7 @@ impl Committer {
 
     /// Moves the mirror, then answers. Those who were refused but named their request may have made it before.
     async fn settle(&self, batch: Vec<Waiting>, step: Step) {
+        meter::settled(batch.len());
         self.mirror.apply(&step.base, step.head, &step.delta);
         let mut refused = Vec::new();
         for (waiting, verdict) in batch.into_iter().zip(step.verdicts) {
@@ -241,19 +267,9 @@ impl Committer {
             return refuse(batch, &Error::Internal(format!("the database refuses a change: {problem}")));
         }
         for waiting in batch.drain(..) {
-            Box::pin(self.commit(vec![waiting])).await;
+            Box::pin(self.commit(vec![waiting], false)).await;
         }
     }
-}
-
-/// How many of those who wait go into one transaction: as many as do not make it too heavy, and at least one.
-fn portion(waiting: &[Waiting]) -> usize {
-    let mut entries = 0;
-    let fits = waiting.iter().take_while(|waiting| {
-        entries += waiting.proposal.command.weight();
-        entries <= BATCH_ENTRIES
-    });
-    fits.count().max(1)
 }
 
 fn answer(waiting: Waiting, result: Result<Reply, Error>) {

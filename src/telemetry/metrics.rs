@@ -22,7 +22,7 @@ pub const AUTHENTICATION_FAILURES: &str = "toggled_authentication_failures_total
 pub const QUEUE_LENGTH: &str = "toggled_committer_queue_length";
 /// As many as may wait: `--max-queue`.
 pub const QUEUE_LIMIT: &str = "toggled_committer_queue_limit";
-/// Changes that were taken up at once.
+/// Changes that were decided together.
 pub const BATCH_SIZE: &str = "toggled_committer_batch_size";
 /// How long one append to the log took.
 pub const COMMIT_DURATION: &str = "toggled_commit_duration_seconds";
@@ -129,7 +129,7 @@ fn describe() {
     describe_counter!(AUTHENTICATION_FAILURES, count, "Calls without a credential that works, by reason");
     describe_gauge!(QUEUE_LENGTH, count, "Changes that wait to be written");
     describe_gauge!(QUEUE_LIMIT, count, "How many changes may wait");
-    describe_histogram!(BATCH_SIZE, count, "Changes that were taken up at once");
+    describe_histogram!(BATCH_SIZE, count, "Changes that were decided together");
     describe_histogram!(COMMIT_DURATION, Unit::Seconds, "How long one append to the log took");
     describe_counter!(COMMITS, count, "Appends to the log, by outcome");
     describe_gauge!(MIRROR_REVISION, count, "The revision of the state in memory");

@@ -212,6 +212,38 @@ async fn a_queue_and_appends_that_come_to_nothing_are_counted() {
     until(&watched, "toggled_committer_queue_length", 0.0).await;
 }
 
+/// Where several servers write, each has its turn less often, and then writes more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_that_was_overtaken_takes_those_along_who_wait() {
+    let database = Database::new(Backend::Postgres).await;
+    let watched = Watched::start(&database, &[]).await;
+    let other = Server::start(&database).await;
+    let (mut admin, mut overtaking) = (watched.server.admin().await, other.admin().await);
+    admin.create("a").await;
+    overtaking.create("b").await;
+    let [sum, count] = ["toggled_committer_batch_size_sum", "toggled_committer_batch_size_count"];
+    let before = watched.metrics().await;
+    let held = database.hold_head().await;
+    let overtaking = tokio::spawn(async move { overtaking.flip("b").await });
+    held.until_wanted().await;
+    let flip = || {
+        let mut admin = admin.clone();
+        tokio::spawn(async move { admin.flip("a").await })
+    };
+    let first = flip();
+    held.until_wanted_by(2).await;
+    let waiting = [flip(), flip(), flip()];
+    until(&watched, "toggled_committer_queue_length", 3.0).await;
+    drop(held);
+    soon("the flip that overtakes", overtaking).await.unwrap();
+    for flip in [first].into_iter().chain(waiting) {
+        soon("a flip that was overtaken", flip).await.unwrap();
+    }
+    let after = watched.metrics().await;
+    let more = |series| value(&after, series).unwrap() - value(&before, series).unwrap();
+    assert_eq!((more(sum), more(count)), (4.0, 1.0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn failed_authentications_are_counted_by_reason_and_logged_without_the_token() {
     let database = Database::new(Backend::Sqlite).await;
