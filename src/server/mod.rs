@@ -243,6 +243,7 @@ impl Server {
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
+        self.background.spawn(upkeep::count_ahead(store()));
         self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {

@@ -23,6 +23,10 @@ const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
 /// ... and how long to wait after a failure.
 const REMOVE_AGAIN: Duration = Duration::from_secs(5);
 
+/// How often it is looked whether there is more of the log to count ahead. What is not is walked by who asks, which takes some
+/// tenths of a second for a hundred thousand entries at the most.
+const COUNT_AHEAD: Duration = Duration::from_secs(5);
+
 /// How often it is written down when tokens were last used.
 const WRITE_LAST_USED: Duration = Duration::from_secs(30);
 
@@ -97,6 +101,22 @@ pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
         let moved =
             async { while revisions.changed().await.is_ok() && mirror.read(|state| state.head().floor) == floor {} };
         let _ = timeout(SWEEP, moved).await;
+    }
+}
+
+/// Counts the log ahead as it grows; all of it, the first time.
+pub(super) async fn count_ahead(store: Arc<dyn Store>) {
+    let mut failing = false;
+    loop {
+        let began = Instant::now();
+        let counted = store.count_ahead().await;
+        if let (Err(error), false) = (&counted, failing) {
+            tracing::warn!(%error, "could not count the log ahead; trying on");
+        }
+        failing = counted.is_err();
+        let is_more = counted.unwrap_or_default();
+        // Whoever appends has the database to themselves for at least half of the time.
+        sleep(if is_more { began.elapsed().max(BETWEEN_PORTIONS) } else { COUNT_AHEAD }).await;
     }
 }
 

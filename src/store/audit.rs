@@ -41,12 +41,6 @@ where
         None => "SELECT count(*) FROM audit_logs WHERE revision >= ",
     });
     sql.push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
-    if let Some(user_id) = filter.user_id {
-        sql.push(" AND user_id = ").push_bind(user_id);
-    }
-    if let Some(email) = &filter.user_email {
-        sql.push(" AND user_email = ").push_bind(email.to_string());
-    }
     if let Some(kind) = filter.entity_type {
         sql.push(entity_type_is(kind, filter.entity_id.is_some())).push_bind(kind.as_str());
     }
@@ -62,9 +56,7 @@ where
             sql.push_bind(id).push(" LIMIT 1)");
         }
     }
-    if let Some(action) = filter.action {
-        sql.push(" AND action_type = ").push_bind(action.as_str());
-    }
+    by_whom_and_what(&mut sql, filter);
     if let Some(query) = query {
         sql.push(match query.order {
             Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
@@ -76,6 +68,25 @@ where
         }
     }
     sql
+}
+
+/// Who did what, as far as the filter says.
+pub(super) fn by_whom_and_what<'a, DB>(sql: &mut QueryBuilder<DB>, filter: &Filter)
+where
+    DB: Database,
+    Uuid: Encode<'a, DB> + Type<DB> + 'a,
+    String: Encode<'a, DB> + Type<DB> + 'a,
+    &'static str: Encode<'a, DB> + Type<DB> + 'a,
+{
+    if let Some(user_id) = filter.user_id {
+        sql.push(" AND user_id = ").push_bind(user_id);
+    }
+    if let Some(email) = &filter.user_email {
+        sql.push(" AND user_email = ").push_bind(email.to_string());
+    }
+    if let Some(action) = filter.action {
+        sql.push(" AND action_type = ").push_bind(action.as_str());
+    }
 }
 
 /// Nearly every entry is about a flag: those are found by walking the log, and the call keeps SQLite, which has no

@@ -6,6 +6,7 @@
 mod audit;
 mod checkpoints;
 mod columns;
+mod counts;
 mod error;
 mod followed;
 mod migrate;
@@ -184,8 +185,13 @@ pub trait Store: Send + Sync {
     /// Entries.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
-    /// How many entries pass a filter between two revisions.
+    /// How many entries pass a filter between two revisions. Blocks of the log that were counted ahead are added up, the rest
+    /// is walked.
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
+
+    /// Counts the next block of the log ahead, for [`Store::count`]; `false` when there is none that is full, or somebody else has
+    /// just counted it. On SQLite writers wait for it to end: some milliseconds.
+    async fn count_ahead(&self) -> Result<bool, StoreError>;
 
     /// The first entry at or after a time.
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;

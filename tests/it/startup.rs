@@ -163,7 +163,7 @@ on_both! {
         server.terminate().await;
         assert!(said(invoke(&["migrate", "status"], &settings).await).contains("applied"));
         // The younger migrations hold nothing yet that would be missed; the first holds the log.
-        for _ in 0..2 {
+        while said(invoke(&["migrate", "status"], &settings).await).matches("applied").count() > 1 {
             assert!(said(invoke(&["migrate", "down"], &settings).await).contains("pending"));
         }
         let refused = invoke(&["migrate", "down"], &settings).await;

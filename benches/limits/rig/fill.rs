@@ -47,6 +47,8 @@ pub async fn fill(url: &str, entries: Revision) -> Result<()> {
         now = Timestamp::from_micros(now.micros() + i64::try_from(STEP.as_micros())?);
         append(&mut state, &mut *writer, &flips, now).await?;
     }
+    // As a server does meanwhile.
+    while store.count_ahead().await? {}
     println!("  {} entries are written", state.head().revision - began);
     Ok(())
 }

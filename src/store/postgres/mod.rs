@@ -19,6 +19,7 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::checkpoints::Checkpoints;
+use super::counts::Counts;
 use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
@@ -200,6 +201,7 @@ impl Store for PostgresStore {
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
+        Counts { pool: &self.pool, read }.forget_trimmed().await?;
         Ok(Removed::of(&removed, after))
     }
 
@@ -256,8 +258,12 @@ impl Store for PostgresStore {
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        let mut sql = audit::sql(&Question::Count(filter, range));
-        sql.build_query_scalar().fetch_one(&self.pool).await.map_err(read)
+        Counts { pool: &self.pool, read }.count(filter, range).await
+    }
+
+    async fn count_ahead(&self) -> Result<bool, StoreError> {
+        let head = self.head().await?;
+        Counts { pool: &self.pool, read }.ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::audit::Question;
 use super::checkpoints::Checkpoints;
+use super::counts::Counts;
 use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
 use super::{
     Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
@@ -80,7 +81,7 @@ impl SqliteStore {
                 .acquire_timeout(Duration::from_secs(5))
                 .connect_lazy_with(options.clone())
         };
-        Ok(Self { pool: pool(4), own: pool(2), options })
+        Ok(Self { pool: pool(4), own: pool(3), options })
     }
 }
 
@@ -173,6 +174,7 @@ impl Store for SqliteStore {
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.own).await.map_err(read)?;
+        Counts { pool: &self.own, read }.forget_trimmed().await?;
         Ok(Removed::of(&removed, after))
     }
 
@@ -223,8 +225,12 @@ impl Store for SqliteStore {
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        let mut sql = audit::sql(&Question::Count(filter, range));
-        sql.build_query_scalar().fetch_one(&self.pool).await.map_err(read)
+        Counts { pool: &self.pool, read }.count(filter, range).await
+    }
+
+    async fn count_ahead(&self) -> Result<bool, StoreError> {
+        let head = self.head().await?;
+        Counts { pool: &self.own, read }.ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {

@@ -5,6 +5,7 @@
 //! decided at, what is read is what was written, and the database itself refuses what must never be.
 
 mod append;
+mod counts;
 mod follow;
 mod hold;
 mod lost;

@@ -134,6 +134,8 @@ on_both! {
         world.store = open(&world.database.url).unwrap();
         check_plans(&world, if backend == Backend::Sqlite { Allowed::Log } else { Allowed::LogForCommon }).await;
         check_results(&world).await;
+        while world.store.count_ahead().await.unwrap() {}
+        check_results(&world).await;
         past::check(&mut world).await;
         check_periods(&mut world).await;
     }

@@ -1,0 +1,132 @@
+//! Counting ahead: the same numbers, without walking the log.
+
+use toggled::domain::Revision;
+use toggled::domain::audit::{Action, EntityType};
+use toggled::domain::filter::{Filter, Range};
+use toggled::store::open;
+use uuid::Uuid;
+
+use super::retention::trim;
+use super::world::*;
+use crate::support::{Backend, Server, on_both, soon};
+
+/// Entries of a block, as the migrations have it.
+const BLOCK: Revision = 16_384;
+
+/// A log that is a little longer than so many blocks: by the service, and by the administrator, some of it about users.
+async fn long(backend: Backend, blocks: Revision) -> World {
+    let mut world = World::new(backend).await;
+    world.commit(&[service(create("a")), service(create("b"))]).await;
+    for part in 1..=3 * blocks {
+        let rename = world.by_admin(rename("a", &format!("Part {part}")));
+        world.commit(&[rename, service(create_user(&format!("user{part}@example.com"), Default::default()))]).await;
+        let flip = if part % 2 == 0 { world.by_admin(toggle("a")) } else { service(toggle("b")) };
+        world.lengthen(flip, part * BLOCK / 3).await;
+    }
+    world.commit(&[service(toggle("b")), world.by_admin(toggle("b"))]).await;
+    world
+}
+
+fn filters(world: &World) -> Vec<Filter> {
+    let (admin, none) = (world.admin(), Filter::default());
+    vec![
+        none.clone(),
+        Filter { user_id: Some(admin), ..none.clone() },
+        Filter { user_id: Some(Uuid::nil()), ..none.clone() },
+        Filter { user_email: Some("admin@localhost".into()), ..none.clone() },
+        Filter { entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
+        Filter { entity_type: Some(EntityType::User), ..none.clone() },
+        Filter { entity_id: Some(world.flag("a").id), ..none.clone() },
+        Filter { action: Some(Action::ToggleEnabled), ..none.clone() },
+        Filter { action: Some(Action::FlagUpdated), user_id: Some(admin), ..none.clone() },
+        Filter { action: Some(Action::ToggleDisabled), entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
+        Filter { action: Some(Action::LogTrimmed), ..none },
+    ]
+}
+
+/// Every count is what passes, whatever part of the log it is about.
+async fn check(world: &World) {
+    let (floor, end) = (world.state.head().floor, world.state.head().revision);
+    let edges = [1, 2, 100, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 77, 2 * BLOCK, 2 * BLOCK + 1, end - 1, end, end + 5];
+    for filter in filters(world) {
+        let passes = |e: &toggled::domain::audit::Entry| {
+            filter.user_id.is_none_or(|id| e.user_id == Some(id))
+                && filter.user_email.as_ref().is_none_or(|email| e.user_email == *email)
+                && filter.entity_type.is_none_or(|kind| e.entity_type == kind)
+                && filter.entity_id.is_none_or(|id| e.entity_id == Some(id))
+                && filter.action.is_none_or(|action| e.action == action)
+        };
+        let passing: Vec<_> = world.entries.iter().filter(|e| passes(e)).map(|e| e.revision).collect();
+        for first in edges.into_iter().filter(|first| *first > floor).chain([floor + 1]) {
+            for last in edges {
+                let expected = passing.iter().filter(|revision| (first..=last).contains(*revision)).count();
+                let count = world.store.count(&filter, Range { first, last }).await.unwrap();
+                assert_eq!(usize::try_from(count), Ok(expected), "{filter:?}, {first} to {last}");
+            }
+        }
+    }
+}
+
+/// Counts ahead until there is nothing to count; how many blocks that were.
+async fn count_ahead(world: &World) -> i64 {
+    let mut blocks = 0;
+    while world.store.count_ahead().await.unwrap() {
+        blocks += 1;
+    }
+    blocks
+}
+
+on_both! {
+    async fn what_was_counted_ahead_adds_up_to_what_there_is(backend: Backend) {
+        let mut world = long(backend, 2).await;
+        check(&world).await;
+        assert_eq!(count_ahead(&world).await, 2, "the third is not full yet");
+        check(&world).await;
+        // And it is asked for: what is not in the log would be told.
+        let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, entries)
+            VALUES (1, 'nobody@localhost', 'log_trimmed', 'log', 7)";
+        world.raw.run(sql).await;
+        let trims = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
+        for (range, count) in [
+            (world.all(), 7),
+            (Range { first: BLOCK + 1, last: 2 * BLOCK }, 7),
+            (Range { first: BLOCK + 2, last: 2 * BLOCK }, 0),
+            (Range { first: 1, last: 2 * BLOCK - 1 }, 0),
+        ] {
+            assert_eq!(world.store.count(&trims, range).await.unwrap(), count, "{range:?}");
+        }
+    }
+
+    async fn a_block_is_counted_once_however_many_count(backend: Backend) {
+        let mut world = long(backend, 1).await;
+        let others: Vec<_> = (0..4).map(|_| open(&world.database.url).unwrap()).collect();
+        let counting = others.iter().map(|store| async { while store.count_ahead().await.unwrap() {} });
+        soon("all of it to be counted", futures::future::join_all(counting)).await;
+        assert_eq!(count_ahead(&world).await, 0);
+        assert_eq!(world.raw.number("SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts").await, BLOCK);
+        check(&world).await;
+    }
+
+    /// Addresses among them.
+    async fn counts_of_what_was_trimmed_go_with_it(backend: Backend) {
+        let mut world = long(backend, 3).await;
+        assert_eq!(count_ahead(&world).await, 3);
+        trim(&mut world, BLOCK + 77).await;
+        assert_eq!(world.raw.number("SELECT min(block) FROM audit_log_counts").await, 2);
+        assert_eq!(count_ahead(&world).await, 0);
+        check(&world).await;
+        world.raw.run("DELETE FROM audit_log_counts").await;
+        assert_eq!(count_ahead(&world).await, 1, "only what is whole");
+        check(&world).await;
+    }
+
+    async fn a_server_counts_its_log_ahead(backend: Backend) {
+        let mut world = long(backend, 1).await;
+        let _server = Server::start(&world.database).await;
+        soon("the log to be counted", async {
+            while world.raw.number("SELECT count(*) FROM audit_log_counts").await == 0 {}
+        })
+        .await;
+        assert_eq!(world.raw.number("SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts").await, BLOCK);
+    }
+}
