@@ -74,7 +74,9 @@ impl SqliteStore {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5));
+            .busy_timeout(Duration::from_secs(5))
+            // Rows that a connection's thread reads ahead: with few, it and whoever takes them wake each other all the time.
+            .row_buffer_size(500);
         let pool = |connections| {
             SqlitePoolOptions::new()
                 .max_connections(connections)
