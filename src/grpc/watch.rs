@@ -28,7 +28,7 @@ const PAGE: usize = 1_000;
 
 /// A message follows the one before it no sooner than this. The first change after a quiet time goes out at once; of a
 /// burst each flag is sent once, and the burst costs the server the same however many flips it has.
-pub(super) const PACE: Duration = Duration::from_millis(10);
+pub(super) const PACE: Duration = Duration::from_millis(5);
 
 /// What a stream sends.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::WatchFeatureFlagsResponse, Status>> + Send>>;
@@ -247,7 +247,7 @@ mod tests {
             }
         };
         tokio::join!(burst, listening);
-        assert!((9..=12).contains(&told), "{told} messages in 100 ms");
+        assert!((18..=22).contains(&told), "{told} messages in 100 ms");
     }
 
     #[tokio::test]
