@@ -39,7 +39,7 @@ pub struct Scale {
 /// Where there is less than 15 minutes.
 pub const FULL: Scale = Scale {
     rounds: 5,
-    turn: Duration::from_millis(2_500),
+    turn: Duration::from_secs(2),
     trial: Duration::from_secs(1),
     trials: 2,
     reads: 80_000,

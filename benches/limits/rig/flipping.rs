@@ -261,7 +261,7 @@ fn headers(first: bool) -> Vec<u8> {
         (&[0x5f], "application/grpc"),
         (&[0x40, 2, b't', b'e'], "trailers"),
         (&[0x57], &authorization),
-        (&[0x7a], "bench"),
+        (&[0x7a], "quick tonic/0.14.9"),
     ];
     // :method: POST and :scheme: http.
     let mut block = vec![0x83, 0x86];
