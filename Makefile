@@ -82,13 +82,13 @@ bench-quick:
 	tests/setup.sh bench
 	cargo bench --locked --bench limits -- quick
 
-# How long the program takes to compile: from nothing, and to be checked after a change.
+# How long the program takes to compile: from nothing, with a report of what takes how long, and to be checked after a change.
 build-times: export CARGO_TARGET_DIR = target/build-times
 build-times: SHELL = bash
 build-times:
 	rm -rf $$CARGO_TARGET_DIR
 	cargo fetch --locked
-	time cargo build --release --locked --quiet
+	time cargo build --release --locked --quiet --timings
 	cargo check --locked --quiet
 	touch src/domain/mod.rs
 	time cargo check --locked --quiet
