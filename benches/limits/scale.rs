@@ -64,7 +64,7 @@ pub const QUICK: Scale = Scale {
     trials: 1,
     reads: 20_000,
     calls: 50,
-    entries: 50_000,
+    entries: 60_000,
     sqlite_entries: 50_000,
     few_entries: 5_000,
     streamed: 25_000,
