@@ -6,6 +6,7 @@ use toggled::domain::filter::{Filter, Range};
 use toggled::store::open;
 use uuid::Uuid;
 
+use super::queries::passes;
 use super::retention::trim;
 use super::world::*;
 use crate::support::{Backend, Server, on_both, soon};
@@ -49,14 +50,7 @@ async fn check(world: &World) {
     let (floor, end) = (world.state.head().floor, world.state.head().revision);
     let edges = [1, 2, 100, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 77, 2 * BLOCK, 2 * BLOCK + 1, end - 1, end, end + 5];
     for filter in filters(world) {
-        let passes = |e: &toggled::domain::audit::Entry| {
-            filter.user_id.is_none_or(|id| e.user_id == Some(id))
-                && filter.user_email.as_ref().is_none_or(|email| e.user_email == *email)
-                && filter.entity_type.is_none_or(|kind| e.entity_type == kind)
-                && filter.entity_id.is_none_or(|id| e.entity_id == Some(id))
-                && filter.action.is_none_or(|action| e.action == action)
-        };
-        let passing: Vec<_> = world.entries.iter().filter(|e| passes(e)).map(|e| e.revision).collect();
+        let passing: Vec<_> = world.entries.iter().filter(|e| passes(e, &filter)).map(|e| e.revision).collect();
         for first in edges.into_iter().filter(|first| *first > floor).chain([floor + 1]) {
             for last in edges {
                 let expected = passing.iter().filter(|revision| (first..=last).contains(*revision)).count();

@@ -65,7 +65,7 @@ fn filters(world: &World) -> Vec<Filter> {
 }
 
 /// What a filter means, said once more and in other words.
-fn passes(entry: &Entry, filter: &Filter) -> bool {
+pub fn passes(entry: &Entry, filter: &Filter) -> bool {
     let Filter { user_id, user_email, entity_type, entity_id, action } = filter;
     !(user_id.is_some() && *user_id != entry.user_id
         || user_email.as_deref().is_some_and(|email| email != &*entry.user_email)
