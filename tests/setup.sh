@@ -33,6 +33,8 @@ find_missing() {
     need npm npm --version
     need jq jq --version
     need curl curl --version
+    need iproute2 env PATH="$PATH:/usr/sbin:/sbin" ip -Version # networks of the tests' own
+    need util-linux nsenter --version
     need sqlite3 sqlite3 --version # backups are taken with it
     need systemd systemd-analyze --version
   fi

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from dockerfile import Stage
+from network import Network
 
 # What gcr.io/distroless/cc-debian12 has of these: libc6, libgcc-s1.
 LIBRARIES = {"libc.so.6", "libm.so.6", "libgcc_s.so.1", "ld-linux-x86-64.so.2", "ld-linux-aarch64.so.1"}
@@ -52,7 +53,7 @@ def lay_out(stage: Stage, builder: Path, root: Path) -> None:
         shutil.copy(library, root / library.lstrip("/"))
 
 
-def inside(stage: Stage, root: Path, command: list[str], **more: str) -> dict:
+def inside(stage: Stage, root: Path, command: list[str], network: Network = Network(), **more: str) -> dict:
     """How to start a command in the container: its files, its user and its environment, and no other."""
     user, group = stage.settings["USER"].split(":")
     if os.geteuid() == 0:
@@ -61,7 +62,8 @@ def inside(stage: Stage, root: Path, command: list[str], **more: str) -> dict:
         enter = ["unshare", f"--map-user={user}", f"--map-group={group}", f"--root={root}"]
     # Both leave one in /. `env` is this machine's: the container has none.
     assert stage.environment["TOGGLED_DATABASE_URL"].startswith("sqlite:///"), "it must not hang on the folder"
-    return {"args": [shutil.which(enter[0]), *enter[1:], *command], "env": {**stage.environment, **more}}
+    enter = network.command([shutil.which(enter[0]), *enter[1:]])
+    return {"args": [*enter, *command], "env": {**stage.environment, **more}}
 
 
 def _copy(source: Path, target: Path) -> None:

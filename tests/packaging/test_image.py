@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 import tomllib
@@ -12,6 +11,7 @@ import pytest
 
 import image
 from dockerfile import stages
+from network import private_network
 from places import BINARY, ROOT
 
 PATIENCE = 60
@@ -85,19 +85,21 @@ def test_it_does_not_start_before_it_is_told_how_tokens_are_protected(final, roo
     assert "TOGGLED_ALLOW_PLAINTEXT" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
 
-def test_it_serves_is_healthy_and_stops_when_it_is_asked_to(final, root):
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("0.0.0.0", int(final.settings["EXPOSE"])))
-        except OSError as error:
-            pytest.fail(f"the image serves on port {final.settings['EXPOSE']}: {error}; stop what listens there")
+@pytest.fixture
+def network(final):
+    """A network where the image's port is free."""
+    with private_network("0.0.0.0", int(final.settings["EXPOSE"])) as network:
+        yield network
+
+
+def test_it_serves_is_healthy_and_stops_when_it_is_asked_to(final, root, network):
     before = files(root)
     command = [*final.settings["ENTRYPOINT"], *final.settings["CMD"]]
     plain = {"TOGGLED_ALLOW_PLAINTEXT": "true"}
-    server = subprocess.Popen(**image.inside(final, root, command, **plain), stdout=subprocess.PIPE, text=True)
+    start = image.inside(final, root, command, network, **plain)
+    server = subprocess.Popen(**start, stdout=subprocess.PIPE, text=True)
     try:
-        until_healthy(final, root, server)
+        until_healthy(final, root, network, server)
         assert running_as(server.pid) == final.settings["USER"].split(":")[0]
         server.send_signal(signal.Signals[final.settings["STOPSIGNAL"]])
         assert server.wait(PATIENCE) == 0
@@ -107,16 +109,16 @@ def test_it_serves_is_healthy_and_stops_when_it_is_asked_to(final, root):
     written = files(root) - before
     assert "data/toggled.db" in written and all(name.startswith("data/") for name in written), written
     assert "/data/toggled-admin.token" in server.stdout.read()
-    check = image.inside(final, root, final.healthcheck)
+    check = image.inside(final, root, final.healthcheck, network)
     check = subprocess.run(**check, capture_output=True, text=True, timeout=PATIENCE)
     assert check.returncode == UNAVAILABLE, check.stderr
 
 
-def until_healthy(final, root, server):
+def until_healthy(final, root, network, server):
     """Asks as the container engine would."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        check = image.inside(final, root, final.healthcheck)
+        check = image.inside(final, root, final.healthcheck, network)
         ended = subprocess.run(**check, capture_output=True, text=True, timeout=PATIENCE)
         if ended.returncode == 0:
             return

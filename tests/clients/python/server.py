@@ -8,6 +8,7 @@ import threading
 import time
 from pathlib import Path
 
+from network import Network
 from places import BINARY
 
 # How long a start or a stop may take before it counts as hanging.
@@ -20,14 +21,20 @@ UNLIMITED = {"TOGGLED_MAX_CHANGES_PER_SECOND": "1000000"}
 class Server:
     """Starts `toggled` with these arguments in this folder; returns when it serves. A context manager: leaving stops it."""
 
-    def __init__(self, folder: Path, *arguments: str, environment: dict[str, str] | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        environment: dict[str, str] | None = None,
+        network: Network = Network(),
+    ):
         self.folder = folder
         self.stderr = folder / "stderr.log"
         # The tests' own environment must not configure the server.
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOGGLED_")}
         with self.stderr.open("ab") as stderr:
             self._process = subprocess.Popen(
-                [BINARY, *arguments],
+                network.command([BINARY, *arguments]),
                 cwd=folder,
                 env={**inherited, **UNLIMITED, **(environment or {})},
                 stdout=subprocess.PIPE,

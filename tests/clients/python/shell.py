@@ -4,16 +4,17 @@ import os
 import subprocess
 from pathlib import Path
 
+from network import Network
 from places import BINARY, BUF, STAND_IN, TOOLS
 
 
-def shell(text: str, folder: Path) -> str:
+def shell(text: str, folder: Path, network: Network) -> str:
     """Runs the text in bash in the folder, up to the first command that fails; gives its stdout, or fails."""
     # A real grpcurl goes first; the stand-in needs buf and the Python that has protobuf. The program is what README calls
     # toggled.
     path = [BINARY.parent, TOOLS / "venv" / "bin", BUF.parent, os.environ["PATH"], STAND_IN]
     ended = subprocess.run(
-        ["bash", "-e", "-o", "pipefail", "-c", text],
+        network.command(["bash", "-e", "-o", "pipefail", "-c", text]),
         cwd=folder,
         env={**os.environ, "PATH": os.pathsep.join(map(str, path))},
         stdin=subprocess.DEVNULL,

@@ -2,19 +2,16 @@
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
 
-from client import Client
+from network import private_network
 from places import BINARY, README, ROOT, TOOLS
 from server import Server
 from shell import shell
-from toggled.v1.feature_flag_pb2 import FEATURE_FLAG_STATUS_ENABLED
-from toggled.v1.toggle_service_pb2 import CreateFeatureFlagRequest
 
 
 def blocks(heading: str, language: str = "sh") -> list[str]:
@@ -25,25 +22,36 @@ def blocks(heading: str, language: str = "sh") -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", section[1], re.MULTILINE | re.DOTALL)
 
 
-@contextmanager
-def served(folder, **settings):
-    """A server as README starts it: with all its defaults but for these settings."""
-    with socket.socket() as probe:
-        # As the server binds: a port that a connection has just left is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", 50051))
-        except OSError as error:
-            pytest.fail(f"README's session needs 127.0.0.1:50051, the default port: {error}; stop what listens there")
-    with Server(folder, environment=settings) as server:
-        assert server.address == "127.0.0.1:50051"
-        yield server
+@pytest.fixture
+def network():
+    """A network where README's address, the default, is free."""
+    with private_network("127.0.0.1", 50051) as network:
+        yield network
 
 
-def test_the_first_session_works_as_it_stands(tmp_path):
+@pytest.fixture
+def serve(tmp_path, network):
+    """Starts a server as README starts it: with all its defaults but for these settings."""
+
+    @contextmanager
+    def serve(**settings):
+        with Server(tmp_path, environment=settings, network=network) as server:
+            assert server.address == "127.0.0.1:50051"
+            yield server
+
+    return serve
+
+
+@pytest.fixture
+def run(tmp_path, network):
+    """Runs shell text where the server is."""
+    return lambda text: shell(text, tmp_path, network)
+
+
+def test_the_first_session_works_as_it_stands(serve, run):
     (session,) = blocks("A first session")
-    with served(tmp_path):
-        said = shell(session, tmp_path)
+    with serve():
+        said = run(session)
 
     assert "toggled.v1.ToggleService" in said
     assert re.search(r'"status":\s*"FEATURE_FLAG_STATUS_ENABLED"', said), said
@@ -51,11 +59,11 @@ def test_the_first_session_works_as_it_stands(tmp_path):
     assert re.search(r'"actionType":\s*"toggle_enabled"', said), said
 
 
-def test_a_team_is_made_as_it_stands(tmp_path):
+def test_a_team_is_made_as_it_stands(serve, run):
     team, lost = blocks("From the first token to a team")
-    with served(tmp_path):
-        said = shell(team, tmp_path)
-        again = shell(lost, tmp_path)
+    with serve():
+        said = run(team)
+        again = run(lost)
 
     assert '"reason": "the team has names now"' in said, said
     assert re.search(r'"actionType":\s*"token_revoked"', said), said
@@ -65,10 +73,10 @@ def test_a_team_is_made_as_it_stands(tmp_path):
     assert re.search(r"^toggled_[0-9A-Za-z]{49}$", again, re.MULTILINE), again
 
 
-def test_the_command_line_works_as_it_stands(tmp_path):
+def test_the_command_line_works_as_it_stands(serve, run):
     (session,) = blocks("From the command line")
-    with served(tmp_path):
-        said = shell(session, tmp_path)
+    with serve():
+        said = run(session)
 
     assert re.search(r"^checkout +enabled +yes +4$", said, re.MULTILINE), said
     assert re.search(r"^search +disabled +search ", said, re.MULTILINE), said
@@ -78,20 +86,16 @@ def test_the_command_line_works_as_it_stands(tmp_path):
     ), said
 
 
-def test_a_flag_is_read_without_grpc_as_it_stands(tmp_path):
+def test_a_flag_is_read_without_grpc_as_it_stands(serve, run):
     (command,), (answer,) = blocks("OpenFeature"), blocks("OpenFeature", "json")
-    with served(tmp_path) as server:
-        create_checkout(server)
-        said = shell(f"TOKEN={server.admin_token()}\n{command}", tmp_path)
+    with serve() as server:
+        run(CREATE_CHECKOUT)
+        said = run(f"TOKEN={server.admin_token()}\n{command}")
     assert said == answer.strip()
 
 
-def create_checkout(server):
-    """The flag that README reads, on."""
-    with Client(server.address, server.admin_token()) as admin:
-        create = CreateFeatureFlagRequest(key="checkout", name="New checkout", status=FEATURE_FLAG_STATUS_ENABLED)
-        admin.toggle.CreateFeatureFlag(create)
-
+# The flag that README reads, on.
+CREATE_CHECKOUT = 'toggled flag create checkout --name "New checkout" --enabled --token-file toggled-admin.token'
 
 READING = "Reading flags from a service"
 
@@ -111,14 +115,14 @@ def program(language, folder):
 
 
 @pytest.mark.parametrize("language", ["python", "js", "rust"])
-def test_a_service_reads_a_flag_as_it_stands(tmp_path, language):
-    command = program(language, tmp_path)
+def test_a_service_reads_a_flag_as_it_stands(tmp_path, network, serve, run, language):
     # Rust's provider can send no token.
     settings = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"} if language == "rust" else {}
-    with served(tmp_path, **settings) as server:
-        create_checkout(server)
+    with serve(**settings) as server:
+        run(CREATE_CHECKOUT)
         # A slow machine may take longer to connect than the half second that the provider allows by itself.
         environment = {**os.environ, "TOKEN": server.admin_token(), "FLAGD_DEADLINE_MS": "10000"}
+        command = network.command(program(language, tmp_path))
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.lower() == "checkout: true\n", ended.stderr
