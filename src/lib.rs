@@ -4,16 +4,17 @@
 //! appended to the database as revision R+1 on condition that the database is still at R. Data flows one way:
 //!
 //! ```text
-//! request -> grpc: authorize, parse -> committer: gathers a batch
+//! request -> api: authorize, parse -> committer: gathers a batch
 //!             -> domain::advance: decides it on the mirror's state -> store: appends it if the log is still there
-//!             -> mirror: moves on -> grpc: answers
+//!             -> mirror: moves on -> api: answers
 //! reads      <- mirror <- follows what other replicas append
 //! ```
 //!
-//! Each layer imports only from those below it: `cli`; `server`; `grpc` and `bootstrap`; `committer`; `mirror`; `store`,
-//! `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `grpc`, and the client in `cli::remote`, know tonic, only `store` knows
+//! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`; `store`,
+//! `auth`, `checkpoint`, `tls` and `verify`; `domain` and `telemetry`. Only `api`, and the client in `cli::remote`, know tonic, only `store` knows
 //! SQL, and `domain` knows neither, nor the clock. A test holds the house to it.
 
+pub mod api;
 pub mod auth;
 pub mod bootstrap;
 pub mod checkpoint;
@@ -21,9 +22,9 @@ pub mod cli;
 pub mod committer;
 pub mod config;
 pub mod domain;
-pub mod grpc;
 pub mod mirror;
 pub mod server;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod verify;

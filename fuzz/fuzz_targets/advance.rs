@@ -16,7 +16,7 @@ use toggled::domain::flag::Status;
 use toggled::domain::state::{FlagRef, State};
 use toggled::domain::text::{Description, Email, FlagKey, Name, RequestId};
 use toggled::domain::time::Timestamp;
-use toggled::domain::verify::Chain;
+use toggled::verify::Chain;
 use uuid::Uuid;
 
 const LOG: Uuid = Uuid::from_u128(7);

@@ -11,12 +11,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{EXIT_FAILURE, Failure, say};
+use crate::api::Outsiders;
 use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
-use crate::grpc::Outsiders;
 use crate::server::{self, Parts, Proof, Ready};
 use crate::store::Store;
 use crate::telemetry::listener::Listener;

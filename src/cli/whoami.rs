@@ -5,7 +5,7 @@ use clap::Args;
 use super::Failure;
 use super::output::Output;
 use super::remote::Caller;
-use crate::grpc::pb::WhoAmIRequest;
+use crate::api::pb::WhoAmIRequest;
 
 /// Arguments of `toggled whoami`.
 #[derive(Args)]

@@ -8,8 +8,8 @@ use uuid::Uuid;
 use super::Hash;
 use super::Revision;
 use super::flag::json;
+use super::hash::{hex_digits, parse_hex};
 use super::time::Timestamp;
-use super::verify::unhex;
 
 macro_rules! names {
     ($(#[$doc:meta])* $name:ident { $($(#[$vdoc:meta])* $variant:ident = $text:literal,)* }) => {
@@ -158,13 +158,13 @@ struct Fields {
 impl Beginning {
     /// `{"floor":5,"hash":"..."}`, the hash in 64 hexadecimal digits.
     pub fn to_json(self) -> String {
-        json(&Fields { floor: self.floor, hash: self.hash.iter().map(|byte| format!("{byte:02x}")).collect() })
+        json(&Fields { floor: self.floor, hash: hex_digits(&self.hash) })
     }
 
     /// The inverse of `to_json`; nothing for anything else.
     pub fn from_json(text: &str) -> Option<Self> {
         let Fields { floor, hash } = serde_json::from_str(text).ok()?;
-        Some(Self { floor, hash: unhex(&hash)? })
+        Some(Self { floor, hash: parse_hex(&hash)? })
     }
 }
 

@@ -10,6 +10,18 @@ use super::audit::Entry;
 /// The hash before the first entry.
 pub const GENESIS: Hash = [0; 32];
 
+/// A hash as 64 lower-case hexadecimal digits.
+pub fn hex_digits(hash: &Hash) -> String {
+    hex::encode(hash)
+}
+
+/// The inverse of [`hex_digits`]; takes digits of either case.
+pub fn parse_hex(text: &str) -> Option<Hash> {
+    let mut hash = [0; 32];
+    hex::decode_to_slice(text, &mut hash).ok()?;
+    Some(hash)
+}
+
 /// Which encoding an entry is hashed by; it is part of what is hashed, and of the entry. The second knows what an entry
 /// reverts. The others are hashed by the first still, so that who recomputes only those need not know of it.
 pub fn version(reverts: Option<Uuid>) -> u8 {

@@ -13,7 +13,6 @@ pub mod past;
 pub mod state;
 pub mod text;
 pub mod time;
-pub mod verify;
 
 /// A position in the log: 0 before the first entry, then 1, 2, 3, ... without a gap, in the order of commitment.
 ///

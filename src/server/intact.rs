@@ -9,8 +9,8 @@ use crate::domain::Revision;
 use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
-use crate::domain::verify::{Chain, Fault, Problem};
 use crate::store::{EntryQuery, Order, Store, StoreError, StoredCheckpoint, in_time};
+use crate::verify::{Chain, Fault, Problem};
 
 /// How many entries are recomputed at most, unless all are.
 const RECENT: Revision = 10_000;

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use uuid::Uuid;
 
+use crate::api;
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
@@ -24,7 +25,6 @@ use crate::committer::{Committer, Proposals};
 use crate::config::{Following, Limits, Shutdown};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
-use crate::grpc;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{Listener, Readiness};
@@ -49,7 +49,7 @@ pub struct Parts {
     /// What it speaks there; without it, everybody on the way can read and change what is said.
     pub tls: Option<Arc<Tls>>,
     /// Who may call besides its own users.
-    pub outsiders: grpc::Outsiders,
+    pub outsiders: api::Outsiders,
     /// Its database.
     pub store: Arc<dyn Store>,
     /// Its clock.
@@ -97,7 +97,7 @@ pub struct Ready {
 pub enum ServerError {
     /// What is served must not be.
     #[error("{0}")]
-    Router(#[from] grpc::RouterError),
+    Router(#[from] api::RouterError),
     /// The database cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
@@ -178,7 +178,7 @@ struct Server {
     following: Following,
     proof: Proof,
     stopping: Shutdown,
-    health: grpc::Health,
+    health: api::Health,
     /// Cancelled when no more calls are taken.
     closing: CancellationToken,
     /// The calls under way that are no streams.
@@ -197,7 +197,7 @@ impl Server {
             parts;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
         let sign_on = outsiders.sign_on.clone();
-        let (router, health) = grpc::Router::new(grpc::Parts {
+        let (router, health) = api::Router::new(api::Parts {
             store: Arc::clone(&store),
             mirror: Arc::clone(&mirror),
             clock: Arc::clone(&clock),

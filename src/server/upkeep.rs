@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::api;
 use crate::auth::last_used::LastUsed;
 use crate::committer::Proposals;
 use crate::domain::time::Clock;
-use crate::grpc;
 use crate::mirror::Mirror;
 use crate::store::{Connections, Store};
 use crate::telemetry::listener::Readiness;
@@ -44,7 +44,7 @@ pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Pro
 }
 
 /// Reports a server healthy only while it can show that it is up to date.
-pub(super) async fn tell_health(mirror: Arc<Mirror>, health: grpc::Health) {
+pub(super) async fn tell_health(mirror: Arc<Mirror>, health: api::Health) {
     loop {
         mirror.until_stale().await;
         tracing::warn!(age = ?mirror.age(), "the database does not answer: flags are read from memory, all else is refused");

@@ -7,14 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Command};
 use tempfile::TempDir;
+use toggled::api::Outsiders;
+use toggled::api::pb::*;
 use toggled::auth::jwks::{Jwks, KeySource};
 use toggled::auth::jwt::{Rules, SignOn};
 use toggled::auth::secret::Secret;
 use toggled::checkpoint::SigningKey;
 use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
-use toggled::grpc::Outsiders;
-use toggled::grpc::pb::*;
 use toggled::server::{self, Parts, Proof, ServerError};
 use toggled::store;
 use tokio::net::TcpListener;

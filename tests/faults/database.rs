@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tonic::Code;

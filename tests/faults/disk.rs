@@ -7,7 +7,7 @@ use std::process::Command;
 
 use sqlx::{AssertSqlSafe, Executor};
 use tempfile::TempDir;
-use toggled::grpc::pb::CreateFeatureFlagRequest;
+use toggled::api::pb::CreateFeatureFlagRequest;
 use tonic::{Code, Status};
 use uuid::Uuid;
 

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use prost_types::FieldMask;
-use toggled::grpc::pb::flagd::sync::v1::SyncFlagsRequest;
-use toggled::grpc::pb::*;
+use toggled::api::pb::flagd::sync::v1::SyncFlagsRequest;
+use toggled::api::pb::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;

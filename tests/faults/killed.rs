@@ -1,6 +1,6 @@
 //! A server that is killed and started again.
 
-use toggled::grpc::pb::ListFeatureFlagsRequest;
+use toggled::api::pb::ListFeatureFlagsRequest;
 
 use crate::load::Load;
 use crate::support::way::{Leads, Way};

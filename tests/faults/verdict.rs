@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 
 use crate::load::PREFIX;
 use crate::readers::Seen;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{Connection, Executor, PgConnection};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle, traces, until_ended};

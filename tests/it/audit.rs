@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use prost_types::Timestamp;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_types::StatusExt;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
 use tempfile::TempDir;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection, SqliteConnection};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 
 use crate::support::{Backend, Database, Server, on_both, reason_of, soon, toggle};

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Status};
 
 use crate::support::tls::{Ca, Files, Identity, admin, client};

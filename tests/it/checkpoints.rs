@@ -7,8 +7,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ring::signature::{ED25519, UnparsedPublicKey};
 use sha2::{Digest, Sha256};
+use toggled::api::pb::*;
 use toggled::checkpoint::{Note, VerifierKey};
-use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 

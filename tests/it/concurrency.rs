@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 
 use crate::support::{Backend, Client, Database, Server, on_both, toggle};
 

@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 /// The parts of `src`, from the lowest layer up. Each may name those of the layers below its own, and no others.
 const LAYERS: [&[&str]; 7] = [
     &["domain", "telemetry"],
-    &["store", "auth", "checkpoint", "tls"],
+    &["store", "auth", "checkpoint", "tls", "verify"],
     &["mirror", "config"],
     &["committer"],
-    &["bootstrap", "grpc"],
+    &["bootstrap", "api"],
     &["server"],
     &["cli"],
 ];
@@ -17,8 +17,8 @@ const LAYERS: [&[&str]; 7] = [
 /// Crates that one part alone may name, or one folder of it.
 const CRATES: [(&str, &str); 20] = [
     ("sqlx", "store"),
-    ("tonic", "grpc cli/remote"),
-    ("prost", "grpc"),
+    ("tonic", "api cli/remote"),
+    ("prost", "api"),
     ("clap", "cli config"),
     ("sd_notify", "cli"),
     ("tokio_rustls", "tls"),

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use tempfile::TempDir;
-use toggled::grpc::pb::GetFeatureFlagRequest;
+use toggled::api::pb::GetFeatureFlagRequest;
 use tokio::net::UnixDatagram;
 use tonic::Code;
 

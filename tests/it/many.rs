@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 
 use sqlx::{Connection, Executor, PgConnection};
+use toggled::api::pb::*;
 use toggled::domain::audit::{Action, Beginning, EntityType, Entry};
 use toggled::domain::hash::chain;
 use toggled::domain::time::Timestamp;
-use toggled::grpc::pb::*;
 use uuid::Uuid;
 
 use crate::support::{Backend, Client, Database, Server, invoke, soon};

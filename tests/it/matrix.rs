@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use serde_json::json;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 
 use http::Request;
 use serde_json::{Value, json};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tokio::net::TcpStream;
 
 use crate::support::http::{Http, header, json as body};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sqlx::{Executor, PgConnection};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 
 use crate::store::raw::Raw;

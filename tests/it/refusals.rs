@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::uri::PathAndQuery;
 use sqlx::{Connection, Executor, SqliteConnection};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;

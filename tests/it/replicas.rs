@@ -1,9 +1,9 @@
 //! Two servers on one PostgreSQL, and a server whose database is gone for a while.
 
 use std::time::Duration;
-use toggled::grpc::pb::flagd::evaluation::{v1, v2};
-use toggled::grpc::pb::flagd::sync::v1 as sync;
-use toggled::grpc::pb::*;
+use toggled::api::pb::flagd::evaluation::{v1, v2};
+use toggled::api::pb::flagd::sync::v1 as sync;
+use toggled::api::pb::*;
 use tonic::{Code, Status, Streaming};
 
 use tonic_health::pb::HealthCheckRequest;

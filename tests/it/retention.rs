@@ -1,12 +1,12 @@
 //! Trimming the log: what goes, what stays, and what whoever reads it is told.
 
 use futures::future::join_all;
+use toggled::api::pb::*;
 use toggled::domain::advance::Proposal;
 use toggled::domain::audit::Entry;
 use toggled::domain::hash::GENESIS;
 use toggled::domain::text::Reason;
-use toggled::domain::verify::Chain;
-use toggled::grpc::pb::*;
+use toggled::verify::Chain;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 use tonic_types::StatusExt;

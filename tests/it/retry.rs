@@ -1,7 +1,7 @@
 //! Retries: the same request changes once, and every answer to it is the same.
 
 use prost::Message;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Response};
 
 use crate::support::{Database, Server, on_both, reason_of, toggle};

@@ -1,9 +1,9 @@
 //! RevertFeatureFlag: a flip is taken back, by an entry that says so.
 
+use toggled::api::pb::*;
 use toggled::domain::audit::Entry;
 use toggled::domain::hash::GENESIS;
-use toggled::domain::verify::Chain;
-use toggled::grpc::pb::*;
+use toggled::verify::Chain;
 use tonic::{Code, Status};
 use uuid::Uuid;
 

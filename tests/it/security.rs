@@ -1,6 +1,6 @@
 //! Who gets in, and what they cannot do there.
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 use tonic::metadata::MetadataValue;
 use tonic::transport::Endpoint;

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 

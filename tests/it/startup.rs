@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 
 use tempfile::TempDir;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 

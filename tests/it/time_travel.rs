@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 

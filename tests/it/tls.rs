@@ -2,7 +2,7 @@
 
 use std::io;
 
-use toggled::grpc::pb::{WhoAmIRequest, WhoAmIResponse};
+use toggled::api::pb::{WhoAmIRequest, WhoAmIResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;

@@ -1,6 +1,6 @@
 //! Flipping, managing and reading flags over the wire.
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;

@@ -14,7 +14,7 @@ use crate::rig::flipping::Flipping;
 use crate::rig::server::Server;
 use crate::rig::watchers::{WATCHERS, Watchers};
 use crate::rig::{FLAGS, Rig};
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
+use toggled::api::pb::toggle_service_client::ToggleServiceClient;
 
 /// The flags with the highest numbers are watched, one after the other is flipped, so often a second.
 const WATCHED: usize = 10;

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+use toggled::api::pb::audit_service_client::AuditServiceClient;
+use toggled::api::pb::{ListAuditLogsRequest, StreamAuditLogsRequest};
 use toggled::domain::Revision;
-use toggled::grpc::pb::audit_service_client::AuditServiceClient;
-use toggled::grpc::pb::{ListAuditLogsRequest, StreamAuditLogsRequest};
 use tonic::transport::Channel;
 
 use crate::Result;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use toggled::grpc::pb::ListAuditLogsRequest;
-use toggled::grpc::pb::audit_service_client::AuditServiceClient;
+use toggled::api::pb::ListAuditLogsRequest;
+use toggled::api::pb::audit_service_client::AuditServiceClient;
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 

@@ -1,7 +1,7 @@
 //! Reads, beside a bare tonic server that gives the same answers to anyone.
 
-use toggled::grpc::pb::flagd::evaluation::v2::ResolveBooleanRequest;
-use toggled::grpc::pb::flagd::evaluation::v2::service_client::ServiceClient;
+use toggled::api::pb::flagd::evaluation::v2::ResolveBooleanRequest;
+use toggled::api::pb::flagd::evaluation::v2::service_client::ServiceClient;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
@@ -46,7 +46,7 @@ pub async fn answers(callers: &Callers) -> Result<Answers> {
     Ok(Answers { flag: callers.flag_1().await?, value: value(callers).await?, change })
 }
 
-type Value = toggled::grpc::pb::flagd::evaluation::v2::ResolveBooleanResponse;
+type Value = toggled::api::pb::flagd::evaluation::v2::ResolveBooleanResponse;
 
 async fn value(callers: &Callers) -> Result<Value> {
     let mut client = ServiceClient::new(callers.channel(0));

@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 
 use prost::Message;
 use prost::bytes::Buf;
-use toggled::grpc::pb::flagd::evaluation::v2::{ResolveBooleanRequest, ResolveBooleanResponse};
-use toggled::grpc::pb::{
+use toggled::api::pb::flagd::evaluation::v2::{ResolveBooleanRequest, ResolveBooleanResponse};
+use toggled::api::pb::{
     GetFeatureFlagRequest, GetFeatureFlagResponse, ToggleFeatureFlagRequest, ToggleFeatureFlagResponse,
     WatchFeatureFlagsRequest, WatchFeatureFlagsResponse,
 };

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
-use toggled::grpc::pb::{
+use toggled::api::pb::toggle_service_client::ToggleServiceClient;
+use toggled::api::pb::{
     CreateFeatureFlagRequest, GetFeatureFlagRequest, GetFeatureFlagResponse, ToggleFeatureFlagRequest,
     get_feature_flag_request, toggle_feature_flag_request,
 };

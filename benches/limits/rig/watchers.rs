@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
-use toggled::grpc::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
+use toggled::api::pb::toggle_service_client::ToggleServiceClient;
+use toggled::api::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::timeout;

@@ -9,12 +9,12 @@ use clap::Args;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::api::pb::{AuditCheckpoint, GetAuditCheckpointRequest, GetAuditCheckpointResponse};
 use crate::checkpoint::{Note, VerifierKey};
 use crate::cli::output::{self, Format, Output};
 use crate::cli::remote::Caller;
 use crate::cli::{EXIT_FAILURE, Failure, file};
 use crate::domain::Revision;
-use crate::grpc::pb::{AuditCheckpoint, GetAuditCheckpointRequest, GetAuditCheckpointResponse};
 
 /// Arguments of `toggled audit checkpoint`.
 #[derive(Args)]
@@ -135,9 +135,9 @@ fn taken(path: &Path) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::pb::CheckpointKey;
     use crate::checkpoint::{self, SigningKey};
     use crate::domain::time::Timestamp;
-    use crate::grpc::pb::CheckpointKey;
 
     const LOG: Uuid = Uuid::from_u128(7);
 

@@ -4,10 +4,10 @@ use clap::Args;
 use jiff::Timestamp;
 use uuid::Uuid;
 
+use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::remote::Remote;
 use crate::cli::when::{self, End};
-use crate::grpc::pb::*;
 
 /// Which entries; all that are given apply.
 #[derive(Args)]

@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::filters::Filters;
+use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::Failure;
 use crate::cli::output::Output;
 use crate::cli::remote::{Caller, Remote};
-use crate::grpc::pb::{AuditLog, ListAuditLogsRequest};
 
 /// As many entries a page as there may be.
 const PAGE: u32 = 100;

@@ -4,10 +4,10 @@ use clap::Args;
 
 use super::filters::{Filters, advance, stream};
 use super::list::newest;
+use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
 use crate::cli::output::{Feed, Output};
 use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
-use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 
 /// Arguments of `toggled audit tail`.
 #[derive(Args)]

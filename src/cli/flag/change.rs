@@ -5,10 +5,10 @@ use prost_types::FieldMask;
 use uuid::Uuid;
 
 use super::named::Named;
+use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::output::Output;
 use crate::cli::remote::{Caller, request_id};
-use crate::grpc::pb::*;
 
 /// How a change is made, and why.
 #[derive(Args)]

@@ -7,11 +7,11 @@ use csv::WriterBuilder;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::cli::output::{self, Item};
 use crate::cli::progress;
 use crate::cli::remote::Caller;
 use crate::cli::{Failure, file};
-use crate::grpc::pb::{FeatureFlag, FeatureFlagStatus};
 
 /// Arguments of `toggled flag export`.
 #[derive(Args)]

@@ -3,7 +3,7 @@
 use clap::Args;
 use uuid::Uuid;
 
-use crate::grpc::pb;
+use crate::api::pb;
 
 /// A flag, by key or by id.
 #[derive(Debug, Clone, Args)]

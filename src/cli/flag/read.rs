@@ -4,10 +4,10 @@ use clap::{Args, ValueEnum};
 
 use super::as_of::Moment;
 use super::named::Named;
+use crate::api::pb::{FeatureFlagStatus, GetFeatureFlagRequest, ListFeatureFlagsRequest};
 use crate::cli::Failure;
 use crate::cli::output::Output;
 use crate::cli::remote::Caller;
-use crate::grpc::pb::{FeatureFlagStatus, GetFeatureFlagRequest, ListFeatureFlagsRequest};
 
 /// As many flags a page as there may be.
 const PAGE: i32 = 1_000;

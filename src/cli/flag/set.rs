@@ -7,10 +7,10 @@ use uuid::Uuid;
 
 use super::change::{Condition, Manner, change};
 use super::named::Named;
+use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::output::WasSet;
 use crate::cli::remote::request_id;
-use crate::grpc::pb::*;
 
 /// Arguments of `toggled flag enable` and `disable`.
 #[derive(Args)]

@@ -2,10 +2,10 @@
 
 use clap::Args;
 
+use crate::api::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 use crate::cli::Failure;
 use crate::cli::output::{Feed, Output, Seen};
 use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
-use crate::grpc::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 
 /// Arguments of `toggled flag watch`.
 #[derive(Args)]

@@ -4,8 +4,8 @@ use serde::Serialize;
 
 use super::Item;
 use super::fields::{hex, time};
+use crate::api::pb;
 use crate::cli::table::Cell;
-use crate::grpc::pb;
 
 #[derive(Serialize)]
 struct EntryShape<'a> {

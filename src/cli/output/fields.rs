@@ -3,8 +3,8 @@
 
 use prost_types::Timestamp;
 
+use crate::api::pb::FeatureFlagStatus;
 use crate::domain::time;
-use crate::grpc::pb::FeatureFlagStatus;
 
 /// A time with six digits, always: those that the log keeps.
 pub(in crate::cli) fn time(time: Option<&Timestamp>) -> Option<String> {

@@ -6,8 +6,8 @@ use serde::Serialize;
 use super::Item;
 use super::entry::entry;
 use super::fields::{status, time};
+use crate::api::pb;
 use crate::cli::table::Cell;
-use crate::grpc::pb;
 
 #[derive(Serialize)]
 struct FlagShape<'a> {

@@ -8,7 +8,7 @@ use tonic_types::StatusExt;
 use super::Remote;
 use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
 use crate::store::StoreError;
-use crate::{domain, grpc};
+use crate::{api, domain};
 
 /// Who says that a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +130,7 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     }
     match error.downcast_ref() {
         Some(domain::error::Error::CommitOutcomeUnknown) => EXIT_UNAVAILABLE,
-        Some(error) => exit_code(grpc::code(error)),
+        Some(error) => exit_code(api::code(error)),
         None => EXIT_FAILURE,
     }
 }

@@ -6,9 +6,9 @@ use indicatif::ProgressBar;
 use tonic::{Response, Status};
 
 use super::Remote;
+use crate::api::pb::{FeatureFlag, WatchFeatureFlagsRequest};
 use crate::cli::Failure;
 use crate::domain::Revision;
-use crate::grpc::pb::{FeatureFlag, WatchFeatureFlagsRequest};
 
 /// All flags of a server, archived ones too.
 pub(in crate::cli) struct Flags {

@@ -18,9 +18,9 @@ use tonic_health::pb::health_client::HealthClient;
 use uuid::Uuid;
 
 use super::Failure;
-use crate::grpc::pb::access_service_client::AccessServiceClient;
-use crate::grpc::pb::audit_service_client::AuditServiceClient;
-use crate::grpc::pb::toggle_service_client::ToggleServiceClient;
+use crate::api::pb::access_service_client::AccessServiceClient;
+use crate::api::pb::audit_service_client::AuditServiceClient;
+use crate::api::pb::toggle_service_client::ToggleServiceClient;
 use caller::Bearer;
 
 pub(super) use caller::Caller;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use uuid::Uuid;
 
 use crate::support::Client;

@@ -1,6 +1,6 @@
 //! A backup that is restored under a running server, which learns of it only some time after.
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Status};
 
 use crate::store::raw::Raw;

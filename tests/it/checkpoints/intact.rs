@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
+use toggled::api::pb::*;
 use toggled::checkpoint::{Note, SigningKey};
-use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 

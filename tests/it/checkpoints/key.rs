@@ -4,8 +4,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use tempfile::TempDir;
+use toggled::api::pb::*;
 use toggled::checkpoint::SigningKey;
-use toggled::grpc::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 

@@ -5,10 +5,10 @@ use std::fs;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use toggled::api::pb::*;
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::hash::{GENESIS, chain};
 use toggled::domain::time::Timestamp;
-use toggled::grpc::pb::*;
 use uuid::Uuid;
 
 use super::export::odd_flags;

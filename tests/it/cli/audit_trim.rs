@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde_json::Value;
 use tempfile::TempDir;
+use toggled::api::pb::*;
 use toggled::checkpoint::{Note, SigningKey, VerifierKey};
 use toggled::domain::hash::GENESIS;
-use toggled::grpc::pb::*;
 
 use super::export::odd_flags;
 use super::{Shell, server};

@@ -1,9 +1,9 @@
 //! `audit verify` of logs that nobody has touched but who may.
 
 use tempfile::TempDir;
+use toggled::api::pb::ListAuditCheckpointsRequest;
 use toggled::checkpoint::{Checkpoint, SigningKey};
 use toggled::domain::time::Timestamp;
-use toggled::grpc::pb::ListAuditCheckpointsRequest;
 use toggled::store::open_existing;
 use tokio::task::JoinHandle;
 

@@ -6,8 +6,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use toggled::grpc::pb::flagd::sync::v1::FetchAllFlagsRequest;
-use toggled::grpc::pb::*;
+use toggled::api::pb::flagd::sync::v1::FetchAllFlagsRequest;
+use toggled::api::pb::*;
 
 use super::import::flags;
 use super::{Shell, server};

@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tokio::io::AsyncWriteExt;
 
 use super::{Shell, server};

@@ -1,7 +1,7 @@
 //! `flag import` that does not come to its end: what is done stays, and a repeat does the rest.
 
 use tempfile::TempDir;
-use toggled::grpc::pb::WatchFeatureFlagsRequest;
+use toggled::api::pb::WatchFeatureFlagsRequest;
 
 use super::import::{file, flags};
 use super::{Running, Shell, server};

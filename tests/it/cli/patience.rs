@@ -5,7 +5,7 @@ use std::fs;
 use std::net::TcpListener;
 
 use tempfile::TempDir;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 
 use super::import::{file, flags};
 use super::{Shell, server};

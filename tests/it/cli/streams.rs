@@ -163,7 +163,7 @@ async fn a_stream_ends_with_the_permission_for_it() {
     let mut tail = shell.start(&["audit", "tail"]);
     assert!(watch.line().await.starts_with("TIME") && tail.line().await.starts_with("TIME"));
     let ann = server.client(Some(&ann)).await.until_let_in().await;
-    let revoke = toggled::grpc::pb::RevokeTokenRequest { id: ann.token_id, ..Default::default() };
+    let revoke = toggled::api::pb::RevokeTokenRequest { id: ann.token_id, ..Default::default() };
     admin.access.revoke_token(revoke).await.unwrap();
     for stream in [watch, tail] {
         let (code, _, told) = stream.ended().await;

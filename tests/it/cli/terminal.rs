@@ -3,7 +3,7 @@
 use std::process::Stdio;
 
 use tempfile::TempDir;
-use toggled::grpc::pb::ToggleFeatureFlagRequest;
+use toggled::api::pb::ToggleFeatureFlagRequest;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::import::{fed, file, flags};

@@ -6,7 +6,7 @@ use prost_reflect::{
     DescriptorPool, EnumDescriptor, FieldDescriptor, FileDescriptor, Kind, MessageDescriptor, MethodDescriptor,
     ServiceDescriptor,
 };
-use toggled::grpc::pb::DESCRIPTORS;
+use toggled::api::pb::DESCRIPTORS;
 
 use super::links::anchor;
 use super::markdown::{cell, paragraphs, table};

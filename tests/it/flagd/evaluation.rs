@@ -2,8 +2,8 @@
 
 use http::uri::PathAndQuery;
 use prost_types::Struct;
-use toggled::grpc::pb::flagd::evaluation::{v1, v2};
-use toggled::grpc::pb::flagd::sync::v1 as sync;
+use toggled::api::pb::flagd::evaluation::{v1, v2};
+use toggled::api::pb::flagd::sync::v1 as sync;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 

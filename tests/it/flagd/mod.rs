@@ -10,9 +10,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use prost_types::Struct;
 use prost_types::value::Kind;
-use toggled::grpc::pb::flagd::evaluation::{v1, v2};
-use toggled::grpc::pb::flagd::sync::v1 as sync;
-use toggled::grpc::pb::*;
+use toggled::api::pb::flagd::evaluation::{v1, v2};
+use toggled::api::pb::flagd::sync::v1 as sync;
+use toggled::api::pb::*;
 use tonic::{Status, Streaming};
 
 use crate::support::{Client, soon};

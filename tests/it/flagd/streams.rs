@@ -2,7 +2,7 @@
 
 use futures::{FutureExt, StreamExt};
 use prost_types::Struct;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::Code;
 use tonic::transport::Endpoint;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use prost_types::FieldMask;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Response};
 use uuid::Uuid;
 

@@ -2,7 +2,7 @@
 
 use http::uri::PathAndQuery;
 use prost_reflect::DescriptorPool;
-use toggled::grpc::pb::DESCRIPTORS;
+use toggled::api::pb::DESCRIPTORS;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};

@@ -1,7 +1,7 @@
 //! What was kept of a log that was trimmed since, and what is done to the rest.
 
 use tempfile::TempDir;
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 
 use super::victim::*;
 use crate::cli::Shell;

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use tempfile::TempDir;
+use toggled::api::pb::*;
 use toggled::checkpoint::{Checkpoint, SigningKey};
 use toggled::domain::audit::Entry;
 use toggled::domain::filter::{Filter, Range};
 use toggled::domain::time::Timestamp;
-use toggled::grpc::pb::*;
 use toggled::store::{EntryQuery, Order, Store, open_existing};
 use tonic::Code;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use toggled::grpc::pb::WhoAmIRequest;
+use toggled::api::pb::WhoAmIRequest;
 use tonic::Request;
 
 use super::{because, get};

@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use toggled::telemetry::metrics::ALL;
 use tonic::metadata::{Ascii, MetadataValue};
 

@@ -9,8 +9,8 @@ mod traces;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use toggled::grpc::pb::{GetFeatureFlagRequest, toggle_feature_flag_request};
-use toggled::grpc::pb::{ToggleFeatureFlagRequest, get_feature_flag_request};
+use toggled::api::pb::{GetFeatureFlagRequest, toggle_feature_flag_request};
+use toggled::api::pb::{ToggleFeatureFlagRequest, get_feature_flag_request};
 
 use crate::support::Database;
 use crate::support::Server;

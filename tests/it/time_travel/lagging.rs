@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use toggled::grpc::pb::*;
+use toggled::api::pb::*;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 

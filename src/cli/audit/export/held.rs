@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::Format;
 use super::record;
+use crate::api::pb::AuditLog;
 use crate::cli::audit::lines::{self, Ending};
 use crate::domain::{Hash, Revision};
-use crate::grpc::pb::AuditLog;
 
 /// Where an entry stands, in which log, and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

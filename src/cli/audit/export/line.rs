@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::hash::parse_hex;
 use crate::domain::time::Timestamp;
-use crate::domain::verify::unhex;
 use crate::domain::{Hash, Revision};
 
 /// One line. What an entry has not is not there.
@@ -101,7 +101,7 @@ impl FromText for EntityType {
 
 impl FromText for Hash {
     fn from_text(text: &str) -> Option<Self> {
-        unhex(text)
+        parse_hex(text)
     }
 }
 

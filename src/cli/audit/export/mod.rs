@@ -15,11 +15,11 @@ use serde::Serialize;
 pub(super) use target::Target;
 
 use super::filters::{Filters, advance, stream};
+use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
-use crate::grpc::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 
 /// Arguments of `toggled audit export`.
 #[derive(Args)]

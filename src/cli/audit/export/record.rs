@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use super::Format;
 use super::held::Cursor;
+use crate::api::pb::AuditLog;
 use crate::cli::Failure;
 use crate::cli::output::{self, Item};
 use crate::domain::Revision;
-use crate::domain::verify::unhex;
-use crate::grpc::pb::AuditLog;
+use crate::domain::hash::parse_hex;
 
 /// The columns of CSV: the fields of the message `AuditLog`, in its order, after the id of the log.
 const COLUMNS: [&str; 24] = [
@@ -111,5 +111,5 @@ pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
             cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
         }
     };
-    Some(Cursor { log_id, revision, hash: unhex(&hash)? })
+    Some(Cursor { log_id, revision, hash: parse_hex(&hash)? })
 }

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::Format;
 use super::held::{Cursor, Held, Unreadable};
 use super::record;
+use crate::api::pb::StreamAuditLogsResponse;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
-use crate::grpc::pb::StreamAuditLogsResponse;
 
 pub(in crate::cli::audit) struct Target {
     format: Format,

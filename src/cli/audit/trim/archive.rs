@@ -11,8 +11,8 @@ use crate::cli::audit::lines::{self, Ending};
 use crate::cli::{EXIT_FAILURE, Failure, file};
 use crate::domain::audit::Beginning;
 use crate::domain::hash::GENESIS;
-use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
+use crate::verify::Chain;
 
 /// What was found in a file in which every hash is right.
 pub(super) struct Archive {

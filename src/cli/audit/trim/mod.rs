@@ -14,15 +14,15 @@ use super::checkpoint::signed;
 use super::export::{Format, Held, Target};
 use super::filters::advance;
 use super::list::newest;
+use crate::api::pb::*;
 use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{Failure, file, progress};
 use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::hash::GENESIS;
-use crate::domain::verify::Chain;
 use crate::domain::{Hash, Revision};
-use crate::grpc::pb::*;
+use crate::verify::Chain;
 
 /// Arguments of `toggled audit trim`.
 #[derive(Args)]

@@ -14,7 +14,7 @@ use crate::cli::audit::export::line::parse;
 use crate::cli::audit::lines::{self, Ending};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
-use crate::domain::verify::Run;
+use crate::verify::Run;
 
 /// A block is complete with so many bytes; and so many are read at once.
 const BLOCK: usize = 256 * 1024;

@@ -7,8 +7,9 @@ use uuid::Uuid;
 
 use crate::checkpoint::{Misfit, Note, VerifierKey};
 use crate::cli::{Failure, file, output};
-use crate::domain::verify::{Fault, Mark, Problem, Start, Verifier, Witness, unhex};
+use crate::domain::hash::parse_hex;
 use crate::domain::{Hash, Revision};
+use crate::verify::{Fault, Mark, Problem, Start, Verifier, Witness};
 
 /// A checkpoint that was given.
 #[derive(Debug)]
@@ -40,7 +41,7 @@ impl Given {
     fn plain(text: &str) -> Option<Self> {
         let (revision, hash) = text.split_once(':')?;
         let revision = revision.parse().ok().filter(|revision| *revision >= 0)?;
-        Some(Self { revision, hash: unhex(hash)?, note: None })
+        Some(Self { revision, hash: parse_hex(hash)?, note: None })
     }
 
     /// Which log it is of, if it says so.

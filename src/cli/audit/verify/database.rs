@@ -10,8 +10,8 @@ use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
 use crate::domain::hash::GENESIS;
 use crate::domain::state::{Head, State};
-use crate::domain::verify::{Fault, Mark, Problem, Replay, Start, Verifier, Witness};
 use crate::store::{self, EntryQuery, Order, Store, StoreError};
+use crate::verify::{Fault, Mark, Problem, Replay, Start, Verifier, Witness};
 
 /// So many entries or checkpoints are read at once.
 const PAGE: i64 = 1_000;

@@ -13,7 +13,7 @@ use super::report::{Halt, Report};
 use crate::cli::{Failure, file, output, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
-use crate::domain::verify::{Fault, Problem, Run, Start, Verifier, Witness};
+use crate::verify::{Fault, Problem, Run, Start, Verifier, Witness};
 
 /// Verifies a file.
 pub(super) fn verify(plan: &Plan, path: &Path) -> Result<Report, Failure> {

@@ -5,8 +5,8 @@ use serde::Serialize;
 use crate::cli::output::{self, Format, Output};
 use crate::cli::{EXIT_FAILURE, Failure};
 use crate::domain::Revision;
-use crate::domain::verify::{Fault, Problem, Verified, Verifier};
 use crate::store::StoreError;
+use crate::verify::{Fault, Problem, Verified, Verifier};
 
 /// Why verifying ended early.
 pub(super) enum Halt {

@@ -6,13 +6,13 @@ use uuid::Uuid;
 use super::checkpoints::{Given, Plan};
 use super::database::trimmed;
 use super::report::{Halt, Report};
+use crate::api::pb::*;
 use crate::cli::audit::filters::advance;
 use crate::cli::remote::{Clients, Reading, Refusal, Remote};
 use crate::cli::{EXIT_DONE, EXIT_FAILURE, EXIT_UNAVAILABLE, Failure, progress};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
-use crate::domain::verify::{Fault, Mark, Problem, Start, Verified, Verifier, Witness};
-use crate::grpc::pb::*;
+use crate::verify::{Fault, Mark, Problem, Start, Verified, Verifier, Witness};
 
 /// As many checkpoints a page as there may be.
 const PAGE: i32 = 1_000;

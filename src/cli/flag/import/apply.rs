@@ -7,11 +7,11 @@ use indicatif::ProgressBar;
 
 use super::call::To;
 use super::difference::{Change, Step};
+use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::remote::{Remote, request_id};
 use crate::domain::Revision;
 use crate::domain::flag::Status;
-use crate::grpc::pb::*;
 
 /// So many single changes are under way at once.
 const AT_ONCE: usize = 16;

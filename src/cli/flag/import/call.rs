@@ -1,9 +1,9 @@
 //! The single changes.
 
+use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::remote::{Remote, request_id};
 use crate::domain::Revision;
-use crate::grpc::pb::*;
 
 use super::difference::{Edit, Edits, New};
 

@@ -3,9 +3,9 @@
 use std::collections::{BTreeMap, HashSet};
 
 use super::wanted::{Lost, Wanted};
+use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::domain::Revision;
 use crate::domain::flag::Status;
-use crate::grpc::pb::{FeatureFlag, FeatureFlagStatus};
 
 /// All that is to be done for a file.
 #[derive(Debug, Default)]

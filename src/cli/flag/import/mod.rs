@@ -122,8 +122,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
     use crate::cli::flag::export;
-    use crate::grpc::pb::{FeatureFlag, FeatureFlagStatus};
 
     /// Any text that a flag may have, and more often than not one that needs care.
     fn text(least: usize) -> impl Strategy<Value = String> {

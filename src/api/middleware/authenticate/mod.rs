@@ -1,0 +1,5 @@
+//! Who calls.
+
+mod failures;
+
+pub(in crate::api) use failures::{Failures, Why};

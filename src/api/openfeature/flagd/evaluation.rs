@@ -1,0 +1,129 @@
+//! Evaluation, in both versions of flagd's contract: what a flag is.
+
+use std::sync::Arc;
+
+use tonic::{Request, Response, Status};
+
+use super::events::{Event, Events, events};
+use crate::api::errors::status;
+use crate::api::openfeature::{self, REASON, find, value, variant};
+use crate::api::pb::flagd::evaluation::{v1, v2};
+use crate::domain::error::{Error, Violation};
+use crate::domain::flag::Flag;
+use crate::mirror::Mirror;
+
+/// flagd's evaluation services.
+#[derive(Clone)]
+pub struct Evaluation {
+    mirror: Arc<Mirror>,
+}
+
+impl Evaluation {
+    /// The services on this mirror.
+    pub fn new(mirror: Arc<Mirror>) -> Self {
+        Self { mirror }
+    }
+
+    /// Why a flag cannot be read as anything but what it is.
+    fn mistyped<T>(&self, key: &str) -> Result<T, Status> {
+        find(&self.mirror, key).map_err(status)?;
+        let violation = Violation { field: "flag_key".to_owned(), rule: "must be read as a boolean".to_owned() };
+        Err(status(Error::Invalid(vec![violation])))
+    }
+
+    fn events<T: From<Event> + Send + 'static>(&self) -> Result<Response<Events<T>>, Status> {
+        self.mirror.read(|_| ()).ok_or_else(|| status(Error::DatabaseUnavailable))?;
+        Ok(Response::new(events(Arc::clone(&self.mirror))))
+    }
+}
+
+/// The service in one version; the versions differ in what may be absent, and in `$more` methods.
+macro_rules! service {
+    ($pb:ident { $($more:tt)* }) => {
+        impl From<Event> for $pb::EventStreamResponse {
+            fn from(event: Event) -> Self {
+                Self { r#type: event.kind.to_owned(), data: event.data }
+            }
+        }
+
+        #[tonic::async_trait]
+        impl $pb::service_server::Service for Evaluation {
+            async fn resolve_boolean(
+                &self,
+                request: Request<$pb::ResolveBooleanRequest>,
+            ) -> Result<Response<$pb::ResolveBooleanResponse>, Status> {
+                let flag = find(&self.mirror, &request.get_ref().flag_key).map_err(status)?;
+                Ok(Response::new($pb::ResolveBooleanResponse {
+                    value: value(&flag).into(),
+                    reason: REASON.to_owned(),
+                    variant: variant(&flag).to_owned().into(),
+                    metadata: None,
+                }))
+            }
+
+            async fn resolve_string(
+                &self,
+                request: Request<$pb::ResolveStringRequest>,
+            ) -> Result<Response<$pb::ResolveStringResponse>, Status> {
+                self.mistyped(&request.get_ref().flag_key)
+            }
+
+            async fn resolve_float(
+                &self,
+                request: Request<$pb::ResolveFloatRequest>,
+            ) -> Result<Response<$pb::ResolveFloatResponse>, Status> {
+                self.mistyped(&request.get_ref().flag_key)
+            }
+
+            async fn resolve_int(
+                &self,
+                request: Request<$pb::ResolveIntRequest>,
+            ) -> Result<Response<$pb::ResolveIntResponse>, Status> {
+                self.mistyped(&request.get_ref().flag_key)
+            }
+
+            async fn resolve_object(
+                &self,
+                request: Request<$pb::ResolveObjectRequest>,
+            ) -> Result<Response<$pb::ResolveObjectResponse>, Status> {
+                self.mistyped(&request.get_ref().flag_key)
+            }
+
+            type EventStreamStream = Events<$pb::EventStreamResponse>;
+
+            async fn event_stream(
+                &self,
+                _request: Request<$pb::EventStreamRequest>,
+            ) -> Result<Response<Self::EventStreamStream>, Status> {
+                self.events()
+            }
+
+            $($more)*
+        }
+    };
+}
+
+service!(v2 {});
+
+service!(v1 {
+    async fn resolve_all(
+        &self,
+        _request: Request<v1::ResolveAllRequest>,
+    ) -> Result<Response<v1::ResolveAllResponse>, Status> {
+        let flags = self.mirror.read(openfeature::all);
+        let flags = flags.ok_or_else(|| status(Error::DatabaseUnavailable))?;
+        let flags = flags.iter().map(|flag| (flag.key.to_string(), v1::AnyFlag::from(&**flag))).collect();
+        Ok(Response::new(v1::ResolveAllResponse { flags, metadata: None }))
+    }
+});
+
+impl From<&Flag> for v1::AnyFlag {
+    fn from(flag: &Flag) -> Self {
+        Self {
+            reason: REASON.to_owned(),
+            variant: variant(flag).to_owned(),
+            value: Some(v1::any_flag::Value::BoolValue(value(flag))),
+            metadata: None,
+        }
+    }
+}
