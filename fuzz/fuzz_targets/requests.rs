@@ -24,10 +24,10 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status};
 
 /// As the tests have it.
-#[path = "../../tests/it/support/raw.rs"]
-mod raw;
+#[path = "../../tests/it/support/raw_codec.rs"]
+mod raw_codec;
 
-use raw::Raw;
+use raw_codec::Raw;
 
 const TOKEN: &str = "the-administrator-of-the-fuzzing-says-so";
 

@@ -11,7 +11,7 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use crate::load::{CLIENTS, Load};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, alter_system, reason_of, soon};
 use crate::{Form, Outcome};
 

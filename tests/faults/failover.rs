@@ -1,7 +1,7 @@
 //! A primary that dies, and a synchronous standby that takes its place at the same address.
 
 use crate::load::Load;
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Backend, Cluster, Database, Server, alter_system, free_port, soon};
 use crate::verdict::Verdict;
 use crate::{Form, Outcome};

@@ -15,7 +15,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::load::Load;
-use crate::support::frames::{HEADERS, frame, hello};
+use crate::support::http2_frames::{HEADERS, frame, hello};
 use crate::support::{Backend, Client, Database, Server, TOKEN, soon, toggle};
 use crate::{Form, Outcome};
 

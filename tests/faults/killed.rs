@@ -3,7 +3,7 @@
 use toggled::api::pb::ListFeatureFlagsRequest;
 
 use crate::load::Load;
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Backend, Client, Database, Server, soon};
 use crate::{Form, Outcome};
 

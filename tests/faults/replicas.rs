@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::load::Load;
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Backend, Database, Server};
 use crate::{Form, Outcome};
 

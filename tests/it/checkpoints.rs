@@ -1,7 +1,7 @@
 //! Signed checkpoints: the key, what is signed and stored, and who can verify it.
 
-mod intact;
-mod key;
+mod signing_key;
+mod startup_verification;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

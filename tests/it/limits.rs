@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::frames::{HEADERS, frame, hello};
+use crate::support::http2_frames::{HEADERS, frame, hello};
 use crate::support::methods::{channel, endless};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::tls::{self, Ca};
 use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, soon, toggle};
 

@@ -11,7 +11,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::http::Http;
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Client, Database, Server, TOKEN, methods, reason_of, soon, toggle, until_ended};
 
 /// So rare that what arrives has come another way.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::store::raw::Raw;
 use crate::store::world::{self, World};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, until_ended};
 
 /// To trim the log through an entry.

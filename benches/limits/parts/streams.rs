@@ -17,7 +17,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::callers::{Callers, token, with_token};
-use crate::rig::raw::Raw;
+use crate::rig::raw_codec::Raw;
 use crate::rig::{Rig, Served, fill};
 
 /// What an entry is sent as.

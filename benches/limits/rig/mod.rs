@@ -9,8 +9,8 @@ pub mod flipping;
 pub mod h2load;
 pub mod pgbench;
 /// As the tests have it: what answers cost whoever asks is not what is measured.
-#[path = "../../../tests/it/support/raw.rs"]
-pub mod raw;
+#[path = "../../../tests/it/support/raw_codec.rs"]
+pub mod raw_codec;
 pub mod server;
 pub mod sqlite;
 pub mod watchers;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::export::odd_flags;
 use super::{Shell, server};
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Backend, Database, Server, on_both};
 
 /// A log export into this file; what it says.

@@ -3,8 +3,8 @@
 use std::net::TcpListener;
 
 use super::{Shell, server};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::tls::{Ca, Files};
-use crate::support::way::{Leads, Way};
 use crate::support::{Backend, Database, Server, TOKEN, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,11 +121,11 @@ async fn health_tells_whether_a_server_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_not_serve_is_not_healthy() {
     let database = Database::new(Backend::Postgres).await;
-    let proxy = crate::support::proxy::Proxy::new(&database).await;
+    let proxy = crate::support::postgres_proxy::Proxy::new(&database).await;
     let server = Server::start_with(&proxy.database, &[("TOGGLED_MAX_STALENESS", "1s")]).await;
     let shell = Shell::new(server.address);
     assert_eq!(shell.says(&["health"]).await, "SERVING\n");
-    proxy.set(crate::support::proxy::Line::Silent);
+    proxy.set(crate::support::postgres_proxy::Line::Silent);
     let (out, told) = soon("the server to be unhealthy", async {
         loop {
             let (code, out, told) = shell.run(&["health"]).await;

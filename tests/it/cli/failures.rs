@@ -3,7 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::{Shell, server};
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Database, Server, invoke, on_both, soon};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

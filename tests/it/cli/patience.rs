@@ -9,7 +9,7 @@ use toggled::api::pb::*;
 
 use super::import::{file, flags};
 use super::{Shell, server};
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Backend, Database, Server, soon};
 
 /// More than the server lets through at once, each created and turned on.

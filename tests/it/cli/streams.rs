@@ -1,7 +1,7 @@
 //! What goes on: `flag watch` and `audit tail`, also when the server goes away and comes back.
 
 use super::{Running, Shell, server};
-use crate::support::way::{Leads, Way};
+use crate::support::tcp_proxy::{Leads, Way};
 use crate::support::{Database, Server, on_both};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::matrix::due;
+use crate::permission_matrix::due;
 use crate::support::methods::{call, channel, methods};
 use crate::support::{Backend, Database, Server, reason_of};
 

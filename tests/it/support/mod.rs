@@ -2,17 +2,17 @@
 #![allow(dead_code, unused_imports, unused_macros, reason = "two programs share this, and each needs its part of it")]
 
 mod client;
-pub mod frames;
 pub mod http;
+pub mod http2_frames;
 pub mod issuer;
 pub mod methods;
 mod postgres;
-pub mod proxy;
-pub mod raw;
+pub mod postgres_proxy;
+pub mod raw_codec;
 mod server;
 pub mod signing;
+pub mod tcp_proxy;
 pub mod tls;
-pub mod way;
 
 use std::future::Future;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 
 use super::metrics::value;
 use super::{Watched, ask};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Database, TOKEN, soon};
 
 /// A server that soon knows that its database is gone, and does not believe it because the machine is busy.

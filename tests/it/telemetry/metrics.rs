@@ -9,7 +9,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::{Watched, free, get};
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both, soon};
 
 /// The value of a series.

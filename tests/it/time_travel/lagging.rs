@@ -7,7 +7,7 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
 use super::{all, assert_fails, get, get_then, listed};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Database, Server, soon};
 
 /// So rare that what arrives has come another way.

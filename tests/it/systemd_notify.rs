@@ -7,7 +7,7 @@ use toggled::api::pb::GetFeatureFlagRequest;
 use tokio::net::UnixDatagram;
 use tonic::Code;
 
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, Database, Server, reason_of, soon};
 
 /// Where the server tells how far it is.

@@ -12,7 +12,7 @@ use super::{EVERY_TEN, until_stored, write_to};
 use crate::store::raw::Raw;
 use crate::store::retention::trim;
 use crate::store::world::{World, create, service, toggle};
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of, soon};
 
 /// A log of 25 entries and two checkpoints that no server serves now, and somebody who may change anything in it.

@@ -8,7 +8,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 
 use crate::store::raw::Raw;
-use crate::support::proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Line, Proxy};
 use crate::support::{
     Backend, Client, Cluster, Database, HeldHead, Log, Server, alter_system, reason_of, soon, toggle,
 };

@@ -8,7 +8,7 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::support::methods::{channel, methods};
-use crate::support::raw::Raw;
+use crate::support::raw_codec::Raw;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
 
 /// Requests to each method.
