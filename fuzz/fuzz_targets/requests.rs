@@ -27,7 +27,7 @@ use tonic::{Code, Request, Status};
 #[path = "../../tests/it/support/raw_codec.rs"]
 mod raw_codec;
 
-use raw_codec::Raw;
+use raw_codec::RawCodec;
 
 const TOKEN: &str = "the-administrator-of-the-fuzzing-says-so";
 
@@ -66,7 +66,7 @@ impl World {
         let mut request = Request::new(Bytes::copy_from_slice(message));
         request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().expect("a header"));
         let path = self.methods[usize::from(method) % self.methods.len()].clone();
-        let mut answer = grpc.server_streaming(request, path, Raw).await?.into_inner();
+        let mut answer = grpc.server_streaming(request, path, RawCodec).await?.into_inner();
         answer.message().await.map(drop)
     }
 }

@@ -26,7 +26,7 @@ use uuid::Uuid;
 
 use crate::load::Load;
 use crate::support::issuer::AUDIENCE;
-use crate::support::{Backend, Client, Database, Issuer, TOKEN, soon, until_ended};
+use crate::support::{Backend, Client, Database, Issuer, TOKEN, read_until_error, with_timeout};
 use crate::{Form, Outcome};
 
 /// How far the clock is set back and on, in seconds, one after the other.
@@ -92,7 +92,7 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<Skewed>, shutdow
     };
     let (ready, is_ready) = oneshot::channel();
     let serving = tokio::spawn(server::run(parts, |_| ready.send(()).unwrap()));
-    soon("the server to be ready", is_ready).await.unwrap();
+    with_timeout("the server to be ready", is_ready).await.unwrap();
     (address, serving)
 }
 
@@ -142,7 +142,7 @@ async fn expire(clock: &Skewed, skew: i64, admin: &mut Client, watcher: &mut Cli
     // Streams look at the clock every half minute, and whenever users change.
     let email = format!("{}@example.com", Uuid::now_v7().simple());
     admin.access.create_user(CreateUserRequest { email, ..Default::default() }).await.unwrap();
-    assert_eq!(until_ended(&mut stream).await.code(), Code::Unauthenticated);
+    assert_eq!(read_until_error(&mut stream).await.code(), Code::Unauthenticated);
 }
 
 async fn jump(backend: Backend, form: Form) -> Outcome {
@@ -172,6 +172,6 @@ async fn jump(backend: Backend, form: Form) -> Outcome {
     let mut verdict = load.finish(&database.url).await;
     verdict.problems.extend(wrong);
     shutdown.cancel();
-    soon("the server to stop", serving).await.unwrap().unwrap();
+    with_timeout("the server to stop", serving).await.unwrap().unwrap();
     Outcome::of(times, verdict)
 }

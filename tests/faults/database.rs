@@ -11,8 +11,8 @@ use tokio::time::sleep;
 use tonic::Code;
 
 use crate::load::{CLIENTS, Load};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, alter_system, reason_of, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, alter_system, reason_of, with_timeout};
 use crate::{Form, Outcome};
 
 /// How long nothing comes through in a stall.
@@ -28,7 +28,7 @@ const COMMITS: &str = "wait_event = 'SyncRep'";
 struct World {
     cluster: Cluster,
     database: Database,
-    proxy: Proxy,
+    proxy: PostgresProxy,
     load: Load,
     server: Server,
 }
@@ -36,8 +36,8 @@ struct World {
 impl World {
     async fn new(options: &str) -> Self {
         let cluster = Cluster::start(options).await;
-        let database = Database::at(&cluster.new_database().await, Backend::Postgres);
-        let proxy = Proxy::new(&database).await;
+        let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
+        let proxy = PostgresProxy::new(&database).await;
         let server = Server::start(&proxy.database).await;
         let load = Load::start(&[server.address]).await;
         Self { cluster, database, proxy, load, server }
@@ -67,7 +67,7 @@ impl World {
                 sleep(Duration::from_millis(5)).await;
             }
         };
-        soon(sql, asked).await;
+        with_timeout(sql, asked).await;
         outside.close().await.unwrap();
     }
 
@@ -76,10 +76,10 @@ impl World {
     }
 
     /// Lets the line lose something.
-    async fn lose(&self, line: Line) {
-        let lost = self.proxy.lost();
+    async fn lose(&self, line: Link) {
+        let lost = self.proxy.dropped();
         self.proxy.set(line);
-        self.proxy.until_more_is_lost(lost).await;
+        self.proxy.wait_until_dropped(lost).await;
     }
 
     /// Lets nothing be acknowledged by a standby, or whatever the configuration says again.
@@ -95,8 +95,8 @@ pub async fn stopped(form: Form) -> Outcome {
     let times = form.times(2, 20);
     for _ in 0..times {
         world.load.a_while().await;
-        world.cluster.order("stop").await;
-        world.cluster.order("start").await;
+        world.cluster.command("stop").await;
+        world.cluster.command("start").await;
     }
     world.outcome(times).await
 }
@@ -110,23 +110,23 @@ pub async fn cut(form: Form) -> Outcome {
         match number % 4 {
             // The append waits for its lock, and is made once it has that, for nobody.
             0 => {
-                let held = world.database.hold_head().await;
+                let held = world.database.lock_head().await;
                 world.until_sessions(1, WAITS).await;
                 world.proxy.cut().await;
                 drop(held);
             }
             // It is made, and nobody is told.
             1 => {
-                let held = world.database.hold_head().await;
+                let held = world.database.lock_head().await;
                 world.until_sessions(1, WAITS).await;
                 let before = world.revision().await;
-                world.proxy.set(Line::Mute);
+                world.proxy.set(Link::DropReplies);
                 drop(held);
                 world.until(&format!("SELECT revision > {before} FROM log_head")).await;
             }
             // It does not arrive.
-            2 => world.lose(Line::Deaf).await,
-            _ => world.lose(Line::HalfClosed).await,
+            2 => world.lose(Link::DropRequests).await,
+            _ => world.lose(Link::HalfClosed).await,
         }
         world.proxy.cut().await;
     }
@@ -136,7 +136,7 @@ pub async fn cut(form: Form) -> Outcome {
 /// Nobody acknowledges what is committed, as when the standby is gone: the COMMIT runs, and the line to the server ends.
 pub async fn cut_in_commit(form: Form) -> Outcome {
     let world = World::new("").await;
-    let mut admin = world.cluster.administrator().await;
+    let mut admin = world.cluster.admin_connection().await;
     let times = form.times(2, 20);
     for _ in 0..times {
         world.load.a_while().await;
@@ -154,7 +154,7 @@ pub async fn cut_in_commit(form: Form) -> Outcome {
 /// it. Nobody may be told that it was made before one has.
 pub async fn ended_in_commit(form: Form) -> Outcome {
     let world = World::new("").await;
-    let mut admin = world.cluster.administrator().await;
+    let mut admin = world.cluster.admin_connection().await;
     let times = form.times(2, 20);
     let end = format!("SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {COMMITS}");
     let mut early = 0;
@@ -180,9 +180,9 @@ pub async fn ended_in_commit(form: Form) -> Outcome {
 
 pub async fn slow(form: Form) -> Outcome {
     let world = World::new("").await;
-    world.proxy.set(Line::Slow);
+    world.proxy.set(Link::Slow);
     world.load.some(form.times(50, 500)).await;
-    world.proxy.set(Line::Open);
+    world.proxy.set(Link::Open);
     world.outcome(1).await
 }
 
@@ -191,13 +191,13 @@ pub async fn stalled(form: Form) -> Outcome {
     let times = form.times(1, 10);
     for _ in 0..times {
         world.load.a_while().await;
-        world.proxy.set(Line::Silent);
+        world.proxy.set(Link::Stalled);
         let before = world.load.told();
         // The fault itself is that this passes.
         sleep(STALL).await;
         // What was answered already may have come.
         assert!(world.load.told().flips() <= before.flips() + CLIENTS, "the line was not silent");
-        world.proxy.set(Line::Open);
+        world.proxy.set(Link::Open);
     }
     world.outcome(times).await
 }
@@ -218,7 +218,8 @@ pub async fn pool_exhausted(form: Form) -> Outcome {
         }
         world.until_sessions(8, "wait_event_type = 'Lock'").await;
         world.load.some(200).await;
-        let refused = soon("a caller to be turned away", callers.join_next()).await.unwrap().unwrap().unwrap_err();
+        let refused =
+            with_timeout("a caller to be turned away", callers.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
         holder.execute("COMMIT").await.unwrap();
         for answer in callers.join_all().await {
@@ -238,7 +239,7 @@ pub async fn no_connections(form: Form) -> Outcome {
         world.load.a_while().await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'toggled'";
         let mut others = Vec::new();
-        soon("all connections to be taken", async {
+        with_timeout("all connections to be taken", async {
             // Until there is none to end, and none to be had.
             while admin.execute(end).await.unwrap().rows_affected() > 0 || others.len() < 35 {
                 while let Ok(other) = PgConnection::connect(&world.database.url).await {
@@ -259,13 +260,13 @@ pub async fn no_connections(form: Form) -> Outcome {
 /// The database gives up on statements that the server waits for.
 pub async fn statement_timeout(form: Form) -> Outcome {
     let world = World::new("").await;
-    let mut admin = world.cluster.administrator().await;
+    let mut admin = world.cluster.admin_connection().await;
     admin.execute("SET statement_timeout = 0").await.unwrap();
     let times = form.times(2, 20);
     for _ in 0..times {
         world.load.a_while().await;
         alter_system(&mut admin, "SET statement_timeout = '1s'").await;
-        let (held, before) = (world.database.hold_head().await, world.load.told());
+        let (held, before) = (world.database.lock_head().await, world.load.told());
         world.until_sessions(1, WAITS).await;
         // Sooner than the server would give up on the lock itself.
         world.load.until_refused(&before).await;
@@ -282,7 +283,7 @@ pub async fn deadlock(form: Form) -> Outcome {
     let mut outside = world.outside().await;
     for _ in 0..times {
         world.load.a_while().await;
-        soon("an append to be ended", async {
+        with_timeout("an append to be ended", async {
             loop {
                 outside.execute("BEGIN; SET LOCAL deadlock_timeout = '10s'").await.unwrap();
                 outside.execute("SELECT * FROM feature_flags FOR UPDATE").await.unwrap();

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use uuid::Uuid;
 
 use crate::load::Load;
-use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, soon};
+use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, with_timeout};
 use crate::{Form, Outcome};
 
 /// Why these are not injected where they cannot be.
@@ -77,7 +77,7 @@ async fn change(server: &Server) -> Result<(), Status> {
 /// Fills the disk until a change is refused, for the right reason, and makes room again.
 async fn fill(disk: &Disk, server: &Server) {
     let ballast = disk.fill();
-    let refused = soon("a change to be refused", async {
+    let refused = with_timeout("a change to be refused", async {
         loop {
             if let Err(refused) = change(server).await {
                 return refused;
@@ -102,7 +102,7 @@ async fn fill_often(disk: &Disk, server: &Server, load: &Load, form: Form) -> us
 
 pub async fn sqlite(form: Form) -> Outcome {
     let Some(disk) = Disk::new(64) else { return Outcome::not_injected(NO_DISK) };
-    let database = Database::at(&format!("sqlite://{}/toggled.db", disk.path().display()), Backend::Sqlite);
+    let database = Database::from_url(&format!("sqlite://{}/toggled.db", disk.path().display()), Backend::Sqlite);
     let server = Server::start(&database).await;
     let load = Load::start(&[server.address]).await;
     let times = fill_often(&disk, &server, &load, form).await;
@@ -115,14 +115,14 @@ pub async fn tables(form: Form) -> Outcome {
     let cluster = Cluster::start("").await;
     let url = cluster.new_database().await;
     let name = url.rsplit_once('/').unwrap().1;
-    let mut admin = cluster.administrator().await;
+    let mut admin = cluster.admin_connection().await;
     let folder = disk.path().join("tables");
     fs::create_dir(&folder).unwrap();
-    assert!(!cluster.is_others() || run("chown", &["postgres", text(&folder)]));
+    assert!(!cluster.runs_as_other_user() || run("chown", &["postgres", text(&folder)]));
     let place = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
     admin.execute(AssertSqlSafe(place)).await.unwrap();
     admin.execute(AssertSqlSafe(format!("ALTER DATABASE {name} SET TABLESPACE small"))).await.unwrap();
-    let server = Server::start(&Database::at(&url, Backend::Postgres)).await;
+    let server = Server::start(&Database::from_url(&url, Backend::Postgres)).await;
     let load = Load::start(&[server.address]).await;
     let times = fill_often(&disk, &server, &load, form).await;
     Outcome::of(times, load.finish(&url).await)
@@ -131,22 +131,22 @@ pub async fn tables(form: Form) -> Outcome {
 /// PostgreSQL stops when it cannot write ahead, and somebody has to make room and start it again.
 pub async fn write_ahead_log(form: Form) -> Outcome {
     let Some(disk) = Disk::new(128) else { return Outcome::not_injected(NO_DISK) };
-    let mut cluster = Cluster::start_writing_ahead_in("-c wal_recycle=off", disk.path()).await;
-    let database = Database::at(&cluster.new_database().await, Backend::Postgres);
+    let mut cluster = Cluster::start_with_wal_in("-c wal_recycle=off", disk.path()).await;
+    let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
     let server = Server::start(&database).await;
     let load = Load::start(&[server.address]).await;
     let times = form.times(1, 5);
     for _ in 0..times {
         load.a_while().await;
-        let mut admin = cluster.administrator().await;
+        let mut admin = cluster.admin_connection().await;
         let ballast = disk.fill();
         // The part of it that was there already is done with; for the next one there is no room.
         let _ = admin.execute("SELECT pg_switch_wal()").await;
-        cluster.order("await-end").await;
-        let refused = soon("an answer", change(&server)).await.expect_err("a change without a database");
+        cluster.command("await-end").await;
+        let refused = with_timeout("an answer", change(&server)).await.expect_err("a change without a database");
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
         fs::remove_file(ballast).unwrap();
-        cluster.order("start").await;
+        cluster.command("start").await;
         load.some(50).await;
     }
     Outcome::of(times, load.finish(&database.url).await)

@@ -15,8 +15,8 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::load::Load;
-use crate::support::http2_frames::{HEADERS, frame, hello};
-use crate::support::{Backend, Client, Database, Server, TOKEN, soon, toggle};
+use crate::support::http2_frames::{HEADERS, connect_http2, frame};
+use crate::support::{Backend, Client, Database, Server, TOKEN, toggle, with_timeout};
 use crate::{Form, Outcome};
 
 /// How much more memory a server may take afterwards, in MiB: what allocators keep.
@@ -52,14 +52,14 @@ impl World {
 
     /// Somebody who has just come is served, and so are all the others.
     async fn is_served(&self) {
-        self.server.admin().await.until_let_in().await;
+        self.server.admin().await.wait_until_authenticated().await;
         self.load.some(200).await;
     }
 
     async fn outcome(self, times: usize) -> Outcome {
         self.is_served().await;
         let most = self.resident + KEPT;
-        soon("memory to come back", async {
+        with_timeout("memory to come back", async {
             while self.server.resident_mib() > most {
                 sleep(LOOK).await
             }
@@ -90,8 +90,8 @@ pub async fn slow_readers(form: Form) -> Outcome {
         // Little room on the way: what they do not read stays where it comes from.
         let endpoint = Endpoint::from_shared(format!("http://{}", world.server.address)).unwrap();
         let endpoint = endpoint.initial_stream_window_size(NARROW);
-        let connection = soon("a connection", endpoint.connect()).await.unwrap();
-        let mut client = Client::on(connection.clone(), Some(TOKEN));
+        let connection = with_timeout("a connection", endpoint.connect()).await.unwrap();
+        let mut client = Client::with_channel(connection.clone(), Some(TOKEN));
         let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
         let audit = client.audit.stream_audit_logs(follow).await.unwrap();
         let watch = client.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
@@ -193,7 +193,7 @@ async fn say(address: SocketAddr, words: &[u8]) {
 }
 
 async fn say_in_http2(address: SocketAddr, words: &[u8]) {
-    listen(hello(address).await, words).await;
+    listen(connect_http2(address).await, words).await;
 }
 
 /// Says it, and listens for a moment; the server may hang up whenever it likes.
@@ -212,12 +212,15 @@ pub async fn connections(form: Form) -> Outcome {
         let address = world.server.address;
         callers.spawn(async move {
             for number in 0..each {
-                let stream =
-                    if number % 2 == 0 { TcpStream::connect(address).await.unwrap() } else { hello(address).await };
+                let stream = if number % 2 == 0 {
+                    TcpStream::connect(address).await.unwrap()
+                } else {
+                    connect_http2(address).await
+                };
                 drop(stream);
             }
         });
     }
-    soon("the connections", callers.join_all()).await;
+    with_timeout("the connections", callers.join_all()).await;
     world.outcome(4 * each).await
 }

@@ -3,8 +3,8 @@
 use toggled::api::pb::ListFeatureFlagsRequest;
 
 use crate::load::Load;
-use crate::support::tcp_proxy::{Leads, Way};
-use crate::support::{Backend, Client, Database, Server, soon};
+use crate::support::tcp_proxy::{Route, TcpProxy};
+use crate::support::{Backend, Client, Database, Server, with_timeout};
 use crate::{Form, Outcome};
 
 pub async fn on_sqlite(form: Form) -> Outcome {
@@ -18,8 +18,8 @@ pub async fn on_postgres(form: Form) -> Outcome {
 async fn kill(backend: Backend, form: Form) -> Outcome {
     let database = Database::new(backend).await;
     let mut server = Server::start(&database).await;
-    let way = Way::new(Leads::To(server.address)).await;
-    let load = Load::start(&[way.address]).await;
+    let proxy = TcpProxy::new(Route::Forward(server.address)).await;
+    let load = Load::start(&[proxy.address]).await;
     let times = form.times(5, 100);
     for number in 0..times {
         load.a_while().await;
@@ -27,14 +27,14 @@ async fn kill(backend: Backend, form: Form) -> Outcome {
             // Something is made of which nobody is told, so that somebody asks for it again.
             let mut direct = server.admin().await;
             let before = revision(&mut direct).await;
-            way.set(Leads::OnlyTo(server.address));
-            soon("a flip without an answer", async { while revision(&mut direct).await == before {} }).await;
+            proxy.set(Route::DropReplies(server.address));
+            with_timeout("a flip without an answer", async { while revision(&mut direct).await == before {} }).await;
         }
         server.kill().await;
         // Its address may be somebody else's now.
-        way.set(Leads::Nowhere);
+        proxy.set(Route::Reject);
         server = Server::start(&database).await;
-        way.set(Leads::To(server.address));
+        proxy.set(Route::Forward(server.address));
     }
     let replayed = load.told().replayed;
     let mut verdict = load.finish(&database.url).await;

@@ -154,7 +154,7 @@ impl Caller {
     pub fn new(addresses: &[SocketAddr], turn: usize) -> Self {
         let clients = addresses.iter().map(|address| {
             let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().connect_timeout(ATTEMPT);
-            Client::on(endpoint.connect_lazy(), Some(TOKEN))
+            Client::with_channel(endpoint.connect_lazy(), Some(TOKEN))
         });
         Self { clients: clients.collect(), turn }
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::load::Load;
-use crate::support::tcp_proxy::{Leads, Way};
+use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Backend, Database, Server};
 use crate::{Form, Outcome};
 
@@ -34,18 +34,18 @@ impl Two {
 
 pub async fn killed(form: Form) -> Outcome {
     let Two { database, servers: [first, second] } = Two::new().await;
-    let way = Way::new(Leads::To(second.address)).await;
-    let load = Load::start(&[first.address, way.address]).await;
+    let proxy = TcpProxy::new(Route::Forward(second.address)).await;
+    let load = Load::start(&[first.address, proxy.address]).await;
     let times = form.times(3, 30);
     let mut killed = second;
     for _ in 0..times {
         load.a_while().await;
         killed.kill().await;
-        way.set(Leads::Nowhere);
+        proxy.set(Route::Reject);
         // The other goes on meanwhile.
         load.some(100).await;
         killed = Server::start(&database).await;
-        way.set(Leads::To(killed.address));
+        proxy.set(Route::Forward(killed.address));
     }
     Outcome::of(times, load.finish(&database.url).await)
 }
@@ -58,16 +58,16 @@ pub async fn stopped(form: Form) -> Outcome {
     for _ in 0..times {
         load.a_while().await;
         // Both have an append under way when it is stopped.
-        let held = database.hold_head().await;
-        held.until_wanted_by(2).await;
+        let held = database.lock_head().await;
+        held.wait_for_waiters(2).await;
         let stopped = Instant::now();
-        second.send("STOP").await;
+        second.send_signal("STOP").await;
         drop(held);
         load.some(200).await;
         assert!(stopped.elapsed() < STOPPED, "the other went on only when this one was to be woken");
         // The fault itself is that this passes.
         sleep(STOPPED.saturating_sub(stopped.elapsed())).await;
-        second.send("CONT").await;
+        second.send_signal("CONT").await;
         load.some(200).await;
     }
     Outcome::of(times, load.finish(&database.url).await)

@@ -6,7 +6,9 @@ use sqlx::{Connection, Executor, PgConnection};
 use toggled::api::pb::*;
 use tonic::{Code, Status, Streaming};
 
-use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle, traces, until_ended};
+use crate::support::{
+    Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, secret_forms, toggle, with_timeout,
+};
 
 /// The caller's own user, and the id of their token.
 async fn me(client: &mut Client) -> (User, String) {
@@ -53,20 +55,20 @@ async fn open_stream(client: &mut Client, quiet: bool) -> Streaming<StreamAuditL
     let request = StreamAuditLogsRequest { follow: true, action_type, ..Default::default() };
     let mut stream = client.audit.stream_audit_logs(request).await.unwrap().into_inner();
     // It is open when its first message is here.
-    soon("the first message", stream.message()).await.unwrap().unwrap();
+    with_timeout("the first message", stream.message()).await.unwrap().unwrap();
     stream
 }
 
 /// Whether a stream of the whole log goes on: it brings what happens now.
 async fn goes_on(stream: &mut Streaming<StreamAuditLogsResponse>, admin: &mut Client, key: &str) {
     admin.create(key).await;
-    soon("the stream to go on", async {
+    with_timeout("the stream to go on", async {
         while !stream.message().await.unwrap().unwrap().items.iter().any(|entry| entry.entity_key == key) {}
     })
     .await;
 }
 
-on_both! {
+on_both_databases! {
     async fn users_and_tokens_have_their_life_in_the_log(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -102,7 +104,7 @@ on_both! {
         let expected = ["user_created", "token_created", "user_updated", "token_revoked", "user_deactivated", "user_updated"];
         assert_eq!(actions, expected);
         let text = format!("{log:?}");
-        assert!(traces(&secret).iter().chain(&traces(TOKEN)).all(|trace| !text.contains(trace.as_str())), "{text}");
+        assert!(secret_forms(&secret).iter().chain(&secret_forms(TOKEN)).all(|trace| !text.contains(trace.as_str())), "{text}");
     }
 
     async fn users_and_tokens_are_listed_in_pages(backend: Backend) {
@@ -192,7 +194,7 @@ on_both! {
 
         let mut narrowed = open_stream(&mut ann, true).await;
         admin.access.update_user(update(&user.id, &["view_feature_flags"])).await.unwrap();
-        let status = until_ended(&mut narrowed).await;
+        let status = read_until_error(&mut narrowed).await;
         assert_eq!(denied(&status), (Code::PermissionDenied, "PERMISSION_DENIED".to_owned()));
         assert_eq!(status.message(), "Insufficient permissions: view_audit_logs required");
         admin.access.update_user(update(&user.id, &["view_audit_logs"])).await.unwrap();
@@ -206,12 +208,12 @@ on_both! {
         let second = new_token(&mut admin, &user.id, None).await.secret;
         let mut kept = open_stream(&mut server.client(Some(&second)).await, false).await;
         admin.access.revoke_token(revoke(&token_id)).await.unwrap();
-        assert_eq!(denied(&until_ended(&mut revoked).await), unauthenticated);
+        assert_eq!(denied(&read_until_error(&mut revoked).await), unauthenticated);
         goes_on(&mut kept, &mut admin, "after-the-revocation").await;
 
-        assert_eq!(denied(&until_ended(&mut expiring).await), unauthenticated);
+        assert_eq!(denied(&read_until_error(&mut expiring).await), unauthenticated);
         admin.access.deactivate_user(deactivate(&user.id)).await.unwrap();
-        assert_eq!(denied(&until_ended(&mut kept).await), unauthenticated);
+        assert_eq!(denied(&read_until_error(&mut kept).await), unauthenticated);
         goes_on(&mut untouched, &mut admin, "after-all").await;
     }
 
@@ -248,7 +250,7 @@ async fn another_replica_lets_a_revoked_token_change_nothing() {
         let secret =
             admin.new_user(&format!("u{round}@example.com"), &["toggle_feature_flags", "view_audit_logs"]).await;
         let (mut here, mut there) = (one.client(Some(&secret)).await, other.client(Some(&secret)).await);
-        there.until_let_in().await;
+        there.wait_until_authenticated().await;
         let (_, token_id) = me(&mut here).await;
         let mut stream = open_stream(&mut there, true).await;
         admin.access.revoke_token(revoke(&token_id)).await.unwrap();
@@ -257,8 +259,8 @@ async fn another_replica_lets_a_revoked_token_change_nothing() {
             let refused = there.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
             assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
         }
-        there.until_refused().await;
-        assert_eq!(until_ended(&mut stream).await.code(), Code::Unauthenticated);
+        there.wait_until_unauthenticated().await;
+        assert_eq!(read_until_error(&mut stream).await.code(), Code::Unauthenticated);
     }
     assert_eq!(admin.get("a").await.revision, created);
 }
@@ -272,7 +274,7 @@ async fn an_expired_token_is_refused() {
     let (user, _) = me(&mut admin).await;
     let end = std::time::SystemTime::now() + Duration::from_secs(1);
     let secret = new_token(&mut admin, &user.id, Some(end)).await.secret;
-    server.client(Some(&secret)).await.until_refused().await;
+    server.client(Some(&secret)).await.wait_until_unauthenticated().await;
     assert!(std::time::SystemTime::now() >= end);
 }
 
@@ -300,5 +302,5 @@ async fn callers_are_known_and_flags_read_without_the_database() {
     assert_eq!(refused.code(), Code::PermissionDenied);
     let failed = admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
     assert_eq!((failed.code(), reason_of(&failed).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
-    server.client(Some("a-token-that-nobody-has-ever-made")).await.until_refused().await;
+    server.client(Some("a-token-that-nobody-has-ever-made")).await.wait_until_unauthenticated().await;
 }

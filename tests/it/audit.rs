@@ -8,7 +8,7 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, TOKEN, on_both, reason_of, soon};
+use crate::support::{Client, Database, Server, TOKEN, on_both_databases, reason_of, with_timeout};
 
 /// A log with some of everything.
 async fn history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
@@ -55,7 +55,7 @@ impl Cursor {
     }
 }
 
-on_both! {
+on_both_databases! {
     /// However many they are: what is read for them is read to its end, and its connection to the database is free again.
     async fn readers_who_stop_reading_keep_nobody_from_the_log(backend: Backend) {
         let database = Database::new(backend).await;
@@ -65,14 +65,14 @@ on_both! {
         let mut unread = Vec::new();
         for _ in 0..30 {
             let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(1_024);
-            let mut client = Client::on(soon("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
+            let mut client = Client::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
             let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
-            unread.push(soon("a stream", client.audit.stream_audit_logs(follow)).await.unwrap());
+            unread.push(with_timeout("a stream", client.audit.stream_audit_logs(follow)).await.unwrap());
             for _ in 0..10 {
                 admin.flip("a").await;
             }
         }
-        assert_eq!(soon("the log", admin.log()).await.len(), 303);
+        assert_eq!(with_timeout("the log", admin.log()).await.len(), 303);
     }
 
     async fn every_filter_finds_what_a_look_at_the_whole_log_finds(backend: Backend) {
@@ -142,7 +142,7 @@ on_both! {
         let stream = StreamAuditLogsRequest { from_date: from, to_date: to, follow: true, ..Default::default() };
         let mut stream = admin.audit.stream_audit_logs(stream).await.unwrap().into_inner();
         let mut streamed = Vec::new();
-        while let Some(part) = soon("the end of a period that has passed", stream.message()).await.unwrap() {
+        while let Some(part) = with_timeout("the end of a period that has passed", stream.message()).await.unwrap() {
             streamed.extend(part.items);
         }
         assert_eq!(streamed.iter().collect::<Vec<_>>(), wanted);
@@ -253,7 +253,7 @@ on_both! {
                         if cursor.after_revision == Some(last) {
                             break;
                         }
-                        let part = soon("the next part", stream.message()).await.unwrap().unwrap();
+                        let part = with_timeout("the next part", stream.message()).await.unwrap().unwrap();
                         assert!(part.head_revision >= part.through_revision);
                         assert_eq!(part.caught_up, part.head_revision == part.through_revision);
                         cursor = Cursor::at(&part);
@@ -288,10 +288,10 @@ on_both! {
         let last = log.last().unwrap();
         assert_eq!((part.through_revision, part.through_hash, part.caught_up), (last.revision, last.hash.clone(), true));
         let flip = admin.flip("a").await;
-        let part = soon("word of a revision that does not match", stream.message()).await.unwrap().unwrap();
+        let part = with_timeout("word of a revision that does not match", stream.message()).await.unwrap().unwrap();
         assert_eq!((part.items.len(), part.through_revision), (0, flip.revision));
         admin.new_user("bob@example.com", &[]).await;
-        let part = soon("the new user", stream.message()).await.unwrap().unwrap();
+        let part = with_timeout("the new user", stream.message()).await.unwrap().unwrap();
         assert_eq!(part.items[0].entity_key, "bob@example.com");
     }
 
@@ -305,7 +305,7 @@ on_both! {
         let part = stream.message().await.unwrap().unwrap();
         assert_eq!(part.items, log[2..5]);
         assert_eq!((part.through_revision, &part.through_hash, part.caught_up), (5, &log[4].hash, false));
-        assert!(soon("the end", stream.message()).await.unwrap().is_none());
+        assert!(with_timeout("the end", stream.message()).await.unwrap().is_none());
     }
 
     async fn a_cursor_of_another_log_is_refused(backend: Backend) {

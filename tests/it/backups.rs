@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::task::JoinHandle;
 use tonic::{Code, Status};
 
-use crate::support::{Backend, Client, Database, Server, on_both, reason_of, soon};
+use crate::support::{Backend, Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
 const FLAGS: [&str; 4] = ["a", "b", "c", "d"];
 
@@ -43,7 +43,7 @@ impl Load {
     /// Waits for so many more flips, and says where the log is then.
     async fn go_on(&self, flips: i64) -> i64 {
         let wanted = self.reached.load(Ordering::Relaxed) + flips;
-        soon("more flips", async {
+        with_timeout("more flips", async {
             while self.reached.load(Ordering::Relaxed) < wanted {
                 tokio::task::yield_now().await;
             }
@@ -83,7 +83,7 @@ async fn run(heading: &str, folder: &Path, url: &str) -> Vec<String> {
     );
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
-    let done = soon(heading, command.output()).await.unwrap();
+    let done = with_timeout(heading, command.output()).await.unwrap();
     assert!(done.status.success(), "{script}\n{}", String::from_utf8_lossy(&done.stderr));
     std::fs::read_to_string(told).unwrap_or_default().lines().map(str::to_owned).collect()
 }
@@ -177,7 +177,7 @@ async fn refusals(client: &mut Client, revision: i64, hash: Option<&[u8]>) -> Ve
     refused
 }
 
-on_both! {
+on_both_databases! {
     async fn a_backup_taken_under_load_comes_up_whole_and_tells_who_has_seen_more(backend: Backend) {
         let site = Site::new(backend).await;
         let server = site.start().await;

@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use toggled::api::pb::*;
 use tonic::Code;
 
-use crate::support::{Backend, Database, Server, on_both, reason_of, soon, toggle};
+use crate::support::{Backend, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
 
 /// Whether somebody still has a transaction open, or a lock that keeps others from writing.
 async fn is_quiet(database: &Database) -> bool {
@@ -26,7 +26,7 @@ async fn is_quiet(database: &Database) -> bool {
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn a_thousand_cancelled_flips_leave_nothing_half_done(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -65,10 +65,10 @@ async fn a_flip_whose_deadline_passes_while_it_waits_is_not_made() {
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let mut first = admin.clone();
     let first = tokio::spawn(async move { first.flip("a").await });
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
 
     let mut request = tonic::Request::new(toggle("a"));
     request.set_timeout(Duration::from_secs(2));
@@ -76,7 +76,7 @@ async fn a_flip_whose_deadline_passes_while_it_waits_is_not_made() {
 
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"));
     drop(held);
-    let flipped = soon("the first flip", first).await.unwrap();
+    let flipped = with_timeout("the first flip", first).await.unwrap();
     admin.create("after").await;
     let log = admin.log().await;
     assert_eq!(log.iter().filter(|e| e.action_type.starts_with("toggle_")).count(), 1);

@@ -13,7 +13,7 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::store::raw::Raw;
-use crate::support::{CHECKPOINT_KEY, Client, Database, Server, on_both, reason_of, soon};
+use crate::support::{CHECKPOINT_KEY, Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
 /// One checkpoint every ten revisions.
 const EVERY_TEN: [(&str, &str); 2] = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "10")];
@@ -32,7 +32,7 @@ fn revisions(list: &ListAuditCheckpointsResponse) -> Vec<i64> {
 
 /// Waits until so many checkpoints are stored.
 async fn until_stored(client: &mut Client, count: usize) -> ListAuditCheckpointsResponse {
-    soon("checkpoints", async {
+    with_timeout("checkpoints", async {
         loop {
             let list = list(client).await;
             if list.checkpoints.len() >= count {
@@ -77,7 +77,7 @@ fn assert_signed(checkpoint: &AuditCheckpoint, keys: &[CheckpointKey]) {
     assert_eq!((read.checkpoint.revision, &read.checkpoint.hash[..]), (*revision, &hash[..]));
 }
 
-on_both! {
+on_both_databases! {
     /// Also those in the middle of a batch, and each once although two servers sign.
     async fn a_checkpoint_is_stored_at_every_multiple_of_the_interval(backend: Backend) {
         let database = Database::new(backend).await;
@@ -122,12 +122,12 @@ on_both! {
 
     async fn what_cannot_be_stored_now_is_stored_later(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, mut log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
         server.ready().await;
         let (mut admin, mut raw) = (server.admin().await, Raw::connect(&database).await);
         raw.run("ALTER TABLE checkpoints RENAME TO elsewhere").await;
         write_to(&mut admin, 35).await;
-        log.says("could not store a checkpoint").await;
+        log.wait_for_line("could not store a checkpoint").await;
         raw.run("ALTER TABLE elsewhere RENAME TO checkpoints").await;
         assert_eq!(revisions(&until_stored(&mut admin, 3).await), [10, 20, 30]);
         server.terminate().await;
@@ -194,7 +194,7 @@ on_both! {
         let server = Server::start_with(&database, &settings).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 105).await;
-        let all = soon("the last checkpoints", async {
+        let all = with_timeout("the last checkpoints", async {
             loop {
                 let request = ListAuditCheckpointsRequest { page_size: 1_000, ..Default::default() };
                 let list = admin.audit.list_audit_checkpoints(request).await.unwrap().into_inner();

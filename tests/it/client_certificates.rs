@@ -6,7 +6,7 @@ use toggled::api::pb::*;
 use tonic::{Code, Status};
 
 use crate::support::tls::{Ca, Files, Identity, admin, client};
-use crate::support::{Backend, Database, Server, invoke, toggle, until_ended};
+use crate::support::{Backend, Database, Server, invoke, read_until_error, toggle};
 
 const CHECKOUT: &str = "spiffe://example.com/checkout";
 const OTHER: &str = "spiffe://example.com/other";
@@ -94,13 +94,13 @@ async fn a_connection_outlives_neither_its_certificate_nor_its_user() {
     let mut other = client(world.server.address, &world.ca, Some(&world.ca.client(OTHER)), None).await.unwrap();
     let mut expiring = brief.audit.stream_audit_logs(follow.clone()).await.unwrap().into_inner();
     let mut kept = other.audit.stream_audit_logs(follow).await.unwrap().into_inner();
-    let status = until_ended(&mut expiring).await;
+    let status = read_until_error(&mut expiring).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(brief.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 
     let id = other.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
     admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
-    let status = until_ended(&mut kept).await;
+    let status = read_until_error(&mut kept).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     assert_eq!(other.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 }

@@ -8,17 +8,17 @@ use toggled::api::pb::*;
 use tonic::Code;
 
 use crate::store::raw::Raw;
-use crate::support::postgres_proxy::{Line, Proxy};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::{
-    Backend, Client, Cluster, Database, HeldHead, Log, Server, alter_system, reason_of, soon, toggle,
+    Backend, Client, Cluster, Database, LockedHead, Log, Server, alter_system, reason_of, toggle, with_timeout,
 };
 
 /// A server whose next flip of the flag `a` hangs in the database.
 struct World {
     database: Database,
-    proxy: Proxy,
+    proxy: PostgresProxy,
     admin: Client,
-    held: Option<HeldHead>,
+    held: Option<LockedHead>,
     _server: Server,
 }
 
@@ -32,21 +32,21 @@ impl World {
     /// The same, and what the server logs.
     async fn logged() -> (Self, Log) {
         let (database, proxy) = Self::databases().await;
-        let (mut server, log) = Server::launch_logged(&proxy.database.url, &[]).await;
+        let (mut server, log) = Server::launch_with_log(&proxy.database.url, &[]).await;
         server.ready().await;
         (Self::with(database, proxy, server).await, log)
     }
 
-    async fn databases() -> (Database, Proxy) {
+    async fn databases() -> (Database, PostgresProxy) {
         let database = Database::new(Backend::Postgres).await;
-        let proxy = Proxy::new(&database).await;
+        let proxy = PostgresProxy::new(&database).await;
         (database, proxy)
     }
 
-    async fn with(database: Database, proxy: Proxy, server: Server) -> Self {
+    async fn with(database: Database, proxy: PostgresProxy, server: Server) -> Self {
         let mut admin = server.admin().await;
         admin.create("a").await;
-        let held = Some(database.hold_head().await);
+        let held = Some(database.lock_head().await);
         Self { database, proxy, admin, held, _server: server }
     }
 
@@ -55,18 +55,20 @@ impl World {
         let mut admin = self.admin.clone();
         let flip =
             tokio::spawn(async move { admin.toggle.toggle_feature_flag(request()).await.map(|a| a.into_inner()) });
-        self.held.as_ref().unwrap().until_wanted().await;
+        self.held.as_ref().unwrap().wait_for_waiter().await;
         flip
     }
 
     /// Has what is being written be written without an answer: the database does not notice that nobody waits for one.
     async fn lose_the_answer(&mut self) {
-        self.proxy.set(Line::Closed);
+        self.proxy.set(Link::Closed);
         drop(self.held.take());
         let other = Server::start(&self.database).await;
         let mut direct = other.admin().await;
-        soon("the flip to be written", async { while direct.get("a").await.status() != FeatureFlagStatus::Enabled {} })
-            .await;
+        with_timeout("the flip to be written", async {
+            while direct.get("a").await.status() != FeatureFlagStatus::Enabled {}
+        })
+        .await;
     }
 
     async fn flips(&mut self) -> Vec<AuditLog> {
@@ -84,8 +86,8 @@ async fn a_flip_whose_commit_ran_on_after_the_connection_was_lost_is_answered_as
     let mut world = World::new().await;
     let flip = world.flip().await;
     world.lose_the_answer().await;
-    world.proxy.set(Line::Open);
-    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    world.proxy.set(Link::Open);
+    let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
     assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
 }
 
@@ -97,10 +99,10 @@ async fn a_flip_that_the_database_refuses_to_tell_of_for_a_while_is_answered_as_
     world.lose_the_answer().await;
     let mut raw = Raw::connect(&world.database).await;
     raw.run("ALTER TABLE audit_logs RENAME TO elsewhere").await;
-    world.proxy.set(Line::Open);
-    log.says("\"audit_logs\" does not exist").await;
+    world.proxy.set(Link::Open);
+    log.wait_for_line("\"audit_logs\" does not exist").await;
     raw.run("ALTER TABLE elsewhere RENAME TO audit_logs").await;
-    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
     assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
 }
 
@@ -110,7 +112,7 @@ async fn a_flip_that_was_lost_with_the_connection_is_made_again_and_once() {
     let flip = world.flip().await;
     world.database.end_connections().await;
     drop(world.held.take());
-    let answer = soon("the answer", flip).await.unwrap().unwrap();
+    let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
     assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
 }
 
@@ -119,13 +121,13 @@ async fn a_flip_that_was_lost_with_the_connection_is_made_again_and_once() {
 async fn a_flip_of_which_nothing_can_be_learnt_in_time_is_unknown_and_can_be_retried() {
     let mut world = World::new().await;
     let flip = world.flip().await;
-    world.proxy.set(Line::Closed);
+    world.proxy.set(Link::Closed);
     // It is written all the same, and nobody hears of it.
     drop(world.held.take());
-    let unknown = soon("an answer", flip).await.unwrap().unwrap_err();
+    let unknown = with_timeout("an answer", flip).await.unwrap().unwrap_err();
     assert_eq!((unknown.code(), reason_of(&unknown).as_str()), (Code::Unknown, "COMMIT_OUTCOME_UNKNOWN"));
-    world.proxy.set(Line::Open);
-    let answer = soon("a retry to be answered", async {
+    world.proxy.set(Link::Open);
+    let answer = with_timeout("a retry to be answered", async {
         loop {
             if let Ok(answer) = world.admin.toggle.toggle_feature_flag(request()).await {
                 return answer;
@@ -141,18 +143,18 @@ async fn a_flip_of_which_nothing_can_be_learnt_in_time_is_unknown_and_can_be_ret
 async fn until_commits_wait(outside: &mut PgConnection, any: bool) {
     let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     let asked = async { while sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *outside).await.unwrap() != any {} };
-    soon("COMMITs to wait for a standby, or not to", asked).await;
+    with_timeout("COMMITs to wait for a standby, or not to", asked).await;
 }
 
 /// It can be read, but nobody is told on the strength of that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
     let cluster = Cluster::start("").await;
-    let database = Database::at(&cluster.new_database().await, Backend::Postgres);
+    let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
     let (one, other) = (Server::start(&database).await, Server::start(&database).await);
     let mut admin = one.admin().await;
     admin.create("a").await;
-    let mut outside = cluster.administrator().await;
+    let mut outside = cluster.admin_connection().await;
     alter_system(&mut outside, "SET synchronous_standby_names = 'nobody'").await;
     // It takes effect a moment later: the last of these flips is the first that waits.
     let id = Arc::new(AtomicUsize::new(0));
@@ -165,7 +167,7 @@ async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
     });
     until_commits_wait(&mut outside, true).await;
     one.kill().await;
-    soon("the flip to be lost", flipping).await.unwrap();
+    with_timeout("the flip to be lost", flipping).await.unwrap();
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
     outside.execute(end).await.unwrap();
     until_commits_wait(&mut outside, false).await;
@@ -176,6 +178,6 @@ async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
     until_commits_wait(&mut outside, true).await;
     assert!(!retry.is_finished(), "no standby has it");
     alter_system(&mut outside, "RESET synchronous_standby_names").await;
-    let answer = soon("the answer", retry).await.unwrap().unwrap();
+    let answer = with_timeout("the answer", retry).await.unwrap().unwrap();
     assert!(answer.metadata().contains_key("x-request-replayed"), "it was made after all");
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use toggled::api::pb::*;
 
-use crate::support::{Backend, Client, Database, Server, on_both, toggle};
+use crate::support::{Backend, Client, Database, Server, on_both_databases, toggle};
 
 const CLIENTS: usize = 64;
 const FLAGS: usize = 20;
@@ -75,7 +75,7 @@ async fn check(admin: &mut Client, answers: &[ToggleFeatureFlagResponse], toggle
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn ten_thousand_flips_by_64_callers_are_ten_thousand_entries(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

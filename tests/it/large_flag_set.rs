@@ -9,7 +9,7 @@ use toggled::domain::hash::chain;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
-use crate::support::{Backend, Client, Database, Server, invoke, soon};
+use crate::support::{Backend, Client, Database, Server, invoke, with_timeout};
 
 const FLAGS: usize = 100_000;
 
@@ -100,7 +100,7 @@ async fn a_hundred_thousand_flags_are_listed_watched_and_flipped() {
     let mut seen = HashSet::new();
     let (mut messages, mut caught_up) = (0, false);
     while !caught_up {
-        let message = soon("a message", watching.message()).await.unwrap().unwrap();
+        let message = with_timeout("a message", watching.message()).await.unwrap().unwrap();
         seen.extend(message.feature_flags.into_iter().map(|flag| flag.key));
         messages += 1;
         caught_up = message.caught_up;
@@ -109,7 +109,7 @@ async fn a_hundred_thousand_flags_are_listed_watched_and_flipped() {
     // What follows costs what changes.
     for key in ["flag-1", "flag-100000", "flag-1"] {
         let flipped = admin.flip(key).await.feature_flag.unwrap();
-        let message = soon("the flip", watching.message()).await.unwrap().unwrap();
+        let message = with_timeout("the flip", watching.message()).await.unwrap().unwrap();
         assert_eq!(message.feature_flags, [flipped]);
     }
 }

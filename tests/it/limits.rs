@@ -10,11 +10,11 @@ use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::http2_frames::{HEADERS, frame, hello};
-use crate::support::methods::{channel, endless};
-use crate::support::postgres_proxy::{Line, Proxy};
+use crate::support::http2_frames::{HEADERS, connect_http2, frame};
+use crate::support::methods::{call_unfinished, channel};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::tls::{self, Ca};
-use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, soon, toggle};
+use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, toggle, with_timeout};
 
 /// A server with one thing set.
 async fn server_with(setting: (&str, &str)) -> (Server, Database) {
@@ -42,7 +42,7 @@ fn retry_after(status: &Status) -> Duration {
 async fn until_closed(mut stream: TcpStream) {
     let mut rest = Vec::new();
     // Closed or reset: gone.
-    let _ = soon("the server to close", stream.read_to_end(&mut rest)).await;
+    let _ = with_timeout("the server to close", stream.read_to_end(&mut rest)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -50,13 +50,13 @@ async fn one_connection_more_is_closed_and_a_place_is_free_once_another_ends() {
     let (server, _database) = server_with(("TOGGLED_MAX_CONNECTIONS", "2")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    let second = hello(server.address).await;
+    let second = connect_http2(server.address).await;
     until_closed(TcpStream::connect(server.address).await.unwrap()).await;
     admin.flip("a").await;
     drop(second);
-    soon("a place", async {
+    with_timeout("a place", async {
         loop {
-            let mut third = hello(server.address).await;
+            let mut third = connect_http2(server.address).await;
             // A server that takes it says its settings.
             if third.read(&mut [0; 9]).await.is_ok_and(|read| read > 0) {
                 return;
@@ -74,10 +74,10 @@ async fn a_connection_carries_so_many_calls_and_more_wait_for_a_place() {
     let mut waiting = admin.clone();
     let mut waiting = tokio::spawn(async move { waiting.access.who_am_i(WhoAmIRequest {}).await });
     // Another connection has places of its own, and by the time that it is answered the other call would be as well.
-    server.admin().await.until_let_in().await;
+    server.admin().await.wait_until_authenticated().await;
     assert!(!waiting.is_finished());
     drop(held);
-    soon("the call to have its turn", &mut waiting).await.unwrap().unwrap();
+    with_timeout("the call to have its turn", &mut waiting).await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +90,7 @@ async fn a_caller_has_so_many_streams_on_all_connections_together() {
     let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
     let ann = watch(&mut server.client(Some(&secret)).await).await.unwrap();
     drop(held);
-    soon("a place", async { while watch(&mut admin).await.is_err() {} }).await;
+    with_timeout("a place", async { while watch(&mut admin).await.is_err() {} }).await;
     drop(ann);
 }
 
@@ -104,7 +104,7 @@ async fn all_callers_together_have_so_many_streams() {
     let refused = assert_refused(watch(&mut ann).await, Code::Unavailable, "STREAM_LIMIT");
     assert!(retry_after(&refused) > Duration::ZERO);
     drop(held);
-    soon("a place", async { while watch(&mut ann).await.is_err() {} }).await;
+    with_timeout("a place", async { while watch(&mut ann).await.is_err() {} }).await;
 }
 
 /// Strangers, who are told apart by their addresses, open health watches.
@@ -160,15 +160,15 @@ async fn more_changes_than_may_wait_are_refused_and_not_written() {
     let server = Server::start_with(&database, &[("TOGGLED_MAX_QUEUE", "2")]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let flip = || {
         let mut admin = admin.clone();
         tokio::spawn(async move { admin.toggle.toggle_feature_flag(toggle("a")).await })
     };
     let mut accepted = vec![flip()];
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
     // One is being written. Two more wait, and whoever is third is the only one who is answered.
-    let (first_answer, _, waiting) = soon("a flip to be refused", select_all([flip(), flip(), flip()])).await;
+    let (first_answer, _, waiting) = with_timeout("a flip to be refused", select_all([flip(), flip(), flip()])).await;
     let refused = first_answer.unwrap();
     accepted.extend(waiting);
     let refused = assert_refused(refused, Code::Unavailable, "QUEUE_FULL");
@@ -176,7 +176,7 @@ async fn more_changes_than_may_wait_are_refused_and_not_written() {
     assert_eq!(accepted.len(), 3);
     drop(held);
     for flip in accepted {
-        soon("a flip that waited", flip).await.unwrap().unwrap();
+        with_timeout("a flip that waited", flip).await.unwrap().unwrap();
     }
     assert_eq!(admin.log().await.iter().filter(|entry| entry.action_type.starts_with("toggle_")).count(), 3);
 }
@@ -185,26 +185,26 @@ async fn more_changes_than_may_wait_are_refused_and_not_written() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_may_take_so_long() {
     let database = Database::new(Backend::Postgres).await;
-    let proxy = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let server = Server::start_with(&proxy.database, &[("TOGGLED_REQUEST_TIMEOUT", "3s")]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    let late = endless(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)).await;
+    let late = call_unfinished(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)).await;
     assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
-    let late = endless(channel(&server).await, "/grpc.health.v1.Health/Check", None).await;
+    let late = call_unfinished(channel(&server).await, "/grpc.health.v1.Health/Check", None).await;
     assert_refused(late, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
 
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let mut first = admin.clone();
     let first = tokio::spawn(async move { first.flip("a").await });
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
     let queued = admin.toggle.toggle_feature_flag(toggle("a")).await;
     assert_refused(queued, Code::DeadlineExceeded, "DEADLINE_BEFORE_START");
     drop(held);
-    let flipped = soon("the flip that was being written", first).await.unwrap();
+    let flipped = with_timeout("the flip that was being written", first).await.unwrap();
     assert_eq!(admin.get("a").await.revision, flipped.revision);
 
-    proxy.set(Line::Silent);
+    proxy.set(Link::Stalled);
     let read = admin.audit.list_audit_logs(ListAuditLogsRequest::default()).await;
     assert_refused(read, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     // What is in memory is answered all the same.
@@ -215,7 +215,7 @@ async fn a_call_may_take_so_long() {
 async fn headers_may_be_so_large() {
     let (server, _database) = server_with(("TOGGLED_MAX_HEADER_BYTES", "1024")).await;
     let mut admin = server.admin().await;
-    admin.until_let_in().await;
+    admin.wait_until_authenticated().await;
     let mut large = tonic::Request::new(WhoAmIRequest {});
     large.metadata_mut().insert("x-filler", "x".repeat(2_000).parse().unwrap());
     let refused = admin.access.who_am_i(large).await.unwrap_err();
@@ -234,10 +234,10 @@ async fn who_does_not_say_that_they_are_there_loses_the_connection() {
     let mut admin = server.admin().await;
     let mut stream = watch(&mut admin).await.unwrap();
     // This one never answers a ping.
-    until_closed(hello(server.address).await).await;
+    until_closed(connect_http2(server.address).await).await;
     // A client that does is still there.
     admin.create("a").await;
-    let told = soon("the flag", stream.message()).await.unwrap().unwrap();
+    let told = with_timeout("the flag", stream.message()).await.unwrap().unwrap();
     assert_eq!(told.feature_flags.len(), 1);
 }
 
@@ -250,7 +250,7 @@ async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
     hesitant.write_all(b"PRI * HTTP/2").await.unwrap();
     until_closed(hesitant).await;
     // It is about the first words alone.
-    admin.until_let_in().await;
+    admin.wait_until_authenticated().await;
 
     let (ca, database) = (Ca::new("ours"), Database::new(Backend::Sqlite).await);
     let files = tls::Files::new(&ca.server(), None);
@@ -264,18 +264,18 @@ async fn who_says_nothing_at_first_loses_the_connection_with_tls_and_without() {
     until_closed(TcpStream::connect(server.address).await.unwrap()).await;
     let mut silent = tls::connect(server.address, &ca, None).await.unwrap();
     let mut rest = Vec::new();
-    let _ = soon("the server to close", silent.read_to_end(&mut rest)).await;
-    tls::admin(server.address, &ca, None).await.unwrap().until_let_in().await;
+    let _ = with_timeout("the server to close", silent.read_to_end(&mut rest)).await;
+    tls::admin(server.address, &ca, None).await.unwrap().wait_until_authenticated().await;
 }
 
 /// Sends these frames for one stream after the other; whether the server has had enough, and says so.
 async fn is_told_to_calm_down(address: SocketAddr, frames: impl Fn(u32) -> Vec<u8>) -> bool {
-    let mut stream = hello(address).await;
+    let mut stream = connect_http2(address).await;
     let storm: Vec<_> = (1..200).step_by(2).flat_map(frames).collect();
     // The server may hang up in the middle of it.
     let _ = stream.write_all(&storm).await;
     let mut told = Vec::new();
-    let _ = soon("the server to close", stream.read_to_end(&mut told)).await;
+    let _ = with_timeout("the server to close", stream.read_to_end(&mut told)).await;
     // GOAWAY with ENHANCE_YOUR_CALM.
     told.windows(4).any(|bytes| bytes == 11u32.to_be_bytes())
 }
@@ -286,7 +286,7 @@ async fn who_cancels_too_much_loses_the_connection() {
     let (server, _database) = server_with(("TOGGLED_MAX_PENDING_RESETS", "5")).await;
     let cancelled = |id| [frame(1, 4, id, HEADERS), frame(3, 0, id, &8u32.to_be_bytes())].concat();
     assert!(is_told_to_calm_down(server.address, cancelled).await);
-    server.admin().await.until_let_in().await;
+    server.admin().await.wait_until_authenticated().await;
 }
 
 /// A client that says more than it said that it would, again and again.
@@ -297,7 +297,7 @@ async fn who_makes_too_many_errors_loses_the_connection() {
     let headers = [HEADERS, b"\x0f\x0d\x011"].concat();
     let faulty = |id| [frame(1, 4, id, &headers), frame(0, 1, id, b"22")].concat();
     assert!(is_told_to_calm_down(server.address, faulty).await);
-    server.admin().await.until_let_in().await;
+    server.admin().await.wait_until_authenticated().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -306,7 +306,7 @@ async fn a_caller_makes_so_many_changes_a_second_and_the_others_as_many_as_ever(
     let mut admin = server.admin().await;
     admin.create("a").await;
     let secret = admin.new_user("ann@example.com", &["toggle_feature_flags"]).await;
-    let refused = soon("to be refused", async {
+    let refused = with_timeout("to be refused", async {
         loop {
             if let Err(refused) = admin.toggle.toggle_feature_flag(toggle("a")).await {
                 return refused;
@@ -320,7 +320,8 @@ async fn a_caller_makes_so_many_changes_a_second_and_the_others_as_many_as_ever(
     let made = admin.log().await.len();
     server.client(Some(&secret)).await.flip("a").await;
     // Reads are not counted, and after a while there is room for one more.
-    soon("room for one more", async { while admin.toggle.toggle_feature_flag(toggle("a")).await.is_err() {} }).await;
+    with_timeout("room for one more", async { while admin.toggle.toggle_feature_flag(toggle("a")).await.is_err() {} })
+        .await;
     assert_eq!(admin.log().await.len(), made + 2, "what was refused was not written");
 }
 
@@ -371,7 +372,7 @@ async fn overload_is_shed() {
             }
         }
         admin.get("a").await;
-        let made: usize = soon("everybody to be answered", callers.join_all()).await.into_iter().sum();
+        let made: usize = with_timeout("everybody to be answered", callers.join_all()).await.into_iter().sum();
         rounds.push((made, server.resident_mib()));
     }
     let made: usize = rounds.iter().map(|(made, _)| made).sum();

@@ -8,8 +8,8 @@ use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::support::methods::{channel, methods};
-use crate::support::raw_codec::Raw;
-use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
+use crate::support::raw_codec::RawCodec;
+use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
 /// Requests to each method.
 const CASES: u32 = 40;
@@ -56,12 +56,12 @@ fn encoded(fields: &[(u32, Value)]) -> Vec<u8> {
 /// Sends this message, or none.
 async fn ask(channel: &Channel, path: &str, message: Option<Vec<u8>>) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
-    soon("the connection", grpc.ready()).await.unwrap();
+    with_timeout("the connection", grpc.ready()).await.unwrap();
     let mut request = Request::new(futures::stream::iter(message.map(Bytes::from)));
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     let path = PathAndQuery::try_from(path).unwrap();
-    let mut answer = soon("an answer", grpc.streaming(request, path, Raw)).await?.into_inner();
-    soon("the first message", answer.message()).await.map(drop)
+    let mut answer = with_timeout("an answer", grpc.streaming(request, path, RawCodec)).await?.into_inner();
+    with_timeout("the first message", answer.message()).await.map(drop)
 }
 
 #[test]
@@ -84,7 +84,7 @@ fn whatever_is_asked_is_answered() {
             panic!("{}: {error}", method.path);
         }
     }
-    runtime.block_on(async { server.admin().await.until_let_in().await });
+    runtime.block_on(async { server.admin().await.wait_until_authenticated().await });
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,6 @@
 //! `toggled user` and `toggled token`: on the database itself, beside a running server.
 
-use crate::support::{Backend, Database, Server, invoke, on_both, toggle, traces};
+use crate::support::{Backend, Database, Server, invoke, on_both_databases, secret_forms, toggle};
 
 /// What it prints when it succeeds.
 async fn toggled(url: &str, arguments: &[&str]) -> String {
@@ -18,7 +18,7 @@ async fn complaint(url: &str, arguments: &[&str], status: i32) -> String {
     told
 }
 
-on_both! {
+on_both_databases! {
     async fn whoever_has_the_database_lets_themselves_in_again(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -31,7 +31,7 @@ on_both! {
 
         // The running server follows.
         let mut ann = server.client(Some(&secret)).await;
-        let me = ann.until_let_in().await;
+        let me = ann.wait_until_authenticated().await;
         assert_eq!(me.user.as_ref().unwrap().id, id);
         assert_eq!(me.permissions, ["toggle_feature_flags", "view_audit_logs"]);
         ann.toggle.toggle_feature_flag(toggle("a")).await.unwrap();
@@ -44,7 +44,7 @@ on_both! {
         assert_eq!(toggled(url, &["token", "list"]).await.lines().count(), 3);
 
         assert_eq!(toggled(url, &["token", "revoke", &me.token_id, "--reason", "lost"]).await, "revoked");
-        ann.until_refused().await;
+        ann.wait_until_unauthenticated().await;
         assert_eq!(toggled(url, &["token", "revoke", &me.token_id]).await, "it was revoked before");
         assert!(toggled(url, &["token", "list", &id]).await.contains("revoked"));
 
@@ -58,7 +58,7 @@ on_both! {
         ]);
         assert!(offline.iter().all(|e| e.user_id.is_none() && e.token_id.is_none()));
         let text = format!("{log:?}");
-        assert!(traces(&secret).iter().all(|trace| !text.contains(trace.as_str())), "{text}");
+        assert!(secret_forms(&secret).iter().all(|trace| !text.contains(trace.as_str())), "{text}");
     }
 
     async fn what_cannot_be_done_offline_is_told_in_one_line(backend: Backend) {

@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::support::http::{Http, header, json as body};
 use crate::support::methods::{PERMISSIONS, channel};
-use crate::support::tls::{Ca, Files, connect_speaking};
-use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, on_both, soon};
+use crate::support::tls::{Ca, Files, connect_with_alpn};
+use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, on_both_databases, with_timeout};
 
 const FLAGS: &str = "/ofrep/v1/evaluate/flags";
 
@@ -51,7 +51,7 @@ async fn lines(server: &Server) -> [Http; 2] {
     [Http::connect(server.address).await, Http::Two(channel(server).await)]
 }
 
-on_both! {
+on_both_databases! {
     async fn a_flag_is_told_as_it_is(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -300,7 +300,7 @@ async fn who_signs_on_reads_flags_by_their_token() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = Server::start_with(&database, &issuer.settings()).await;
     let token = |permissions: &[&str]| issuer.token(&issuer.claims("sue@example.com", permissions));
-    server.client(Some(&token(&[]))).await.until_let_in().await;
+    server.client(Some(&token(&[]))).await.wait_until_authenticated().await;
     let mut http = Http::connect(server.address).await;
     let (reader, other) = (token(&["view_feature_flags"]), token(&["view_audit_logs"]));
     for _ in 0..2 {
@@ -322,13 +322,13 @@ async fn inside_tls_the_client_chooses_the_version_and_http_2_comes_first() {
     let settings = [("TOGGLED_TLS_CERTIFICATE", &*certificate), ("TOGGLED_TLS_KEY", &*key)];
     let server = Server::start_with(&database, &settings).await;
     for (spoken, chosen) in [(&["http/1.1", "h2"][..], "h2"), (&["h2"], "h2"), (&["http/1.1"], "http/1.1")] {
-        let stream = connect_speaking(server.address, &ca, spoken).await.unwrap();
+        let stream = connect_with_alpn(server.address, &ca, spoken).await.unwrap();
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(chosen.as_bytes()), "{spoken:?}");
     }
-    connect_speaking(server.address, &ca, &["spdy/3"]).await.unwrap_err();
+    connect_with_alpn(server.address, &ca, &["spdy/3"]).await.unwrap_err();
     // Who names none is understood by what they say.
     for spoken in [&["http/1.1"][..], &[]] {
-        let mut http = Http::on(connect_speaking(server.address, &ca, spoken).await.unwrap());
+        let mut http = Http::from_stream(connect_with_alpn(server.address, &ca, spoken).await.unwrap());
         let answer = http.send(all()).await;
         assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": []})), "{spoken:?}");
         assert_eq!(http.send(ask("POST", FLAGS, None, "{}")).await.status(), 401);
@@ -379,11 +379,11 @@ async fn who_sends_garbage_or_nothing_harms_nobody() {
         (&long, "431"),
     ];
     for (bytes, status) in garbage {
-        let answer = Http::connect(server.address).await.raw(bytes).await;
+        let answer = Http::connect(server.address).await.send_raw(bytes).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
     }
     assert_eq!(Http::connect(server.address).await.send(one("a")).await.status(), 200);
     assert_eq!(admin.flip("a").await.revision, 4);
-    let stopped = soon("the server to stop", server.terminate()).await;
+    let stopped = with_timeout("the server to stop", server.terminate()).await;
     assert!(stopped.success());
 }

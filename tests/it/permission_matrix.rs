@@ -12,7 +12,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::support::methods::{PERMISSIONS, call, channel, methods};
-use crate::support::{Backend, CHECKPOINT_KEY, Client, Database, Issuer, Server, TOKEN, on_both, reason_of};
+use crate::support::{Backend, CHECKPOINT_KEY, Client, Database, Issuer, Server, TOKEN, on_both_databases, reason_of};
 
 fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
@@ -70,7 +70,7 @@ async fn expired(admin: &mut Client, server: &Server) -> String {
     let expires_at = Some((SystemTime::now() + Duration::from_secs(1)).into());
     let request = CreateTokenRequest { user_id, name: "brief".into(), expires_at, ..Default::default() };
     let secret = admin.access.create_token(request).await.unwrap().into_inner().secret;
-    server.client(Some(&secret)).await.until_refused().await;
+    server.client(Some(&secret)).await.wait_until_unauthenticated().await;
     secret
 }
 
@@ -92,7 +92,7 @@ fn assert_unauthenticated(result: Result<(), Status>, what: &str) -> String {
     status.message().to_owned()
 }
 
-on_both! {
+on_both_databases! {
     async fn without_a_token_that_works_nobody_gets_anywhere(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -181,7 +181,7 @@ async fn each_method_is_opened_to_who_signs_on_by_its_own_permission_alone() {
 /// Waits until the issuer's keys have been taken over.
 async fn until_known(server: &Server, issuer: &Issuer) {
     let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
-    server.client(Some(&token)).await.until_let_in().await;
+    server.client(Some(&token)).await.wait_until_authenticated().await;
 }
 
 /// Refusals of what changes something are recorded, so it must be known which does. By its name, what reads is known.

@@ -10,7 +10,7 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::methods::channel;
-use crate::support::{Backend, Client, Database, Server, on_both, reason_of, soon, toggle};
+use crate::support::{Backend, Client, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
 
 /// The refusals in the log, oldest first.
 async fn refusals(admin: &mut Client) -> Vec<AuditLog> {
@@ -31,7 +31,7 @@ async fn ann(server: &Server, permissions: &[&str]) -> Client {
     server.client(Some(&secret)).await
 }
 
-on_both! {
+on_both_databases! {
     async fn a_refused_change_is_recorded_with_who_what_and_from_where(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -183,7 +183,7 @@ on_both! {
         let secret = admin.new_user("ann@example.com", &[]).await;
         let channel = channel(&server).await;
         let mut grpc = tonic::client::Grpc::new(channel.clone());
-        soon("the connection", grpc.ready()).await.unwrap();
+        with_timeout("the connection", grpc.ready()).await.unwrap();
         // The head of a request, and never anything more.
         let mut request = tonic::Request::new(futures::stream::pending::<()>());
         request.metadata_mut().insert("authorization", format!("Bearer {secret}").parse().unwrap());
@@ -195,7 +195,7 @@ on_both! {
         HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await.unwrap();
         assert!(tokio::time::timeout(Duration::ZERO, &mut call).await.is_err());
         drop(call);
-        soon("the refusal to be recorded", async { while refusals(&mut admin).await.is_empty() {} }).await;
+        with_timeout("the refusal to be recorded", async { while refusals(&mut admin).await.is_empty() {} }).await;
         assert_eq!(refusals(&mut admin).await[0].entity_key, "");
     }
 }

@@ -11,8 +11,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::http::Http;
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Database, Server, TOKEN, methods, reason_of, soon, toggle, until_ended};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{
+    Backend, Client, Database, Server, TOKEN, methods, read_until_error, reason_of, toggle, with_timeout,
+};
 
 /// So rare that what arrives has come another way.
 const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
@@ -32,7 +34,7 @@ async fn watch(client: &mut Client) -> Watching {
 
 /// The keys of the next flags that are told of.
 async fn told(stream: &mut Watching) -> Vec<String> {
-    soon("a change", async {
+    with_timeout("a change", async {
         loop {
             let message = stream.message().await.unwrap().unwrap();
             if !message.feature_flags.is_empty() {
@@ -46,7 +48,8 @@ async fn told(stream: &mut Watching) -> Vec<String> {
 async fn until_healthy(server: &Server, wanted: ServingStatus) {
     let mut health = HealthClient::new(methods::channel(server).await);
     let mut statuses = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    soon("another health", async { while statuses.message().await.unwrap().unwrap().status() != wanted {} }).await;
+    with_timeout("another health", async { while statuses.message().await.unwrap().unwrap().status() != wanted {} })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -68,13 +71,13 @@ async fn a_flip_on_one_server_is_told_by_the_other_without_a_poll() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let here = Server::start(&database).await;
-    let there = Server::start(&line.database).await;
+    let there = Server::start(&proxy.database).await;
     let mut watching = watch(&mut there.admin().await).await;
     let mut admin = here.admin().await;
-    database.until_listened_to(2).await;
-    line.set(Line::Muted);
+    database.wait_for_listeners(2).await;
+    proxy.set(Link::DropNotifications);
     admin.create("a").await;
     assert_eq!(told(&mut watching).await, ["a"]);
     for _ in 0..5 {
@@ -82,24 +85,24 @@ async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
         assert_eq!(told(&mut watching).await, ["a"]);
         assert_eq!(there.admin().await.get("a").await, flipped);
     }
-    line.until_more_is_lost(5).await;
+    proxy.wait_until_dropped(5).await;
 }
 
 /// The one server has not heard of the change yet: who asks for it waits, as long as they said, and gets it when it comes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_read_waits_for_the_revision_that_it_asks_for() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let here = Server::start(&database).await;
-    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
     let (mut admin, mut reader) = (here.admin().await, there.admin().await);
-    database.until_listened_to(2).await;
+    database.wait_for_listeners(2).await;
     // What was listened to first is behind it.
     let known = admin.create("known").await.revision;
     let request = |min_revision| ListFeatureFlagsRequest { min_revision: Some(min_revision), ..Default::default() };
     reader.toggle.list_feature_flags(request(known)).await.unwrap();
 
-    line.set(Line::Muted);
+    proxy.set(Link::DropNotifications);
     let unheard = admin.create("unheard").await.revision;
     let mut brief = tonic::Request::new(request(unheard));
     brief.set_timeout(Duration::from_secs(2));
@@ -107,9 +110,9 @@ async fn a_read_waits_for_the_revision_that_it_asks_for() {
     assert_eq!((late.code(), reason_of(&late).as_str()), (Code::Unavailable, "STALE"));
     let mut patient = reader.clone();
     let waiting = tokio::spawn(async move { patient.toggle.list_feature_flags(request(unheard)).await });
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     admin.create("heard").await;
-    let answer = soon("the read to be answered", waiting).await.unwrap().unwrap().into_inner();
+    let answer = with_timeout("the read to be answered", waiting).await.unwrap().unwrap().into_inner();
     assert!(answer.revision >= unheard && answer.feature_flags.iter().any(|flag| flag.key == "unheard"));
 
     let beyond = reader.toggle.list_feature_flags(request(answer.revision + 100)).await.unwrap_err();
@@ -121,14 +124,14 @@ async fn a_read_waits_for_the_revision_that_it_asks_for() {
 async fn what_happens_while_the_line_is_down_is_found_when_it_is_up() {
     let database = Database::new(Backend::Postgres).await;
     let here = Server::start(&database).await;
-    let line = Proxy::new(&database).await;
-    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let proxy = PostgresProxy::new(&database).await;
+    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
     let mut watching = watch(&mut there.admin().await).await;
-    database.until_listened_to(2).await;
-    line.set(Line::Closed);
-    database.until_listened_to(1).await;
+    database.wait_for_listeners(2).await;
+    proxy.set(Link::Closed);
+    database.wait_for_listeners(1).await;
     here.admin().await.create("a").await;
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     assert_eq!(told(&mut watching).await, ["a"]);
 }
 
@@ -136,17 +139,17 @@ async fn what_happens_while_the_line_is_down_is_found_when_it_is_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_change_of_ones_own_closes_the_gap_before_it() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let here = Server::start(&database).await;
-    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
     let mut admin = here.admin().await;
     let known = admin.create("known").await.revision;
     let mut other = there.admin().await;
     let request = ListFeatureFlagsRequest { min_revision: Some(known), ..Default::default() };
     other.toggle.list_feature_flags(request).await.unwrap();
-    database.until_listened_to(2).await;
+    database.wait_for_listeners(2).await;
     let mut watching = watch(&mut other).await;
-    line.set(Line::Muted);
+    proxy.set(Link::DropNotifications);
     let unheard = admin.create("unheard").await;
     let flipped = other.flip("known").await;
     assert_eq!(flipped.revision, unheard.revision + 1);
@@ -194,10 +197,10 @@ async fn refused(client: &mut Client, reader: &mut Client) -> Vec<Status> {
     vec![list, stream, me, users, flip, forbidden]
 }
 
-async fn lives_through(lost: Line) {
+async fn lives_through(lost: Link) {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
-    let server = Server::start_with(&line.database, &IMPATIENT).await;
+    let proxy = PostgresProxy::new(&database).await;
+    let server = Server::start_with(&proxy.database, &IMPATIENT).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let reader = admin.new_user("reader@example.com", &["view_feature_flags"]).await;
@@ -210,59 +213,59 @@ async fn lives_through(lost: Line) {
     let mut following = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
     while !following.message().await.unwrap().unwrap().caught_up {}
 
-    line.set(lost);
+    proxy.set(lost);
     until_healthy(&server, ServingStatus::NotServing).await;
     for status in refused(&mut admin, &mut reader).await {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "STALE"), "{status}");
     }
-    let ended = until_ended(&mut following).await;
+    let ended = read_until_error(&mut following).await;
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::Unavailable, "STALE"));
     read_everything(&server, &mut admin).await;
     // Who resumes is believed, as long as nobody can tell that they should not be.
     let request = WatchFeatureFlagsRequest { after_revision: Some(1), after_hash: vec![7; 32], ..Default::default() };
     admin.toggle.watch_feature_flags(request).await.unwrap();
 
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     until_healthy(&server, ServingStatus::Serving).await;
     admin.flip("a").await;
     assert_eq!(told(&mut watching).await, ["a"]);
-    let synced = soon("the flip", syncing.message()).await.unwrap().unwrap();
+    let synced = with_timeout("the flip", syncing.message()).await.unwrap().unwrap();
     assert!(synced.flag_configuration.contains(r#""defaultVariant":"on""#), "{}", synced.flag_configuration);
     for kind in ["provider_ready", "configuration_change", "configuration_change"] {
-        assert_eq!(soon(kind, events.message()).await.unwrap().unwrap().r#type, kind);
+        assert_eq!(with_timeout(kind, events.message()).await.unwrap().unwrap().r#type, kind);
     }
     assert_eq!(admin.log().await.last().unwrap().action_type, "toggle_enabled");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_lives_through_a_database_that_is_down() {
-    lives_through(Line::Closed).await;
+    lives_through(Link::Closed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_lives_through_a_database_that_says_nothing() {
-    lives_through(Line::Silent).await;
+    lives_through(Link::Stalled).await;
 }
 
 /// A backup that is restored under a running server: who watched is told, nobody is left with what never was.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_are_told_that_a_backup_was_restored() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
-    let server = Server::start_with(&line.database, &IMPATIENT).await;
+    let proxy = PostgresProxy::new(&database).await;
+    let server = Server::start_with(&proxy.database, &IMPATIENT).await;
     let mut admin = server.admin().await;
     let saved = admin.create("a").await;
-    line.set(Line::Closed);
+    proxy.set(Link::Closed);
     let backup = database.copy().await;
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     until_healthy(&server, ServingStatus::Serving).await;
     let lost = admin.flip("a").await;
     let mut watching = watch(&mut admin).await;
 
-    line.set(Line::Closed);
-    database.replace_by(&backup).await;
-    line.set(Line::Open);
-    let ended = until_ended(&mut watching).await;
+    proxy.set(Link::Closed);
+    database.replace_with(&backup).await;
+    proxy.set(Link::Open);
+    let ended = read_until_error(&mut watching).await;
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"));
     assert_eq!(admin.get("a").await, saved);
 

@@ -14,8 +14,10 @@ use uuid::Uuid;
 
 use crate::store::raw::Raw;
 use crate::store::world::{self, World};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, until_ended};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{
+    Backend, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, with_timeout,
+};
 
 /// To trim the log through an entry.
 fn through(entry: &AuditLog) -> TrimAuditLogsRequest {
@@ -59,7 +61,7 @@ fn is_replay<T>(response: &Response<T>) -> bool {
 /// Waits until no row is left up to the floor, and sees that all above it are there.
 async fn until_removed(raw: &mut Raw, floor: i64) {
     let below = format!("SELECT count(*) FROM audit_logs WHERE revision <= {floor}");
-    soon("the rows to go", async { while raw.number(&below).await > 0 {} }).await;
+    with_timeout("the rows to go", async { while raw.number(&below).await > 0 {} }).await;
     assert_eq!(raw.number("SELECT count(*) - (SELECT revision - floor FROM log_head) FROM audit_logs").await, 0);
 }
 
@@ -89,7 +91,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-on_both! {
+on_both_databases! {
     async fn the_oldest_part_goes_and_an_entry_vouches_for_the_beginning_of_the_rest(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -237,13 +239,13 @@ on_both! {
         let log = flips(&mut admin, 20).await;
         let beyond = StreamAuditLogsRequest { after_revision: Some(12), follow: true, ..Default::default() };
         let mut beyond = admin.audit.stream_audit_logs(beyond).await.unwrap().into_inner();
-        let mut seen = soon("a part", beyond.message()).await.unwrap().unwrap().items;
+        let mut seen = with_timeout("a part", beyond.message()).await.unwrap().unwrap().items;
         trim(&mut admin, through(&log[9])).await;
         until_removed(&mut raw, 10).await;
         admin.flip("a").await;
         let rest = admin.log().await;
         assert_eq!(rest[0], log[10], "without a cursor it begins with the oldest that is kept");
-        soon("what came later", async {
+        with_timeout("what came later", async {
             while seen.len() < rest.len() - 2 {
                 seen.extend(beyond.message().await.unwrap().unwrap().items);
             }
@@ -279,18 +281,18 @@ on_both! {
         // page is on its way, the transport holds the next in its hands, and one is read ahead. So the server has read four at
         // the most when the reader has the first.
         let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(65_535);
-        let mut admin = Client::on(soon("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
+        let mut admin = Client::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
         let log = admin.log().await;
         for follow in [false, true] {
             let from = admin.log().await[0].revision;
             let request = StreamAuditLogsRequest { follow, ..Default::default() };
             let mut slow = admin.audit.stream_audit_logs(request).await.unwrap().into_inner();
-            let first = soon("a part", slow.message()).await.unwrap().unwrap().items;
+            let first = with_timeout("a part", slow.message()).await.unwrap().unwrap().items;
             let last = if follow { log.len() - 1 } else { 2_100 };
             trim(&mut admin, through(&log[last])).await;
             let mut expected = from..;
             assert!(first.iter().all(|entry| Some(entry.revision) == expected.next()));
-            let ended = soon("the end", async {
+            let ended = with_timeout("the end", async {
                 loop {
                     match slow.message().await {
                         Ok(part) => {
@@ -357,7 +359,7 @@ on_both! {
         };
         let mut stream = admin.toggle.watch_feature_flags(forged).await;
         let error = match &mut stream {
-            Ok(stream) => until_ended(stream.get_mut()).await,
+            Ok(stream) => read_until_error(stream.get_mut()).await,
             Err(status) => status.clone(),
         };
         assert_eq!(reason_of(&error), "LOG_MISMATCH", "at the cut its hash is known");
@@ -368,23 +370,26 @@ on_both! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_was_behind_the_cut_catches_up_and_its_watchers_go_on() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let here = Server::start(&database).await;
-    let there = Server::start_with(&line.database, &[("TOGGLED_POLL_INTERVAL", "50ms")]).await;
+    let there = Server::start_with(&proxy.database, &[("TOGGLED_POLL_INTERVAL", "50ms")]).await;
     let mut admin = here.admin().await;
     flips(&mut admin, 5).await;
     admin.create("b").await;
     let log = admin.log().await;
     let mut away = there.admin().await;
     let mut watching = away.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
-    soon("everything", async { while watching.message().await.unwrap().unwrap().revision < log.len() as i64 {} }).await;
-    line.set(Line::Closed);
+    with_timeout("everything", async {
+        while watching.message().await.unwrap().unwrap().revision < log.len() as i64 {}
+    })
+    .await;
+    proxy.set(Link::Closed);
     admin.flip("a").await;
     let last = admin.log().await.pop().unwrap();
     trim(&mut admin, through(&last)).await;
     until_removed(&mut Raw::connect(&database).await, last.revision).await;
-    line.set(Line::Open);
-    let told = soon("the change", async {
+    proxy.set(Link::Open);
+    let told = with_timeout("the change", async {
         loop {
             let message = watching.message().await.unwrap().unwrap();
             if !message.feature_flags.is_empty() {

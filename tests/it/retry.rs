@@ -4,7 +4,7 @@ use prost::Message;
 use toggled::api::pb::*;
 use tonic::{Code, Response};
 
-use crate::support::{Database, Server, on_both, reason_of, toggle};
+use crate::support::{Database, Server, on_both_databases, reason_of, toggle};
 
 fn named(key: &str, id: &str) -> ToggleFeatureFlagRequest {
     ToggleFeatureFlagRequest { request_id: Some(id.into()), reason: "once".into(), ..toggle(key) }
@@ -14,7 +14,7 @@ fn is_replay<T>(response: &Response<T>) -> bool {
     response.metadata().get("x-request-replayed").is_some_and(|value| value == "true")
 }
 
-on_both! {
+on_both_databases! {
     async fn fifty_at_once_flip_once_and_get_the_same_bytes(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

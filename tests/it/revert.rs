@@ -7,7 +7,7 @@ use toggled::verify::Chain;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
-use crate::support::{Client, Database, Server, archive, on_both, reason_of, toggle};
+use crate::support::{Client, Database, Server, archive, on_both_databases, reason_of, toggle};
 
 fn revert(entry: &AuditLog) -> RevertFeatureFlagRequest {
     RevertFeatureFlagRequest { audit_log_id: entry.id.clone(), ..Default::default() }
@@ -46,7 +46,7 @@ fn assert_fails(result: Result<tonic::Response<RevertFeatureFlagResponse>, Statu
     assert_eq!((status.code(), reason_of(&status).as_str()), (code, reason), "{status}");
 }
 
-on_both! {
+on_both_databases! {
     async fn a_flip_is_taken_back_by_an_entry_that_names_it(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

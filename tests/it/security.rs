@@ -9,9 +9,9 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::support::methods::{PERMISSIONS, call, channel};
-use crate::support::{Database, Server, TOKEN, on_both, reason_of, toggle};
+use crate::support::{Database, Server, TOKEN, on_both_databases, reason_of, toggle};
 
-on_both! {
+on_both_databases! {
     async fn a_token_can_be_narrower_than_its_user_and_can_expire(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

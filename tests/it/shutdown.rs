@@ -11,21 +11,23 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::support::methods::{channel, endless};
-use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, toggle, until_ended};
+use crate::support::methods::{call_unfinished, channel};
+use crate::support::{
+    Backend, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, toggle, with_timeout,
+};
 
 /// Flips until the server is gone: the revisions that were answered, and how the last flip failed.
 async fn flip_to_the_end(mut client: Client, key: String) -> (Vec<i64>, Status) {
     let mut answered = Vec::new();
     loop {
-        match soon("an answer", client.toggle.toggle_feature_flag(toggle(&key))).await {
+        match with_timeout("an answer", client.toggle.toggle_feature_flag(toggle(&key))).await {
             Ok(answer) => answered.push(answer.into_inner().revision),
             Err(status) => return (answered, status),
         }
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn every_change_that_was_answered_before_a_stop_is_there_after_it(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -38,7 +40,7 @@ on_both! {
         }
         // In the middle of it all.
         let mut revisions = admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
-        soon("some flips", async { while revisions.message().await.unwrap().unwrap().revision < 500 {} }).await;
+        with_timeout("some flips", async { while revisions.message().await.unwrap().unwrap().revision < 500 {} }).await;
 
         assert_eq!(server.terminate().await.code(), Some(0));
 
@@ -75,9 +77,9 @@ on_both! {
         let mut stream = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
         stream.message().await.unwrap().unwrap();
         // As whoever started it at a terminal asks it.
-        server.send("INT").await;
-        assert!(server.ended().await.success());
-        let error = soon("the stream to end", stream.message()).await.unwrap_err();
+        server.send_signal("INT").await;
+        assert!(server.wait_for_exit().await.success());
+        let error = with_timeout("the stream to end", stream.message()).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     }
 }
@@ -110,19 +112,19 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
 
-    server.signal().await;
+    server.request_stop().await;
 
     for mut watch in watches {
-        let error = until_ended(&mut watch).await;
+        let error = read_until_error(&mut watch).await;
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     }
-    let error = until_ended(&mut health).await;
+    let error = read_until_error(&mut health).await;
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
-    assert_eq!(server.ended().await.code(), Some(0));
+    assert_eq!(server.wait_for_exit().await.code(), Some(0));
     let mut rest = Vec::new();
     for connection in [&mut silent, &mut hesitant, &mut mute, &mut cut] {
         // Closed or reset: gone.
-        let _ = soon("the connection to end", connection.read_to_end(&mut rest)).await;
+        let _ = with_timeout("the connection to end", connection.read_to_end(&mut rest)).await;
     }
 }
 
@@ -131,11 +133,11 @@ async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
     let database = Database::new(Backend::Sqlite).await;
     for (again, status) in [("TERM", 128 + 15), ("INT", 128 + 2)] {
         let (mut server, mut health) = draining(&database, "1h").await;
-        let told = soon("word of its health", health.message()).await.unwrap().unwrap();
+        let told = with_timeout("word of its health", health.message()).await.unwrap().unwrap();
         assert_eq!(told.status(), ServingStatus::NotServing);
         server.admin().await.flip("a").await;
-        server.send(again).await;
-        assert_eq!(server.ended().await.code(), Some(status));
+        server.send_signal(again).await;
+        assert_eq!(server.wait_for_exit().await.code(), Some(status));
     }
 }
 
@@ -143,11 +145,11 @@ async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
 async fn it_ends_when_it_has_drained() {
     let database = Database::new(Backend::Sqlite).await;
     let (mut server, mut health) = draining(&database, "1s").await;
-    let told = soon("word of its health", health.message()).await.unwrap().unwrap();
+    let told = with_timeout("word of its health", health.message()).await.unwrap().unwrap();
     assert_eq!(told.status(), ServingStatus::NotServing);
-    let error = until_ended(&mut health).await;
+    let error = read_until_error(&mut health).await;
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
-    assert_eq!(server.ended().await.code(), Some(0));
+    assert_eq!(server.wait_for_exit().await.code(), Some(0));
 }
 
 /// A server with the flag `a` that has been asked to stop, serves on for so long, and says how it is.
@@ -159,7 +161,7 @@ async fn draining(database: &Database, delay: &str) -> (Server, Streaming<Health
     let mut health = HealthClient::new(channel(&server).await);
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    server.signal().await;
+    server.request_stop().await;
     (server, health)
 }
 
@@ -167,11 +169,11 @@ async fn draining(database: &Database, delay: &str) -> (Server, Streaming<Health
 async fn a_call_that_does_not_end_is_given_up_in_the_end() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start_with(&database, &[("TOGGLED_SHUTDOWN_TIMEOUT", "100ms")]).await;
-    let call = tokio::spawn(endless(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)));
+    let call = tokio::spawn(call_unfinished(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)));
     // One that was sent after it has been answered: the other is under way.
-    server.admin().await.until_let_in().await;
+    server.admin().await.wait_until_authenticated().await;
     assert_eq!(server.terminate().await.code(), Some(0));
-    soon("the call to end", call).await.unwrap().unwrap_err();
+    with_timeout("the call to end", call).await.unwrap().unwrap_err();
 }
 
 /// A change that is being written when the stop comes is answered with the truth.
@@ -182,17 +184,17 @@ async fn a_change_under_way_is_finished_and_answered() {
     let mut admin = server.admin().await;
     admin.create("a").await;
     let mut watch = admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let mut flipping = admin.clone();
     let flip = tokio::spawn(async move { flipping.flip("a").await });
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
 
-    server.signal().await;
+    server.request_stop().await;
 
-    until_ended(&mut watch).await;
+    read_until_error(&mut watch).await;
     drop(held);
-    let flipped = soon("the answer", flip).await.unwrap();
-    assert_eq!(server.ended().await.code(), Some(0));
+    let flipped = with_timeout("the answer", flip).await.unwrap();
+    assert_eq!(server.wait_for_exit().await.code(), Some(0));
     let server = Server::start(&database).await;
     assert_eq!(server.admin().await.get("a").await.revision, flipped.revision);
 }

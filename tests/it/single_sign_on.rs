@@ -8,8 +8,10 @@ use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 
 use crate::support::methods::{call, channel};
-use crate::support::signing::{Key, encoded};
-use crate::support::{Backend, Database, Issuer, Server, invoke, on_both, reason_of, soon, toggle, until_ended};
+use crate::support::signing::{Key, base64url};
+use crate::support::{
+    Backend, Database, Issuer, Server, invoke, on_both_databases, read_until_error, reason_of, toggle, with_timeout,
+};
 
 /// How the program ends with these settings, and what it says.
 async fn refused(settings: &[(&str, &str)]) -> (Option<i32>, String) {
@@ -75,7 +77,7 @@ async fn the_keys_may_lie_in_a_file() {
     let server = Server::start_with(&database, &settings).await;
     let token = issuer.token(&issuer.claims("sue@example.com", &["view_audit_logs"]));
     assert_eq!(who(&server, &token).await.unwrap().permissions, ["view_audit_logs"]);
-    assert_eq!(issuer.times_served(), 0);
+    assert_eq!(issuer.key_requests(), 0);
 }
 
 /// The certificate's root comes by `SSL_CERT_FILE`.
@@ -85,7 +87,7 @@ async fn the_keys_are_fetched_when_the_server_starts() {
     let database = Database::new(Backend::Sqlite).await;
     let mut server = Server::launch(&database.url, &issuer.settings()).await;
     server.ready().await;
-    soon("the keys to be fetched", issuer.served(1)).await;
+    with_timeout("the keys to be fetched", issuer.wait_for_key_requests(1)).await;
     assert!(server.terminate().await.success());
 }
 
@@ -105,10 +107,10 @@ async fn start(issuer: &Issuer, database: &Database, more: &[(&str, &str)]) -> S
     let settings: Vec<_> = issuer.settings().into_iter().chain(more.iter().copied()).collect();
     let mut server = Server::launch(&database.url, &settings).await;
     server.ready().await;
-    soon("the keys to be fetched", issuer.served(1)).await;
+    with_timeout("the keys to be fetched", issuer.wait_for_key_requests(1)).await;
     // Fetched is not yet taken over.
     let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
-    server.client(Some(&token)).await.until_let_in().await;
+    server.client(Some(&token)).await.wait_until_authenticated().await;
     server
 }
 
@@ -120,7 +122,7 @@ fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-on_both! {
+on_both_databases! {
     async fn somebody_who_signs_on_becomes_a_user_with_their_first_change(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let server = start(&issuer, &database, &[]).await;
@@ -169,7 +171,7 @@ on_both! {
         for token in [&token, &viewer, &issuer.token(&claims)] {
             assert_eq!(who(&server, token).await.unwrap_err().code(), Code::Unauthenticated);
         }
-        let ended = until_ended(&mut stream).await;
+        let ended = read_until_error(&mut stream).await;
         assert_eq!(ended.code(), Code::Unauthenticated);
     }
 
@@ -249,7 +251,7 @@ on_both! {
             flips.spawn(async move { client.toggle.toggle_feature_flag(request).await.map(drop) });
         }
         let mut made = 0;
-        while let Some(flip) = soon("a flip", flips.join_next()).await {
+        while let Some(flip) = with_timeout("a flip", flips.join_next()).await {
             match flip.unwrap() {
                 Ok(()) => made += 1,
                 // The other server may not have seen the flag yet.
@@ -277,21 +279,21 @@ async fn a_token_that_is_not_good_lets_nobody_in() {
     };
     let header = |algorithm: &str, id: &str| json!({"typ": "JWT", "alg": algorithm, "kid": id});
     let unsigned = |algorithm: &str, id: &str| {
-        let parts = [header(algorithm, id), claims.clone()].map(|part| encoded(part.to_string().as_bytes()));
+        let parts = [header(algorithm, id), claims.clone()].map(|part| base64url(part.to_string().as_bytes()));
         parts.join(".")
     };
     // HMAC with what everybody knows of the RSA key.
     let confused = {
         let message = unsigned("HS256", "rsa");
         let hmac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &rsa.public()), message.as_bytes());
-        format!("{message}.{}", encoded(hmac.as_ref()))
+        format!("{message}.{}", base64url(hmac.as_ref()))
     };
     let good = key.token(&claims);
     let tampered = {
         let mut other = claims.clone();
         other["sub"] = json!("somebody else");
         let parts: Vec<_> = good.split('.').collect();
-        format!("{}.{}.{}", parts[0], encoded(other.to_string().as_bytes()), parts[2])
+        format!("{}.{}.{}", parts[0], base64url(other.to_string().as_bytes()), parts[2])
     };
     let bad = [
         ("another audience", but("aud", json!("others"))),
@@ -370,7 +372,7 @@ async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
     issuer.rotate(vec![Key::ed25519("second")]);
     let new = issuer.token(&claims);
     // At the first call already, unless the keys were asked for a moment ago.
-    server.client(Some(&new)).await.until_let_in().await;
+    server.client(Some(&new)).await.wait_until_authenticated().await;
     assert_eq!(who(&server, &old).await.unwrap_err().code(), Code::Unauthenticated);
 
     // A stream goes on while its key is there, and ends with it.
@@ -381,8 +383,8 @@ async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
     assert!(stream.message().await.unwrap().is_some());
     let (second, third) = (Key::p256("of its own"), Key::ed25519("third"));
     issuer.rotate(vec![third.clone(), second]);
-    server.client(Some(&third.token(&claims))).await.until_let_in().await;
-    let status = until_ended(&mut stream).await;
+    server.client(Some(&third.token(&claims))).await.wait_until_authenticated().await;
+    let status = read_until_error(&mut stream).await;
     assert_eq!(status.code(), Code::Unauthenticated);
     let new = third.token(&claims);
 
@@ -403,8 +405,8 @@ async fn while_the_issuer_has_never_answered_its_people_are_told_to_come_back() 
     let token = issuer.token(&issuer.claims("sue@example.com", &[]));
     let status = who(&server, &token).await.unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "ISSUER_UNAVAILABLE"));
-    issuer.start_again().await;
-    server.client(Some(&token)).await.until_let_in().await;
+    issuer.restart().await;
+    server.client(Some(&token)).await.wait_until_authenticated().await;
 }
 
 /// The issuer's clock may be half a minute from ours: a token works so long after its `exp`.
@@ -418,7 +420,7 @@ async fn a_stream_ends_with_the_token_that_let_it_in() {
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
     let mut stream = sue.audit.stream_audit_logs(follow).await.unwrap().into_inner();
     assert!(stream.message().await.unwrap().is_some());
-    let ended = until_ended(&mut stream).await;
+    let ended = read_until_error(&mut stream).await;
     assert_eq!(ended.code(), Code::Unauthenticated);
     assert_eq!(sue.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 }

@@ -9,7 +9,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::support::{Database, Server, invoke, on_both, reason_of, toggle};
+use crate::support::{Database, Server, invoke, on_both_databases, reason_of, toggle};
 
 #[tokio::test]
 async fn a_wrong_setting_is_one_clear_line_and_status_2() {
@@ -75,7 +75,7 @@ async fn a_database_that_cannot_be_used_is_one_clear_line() {
 async fn the_first_start_leaves_a_token_in_a_file() {
     let folder = TempDir::new().unwrap();
     let url = format!("sqlite://{}/toggled.db", folder.path().display());
-    let mut server = Server::launch_fresh(&url).await;
+    let mut server = Server::launch_without_token(&url).await;
     server.ready().await;
     let path = folder.path().join("toggled-admin.token");
     assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
@@ -87,23 +87,23 @@ async fn the_first_start_leaves_a_token_in_a_file() {
     let log = admin.log().await;
     assert_eq!(log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(), ["user_created", "token_created"]);
     assert!(log.iter().all(|e| e.user_email == "bootstrap@localhost" && e.user_id.is_none()));
-    let told = server.terminate_with_words().await;
+    let told = server.terminate_with_output().await;
     assert!(told.contains(&path.display().to_string()) && !told.contains(&token), "{told}");
     assert_eq!(told.matches("  grpcurl ").count(), 3, "{told}");
 
     // The second start makes none, and the first one still works.
     std::fs::remove_file(&path).unwrap();
-    let mut server = Server::launch_fresh(&url).await;
+    let mut server = Server::launch_without_token(&url).await;
     server.ready().await;
     assert!(!path.exists());
     server.client(Some(&token)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap();
-    assert_eq!(server.terminate_with_words().await, "");
+    assert_eq!(server.terminate_with_output().await, "");
 
     // A new database beside it: the token file of the other is not replaced.
     std::fs::write(&path, "another's").unwrap();
-    let mut server = Server::launch_fresh(&url.replace("toggled.db", "second.db")).await;
+    let mut server = Server::launch_without_token(&url.replace("toggled.db", "second.db")).await;
     server.ready().await;
-    let told = server.terminate_with_words().await;
+    let told = server.terminate_with_output().await;
     let second = told.lines().find(|line| line.ends_with(".token")).unwrap().trim();
     assert!(std::fs::read_to_string(second).unwrap().starts_with("toggled_"), "{told}");
     assert_eq!(std::fs::metadata(second).unwrap().permissions().mode() & 0o777, 0o600);
@@ -117,7 +117,7 @@ async fn without_any_setting_it_serves_a_file_in_the_current_folder() {
     assert!(help.contains("[default: sqlite://toggled.db]") && help.contains("[default: 127.0.0.1:50051]"), "{help}");
 }
 
-on_both! {
+on_both_databases! {
     async fn what_was_written_is_there_after_a_restart(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -209,17 +209,17 @@ async fn health_says_no_until_the_database_answers() {
 async fn a_first_start_waits_until_the_administrator_can_be_written() {
     let database = Database::new(crate::support::Backend::Postgres).await;
     assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
-    let held = database.hold_head().await;
-    let (mut server, mut log) = Server::launch_logged(&database.url, &[]).await;
-    log.says("waiting to write the first administrator").await;
+    let held = database.lock_head().await;
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
+    log.wait_for_line("waiting to write the first administrator").await;
     drop(held);
     server.ready().await;
     server.admin().await.create("a").await;
 
     let database = Database::new(crate::support::Backend::Postgres).await;
     assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
-    let _held = database.hold_head().await;
-    let (server, mut log) = Server::launch_logged(&database.url, &[]).await;
-    log.says("waiting to write the first administrator").await;
+    let _held = database.lock_head().await;
+    let (server, mut log) = Server::launch_with_log(&database.url, &[]).await;
+    log.wait_for_line("waiting to write the first administrator").await;
     assert_eq!(server.terminate().await.code(), Some(0), "it can be stopped meanwhile");
 }

@@ -7,8 +7,8 @@ use toggled::api::pb::GetFeatureFlagRequest;
 use tokio::net::UnixDatagram;
 use tonic::Code;
 
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Database, Server, reason_of, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, Database, Server, reason_of, with_timeout};
 
 /// Where the server tells how far it is.
 struct Manager {
@@ -26,7 +26,7 @@ impl Manager {
 
     async fn told(&self) -> String {
         let mut bytes = [0; 256];
-        let length = soon("word from the server", self.socket.recv(&mut bytes)).await.unwrap();
+        let length = with_timeout("word from the server", self.socket.recv(&mut bytes)).await.unwrap();
         String::from_utf8(bytes[..length].to_vec()).unwrap()
     }
 
@@ -41,17 +41,17 @@ impl Manager {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ready_is_said_when_it_serves_and_stopping_when_it_ends() {
     let (database, manager) = (Database::new(Backend::Postgres).await, Manager::new());
-    let line = Proxy::new(&database).await;
-    line.set(Line::Closed);
+    let proxy = PostgresProxy::new(&database).await;
+    proxy.set(Link::Closed);
     let settings = [("NOTIFY_SOCKET", manager.path.as_str())];
-    let (mut server, mut log) = Server::launch_logged(&line.database.url, &settings).await;
-    log.says("waiting for the database").await;
+    let (mut server, mut log) = Server::launch_with_log(&proxy.database.url, &settings).await;
+    log.wait_for_line("waiting for the database").await;
     let mut admin = server.admin().await;
     let early = admin.toggle.get_feature_flag(GetFeatureFlagRequest::default()).await.unwrap_err();
     assert_eq!(early.code(), Code::Unavailable, "{}", reason_of(&early));
     manager.assert_silent();
 
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     assert_eq!(manager.told().await, "READY=1\n");
     admin.create("a").await;
     server.ready().await;
@@ -67,9 +67,9 @@ async fn ready_is_said_when_it_serves_and_stopping_when_it_ends() {
 async fn a_manager_that_is_gone_is_no_reason_to_stop() {
     let database = Database::new(Backend::Sqlite).await;
     let settings = [("NOTIFY_SOCKET", "/nowhere/at/all")];
-    let (mut server, mut log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
-    log.says("systemd was not told").await;
+    log.wait_for_line("systemd was not told").await;
     server.admin().await.create("a").await;
     assert!(server.terminate().await.success());
 }

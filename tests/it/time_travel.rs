@@ -11,7 +11,7 @@ use toggled::api::pb::*;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, archive, on_both, reason_of};
+use crate::support::{Client, Database, Server, archive, on_both_databases, reason_of};
 
 const KEYS: [&str; 4] = ["a", "b", "c-1", "c-2"];
 
@@ -172,7 +172,7 @@ async fn trim(client: &mut Client, through_revision: i64) {
     client.audit.trim_audit_logs(request).await.unwrap();
 }
 
-on_both! {
+on_both_databases! {
     async fn every_state_is_answered_as_when_it_was_the_present(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

@@ -9,8 +9,10 @@ use tokio::process::Command;
 use tokio_rustls::rustls::HandshakeKind;
 use tonic::transport::Endpoint;
 
-use crate::support::tls::{Ca, Files, Identity, admin, connect, connect_by, connector, leaf, shown};
-use crate::support::{Backend, Client, Database, Log, Server, invoke, soon};
+use crate::support::tls::{
+    Ca, Files, Identity, admin, connect, connect_with, connector, parse_certificate, served_certificate,
+};
+use crate::support::{Backend, Client, Database, Log, Server, invoke, with_timeout};
 
 /// A server that speaks TLS.
 struct Tls {
@@ -32,13 +34,13 @@ async fn start_with(identity: &Identity, client_ca: Option<&Ca>, more: &[(&str, 
     let mut settings = vec![("TOGGLED_TLS_CERTIFICATE", certificate.as_str()), ("TOGGLED_TLS_KEY", key.as_str())];
     settings.extend(client_ca.map(|_| ("TOGGLED_CLIENT_CA", clients.as_str())));
     settings.extend(more);
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     Tls { server, log, files, _database: database }
 }
 
 async fn call(client: &mut Client) -> io::Result<WhoAmIResponse> {
-    let answer = soon("an answer", client.access.who_am_i(WhoAmIRequest {})).await;
+    let answer = with_timeout("an answer", client.access.who_am_i(WhoAmIRequest {})).await;
     answer.map(tonic::Response::into_inner).map_err(io::Error::other)
 }
 
@@ -70,8 +72,8 @@ async fn a_client_without_tls_gets_an_error_and_nobody_else_does() {
     let tls = start(&ca.server(), None).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", tls.server.address)).unwrap();
     // It may learn of it when it connects, or when it calls.
-    if let Ok(channel) = soon("a connection", endpoint.connect()).await {
-        call(&mut Client::on(channel, None)).await.unwrap_err();
+    if let Ok(channel) = with_timeout("a connection", endpoint.connect()).await {
+        call(&mut Client::with_channel(channel, None)).await.unwrap_err();
     }
     served(&tls, &ca, None).await.unwrap();
 }
@@ -94,11 +96,11 @@ async fn with_a_client_ca_every_connection_is_checked_anew() {
         let tls = start(&server, client_ca).await;
         let connector = connector(&ca, Some(&client));
         for kind in [HandshakeKind::Full, again] {
-            let mut stream = connect_by(&connector, tls.server.address).await.unwrap();
+            let mut stream = connect_with(&connector, tls.server.address).await.unwrap();
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
             // What it takes to resume comes before the first byte, and that when the client has said what it speaks.
             stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-            soon("the server's settings", stream.read_u8()).await.unwrap();
+            with_timeout("the server's settings", stream.read_u8()).await.unwrap();
         }
     }
 }
@@ -110,17 +112,17 @@ async fn new_connections_use_the_new_certificate_and_old_ones_stay() {
     let mut tls = start(&first, None).await;
     let address = tls.server.address;
     let mut before = admin(address, &ca, None).await.unwrap();
-    assert_eq!(shown(address, &ca).await, leaf(&first));
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
 
     tls.files.swap(&second, None);
-    tls.log.says("new connections use the new ones").await;
-    assert_eq!(shown(address, &ca).await, leaf(&second));
+    tls.log.wait_for_line("new connections use the new ones").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&second));
 
     // The same by renaming, one file after the other; what is between them may be seen, and is not used.
     tls.files.replace("server.pem", &third.certificate);
     tls.files.replace("server.key", &third.key);
-    tls.log.says("new connections use the new ones").await;
-    assert_eq!(shown(address, &ca).await, leaf(&third));
+    tls.log.wait_for_line("new connections use the new ones").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&third));
     call(&mut before).await.unwrap();
     served(&tls, &ca, None).await.unwrap();
 }
@@ -132,7 +134,7 @@ async fn a_new_client_ca_counts_for_new_connections() {
     let mut tls = start(&server, Some(&old)).await;
     let mut before = admin(tls.server.address, &ca, Some(&a)).await.unwrap();
     tls.files.swap(&server, Some(&new));
-    tls.log.says("new connections use the new ones").await;
+    tls.log.wait_for_line("new connections use the new ones").await;
     served(&tls, &ca, Some(&a)).await.unwrap_err();
     served(&tls, &ca, Some(&b)).await.unwrap();
     call(&mut before).await.unwrap();
@@ -146,18 +148,18 @@ async fn while_the_new_files_cannot_be_used_the_old_stay() {
     let address = tls.server.address;
 
     tls.files.replace("server.pem", &second.certificate);
-    tls.log.says("is not the key of the certificate").await;
-    assert_eq!(shown(address, &ca).await, leaf(&first));
+    tls.log.wait_for_line("is not the key of the certificate").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
     tls.files.replace("server.pem", &second.certificate[..second.certificate.len() / 2]);
-    tls.log.says("cut short").await;
-    assert_eq!(shown(address, &ca).await, leaf(&first));
+    tls.log.wait_for_line("cut short").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
     std::fs::remove_file(tls.files.path("server.pem")).unwrap();
-    tls.log.says("No such file").await;
-    assert_eq!(shown(address, &ca).await, leaf(&first));
+    tls.log.wait_for_line("No such file").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
 
     tls.files.swap(&second, None);
-    tls.log.says("new connections use the new ones").await;
-    assert_eq!(shown(address, &ca).await, leaf(&second));
+    tls.log.wait_for_line("new connections use the new ones").await;
+    assert_eq!(served_certificate(address, &ca).await, parse_certificate(&second));
 }
 
 /// More of them than handshakes may be under way.
@@ -173,14 +175,14 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
     served(&tls, &ca, None).await.unwrap();
     // The oldest has made room.
     let mut nothing = Vec::new();
-    soon("the server to give up", silent[0].read_to_end(&mut nothing)).await.ok();
+    with_timeout("the server to give up", silent[0].read_to_end(&mut nothing)).await.ok();
     assert_eq!(nothing, b"");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn running_out_of_file_descriptors_does_not_end_the_server() {
     let database = Database::new(Backend::Sqlite).await;
-    let (mut server, mut log) = Server::launch_logged(&database.url, &[]).await;
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     server.ready().await;
     server.admin().await.create("a").await;
     let limited = Command::new("prlimit").args(["--nofile=64", "--pid", &server.id().to_string()]).status();
@@ -189,7 +191,7 @@ async fn running_out_of_file_descriptors_does_not_end_the_server() {
     for _ in 0..100 {
         many.push(TcpStream::connect(server.address).await.unwrap());
     }
-    log.says("cannot take connections").await;
+    log.wait_for_line("cannot take connections").await;
     drop(many);
     assert_eq!(server.admin().await.get("a").await.key, "a");
 }

@@ -4,7 +4,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, archive, on_both, reason_of, toggle};
+use crate::support::{Client, Database, Server, archive, on_both_databases, reason_of, toggle};
 
 async fn started(backend: crate::support::Backend) -> (Database, Server, Client) {
     let database = Database::new(backend).await;
@@ -26,7 +26,7 @@ fn item(key: &str, status: FeatureFlagStatus) -> BatchSetItem {
     BatchSetItem { flag, status: status.into(), expected_revision: None }
 }
 
-on_both! {
+on_both_databases! {
     /// The whole plan in one: create, flip with a reason, and find who did it in the log.
     async fn a_flip_is_in_the_log_with_its_caller_and_reason(backend: Backend) {
         let (_database, _server, mut admin) = started(backend).await;

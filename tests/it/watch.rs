@@ -7,7 +7,7 @@ use tonic::transport::Endpoint;
 use tonic::{Code, Streaming};
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, on_both, reason_of, soon, until_ended};
+use crate::support::{Client, Database, Server, on_both_databases, read_until_error, reason_of, with_timeout};
 
 type Watching = Streaming<WatchFeatureFlagsResponse>;
 
@@ -16,7 +16,7 @@ async fn watch(client: &mut Client, request: WatchFeatureFlagsRequest) -> Watchi
 }
 
 async fn next(stream: &mut Watching) -> WatchFeatureFlagsResponse {
-    soon("a message", stream.message()).await.unwrap().unwrap()
+    with_timeout("a message", stream.message()).await.unwrap().unwrap()
 }
 
 /// All messages up to the first that completes the picture.
@@ -72,7 +72,7 @@ async fn create_large(client: &mut Client, count: usize) -> Vec<String> {
     keys
 }
 
-on_both! {
+on_both_databases! {
     async fn a_watcher_gets_everything_and_then_every_change(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -242,12 +242,12 @@ on_both! {
                 let request = UpdateUserRequest { id, permissions, ..Default::default() };
                 admin.access.update_user(request).await.unwrap();
             }
-            endings.push(until_ended(&mut watching).await);
+            endings.push(read_until_error(&mut watching).await);
         }
         let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
         caught_up(&mut watching).await;
         assert!(server.terminate().await.success());
-        endings.push(until_ended(&mut watching).await);
+        endings.push(read_until_error(&mut watching).await);
         let endings: Vec<_> = endings.iter().map(|status| (status.code(), reason_of(status))).collect();
         let expected = [
             (Code::PermissionDenied, "PERMISSION_DENIED"),
@@ -265,8 +265,8 @@ on_both! {
         let all = create_large(&mut admin, 10).await;
         // Little room on the way: what the client does not read stays where it comes from.
         let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(65_535);
-        let channel = soon("a connection", endpoint.connect()).await.unwrap();
-        let mut slow_client = Client::on(channel, Some(crate::support::TOKEN));
+        let channel = with_timeout("a connection", endpoint.connect()).await.unwrap();
+        let mut slow_client = Client::with_channel(channel, Some(crate::support::TOKEN));
         let mut slow = watch(&mut slow_client, WatchFeatureFlagsRequest::default()).await;
         caught_up(&mut slow).await;
         let mut quick = watch(&mut admin.clone(), WatchFeatureFlagsRequest::default()).await;

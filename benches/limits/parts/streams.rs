@@ -17,7 +17,7 @@ use tonic::codegen::http::uri::PathAndQuery;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::callers::{Callers, token, with_token};
-use crate::rig::raw_codec::Raw;
+use crate::rig::raw_codec::RawCodec;
 use crate::rig::{Rig, Served, fill};
 
 /// What an entry is sent as.
@@ -122,7 +122,7 @@ async fn stream(callers: &Callers, after: Revision, entries: Revision) -> Result
     client.ready().await?;
     let began = Instant::now();
     let path = PathAndQuery::from_static("/toggled.v1.AuditService/StreamAuditLogs");
-    let mut messages = client.server_streaming(request, path, Raw).await?.into_inner();
+    let mut messages = client.server_streaming(request, path, RawCodec).await?.into_inner();
     let mut received = 0;
     while let Some(message) = messages.message().await? {
         received += count(message, 1)?;

@@ -182,7 +182,7 @@ mod tests {
         let issuer = Issuer::start().await;
         assert_eq!(reader(&issuer, "/moved").read().await, Ok(issuer.keys().to_string().into_bytes()));
         assert!(matches!(reader(&issuer, "/moved-to-http").read().await, Err(KeysError::Unreadable(_))));
-        assert_eq!(issuer.times_served(), 1);
+        assert_eq!(issuer.key_requests(), 1);
         assert!(matches!(reader(&issuer, "/round-and-round").read().await, Err(KeysError::Unreadable(_))));
     }
 

@@ -4,7 +4,7 @@ use toggled::api::pb::*;
 use tonic::{Code, Status};
 
 use crate::store::raw::Raw;
-use crate::support::{Backend, Client, Database, Server, on_both, reason_of, soon};
+use crate::support::{Backend, Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
 const TABLES: [&str; 5] = ["users", "api_tokens", "audit_logs", "feature_flags", "log_head"];
 
@@ -93,7 +93,7 @@ fn assert_true_or_stale<T: std::fmt::Debug + PartialEq>(result: Result<T, Status
     }
 }
 
-on_both! {
+on_both_databases! {
     /// Flags in memory and entries of another log do not tell together what a flag was.
     async fn the_past_is_not_told_from_a_log_that_the_server_does_not_know_yet(backend: Backend) {
         let Forked { database, mut raw, saved, .. } = Forked::new(backend).await;
@@ -143,7 +143,7 @@ async fn nothing_is_trimmed_or_taken_back_by_an_entry_of_the_log_that_was_replac
             }
         };
         let replaced = async {
-            soon("the append", async { while clerk.number(waiting).await == 0 {} }).await;
+            with_timeout("the append", async { while clerk.number(waiting).await == 0 {} }).await;
             put_back(&mut raw, "second").await;
             raw.run("COMMIT").await;
         };

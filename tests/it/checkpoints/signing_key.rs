@@ -11,7 +11,7 @@ use tonic_types::StatusExt;
 
 use super::{EVERY_TEN, assert_signed, list, revisions, sign, until_stored, write_to};
 use crate::store::raw::Raw;
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of};
+use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both_databases, reason_of};
 
 /// The file beside a database that is one.
 fn beside(database: &Database) -> PathBuf {
@@ -43,7 +43,7 @@ async fn a_key_is_made_beside_a_file_and_used_from_then_on() {
 
 /// What a server logs from its start until it says which key it signs with.
 async fn told_of_key(database: &Database, settings: &[(&str, &str)]) -> (String, String) {
-    let (mut server, log) = Server::launch_logged(&database.url, settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, settings).await;
     server.ready().await;
     let signed = sign(&mut server.admin().await, None).await;
     server.terminate().await;
@@ -124,8 +124,8 @@ async fn a_key_that_is_of_no_use_stops_the_start_and_is_not_shown() {
 async fn on_postgresql_nothing_is_signed_without_a_key() {
     let database = Database::new(Backend::Postgres).await;
     let settings = [("TOGGLED_CHECKPOINT_INTERVAL", "1")];
-    let (mut server, mut log) = Server::launch_logged(&database.url, &settings).await;
-    log.says("--checkpoint-key-file").await;
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
+    log.wait_for_line("--checkpoint-key-file").await;
     server.ready().await;
     let mut admin = server.admin().await;
     write_to(&mut admin, 5).await;
@@ -135,11 +135,11 @@ async fn on_postgresql_nothing_is_signed_without_a_key() {
     assert_eq!(list(&mut admin).await, ListAuditCheckpointsResponse::default());
 }
 
-on_both! {
+on_both_databases! {
     /// Of the keys, and of the checkpoints, one that somebody has put there past the service.
     async fn what_cannot_be_read_does_not_hide_the_rest(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        let (mut server, log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
         server.ready().await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 25).await;

@@ -12,8 +12,8 @@ use super::{EVERY_TEN, until_stored, write_to};
 use crate::store::raw::Raw;
 use crate::store::retention::trim;
 use crate::store::world::{World, create, service, toggle};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both, reason_of, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both_databases, reason_of, with_timeout};
 
 /// A log of 25 entries and two checkpoints that no server serves now, and somebody who may change anything in it.
 async fn tampered(backend: Backend) -> (Database, Raw) {
@@ -56,7 +56,7 @@ async fn long(backend: Backend, entries: i64) -> World {
 
 const ALTERED: &str = "altered: the hash of the entry is not that of what it says and of the entry before it";
 
-on_both! {
+on_both_databases! {
     async fn an_altered_entry_is_found(backend: Backend) {
         let (database, mut raw) = tampered(backend).await;
         assert_starts(&database).await;
@@ -205,7 +205,7 @@ on_both! {
 
     async fn who_reads_a_corrupt_entry_is_told_so(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, mut log) = Server::launch_logged(&database.url, &EVERY_TEN).await;
+        let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
         server.ready().await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 7).await;
@@ -216,13 +216,13 @@ on_both! {
         let listed = admin.audit.list_audit_logs(ListAuditLogsRequest::default()).await.map(drop);
         let read = admin.audit.get_audit_log(GetAuditLogRequest { id }).await.map(drop);
         let mut stream = admin.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
-        let streamed = soon("the end of the stream", stream.message()).await.map(drop);
+        let streamed = with_timeout("the end of the stream", stream.message()).await.map(drop);
         for answer in [listed, read, streamed] {
             let told = answer.unwrap_err();
             assert_eq!((told.code(), reason_of(&told).as_str()), (Code::DataLoss, "LOG_CORRUPT"), "{told}");
             assert_eq!(told.get_details_error_info().unwrap().metadata["first_bad_revision"], "5");
             assert!(!told.message().contains("hash_version"), "{told}");
-            log.says("hash_version of row 5").await;
+            log.wait_for_line("hash_version of row 5").await;
         }
         // What has nothing to do with it is served.
         admin.flip("a").await;
@@ -233,13 +233,13 @@ on_both! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_log_that_is_trimmed_meanwhile_is_not_taken_for_broken() {
     let mut world = long(Backend::Postgres, 2_600).await;
-    let line = Proxy::new(&world.database).await;
+    let proxy = PostgresProxy::new(&world.database).await;
     // In the middle of the second thousand, which is the second page: the first rows are those of a few flags and users.
-    line.silence_after(1_500);
-    let mut server = Server::launch(&line.database.url, &[]).await;
-    line.until_silent().await;
+    proxy.stall_after(1_500);
+    let mut server = Server::launch(&proxy.database.url, &[]).await;
+    proxy.wait_until_stalled().await;
     trim(&mut world, 2_500).await;
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     server.ready().await;
     assert!(server.terminate().await.success());
 }

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use super::export::odd_flags;
 use super::{Shell, server};
-use crate::support::tcp_proxy::{Leads, Way};
-use crate::support::{Backend, Database, Server, on_both};
+use crate::support::tcp_proxy::{Route, TcpProxy};
+use crate::support::{Backend, Database, Server, on_both_databases};
 
 /// A log export into this file; what it says.
 async fn audit_export(shell: &Shell, path: &str, arguments: &[&str]) -> String {
@@ -31,7 +31,7 @@ fn cuts(whole: &[u8]) -> BTreeSet<usize> {
     around.chain((0..whole.len()).step_by(211)).chain([1, 5, wide + 1]).filter(|cut| *cut <= whole.len()).collect()
 }
 
-on_both! {
+on_both_databases! {
     async fn wherever_an_export_of_the_log_was_cut_it_is_gone_on_with(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -235,7 +235,7 @@ async fn the_chain_can_be_recomputed_from_a_file() {
     // An entry about nothing that exists: its texts are there and empty.
     let reader = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
     let mut reader = server.client(Some(&reader)).await;
-    reader.until_let_in().await;
+    reader.wait_until_authenticated().await;
     let request = BatchSetFeatureFlagsRequest::default();
     reader.toggle.batch_set_feature_flags(request).await.unwrap_err();
     let (_, out, told) = shell.run(&["audit", "export"]).await;
@@ -256,7 +256,7 @@ async fn the_chain_can_be_recomputed_from_a_file() {
 async fn a_server_that_comes_back_is_gone_on_with_in_the_middle() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
-    let way = Way::new(Leads::To(server.address)).await;
+    let proxy = TcpProxy::new(Route::Forward(server.address)).await;
     let mut admin = server.admin().await;
     let keys: Vec<_> = (0..1_000).map(|n| format!("flag-{n}")).collect();
     for key in &keys {
@@ -276,12 +276,12 @@ async fn a_server_that_comes_back_is_gone_on_with_in_the_middle() {
     let whole: Vec<_> = whole.lines().collect();
     assert_eq!(whole.len(), 7_002);
 
-    let mut export = Shell::new(way.address).start(&["audit", "export"]);
+    let mut export = Shell::new(proxy.address).start(&["audit", "export"]);
     assert_eq!(export.line().await, whole[0]);
     drop(server);
-    way.set(Leads::Nowhere);
+    proxy.set(Route::Reject);
     let server = Server::start(&database).await;
-    way.set(Leads::To(server.address));
+    proxy.set(Route::Forward(server.address));
     let (code, rest, told) = export.ended().await;
     assert_eq!((code, told.len()), (0, 2), "{told:?}");
     assert!(told[0].contains("going on"), "{told:?}");

@@ -11,7 +11,7 @@ use toggled::domain::hash::GENESIS;
 
 use super::export::odd_flags;
 use super::{Shell, server};
-use crate::support::{Client, Database, Server, on_both};
+use crate::support::{Client, Database, Server, on_both_databases};
 
 fn revisions(path: &Path) -> Vec<i64> {
     let revision = |line: &str| serde_json::from_str::<Value>(line).unwrap()["revision"].as_i64().unwrap();
@@ -34,7 +34,7 @@ async fn trimmed(admin: &mut Client, last: &AuditLog) {
     admin.audit.trim_audit_logs(request).await.unwrap();
 }
 
-on_both! {
+on_both_databases! {
     async fn what_is_removed_is_in_the_file_and_signed_for(backend: Backend) {
         let database = Database::new(backend).await;
         let key = SigningKey::generate().unwrap().to_pem();

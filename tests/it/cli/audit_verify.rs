@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::Shell;
 use super::export::odd_flags;
 use crate::store::raw::Raw;
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, on_both, soon};
+use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, on_both_databases, with_timeout};
 
 /// Has `audit verify` read the database up to a table, which is held from then on until the transaction ends. Only
 /// PostgreSQL makes a reader wait.
@@ -23,7 +23,7 @@ async fn waiting_for(raw: &mut Raw, table: &str, database: &Database) -> JoinHan
         "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = '{table}'::regclass
         AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
     );
-    soon("the reader to wait", async { while raw.number(&waiting).await == 0 {} }).await;
+    with_timeout("the reader to wait", async { while raw.number(&waiting).await == 0 {} }).await;
     verifying
 }
 
@@ -62,7 +62,7 @@ async fn a_log_that_is_trimmed_while_it_is_read_is_to_be_verified_once_more() {
     assert!(code == 6 && told.contains("trimmed while it was read: verify it once more"), "{code} {told}");
 }
 
-on_both! {
+on_both_databases! {
     async fn a_log_that_grows_and_is_signed_meanwhile_is_intact(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [
@@ -90,7 +90,7 @@ on_both! {
                 stored = checkpoints.unwrap().into_inner().checkpoints.len();
             }
         };
-        soon("the log to grow", growing).await;
+        with_timeout("the log to grow", growing).await;
         writing.abort();
     }
 

@@ -3,9 +3,9 @@
 use std::net::TcpListener;
 
 use super::{Shell, server};
-use crate::support::tcp_proxy::{Leads, Way};
+use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::tls::{Ca, Files};
-use crate::support::{Backend, Database, Server, TOKEN, soon};
+use crate::support::{Backend, Database, Server, TOKEN, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_am_i() {
@@ -111,8 +111,9 @@ async fn health_tells_whether_a_server_serves() {
     assert_eq!(shell.says(&["health"]).await, "SERVING\n");
     assert_eq!(shell.says(&["health", "--service", "toggled.v1.ToggleService"]).await, "SERVING\n");
     assert_eq!(shell.object(&["health"]).await["status"], "SERVING");
-    let way = Way::new(Leads::OnlyTo(server.address)).await;
-    let told = soon("an answer", Shell::anonymous(way.address).fails(&["health", "--timeout", "50ms"], 6)).await;
+    let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
+    let told =
+        with_timeout("an answer", Shell::anonymous(proxy.address).fails(&["health", "--timeout", "50ms"], 6)).await;
     assert!(told.contains("50ms"), "{told}");
     drop(server);
 }
@@ -121,12 +122,12 @@ async fn health_tells_whether_a_server_serves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_may_not_serve_is_not_healthy() {
     let database = Database::new(Backend::Postgres).await;
-    let proxy = crate::support::postgres_proxy::Proxy::new(&database).await;
+    let proxy = crate::support::postgres_proxy::PostgresProxy::new(&database).await;
     let server = Server::start_with(&proxy.database, &[("TOGGLED_MAX_STALENESS", "1s")]).await;
     let shell = Shell::new(server.address);
     assert_eq!(shell.says(&["health"]).await, "SERVING\n");
-    proxy.set(crate::support::postgres_proxy::Line::Silent);
-    let (out, told) = soon("the server to be unhealthy", async {
+    proxy.set(crate::support::postgres_proxy::Link::Stalled);
+    let (out, told) = with_timeout("the server to be unhealthy", async {
         loop {
             let (code, out, told) = shell.run(&["health"]).await;
             if code == 6 {

@@ -3,8 +3,8 @@
 use std::os::unix::process::ExitStatusExt;
 
 use super::{Shell, server};
-use crate::support::tcp_proxy::{Leads, Way};
-use crate::support::{Database, Server, invoke, on_both, soon};
+use crate::support::tcp_proxy::{Route, TcpProxy};
+use crate::support::{Database, Server, invoke, on_both_databases, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_exit_status_tells_what_kind_of_failure_it_was() {
@@ -45,22 +45,22 @@ async fn every_exit_status_tells_what_kind_of_failure_it_was() {
     assert!(both.contains("key must be") && both.contains("; name must be"), "every fault is told: {both}");
 }
 
-on_both! {
+on_both_databases! {
     /// The answer to a flip is lost, and the server with it: asked for again, it was done once.
     async fn a_flip_whose_answer_is_lost_happens_once(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
-        let way = Way::new(Leads::OnlyTo(server.address)).await;
+        let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
         let flip = tokio::spawn({
-            let address = way.address;
+            let address = proxy.address;
             async move { Shell::new(address).object(&["flag", "toggle", "a", "--reason", "once"]).await }
         });
-        soon("the flip to arrive", async { while admin.get("a").await.revision == 3 { tokio::task::yield_now().await; } }).await;
+        with_timeout("the flip to arrive", async { while admin.get("a").await.revision == 3 { tokio::task::yield_now().await; } }).await;
         drop(server);
         let server = Server::start(&database).await;
-        way.set(Leads::To(server.address));
+        proxy.set(Route::Forward(server.address));
         let answer = flip.await.unwrap();
         let mut admin = server.admin().await;
         let log = admin.log().await;
@@ -89,15 +89,15 @@ async fn no_change_happens_twice() {
         &["flag", "unarchive", "a"],
     ] {
         let before = admin.log().await.len();
-        let way = Way::new(Leads::OnlyTo(server.address)).await;
-        let shell = Shell::new(way.address);
+        let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
+        let shell = Shell::new(proxy.address);
         let lost = async {
             while admin.log().await.len() == before {
                 tokio::task::yield_now().await;
             }
-            way.set(Leads::To(server.address));
+            proxy.set(Route::Forward(server.address));
         };
-        let (told, ()) = tokio::join!(shell.objects(arguments), soon("the change to arrive", lost));
+        let (told, ()) = tokio::join!(shell.objects(arguments), with_timeout("the change to arrive", lost));
         let log = admin.log().await;
         let own: std::collections::HashSet<_> = log[before..].iter().map(|entry| entry.request_id()).collect();
         let changed = if arguments.len() == 4 && arguments[1] == "enable" { 2 } else { 1 };
@@ -109,13 +109,13 @@ async fn no_change_happens_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_never_answers_is_unavailable() {
     let (server, _database) = server().await;
-    let way = Way::new(Leads::OnlyTo(server.address)).await;
-    let shell = Shell::new(way.address).with("TOGGLED_TIMEOUT", "100ms");
+    let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
+    let shell = Shell::new(proxy.address).with("TOGGLED_TIMEOUT", "100ms");
     let told = shell.fails(&["flag", "list"], 6).await;
-    assert!(told.contains(&way.address.to_string()) && told.contains("100ms"), "{told}");
-    way.set(Leads::Nowhere);
+    assert!(told.contains(&proxy.address.to_string()) && told.contains("100ms"), "{told}");
+    proxy.set(Route::Reject);
     let told = shell.fails(&["flag", "list"], 6).await;
-    assert!(told.contains(&way.address.to_string()), "{told}");
+    assert!(told.contains(&proxy.address.to_string()), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -127,7 +127,7 @@ async fn nobody_who_reads_any_more_is_no_failure() {
     watch.line().await;
     watch.line().await;
     let mut process = watch.stop_reading();
-    let status = soon("the command to end", async {
+    let status = with_timeout("the command to end", async {
         loop {
             admin.flip("a").await;
             if let Some(status) = process.try_wait().unwrap() {

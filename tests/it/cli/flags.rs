@@ -3,9 +3,9 @@
 use serde_json::json;
 
 use super::{Shell, server};
-use crate::support::{Database, Server, on_both};
+use crate::support::{Database, Server, on_both_databases};
 
-on_both! {
+on_both_databases! {
     async fn a_flag_lives_its_life_at_the_command_line(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

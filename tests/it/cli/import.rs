@@ -10,7 +10,7 @@ use toggled::api::pb::*;
 use tokio::io::AsyncWriteExt;
 
 use super::{Shell, server};
-use crate::support::{Client, TOKEN, program, soon};
+use crate::support::{Client, TOKEN, program, with_timeout};
 
 fn fixture(name: &str) -> String {
     format!("{}/tests/it/cli/import/{name}", env!("CARGO_MANIFEST_DIR"))
@@ -262,7 +262,7 @@ async fn given(arguments: &[&str], address: impl ToString, input: &str) -> std::
 pub async fn fed(mut command: tokio::process::Command, input: &str) -> std::process::Output {
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     process.stdin.take().unwrap().write_all(input.as_bytes()).await.unwrap();
-    soon("the program to end", process.wait_with_output()).await.unwrap()
+    with_timeout("the program to end", process.wait_with_output()).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

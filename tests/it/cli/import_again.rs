@@ -5,7 +5,7 @@ use toggled::api::pb::WatchFeatureFlagsRequest;
 
 use super::import::{file, flags};
 use super::{Running, Shell, server};
-use crate::support::{Server, soon};
+use crate::support::{Server, with_timeout};
 
 /// More flags than fit into a batch, and more to say of them than fits into a pipe: whoever does not read what an import
 /// says holds it up after it has compared, and before it changes anything.
@@ -65,7 +65,7 @@ async fn an_import_that_is_killed_is_completed_by_a_repeat() {
     while !line.contains("to create") {
         line = import.line().await;
     }
-    while soon("a flag", watch.message()).await.unwrap().unwrap().feature_flags.is_empty() {}
+    while with_timeout("a flag", watch.message()).await.unwrap().unwrap().feature_flags.is_empty() {}
     import.signal("-KILL").await;
     assert!(import.killed().await);
     let told = shell.objects(&["flag", "import", &path]).await;

@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, ChildStdout, Command};
 
-use crate::support::{Backend, Database, Server, TOKEN, invoke, program, soon};
+use crate::support::{Backend, Database, Server, TOKEN, invoke, program, with_timeout};
 
 /// A server on a database of its own.
 async fn server() -> (Server, Database) {
@@ -141,7 +141,7 @@ pub struct Running {
 impl Running {
     /// The next line that it says.
     pub async fn line(&mut self) -> String {
-        soon("a line", self.out.next_line()).await.unwrap().expect("it goes on")
+        with_timeout("a line", self.out.next_line()).await.unwrap().expect("it goes on")
     }
 
     /// The next line, to a script.
@@ -151,7 +151,7 @@ impl Running {
 
     /// The next line of standard error.
     pub async fn complaint(&mut self) -> String {
-        soon("a complaint", self.told.next_line()).await.unwrap().expect("it goes on")
+        with_timeout("a complaint", self.told.next_line()).await.unwrap().expect("it goes on")
     }
 
     pub async fn signal(&self, signal: &str) {
@@ -162,18 +162,18 @@ impl Running {
     /// Its status, and what else it has said.
     pub async fn ended(mut self) -> (i32, Vec<String>, Vec<String>) {
         let (mut out, mut told) = (Vec::new(), Vec::new());
-        while let Some(line) = soon("the last of its words", self.out.next_line()).await.unwrap() {
+        while let Some(line) = with_timeout("the last of its words", self.out.next_line()).await.unwrap() {
             out.push(line);
         }
-        while let Some(line) = soon("the last of its complaints", self.told.next_line()).await.unwrap() {
+        while let Some(line) = with_timeout("the last of its complaints", self.told.next_line()).await.unwrap() {
             told.push(line);
         }
-        (soon("the command to end", self.process.wait()).await.unwrap().code().unwrap(), out, told)
+        (with_timeout("the command to end", self.process.wait()).await.unwrap().code().unwrap(), out, told)
     }
 
     /// Whether a signal ended it.
     pub async fn killed(mut self) -> bool {
-        soon("the command to end", self.process.wait()).await.unwrap().code().is_none()
+        with_timeout("the command to end", self.process.wait()).await.unwrap().code().is_none()
     }
 
     /// Closes the pipe that it writes to.

@@ -9,8 +9,8 @@ use toggled::api::pb::*;
 
 use super::import::{file, flags};
 use super::{Shell, server};
-use crate::support::tcp_proxy::{Leads, Way};
-use crate::support::{Backend, Database, Server, soon};
+use crate::support::tcp_proxy::{Route, TcpProxy};
+use crate::support::{Backend, Database, Server, with_timeout};
 
 /// More than the server lets through at once, each created and turned on.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -54,11 +54,11 @@ async fn an_export_whose_server_is_gone_ends_and_is_completed_later() {
     let (server, _database) = server().await;
     long_log(&server).await;
     let (_, whole, summary) = Shell::new(server.address).run(&["audit", "export"]).await;
-    let way = Way::new(Leads::UpTo(server.address, 1_000_000)).await;
+    let proxy = TcpProxy::new(Route::LimitReplies(server.address, 1_000_000)).await;
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("log");
     let export = ["audit", "export", "--output-file", path.to_str().unwrap()];
-    let shell = Shell::new(way.address);
+    let shell = Shell::new(proxy.address);
     let running = shell.start(&export);
     let mut tail = shell.start(&["audit", "tail", "--after", "0", "--no-follow"]);
     tail.line().await;
@@ -67,14 +67,14 @@ async fn an_export_whose_server_is_gone_ends_and_is_completed_later() {
             tokio::task::yield_now().await;
         }
     };
-    soon("the file to grow", begun).await;
-    way.set(Leads::Nowhere);
+    with_timeout("the file to grow", begun).await;
+    proxy.set(Route::Reject);
     for command in [running, tail] {
         let (code, _, told) = command.ended().await;
-        assert!(code == 6 && told.last().unwrap().contains(&way.address.to_string()), "{told:?}");
+        assert!(code == 6 && told.last().unwrap().contains(&proxy.address.to_string()), "{told:?}");
     }
     assert!(fs::metadata(&path).unwrap().len() < whole.len() as u64, "it was cut");
-    way.set(Leads::To(server.address));
+    proxy.set(Route::Forward(server.address));
     let (code, _, told) = shell.run(&export).await;
     assert_eq!((code, told), (0, summary));
     assert!(fs::read_to_string(&path).unwrap() == whole, "not a line is missing, doubled or different");
@@ -84,8 +84,8 @@ async fn an_export_whose_server_is_gone_ends_and_is_completed_later() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_silent_server_gives_no_answer_whatever_it_speaks() {
     let (server, _database) = server().await;
-    let way = Way::new(Leads::OnlyTo(server.address)).await;
-    let told = Shell::anonymous(way.address).fails(&["health", "--timeout", "59s"], 6).await;
+    let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
+    let told = Shell::anonymous(proxy.address).fails(&["health", "--timeout", "59s"], 6).await;
     assert!(told.contains("no answer from http://") && !told.contains("TLS") && !told.contains("59s"), "{told}");
 }
 
@@ -98,6 +98,6 @@ async fn a_server_that_is_just_starting_is_waited_for() {
     let mut me = Shell::new(address).with("TOGGLED_LOG", "off").start(&["whoami", "--output", "json"]);
     // Nothing tells that it was refused once: it is most of the time, and never fails.
     tokio::task::yield_now().await;
-    let _way = Way::at(address, Leads::To(server.address)).await;
+    let _way = TcpProxy::at(address, Route::Forward(server.address)).await;
     assert_eq!(me.object().await["user"]["email"], "admin@localhost");
 }

@@ -1,8 +1,8 @@
 //! What goes on: `flag watch` and `audit tail`, also when the server goes away and comes back.
 
 use super::{Running, Shell, server};
-use crate::support::tcp_proxy::{Leads, Way};
-use crate::support::{Database, Server, on_both};
+use crate::support::tcp_proxy::{Route, TcpProxy};
+use crate::support::{Database, Server, on_both_databases};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watching_shows_what_is_there_and_what_comes() {
@@ -79,13 +79,13 @@ async fn revision(table: &mut Running) -> i64 {
     table.line().await.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
-on_both! {
+on_both_databases! {
     /// The server is killed twice, once while nothing happens and once with changes made meanwhile.
     async fn a_server_that_comes_back_is_gone_on_with_exactly_there(backend: Backend) {
         let database = Database::new(backend).await;
         let mut server = Server::start(&database).await;
-        let way = Way::new(Leads::To(server.address)).await;
-        let shell = Shell::new(way.address).with("TOGGLED_OUTPUT", "json");
+        let proxy = TcpProxy::new(Route::Forward(server.address)).await;
+        let shell = Shell::new(proxy.address).with("TOGGLED_OUTPUT", "json");
         let mut admin = server.admin().await;
         admin.create("a").await;
         admin.create("b").await;
@@ -100,15 +100,15 @@ on_both! {
             drop(server);
             for stream in [&mut watch, &mut tail] {
                 let told = stream.complaint().await;
-                assert!(told.contains(&way.address.to_string()) && told.contains("going on where it stopped"), "{told}");
+                assert!(told.contains(&proxy.address.to_string()) && told.contains("going on where it stopped"), "{told}");
             }
-            way.set(Leads::Nowhere);
+            proxy.set(Route::Reject);
             server = Server::start(&database).await;
             let mut admin = server.admin().await;
             for _ in 0..meanwhile {
                 admin.flip("a").await;
             }
-            way.set(Leads::To(server.address));
+            proxy.set(Route::Forward(server.address));
             for _ in 0..meanwhile {
                 assert_eq!(tail.object().await["revision"], expected);
                 expected += 1;
@@ -130,8 +130,8 @@ on_both! {
     async fn another_log_is_not_gone_on_with(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
-        let way = Way::new(Leads::To(server.address)).await;
-        let shell = Shell::new(way.address).with("TOGGLED_OUTPUT", "json");
+        let proxy = TcpProxy::new(Route::Forward(server.address)).await;
+        let shell = Shell::new(proxy.address).with("TOGGLED_OUTPUT", "json");
         server.admin().await.create("a").await;
         let mut watch = shell.start(&["flag", "watch"]);
         let mut tail = shell.start(&["audit", "tail"]);
@@ -143,7 +143,7 @@ on_both! {
         let other = Database::new(backend).await;
         let server = Server::start(&other).await;
         server.admin().await.create("other").await;
-        way.set(Leads::To(server.address));
+        proxy.set(Route::Forward(server.address));
         for stream in [watch, tail] {
             let (code, out, told) = stream.ended().await;
             assert_eq!((code, out), (5, Vec::new()), "{told:?}");
@@ -162,7 +162,7 @@ async fn a_stream_ends_with_the_permission_for_it() {
     let mut watch = shell.start(&["flag", "watch"]);
     let mut tail = shell.start(&["audit", "tail"]);
     assert!(watch.line().await.starts_with("TIME") && tail.line().await.starts_with("TIME"));
-    let ann = server.client(Some(&ann)).await.until_let_in().await;
+    let ann = server.client(Some(&ann)).await.wait_until_authenticated().await;
     let revoke = toggled::api::pb::RevokeTokenRequest { id: ann.token_id, ..Default::default() };
     admin.access.revoke_token(revoke).await.unwrap();
     for stream in [watch, tail] {

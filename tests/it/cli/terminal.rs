@@ -8,7 +8,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::import::{fed, file, flags};
 use super::server;
-use crate::support::{TOKEN, soon};
+use crate::support::{TOKEN, with_timeout};
 
 /// The program at a terminal, where this is typed.
 async fn typed(arguments: &str, address: impl ToString, input: &str) -> (bool, String) {
@@ -101,7 +101,7 @@ async fn a_log_is_for_people_where_one_reads_it() {
     command.env("TOGGLED_LISTEN", "127.0.0.1:0").env("TOGGLED_LOG", "info").env("TERM", "xterm");
     let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-    let told = soon("a line of the log", async {
+    let told = with_timeout("a line of the log", async {
         loop {
             let line = lines.next_line().await.unwrap().unwrap();
             if line.contains("INFO") {

@@ -9,19 +9,19 @@ use tonic::{Code, Request, Status};
 
 use super::configuration;
 use crate::support::methods::channel;
-use crate::support::{Backend, Database, Server, TOKEN, reason_of, soon};
+use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
 const OTHER_TYPES: [&str; 4] = ["String", "Int", "Float", "Object"];
 
 /// Any Resolve method: their requests are all alike.
 async fn resolve(channel: &Channel, version: &str, kind: &str, key: &str) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
-    soon("the connection", grpc.ready()).await.unwrap();
+    with_timeout("the connection", grpc.ready()).await.unwrap();
     let mut request = Request::new(v1::ResolveBooleanRequest { flag_key: key.into(), context: None });
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     let path = PathAndQuery::try_from(format!("/flagd.evaluation.{version}.Service/Resolve{kind}")).unwrap();
     let codec = tonic_prost::ProstCodec::<v1::ResolveBooleanRequest, ()>::default();
-    soon("an answer", grpc.unary(request, path, codec)).await.map(drop)
+    with_timeout("an answer", grpc.unary(request, path, codec)).await.map(drop)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,7 +15,7 @@ use toggled::api::pb::flagd::sync::v1 as sync;
 use toggled::api::pb::*;
 use tonic::{Status, Streaming};
 
-use crate::support::{Client, soon};
+use crate::support::{Client, with_timeout};
 
 /// What an event stream sends, in either version.
 #[derive(Debug, PartialEq)]
@@ -71,7 +71,7 @@ async fn events(client: &mut Client) -> [Events; 2] {
 }
 
 async fn next<T>(stream: &mut (impl futures::Stream<Item = Result<T, Status>> + Unpin)) -> T {
-    soon("a message", stream.next()).await.unwrap().unwrap()
+    with_timeout("a message", stream.next()).await.unwrap().unwrap()
 }
 
 /// Both versions tell this next.
@@ -83,7 +83,7 @@ async fn both_tell(streams: &mut [Events; 2], event: &Event) {
 
 /// Waits until a configuration comes.
 async fn until_configured(stream: &mut Streaming<sync::SyncFlagsResponse>, configuration: &str) {
-    soon(configuration, async { while next(stream).await.flag_configuration != configuration {} }).await;
+    with_timeout(configuration, async { while next(stream).await.flag_configuration != configuration {} }).await;
 }
 
 /// The configuration of these flags, sorted by key.

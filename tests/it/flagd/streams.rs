@@ -7,9 +7,11 @@ use tonic::Code;
 use tonic::transport::Endpoint;
 
 use super::{Event, both_tell, configuration, events, next, raw_sync, raw_v1, raw_v2, unarchive, until_configured};
-use crate::support::{Backend, Client, Database, Server, TOKEN, on_both, reason_of, soon, until_ended};
+use crate::support::{
+    Backend, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, with_timeout,
+};
 
-on_both! {
+on_both_databases! {
     async fn an_event_stream_begins_with_all_flags_and_goes_on_with_those_that_change(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -95,7 +97,7 @@ async fn a_server_without_flags_says_so() {
 async fn narrow(server: &Server) -> Client {
     let endpoint =
         Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(1_024);
-    Client::on(soon("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN))
+    Client::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,7 +123,8 @@ async fn who_reads_slowly_gets_few_messages_and_the_last_state() {
         }
         let last = admin.flip("a").await.feature_flag.unwrap();
         admin.flip("a").await;
-        soon("the neighbour's event", async { while !next(&mut quick).await.flags.contains_key(&last.key) {} }).await;
+        with_timeout("the neighbour's event", async { while !next(&mut quick).await.flags.contains_key(&last.key) {} })
+            .await;
         while quick_sync.next().now_or_never().is_some() {
             synced += 1;
         }
@@ -159,7 +162,8 @@ async fn streams_end_when_their_caller_may_no_longer_have_them() {
     let id = reader.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().token_id;
     admin.access.revoke_token(RevokeTokenRequest { id, ..Default::default() }).await.unwrap();
 
-    for status in [until_ended(&mut v1).await, until_ended(&mut v2).await, until_ended(&mut sync).await] {
+    for status in [read_until_error(&mut v1).await, read_until_error(&mut v2).await, read_until_error(&mut sync).await]
+    {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
     }
 }
@@ -175,7 +179,8 @@ async fn streams_end_as_unavailable_when_the_server_stops() {
 
     let stopping = tokio::spawn(server.terminate());
 
-    for status in [until_ended(&mut v1).await, until_ended(&mut v2).await, until_ended(&mut sync).await] {
+    for status in [read_until_error(&mut v1).await, read_until_error(&mut v2).await, read_until_error(&mut sync).await]
+    {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "DRAINING"));
     }
     assert!(stopping.await.unwrap().success());

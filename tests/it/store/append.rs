@@ -14,7 +14,7 @@ use toggled::domain::time::Timestamp;
 use toggled::store::Appended;
 
 use super::world::*;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 
 /// Texts that have come to grief in databases before.
 const NASTY: [&str; 16] = [
@@ -36,7 +36,7 @@ const NASTY: [&str; 16] = [
     "(1,\"x\")",
 ];
 
-on_both! {
+on_both_databases! {
     async fn every_kind_of_change_reads_back_as_it_was_decided(backend: Backend) {
         let mut world = World::new(backend).await;
         let steps: Vec<Vec<Command>> = vec![

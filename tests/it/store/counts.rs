@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::queries::passes;
 use super::retention::trim;
 use super::world::*;
-use crate::support::{Backend, Server, on_both, soon};
+use crate::support::{Backend, Server, on_both_databases, with_timeout};
 
 /// Entries of a block, as the migrations have it.
 const BLOCK: Revision = 16_384;
@@ -70,7 +70,7 @@ async fn count_ahead(world: &World) -> i64 {
     blocks
 }
 
-on_both! {
+on_both_databases! {
     async fn what_was_counted_ahead_adds_up_to_what_there_is(backend: Backend) {
         let mut world = long(backend, 2).await;
         check(&world).await;
@@ -95,7 +95,7 @@ on_both! {
         let mut world = long(backend, 1).await;
         let others: Vec<_> = (0..4).map(|_| open(&world.database.url).unwrap()).collect();
         let counting = others.iter().map(|store| async { while store.count_ahead().await.unwrap() {} });
-        soon("all of it to be counted", futures::future::join_all(counting)).await;
+        with_timeout("all of it to be counted", futures::future::join_all(counting)).await;
         assert_eq!(count_ahead(&world).await, 0);
         assert_eq!(world.raw.number("SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts").await, BLOCK);
         check(&world).await;
@@ -117,7 +117,7 @@ on_both! {
     async fn a_server_counts_its_log_ahead(backend: Backend) {
         let mut world = long(backend, 1).await;
         let _server = Server::start(&world.database).await;
-        soon("the log to be counted", async {
+        with_timeout("the log to be counted", async {
             while world.raw.number("SELECT count(*) FROM audit_log_counts").await == 0 {}
         })
         .await;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::retention::trim;
 use super::world::*;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 
 /// Asserts that following from `known` leads to the end of the log with exactly what changed since.
 async fn leads_to_the_end(world: &World, known: &Head) {
@@ -56,7 +56,7 @@ async fn eventful(backend: crate::support::Backend) -> World {
     world
 }
 
-on_both! {
+on_both_databases! {
     async fn from_everywhere_in_the_log_exactly_what_changed_since(backend: Backend) {
         let world = eventful(backend).await;
         let (end, earlier) = world.heads.split_last().unwrap();

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, PATIENCE, on_both, soon};
+use crate::support::{Backend, TIMEOUT, on_both_databases, with_timeout};
 
 /// How many writers race each other, and how many flips each makes.
 const RACERS: usize = 4;
@@ -31,7 +31,7 @@ pub async fn waiting(world: &mut World, step: &Step) -> JoinHandle<(Box<dyn Writ
             WHERE datname = current_database() AND wait_event_type = 'Lock'";
         let start = Instant::now();
         while world.raw.number(blocked).await == 0 {
-            assert!(start.elapsed() < PATIENCE && !append.is_finished(), "the second writer does not wait");
+            assert!(start.elapsed() < TIMEOUT && !append.is_finished(), "the second writer does not wait");
         }
     }
     // SQLite tells nobody who waits, but an append that does not is over after a few round trips. Not too many of them:
@@ -72,18 +72,18 @@ async fn race(store: Arc<dyn Store>) {
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn who_holds_the_head_goes_first(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let ours = world.decide(&[service(toggle("a"))]);
         let theirs = world.decide(&[service(toggle("a"))]);
 
-        soon("the head", world.writer.hold_head()).await.unwrap();
+        with_timeout("the head", world.writer.hold_head()).await.unwrap();
         let append = waiting(&mut world, &theirs).await;
-        assert_eq!(soon("an append", world.writer.append(&ours)).await.unwrap(), Appended::Done);
+        assert_eq!(with_timeout("an append", world.writer.append(&ours)).await.unwrap(), Appended::Done);
 
-        let (mut second, outcome) = soon("the second append", append).await.unwrap();
+        let (mut second, outcome) = with_timeout("the second append", append).await.unwrap();
         assert_eq!(outcome.unwrap(), Appended::HeadMoved);
         world.appended(&ours);
         world.verify().await;
@@ -99,8 +99,8 @@ on_both! {
         let other = world.decide(&[service(create("a"))]);
         assert_eq!(world.store.writer().append(&other).await.unwrap(), Appended::Done);
 
-        soon("the head", world.writer.hold_head()).await.unwrap();
-        soon("the head that it has", world.writer.hold_head()).await.unwrap();
+        with_timeout("the head", world.writer.hold_head()).await.unwrap();
+        with_timeout("the head that it has", world.writer.hold_head()).await.unwrap();
         let Followed::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
 
         assert_eq!((head, delta.flags.len()), (other.head, 1));
@@ -125,13 +125,13 @@ on_both! {
                     step
                 }
             };
-            soon("the head", world.writer.hold_head()).await.unwrap();
-            let outcome = soon("an append", world.writer.append(&step)).await.unwrap();
+            with_timeout("the head", world.writer.hold_head()).await.unwrap();
+            let outcome = with_timeout("an append", world.writer.append(&step)).await.unwrap();
             assert!(format!("{outcome:?}").starts_with(end), "{outcome:?}");
 
             let theirs = world.decide(&[service(toggle("a"))]);
             let mut second = world.store.writer();
-            assert_eq!(soon("the second append", second.append(&theirs)).await.unwrap(), Appended::Done);
+            assert_eq!(with_timeout("the second append", second.append(&theirs)).await.unwrap(), Appended::Done);
             world.appended(&theirs);
             world.verify().await;
         }
@@ -141,7 +141,7 @@ on_both! {
     async fn a_holder_that_goes_away_lets_go(backend: Backend) {
         let mut world = World::new(backend).await;
         let mut gone = world.store.writer();
-        soon("the head", gone.hold_head()).await.unwrap();
+        with_timeout("the head", gone.hold_head()).await.unwrap();
         drop(gone);
         world.commit(&[service(create("a"))]).await;
     }
@@ -152,7 +152,7 @@ on_both! {
         let before = *world.state.head();
         let racers = (0..RACERS).map(|_| tokio::spawn(race(open(&world.database.url).unwrap())));
         for racer in racers.collect::<Vec<_>>() {
-            soon("a racer", racer).await.unwrap();
+            with_timeout("a racer", racer).await.unwrap();
         }
 
         let state = world.store.load().await.unwrap();
@@ -185,7 +185,7 @@ on_both! {
         let step = world.decide(&[service(create("a"))]);
         let mut second = world.store.writer();
         let (append, held) =
-            soon("two timeouts", async { tokio::join!(world.writer.append(&step), second.hold_head()) }).await;
+            with_timeout("two timeouts", async { tokio::join!(world.writer.append(&step), second.hold_head()) }).await;
         assert!(matches!(append, Err(StoreError::Unavailable(_))), "{append:?}");
         assert!(matches!(held, Err(StoreError::Unavailable(_))), "{held:?}");
         world.raw.run("ROLLBACK").await;
@@ -201,9 +201,9 @@ async fn a_holder_that_does_nothing_loses_the_head() {
     let mut world = World::new(Backend::Postgres).await;
     let late = world.decide(&[service(create("late"))]);
     let mut idle = world.store.writer();
-    soon("the head", idle.hold_head()).await.unwrap();
+    with_timeout("the head", idle.hold_head()).await.unwrap();
     let step = world.decide(&[service(create("a"))]);
-    let waited = soon("the second writer's turn", async {
+    let waited = with_timeout("the second writer's turn", async {
         loop {
             match world.writer.append(&step).await {
                 Err(StoreError::Unavailable(_)) => {}
@@ -214,7 +214,7 @@ async fn a_holder_that_does_nothing_loses_the_head() {
     assert_eq!(waited.await.unwrap(), Appended::Done);
     world.appended(&step);
     // What it meant to write fits no more, whichever way it finds out.
-    let outcome = soon("the holder's append", idle.append(&late)).await;
+    let outcome = with_timeout("the holder's append", idle.append(&late)).await;
     assert!(!matches!(outcome, Ok(Appended::Done)), "{outcome:?}");
     world.verify().await;
 }

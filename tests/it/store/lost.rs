@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::hold::waiting;
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, soon};
+use crate::support::{Backend, with_timeout};
 
 /// Everything passes.
 const WHOLE: u8 = 0;
@@ -58,7 +58,7 @@ impl Line {
     /// Appends on a line that is in this state, then mends it.
     async fn append(&self, state: u8, writer: &mut dyn Writer, step: &Step) -> Result<Appended, StoreError> {
         self.state.store(state, Ordering::SeqCst);
-        let outcome = soon("an append on a line that is cut", writer.append(step)).await;
+        let outcome = with_timeout("an append on a line that is cut", writer.append(step)).await;
         self.state.store(WHOLE, Ordering::SeqCst);
         outcome
     }
@@ -146,7 +146,7 @@ async fn a_connection_that_the_server_ends_leaves_the_outcome_unknown() {
     let step = world.decide(&[service(toggle("a"))]);
     let append = waiting(&mut world, &step).await;
     terminate(&mut world).await;
-    let (mut second, outcome) = soon("the lost append", append).await.unwrap();
+    let (mut second, outcome) = with_timeout("the lost append", append).await.unwrap();
     assert!(is_unknown(&outcome), "{outcome:?}");
     holder.run("ROLLBACK").await;
     world.verify().await;

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::raw::Raw;
 use super::retention::trim;
 use super::world::*;
-use crate::support::{Backend, Database, on_both, soon};
+use crate::support::{Backend, Database, on_both_databases, with_timeout};
 
 fn versions(migrations: &[Migration], applied: bool) -> Vec<i64> {
     migrations.iter().filter(|m| m.applied == applied).map(|m| m.version).collect()
@@ -81,7 +81,7 @@ async fn both_databases_hold_the_same_tables_and_columns() {
     assert_eq!(migrations(Backend::Sqlite).await, migrations(Backend::Postgres).await);
 }
 
-on_both! {
+on_both_databases! {
     async fn the_schema_comes_once_however_often_it_is_asked_for(backend: Backend) {
         let database = Database::new(backend).await;
         let store = open(&database.url).unwrap();
@@ -106,7 +106,7 @@ on_both! {
             let starting: Vec<_> = (0..6).map(|_| tokio::spawn(start(open(&database.url).unwrap()))).collect();
             let mut logs = Vec::new();
             for server in starting {
-                logs.push(soon("a server's start", server).await.unwrap());
+                logs.push(with_timeout("a server's start", server).await.unwrap());
             }
             logs.dedup();
             assert_eq!(logs.len(), 1, "one log for all");

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, Database, on_both, soon};
+use crate::support::{Backend, Database, on_both_databases, with_timeout};
 
 #[test]
 fn a_url_that_names_no_database_is_refused_in_a_line() {
@@ -80,7 +80,7 @@ async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) 
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn without_a_schema_every_read_is_an_error(backend: Backend) {
         let database = Database::new(backend).await;
         let store = open(&database.url).unwrap();
@@ -118,13 +118,13 @@ async fn a_server_that_does_not_answer_is_unavailable() {
     let port = taken.local_addr().unwrap().port();
     let store = open(&format!("postgres://postgres@127.0.0.1:{port}/x")).unwrap();
     let unavailable = |error: &StoreError| matches!(error, StoreError::Unavailable(_));
-    let head = soon("an answer", store.head()).await.unwrap_err();
+    let head = with_timeout("an answer", store.head()).await.unwrap_err();
     assert!(unavailable(&head), "{head:?}");
     let mut world = World::empty(Backend::Sqlite).await;
     let step = world.decide(&[service(create("a"))]);
     let mut writer = store.writer();
-    let append = soon("an answer", writer.append(&step)).await.unwrap_err();
+    let append = with_timeout("an answer", writer.append(&step)).await.unwrap_err();
     assert!(unavailable(&append), "nothing was written: {append:?}");
-    let hold = soon("an answer", writer.hold_head()).await.unwrap_err();
+    let hold = with_timeout("an answer", writer.hold_head()).await.unwrap_err();
     assert!(unavailable(&hold), "{hold:?}");
 }

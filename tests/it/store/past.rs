@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use super::retention::trim;
 use super::world::*;
-use crate::support::{Backend, on_both};
+use crate::support::{Backend, on_both_databases};
 
 /// Every state that the flags have had, by its revision.
 type States = Vec<(Revision, Vec<Arc<Flag>>)>;
@@ -68,7 +68,7 @@ async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
     flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).unwrap()).collect()
 }
 
-on_both! {
+on_both_databases! {
     async fn every_state_is_told_by_what_came_after_it(backend: Backend) {
         let (world, states) = eventful(backend).await;
         assert_eq!(were(&world, 0).await, []);

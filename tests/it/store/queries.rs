@@ -9,7 +9,7 @@ use toggled::store::{EntryQuery, Order};
 use uuid::Uuid;
 
 use super::world::*;
-use crate::support::{Backend, on_both};
+use crate::support::{Backend, on_both_databases};
 
 /// A log with two users and the service at work, on every kind of object, in batches of several sizes.
 async fn busy(backend: Backend) -> World {
@@ -86,7 +86,7 @@ fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
     skipped.take(usize::try_from(query.limit).unwrap()).collect()
 }
 
-on_both! {
+on_both_databases! {
     /// Each filter alone and all together: entries, counts and plans.
     async fn a_filter_lets_through_what_passes_and_nothing_else(backend: Backend) {
         let world = busy(backend).await;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, on_both};
+use crate::support::{Backend, on_both_databases};
 
 /// Changes one of a step's entries.
 fn entry(step: &mut Step, index: usize, change: impl FnOnce(&mut Entry)) {
@@ -77,7 +77,7 @@ const FLAWS: [Flaw; 19] = [
     }),
 ];
 
-on_both! {
+on_both_databases! {
     /// The last kinds of rows that an append writes fail as the first do: everything is taken back.
     async fn a_step_that_the_database_does_not_take_leaves_nothing(backend: Backend) {
         let mut world = World::new(backend).await;

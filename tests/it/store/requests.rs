@@ -5,9 +5,9 @@ use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
 use super::world::*;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 
-on_both! {
+on_both_databases! {
     async fn of_the_requests_asked_for_those_that_are_stored(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;

@@ -5,7 +5,7 @@ use toggled::domain::advance::{Command, TrimLog};
 use toggled::store::Removed;
 
 use super::world::*;
-use crate::support::{Server, on_both, soon};
+use crate::support::{Server, on_both_databases, with_timeout};
 
 /// Trims the log through an entry. Its rows are there still.
 pub async fn trim_only(world: &mut World, through: Revision) {
@@ -20,7 +20,7 @@ pub async fn trim(world: &mut World, through: Revision) {
     world.entries.retain(|entry| entry.revision > through);
 }
 
-on_both! {
+on_both_databases! {
     async fn what_was_trimmed_is_no_more_for_whoever_reads_although_its_rows_are_there(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), service(toggle("a")), service(toggle("a"))]).await;
@@ -72,7 +72,7 @@ on_both! {
         assert!(world.store.remove_trimmed(0).await.unwrap().entries > 0);
         assert!(world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0);
         let _server = Server::start(&world.database).await;
-        soon("the rest to go", async {
+        with_timeout("the rest to go", async {
             while world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0 {}
         })
         .await;

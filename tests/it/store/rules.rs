@@ -5,7 +5,7 @@ use uuid::Uuid;
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 
 /// A log with a flag that is off and one that is on.
 async fn with_flags(backend: crate::support::Backend) -> World {
@@ -28,7 +28,7 @@ fn entry(world: &World, revision: i64, flag: Uuid, action: &str, new_value: &str
     )
 }
 
-on_both! {
+on_both_databases! {
     async fn a_flag_does_not_change_without_an_entry_at_its_new_revision(backend: Backend) {
         let mut world = with_flags(backend).await;
         let higher = "a change needs a higher revision";

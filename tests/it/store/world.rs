@@ -18,7 +18,7 @@ use toggled::store::{Appended, EntryQuery, Order, Store, Writer, open};
 use uuid::Uuid;
 
 use super::raw::Raw;
-use crate::support::{Backend, Database, soon};
+use crate::support::{Backend, Database, with_timeout};
 
 /// 2023, and as odd as microseconds get: a time that loses some on its way shows.
 const START: i64 = 1_700_000_000_123_457;
@@ -114,7 +114,7 @@ impl World {
 
     /// Appends a step, and sees that the database then holds what it has to.
     pub async fn append(&mut self, step: &Step) {
-        assert_eq!(soon("an append", self.writer.append(step)).await.unwrap(), Appended::Done);
+        assert_eq!(with_timeout("an append", self.writer.append(step)).await.unwrap(), Appended::Done);
         self.appended(step);
         self.verify().await;
     }
@@ -135,7 +135,7 @@ impl World {
         let mut missing = (entries - self.state.head().revision) as usize;
         while missing > 0 {
             let step = self.decide(&vec![proposal.clone(); missing.min(1_000)]);
-            assert_eq!(soon("an append", self.writer.append(&step)).await.unwrap(), Appended::Done);
+            assert_eq!(with_timeout("an append", self.writer.append(&step)).await.unwrap(), Appended::Done);
             missing -= step.entries.len();
             self.appended(&step);
         }
@@ -143,7 +143,7 @@ impl World {
 
     /// Appends a step that is not to be appended, and sees that nothing has come of it.
     pub async fn append_in_vain(&mut self, step: &Step) -> Appended {
-        let outcome = soon("an append", self.writer.append(step)).await.unwrap();
+        let outcome = with_timeout("an append", self.writer.append(step)).await.unwrap();
         assert_ne!(outcome, Appended::Done);
         self.verify().await;
         outcome

@@ -1,4 +1,4 @@
-//! Callers: the generated clients, with a token in every call.
+//! The generated clients, with a token on every call.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::soon;
+use super::with_timeout;
 
 type Service = InterceptedService<Channel, Token>;
 
@@ -34,7 +34,7 @@ impl Interceptor for Token {
     }
 }
 
-/// One caller, on one connection.
+/// All services, called on one connection with one token.
 #[derive(Clone)]
 pub struct Client {
     pub toggle: ToggleServiceClient<Service>,
@@ -48,12 +48,12 @@ pub struct Client {
 impl Client {
     pub async fn connect(address: SocketAddr, token: Option<&str>) -> Self {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().user_agent("tests").unwrap();
-        let channel = soon("a connection", endpoint.connect()).await.unwrap();
-        Self::on(channel, token)
+        let channel = with_timeout("a connection", endpoint.connect()).await.unwrap();
+        Self::with_channel(channel, token)
     }
 
-    /// A caller on a connection that is there.
-    pub fn on(channel: Channel, token: Option<&str>) -> Self {
+    /// A client on an existing connection.
+    pub fn with_channel(channel: Channel, token: Option<&str>) -> Self {
         let token = Token(token.map(|token| format!("Bearer {token}").parse().unwrap()));
         Self {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
@@ -65,30 +65,27 @@ impl Client {
         }
     }
 
-    /// Creates a flag that is off.
+    /// Creates a disabled flag.
     pub async fn create(&mut self, key: &str) -> FeatureFlag {
         let request = CreateFeatureFlagRequest { key: key.into(), name: format!("Flag {key}"), ..Default::default() };
         self.toggle.create_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
     }
 
-    /// Flips a flag.
     pub async fn flip(&mut self, key: &str) -> ToggleFeatureFlagResponse {
         self.toggle.toggle_feature_flag(toggle(key)).await.unwrap().into_inner()
     }
 
-    /// Archives a flag.
     pub async fn archive(&mut self, key: &str) -> FeatureFlag {
         self.toggle.archive_feature_flag(archive(key)).await.unwrap().into_inner().feature_flag.unwrap()
     }
 
-    /// Reads a flag.
     pub async fn get(&mut self, key: &str) -> FeatureFlag {
         let flag = Some(get_feature_flag_request::Flag::Key(key.into()));
         let request = GetFeatureFlagRequest { flag, ..Default::default() };
         self.toggle.get_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
     }
 
-    /// Creates a user with these permissions, and a token for them; its secret.
+    /// Creates a user with these permissions and a token for them. Returns the token's secret.
     pub async fn new_user(&mut self, email: &str, permissions: &[&str]) -> String {
         let permissions = permissions.iter().map(|p| (*p).to_owned()).collect();
         let request = CreateUserRequest { email: email.into(), permissions, ..Default::default() };
@@ -97,9 +94,9 @@ impl Client {
         self.access.create_token(request).await.unwrap().into_inner().secret
     }
 
-    /// Waits until the caller is let in: the server may have to learn of them first.
-    pub async fn until_let_in(&mut self) -> WhoAmIResponse {
-        soon("the caller to be let in", async {
+    /// Waits until the server accepts the credentials. A replica may not have seen them yet.
+    pub async fn wait_until_authenticated(&mut self) -> WhoAmIResponse {
+        with_timeout("the credentials to be accepted", async {
             loop {
                 if let Ok(me) = self.access.who_am_i(WhoAmIRequest {}).await {
                     return me.into_inner();
@@ -110,9 +107,9 @@ impl Client {
         .await
     }
 
-    /// Waits until the caller is not let in any more.
-    pub async fn until_refused(&mut self) {
-        let status = soon("the caller to be refused", async {
+    /// Waits until the server rejects the credentials.
+    pub async fn wait_until_unauthenticated(&mut self) {
+        let status = with_timeout("the credentials to be rejected", async {
             loop {
                 if let Err(status) = self.access.who_am_i(WhoAmIRequest {}).await {
                     return status;
@@ -124,7 +121,7 @@ impl Client {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"));
     }
 
-    /// The whole log, oldest first.
+    /// Reads the whole audit log, oldest entry first.
     pub async fn log(&mut self) -> Vec<AuditLog> {
         let mut stream = self.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
         let mut entries = Vec::new();
@@ -135,28 +132,28 @@ impl Client {
     }
 }
 
-/// A flip without anything else.
+/// A request to flip a flag.
 pub fn toggle(key: &str) -> ToggleFeatureFlagRequest {
     let flag = Some(toggle_feature_flag_request::Flag::Key(key.into()));
     ToggleFeatureFlagRequest { flag, ..Default::default() }
 }
 
-/// To archive a flag, without anything else.
+/// A request to archive a flag.
 pub fn archive(key: &str) -> ArchiveFeatureFlagRequest {
     ArchiveFeatureFlagRequest { flag: Some(archive_feature_flag_request::Flag::Key(key.into())), ..Default::default() }
 }
 
-/// The reason that an error carries.
+/// The reason in a status's `ErrorInfo`.
 pub fn reason_of(status: &Status) -> String {
     status.get_details_error_info().map(|info| info.reason).unwrap_or_default()
 }
 
-/// Reads a stream until it ends, as it must: with a status that says why.
-pub async fn until_ended<T>(stream: &mut Streaming<T>) -> Status {
-    soon("the stream to end", async {
+/// Reads a stream until it fails, and returns the status. A stream that ends without an error fails the test.
+pub async fn read_until_error<T>(stream: &mut Streaming<T>) -> Status {
+    with_timeout("the stream to end", async {
         loop {
             match stream.message().await {
-                Ok(message) => assert!(message.is_some(), "it ended as if it were complete"),
+                Ok(message) => assert!(message.is_some(), "the stream ended without an error"),
                 Err(status) => return status,
             }
         }
@@ -164,8 +161,8 @@ pub async fn until_ended<T>(stream: &mut Streaming<T>) -> Status {
     .await
 }
 
-/// What of a token must be nowhere: itself, and its hash in any form that it might be written in.
-pub fn traces(token: &str) -> Vec<String> {
+/// The forms in which a token might leak: the token itself, and its hash in each usual encoding.
+pub fn secret_forms(token: &str) -> Vec<String> {
     let hash = toggled::auth::hash(token.as_bytes());
     let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     let bytes = format!("{hash:?}");

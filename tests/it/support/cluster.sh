@@ -1,22 +1,22 @@
 #!/bin/sh
-# Runs a PostgreSQL cluster for as long as standard input stays open, then stops it and removes it. Whoever started this
-# need not live to clean up: when their end of the pipe goes, however it goes, so does the cluster.
+# Runs a PostgreSQL cluster until standard input is closed, then stops and deletes it. The cluster is also cleaned up when
+# the parent process is killed, since that closes the pipe.
 #
 #   cluster.sh BINDIR PORT
 #
-# Prints "ready" when the cluster answers on 127.0.0.1:PORT (user postgres, no password), or fails. Then it takes orders, a
-# line each, and answers "done":
+# Prints "ready" when the cluster accepts connections on 127.0.0.1:PORT (user postgres, no password), or fails. Then it
+# reads commands, one per line, and prints "done" or "failed" after each:
 #
-#   stop            stops at once, as when the machine fails: `pg_ctl stop --mode immediate`
-#   start           starts again
-#   await-end       waits until the server has ended by itself
-#   kill            kills the server's first process
-#   standby PORT    copies the cluster to a standby, which answers at that port
-#   promote         makes the standby the primary
+#   stop            stops the cluster at once, as after a crash: `pg_ctl stop --mode immediate`
+#   start           starts it again
+#   await-end       waits until the server has exited by itself
+#   kill            sends SIGKILL to the server's main process
+#   standby PORT    copies the cluster to a standby that listens on that port
+#   promote         promotes the standby to primary
 #
-# In the environment: CLUSTER_OPTIONS, more options of the server; CLUSTER_LOG_FOLDER, where its write-ahead log is to lie.
+# Environment: CLUSTER_OPTIONS, extra server options; CLUSTER_LOG_FOLDER, the folder for the write-ahead log.
 set -eu
-# Where runuser is, which not every PATH of root's holds.
+# The folder of runuser, which may be missing from root's PATH.
 PATH=$PATH:/usr/sbin:/sbin
 bindir=$1
 port=$2
@@ -50,7 +50,7 @@ stop() { as_owner "$bindir/pg_ctl" stop --pgdata "$data/$1" --mode immediate >/d
 trap 'stop pg || true; stop standby || true; rm -rf "$data"' EXIT
 start pg "$port"
 
-obey() {
+run() {
     case $1 in
     stop) stop pg ;;
     start) start pg "$port" ;;
@@ -66,7 +66,7 @@ obey() {
 }
 
 echo ready
-while read -r order; do
-    # shellcheck disable=SC2086 # An order is words.
-    if obey $order; then echo done; else echo failed; fi
+while read -r command; do
+    # shellcheck disable=SC2086 # A command is several words.
+    if run $command; then echo done; else echo failed; fi
 done

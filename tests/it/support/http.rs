@@ -1,4 +1,4 @@
-//! A client of plain HTTP. It writes HTTP/1.1 by hand, so that a test sees every byte and can send what no library would.
+//! An HTTP client. It writes HTTP/1.1 by hand, so that tests control every byte and can send invalid requests.
 
 use std::net::SocketAddr;
 
@@ -11,9 +11,9 @@ use tonic::body::Body;
 use tonic::transport::Channel;
 use tower::{Service, ServiceExt};
 
-use super::soon;
+use super::with_timeout;
 
-/// One connection, which stays open.
+/// One persistent connection.
 pub enum Http {
     One(BufReader<Box<dyn Stream>>),
     Two(Channel),
@@ -23,22 +23,22 @@ pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
 impl<S: AsyncRead + AsyncWrite + Unpin + Send + Sync> Stream for S {}
 
 impl Http {
-    /// HTTP/1.1.
+    /// Connects with HTTP/1.1.
     pub async fn connect(address: SocketAddr) -> Self {
-        Self::on(TcpStream::connect(address).await.unwrap())
+        Self::from_stream(TcpStream::connect(address).await.unwrap())
     }
 
-    /// HTTP/1.1 on a stream that is there.
-    pub fn on(stream: impl Stream + 'static) -> Self {
+    /// HTTP/1.1 on an existing stream.
+    pub fn from_stream(stream: impl Stream + 'static) -> Self {
         Self::One(BufReader::new(Box::new(stream)))
     }
 
-    /// Sends a request, and waits for the whole answer.
+    /// Sends a request, and reads the whole response.
     pub async fn send(&mut self, request: Request<String>) -> Response<Vec<u8>> {
         let answer = async {
             match self {
                 Self::One(stream) => {
-                    stream.write_all(written(&request).as_bytes()).await.unwrap();
+                    stream.write_all(encode(&request).as_bytes()).await.unwrap();
                     read(stream).await
                 }
                 Self::Two(channel) => {
@@ -48,20 +48,20 @@ impl Http {
                 }
             }
         };
-        soon("an answer", answer).await
+        with_timeout("an answer", answer).await
     }
 
-    /// Sends bytes, and reads until the server closes.
-    pub async fn raw(self, bytes: &[u8]) -> String {
-        let Self::One(mut stream) = self else { panic!("bytes are for HTTP/1.1") };
+    /// Sends bytes over HTTP/1.1, and reads until the server closes the connection.
+    pub async fn send_raw(self, bytes: &[u8]) -> String {
+        let Self::One(mut stream) = self else { panic!("send_raw needs HTTP/1.1") };
         stream.write_all(bytes).await.unwrap();
         let mut answer = String::new();
-        soon("the server to close", stream.read_to_string(&mut answer)).await.unwrap();
+        with_timeout("the server to close", stream.read_to_string(&mut answer)).await.unwrap();
         answer
     }
 }
 
-fn written(request: &Request<String>) -> String {
+fn encode(request: &Request<String>) -> String {
     let (method, target, body) = (request.method(), request.uri(), request.body());
     let mut text = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n", body.len());
     for (name, value) in request.headers() {
@@ -93,13 +93,13 @@ async fn line(stream: &mut BufReader<Box<dyn Stream>>) -> String {
     line.trim_end().to_owned()
 }
 
-/// The body of an answer, which must be JSON.
+/// The body of a response, which must be JSON.
 pub fn json(response: &Response<Vec<u8>>) -> Value {
     assert_eq!(header(response, "content-type"), Some("application/json"), "{response:?}");
     serde_json::from_slice(response.body()).unwrap()
 }
 
-/// A header of an answer.
+/// A header of a response.
 pub fn header<'a>(response: &'a Response<Vec<u8>>, name: &str) -> Option<&'a str> {
     response.headers().get(name).map(|value| value.to_str().unwrap())
 }

@@ -1,5 +1,5 @@
-//! An issuer of tokens on this machine: what it has of OpenID Connect is the document of its keys, over HTTPS.
-#![allow(dead_code, reason = "the unit tests share this file, and each side needs its part of it")]
+//! A local token issuer. Of OpenID Connect it has only the key document (JWKS), served over HTTPS.
+#![allow(dead_code, reason = "the unit tests share this file, and each side uses a part")]
 
 use std::fs;
 use std::net::SocketAddr;
@@ -20,13 +20,13 @@ use tokio_rustls::TlsAcceptor;
 
 use super::signing::{Key, jwks};
 
-/// Whom its tokens are for.
+/// The `aud` claim of its tokens.
 pub const AUDIENCE: &str = "toggled";
 
 /// The first byte of a TLS connection.
 const TLS_HANDSHAKE: u8 = 22;
 
-/// A running issuer; gone with this value.
+/// A running issuer, stopped on drop.
 pub struct Issuer {
     name: String,
     keys_url: String,
@@ -41,13 +41,12 @@ pub struct Issuer {
 struct Site {
     address: SocketAddr,
     keys: Mutex<Vec<Key>>,
-    /// How often the keys have been asked for.
-    served: watch::Sender<usize>,
+    /// How many requests for the keys were served.
+    key_requests: watch::Sender<usize>,
 }
 
 impl Issuer {
-    /// An issuer with one key. Its port is its own when it comes back: all else that asks for a free one does so at another
-    /// loopback address.
+    /// Starts an issuer with one key. It has a loopback address of its own, so that its port stays free while it is stopped.
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.3:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -55,7 +54,7 @@ impl Issuer {
         let folder = TempDir::new().unwrap();
         let ca_file = folder.path().join("ca.pem");
         fs::write(&ca_file, &ca).unwrap();
-        let site = Site { address, keys: Mutex::new(vec![Key::p256("first")]), served: watch::Sender::new(0) };
+        let site = Site { address, keys: Mutex::new(vec![Key::p256("first")]), key_requests: watch::Sender::new(0) };
         let issuer = Self {
             name: format!("https://{address}"),
             keys_url: format!("https://{address}/keys"),
@@ -70,40 +69,40 @@ impl Issuer {
         issuer
     }
 
-    /// From now on nobody answers at its address.
+    /// Stops the issuer and frees its port.
     pub async fn stop(&self) {
-        let accepting = self.accepting.lock().unwrap().take().expect("it is running");
+        let accepting = self.accepting.lock().unwrap().take().expect("the issuer is running");
         accepting.abort();
-        // The port is free when the task is gone.
+        // The port is free once the task has ended.
         let _ = accepting.await;
     }
 
-    /// Answers again, at the same address.
-    pub async fn start_again(&self) {
+    /// Starts a stopped issuer again, at the same address.
+    pub async fn restart(&self) {
         self.serve(TcpListener::bind(self.site.address).await.unwrap());
     }
 
     fn serve(&self, listener: TcpListener) {
         let accepting = tokio::spawn(accept(listener, self.acceptor.clone(), Arc::clone(&self.site)));
-        assert!(self.accepting.lock().unwrap().replace(accepting).is_none(), "it is running already");
+        assert!(self.accepting.lock().unwrap().replace(accepting).is_none(), "the issuer is already running");
     }
 
-    /// From now on these are its keys; it signs with the first.
+    /// Replaces the keys. New tokens are signed with the first.
     pub fn rotate(&self, keys: Vec<Key>) {
         *self.site.keys.lock().unwrap() = keys;
     }
 
-    /// Its document of keys.
+    /// The key document (JWKS).
     pub fn keys(&self) -> Value {
         self.site.keys()
     }
 
-    /// A token that says this.
+    /// A signed token with these claims.
     pub fn token(&self, claims: &Value) -> String {
         self.site.keys.lock().unwrap()[0].token(claims)
     }
 
-    /// What a good token says, for five minutes, of somebody with these permissions.
+    /// The claims of a valid token for a user with these permissions. It expires after five minutes.
     pub fn claims(&self, email: &str, permissions: &[&str]) -> Value {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         json!({
@@ -112,37 +111,37 @@ impl Issuer {
         })
     }
 
-    /// How often its keys have been asked for.
-    pub fn times_served(&self) -> usize {
-        *self.site.served.borrow()
+    /// How many requests for the keys were served.
+    pub fn key_requests(&self) -> usize {
+        *self.site.key_requests.borrow()
     }
 
-    /// Waits until its keys have been asked for so often.
-    pub async fn served(&self, times: usize) {
-        self.site.served.subscribe().wait_for(|served| *served >= times).await.unwrap();
+    /// Waits until at least this many requests for the keys were served.
+    pub async fn wait_for_key_requests(&self, count: usize) {
+        self.site.key_requests.subscribe().wait_for(|served| *served >= count).await.unwrap();
     }
 
-    /// What stands in the `iss` of its tokens.
+    /// The `iss` claim of its tokens.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// An address of its site.
+    /// The URL of a path on the issuer's site.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.name)
     }
 
-    /// The root that its certificate comes from.
+    /// The CA of its certificate, as PEM.
     pub fn ca_pem(&self) -> &str {
         &self.ca
     }
 
-    /// The same in a file, for `SSL_CERT_FILE`.
+    /// The CA in a file, for `SSL_CERT_FILE`.
     pub fn ca_file(&self) -> PathBuf {
         (&self.ca_file).into()
     }
 
-    /// The environment of a server that lets its people in.
+    /// The environment of a server that trusts this issuer.
     pub fn settings(&self) -> Vec<(&str, &str)> {
         vec![
             ("TOGGLED_OIDC_ISSUER", &self.name),
@@ -161,7 +160,7 @@ impl Drop for Issuer {
     }
 }
 
-/// A root of its own, and a certificate from it for this machine.
+/// A new CA, and a TLS acceptor with a certificate from it.
 fn certificates() -> (TlsAcceptor, String) {
     let mut root = CertificateParams::default();
     root.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -186,9 +185,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, site: Arc<Site>) {
         answering.spawn(async move {
             let mut first = [0];
             stream.peek(&mut first).await?;
-            // TLS begins with a handshake. It has plain HTTP on the same port for those who should not be using it.
+            // Plain HTTP is served on the same port, for tests of clients that must not use it.
             if first == [TLS_HANDSHAKE] {
-                // Who does not trust the certificate, or has read enough, hangs up.
+                // A client that does not trust the certificate closes the connection.
                 site.answer(BufStream::new(acceptor.accept(stream).await?)).await
             } else {
                 site.answer(BufStream::new(stream)).await
@@ -202,7 +201,7 @@ impl Site {
         jwks(&*self.keys.lock().unwrap())
     }
 
-    /// Answers one request, and hangs up.
+    /// Answers one request, and closes the connection.
     async fn answer(&self, mut stream: BufStream<impl AsyncRead + AsyncWrite + Unpin>) -> std::io::Result<()> {
         let mut line = String::new();
         stream.read_line(&mut line).await?;
@@ -212,13 +211,13 @@ impl Site {
         }
         let (status, body) = match line.split(' ').nth(1).unwrap_or_default() {
             "/keys" => {
-                self.served.send_modify(|served| *served += 1);
+                self.key_requests.send_modify(|served| *served += 1);
                 ("200 OK".to_owned(), self.keys().to_string())
             }
             "/moved" => ("302 Found\r\nlocation: /keys".to_owned(), String::new()),
             "/moved-to-http" => (format!("302 Found\r\nlocation: http://{}/keys", self.address), String::new()),
             "/round-and-round" => ("302 Found\r\nlocation: /round-and-round".to_owned(), String::new()),
-            "/endless" => return endless(stream).await,
+            "/endless" => return write_endlessly(stream).await,
             _ => ("404 Not Found".to_owned(), String::new()),
         };
         let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", body.len());
@@ -228,8 +227,8 @@ impl Site {
     }
 }
 
-/// An answer that ends when nobody listens any more.
-async fn endless(mut stream: impl AsyncWrite + Unpin) -> std::io::Result<()> {
+/// Sends a response until the client closes the connection.
+async fn write_endlessly(mut stream: impl AsyncWrite + Unpin) -> std::io::Result<()> {
     stream.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n").await?;
     loop {
         stream.write_all(&[b' '; 65_536]).await?;

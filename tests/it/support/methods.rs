@@ -1,4 +1,4 @@
-//! Every method that is served, as the descriptors have it, and calls of any of them.
+//! Every served method, as its descriptor declares it, and generic calls to any of them.
 
 use http::uri::PathAndQuery;
 use prost_reflect::DescriptorPool;
@@ -7,9 +7,9 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
-use super::{Server, soon};
+use super::{Server, with_timeout};
 
-/// Every permission there is, sorted.
+/// All permissions, sorted.
 pub const PERMISSIONS: [&str; 6] = [
     "manage_access",
     "manage_audit_retention",
@@ -19,19 +19,19 @@ pub const PERMISSIONS: [&str; 6] = [
     "view_feature_flags",
 ];
 
-/// A method of ours.
+/// A method and its policy.
 pub struct Method {
-    /// `/toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+    /// For example `/toggled.v1.ToggleService/ToggleFeatureFlag`.
     pub path: String,
-    /// What it demands; `None` for any caller.
+    /// The required permission; `None` if any authenticated caller is allowed.
     pub permission: Option<String>,
-    /// Whether it can be asked to `validate_only`.
+    /// Whether the request has the field `validate_only`, as every change does.
     pub changes: bool,
-    /// Whether it may be open to callers without credentials.
+    /// Whether a setting can open the method to callers without credentials.
     pub anonymous_on_request: bool,
 }
 
-/// All of them.
+/// All methods, except those of gRPC's standard services.
 pub fn methods() -> Vec<Method> {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let policy = pool.get_extension_by_name("toggled.v1.policy").unwrap();
@@ -52,35 +52,35 @@ pub fn methods() -> Vec<Method> {
     methods
 }
 
-/// A connection that anything can be called on.
+/// A connection without a token.
 pub async fn channel(server: &Server) -> Channel {
     let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
-    soon("a connection", endpoint.connect()).await.unwrap()
+    with_timeout("a connection", endpoint.connect()).await.unwrap()
 }
 
-/// Calls a method with an empty request, and reads the first of what comes. What the messages hold does not matter here,
-/// and an empty type skips it.
+/// Calls a method with an empty request, and reads the first response. The response is not decoded.
 pub async fn call(
     channel: &Channel,
     path: &str,
     authorization: impl IntoIterator<Item = MetadataValue<Ascii>>,
 ) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
-    soon("the connection", grpc.ready()).await.unwrap();
+    with_timeout("the connection", grpc.ready()).await.unwrap();
     let mut request = Request::new(());
     for value in authorization {
         request.metadata_mut().append("authorization", value);
     }
     let codec = tonic_prost::ProstCodec::<(), ()>::default();
     let path = PathAndQuery::try_from(path).unwrap();
-    let mut answer = soon(path.as_str(), grpc.server_streaming(request, path.clone(), codec)).await?.into_inner();
-    soon("the first message", answer.message()).await.map(drop)
+    let mut answer =
+        with_timeout(path.as_str(), grpc.server_streaming(request, path.clone(), codec)).await?.into_inner();
+    with_timeout("the first message", answer.message()).await.map(drop)
 }
 
-/// Calls a method with a request that never arrives whole.
-pub async fn endless(channel: Channel, path: &'static str, token: Option<&str>) -> Result<(), Status> {
+/// Calls a method with a request stream that never ends.
+pub async fn call_unfinished(channel: Channel, path: &'static str, token: Option<&str>) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel);
-    soon("the connection", grpc.ready()).await.unwrap();
+    with_timeout("the connection", grpc.ready()).await.unwrap();
     let mut request = Request::new(tokio_stream::pending::<()>());
     if let Some(token) = token {
         request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());

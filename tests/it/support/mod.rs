@@ -1,5 +1,10 @@
-//! What tests stand on: real databases, real server processes, and clients with tokens.
-#![allow(dead_code, unused_imports, unused_macros, reason = "two programs share this, and each needs its part of it")]
+//! Fixtures shared by the tests: real databases, real server processes, and clients with tokens.
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    reason = "two test binaries share this module, and each uses a part"
+)]
 
 mod client;
 pub mod http;
@@ -19,22 +24,22 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-pub use client::{Client, archive, reason_of, toggle, traces, until_ended};
+pub use client::{Client, archive, read_until_error, reason_of, secret_forms, toggle};
 pub use issuer::Issuer;
-pub use postgres::{Cluster, HeldHead, alter_system, free_port};
+pub use postgres::{Cluster, LockedHead, alter_system, free_port};
 pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, invoke, program};
 
-/// How long anything may take before a test gives up on it.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for any one thing before it fails.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Which database a test runs on.
+/// The database that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
     Sqlite,
     Postgres,
 }
 
-/// A new, empty database, gone with this value (PostgreSQL's with its cluster).
+/// A database. SQLite files are deleted on drop, PostgreSQL databases with the shared cluster.
 pub struct Database {
     pub url: String,
     pub backend: Backend,
@@ -42,6 +47,7 @@ pub struct Database {
 }
 
 impl Database {
+    /// Creates an empty database.
     pub async fn new(backend: Backend) -> Self {
         match backend {
             Backend::Postgres => Self { url: postgres::new_database().await, backend, _folder: None },
@@ -52,54 +58,52 @@ impl Database {
             }
         }
     }
-}
 
-impl Database {
-    /// One that somebody else keeps.
-    pub fn at(url: &str, backend: Backend) -> Self {
+    /// A database that is created and deleted elsewhere.
+    pub fn from_url(url: &str, backend: Backend) -> Self {
         Self { url: url.to_owned(), backend, _folder: None }
     }
 
-    /// Waits until so many servers listen to what others append.
-    pub async fn until_listened_to(&self, by: i64) {
-        postgres::until_connected(&self.url, "query ILIKE 'LISTEN%'", by).await;
+    /// Waits until exactly `count` servers listen for change notifications.
+    pub async fn wait_for_listeners(&self, count: i64) {
+        postgres::wait_for_connections(&self.url, "query ILIKE 'LISTEN%'", count).await;
     }
 
-    /// Keeps everybody from appending to a PostgreSQL log.
-    pub async fn hold_head(&self) -> HeldHead {
-        HeldHead::hold(&self.url).await
+    /// Locks the head of a PostgreSQL log, so that nothing can be appended.
+    pub async fn lock_head(&self) -> LockedHead {
+        LockedHead::lock(&self.url).await
     }
 
-    /// Ends what servers have connected to a PostgreSQL database.
+    /// Terminates all server connections to a PostgreSQL database.
     pub async fn end_connections(&self) {
         postgres::end_connections(&self.url).await;
     }
 
-    /// A copy of a PostgreSQL database that nobody is connected to.
+    /// Copies a PostgreSQL database, once it has no connections.
     pub async fn copy(&self) -> Self {
         Self { url: postgres::copy(&self.url).await, backend: self.backend, _folder: None }
     }
 
-    /// Puts a copy in the place of a PostgreSQL database that nobody is connected to.
-    pub async fn replace_by(&self, copy: &Self) {
+    /// Replaces a PostgreSQL database with a copy, once it has no connections.
+    pub async fn replace_with(&self, copy: &Self) {
         postgres::replace(&self.url, &copy.url).await;
     }
 }
 
-/// Waits for something that may take a while, but not for ever.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+/// Waits for a future; fails the test after [`TIMEOUT`]. `what` completes "timed out waiting for".
+pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+        Err(_) => panic!("timed out after {TIMEOUT:?} waiting for {what}"),
     }
 }
 
-/// The same test on every database.
-macro_rules! on_both {
+/// Defines each test twice, on SQLite and on PostgreSQL.
+macro_rules! on_both_databases {
     ($($(#[$meta:meta])* async fn $name:ident($backend:ident: Backend) $body:block)*) => {
         $($(#[$meta])*
         mod $name {
-            #[allow(unused_imports, reason = "not every test needs everything that its file imports")]
+            #[allow(unused_imports, reason = "not every test uses all imports of its file")]
             use super::*;
             use $crate::support::Backend;
 
@@ -117,4 +121,4 @@ macro_rules! on_both {
         })*
     };
 }
-pub(crate) use on_both;
+pub(crate) use on_both_databases;

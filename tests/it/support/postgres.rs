@@ -1,5 +1,5 @@
-//! A real PostgreSQL, started once for all tests, each of which has a database of its own; or a whole cluster for a test
-//! that does it harm.
+//! A real PostgreSQL. All tests share one cluster, with a database for each test. A test that damages the cluster starts
+//! one of its own.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
@@ -10,45 +10,45 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::process::{Child, ChildStdout, Command};
 use tokio::sync::OnceCell;
 
-use super::soon;
+use super::with_timeout;
 
 static CLUSTER: OnceCell<Cluster> = OnceCell::const_new();
 
-/// A running cluster; stopped and removed with this value.
+/// A running cluster, stopped and deleted on drop.
 pub struct Cluster {
     port: u16,
-    answers: Lines<BufReader<ChildStdout>>,
-    /// Its standard input is what keeps the cluster running, and takes orders.
+    replies: Lines<BufReader<ChildStdout>>,
+    /// `cluster.sh`. It reads commands from standard input, and stops the cluster when that is closed.
     process: Child,
 }
 
-/// The one that tests share.
+/// The cluster that all tests share.
 async fn shared() -> &'static Cluster {
-    // What was committed outlives servers and connections all the same: only a loss of power could tell.
+    // Without fsync, commits survive crashes of servers and connections. Only a power failure could lose them.
     CLUSTER.get_or_init(|| Cluster::start("-c fsync=off")).await
 }
 
-/// The URL of a new, empty database.
+/// Creates an empty database and returns its URL.
 pub async fn new_database() -> String {
     shared().await.new_database().await
 }
 
-/// The URL of a copy of a database that has no connections.
-pub async fn copy(of: &str) -> String {
+/// Waits until a database has no connections, copies it, and returns the URL of the copy.
+pub async fn copy(original: &str) -> String {
     let copy = new_name();
-    until_connected(of, "TRUE", 0).await;
-    administer(&[format!("CREATE DATABASE {copy} TEMPLATE {}", name(of))]).await;
-    of.replace(name(of), &copy)
+    wait_for_connections(original, "TRUE", 0).await;
+    administer(&[format!("CREATE DATABASE {copy} TEMPLATE {}", name(original))]).await;
+    original.replace(name(original), &copy)
 }
 
-/// Puts a copy in the place of a database that has no connections.
-pub async fn replace(url: &str, by: &str) {
-    let (original, copy) = (name(url), name(by));
-    until_connected(url, "TRUE", 0).await;
+/// Waits until a database has no connections, and replaces it with a copy.
+pub async fn replace(url: &str, copy: &str) {
+    let (original, copy) = (name(url), name(copy));
+    wait_for_connections(url, "TRUE", 0).await;
     administer(&[format!("DROP DATABASE {original}"), format!("ALTER DATABASE {copy} RENAME TO {original}")]).await;
 }
 
-/// Ends what servers have connected to a database.
+/// Terminates all server connections to a database.
 pub async fn end_connections(url: &str) {
     let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'toggled'";
     administer(&[format!("{end} AND datname = '{}'", name(url))]).await;
@@ -58,23 +58,23 @@ fn new_name() -> String {
     format!("test_{}", uuid::Uuid::now_v7().simple())
 }
 
-async fn administrator() -> PgConnection {
-    shared().await.administrator().await
+async fn admin_connection() -> PgConnection {
+    shared().await.admin_connection().await
 }
 
 async fn administer(statements: &[String]) {
-    let mut admin = administrator().await;
+    let mut admin = admin_connection().await;
     for statement in statements {
         admin.execute(sqlx::AssertSqlSafe(statement.as_str())).await.unwrap();
     }
     admin.close().await.unwrap();
 }
 
-/// Waits until so many connections to a database are as `what` says.
-pub async fn until_connected(url: &str, what: &'static str, count: i64) {
-    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND {what}");
-    let mut admin = administrator().await;
-    soon("other connections", async {
+/// Waits until exactly `count` connections to a database match a condition on `pg_stat_activity`.
+pub async fn wait_for_connections(url: &str, condition: &'static str, count: i64) {
+    let sql = format!("SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND {condition}");
+    let mut admin = admin_connection().await;
+    with_timeout(&format!("{count} connections with {condition}"), async {
         loop {
             let query = sqlx::query_scalar::<_, i64>(sqlx::AssertSqlSafe(sql.as_str()));
             if query.bind(name(url)).fetch_one(&mut admin).await.unwrap() == count {
@@ -86,31 +86,31 @@ pub async fn until_connected(url: &str, what: &'static str, count: i64) {
     admin.close().await.unwrap();
 }
 
-/// The head of a PostgreSQL log, held so that nothing can be appended; let go with this value.
-pub struct HeldHead {
+/// A lock on the head of a PostgreSQL log, so that nothing can be appended. Released on drop.
+pub struct LockedHead {
     url: String,
     _holder: PgConnection,
 }
 
-impl HeldHead {
-    pub async fn hold(url: &str) -> Self {
+impl LockedHead {
+    pub async fn lock(url: &str) -> Self {
         let mut holder = PgConnection::connect(url).await.unwrap();
         holder.execute("BEGIN; SELECT * FROM log_head FOR UPDATE").await.unwrap();
         Self { url: url.to_owned(), _holder: holder }
     }
 
-    /// Waits until somebody waits for it: then a batch is being written, and what comes next queues.
-    pub async fn until_wanted(&self) {
-        self.until_wanted_by(1).await;
+    /// Waits until a session waits for the lock. Then the committer is writing a batch, and later changes queue.
+    pub async fn wait_for_waiter(&self) {
+        self.wait_for_waiters(1).await;
     }
 
-    /// Waits until so many do.
-    pub async fn until_wanted_by(&self, count: i64) {
-        until_connected(&self.url, "wait_event_type = 'Lock'", count).await;
+    /// Waits until exactly `count` sessions wait for the lock.
+    pub async fn wait_for_waiters(&self, count: i64) {
+        wait_for_connections(&self.url, "wait_event_type = 'Lock'", count).await;
     }
 }
 
-/// Changes a setting of a whole cluster, for sessions that are there already too.
+/// Changes a setting of a whole cluster. Existing sessions reload it.
 pub async fn alter_system(admin: &mut PgConnection, change: &str) {
     admin.execute(sqlx::AssertSqlSafe(format!("ALTER SYSTEM {change}"))).await.unwrap();
     admin.execute("SELECT pg_reload_conf()").await.unwrap();
@@ -125,19 +125,19 @@ fn url(port: u16, database: &str) -> String {
 }
 
 impl Cluster {
-    /// One with these options of the server's.
+    /// Starts a cluster with extra server options, such as `-c fsync=off`.
     pub async fn start(options: &str) -> Self {
         Self::launch(options, None).await
     }
 
-    /// One whose write-ahead log lies in this folder, where everybody may write.
-    pub async fn start_writing_ahead_in(options: &str, folder: &Path) -> Self {
+    /// Starts a cluster whose write-ahead log lies in `folder`, which must be writable by all users.
+    pub async fn start_with_wal_in(options: &str, folder: &Path) -> Self {
         Self::launch(options, Some(folder)).await
     }
 
-    async fn launch(options: &str, log: Option<&Path>) -> Self {
+    async fn launch(options: &str, wal_folder: Option<&Path>) -> Self {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
-        // A port that is free now may be taken a moment later: then the next one is tried.
+        // Another process may take the port before PostgreSQL binds it, so try several.
         for _ in 0..5 {
             let port = free_port();
             let mut process = Command::new("sh")
@@ -145,56 +145,56 @@ impl Cluster {
                 .arg(programs())
                 .arg(port.to_string())
                 .env("CLUSTER_OPTIONS", options)
-                .envs(log.map(|folder| ("CLUSTER_LOG_FOLDER", folder)))
+                .envs(wal_folder.map(|folder| ("CLUSTER_LOG_FOLDER", folder)))
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
-            let mut answers = BufReader::new(process.stdout.take().unwrap()).lines();
-            if answers.next_line().await.unwrap().as_deref() == Some("ready") {
-                return Self { port, answers, process };
+            let mut replies = BufReader::new(process.stdout.take().unwrap()).lines();
+            if replies.next_line().await.unwrap().as_deref() == Some("ready") {
+                return Self { port, replies, process };
             }
         }
-        panic!("PostgreSQL does not start; what it says is above");
+        panic!("PostgreSQL does not start; see its output above");
     }
 
-    /// Where it answers.
+    /// The address that the cluster listens on.
     pub fn address(&self) -> SocketAddr {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// Whether it runs as another user than this.
-    pub fn is_others(&self) -> bool {
-        // As the script decides it.
+    /// Whether the cluster runs as another user than this process.
+    pub fn runs_as_other_user(&self) -> bool {
+        // `cluster.sh` switches the user when it runs as root.
         std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0)
     }
 
-    /// The URL of a new, empty database in it.
+    /// Creates an empty database in this cluster and returns its URL.
     pub async fn new_database(&self) -> String {
-        let (name, mut admin) = (new_name(), self.administrator().await);
+        let (name, mut admin) = (new_name(), self.admin_connection().await);
         admin.execute(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
         url(self.port, &name)
     }
 
-    /// A connection that may do everything.
-    pub async fn administrator(&self) -> PgConnection {
+    /// A superuser's connection.
+    pub async fn admin_connection(&self) -> PgConnection {
         PgConnection::connect(&url(self.port, "postgres")).await.unwrap()
     }
 
-    /// Has the script do something: see there.
-    pub async fn order(&mut self, order: &str) {
-        self.process.stdin.as_mut().unwrap().write_all(format!("{order}\n").as_bytes()).await.unwrap();
-        let answer = soon(order, self.answers.next_line()).await.unwrap();
-        assert_eq!(answer.as_deref(), Some("done"), "{order}");
+    /// Runs a command of `cluster.sh`, which lists them.
+    pub async fn command(&mut self, command: &str) {
+        self.process.stdin.as_mut().unwrap().write_all(format!("{command}\n").as_bytes()).await.unwrap();
+        let reply = with_timeout(command, self.replies.next_line()).await.unwrap();
+        assert_eq!(reply.as_deref(), Some("done"), "{command}");
     }
 }
 
-/// A port that nobody uses just now.
+/// A port that is currently free.
 pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// The folder of the newest server programs on this machine.
+/// The folder with the programs of the newest installed PostgreSQL server.
 fn programs() -> PathBuf {
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let mut versions: Vec<(u32, PathBuf)> = installed

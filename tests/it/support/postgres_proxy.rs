@@ -1,4 +1,4 @@
-//! A proxy between a server and its PostgreSQL, which can lose what a network loses.
+//! A proxy between a server and its PostgreSQL. It can delay and lose data as a network does.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,149 +12,153 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-use super::{Backend, Database, soon};
+use super::{Backend, Database, with_timeout};
 
-/// How much later things arrive on a slow line.
-const LATER: Duration = Duration::from_millis(20);
+/// The delay that a slow link adds to each part.
+const SLOW_LINK_DELAY: Duration = Duration::from_millis(20);
 
-/// What becomes of what is sent.
+/// How the proxy treats data. "Requests" go to the database, "replies" come from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Line {
-    /// It arrives.
+pub enum Link {
+    /// Forwards everything.
     Open,
-    /// All but notifications arrive.
-    Muted,
-    /// It arrives, each part of it some time later.
+    /// Forwards everything except notifications.
+    DropNotifications,
+    /// Forwards everything, with a delay.
     Slow,
-    /// Nothing arrives any more, and nobody is told.
-    Silent,
-    /// What the server says is lost.
-    Deaf,
-    /// What the database says is lost.
-    Mute,
-    /// The server has hung up and still listens.
+    /// Holds everything back until the link changes. Connections stay open.
+    Stalled,
+    /// Drops requests.
+    DropRequests,
+    /// Drops replies.
+    DropReplies,
+    /// Closes the direction to the database, as if the server had; replies still arrive.
     HalfClosed,
-    /// Connections end, and new ones come to nothing.
+    /// Closes all connections, and each new one at once.
     Closed,
 }
 
 /// A database behind a proxy.
-pub struct Proxy {
-    /// The database, by way of the proxy.
+pub struct PostgresProxy {
+    /// The database, reached through the proxy.
     pub database: Database,
     state: Arc<State>,
 }
 
 struct State {
-    line: watch::Sender<Line>,
-    /// How much has been lost, in notifications or in whatever else was said.
-    lost: watch::Sender<usize>,
-    /// How many rows arrive before nothing does.
+    link: watch::Sender<Link>,
+    /// How many messages or chunks were dropped.
+    dropped: watch::Sender<usize>,
+    /// How many more rows arrive before the link stalls.
     rows: AtomicUsize,
     connections: TaskTracker,
 }
 
-impl Proxy {
+impl PostgresProxy {
     pub async fn new(database: &Database) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = listener.local_addr().unwrap();
         let far: SocketAddr = database.url.split(['@', '/']).nth(3).unwrap().parse().unwrap();
-        // Without the question whether to encrypt, all that the database says is in messages of one form.
+        // Without TLS negotiation, all replies have the same message format.
         let url = format!("{}?sslmode=disable", database.url.replace(&far.to_string(), &near.to_string()));
-        let (line, lost, rows) = (watch::Sender::new(Line::Open), watch::Sender::new(0), AtomicUsize::new(usize::MAX));
-        let state = Arc::new(State { line, lost, rows, connections: TaskTracker::new() });
-        tokio::spawn(relay(listener, far, Arc::clone(&state)));
-        Self { database: Database::at(&url, Backend::Postgres), state }
+        let state = Arc::new(State {
+            link: watch::Sender::new(Link::Open),
+            dropped: watch::Sender::new(0),
+            rows: AtomicUsize::new(usize::MAX),
+            connections: TaskTracker::new(),
+        });
+        tokio::spawn(accept(listener, far, Arc::clone(&state)));
+        Self { database: Database::from_url(&url, Backend::Postgres), state }
     }
 
-    pub fn set(&self, line: Line) {
-        self.state.line.send_replace(line);
+    pub fn set(&self, link: Link) {
+        self.state.link.send_replace(link);
     }
 
-    /// Falls silent by itself: of the rows that the database sends from now on only so many arrive.
-    pub fn silence_after(&self, rows: usize) {
+    /// Stalls the link after this many more rows from the database.
+    pub fn stall_after(&self, rows: usize) {
         self.state.rows.store(rows, Ordering::Relaxed);
     }
 
-    /// Waits until it has.
-    pub async fn until_silent(&self) {
-        let mut line = self.state.line.subscribe();
-        soon("the line to fall silent", line.wait_for(|line| *line == Line::Silent)).await.unwrap();
+    /// Waits until the link has stalled.
+    pub async fn wait_until_stalled(&self) {
+        let mut link = self.state.link.subscribe();
+        with_timeout("the link to stall", link.wait_for(|link| *link == Link::Stalled)).await.unwrap();
     }
 
-    /// How much has been lost, in notifications or in whatever else was said.
-    pub fn lost(&self) -> usize {
-        *self.state.lost.borrow()
+    /// How many messages or chunks were dropped so far.
+    pub fn dropped(&self) -> usize {
+        *self.state.dropped.borrow()
     }
 
-    /// Waits until more has been than this.
-    pub async fn until_more_is_lost(&self, than: usize) {
-        let mut lost = self.state.lost.subscribe();
-        soon("something to be lost", lost.wait_for(|lost| *lost > than)).await.unwrap();
+    /// Waits until more than this many were dropped.
+    pub async fn wait_until_dropped(&self, more_than: usize) {
+        let mut dropped = self.state.dropped.subscribe();
+        with_timeout("data to be dropped", dropped.wait_for(|dropped| *dropped > more_than)).await.unwrap();
     }
 
-    /// Ends all connections; those that come next are as new.
+    /// Closes all connections, and then opens the link again.
     pub async fn cut(&self) {
-        self.set(Line::Closed);
+        self.set(Link::Closed);
         self.state.connections.close();
-        soon("connections to end", self.state.connections.wait()).await;
+        with_timeout("connections to end", self.state.connections.wait()).await;
         self.state.connections.reopen();
-        self.set(Line::Open);
+        self.set(Link::Open);
     }
 }
 
 impl State {
-    /// What becomes of what has come; as long as the line is silent, nothing. `None` ends the connection: once the line is
-    /// closed nothing gets through, be it before the connection has noticed.
-    async fn fate(&self, line: &mut watch::Receiver<Line>) -> Option<Line> {
-        let fate = *line.wait_for(|line| *line != Line::Silent).await.ok()?;
-        if fate == Line::Slow {
-            sleep(LATER).await;
+    /// Waits while the link is stalled, and returns how to treat the next data. `None` closes the connection: after a
+    /// link was closed no data gets through, even before the connection's task has noticed.
+    async fn next_link(&self, link: &mut watch::Receiver<Link>) -> Option<Link> {
+        let link = *link.wait_for(|link| *link != Link::Stalled).await.ok()?;
+        if link == Link::Slow {
+            sleep(SLOW_LINK_DELAY).await;
         }
-        (fate != Line::Closed).then_some(fate)
+        (link != Link::Closed).then_some(link)
     }
 
-    fn lose(&self) {
-        self.lost.send_modify(|lost| *lost += 1);
+    fn count_dropped(&self) {
+        self.dropped.send_modify(|dropped| *dropped += 1);
     }
 }
 
-async fn relay(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
+async fn accept(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
     loop {
         let (near, _) = listener.accept().await.unwrap();
-        if *state.line.borrow() == Line::Closed {
+        if *state.link.borrow() == Link::Closed {
             continue;
         }
-        let (mut line, state) = (state.line.subscribe(), Arc::clone(&state));
+        let (mut link, state) = (state.link.subscribe(), Arc::clone(&state));
         let connections = state.connections.clone();
         connections.spawn(async move {
             let Ok(far) = TcpStream::connect(far).await else { return };
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             tokio::select! {
-                _ = asked(near_in, far_out, line.clone(), &state) => {}
-                _ = answered(far_in, near_out, line.clone(), &state) => {}
-                _ = line.wait_for(|line| *line == Line::Closed) => {}
+                _ = forward_requests(near_in, far_out, link.clone(), &state) => {}
+                _ = forward_replies(far_in, near_out, link.clone(), &state) => {}
+                _ = link.wait_for(|link| *link == Link::Closed) => {}
             }
         });
     }
 }
 
-/// Passes on what the server says, as it comes.
-async fn asked(
+/// Forwards bytes from the server as they arrive.
+async fn forward_requests(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut line: watch::Receiver<Line>,
+    mut link: watch::Receiver<Link>,
     state: &State,
 ) -> Option<()> {
     let mut bytes = vec![0; 16 * 1024];
     loop {
         let length = from.read(&mut bytes).await.ok().filter(|length| *length > 0)?;
-        match state.fate(&mut line).await? {
-            Line::Deaf => state.lose(),
-            Line::HalfClosed => {
+        match state.next_link(&mut link).await? {
+            Link::DropRequests => state.count_dropped(),
+            Link::HalfClosed => {
                 to.shutdown().await.ok()?;
-                state.lose();
-                // Until the database hangs up as well.
+                state.count_dropped();
+                // Until the database closes its side too.
                 std::future::pending::<()>().await;
             }
             _ => to.write_all(&bytes[..length]).await.ok()?,
@@ -162,11 +166,11 @@ async fn asked(
     }
 }
 
-/// Passes on what the database says, message by message: a letter, a length, and so many bytes.
-async fn answered(
+/// Forwards messages from the database: each is a letter, a length, and that many bytes.
+async fn forward_replies(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut line: watch::Receiver<Line>,
+    mut link: watch::Receiver<Link>,
     state: &State,
 ) -> Option<()> {
     loop {
@@ -176,11 +180,11 @@ async fn answered(
         message.resize(1 + length, 0);
         from.read_exact(&mut message[5..]).await.ok()?;
         if message[0] == b'D' && state.rows.fetch_sub(1, Ordering::Relaxed) == 0 {
-            state.line.send_replace(Line::Silent);
+            state.link.send_replace(Link::Stalled);
         }
-        match state.fate(&mut line).await? {
-            Line::Mute => state.lose(),
-            Line::Muted if message[0] == b'A' => state.lose(),
+        match state.next_link(&mut link).await? {
+            Link::DropReplies => state.count_dropped(),
+            Link::DropNotifications if message[0] == b'A' => state.count_dropped(),
             _ => to.write_all(&message).await.ok()?,
         }
     }

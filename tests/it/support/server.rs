@@ -1,4 +1,4 @@
-//! The real program, as a process of its own.
+//! The real program, run as a child process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,12 +11,12 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::{Client, Database, methods, soon};
+use super::{Client, Database, methods, with_timeout};
 
-/// The administrator's token wherever a test does not want a fresh one.
+/// The administrator's token, unless a test lets the server create one.
 pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
 
-/// A key to sign checkpoints with, that of the first test of RFC 8032, wherever a test does not want one of its own.
+/// The setting with a checkpoint key: the key of the first test vector in RFC 8032.
 pub const CHECKPOINT_KEY: (&str, &str) = (
     "TOGGLED_CHECKPOINT_KEY",
     "-----BEGIN PRIVATE KEY-----\n\
@@ -24,7 +24,7 @@ pub const CHECKPOINT_KEY: (&str, &str) = (
      -----END PRIVATE KEY-----\n",
 );
 
-/// A running server; killed with this value.
+/// A running server, killed on drop.
 pub struct Server {
     pub address: SocketAddr,
     process: Child,
@@ -33,27 +33,27 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server on this database that is ready to serve.
+    /// Starts a server and waits until it is ready.
     pub async fn start(database: &Database) -> Self {
         Self::start_with(database, &[]).await
     }
 
-    /// The same, with settings of its own.
+    /// Like [`Server::start`], with extra settings.
     pub async fn start_with(database: &Database, settings: &[(&str, &str)]) -> Self {
         let mut server = Self::launch(&database.url, settings).await;
         server.ready().await;
         server
     }
 
-    /// A server that has begun to listen, with settings of its own.
+    /// Starts a server and waits until it listens. It may not be ready yet.
     pub async fn launch(url: &str, settings: &[(&str, &str)]) -> Self {
         let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)];
         all.extend(settings);
         Self::spawn(url, &all, Stdio::inherit()).await
     }
 
-    /// The same, and what it logs.
-    pub async fn launch_logged(url: &str, settings: &[(&str, &str)]) -> (Self, Log) {
+    /// Like [`Server::launch`], and returns the server's log.
+    pub async fn launch_with_log(url: &str, settings: &[(&str, &str)]) -> (Self, Log) {
         let mut all = vec![("TOGGLED_BOOTSTRAP_TOKEN", TOKEN), ("TOGGLED_LOG", "info")];
         all.extend(settings);
         let mut server = Self::spawn(url, &all, Stdio::piped()).await;
@@ -61,8 +61,8 @@ impl Server {
         (server, log)
     }
 
-    /// A server that has begun to listen, and makes the administrator's token itself.
-    pub async fn launch_fresh(url: &str) -> Self {
+    /// Like [`Server::launch`], but the server creates the administrator's token itself.
+    pub async fn launch_without_token(url: &str) -> Self {
         Self::spawn(url, &[], Stdio::inherit()).await
     }
 
@@ -72,7 +72,7 @@ impl Server {
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
             .env("TOGGLED_LOG", "warn")
-            // Tests are in a hurry.
+            // Tests may change flags as fast as they can.
             .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000")
             .env("TOGGLED_LOG_FORMAT", "human")
             .envs(settings.iter().copied())
@@ -81,14 +81,14 @@ impl Server {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let line = soon("a line that says where it listens", lines.next_line()).await.unwrap().unwrap();
+        let line = with_timeout("the listen address", lines.next_line()).await.unwrap().unwrap();
         let address = line.strip_prefix("toggled listens on ").unwrap().parse().unwrap();
         Self { address, process, lines, _folder: folder }
     }
 
-    /// Waits until it serves.
+    /// Waits until the server prints that it is ready.
     pub async fn ready(&mut self) {
-        let line = soon("a line that says that it is ready", self.lines.next_line()).await.unwrap().unwrap();
+        let line = with_timeout("the ready line", self.lines.next_line()).await.unwrap().unwrap();
         assert!(line.starts_with("ready"), "{line}");
     }
 
@@ -97,103 +97,106 @@ impl Server {
         self.client(Some(TOKEN)).await
     }
 
-    /// A client with this token, or none.
+    /// A client with this token, or without one.
     pub async fn client(&self, token: Option<&str>) -> Client {
         Client::connect(self.address, token).await
     }
 
-    /// What it says of its health.
+    /// The status reported by the health service.
     pub async fn health(&self) -> ServingStatus {
         let mut health = HealthClient::new(methods::channel(self).await);
-        soon("its health", health.check(HealthCheckRequest::default())).await.unwrap().into_inner().status()
+        with_timeout("the health status", health.check(HealthCheckRequest::default()))
+            .await
+            .unwrap()
+            .into_inner()
+            .status()
     }
 
-    /// Asks it to stop; everything that it has said since it was ready.
-    pub async fn terminate_with_words(mut self) -> String {
-        self.signal().await;
-        let mut words = String::new();
-        while let Some(line) = soon("the last of its words", self.lines.next_line()).await.unwrap() {
-            words.push_str(&line);
-            words.push('\n');
+    /// Sends SIGTERM and returns all output since the server was ready.
+    pub async fn terminate_with_output(mut self) -> String {
+        self.request_stop().await;
+        let mut output = String::new();
+        while let Some(line) = with_timeout("the end of the output", self.lines.next_line()).await.unwrap() {
+            output.push_str(&line);
+            output.push('\n');
         }
-        words
+        output
     }
 
-    /// Asks it to stop, and waits for the exit status.
+    /// Sends SIGTERM and waits for the exit status.
     pub async fn terminate(mut self) -> ExitStatus {
-        self.signal().await;
-        self.ended().await
+        self.request_stop().await;
+        self.wait_for_exit().await
     }
 
-    /// Waits for the exit status.
-    pub async fn ended(&mut self) -> ExitStatus {
-        soon("the server to stop", self.process.wait()).await.unwrap()
+    pub async fn wait_for_exit(&mut self) -> ExitStatus {
+        with_timeout("the server to stop", self.process.wait()).await.unwrap()
     }
 
-    /// How much memory it takes, in MiB.
+    /// Resident memory, in MiB.
     pub fn resident_mib(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1_024
     }
 
-    /// Its process id.
+    /// The process id.
     pub fn id(&self) -> u32 {
         self.process.id().unwrap()
     }
 
-    /// Asks it to stop, and does not wait.
-    pub async fn signal(&self) {
-        self.send("TERM").await;
+    /// Sends SIGTERM and returns at once.
+    pub async fn request_stop(&self) {
+        self.send_signal("TERM").await;
     }
 
-    /// Sends it a signal, by its name.
-    pub async fn send(&self, signal: &str) {
+    /// Sends a signal by its name, such as `STOP`.
+    pub async fn send_signal(&self, signal: &str) {
         let pid = self.id().to_string();
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap().success());
     }
 
-    /// Kills it, and waits until it is gone.
+    /// Sends SIGKILL and waits for the exit.
     pub async fn kill(mut self) {
         self.process.start_kill().unwrap();
-        self.ended().await;
+        self.wait_for_exit().await;
     }
 }
 
-/// What a server logs.
+/// The log that a server writes to standard error.
 pub struct Log(Lines<BufReader<ChildStderr>>);
 
 impl Log {
-    /// Waits for a line with these words in it, and takes it and all before it.
-    pub async fn says(&mut self, words: &str) {
-        let heard = async { while !self.0.next_line().await.unwrap().unwrap().contains(words) {} };
-        soon(words, heard).await;
+    /// Waits for a line that contains `text`, and consumes all lines up to it.
+    pub async fn wait_for_line(&mut self, text: &str) {
+        let found = async { while !self.0.next_line().await.unwrap().unwrap().contains(text) {} };
+        with_timeout(text, found).await;
     }
 
-    /// All that is left, once the server has stopped.
+    /// The remaining lines, up to the end of the process.
     pub async fn rest(mut self) -> String {
-        let mut words = String::new();
-        while let Some(line) = soon("the last of the log", self.0.next_line()).await.unwrap() {
-            words += &format!("{line}\n");
+        let mut text = String::new();
+        while let Some(line) = with_timeout("the end of the log", self.0.next_line()).await.unwrap() {
+            text += &format!("{line}\n");
         }
-        words
+        text
     }
 }
 
-/// Runs the program to its end.
+/// Runs the program and waits until it exits.
 pub async fn invoke(arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let folder = TempDir::new().unwrap();
     let mut command = program(folder.path());
-    soon("the program to end", command.args(arguments).envs(settings.iter().copied()).output()).await.unwrap()
+    with_timeout("the program to end", command.args(arguments).envs(settings.iter().copied()).output()).await.unwrap()
 }
 
-/// Where a program that is built for `make coverage` writes what it went through.
-const PROFILE: &str = "LLVM_PROFILE_FILE";
+/// The variable that says where an instrumented program writes its coverage data (`make coverage`).
+const COVERAGE_FILE: &str = "LLVM_PROFILE_FILE";
 
-/// The program in a folder of its own, with nothing set.
+/// A command for the program, in `folder` and with an empty environment.
 pub fn program(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
     command.current_dir(folder).env_clear().kill_on_drop(true);
-    command.envs(std::env::var_os(PROFILE).map(|path| (PROFILE, path)));
+    command.envs(std::env::var_os(COVERAGE_FILE).map(|path| (COVERAGE_FILE, path)));
     command
 }

@@ -1,5 +1,5 @@
-//! Keys that sign tokens, as an issuer has them.
-#![allow(dead_code, reason = "the unit tests share this file, and each side needs its part of it")]
+//! An issuer's keys, which sign tokens.
+#![allow(dead_code, reason = "the unit tests share this file, and each side uses a part")]
 
 use std::process::Command;
 use std::sync::{Arc, OnceLock};
@@ -13,7 +13,7 @@ use ring::signature::{
 };
 use serde_json::{Value, json};
 
-/// A key pair and its name.
+/// A key pair and its key id.
 #[derive(Clone)]
 pub struct Key {
     pub id: String,
@@ -28,7 +28,7 @@ enum Pair {
 }
 
 impl Key {
-    /// A fresh key for ES256.
+    /// A new key for ES256.
     pub fn p256(id: &str) -> Self {
         let random = SystemRandom::new();
         let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
@@ -36,15 +36,15 @@ impl Key {
         Self { id: id.to_owned(), pair: Pair::P256(Arc::new(pair)) }
     }
 
-    /// A fresh key for EdDSA.
+    /// A new key for EdDSA.
     pub fn ed25519(id: &str) -> Self {
         let pkcs8 = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new()).unwrap();
         Self { id: id.to_owned(), pair: Pair::Ed25519(Arc::new(Ed25519KeyPair::from_pkcs8(pkcs8.as_ref()).unwrap())) }
     }
 
-    /// The one key for RS256 of this process.
+    /// The process's only key for RS256.
     pub fn rsa(id: &str) -> Self {
-        let pair = RsaKeyPair::from_pkcs8(the_rsa_key()).unwrap();
+        let pair = RsaKeyPair::from_pkcs8(rsa_key()).unwrap();
         Self { id: id.to_owned(), pair: Pair::Rsa(Arc::new(pair)) }
     }
 
@@ -56,7 +56,7 @@ impl Key {
         }
     }
 
-    /// The modulus of an RSA key, or the point of another.
+    /// The modulus of an RSA key, or the point of an elliptic curve key.
     pub fn public(&self) -> Vec<u8> {
         match &self.pair {
             Pair::Rsa(pair) => RsaPublicKeyComponents::<Vec<u8>>::from(pair.public()).n,
@@ -69,11 +69,11 @@ impl Key {
     pub fn jwk(&self) -> Value {
         let public = self.public();
         let mut jwk = match &self.pair {
-            Pair::Rsa(_) => json!({"kty": "RSA", "n": encoded(&public), "e": "AQAB"}),
+            Pair::Rsa(_) => json!({"kty": "RSA", "n": base64url(&public), "e": "AQAB"}),
             Pair::P256(_) => {
-                json!({"kty": "EC", "crv": "P-256", "x": encoded(&public[1..33]), "y": encoded(&public[33..])})
+                json!({"kty": "EC", "crv": "P-256", "x": base64url(&public[1..33]), "y": base64url(&public[33..])})
             }
-            Pair::Ed25519(_) => json!({"kty": "OKP", "crv": "Ed25519", "x": encoded(&public)}),
+            Pair::Ed25519(_) => json!({"kty": "OKP", "crv": "Ed25519", "x": base64url(&public)}),
         };
         jwk["kid"] = json!(self.id);
         jwk["use"] = json!("sig");
@@ -81,16 +81,17 @@ impl Key {
         jwk
     }
 
-    /// A token that says this.
+    /// A signed token with these claims.
     pub fn token(&self, claims: &Value) -> String {
         self.token_with(&json!({"typ": "JWT", "alg": self.algorithm(), "kid": self.id}), claims)
     }
 
-    /// A token with a header of its own. What is signed with it is signed as this key signs, whatever the header says.
+    /// A token with a given header. It is signed with this key, whatever algorithm the header names.
     pub fn token_with(&self, header: &Value, claims: &Value) -> String {
-        let message = format!("{}.{}", encoded(header.to_string().as_bytes()), encoded(claims.to_string().as_bytes()));
+        let message =
+            format!("{}.{}", base64url(header.to_string().as_bytes()), base64url(claims.to_string().as_bytes()));
         let signature = self.sign(message.as_bytes());
-        format!("{message}.{}", encoded(&signature))
+        format!("{message}.{}", base64url(&signature))
     }
 
     pub fn sign(&self, message: &[u8]) -> Vec<u8> {
@@ -107,26 +108,26 @@ impl Key {
     }
 }
 
-/// An RSA key of 2048 bits in PKCS #8, one for the process: `ring` cannot make any, and the making takes its time.
-pub fn the_rsa_key() -> &'static [u8] {
+/// A 2048-bit RSA key in PKCS #8, generated once per process. `ring` cannot generate RSA keys, and `openssl` takes a while.
+pub fn rsa_key() -> &'static [u8] {
     static PKCS8: OnceLock<Vec<u8>> = OnceLock::new();
     PKCS8.get_or_init(|| {
         let arguments = ["genpkey", "-algorithm", "RSA", "-pkeyopt", "rsa_keygen_bits:2048"];
         let made = Command::new("openssl").args(arguments).output();
         let made = made.expect("openssl is not installed (Debian: apt-get install openssl)");
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        // As DER, OpenSSL 3.0 writes PKCS #1 instead.
+        // With DER output, OpenSSL 3.0 writes PKCS #1 instead.
         let pem = String::from_utf8(made.stdout).unwrap();
         STANDARD.decode(pem.lines().filter(|line| !line.starts_with('-')).collect::<String>()).unwrap()
     })
 }
 
-/// In base64url without padding, as everything about a token is.
-pub fn encoded(bytes: &[u8]) -> String {
+/// Encodes as base64url without padding, as all parts of a token are.
+pub fn base64url(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The document of these keys.
+/// The key document (JWKS) of these keys.
 pub fn jwks<'a>(keys: impl IntoIterator<Item = &'a Key>) -> Value {
     json!({"keys": keys.into_iter().map(Key::jwk).collect::<Vec<_>>()})
 }

@@ -1,4 +1,4 @@
-//! The way from a client to a server, which can lose what a network loses, and lead to another server later on.
+//! A TCP proxy between a client and a server. It can lose bytes, refuse connections, and switch to another server.
 
 use std::net::SocketAddr;
 
@@ -6,75 +6,75 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, copy};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
-/// What becomes of connections. When it changes, those that are there end.
+/// How the proxy treats connections. A change closes the open ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Leads {
-    /// To this server.
-    To(SocketAddr),
-    /// To this server, but nothing comes back.
-    OnlyTo(SocketAddr),
-    /// To this server, but no more than so many bytes come back over each.
-    UpTo(SocketAddr, u64),
-    /// Nowhere: they end at once.
-    Nowhere,
+pub enum Route {
+    /// Forwards both directions.
+    Forward(SocketAddr),
+    /// Forwards requests and drops all replies.
+    DropReplies(SocketAddr),
+    /// Forwards requests, and at most this many bytes of replies per connection.
+    LimitReplies(SocketAddr, u64),
+    /// Closes each connection at once.
+    Reject,
 }
 
-/// An address that leads to a server.
-pub struct Way {
+/// A proxy with an address of its own.
+pub struct TcpProxy {
     pub address: SocketAddr,
-    leads: watch::Sender<Leads>,
+    route: watch::Sender<Route>,
 }
 
-impl Way {
-    pub async fn new(leads: Leads) -> Self {
-        Self::at("127.0.0.1:0".parse().unwrap(), leads).await
+impl TcpProxy {
+    pub async fn new(route: Route) -> Self {
+        Self::at("127.0.0.1:0".parse().unwrap(), route).await
     }
 
-    /// One at an address that is known already.
-    pub async fn at(address: SocketAddr, leads: Leads) -> Self {
+    /// A proxy that listens on a given address.
+    pub async fn at(address: SocketAddr, route: Route) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let (leads, state) = watch::channel(leads);
-        tokio::spawn(take(listener, state));
-        Self { address, leads }
+        let (route, receiver) = watch::channel(route);
+        tokio::spawn(accept(listener, receiver));
+        Self { address, route }
     }
 
-    pub fn set(&self, leads: Leads) {
-        self.leads.send_replace(leads);
+    pub fn set(&self, route: Route) {
+        self.route.send_replace(route);
     }
 }
 
-async fn take(listener: TcpListener, state: watch::Receiver<Leads>) {
+async fn accept(listener: TcpListener, routes: watch::Receiver<Route>) {
     loop {
-        let (near, _) = listener.accept().await.unwrap();
-        let mut state = state.clone();
-        let leads = *state.borrow_and_update();
+        let (client, _) = listener.accept().await.unwrap();
+        let mut routes = routes.clone();
+        let route = *routes.borrow_and_update();
         tokio::spawn(async move {
             tokio::select! {
-                _ = pass(near, leads) => {}
-                _ = state.changed() => {}
+                _ = forward(client, route) => {}
+                _ = routes.changed() => {}
             }
         });
     }
 }
 
-async fn pass(mut near: TcpStream, leads: Leads) -> std::io::Result<()> {
-    let (address, most) = match leads {
-        Leads::To(address) => (address, u64::MAX),
-        Leads::UpTo(address, most) => (address, most),
-        Leads::OnlyTo(address) => (address, 0),
-        Leads::Nowhere => return Ok(()),
+async fn forward(mut client: TcpStream, route: Route) -> std::io::Result<()> {
+    let (address, reply_limit) = match route {
+        Route::Forward(address) => (address, u64::MAX),
+        Route::LimitReplies(address, limit) => (address, limit),
+        Route::DropReplies(address) => (address, 0),
+        Route::Reject => return Ok(()),
     };
-    let mut far = TcpStream::connect(address).await?;
-    if let Leads::To(_) = leads {
-        tokio::io::copy_bidirectional(&mut near, &mut far).await?;
+    let mut server = TcpStream::connect(address).await?;
+    if let Route::Forward(_) = route {
+        tokio::io::copy_bidirectional(&mut client, &mut server).await?;
         return Ok(());
     }
-    let ((mut near_in, mut near_out), (mut far_in, mut far_out)) = (near.split(), far.split());
-    let back = async {
-        copy(&mut (&mut far_in).take(most), &mut near_out).await?;
-        copy(&mut far_in, &mut tokio::io::sink()).await
+    let ((mut client_in, mut client_out), (mut server_in, mut server_out)) = (client.split(), server.split());
+    let replies = async {
+        copy(&mut (&mut server_in).take(reply_limit), &mut client_out).await?;
+        copy(&mut server_in, &mut tokio::io::sink()).await
     };
-    tokio::try_join!(copy(&mut near_in, &mut far_out), back)?;
-    far_out.shutdown().await
+    tokio::try_join!(copy(&mut client_in, &mut server_out), replies)?;
+    server_out.shutdown().await
 }

@@ -1,5 +1,5 @@
-//! Certificates, and a client that speaks TLS. It is not tonic's own: the server's build would then have more of tonic
-//! in it than the one that is shipped.
+//! Certificates, and a client that connects with TLS. It does not use tonic's TLS client: that needs a Cargo feature of
+//! tonic which the shipped program is built without.
 
 use std::fs;
 use std::net::SocketAddr;
@@ -21,12 +21,12 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tonic::transport::Endpoint;
 use tower::service_fn;
 
-use super::{Client, TOKEN, soon};
+use super::{Client, TOKEN, with_timeout};
 
-/// Somebody who issues certificates.
+/// A certificate authority.
 pub struct Ca(CertifiedIssuer<'static, KeyPair>);
 
-/// A certificate and its key, PEM.
+/// A certificate and its private key, as PEM.
 #[derive(Clone)]
 pub struct Identity {
     pub certificate: String,
@@ -45,17 +45,17 @@ impl Ca {
         self.0.pem()
     }
 
-    /// For a server on this machine.
+    /// A server certificate for `localhost`.
     pub fn server(&self) -> Identity {
         self.issue(CertificateParams::new(vec!["localhost".to_owned()]).unwrap())
     }
 
-    /// For a client.
+    /// A client certificate with one URI name.
     pub fn client(&self, uri: &str) -> Identity {
         self.client_until(&[uri], None)
     }
 
-    /// For a client with these names, until some time.
+    /// A client certificate with these URI names, valid until `end`.
     pub fn client_until(&self, uris: &[&str], end: Option<SystemTime>) -> Identity {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.subject_alt_names = uris.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
@@ -69,7 +69,8 @@ impl Ca {
     }
 }
 
-/// A folder of files that a server reads, replaced all at once as Kubernetes does: `live` is a symbolic link to a folder.
+/// The certificate files of a server. They are replaced atomically, as Kubernetes does: `live` is a symbolic link to the
+/// current folder.
 pub struct Files {
     folder: TempDir,
     generation: u32,
@@ -90,7 +91,7 @@ impl Files {
         self.folder.path().join(name)
     }
 
-    /// Puts other files in their place, all at once.
+    /// Replaces all files atomically.
     pub fn swap(&mut self, identity: &Identity, client_ca: Option<&Ca>) {
         self.generation += 1;
         let folder = self.path_buf(&self.generation.to_string());
@@ -104,42 +105,42 @@ impl Files {
         fs::rename(self.path_buf("next"), self.path_buf("live")).unwrap();
     }
 
-    /// Puts another file in the place of one.
+    /// Replaces a single file.
     pub fn replace(&self, name: &str, text: &str) {
         fs::write(self.path_buf("next.pem"), text).unwrap();
         fs::rename(self.path_buf("next.pem"), self.path(name)).unwrap();
     }
 }
 
-/// A connection to a server on this machine whose certificate `ca` has issued.
+/// Connects to a local server whose certificate was issued by `ca`.
 pub async fn connect(
     address: SocketAddr,
     ca: &Ca,
     identity: Option<&Identity>,
 ) -> std::io::Result<TlsStream<TcpStream>> {
-    connect_by(&connector(ca, identity), address).await
+    connect_with(&connector(ca, identity), address).await
 }
 
-/// The same, by a connector that remembers earlier sessions.
-pub async fn connect_by(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
+/// Like [`connect`], with a connector that resumes earlier TLS sessions.
+pub async fn connect_with(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
-    soon("a TLS connection", connector.connect("localhost".try_into().unwrap(), stream)).await
+    with_timeout("a TLS connection", connector.connect("localhost".try_into().unwrap(), stream)).await
 }
 
-/// Makes connections to servers whose certificate `ca` has issued.
+/// A connector to servers whose certificate was issued by `ca`.
 pub fn connector(ca: &Ca, identity: Option<&Identity>) -> TlsConnector {
     TlsConnector::from(Arc::new(config(ca, identity)))
 }
 
-/// A connection of a client that names these protocols.
-pub async fn connect_speaking(
+/// Like [`connect`], offering these protocols by ALPN.
+pub async fn connect_with_alpn(
     address: SocketAddr,
     ca: &Ca,
     protocols: &[&str],
 ) -> std::io::Result<TlsStream<TcpStream>> {
     let mut config = config(ca, None);
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
-    connect_by(&TlsConnector::from(Arc::new(config)), address).await
+    connect_with(&TlsConnector::from(Arc::new(config)), address).await
 }
 
 fn config(ca: &Ca, identity: Option<&Identity>) -> ClientConfig {
@@ -166,7 +167,7 @@ pub async fn admin(address: SocketAddr, ca: &Ca, identity: Option<&Identity>) ->
     client(address, ca, identity, Some(TOKEN)).await
 }
 
-/// A client on one TLS connection. Not by `Endpoint::connect`, which would connect again.
+/// A client on one TLS connection. `Endpoint::connect` would reconnect, so it is not used.
 pub async fn client(
     address: SocketAddr,
     ca: &Ca,
@@ -175,21 +176,22 @@ pub async fn client(
 ) -> std::io::Result<Client> {
     let mut stream = Some(connect(address, ca, identity).await?);
     let connector = service_fn(move |_| {
-        let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection is gone"));
+        let stream = stream.take().ok_or_else(|| std::io::Error::other("the connection was closed"));
         std::future::ready(stream.map(TokioIo::new))
     });
     let endpoint = Endpoint::from_static("http://localhost");
-    let channel = soon("a channel", endpoint.connect_with_connector(connector)).await.map_err(std::io::Error::other)?;
-    Ok(Client::on(channel, token))
+    let channel =
+        with_timeout("a channel", endpoint.connect_with_connector(connector)).await.map_err(std::io::Error::other)?;
+    Ok(Client::with_channel(channel, token))
 }
 
-/// The certificate that a server shows to who connects now.
-pub async fn shown(address: SocketAddr, ca: &Ca) -> Option<CertificateDer<'static>> {
+/// The certificate that a server presents to a new connection.
+pub async fn served_certificate(address: SocketAddr, ca: &Ca) -> Option<CertificateDer<'static>> {
     let stream = connect(address, ca, None).await.ok()?;
     stream.get_ref().1.peer_certificates()?.first().cloned()
 }
 
-/// The same, as it was issued.
-pub fn leaf(identity: &Identity) -> Option<CertificateDer<'static>> {
+/// The certificate of an identity, to compare with [`served_certificate`].
+pub fn parse_certificate(identity: &Identity) -> Option<CertificateDer<'static>> {
     CertificateDer::from_pem_slice(identity.certificate.as_bytes()).ok()
 }

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Server, on_both};
+use crate::support::{Server, on_both_databases};
 
 /// Where the log is verified from: its server, its database, and a file of what it is now.
 async fn places(shell: &Shell, victim: &Victim, folder: &TempDir) -> [Vec<String>; 3] {
@@ -23,7 +23,7 @@ async fn verify_at(shell: &Shell, place: &[String], arguments: &[&str]) -> (i32,
     (code, if code == 0 { out } else { told })
 }
 
-on_both! {
+on_both_databases! {
     async fn only_what_is_between_two_checkpoints_counts(backend: Backend) {
         let mut victim = Victim::new(backend).await;
         let (entries, log_id) = (victim.entries().await, victim.store().await.head().await.unwrap().log_id);

@@ -7,7 +7,7 @@ use tokio::io::AsyncWriteExt;
 
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Server, on_both, program, soon};
+use crate::support::{Server, on_both_databases, program, with_timeout};
 
 /// Verifies a file; its status and what it says.
 async fn verify_file(path: &str, arguments: &[&str]) -> (i32, String) {
@@ -16,7 +16,7 @@ async fn verify_file(path: &str, arguments: &[&str]) -> (i32, String) {
     (code, if code == 0 { out } else { told })
 }
 
-on_both! {
+on_both_databases! {
     async fn what_is_done_to_a_file_is_found(backend: Backend) {
         let victim = Victim::new(backend).await;
         let (entries, server) = (victim.entries().await, Server::start(&victim.database).await);
@@ -99,7 +99,7 @@ on_both! {
         let mut process = command.spawn().unwrap();
         let mut pipe = process.stdin.take().unwrap();
         pipe.write_all(with(at).as_bytes()).await.unwrap();
-        let output = soon("the program to end", process.wait_with_output()).await.unwrap();
+        let output = with_timeout("the program to end", process.wait_with_output()).await.unwrap();
         let told = String::from_utf8(output.stderr).unwrap();
         assert_found("pipe", &(output.status.code().unwrap(), told), FULL, "altered");
         drop(pipe);

@@ -8,7 +8,7 @@ use tokio::io::AsyncWriteExt;
 use super::rows::insert;
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Backend, Database, Server, program, soon};
+use crate::support::{Backend, Database, Server, program, with_timeout};
 
 /// A log of more than a page.
 async fn long(backend: Backend) -> (Server, Database) {
@@ -56,7 +56,7 @@ async fn a_pipe_that_stays_open_holds_nothing_up() {
     let mut pipe = process.stdin.take().unwrap();
     let some: String = text.lines().take(300).map(|line| format!("{line}\n")).collect();
     pipe.write_all(some.as_bytes()).await.unwrap();
-    let output = soon("the program to end", process.wait_with_output()).await.unwrap();
+    let output = with_timeout("the program to end", process.wait_with_output()).await.unwrap();
     let told = String::from_utf8(output.stdout).unwrap();
     assert!(told.ends_with(&format!("at {kept}\n")), "{told}");
     drop(pipe);

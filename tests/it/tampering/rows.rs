@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::victim::*;
 use crate::store::raw::Raw;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 
 /// Everything that is hashed but the revision, and something else that it could be. By another name some are of another
 /// length, or absent.
@@ -78,7 +78,7 @@ async fn write(raw: &mut Raw, entries: &[Entry]) {
     raw.run(&format!("UPDATE log_head SET hash = {hash}")).await;
 }
 
-on_both! {
+on_both_databases! {
     async fn an_alteration_of_any_field_is_found(backend: Backend) {
         let mut victim = Victim::new(backend).await;
         victim.keep().await;

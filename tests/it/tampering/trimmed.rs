@@ -5,7 +5,7 @@ use toggled::api::pb::*;
 
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Server, on_both, soon};
+use crate::support::{Server, on_both_databases, with_timeout};
 
 /// Moves the floor to an entry, and waits until nothing is left up to there.
 pub async fn trim(victim: &mut Victim, kept: &toggled::domain::audit::Entry) {
@@ -14,11 +14,11 @@ pub async fn trim(victim: &mut Victim, kept: &toggled::domain::audit::Entry) {
     let request = TrimAuditLogsRequest { through_revision: kept.revision, through_hash, ..Default::default() };
     server.admin().await.audit.trim_audit_logs(request).await.unwrap();
     let below = format!("SELECT count(*) FROM audit_logs WHERE revision <= {}", kept.revision);
-    soon("the rows to go", async { while victim.raw.number(&below).await > 0 {} }).await;
+    with_timeout("the rows to go", async { while victim.raw.number(&below).await > 0 {} }).await;
     assert!(server.terminate().await.success());
 }
 
-on_both! {
+on_both_databases! {
     async fn what_was_kept_of_a_trimmed_log_is_compared_or_refused(backend: Backend) {
         let mut victim = Victim::new(backend).await;
         let entries = victim.entries().await;

@@ -6,7 +6,7 @@ use super::rows::insert;
 use super::trimmed::trim;
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Backend, Server, on_both};
+use crate::support::{Backend, Server, on_both_databases};
 
 /// Makes an entry say what none can.
 fn garble(revision: i64) -> String {
@@ -19,7 +19,7 @@ async fn ask(shell: &Shell, arguments: &[&str]) -> (i32, String) {
     (code, if code == 0 { out } else { told })
 }
 
-on_both! {
+on_both_databases! {
     async fn it_is_found_where_a_checkpoint_was_kept_and_behind_the_end(backend: Backend) {
         let mut victim = Victim::new(backend).await;
         let entries = victim.entries().await;

@@ -13,9 +13,9 @@ use tonic::transport::server::TcpIncoming;
 
 use super::victim::*;
 use crate::cli::Shell;
-use crate::support::{Server, on_both};
+use crate::support::{Server, on_both_databases};
 
-on_both! {
+on_both_databases! {
     async fn what_is_done_to_the_log_of_a_server_is_found(backend: Backend) {
         let (mut victim, past) = Victim::with_past(backend).await;
         let entries = victim.entries().await;

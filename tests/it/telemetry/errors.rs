@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
 use super::{because, ends_soon, get};
-use crate::support::{Backend, Database, Server, TOKEN, soon};
+use crate::support::{Backend, Database, Server, TOKEN, with_timeout};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
@@ -53,7 +53,7 @@ async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
     let (dsn, mut collected) = collector().await;
     let (database, sabotage) = sabotaged().await;
     let settings = [("TOGGLED_SENTRY_DSN", dsn.as_str()), ("TOGGLED_SENTRY_ENVIRONMENT", "stage")];
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -63,7 +63,7 @@ async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
     flip.metadata_mut().insert("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01").parse().unwrap());
     assert_eq!(admin.toggle.toggle_feature_flag(flip).await.unwrap_err().code(), Code::Internal);
     // Sent when it happens, and not only at the end.
-    let (path, envelope) = soon("what is sent", collected.recv()).await.unwrap();
+    let (path, envelope) = with_timeout("what is sent", collected.recv()).await.unwrap();
     assert!(server.terminate().await.success());
 
     assert_eq!(path, "/api/7/envelope/");
@@ -118,9 +118,9 @@ async fn a_panic_is_sent_with_nobodys_name() {
     let (dsn, mut collected) = collector().await;
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["--exact", "telemetry::errors::a_panic_is_sent_with_nobodys_name"]).env(PANIC_TO, &dsn);
-    let ended = soon("the second process", again.kill_on_drop(true).output()).await.unwrap();
+    let ended = with_timeout("the second process", again.kill_on_drop(true).output()).await.unwrap();
     assert!(ended.status.success(), "{ended:?}");
-    let (_, envelope) = soon("what is sent", collected.recv()).await.unwrap();
+    let (_, envelope) = with_timeout("what is sent", collected.recv()).await.unwrap();
     assert!(envelope.contains("panicked over") && envelope.contains("panic"), "{envelope}");
     let event = envelope.split_once('\n').unwrap().1;
     assert!(!event.contains("ann@"), "{envelope}");

@@ -7,8 +7,8 @@ use tokio::net::TcpStream;
 
 use super::metrics::value;
 use super::{Watched, ask};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Database, TOKEN, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, Database, TOKEN, with_timeout};
 
 /// A server that soon knows that its database is gone, and does not believe it because the machine is busy.
 const IMPATIENT: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
@@ -18,7 +18,7 @@ async fn until_ready(address: SocketAddr, status: &str, word: &str) {
         let expected = (status.to_owned(), format!("{word}\n"));
         while ask(address, "/readyz").await != expected {}
     };
-    soon(word, told).await;
+    with_timeout(word, told).await;
 }
 
 async fn lives(address: SocketAddr) {
@@ -30,21 +30,21 @@ const UNAVAILABLE: &str = "503 Service Unavailable";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_is_ready_while_its_database_answers_and_lives_all_the_time() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
-    line.set(Line::Closed);
-    let mut watched = Watched::launch(&line.database, &IMPATIENT).await;
+    let proxy = PostgresProxy::new(&database).await;
+    proxy.set(Link::Closed);
+    let mut watched = Watched::launch(&proxy.database, &IMPATIENT).await;
     until_ready(watched.address, UNAVAILABLE, "starting").await;
     lives(watched.address).await;
     let age = || async { value(&watched.metrics().await, "toggled_mirror_age_seconds").unwrap() };
-    soon("its age to be that of a server that waits", async { while age().await < 1.0 {} }).await;
-    line.set(Line::Open);
+    with_timeout("its age to be that of a server that waits", async { while age().await < 1.0 {} }).await;
+    proxy.set(Link::Open);
     watched.server.ready().await;
     until_ready(watched.address, "200 OK", "serving").await;
-    line.set(Line::Closed);
+    proxy.set(Link::Closed);
     until_ready(watched.address, UNAVAILABLE, "stale").await;
     lives(watched.address).await;
     assert!(!watched.metrics().await.is_empty());
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     until_ready(watched.address, "200 OK", "serving").await;
     assert_eq!(ask(watched.address, "/elsewhere").await.0, "404 Not Found");
 }
@@ -65,12 +65,15 @@ async fn a_server_that_stops_says_so_until_its_last_call_has_ended() {
     until_ready(address, UNAVAILABLE, "draining").await;
     lives(address).await;
     call.write_all(b"}").await.unwrap();
-    assert!(soon("the server to stop", stopping).await.unwrap().success());
+    assert!(with_timeout("the server to stop", stopping).await.unwrap().success());
 }
 
 /// Waits until the server has taken the one connection.
 async fn until_taken(watched: &Watched) {
-    soon("the connection", async { while !watched.metrics().await.contains("toggled_connections_open 1\n") {} }).await;
+    with_timeout("the connection", async {
+        while !watched.metrics().await.contains("toggled_connections_open 1\n") {}
+    })
+    .await;
 }
 
 /// Who connects and says nothing, or stops in the middle of a word, keeps nobody out.

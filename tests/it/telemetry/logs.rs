@@ -8,7 +8,7 @@ use tonic::Request;
 
 use super::{because, get};
 use crate::support::methods::{call, channel};
-use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, soon, traces};
+use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, secret_forms, with_timeout};
 
 /// The trace that a request says it belongs to.
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
@@ -16,7 +16,7 @@ const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 /// A server that logs as it does where no person reads it.
 async fn launch(database: &Database, filter: &str) -> (Server, tokio::task::JoinHandle<String>) {
     let settings = [("TOGGLED_LOG", filter), ("TOGGLED_LOG_FORMAT", "auto")];
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     let reading = tokio::spawn(async move { log.rest().await });
     server.ready().await;
     (server, reading)
@@ -66,7 +66,7 @@ async fn a_request_is_one_line_that_names_nobody_and_a_read_that_went_well_is_no
     let (server, log) = launch(&database, "info").await;
     let (id, revision) = calls(&server).await;
     assert!(server.terminate().await.success());
-    let log = soon("the log", log).await.unwrap();
+    let log = with_timeout("the log", log).await.unwrap();
     let lines = requests(&log);
     let methods: Vec<_> =
         lines.iter().map(|line| line["method"].as_str().unwrap().rsplit('/').next().unwrap()).collect();
@@ -104,7 +104,7 @@ async fn at_debug_reads_are_told_as_well_and_where_they_come_from() {
     let (id, _) = calls(&server).await;
     call(&channel(&server).await, "/grpc.health.v1.Health/Check", None).await.unwrap();
     assert!(server.terminate().await.success());
-    let lines = requests(&soon("the log", log).await.unwrap());
+    let lines = requests(&with_timeout("the log", log).await.unwrap());
     let read = of(&lines, "toggled.v1.ToggleService/GetFeatureFlag");
     assert_eq!((&read["level"], &read["code"], &read["caller"]), (&"DEBUG".into(), &"OK".into(), &id.into()));
     let health = of(&lines, "grpc.health.v1.Health/Check");
@@ -118,7 +118,7 @@ async fn at_debug_reads_are_told_as_well_and_where_they_come_from() {
 async fn who_is_no_user_yet_is_told_from_others_and_not_named() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let settings = [issuer.settings(), vec![("TOGGLED_LOG", "debug"), ("TOGGLED_LOG_FORMAT", "json")]].concat();
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     let log = tokio::spawn(async move { log.rest().await });
     server.ready().await;
     let sue = issuer.token(&issuer.claims("sue@example.com", &["view_feature_flags"]));
@@ -126,7 +126,7 @@ async fn who_is_no_user_yet_is_told_from_others_and_not_named() {
     sue.toggle.get_feature_flag(get("a")).await.unwrap_err();
     sue.toggle.get_feature_flag(get("a")).await.unwrap_err();
     assert!(server.terminate().await.success());
-    let lines = requests(&soon("the log", log).await.unwrap());
+    let lines = requests(&with_timeout("the log", log).await.unwrap());
     let callers: Vec<_> = lines.iter().map(|line| line["caller"].as_str().unwrap()).collect();
     assert!(callers.len() == 2 && callers[0] == callers[1] && callers[0].starts_with("account-"), "{callers:?}");
     assert!(!format!("{lines:?}").contains("sue"), "{lines:?}");
@@ -155,7 +155,7 @@ async fn no_secret_is_in_the_servers_log() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let mut settings = issuer.settings();
     settings.push(("TOGGLED_LOG", "trace"));
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     let reading = tokio::spawn(async move { log.rest().await });
     server.ready().await;
     let mut admin = server.admin().await;
@@ -168,10 +168,10 @@ async fn no_secret_is_in_the_servers_log() {
     }
     admin.create("a").await;
     assert!(server.terminate().await.success());
-    let words = soon("the log", reading).await.unwrap();
+    let words = with_timeout("the log", reading).await.unwrap();
     assert!(words.contains("TRACE") && words.contains("DEBUG"), "it logs everything: {} bytes", words.len());
     for token in [TOKEN, &secret, &signed, guessed] {
-        for trace in traces(token) {
+        for trace in secret_forms(token) {
             assert_eq!(words.lines().find(|line| line.contains(&trace)), None, "{token}");
         }
     }

@@ -9,8 +9,8 @@ use tonic::metadata::{Ascii, MetadataValue};
 use super::{Watched, free, get};
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both_databases, with_timeout};
 
 /// The value of a series.
 pub(super) fn value(metrics: &str, series: &str) -> Option<f64> {
@@ -21,14 +21,14 @@ pub(super) fn value(metrics: &str, series: &str) -> Option<f64> {
 /// Waits until a series has this value.
 async fn until(watched: &Watched, series: &str, expected: f64) {
     let seen = async { while value(&watched.metrics().await, series) != Some(expected) {} };
-    soon(&format!("{series} to be {expected}"), seen).await;
+    with_timeout(&format!("{series} to be {expected}"), seen).await;
 }
 
 fn requests(method: &str, code: &str) -> String {
     format!(r#"toggled_requests_total{{method="{method}",code="{code}"}}"#)
 }
 
-on_both! {
+on_both_databases! {
     async fn every_metric_is_told_of_a_server_that_has_been_used(backend: Backend) {
         let database = Database::new(backend).await;
         let watched = Watched::start(&database, &[]).await;
@@ -152,7 +152,7 @@ async fn the_committer_and_the_mirror_are_measured() {
     // It looks at the log when it is told to, and not again soon after.
     let watched = Watched::start(&database, &[("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")]).await;
     let other = Server::start(&database).await;
-    database.until_listened_to(2).await;
+    database.wait_for_listeners(2).await;
     let mut admin = watched.server.admin().await;
     let appended = r#"toggled_commits_total{outcome="appended"}"#;
     let before = value(&watched.metrics().await, appended).unwrap();
@@ -182,32 +182,32 @@ async fn the_committer_and_the_mirror_are_measured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_and_appends_that_come_to_nothing_are_counted() {
     let database = Database::new(Backend::Postgres).await;
-    let proxy = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let watched = Watched::start(&proxy.database, &[("TOGGLED_MAX_QUEUE", "9")]).await;
     let mut admin = watched.server.admin().await;
     admin.create("a").await;
     assert_eq!(value(&watched.metrics().await, "toggled_committer_queue_limit"), Some(9.0));
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let flip = || {
         let mut admin = admin.clone();
         tokio::spawn(async move { admin.flip("a").await })
     };
     let first = flip();
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
     // One is being written, and these wait.
     let waiting = [flip(), flip(), flip()];
     until(&watched, "toggled_committer_queue_length", 3.0).await;
-    proxy.set(Line::Closed);
+    proxy.set(Link::Closed);
     for outcome in ["unknown", "failed"] {
         let series = format!("toggled_commits_total{{outcome=\"{outcome}\"}}");
         let counted = async { while value(&watched.metrics().await, &series) < Some(1.0) {} };
-        soon(&series, counted).await;
+        with_timeout(&series, counted).await;
     }
     drop(held);
-    proxy.set(Line::Open);
-    soon("the first flip", first).await.unwrap();
+    proxy.set(Link::Open);
+    with_timeout("the first flip", first).await.unwrap();
     for flip in waiting {
-        soon("a flip that waited", flip).await.unwrap();
+        with_timeout("a flip that waited", flip).await.unwrap();
     }
     until(&watched, "toggled_committer_queue_length", 0.0).await;
 }
@@ -223,21 +223,21 @@ async fn a_batch_that_was_overtaken_takes_those_along_who_wait() {
     overtaking.create("b").await;
     let [sum, count] = ["toggled_committer_batch_size_sum", "toggled_committer_batch_size_count"];
     let before = watched.metrics().await;
-    let held = database.hold_head().await;
+    let held = database.lock_head().await;
     let overtaking = tokio::spawn(async move { overtaking.flip("b").await });
-    held.until_wanted().await;
+    held.wait_for_waiter().await;
     let flip = || {
         let mut admin = admin.clone();
         tokio::spawn(async move { admin.flip("a").await })
     };
     let first = flip();
-    held.until_wanted_by(2).await;
+    held.wait_for_waiters(2).await;
     let waiting = [flip(), flip(), flip()];
     until(&watched, "toggled_committer_queue_length", 3.0).await;
     drop(held);
-    soon("the flip that overtakes", overtaking).await.unwrap();
+    with_timeout("the flip that overtakes", overtaking).await.unwrap();
     for flip in [first].into_iter().chain(waiting) {
-        soon("a flip that was overtaken", flip).await.unwrap();
+        with_timeout("a flip that was overtaken", flip).await.unwrap();
     }
     let after = watched.metrics().await;
     let more = |series| value(&after, series).unwrap() - value(&before, series).unwrap();
@@ -249,7 +249,7 @@ async fn failed_authentications_are_counted_by_reason_and_logged_without_the_tok
     let database = Database::new(Backend::Sqlite).await;
     let address = free();
     let listen = address.to_string();
-    let (mut server, log) = Server::launch_logged(&database.url, &[("TOGGLED_METRICS_LISTEN", &listen)]).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &[("TOGGLED_METRICS_LISTEN", &listen)]).await;
     server.ready().await;
     let watched = Watched { server, address };
     let channel = channel(&watched.server).await;

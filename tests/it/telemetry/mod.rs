@@ -53,7 +53,7 @@ fn free() -> SocketAddr {
 /// What is answered over HTTP: the status and the body.
 async fn ask(address: SocketAddr, path: &str) -> (String, String) {
     let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n");
-    let answer = Http::connect(address).await.raw(request.as_bytes()).await;
+    let answer = Http::connect(address).await.send_raw(request.as_bytes()).await;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     let status = head.lines().next().unwrap().strip_prefix("HTTP/1.1 ").unwrap();
     (status.to_owned(), body.to_owned())

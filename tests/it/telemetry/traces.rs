@@ -14,7 +14,7 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
 use super::{because, ends_soon, get};
-use crate::support::{Backend, Client, Database, Server, soon};
+use crate::support::{Backend, Client, Database, Server, with_timeout};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
@@ -121,7 +121,7 @@ async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say(
     let database = Database::new(Backend::Sqlite).await;
     let endpoint = format!("http://{address}");
     let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("TOGGLED_TRACE_RATIO", "0")];
-    let (mut server, log) = Server::launch_logged(&database.url, &settings).await;
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -147,18 +147,18 @@ async fn a_dead_collector_holds_up_nothing_and_is_told_of_once() {
         let database = Database::new(Backend::Sqlite).await;
         let endpoint = format!("http://{address}");
         let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
-        let (mut server, mut log) = Server::launch_logged(&database.url, &settings).await;
+        let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
         server.ready().await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         if address == absent {
-            log.says("traces are not collected").await;
+            log.wait_for_line("traces are not collected").await;
         }
         for _ in 0..50 {
             admin.flip("a").await;
         }
         ends_soon(server).await;
-        let words = soon("the log", log.rest()).await;
+        let words = with_timeout("the log", log.rest()).await;
         assert!(words.matches("traces are not collected").count() <= 1, "{words}");
     }
 }

@@ -7,8 +7,8 @@ use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
 use super::{all, assert_fails, get, get_then, listed};
-use crate::support::postgres_proxy::{Line, Proxy};
-use crate::support::{Backend, Database, Server, soon};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::{Backend, Database, Server, with_timeout};
 
 /// So rare that what arrives has come another way.
 const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
@@ -23,16 +23,16 @@ fn brief<T>(request: T) -> Request<T> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_lags_waits_until_it_has_come_as_far() {
     let database = Database::new(Backend::Postgres).await;
-    let line = Proxy::new(&database).await;
+    let proxy = PostgresProxy::new(&database).await;
     let here = Server::start(&database).await;
-    let there = Server::start_with(&line.database, &NEVER_POLLED).await;
+    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
     let (mut admin, mut reader) = (here.admin().await, there.admin().await);
-    database.until_listened_to(2).await;
+    database.wait_for_listeners(2).await;
     // What was listened to first is behind it.
     let known = admin.create("a").await;
     listed(&mut reader, ListFeatureFlagsRequest { min_revision: Some(known.revision), ..all() }).await;
 
-    line.set(Line::Muted);
+    proxy.set(Link::DropNotifications);
     let unheard = admin.flip("a").await;
     let (revision, time) = (Some(unheard.revision), unheard.audit_log.unwrap().timestamp);
     let gets = [get("a", revision), get_then("a", time.unwrap())];
@@ -63,10 +63,10 @@ async fn a_server_that_lags_waits_until_it_has_come_as_far() {
         let mut reader = reader.clone();
         tokio::spawn(async move { reader.toggle.get_feature_flag(request).await })
     });
-    line.set(Line::Open);
+    proxy.set(Link::Open);
     admin.flip("a").await;
     for answer in waiting {
-        let answer = soon("the past", answer).await.unwrap().unwrap().into_inner();
+        let answer = with_timeout("the past", answer).await.unwrap().unwrap().into_inner();
         assert_eq!((answer.feature_flag, answer.revision), (unheard.feature_flag.clone(), unheard.revision));
     }
     for request in lists {

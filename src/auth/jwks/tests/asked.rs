@@ -38,7 +38,7 @@ async fn many_strangers_at_once_wait_for_one_reading() {
     // One who asks first and goes away takes nothing from the others.
     let gone = tokio::time::timeout(Duration::ZERO, keys.look_again(&none)).await;
     assert!(gone.is_err());
-    tokio::time::timeout(Duration::from_secs(60), issuer.served(1)).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), issuer.wait_for_key_requests(1)).await.unwrap();
     let strangers: Vec<_> = (0..50)
         .map(|_| {
             let (keys, none) = (Arc::clone(&keys), Arc::clone(&none));
@@ -52,9 +52,9 @@ async fn many_strangers_at_once_wait_for_one_reading() {
         assert_eq!(stranger.await.unwrap(), 1);
     }
     issuer.stop().await;
-    issuer.start_again().await;
+    issuer.restart().await;
     assert!(keys.refresh().await);
-    assert_eq!(issuer.times_served(), 2, "once for them all, and once for us");
+    assert_eq!(issuer.key_requests(), 2, "once for them all, and once for us");
 }
 
 /// A call that waits for a reading.

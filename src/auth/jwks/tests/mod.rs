@@ -6,7 +6,7 @@ mod read;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::auth::signing::{Key, encoded, jwks};
+use crate::auth::signing::{Key, base64url, jwks};
 
 use jsonwebtoken::Algorithm;
 
@@ -88,15 +88,15 @@ fn a_key_for_something_else_is_passed_over() {
     }
     let bad = [
         changed(&ec, "crv", json!("P-384")),
-        changed(&ec, "x", json!(encoded(&[1; 31]))),
+        changed(&ec, "x", json!(base64url(&[1; 31]))),
         changed(&ec, "y", json!("no base64!")),
         changed(&ec, "y", Value::Null),
         changed(&ed, "crv", json!("X25519")),
-        changed(&ed, "x", json!(encoded(&[1; 33]))),
+        changed(&ed, "x", json!(base64url(&[1; 33]))),
         changed(&rsa, "n", json!("")),
         changed(&rsa, "e", json!("AA")),
         changed(&rsa, "e", Value::Null),
-        json!({"keys": [{"kty": "oct", "k": encoded(&[7; 32]), "alg": "HS256"}]}),
+        json!({"keys": [{"kty": "oct", "k": base64url(&[7; 32]), "alg": "HS256"}]}),
         json!({"keys": []}),
         json!({"keys": ["x", 1, null, {}]}),
     ];
@@ -116,7 +116,7 @@ fn a_key_for_something_else_is_passed_over() {
 fn an_rsa_key_has_2048_bits_or_more() {
     let rsa = Key::rsa("r");
     let n = rsa.public();
-    let usable = |n: &[u8]| usable(&changed(&rsa, "n", json!(encoded(n))));
+    let usable = |n: &[u8]| usable(&changed(&rsa, "n", json!(base64url(n))));
     assert_eq!(usable(&n), 1);
     assert_eq!(usable(&[&[0], &*n].concat()), 1, "a leading zero counts nothing");
     let mut shorter = n.clone();

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::auth::hash;
 use crate::auth::jwks::KeySource;
-use crate::auth::signing::{Key, encoded, jwks, the_rsa_key};
+use crate::auth::signing::{Key, base64url, jwks, rsa_key};
 
 const ISSUER: &str = "https://id.example.com";
 
@@ -106,7 +106,7 @@ async fn a_good_token_of_each_algorithm_vouches_for_its_bearer() {
 async fn a_modulus_may_be_written_with_a_leading_zero() {
     let key = Key::rsa("r");
     let mut jwk = key.jwk();
-    jwk["n"] = json!(encoded(&[&[0], &*key.public()].concat()));
+    jwk["n"] = json!(base64url(&[&[0], &*key.public()].concat()));
     assert!(World::new(&json!({"keys": [jwk]})).await.verify(&key.token(&good())).await.is_ok());
 }
 
@@ -152,23 +152,23 @@ async fn what_is_not_signed_with_the_key_that_it_names_is_refused() {
 async fn a_token_without_signature_or_with_a_secret_for_one_is_refused() {
     let rsa = Key::rsa("r");
     let world = World::new(&jwks([&rsa])).await;
-    let body = encoded(good().to_string().as_bytes());
+    let body = base64url(good().to_string().as_bytes());
     for name in ["none", "None", "NONE", "nOnE", ""] {
-        let head = encoded(header(name, "r").to_string().as_bytes());
+        let head = base64url(header(name, "r").to_string().as_bytes());
         assert_eq!(world.verify(&format!("{head}.{body}.")).await, Err(Rejected::Malformed));
         assert_eq!(world.verify(&format!("{head}.{body}.AA")).await, Err(Rejected::Algorithm));
     }
     // Everybody knows the public key; as the secret of an HMAC it must prove nothing.
     let jwk = rsa.jwk().to_string();
-    let pair = rcgen::KeyPair::try_from(the_rsa_key()).unwrap();
+    let pair = rcgen::KeyPair::try_from(rsa_key()).unwrap();
     let secrets = [rsa.public(), jwk.into_bytes(), pair.public_key_pem().into_bytes(), pair.public_key_raw().to_vec()];
     for secret in secrets {
         for (name, algorithm) in [("HS256", ring::hmac::HMAC_SHA256), ("HS512", ring::hmac::HMAC_SHA512)] {
             for claimed in [name, "RS256"] {
-                let message = format!("{}.{body}", encoded(header(claimed, "r").to_string().as_bytes()));
+                let message = format!("{}.{body}", base64url(header(claimed, "r").to_string().as_bytes()));
                 let tag = ring::hmac::sign(&ring::hmac::Key::new(algorithm, &secret), message.as_bytes());
                 let why = if claimed == name { Rejected::Algorithm } else { Rejected::Signature };
-                assert_eq!(world.verify(&format!("{message}.{}", encoded(tag.as_ref()))).await, Err(why));
+                assert_eq!(world.verify(&format!("{message}.{}", base64url(tag.as_ref()))).await, Err(why));
             }
         }
     }
@@ -180,13 +180,13 @@ async fn a_token_that_was_changed_is_refused() {
         let world = World::new(&jwks([&key])).await;
         let token = key.token(&good());
         let parts: Vec<&str> = token.split('.').collect();
-        let more = encoded(but("permissions", json!("manage_access")).to_string().as_bytes());
-        let other = encoded(json!({"alg": key.algorithm(), "kid": "k"}).to_string().as_bytes());
+        let more = base64url(but("permissions", json!("manage_access")).to_string().as_bytes());
+        let other = base64url(json!({"alg": key.algorithm(), "kid": "k"}).to_string().as_bytes());
         for changed in [
             format!("{}.{more}.{}", parts[0], parts[2]),
             format!("{other}.{}.{}", parts[1], parts[2]),
-            format!("{}.{}.{}", parts[0], parts[1], encoded(&[0; 64])),
-            format!("{}.{}.{}", parts[0], parts[1], encoded(&[0; 256])),
+            format!("{}.{}.{}", parts[0], parts[1], base64url(&[0; 64])),
+            format!("{}.{}.{}", parts[0], parts[1], base64url(&[0; 256])),
             format!("{}.{}.{}", parts[0], parts[1], &parts[2][..parts[2].len() - 2]),
         ] {
             assert_eq!(world.verify(&changed).await, Err(Rejected::Signature), "{changed}");

@@ -12,7 +12,7 @@ use toggled::store::{EntryQuery, Order, open};
 
 use super::raw::Raw;
 use super::world::World;
-use crate::support::on_both;
+use crate::support::on_both_databases;
 use log::{ENTRIES, Shape, entity_id, moment, user_email, user_id};
 
 /// A filter, what it means, and where its pages have to come from.
@@ -120,7 +120,7 @@ async fn check_plans(world: &World, allowed: Allowed) {
     }
 }
 
-on_both! {
+on_both_databases! {
     async fn among_a_million_entries_every_filter_has_its_index(backend: Backend) {
         let mut world = World::empty(backend).await;
         log::load(&mut world).await;
