@@ -1,4 +1,4 @@
-//! A clock that is set back and jumps: along the log time never runs backwards, and what expires does so by this clock.
+//! A clock that jumps back and forth. Timestamps in the log never decrease, and credentials expire by this clock.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -27,43 +27,45 @@ use uuid::Uuid;
 use crate::load::Load;
 use crate::support::issuer::AUDIENCE;
 use crate::support::{Backend, Client, Database, Issuer, TOKEN, read_until_error, with_timeout};
-use crate::{Form, Outcome};
+use crate::{FaultReport, RunLength};
 
-/// How far the clock is set back and on, in seconds, one after the other.
+/// The offsets of the clock, in seconds, applied in turn.
 const SKEWS: [i64; 7] = [-1, 0, -3_600, 3_600, -315_360_000, 60, 0];
 
-/// How long our token works, and how long that of the issuer does, in seconds.
-const OURS: i64 = 1_800;
-const ISSUERS: i64 = 300;
+/// The lifetime of the API token, in seconds.
+const API_TOKEN_LIFETIME: i64 = 1_800;
 
-/// How far the issuer's clock may be from ours, in seconds.
+/// The lifetime of the issuer's token (JWT), in seconds.
+const JWT_LIFETIME: i64 = 300;
+
+/// The tolerated difference between the issuer's clock and the server's, in seconds.
 const LEEWAY: i64 = 30;
 
-/// The operating system's clock, and so much more.
+/// The operating system's clock plus an offset.
 #[derive(Default)]
-struct Skewed(AtomicI64);
+struct SkewedClock(AtomicI64);
 
-impl Skewed {
+impl SkewedClock {
     fn skew(&self, seconds: i64) {
         self.0.store(seconds, Ordering::Relaxed);
     }
 }
 
-impl Clock for Skewed {
+impl Clock for SkewedClock {
     fn now(&self) -> Timestamp {
         SystemClock.now().plus_seconds(self.0.load(Ordering::Relaxed))
     }
 }
 
-pub async fn on_sqlite(form: Form) -> Outcome {
-    jump(Backend::Sqlite, form).await
+pub async fn on_sqlite(length: RunLength) -> FaultReport {
+    jump(Backend::Sqlite, length).await
 }
 
-pub async fn on_postgres(form: Form) -> Outcome {
-    jump(Backend::Postgres, form).await
+pub async fn on_postgres(length: RunLength) -> FaultReport {
+    jump(Backend::Postgres, length).await
 }
 
-/// Settings as they are where nothing is set.
+/// The default settings.
 fn defaults<T: Args>() -> T {
     let command = T::augment_args(Command::new("toggled")).mut_args(|argument| argument.env(None::<&str>));
     T::from_arg_matches(&command.get_matches_from(["toggled"])).unwrap()
@@ -71,8 +73,8 @@ fn defaults<T: Args>() -> T {
 
 type Serving = (SocketAddr, JoinHandle<Result<(), ServerError>>);
 
-/// A server in this process, on this clock.
-async fn serve(database: &Database, sign_on: SignOn, clock: Arc<Skewed>, shutdown: CancellationToken) -> Serving {
+/// Starts a server in this process, with this clock.
+async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, shutdown: CancellationToken) -> Serving {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let sign_on = Some(Arc::new(sign_on));
@@ -96,8 +98,8 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<Skewed>, shutdow
     (address, serving)
 }
 
-/// Those who trust this issuer, whose keys lie in a file.
-async fn trusting(issuer: &Issuer, folder: &TempDir) -> SignOn {
+/// Sign-on that trusts this issuer, with its keys in a file.
+async fn sign_on(issuer: &Issuer, folder: &TempDir) -> SignOn {
     let keys = folder.path().join("keys.json");
     std::fs::write(&keys, issuer.keys().to_string()).unwrap();
     let rules = Rules {
@@ -110,68 +112,68 @@ async fn trusting(issuer: &Issuer, folder: &TempDir) -> SignOn {
     SignOn::new(rules, Arc::new(jwks))
 }
 
-/// A token of ours, which works for a while from now on.
-async fn brief_token(admin: &mut Client) -> String {
+/// Creates an API token that expires after [`API_TOKEN_LIFETIME`].
+async fn expiring_token(admin: &mut Client) -> String {
     let user = admin.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap();
-    let expires_at = Some((SystemTime::now() + Duration::from_secs(OURS.unsigned_abs())).into());
-    let request = CreateTokenRequest { user_id: user.id, name: "brief".into(), expires_at, ..Default::default() };
+    let expires_at = Some((SystemTime::now() + Duration::from_secs(API_TOKEN_LIFETIME.unsigned_abs())).into());
+    let request = CreateTokenRequest { user_id: user.id, name: "expiring".into(), expires_at, ..Default::default() };
     admin.access.create_token(request).await.unwrap().into_inner().secret
 }
 
-/// Whether a token lets nobody in that should, or somebody that should not, with the clock so far off.
-async fn misjudged(address: SocketAddr, tokens: [&str; 2], skew: i64) -> Vec<String> {
-    // Ours ends, and does not begin; the issuer's does not work before it was issued either.
-    let expected = [skew < OURS, (-LEEWAY..ISSUERS).contains(&skew)];
-    let mut wrong = Vec::new();
+/// Checks whether each token is accepted or rejected as it should be at this offset; returns the mistakes.
+async fn token_mistakes(address: SocketAddr, tokens: [&str; 2], skew: i64) -> Vec<String> {
+    // Only the JWT has a start time.
+    let expected = [skew < API_TOKEN_LIFETIME, (-LEEWAY..JWT_LIFETIME).contains(&skew)];
+    let mut mistakes = Vec::new();
     for (token, is_good) in tokens.into_iter().zip(expected) {
         let mut bearer = Client::connect(address, Some(token)).await;
         let answer = bearer.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await;
         let refused = answer.err().map(|status| status.code());
         if refused != (!is_good).then_some(Code::Unauthenticated) {
-            wrong.push(format!("a token, with the clock {skew} seconds off, was refused with {refused:?}"));
+            mistakes.push(format!("a token was answered with {refused:?} when the clock was off by {skew} seconds"));
         }
     }
-    wrong
+    mistakes
 }
 
-/// Sets the clock beyond the end of our token, which ends the stream that is open with it.
-async fn expire(clock: &Skewed, skew: i64, admin: &mut Client, watcher: &mut Client) {
+/// Sets the clock past the expiry of the API token, which ends the open stream.
+async fn expire(clock: &SkewedClock, skew: i64, admin: &mut Client, watcher: &mut Client) {
     let mut stream =
         watcher.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
     clock.skew(skew);
-    // Streams look at the clock every half minute, and whenever users change.
+    // Streams check the clock every 30 seconds, and whenever users change.
     let email = format!("{}@example.com", Uuid::now_v7().simple());
     admin.access.create_user(CreateUserRequest { email, ..Default::default() }).await.unwrap();
     assert_eq!(read_until_error(&mut stream).await.code(), Code::Unauthenticated);
 }
 
-async fn jump(backend: Backend, form: Form) -> Outcome {
+async fn jump(backend: Backend, length: RunLength) -> FaultReport {
     let (database, issuer, folder) = (Database::new(backend).await, Issuer::start().await, TempDir::new().unwrap());
-    let (clock, shutdown) = (Arc::new(Skewed::default()), CancellationToken::new());
-    let sign_on = trusting(&issuer, &folder).await;
+    let (clock, shutdown) = (Arc::new(SkewedClock::default()), CancellationToken::new());
+    let sign_on = sign_on(&issuer, &folder).await;
     let (address, serving) = serve(&database, sign_on, Arc::clone(&clock), shutdown.clone()).await;
     let mut admin = Client::connect(address, Some(TOKEN)).await;
-    let ours = brief_token(&mut admin).await;
-    let mut watcher = Client::connect(address, Some(&ours)).await;
+    let api_token = expiring_token(&mut admin).await;
+    let mut watcher = Client::connect(address, Some(&api_token)).await;
     let load = Load::start(&[address]).await;
-    let times = form.times(SKEWS.len(), 20 * SKEWS.len());
-    let mut wrong = Vec::new();
-    for skew in SKEWS.into_iter().cycle().take(times) {
-        load.some(20).await;
+    let rounds = length.rounds(SKEWS.len(), 20 * SKEWS.len());
+    let mut mistakes = Vec::new();
+    for skew in SKEWS.into_iter().cycle().take(rounds) {
+        load.wait_for_flips(20).await;
         clock.skew(0);
-        let issuers = issuer.token(&issuer.claims("sue@example.com", &["view_feature_flags"]));
-        wrong.extend(misjudged(address, [&ours, &issuers], 0).await);
-        if skew > OURS {
+        let jwt = issuer.token(&issuer.claims("sue@example.com", &["view_feature_flags"]));
+        mistakes.extend(token_mistakes(address, [&api_token, &jwt], 0).await);
+        if skew > API_TOKEN_LIFETIME {
             expire(&clock, skew, &mut admin, &mut watcher).await;
         } else {
             clock.skew(skew);
         }
-        // Both have been seen, and may be remembered, at the time that they are of.
-        wrong.extend(misjudged(address, [&ours, &issuers], skew).await);
+        // The server has seen both tokens when they were valid, and may have cached them.
+        mistakes.extend(token_mistakes(address, [&api_token, &jwt], skew).await);
     }
-    let mut verdict = load.finish(&database.url).await;
-    verdict.problems.extend(wrong);
+    let mut comparison = load.finish(&database.url).await;
+    comparison.problems.extend(mistakes);
     shutdown.cancel();
     with_timeout("the server to stop", serving).await.unwrap().unwrap();
-    Outcome::of(times, verdict)
+    FaultReport::new(rounds, comparison)
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL that fails, hangs, or refuses, and the line to it.
+//! Faults of PostgreSQL, and of the network between it and the server.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -13,19 +13,19 @@ use tonic::Code;
 use crate::load::{CLIENTS, Load};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, alter_system, reason_of, with_timeout};
-use crate::{Form, Outcome};
+use crate::{FaultReport, RunLength};
 
-/// How long nothing comes through in a stall.
+/// How long the network stalls.
 const STALL: Duration = Duration::from_secs(5);
 
-/// The server waits for a lock.
-const WAITS: &str = "wait_event_type = 'Lock' AND application_name = 'toggled'";
+/// Matches sessions of the server that wait for a lock.
+const WAITS_FOR_LOCK: &str = "wait_event_type = 'Lock' AND application_name = 'toggled'";
 
-/// A COMMIT waits for a synchronous standby.
-const COMMITS: &str = "wait_event = 'SyncRep'";
+/// Matches sessions whose COMMIT waits for a synchronous standby.
+const WAITS_FOR_STANDBY: &str = "wait_event = 'SyncRep'";
 
-/// A cluster of its own, a server on it, and a load.
-struct World {
+/// A cluster of its own with a server, a proxy between them, and a load.
+struct PostgresSetup {
     cluster: Cluster,
     database: Database,
     proxy: PostgresProxy,
@@ -33,7 +33,7 @@ struct World {
     server: Server,
 }
 
-impl World {
+impl PostgresSetup {
     async fn new(options: &str) -> Self {
         let cluster = Cluster::start(options).await;
         let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
@@ -43,183 +43,184 @@ impl World {
         Self { cluster, database, proxy, load, server }
     }
 
-    async fn outcome(self, times: usize) -> Outcome {
-        let verdict = self.load.finish(&self.database.url).await;
-        Outcome::of(times, verdict)
+    async fn finish(self, rounds: usize) -> FaultReport {
+        let comparison = self.load.finish(&self.database.url).await;
+        FaultReport::new(rounds, comparison)
     }
 
-    /// A connection that is not the server's, and is patient.
-    async fn outside(&self) -> PgConnection {
+    /// A connection that bypasses the proxy and has no statement timeout.
+    async fn connect_directly(&self) -> PgConnection {
         let options = PgConnectOptions::from_str(&self.database.url).unwrap();
         PgConnection::connect_with(&options.options([("statement_timeout", "0")])).await.unwrap()
     }
 
-    /// Waits until so many sessions are as `what` says.
-    async fn until_sessions(&self, least: i64, what: &str) {
-        self.until(&format!("SELECT count(*) >= {least} FROM pg_stat_activity WHERE {what}")).await;
+    /// Waits until at least `count` sessions match a condition on `pg_stat_activity`.
+    async fn wait_for_sessions(&self, count: i64, condition: &str) {
+        self.wait_until_true(&format!("SELECT count(*) >= {count} FROM pg_stat_activity WHERE {condition}")).await;
     }
 
-    async fn until(&self, sql: &str) {
-        let mut outside = self.outside().await;
+    async fn wait_until_true(&self, sql: &str) {
+        let mut direct = self.connect_directly().await;
         let asked = async {
-            while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).fetch_one(&mut outside).await.unwrap() {
-                // What PostgreSQL tells of itself is looked at again after a moment.
+            while !sqlx::query_scalar::<_, bool>(AssertSqlSafe(sql)).fetch_one(&mut direct).await.unwrap() {
+                // PostgreSQL's statistics views have no notification, so poll.
                 sleep(Duration::from_millis(5)).await;
             }
         };
         with_timeout(sql, asked).await;
-        outside.close().await.unwrap();
+        direct.close().await.unwrap();
     }
 
     async fn revision(&self) -> i64 {
-        sqlx::query_scalar("SELECT revision FROM log_head").fetch_one(&mut self.outside().await).await.unwrap()
+        sqlx::query_scalar("SELECT revision FROM log_head").fetch_one(&mut self.connect_directly().await).await.unwrap()
     }
 
-    /// Lets the line lose something.
-    async fn lose(&self, line: Link) {
-        let lost = self.proxy.dropped();
-        self.proxy.set(line);
-        self.proxy.wait_until_dropped(lost).await;
-    }
-
-    /// Lets nothing be acknowledged by a standby, or whatever the configuration says again.
-    async fn standby(&self, admin: &mut PgConnection, is_missing: bool) {
-        let sql =
-            if is_missing { "SET synchronous_standby_names = 'nobody'" } else { "RESET synchronous_standby_names" };
-        alter_system(admin, sql).await;
+    /// Sets the link, and waits until it has dropped something.
+    async fn drop_something(&self, link: Link) {
+        let dropped = self.proxy.dropped();
+        self.proxy.set(link);
+        self.proxy.wait_until_dropped(dropped).await;
     }
 }
 
-pub async fn stopped(form: Form) -> Outcome {
-    let mut world = World::new("").await;
-    let times = form.times(2, 20);
-    for _ in 0..times {
-        world.load.a_while().await;
-        world.cluster.command("stop").await;
-        world.cluster.command("start").await;
-    }
-    world.outcome(times).await
+/// Makes COMMITs wait for a standby that does not exist.
+async fn require_missing_standby(admin: &mut PgConnection) {
+    alter_system(admin, "SET synchronous_standby_names = 'nobody'").await;
 }
 
-/// In the middle of appends, in every way that a line can be lost.
-pub async fn cut(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let times = form.times(8, 80);
-    for number in 0..times {
-        world.load.a_while().await;
+async fn require_no_standby(admin: &mut PgConnection) {
+    alter_system(admin, "RESET synchronous_standby_names").await;
+}
+
+pub async fn stopped(length: RunLength) -> FaultReport {
+    let mut setup = PostgresSetup::new("").await;
+    let rounds = length.rounds(2, 20);
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
+        setup.cluster.command("stop").await;
+        setup.cluster.command("start").await;
+    }
+    setup.finish(rounds).await
+}
+
+/// Connections are lost during appends, in each way that a network can lose them.
+pub async fn cut(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let rounds = length.rounds(8, 80);
+    for number in 0..rounds {
+        setup.load.wait_for_some_flips().await;
         match number % 4 {
-            // The append waits for its lock, and is made once it has that, for nobody.
+            // The append waits for its lock. It is committed after the connection is gone.
             0 => {
-                let held = world.database.lock_head().await;
-                world.until_sessions(1, WAITS).await;
-                world.proxy.cut().await;
+                let held = setup.database.lock_head().await;
+                setup.wait_for_sessions(1, WAITS_FOR_LOCK).await;
+                setup.proxy.cut().await;
                 drop(held);
             }
-            // It is made, and nobody is told.
+            // The append is committed, and the reply is lost.
             1 => {
-                let held = world.database.lock_head().await;
-                world.until_sessions(1, WAITS).await;
-                let before = world.revision().await;
-                world.proxy.set(Link::DropReplies);
+                let held = setup.database.lock_head().await;
+                setup.wait_for_sessions(1, WAITS_FOR_LOCK).await;
+                let before = setup.revision().await;
+                setup.proxy.set(Link::DropReplies);
                 drop(held);
-                world.until(&format!("SELECT revision > {before} FROM log_head")).await;
+                setup.wait_until_true(&format!("SELECT revision > {before} FROM log_head")).await;
             }
-            // It does not arrive.
-            2 => world.lose(Link::DropRequests).await,
-            _ => world.lose(Link::HalfClosed).await,
+            // The append does not reach the database.
+            2 => setup.drop_something(Link::DropRequests).await,
+            _ => setup.drop_something(Link::HalfClosed).await,
         }
-        world.proxy.cut().await;
+        setup.proxy.cut().await;
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// Nobody acknowledges what is committed, as when the standby is gone: the COMMIT runs, and the line to the server ends.
-pub async fn cut_in_commit(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let mut admin = world.cluster.admin_connection().await;
-    let times = form.times(2, 20);
-    for _ in 0..times {
-        world.load.a_while().await;
-        world.standby(&mut admin, true).await;
-        world.until_sessions(1, COMMITS).await;
-        world.proxy.cut().await;
-        // The server has come back, and its second attempt waits for the first.
-        world.until_sessions(1, WAITS).await;
-        world.standby(&mut admin, false).await;
+/// The connection is cut while the COMMIT waits for a standby that does not answer.
+pub async fn cut_in_commit(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let mut admin = setup.cluster.admin_connection().await;
+    let rounds = length.rounds(2, 20);
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
+        require_missing_standby(&mut admin).await;
+        setup.wait_for_sessions(1, WAITS_FOR_STANDBY).await;
+        setup.proxy.cut().await;
+        // The server has reconnected, and its second attempt waits for the first.
+        setup.wait_for_sessions(1, WAITS_FOR_LOCK).await;
+        require_no_standby(&mut admin).await;
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// The same, and the session that waits for the standby is ended: what it has committed can be read then, and no standby has
-/// it. Nobody may be told that it was made before one has.
-pub async fn ended_in_commit(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let mut admin = world.cluster.admin_connection().await;
-    let times = form.times(2, 20);
-    let end = format!("SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {COMMITS}");
+/// The session whose COMMIT waits for the standby is terminated. Its change can be read then, but no standby has it. It must
+/// not be acknowledged before one has.
+pub async fn terminated_in_commit(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let mut admin = setup.cluster.admin_connection().await;
+    let rounds = length.rounds(2, 20);
+    let end = format!("SELECT pid, pg_terminate_backend(pid) FROM pg_stat_activity WHERE {WAITS_FOR_STANDBY}");
     let mut early = 0;
-    for _ in 0..times {
-        world.load.a_while().await;
-        world.standby(&mut admin, true).await;
-        world.until_sessions(1, COMMITS).await;
-        // What stands in the log by now was acknowledged when it still might be.
-        let before = world.revision().await;
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
+        require_missing_standby(&mut admin).await;
+        setup.wait_for_sessions(1, WAITS_FOR_STANDBY).await;
+        // Changes up to here may have been acknowledged before the standby went missing.
+        let before = setup.revision().await;
         let ended: Vec<(i32, bool)> = sqlx::query_as(AssertSqlSafe(end.as_str())).fetch_all(&mut admin).await.unwrap();
         let others: String = ended.iter().map(|(pid, _)| format!(" AND pid <> {pid}")).collect();
-        // The server has found what it was not told of, and waits in its turn.
-        world.until_sessions(1, &format!("{COMMITS}{others}")).await;
-        early += usize::from(world.load.told().newest > before);
-        world.standby(&mut admin, false).await;
+        // The server has found the change in the log, and its own write waits for the standby.
+        setup.wait_for_sessions(1, &format!("{WAITS_FOR_STANDBY}{others}")).await;
+        early += usize::from(setup.load.progress().newest > before);
+        require_no_standby(&mut admin).await;
     }
-    let mut outcome = world.outcome(times).await;
+    let mut report = setup.finish(rounds).await;
     if early > 0 {
-        outcome.verdict.problems.push(format!("{early} times something was acknowledged that no standby had"));
+        report.comparison.problems.push(format!("{early} changes were acknowledged before a standby had them"));
     }
-    outcome
+    report
 }
 
-pub async fn slow(form: Form) -> Outcome {
-    let world = World::new("").await;
-    world.proxy.set(Link::Slow);
-    world.load.some(form.times(50, 500)).await;
-    world.proxy.set(Link::Open);
-    world.outcome(1).await
+pub async fn slow(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    setup.proxy.set(Link::Slow);
+    setup.load.wait_for_flips(length.rounds(50, 500)).await;
+    setup.proxy.set(Link::Open);
+    setup.finish(1).await
 }
 
-pub async fn stalled(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let times = form.times(1, 10);
-    for _ in 0..times {
-        world.load.a_while().await;
-        world.proxy.set(Link::Stalled);
-        let before = world.load.told();
-        // The fault itself is that this passes.
+pub async fn stalled(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let rounds = length.rounds(1, 10);
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
+        setup.proxy.set(Link::Stalled);
+        let before = setup.load.progress();
+        // The sleep is the fault.
         sleep(STALL).await;
-        // What was answered already may have come.
-        assert!(world.load.told().flips() <= before.flips() + CLIENTS, "the line was not silent");
-        world.proxy.set(Link::Open);
+        // Each client may still have received an answer that was sent before the stall.
+        assert!(setup.load.progress().flips() <= before.flips() + CLIENTS, "the network did not stall");
+        setup.proxy.set(Link::Open);
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// Callers hold all connections that there are for reading the log, and one more is turned away; flips go on.
-pub async fn pool_exhausted(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let times = form.times(1, 5);
-    for _ in 0..times {
-        let mut holder = world.outside().await;
+/// Callers use up all connections for reads, and one more is rejected. Flips continue.
+pub async fn pool_exhausted(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let rounds = length.rounds(1, 5);
+    for _ in 0..rounds {
+        let mut holder = setup.connect_directly().await;
         holder.execute("BEGIN; LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE").await.unwrap();
         let mut callers = JoinSet::new();
         for _ in 0..50 {
-            let mut client = Client::connect(world.server.address, Some(TOKEN)).await;
+            let mut client = Client::connect(setup.server.address, Some(TOKEN)).await;
             callers.spawn(
                 async move { client.audit.list_audit_checkpoints(ListAuditCheckpointsRequest::default()).await },
             );
         }
-        world.until_sessions(8, "wait_event_type = 'Lock'").await;
-        world.load.some(200).await;
-        let refused =
-            with_timeout("a caller to be turned away", callers.join_next()).await.unwrap().unwrap().unwrap_err();
+        setup.wait_for_sessions(8, "wait_event_type = 'Lock'").await;
+        setup.load.wait_for_flips(200).await;
+        let refused = with_timeout("a call to be rejected", callers.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
         holder.execute("COMMIT").await.unwrap();
         for answer in callers.join_all().await {
@@ -227,70 +228,70 @@ pub async fn pool_exhausted(form: Form) -> Outcome {
             assert!(refused.is_none_or(|code| code == Code::Unavailable), "{refused:?}");
         }
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// Others take all connections, and the server loses its own.
-pub async fn no_connections(form: Form) -> Outcome {
-    let world = World::new("-c max_connections=40").await;
-    let times = form.times(1, 5);
-    let mut admin = world.outside().await;
-    for _ in 0..times {
-        world.load.a_while().await;
+/// Other clients take all connections, and the server loses its own.
+pub async fn no_connections(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("-c max_connections=40").await;
+    let rounds = length.rounds(1, 5);
+    let mut admin = setup.connect_directly().await;
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
         let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'toggled'";
         let mut others = Vec::new();
         with_timeout("all connections to be taken", async {
-            // Until there is none to end, and none to be had.
+            // Until the server has no connection, and there is no free one.
             while admin.execute(end).await.unwrap().rows_affected() > 0 || others.len() < 35 {
-                while let Ok(other) = PgConnection::connect(&world.database.url).await {
+                while let Ok(other) = PgConnection::connect(&setup.database.url).await {
                     others.push(other);
                 }
             }
         })
         .await;
-        world.load.until_refused(&world.load.told()).await;
-        let before = world.load.told();
-        world.load.until_refused(&before).await;
-        assert_eq!(world.load.told().flips(), before.flips(), "there were connections left");
+        setup.load.wait_for_refusal(&setup.load.progress()).await;
+        let before = setup.load.progress();
+        setup.load.wait_for_refusal(&before).await;
+        assert_eq!(setup.load.progress().flips(), before.flips(), "the server still had a connection");
         drop(others);
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// The database gives up on statements that the server waits for.
-pub async fn statement_timeout(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let mut admin = world.cluster.admin_connection().await;
+/// The database cancels statements of the server after its `statement_timeout`.
+pub async fn statement_timeout(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let mut admin = setup.cluster.admin_connection().await;
     admin.execute("SET statement_timeout = 0").await.unwrap();
-    let times = form.times(2, 20);
-    for _ in 0..times {
-        world.load.a_while().await;
+    let rounds = length.rounds(2, 20);
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
         alter_system(&mut admin, "SET statement_timeout = '1s'").await;
-        let (held, before) = (world.database.lock_head().await, world.load.told());
-        world.until_sessions(1, WAITS).await;
-        // Sooner than the server would give up on the lock itself.
-        world.load.until_refused(&before).await;
+        let (held, before) = (setup.database.lock_head().await, setup.load.progress());
+        setup.wait_for_sessions(1, WAITS_FOR_LOCK).await;
+        // This happens before the server's own lock timeout.
+        setup.load.wait_for_refusal(&before).await;
         alter_system(&mut admin, "RESET statement_timeout").await;
         drop(held);
     }
-    world.outcome(times).await
+    setup.finish(rounds).await
 }
 
-/// Somebody locks what an append needs, in another order, until an append was the one to be ended.
-pub async fn deadlock(form: Form) -> Outcome {
-    let world = World::new("-c deadlock_timeout=500ms").await;
-    let times = form.times(2, 20);
-    let mut outside = world.outside().await;
-    for _ in 0..times {
-        world.load.a_while().await;
+/// Another session takes the locks of an append in another order, until PostgreSQL ends the append.
+pub async fn deadlock(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("-c deadlock_timeout=500ms").await;
+    let rounds = length.rounds(2, 20);
+    let mut direct = setup.connect_directly().await;
+    for _ in 0..rounds {
+        setup.load.wait_for_some_flips().await;
         with_timeout("an append to be ended", async {
             loop {
-                outside.execute("BEGIN; SET LOCAL deadlock_timeout = '10s'").await.unwrap();
-                outside.execute("SELECT * FROM feature_flags FOR UPDATE").await.unwrap();
-                // An append has the head and waits for a flag.
-                world.until_sessions(1, WAITS).await;
-                let survived = outside.execute("SELECT * FROM log_head FOR UPDATE").await.is_ok();
-                outside.execute("ROLLBACK").await.unwrap();
+                direct.execute("BEGIN; SET LOCAL deadlock_timeout = '10s'").await.unwrap();
+                direct.execute("SELECT * FROM feature_flags FOR UPDATE").await.unwrap();
+                // An append holds the head and waits for a flag.
+                setup.wait_for_sessions(1, WAITS_FOR_LOCK).await;
+                let survived = direct.execute("SELECT * FROM log_head FOR UPDATE").await.is_ok();
+                direct.execute("ROLLBACK").await.unwrap();
                 if survived {
                     return;
                 }
@@ -298,16 +299,20 @@ pub async fn deadlock(form: Form) -> Outcome {
         })
         .await;
     }
-    // And for this reason, not because it had waited for long enough.
-    world.until(&format!("SELECT deadlocks >= {times} FROM pg_stat_database WHERE datname = current_database()")).await;
-    world.outcome(times).await
+    // The appends failed because of the deadlock, not because of the lock timeout.
+    setup
+        .wait_until_true(&format!(
+            "SELECT deadlocks >= {rounds} FROM pg_stat_database WHERE datname = current_database()"
+        ))
+        .await;
+    setup.finish(rounds).await
 }
 
-/// The database says of some appends that they could not be serialized.
-pub async fn serialization(form: Form) -> Outcome {
-    let world = World::new("").await;
-    let mut outside = world.outside().await;
-    outside
+/// The database rejects some appends with a serialization failure.
+pub async fn serialization(length: RunLength) -> FaultReport {
+    let setup = PostgresSetup::new("").await;
+    let mut direct = setup.connect_directly().await;
+    direct
         .execute(
             "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
                 IF random() < 0.2 THEN
@@ -319,11 +324,11 @@ pub async fn serialization(form: Form) -> Outcome {
         )
         .await
         .unwrap();
-    let times = form.times(10, 200);
-    for _ in 0..times {
-        let before = world.load.told();
-        world.load.until_refused(&before).await;
+    let rounds = length.rounds(10, 200);
+    for _ in 0..rounds {
+        let before = setup.load.progress();
+        setup.load.wait_for_refusal(&before).await;
     }
-    outside.execute("DROP TRIGGER fail ON log_head").await.unwrap();
-    world.outcome(times).await
+    direct.execute("DROP TRIGGER fail ON log_head").await.unwrap();
+    setup.finish(rounds).await
 }

@@ -1,4 +1,4 @@
-//! Disks that are full, and have room again. A small file system of their own takes root.
+//! Disks that fill up and are freed again. Mounting a small file system needs root.
 
 use std::fs::{self, File};
 use std::io::{ErrorKind, Write};
@@ -13,16 +13,16 @@ use uuid::Uuid;
 
 use crate::load::Load;
 use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, with_timeout};
-use crate::{Form, Outcome};
+use crate::{FaultReport, RunLength};
 
-/// Why these are not injected where they cannot be.
-const NO_DISK: &str = "a small file system of its own takes root";
+/// The reason why these faults are skipped.
+const NO_DISK: &str = "mounting a small file system needs root";
 
-/// A file system in memory, gone with this value.
+/// A file system in memory, unmounted on drop.
 struct Disk(TempDir);
 
 impl Disk {
-    /// None where that is not permitted.
+    /// Returns `None` if mounting is not permitted.
     fn new(mib: usize) -> Option<Self> {
         let folder = TempDir::new().unwrap();
         let size = format!("size={mib}m,mode=1777");
@@ -34,7 +34,7 @@ impl Disk {
         self.0.path()
     }
 
-    /// Fills what is left of it.
+    /// Fills the free space with a file, and returns its path.
     fn fill(&self) -> PathBuf {
         let path = self.path().join("ballast");
         let mut file = File::create(&path).unwrap();
@@ -52,12 +52,12 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Whoever still has files open there keeps it until they have gone.
+        // With `--lazy`, processes that still have files open keep the file system until they exit.
         run("umount", &["--lazy", text(self.path())]);
     }
 }
 
-/// Whether it could be done.
+/// Runs a program; returns whether it succeeded.
 fn run(program: &str, arguments: &[&str]) -> bool {
     Command::new(program).args(arguments).status().is_ok_and(|status| status.success())
 }
@@ -66,20 +66,20 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A change of a flag that is not among those whose every flip is accounted for.
-async fn change(server: &Server) -> Result<(), Status> {
+/// Creates a flag that the comparison ignores.
+async fn create_ignored_flag(server: &Server) -> Result<(), Status> {
     let mut client = Client::connect(server.address, Some(TOKEN)).await;
-    let key = format!("of-no-account-{}", Uuid::now_v7().simple());
-    let request = CreateFeatureFlagRequest { key, name: "of no account".into(), ..Default::default() };
+    let key = format!("ignored-{}", Uuid::now_v7().simple());
+    let request = CreateFeatureFlagRequest { key, name: "ignored".into(), ..Default::default() };
     client.toggle.create_feature_flag(request).await.map(drop)
 }
 
-/// Fills the disk until a change is refused, for the right reason, and makes room again.
-async fn fill(disk: &Disk, server: &Server) {
+/// Fills the disk until a change is refused, checks the reason, and frees the space again.
+async fn fill_once(disk: &Disk, server: &Server) {
     let ballast = disk.fill();
     let refused = with_timeout("a change to be refused", async {
         loop {
-            if let Err(refused) = change(server).await {
+            if let Err(refused) = create_ignored_flag(server).await {
                 return refused;
             }
         }
@@ -89,29 +89,29 @@ async fn fill(disk: &Disk, server: &Server) {
     fs::remove_file(ballast).unwrap();
 }
 
-/// Does so again and again, under a load that goes on each time; how often.
-async fn fill_often(disk: &Disk, server: &Server, load: &Load, form: Form) -> usize {
-    let times = form.times(2, 10);
-    for _ in 0..times {
-        load.a_while().await;
-        fill(disk, server).await;
-        load.some(50).await;
+/// Fills the disk several times; the load must recover each time. Returns the number of rounds.
+async fn fill_repeatedly(disk: &Disk, server: &Server, load: &Load, length: RunLength) -> usize {
+    let rounds = length.rounds(2, 10);
+    for _ in 0..rounds {
+        load.wait_for_some_flips().await;
+        fill_once(disk, server).await;
+        load.wait_for_flips(50).await;
     }
-    times
+    rounds
 }
 
-pub async fn sqlite(form: Form) -> Outcome {
-    let Some(disk) = Disk::new(64) else { return Outcome::not_injected(NO_DISK) };
+pub async fn sqlite(length: RunLength) -> FaultReport {
+    let Some(disk) = Disk::new(64) else { return FaultReport::skipped(NO_DISK) };
     let database = Database::from_url(&format!("sqlite://{}/toggled.db", disk.path().display()), Backend::Sqlite);
     let server = Server::start(&database).await;
     let load = Load::start(&[server.address]).await;
-    let times = fill_often(&disk, &server, &load, form).await;
-    Outcome::of(times, load.finish(&database.url).await)
+    let rounds = fill_repeatedly(&disk, &server, &load, length).await;
+    FaultReport::new(rounds, load.finish(&database.url).await)
 }
 
-/// The tables' disk is full, that of the write-ahead log is not.
-pub async fn tables(form: Form) -> Outcome {
-    let Some(disk) = Disk::new(64) else { return Outcome::not_injected(NO_DISK) };
+/// The disk of the tables is full; the disk of the write-ahead log is not.
+pub async fn tables(length: RunLength) -> FaultReport {
+    let Some(disk) = Disk::new(64) else { return FaultReport::skipped(NO_DISK) };
     let cluster = Cluster::start("").await;
     let url = cluster.new_database().await;
     let name = url.rsplit_once('/').unwrap().1;
@@ -119,35 +119,35 @@ pub async fn tables(form: Form) -> Outcome {
     let folder = disk.path().join("tables");
     fs::create_dir(&folder).unwrap();
     assert!(!cluster.runs_as_other_user() || run("chown", &["postgres", text(&folder)]));
-    let place = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
-    admin.execute(AssertSqlSafe(place)).await.unwrap();
+    let tablespace = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
+    admin.execute(AssertSqlSafe(tablespace)).await.unwrap();
     admin.execute(AssertSqlSafe(format!("ALTER DATABASE {name} SET TABLESPACE small"))).await.unwrap();
     let server = Server::start(&Database::from_url(&url, Backend::Postgres)).await;
     let load = Load::start(&[server.address]).await;
-    let times = fill_often(&disk, &server, &load, form).await;
-    Outcome::of(times, load.finish(&url).await)
+    let rounds = fill_repeatedly(&disk, &server, &load, length).await;
+    FaultReport::new(rounds, load.finish(&url).await)
 }
 
-/// PostgreSQL stops when it cannot write ahead, and somebody has to make room and start it again.
-pub async fn write_ahead_log(form: Form) -> Outcome {
-    let Some(disk) = Disk::new(128) else { return Outcome::not_injected(NO_DISK) };
+/// PostgreSQL exits when it cannot write its log. The operator has to free space and start it again.
+pub async fn write_ahead_log(length: RunLength) -> FaultReport {
+    let Some(disk) = Disk::new(128) else { return FaultReport::skipped(NO_DISK) };
     let mut cluster = Cluster::start_with_wal_in("-c wal_recycle=off", disk.path()).await;
     let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
     let server = Server::start(&database).await;
     let load = Load::start(&[server.address]).await;
-    let times = form.times(1, 5);
-    for _ in 0..times {
-        load.a_while().await;
+    let rounds = length.rounds(1, 5);
+    for _ in 0..rounds {
+        load.wait_for_some_flips().await;
         let mut admin = cluster.admin_connection().await;
         let ballast = disk.fill();
-        // The part of it that was there already is done with; for the next one there is no room.
+        // This ends the current segment. There is no space for the next one.
         let _ = admin.execute("SELECT pg_switch_wal()").await;
         cluster.command("await-end").await;
-        let refused = with_timeout("an answer", change(&server)).await.expect_err("a change without a database");
+        let refused = with_timeout("an answer", create_ignored_flag(&server)).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
         fs::remove_file(ballast).unwrap();
         cluster.command("start").await;
-        load.some(50).await;
+        load.wait_for_flips(50).await;
     }
-    Outcome::of(times, load.finish(&database.url).await)
+    FaultReport::new(rounds, load.finish(&database.url).await)
 }

@@ -1,19 +1,21 @@
-//! Faults, injected while clients flip, watch and read the log: nothing that was acknowledged is lost, nothing happens twice.
+//! Fault injection under load. Clients flip flags, watch them and read the log while each fault is injected: no acknowledged
+//! change may be lost, and none may happen twice.
 //!
-//! By `cargo test --test faults`, or a part of it by a word in its name, in a short form; `make faults` has the long one, which
-//! injects each fault more often. Either ends by itself, with a table. `docs/faults.md` tells what the faults are.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+//! `cargo test --test faults [WORD...]` runs the short form, optionally only the faults whose name contains a word.
+//! `make faults` runs the long form, which injects each fault more often. Both print a table at the end.
+//! `docs/faults.md` describes the faults.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod clock;
+mod comparison;
 mod database;
 mod disk;
 mod failover;
-mod hostile;
-mod killed;
+mod hostile_clients;
 mod load;
 mod readers;
 mod replicas;
-mod verdict;
+mod server_killed;
 
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -23,23 +25,23 @@ use std::process::ExitCode;
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, stream};
 
-use verdict::Verdict;
+use comparison::Comparison;
 
-/// Faults that are injected side by side in the short form. Most of their time is spent waiting.
-const SIDE_BY_SIDE: usize = 5;
+/// How many faults the short form injects at the same time. They spend most of their time waiting.
+const SHORT_CONCURRENCY: usize = 5;
 
-/// How much of it.
+/// How often each fault is injected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Form {
-    /// For every run of the tests.
+pub enum RunLength {
+    /// Runs with all other tests.
     Short,
-    /// For a run of its own.
+    /// `make faults`.
     Long,
 }
 
-impl Form {
-    /// How often.
-    pub fn times(self, short: usize, long: usize) -> usize {
+impl RunLength {
+    /// Picks the number of rounds for this run.
+    pub fn rounds(self, short: usize, long: usize) -> usize {
         match self {
             Self::Short => short,
             Self::Long => long,
@@ -47,54 +49,52 @@ impl Form {
     }
 }
 
-/// What came of a fault.
-pub struct Outcome {
+/// The result of injecting one fault.
+pub struct FaultReport {
     /// How often it was injected.
-    pub times: usize,
-    /// What was told and what is kept.
-    pub verdict: Verdict,
+    pub rounds: usize,
+    pub comparison: Comparison,
     /// Why it was not injected at all.
-    why_not: Option<&'static str>,
+    skip_reason: Option<&'static str>,
 }
 
-impl Outcome {
-    /// Of one that was injected so often.
-    pub fn of(times: usize, verdict: Verdict) -> Self {
-        Self { times, verdict, why_not: None }
+impl FaultReport {
+    pub fn new(rounds: usize, comparison: Comparison) -> Self {
+        Self { rounds, comparison, skip_reason: None }
     }
 
-    /// Of a fault that takes what this machine does not give. It is told in the table, and no failure.
-    pub fn not_injected(why: &'static str) -> Self {
-        let verdict = Verdict { chain_is_intact: true, ..Verdict::default() };
-        Self { times: 0, verdict, why_not: Some(why) }
+    /// The fault needs something that this machine does not provide. The table says so; it is not a failure.
+    pub fn skipped(reason: &'static str) -> Self {
+        let comparison = Comparison { chain_is_intact: true, ..Comparison::default() };
+        Self { rounds: 0, comparison, skip_reason: Some(reason) }
     }
 }
 
-type Injected = BoxFuture<'static, Outcome>;
+type Injection = BoxFuture<'static, FaultReport>;
 
-/// A fault by its name.
+/// A fault and its name in the table.
 struct Fault {
     name: &'static str,
-    inject: fn(Form) -> Injected,
+    inject: fn(RunLength) -> Injection,
 }
 
-/// All of them, in the order of the table.
+/// Defines `FAULTS`, in the order of the table.
 macro_rules! faults {
     ($($name:literal: $inject:expr,)*) => {
-        const FAULTS: &[Fault] = &[$(Fault { name: $name, inject: |form| $inject(form).boxed() }),*];
+        const FAULTS: &[Fault] = &[$(Fault { name: $name, inject: |length| $inject(length).boxed() }),*];
     };
 }
 
 faults! {
-    "SQLite: kill -9 of the server": killed::on_sqlite,
-    "PostgreSQL: kill -9 of the server": killed::on_postgres,
-    "PostgreSQL: stopped at once and started": database::stopped,
+    "SQLite: kill -9 of the server": server_killed::on_sqlite,
+    "PostgreSQL: kill -9 of the server": server_killed::on_postgres,
+    "PostgreSQL: immediate stop and restart": database::stopped,
     "PostgreSQL: connections cut": database::cut,
-    "PostgreSQL: cut while a COMMIT runs": database::cut_in_commit,
-    "PostgreSQL: session ended while a COMMIT runs": database::ended_in_commit,
-    "PostgreSQL: slow line": database::slow,
-    "PostgreSQL: stall of 5 seconds": database::stalled,
-    "PostgreSQL: connections for reads used up": database::pool_exhausted,
+    "PostgreSQL: connection cut during COMMIT": database::cut_in_commit,
+    "PostgreSQL: session terminated during COMMIT": database::terminated_in_commit,
+    "PostgreSQL: slow network": database::slow,
+    "PostgreSQL: network stall of 5 seconds": database::stalled,
+    "PostgreSQL: read connection pool exhausted": database::pool_exhausted,
     "PostgreSQL: max_connections reached": database::no_connections,
     "PostgreSQL: statement timeout": database::statement_timeout,
     "PostgreSQL: deadlock": database::deadlock,
@@ -104,56 +104,60 @@ faults! {
     "two replicas: one stopped for 10 seconds": replicas::stopped,
     "two replicas: contention": replicas::contention,
     "SQLite: disk full": disk::sqlite,
-    "PostgreSQL: disk full of tables": disk::tables,
-    "PostgreSQL: disk full of its log": disk::write_ahead_log,
-    "clock set back and jumping, SQLite": clock::on_sqlite,
-    "clock set back and jumping, PostgreSQL": clock::on_postgres,
-    "clients: 1,000 that say nothing": hostile::silent,
-    "clients: slow readers of every stream": hostile::slow_readers,
-    "clients: cancel storms": hostile::cancel_storms,
-    "clients: garbage, truncated and oversized frames": hostile::garbage,
-    "clients: connections opened and closed": hostile::connections,
+    "PostgreSQL: disk of the tables full": disk::tables,
+    "PostgreSQL: disk of the write-ahead log full": disk::write_ahead_log,
+    "SQLite: clock jumps back and forth": clock::on_sqlite,
+    "PostgreSQL: clock jumps back and forth": clock::on_postgres,
+    "clients: 1,000 idle connections": hostile_clients::idle,
+    "clients: slow readers of every stream": hostile_clients::slow_readers,
+    "clients: floods of cancelled calls": hostile_clients::cancellations,
+    "clients: garbage, truncated and oversized frames": hostile_clients::garbage,
+    "clients: connections opened and closed": hostile_clients::connections,
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let form =
-        if std::env::var_os("TOGGLED_FAULTS").is_some_and(|form| form == "long") { Form::Long } else { Form::Short };
+    let length = if std::env::var_os("TOGGLED_FAULTS").is_some_and(|length| length == "long") {
+        RunLength::Long
+    } else {
+        RunLength::Short
+    };
     let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let chosen = |fault: &&Fault| words.is_empty() || words.iter().any(|word| fault.name.contains(word));
     let faults: Vec<_> = FAULTS.iter().filter(chosen).collect();
-    let side_by_side = if form == Form::Short { SIDE_BY_SIDE } else { 1 };
-    let injected = stream::iter(&faults).map(|fault| inject(fault, form)).buffered(side_by_side);
-    let outcomes: Vec<_> = injected.collect().await;
+    let concurrency = if length == RunLength::Short { SHORT_CONCURRENCY } else { 1 };
+    let injections = stream::iter(&faults).map(|fault| inject(fault, length)).buffered(concurrency);
+    let reports: Vec<_> = injections.collect().await;
     println!(
-        "\n{:<50} {:>5} {:>8} {:>5} {:>7} {:>5} {:>6} {:>9}",
-        "fault", "times", "acked", "lost", "doubled", "gaps", "chain", "outage"
+        "\n{:<50} {:>6} {:>8} {:>5} {:>10} {:>5} {:>6} {:>9}",
+        "fault", "rounds", "acked", "lost", "duplicated", "gaps", "chain", "outage"
     );
-    let rows = faults.iter().zip(&outcomes).map(|(fault, outcome)| row(fault.name, outcome.as_ref()));
+    let rows = faults.iter().zip(&reports).map(|(fault, report)| row(fault.name, report.as_ref()));
     rows.for_each(|row| println!("{row}"));
-    let failed = outcomes.iter().filter(|outcome| !outcome.as_ref().is_some_and(|o| o.verdict.is_good())).count();
-    println!("\n{} faults, {failed} of them not survived\n", outcomes.len());
+    let failed = reports.iter().filter(|report| !report.as_ref().is_some_and(|r| r.comparison.is_passed())).count();
+    println!("\n{} faults, {failed} failed\n", reports.len());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Injects a fault; nothing if that could not be done, or somebody was told what must not be.
-async fn inject(fault: &Fault, form: Form) -> Option<Outcome> {
-    let outcome = tokio::spawn((fault.inject)(form)).await;
-    let told = outcome.as_ref().map(|outcome| row(fault.name, Some(outcome)));
-    println!("{}", told.unwrap_or_else(|_| row(fault.name, None)));
-    outcome.ok()
+/// Injects a fault and prints its row. Returns `None` if the test panicked.
+async fn inject(fault: &Fault, length: RunLength) -> Option<FaultReport> {
+    let report = tokio::spawn((fault.inject)(length)).await.ok();
+    println!("{}", row(fault.name, report.as_ref()));
+    report
 }
 
-fn row(name: &str, outcome: Option<&Outcome>) -> String {
-    let Some(Outcome { times, verdict, why_not }) = outcome else {
-        return format!("{name:<50} FAILED: what it says is above");
+fn row(name: &str, report: Option<&FaultReport>) -> String {
+    let Some(FaultReport { rounds, comparison, skip_reason }) = report else {
+        return format!("{name:<50} FAILED: see the panic message above");
     };
-    if let Some(why) = why_not {
-        return format!("{name:<50} not injected: {why}");
+    if let Some(reason) = skip_reason {
+        return format!("{name:<50} skipped: {reason}");
     }
-    let chain = if verdict.chain_is_intact { "intact" } else { "BROKEN" };
-    let Verdict { acknowledged, lost, doubled, gaps, outage, problems, .. } = verdict;
+    let chain = if comparison.chain_is_intact { "intact" } else { "BROKEN" };
+    let Comparison { acknowledged, lost, duplicated, gaps, outage, problems, .. } = comparison;
     let problems: String = problems.iter().map(|problem| format!("\n    {problem}")).collect();
     let outage = format!("{:.2} s", outage.as_secs_f64());
-    format!("{name:<50} {times:>5} {acknowledged:>8} {lost:>5} {doubled:>7} {gaps:>5} {chain:>6} {outage:>9}{problems}")
+    format!(
+        "{name:<50} {rounds:>6} {acknowledged:>8} {lost:>5} {duplicated:>10} {gaps:>5} {chain:>6} {outage:>9}{problems}"
+    )
 }

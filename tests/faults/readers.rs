@@ -1,4 +1,4 @@
-//! Those who follow: streams that break and are resumed by their cursors must have shown everything, once, in order.
+//! Stream readers. A stream that breaks is resumed by its cursor; together the messages must show every change once, in order.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -10,33 +10,33 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use tonic::Status;
 
-use crate::load::{Caller, PATIENCE, PREFIX, may_pass};
+use crate::load::{KEY_PREFIX, RetryingClient, TIMEOUT, is_retryable};
 use crate::support::Client;
 
-/// How long to wait before a stream is opened again.
-const PAUSE: Duration = Duration::from_millis(20);
+/// The delay before a stream is reopened.
+const REOPEN_DELAY: Duration = Duration::from_millis(20);
 
-/// What a reader has seen.
-pub enum Seen {
-    /// The flags at each revision that a stream came up to, by their keys.
+/// What a reader has received.
+pub enum Observed {
+    /// The flags by key, at each revision to which the stream was caught up.
     Flags(Vec<(i64, BTreeMap<String, FeatureFlag>)>),
-    /// The entries of the log, all that came.
+    /// All entries.
     Entries(Vec<AuditLog>),
 }
 
-/// A stream, and whoever opens it again.
+/// A task that reads a stream and reopens it when it breaks.
 pub struct Reader {
     reached: watch::Receiver<i64>,
     stop: watch::Sender<bool>,
-    task: JoinHandle<Seen>,
+    task: JoinHandle<Observed>,
 }
 
-/// A watcher and a reader of the log by way of each address.
+/// Starts a watcher and a follower of the log on each address.
 pub fn start(addresses: &[SocketAddr]) -> Vec<Reader> {
     let each = (0..addresses.len()).flat_map(|turn| [(turn, true), (turn, false)]);
     let start = |(turn, watches)| {
         let ((reach, reached), (stop, stopped)) = (watch::channel(0), watch::channel(false));
-        let caller = Caller::new(addresses, turn);
+        let caller = RetryingClient::new(addresses, turn);
         let task = if watches {
             tokio::spawn(until(stopped, caller, Watcher::default(), reach))
         } else {
@@ -47,16 +47,16 @@ pub fn start(addresses: &[SocketAddr]) -> Vec<Reader> {
     each.map(start).collect()
 }
 
-/// Waits until all have seen the log up to this revision; what they have seen.
-pub async fn finish(readers: Vec<Reader>, end: i64) -> Vec<Seen> {
+/// Waits until all readers have reached a revision, stops them, and returns what they received.
+pub async fn finish(readers: Vec<Reader>, end: i64) -> Vec<Observed> {
     let mut seen = Vec::new();
     for mut reader in readers {
         let there = async { reader.reached.wait_for(|reached| *reached >= end).await.is_ok() };
-        // One that failed has said why.
-        let there = timeout(PATIENCE, there).await.unwrap_or(false);
-        assert!(there, "a stream did not reach revision {end} in {PATIENCE:?}");
+        // A reader that panicked has printed its message.
+        let there = timeout(TIMEOUT, there).await.unwrap_or(false);
+        assert!(there, "a stream did not reach revision {end} in {TIMEOUT:?}");
         reader.stop.send_replace(true);
-        seen.push(reader.task.await.expect("a reader failed"));
+        seen.push(reader.task.await.expect("no reader panics"));
     }
     seen
 }
@@ -67,29 +67,29 @@ trait Stream: Send + Sync {
 
     fn open(&self, client: Client) -> impl Future<Output = Result<tonic::Streaming<Self::Message>, Status>> + Send;
 
-    /// Takes a message; where that has brought it.
+    /// Records a message, and returns the revision that it reaches.
     fn take(&mut self, message: Self::Message) -> i64;
 
-    fn seen(self) -> Seen;
+    fn observed(self) -> Observed;
 }
 
 async fn until<S: Stream>(
     mut stop: watch::Receiver<bool>,
-    mut caller: Caller,
+    mut caller: RetryingClient,
     mut stream: S,
     reach: watch::Sender<i64>,
-) -> Seen {
+) -> Observed {
     loop {
         tokio::select! {
-            _ = stop.wait_for(|stop| *stop) => return stream.seen(),
-            broken = read(&mut caller, &mut stream, &reach) => assert!(may_pass(&broken), "a stream: {broken:?}"),
+            _ = stop.wait_for(|stop| *stop) => return stream.observed(),
+            broken = read(&mut caller, &mut stream, &reach) => assert!(is_retryable(&broken), "a stream: {broken:?}"),
         }
         caller.next();
-        sleep(PAUSE).await;
+        sleep(REOPEN_DELAY).await;
     }
 }
 
-async fn read<S: Stream>(caller: &mut Caller, stream: &mut S, reach: &watch::Sender<i64>) -> Status {
+async fn read<S: Stream>(caller: &mut RetryingClient, stream: &mut S, reach: &watch::Sender<i64>) -> Status {
     let mut messages = match stream.open(caller.client()).await {
         Ok(messages) => messages,
         Err(status) => return status,
@@ -97,13 +97,13 @@ async fn read<S: Stream>(caller: &mut Caller, stream: &mut S, reach: &watch::Sen
     loop {
         match messages.message().await {
             Ok(Some(message)) => reach.send_replace(stream.take(message)),
-            Ok(None) => panic!("a stream without an end has ended as if it were complete"),
+            Ok(None) => panic!("an endless stream ended without an error"),
             Err(status) => return status,
         };
     }
 }
 
-/// Flags, as they change.
+/// Watches the flags.
 #[derive(Default)]
 struct Watcher {
     flags: BTreeMap<String, FeatureFlag>,
@@ -125,11 +125,11 @@ impl Stream for Watcher {
 
     fn take(&mut self, message: Self::Message) -> i64 {
         let behind = self.cursor.as_ref().map_or(0, |cursor| cursor.0);
-        for flag in message.feature_flags.into_iter().filter(|flag| flag.key.starts_with(PREFIX)) {
-            assert!(behind < flag.revision && flag.revision <= message.revision, "a change was shown again");
+        for flag in message.feature_flags.into_iter().filter(|flag| flag.key.starts_with(KEY_PREFIX)) {
+            assert!(behind < flag.revision && flag.revision <= message.revision, "a change was delivered twice");
             self.flags.insert(flag.key.clone(), flag);
         }
-        assert!(message.revision >= behind, "a stream ran backwards");
+        assert!(message.revision >= behind, "a stream went back to an earlier revision");
         if message.caught_up {
             self.history.push((message.revision, self.flags.clone()));
         }
@@ -137,12 +137,12 @@ impl Stream for Watcher {
         message.revision
     }
 
-    fn seen(self) -> Seen {
-        Seen::Flags(self.history)
+    fn observed(self) -> Observed {
+        Observed::Flags(self.history)
     }
 }
 
-/// The log, as it grows.
+/// Follows the audit log.
 #[derive(Default)]
 struct Follower {
     entries: Vec<AuditLog>,
@@ -166,7 +166,7 @@ impl Stream for Follower {
         message.through_revision
     }
 
-    fn seen(self) -> Seen {
-        Seen::Entries(self.entries)
+    fn observed(self) -> Observed {
+        Observed::Entries(self.entries)
     }
 }

@@ -5,43 +5,43 @@ use toggled::api::pb::ListFeatureFlagsRequest;
 use crate::load::Load;
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Backend, Client, Database, Server, with_timeout};
-use crate::{Form, Outcome};
+use crate::{FaultReport, RunLength};
 
-pub async fn on_sqlite(form: Form) -> Outcome {
-    kill(Backend::Sqlite, form).await
+pub async fn on_sqlite(length: RunLength) -> FaultReport {
+    kill(Backend::Sqlite, length).await
 }
 
-pub async fn on_postgres(form: Form) -> Outcome {
-    kill(Backend::Postgres, form).await
+pub async fn on_postgres(length: RunLength) -> FaultReport {
+    kill(Backend::Postgres, length).await
 }
 
-async fn kill(backend: Backend, form: Form) -> Outcome {
+async fn kill(backend: Backend, length: RunLength) -> FaultReport {
     let database = Database::new(backend).await;
     let mut server = Server::start(&database).await;
     let proxy = TcpProxy::new(Route::Forward(server.address)).await;
     let load = Load::start(&[proxy.address]).await;
-    let times = form.times(5, 100);
-    for number in 0..times {
-        load.a_while().await;
+    let rounds = length.rounds(5, 100);
+    for number in 0..rounds {
+        load.wait_for_some_flips().await;
         if number % 2 == 0 {
-            // Something is made of which nobody is told, so that somebody asks for it again.
+            // A flip is committed and its reply is lost, so that the client retries it.
             let mut direct = server.admin().await;
             let before = revision(&mut direct).await;
             proxy.set(Route::DropReplies(server.address));
-            with_timeout("a flip without an answer", async { while revision(&mut direct).await == before {} }).await;
+            with_timeout("a flip without a reply", async { while revision(&mut direct).await == before {} }).await;
         }
         server.kill().await;
-        // Its address may be somebody else's now.
+        // Another process may have taken the address.
         proxy.set(Route::Reject);
         server = Server::start(&database).await;
         proxy.set(Route::Forward(server.address));
     }
-    let replayed = load.told().replayed;
-    let mut verdict = load.finish(&database.url).await;
-    if replayed < times.div_ceil(2) {
-        verdict.problems.push(format!("only {replayed} flips were asked for again that had been made"));
+    let replayed = load.progress().replayed;
+    let mut comparison = load.finish(&database.url).await;
+    if replayed < rounds.div_ceil(2) {
+        comparison.problems.push(format!("only {replayed} committed flips were retried"));
     }
-    Outcome::of(times, verdict)
+    FaultReport::new(rounds, comparison)
 }
 
 async fn revision(client: &mut Client) -> i64 {
