@@ -1,8 +1,7 @@
-//! Backups that are taken while the flags are being flipped, by the very commands that docs/operations.md tells, and
-//! what a server says that is started on one.
+//! Backups taken under load with the commands of docs/operations.md, and servers started on the restored data.
 
-mod chain;
-mod running;
+mod log_proof;
+mod restored_while_running;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,10 +17,10 @@ use crate::support::{Backend, Client, Database, Server, on_both_databases, reaso
 
 const FLAGS: [&str; 4] = ["a", "b", "c", "d"];
 
-/// Flips that do not stop.
+/// Tasks that flip flags until they are stopped.
 struct Load {
     stop: Arc<AtomicBool>,
-    /// The last revision that was answered.
+    /// The newest acknowledged revision.
     reached: Arc<AtomicI64>,
     writers: Vec<JoinHandle<()>>,
 }
@@ -40,8 +39,8 @@ impl Load {
         Self { stop, reached, writers: writers.into() }
     }
 
-    /// Waits for so many more flips, and says where the log is then.
-    async fn go_on(&self, flips: i64) -> i64 {
+    /// Waits for this many more flips, and returns the newest revision.
+    async fn wait_for_flips(&self, flips: i64) -> i64 {
         let wanted = self.reached.load(Ordering::Relaxed) + flips;
         with_timeout("more flips", async {
             while self.reached.load(Ordering::Relaxed) < wanted {
@@ -60,35 +59,37 @@ impl Load {
     }
 }
 
-/// The commands below a heading of docs/operations.md.
+/// The commands under a heading of docs/operations.md.
 fn documented(heading: &str) -> String {
     let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
-    let (_, section) = text.split_once(&format!("\n### {heading}\n")).unwrap_or_else(|| panic!("no {heading}"));
+    let (_, section) = text
+        .split_once(&format!("\n### {heading}\n"))
+        .unwrap_or_else(|| panic!("docs/operations.md has no heading {heading}"));
     let (_, block) = section.split_once("```sh\n").unwrap();
     block.split_once("```").unwrap().0.to_owned()
 }
 
-/// Runs what is documented, with the machine's folders moved into `folder`. Gives what systemd was told meanwhile, each
-/// time with how the SQLite file began at that moment.
-async fn run(heading: &str, folder: &Path, url: &str) -> Vec<String> {
-    let place = |name: &str| folder.join(name).to_str().unwrap().to_owned();
+/// Runs the documented commands, with the system's folders replaced by folders in `folder`. Returns the calls of
+/// `systemctl`, each with the first bytes of the SQLite file at that moment.
+async fn run_documented(heading: &str, folder: &Path, url: &str) -> Vec<String> {
+    let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let commands =
-        documented(heading).replace("/var/lib/toggled", &place("lib")).replace("/var/backups", &place("backups"));
-    // There is no user of its own here, and no service: the test stops and starts the server itself.
+        documented(heading).replace("/var/lib/toggled", &path("lib")).replace("/var/backups", &path("backups"));
+    // There is no user `toggled` and no service here. The test stops and starts the server itself.
     let commands = commands.replace("install -d -o toggled ", "install -d ");
-    let (file, told) = (place("lib/toggled.db"), place("told"));
+    let (file, calls) = (path("lib/toggled.db"), path("systemctl-calls"));
     let script = format!(
-        "systemctl() {{ echo \"$* $(head -c 6 '{file}')\" >>'{told}'; }}\n\
+        "systemctl() {{ echo \"$* $(head -c 6 '{file}')\" >>'{calls}'; }}\n\
          runuser() {{ [ \"$1 $2 $3\" = '-u toggled --' ] && shift 3 && \"$@\"; }}\n{commands}"
     );
     let mut command = Command::new("bash");
     command.args(["-euo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
     let done = with_timeout(heading, command.output()).await.unwrap();
     assert!(done.status.success(), "{script}\n{}", String::from_utf8_lossy(&done.stderr));
-    std::fs::read_to_string(told).unwrap_or_default().lines().map(str::to_owned).collect()
+    std::fs::read_to_string(calls).unwrap_or_default().lines().map(str::to_owned).collect()
 }
 
-/// A server's database, the folder that stands for the machine's, and what is documented for its kind.
+/// An installation: a database, a folder in place of the system's, and the headings for its database.
 struct Site {
     database: Database,
     url: String,
@@ -119,33 +120,33 @@ impl Site {
     }
 
     async fn back_up(&self) {
-        let told = run(self.headings[0], self.folder.path(), &self.url).await;
-        assert!(told.is_empty(), "the server goes on meanwhile: {told:?}");
+        let calls = run_documented(self.headings[0], self.folder.path(), &self.url).await;
+        assert!(calls.is_empty(), "a backup must not stop the server: {calls:?}");
     }
 
-    /// What a backup that was taken here is when it is put into a fresh place.
+    /// Restores the backup into a new installation.
     async fn restored(&self) -> Self {
         let fresh = Self::new(self.database.backend).await;
         let backups = Path::new("backups");
         std::fs::remove_dir_all(fresh.folder.path().join(backups)).unwrap();
         std::fs::rename(self.folder.path().join(backups), fresh.folder.path().join(backups)).unwrap();
         if fresh.database.backend == Backend::Postgres {
-            run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+            run_documented(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
             return fresh;
         }
-        // In the place of one that is broken, and of what belongs to it.
+        // The backup replaces a broken database and its auxiliary files.
         let lib = fresh.folder.path().join("lib");
         for name in ["toggled.db", "toggled.db-wal", "toggled.db-shm"] {
             std::fs::write(lib.join(name), "broken").unwrap();
         }
-        let told = run(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
-        assert_eq!(told, ["stop toggled broken", "start toggled SQLite"], "the file is replaced in between");
+        let calls = run_documented(fresh.headings[1], fresh.folder.path(), &fresh.url).await;
+        assert_eq!(calls, ["stop toggled broken", "start toggled SQLite"], "the file is replaced in between");
         assert!(!lib.join("toggled.db-wal").exists() && !lib.join("toggled.db-shm").exists());
         fresh
     }
 }
 
-/// What is told to somebody who says that they have seen more than there is: everywhere where that can be said.
+/// The errors for a client whose cursor or `min_revision` is beyond the log, from every method that takes one.
 async fn refusals(client: &mut Client, revision: i64, hash: Option<&[u8]>) -> Vec<Status> {
     let request = StreamAuditLogsRequest {
         after_revision: Some(revision),
@@ -178,7 +179,7 @@ async fn refusals(client: &mut Client, revision: i64, hash: Option<&[u8]>) -> Ve
 }
 
 on_both_databases! {
-    async fn a_backup_taken_under_load_comes_up_whole_and_tells_who_has_seen_more(backend: Backend) {
+    async fn restored_backup_is_intact_and_refuses_later_cursors(backend: Backend) {
         let site = Site::new(backend).await;
         let server = site.start().await;
         let mut admin = server.admin().await;
@@ -190,9 +191,9 @@ on_both_databases! {
         let revert = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
         admin.toggle.revert_feature_flag(revert).await.unwrap();
         let load = Load::start(&admin);
-        let before = load.go_on(200).await;
+        let before = load.wait_for_flips(200).await;
         site.back_up().await;
-        load.go_on(50).await;
+        load.wait_for_flips(50).await;
         load.stop().await;
         let original = admin.log().await;
         assert!(server.terminate().await.success());
@@ -202,23 +203,23 @@ on_both_databases! {
         let mut admin = server.admin().await;
         let log = admin.log().await;
         assert!((before..original.len() as i64).contains(&(log.len() as i64)), "{} of {}", log.len(), original.len());
-        assert_eq!(log, original[..log.len()], "what was there when it was taken, and nothing else");
-        chain::assert_whole(&mut admin, &log).await;
+        assert_eq!(log, original[..log.len()], "the backup holds the log as of when it was taken");
+        log_proof::assert_intact(&mut admin, &log).await;
 
-        // Somebody has seen an entry that was lost.
+        // A client has seen an entry that the backup lacks.
         let seen = original.last().unwrap();
-        for told in refusals(&mut admin, seen.revision, None).await {
-            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"), "{told}");
+        for error in refusals(&mut admin, seen.revision, None).await {
+            assert_eq!((error.code(), reason_of(&error).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"), "{error}");
         }
-        for told in refusals(&mut admin, seen.revision, Some(&seen.hash)).await {
-            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"), "{told}");
+        for error in refusals(&mut admin, seen.revision, Some(&seen.hash)).await {
+            assert_eq!((error.code(), reason_of(&error).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"), "{error}");
         }
         while admin.flip("a").await.revision <= seen.revision {}
-        for told in refusals(&mut admin, seen.revision, Some(&seen.hash)).await {
-            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"), "{told}");
+        for error in refusals(&mut admin, seen.revision, Some(&seen.hash)).await {
+            assert_eq!((error.code(), reason_of(&error).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"), "{error}");
         }
 
-        // Who has seen no more than what is there goes on from it, and the log is whole across the seam.
+        // A client that has seen only restored entries resumes, and the log stays intact across the restore.
         let kept = log.last().unwrap();
         let request = StreamAuditLogsRequest {
             after_revision: Some(kept.revision),
@@ -228,6 +229,6 @@ on_both_databases! {
         let mut rest = admin.audit.stream_audit_logs(request).await.unwrap().into_inner();
         assert_eq!(rest.message().await.unwrap().unwrap().items[0].revision, kept.revision + 1);
         let grown = admin.log().await;
-        chain::assert_whole(&mut admin, &grown).await;
+        log_proof::assert_intact(&mut admin, &grown).await;
     }
 }

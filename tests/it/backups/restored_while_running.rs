@@ -1,4 +1,4 @@
-//! A backup that is restored under a running server, which learns of it only some time after.
+//! A backup restored under a running server, which notices only later.
 
 use toggled::api::pb::*;
 use tonic::{Code, Status};
@@ -8,16 +8,16 @@ use crate::support::{Backend, Client, Database, Server, on_both_databases, reaso
 
 const TABLES: [&str; 5] = ["users", "api_tokens", "audit_logs", "feature_flags", "log_head"];
 
-/// So long that a server does not look by itself what has become of its log.
-const BLIND: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "12h"), ("TOGGLED_MAX_STALENESS", "24h")];
+/// Intervals so long that the server does not read the log by itself.
+const NO_POLLING: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "12h"), ("TOGGLED_MAX_STALENESS", "24h")];
 
-/// A log that went on in two ways from a backup. Its database holds the first.
+/// Two logs that continue the same backup. The database holds the first.
 struct Forked {
     database: Database,
     raw: Raw,
-    /// A flag as it was in the backup, ...
+    /// The flag in the backup.
     saved: FeatureFlag,
-    /// ... and what became of it in the log that the database holds.
+    /// The entries of the first log.
     log: Vec<AuditLog>,
 }
 
@@ -60,11 +60,11 @@ async fn keep(raw: &mut Raw, name: &str) {
 async fn restore(raw: &mut Raw, name: &str) {
     let begin = if let Raw::Sqlite(_) = raw { "PRAGMA foreign_keys = OFF; BEGIN IMMEDIATE" } else { "BEGIN" };
     raw.run(begin).await;
-    put_back(raw, name).await;
+    copy_back(raw, name).await;
     raw.run("COMMIT").await;
 }
 
-async fn put_back(raw: &mut Raw, name: &str) {
+async fn copy_back(raw: &mut Raw, name: &str) {
     for table in TABLES {
         raw.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM {name}_{table}")).await;
     }
@@ -82,35 +82,35 @@ async fn list(client: &mut Client, at: i64) -> Result<Vec<FeatureFlag>, Status> 
 }
 
 fn assert_stale<T: std::fmt::Debug>(result: Result<T, Status>, what: &str) {
-    let told = result.unwrap_err();
-    assert_eq!((told.code(), reason_of(&told).as_str()), (Code::Unavailable, "STALE"), "{what}: {told}");
+    let error = result.unwrap_err();
+    assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "STALE"), "{what}: {error}");
 }
 
 fn assert_true_or_stale<T: std::fmt::Debug + PartialEq>(result: Result<T, Status>, truth: &T, what: &str) {
     match result {
-        Ok(told) => assert_eq!(told, *truth, "{what}"),
-        told => assert_stale(told, what),
+        Ok(value) => assert_eq!(value, *truth, "{what}"),
+        error => assert_stale(error, what),
     }
 }
 
 on_both_databases! {
-    /// Flags in memory and entries of another log do not tell together what a flag was.
-    async fn the_past_is_not_told_from_a_log_that_the_server_does_not_know_yet(backend: Backend) {
+    /// A past flag must not be computed from flags in memory and entries of another log.
+    async fn past_reads_refuse_a_log_not_yet_followed(backend: Backend) {
         let Forked { database, mut raw, saved, .. } = Forked::new(backend).await;
-        let server = Server::start_with(&database, &BLIND).await;
+        let server = Server::start_with(&database, &NO_POLLING).await;
         let mut admin = server.admin().await;
         let at = saved.revision;
-        // Behind and beside the one that the server knows.
+        // A log behind the one that the server knows, and one that diverges from it.
         for other in ["backup", "second"] {
             assert_eq!(get(&mut admin, at).await.unwrap(), saved);
             assert_eq!(list(&mut admin, at).await.unwrap(), std::slice::from_ref(&saved));
             restore(&mut raw, other).await;
-            // The look that a server takes at its start may come only now: then it knows the other log, and tells of that.
+            // The server's first poll may happen only now. Then it follows the other log and answers from it.
             assert_true_or_stale(get(&mut admin, at).await, &saved, other);
             assert_true_or_stale(list(&mut admin, at).await, &vec![saved.clone()], other);
             restore(&mut raw, "first").await;
         }
-        // Once it has learnt of it, by an append that found the log elsewhere, it tells again.
+        // An append finds the moved head, the server follows the new log, and past reads work again.
         restore(&mut raw, "second").await;
         admin.create("c").await;
         assert_eq!(get(&mut admin, at).await.unwrap(), saved);
@@ -118,21 +118,20 @@ on_both_databases! {
     }
 }
 
-/// What a change was decided by was read from the log that it was asked for in, and the log is another by the time that it
-/// is written.
+/// A change is decided on an entry of the old log, and the log is replaced before the change is appended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nothing_is_trimmed_or_taken_back_by_an_entry_of_the_log_that_was_replaced() {
+async fn trim_and_revert_fail_when_the_log_is_replaced() {
     let Forked { database, mut raw, saved, log } = Forked::new(Backend::Postgres).await;
-    let (mut clerk, flip) = (Raw::connect(&database).await, &log[saved.revision as usize]);
+    let (mut observer, flip) = (Raw::connect(&database).await, &log[saved.revision as usize]);
     assert_eq!((&*flip.action_type, flip.revision), ("toggle_enabled", saved.revision + 1));
     let waiting =
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
     for what in ["trim", "revert"] {
         restore(&mut raw, "first").await;
-        let server = Server::start_with(&database, &BLIND).await;
+        let server = Server::start_with(&database, &NO_POLLING).await;
         let mut admin = server.admin().await;
         raw.run("BEGIN; SELECT FROM log_head FOR UPDATE").await;
-        let asked = async {
+        let change = async {
             if what == "trim" {
                 let (through_revision, through_hash) = (flip.revision, flip.hash.clone());
                 let request = TrimAuditLogsRequest { through_revision, through_hash, ..Default::default() };
@@ -142,15 +141,15 @@ async fn nothing_is_trimmed_or_taken_back_by_an_entry_of_the_log_that_was_replac
                 admin.toggle.revert_feature_flag(request).await.map(drop)
             }
         };
-        let replaced = async {
-            with_timeout("the append", async { while clerk.number(waiting).await == 0 {} }).await;
-            put_back(&mut raw, "second").await;
+        let replacement = async {
+            with_timeout("the append", async { while observer.number(waiting).await == 0 {} }).await;
+            copy_back(&mut raw, "second").await;
             raw.run("COMMIT").await;
         };
-        let (told, ()) = tokio::join!(asked, replaced);
-        assert_stale(told, what);
+        let (result, ()) = tokio::join!(change, replacement);
+        assert_stale(result, what);
         let changed = "SELECT count(*) FROM audit_logs WHERE action_type = 'log_trimmed' OR reverts IS NOT NULL";
-        assert_eq!((clerk.number(changed).await, clerk.number("SELECT floor FROM log_head").await), (0, 0));
+        assert_eq!((observer.number(changed).await, observer.number("SELECT floor FROM log_head").await), (0, 0));
         server.terminate().await;
     }
 }

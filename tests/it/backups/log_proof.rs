@@ -1,4 +1,4 @@
-//! The log as somebody sees it who has nothing but the API and docs/audit-proof.md.
+//! Verifies the log with nothing but the API and docs/audit-proof.md.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use uuid::Uuid;
 
 use crate::support::Client;
 
-/// The log has no gap, fits its own hashes, and its last word on each flag is what the flag is.
-pub async fn assert_whole(client: &mut Client, log: &[AuditLog]) {
+/// The log has no gap, its hashes are correct, and its last entry on each flag matches the flag.
+pub async fn assert_intact(client: &mut Client, log: &[AuditLog]) {
     assert_eq!(log.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=log.len() as i64).collect::<Vec<_>>());
     let mut stream = client.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
     let id: Uuid = stream.message().await.unwrap().unwrap().log_id.parse().unwrap();
@@ -21,22 +21,22 @@ pub async fn assert_whole(client: &mut Client, log: &[AuditLog]) {
     let listed = client.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap().into_inner();
     let flags: BTreeMap<_, _> =
         listed.feature_flags.iter().map(|f| (f.key.clone(), (f.revision, f.status()))).collect();
-    assert_eq!(flags, last_words(log));
+    assert_eq!(flags, logged_flags(log));
 }
 
-/// What the log says of each flag at last: the revision and the status.
-fn last_words(log: &[AuditLog]) -> BTreeMap<String, (i64, FeatureFlagStatus)> {
+/// The last revision and status of each flag, according to the log.
+fn logged_flags(log: &[AuditLog]) -> BTreeMap<String, (i64, FeatureFlagStatus)> {
     let flips = log.iter().filter(|entry| entry.entity_type == "feature_flag");
     let status = |entry: &AuditLog| match entry.action_type.as_str() {
         "toggle_enabled" => FeatureFlagStatus::Enabled,
-        // They were created off.
+        // The test creates its flags disabled.
         "toggle_disabled" | "flag_created" => FeatureFlagStatus::Disabled,
-        other => panic!("nobody did this: {other}"),
+        other => panic!("unexpected action: {other}"),
     };
     flips.map(|entry| (entry.entity_key.clone(), (entry.revision, status(entry)))).collect()
 }
 
-/// The bytes that are hashed after the hash before, by docs/audit-proof.md.
+/// The bytes hashed after the previous hash, by docs/audit-proof.md.
 fn bytes(log: Uuid, entry: &AuditLog) -> Vec<u8> {
     let uuid = |text: &str| text.parse::<Uuid>().unwrap().as_bytes().to_vec();
     let id = |text: &Option<String>| text.as_deref().map(uuid).unwrap_or_default();
