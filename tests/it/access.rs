@@ -1,4 +1,4 @@
-//! AccessService: users and tokens, and that what they lose they lose at once.
+//! AccessService: users and tokens. Lost permissions and revoked tokens take effect at once.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use crate::support::{
     Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, secret_forms, toggle, with_timeout,
 };
 
-/// The caller's own user, and the id of their token.
+/// The caller's user, and the id of the token in use.
 async fn me(client: &mut Client) -> (User, String) {
     let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
     (me.user.unwrap(), me.token_id)
@@ -49,27 +49,27 @@ fn denied(status: &Status) -> (Code, String) {
     (status.code(), reason_of(status))
 }
 
-/// A stream of the log, open. A quiet one has nothing to say.
-async fn open_stream(client: &mut Client, quiet: bool) -> Streaming<StreamAuditLogsResponse> {
-    let action_type = quiet.then(|| "log_trimmed".to_owned());
+/// Opens a stream of the log. A stream that is `without_entries` has a filter that matches nothing.
+async fn open_stream(client: &mut Client, without_entries: bool) -> Streaming<StreamAuditLogsResponse> {
+    let action_type = without_entries.then(|| "log_trimmed".to_owned());
     let request = StreamAuditLogsRequest { follow: true, action_type, ..Default::default() };
     let mut stream = client.audit.stream_audit_logs(request).await.unwrap().into_inner();
-    // It is open when its first message is here.
+    // The stream is open once its first message has arrived.
     with_timeout("the first message", stream.message()).await.unwrap().unwrap();
     stream
 }
 
-/// Whether a stream of the whole log goes on: it brings what happens now.
-async fn goes_on(stream: &mut Streaming<StreamAuditLogsResponse>, admin: &mut Client, key: &str) {
+/// Makes a change, and checks that a stream of the whole log delivers it.
+async fn assert_continues(stream: &mut Streaming<StreamAuditLogsResponse>, admin: &mut Client, key: &str) {
     admin.create(key).await;
-    with_timeout("the stream to go on", async {
+    with_timeout("the new entry on the stream", async {
         while !stream.message().await.unwrap().unwrap().items.iter().any(|entry| entry.entity_key == key) {}
     })
     .await;
 }
 
 on_both_databases! {
-    async fn users_and_tokens_have_their_life_in_the_log(backend: Backend) {
+    async fn user_and_token_changes_are_logged(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -97,17 +97,17 @@ on_both_databases! {
         let back = UpdateUserRequest { reactivate: true, ..update(&user.id, &[]) };
         assert_eq!(admin.access.update_user(back).await.unwrap().into_inner().user.unwrap().deactivated_at, None);
 
-        // One revision each, and no secret in any of them.
+        // Each change has one revision, and no entry contains a secret.
         let log = admin.log().await;
         assert_eq!(log.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=log.len() as i64).collect::<Vec<_>>());
         let actions: Vec<_> = log[2..].iter().map(|e| e.action_type.as_str()).collect();
         let expected = ["user_created", "token_created", "user_updated", "token_revoked", "user_deactivated", "user_updated"];
         assert_eq!(actions, expected);
         let text = format!("{log:?}");
-        assert!(secret_forms(&secret).iter().chain(&secret_forms(TOKEN)).all(|trace| !text.contains(trace.as_str())), "{text}");
+        assert!(secret_forms(&secret).iter().chain(&secret_forms(TOKEN)).all(|form| !text.contains(form.as_str())), "{text}");
     }
 
-    async fn users_and_tokens_are_listed_in_pages(backend: Backend) {
+    async fn user_and_token_lists_are_paged(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -121,7 +121,7 @@ on_both_databases! {
         request.page_token = first.next_page_token;
         let second = admin.access.list_users(request.clone()).await.unwrap().into_inner();
         assert_eq!((emails(&second), &*second.next_page_token), (vec!["cid@example.com".to_owned()], ""));
-        // Deactivated users are left out unless they are asked for; a token is good for the same list alone.
+        // Deactivated users are listed only on request. A page token is valid only for the same request.
         let (cid, bob) = (&second.users[0].id, &first.users[2].id);
         admin.access.deactivate_user(deactivate(cid)).await.unwrap();
         let all = ListUsersRequest { include_deactivated: true, ..Default::default() };
@@ -141,7 +141,7 @@ on_both_databases! {
         assert_eq!(reason_of(&admin.access.list_tokens(nobody).await.unwrap_err()), "USER_NOT_FOUND");
     }
 
-    async fn what_would_lock_people_out_is_refused_with_a_reason(backend: Backend) {
+    async fn removing_the_last_access_manager_is_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -155,14 +155,14 @@ on_both_databases! {
         assert_eq!(reason_of(&admin.access.revoke_token(revoke(&unknown)).await.unwrap_err()), "TOKEN_NOT_FOUND");
         assert_eq!(reason_of(&admin.access.deactivate_user(deactivate(&unknown)).await.unwrap_err()), "USER_NOT_FOUND");
 
-        // Tokens rotate: a second one first, then the old one goes.
+        // To rotate tokens, create the new one before the old one is revoked.
         let second = new_token(&mut admin, &user.id, None).await.secret;
         let mut renewed = server.client(Some(&second)).await;
         renewed.access.revoke_token(revoke(&token_id)).await.unwrap();
         assert_eq!(admin.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
     }
 
-    async fn a_revoked_token_fails_at_the_next_request(backend: Backend) {
+    async fn revoked_token_fails_at_the_next_request(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -183,7 +183,7 @@ on_both_databases! {
         assert_eq!(ann.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
     }
 
-    async fn open_streams_end_with_what_let_them_in(backend: Backend) {
+    async fn open_streams_end_when_their_access_is_lost(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -209,15 +209,15 @@ on_both_databases! {
         let mut kept = open_stream(&mut server.client(Some(&second)).await, false).await;
         admin.access.revoke_token(revoke(&token_id)).await.unwrap();
         assert_eq!(denied(&read_until_error(&mut revoked).await), unauthenticated);
-        goes_on(&mut kept, &mut admin, "after-the-revocation").await;
+        assert_continues(&mut kept, &mut admin, "after-the-revocation").await;
 
         assert_eq!(denied(&read_until_error(&mut expiring).await), unauthenticated);
         admin.access.deactivate_user(deactivate(&user.id)).await.unwrap();
         assert_eq!(denied(&read_until_error(&mut kept).await), unauthenticated);
-        goes_on(&mut untouched, &mut admin, "after-all").await;
+        assert_continues(&mut untouched, &mut admin, "after-all").await;
     }
 
-    async fn the_last_use_of_a_token_is_told_and_kept(backend: Backend) {
+    async fn last_use_of_a_token_survives_a_restart(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -230,7 +230,7 @@ on_both_databases! {
         let used = tokens_of(&mut admin, &id).await.remove(0);
         assert_eq!(used.id, token_id);
         assert!(used.last_used_at.unwrap().seconds > used.created_at.unwrap().seconds - 1);
-        // It is written behind, at the latest when the server stops; and it is no change.
+        // The last use is written later, at shutdown at the latest. It does not change the log.
         assert!(server.terminate().await.success());
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -239,22 +239,22 @@ on_both_databases! {
     }
 }
 
-/// What one server revokes, no other lets in: for reads within a moment, for changes not once.
+/// A token revoked on one replica fails on another: at once for changes, and soon for reads.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_replica_lets_a_revoked_token_change_nothing() {
+async fn revoked_token_cannot_change_on_another_replica() {
     let database = Database::new(crate::support::Backend::Postgres).await;
-    let (one, other) = (Server::start(&database).await, Server::start(&database).await);
-    let mut admin = one.admin().await;
+    let (first, second) = (Server::start(&database).await, Server::start(&database).await);
+    let mut admin = first.admin().await;
     let created = admin.create("a").await.revision;
     for round in 0..20 {
         let secret =
             admin.new_user(&format!("u{round}@example.com"), &["toggle_feature_flags", "view_audit_logs"]).await;
-        let (mut here, mut there) = (one.client(Some(&secret)).await, other.client(Some(&secret)).await);
+        let (mut here, mut there) = (first.client(Some(&secret)).await, second.client(Some(&secret)).await);
         there.wait_until_authenticated().await;
         let (_, token_id) = me(&mut here).await;
         let mut stream = open_stream(&mut there, true).await;
         admin.access.revoke_token(revoke(&token_id)).await.unwrap();
-        // A change makes the other look at the log. It has to follow by itself as well.
+        // A change makes the other replica read the log. In odd rounds it has to follow by itself.
         if round % 2 == 0 {
             let refused = there.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
             assert_eq!(refused.code(), Code::Unauthenticated, "{refused}");
@@ -265,9 +265,8 @@ async fn another_replica_lets_a_revoked_token_change_nothing() {
     assert_eq!(admin.get("a").await.revision, created);
 }
 
-/// A token that expires works until then, and not after.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_expired_token_is_refused() {
+async fn expired_token_is_rejected() {
     let database = Database::new(crate::support::Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.client(Some(TOKEN)).await;
@@ -278,9 +277,9 @@ async fn an_expired_token_is_refused() {
     assert!(std::time::SystemTime::now() >= end);
 }
 
-/// Nobody has to ask the database who calls: it can be gone.
+/// Callers are authenticated from memory.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_are_known_and_flags_read_without_the_database() {
+async fn reads_work_without_the_database() {
     let database = Database::new(crate::support::Backend::Postgres).await;
     let server = Server::start_with(&database, &[("TOGGLED_MAX_STALENESS", "1h")]).await;
     let mut admin = server.admin().await;
