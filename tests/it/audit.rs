@@ -1,4 +1,4 @@
-//! Reading and following the log over the wire.
+//! Listing and streaming the audit log over gRPC.
 
 use std::collections::HashSet;
 
@@ -10,8 +10,8 @@ use tonic_types::StatusExt;
 
 use crate::support::{Client, Database, Server, TOKEN, on_both_databases, reason_of, with_timeout};
 
-/// A log with some of everything.
-async fn history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
+/// Writes a log with entries of several kinds and users.
+async fn write_history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
     for key in ["a", "b"] {
         admin.create(key).await;
     }
@@ -28,7 +28,7 @@ async fn list(client: &mut Client, request: ListAuditLogsRequest) -> ListAuditLo
     client.audit.list_audit_logs(request).await.unwrap().into_inner()
 }
 
-/// What a reader remembers.
+/// The position of a reader, with which it resumes a stream.
 #[derive(Default, Clone)]
 struct Cursor {
     after_revision: Option<i64>,
@@ -56,8 +56,8 @@ impl Cursor {
 }
 
 on_both_databases! {
-    /// However many they are: what is read for them is read to its end, and its connection to the database is free again.
-    async fn readers_who_stop_reading_keep_nobody_from_the_log(backend: Backend) {
+    /// The server finishes its database reads for slow readers, and frees the connections, however many readers there are.
+    async fn stalled_readers_do_not_block_other_readers(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -75,11 +75,11 @@ on_both_databases! {
         assert_eq!(with_timeout("the log", admin.log()).await.len(), 303);
     }
 
-    async fn every_filter_finds_what_a_look_at_the_whole_log_finds(backend: Backend) {
+    async fn filters_match_a_scan_of_the_whole_log(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         let ann = log.iter().find(|e| e.user_email == "ann@example.com").unwrap().clone();
         let flag = log.iter().find(|e| e.entity_key == "a").unwrap().clone();
         let all = ListAuditLogsRequest { limit: Some(100), ..Default::default() };
@@ -120,11 +120,11 @@ on_both_databases! {
         }
     }
 
-    async fn both_ends_of_a_period_are_included(backend: Backend) {
+    async fn time_range_includes_both_ends(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         let (from, to) = (log[5].timestamp, log[9].timestamp);
         let time = |t: &Option<Timestamp>| t.map(|t| (t.seconds, t.nanos));
         let wanted: Vec<_> =
@@ -133,7 +133,7 @@ on_both_databases! {
         let found = list(&mut admin, between.clone()).await;
         assert_eq!(found.items.iter().rev().collect::<Vec<_>>(), wanted);
         assert_eq!(found.total, Some(wanted.len() as i64));
-        // A nanosecond inside: the ends are out.
+        // One nanosecond inside the range, the ends are excluded.
         let inside = |t: Option<Timestamp>, by: i32| t.map(|t| Timestamp { nanos: t.nanos + by, ..t });
         let narrow = ListAuditLogsRequest { from_date: inside(from, 1), ..between.clone() };
         assert_eq!(list(&mut admin, narrow).await.items.last(), log.iter().find(|e| time(&e.timestamp) > time(&from)));
@@ -142,17 +142,17 @@ on_both_databases! {
         let stream = StreamAuditLogsRequest { from_date: from, to_date: to, follow: true, ..Default::default() };
         let mut stream = admin.audit.stream_audit_logs(stream).await.unwrap().into_inner();
         let mut streamed = Vec::new();
-        while let Some(part) = with_timeout("the end of a period that has passed", stream.message()).await.unwrap() {
+        while let Some(part) = with_timeout("the end of a past time range", stream.message()).await.unwrap() {
             streamed.extend(part.items);
         }
         assert_eq!(streamed.iter().collect::<Vec<_>>(), wanted);
     }
 
-    async fn pages_do_not_shift_while_the_log_grows(backend: Backend) {
+    async fn pages_are_stable_while_the_log_grows(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         for filter in [None, Some("toggle_enabled".to_owned())] {
             let wanted: Vec<_> =
                 log.iter().rev().filter(|e| filter.as_ref().is_none_or(|f| *f == e.action_type)).cloned().collect();
@@ -186,11 +186,11 @@ on_both_databases! {
         }
     }
 
-    async fn a_page_that_makes_no_sense_is_refused(backend: Backend) {
+    async fn invalid_page_requests_are_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        history(&mut admin, &server).await;
+        write_history(&mut admin, &server).await;
         let good = ListAuditLogsRequest { limit: Some(2), ..Default::default() };
         let token = list(&mut admin, good.clone()).await.next_page_token;
         let bad = [
@@ -220,8 +220,8 @@ on_both_databases! {
         assert_eq!(reason_of(&admin.audit.get_audit_log(none).await.unwrap_err()), "AUDIT_LOG_NOT_FOUND");
     }
 
-    /// Readers that are cut off at random, several times, while flips go on.
-    async fn a_reader_that_resumes_sees_every_entry_once_and_in_order(backend: Backend) {
+    /// Readers are disconnected at random while flips continue.
+    async fn resumed_stream_delivers_each_entry_once_in_order(backend: Backend) {
         const FLIPS: usize = 2_000;
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
@@ -247,7 +247,7 @@ on_both_databases! {
                 while cursor.after_revision != Some(last) {
                     let request = StreamAuditLogsRequest { follow: true, ..cursor.request() };
                     let mut stream = client.audit.stream_audit_logs(request).await.unwrap().into_inner();
-                    // A generator of little numbers: how many messages this connection lives.
+                    // A pseudo-random number of messages before this connection is dropped.
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     for _ in 0..(random >> 60) {
                         if cursor.after_revision == Some(last) {
@@ -272,11 +272,11 @@ on_both_databases! {
         }
     }
 
-    async fn a_filtered_stream_says_how_far_it_has_looked(backend: Backend) {
+    async fn filtered_stream_reports_its_progress(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         let request = StreamAuditLogsRequest {
             entity_type: Some("user".into()),
             follow: true,
@@ -288,18 +288,18 @@ on_both_databases! {
         let last = log.last().unwrap();
         assert_eq!((part.through_revision, part.through_hash, part.caught_up), (last.revision, last.hash.clone(), true));
         let flip = admin.flip("a").await;
-        let part = with_timeout("word of a revision that does not match", stream.message()).await.unwrap().unwrap();
+        let part = with_timeout("progress past a revision that does not match", stream.message()).await.unwrap().unwrap();
         assert_eq!((part.items.len(), part.through_revision), (0, flip.revision));
         admin.new_user("bob@example.com", &[]).await;
         let part = with_timeout("the new user", stream.message()).await.unwrap().unwrap();
         assert_eq!(part.items[0].entity_key, "bob@example.com");
     }
 
-    async fn a_stream_ends_where_it_is_told_to(backend: Backend) {
+    async fn stream_with_a_limit_ends_there(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         let limited = StreamAuditLogsRequest { limit: Some(3), follow: true, after_revision: Some(2), ..Default::default() };
         let mut stream = admin.audit.stream_audit_logs(limited).await.unwrap().into_inner();
         let part = stream.message().await.unwrap().unwrap();
@@ -308,11 +308,11 @@ on_both_databases! {
         assert!(with_timeout("the end", stream.message()).await.unwrap().is_none());
     }
 
-    async fn a_cursor_of_another_log_is_refused(backend: Backend) {
+    async fn cursor_of_another_log_is_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let log = history(&mut admin, &server).await;
+        let log = write_history(&mut admin, &server).await;
         let last = log.len() as i64;
         let cases = [
             (StreamAuditLogsRequest { after_revision: Some(last + 1), ..Default::default() }, "CURSOR_IN_FUTURE"),
@@ -343,8 +343,8 @@ on_both_databases! {
         }
     }
 
-    /// Entries with the longest texts there can be: no message comes near what clients take.
-    async fn large_entries_come_in_messages_of_a_size_that_clients_take(backend: Backend) {
+    /// With entries of the maximum size, no message exceeds the default limit of clients.
+    async fn large_entries_fit_the_message_limit_of_clients(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
