@@ -1,4 +1,4 @@
-//! Callers who go away in the middle.
+//! Calls that are cancelled or time out while they are processed.
 
 use std::time::Duration;
 
@@ -8,8 +8,8 @@ use tonic::Code;
 
 use crate::support::{Backend, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
 
-/// Whether somebody still has a transaction open, or a lock that keeps others from writing.
-async fn is_quiet(database: &Database) -> bool {
+/// Whether no transaction is open, and no lock prevents writes.
+async fn is_idle(database: &Database) -> bool {
     match database.backend {
         Backend::Postgres => {
             let mut connection = PgConnection::connect(&database.url).await.unwrap();
@@ -27,21 +27,21 @@ async fn is_quiet(database: &Database) -> bool {
 }
 
 on_both_databases! {
-    async fn a_thousand_cancelled_flips_leave_nothing_half_done(backend: Backend) {
+    async fn cancelled_flips_are_made_fully_or_not_at_all(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         let mut finished = 0;
         for round in 0..1_000u64 {
-            // From at once to about as long as a flip takes: cancelled before, in the middle and after.
-            let patience = Duration::from_micros(round * 7 % 3_000);
-            // A server that is cancelled at too often closes the connection; then the next call opens another.
-            if let Ok(Ok(_)) = tokio::time::timeout(patience, admin.toggle.toggle_feature_flag(toggle("a"))).await {
+            // A flip takes up to about 3 ms, so this cancels it before, during and after the write.
+            let timeout = Duration::from_micros(round * 7 % 3_000);
+            // After too many cancellations the server closes the connection, and the next call opens another.
+            if let Ok(Ok(_)) = tokio::time::timeout(timeout, admin.toggle.toggle_feature_flag(toggle("a"))).await {
                 finished += 1;
             }
         }
-        // The last flip comes after everything that was taken up.
+        // The last flip is processed after all earlier ones.
         server.admin().await.flip("a").await;
         finished += 1;
 
@@ -50,17 +50,17 @@ on_both_databases! {
         assert_eq!(revisions, (1..=log.len() as i64).collect::<Vec<_>>());
         let flips: Vec<_> = log.iter().filter(|e| e.action_type.starts_with("toggle_")).collect();
         assert!(flips.len() >= finished, "{} entries, {finished} answers", flips.len());
-        assert!(finished < 1_001, "none was cancelled in time: this test tests nothing");
+        assert!(finished < 1_001, "no flip was cancelled in time, so this test proves nothing");
         let flag = admin.get("a").await;
         assert_eq!(flag.status() == FeatureFlagStatus::Enabled, flips.len() % 2 == 1);
         assert_eq!(flag.revision, flips.last().unwrap().revision);
-        assert!(is_quiet(&database).await);
+        assert!(is_idle(&database).await);
     }
 }
 
-/// While the log is held, a flip waits behind another one that is being written; its deadline comes first.
+/// While the head is locked, a flip waits behind another one, until its deadline passes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_whose_deadline_passes_while_it_waits_is_not_made() {
+async fn queued_flip_is_not_made_after_its_deadline() {
     let database = Database::new(Backend::Postgres).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
