@@ -1,4 +1,4 @@
-//! Client certificates that stand for users.
+//! Authentication by client certificate.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,14 +12,14 @@ const CHECKOUT: &str = "spiffe://example.com/checkout";
 const OTHER: &str = "spiffe://example.com/other";
 const USERS: &str = "spiffe://example.com/checkout=checkout@example.com; spiffe://example.com/other=other@example.com";
 
-struct World {
+struct TlsServer {
     server: Server,
     ca: Ca,
     _database: Database,
     _files: Files,
 }
 
-async fn start() -> World {
+async fn start() -> TlsServer {
     let ca = Ca::new("ours");
     let files = Files::new(&ca.server(), Some(&ca));
     let database = Database::new(Backend::Sqlite).await;
@@ -34,10 +34,10 @@ async fn start() -> World {
     )
     .await;
     server.ready().await;
-    World { server, ca, _database: database, _files: files }
+    TlsServer { server, ca, _database: database, _files: files }
 }
 
-impl World {
+impl TlsServer {
     async fn call(&self, identity: &Identity, token: Option<&str>) -> Result<WhoAmIResponse, Status> {
         let mut client = client(self.server.address, &self.ca, Some(identity), token).await.unwrap();
         client.access.who_am_i(WhoAmIRequest {}).await.map(tonic::Response::into_inner)
@@ -45,58 +45,58 @@ impl World {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_certificate_stands_for_the_user_that_its_name_is_mapped_to() {
-    let world = start().await;
-    let checkout = world.ca.client(CHECKOUT);
-    let mut admin = admin(world.server.address, &world.ca, Some(&checkout)).await.unwrap();
+async fn certificate_authenticates_the_mapped_user() {
+    let setup = start().await;
+    let checkout = setup.ca.client(CHECKOUT);
+    let mut admin = admin(setup.server.address, &setup.ca, Some(&checkout)).await.unwrap();
     admin.create("a").await;
     let unauthenticated = |result: Result<WhoAmIResponse, Status>| {
         assert_eq!(result.unwrap_err().code(), Code::Unauthenticated);
     };
-    // Nobody is created for a certificate.
-    unauthenticated(world.call(&checkout, None).await);
+    // A certificate does not create a user.
+    unauthenticated(setup.call(&checkout, None).await);
     let permissions = ["toggle_feature_flags", "view_audit_logs"];
     let secret = admin.new_user("checkout@example.com", &permissions).await;
     admin.new_user("other@example.com", &[]).await;
 
-    let me = world.call(&checkout, None).await.unwrap();
+    let me = setup.call(&checkout, None).await.unwrap();
     assert_eq!((me.user.unwrap().email.as_str(), me.token_id.as_str()), ("checkout@example.com", ""));
     assert_eq!(me.permissions, permissions);
-    let mut service = client(world.server.address, &world.ca, Some(&checkout), None).await.unwrap();
+    let mut service = client(setup.server.address, &setup.ca, Some(&checkout), None).await.unwrap();
     let entry = service.toggle.toggle_feature_flag(toggle("a")).await.unwrap().into_inner().audit_log.unwrap();
     assert_eq!((entry.user_email.as_str(), entry.token_id), ("checkout@example.com", None));
 
-    // A token that is sent is what counts, also one that does not work.
+    // A token takes precedence over the certificate, even an invalid one.
     assert_eq!(
-        world.call(&world.ca.client(OTHER), Some(&secret)).await.unwrap().user.unwrap().email,
+        setup.call(&setup.ca.client(OTHER), Some(&secret)).await.unwrap().user.unwrap().email,
         "checkout@example.com"
     );
-    unauthenticated(world.call(&checkout, Some("a-token-that-nobody-has-ever-made")).await);
-    unauthenticated(world.call(&world.ca.client("spiffe://example.com/unknown"), None).await);
-    unauthenticated(world.call(&world.ca.client("spiffe://example.com/Checkout"), None).await);
-    // Two users at once are none.
-    unauthenticated(world.call(&world.ca.client_until(&[CHECKOUT, OTHER], None), None).await);
-    let with_others = world.ca.client_until(&["spiffe://example.com/unknown", CHECKOUT], None);
-    world.call(&with_others, None).await.unwrap();
+    unauthenticated(setup.call(&checkout, Some("an-unknown-token-that-was-never-issued")).await);
+    unauthenticated(setup.call(&setup.ca.client("spiffe://example.com/unknown"), None).await);
+    unauthenticated(setup.call(&setup.ca.client("spiffe://example.com/Checkout"), None).await);
+    // A certificate that maps to two users is rejected.
+    unauthenticated(setup.call(&setup.ca.client_until(&[CHECKOUT, OTHER], None), None).await);
+    let with_others = setup.ca.client_until(&["spiffe://example.com/unknown", CHECKOUT], None);
+    setup.call(&with_others, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_connection_outlives_neither_its_certificate_nor_its_user() {
-    let world = start().await;
-    let mut admin = admin(world.server.address, &world.ca, Some(&world.ca.client(OTHER))).await.unwrap();
+async fn streams_end_with_their_certificate_or_user() {
+    let setup = start().await;
+    let mut admin = admin(setup.server.address, &setup.ca, Some(&setup.ca.client(OTHER))).await.unwrap();
     admin.new_user("checkout@example.com", &["view_audit_logs"]).await;
     admin.new_user("other@example.com", &["view_audit_logs"]).await;
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
 
     let end = SystemTime::now() + Duration::from_secs(8);
-    let brief = world.ca.client_until(&[CHECKOUT], Some(end));
-    let mut brief = client(world.server.address, &world.ca, Some(&brief), None).await.unwrap();
-    let mut other = client(world.server.address, &world.ca, Some(&world.ca.client(OTHER)), None).await.unwrap();
-    let mut expiring = brief.audit.stream_audit_logs(follow.clone()).await.unwrap().into_inner();
+    let expiring = setup.ca.client_until(&[CHECKOUT], Some(end));
+    let mut expiring_client = client(setup.server.address, &setup.ca, Some(&expiring), None).await.unwrap();
+    let mut other = client(setup.server.address, &setup.ca, Some(&setup.ca.client(OTHER)), None).await.unwrap();
+    let mut expiring = expiring_client.audit.stream_audit_logs(follow.clone()).await.unwrap().into_inner();
     let mut kept = other.audit.stream_audit_logs(follow).await.unwrap().into_inner();
     let status = read_until_error(&mut expiring).await;
     assert_eq!(status.code(), Code::Unauthenticated);
-    assert_eq!(brief.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(expiring_client.access.who_am_i(WhoAmIRequest {}).await.unwrap_err().code(), Code::Unauthenticated);
 
     let id = other.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap().id;
     admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
@@ -106,7 +106,7 @@ async fn a_connection_outlives_neither_its_certificate_nor_its_user() {
 }
 
 #[tokio::test]
-async fn a_wrong_mapping_stops_the_start() {
+async fn invalid_certificate_mapping_fails_the_start() {
     let two = format!("{CHECKOUT}=a@example.com;{CHECKOUT}=b@example.com");
     let files = [("TOGGLED_TLS_CERTIFICATE", "c"), ("TOGGLED_TLS_KEY", "k"), ("TOGGLED_CLIENT_CA", "a")];
     for (value, with_ca, expected) in [
@@ -119,8 +119,8 @@ async fn a_wrong_mapping_stops_the_start() {
         let mut settings = vec![("TOGGLED_CLIENT_CERTIFICATE_USER", value)];
         settings.extend(files.iter().filter(|_| with_ca));
         let output = invoke(&["serve"], &settings).await;
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!((output.status.code(), told.lines().count()), (Some(2), 1), "{value}: {told}");
-        assert!(told.contains(expected), "{value}: {told}");
+        let message = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), message.lines().count()), (Some(2), 1), "{value}: {message}");
+        assert!(message.contains(expected), "{value}: {message}");
     }
 }
