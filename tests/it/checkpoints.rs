@@ -1,4 +1,4 @@
-//! Signed checkpoints: the key, what is signed and stored, and who can verify it.
+//! Signed checkpoints: when they are stored, how they are read, and that they verify.
 
 mod signing_key;
 mod startup_verification;
@@ -15,7 +15,7 @@ use tonic_types::StatusExt;
 use crate::store::raw::Raw;
 use crate::support::{CHECKPOINT_KEY, Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
-/// One checkpoint every ten revisions.
+/// Settings with a checkpoint every ten revisions.
 const EVERY_TEN: [(&str, &str); 2] = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "10")];
 
 async fn sign(client: &mut Client, revision: Option<i64>) -> GetAuditCheckpointResponse {
@@ -30,8 +30,8 @@ fn revisions(list: &ListAuditCheckpointsResponse) -> Vec<i64> {
     list.checkpoints.iter().map(|checkpoint| checkpoint.revision).collect()
 }
 
-/// Waits until so many checkpoints are stored.
-async fn until_stored(client: &mut Client, count: usize) -> ListAuditCheckpointsResponse {
+/// Waits until at least `count` checkpoints are stored.
+async fn wait_until_stored(client: &mut Client, count: usize) -> ListAuditCheckpointsResponse {
     with_timeout("checkpoints", async {
         loop {
             let list = list(client).await;
@@ -44,7 +44,7 @@ async fn until_stored(client: &mut Client, count: usize) -> ListAuditCheckpoints
     .await
 }
 
-/// Writes until the log is at this revision.
+/// Flips a flag until the log has reached a revision.
 async fn write_to(client: &mut Client, revision: i64) {
     if client.log().await.iter().all(|entry| entry.entity_key != "a") {
         client.create("a").await;
@@ -52,7 +52,7 @@ async fn write_to(client: &mut Client, revision: i64) {
     while client.flip("a").await.revision < revision {}
 }
 
-/// A checkpoint as somebody verifies it who has nothing but docs/audit-proof.md.
+/// Verifies a checkpoint by docs/audit-proof.md alone, and then with the library.
 fn assert_signed(checkpoint: &AuditCheckpoint, keys: &[CheckpointKey]) {
     let AuditCheckpoint { log_id, revision, hash, key_id, signature, note, .. } = checkpoint;
     let (text, signatures) = note.split_once("\n\n").unwrap();
@@ -78,8 +78,8 @@ fn assert_signed(checkpoint: &AuditCheckpoint, keys: &[CheckpointKey]) {
 }
 
 on_both_databases! {
-    /// Also those in the middle of a batch, and each once although two servers sign.
-    async fn a_checkpoint_is_stored_at_every_multiple_of_the_interval(backend: Backend) {
+    /// This includes revisions inside a batch. Two servers sign, and each checkpoint is stored once.
+    async fn checkpoint_is_stored_at_each_interval(backend: Backend) {
         let database = Database::new(backend).await;
         let here = Server::start_with(&database, &EVERY_TEN).await;
         let there = Server::start_with(&database, &EVERY_TEN).await;
@@ -98,7 +98,7 @@ on_both_databases! {
         write_to(&mut admin, at + 30).await;
         let log = admin.log().await;
         let due: Vec<i64> = (1..=log.len() as i64 / 10).map(|number| number * 10).collect();
-        let stored = until_stored(&mut other, due.len()).await;
+        let stored = wait_until_stored(&mut other, due.len()).await;
         assert_eq!(revisions(&stored), due);
         for checkpoint in &stored.checkpoints {
             assert_signed(checkpoint, &stored.keys);
@@ -107,20 +107,20 @@ on_both_databases! {
         assert_eq!(stored.keys.len(), 1);
     }
 
-    /// A server that comes later stores the newest that is due, and then all that follow.
-    async fn the_newest_checkpoint_is_made_up_for_at_the_start(backend: Backend) {
+    /// A server that starts later stores the newest checkpoint that is due, and then all that follow.
+    async fn start_stores_the_newest_missing_checkpoint(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
         write_to(&mut server.admin().await, 25).await;
         server.terminate().await;
         let server = Server::start_with(&database, &EVERY_TEN).await;
         let mut admin = server.admin().await;
-        assert_eq!(revisions(&until_stored(&mut admin, 1).await), [20]);
+        assert_eq!(revisions(&wait_until_stored(&mut admin, 1).await), [20]);
         write_to(&mut admin, 40).await;
-        assert_eq!(revisions(&until_stored(&mut admin, 3).await), [20, 30, 40]);
+        assert_eq!(revisions(&wait_until_stored(&mut admin, 3).await), [20, 30, 40]);
     }
 
-    async fn what_cannot_be_stored_now_is_stored_later(backend: Backend) {
+    async fn failed_checkpoint_is_stored_later(backend: Backend) {
         let database = Database::new(backend).await;
         let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
         server.ready().await;
@@ -129,12 +129,12 @@ on_both_databases! {
         write_to(&mut admin, 35).await;
         log.wait_for_line("could not store a checkpoint").await;
         raw.run("ALTER TABLE elsewhere RENAME TO checkpoints").await;
-        assert_eq!(revisions(&until_stored(&mut admin, 3).await), [10, 20, 30]);
+        assert_eq!(revisions(&wait_until_stored(&mut admin, 3).await), [10, 20, 30]);
         server.terminate().await;
-        assert!(!log.rest().await.contains("could not store a checkpoint"), "told once an outage");
+        assert!(!log.rest().await.contains("could not store a checkpoint"), "the failure is logged once");
     }
 
-    async fn any_revision_that_is_kept_can_be_signed(backend: Backend) {
+    async fn any_revision_in_the_log_can_be_signed(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
         let mut admin = server.admin().await;
@@ -153,18 +153,18 @@ on_both_databases! {
             (9, Code::OutOfRange, "CURSOR_IN_FUTURE"),
         ] {
             let request = GetAuditCheckpointRequest { revision: Some(revision) };
-            let told = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
-            assert_eq!((told.code(), reason_of(&told).as_str()), (code, reason));
+            let error = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
+            assert_eq!((error.code(), reason_of(&error).as_str()), (code, reason));
         }
     }
 
-    /// What is just before the oldest entry is known by its hash; checkpoints outlive what they speak of.
-    async fn a_log_that_was_trimmed_keeps_its_checkpoints(backend: Backend) {
+    /// The revision just before the oldest entry can still be signed. Checkpoints of removed entries are kept.
+    async fn trimmed_log_keeps_its_checkpoints(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &EVERY_TEN).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 25).await;
-        let (log, before) = (admin.log().await, until_stored(&mut admin, 2).await);
+        let (log, before) = (admin.log().await, wait_until_stored(&mut admin, 2).await);
         let through_hash = log[14].hash.clone();
         let request = TrimAuditLogsRequest { through_revision: 15, through_hash, ..Default::default() };
         admin.audit.trim_audit_logs(request).await.unwrap();
@@ -181,14 +181,14 @@ on_both_databases! {
                 assert_eq!(signed.checkpoint.unwrap().hash, log[revision as usize - 1].hash);
             }
             let request = GetAuditCheckpointRequest { revision: Some(14) };
-            let told = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
-            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::OutOfRange, "CURSOR_TOO_OLD"));
-            assert_eq!(told.get_details_error_info().unwrap().metadata["oldest_revision"], "16");
+            let error = admin.audit.get_audit_checkpoint(request).await.unwrap_err();
+            assert_eq!((error.code(), reason_of(&error).as_str()), (Code::OutOfRange, "CURSOR_TOO_OLD"));
+            assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], "16");
             server.terminate().await;
         }
     }
 
-    async fn checkpoints_are_listed_page_by_page(backend: Backend) {
+    async fn checkpoint_list_is_paged(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1")];
         let server = Server::start_with(&database, &settings).await;
@@ -204,7 +204,7 @@ on_both_databases! {
             }
         })
         .await;
-        // The first revisions are those of the first start: the newest of them is due then.
+        // The first start writes several revisions at once, and signs the newest of them.
         let oldest = revisions(&all)[0];
         assert!(oldest <= 3, "{oldest}");
         assert_eq!(revisions(&all), (oldest..=105).collect::<Vec<_>>());
@@ -230,8 +230,8 @@ on_both_databases! {
             [(-1, None, ""), (1_001, None, ""), (0, Some(-1), ""), (0, None, "nonsense"), (0, Some(2), &token)]
         {
             let request = ListAuditCheckpointsRequest { page_size, from_revision, page_token: page_token.into() };
-            let told = admin.audit.list_audit_checkpoints(request).await.unwrap_err();
-            assert_eq!(told.code(), Code::InvalidArgument, "{page_size} {from_revision:?} {page_token}");
+            let error = admin.audit.list_audit_checkpoints(request).await.unwrap_err();
+            assert_eq!(error.code(), Code::InvalidArgument, "{page_size} {from_revision:?} {page_token}");
         }
     }
 }

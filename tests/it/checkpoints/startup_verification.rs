@@ -1,4 +1,4 @@
-//! A server that is started on a log that is not what was written refuses to serve it, and one that runs tells who reads.
+//! A server refuses to start on a log that was tampered with. A running server reports corrupt entries to readers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -8,36 +8,36 @@ use toggled::checkpoint::{Note, SigningKey};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::{EVERY_TEN, until_stored, write_to};
+use super::{EVERY_TEN, wait_until_stored, write_to};
 use crate::store::raw::Raw;
 use crate::store::retention::trim;
 use crate::store::world::{World, create, service, toggle};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both_databases, reason_of, with_timeout};
 
-/// A log of 25 entries and two checkpoints that no server serves now, and somebody who may change anything in it.
-async fn tampered(backend: Backend) -> (Database, Raw) {
+/// A database with 25 entries and two checkpoints, without a server, and a connection that bypasses its triggers.
+async fn unguarded_log(backend: Backend) -> (Database, Raw) {
     let database = Database::new(backend).await;
     let server = Server::start_with(&database, &EVERY_TEN).await;
     let mut admin = server.admin().await;
     write_to(&mut admin, 25).await;
-    until_stored(&mut admin, 2).await;
+    wait_until_stored(&mut admin, 2).await;
     server.terminate().await;
     let mut raw = Raw::connect(&database).await;
     raw.unguard().await;
     (database, raw)
 }
 
-/// What a server says that refuses to start.
+/// The reason with which a server refuses to start.
 async fn refusal(database: &Database, more: &[(&str, &str)]) -> String {
     let own =
         [("TOGGLED_DATABASE_URL", database.url.as_str()), ("TOGGLED_LISTEN", "127.0.0.1:0"), ("TOGGLED_LOG", "error")];
     let output = invoke(&["serve"], &[&own, &EVERY_TEN[..], more].concat()).await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
     assert!(!String::from_utf8(output.stdout).unwrap().contains("ready"));
-    let told = told.strip_prefix("toggled: DATA_LOSS: the audit log is not intact: ").unwrap().trim_end();
-    let (what, advice) = told.split_once("; not serving; run toggled audit verify --database ").unwrap();
+    let message = message.strip_prefix("toggled: DATA_LOSS: the audit log is not intact: ").unwrap().trim_end();
+    let (what, advice) = message.split_once("; not serving; run toggled audit verify --database ").unwrap();
     assert!(!advice.is_empty());
     what.to_owned()
 }
@@ -46,32 +46,32 @@ async fn assert_starts(database: &Database) {
     assert!(Server::start_with(database, &EVERY_TEN).await.terminate().await.success());
 }
 
-/// A log of so many entries, without a checkpoint.
-async fn long(backend: Backend, entries: i64) -> World {
-    let mut world = World::new(backend).await;
-    world.commit(&[service(create("a"))]).await;
-    world.lengthen(service(toggle("a")), entries).await;
-    world
+/// A log with this many entries and no checkpoint.
+async fn long_log(backend: Backend, entries: i64) -> World {
+    let mut setup = World::new(backend).await;
+    setup.commit(&[service(create("a"))]).await;
+    setup.lengthen(service(toggle("a")), entries).await;
+    setup
 }
 
 const ALTERED: &str = "altered: the hash of the entry is not that of what it says and of the entry before it";
 
 on_both_databases! {
-    async fn an_altered_entry_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn altered_entry_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         assert_starts(&database).await;
         raw.run("UPDATE audit_logs SET user_email = 'nobody@example.com' WHERE revision = 23").await;
         assert_eq!(refusal(&database, &[]).await, format!("revision 23: {ALTERED}"));
         raw.run("UPDATE audit_logs SET user_email = 'admin@localhost' WHERE revision = 23").await;
         assert_starts(&database).await;
-        // One that cannot be read at all.
+        // An entry that cannot be decoded.
         raw.run("UPDATE audit_logs SET hash_version = 300 WHERE revision = 22").await;
         assert_eq!(refusal(&database, &[]).await, format!("revision 22: {ALTERED}"));
     }
 
-    /// What lies before the last checkpoint is found by who asks for it.
-    async fn an_entry_that_was_altered_long_ago_is_found_on_request(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    /// Entries before the last checkpoint are verified only on request.
+    async fn entry_altered_before_the_checkpoint_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 4").await;
         assert_starts(&database).await;
         let all = [("TOGGLED_VERIFY_ON_START", "true")];
@@ -80,50 +80,50 @@ on_both_databases! {
         assert_eq!(refusal(&database, &all).await, "revision 4: missing: the next entry is that of revision 5");
     }
 
-    async fn an_end_that_was_moved_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn moved_head_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         raw.run("UPDATE log_head SET revision = 24").await;
         assert_eq!(refusal(&database, &[]).await, "revision 25: behind the end: the log should end at revision 24");
         raw.run("UPDATE log_head SET revision = 27").await;
         assert_eq!(refusal(&database, &[]).await, "revision 26: missing: the log should go on to revision 27");
         let hash = raw.hash(7);
         raw.run(&format!("UPDATE log_head SET revision = 25, hash = {hash}")).await;
-        let told = "revision 25: altered: the log should end with an entry that has another hash";
-        assert_eq!(refusal(&database, &[]).await, told);
+        let expected = "revision 25: altered: the log should end with an entry that has another hash";
+        assert_eq!(refusal(&database, &[]).await, expected);
         raw.run("UPDATE log_head SET hash = (SELECT hash FROM audit_logs WHERE revision = 25)").await;
         assert_starts(&database).await;
     }
 
-    async fn a_tail_that_was_cut_off_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn deleted_end_of_the_log_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         raw.run("DELETE FROM audit_logs WHERE revision > 22").await;
         assert_eq!(refusal(&database, &[]).await, "revision 23: missing: the log should go on to revision 25");
-        // Even if the end says that this is all.
+        // The same with a head that matches the shortened log.
         raw.run("DELETE FROM audit_logs WHERE revision > 17").await;
         let cut = "UPDATE log_head SET revision = 17, hash = (SELECT hash FROM audit_logs WHERE revision = 17)";
         raw.run(cut).await;
-        let told = "revision 20: the checkpoint there is not of this log: the log ends at revision 17";
-        assert_eq!(refusal(&database, &[]).await, told);
+        let expected = "revision 20: the checkpoint there is not of this log: the log ends at revision 17";
+        assert_eq!(refusal(&database, &[]).await, expected);
     }
 
-    async fn a_beginning_that_was_cut_off_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn deleted_start_of_the_log_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         let hash = "(SELECT hash FROM audit_logs WHERE revision = 4)";
         raw.run(&format!("UPDATE log_head SET floor = 4, floor_hash = {hash}")).await;
         raw.run("DELETE FROM audit_logs WHERE revision <= 4").await;
-        let told = "revision 4: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash";
-        assert_eq!(refusal(&database, &[]).await, told);
+        let expected = "revision 4: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash";
+        assert_eq!(refusal(&database, &[]).await, expected);
     }
 
-    /// That its hash is right says nothing of the rest of it.
-    async fn an_alteration_of_the_entry_at_the_checkpoint_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    /// The stored hash still matches the checkpoint; the other columns do not match the hash.
+    async fn altered_entry_at_the_checkpoint_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 20").await;
         assert_eq!(refusal(&database, &[]).await, format!("revision 20: {ALTERED}"));
     }
 
-    async fn an_entry_behind_the_end_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn entry_past_the_head_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         let columns = "timestamp, user_email, action_type, entity_type, entity_key, entity_name, method, hash_version, hash";
         let id = raw.id(uuid::Uuid::now_v7());
         let sql = format!(
@@ -133,8 +133,8 @@ on_both_databases! {
         assert_eq!(refusal(&database, &[]).await, "revision 26: behind the end: the log should end at revision 25");
     }
 
-    async fn a_checkpoint_that_does_not_fit_is_found(backend: Backend) {
-        let (database, mut raw) = tampered(backend).await;
+    async fn forged_checkpoint_is_found(backend: Backend) {
+        let (database, mut raw) = unguarded_log(backend).await;
         let own = SigningKey::from_pem(CHECKPOINT_KEY.1.as_bytes()).unwrap();
         let text = raw.texts("SELECT note FROM checkpoints WHERE revision = 20").await.remove(0);
         let checkpoint = Note::parse(&text).unwrap().checkpoint;
@@ -153,10 +153,10 @@ on_both_databases! {
                 own.verifier(checkpoint.log_id).id())),
         ] {
             raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", forged.replace('\'', "''"))).await;
-            let told = refusal(&database, &[]).await;
-            assert_eq!(told, format!("revision 20: the checkpoint there is not of this log: {why}"));
+            let message = refusal(&database, &[]).await;
+            assert_eq!(message, format!("revision 20: the checkpoint there is not of this log: {why}"));
         }
-        // Of another log, by a key that is listed.
+        // A checkpoint of another log, signed with a listed key.
         let listed = own.verifier(nil);
         raw.run(&format!("INSERT INTO checkpoint_keys SELECT '{listed}', added_at FROM checkpoint_keys")).await;
         raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", own.sign(other_log))).await;
@@ -165,8 +165,8 @@ on_both_databases! {
         assert_starts(&database).await;
     }
 
-    /// Other servers go on writing while one starts.
-    async fn a_log_that_grows_meanwhile_is_not_taken_for_broken(backend: Backend) {
+    /// Other servers keep writing while one starts.
+    async fn log_that_grows_during_the_check_is_accepted(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1"), ("TOGGLED_VERIFY_ON_START", "true")];
         let server = Server::start_with(&database, &settings).await;
@@ -182,28 +182,28 @@ on_both_databases! {
         for _ in 0..3 {
             let before = reached.load(Ordering::Relaxed);
             let other = Server::start_with(&database, &settings).await;
-            assert!(reached.load(Ordering::Relaxed) > before, "it has not grown meanwhile");
+            assert!(reached.load(Ordering::Relaxed) > before, "the log did not grow during the start");
             other.terminate().await;
         }
         stop.store(true, Ordering::Relaxed);
         writing.await.unwrap();
     }
 
-    /// Where nobody has signed anything, and unless all are asked for, it is the last 10,000 entries that are looked at.
-    async fn an_alteration_is_found_as_far_back_as_is_looked(backend: Backend) {
-        let mut world = long(backend, 10_020).await;
-        world.raw.unguard().await;
-        world.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 21").await;
-        assert_eq!(refusal(&world.database, &[]).await, format!("revision 21: {ALTERED}"));
-        world.raw.run("UPDATE audit_logs SET reason = NULL WHERE revision = 21").await;
-        world.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 20").await;
-        // Without a key, so that there is nothing that is signed afterwards either.
-        assert!(Server::start(&world.database).await.terminate().await.success());
+    /// Without a checkpoint, and unless all entries are requested, the last 10,000 entries are verified.
+    async fn verification_covers_the_last_10_000_entries(backend: Backend) {
+        let mut setup = long_log(backend, 10_020).await;
+        setup.raw.unguard().await;
+        setup.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 21").await;
+        assert_eq!(refusal(&setup.database, &[]).await, format!("revision 21: {ALTERED}"));
+        setup.raw.run("UPDATE audit_logs SET reason = NULL WHERE revision = 21").await;
+        setup.raw.run("UPDATE audit_logs SET reason = 'why not' WHERE revision = 20").await;
+        // Without a key, so that this start signs nothing either.
+        assert!(Server::start(&setup.database).await.terminate().await.success());
         let all = [("TOGGLED_VERIFY_ON_START", "true")];
-        assert_eq!(refusal(&world.database, &all).await, format!("revision 20: {ALTERED}"));
+        assert_eq!(refusal(&setup.database, &all).await, format!("revision 20: {ALTERED}"));
     }
 
-    async fn who_reads_a_corrupt_entry_is_told_so(backend: Backend) {
+    async fn reading_a_corrupt_entry_returns_data_loss(backend: Backend) {
         let database = Database::new(backend).await;
         let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
         server.ready().await;
@@ -218,27 +218,27 @@ on_both_databases! {
         let mut stream = admin.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
         let streamed = with_timeout("the end of the stream", stream.message()).await.map(drop);
         for answer in [listed, read, streamed] {
-            let told = answer.unwrap_err();
-            assert_eq!((told.code(), reason_of(&told).as_str()), (Code::DataLoss, "LOG_CORRUPT"), "{told}");
-            assert_eq!(told.get_details_error_info().unwrap().metadata["first_bad_revision"], "5");
-            assert!(!told.message().contains("hash_version"), "{told}");
+            let error = answer.unwrap_err();
+            assert_eq!((error.code(), reason_of(&error).as_str()), (Code::DataLoss, "LOG_CORRUPT"), "{error}");
+            assert_eq!(error.get_details_error_info().unwrap().metadata["first_bad_revision"], "5");
+            assert!(!error.message().contains("hash_version"), "{error}");
             log.wait_for_line("hash_version of row 5").await;
         }
-        // What has nothing to do with it is served.
+        // Other calls are served.
         admin.flip("a").await;
     }
 }
 
-/// Another server removes what is being read: the check begins again with what is left.
+/// Another server trims the entries that are being verified. The verification starts again with the remaining ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_trimmed_meanwhile_is_not_taken_for_broken() {
-    let mut world = long(Backend::Postgres, 2_600).await;
-    let proxy = PostgresProxy::new(&world.database).await;
-    // In the middle of the second thousand, which is the second page: the first rows are those of a few flags and users.
+async fn log_trimmed_during_the_check_is_accepted() {
+    let mut setup = long_log(Backend::Postgres, 2_600).await;
+    let proxy = PostgresProxy::new(&setup.database).await;
+    // This stalls within the second page of 1,000 entries. The first rows are a few flags and users.
     proxy.stall_after(1_500);
     let mut server = Server::launch(&proxy.database.url, &[]).await;
     proxy.wait_until_stalled().await;
-    trim(&mut world, 2_500).await;
+    trim(&mut setup, 2_500).await;
     proxy.set(Link::Open);
     server.ready().await;
     assert!(server.terminate().await.success());
