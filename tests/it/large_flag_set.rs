@@ -1,4 +1,4 @@
-//! A hundred thousand flags.
+//! A database with a hundred thousand flags.
 
 use std::collections::HashSet;
 
@@ -13,9 +13,9 @@ use crate::support::{Backend, Client, Database, Server, invoke, with_timeout};
 
 const FLAGS: usize = 100_000;
 
-/// A hundred thousand flags, written inside the database as one transaction. Their entries have been trimmed away, so
-/// that the log begins behind them, with the entry that says so; the triggers, which would miss them, are put off.
-const FILL: &str = "
+/// Inserts a hundred thousand flags in one transaction. The log starts after their entries, as if it had been trimmed.
+/// Triggers are disabled, since they would require the entries.
+const INSERT_FLAGS: &str = "
     SET session_replication_role = replica;
     BEGIN;
     INSERT INTO feature_flags (id, key, name, description, status, revision, created_at, updated_at, updated_by)
@@ -25,13 +25,13 @@ const FILL: &str = "
     UPDATE log_head SET revision = 100001, timestamp = to_timestamp(0), floor = 100000, floor_hash = sha256('a');
     COMMIT;";
 
-/// The entry $1 of the log, which ends with it and says that what was before was removed.
-const TRIMMED: &str = "WITH head AS (UPDATE log_head SET hash = $2)
+/// Inserts the last entry, `log_trimmed`, and moves the head to it.
+const INSERT_TRIM_ENTRY: &str = "WITH head AS (UPDATE log_head SET hash = $2)
     INSERT INTO audit_logs (id, revision, timestamp, user_email, action_type, entity_type, entity_key, entity_name,
         new_value, method, hash_version, hash)
     VALUES ($1, 100001, to_timestamp(0), '', 'log_trimmed', 'log', '', '', $3, '', 1, $2)";
 
-fn trimmed(beginning: Beginning) -> Entry {
+fn trim_entry(beginning: Beginning) -> Entry {
     Entry {
         id: Uuid::from_u128(1),
         revision: beginning.floor + 1,
@@ -59,24 +59,24 @@ fn trimmed(beginning: Beginning) -> Entry {
     }
 }
 
-async fn filled() -> Database {
+async fn database_with_flags() -> Database {
     let database = Database::new(Backend::Postgres).await;
     let migrated = invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await;
     assert!(migrated.status.success());
     let mut connection = PgConnection::connect(&database.url).await.unwrap();
-    connection.execute(FILL).await.unwrap();
+    connection.execute(INSERT_FLAGS).await.unwrap();
     let head: (Uuid, Vec<u8>) =
         sqlx::query_as("SELECT log_id, floor_hash FROM log_head").fetch_one(&mut connection).await.unwrap();
     let beginning = Beginning { floor: FLAGS as i64, hash: head.1.try_into().unwrap() };
-    let trim = trimmed(beginning);
+    let trim = trim_entry(beginning);
     let hash = chain(&beginning.hash, head.0, &trim);
-    let written = sqlx::query(TRIMMED).bind(trim.id).bind(&hash[..]).bind(trim.new_value.as_deref());
+    let written = sqlx::query(INSERT_TRIM_ENTRY).bind(trim.id).bind(&hash[..]).bind(trim.new_value.as_deref());
     written.execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();
     database
 }
 
-async fn listed(client: &mut Client) -> HashSet<String> {
+async fn list_all(client: &mut Client) -> HashSet<String> {
     let mut keys = HashSet::new();
     let mut request = ListFeatureFlagsRequest { page_size: 1_000, ..Default::default() };
     loop {
@@ -90,11 +90,11 @@ async fn listed(client: &mut Client) -> HashSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hundred_thousand_flags_are_listed_watched_and_flipped() {
-    let database = filled().await;
+async fn large_flag_set_is_listed_watched_and_flipped() {
+    let database = database_with_flags().await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
-    assert_eq!(listed(&mut admin).await.len(), FLAGS);
+    assert_eq!(list_all(&mut admin).await.len(), FLAGS);
     let mut watching =
         admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
     let mut seen = HashSet::new();
@@ -105,8 +105,12 @@ async fn a_hundred_thousand_flags_are_listed_watched_and_flipped() {
         messages += 1;
         caught_up = message.caught_up;
     }
-    assert_eq!((seen.len(), messages), (FLAGS, FLAGS / 1_000 + 1), "a thousand at a time, and that it is all");
-    // What follows costs what changes.
+    assert_eq!(
+        (seen.len(), messages),
+        (FLAGS, FLAGS / 1_000 + 1),
+        "messages of 1,000 flags, and one that is caught up"
+    );
+    // Later messages hold only the changed flag.
     for key in ["flag-1", "flag-100000", "flag-1"] {
         let flipped = admin.flip(key).await.feature_flag.unwrap();
         let message = with_timeout("the flip", watching.message()).await.unwrap().unwrap();
