@@ -1,4 +1,4 @@
-//! Requests that nobody would send: whatever the bytes are, they are answered, and not as a defect of ours.
+//! Random and malformed requests: each is answered, and never with an internal error.
 
 use http::uri::PathAndQuery;
 use proptest::prelude::*;
@@ -11,10 +11,10 @@ use crate::support::methods::{channel, methods};
 use crate::support::raw_codec::RawCodec;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
-/// Requests to each method.
+/// The number of random requests per method.
 const CASES: u32 = 40;
 
-/// Bytes that are nothing at all, or fields of a message: numbers, texts that mean something here and there, and messages.
+/// Random bytes, or an encoded message with numbers, texts (some of them meaningful) and nested messages.
 fn message() -> impl Strategy<Value = Vec<u8>> {
     let text = prop_oneof![
         Just("flag-1".to_owned()),
@@ -30,9 +30,9 @@ fn message() -> impl Strategy<Value = Vec<u8>> {
         proptest::collection::vec(any::<u8>(), 0..40).prop_map(Value::Bytes),
     ];
     let fields = value.prop_recursive(3, 30, 5, |inner| {
-        proptest::collection::vec((1u32..16, inner), 0..6).prop_map(|fields| Value::Bytes(encoded(&fields)))
+        proptest::collection::vec((1u32..16, inner), 0..6).prop_map(|fields| Value::Bytes(encode(&fields)))
     });
-    let fields = proptest::collection::vec((1u32..16, fields), 0..6).prop_map(|fields| encoded(&fields));
+    let fields = proptest::collection::vec((1u32..16, fields), 0..6).prop_map(|fields| encode(&fields));
     prop_oneof![3 => fields, 1 => proptest::collection::vec(any::<u8>(), 0..200)]
 }
 
@@ -42,7 +42,7 @@ enum Value {
     Bytes(Vec<u8>),
 }
 
-fn encoded(fields: &[(u32, Value)]) -> Vec<u8> {
+fn encode(fields: &[(u32, Value)]) -> Vec<u8> {
     let mut bytes = Vec::new();
     for (tag, value) in fields {
         match value {
@@ -53,8 +53,8 @@ fn encoded(fields: &[(u32, Value)]) -> Vec<u8> {
     bytes
 }
 
-/// Sends this message, or none.
-async fn ask(channel: &Channel, path: &str, message: Option<Vec<u8>>) -> Result<(), Status> {
+/// Calls a method with this message, or with an empty request stream.
+async fn call(channel: &Channel, path: &str, message: Option<Vec<u8>>) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     with_timeout("the connection", grpc.ready()).await.unwrap();
     let mut request = Request::new(futures::stream::iter(message.map(Bytes::from)));
@@ -65,22 +65,23 @@ async fn ask(channel: &Channel, path: &str, message: Option<Vec<u8>>) -> Result<
 }
 
 #[test]
-fn whatever_is_asked_is_answered() {
+fn random_requests_never_cause_internal_errors() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let database = runtime.block_on(Database::new(Backend::Sqlite));
     let server = runtime.block_on(Server::start(&database));
     for method in methods() {
         let channel = runtime.block_on(channel(&server));
         let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-        let asked = runner.run(&message(), |message| {
-            let answer = runtime.block_on(ask(&channel, &method.path, Some(message)));
+        let result = runner.run(&message(), |message| {
+            let answer = runtime.block_on(call(&channel, &method.path, Some(message)));
             let Err(status) = answer else { return Ok(()) };
-            let ours = [Code::Unknown, Code::Internal, Code::DataLoss, Code::Unavailable, Code::Unauthenticated];
-            prop_assert!(!ours.contains(&status.code()), "{:?}", status);
+            let server_errors =
+                [Code::Unknown, Code::Internal, Code::DataLoss, Code::Unavailable, Code::Unauthenticated];
+            prop_assert!(!server_errors.contains(&status.code()), "{:?}", status);
             prop_assert!(!reason_of(&status).is_empty(), "{:?}", status);
             Ok(())
         });
-        if let Err(error) = asked {
+        if let Err(error) = result {
             panic!("{}: {error}", method.path);
         }
     }
@@ -88,17 +89,17 @@ fn whatever_is_asked_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_no_request_is_the_callers_mistake() {
+async fn malformed_request_is_an_invalid_argument() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let channel = channel(&server).await;
     for method in methods() {
-        // A field, the 1,000th, of five bytes that are not there; and no message at all.
-        for (message, words) in [(Some(vec![0xc2, 0x3e, 5]), "buffer underflow"), (None, "Missing request message")] {
-            let refused = ask(&channel, &method.path, message).await.unwrap_err();
-            let told = (refused.code(), reason_of(&refused));
-            assert_eq!(told, (Code::InvalidArgument, "MALFORMED".to_owned()), "{}: {refused}", method.path);
-            assert!(refused.message().contains(words), "{}: {refused}", method.path);
+        // Field 1,000 with five bytes that are missing, and no message at all.
+        for (message, text) in [(Some(vec![0xc2, 0x3e, 5]), "buffer underflow"), (None, "Missing request message")] {
+            let refused = call(&channel, &method.path, message).await.unwrap_err();
+            let error = (refused.code(), reason_of(&refused));
+            assert_eq!(error, (Code::InvalidArgument, "MALFORMED".to_owned()), "{}: {refused}", method.path);
+            assert!(refused.message().contains(text), "{}: {refused}", method.path);
         }
     }
 }
