@@ -1,4 +1,4 @@
-//! The reference of the protocol, from the comments of the .proto files.
+//! Generates the API reference from the comments of the .proto files.
 
 use std::collections::BTreeSet;
 
@@ -30,13 +30,13 @@ as they stand; the files in [`proto/flagd`](../proto/flagd) say what the answers
 [described by OpenFeature](https://github.com/open-feature/protocol).
 ";
 
-/// The whole page.
+/// The content of docs/api.md.
 pub fn reference() -> String {
     let pool = DescriptorPool::decode(DESCRIPTORS).unwrap();
     let ours = |package: &str| package == PACKAGE;
     let services: Vec<_> = pool.services().filter(|service| ours(service.package_name())).collect();
     let methods = || services.iter().flat_map(ServiceDescriptor::methods);
-    // What one method alone takes or gives is shown with it, all else below.
+    // Requests and responses are described with their method, all other messages in a section of their own.
     let own: BTreeSet<String> =
         methods().flat_map(|method| [method.input(), method.output()]).map(|m| m.full_name().to_owned()).collect();
     let mut messages: Vec<_> = pool.all_messages().filter(|m| ours(m.package_name())).collect();
@@ -57,12 +57,11 @@ pub fn reference() -> String {
         text += &format!("\n### {}\n\n{}", one.name(), self::enumeration(one));
     }
     text += &flagd(&pool);
-    linked(&text)
+    link_names(&text)
 }
 
-/// The text with the names of methods and enums leading to where they are explained. Those of one word alone may be
-/// English, and are left.
-fn linked(text: &str) -> String {
+/// Links the names of methods and enums to their headings. Names of a single word may be plain English, and are skipped.
+fn link_names(text: &str) -> String {
     let headings: BTreeSet<&str> = text.lines().filter_map(|line| line.strip_prefix("### ")).collect();
     let named = |word: &str| headings.contains(word) && word.matches(char::is_uppercase).count() > 1;
     let line = |line: &str| {
@@ -115,7 +114,7 @@ fn method(pool: &DescriptorPool, method: &MethodDescriptor) -> String {
     let (input, output) = (method.input(), method.output());
     let stream = if method.is_server_streaming() { ", a stream" } else { "" };
     let mut text = format!("\n### {}\n\n", method.name());
-    text += &format!("Needs {}.\n\n{}\n", demanded(pool, method), paragraphs(&comment));
+    text += &format!("Needs {}.\n\n{}\n", requirement(pool, method), paragraphs(&comment));
     for (what, message) in
         [(format!("Takes `{}`", input.name()), input), (format!("Gives `{}`{stream}", output.name()), output)]
     {
@@ -124,8 +123,8 @@ fn method(pool: &DescriptorPool, method: &MethodDescriptor) -> String {
     text
 }
 
-/// What a method demands of its caller.
-fn demanded(pool: &DescriptorPool, method: &MethodDescriptor) -> String {
+/// What a method requires of its caller.
+fn requirement(pool: &DescriptorPool, method: &MethodDescriptor) -> String {
     let policy = pool.get_extension_by_name("toggled.v1.policy").unwrap();
     let options = method.options();
     let declared = options.get_extension(&policy);
@@ -184,7 +183,7 @@ fn flagd(pool: &DescriptorPool) -> String {
     let mut text = format!("\n## flagd's services\n\n{FLAGD}\n");
     for service in pool.services().filter(|service| service.package_name().starts_with("flagd.")) {
         let methods: Vec<_> = service.methods().map(|method| format!("`{}`", method.name())).collect();
-        let needed: BTreeSet<_> = service.methods().map(|method| demanded(pool, &method)).collect();
+        let needed: BTreeSet<_> = service.methods().map(|method| requirement(pool, &method)).collect();
         let file = service.parent_file();
         text += &format!(
             "- `{}` ([its file](../proto/{})): {}; needs {}\n",
@@ -197,7 +196,7 @@ fn flagd(pool: &DescriptorPool) -> String {
     text
 }
 
-/// What is written above a thing in its file.
+/// The leading comment of an element of a .proto file.
 fn comment(file: &FileDescriptor, path: &[i32]) -> String {
     let locations = file.file_descriptor_proto().source_code_info.as_ref().unwrap().location.iter();
     let here = locations.filter(|location| location.path == path).find_map(|here| here.leading_comments.clone());

@@ -1,6 +1,6 @@
-//! Where Markdown leads to.
+//! Links and anchors of Markdown documents.
 
-/// What links of the text lead to within this repository: paths, with or without an anchor.
+/// The targets of links within this repository: paths, with or without an anchor.
 pub fn links(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for line in prose(text) {
@@ -14,7 +14,7 @@ pub fn links(text: &str) -> Vec<String> {
     found
 }
 
-/// The anchors of its headings, as GitHub makes them.
+/// The anchors of all headings, as GitHub generates them.
 pub fn anchors(text: &str) -> Vec<String> {
     let headings = prose(text).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
     headings.map(anchor).collect()
@@ -26,7 +26,7 @@ pub fn anchor(heading: &str) -> String {
     kept.map(|c| if c == ' ' { '-' } else { c.to_ascii_lowercase() }).collect()
 }
 
-/// The lines outside of code.
+/// The lines outside of code blocks.
 fn prose(text: &str) -> impl Iterator<Item = &str> {
     let mut code = false;
     text.lines().filter(move |line| {

@@ -1,23 +1,23 @@
-//! Text as Markdown.
+//! Formats text as Markdown.
 
-/// A comment as a paragraph or several, with the line breaks of the comment.
+/// Formats a comment as paragraphs, and keeps its line breaks.
 pub fn paragraphs(comment: &str) -> String {
-    let lines: Vec<String> = comment.lines().map(|line| outside_code(line.trim())).collect();
+    let lines: Vec<String> = comment.lines().map(|line| escape_outside_code(line.trim())).collect();
     lines.join("\n").trim().to_owned()
 }
 
-/// A text as the cell of a table.
+/// Formats a text as a table cell.
 pub fn cell(text: &str) -> String {
     let paragraphs = text.split("\n\n").map(|part| part.split_whitespace().collect::<Vec<_>>().join(" "));
-    outside_code(&paragraphs.collect::<Vec<_>>().join("<br>")).replace('|', "\\|").trim().to_owned()
+    escape_outside_code(&paragraphs.collect::<Vec<_>>().join("<br>")).replace('|', "\\|").trim().to_owned()
 }
 
-/// Code, if there is any.
+/// Formats a text as inline code; an empty text stays empty.
 pub fn code(text: &str) -> String {
     if text.is_empty() { String::new() } else { format!("`{}`", text.replace('|', "\\|")) }
 }
 
-/// A table, or nothing if it has no rows.
+/// Formats a table. Without rows the result is empty.
 pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     if rows.is_empty() {
         return String::new();
@@ -29,8 +29,8 @@ pub fn table(heads: &[&str], rows: &[Vec<String>]) -> String {
     text
 }
 
-/// Of what Markdown would take for something else, the comments hold but `<` and names with asterisks or underscores.
-fn outside_code(text: &str) -> String {
+/// Escapes `*` and `<` outside of inline code. The comments contain no other Markdown syntax that needs it.
+fn escape_outside_code(text: &str) -> String {
     let escaped = text.split('`').enumerate().map(|(part, text)| match part % 2 {
         0 => text.replace('*', "\\*").replace('<', "&lt;").replace("&lt;br>", "<br>"),
         _ => text.to_owned(),

@@ -1,4 +1,4 @@
-//! The documents that are written by a program are as it would write them now. `make docs` writes them.
+//! Generated documents are up to date, and links between documents work. `make docs` regenerates the documents.
 
 mod api;
 mod links;
@@ -8,8 +8,8 @@ mod settings;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// With this in the environment what is out of date is written, not refused.
-const WRITE: &str = "TOGGLED_WRITE_DOCS";
+/// If this variable is set, outdated documents are rewritten instead of failing the test.
+const WRITE_VARIABLE: &str = "TOGGLED_WRITE_DOCS";
 
 fn path(of: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(of)
@@ -19,16 +19,16 @@ fn read(document: &str) -> String {
     fs::read_to_string(path(document)).unwrap_or_default()
 }
 
-/// The document is this text, or becomes it.
-fn assert_current(document: &str, wanted: &str) {
-    if read(document) == wanted {
+/// Checks that a document has the expected text, or rewrites it if [`WRITE_VARIABLE`] is set.
+fn assert_current(document: &str, expected: &str) {
+    if read(document) == expected {
         return;
     }
-    assert!(std::env::var_os(WRITE).is_some(), "{document} is out of date: make docs");
-    fs::write(path(document), wanted).unwrap();
+    assert!(std::env::var_os(WRITE_VARIABLE).is_some(), "{document} is out of date; run `make docs`");
+    fs::write(path(document), expected).unwrap();
 }
 
-/// The text with `part` between the markers of this name.
+/// Replaces the text between the markers of a given name.
 fn with_part(text: &str, name: &str, part: &str) -> String {
     let (begin, end) = (format!("<!-- {name}: written by make docs -->\n"), format!("<!-- end of {name} -->\n"));
     let (before, rest) = text.split_once(&begin).unwrap_or_else(|| panic!("no line {begin}"));
@@ -37,19 +37,18 @@ fn with_part(text: &str, name: &str, part: &str) -> String {
 }
 
 #[test]
-fn the_reference_is_that_of_the_protocol() {
+fn generated_api_reference_is_current() {
     assert_current("docs/api.md", &api::reference());
 }
 
 #[test]
-fn the_settings_are_those_of_the_program() {
+fn generated_settings_are_current() {
     let operations = read("docs/operations.md");
     assert_current("docs/operations.md", &with_part(&operations, "settings", &settings::tables()));
 }
 
-/// Whatever the documents point to is there.
 #[test]
-fn every_link_leads_somewhere() {
+fn links_between_documents_have_targets() {
     for document in [
         "README.md",
         "SECURITY.md",
@@ -69,9 +68,9 @@ fn every_link_leads_somewhere() {
     }
 }
 
-/// A heading that is there twice can be linked to only once.
+/// Only the first of two equal headings could be linked to.
 #[test]
-fn no_heading_is_there_twice() {
+fn headings_are_unique() {
     for document in ["docs/api.md", "docs/operations.md"] {
         let mut anchors = links::anchors(&read(document));
         let count = anchors.len();

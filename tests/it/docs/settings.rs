@@ -1,4 +1,4 @@
-//! The tables of settings, from the command line's own description of itself.
+//! Generates the tables of settings from the command line's own help.
 
 use clap::{Arg, Command};
 
@@ -6,7 +6,7 @@ use super::markdown::{cell, code, table};
 
 const HEADS: [&str; 4] = ["flag", "environment", "default", "meaning"];
 
-/// Those of the server, and those of the commands besides that can be set by the environment.
+/// The settings of the server, and those of the other commands that have an environment variable.
 pub fn tables() -> String {
     let program = toggled::cli::command();
     let serve: Vec<Arg> = settings(program.find_subcommand("serve").unwrap());
@@ -28,7 +28,7 @@ fn settings(command: &Command) -> Vec<Arg> {
     shown.filter(|setting| !matches!(setting.get_long(), Some("help" | "version"))).cloned().collect()
 }
 
-/// The settings of a command's subcommands and theirs, each once.
+/// Collects the settings of all subcommands, recursively and without duplicates.
 fn collect(command: &Command, found: &mut Vec<Arg>) {
     for inner in command.get_subcommands() {
         for setting in settings(inner) {
