@@ -1,4 +1,4 @@
-//! Every method of every service, for every kind of caller: exactly the status that is due, unary and streaming alike.
+//! Calls every method, unary and streaming, as every kind of caller, and checks the exact status.
 
 use std::collections::HashSet;
 use std::time::{Duration, SystemTime};
@@ -18,8 +18,8 @@ fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
 }
 
-/// What a caller who may call it gets for an empty request. A method that is missing here was never thought of.
-pub fn due(path: &str) -> Code {
+/// The status that an authorized caller gets for an empty request. Every new method must be added here.
+pub fn authorized_code(path: &str) -> Code {
     match path.rsplit('/').next().unwrap() {
         "ListFeatureFlags" | "WatchFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => {
             Code::Ok
@@ -46,73 +46,73 @@ pub fn due(path: &str) -> Code {
         | "CreateToken"
         | "ListTokens"
         | "RevokeToken" => Code::InvalidArgument,
-        _ => panic!("{path} is not in the matrix"),
+        _ => panic!("{path} is missing from the permission matrix"),
     }
 }
 
-/// A user with one token, which works.
+/// A user with one valid token.
 struct Account {
     user_id: String,
     token_id: String,
     secret: String,
 }
 
-async fn account(server: &Server, email: &str, permissions: &[&str]) -> Account {
+async fn new_account(server: &Server, email: &str, permissions: &[&str]) -> Account {
     let secret = server.admin().await.new_user(email, permissions).await;
     let mut client = server.client(Some(&secret)).await;
     let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
     Account { user_id: me.user.unwrap().id, token_id: me.token_id, secret }
 }
 
-/// A token that has expired, of a user who may do everything.
-async fn expired(admin: &mut Client, server: &Server) -> String {
-    let user_id = account(server, "late@example.com", &PERMISSIONS).await.user_id;
+/// An expired token of a user with all permissions.
+async fn expired_token(admin: &mut Client, server: &Server) -> String {
+    let user_id = new_account(server, "late@example.com", &PERMISSIONS).await.user_id;
     let expires_at = Some((SystemTime::now() + Duration::from_secs(1)).into());
-    let request = CreateTokenRequest { user_id, name: "brief".into(), expires_at, ..Default::default() };
+    let request = CreateTokenRequest { user_id, name: "expiring".into(), expires_at, ..Default::default() };
     let secret = admin.access.create_token(request).await.unwrap().into_inner().secret;
     server.client(Some(&secret)).await.wait_until_unauthenticated().await;
     secret
 }
 
-async fn revoked(admin: &mut Client, server: &Server) -> String {
-    let Account { token_id: id, secret, .. } = account(server, "revoked@example.com", &PERMISSIONS).await;
+async fn revoked_token(admin: &mut Client, server: &Server) -> String {
+    let Account { token_id: id, secret, .. } = new_account(server, "revoked@example.com", &PERMISSIONS).await;
     admin.access.revoke_token(RevokeTokenRequest { id, ..Default::default() }).await.unwrap();
     secret
 }
 
-async fn deactivated(admin: &mut Client, server: &Server) -> String {
-    let Account { user_id: id, secret, .. } = account(server, "gone@example.com", &PERMISSIONS).await;
+async fn deactivated_users_token(admin: &mut Client, server: &Server) -> String {
+    let Account { user_id: id, secret, .. } = new_account(server, "gone@example.com", &PERMISSIONS).await;
     admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
     secret
 }
 
 fn assert_unauthenticated(result: Result<(), Status>, what: &str) -> String {
-    let status = result.map(|()| panic!("{what}: let in")).unwrap_err();
+    let status = result.map(|()| panic!("{what}: accepted")).unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"), "{what}");
     status.message().to_owned()
 }
 
 on_both_databases! {
-    async fn without_a_token_that_works_nobody_gets_anywhere(backend: Backend) {
+    async fn invalid_tokens_are_rejected_by_every_method(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let plain = |text: &str| vec![text.parse::<MetadataValue<Ascii>>().unwrap()];
         let callers = [
             ("no token", vec![]),
-            ("nothing", plain("")),
-            ("no more than the scheme", plain("Bearer")),
+            ("an empty header", plain("")),
+            ("only the scheme", plain("Bearer")),
             ("an empty token", plain("Bearer ")),
             ("another scheme", plain(&format!("Basic {TOKEN}"))),
             ("no scheme", plain(TOKEN)),
-            ("almost a token", vec![bearer(&TOKEN[1..])]),
+            ("a truncated token", vec![bearer(&TOKEN[1..])]),
             ("an unknown token", vec![bearer(&format!("toggled_{}", "x".repeat(49)))]),
             ("a long token", vec![bearer(&"x".repeat(4_000))]),
             ("two tokens", vec![bearer(TOKEN), bearer(TOKEN)]),
-            ("no text", vec![MetadataValue::try_from(&b"Bearer \xff\xfe"[..]).unwrap()]),
-            ("an expired token", vec![bearer(&expired(&mut admin, &server).await)]),
-            ("a revoked token", vec![bearer(&revoked(&mut admin, &server).await)]),
-            ("a deactivated user", vec![bearer(&deactivated(&mut admin, &server).await)]),
+            ("invalid UTF-8", vec![MetadataValue::try_from(&b"Bearer \xff\xfe"[..]).unwrap()]),
+            ("an expired token", vec![bearer(&expired_token(&mut admin, &server).await)]),
+            ("a revoked token", vec![bearer(&revoked_token(&mut admin, &server).await)]),
+            ("a deactivated user", vec![bearer(&deactivated_users_token(&mut admin, &server).await)]),
         ];
         let channel = channel(&server).await;
         let mut messages = HashSet::new();
@@ -122,22 +122,21 @@ on_both_databases! {
                 messages.insert(assert_unauthenticated(result, &format!("{} with {who}", method.path)));
             }
         }
-        assert_eq!(messages.len(), 1, "one message for all");
+        assert_eq!(messages.len(), 1, "all rejections have the same message");
     }
 
-    /// The permission that a method demands opens it, no other does.
-    async fn each_method_is_opened_by_its_own_permission_alone(backend: Backend) {
+    async fn methods_accept_only_their_own_permission(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
         let channel = channel(&server).await;
         for held in PERMISSIONS {
-            let secret = account(&server, &format!("{held}@example.com"), &[held]).await.secret;
+            let secret = new_account(&server, &format!("{held}@example.com"), &[held]).await.secret;
             for method in methods() {
                 let result = call(&channel, &method.path, [bearer(&secret)]).await;
                 let status = result.err().unwrap_or_else(|| Status::ok(""));
                 let what = format!("{} with {held}: {status}", method.path);
-                match method.permission.as_deref().filter(|demanded| *demanded != held) {
-                    None => assert_eq!(status.code(), due(&method.path), "{what}"),
+                match method.permission.as_deref().filter(|required| *required != held) {
+                    None => assert_eq!(status.code(), authorized_code(&method.path), "{what}"),
                     Some(missing) => {
                         assert_eq!(status.code(), Code::PermissionDenied, "{what}");
                         assert_eq!(reason_of(&status), "PERMISSION_DENIED", "{what}");
@@ -149,22 +148,22 @@ on_both_databases! {
     }
 }
 
-/// The same for those who come by single sign-on: their token says what they may do.
+/// The same with single sign-on, where the token carries the permissions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_method_is_opened_to_who_signs_on_by_its_own_permission_alone() {
+async fn sign_on_methods_accept_only_their_own_permission() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = Server::start_with(&database, &issuer.settings()).await;
     let channel = channel(&server).await;
-    until_known(&server, &issuer).await;
+    wait_for_keys(&server, &issuer).await;
     for held in PERMISSIONS {
         let token = issuer.token(&issuer.claims(&format!("{held}@example.com"), &[held]));
         for method in methods() {
             let result = call(&channel, &method.path, [bearer(&token)]).await;
             let code = result.err().map_or(Code::Ok, |status| status.code());
-            let may = method.permission.as_deref().is_none_or(|demanded| demanded == held);
+            let is_allowed = method.permission.as_deref().is_none_or(|required| required == held);
             assert_eq!(
                 code,
-                if may { due(&method.path) } else { Code::PermissionDenied },
+                if is_allowed { authorized_code(&method.path) } else { Code::PermissionDenied },
                 "{} with {held}",
                 method.path
             );
@@ -178,15 +177,15 @@ async fn each_method_is_opened_to_who_signs_on_by_its_own_permission_alone() {
     }
 }
 
-/// Waits until the issuer's keys have been taken over.
-async fn until_known(server: &Server, issuer: &Issuer) {
+/// Waits until the server has the issuer's keys.
+async fn wait_for_keys(server: &Server, issuer: &Issuer) {
     let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
     server.client(Some(&token)).await.wait_until_authenticated().await;
 }
 
-/// Refusals of what changes something are recorded, so it must be known which does. By its name, what reads is known.
+/// Denied changes are logged, and methods with `validate_only` count as changes. Reads are recognized by their names.
 #[test]
-fn whatever_changes_something_can_be_asked_to_validate_only() {
+fn every_change_has_validate_only() {
     for method in methods() {
         let name = method.path.rsplit('/').next().unwrap();
         let reads =
@@ -196,24 +195,23 @@ fn whatever_changes_something_can_be_asked_to_validate_only() {
     }
 }
 
-/// Whatever stands in `authorization`, nobody gets in by it and nothing breaks.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_authorization_is_never_anything_but_unauthenticated() {
+async fn malformed_authorization_is_unauthenticated() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = Server::start_with(&database, &issuer.settings()).await;
-    until_known(&server, &issuer).await;
+    wait_for_keys(&server, &issuer).await;
     let channel = channel(&server).await;
-    // All that HTTP/2 lets through: whatever a header may hold, up to what the transport takes.
+    // Any bytes that are valid in an HTTP/2 header.
     let byte = prop_oneof![4 => 0x20u8..0x7f, 1 => 0x80u8..=0xff, 1 => Just(b'\t'), 2 => Just(b'.'), 1 => Just(b'=')];
     let text = proptest::collection::vec(byte, 0..600);
     let scheme = prop_oneof![Just("Bearer "), Just("bearer"), Just("BEARER   "), Just("Basic "), Just("")];
     let jwt = "[A-Za-z0-9_-]{0,80}\\.[A-Za-z0-9_-]{0,200}\\.[A-Za-z0-9_-]{0,80}".prop_map(String::into_bytes);
     let value = (scheme, prop_oneof![text, jwt]).prop_map(|(scheme, rest)| [scheme.as_bytes(), &rest].concat());
-    // And what looks like a good token but for a byte or two.
+    // A valid token with one byte changed.
     let good = issuer.token(&issuer.claims("sue@example.com", &PERMISSIONS));
     let almost = (0..good.len(), 0x21u8..0x7f).prop_map(move |(at, byte)| {
         let mut bytes = format!("Bearer {good}").into_bytes();
-        // A last character may stand for bits that do not count.
+        // Some bits of the last character are ignored, so leave it unchanged.
         let at = (7 + at).min(bytes.len() - 2);
         bytes[at] = if bytes[at] == byte { b'!' } else { byte };
         bytes

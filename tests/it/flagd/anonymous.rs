@@ -1,25 +1,25 @@
-//! Who may read without credentials, and what: nobody anything, unless it is asked for, and then flagd's reads.
+//! Reads without credentials: off by default; a setting opens flagd's reads and nothing else.
 
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::permission_matrix::due;
+use crate::permission_matrix::authorized_code;
 use crate::support::methods::{call, channel, methods};
 use crate::support::{Backend, Database, Server, reason_of};
 
-async fn open() -> (Database, Server) {
+async fn start_with_anonymous_reads() -> (Database, Server) {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start_with(&database, &[("TOGGLED_ANONYMOUS_FLAGD_READS", "true")]).await;
     (database, server)
 }
 
 fn assert_unauthenticated(result: Result<(), Status>, what: &str) {
-    let status = result.map(|()| panic!("{what}: let in")).unwrap_err();
+    let status = result.map(|()| panic!("{what}: accepted")).unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"), "{what}");
 }
 
 #[test]
-fn no_method_but_flagds_reads_can_be_opened() {
+fn only_flagd_reads_can_be_anonymous() {
     let methods = methods();
     assert_eq!(methods.iter().filter(|method| method.anonymous_on_request).count(), 16);
     for method in methods {
@@ -29,13 +29,18 @@ fn no_method_but_flagds_reads_can_be_opened() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_request_flagds_reads_are_open_to_callers_without_credentials_and_nothing_else() {
-    let (_database, server) = open().await;
+async fn setting_opens_flagd_reads_and_nothing_else() {
+    let (_database, server) = start_with_anonymous_reads().await;
     let channel = channel(&server).await;
     for method in methods() {
         let result = call(&channel, &method.path, []).await;
         if method.path.starts_with("/flagd.") {
-            assert_eq!(result.err().map_or(Code::Ok, |status| status.code()), due(&method.path), "{}", method.path);
+            assert_eq!(
+                result.err().map_or(Code::Ok, |status| status.code()),
+                authorized_code(&method.path),
+                "{}",
+                method.path
+            );
         } else {
             assert_unauthenticated(result, &method.path);
         }
@@ -58,8 +63,8 @@ async fn on_request_flagds_reads_are_open_to_callers_without_credentials_and_not
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_does_not_work_is_refused_where_none_is_needed() {
-    let (_database, server) = open().await;
+async fn invalid_token_is_rejected_on_anonymous_methods() {
+    let (_database, server) = start_with_anonymous_reads().await;
     let channel = channel(&server).await;
     let plain = |text: &str| text.parse::<MetadataValue<Ascii>>().unwrap();
     let secret = server.admin().await.new_user("nobody@example.com", &["view_audit_logs"]).await;

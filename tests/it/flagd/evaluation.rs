@@ -1,4 +1,4 @@
-//! What a flag is, asked for once.
+//! Single evaluations.
 
 use http::uri::PathAndQuery;
 use prost_types::Struct;
@@ -13,7 +13,7 @@ use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
 const OTHER_TYPES: [&str; 4] = ["String", "Int", "Float", "Object"];
 
-/// Any Resolve method: their requests are all alike.
+/// Calls a Resolve method. All of them have the same request fields.
 async fn resolve(channel: &Channel, version: &str, kind: &str, key: &str) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     with_timeout("the connection", grpc.ready()).await.unwrap();
@@ -25,7 +25,7 @@ async fn resolve(channel: &Channel, version: &str, kind: &str, key: &str) -> Res
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flag_is_a_boolean_that_is_the_same_for_everybody() {
+async fn boolean_flag_ignores_the_context() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -38,7 +38,7 @@ async fn a_flag_is_a_boolean_that_is_the_same_for_everybody() {
         assert_eq!(answer, v1::ResolveBooleanResponse { value: on, variant: variant.into(), reason, metadata });
         let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: None };
         let answer = admin.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner();
-        // Present even when it is false.
+        // The value is present even if it is false.
         let (value, variant, reason) = (Some(on), Some(variant.to_owned()), "STATIC".to_owned());
         assert_eq!(answer, v2::ResolveBooleanResponse { value, variant, reason, metadata: None });
         admin.flip("a").await;
@@ -46,7 +46,7 @@ async fn a_flag_is_a_boolean_that_is_the_same_for_everybody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_no_flag_in_use_has_is_not_found_whatever_it_is_asked_as() {
+async fn unknown_or_archived_key_is_not_found() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -68,7 +68,7 @@ async fn a_key_that_no_flag_in_use_has_is_not_found_whatever_it_is_asked_as() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flag_cannot_be_read_as_anything_but_a_boolean() {
+async fn reading_another_type_is_an_invalid_argument() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     server.admin().await.create("a").await;
@@ -84,7 +84,7 @@ async fn a_flag_cannot_be_read_as_anything_but_a_boolean() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_flags_but_archived_ones_are_told_at_once() {
+async fn resolve_all_leaves_out_archived_flags() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -104,7 +104,7 @@ async fn all_flags_but_archived_ones_are_told_at_once() {
     assert_eq!(all.flags, [("a".to_owned(), any(false, "off")), ("b".to_owned(), any(true, "on"))].into());
     assert_eq!(all.metadata, None);
 
-    // There is one set of flags, whichever is asked for.
+    // There is a single flag set, so the selector has no effect.
     let request = sync::FetchAllFlagsRequest { provider_id: "p".into(), selector: "flagSetId=other".into() };
     let mut request = Request::new(request);
     request.metadata_mut().insert("flagd-selector", "flagSetId=other".parse().unwrap());
@@ -113,7 +113,7 @@ async fn all_flags_but_archived_ones_are_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_is_there_and_empty() {
+async fn metadata_is_empty() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let answer = server.admin().await.sync.get_metadata(sync::GetMetadataRequest {}).await.unwrap().into_inner();

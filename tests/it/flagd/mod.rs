@@ -1,4 +1,4 @@
-//! Flags as OpenFeature's flagd providers read them.
+//! The services for flagd providers of OpenFeature.
 
 mod anonymous;
 mod evaluation;
@@ -17,11 +17,11 @@ use tonic::{Status, Streaming};
 
 use crate::support::{Client, with_timeout};
 
-/// What an event stream sends, in either version.
+/// A message of an event stream, in either version.
 #[derive(Debug, PartialEq)]
 struct Event {
     kind: String,
-    /// What has become of each flag that it names.
+    /// The kind of change, by flag key.
     flags: BTreeMap<String, String>,
 }
 
@@ -51,22 +51,22 @@ impl Event {
     }
 }
 
-async fn raw_v1(client: &mut Client) -> Streaming<v1::EventStreamResponse> {
+async fn open_v1(client: &mut Client) -> Streaming<v1::EventStreamResponse> {
     client.evaluation_v1.event_stream(v1::EventStreamRequest {}).await.unwrap().into_inner()
 }
 
-async fn raw_v2(client: &mut Client) -> Streaming<v2::EventStreamResponse> {
+async fn open_v2(client: &mut Client) -> Streaming<v2::EventStreamResponse> {
     client.evaluation_v2.event_stream(v2::EventStreamRequest {}).await.unwrap().into_inner()
 }
 
-async fn raw_sync(client: &mut Client) -> Streaming<sync::SyncFlagsResponse> {
+async fn open_sync(client: &mut Client) -> Streaming<sync::SyncFlagsResponse> {
     client.sync.sync_flags(sync::SyncFlagsRequest::default()).await.unwrap().into_inner()
 }
 
 /// The event streams of both versions.
-async fn events(client: &mut Client) -> [Events; 2] {
-    let v1 = raw_v1(client).await.map(|event| event.map(|event| Event::new(&event.r#type, event.data)));
-    let v2 = raw_v2(client).await.map(|event| event.map(|event| Event::new(&event.r#type, event.data)));
+async fn open_events(client: &mut Client) -> [Events; 2] {
+    let v1 = open_v1(client).await.map(|event| event.map(|event| Event::new(&event.r#type, event.data)));
+    let v2 = open_v2(client).await.map(|event| event.map(|event| Event::new(&event.r#type, event.data)));
     [v1.boxed(), v2.boxed()]
 }
 
@@ -74,15 +74,15 @@ async fn next<T>(stream: &mut (impl futures::Stream<Item = Result<T, Status>> + 
     with_timeout("a message", stream.next()).await.unwrap().unwrap()
 }
 
-/// Both versions tell this next.
-async fn both_tell(streams: &mut [Events; 2], event: &Event) {
+/// Checks the next message of both versions.
+async fn assert_next(streams: &mut [Events; 2], event: &Event) {
     for stream in streams {
         assert_eq!(next(stream).await, *event);
     }
 }
 
-/// Waits until a configuration comes.
-async fn until_configured(stream: &mut Streaming<sync::SyncFlagsResponse>, configuration: &str) {
+/// Reads until a configuration arrives.
+async fn wait_for_configuration(stream: &mut Streaming<sync::SyncFlagsResponse>, configuration: &str) {
     with_timeout(configuration, async { while next(stream).await.flag_configuration != configuration {} }).await;
 }
 
