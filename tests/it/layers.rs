@@ -1,9 +1,9 @@
-//! The layers of the house: which part may know which.
+//! The layers of `src`: which module may import which, and which crates.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The parts of `src`, from the lowest layer up. Each may name those of the layers below its own, and no others.
+/// The modules of `src`, from the lowest layer up. A module may import only from layers below its own.
 const LAYERS: [&[&str]; 7] = [
     &["domain", "telemetry"],
     &["store", "auth", "checkpoint", "tls", "verify"],
@@ -14,7 +14,7 @@ const LAYERS: [&[&str]; 7] = [
     &["cli"],
 ];
 
-/// Crates that one part alone may name, or one folder of it.
+/// Crates that only the given modules or folders may import.
 const CRATES: [(&str, &str); 20] = [
     ("sqlx", "store"),
     ("tonic", "api cli/remote"),
@@ -38,17 +38,17 @@ const CRATES: [(&str, &str); 20] = [
     ("tracing_opentelemetry", "telemetry"),
 ];
 
-fn sources(path: &Path, found: &mut Vec<PathBuf>) {
+fn collect_sources(path: &Path, found: &mut Vec<PathBuf>) {
     if path.is_dir() {
         for entry in fs::read_dir(path).unwrap() {
-            sources(&entry.unwrap().path(), found);
+            collect_sources(&entry.unwrap().path(), found);
         }
     } else {
         found.push(path.to_owned());
     }
 }
 
-/// Whether code, comments apart, names a module or crate.
+/// Whether a line names a module or crate outside of comments.
 fn names(line: &str, part: &str) -> bool {
     let code = line.split("//").next().unwrap_or_default();
     code.match_indices(part).any(|(at, _)| {
@@ -59,7 +59,7 @@ fn names(line: &str, part: &str) -> bool {
     })
 }
 
-/// What a file of a part must not name; the file is told by its path in `src`.
+/// What a file must not name. `file` is its path in `src`.
 fn forbidden(layer: usize, part: &str, file: &Path) -> Vec<String> {
     let above = LAYERS[layer..].iter().flat_map(|parts| parts.iter()).filter(|other| **other != part);
     let crates =
@@ -73,14 +73,14 @@ fn forbidden(layer: usize, part: &str, file: &Path) -> Vec<String> {
 }
 
 #[test]
-fn no_part_knows_what_lies_above_it() {
+fn modules_import_only_from_lower_layers() {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut seen = Vec::new();
     for (layer, parts) in LAYERS.iter().enumerate() {
         for part in *parts {
             let folder = src.join(part);
             let mut files = Vec::new();
-            sources(&if folder.is_dir() { folder } else { src.join(format!("{part}.rs")) }, &mut files);
+            collect_sources(&if folder.is_dir() { folder } else { src.join(format!("{part}.rs")) }, &mut files);
             for file in &files {
                 let text = fs::read_to_string(file).unwrap();
                 for (number, line) in text.lines().enumerate() {
@@ -93,15 +93,15 @@ fn no_part_knows_what_lies_above_it() {
         }
     }
     let mut all = Vec::new();
-    sources(&src, &mut all);
+    collect_sources(&src, &mut all);
     all.retain(|file| !seen.contains(file) && !file.ends_with("lib.rs") && !file.ends_with("main.rs"));
-    assert_eq!(all, Vec::<PathBuf>::new(), "every part has its layer");
+    assert_eq!(all, Vec::<PathBuf>::new(), "every file belongs to a layer");
 }
 
 #[test]
-fn a_forbidden_import_would_be_found() {
+fn forbidden_imports_are_found() {
     assert!(names("use sqlx::Row;", "sqlx"));
     assert!(names("    let pool: sqlx::PgPool = todo;", "sqlx"));
-    assert!(!names("// sqlx is below", "sqlx"));
+    assert!(!names("// sqlx in a comment", "sqlx"));
     assert!(!names("use prost_types::Timestamp;", "prost"));
 }

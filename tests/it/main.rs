@@ -1,5 +1,5 @@
-//! Everything against real databases and the real program: one test binary, one module a subject.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test that cannot go on fails")]
+//! Integration tests against real databases and the real program. There is one test binary, with a module per subject.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic fails the test")]
 
 mod access;
 mod audit;
