@@ -1,5 +1,5 @@
-//! Random sequences of everything that changes anything, on the real server and on a model of it: the same answers, the
-//! same state, the same log.
+//! Model-based tests: random sequences of changes run on the real server and on a model, and must give the same answers,
+//! the same state and the same log.
 
 mod reference;
 mod service;
@@ -12,21 +12,21 @@ use tonic::Code;
 use crate::support::{Backend, Database, Server};
 use service::Service;
 
-/// Flags, and users, that there may be: few, so that they meet.
+/// The number of flags, and of users. Few, so that operations hit the same ones.
 const NAMES: usize = 3;
 
-/// Sequences that are played.
+/// The number of random sequences.
 const CASES: u32 = 24;
 
-/// What the caller says of the revision of what is to be changed.
+/// The `expected_revision` of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expected {
-    Nothing,
-    Right,
-    Wrong,
+    Unset,
+    Current,
+    Other,
 }
 
-/// A change. Flags, users and tokens are named by numbers, entries by how many came before.
+/// A change. Flags, users and tokens are identified by number, entries by their position in the log.
 #[derive(Debug, Clone)]
 pub enum Op {
     CreateFlag { flag: usize, on: bool },
@@ -44,15 +44,15 @@ pub enum Op {
     Trim { keep: i64 },
 }
 
-/// What a change came to: how many entries it wrote, or why it was refused.
+/// The number of entries that a change wrote, or its error.
 pub type Answer = Result<usize, Refusal>;
 
-/// The code and the reason of it.
+/// The code and the reason of an error.
 pub type Refusal = (Code, String);
 
 fn op() -> impl Strategy<Value = Op> {
     let (flag, user) = (0..NAMES, 0..NAMES);
-    let expected = || prop_oneof![4 => Just(Expected::Nothing), 1 => Just(Expected::Right), 1 => Just(Expected::Wrong)];
+    let expected = || prop_oneof![4 => Just(Expected::Unset), 1 => Just(Expected::Current), 1 => Just(Expected::Other)];
     let changed = (flag.clone(), any::<bool>(), expected());
     let items = proptest::collection::vec((flag.clone(), any::<bool>()), 1..4);
     prop_oneof![
@@ -77,14 +77,14 @@ async fn create(server: &Server, flag: usize) {
     server.admin().await.create(&format!("flag-{flag}")).await;
 }
 
-fn play(backend: Backend) {
+fn compare_with_model(backend: Backend) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let database = runtime.block_on(Database::new(backend));
     let server = runtime.block_on(Server::start(&database));
-    // However much is kept of the log, there is more than none.
+    // The log has enough entries that a trim always keeps some.
     runtime.block_on(async { futures::future::join_all((0..6).map(|flag| create(&server, flag))).await });
     let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-    let played = runner.run(&proptest::collection::vec(op(), 1..40), |ops| {
+    let result = runner.run(&proptest::collection::vec(op(), 1..40), |ops| {
         runtime.block_on(async {
             let mut service = Service::new(&server).await;
             let mut model = service.model().await;
@@ -98,17 +98,17 @@ fn play(backend: Backend) {
             Ok(())
         })
     });
-    if let Err(error) = played {
+    if let Err(error) = result {
         panic!("{error}");
     }
 }
 
 #[test]
-fn every_sequence_of_changes_does_what_the_model_says_on_sqlite() {
-    play(Backend::Sqlite);
+fn changes_match_the_model_on_sqlite() {
+    compare_with_model(Backend::Sqlite);
 }
 
 #[test]
-fn every_sequence_of_changes_does_what_the_model_says_on_postgres() {
-    play(Backend::Postgres);
+fn changes_match_the_model_on_postgres() {
+    compare_with_model(Backend::Postgres);
 }

@@ -1,4 +1,4 @@
-//! The model: what the service is to do, in as few words as can be.
+//! The model: the specified behaviour of the service, in its simplest form.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -21,9 +21,9 @@ pub struct User {
     pub revision: i64,
 }
 
-/// What an entry says: what was done, to the what of which number.
+/// An entry of the log. `entity` is the number of the flag, user or token.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Line {
+pub struct LogEntry {
     pub revision: i64,
     pub action: String,
     pub entity: usize,
@@ -32,9 +32,9 @@ pub struct Line {
 pub struct Model {
     pub flags: BTreeMap<usize, Flag>,
     pub users: BTreeMap<usize, User>,
-    /// Whether each is revoked.
+    /// Whether each token is revoked.
     pub tokens: Vec<bool>,
-    pub entries: Vec<Line>,
+    pub entries: Vec<LogEntry>,
     pub head: i64,
     pub floor: i64,
 }
@@ -49,20 +49,20 @@ impl Model {
         Self { flags, users, tokens, entries, head, floor }
     }
 
-    pub fn entries_kept(&self) -> Vec<Line> {
-        self.entries.iter().filter(|line| line.revision > self.floor).cloned().collect()
+    pub fn entries_kept(&self) -> Vec<LogEntry> {
+        self.entries.iter().filter(|entry| entry.revision > self.floor).cloned().collect()
     }
 
     fn log(&mut self, action: &'static str, entity: usize) -> i64 {
         self.head += 1;
-        self.entries.push(Line { revision: self.head, action: action.to_owned(), entity });
+        self.entries.push(LogEntry { revision: self.head, action: action.to_owned(), entity });
         self.head
     }
 
     fn flag(&self, flag: usize, expected: Expected) -> Result<Flag, Refusal> {
         match self.flags.get(&flag) {
             None => refuse(Code::NotFound, "FLAG_NOT_FOUND"),
-            Some(_) if expected == Expected::Wrong => refuse(Code::Aborted, "REVISION_MISMATCH"),
+            Some(_) if expected == Expected::Other => refuse(Code::Aborted, "REVISION_MISMATCH"),
             Some(flag) => Ok(flag.clone()),
         }
     }
@@ -122,9 +122,9 @@ impl Model {
                 self.put(flag, Flag { archived, ..before }, action)
             }
             Op::Revert { entry } => match self.entries.get(entry).cloned() {
-                Some(line) if line.revision > self.floor => match &*line.action {
-                    "toggle_enabled" => self.set(line.entity, false, Expected::Nothing),
-                    "toggle_disabled" => self.set(line.entity, true, Expected::Nothing),
+                Some(entry) if entry.revision > self.floor => match &*entry.action {
+                    "toggle_enabled" => self.set(entry.entity, false, Expected::Unset),
+                    "toggle_disabled" => self.set(entry.entity, true, Expected::Unset),
                     _ => refuse(Code::FailedPrecondition, "NOT_REVERTIBLE"),
                 },
                 _ => refuse(Code::NotFound, "AUDIT_LOG_NOT_FOUND"),
@@ -177,8 +177,8 @@ impl Model {
             return refuse(Code::InvalidArgument, "INVALID_FIELD");
         }
         for (flag, _) in items {
-            self.in_use(*flag, Expected::Nothing)?;
+            self.in_use(*flag, Expected::Unset)?;
         }
-        items.iter().map(|(flag, on)| self.set(*flag, *on, Expected::Nothing)).sum()
+        items.iter().map(|(flag, on)| self.set(*flag, *on, Expected::Unset)).sum()
     }
 }

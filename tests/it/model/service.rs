@@ -1,4 +1,4 @@
-//! The same on the real service, each change with a retry, which is answered as the first attempt.
+//! Runs the changes on the real service. Each change is also validated first and retried afterwards.
 
 use std::collections::BTreeMap;
 
@@ -7,56 +7,56 @@ use toggled::api::pb::*;
 use tonic::{Code, Response};
 use uuid::Uuid;
 
-use super::reference::{Flag, Line, Model, User};
+use super::reference::{Flag, LogEntry, Model, User};
 use super::{Answer, Expected, Op, Refusal};
 use crate::support::{Client, Server, reason_of};
 
-/// What users are granted.
+/// The permission that users are granted.
 const PERMISSION: &str = "view_feature_flags";
 
-/// The service, as one sequence sees it: names of its own keep it from the others'.
+/// The service as one sequence sees it. A key prefix of its own separates it from other sequences.
 pub struct Service {
     admin: Client,
-    names: String,
+    prefix: String,
     users: BTreeMap<usize, String>,
     tokens: Vec<String>,
-    /// The ids of the entries that were written.
+    /// The ids of the written entries.
     entries: Vec<String>,
-    began: i64,
+    start_revision: i64,
 }
 
-/// The ids of the entries that a change has written, or why it was refused.
-type Told = Result<Vec<String>, Refusal>;
+/// The ids of the entries that a change wrote, or its error.
+type EntryIds = Result<Vec<String>, Refusal>;
 
-/// Asks what a change would come to, makes it, tries again with the same request id, and then for something else: that it
-/// is made once, and that the others change nothing.
-macro_rules! once {
+/// Validates a change, makes it, retries it with the same `request_id`, and reuses the `request_id` for another request.
+/// Only the second call may change anything.
+macro_rules! change_once {
     ($service:ident.$client:ident.$method:ident($request:expr), |$answer:ident| $ids:expr) => {{
         let mut request = $request;
         request.request_id = Some(Uuid::now_v7().to_string());
-        let (mut asked, mut another) = (request.clone(), request.clone());
-        (asked.validate_only, another.reason) = (true, "another".to_owned());
-        let mut told: Vec<Told> = Vec::new();
-        for request in [asked, request.clone(), request, another] {
+        let (mut validation, mut another) = (request.clone(), request.clone());
+        (validation.validate_only, another.reason) = (true, "another".to_owned());
+        let mut answers: Vec<EntryIds> = Vec::new();
+        for request in [validation, request.clone(), request, another] {
             let answer = $service.admin.$client.$method(request).await.map(Response::into_inner);
-            told.push(answer.map(|$answer| $ids).map_err(|status| (status.code(), reason_of(&status))));
+            answers.push(answer.map(|$answer| $ids).map_err(|status| (status.code(), reason_of(&status))));
         }
-        assert_eq!(told[0].as_ref().err(), told[1].as_ref().err(), "what would be said is what is said");
-        assert_eq!(told[1], told[2], "a retry is told the same");
+        assert_eq!(answers[0].as_ref().err(), answers[1].as_ref().err(), "validation predicts the error");
+        assert_eq!(answers[1], answers[2], "a retry gets the same answer");
         let reused = (Code::FailedPrecondition, "REQUEST_ID_REUSED".to_owned());
-        assert_eq!(told[3], Err(told[1].as_ref().err().cloned().unwrap_or(reused)));
-        told.swap_remove(1)
+        assert_eq!(answers[3], Err(answers[1].as_ref().err().cloned().unwrap_or(reused)));
+        answers.swap_remove(1)
     }};
 }
 
-/// The entry of an answer, if it has one.
+/// The id of the answer's entry, if there is one.
 macro_rules! entry {
     ($answer:ident) => {
         $answer.audit_log.into_iter().map(|entry| entry.id).collect()
     };
 }
 
-/// The same for every way to name a flag.
+/// The flag reference of any request type, by key.
 macro_rules! key {
     ($request:ident, $key:expr) => {
         Some($request::Flag::Key($key))
@@ -73,16 +73,16 @@ fn permissions(permitted: bool) -> Vec<String> {
 
 impl Service {
     pub async fn new(server: &Server) -> Self {
-        let (mut admin, names) = (server.admin().await, Uuid::now_v7().simple().to_string());
+        let (mut admin, prefix) = (server.admin().await, Uuid::now_v7().simple().to_string());
         let list = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await;
-        let began = list.unwrap().into_inner().revision;
-        Self { admin, names, users: BTreeMap::new(), tokens: Vec::new(), entries: Vec::new(), began }
+        let start_revision = list.unwrap().into_inner().revision;
+        Self { admin, prefix, users: BTreeMap::new(), tokens: Vec::new(), entries: Vec::new(), start_revision }
     }
 
-    /// The model of what there is before the first change.
+    /// The model of the state before the first change.
     pub async fn model(&mut self) -> Model {
         let oldest = self.admin.log().await[0].revision;
-        Model::new(self.began, oldest - 1)
+        Model::new(self.start_revision, oldest - 1)
     }
 
     pub async fn apply(&mut self, op: &Op, before: &Model) -> Answer {
@@ -97,36 +97,36 @@ impl Service {
         Ok(ids.len())
     }
 
-    async fn change_flag(&mut self, op: &Op, before: &Model) -> Told {
+    async fn change_flag(&mut self, op: &Op, before: &Model) -> EntryIds {
         let at = |flag, expected| match (expected, before.flags.get(flag)) {
-            (Expected::Nothing, _) => None,
-            (Expected::Right, there) => Some(there.map_or(1, |flag| flag.revision)),
-            (Expected::Wrong, there) => Some(there.map_or(1, |flag| flag.revision + 1)),
+            (Expected::Unset, _) => None,
+            (Expected::Current, flag) => Some(flag.map_or(1, |flag| flag.revision)),
+            (Expected::Other, flag) => Some(flag.map_or(1, |flag| flag.revision + 1)),
         };
         match *op {
             Op::CreateFlag { flag, on } => {
                 let status = status(on).into();
                 let request =
                     CreateFeatureFlagRequest { key: self.key(flag), name: "new".into(), status, ..Default::default() };
-                once!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
             }
             Op::Toggle { ref flag, expected } => {
                 let (flag, expected_revision) =
                     (key!(toggle_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = ToggleFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                once!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: true, expected } => {
                 let (flag, expected_revision) =
                     (key!(enable_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = EnableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                once!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: false, expected } => {
                 let (flag, expected_revision) =
                     (key!(disable_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = DisableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                once!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Rename { ref flag, name, expected } => {
                 let (flag, expected_revision) =
@@ -134,112 +134,112 @@ impl Service {
                 let (name, update_mask) = (format!("name {name}"), Some(FieldMask { paths: vec!["name".into()] }));
                 let request =
                     UpdateFeatureFlagRequest { flag, name, update_mask, expected_revision, ..Default::default() };
-                once!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: true, expected } => {
                 let (flag, expected_revision) =
                     (key!(archive_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = ArchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                once!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: false, expected } => {
                 let (flag, expected_revision) =
                     (key!(unarchive_feature_flag_request, self.key(*flag)), at(flag, expected));
                 let request = UnarchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
-                once!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Revert { entry } => {
                 let audit_log_id = self.entries.get(entry).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
-                once!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
+                change_once!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about one flag"),
         }
     }
 
-    async fn batch(&mut self, items: &[(usize, bool)]) -> Told {
+    async fn batch(&mut self, items: &[(usize, bool)]) -> EntryIds {
         let item = |(flag, on): &(usize, bool)| BatchSetItem {
             flag: key!(batch_set_item, self.key(*flag)),
             status: status(*on).into(),
             expected_revision: None,
         };
         let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
-        once!(self.toggle.batch_set_feature_flags(request), |answer| {
+        change_once!(self.toggle.batch_set_feature_flags(request), |answer| {
             answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
         })
     }
 
-    async fn change_user(&mut self, op: &Op) -> Told {
+    async fn change_user(&mut self, op: &Op) -> EntryIds {
         let id = |user| self.users.get(user).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
         match *op {
             Op::CreateUser { user } => {
                 let request = CreateUserRequest { email: self.email(user), ..Default::default() };
                 let mut id = None;
-                let told = once!(self.access.create_user(request), |answer| {
+                let result = change_once!(self.access.create_user(request), |answer| {
                     id = answer.user.map(|user| user.id);
                     entry!(answer)
                 });
                 self.users.extend(id.map(|id| (user, id)));
-                told
+                result
             }
             Op::Grant { ref user, permitted, reactivate } => {
                 let (id, permissions) = (id(user), permissions(permitted));
                 let request = UpdateUserRequest { id, permissions, reactivate, ..Default::default() };
-                once!(self.access.update_user(request), |answer| entry!(answer))
+                change_once!(self.access.update_user(request), |answer| entry!(answer))
             }
             Op::Deactivate { ref user } => {
                 let request = DeactivateUserRequest { id: id(user), ..Default::default() };
-                once!(self.access.deactivate_user(request), |answer| entry!(answer))
+                change_once!(self.access.deactivate_user(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about a user"),
         }
     }
 
-    async fn change_token(&mut self, op: &Op) -> Told {
+    async fn change_token(&mut self, op: &Op) -> EntryIds {
         match *op {
             Op::CreateToken { ref user } => {
                 let user_id = self.users.get(user).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = CreateTokenRequest { user_id, name: "a token".into(), ..Default::default() };
                 let mut id = None;
-                let told = once!(self.access.create_token(request), |answer| {
+                let result = change_once!(self.access.create_token(request), |answer| {
                     id = answer.token.map(|token| token.id);
                     entry!(answer)
                 });
                 self.tokens.extend(id);
-                told
+                result
             }
             Op::Revoke { token } => {
                 let id = self.tokens.get(token).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
                 let request = RevokeTokenRequest { id, ..Default::default() };
-                once!(self.access.revoke_token(request), |answer| entry!(answer))
+                change_once!(self.access.revoke_token(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about a token"),
         }
     }
 
-    async fn trim(&mut self, through_revision: i64) -> Told {
+    async fn trim(&mut self, through_revision: i64) -> EntryIds {
         let through = self.admin.log().await.into_iter().find(|entry| entry.revision == through_revision);
         let through_hash = through.map_or(vec![0; 32], |entry| entry.hash);
         let request = TrimAuditLogsRequest { through_revision, through_hash, ..Default::default() };
-        once!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
+        change_once!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
     }
 
     fn key(&self, flag: usize) -> String {
-        format!("{}-{flag}", self.names)
+        format!("{}-{flag}", self.prefix)
     }
 
     fn email(&self, user: usize) -> String {
-        format!("{user}@{}.example.com", self.names)
+        format!("{user}@{}.example.com", self.prefix)
     }
 
     /// The flags of this sequence.
     pub async fn flags(&mut self) -> BTreeMap<usize, Flag> {
         let request =
-            ListFeatureFlagsRequest { key_prefix: self.names.clone(), include_archived: true, ..Default::default() };
+            ListFeatureFlagsRequest { key_prefix: self.prefix.clone(), include_archived: true, ..Default::default() };
         let flags = self.admin.toggle.list_feature_flags(request).await.unwrap().into_inner().feature_flags;
         let flag = |flag: FeatureFlag| {
             let (on, archived) = (flag.status() == FeatureFlagStatus::Enabled, flag.archived_at.is_some());
-            (number(&flag.key, &self.names), Flag { on, archived, name: flag.name, revision: flag.revision })
+            (number(&flag.key, &self.prefix), Flag { on, archived, name: flag.name, revision: flag.revision })
         };
         flags.into_iter().map(flag).collect()
     }
@@ -256,22 +256,22 @@ impl Service {
         users
     }
 
-    /// The entries of this sequence that are kept.
-    pub async fn entries(&mut self) -> Vec<Line> {
-        let log = self.admin.log().await.into_iter().filter(|entry| entry.revision > self.began);
-        let line = |entry: AuditLog| {
+    /// The entries of this sequence that are still in the log.
+    pub async fn entries(&mut self) -> Vec<LogEntry> {
+        let log = self.admin.log().await.into_iter().filter(|entry| entry.revision > self.start_revision);
+        let log_entry = |entry: AuditLog| {
             let entity = match &*entry.entity_type {
-                "feature_flag" => number(&entry.entity_key, &self.names),
+                "feature_flag" => number(&entry.entity_key, &self.prefix),
                 "user" => entry.entity_key.split('@').next().unwrap().parse().unwrap(),
                 "api_token" => self.tokens.iter().position(|id| *id == entry.entity_key).unwrap(),
                 _ => 0,
             };
-            Line { revision: entry.revision, action: entry.action_type, entity }
+            LogEntry { revision: entry.revision, action: entry.action_type, entity }
         };
-        log.map(line).collect()
+        log.map(log_entry).collect()
     }
 }
 
-fn number(key: &str, names: &str) -> usize {
-    key.strip_prefix(names).unwrap().trim_start_matches('-').parse().unwrap()
+fn number(key: &str, prefix: &str) -> usize {
+    key.strip_prefix(prefix).unwrap().trim_start_matches('-').parse().unwrap()
 }
