@@ -1,3 +1,3 @@
-"""What the tests of packaging share with those of the clients: the stubs."""
+"""Generates the stubs, as for the tests of the clients."""
 
-import stubs  # noqa: F401  (others import what it generates)
+import stubs  # noqa: F401  (other modules import what it generates)

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile, as far as ours goes: what it does not know it refuses."""
+"""Parses the instructions that our Dockerfile uses; fails on others."""
 
 import json
 import re
@@ -6,17 +6,17 @@ import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Instructions of which the last one counts, by what their value is.
+# Instructions of which the last one takes effect, and the types of their values.
 _SETTINGS = {"WORKDIR": str, "USER": str, "VOLUME": str, "EXPOSE": str, "STOPSIGNAL": str, "ENTRYPOINT": list, "CMD": list}
 
 
 @dataclass
 class Stage:
-    """One FROM and what follows it."""
+    """One FROM and its instructions."""
 
     image: str
     name: str | None
-    # In their order: (instruction, its flags, the rest of the line).
+    # In order: (instruction, flags, rest of the line).
     steps: list[tuple[str, dict[str, str], str]] = field(default_factory=list)
     arguments: dict[str, str] = field(default_factory=dict)
     environment: dict[str, str] = field(default_factory=dict)
@@ -25,7 +25,7 @@ class Stage:
 
 
 def stages(file: Path) -> list[Stage]:
-    """The stages, in their order."""
+    """The stages, in order."""
     lines = [line for line in file.read_text().splitlines() if line.strip() and not line.startswith("#")]
     found: list[Stage] = []
     for line in "\n".join(lines).replace("\\\n", " ").splitlines():
@@ -51,5 +51,5 @@ def _add(stage: Stage, instruction: str, rest: str) -> None:
     elif instruction == "HEALTHCHECK":
         stage.healthcheck = json.loads(bare.removeprefix("CMD "))
     else:
-        # Lists only in the exec form: there is no shell in the image.
+        # Lists must be in the exec form, since the image has no shell.
         stage.settings[instruction] = json.loads(bare) if _SETTINGS[instruction] is list else bare

@@ -1,19 +1,19 @@
-"""The Kubernetes manifests, read."""
+"""Reads the Kubernetes manifests."""
 
 import yaml
 
-from places import ROOT
+from paths import ROOT
 
 FOLDER = ROOT / "packaging" / "kubernetes"
 PLAIN, TLS = FOLDER / "toggled.yaml", FOLDER / "toggled-tls.yaml"
 
 
 class _Strict(yaml.SafeLoader):
-    """Refuses a key that is there twice, of which the last would silently win."""
+    """Refuses duplicate keys, of which YAML would silently keep the last."""
 
     def construct_mapping(self, node, deep=False):
         keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        assert len(keys) == len(set(keys)), f"a key twice: {keys} {node.start_mark}"
+        assert len(keys) == len(set(keys)), f"duplicate key: {keys} {node.start_mark}"
         return super().construct_mapping(node, deep)
 
 
@@ -34,5 +34,5 @@ def container(deployment) -> dict:
 
 
 def environment(deployment) -> dict[str, str | None]:
-    """The container's settings; None for what a secret holds."""
+    """The container's settings; None for values from a secret."""
     return {setting["name"]: setting.get("value") for setting in container(deployment)["env"]}

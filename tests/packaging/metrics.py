@@ -1,20 +1,20 @@
-"""What a server tells Prometheus, and what of it a query asks for."""
+"""The metrics that a server exports, and the metrics that a query uses."""
 
 import re
 
 import promql_parser
 from promql_parser import AggModifierType, AggregateExpr, BinaryExpr, VectorSelector
 
-# What Prometheus itself adds: whether a scrape worked, and where each series comes from.
-OF_PROMETHEUS = {"up": set()}
+# Added by Prometheus itself: the result of each scrape, and the source of each series.
+PROMETHEUS_METRICS = {"up": set()}
 ADDED_LABELS = {"job", "instance"}
 
-# What Grafana puts in the place of its variables.
+# Values for Grafana's variables.
 _VARIABLES = {"$__rate_interval": "1m", "$job": "toggled", "$instance": ".*"}
 
 
 def exported(text: str) -> dict[str, set[str]]:
-    """The metrics of an exposition, by name, and the labels that each has. A histogram is its three series."""
+    """The labels of each metric in the text format. A histogram counts as three metrics."""
     found: dict[str, set[str]] = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
@@ -23,8 +23,8 @@ def exported(text: str) -> dict[str, set[str]]:
     return found
 
 
-def asked(expression: str) -> tuple[dict[str, set[str]], set[str]]:
-    """The metrics that a query names with the labels that it selects each by, and the labels that it groups by."""
+def queried(expression: str) -> tuple[dict[str, set[str]], set[str]]:
+    """The metrics of a query with the labels that select them, and the labels that it groups by."""
     for variable, value in _VARIABLES.items():
         expression = expression.replace(variable, value)
     metrics: dict[str, set[str]] = {}
@@ -39,14 +39,14 @@ def asked(expression: str) -> tuple[dict[str, set[str]], set[str]]:
             labels.update(node.modifier.matching.labels)
 
     promql_parser.walk(promql_parser.parse(expression), visit)
-    assert metrics, f"it asks for nothing: {expression}"
+    assert metrics, f"the query has no metric: {expression}"
     return metrics, labels
 
 
 def unknown(expression: str, known: dict[str, set[str]]) -> list[str]:
-    """What a query asks for and nobody tells: a metric, a label of one, or a label of none."""
-    known = {**known, **OF_PROMETHEUS}
-    metrics, grouped = asked(expression)
+    """Metrics and labels that a query uses and that are not exported."""
+    known = {**known, **PROMETHEUS_METRICS}
+    metrics, grouped = queried(expression)
     missing = [name for name in metrics if name not in known]
     for name, labels in metrics.items():
         missing += [f"{name}{{{label}}}" for label in labels - known.get(name, labels) - ADDED_LABELS]

@@ -1,4 +1,4 @@
-"""The image: its stages are commands, carried out here as they stand, without a container engine."""
+"""The image. Its stages are built and run without a container engine."""
 
 import os
 import shutil
@@ -12,13 +12,13 @@ import pytest
 import image
 from dockerfile import stages
 from network import private_network
-from places import BINARY, ROOT
+from paths import BINARY, ROOT
 
-PATIENCE = 60
-# What the program exits with when nobody serves where it asks.
+TIMEOUT = 60
+# The program's exit status when the server is unavailable.
 UNAVAILABLE = 6
 TARGET = BINARY.parents[1]
-# Made anew each time, but always here: with the same paths and TARGET kept, only what has changed is compiled again.
+# Rebuilt each time, but always in this folder: with the same paths and TARGET, only changes are compiled.
 BUILDER = TARGET / "image-builder"
 
 
@@ -46,7 +46,7 @@ def root(final, builder, tmp_path):
     """The container's file system."""
     root = tmp_path / "root"
     root.mkdir(mode=0o755)
-    image.lay_out(final, builder, root)
+    image.build_final(final, builder, root)
     return root
 
 
@@ -54,33 +54,33 @@ def files(root):
     return {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
 
 
-def test_the_builder_has_the_toolchain_of_the_repository(stages_of_image):
+def test_builder_uses_the_repository_toolchain(stages_of_image):
     wanted = tomllib.loads((ROOT / "rust-toolchain.toml").read_text())["toolchain"]["channel"]
     assert stages_of_image[0].image == f"rust:{wanted}-bookworm"
 
 
-def test_the_image_is_as_it_should_be(stages_of_image, final):
+def test_image_settings_are_correct(stages_of_image, final):
     builder, _ = stages_of_image
     assert (builder.name, builder.arguments) == ("builder", {"PROFILE": "release"})
     assert final.image == "gcr.io/distroless/cc-debian12"
     assert final.settings["USER"].split(":")[0].isdigit() and not final.settings["USER"].startswith("0")
     assert final.settings["VOLUME"] == final.settings["WORKDIR"] == "/data"
     assert final.settings["EXPOSE"] == final.environment["TOGGLED_LISTEN"].rpartition(":")[2]
-    # There is no shell that could find the program, or hand a signal on to it.
+    # The image has no shell to find the program or to forward signals.
     assert final.healthcheck == [*final.settings["ENTRYPOINT"], "health"]
     assert "TOGGLED_ALLOW_PLAINTEXT" not in final.environment
 
 
-def test_it_holds_the_program_and_nothing_else(final, root):
+def test_image_holds_only_the_program(final, root):
     assert {name for name in files(root) if ".so" not in name} == {"usr/local/bin/toggled"}
-    told = subprocess.run(["readelf", "-d", root / "usr/local/bin/toggled"], capture_output=True, text=True, check=True)
-    needed = {line.split("[")[1].rstrip("]") for line in told.stdout.splitlines() if "(NEEDED)" in line}
+    output = subprocess.run(["readelf", "-d", root / "usr/local/bin/toggled"], capture_output=True, text=True, check=True)
+    needed = {line.split("[")[1].rstrip("]") for line in output.stdout.splitlines() if "(NEEDED)" in line}
     assert "libc.so.6" in needed and needed <= image.LIBRARIES, needed
 
 
-def test_it_does_not_start_before_it_is_told_how_tokens_are_protected(final, root):
+def test_start_needs_tls_or_explicit_plaintext(final, root):
     command = [*final.settings["ENTRYPOINT"], *final.settings["CMD"]]
-    ended = subprocess.run(**image.inside(final, root, command), capture_output=True, text=True, timeout=PATIENCE)
+    ended = subprocess.run(**image.command_in(final, root, command), capture_output=True, text=True, timeout=TIMEOUT)
     assert ended.returncode == 2, ended.stderr
     assert "TOGGLED_ALLOW_PLAINTEXT" in ended.stderr and len(ended.stderr.splitlines()) == 1
 
@@ -92,46 +92,46 @@ def network(final):
         yield network
 
 
-def test_it_serves_is_healthy_and_stops_when_it_is_asked_to(final, root, network):
+def test_container_serves_is_healthy_and_stops(final, root, network):
     before = files(root)
     command = [*final.settings["ENTRYPOINT"], *final.settings["CMD"]]
     plain = {"TOGGLED_ALLOW_PLAINTEXT": "true"}
-    start = image.inside(final, root, command, network, **plain)
+    start = image.command_in(final, root, command, network, **plain)
     server = subprocess.Popen(**start, stdout=subprocess.PIPE, text=True)
     try:
         until_healthy(final, root, network, server)
         assert running_as(server.pid) == final.settings["USER"].split(":")[0]
         server.send_signal(signal.Signals[final.settings["STOPSIGNAL"]])
-        assert server.wait(PATIENCE) == 0
+        assert server.wait(TIMEOUT) == 0
     finally:
         server.kill()
         server.wait()
     written = files(root) - before
     assert "data/toggled.db" in written and all(name.startswith("data/") for name in written), written
     assert "/data/toggled-admin.token" in server.stdout.read()
-    check = image.inside(final, root, final.healthcheck, network)
-    check = subprocess.run(**check, capture_output=True, text=True, timeout=PATIENCE)
+    check = image.command_in(final, root, final.healthcheck, network)
+    check = subprocess.run(**check, capture_output=True, text=True, timeout=TIMEOUT)
     assert check.returncode == UNAVAILABLE, check.stderr
 
 
 def until_healthy(final, root, network, server):
-    """Asks as the container engine would."""
-    deadline = time.monotonic() + PATIENCE
+    """Runs the health check until it succeeds, as a container engine would."""
+    deadline = time.monotonic() + TIMEOUT
     while True:
-        check = image.inside(final, root, final.healthcheck, network)
-        ended = subprocess.run(**check, capture_output=True, text=True, timeout=PATIENCE)
+        check = image.command_in(final, root, final.healthcheck, network)
+        ended = subprocess.run(**check, capture_output=True, text=True, timeout=TIMEOUT)
         if ended.returncode == 0:
             return
-        assert ended.returncode == UNAVAILABLE, f"no way to ask: {ended.stderr}"
-        assert server.poll() is None, f"it ended with {server.returncode}"
+        assert ended.returncode == UNAVAILABLE, f"the health check failed: {ended.stderr}"
+        assert server.poll() is None, f"the server exited with {server.returncode}"
         assert time.monotonic() < deadline, f"never healthy: {ended.stderr}"
         time.sleep(0.1)
 
 
 def running_as(process):
-    """The user whom a process runs as, by number, as it sees itself or as this machine does."""
+    """The user id of a process, in its own user namespace if it has one."""
     if os.geteuid() != 0:
-        # Its number is its own namespace's.
+        # The id inside the process's namespace.
         return open(f"/proc/{process}/uid_map").read().split()[0]
     status = open(f"/proc/{process}/status").read().splitlines()
     return next(line for line in status if line.startswith("Uid:")).split()[1]

@@ -1,4 +1,4 @@
-"""The manifests fit Kubernetes' own schema, each other, the image and the program."""
+"""The manifests match Kubernetes' schema, each other, the image and the program."""
 
 import copy
 import re
@@ -8,13 +8,13 @@ import pytest
 
 from dockerfile import stages
 from manifests import FOLDER, PLAIN, TLS, container, environment, objects, pod
-from places import ROOT
+from paths import ROOT
 
-# The oldest and the newest that the schemas at hand cover and that anybody should still run.
+# The oldest and the newest version to support, as far as the installed schemas cover them.
 VERSIONS = ["1.29", "1.37"]
 DEPLOYMENTS = [PLAIN, TLS]
-# What a server takes after both its times to write what it was given.
-LAST_SECONDS = 3
+# Seconds that a server needs for its last writes, after the drain delay and the shutdown timeout.
+FINAL_WRITE_SECONDS = 3
 
 
 def deployment(file):
@@ -22,7 +22,7 @@ def deployment(file):
 
 
 def validate(thing, version):
-    """Fails on any field that is unknown, lacking or of a wrong type."""
+    """Fails if a field is unknown, missing or of a wrong type."""
     assert kubernetes_validate.validate(thing, version, strict=True) == version
 
 
@@ -32,30 +32,30 @@ def seconds(text):
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
-def test_every_object_fits_the_schema(file, version):
+def test_objects_match_the_schema(file, version):
     for thing in objects(file).values():
         validate(thing, version)
 
 
-def test_all_files_are_looked_at_and_hold_what_they_should():
+def test_manifests_hold_the_expected_objects():
     assert sorted(FOLDER.iterdir()) == sorted(DEPLOYMENTS)
     assert objects(PLAIN).keys() == {"Deployment", "Service", "PodDisruptionBudget"}
     assert objects(TLS).keys() == {"Deployment"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_field_that_is_wrong_is_found(version):
+def test_invalid_field_is_detected(version):
     def misspelt(thing):
         probe = container(thing)["readinessProbe"]
         probe["periodSecond"] = probe.pop("periodSeconds")
 
-    def lacking(thing):
+    def missing(thing):
         del thing["spec"]["selector"]
 
     def mistyped(thing):
         thing["spec"]["replicas"] = "two"
 
-    for spoil in [misspelt, lacking, mistyped]:
+    for spoil in [misspelt, missing, mistyped]:
         thing = copy.deepcopy(deployment(PLAIN))
         spoil(thing)
         with pytest.raises(kubernetes_validate.ValidationError):
@@ -70,7 +70,7 @@ def differences(one, other, path=""):
     return set() if one == other else {path}
 
 
-def test_with_tls_only_what_tls_needs_is_different():
+def test_tls_manifest_differs_only_in_tls():
     plain, tls = deployment(PLAIN), deployment(TLS)
     ours, theirs = environment(plain), environment(tls)
     assert ours.keys() - theirs.keys() == {"TOGGLED_ALLOW_PLAINTEXT"}
@@ -91,13 +91,13 @@ def test_with_tls_only_what_tls_needs_is_different():
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
-def test_probes_ask_what_they_may(file):
+def test_probes_use_the_right_endpoints(file):
     ports = {port["name"]: port["containerPort"] for port in container(deployment(file))["ports"]}
     settings = environment(deployment(file))
     assert settings["TOGGLED_METRICS_LISTEN"] == f"0.0.0.0:{ports['metrics']}"
     probes = {name: probe for name, probe in container(deployment(file)).items() if name.endswith("Probe")}
     assert probes.keys() == {"readinessProbe", "livenessProbe"}
-    # A server that is restarted while its database is away has forgotten the flags.
+    # Liveness must not depend on the database: a restarted server would lose the flags in memory.
     assert probes["livenessProbe"]["httpGet"] == {"path": "/livez", "port": "metrics"}
     if "TOGGLED_TLS_KEY" in settings:
         assert probes["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "metrics"}
@@ -106,14 +106,14 @@ def test_probes_ask_what_they_may(file):
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
-def test_a_server_may_end_in_its_own_time(file):
+def test_grace_period_covers_the_shutdown(file):
     settings = environment(deployment(file))
     longest = seconds(settings["TOGGLED_DRAIN_DELAY"]) + seconds(settings["TOGGLED_SHUTDOWN_TIMEOUT"])
-    assert pod(deployment(file))["terminationGracePeriodSeconds"] > longest + LAST_SECONDS
+    assert pod(deployment(file))["terminationGracePeriodSeconds"] > longest + FINAL_WRITE_SECONDS
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
-def test_it_may_do_no_more_than_it_needs(file):
+def test_container_is_restricted(file):
     inside, outside = container(deployment(file))["securityContext"], pod(deployment(file))["securityContext"]
     assert inside == {
         "allowPrivilegeEscalation": False,
@@ -122,14 +122,14 @@ def test_it_may_do_no_more_than_it_needs(file):
     }
     assert outside["runAsNonRoot"] and outside["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod(deployment(file))["automountServiceAccountToken"] is False
-    # The user whom the image is made for, and the port that it serves on.
+    # The same user and port as in the image.
     image = stages(ROOT / "packaging" / "Dockerfile")[-1]
     assert f"{outside['runAsUser']}:{outside['runAsGroup']}" == image.settings["USER"]
     assert {"name": "grpc", "containerPort": int(image.settings["EXPOSE"])} in container(deployment(file))["ports"]
 
 
 @pytest.mark.parametrize("file", DEPLOYMENTS, ids=lambda file: file.stem)
-def test_two_servers_share_one_database_and_no_secret_is_in_the_file(file):
+def test_secrets_come_from_a_secret_object(file):
     assert deployment(file)["spec"]["replicas"] == 2
     secret = {s["name"]: s["valueFrom"]["secretKeyRef"] for s in container(deployment(file))["env"] if "valueFrom" in s}
     taken = {name: (ref["name"], ref["key"]) for name, ref in secret.items()}
@@ -138,14 +138,14 @@ def test_two_servers_share_one_database_and_no_secret_is_in_the_file(file):
         "TOGGLED_BOOTSTRAP_TOKEN": ("toggled", "bootstrap-token"),
         "TOGGLED_CHECKPOINT_KEY": ("toggled", "checkpoint-key"),
     }
-    # As the comment and the documents make it.
+    # The commands in the comment and in the document create the same secret.
     for text in [PLAIN.read_text(), (ROOT / "docs" / "operations.md").read_text()]:
         made = re.search(r"kubectl create secret generic (\S+) .*?(?=kubectl apply|apiVersion)", text, re.DOTALL)
         keys = set(re.findall(r"--from-(?:literal|file)=([a-z-]+)=", made[0]))
         assert made[1] == "toggled" and keys == {key for _, key in taken.values()}
 
 
-def test_what_selects_the_servers_finds_them():
+def test_selectors_match_the_pods():
     plain = objects(PLAIN)
     labels = plain["Deployment"]["spec"]["template"]["metadata"]["labels"]
     assert plain["Service"]["spec"]["selector"] == labels
@@ -154,4 +154,4 @@ def test_what_selects_the_servers_finds_them():
     (port,) = plain["Service"]["spec"]["ports"]
     assert port["targetPort"] in {port["name"] for port in container(plain["Deployment"])["ports"]}
     budget, replicas = plain["PodDisruptionBudget"]["spec"]["minAvailable"], plain["Deployment"]["spec"]["replicas"]
-    assert 0 < budget < replicas, "or no node could ever be drained"
+    assert 0 < budget < replicas, "otherwise no node could be drained"

@@ -1,4 +1,4 @@
-"""The dashboard and the alerts ask for what a server really tells, and each alert leads to what is to be done."""
+"""The dashboard and the alerts use metrics that a server exports, and each alert has a runbook."""
 
 import json
 import re
@@ -13,7 +13,7 @@ import yaml
 
 from client import Client
 from metrics import exported, unknown
-from places import ROOT, TOOLS
+from paths import ROOT, TOOLS
 from server import Server
 from toggled.v1.toggle_service_pb2 import (
     CreateFeatureFlagRequest,
@@ -31,18 +31,18 @@ PROMTOOL = shutil.which("promtool") or TOOLS / "prometheus" / "usr" / "bin" / "p
 
 @pytest.fixture(scope="module")
 def known(tmp_path_factory):
-    """What a server tells that has seen a little of everything."""
+    """The metrics of a server that has handled calls of several kinds."""
     with socket.socket() as probe:
-        # All else that asks for a free port does so at another loopback address.
+        # Other tests ask for free ports on another loopback address.
         probe.bind(("127.0.0.3", 0))
         address = "127.0.0.3:%d" % probe.getsockname()[1]
     with Server(tmp_path_factory.mktemp("monitored"), "--listen", "127.0.0.1:0", "--metrics-listen", address) as server:
-        with Client(server.address, server.admin_token()) as admin, Client(server.address, None) as stranger:
+        with Client(server.address, server.admin_token()) as admin, Client(server.address, None) as anonymous:
             admin.toggle.CreateFeatureFlag(CreateFeatureFlagRequest(key="a", name="A"))
             admin.toggle.ToggleFeatureFlag(ToggleFeatureFlagRequest(key="a"))
             watching = admin.toggle.WatchFeatureFlags(WatchFeatureFlagsRequest())
             next(watching)
-            for refused, key in [(admin, "none"), (stranger, "a")]:
+            for refused, key in [(admin, "none"), (anonymous, "a")]:
                 with pytest.raises(grpc.RpcError):
                     refused.toggle.GetFeatureFlag(GetFeatureFlagRequest(key=key))
             with urllib.request.urlopen(f"http://{address}/metrics") as answer:
@@ -61,7 +61,7 @@ def panels():
 
 
 def queries():
-    """Every query there is, with where it is."""
+    """All queries, with the alert or panel that uses them."""
     found = [(rule["alert"], rule["expr"]) for rule in rules()]
     return found + [(panel["title"], target["expr"]) for panel in panels() for target in panel["targets"]]
 
@@ -71,12 +71,12 @@ def promtool(*arguments):
     assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
-def test_every_query_asks_for_what_a_server_tells(known):
+def test_queries_use_exported_metrics(known):
     missing = {(where, expression): unknown(expression, known) for where, expression in queries()}
     assert {where: what for (where, _), what in missing.items() if what} == {}
 
 
-def test_a_query_that_asks_for_something_else_is_found():
+def test_unknown_metric_or_label_is_detected():
     known = exported('# TYPE a counter\na{x="1"} 1\nb_bucket{le="1",m="Say \\"n=1\\""} 0\nb_sum 2\n')
     assert known == {"a": {"x"}, "b_bucket": {"le", "m"}, "b_sum": set()}
     for good in ["rate(a[5m])", 'sum by (x, job) (a{x=~"1|2",instance="i"})', "up == 0", "sum by (le) (b_bucket)"]:
@@ -85,11 +85,11 @@ def test_a_query_that_asks_for_something_else_is_found():
         assert unknown(bad, known) != [], bad
 
 
-def test_the_rules_are_rules():
+def test_rules_are_valid():
     promtool("check", "rules", RULES)
 
 
-def test_alerts_are_raised_when_they_should_be_and_not_otherwise():
+def test_alerts_fire_only_when_they_should():
     promtool("test", "rules", UNIT_TESTS)
     cases = [case for test in yaml.safe_load(UNIT_TESTS.read_text())["tests"] for case in test["alert_rule_test"]]
     everything = {rule["alert"] for rule in rules()}
@@ -97,7 +97,7 @@ def test_alerts_are_raised_when_they_should_be_and_not_otherwise():
     assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == everything
 
 
-def test_every_alert_leads_to_what_is_to_be_done():
+def test_alerts_have_a_runbook():
     text = OPERATIONS.read_text()
     section = re.search(r"^## Alerts\n(.*?)^## ", text, re.MULTILINE | re.DOTALL)[1]
     explained = dict(re.findall(r"^### (\w+)\n\n\*(\w+)\.\*", section, re.MULTILINE))
@@ -108,21 +108,21 @@ def test_every_alert_leads_to_what_is_to_be_done():
         assert rule["annotations"]["runbook_url"].endswith(f"/docs/operations.md#{rule['alert'].lower()}")
 
 
-def test_the_metrics_are_explained(known):
-    """In the table of docs/operations.md: all of the program's own, and no other."""
+def test_exported_metrics_are_documented(known):
+    """The table of docs/operations.md lists exactly the program's own metrics."""
     section = re.search(r"^## Metrics\n(.*?)^## ", OPERATIONS.read_text(), re.MULTILINE | re.DOTALL)[1]
     explained = {}
     for name, labels in re.findall(r"^\| `(toggled_\w+)(?:\{([\w,]+)\})?`", section, re.MULTILINE):
         explained[name] = set(filter(None, labels.split(",")))
-    told = {}
+    exported_labels = {}
     for name, labels in known.items():
         if name.startswith("toggled_"):
             plain = re.sub("_(bucket|sum|count)$", "", name)
-            told.setdefault(plain, set()).update(labels - {"le"})
-    assert explained == told
+            exported_labels.setdefault(plain, set()).update(labels - {"le"})
+    assert explained == exported_labels
 
 
-def test_the_dashboard_is_one_that_grafana_loads():
+def test_dashboard_is_valid_for_grafana():
     dashboard = json.loads(DASHBOARD.read_text())
     assert dashboard["title"] and dashboard["uid"] and dashboard["schemaVersion"] >= 36
     ids = [panel["id"] for panel in dashboard["panels"]]
@@ -135,7 +135,7 @@ def test_the_dashboard_is_one_that_grafana_loads():
         for target in panel["targets"]:
             used = set(re.findall(r"\$\{?(\w+)", target["expr"])) - {"__rate_interval"}
             assert used == {"job", "instance"} <= variables, target["expr"]
-    # None lies on another.
+    # Panels do not overlap.
     cells = [
         (x, y)
         for panel in dashboard["panels"]

@@ -1,4 +1,4 @@
-"""The unit is one that systemd takes, and keeps the program from what it does not need."""
+"""systemd accepts the unit, and the unit restricts the program."""
 
 import configparser
 import re
@@ -6,17 +6,17 @@ import subprocess
 
 import pytest
 
-from places import BINARY, ROOT
+from paths import BINARY, ROOT
 
 UNIT = ROOT / "packaging" / "systemd" / "toggled.service"
-# What a server takes after both its times to write what it was given.
-LAST_SECONDS = 3
-# Of 10, of which 0 is nothing to worry about. What is left is the network, which it is there for.
-MOST_EXPOSED = 1.5
+# Seconds that a server needs for its last writes, after the drain delay and the shutdown timeout.
+FINAL_WRITE_SECONDS = 3
+# On systemd's scale from 0 (safe) to 10. The rest comes from network access, which the program needs.
+MAX_EXPOSURE = 1.5
 
 
 class _Repeated(dict):
-    """Keeps all values of a setting that is there several times, one a line."""
+    """Keeps all values of a repeated setting, one per line."""
 
     def __setitem__(self, key, value):
         if isinstance(value, list) and key in self:
@@ -38,7 +38,7 @@ def service():
 
 @pytest.fixture
 def unit(tmp_path):
-    """The unit with the program that is there, and no dependence on what this machine has not."""
+    """The unit, with the program of this build."""
     text, replaced = re.subn(r"^ExecStart=\S+", f"ExecStart={BINARY}", UNIT.read_text(), flags=re.MULTILINE)
     assert replaced == 1
     file = tmp_path / UNIT.name
@@ -50,43 +50,43 @@ def analyze(*arguments):
     return subprocess.run(["systemd-analyze", *arguments], capture_output=True, text=True, timeout=60)
 
 
-def test_systemd_takes_it(unit):
-    told = analyze("verify", "--recursive-errors=no", unit)
-    assert (told.returncode, told.stderr) == (0, "")
+def test_systemd_accepts_the_unit(unit):
+    result = analyze("verify", "--recursive-errors=no", unit)
+    assert (result.returncode, result.stderr) == (0, "")
 
 
-def test_what_systemd_would_not_take_is_found(unit):
+def test_invalid_unit_is_detected(unit):
     for bad in ["ProtectSystm=strict", "Type=ready", "SystemCallFilter=@no-such-group"]:
         unit.write_text(unit.read_text() + f"\n[Service]\n{bad}\n")
-        told = analyze("verify", "--recursive-errors=no", unit)
-        assert bad.partition("=")[2].lstrip("@") in told.stderr or bad.partition("=")[0] in told.stderr, told.stderr
+        result = analyze("verify", "--recursive-errors=no", unit)
+        assert bad.partition("=")[2].lstrip("@") in result.stderr or bad.partition("=")[0] in result.stderr, result.stderr
 
 
-def test_it_is_exposed_to_little(unit):
-    told = analyze("security", "--offline=yes", f"--threshold={int(MOST_EXPOSED * 10)}", unit)
-    print(told.stdout)
-    assert told.returncode == 0, told.stdout
-    assert float(re.search(r"exposure level for toggled\.service: ([\d.]+)", told.stdout)[1]) <= MOST_EXPOSED
+def test_exposure_level_is_low(unit):
+    result = analyze("security", "--offline=yes", f"--threshold={int(MAX_EXPOSURE * 10)}", unit)
+    print(result.stdout)
+    assert result.returncode == 0, result.stdout
+    assert float(re.search(r"exposure level for toggled\.service: ([\d.]+)", result.stdout)[1]) <= MAX_EXPOSURE
 
 
-def test_it_waits_for_the_program_and_gives_it_time_to_end():
+def test_start_and_stop_timeouts_are_sufficient():
     settings = service()
     assert settings["Type"] == "notify" and settings["Restart"] == "on-failure"
-    # Its database may be away for hours.
+    # The database may be unavailable for hours.
     assert settings["TimeoutStartSec"] == "infinity"
-    # Nor does it give up after a few starts.
+    # systemd never gives up restarting.
     assert sections()["Unit"]["StartLimitIntervalSec"] == "0"
-    # Their table is written from the program.
+    # The table in the document is generated from the program.
     table = (ROOT / "docs" / "operations.md").read_text()
     defaults = {
         name: re.search(rf"^\| `--{name} \w+` \| `\w+` \| `(\d+)s` \|", table, re.MULTILINE)
         for name in ["drain-delay", "shutdown-timeout"]
     }
     assert all(defaults.values()), defaults
-    assert int(settings["TimeoutStopSec"]) > sum(int(default[1]) for default in defaults.values()) + LAST_SECONDS
+    assert int(settings["TimeoutStopSec"]) > sum(int(default[1]) for default in defaults.values()) + FINAL_WRITE_SECONDS
 
 
-def test_the_database_is_in_the_folder_that_is_its_own():
+def test_database_is_in_the_state_directory():
     settings = service()
     folder = f"/var/lib/{settings['StateDirectory']}"
     assert settings["WorkingDirectory"] == folder
