@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
-# setup.sh packages|tools|bench: installs what is needed besides Rust, and nothing that is there already: Debian packages for
-# the tests, the tests' own tools in .tools, or Debian packages for the benchmark.
+# setup.sh packages|tools|bench: installs what the tests need besides Rust. What is already installed is skipped.
+#
+#   packages   Debian packages for the tests
+#   tools      Python and Node packages and promtool for the tests, in .tools
+#   bench      Debian packages for the benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 packages=()
 
-# need PACKAGE COMMAND...: when COMMAND fails, PACKAGE is missing.
+# need PACKAGE COMMAND...: marks PACKAGE as missing if COMMAND fails.
 need() {
   local package=$1
   shift
@@ -27,7 +30,7 @@ find_missing() {
     need nghttp2-client h2load --version
     need sqlite3 sqlite3 --version
   else
-    need openssl openssl version # makes RSA keys, which the tests' own library cannot
+    need openssl openssl version # generates RSA keys, which the tests' library cannot
     need python3-venv python3 -c 'import ensurepip, venv'
     need nodejs node --version
     need npm npm --version
@@ -35,12 +38,12 @@ find_missing() {
     need curl curl --version
     need iproute2 env PATH="$PATH:/usr/sbin:/sbin" ip -Version # networks of the tests' own
     need util-linux nsenter --version
-    need sqlite3 sqlite3 --version # backups are taken with it
+    need sqlite3 sqlite3 --version # takes backups
     need systemd systemd-analyze --version
   fi
 }
 
-# stop MESSAGE: ends in an error.
+# stop MESSAGE: prints MESSAGE and exits with an error.
 stop() {
   echo "setup: $1" >&2
   exit 1
@@ -49,49 +52,49 @@ stop() {
 install_packages() {
   local root=()
   if [ "$(id -u)" != 0 ]; then
-    command -v sudo >/dev/null || stop "neither root nor sudo: have these packages installed: ${packages[*]}"
+    command -v sudo >/dev/null || stop "installing packages needs root or sudo; install ${packages[*]} yourself, then run this again"
     root=(sudo)
   fi
-  command -v apt-get >/dev/null || stop "not Debian: install what these packages hold: ${packages[*]}"
+  command -v apt-get >/dev/null || stop "apt-get not found; install your system's equivalents of ${packages[*]}, then run this again"
   echo "setup: installing ${packages[*]}"
-  # Debian's postgresql would start a cluster of its own; the tests start theirs, in temporary folders.
+  # Keeps Debian's postgresql package from creating a cluster. The tests start their own, in temporary folders.
   local no_cluster=/etc/postgresql-common/createcluster.d/no-main-cluster.conf done=yes
   "${root[@]}" mkdir -p "${no_cluster%/*}"
   echo 'create_main_cluster = false' | "${root[@]}" tee "$no_cluster" >/dev/null
   { "${root[@]}" apt-get update -q &&
     "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends "${packages[@]}"; } || done=no
   "${root[@]}" rm "$no_cluster"
-  [ $done = yes ] || stop "these packages could not be installed: ${packages[*]}"
+  [ $done = yes ] || stop "apt-get could not install ${packages[*]}; see its messages above"
 }
 
-# The copy of the requirements is the stamp: it is made last.
+# The copy of requirements.txt marks a complete installation, so it is written last.
 python_tools() {
-  local wanted=tests/clients/requirements.txt venv=.tools/venv
-  if cmp -s "$wanted" "$venv/requirements.txt" && "$venv/bin/python" -c 'import grpc_tools, pytest'; then return; fi
+  local expected=tests/clients/requirements.txt venv=.tools/venv
+  if cmp -s "$expected" "$venv/requirements.txt" && "$venv/bin/python" -c 'import grpc_tools, pytest'; then return; fi
   rm -rf "$venv"
   python3 -m venv "$venv"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$wanted"
-  cp "$wanted" "$venv/"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary :all: --requirement "$expected"
+  cp "$expected" "$venv/"
 }
 
-# Likewise the copy of the lock file. No install scripts: buf's own only saves a few milliseconds a start.
+# The copy of the lock file marks a complete installation. Install scripts are off: buf works without its own.
 node_tools() {
-  local wanted=tests/clients/package-lock.json modules=.tools/node_modules
-  if cmp -s "$wanted" "$modules/package-lock.json"; then return; fi
-  cp tests/clients/package.json "$wanted" .tools/
+  local expected=tests/clients/package-lock.json modules=.tools/node_modules
+  if cmp -s "$expected" "$modules/package-lock.json"; then return; fi
+  cp tests/clients/package.json "$expected" .tools/
   npm ci --prefix .tools --ignore-scripts --no-audit --no-fund
-  cp "$wanted" "$modules/"
+  cp "$expected" "$modules/"
 }
 
-# Checks alert rules. Only the program is taken out of Debian's package: what is installed would run as a service.
+# promtool checks alert rules. It is extracted from Debian's package, which would run Prometheus if it were installed.
 prometheus_tools() {
   local programs=.tools/prometheus
   if command -v promtool >/dev/null || "$programs/usr/bin/promtool" --version >/dev/null 2>&1; then return; fi
   rm -rf "$programs"
   mkdir -p "$programs"
-  # A machine that lacks nothing else may have no list of packages yet.
+  # The first download fails if the package lists were never fetched.
   download prometheus "$programs" || { update_packages && download prometheus "$programs"; } ||
-    stop "promtool could not be had: install Debian's package prometheus"
+    stop "could not download promtool; install Debian's package prometheus, then run this again"
   dpkg-deb --extract "$programs"/prometheus_*.deb "$programs"
   rm "$programs"/prometheus_*.deb
 }
@@ -110,11 +113,11 @@ install_missing() {
   if [ ${#packages[@]} -gt 0 ]; then
     install_packages
     find_missing "$1"
-    [ ${#packages[@]} = 0 ] || stop "still missing after their installation: ${packages[*]}"
+    [ ${#packages[@]} = 0 ] || stop "still missing after the installation: ${packages[*]}; check the messages above"
   fi
 }
 
-command -v cargo >/dev/null || stop "cargo is missing: install Rust with rustup, https://rustup.rs"
+command -v cargo >/dev/null || stop "cargo not found; install Rust with rustup: https://rustup.rs"
 case ${1:-} in
 packages) install_missing test ;;
 bench) install_missing bench ;;
@@ -124,5 +127,5 @@ tools)
   node_tools
   prometheus_tools
   ;;
-*) stop "say what for: packages, tools or bench" ;;
+*) stop "usage: setup.sh packages|tools|bench" ;;
 esac
