@@ -1,34 +1,34 @@
-// Applications that read flags through OpenFeature, with the providers as they are published.
+// Applications that read flags through OpenFeature's published providers.
 
 import assert from "node:assert/strict";
 
-import { packages } from "./places.mjs";
+import { packages } from "./paths.mjs";
 
 const { OpenFeature, ProviderEvents } = packages("@openfeature/server-sdk");
 const { FlagdProvider } = packages("@openfeature/flagd-provider");
 const { OFREPProvider } = packages("@openfeature/ofrep-provider");
 
-// How flagd's provider reads: by a call for each value, which it caches, or from a copy of all flags.
+// The modes of flagd's provider: a call per value, with a cache, or a local copy of all flags.
 export const MODES = ["rpc", "in-process"];
 
-// How long something may take that happens by itself.
-const PATIENCE = 60_000;
+// How many milliseconds to wait for asynchronous events.
+const TIMEOUT = 60_000;
 
-// Waits for a condition; fails when it does not come to hold.
-export async function until(holds, what) {
-  const deadline = Date.now() + PATIENCE;
+// Waits for a condition, and fails after TIMEOUT.
+export async function waitUntil(holds, what) {
+  const deadline = Date.now() + TIMEOUT;
   while (!(await holds())) {
-    assert.ok(Date.now() < deadline, `waited in vain: ${what}`);
+    assert.ok(Date.now() < deadline, `timed out waiting for ${what}`);
     await new Promise((soon) => setTimeout(soon, 10));
   }
 }
 
-// It has no way to send a token.
+// This provider cannot send a token.
 export function flagd(address, mode, options = {}) {
   const [host, port] = address.split(":");
-  // The longest call, for slow machines, and soon again after a broken connection.
-  const patience = { deadlineMs: 10_000, retryBackoffMs: 50, retryBackoffMaxMs: 100 };
-  return new FlagdProvider({ host, port: Number(port), resolverType: mode, ...patience, ...options });
+  // A long deadline for slow machines, and quick retries after a broken connection.
+  const timeouts = { deadlineMs: 10_000, retryBackoffMs: 50, retryBackoffMaxMs: 100 };
+  return new FlagdProvider({ host, port: Number(port), resolverType: mode, ...timeouts, ...options });
 }
 
 export function ofrep(address, token) {
@@ -38,7 +38,7 @@ export function ofrep(address, token) {
 
 let applications = 0;
 
-// Reads flags, and keeps what its provider tells.
+// Reads flags, and records the events of its provider.
 export class Application {
   // The keys of every change event.
   changes = [];
@@ -49,7 +49,7 @@ export class Application {
     this.client.addHandler(ProviderEvents.ConfigurationChanged, (event) => this.changes.push(event.flagsChanged ?? []));
   }
 
-  // One whose provider is ready.
+  // Creates an application and waits until its provider is ready.
   static async with(provider) {
     const application = new Application();
     await OpenFeature.setProviderAndWait(application.domain, provider);
@@ -60,25 +60,25 @@ export class Application {
     return this.client.getBooleanDetails(key, otherwise);
   }
 
-  // The flag's value, which must be there.
+  // The value of a flag that must exist.
   async value(key) {
     const details = await this.details(key);
     assert.equal(details.errorCode, undefined, JSON.stringify(details));
     return details.value;
   }
 
-  // Whether there is no such flag, for either default.
-  async misses(key) {
+  // Whether the flag reads as not found, with either default.
+  async readsDefault(key) {
     const found = await Promise.all([true, false].map((otherwise) => this.details(key, otherwise)));
     return found.every(({ value, errorCode }, n) => value === (n === 0) && errorCode === "FLAG_NOT_FOUND");
   }
 
-  // Does what changes this flag; resolves when the provider has told so.
-  async isTold(key, act) {
-    const told = () => this.changes.filter((keys) => keys.includes(key)).length;
-    const before = told();
+  // Makes a change, and waits for the provider's event about this flag.
+  async expectEvent(key, act) {
+    const events = () => this.changes.filter((keys) => keys.includes(key)).length;
+    const before = events();
     await act();
-    await until(() => told() > before, `the change of ${key}`);
+    await waitUntil(() => events() > before, `the change event of ${key}`);
   }
 }
 

@@ -1,11 +1,11 @@
-// flagd's OpenFeature provider, in both its modes, against a server that serves everybody its flags.
+// flagd's OpenFeature provider in both its modes, against a server with anonymous reads.
 
 import assert from "node:assert/strict";
 import { after, afterEach, before, describe, test } from "node:test";
 
-import { packages } from "./places.mjs";
+import { packages } from "./paths.mjs";
 import { Proxy } from "./proxy.mjs";
-import { Application, MODES, closeProviders, flagd, until } from "./reading.mjs";
+import { Application, MODES, closeProviders, flagd, waitUntil } from "./applications.mjs";
 import { Server, temporaryFolder } from "./server.mjs";
 
 const { OpenFeature } = packages("@openfeature/server-sdk");
@@ -15,7 +15,7 @@ const open = { environment: { TOGGLED_ANONYMOUS_FLAGD_READS: "true" } };
 let server;
 let flags = 0;
 
-// A new flag, off.
+// Creates a disabled flag.
 async function flag() {
   const key = `flag-${++flags}`;
   await server.admin.toggle("CreateFeatureFlag", { key, name: key });
@@ -25,10 +25,10 @@ async function flag() {
 const flip = (key, { admin } = server) => admin.toggle("ToggleFeatureFlag", { key });
 const archive = (key, { admin } = server) => admin.toggle("ArchiveFeatureFlag", { key });
 
-// An application that has heard of all flags: from then on a change event is that of a change.
+// An application that has received the first event, with all flags. Later events are about changes.
 async function reading(mode, address = server.address) {
   const application = await Application.with(flagd(address, mode));
-  if (mode === "rpc") await until(() => application.changes.length > 0, "the first word about all flags");
+  if (mode === "rpc") await waitUntil(() => application.changes.length > 0, "the first event with all flags");
   return application;
 }
 
@@ -52,16 +52,16 @@ for (const mode of MODES) {
       }
     });
 
-    test("a flag that is missing or archived has the caller's default", async () => {
+    test("a missing or archived flag reads as the default", async () => {
       const archived = await flag();
       await archive(archived);
       const application = await reading(mode);
 
-      assert.ok(await application.misses("missing"));
-      assert.ok(await application.misses(archived));
+      assert.ok(await application.readsDefault("missing"));
+      assert.ok(await application.readsDefault(archived));
     });
 
-    test("a toggle read as something else has the caller's default", async () => {
+    test("reading another type gives the default", async () => {
       const key = await flag();
       const { client } = await reading(mode);
 
@@ -71,28 +71,28 @@ for (const mode of MODES) {
       }
     });
 
-    test("flips and archiving are told and seen", async () => {
+    test("flips and archiving send events and are read", async () => {
       const key = await flag();
       const application = await reading(mode);
 
       for (const expected of [true, false, true]) {
-        // Read before, so that a cache holds it.
+        // Read first, so that the value is cached.
         assert.equal(await application.value(key), !expected);
-        await application.isTold(key, () => flip(key));
+        await application.expectEvent(key, () => flip(key));
         assert.equal(await application.value(key), expected);
       }
-      await application.isTold(key, () => archive(key));
-      assert.ok(await application.misses(key));
+      await application.expectEvent(key, () => archive(key));
+      assert.ok(await application.readsDefault(key));
     });
 
-    test("after a thousand flips every value is the server's", async () => {
+    test("values match the server after 1,000 flips", async () => {
       const keys = [];
       for (let n = 0; n < 20; n++) keys.push(await flag());
       const application = await reading(mode);
       const values = () => Promise.all(keys.map((key) => application.value(key)));
       assert.ok(!(await values()).includes(true));
 
-      // All at once: each flag is flipped an even number of times, and half of them once more.
+      // Concurrently: each flag is flipped an even number of times, and half of them once more.
       const flips = keys.flatMap((key, n) => Array(n % 2 ? 49 : 50).fill(key));
       await Promise.all([...flips, ...keys.slice(10)].map((key) => flip(key)));
 
@@ -100,10 +100,10 @@ for (const mode of MODES) {
       const status = new Map(feature_flags.map(({ key, status }) => [key, status === "FEATURE_FLAG_STATUS_ENABLED"]));
       const expected = keys.map((key) => status.get(key));
       assert.equal(expected.filter(Boolean).length, 10);
-      await until(async () => String(await values()) === String(expected), "the last of the flips");
+      await waitUntil(async () => String(await values()) === String(expected), "the last of the flips");
     });
 
-    test("a flip while the connection was cut is seen when it is back", async () => {
+    test("a flip during a disconnection is seen later", async () => {
       const [flipped, archived, left] = [await flag(), await flag(), await flag()];
       const proxy = await Proxy.to(server.address);
       const application = await reading(mode, proxy.address);
@@ -114,18 +114,18 @@ for (const mode of MODES) {
       await archive(archived);
       await proxy.restore();
 
-      await until(async () => (await application.details(flipped)).value, "the flip");
-      await until(() => application.misses(archived), "that the flag is gone");
-      await until(() => application.client.providerStatus === "READY", "the provider's return");
-      await application.isTold(left, () => flip(left));
-      await until(async () => (await application.details(left)).value, "the flip after it");
+      await waitUntil(async () => (await application.details(flipped)).value, "the flip");
+      await waitUntil(() => application.readsDefault(archived), "the archived flag to be gone");
+      await waitUntil(() => application.client.providerStatus === "READY", "the provider to be ready again");
+      await application.expectEvent(left, () => flip(left));
+      await waitUntil(async () => (await application.details(left)).value, "the flip after it");
       await closeProviders();
       await proxy.cut();
     });
 
-    test("a flip while the server was away is seen when it is back", async () => {
+    test("a flip during server downtime is seen later", async () => {
       const folder = temporaryFolder();
-      // A port of this address is nobody's while the server is away.
+      // A port of this address stays free while the server is down.
       let own = await Server.start(folder, { ...open, listen: "127.0.0.2:0" });
       const listen = own.address;
       for (const key of ["flipped", "left"]) await own.admin.toggle("CreateFeatureFlag", { key, name: key });
@@ -133,21 +133,21 @@ for (const mode of MODES) {
       for (const key of ["flipped", "left"]) assert.equal(await application.value(key), false);
 
       await own.stop();
-      // Elsewhere, where the provider does not look.
+      // A server at another address, which the provider does not know.
       own = await Server.start(folder, open);
       await flip("flipped", own);
       await own.stop();
       own = await Server.start(folder, { ...open, listen });
 
-      await until(async () => (await application.details("flipped")).value, "the flip");
-      await until(() => application.client.providerStatus === "READY", "the provider's return");
-      await application.isTold("left", () => flip("left", own));
-      await until(async () => (await application.details("left")).value, "the flip after it");
+      await waitUntil(async () => (await application.details("flipped")).value, "the flip");
+      await waitUntil(() => application.client.providerStatus === "READY", "the provider to be ready again");
+      await application.expectEvent("left", () => flip("left", own));
+      await waitUntil(async () => (await application.details("left")).value, "the flip after it");
       await closeProviders();
       await own.stop();
     });
 
-    test("without the setting the provider does not become ready", async () => {
+    test("the provider is not ready without anonymous reads", async () => {
       const closed = await Server.start(temporaryFolder());
       await closed.admin.toggle("CreateFeatureFlag", { key: "closed", name: "Closed" });
       const application = new Application();

@@ -1,10 +1,10 @@
-// OFREP's OpenFeature providers: one HTTP request a value, and one for all values that is repeated.
+// OFREP's OpenFeature providers: one sends an HTTP request per value, the other polls all values.
 
 import assert from "node:assert/strict";
 import { after, afterEach, before, test } from "node:test";
 
-import { packages } from "./places.mjs";
-import { Application, closeProviders, ofrep, until } from "./reading.mjs";
+import { packages } from "./paths.mjs";
+import { Application, closeProviders, ofrep, waitUntil } from "./applications.mjs";
 import { Server, temporaryFolder } from "./server.mjs";
 
 const web = packages("@openfeature/web-sdk");
@@ -14,7 +14,7 @@ let server;
 let token;
 let flags = 0;
 
-// A new flag, off.
+// Creates a disabled flag.
 async function flag() {
   const key = `flag-${++flags}`;
   await server.admin.toggle("CreateFeatureFlag", { key, name: key });
@@ -24,7 +24,7 @@ async function flag() {
 const flip = (key) => server.admin.toggle("ToggleFeatureFlag", { key });
 
 before(async () => {
-  // The setting for flagd opens nothing here.
+  // The setting for anonymous flagd reads does not open OFREP.
   server = await Server.start(temporaryFolder(), { environment: { TOGGLED_ANONYMOUS_FLAGD_READS: "true" } });
   token = await server.admin.readerToken();
 });
@@ -45,16 +45,16 @@ test("a flip is in the next answer", async () => {
   }
 });
 
-test("a flag that is missing or archived has the caller's default", async () => {
+test("a missing or archived flag reads as the default", async () => {
   const archived = await flag();
   await server.admin.toggle("ArchiveFeatureFlag", { key: archived });
   const application = await Application.with(ofrep(server.address, token));
 
-  assert.ok(await application.misses("missing"));
-  assert.ok(await application.misses(archived));
+  assert.ok(await application.readsDefault("missing"));
+  assert.ok(await application.readsDefault(archived));
 });
 
-test("a toggle read as something else has the caller's default", async () => {
+test("reading another type gives the default", async () => {
   const key = await flag();
   const { client } = await Application.with(ofrep(server.address, token));
 
@@ -64,7 +64,7 @@ test("a toggle read as something else has the caller's default", async () => {
   }
 });
 
-test("without a token that works there is no value", async () => {
+test("an invalid token gives the default", async () => {
   const key = await flag();
   for (const wrong of [undefined, "toggled_wrong"]) {
     const application = await Application.with(ofrep(server.address, wrong));
@@ -73,7 +73,7 @@ test("without a token that works there is no value", async () => {
   }
 });
 
-// What asks for all values at once; it is made for browsers, and keeps what it knows in memory here.
+// The provider that reads all values at once. It is made for browsers; here it keeps its cache in memory.
 function bulk(bearer, answers = []) {
   return new OFREPWebProvider({
     baseUrl: `http://${server.address}`,
@@ -88,7 +88,7 @@ function bulk(bearer, answers = []) {
   });
 }
 
-test("all values are asked for again and again, and sent when there are others", async () => {
+test("all values are polled, and sent only when they changed", async () => {
   const [key, archived] = [await flag(), await flag()];
   const answers = [];
   await web.OpenFeature.setProviderAndWait(bulk(token, answers));
@@ -99,22 +99,22 @@ test("all values are asked for again and again, and sent when there are others",
   assert.equal(client.getBooleanDetails("missing", true).errorCode, "FLAG_NOT_FOUND");
   assert.equal(client.getStringDetails(key, "none").errorCode, "TYPE_MISMATCH");
 
-  await until(() => answers.length > 2, "some more questions");
+  await waitUntil(() => answers.length > 2, "more polls");
   assert.deepEqual(answers.slice(0, 3), [200, 304, 304]);
   assert.deepEqual(changes, []);
 
   await flip(key);
-  await until(() => changes.length > 0, "the change event");
+  await waitUntil(() => changes.length > 0, "the change event");
   assert.deepEqual(changes, [[key]]);
   assert.equal(client.getBooleanValue(key, false), true);
 
   await server.admin.toggle("ArchiveFeatureFlag", { key: archived });
-  await until(() => changes.length > 1, "the change event");
+  await waitUntil(() => changes.length > 1, "the change event");
   assert.deepEqual(changes[1], [archived]);
   assert.equal(client.getBooleanDetails(archived, true).errorCode, "FLAG_NOT_FOUND");
 });
 
-test("without a token that works all values are refused", async () => {
+test("an invalid token is refused for all values", async () => {
   for (const wrong of [undefined, "toggled_wrong"]) {
     await assert.rejects(web.OpenFeature.setProviderAndWait(bulk(wrong)), { code: "PROVIDER_FATAL" });
   }

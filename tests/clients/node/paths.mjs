@@ -1,4 +1,4 @@
-// Where things are in the repository, and the packages: those are not where Node looks by itself.
+// Paths in the repository, and its Node packages, which Node would not find by itself.
 
 import { createRequire } from "node:module";
 import path from "node:path";

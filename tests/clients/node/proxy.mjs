@@ -1,10 +1,10 @@
-// A way to a server that can be cut and restored.
+// A TCP proxy that can be cut and restored.
 
 import { once } from "node:events";
 import net from "node:net";
 
-// A port of this address is nobody's while the way is cut: connections and servers take theirs from 127.0.0.1.
-const APART = "127.0.0.3";
+// Connections and servers use ports of 127.0.0.1, so a port of this address stays free while the proxy is cut.
+const OTHER_LOOPBACK = "127.0.0.3";
 
 export class Proxy {
   #connections = new Set();
@@ -20,10 +20,10 @@ export class Proxy {
   }
 
   get address() {
-    return `${APART}:${this.#port}`;
+    return `${OTHER_LOOPBACK}:${this.#port}`;
   }
 
-  // Listens, on the same port every time.
+  // Starts to listen, always on the same port.
   async restore() {
     this.listener = net.createServer((client) => {
       const server = net.connect(this.#target);
@@ -37,12 +37,12 @@ export class Proxy {
         end.pipe(other);
       }
     });
-    this.listener.listen(this.#port, APART);
+    this.listener.listen(this.#port, OTHER_LOOPBACK);
     await once(this.listener, "listening");
     this.#port = this.listener.address().port;
   }
 
-  // Refuses new connections, and breaks those that are up.
+  // Refuses new connections, and closes the existing ones.
   async cut() {
     const closed = once(this.listener, "close");
     this.listener.close();

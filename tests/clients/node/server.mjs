@@ -1,4 +1,4 @@
-// A server of the real binary, in a temporary folder of its own, and its administrator.
+// Runs the real server in a temporary folder, with a client for its administrator.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -7,18 +7,18 @@ import os from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
 
-import { BINARY, PROTO, packages } from "./places.mjs";
+import { BINARY, PROTO, packages } from "./paths.mjs";
 
 const grpc = packages("@grpc/grpc-js");
 const loader = packages("@grpc/proto-loader");
 
-// How long a start may take before it counts as hanging.
-const PATIENCE = 60_000;
+// The maximum number of milliseconds for a start or a call.
+const TIMEOUT = 60_000;
 
-// A test may change flags as fast as the machine lets it: how many changes a caller may make is not what is tested here.
+// These tests do not test the rate limit of changes.
 const UNLIMITED = { TOGGLED_MAX_CHANGES_PER_SECOND: "1000000" };
 
-// What a test that fails must not leave behind.
+// Cleaned up at exit, even if a test fails.
 const running = new Set();
 const folders = [];
 process.once("exit", () => {
@@ -26,7 +26,7 @@ process.once("exit", () => {
   for (const folder of folders) fs.rmSync(folder, { recursive: true, force: true });
 });
 
-// Where a database is kept; removed at the end.
+// A folder for a database, deleted at exit.
 export function temporaryFolder() {
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), "toggled-node-"));
   folders.push(folder);
@@ -34,7 +34,7 @@ export function temporaryFolder() {
 }
 
 export class Server {
-  // Starts `toggled serve` on the folder's database; resolves when it serves.
+  // Starts `toggled serve` on the folder's database, and waits until it is ready.
   static async start(folder, { listen = "127.0.0.1:0", environment = {} } = {}) {
     const server = new Server();
     // The tests' own environment must not configure the server.
@@ -48,13 +48,13 @@ export class Server {
     server.ended = once(server.process, "exit");
     running.add(server.process);
     await new Promise((ready, failed) => {
-      const said = () => fs.readFileSync(log, "utf8");
-      const late = setTimeout(() => failed(new Error(`the server does not start: ${said()}`)), PATIENCE);
+      const output = () => fs.readFileSync(log, "utf8");
+      const late = setTimeout(() => failed(new Error(`the server did not start: ${output()}`)), TIMEOUT);
       createInterface(server.process.stdout).on("line", (line) => {
         server.address ??= line.match(/^toggled listens on (\S+)$/)?.[1];
         if (line.startsWith("ready")) ready(clearTimeout(late));
       });
-      server.ended.then(() => failed(new Error(`the server ended: ${said()}`)), failed);
+      server.ended.then(() => failed(new Error(`the server ended: ${output()}`)), failed);
     });
     server.token = fs.readFileSync(path.join(folder, "toggled-admin.token"), "utf8").trim();
     server.admin = new Admin(server.address, server.token);
@@ -91,7 +91,7 @@ class Admin {
     return this.#call(this.toggles, method, request);
   }
 
-  // The token of a service that may read flags, and nothing else.
+  // A token with no other permission than to read flags.
   async readerToken() {
     const request = { email: "reader@example.com", permissions: ["view_feature_flags"] };
     const { user } = await this.#call(this.accesses, "CreateUser", request);
@@ -105,7 +105,7 @@ class Admin {
 
   #call(client, method, request) {
     return new Promise((resolve, reject) => {
-      const deadline = Date.now() + PATIENCE;
+      const deadline = Date.now() + TIMEOUT;
       const done = (error, answer) => (error ? reject(error) : resolve(answer));
       client[method](request, this.metadata, { deadline }, done);
     });

@@ -1,4 +1,4 @@
-"""Applications that read flags through OpenFeature, with the providers as they are published."""
+"""Applications that read flags through OpenFeature's published providers."""
 
 import itertools
 import threading
@@ -12,32 +12,32 @@ from openfeature.contrib.provider.flagd.config import ResolverType
 from openfeature.contrib.provider.ofrep import OFREPProvider
 from openfeature.event import ProviderEvent
 
-# How flagd's provider reads: by a call for each value, which it caches, or from a copy of all flags.
+# The modes of flagd's provider: a call per value, with a cache, or a local copy of all flags.
 MODES = [ResolverType.RPC, ResolverType.IN_PROCESS]
 
-# How long something may take that happens by itself.
-PATIENCE = 60
+# How many seconds to wait for asynchronous events.
+TIMEOUT = 60
 
 _numbers = itertools.count(1)
 
 
-def until(holds, what: str) -> None:
-    """Waits for a condition; fails when it does not come to hold."""
-    deadline = time.monotonic() + PATIENCE
+def wait_until(holds, what: str) -> None:
+    """Waits for a condition, and fails after TIMEOUT."""
+    deadline = time.monotonic() + TIMEOUT
     while not holds():
-        assert time.monotonic() < deadline, f"waited {PATIENCE} s in vain: {what}"
+        assert time.monotonic() < deadline, f"timed out after {TIMEOUT} s waiting for {what}"
         time.sleep(0.01)
 
 
 def flagd(address: str, mode: ResolverType, token: str | None, **options) -> FlagdProvider:
     host, port = address.split(":")
     if token is not None:
-        # gRPC gives a token only to a channel that it trusts: TLS, or this one to the own machine.
+        # gRPC sends a token only over trusted channels: TLS, or local credentials on this machine.
         bearer = grpc.access_token_call_credentials(token)
         options["channel_credentials"] = grpc.composite_channel_credentials(grpc.local_channel_credentials(), bearer)
-    # The longest call, for slow machines, and soon again after a broken connection.
-    patience = {"deadline_ms": 10_000, "retry_backoff_ms": 50, "retry_backoff_max_ms": 100}
-    return FlagdProvider(host=host, port=int(port), resolver_type=mode, **patience | options)
+    # A long deadline for slow machines, and quick retries after a broken connection.
+    timeouts = {"deadline_ms": 10_000, "retry_backoff_ms": 50, "retry_backoff_max_ms": 100}
+    return FlagdProvider(host=host, port=int(port), resolver_type=mode, **timeouts | options)
 
 
 def ofrep(address: str, token: str | None) -> OFREPProvider:
@@ -46,7 +46,7 @@ def ofrep(address: str, token: str | None) -> OFREPProvider:
 
 
 class Application:
-    """Reads flags, and keeps what its provider tells."""
+    """Reads flags, and records the events of its provider."""
 
     def __init__(self):
         self.domain = f"application-{next(_numbers)}"
@@ -58,7 +58,7 @@ class Application:
         )
 
     def value(self, key: str) -> bool:
-        """The flag's value, which must be there."""
+        """The value of a flag that must exist."""
         details = self.details(key)
         assert details.error_code is None, details
         return details.value
@@ -66,18 +66,18 @@ class Application:
     def details(self, key: str, default: bool = False):
         return self.client.get_boolean_details(key, default)
 
-    def is_told(self, key: str, act) -> None:
-        """Does what changes this flag; returns when the provider has told so."""
+    def expect_event(self, key: str, act) -> None:
+        """Makes a change, and waits for the provider's event about this flag."""
 
-        def told():
+        def events():
             return sum(key in keys for keys in self.changes)
 
-        before = told()
+        before = events()
         act()
-        until(lambda: told() > before, f"the change of {key}")
+        wait_until(lambda: events() > before, f"the change event of {key}")
 
-    def misses(self, key: str) -> bool:
-        """Whether there is no such flag, for either default."""
+    def reads_default(self, key: str) -> bool:
+        """Whether the flag reads as not found, with either default."""
         found = [self.details(key, default) for default in (True, False)]
         return [(details.value, details.error_code) for details in found] == [
             (True, "FLAG_NOT_FOUND"),
@@ -87,17 +87,17 @@ class Application:
 
 @contextmanager
 def reading(provider):
-    """An application with this provider, ready."""
+    """An application whose provider is ready."""
     application = Application()
     try:
         api.set_provider_and_wait(provider, application.domain)
         if isinstance(provider, FlagdProvider):
-            # All flags come first: from here on a change event is that of a change.
-            until(lambda: application.changes, "the first word about all flags")
+            # The first event lists all flags. Later events are about changes.
+            wait_until(lambda: application.changes, "the first event with all flags")
         yield application
     finally:
         api.clear_providers()
-        # The provider leaves some of its own behind, and Python would wait for them at its end.
+        # The provider leaves timers behind, for which Python would wait at exit.
         for thread in threading.enumerate():
             if isinstance(thread, threading.Timer):
                 thread.cancel()

@@ -1,11 +1,11 @@
-"""Verifies the audit log by docs/audit-proof.md: with the standard library and what is generated from the .proto files alone."""
+"""Verifies the audit log by docs/audit-proof.md, with only the standard library and the generated stubs."""
 
 import hashlib
 import uuid
 
 from toggled.v1 import audit_service_pb2 as audit
 
-# The tags of the table, and how the value of each is encoded. What may be absent is `optional` in the message.
+# The tags of the table, by encoding. Fields that may be absent are `optional` in the message.
 UUIDS = {1: "id", 4: "user_id", 6: "token_id", 9: "entity_id", 23: "reverts"}
 NUMBERS = {2: "revision", 19: "previous_entity_revision"}
 TEXTS = {5: "user_email", 7: "action_type", 8: "entity_type", 10: "entity_key", 11: "entity_name", 12: "old_value"}
@@ -14,7 +14,7 @@ FIELDS = UUIDS | NUMBERS | TEXTS | {3: "timestamp"}
 
 
 class NotIntact(Exception):
-    """The first revision that is not as it was written."""
+    """The first revision that does not verify."""
 
 
 def value(entry, tag: int) -> bytes:
@@ -42,7 +42,7 @@ def next_hash(previous: bytes, log_id: str, entry) -> bytes:
 
 
 def verify(parts) -> tuple[int, bytes]:
-    """Verifies a whole log, as StreamAuditLogs gives it; its last revision, and the hash there, which is to be kept."""
+    """Verifies a whole log, as StreamAuditLogs returns it. Returns the last revision and its hash, to be kept."""
     revision, known, head = 0, bytes(32), 0
     for part in parts:
         for entry in part.items:

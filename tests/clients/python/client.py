@@ -1,4 +1,4 @@
-"""A caller of the service, over grpcio and the generated stubs."""
+"""A client of the service, made from grpcio and the generated stubs."""
 
 import grpc
 from google.rpc import error_details_pb2
@@ -7,7 +7,7 @@ from toggled.v1.access_service_pb2_grpc import AccessServiceStub
 from toggled.v1.audit_service_pb2_grpc import AuditServiceStub
 from toggled.v1.toggle_service_pb2_grpc import ToggleServiceStub
 
-# Longer than any call takes, so that one that hangs fails.
+# Seconds; longer than any call takes, so that a hanging call fails.
 DEADLINE = 30
 
 SERVICES = [
@@ -25,7 +25,7 @@ class Client:
 
     def __init__(self, address: str, token: str | None):
         self._plain = grpc.insecure_channel(address)
-        self.channel = grpc.intercept_channel(self._plain, _OnEveryCall(token))
+        self.channel = grpc.intercept_channel(self._plain, _AddToken(token))
         self.access = AccessServiceStub(self.channel)
         self.audit = AuditServiceStub(self.channel)
         self.toggle = ToggleServiceStub(self.channel)
@@ -37,7 +37,7 @@ class Client:
         self._plain.close()
 
 
-class _OnEveryCall(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
+class _AddToken(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor):
     def __init__(self, token: str | None):
         self._metadata = [] if token is None else [("authorization", f"Bearer {token}")]
 
@@ -50,7 +50,7 @@ class _OnEveryCall(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInter
 
 
 class Refusal:
-    """What a failed call says, its details decoded."""
+    """The error of a failed call, with decoded details."""
 
     def __init__(self, error: grpc.RpcError):
         status = rpc_status.from_call(error)
@@ -66,13 +66,13 @@ class Refusal:
         self._details = details
 
     def detail(self, kind):
-        """The detail of this type, which must be there."""
+        """The detail of this type, which must exist."""
         found = kind()
         assert self._details[kind.DESCRIPTOR.full_name].Unpack(found)
         return found
 
     def fields(self) -> set[str]:
-        """The fields that an INVALID_FIELD complains about."""
+        """The fields of an INVALID_FIELD error."""
         return {violation.field for violation in self.detail(error_details_pb2.BadRequest).field_violations}
 
 
@@ -80,9 +80,9 @@ def refusal(method, request) -> Refusal:
     """Calls a method that must fail."""
     try:
         answer = method(request)
-        # A stream fails as it is read.
+        # A stream fails when it is read.
         if isinstance(answer, grpc.Call):
             answer = list(answer)
     except grpc.RpcError as error:
         return Refusal(error)
-    raise AssertionError(f"it did not fail: {answer}")
+    raise AssertionError(f"the call did not fail: {answer}")

@@ -1,10 +1,10 @@
-"""The server that the tests share, once on each database, and callers of it."""
+"""Shared fixtures: a server on each database, and clients."""
 
 import itertools
 
 import pytest
 
-import stubs  # noqa: F401  (first: the others import what it generates)
+import stubs  # noqa: F401  (first: the other modules import what it generates)
 import postgres
 from client import Client
 from server import Server
@@ -31,33 +31,33 @@ def server(request, tmp_path_factory):
 
 @pytest.fixture
 def admin(server):
-    """A caller with every permission."""
+    """A client with every permission."""
     with Client(server.address, server.admin_token()) as client:
         yield client
 
 
 @pytest.fixture
-def stranger(server):
-    """A caller without a token."""
+def anonymous(server):
+    """A client without a token."""
     with Client(server.address, None) as client:
         yield client
 
 
 @pytest.fixture
 def fresh_key():
-    """Gives a key that no other test uses; keys of one prefix sort in the order in which they are given."""
+    """Generates unique keys. Keys with the same prefix sort in the order of their creation."""
     return lambda prefix="flag": f"{prefix}-{next(_numbers):06}"
 
 
 @pytest.fixture
 def flag(admin, fresh_key) -> FeatureFlag:
-    """A new flag, off."""
+    """A new, disabled flag."""
     return admin.toggle.CreateFeatureFlag(CreateFeatureFlagRequest(key=fresh_key(), name="A flag")).feature_flag
 
 
 @pytest.fixture
 def reader_token(admin, fresh_key):
-    """The token of a service that may read flags, and nothing else."""
+    """A token with no other permission than to read flags."""
     request = CreateUserRequest(email=f"{fresh_key('service')}@example.com", permissions=["view_feature_flags"])
     user = admin.access.CreateUser(request).user
     return admin.access.CreateToken(CreateTokenRequest(user_id=user.id, name="flags")).secret

@@ -1,4 +1,4 @@
-"""Where things are in the repository."""
+"""Paths in the repository."""
 
 import os
 from pathlib import Path
@@ -9,5 +9,5 @@ PROTO = ROOT / "proto"
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "toggled"
 TOOLS = ROOT / ".tools"
 BUF = TOOLS / "node_modules" / ".bin" / "buf"
-# Where the stand-in for grpcurl is.
-STAND_IN = ROOT / "tests" / "clients" / "bin"
+# The folder of the stand-in for grpcurl.
+GRPCURL_FOLDER = ROOT / "tests" / "clients" / "bin"

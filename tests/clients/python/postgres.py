@@ -11,21 +11,21 @@ from pathlib import Path
 
 @contextmanager
 def cluster():
-    """Runs a fresh cluster; gives the URL of its one database."""
+    """Runs a new cluster, and yields the URL of its database."""
     programs = _programs()
-    # Not below pytest's own temporary folder: only its owner may enter that one.
+    # Not below pytest's temporary folder, which other users cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="toggled-postgres-"))
     user = []
     if os.geteuid() == 0:
         # PostgreSQL refuses to run as root.
         shutil.chown(folder, "postgres", "postgres")
-        # Not every PATH of root's holds runuser's folder.
+        # The folder of runuser may be missing from root's PATH.
         runuser = shutil.which("runuser", path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
         user = [runuser or "runuser", "-u", "postgres", "--"]
 
     def run(program: str, *arguments: str) -> None:
         log = folder / f"{program}.log"
-        # To a file: the server keeps what it is given open, and a pipe would never end.
+        # To a file: the server keeps its output open, so a pipe would never end.
         with log.open("wb") as output:
             ended = subprocess.run(
                 [*user, programs / program, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
@@ -47,7 +47,7 @@ def cluster():
 
 
 def _programs() -> Path:
-    # Debian keeps the server's programs off the PATH, one folder a version.
+    # Debian keeps the server's programs off the PATH, in one folder per version.
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     initdb = versions[-1] if versions else shutil.which("initdb")
     assert initdb, "PostgreSQL's server programs are missing: Debian package postgresql"
@@ -55,7 +55,7 @@ def _programs() -> Path:
 
 
 def _free_port() -> int:
-    # PostgreSQL cannot choose one by itself.
+    # PostgreSQL cannot choose a port itself.
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

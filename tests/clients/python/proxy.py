@@ -1,15 +1,15 @@
-"""A way to a server that can be cut and restored."""
+"""A TCP proxy that can be cut and restored."""
 
 import socket
 import threading
 
 
-# A port of this address is nobody's while the way is cut: connections and servers take theirs from 127.0.0.1.
-_APART = "127.0.0.3"
+# Connections and servers use ports of 127.0.0.1, so a port of this address stays free while the proxy is cut.
+_OTHER_LOOPBACK = "127.0.0.3"
 
 
 class Proxy:
-    """Passes TCP connections on to the address that it was given. A context manager."""
+    """Forwards TCP connections to the target address. A context manager."""
 
     def __init__(self, target: str):
         self._target = target
@@ -20,17 +20,17 @@ class Proxy:
 
     @property
     def address(self) -> str:
-        return f"{_APART}:{self._port}"
+        return f"{_OTHER_LOOPBACK}:{self._port}"
 
     def restore(self) -> None:
-        """Listens, on the same port every time."""
-        self._listener = socket.create_server((_APART, self._port))
+        """Starts to listen, always on the same port."""
+        self._listener = socket.create_server((_OTHER_LOOPBACK, self._port))
         self._port = self._listener.getsockname()[1]
         threading.Thread(target=self._accept, args=[self._listener], daemon=True).start()
 
     def cut(self) -> None:
-        """Refuses new connections, and breaks those that are up."""
-        # Closing alone does not wake the thread that accepts.
+        """Refuses new connections, and closes the existing ones."""
+        # Closing alone would not wake the accepting thread.
         self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
         with self._lock:

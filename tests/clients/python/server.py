@@ -1,4 +1,4 @@
-"""A server of the real binary, in a folder of its own."""
+"""Runs the real server, in a folder of its own."""
 
 import os
 import queue
@@ -9,17 +9,17 @@ import time
 from pathlib import Path
 
 from network import Network
-from places import BINARY
+from paths import BINARY
 
-# How long a start or a stop may take before it counts as hanging.
-PATIENCE = 60
+# The maximum number of seconds for a start or a stop.
+TIMEOUT = 60
 
-# A test may change flags as fast as the machine lets it: how many changes a caller may make is not what is tested here.
+# These tests do not test the rate limit of changes.
 UNLIMITED = {"TOGGLED_MAX_CHANGES_PER_SECOND": "1000000"}
 
 
 class Server:
-    """Starts `toggled` with these arguments in this folder; returns when it serves. A context manager: leaving stops it."""
+    """Starts `toggled` with these arguments, and waits until it is ready. A context manager, which stops it on exit."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Server:
                 stderr=stderr,
                 text=True,
             )
-        # The lines that have been read so far.
+        # The lines of stdout read so far.
         self.stdout: list[str] = []
         self._lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._drain, daemon=True).start()
@@ -54,25 +54,25 @@ class Server:
 
     @property
     def address(self) -> str:
-        """Where it listens, HOST:PORT, by its own words."""
+        """The address that the server printed, HOST:PORT."""
         return re.search(r"^toggled listens on (\S+)$", "\n".join(self.stdout), re.MULTILINE)[1]
 
     def wait_for(self, wanted) -> None:
-        """Reads lines of stdout up to the first that is wanted."""
-        deadline = time.monotonic() + PATIENCE
+        """Reads stdout up to the first line that satisfies `wanted`."""
+        deadline = time.monotonic() + TIMEOUT
         while True:
             try:
                 line = self._lines.get(timeout=max(0, deadline - time.monotonic()))
             except queue.Empty:
-                raise AssertionError(f"waited {PATIENCE} s in vain; {self._said()}") from None
+                raise AssertionError(f"timed out after {TIMEOUT} s; {self._output()}") from None
             if line is None:
-                raise AssertionError(f"the server ended with {self._process.wait()}; {self._said()}")
+                raise AssertionError(f"the server ended with {self._process.wait()}; {self._output()}")
             self.stdout.append(line)
             if wanted(line):
                 return
 
     def admin_token(self) -> str:
-        """What the first start wrote for admin@localhost."""
+        """The token that the first start wrote for admin@localhost."""
         return (self.folder / "toggled-admin.token").read_text().strip()
 
     def __enter__(self) -> "Server":
@@ -81,17 +81,17 @@ class Server:
     def __exit__(self, *_) -> None:
         self._process.terminate()
         try:
-            self._process.wait(PATIENCE)
+            self._process.wait(TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-            raise AssertionError(f"the server did not stop within {PATIENCE} s; {self._said()}") from None
+            raise AssertionError(f"the server did not stop within {TIMEOUT} s; {self._output()}") from None
 
-    # All along, so that a full pipe never stops the server.
+    # Reads all the time, so that a full pipe never blocks the server.
     def _drain(self) -> None:
         for line in self._process.stdout:
             self._lines.put(line.rstrip("\n"))
         self._lines.put(None)
 
-    def _said(self) -> str:
-        return "\n".join(["it said:", *self.stdout, self.stderr.read_text()])
+    def _output(self) -> str:
+        return "\n".join(["output:", *self.stdout, self.stderr.read_text()])

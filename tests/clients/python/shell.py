@@ -1,18 +1,17 @@
-"""Runs shell text as a newcomer would paste it, grpcurl at hand."""
+"""Runs shell commands as a user would paste them, with grpcurl on the PATH."""
 
 import os
 import subprocess
 from pathlib import Path
 
 from network import Network
-from places import BINARY, BUF, STAND_IN, TOOLS
+from paths import BINARY, BUF, GRPCURL_FOLDER, TOOLS
 
 
 def shell(text: str, folder: Path, network: Network) -> str:
-    """Runs the text in bash in the folder, up to the first command that fails; gives its stdout, or fails."""
-    # A real grpcurl goes first; the stand-in needs buf and the Python that has protobuf. The program is what README calls
-    # toggled.
-    path = [BINARY.parent, TOOLS / "venv" / "bin", BUF.parent, os.environ["PATH"], STAND_IN]
+    """Runs the text in bash in the folder, and returns its stdout. Fails at the first command that fails."""
+    # A real grpcurl takes precedence. The stand-in needs buf, and a Python with protobuf.
+    path = [BINARY.parent, TOOLS / "venv" / "bin", BUF.parent, os.environ["PATH"], GRPCURL_FOLDER]
     ended = subprocess.run(
         network.command(["bash", "-e", "-o", "pipefail", "-c", text]),
         cwd=folder,

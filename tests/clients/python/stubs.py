@@ -1,7 +1,7 @@
-"""Generates the Python stubs from proto/toggled when it is imported, so that `import toggled.v1....` works after it.
+"""Generates the Python stubs from proto/toggled on import, so that `import toggled.v1....` works afterwards.
 
-They are as fresh as the contract: nothing generated is kept. What else lies in proto/, clients bring along themselves:
-protobuf refuses two files that describe the same messages.
+The stubs are generated anew each time. The other files in proto/ are not included: clients bring them along, and protobuf
+refuses two files that describe the same messages.
 """
 
 import importlib.resources
@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 
-from places import PROTO
+from paths import PROTO
 
 _folder = tempfile.TemporaryDirectory(prefix="toggled-stubs-")
 subprocess.run(

@@ -1,4 +1,4 @@
-"""That the specification of the log's hashes is enough to verify a log with."""
+"""docs/audit-proof.md is sufficient to verify a log."""
 
 import base64
 import hashlib
@@ -20,7 +20,7 @@ DOCUMENT = (Path(__file__).parents[3] / "docs/audit-proof.md").read_text()
 
 
 def vectors() -> audit.StreamAuditLogsResponse:
-    """The entries of the document's test vectors, with the hashes that it gives for them."""
+    """The entries of the document's test vectors, with the documented hashes."""
     text = DOCUMENT.split("## Test vectors")[1].split("## ")[0]
     table = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("| ")]
     hashes = re.findall(r"^hash of entry \d: ([0-9a-f]{64})$", text, re.MULTILINE)
@@ -38,7 +38,7 @@ def vectors() -> audit.StreamAuditLogsResponse:
     return log
 
 
-def test_the_vectors_of_the_document_verify():
+def test_documented_vectors_verify():
     log = vectors()
     assert verify([log]) == (3, log.items[-1].hash)
     for at, entry in enumerate(log.items):
@@ -48,7 +48,7 @@ def test_the_vectors_of_the_document_verify():
             verify([altered])
 
 
-def test_the_checkpoint_of_the_document_is_of_its_last_vector():
+def test_documented_checkpoint_matches_last_vector():
     log = vectors()
     name, key_id, key = re.search(r"^(toggled/.*)\+([0-9a-f]{8})\+(.*)$", DOCUMENT, re.MULTILINE).groups()
     key = base64.b64decode(key, validate=True)
@@ -63,7 +63,7 @@ def test_the_checkpoint_of_the_document_is_of_its_last_vector():
 
 @pytest.fixture
 def log(server, admin, flag, fresh_key, reader_token):
-    """The log, with what is odd in it, as parts of a stream."""
+    """A log with unusual entries, as the messages of a stream."""
     admin.toggle.UpdateFeatureFlag(
         toggle.UpdateFeatureFlagRequest(id=flag.id, name=ODD, update_mask={"paths": ["name"]}, reason=ODD)
     )
@@ -81,17 +81,17 @@ def log(server, admin, flag, fresh_key, reader_token):
     return parts
 
 
-def test_the_whole_log_verifies(admin, log):
+def test_whole_log_verifies(admin, log):
     revision, known = verify(log)
     assert (revision, known) == (log[-1].through_revision, log[-1].through_hash)
     assert verify_server(admin.audit)[0] >= revision
 
 
 @pytest.mark.parametrize("name", [*sorted(FIELDS.values()), "hash", "hash_version"])
-def test_an_alteration_is_noticed(log, name):
-    # A flip, which has everything but what it reverts.
+def test_altered_field_is_detected(log, name):
+    # A flip, which has every field except `reverts`.
     entry = next(entry for part in log for entry in part.items if entry.request_id and entry.reason == ODD)
-    # Where there is nothing, it is as much of an alteration to put something.
+    # Setting an absent field is an alteration, too.
     altered = {
         "revision": lambda: entry.revision + 1,
         "previous_entity_revision": lambda: 1,
@@ -111,14 +111,14 @@ def test_an_alteration_is_noticed(log, name):
         verify(log)
 
 
-def test_an_empty_text_is_not_taken_for_an_absent_one(log):
+def test_empty_text_differs_from_absent_text(log):
     entry = next(entry for part in log for entry in part.items if not entry.HasField("reason"))
     entry.reason = ""
     with pytest.raises(NotIntact, match=f"^{entry.revision}$"):
         verify(log)
 
 
-def test_a_missing_entry_and_a_missing_end_are_noticed(log):
+def test_missing_entries_are_detected(log):
     del log[-1].items[-1]
     with pytest.raises(NotIntact, match=f"^{log[-1].through_revision}$"):
         verify(log)

@@ -1,4 +1,4 @@
-"""buf curl, which knows nothing but what reflection tells it."""
+"""buf curl, which knows the service only through reflection."""
 
 import base64
 import json
@@ -7,12 +7,12 @@ import subprocess
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
-from places import BUF
+from paths import BUF
 
 
 @pytest.fixture(params=["grpc-v1", "grpc-v1alpha"])
 def curl(request, server, tmp_path):
-    """Calls a method with a request; gives the exit status and the answer, or what the error says."""
+    """Calls a method, and returns the exit status and the answer or the error."""
 
     def call(method, message):
         ended = subprocess.run(
@@ -26,7 +26,7 @@ def curl(request, server, tmp_path):
                 f"--data={json.dumps(message)}",
                 f"http://{server.address}/{method}",
             ],
-            # An empty folder: no .proto at hand.
+            # An empty folder, without .proto files.
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -37,7 +37,7 @@ def curl(request, server, tmp_path):
     return call
 
 
-def test_a_flag_is_created_flipped_and_found_in_the_log(curl, fresh_key):
+def test_flag_is_created_flipped_and_logged(curl, fresh_key):
     key = fresh_key("curl")
     status, created = curl("toggled.v1.ToggleService/CreateFeatureFlag", {"key": key, "name": "By curl"})
     assert (status, created["featureFlag"]["status"]) == (0, "FEATURE_FLAG_STATUS_DISABLED")
@@ -52,12 +52,12 @@ def test_a_flag_is_created_flipped_and_found_in_the_log(curl, fresh_key):
     assert (entry["userEmail"], entry["entityKey"]) == ("admin@localhost", key)
 
 
-def test_an_error_is_shown_with_its_reason(curl):
+def test_error_is_shown_with_its_reason(curl):
     status, error = curl("toggled.v1.ToggleService/ToggleFeatureFlag", {"key": "no-such-flag"})
     # NOT_FOUND is 5; buf shifts the code by three bits.
     assert (status, error["code"]) == (5 << 3, "not_found")
     details = {detail["type"]: detail["value"] for detail in error["details"]}
-    # Without the padding that base64 asks for.
+    # buf leaves out base64's padding.
     info = ErrorInfo.FromString(base64.b64decode(details["google.rpc.ErrorInfo"] + "=="))
     assert (info.domain, info.reason) == ("toggled", "FLAG_NOT_FOUND")
     assert "google.rpc.ResourceInfo" in details

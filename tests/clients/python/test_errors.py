@@ -1,4 +1,4 @@
-"""What a client can tell from a failed call."""
+"""Errors as clients see them."""
 
 import uuid
 
@@ -16,7 +16,7 @@ INJECTION = "'; DROP TABLE audit_logs; --"
 
 @pytest.fixture
 def viewer(server, admin, fresh_key):
-    """A caller who may only look at flags."""
+    """A client that may only read flags."""
     user = access.CreateUserRequest(email=f"{fresh_key('viewer')}@localhost", permissions=["view_feature_flags"])
     user_id = admin.access.CreateUser(user).user.id
     secret = admin.access.CreateToken(access.CreateTokenRequest(user_id=user_id, name="laptop")).secret
@@ -29,7 +29,7 @@ def entries_about(client, flag_id):
 
 
 @pytest.mark.parametrize("name", [{"key": "no-such-flag"}, {"id": str(uuid.uuid4())}], ids=["key", "id"])
-def test_no_such_flag(admin, name):
+def test_unknown_flag_is_not_found(admin, name):
     refused = refusal(admin.toggle.ToggleFeatureFlag, toggle.ToggleFeatureFlagRequest(**name))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "FLAG_NOT_FOUND")
     resource = refused.detail(ResourceInfo)
@@ -37,40 +37,40 @@ def test_no_such_flag(admin, name):
     assert resource.resource_name in name.values()
 
 
-def test_no_such_entry(admin):
+def test_unknown_entry_is_not_found(admin):
     refused = refusal(admin.audit.GetAuditLog, audit.GetAuditLogRequest(id=str(uuid.uuid4())))
     assert (refused.code, refused.reason) == (grpc.StatusCode.NOT_FOUND, "AUDIT_LOG_NOT_FOUND")
 
 
-def test_all_malformed_fields_are_named_at_once(admin):
+def test_all_invalid_fields_are_reported_together(admin):
     request = toggle.CreateFeatureFlagRequest(key="two words", name="", description="x" * 2001, reason="x" * 2001)
     refused = refusal(admin.toggle.CreateFeatureFlag, request)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert refused.fields() == {"key", "name", "description", "reason"}
 
 
-def test_all_malformed_filters_are_named_at_once(admin):
+def test_all_invalid_filters_are_reported_together(admin):
     request = audit.ListAuditLogsRequest(page=0, limit=101, entity_id="42", action_type="exploded")
     refused = refusal(admin.audit.ListAuditLogs, request)
     assert (refused.code, refused.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_FIELD")
     assert refused.fields() == {"page", "limit", "entity_id", "action_type"}
 
 
-def test_a_key_is_taken_for_good(admin, flag):
+def test_key_of_an_archived_flag_stays_taken(admin, flag):
     admin.toggle.ArchiveFeatureFlag(toggle.ArchiveFeatureFlagRequest(id=flag.id))
     refused = refusal(admin.toggle.CreateFeatureFlag, toggle.CreateFeatureFlagRequest(key=flag.key, name="Again"))
     assert (refused.code, refused.reason) == (grpc.StatusCode.ALREADY_EXISTS, "KEY_TAKEN")
     assert refused.detail(ResourceInfo).resource_name == flag.key
 
 
-def test_an_archived_flag_is_not_flipped(admin, flag):
+def test_archived_flag_is_not_flipped(admin, flag):
     admin.toggle.ArchiveFeatureFlag(toggle.ArchiveFeatureFlagRequest(id=flag.id))
     refused = refusal(admin.toggle.ToggleFeatureFlag, toggle.ToggleFeatureFlagRequest(id=flag.id))
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "FLAG_ARCHIVED")
     assert refused.detail(PreconditionFailure).violations
 
 
-def test_a_stale_revision_learns_the_current_one(admin, flag):
+def test_stale_revision_error_names_the_current_one(admin, flag):
     current = admin.toggle.EnableFeatureFlag(toggle.EnableFeatureFlagRequest(id=flag.id)).feature_flag.revision
     request = toggle.ToggleFeatureFlagRequest(id=flag.id, expected_revision=flag.revision)
     refused = refusal(admin.toggle.ToggleFeatureFlag, request)
@@ -78,14 +78,14 @@ def test_a_stale_revision_learns_the_current_one(admin, flag):
     assert refused.metadata["current_revision"] == str(current)
 
 
-def test_a_revision_to_come_is_out_of_range(admin, flag):
+def test_future_revision_is_out_of_range(admin, flag):
     head = admin.audit.ListAuditLogs(audit.ListAuditLogsRequest(limit=1)).as_of_revision
     refused = refusal(admin.audit.StreamAuditLogs, audit.StreamAuditLogsRequest(after_revision=head + 1000))
     assert (refused.code, refused.reason) == (grpc.StatusCode.OUT_OF_RANGE, "CURSOR_IN_FUTURE")
     assert refused.metadata["head_revision"] == str(head)
 
 
-def test_the_lacking_permission_is_named(viewer, flag):
+def test_missing_permission_is_named(viewer, flag):
     assert viewer.toggle.GetFeatureFlag(toggle.GetFeatureFlagRequest(id=flag.id)).feature_flag == flag
     refused = refusal(viewer.toggle.ToggleFeatureFlag, toggle.ToggleFeatureFlagRequest(id=flag.id))
     assert (refused.code, refused.reason) == (grpc.StatusCode.PERMISSION_DENIED, "PERMISSION_DENIED")
@@ -93,7 +93,7 @@ def test_the_lacking_permission_is_named(viewer, flag):
     assert refused.metadata["permission"] == "toggle_feature_flags"
 
 
-def test_permission_is_asked_for_before_anything_else(viewer):
+def test_permission_is_checked_first(viewer):
     for request in (toggle.ToggleFeatureFlagRequest(), toggle.ToggleFeatureFlagRequest(key="no-such-flag")):
         assert refusal(viewer.toggle.ToggleFeatureFlag, request).reason == "PERMISSION_DENIED"
     assert refusal(viewer.audit.ListAuditLogs, audit.ListAuditLogsRequest()).metadata["permission"] == "view_audit_logs"
@@ -102,8 +102,8 @@ def test_permission_is_asked_for_before_anything_else(viewer):
 
 
 @pytest.mark.parametrize("token", [None, "", "wrong", "toggled_" + "0" * 49])
-def test_every_token_that_does_not_work_gets_the_same_answer(server, stranger, token):
-    expected = refusal(stranger.access.WhoAmI, access.WhoAmIRequest())
+def test_all_invalid_tokens_get_the_same_answer(server, anonymous, token):
+    expected = refusal(anonymous.access.WhoAmI, access.WhoAmIRequest())
     assert (expected.code, expected.reason) == (grpc.StatusCode.UNAUTHENTICATED, "UNAUTHENTICATED")
     with Client(server.address, token) as client:
         for method, request in (
@@ -116,14 +116,14 @@ def test_every_token_that_does_not_work_gets_the_same_answer(server, stranger, t
             assert refused.message == expected.message
 
 
-def test_an_unknown_method_is_unimplemented(admin):
+def test_unknown_method_is_unimplemented(admin):
     method = admin.channel.unary_unary("/toggled.v1.ToggleService/NoSuchMethod")
     refused = refusal(method, b"")
     assert (refused.code, refused.reason) == (grpc.StatusCode.UNIMPLEMENTED, "UNKNOWN_METHOD")
 
 
 @pytest.mark.parametrize("field", ["id", "key"])
-def test_an_injection_is_refused_as_a_name(admin, field):
+def test_sql_injection_is_refused_as_a_name(admin, field):
     for method, request in (
         (admin.toggle.ToggleFeatureFlag, toggle.ToggleFeatureFlagRequest(**{field: INJECTION})),
         (admin.toggle.GetFeatureFlag, toggle.GetFeatureFlagRequest(**{field: INJECTION})),
@@ -133,7 +133,7 @@ def test_an_injection_is_refused_as_a_name(admin, field):
         assert refused.fields() == {field}
 
 
-def test_an_injection_is_a_reason_like_any_other(admin, flag):
+def test_sql_injection_is_stored_as_a_reason(admin, flag):
     before = admin.audit.ListAuditLogs(audit.ListAuditLogsRequest()).total
     admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id, reason=INJECTION))
     assert entries_about(admin, flag.id)[0].reason == INJECTION

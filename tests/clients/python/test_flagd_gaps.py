@@ -1,4 +1,4 @@
-"""What flagd's OpenFeature provider reads after it was cut off, when flags were changed meanwhile."""
+"""flagd's OpenFeature provider after a disconnection during which flags changed."""
 
 from contextlib import ExitStack, contextmanager
 
@@ -7,7 +7,7 @@ from openfeature.provider import ProviderStatus
 
 from client import Client
 from proxy import Proxy
-from reading import MODES, flagd, reading, until
+from applications import MODES, flagd, reading, wait_until
 from server import Server
 from toggled.v1 import toggle_service_pb2 as toggle
 
@@ -17,12 +17,12 @@ def mode(request):
     return request.param
 
 
-# A port of this address is nobody's while no server has it: connections and other servers take theirs from 127.0.0.1.
-APART = "127.0.0.2:0"
+# Connections and other servers use ports of 127.0.0.1, so a port of this address stays free while the server is down.
+OTHER_LOOPBACK = "127.0.0.2:0"
 
 
 @contextmanager
-def served(folder, address=APART):
+def serve(folder, address=OTHER_LOOPBACK):
     """A server on the folder's database, and its administrator."""
     with Server(folder, "serve", "--listen", address) as server:
         with Client(server.address, server.admin_token()) as admin:
@@ -39,49 +39,49 @@ def change(admin):
     admin.toggle.ArchiveFeatureFlag(toggle.ArchiveFeatureFlagRequest(key="archived"))
 
 
-def fill(application):
-    """Reads all flags twice: the second time from the cache, in the mode that has one."""
+def fill_cache(application):
+    """Reads all flags twice: the second time from the cache, if the mode has one."""
     for _ in range(2):
         assert [application.value(key) for key in ("flipped", "left", "archived")] == [False] * 3
 
 
-def sees_the_change(application):
-    until(lambda: application.details("flipped").value, "the flip")
-    until(lambda: application.misses("archived"), "that the flag is gone")
+def assert_sees_changes(application):
+    wait_until(lambda: application.details("flipped").value, "the flip")
+    wait_until(lambda: application.reads_default("archived"), "the archived flag to be gone")
     assert application.value("flipped") is True
     assert application.value("left") is False
 
 
-def follows(application, admin):
-    """Changes are told as before."""
+def assert_follows(application, admin):
+    """The provider delivers events as before."""
     flip = toggle.ToggleFeatureFlagRequest(key="left")
-    until(lambda: application.client.get_provider_status() == ProviderStatus.READY, "the provider's return")
-    application.is_told("left", lambda: admin.toggle.ToggleFeatureFlag(flip))
-    until(lambda: application.details("left").value, "the flip after it")
+    wait_until(lambda: application.client.get_provider_status() == ProviderStatus.READY, "the provider to be ready again")
+    application.expect_event("left", lambda: admin.toggle.ToggleFeatureFlag(flip))
+    wait_until(lambda: application.details("left").value, "the flip after it")
 
 
-def test_a_flip_while_the_server_was_away_is_seen_when_it_is_back(tmp_path, mode):
+def test_flip_during_server_downtime_is_seen_later(tmp_path, mode):
     with ExitStack() as first:
-        server, admin = first.enter_context(served(tmp_path))
+        server, admin = first.enter_context(serve(tmp_path))
         create(admin)
         with reading(flagd(server.address, mode, server.admin_token())) as application:
-            fill(application)
+            fill_cache(application)
             first.close()
-            # Elsewhere, where the provider does not look.
-            with served(tmp_path) as (_, admin):
+            # A server at another address, which the provider does not know.
+            with serve(tmp_path) as (_, admin):
                 change(admin)
-            with served(tmp_path, server.address) as (_, admin):
-                sees_the_change(application)
-                follows(application, admin)
+            with serve(tmp_path, server.address) as (_, admin):
+                assert_sees_changes(application)
+                assert_follows(application, admin)
 
 
-def test_a_flip_while_the_connection_was_cut_is_seen_when_it_is_back(tmp_path, mode):
-    with served(tmp_path) as (server, admin), Proxy(server.address) as proxy:
+def test_flip_during_disconnection_is_seen_later(tmp_path, mode):
+    with serve(tmp_path) as (server, admin), Proxy(server.address) as proxy:
         create(admin)
         with reading(flagd(proxy.address, mode, server.admin_token())) as application:
-            fill(application)
+            fill_cache(application)
             proxy.cut()
             change(admin)
             proxy.restore()
-            sees_the_change(application)
-            follows(application, admin)
+            assert_sees_changes(application)
+            assert_follows(application, admin)

@@ -1,13 +1,13 @@
-"""OFREP's OpenFeature provider: one HTTP request a value."""
+"""OFREP's OpenFeature provider, which sends one HTTP request per value."""
 
 import pytest
 
 from client import Client
-from reading import ofrep, reading
+from applications import ofrep, reading
 from server import Server
 from toggled.v1 import toggle_service_pb2 as toggle
 
-# What the provider sees does not depend on the database.
+# The provider's behaviour does not depend on the database.
 pytestmark = pytest.mark.parametrize("server", ["sqlite"], indirect=True)
 
 
@@ -18,32 +18,32 @@ def application(server, flag, reader_token):
 
 
 @pytest.mark.parametrize(("kind", "default"), [("string", "none"), ("float", 0.5), ("object", {"none": True})])
-def test_a_toggle_read_as_something_else_has_the_callers_default(application, flag, kind, default):
+def test_reading_another_type_gives_the_default(application, flag, kind, default):
     details = getattr(application.client, f"get_{kind}_details")(flag.key, default)
     assert (details.value, details.error_code) == (default, "TYPE_MISMATCH")
 
 
-def test_a_flip_is_in_the_next_answer(admin, application, flag):
+def test_flip_is_in_the_next_answer(admin, application, flag):
     for expected in (True, False, True):
         admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
         assert application.value(flag.key) is expected
 
 
 def refused(address, key, token):
-    """The caller's default, with an error."""
+    """Whether a read returns the default and an error."""
     with reading(ofrep(address, token)) as application:
         details = application.details(key, True)
     return (details.value, details.error_code) == (True, "GENERAL")
 
 
 @pytest.mark.parametrize("token", [None, "toggled_wrong"])
-def test_without_a_token_that_works_there_is_no_value(server, flag, token):
+def test_invalid_token_gives_the_default(server, flag, token):
     assert refused(server.address, flag.key, token)
 
 
-def test_the_setting_for_flagd_opens_nothing_here(server, tmp_path):
-    anybody = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"}
-    with Server(tmp_path, "serve", "--listen", "127.0.0.1:0", environment=anybody) as server:
+def test_anonymous_flagd_reads_do_not_open_ofrep(server, tmp_path):
+    anonymous_reads = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"}
+    with Server(tmp_path, "serve", "--listen", "127.0.0.1:0", environment=anonymous_reads) as server:
         with Client(server.address, server.admin_token()) as admin:
             admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key="closed", name="Closed"))
         assert refused(server.address, "closed", None)

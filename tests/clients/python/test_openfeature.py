@@ -1,33 +1,33 @@
-"""What every OpenFeature provider reads, on either database."""
+"""Reads through every OpenFeature provider, on both databases."""
 
 import pytest
 
-from reading import MODES, flagd, ofrep, reading, until
+from applications import MODES, flagd, ofrep, reading, wait_until
 from toggled.v1 import toggle_service_pb2 as toggle
 
-WAYS = {f"flagd {mode.value}": (lambda *to, mode=mode: flagd(to[0], mode, to[1])) for mode in MODES} | {"ofrep": ofrep}
+PROVIDERS = {f"flagd {mode.value}": (lambda *to, mode=mode: flagd(to[0], mode, to[1])) for mode in MODES} | {"ofrep": ofrep}
 
 
-@pytest.fixture(params=WAYS.values(), ids=WAYS.keys())
+@pytest.fixture(params=PROVIDERS.values(), ids=PROVIDERS.keys())
 def application(request, server, flag, reader_token):
     with reading(request.param(server.address, reader_token)) as application:
         yield application
 
 
-def test_a_flag_is_read_with_its_variant(admin, application, flag):
+def test_flag_is_read_with_its_variant(admin, application, flag):
     off = application.details(flag.key, True)
     assert (off.value, off.variant, off.reason, off.error_code) == (False, "off", "STATIC", None)
 
     admin.toggle.EnableFeatureFlag(toggle.EnableFeatureFlagRequest(id=flag.id))
 
-    until(lambda: application.value(flag.key), "the flip")
+    wait_until(lambda: application.value(flag.key), "the flip")
     on = application.details(flag.key)
     assert (on.value, on.variant, on.error_code) == (True, "on", None)
     assert on.reason in ("STATIC", "CACHED")
 
 
-def test_a_flag_that_is_missing_or_archived_has_the_callers_default(admin, application, flag, fresh_key):
-    assert application.misses(fresh_key("missing"))
+def test_missing_or_archived_flag_reads_as_default(admin, application, flag, fresh_key):
+    assert application.reads_default(fresh_key("missing"))
 
     admin.toggle.ArchiveFeatureFlag(toggle.ArchiveFeatureFlagRequest(id=flag.id))
-    until(lambda: application.misses(flag.key), "that the flag is gone")
+    wait_until(lambda: application.reads_default(flag.key), "the archived flag to be gone")

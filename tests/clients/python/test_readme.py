@@ -1,4 +1,4 @@
-"""README's commands and programs, executed as they stand."""
+"""Runs README's commands and programs unchanged."""
 
 import os
 import re
@@ -9,13 +9,13 @@ from contextlib import contextmanager
 import pytest
 
 from network import private_network
-from places import BINARY, README, ROOT, TOOLS
+from paths import BINARY, README, ROOT, TOOLS
 from server import Server
 from shell import shell
 
 
 def blocks(heading: str, language: str = "sh") -> list[str]:
-    """The blocks in a language under a heading: shell commands, or a program."""
+    """The code blocks of a language under a heading."""
     text = README.read_text(encoding="utf-8")
     section = re.search(rf"^## {heading}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"README has no section '{heading}'"
@@ -24,14 +24,14 @@ def blocks(heading: str, language: str = "sh") -> list[str]:
 
 @pytest.fixture
 def network():
-    """A network where README's address, the default, is free."""
+    """A network in which README's address, the default, is free."""
     with private_network("127.0.0.1", 50051) as network:
         yield network
 
 
 @pytest.fixture
 def serve(tmp_path, network):
-    """Starts a server as README starts it: with all its defaults but for these settings."""
+    """Starts a server as README does: with defaults, except for the given settings."""
 
     @contextmanager
     def serve(**settings):
@@ -44,57 +44,57 @@ def serve(tmp_path, network):
 
 @pytest.fixture
 def run(tmp_path, network):
-    """Runs shell text where the server is."""
+    """Runs shell commands in the server's folder and network."""
     return lambda text: shell(text, tmp_path, network)
 
 
-def test_the_first_session_works_as_it_stands(serve, run):
+def test_first_session_commands_work(serve, run):
     (session,) = blocks("A first session")
     with serve():
-        said = run(session)
+        output = run(session)
 
-    assert "toggled.v1.ToggleService" in said
-    assert re.search(r'"status":\s*"FEATURE_FLAG_STATUS_ENABLED"', said), said
-    assert re.search(r'"userEmail":\s*"admin@localhost"', said), said
-    assert re.search(r'"actionType":\s*"toggle_enabled"', said), said
+    assert "toggled.v1.ToggleService" in output
+    assert re.search(r'"status":\s*"FEATURE_FLAG_STATUS_ENABLED"', output), output
+    assert re.search(r'"userEmail":\s*"admin@localhost"', output), output
+    assert re.search(r'"actionType":\s*"toggle_enabled"', output), output
 
 
-def test_a_team_is_made_as_it_stands(serve, run):
+def test_team_commands_work(serve, run):
     team, lost = blocks("From the first token to a team")
     with serve():
-        said = run(team)
+        output = run(team)
         again = run(lost)
 
-    assert '"reason": "the team has names now"' in said, said
-    assert re.search(r'"actionType":\s*"token_revoked"', said), said
-    assert '"lastUsedAt": null' in said, said
+    assert '"reason": "the team has names now"' in output, output
+    assert re.search(r'"actionType":\s*"token_revoked"', output), output
+    assert '"lastUsedAt": null' in output, output
     assert re.search(r"olga@example.com +active", again), again
     assert re.search(r"admin@localhost +deactivated", again), again
     assert re.search(r"^toggled_[0-9A-Za-z]{49}$", again, re.MULTILINE), again
 
 
-def test_the_command_line_works_as_it_stands(serve, run):
+def test_command_line_examples_work(serve, run):
     (session,) = blocks("From the command line")
     with serve():
-        said = run(session)
+        output = run(session)
 
-    assert re.search(r"^checkout +enabled +yes +4$", said, re.MULTILINE), said
-    assert re.search(r"^search +disabled +search ", said, re.MULTILINE), said
-    assert said.endswith(
+    assert re.search(r"^checkout +enabled +yes +4$", output, re.MULTILINE), output
+    assert re.search(r"^search +disabled +search ", output, re.MULTILINE), output
+    assert output.endswith(
         "\nenabled\n3 admin@localhost a place to start\n4 admin@localhost launch day\n"
         "6 admin@localhost both or neither\n7 admin@localhost both or neither\n8 admin@localhost it was not the checkout\n"
-    ), said
+    ), output
 
 
-def test_a_flag_is_read_without_grpc_as_it_stands(serve, run):
+def test_ofrep_example_works(serve, run):
     (command,), (answer,) = blocks("OpenFeature"), blocks("OpenFeature", "json")
     with serve() as server:
         run(CREATE_CHECKOUT)
-        said = run(f"TOKEN={server.admin_token()}\n{command}")
-    assert said == answer.strip()
+        output = run(f"TOKEN={server.admin_token()}\n{command}")
+    assert output == answer.strip()
 
 
-# The flag that README reads, on.
+# Creates the flag that README reads, enabled.
 CREATE_CHECKOUT = 'toggled flag create checkout --name "New checkout" --enabled --token-file toggled-admin.token'
 
 READING = "Reading flags from a service"
@@ -104,7 +104,7 @@ def program(language, folder):
     """The command that runs README's program in this language."""
     (text,) = blocks(READING, language)
     if language == "rust":
-        # A test of README cannot compile it: it is also the program of a package, which is compiled before.
+        # The program is also a package of the workspace, which is compiled before this test.
         assert text == (ROOT / "tests" / "clients" / "rust" / "src" / "main.rs").read_text()
         return [BINARY.parent / "read_flag"]
     if language == "js":
@@ -115,12 +115,12 @@ def program(language, folder):
 
 
 @pytest.mark.parametrize("language", ["python", "js", "rust"])
-def test_a_service_reads_a_flag_as_it_stands(tmp_path, network, serve, run, language):
-    # Rust's provider can send no token.
+def test_example_programs_read_a_flag(tmp_path, network, serve, run, language):
+    # The Rust provider cannot send a token.
     settings = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"} if language == "rust" else {}
     with serve(**settings) as server:
         run(CREATE_CHECKOUT)
-        # A slow machine may take longer to connect than the half second that the provider allows by itself.
+        # The provider's default deadline of 0.5 s may be too short on a slow machine.
         environment = {**os.environ, "TOKEN": server.admin_token(), "FLAGD_DEADLINE_MS": "10000"}
         command = network.command(program(language, tmp_path))
         ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""Reading flags and the log, page by page."""
+"""Reads of flags and of the log, page by page."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from toggled.v1.feature_flag_pb2 import FEATURE_FLAG_STATUS_ENABLED
 
 @pytest.fixture
 def five(admin, fresh_key):
-    """Five flags of one prefix, in the order of their keys; the third is on, the fifth archived."""
+    """Five flags with a common prefix, in key order. The third is enabled, the fifth archived."""
     prefix = fresh_key("page")
     for number in range(5):
         admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key=f"{prefix}.{number}", name="One of five"))
@@ -19,7 +19,7 @@ def five(admin, fresh_key):
 
 
 def pages(method, request, items):
-    """Follows next_page_token to the end; gives each page's items."""
+    """Follows next_page_token to the end, and returns the items of each page."""
     found = []
     while True:
         answer = method(request)
@@ -33,20 +33,20 @@ def numbers(flags):
     return [flag.key.rpartition(".")[2] for flag in flags]
 
 
-def test_a_flag_is_read_by_id_and_by_key(admin, flag):
+def test_flag_is_read_by_id_and_by_key(admin, flag):
     by_id = admin.toggle.GetFeatureFlag(toggle.GetFeatureFlagRequest(id=flag.id))
     by_key = admin.toggle.GetFeatureFlag(toggle.GetFeatureFlagRequest(key=flag.key))
     assert by_id.feature_flag == by_key.feature_flag == flag
     assert by_id.revision >= flag.revision
 
 
-def test_flags_are_listed_by_key_in_pages(admin, five):
+def test_flag_list_is_paged_in_key_order(admin, five):
     request = toggle.ListFeatureFlagsRequest(key_prefix=five, page_size=2, include_archived=True)
     found = pages(admin.toggle.ListFeatureFlags, request, "feature_flags")
     assert [numbers(page) for page in found if page] == [["0", "1"], ["2", "3"], ["4"]]
 
 
-def test_archived_flags_are_listed_only_when_asked_for(admin, five):
+def test_archived_flags_are_listed_only_on_request(admin, five):
     listed = admin.toggle.ListFeatureFlags(toggle.ListFeatureFlagsRequest(key_prefix=five))
     assert numbers(listed.feature_flags) == ["0", "1", "2", "3"]
 
@@ -56,13 +56,13 @@ def test_flags_are_filtered_by_status(admin, five):
     assert numbers(admin.toggle.ListFeatureFlags(request).feature_flags) == ["2"]
 
 
-def test_a_read_at_the_revision_of_a_change_sees_it(admin, flag):
+def test_read_at_a_min_revision_sees_the_change(admin, flag):
     flipped = admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
     request = toggle.GetFeatureFlagRequest(id=flag.id, min_revision=flipped.revision)
     assert admin.toggle.GetFeatureFlag(request).feature_flag == flipped.feature_flag
 
 
-def test_pages_of_the_log_do_not_shift_while_it_grows(admin, flag):
+def test_log_pages_are_stable_while_it_grows(admin, flag):
     def flip():
         admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
 
@@ -81,7 +81,7 @@ def test_pages_of_the_log_do_not_shift_while_it_grows(admin, flag):
     assert revisions[0] <= first.as_of_revision
 
 
-def test_the_log_is_read_by_page_number_too(admin, flag):
+def test_log_pages_are_read_by_number(admin, flag):
     for _ in range(4):
         admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
     answers = [
@@ -99,7 +99,7 @@ def test_the_log_is_read_by_page_number_too(admin, flag):
         ({"entity_type": "user"}, []),
     ],
 )
-def test_the_log_is_filtered(admin, flag, conditions, actions):
+def test_log_filters_select_entries(admin, flag, conditions, actions):
     for _ in range(2):
         admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
     found = admin.audit.ListAuditLogs(audit.ListAuditLogsRequest(entity_id=flag.id, **conditions))
@@ -107,7 +107,7 @@ def test_the_log_is_filtered(admin, flag, conditions, actions):
     assert found.total == len(actions)
 
 
-def test_both_dates_are_inclusive(admin, flag):
+def test_date_filters_are_inclusive(admin, flag):
     flips = [admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id)).audit_log for _ in range(2)]
     request = audit.ListAuditLogsRequest(
         entity_id=flag.id, action_type="toggle_enabled", from_date=flips[0].timestamp, to_date=flips[0].timestamp

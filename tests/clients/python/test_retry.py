@@ -1,4 +1,4 @@
-"""A request_id makes a retry harmless."""
+"""Retries with a request_id."""
 
 import uuid
 
@@ -13,7 +13,7 @@ from toggled.v1 import toggle_service_pb2 as toggle
 
 @pytest.fixture
 def flip_bytes(admin):
-    """Calls ToggleFeatureFlag; gives the answer's bytes as they came, and whether it is marked as a replay."""
+    """Calls ToggleFeatureFlag, and returns the raw answer and its replay marker."""
     method = admin.channel.unary_unary(
         "/toggled.v1.ToggleService/ToggleFeatureFlag", toggle.ToggleFeatureFlagRequest.SerializeToString
     )
@@ -25,11 +25,11 @@ def flip_bytes(admin):
     return call
 
 
-def test_a_retry_flips_once_and_gets_the_same_bytes(admin, flag, flip_bytes):
+def test_retry_flips_once_and_gets_the_same_bytes(admin, flag, flip_bytes):
     request = toggle.ToggleFeatureFlagRequest(id=flag.id, reason="once", request_id=str(uuid.uuid4()))
     first, replayed = flip_bytes(request)
     assert replayed is None
-    # What it answers is the flag as it was then, whatever came since.
+    # The replay returns the flag as of the first attempt, despite this later flip.
     admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id))
 
     for _ in range(3):
@@ -38,7 +38,7 @@ def test_a_retry_flips_once_and_gets_the_same_bytes(admin, flag, flip_bytes):
     assert reasons.count("once") == 1
 
 
-def test_a_request_id_stands_for_one_request(admin, flag):
+def test_request_id_cannot_be_reused(admin, flag):
     request = toggle.ToggleFeatureFlagRequest(id=flag.id, request_id=str(uuid.uuid4()))
     admin.toggle.ToggleFeatureFlag(request)
     request.reason = "another"
@@ -46,7 +46,7 @@ def test_a_request_id_stands_for_one_request(admin, flag):
     assert (refused.code, refused.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED")
 
 
-def test_a_replayed_token_comes_without_its_secret(admin):
+def test_replayed_token_has_no_secret(admin):
     user_id = admin.access.WhoAmI(access.WhoAmIRequest()).user.id
     request = access.CreateTokenRequest(user_id=user_id, name="spare", request_id=str(uuid.uuid4()))
     first = admin.access.CreateToken(request)

@@ -1,4 +1,4 @@
-"""Health and reflection: for everybody, without a token."""
+"""Health and reflection, which need no token."""
 
 import grpc
 import pytest
@@ -11,19 +11,19 @@ from client import SERVICES
 
 
 @pytest.mark.parametrize("service", ["", *SERVICES])
-def test_health_is_serving(stranger, service):
-    answer = HealthStub(stranger.channel).Check(HealthCheckRequest(service=service))
+def test_health_is_serving(anonymous, service):
+    answer = HealthStub(anonymous.channel).Check(HealthCheckRequest(service=service))
     assert answer.status == HealthCheckResponse.SERVING
 
 
-def test_health_does_not_know_other_services(stranger):
+def test_health_of_unknown_service_is_not_found(anonymous):
     with pytest.raises(grpc.RpcError) as caught:
-        HealthStub(stranger.channel).Check(HealthCheckRequest(service="toggled.v1.NoSuchService"))
+        HealthStub(anonymous.channel).Check(HealthCheckRequest(service="toggled.v1.NoSuchService"))
     assert caught.value.code() == grpc.StatusCode.NOT_FOUND
 
 
-def test_reflection_lists_and_describes_the_services(server):
-    # Its calls have no deadline and no metadata: the channel is a plain one.
+def test_reflection_lists_and_describes_services(server):
+    # This library needs a plain channel, without deadlines and metadata.
     with grpc.insecure_channel(server.address) as channel:
         database = ProtoReflectionDescriptorDatabase(channel)
         assert set(SERVICES) <= set(database.get_services())

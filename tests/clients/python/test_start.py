@@ -1,4 +1,4 @@
-"""The first start, and the ones after it."""
+"""The first start, and later starts."""
 
 import stat
 
@@ -18,7 +18,7 @@ def is_command(line):
     return line.lstrip().startswith("grpcurl ")
 
 
-def test_the_admin_token_is_in_a_private_file_and_nowhere_else(tmp_path):
+def test_admin_token_is_only_in_a_private_file(tmp_path):
     with Server(tmp_path, *ANY_PORT) as server:
         token = server.admin_token()
         with Client(server.address, token) as admin:
@@ -30,7 +30,7 @@ def test_the_admin_token_is_in_a_private_file_and_nowhere_else(tmp_path):
     assert token not in server.stderr.read_text()
 
 
-def test_a_restart_keeps_flags_log_and_token(tmp_path):
+def test_restart_keeps_flags_log_and_token(tmp_path):
     with Server(tmp_path, *ANY_PORT) as server:
         token = server.admin_token()
         with Client(server.address, token) as admin:
@@ -47,7 +47,7 @@ def test_a_restart_keeps_flags_log_and_token(tmp_path):
 
 
 @pytest.mark.parametrize("folder", [".", "a folder"], ids=["here", "elsewhere"])
-def test_the_commands_of_the_first_start_work_as_printed(tmp_path, folder):
+def test_commands_of_the_first_start_work(tmp_path, folder):
     (tmp_path / folder).mkdir(exist_ok=True)
     database = tmp_path / folder / "toggled.db"
     with Server(tmp_path, *ANY_PORT, "--database-url", f"sqlite://{database}") as server:
@@ -64,11 +64,11 @@ def test_the_commands_of_the_first_start_work_as_printed(tmp_path, folder):
     assert '"admin@localhost"' in read and '"toggle_enabled"' in read
 
 
-def test_an_operators_own_token_is_used_and_not_written_down(tmp_path):
+def test_configured_token_is_used_and_not_stored(tmp_path):
     own = "an operator's own, with spaces, 32 characters and more"
     with Server(tmp_path, *ANY_PORT, environment={"TOGGLED_BOOTSTRAP_TOKEN": own}) as server:
         assert not (tmp_path / "toggled-admin.token").exists()
         with Client(server.address, own) as admin:
             assert admin.access.WhoAmI(access.WhoAmIRequest()).user.email == "admin@localhost"
-        with Client(server.address, own[:-1]) as stranger:
-            assert refusal(stranger.access.WhoAmI, access.WhoAmIRequest()).reason == "UNAUTHENTICATED"
+        with Client(server.address, own[:-1]) as anonymous:
+            assert refusal(anonymous.access.WhoAmI, access.WhoAmIRequest()).reason == "UNAUTHENTICATED"

@@ -1,4 +1,4 @@
-"""Following the log."""
+"""Streams of the log."""
 
 import grpc
 import pytest
@@ -9,7 +9,7 @@ from toggled.v1 import toggle_service_pb2 as toggle
 
 @pytest.fixture
 def flip(admin, flag):
-    """Flips the flag; gives the entry."""
+    """Flips the flag, and returns the entry."""
     return lambda: admin.toggle.ToggleFeatureFlag(toggle.ToggleFeatureFlagRequest(id=flag.id)).audit_log
 
 
@@ -17,7 +17,7 @@ def head(client):
     return client.audit.ListAuditLogs(audit.ListAuditLogsRequest(limit=1)).as_of_revision
 
 
-def test_read_in_parts_the_log_is_whole_and_in_order(admin, flip):
+def test_log_read_in_parts_is_complete_and_ordered(admin, flip):
     for _ in range(30):
         flip()
     end = head(admin)
@@ -31,7 +31,7 @@ def test_read_in_parts_the_log_is_whole_and_in_order(admin, flip):
     assert revisions == list(range(1, end + 1))
 
 
-def test_a_reader_who_leaves_at_any_time_goes_on_where_they_were(admin, flip):
+def test_cancelled_stream_resumes_at_its_cursor(admin, flip):
     start = head(admin)
     cursor = audit.StreamAuditLogsRequest(after_revision=start, follow=True)
     revisions = []
@@ -51,7 +51,7 @@ def test_a_reader_who_leaves_at_any_time_goes_on_where_they_were(admin, flip):
     assert revisions == list(range(start + 1, start + 21))
 
 
-def test_a_follower_sees_a_flip_as_it_happens(admin, flag, flip):
+def test_follower_sees_flips_at_once(admin, flag, flip):
     reader = admin.audit.StreamAuditLogs(
         audit.StreamAuditLogsRequest(after_revision=head(admin), entity_id=flag.id, follow=True, limit=2)
     )
@@ -59,14 +59,14 @@ def test_a_follower_sees_a_flip_as_it_happens(admin, flag, flip):
     seen = []
     for part in reader:
         if part.items and not seen:
-            # Only now, so that it comes to a stream that waits.
+            # Only now, so that the stream is already waiting.
             second = flip()
         seen += [entry.id for entry in part.items]
     assert seen == [first.id, second.id]
     assert reader.code() == grpc.StatusCode.OK
 
 
-def test_a_filtered_reader_moves_on_past_what_it_does_not_match(admin, flag, flip):
+def test_filtered_stream_advances_past_other_entries(admin, flag, flip):
     flip()
     request = audit.StreamAuditLogsRequest(entity_id=flag.id, action_type="flag_created")
     parts = list(admin.audit.StreamAuditLogs(request))

@@ -1,4 +1,4 @@
-"""A flag's life, and what the log tells of it."""
+"""The lifecycle of a flag, and its entries in the log."""
 
 from toggled.v1 import audit_service_pb2 as audit
 from toggled.v1 import toggle_service_pb2 as toggle
@@ -6,19 +6,19 @@ from toggled.v1.feature_flag_pb2 import FEATURE_FLAG_STATUS_DISABLED, FEATURE_FL
 
 
 def history(client, flag_id):
-    """What the log holds about a flag, newest first."""
+    """A flag's entries, newest first."""
     return client.audit.ListAuditLogs(audit.ListAuditLogsRequest(entity_id=flag_id))
 
 
 def same_entry(one, other):
-    """Compares two entries, except for when the database stored them: that is known only afterwards."""
+    """Compares two entries except for `created_at`, which is known only after the entry was stored."""
     copies = [type(entry).FromString(entry.SerializeToString()) for entry in (one, other)]
     for copy in copies:
         copy.ClearField("created_at")
     return copies[0] == copies[1]
 
 
-def test_a_flip_is_in_the_log_with_its_reason(admin, fresh_key):
+def test_flip_is_logged_with_its_reason(admin, fresh_key):
     key = fresh_key()
     created = admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key=key, name="Checkout"))
     assert created.feature_flag.status == FEATURE_FLAG_STATUS_DISABLED
@@ -50,7 +50,7 @@ def test_a_flip_is_in_the_log_with_its_reason(admin, fresh_key):
     assert admin.audit.GetAuditLog(audit.GetAuditLogRequest(id=flip.id)).audit_log == flip
 
 
-def test_what_is_already_so_writes_nothing(admin, flag):
+def test_setting_the_current_status_writes_nothing(admin, flag):
     answer = admin.toggle.DisableFeatureFlag(toggle.DisableFeatureFlagRequest(id=flag.id, reason="to be sure"))
     assert answer.feature_flag == flag
     assert not answer.HasField("audit_log")
@@ -85,7 +85,7 @@ def test_every_change_of_a_flag_leaves_its_entry(admin, flag):
     ]
 
 
-def test_a_batch_sets_what_differs(admin, fresh_key):
+def test_batch_changes_only_differing_flags(admin, fresh_key):
     keys = [fresh_key() for _ in range(3)]
     for key in keys:
         admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key=key, name=key))

@@ -1,4 +1,4 @@
-//! Compiles what the tests call as the administrator.
+//! Generates the client with which the tests change flags.
 
 use std::error::Error;
 

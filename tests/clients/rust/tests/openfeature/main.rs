@@ -1,4 +1,4 @@
-//! flagd's OpenFeature provider, in both its modes, against a server that serves everybody its flags.
+//! flagd's OpenFeature provider in both its modes, against a server with anonymous reads.
 
 mod server;
 
@@ -10,34 +10,34 @@ use open_feature::{Client, EvaluationErrorCode, EvaluationReason, OpenFeature};
 use open_feature_flagd::{FlagdOptions, FlagdProvider, ResolverType};
 use tempfile::TempDir;
 
-use server::{ANYWHERE, Server};
+use server::{ANY_PORT, Server};
 
-/// What the administrator calls.
-#[allow(dead_code, reason = "the tests need a part of it")]
+/// The generated client.
+#[allow(dead_code, reason = "the tests use a part of it")]
 mod pb {
     tonic::include_proto!("toggled.v1");
 }
 
-/// How long anything may take before a test gives up on it.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a test waits for any one thing before it fails.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Waits for something that may take a while, but not for ever.
-async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    match tokio::time::timeout(PATIENCE, future).await {
+/// Waits for a future; fails the test after [`TIMEOUT`].
+async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(TIMEOUT, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {PATIENCE:?} in vain: {what}"),
+        Err(_) => panic!("timed out after {TIMEOUT:?} waiting for {what}"),
     }
 }
 
-/// An application whose provider reads from this address. It has no way to send a token.
-async fn reading(mode: ResolverType, address: SocketAddr) -> Client {
+/// An application whose provider reads from this address. The provider cannot send a token.
+async fn new_application(mode: ResolverType, address: SocketAddr) -> Client {
     let provider = FlagdProvider::new(FlagdOptions {
         host: address.ip().to_string(),
         port: address.port(),
         resolver_type: mode,
-        // Nothing tells this cache of changes, in either mode: it keeps each value for its time to live.
+        // This cache is never invalidated by changes, in either mode; it keeps values for their time to live.
         cache_settings: None,
-        // The longest call, for slow machines, and soon again after a broken connection.
+        // A long deadline for slow machines, and quick retries after a broken connection.
         deadline_ms: 10_000,
         retry_backoff_ms: 50,
         retry_backoff_max_ms: 100,
@@ -52,19 +52,19 @@ async fn read(application: &Client, key: &str) -> Result<bool, EvaluationErrorCo
     application.get_bool_value(key, None, None).await.map_err(|error| error.code)
 }
 
-/// Waits until a flag reads so.
-async fn until(application: &Client, key: &str, expected: Result<bool, EvaluationErrorCode>) {
-    let reads_so = async {
+/// Waits until a flag has the expected value or error.
+async fn wait_until_read(application: &Client, key: &str, expected: Result<bool, EvaluationErrorCode>) {
+    let is_read = async {
         while read(application, key).await != expected {
             tokio::task::yield_now().await;
         }
     };
-    soon(&format!("{key} to read {expected:?}"), reads_so).await;
+    with_timeout(&format!("{key} to read {expected:?}"), is_read).await;
 }
 
 const NOT_FOUND: Result<bool, EvaluationErrorCode> = Err(EvaluationErrorCode::FlagNotFound);
 
-/// The same test in both modes: by a call for each value, and from a copy of all flags.
+/// Defines each test in both modes: a call per value, and a local copy of all flags.
 macro_rules! in_both_modes {
     ($($(#[$meta:meta])* async fn $name:ident($mode:ident: ResolverType) $body:block)*) => {
         $($(#[$meta])*
@@ -87,18 +87,18 @@ macro_rules! in_both_modes {
 }
 
 in_both_modes! {
-    async fn a_flag_is_read_with_its_variant(mode: ResolverType) {
+    async fn flag_is_read_with_its_variant(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        let mut server = Server::start(folder.path(), ANYWHERE).await;
+        let mut server = Server::start(folder.path(), ANY_PORT).await;
         server.admin.create("off").await;
         server.admin.create("on").await;
         server.admin.flip("on").await;
-        let application = reading(mode.clone(), server.address).await;
+        let application = new_application(mode.clone(), server.address).await;
 
         for (key, value) in [("off", false), ("on", true)] {
             let details = application.get_bool_details(key, None, None).await.unwrap();
             assert_eq!((details.value, details.variant.as_deref()), (value, Some(key)));
-            // The one mode passes the server's word on, the other has its own.
+            // The RPC mode passes on the server's reason, the in-process mode has its own.
             let reason = match mode {
                 ResolverType::Rpc => EvaluationReason::Other("STATIC".into()),
                 _ => EvaluationReason::Static,
@@ -107,29 +107,29 @@ in_both_modes! {
         }
     }
 
-    async fn a_flag_that_is_missing_or_archived_is_not_found(mode: ResolverType) {
+    async fn missing_or_archived_flag_is_not_found(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        let mut server = Server::start(folder.path(), ANYWHERE).await;
+        let mut server = Server::start(folder.path(), ANY_PORT).await;
         server.admin.create("archived").await;
         server.admin.archive("archived").await;
-        let application = reading(mode, server.address).await;
+        let application = new_application(mode, server.address).await;
 
         assert_eq!(read(&application, "missing").await, NOT_FOUND);
         assert_eq!(read(&application, "archived").await, NOT_FOUND);
     }
 
-    async fn a_toggle_read_as_something_else_is_an_error(mode: ResolverType) {
+    async fn reading_another_type_is_an_error(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        let mut server = Server::start(folder.path(), ANYWHERE).await;
+        let mut server = Server::start(folder.path(), ANY_PORT).await;
         server.admin.create("a").await;
-        let application = reading(mode.clone(), server.address).await;
+        let application = new_application(mode.clone(), server.address).await;
 
         let errors = [
             application.get_string_value("a", None, None).await.unwrap_err(),
             application.get_int_value("a", None, None).await.unwrap_err(),
             application.get_float_value("a", None, None).await.unwrap_err(),
         ];
-        // What the one mode makes of INVALID_ARGUMENT.
+        // The RPC mode's error for INVALID_ARGUMENT, and the in-process mode's own error.
         let code = match mode {
             ResolverType::Rpc => EvaluationErrorCode::InvalidContext,
             _ => EvaluationErrorCode::TypeMismatch,
@@ -139,33 +139,33 @@ in_both_modes! {
         }
     }
 
-    async fn flips_and_archiving_are_seen(mode: ResolverType) {
+    async fn flips_and_archiving_are_read(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        let mut server = Server::start(folder.path(), ANYWHERE).await;
+        let mut server = Server::start(folder.path(), ANY_PORT).await;
         server.admin.create("a").await;
-        let application = reading(mode, server.address).await;
+        let application = new_application(mode, server.address).await;
         assert_eq!(read(&application, "a").await, Ok(false));
 
         for expected in [true, false, true] {
             server.admin.flip("a").await;
-            until(&application, "a", Ok(expected)).await;
+            wait_until_read(&application, "a", Ok(expected)).await;
         }
         server.admin.archive("a").await;
-        until(&application, "a", NOT_FOUND).await;
+        wait_until_read(&application, "a", NOT_FOUND).await;
         server.admin.create("new").await;
-        until(&application, "new", Ok(false)).await;
+        wait_until_read(&application, "new", Ok(false)).await;
     }
 
-    async fn after_hundreds_of_flips_every_value_is_the_servers(mode: ResolverType) {
+    async fn values_match_the_server_after_many_flips(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        let mut server = Server::start(folder.path(), ANYWHERE).await;
+        let mut server = Server::start(folder.path(), ANY_PORT).await;
         let keys: Vec<String> = (0..20).map(|n| format!("flag-{n}")).collect();
         for key in &keys {
             server.admin.create(key).await;
         }
-        let application = reading(mode, server.address).await;
+        let application = new_application(mode, server.address).await;
 
-        // All at once: every flag an even number of times, and every second of them once more.
+        // Concurrently: every flag an even number of times, and every second flag once more.
         let mut flips = tokio::task::JoinSet::new();
         for (n, key) in keys.iter().enumerate() {
             for _ in 0..20 + n % 2 {
@@ -176,29 +176,29 @@ in_both_modes! {
         flips.join_all().await;
 
         for (n, key) in keys.iter().enumerate() {
-            until(&application, key, Ok(n % 2 == 1)).await;
+            wait_until_read(&application, key, Ok(n % 2 == 1)).await;
         }
     }
 
-    async fn a_flip_while_the_server_was_away_is_seen_when_it_is_back(mode: ResolverType) {
+    async fn flip_during_server_downtime_is_read_later(mode: ResolverType) {
         let folder = TempDir::new().unwrap();
-        // All else that asks for a free port does so at another loopback address, and leaves it while nobody listens.
+        // Other tests ask for free ports on another loopback address, so this port stays free while the server is down.
         let mut server = Server::start(folder.path(), "127.0.0.5:0").await;
         let address = server.address;
         server.admin.create("flipped").await;
         server.admin.create("left").await;
-        let application = reading(mode, address).await;
+        let application = new_application(mode, address).await;
         assert_eq!(read(&application, "flipped").await, Ok(false));
         server.stop().await;
 
-        // Elsewhere, where the provider does not look.
-        let mut elsewhere = Server::start(folder.path(), ANYWHERE).await;
+        // A server at another address, which the provider does not know.
+        let mut elsewhere = Server::start(folder.path(), ANY_PORT).await;
         elsewhere.admin.flip("flipped").await;
         elsewhere.stop().await;
         let mut server = Server::start(folder.path(), &address.to_string()).await;
 
-        until(&application, "flipped", Ok(true)).await;
+        wait_until_read(&application, "flipped", Ok(true)).await;
         server.admin.flip("left").await;
-        until(&application, "left", Ok(true)).await;
+        wait_until_read(&application, "left", Ok(true)).await;
     }
 }
