@@ -5,10 +5,9 @@ use std::collections::HashSet;
 use prost_types::Timestamp;
 use toggled::api::pb::*;
 use tonic::Code;
-use tonic::transport::Endpoint;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, TOKEN, on_both_databases, reason_of, with_timeout};
+use crate::support::{Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
 /// Writes a log with entries of several kinds and users.
 async fn write_history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
@@ -64,8 +63,7 @@ on_both_databases! {
         admin.create("a").await;
         let mut unread = Vec::new();
         for _ in 0..30 {
-            let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(1_024);
-            let mut client = Client::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN));
+            let mut client = Client::with_window(server.address, 1_024).await;
             let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
             unread.push(with_timeout("a stream", client.audit.stream_audit_logs(follow)).await.unwrap());
             for _ in 0..10 {

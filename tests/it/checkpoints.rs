@@ -61,7 +61,7 @@ fn assert_signed(checkpoint: &AuditCheckpoint, keys: &[CheckpointKey]) {
     assert_eq!(text, format!("toggled/{log_id}\n{revision}\n{}\n{time}\n", STANDARD.encode(hash)));
     let line = signatures.strip_prefix(&format!("\u{2014} toggled/{log_id} ")).unwrap();
     let signed = STANDARD.decode(line.strip_suffix('\n').unwrap()).unwrap();
-    let hex: String = signed[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(&signed[..4]);
     assert_eq!((&hex, &signed[4..]), (key_id, &signature[..]));
 
     let key = keys.iter().find(|key| key.key_id == *key_id).unwrap();

@@ -4,15 +4,12 @@ use futures::{FutureExt, StreamExt};
 use prost_types::Struct;
 use toggled::api::pb::*;
 use tonic::Code;
-use tonic::transport::Endpoint;
 
 use super::{
     Event, assert_next, configuration, next, open_events, open_sync, open_v1, open_v2, unarchive,
     wait_for_configuration,
 };
-use crate::support::{
-    Backend, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, with_timeout,
-};
+use crate::support::{Backend, Client, Database, Server, on_both_databases, read_until_error, reason_of, with_timeout};
 
 on_both_databases! {
     async fn event_stream_sends_all_flags_and_then_changes(backend: Backend) {
@@ -96,13 +93,6 @@ async fn streams_without_flags_send_an_empty_set() {
     assert_eq!(next(&mut sync).await.flag_configuration, configuration([("first", false)]));
 }
 
-/// A client with a small flow control window for unread data.
-async fn slow_client(server: &Server) -> Client {
-    let endpoint =
-        Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(1_024);
-    Client::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN))
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn slow_reader_gets_few_messages_and_the_last_state() {
     const KEYS: [&str; 4] = ["a", "b", "c", "d"];
@@ -112,7 +102,7 @@ async fn slow_reader_gets_few_messages_and_the_last_state() {
     for key in KEYS {
         admin.create(key).await;
     }
-    let mut slow = slow_client(&server).await;
+    let mut slow = Client::with_window(server.address, 1_024).await;
     let mut streams = open_events(&mut slow).await;
     let mut sync = open_sync(&mut slow).await;
     // A second client that reads at once shows how many messages there were.

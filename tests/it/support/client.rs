@@ -18,7 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Status, Streaming};
 use tonic_types::StatusExt;
 
-use super::with_timeout;
+use super::{TOKEN, with_timeout};
 
 type Service = InterceptedService<Channel, Token>;
 
@@ -50,6 +50,13 @@ impl Client {
         let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().user_agent("tests").unwrap();
         let channel = with_timeout("a connection", endpoint.connect()).await.unwrap();
         Self::with_channel(channel, token)
+    }
+
+    /// The administrator's client, with a small flow control window for each stream: what it does not read stays in the
+    /// server.
+    pub async fn with_window(address: SocketAddr, bytes: u32) -> Self {
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap().initial_stream_window_size(bytes);
+        Self::with_channel(with_timeout("a connection", endpoint.connect()).await.unwrap(), Some(TOKEN))
     }
 
     /// A client on an existing connection.
@@ -164,7 +171,7 @@ pub async fn read_until_error<T>(stream: &mut Streaming<T>) -> Status {
 /// The forms in which a token might leak: the token itself, and its hash in each usual encoding.
 pub fn secret_forms(token: &str) -> Vec<String> {
     let hash = toggled::auth::hash(token.as_bytes());
-    let hex: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(hash);
     let bytes = format!("{hash:?}");
     let bytes = bytes.trim_matches(['[', ']']).to_owned();
     vec![token.to_owned(), hex.to_uppercase(), hex, STANDARD.encode(hash).trim_end_matches('=').to_owned(), bytes]
