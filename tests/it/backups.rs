@@ -179,7 +179,7 @@ async fn refusals(client: &mut Client, revision: i64, hash: Option<&[u8]>) -> Ve
 }
 
 on_both_databases! {
-    async fn restored_backup_is_intact_and_refuses_later_cursors(backend: Backend) {
+    async fn restored_backup_is_intact_and_refuses_lost_cursors(backend: Backend) {
         let site = Site::new(backend).await;
         let server = site.start().await;
         let mut admin = server.admin().await;
