@@ -53,12 +53,14 @@ impl RunLength {
 pub struct FaultReport {
     /// How often it was injected.
     pub rounds: usize,
+    /// What the clients were told, compared with the database.
     pub comparison: Comparison,
     /// Why it was not injected at all.
     skip_reason: Option<&'static str>,
 }
 
 impl FaultReport {
+    /// The report of a fault that was injected this often.
     pub fn new(rounds: usize, comparison: Comparison) -> Self {
         Self { rounds, comparison, skip_reason: None }
     }
