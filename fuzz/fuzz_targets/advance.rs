@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use toggled::domain::access::{Credential, Permission, Permissions};
 use toggled::domain::advance::{
-    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, Verdict, advance,
+    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, Decision, advance,
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
@@ -110,13 +110,13 @@ impl World {
             Op::Revert(back) => {
                 let entry = self.entries.iter().rev().nth(usize::from(back)).map(|entry| Box::new(Entry::clone(entry)));
                 let id = entry.as_ref().map_or(Uuid::nil(), |entry| entry.id);
-                Command::Revert(Revert { id, entry, log: self.state.log(), expected_revision: None })
+                Command::Revert(Revert { id, entry, generation: self.state.generation(), expected_revision: None })
             }
             Op::Trim(back, right) => {
                 let through = self.state.head().revision - i64::from(back) + 2;
                 let there = self.entries.iter().find(|entry| entry.revision == through).map(|entry| entry.hash);
                 let hash = there.filter(|_| right).unwrap_or([1; 32]);
-                Command::TrimLog(TrimLog { through, hash, there, log: self.state.log() })
+                Command::TrimLog(TrimLog { through, hash, there, generation: self.state.generation() })
             }
             Op::CreateUser(number, permitted) => Command::CreateUser {
                 email: Email::parse(&format!("user-{}@example.com", number % 4)).expect("an address"),
@@ -170,7 +170,7 @@ impl World {
         self.next = next;
         let before = *self.state.head();
         assert_eq!(step.base, before);
-        assert_eq!(step.verdicts.len(), proposals.len());
+        assert_eq!(step.decisions.len(), proposals.len());
         let (mut chain, mut time) = (Chain::behind(LOG, before.revision, before.hash), before.timestamp);
         for entry in &step.entries {
             chain.take(entry).expect("the chain goes on");
@@ -179,8 +179,8 @@ impl World {
         }
         assert_eq!((step.head.revision, step.head.hash), (chain.revision(), chain.hash()));
         assert!(step.head.floor >= before.floor && step.head.floor <= step.head.revision);
-        for (proposal, verdict) in proposals.iter().zip(&step.verdicts) {
-            let Verdict::Accepted(answer) = verdict else { continue };
+        for (proposal, decision) in proposals.iter().zip(&step.decisions) {
+            let Decision::Accepted(answer) = decision else { continue };
             if let Actor::Caller { credential: Credential::Token(id), .. } = &proposal.actor {
                 assert!(self.tokens.contains(id), "nobody has this token");
             }

@@ -1,4 +1,4 @@
-//! A call as the handlers see it: who calls, from where, and until when they wait.
+//! An authorized call, as handlers see it: caller, origin and deadline.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,46 +14,46 @@ use crate::domain::access::{Permission, SecretHash};
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
 
-/// As much of a `user-agent` as the log keeps, in characters.
+/// How much of a `user-agent` the audit log keeps, in characters.
 const USER_AGENT_LIMIT: usize = 512;
 
-/// The transport cuts a call off at its deadline without a word of explanation: what has to be explained is answered a
-/// tenth of the time before, and this long at the most.
-const ANSWER_AHEAD: Duration = Duration::from_millis(200);
+/// The transport ends a call at its deadline without details. To send details, we answer earlier: by a tenth of the timeout,
+/// but by no more than this.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
-/// A call that was let in, for the handler.
+/// A call that passed authorization; the middleware puts it into the request's extensions.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct Call {
-    /// Who calls.
+    /// The caller.
     pub caller: Caller,
-    /// The hash of their token, if it is one of the single sign-on: it works as long as its key is the issuer's.
-    pub signed: Option<SecretHash>,
-    /// What the method demands; `None` where any caller will do.
+    /// The hash of the caller's single sign-on token, if they used one: it is valid only while the issuer keeps its key.
+    pub sign_on_token: Option<SecretHash>,
+    /// The permission that the method requires; `None` if every caller may call it.
     pub permission: Option<Permission>,
     /// Where the call comes from.
-    pub source: Source,
-    /// By when the caller wants to know.
+    pub source: CallSource,
+    /// When to answer at the latest.
     pub deadline: Instant,
 }
 
-/// Where a call comes from, as it arrives: most calls read, and never need it as text.
+/// Where a call comes from, unformatted: most calls are reads and never need it as text.
 #[derive(Debug, Clone)]
-pub(in crate::api) struct Source {
-    /// `toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+pub(in crate::api) struct CallSource {
+    /// For example `toggled.v1.ToggleService/ToggleFeatureFlag`.
     pub method: Arc<str>,
-    /// Address and port.
+    /// The peer's address and port.
     pub peer: Option<SocketAddr>,
     user_agent: Option<HeaderValue>,
 }
 
-impl Source {
-    /// That of a request of this method.
+impl CallSource {
+    /// The source of a request to this method.
     pub fn of<B>(method: Arc<str>, request: &Request<B>) -> Self {
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         Self { method, peer, user_agent: request.headers().get(USER_AGENT).cloned() }
     }
 
-    /// The same, for the log.
+    /// The source as the audit log records it.
     pub fn origin(&self) -> Origin {
         let agent = self.user_agent.as_ref().and_then(|value| value.to_str().ok());
         let agent = agent.map(|text| text.chars().take(USER_AGENT_LIMIT).collect::<String>());
@@ -66,37 +66,39 @@ impl Source {
 }
 
 impl Call {
-    /// The call that a request belongs to. A request that did not pass the layer belongs to none and is refused.
+    /// The call of a request. A request that bypassed the authorization layer has none and fails.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Error> {
         request.extensions().get().ok_or_else(missing)
     }
 
-    /// The same, taken out of the request, and the message.
+    /// The call and the message of a request.
     pub fn take<T>(request: tonic::Request<T>) -> Result<(Self, T), Error> {
         let (_, mut extensions, message) = request.into_parts();
         extensions.remove().map(|call| (call, message)).ok_or_else(missing)
     }
 
-    /// Who proposes a change. A method that changes something and demands no permission does not exist; if it did, it
-    /// would be refused.
+    /// The actor of a change.
+    ///
+    /// # Errors
+    /// When the method requires no permission: such a method must not change anything.
     pub fn actor(&self) -> Result<Actor, Error> {
-        let permission = self.permission.ok_or_else(|| Error::Internal("a change without a permission".to_owned()))?;
+        let permission = self.permission.ok_or_else(|| Error::internal("a changing method without a permission"))?;
         Ok(Actor::Caller { credential: self.caller.credential.clone(), permission })
     }
 }
 
 fn missing() -> Error {
-    Error::Internal("a request came past the authorization layer".to_owned())
+    Error::internal("a request bypassed the authorization layer")
 }
 
-/// By when the caller wants to know, with time to tell them; `most` from now at the latest.
-pub(in crate::api) fn deadline(headers: &HeaderMap, most: Duration) -> Instant {
+/// When to answer a call at the latest: a little before the caller's own deadline, and `max` from now at most.
+pub(in crate::api) fn deadline(headers: &HeaderMap, max: Duration) -> Instant {
     let wanted = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-    let wanted = wanted.map(|timeout| timeout - (timeout / 10).min(ANSWER_AHEAD));
-    Instant::now() + wanted.map_or(most, |wanted| wanted.min(most))
+    let wanted = wanted.map(|timeout| timeout - (timeout / 10).min(ANSWER_MARGIN));
+    Instant::now() + wanted.map_or(max, |wanted| wanted.min(max))
 }
 
-/// A `grpc-timeout`: up to eight digits and a unit.
+/// Parses a `grpc-timeout`: up to eight digits and a unit.
 fn timeout(text: &str) -> Option<Duration> {
     let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
@@ -117,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timeouts_are_read_as_grpc_writes_them() {
+    fn grpc_timeout_is_parsed() {
         assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
         assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
         assert_eq!(timeout("150m"), Some(Duration::from_millis(150)));

@@ -1,4 +1,4 @@
-//! What all changing methods have in common: from a request to a proposal, and from its reply to a response.
+//! The path that all changing methods share: request to proposal, and reply to response.
 
 use std::sync::Arc;
 
@@ -7,18 +7,18 @@ use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
 use super::call::Call;
-use super::errors::status;
 use super::middleware::authorize::Denials;
-use super::middleware::idempotency::{REPLAYED, digest};
-use super::middleware::limits::Fairness;
-use super::validate::Fields;
+use super::middleware::idempotency::digest;
+use super::middleware::limits::ChangeRateLimiter;
+use super::protocol::grpc::REPLAYED;
+use super::validate::RequestValidator;
 use crate::committer::{Proposals, Reply};
-use crate::domain::advance::{Answer, Command, Named, Proposal, RequestKey, SetStatus};
+use crate::domain::advance::{Answer, Command, ObjectRef, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
 use crate::telemetry::request::note_revision;
 
-/// A request to change something.
+/// A request that changes something.
 pub(super) trait Change: Message + Default {
     type Response: Message + Default;
 
@@ -28,7 +28,7 @@ pub(super) trait Change: Message + Default {
     fn response(answer: &Answer) -> Self::Response;
 }
 
-/// Says how a request and its response fit into [`Change`].
+/// Implements [`Change`] for a request and its response.
 macro_rules! change {
     ($request:ident => $response:ident, $answer:ident => $make:expr) => {
         impl $crate::api::change::Change for pb::$request {
@@ -54,37 +54,37 @@ macro_rules! change {
 }
 pub(super) use change;
 
-/// Makes changes on behalf of callers.
+/// Makes changes for callers, within their rate limit.
 #[derive(Clone)]
 pub struct Changes {
     proposals: Proposals,
     denials: Denials,
-    fairness: Arc<Fairness>,
+    rate_limiter: Arc<ChangeRateLimiter>,
 }
 
 impl Changes {
-    /// Changes that are handed in at `proposals`, as many a second as `fairness` has of one caller.
-    pub fn new(proposals: Proposals, denials: Denials, fairness: Fairness) -> Self {
-        Self { proposals, denials, fairness: Arc::new(fairness) }
+    /// Changes that go to the committer through `proposals`, limited by `rate_limiter`. Refusals are recorded in `denials`.
+    pub fn new(proposals: Proposals, denials: Denials, rate_limiter: ChangeRateLimiter) -> Self {
+        Self { proposals, denials, rate_limiter: Arc::new(rate_limiter) }
     }
 
-    /// Makes the change that `parse` finds in the request.
+    /// Makes the change that `parse` reads from the request.
     pub(super) async fn make<R: Change>(
         &self,
         request: Request<R>,
-        parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
+        parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
-        let (call, message) = Call::take(request).map_err(status)?;
-        let proposal = proposal(&call, message, parse).map_err(status)?;
-        let caller = call.caller.key().ok_or_else(|| status(Error::Internal("a change by nobody".to_owned())))?;
-        self.fairness.admit(&caller, &proposal.command).map_err(status)?;
-        let (named, is_change) = (named(&proposal.command), !proposal.validate_only);
+        let (call, message) = Call::take(request)?;
+        let proposal = proposal(&call, message, parse)?;
+        let caller = call.caller.key().ok_or_else(|| Error::internal("a change without a caller"))?;
+        self.rate_limiter.check(&caller, &proposal.command)?;
+        let (subject, is_change) = (subject(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Some(call.deadline)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
-            // To grant what one does not hold, for one.
-            self.denials.record(&call, missing, named).await;
+            // For example, the caller granted a permission that they do not hold.
+            self.denials.record(&call, missing, subject).await;
         }
-        match reply.map_err(status)? {
+        match reply? {
             Reply::Answer(answer) => {
                 if is_change {
                     note_revision(answer.revision);
@@ -92,8 +92,7 @@ impl Changes {
                 Ok(Response::new(R::response(&answer)))
             }
             Reply::Replayed(bytes) => {
-                let stored = R::Response::decode(&bytes[..])
-                    .map_err(|e| status(Error::Internal(format!("a stored response does not decode: {e}"))))?;
+                let stored = R::Response::decode(&bytes[..]).map_err(Error::internal)?;
                 let mut response = Response::new(stored);
                 response.metadata_mut().insert(REPLAYED, MetadataValue::from_static("true"));
                 Ok(response)
@@ -102,8 +101,8 @@ impl Changes {
     }
 }
 
-/// The one object that a change is about.
-fn named(command: &Command) -> Option<Named> {
+/// The object that a change is about; `None` if there are several or none.
+fn subject(command: &Command) -> Option<ObjectRef> {
     match command {
         Command::Toggle { flag, .. }
         | Command::SetStatus(SetStatus { flag, .. })
@@ -114,12 +113,12 @@ fn named(command: &Command) -> Option<Named> {
             _ => None,
         },
         Command::Revert(revert) => revert.flag().map(Into::into),
-        Command::CreateFlag(new) => Some(Named::Key(new.key.clone())),
-        Command::CreateUser { email, .. } => Some(Named::Email(email.clone())),
+        Command::CreateFlag(new) => Some(ObjectRef::Key(new.key.clone())),
+        Command::CreateUser { email, .. } => Some(ObjectRef::Email(email.clone())),
         Command::UpdateUser { id, .. } | Command::DeactivateUser { id, .. } | Command::RevokeToken { id, .. } => {
-            Some(Named::Id(*id))
+            Some(ObjectRef::Id(*id))
         }
-        Command::CreateToken(new) => Some(Named::Id(new.user_id)),
+        Command::CreateToken(new) => Some(ObjectRef::Id(new.user_id)),
         Command::CreateAdministrator { .. } | Command::TrimLog(_) | Command::RecordDenial(_) => None,
     }
 }
@@ -127,18 +126,18 @@ fn named(command: &Command) -> Option<Named> {
 fn proposal<R: Change>(
     call: &Call,
     mut body: R,
-    parse: impl FnOnce(&R, &mut Fields) -> Option<Command>,
+    parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
 ) -> Result<Proposal, Error> {
     let (actor, origin) = (call.actor()?, call.source.origin());
-    let mut fields = Fields::default();
+    let mut validator = RequestValidator::default();
     let request_id = body.take_request_id();
     let key = request_id
-        .and_then(|id| fields.parse("request_id", &id, RequestId::parse))
+        .and_then(|id| validator.parse("request_id", &id, RequestId::parse))
         .map(|id| RequestKey { id, digest: digest(&origin.method, &body.encode_to_vec()) });
     let given = Some(body.reason()).filter(|reason| !reason.is_empty());
-    let reason = given.and_then(|reason| fields.parse("reason", reason, Reason::parse));
-    let command = parse(&body, &mut fields);
-    let command = fields.finish(command)?;
+    let reason = given.and_then(|reason| validator.parse("reason", reason, Reason::parse));
+    let command = parse(&body, &mut validator);
+    let command = validator.finish(command)?;
     let encode = |answer: &Answer| R::response(answer).encode_to_vec();
     Ok(Proposal { actor, command, reason, request: key, validate_only: body.validate_only(), origin, encode })
 }

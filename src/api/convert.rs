@@ -1,4 +1,4 @@
-//! The service's own objects as messages.
+//! Domain objects to protobuf messages, and back where clients need it.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, Note};
 use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::past::PastFlag;
+use crate::domain::history::PastFlag;
 use crate::domain::time::Timestamp;
 
 pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
@@ -51,7 +51,7 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
 impl From<&Arc<PastFlag>> for pb::FeatureFlag {
     fn from(past: &Arc<PastFlag>) -> Self {
         let flag = Self::from(&past.flag);
-        if past.is_dated { flag } else { Self { updated_at: None, updated_by: String::new(), ..flag } }
+        if past.has_update_metadata { flag } else { Self { updated_at: None, updated_by: String::new(), ..flag } }
     }
 }
 
@@ -71,7 +71,7 @@ impl From<&Arc<User>> for pb::User {
     }
 }
 
-/// Somebody who is no user yet.
+/// A single sign-on caller who is not a user yet.
 impl From<&Identity> for pb::User {
     fn from(identity: &Identity) -> Self {
         Self {
@@ -94,7 +94,7 @@ impl From<&Arc<Token>> for pb::ApiToken {
             created_at: Some(time(token.created_at)),
             expires_at: token.expires_at.map(time),
             revoked_at: token.revoked_at.map(time),
-            // Not part of the log, and so not of the token: whoever lists tokens looks it up.
+            // Not part of the log, and so not of the token: ListTokens adds it.
             last_used_at: None,
         }
     }
@@ -147,7 +147,7 @@ impl From<&Entry> for pb::AuditLog {
     }
 }
 
-/// The entry that a message tells of, exactly as it was hashed; or which field of it cannot be understood.
+/// The entry exactly as it was hashed; or the name of the first invalid field.
 impl TryFrom<&pb::AuditLog> for Entry {
     type Error = &'static str;
 
@@ -183,7 +183,7 @@ impl TryFrom<&pb::AuditLog> for Entry {
     }
 }
 
-/// A whole number of microseconds, which is all that the log holds.
+/// The log holds whole microseconds; other times are invalid.
 fn micros(time: prost_types::Timestamp) -> Option<Timestamp> {
     let part = (0..1_000_000_000).contains(&time.nanos) && time.nanos % 1_000 == 0;
     let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos / 1_000))?;
@@ -196,8 +196,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_before_1970_has_positive_nanos_as_the_format_demands() {
-        let wire = time(Timestamp::from_micros(-1));
-        assert_eq!((wire.seconds, wire.nanos), (-1, 999_999_000));
+    fn time_before_1970_has_positive_nanos() {
+        let protocol = time(Timestamp::from_micros(-1));
+        assert_eq!((protocol.seconds, protocol.nanos), (-1, 999_999_000));
     }
 }

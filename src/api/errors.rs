@@ -1,4 +1,4 @@
-//! What every error is on the wire. This is the only place that decides what a client may read of one.
+//! What every error is on the protocol: the one place that decides what a client may read of one.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -15,112 +15,162 @@ use crate::store::StoreError;
 use crate::telemetry::errors;
 use crate::telemetry::request::note_reason;
 
+/// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "toggled";
 
-/// All that a caller is told of a defect.
+/// The whole message of an internal error.
 const INTERNAL: &str = "internal error; the server's log has the details";
 
-/// When to come back after a failure that passes.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// The retry delay sent with failures that pass.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// Large details break connections (they travel in a header): at most so many violations ...
-const MOST_VIOLATIONS: usize = 20;
-/// ... and at most about so many bytes of them.
-const MOST_VIOLATION_BYTES: usize = 2_048;
+/// Details travel in a header, and large headers break connections: at most this many violations ...
+const MAX_VIOLATIONS: usize = 20;
+/// ... and at most about this many bytes of them.
+const MAX_VIOLATION_BYTES: usize = 2_048;
 
-/// What a caller is told, by kind of error.
-pub(super) fn status(error: Error) -> Status {
-    let (code, reason) = kind(&error);
+/// Why a call failed: a rule of the domain, or the transport.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApiError {
+    /// A rule of the domain.
+    #[error(transparent)]
+    Domain(#[from] Error),
+    /// The caller exceeds the limit on changes per second.
+    #[error("you make more than {limit} changes a second; nothing was written; retry later")]
+    RateLimited {
+        /// The limit, in changes per second.
+        limit: u32,
+        /// How long until this change would pass.
+        retry_after: Duration,
+    },
+    /// The caller has this many streams open, which is the limit for one caller.
+    #[error("you have {0} streams open already; close some, or share one")]
+    CallerStreamLimit(usize),
+    /// The server has as many streams open as it may.
+    #[error("this server has too many streams open; retry, perhaps on another replica")]
+    StreamLimit,
+    /// The keys of the single sign-on issuer have not been read since the server started.
+    #[error("the keys of the single sign-on issuer could not be read yet; retry")]
+    IssuerUnavailable,
+    /// The caller's deadline passed before the answer to a read.
+    #[error("the deadline passed before the answer")]
+    DeadlineExceeded,
+    /// The request's bytes are not a message of the method.
+    #[error("malformed request: {0}; generate the client from the .proto files")]
+    MalformedMessage(String),
+    /// A request or an answer exceeds its size limit.
+    #[error("message too large: {0}; split the request")]
+    MessageTooLarge(String),
+    /// The path names no method.
+    #[error("there is no method {0}")]
+    UnknownMethod(String),
+    /// The server has no checkpoint key.
+    #[error(
+        "this server has no key to sign checkpoints; start it with --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
+    )]
+    NoCheckpointKey,
+    /// The handler panicked. The panic hook has reported it.
+    #[error("internal error")]
+    Panicked,
+}
+
+impl From<ApiError> for Status {
+    fn from(error: ApiError) -> Self {
+        status(error)
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        status(error)
+    }
+}
+
+/// A failed read of the database.
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+                tracing::warn!(%error, "database read failed");
+                status(Error::DatabaseUnavailable)
+            }
+            StoreError::Corrupt { table: "audit_logs", ref row, .. } => match row.parse() {
+                Ok(revision) => log_corrupt(revision, &error.to_string()),
+                Err(_) => status(Error::internal(error)),
+            },
+            StoreError::Corrupt { .. } | StoreError::Refused(_) => status(Error::internal(error)),
+        }
+    }
+}
+
+/// The gRPC status of an error, with its details. Reports internal errors to the server's log.
+pub(super) fn status(error: impl Into<ApiError>) -> Status {
+    let error = error.into();
+    let (code, reason) = code_and_reason(&error);
     note_reason(name(reason));
     let mut details = ErrorDetails::with_error_info(name(reason), DOMAIN, metadata(&error));
     match &error {
-        Error::Invalid(violations) => {
-            details.set_bad_request(shown(violations));
+        ApiError::Domain(error) => add_details(&mut details, error, reason),
+        ApiError::NoCheckpointKey => {
+            add_precondition(&mut details, reason, "server", "start the server with --checkpoint-key-file");
         }
-        Error::FlagNotFound(named) => resource(&mut details, "feature_flag", named, "no such feature flag"),
-        Error::UserNotFound(id) => resource(&mut details, "user", &id.to_string(), "no such user"),
-        Error::TokenNotFound(id) => resource(&mut details, "api_token", &id.to_string(), "no such token"),
-        Error::AuditLogNotFound(id) => resource(&mut details, "audit_log", &id.to_string(), "no such entry"),
-        Error::KeyTaken(key) => resource(&mut details, "feature_flag", key.as_str(), "the key is taken"),
-        Error::EmailTaken(email) => resource(&mut details, "user", email.as_str(), "the address is taken"),
-        Error::AccountTaken(account) => resource(&mut details, "user", &account.subject, "the account is taken"),
-        Error::FlagArchived(key) => precondition(&mut details, reason, key.as_str(), "unarchive the flag first"),
-        Error::NotRevertible(id) => precondition(&mut details, reason, &id.to_string(), "name an entry of a flip"),
-        Error::SignOnEmailTaken(email) => precondition(&mut details, reason, email.as_str(), "another user has it"),
-        Error::UserDeactivated(email) => {
-            precondition(&mut details, reason, email.as_str(), "reactivate the user first")
+        ApiError::RateLimited { retry_after, .. } => {
+            details.set_retry_info(Some(*retry_after));
         }
-        Error::LastWayIn => precondition(&mut details, reason, "caller", "have another way in first"),
-        Error::LastAccessManager(email) => {
-            precondition(&mut details, reason, email.as_str(), "grant manage_access to somebody else first");
-        }
-        Error::RequestIdReused => precondition(&mut details, reason, "request_id", "use a fresh request_id"),
-        Error::LogMismatch(what) => precondition(&mut details, reason, what, "start again without a cursor"),
-        Error::NoCheckpointKey => {
-            precondition(&mut details, reason, "server", "give the server a key: --checkpoint-key-file");
-        }
-        Error::RateLimited { after, .. } => {
-            details.set_retry_info(Some(*after));
-        }
-        Error::QueueFull
-        | Error::StreamLimit
-        | Error::DatabaseUnavailable
-        | Error::IssuerUnavailable
-        | Error::Stale
-        | Error::Draining => {
-            details.set_retry_info(Some(RETRY_AFTER));
+        ApiError::StreamLimit | ApiError::IssuerUnavailable => {
+            details.set_retry_info(Some(RETRY_DELAY));
         }
         _ => {}
     }
     Status::with_error_details(code, message(&error), details)
 }
 
-/// What tonic tells by itself at the beginning of an answer, in our words: that it cannot read the request, which it calls
-/// a defect, or that it is too large, which it tells by the code of a cursor. What is told here always has details; what
-/// tonic tells has none.
-pub(super) fn retell_refusal(headers: &mut HeaderMap) {
-    match transports_own(headers) {
-        Some((Code::Internal, told)) => retell(Error::Malformed(told), headers),
-        Some((Code::OutOfRange, told)) => retell(Error::MessageTooLarge(told), headers),
+fn add_details(details: &mut ErrorDetails, error: &Error, reason: ErrorReason) {
+    match error {
+        Error::Invalid(violations) => {
+            details.set_bad_request(field_violations(violations));
+        }
+        Error::FlagNotFound(flag) => add_resource(details, "feature_flag", flag, "no such feature flag"),
+        Error::UserNotFound(id) => add_resource(details, "user", &id.to_string(), "no such user"),
+        Error::TokenNotFound(id) => add_resource(details, "api_token", &id.to_string(), "no such token"),
+        Error::AuditLogNotFound(id) => add_resource(details, "audit_log", &id.to_string(), "no such entry"),
+        Error::KeyTaken(key) => add_resource(details, "feature_flag", key.as_str(), "the key is taken"),
+        Error::EmailTaken(email) => add_resource(details, "user", email.as_str(), "the address is taken"),
+        Error::AccountTaken(account) => add_resource(details, "user", &account.subject, "the account is taken"),
+        Error::FlagArchived(key) => add_precondition(details, reason, key.as_str(), "unarchive the flag first"),
+        Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "name the entry of a flip"),
+        Error::SignOnEmailTaken(email) => add_precondition(details, reason, email.as_str(), "another user has it"),
+        Error::UserDeactivated(email) => add_precondition(details, reason, email.as_str(), "reactivate the user first"),
+        Error::LastToken => add_precondition(details, reason, "caller", "create another token first"),
+        Error::LastAccessManager(email) => {
+            add_precondition(details, reason, email.as_str(), "grant manage_access to another user first");
+        }
+        Error::RequestIdReused => add_precondition(details, reason, "request_id", "use a new request_id"),
+        Error::LogMismatch(field) => add_precondition(details, reason, field, "start again without a cursor"),
+        Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
+            details.set_retry_info(Some(RETRY_DELAY));
+        }
         _ => {}
     }
 }
 
-/// The same at its end: that the answer is too large. Whatever else tonic tells then is a defect.
-pub(super) fn retell_end(trailers: &mut HeaderMap) {
-    if let Some((Code::OutOfRange, told)) = transports_own(trailers) {
-        retell(Error::MessageTooLarge(told), trailers);
-    }
+fn add_resource(details: &mut ErrorDetails, kind: &str, name: &str, description: &str) {
+    details.set_resource_info(kind, name, "", description);
 }
 
-fn transports_own(headers: &HeaderMap) -> Option<(Code, String)> {
-    let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
-    let told = matches!(code, Code::Internal | Code::OutOfRange).then(|| Status::from_header_map(headers))??;
-    told.details().is_empty().then(|| (code, told.message().to_owned()))
+fn add_precondition(details: &mut ErrorDetails, reason: ErrorReason, subject: &str, description: &str) {
+    details.set_precondition_failure(vec![PreconditionViolation::new(name(reason), subject, description)]);
 }
 
-fn retell(error: Error, headers: &mut HeaderMap) {
-    // A status that cannot be written as headers leaves what is there.
-    let _ = status(error).add_header(headers);
-}
-
-/// The end of a stream that a status ends.
-pub(super) fn last_frame<D>(status: &Status) -> Result<Frame<D>, Status> {
-    let mut trailers = HeaderMap::new();
-    status.add_header(&mut trailers)?;
-    Ok(Frame::trailers(trailers))
-}
-
-/// What a caller who speaks no gRPC is told: the same, by the HTTP status that belongs to the code.
-pub(super) fn http_status(error: &Error) -> (StatusCode, String) {
-    let (code, reason) = kind(error);
+/// The HTTP status and message of an error, for protocols other than gRPC.
+pub(super) fn http_status(error: &ApiError) -> (StatusCode, String) {
+    let (code, reason) = code_and_reason(error);
     note_reason(name(reason));
     let status = match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
         Code::Unauthenticated => StatusCode::UNAUTHORIZED,
         Code::PermissionDenied => StatusCode::FORBIDDEN,
-        // A method that is not there is a path that is not there.
         Code::NotFound | Code::Unimplemented => StatusCode::NOT_FOUND,
         Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
         Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
@@ -131,33 +181,69 @@ pub(super) fn http_status(error: &Error) -> (StatusCode, String) {
     (status, message(error))
 }
 
-/// What a caller is told of a database that could not be read.
-pub(super) fn read_failed(error: StoreError) -> Status {
-    match error {
-        StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
-            tracing::warn!(%error, "a read failed");
-            status(Error::DatabaseUnavailable)
-        }
-        StoreError::Corrupt { table: "audit_logs", ref row, .. } => match row.parse() {
-            Ok(revision) => log_corrupt(revision, &error.to_string()),
-            Err(_) => status(Error::Internal(error.to_string())),
-        },
-        StoreError::Corrupt { .. } | StoreError::Refused(_) => status(Error::Internal(error.to_string())),
-    }
-}
-
-/// What a caller is told of a log that does not hold what it should; the server's log has the details.
-pub(super) fn log_corrupt(revision: Revision, what: &str) -> Status {
-    errors::internal(what);
+/// A damaged log. Callers get the revision; the server's log gets the details.
+pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
+    errors::internal(details);
     status(Error::LogCorrupt { revision })
 }
 
-/// The code that an error has on the wire.
-pub fn code(error: &Error) -> Code {
-    kind(error).0
+/// Replaces tonic's own status at the beginning of an answer by ours: tonic calls a malformed request INTERNAL, and a request
+/// that is too large OUT_OF_RANGE, which is the code of a cursor. Our statuses always carry details; tonic's never do.
+pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
+    match tonic_status(headers) {
+        Some((Code::Internal, message)) => write_status(ApiError::MalformedMessage(message), headers),
+        Some((Code::OutOfRange, message)) => write_status(ApiError::MessageTooLarge(message), headers),
+        _ => {}
+    }
 }
 
-fn kind(error: &Error) -> (Code, ErrorReason) {
+/// The same at the end of an answer, where OUT_OF_RANGE means that the answer is too large. Anything else is a defect.
+pub(super) fn replace_final_status(trailers: &mut HeaderMap) {
+    if let Some((Code::OutOfRange, message)) = tonic_status(trailers) {
+        write_status(ApiError::MessageTooLarge(message), trailers);
+    }
+}
+
+fn tonic_status(headers: &HeaderMap) -> Option<(Code, String)> {
+    let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
+    let status = matches!(code, Code::Internal | Code::OutOfRange).then(|| Status::from_header_map(headers))??;
+    status.details().is_empty().then(|| (code, status.message().to_owned()))
+}
+
+fn write_status(error: ApiError, headers: &mut HeaderMap) {
+    // A status that cannot be written as headers leaves the old one in place.
+    let _ = status(error).add_header(headers);
+}
+
+/// The trailers that end a stream with a status.
+pub(super) fn last_frame<D>(status: &Status) -> Result<Frame<D>, Status> {
+    let mut trailers = HeaderMap::new();
+    status.add_header(&mut trailers)?;
+    Ok(Frame::trailers(trailers))
+}
+
+/// The gRPC code of an error of the domain.
+pub fn code(error: &Error) -> Code {
+    domain_code_and_reason(error).0
+}
+
+fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
+    match error {
+        ApiError::Domain(error) => domain_code_and_reason(error),
+        ApiError::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
+        ApiError::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
+        ApiError::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
+        ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
+        ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+        ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
+        ApiError::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
+        ApiError::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
+        ApiError::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
+        ApiError::Panicked => (Code::Internal, ErrorReason::Internal),
+    }
+}
+
+fn domain_code_and_reason(error: &Error) -> (Code, ErrorReason) {
     match error {
         Error::Unauthenticated => (Code::Unauthenticated, ErrorReason::Unauthenticated),
         Error::PermissionDenied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
@@ -171,7 +257,7 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::AccountTaken(_) => (Code::AlreadyExists, ErrorReason::AccountTaken),
         Error::SignOnEmailTaken(_) => (Code::FailedPrecondition, ErrorReason::EmailTaken),
         Error::UserDeactivated(_) => (Code::FailedPrecondition, ErrorReason::UserDeactivated),
-        Error::LastWayIn => (Code::FailedPrecondition, ErrorReason::LastWayIn),
+        Error::LastToken => (Code::FailedPrecondition, ErrorReason::LastWayIn),
         Error::LastAccessManager(_) => (Code::FailedPrecondition, ErrorReason::LastAccessManager),
         Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
         Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),
@@ -179,46 +265,39 @@ fn kind(error: &Error) -> (Code, ErrorReason) {
         Error::RequestIdReused => (Code::FailedPrecondition, ErrorReason::RequestIdReused),
         Error::LogMismatch(_) => (Code::FailedPrecondition, ErrorReason::LogMismatch),
         Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
-        Error::CursorTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
-        Error::TimeTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
+        Error::CursorTooOld { .. } | Error::TimeTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
         Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
-        Error::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
-        Error::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
-        Error::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
         Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
-        Error::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
-        Error::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
-        Error::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
         Error::LogCorrupt { .. } | Error::CheckpointCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
-        Error::Malformed(_) => (Code::InvalidArgument, ErrorReason::Malformed),
-        Error::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
-        Error::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
-        Error::Internal(_) | Error::Told => (Code::Internal, ErrorReason::Internal),
+        Error::Internal(_) => (Code::Internal, ErrorReason::Internal),
     }
 }
 
-/// The reason as it is sent: without the prefix that proto style wants.
+/// The reason on the protocol: without the prefix that proto style demands.
 fn name(reason: ErrorReason) -> &'static str {
     let name = reason.as_str_name();
     name.strip_prefix("ERROR_REASON_").unwrap_or(name)
 }
 
-fn message(error: &Error) -> String {
+fn message(error: &ApiError) -> String {
     match error {
-        Error::Internal(what) => {
-            errors::internal(what);
+        ApiError::Domain(Error::Internal(defect)) => {
+            if defect.claim_report() {
+                errors::internal(&defect.to_string());
+            }
             INTERNAL.to_owned()
         }
-        Error::Told => INTERNAL.to_owned(),
+        ApiError::Panicked => INTERNAL.to_owned(),
         error => error.to_string(),
     }
 }
 
-fn metadata(error: &Error) -> HashMap<String, String> {
+fn metadata(error: &ApiError) -> HashMap<String, String> {
+    let ApiError::Domain(error) = error else { return HashMap::new() };
     let pair = match error {
         Error::PermissionDenied(permission) => Some(("permission", permission.to_string())),
         Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
@@ -234,25 +313,18 @@ fn metadata(error: &Error) -> HashMap<String, String> {
     pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
 }
 
-fn shown(violations: &[Violation]) -> Vec<FieldViolation> {
+/// As many violations as fit into a header.
+fn field_violations(violations: &[Violation]) -> Vec<FieldViolation> {
     let mut bytes = 0;
     violations
         .iter()
-        .take(MOST_VIOLATIONS)
+        .take(MAX_VIOLATIONS)
         .take_while(|v| {
             bytes += v.field.len() + v.rule.len();
-            bytes <= MOST_VIOLATION_BYTES
+            bytes <= MAX_VIOLATION_BYTES
         })
         .map(|v| FieldViolation::new(&v.field, &v.rule))
         .collect()
-}
-
-fn resource(details: &mut ErrorDetails, kind: &str, name: &str, description: &str) {
-    details.set_resource_info(kind, name, "", description);
-}
-
-fn precondition(details: &mut ErrorDetails, reason: ErrorReason, subject: &str, description: &str) {
-    details.set_precondition_failure(vec![PreconditionViolation::new(name(reason), subject, description)]);
 }
 
 #[cfg(test)]
@@ -261,7 +333,7 @@ mod tests {
     use crate::domain::access::Permission;
 
     #[test]
-    fn the_words_for_a_missing_permission_are_fixed() {
+    fn missing_permission_has_a_fixed_message() {
         let status = status(Error::PermissionDenied(Permission::ToggleFeatureFlags));
         assert_eq!(status.code(), Code::PermissionDenied);
         assert_eq!(status.message(), "Insufficient permissions: toggle_feature_flags required");
@@ -271,36 +343,36 @@ mod tests {
     }
 
     #[test]
-    fn nothing_internal_is_on_the_wire() {
-        let status = status(Error::Internal("password=hunter2 at table users".to_owned()));
+    fn internal_error_hides_its_cause() {
+        let status = status(Error::internal("password=hunter2 at table users"));
         assert_eq!(status.code(), Code::Internal);
-        let wire = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
-        assert!(!wire.contains("hunter2") && !wire.contains("users"), "{wire}");
-        let (code, words) = http_status(&Error::Internal("password=hunter2 at table users".to_owned()));
-        assert_eq!((code, words.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, status.message()));
+        let protocol = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
+        assert!(!protocol.contains("hunter2") && !protocol.contains("users"), "{protocol}");
+        let (code, text) = http_status(&Error::internal("password=hunter2 at table users").into());
+        assert_eq!((code, text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, status.message()));
     }
 
     #[test]
-    fn a_corrupt_entry_is_told_by_its_revision_and_nothing_else() {
+    fn corrupt_entry_reports_only_its_revision() {
         let corrupt = |table, row: &str| StoreError::Corrupt {
             table,
             column: "hash",
             row: row.to_owned(),
             problem: "hunter2".to_owned(),
         };
-        let status = read_failed(corrupt("audit_logs", "17"));
+        let status = Status::from(corrupt("audit_logs", "17"));
         assert_eq!(status.code(), Code::DataLoss);
         let info = status.get_details_error_info().unwrap();
         assert_eq!((info.reason.as_str(), info.metadata["first_bad_revision"].as_str()), ("LOG_CORRUPT", "17"));
         assert!(status.message().contains("17") && !status.message().contains("hunter2"), "{status}");
-        assert_eq!(read_failed(corrupt("users", "17")).code(), Code::Internal);
+        assert_eq!(Status::from(corrupt("users", "17")).code(), Code::Internal);
     }
 
     #[test]
-    fn details_stay_small_enough_for_a_header() {
+    fn details_fit_into_a_header() {
         let violation = |n: usize| Violation { field: format!("items[{n}].key"), rule: "must be".repeat(30) };
         let status = status(Error::Invalid((0..1_000).map(violation).collect()));
         assert!(status.details().len() + status.message().len() < 4_096);
-        assert!(status.get_details_bad_request().unwrap().field_violations.len() <= MOST_VIOLATIONS);
+        assert!(status.get_details_bad_request().unwrap().field_violations.len() <= MAX_VIOLATIONS);
     }
 }

@@ -1,4 +1,4 @@
-//! The connections that are served: taken from the listener, and brought through the TLS handshake where there is TLS.
+//! Connections: accepted from the listener, through the TLS handshake where TLS is on.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,54 +21,58 @@ use crate::config::Limits;
 use crate::telemetry::metrics::{Open, refused};
 use crate::tls::{ClientCertificate, Tls, TlsStream};
 
-/// How long to wait when the system gives us no connection: most likely it has no file descriptor left, and says so
-/// again at once.
+/// The pause after a failed accept. Most likely the process has no file descriptor left, and the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How often that is logged at the most.
-const COMPLAIN_EVERY: Duration = Duration::from_secs(10);
+/// The least time between two log lines about refused connections.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a client of HTTP/2 says first, in bytes; one of HTTP/1.1 says more. With fewer nobody knows yet which it is, and
-/// the transport would wait for the rest without end.
-const FIRST_WORDS: usize = 24;
+/// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol is not known, and the
+/// transport would wait for the rest without limit.
+const PREFACE_LENGTH: usize = 24;
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Debug, Clone)]
 pub(super) struct Peer {
-    /// Their address.
+    /// The peer's address.
     pub address: SocketAddr,
-    /// Their certificate, which a CA of ours has issued; there where one is demanded.
+    /// The client certificate, verified against the configured CA; only where client certificates are required.
     pub certificate: Option<Arc<ClientCertificate>>,
 }
 
-/// A connection that is ready for requests.
+/// A connection ready for requests.
 pub(super) struct Connection {
     stream: Either<TcpStream, Box<TlsStream>>,
     peer: Peer,
-    /// Until its first words are read.
-    opening: Option<Opening>,
-    /// Whether what is to be written has let others go first.
-    yielded: bool,
-    _place: OwnedSemaphorePermit,
+    /// Until the preface has been read.
+    preface: Option<Preface>,
+    /// Whether the pending write has yielded to other tasks already.
+    has_yielded: bool,
+    _permit: OwnedSemaphorePermit,
     _open: Open,
 }
 
-/// A connection that has yet to say what it is.
-struct Opening {
+/// Reads the preface, with a deadline.
+struct Preface {
     read: usize,
-    late: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
 }
 
 impl Connection {
-    fn new(stream: Either<TcpStream, Box<TlsStream>>, peer: Peer, place: OwnedSemaphorePermit, by: Duration) -> Self {
-        let opening = Some(Opening { read: 0, late: Box::pin(sleep(by)) });
-        Self { stream, peer, opening, yielded: false, _place: place, _open: Open::connection() }
+    fn new(
+        stream: Either<TcpStream, Box<TlsStream>>,
+        peer: Peer,
+        permit: OwnedSemaphorePermit,
+        timeout: Duration,
+    ) -> Self {
+        let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeout)) });
+        Self { stream, peer, preface, has_yielded: false, _permit: permit, _open: Open::connection() }
     }
 
-    /// Lets the calls go first that are ready to be answered, once before each flush: what they answer goes with it. A call
-    /// of the system takes as long as a fifth of a read, and an answer of its own each would need one.
-    fn poll_gathered(&mut self, cx: &Context<'_>) -> Poll<()> {
-        if std::mem::replace(&mut self.yielded, true) {
+    /// Yields once before each flush, so that answers that are ready go out in one system call. A system call costs a fifth of a
+    /// read.
+    fn poll_yield(&mut self, cx: &Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.has_yielded, true) {
             return Poll::Ready(());
         }
         cx.waker().wake_by_ref();
@@ -84,19 +88,18 @@ impl Connected for Connection {
     }
 }
 
-/// The connections of a listener, without end. What is still in its handshake ends with the stream, and so does the
-/// listener.
+/// The connections of a listener. The stream never ends; dropping it closes the listener and aborts open handshakes.
 pub(super) fn incoming(
     listener: TcpListener,
     tls: Option<Arc<Tls>>,
     limits: &Limits,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
-        acceptor: Acceptor { listener, pause: None, complained: None },
+        acceptor: Acceptor { listener, pause: None, last_logged: None },
         tls,
-        places: Arc::new(Semaphore::new(limits.max_connections)),
-        patience: limits.handshake_timeout,
-        most_handshakes: limits.max_handshakes,
+        permits: Arc::new(Semaphore::new(limits.max_connections)),
+        handshake_timeout: limits.handshake_timeout,
+        max_handshakes: limits.max_handshakes,
         handshakes: JoinSet::new(),
         order: VecDeque::new(),
     };
@@ -106,16 +109,15 @@ pub(super) fn incoming(
 struct Incoming {
     acceptor: Acceptor,
     tls: Option<Arc<Tls>>,
-    /// As many as there may be connections.
-    places: Arc<Semaphore>,
-    /// How long a handshake may take, and then the first words. Over a bad line it is a few round trips; a client that
-    /// takes longer is not going to call.
-    patience: Duration,
-    /// How many handshakes may be under way. Past it the oldest gives way to the newest: a few clients that connect and
-    /// say nothing keep nobody else out, as a handshake that goes on is done long before it is the oldest.
-    most_handshakes: usize,
+    /// One for each connection.
+    permits: Arc<Semaphore>,
+    /// How long the handshake may take, and then the preface.
+    handshake_timeout: Duration,
+    /// How many handshakes may run at the same time. When this limit is reached, the oldest is aborted: silent clients cannot keep
+    /// others out, and an honest handshake ends long before it is the oldest.
+    max_handshakes: usize,
     handshakes: JoinSet<Option<Connection>>,
-    /// The handshakes, oldest first; also some that have ended.
+    /// The handshakes, oldest first, and some that have ended.
     order: VecDeque<AbortHandle>,
 }
 
@@ -130,19 +132,19 @@ impl Incoming {
                     }
                 }
                 (stream, address) = self.acceptor.accept() => {
-                    let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+                    let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
                         refused("CONNECTION_LIMIT");
-                        self.acceptor.complain("there are as many connections as there may be; closing more at once");
+                        self.acceptor.log("connection limit reached; closing new connections");
                         continue;
                     };
                     match &self.tls {
                         None => {
                             let peer = Peer { address, certificate: None };
-                            return Connection::new(Either::Left(stream), peer, place, self.patience);
+                            return Connection::new(Either::Left(stream), peer, permit, self.handshake_timeout);
                         }
                         Some(tls) => {
-                            let handshake = shake_hands(Arc::clone(tls), stream, address, place, self.patience);
-                            self.begin(handshake);
+                            let timeout = self.handshake_timeout;
+                            self.begin(handshake(Arc::clone(tls), stream, address, permit, timeout));
                         }
                     }
                 },
@@ -152,7 +154,7 @@ impl Incoming {
 
     fn begin(&mut self, handshake: impl Future<Output = Option<Connection>> + Send + 'static) {
         self.order.retain(|task| !task.is_finished());
-        if self.order.len() >= self.most_handshakes
+        if self.order.len() >= self.max_handshakes
             && let Some(oldest) = self.order.pop_front()
         {
             oldest.abort();
@@ -161,36 +163,36 @@ impl Incoming {
     }
 }
 
-/// `None` if nothing comes of it. Whoever finds the port can cause that: it is no warning.
-async fn shake_hands(
+/// `None` if the handshake fails. Any client can cause that, so it is no warning.
+async fn handshake(
     tls: Arc<Tls>,
     stream: TcpStream,
     address: SocketAddr,
-    place: OwnedSemaphorePermit,
-    patience: Duration,
+    permit: OwnedSemaphorePermit,
+    handshake_timeout: Duration,
 ) -> Option<Connection> {
-    let ended = timeout(patience, tls.accept(stream)).await;
-    match ended.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    let accepted = timeout(handshake_timeout, tls.accept(stream)).await;
+    match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok((stream, certificate)) => {
             let peer = Peer { address, certificate: certificate.map(Arc::new) };
-            Some(Connection::new(Either::Right(Box::new(stream)), peer, place, patience))
+            Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, handshake_timeout))
         }
-        Err(problem) => {
-            tracing::debug!(%address, %problem, "no TLS connection came about");
+        Err(error) => {
+            tracing::debug!(%address, %error, "TLS handshake failed");
             None
         }
     }
 }
 
-/// A listener that is never given up.
+/// A listener that survives failed accepts.
 struct Acceptor {
     listener: TcpListener,
     pause: Option<Instant>,
-    complained: Option<Instant>,
+    last_logged: Option<Instant>,
 }
 
 impl Acceptor {
-    /// The next connection. Nothing is lost when this is dropped before it is ready.
+    /// The next connection. Cancel safe.
     async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             if let Some(until) = self.pause {
@@ -199,33 +201,33 @@ impl Acceptor {
             }
             match self.listener.accept().await {
                 Ok((stream, address)) => {
-                    // Answers are small and must not wait for more to send.
-                    if let Err(problem) = stream.set_nodelay(true) {
-                        tracing::debug!(%address, %problem, "TCP_NODELAY");
+                    // Answers are small and must not wait for more data.
+                    if let Err(error) = stream.set_nodelay(true) {
+                        tracing::debug!(%address, %error, "TCP_NODELAY not set");
                     }
                     return (stream, address);
                 }
-                Err(problem) => self.failed(&problem),
+                Err(error) => self.accept_failed(&error),
             }
         }
     }
 
-    fn failed(&mut self, problem: &io::Error) {
+    fn accept_failed(&mut self, error: &io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-        // These say that one client has gone, not that the next cannot come.
-        if matches!(problem.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        // These concern one client only.
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
             return;
         }
-        self.complain(&format!("cannot take connections: {problem}; trying on"));
+        self.log(&format!("accept failed: {error}; retrying"));
         self.pause = Some(Instant::now() + ACCEPT_PAUSE);
     }
 
-    /// Logs it, unless something was logged a moment ago.
-    fn complain(&mut self, words: &str) {
+    /// Logs a warning, unless one was logged within [`LOG_INTERVAL`].
+    fn log(&mut self, message: &str) {
         let now = Instant::now();
-        if self.complained.is_none_or(|at| now.duration_since(at) >= COMPLAIN_EVERY) {
-            tracing::warn!("{words}");
-            self.complained = Some(now);
+        if self.last_logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+            tracing::warn!("{message}");
+            self.last_logged = Some(now);
         }
     }
 }
@@ -234,11 +236,11 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        let Some(opening) = &mut self.opening else { return polled };
-        opening.read += buffer.filled().len() - before;
-        if opening.read >= FIRST_WORDS {
-            self.opening = None;
-        } else if polled.is_pending() && opening.late.as_mut().poll(cx).is_ready() {
+        let Some(preface) = &mut self.preface else { return polled };
+        preface.read += buffer.filled().len() - before;
+        if preface.read >= PREFACE_LENGTH {
+            self.preface = None;
+        } else if polled.is_pending() && preface.deadline.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
         polled
@@ -247,7 +249,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(cx));
+        ready!(self.poll_yield(cx));
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
@@ -256,7 +258,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        ready!(self.poll_gathered(cx));
+        ready!(self.poll_yield(cx));
         Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
     }
 
@@ -265,7 +267,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.yielded = false;
+        self.has_yielded = false;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 

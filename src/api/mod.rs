@@ -1,6 +1,9 @@
-//! The wire: the generated types, what a request must look like, what an answer and an error look like, who may call,
-//! and one part a service; beside gRPC, OFREP. Outside this folder only the command line,
-//! which is a client, names the generated types, and its `remote` tonic.
+//! The API: connections, protocols, middleware, and a folder for each service.
+//!
+//! A call passes, in this order: `listener` (connection, TLS), `router` (every service and layer), `middleware` (observe,
+//! authorize), then a service: `flags`, `audit`, `access`, `openfeature`. A service parses with `validate`, reads through `reader`,
+//! changes through `change`, converts with `convert`, and fails with `errors`. Outside this folder only the command line, which is
+//! a client, names generated types, and only its `remote` names tonic.
 
 mod access;
 mod audit;
@@ -8,12 +11,12 @@ mod call;
 mod change;
 mod convert;
 mod errors;
-mod feed;
 mod flags;
+mod health;
 mod listener;
 mod middleware;
 mod openfeature;
-mod paging;
+pub mod paging;
 pub mod pb;
 mod protocol;
 mod reader;
@@ -23,11 +26,13 @@ mod validate;
 use std::time::Duration;
 
 pub use errors::code;
-pub use router::{Health, Outsiders, Parts, Router, RouterError, SERVICES};
+pub use health::Health;
+pub use middleware::authenticate::AuthMethods;
+pub use router::{Router, RouterError, SERVICES, ServiceContext};
 
-/// How long an idle stream says nothing before it says that it is still there.
+/// How long a stream may be silent before it sends a heartbeat.
 const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A page of flags or a message of a stream ends at about this many bytes, so that none comes near the largest. A page of
-/// the log is limited by its 100 entries.
+/// A page of flags or a message of a stream ends at about this many bytes, well below the largest message. A page of the audit
+/// log is limited by its 100 entries.
 const PAGE_BYTES: usize = 1024 * 1024;

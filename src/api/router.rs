@@ -1,30 +1,28 @@
-//! Every service and layer, in order, and health.
+//! Every service and layer, in order.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
-use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router as TonicRouter;
-use tonic_health::ServingStatus;
-use tonic_health::server::{HealthReporter, health_reporter};
+use tonic_health::server::health_reporter;
 use tower::layer::util::{Identity, Stack};
 
 use super::access::Access;
 use super::audit::Audit;
 use super::change::Changes;
-use super::flags::{Past, Toggle};
+use super::flags::Flags;
+use super::health::Health;
 use super::listener::incoming;
-use super::middleware::authenticate::Failures;
-use super::middleware::authorize::{AuthorizeLayer, Denials, Gate};
-use super::middleware::limits::{Fairness, Streams};
+use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
+use super::middleware::authorize::{AuthorizeLayer, Authorizer, Denials};
+use super::middleware::limits::{ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::ObserveLayer;
 use super::openfeature::flagd::{Evaluation, FlagSync};
-use super::openfeature::ofrep::{self, Ofrep};
+use super::openfeature::ofrep::Ofrep;
 use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
@@ -32,23 +30,21 @@ use super::pb::flagd::evaluation::v1::service_server::ServiceServer as Evaluatio
 use super::pb::flagd::evaluation::v2::service_server::ServiceServer as EvaluationV2Server;
 use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
-use super::reader::Reads;
-use crate::auth::jwt::SignOn;
+use super::protocol::ofrep;
+use super::reader::StateReader;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
 use crate::config::Limits;
-use crate::domain::text::Email;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
-use crate::telemetry::listener::Readiness;
 use crate::tls::Tls;
 
-/// Our services: each of their methods declares a policy.
+/// The services whose methods declare policies.
 pub const SERVICES: [&str; 6] = [
-    <ToggleServiceServer<Toggle> as NamedService>::NAME,
+    <ToggleServiceServer<Flags> as NamedService>::NAME,
     <AuditServiceServer<Audit> as NamedService>::NAME,
     <AccessServiceServer<Access> as NamedService>::NAME,
     <EvaluationV1Server<Evaluation> as NamedService>::NAME,
@@ -56,52 +52,41 @@ pub const SERVICES: [&str; 6] = [
     <FlagSyncServiceServer<FlagSync> as NamedService>::NAME,
 ];
 
-/// Services for probes and tools, open to everybody: they tell nothing that is not in the .proto files.
+/// Public services for probes and tools. They reveal nothing that is not in the .proto files.
 const PUBLIC: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
-/// What the services work with.
-pub struct Parts {
+/// What the services need.
+pub struct ServiceContext {
     /// The database.
     pub store: Arc<dyn Store>,
     /// The state in memory.
     pub mirror: Arc<Mirror>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Where changes are handed in.
+    /// The committer's queue.
     pub proposals: Proposals,
-    /// What checkpoints are signed with, if there is anything.
+    /// The key that signs checkpoints, if there is one.
     pub checkpoint_key: Option<Arc<SigningKey>>,
-    /// Where the use of tokens is noted.
+    /// Records the last use of tokens.
     pub last_used: Arc<LastUsed>,
-    /// Who may call besides our own users.
-    pub outsiders: Outsiders,
-    /// How much is too much.
+    /// The ways to authenticate besides API tokens.
+    pub auth_methods: AuthMethods,
+    /// Limits of requests, connections and streams.
     pub limits: Limits,
-    /// Cancelled when no more calls are to be taken, and streams have to end.
+    /// Cancelled when the server takes no more calls, and open streams have to end.
     pub closing: CancellationToken,
-    /// Holds the calls under way that are no streams.
+    /// Tracks open calls that are not streams.
     pub calls: TaskTracker,
-}
-
-/// Who may call besides our own users with their tokens.
-#[derive(Clone, Default)]
-pub struct Outsiders {
-    /// Whom clients are taken for, by an alternative name of their certificate.
-    pub certificate_users: HashMap<String, Email>,
-    /// Whose tokens count besides our own.
-    pub sign_on: Option<Arc<SignOn>>,
-    /// Whether callers who send no credentials may read flags through flagd's services.
-    pub anonymous_flagd_reads: bool,
 }
 
 /// Why the services cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum RouterError {
-    /// A method is served that must not be.
+    /// A served method declares no valid policy.
     #[error("{0}")]
     Policy(#[from] PolicyError),
-    /// The descriptors cannot be shown.
+    /// The descriptors cannot be served by reflection.
     #[error("reflection: {0}")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
@@ -114,28 +99,28 @@ pub struct Router {
 }
 
 impl Router {
-    /// Puts everything together, and reports the health of it all: not serving, until told otherwise.
+    /// Assembles all services and layers. Their health is "not serving" until the server announces another.
     ///
     /// # Errors
-    /// When a method is served that declares no policy, or the descriptors cannot be read.
-    pub async fn new(parts: Parts) -> Result<(Self, Health), RouterError> {
+    /// When a served method declares no policy, or the descriptors cannot be read.
+    pub async fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
         let policies = Arc::new(policies);
         let (reporter, health_service) = health_reporter();
-        let health = Health::new(reporter).await;
+        let services = SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect();
+        let health = Health::new(reporter, services).await;
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let Parts { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
-        let changes = Changes::new(proposals, denials, Fairness::new(limits.max_changes_per_second));
-        let reads = Reads::new(Arc::clone(&mirror), Arc::clone(&store));
-        let past = Past::new(reads.clone(), Arc::clone(&store), Arc::clone(&clock));
-        let toggle = Toggle::new(changes.clone(), reads.clone(), past);
+        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
+        let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
+        let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
+        let flags = Flags::new(changes.clone(), reader.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror));
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
-        let access = Access::new(changes, reads, store, last_used);
-        // Every service has the same limits, but for how much it may say at once.
+        let access = Access::new(changes, reader, store, last_used);
+        // All services share a limit on requests; `$most` is the limit on answers.
         macro_rules! limited {
             ($service:expr, $most:ident) => {
                 $service.max_decoding_message_size(limits.max_request_bytes).max_encoding_message_size(limits.$most)
@@ -147,10 +132,10 @@ impl Router {
             .add_service(health_service)
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .add_service(limited!(ToggleServiceServer::new(toggle), max_response_bytes))
+            .add_service(limited!(ToggleServiceServer::new(flags), max_response_bytes))
             .add_service(limited!(AuditServiceServer::new(audit), max_response_bytes))
             .add_service(limited!(AccessServiceServer::new(access), max_response_bytes))
-            // What tells all flags at once grows with them.
+            // An answer with all flags grows with their number.
             .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_bytes))
             .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_bytes))
             .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_bytes))
@@ -158,7 +143,7 @@ impl Router {
         Ok((Self { router, limits, closing }, health))
     }
 
-    /// Serves until no more calls are to be taken and those under way have ended; inside TLS if there is one.
+    /// Serves until `closing` is cancelled and open calls have ended; over TLS if `tls` is given.
     ///
     /// # Errors
     /// When the network fails.
@@ -168,28 +153,26 @@ impl Router {
     }
 }
 
-/// The one layer that every call passes, and where it records whom it refuses.
-fn authorize(parts: &Parts, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
-    let Parts { store, mirror, clock, proposals, last_used, outsiders, limits, closing, .. } = parts;
+/// The authorization layer, and the recorder of refused changes.
+fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
+    let ServiceContext { store, mirror, clock, proposals, last_used, auth_methods, limits, closing, .. } = parts;
     let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
-    let gate = Gate {
-        policies,
+    let authenticator = Authenticator {
         mirror: Arc::clone(mirror),
         clock: Arc::clone(clock),
+        methods: auth_methods.clone(),
         last_used: Arc::clone(last_used),
-        outsiders: outsiders.clone(),
-        failures: Failures::default(),
-        request_timeout: limits.request_timeout,
-        closing: closing.clone(),
+        failures: AuthFailureLog::default(),
     };
-    (AuthorizeLayer::new(gate, denials.clone(), Streams::new(limits)), denials)
+    let authorizer =
+        Authorizer { policies, authenticator, request_timeout: limits.request_timeout, closing: closing.clone() };
+    (AuthorizeLayer::new(authorizer, denials.clone(), StreamLimiter::new(limits)), denials)
 }
 
-/// HTTP/2 within its limits. The transport's own defaults leave two of them out: how many streams a connection may have
-/// reset for its errors, and how many there may be at all.
+/// HTTP/2 with limits. By default, tonic limits neither concurrent streams nor streams that are reset for errors.
 fn transport(limits: &Limits) -> Server {
     Server::builder()
-        // For OFREP: nothing else is served over it.
+        // Only OFREP is served over HTTP/1.1.
         .accept_http1(true)
         .max_concurrent_streams(limits.max_calls_per_connection)
         .http2_max_header_list_size(Some(limits.max_header_bytes))
@@ -199,37 +182,7 @@ fn transport(limits: &Limits) -> Server {
         .http2_max_local_error_reset_streams(Some(limits.max_error_resets))
 }
 
-/// The health that is reported, of every service by name and of the whole as "".
-#[derive(Clone)]
-pub struct Health {
-    reporter: HealthReporter,
-    readiness: watch::Sender<Readiness>,
-}
-
-impl Health {
-    async fn new(reporter: HealthReporter) -> Self {
-        let health = Self { reporter, readiness: watch::Sender::new(Readiness::Starting) };
-        health.announce(Readiness::Starting).await;
-        health
-    }
-
-    /// The same, for who speaks no gRPC, and in one word why.
-    pub fn readiness(&self) -> watch::Receiver<Readiness> {
-        self.readiness.subscribe()
-    }
-
-    /// Tells everybody who asks or watches.
-    pub async fn announce(&self, readiness: Readiness) {
-        self.readiness.send_replace(readiness);
-        let serving = readiness == Readiness::Serving;
-        let status = if serving { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in SERVICES.iter().chain(&PUBLIC).chain(&[""]) {
-            self.reporter.set_service_status(service, status).await;
-        }
-    }
-}
-
-/// Everything that is served, as bytes: decoded, it would lose the options that policies are declared in.
+/// The descriptors of all services, encoded: the decoded types would lose the options that declare policies.
 fn descriptors() -> [&'static [u8]; 4] {
     [
         pb::DESCRIPTORS,
@@ -253,20 +206,20 @@ mod tests {
     use crate::domain::access::Permission;
 
     #[test]
-    fn every_served_method_declares_what_it_demands() {
+    fn every_served_method_has_a_policy() {
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC).unwrap().with_reads(&ofrep::ROUTES);
-        let demanded = |path: &str| policies.method(path).unwrap().policy;
+        let policy = |path: &str| policies.method(path).unwrap().policy;
         assert_eq!(
-            demanded("/toggled.v1.ToggleService/ToggleFeatureFlag"),
+            policy("/toggled.v1.ToggleService/ToggleFeatureFlag"),
             Policy::Permission(Permission::ToggleFeatureFlags)
         );
-        assert_eq!(demanded("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
-        assert_eq!(demanded("/grpc.health.v1.Health/Check"), Policy::Public);
+        assert_eq!(policy("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
+        assert_eq!(policy("/grpc.health.v1.Health/Check"), Policy::Public);
         assert!(policies.method("/toggled.v1.ToggleService/Nothing").is_none());
         let view = Policy::Permission(Permission::ViewFeatureFlags);
-        assert_eq!(demanded("/ofrep/v1/evaluate/flags"), view);
-        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a"), view);
-        assert_eq!(demanded("/ofrep/v1/evaluate/flags/a/b"), view);
+        assert_eq!(policy("/ofrep/v1/evaluate/flags"), view);
+        assert_eq!(policy("/ofrep/v1/evaluate/flags/a"), view);
+        assert_eq!(policy("/ofrep/v1/evaluate/flags/a/b"), view);
         for nothing in ["/ofrep/v1/evaluate/", "/ofrep/v1/evaluate/flag", "/a", "/", ""] {
             assert!(policies.method(nothing).is_none(), "{nothing}");
         }
@@ -275,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_served_method_without_a_policy_stops_the_start() {
+    fn method_without_a_policy_is_refused() {
         let served = ["grpc.health.v1.Health"];
         let refused = Policies::read(&descriptors(), &served, &[]).unwrap_err();
         assert_eq!(refused, PolicyError::Undeclared("grpc.health.v1.Health/Check".into()));

@@ -1,4 +1,4 @@
-//! Fields of a request into the types that the rules work with: parsed once, here, and every fault told at once.
+//! Fields of a request, parsed into domain types. All violations of a request are collected and reported at once.
 
 use std::sync::Arc;
 
@@ -14,27 +14,26 @@ use crate::domain::text::{FlagKey, Malformed, Name};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// Faults that are remembered of one request.
-const MOST_KEPT: usize = 100;
+/// Violations kept of one request. A request full of violations must not cost more than a valid one.
+const MAX_VIOLATIONS: usize = 100;
 
-/// The faults that have been found so far. A field that is at fault is `None`; [`Fields::finish`] sees to it that nobody
-/// takes that for absent.
+/// Collects violations. An invalid field parses to `None`, like an absent one; [`RequestValidator::finish`] then fails.
 #[derive(Default)]
-pub(super) struct Fields {
+pub(super) struct RequestValidator {
     violations: Vec<Violation>,
-    /// What every field's path begins with: `items[3].`, for one.
+    /// Prefix of every field's path, such as `items[3].`.
     prefix: String,
 }
 
-/// A flag named by id or key: each request has a type of its own for it.
-pub(super) enum Named {
+/// A flag named by id or key. Generated code has a separate type for each request.
+pub(super) enum FlagSelector {
     Id(String),
     Key(String),
 }
 
-macro_rules! named {
+macro_rules! flag_selector {
     ($($module:ident),* $(,)?) => {
-        $(impl From<pb::$module::Flag> for Named {
+        $(impl From<pb::$module::Flag> for FlagSelector {
             fn from(flag: pb::$module::Flag) -> Self {
                 match flag {
                     pb::$module::Flag::Id(id) => Self::Id(id),
@@ -45,7 +44,7 @@ macro_rules! named {
     };
 }
 
-named!(
+flag_selector!(
     toggle_feature_flag_request,
     enable_feature_flag_request,
     disable_feature_flag_request,
@@ -56,15 +55,15 @@ named!(
     get_feature_flag_request,
 );
 
-/// Which end of a period a time is: what lies between two microseconds is held to the inside.
+/// Which end of a period a time is. Times between two microseconds are rounded towards the inside of the period.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Edge {
     From,
     To,
 }
 
-impl Fields {
-    /// What was made of the fields, if there was no fault in any.
+impl RequestValidator {
+    /// What was made of the validator, if there was no fault in any.
     pub fn finish<T>(self, made: Option<T>) -> Result<T, Error> {
         match made {
             Some(made) if self.violations.is_empty() => Ok(made),
@@ -72,7 +71,7 @@ impl Fields {
         }
     }
 
-    /// Runs `parse` with every path beginning with `prefix`.
+    /// Runs `parse` with `prefix` before every path.
     pub fn within<T>(&mut self, prefix: String, parse: impl FnOnce(&mut Self) -> T) -> T {
         let outer = std::mem::replace(&mut self.prefix, prefix);
         let parsed = parse(self);
@@ -80,50 +79,55 @@ impl Fields {
         parsed
     }
 
-    pub fn violate<T>(&mut self, field: &str, rule: impl Into<String>) -> Option<T> {
-        // Far more than are ever shown: a request full of faults must not cost more than one without.
-        if self.violations.len() < MOST_KEPT {
+    /// Records a violation. Returns `None` for the field's value.
+    pub fn reject<T>(&mut self, field: &str, rule: impl Into<String>) -> Option<T> {
+        if self.violations.len() < MAX_VIOLATIONS {
             self.violations.push(Violation { field: format!("{}{field}", self.prefix), rule: rule.into() });
         }
         None
     }
 
     pub fn parse<T>(&mut self, field: &str, text: &str, parse: fn(&str) -> Result<T, Malformed>) -> Option<T> {
-        parse(text).map_or_else(|rule| self.violate(field, rule.0), Some)
+        parse(text).map_or_else(|rule| self.reject(field, rule.0), Some)
     }
 
     pub fn uuid(&mut self, field: &str, text: &str) -> Option<Uuid> {
         let parsed = Uuid::try_parse(text).ok();
-        parsed.or_else(|| self.violate(field, "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
+        parsed.or_else(|| self.reject(field, "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
     }
 
-    pub fn flag(&mut self, flag: Option<impl Into<Named>>) -> Option<FlagRef> {
+    pub fn flag(&mut self, flag: Option<impl Into<FlagSelector>>) -> Option<FlagRef> {
         match flag.map(Into::into) {
-            Some(Named::Id(id)) => self.uuid("id", &id).map(FlagRef::Id),
-            Some(Named::Key(key)) => self.parse("key", &key, FlagKey::parse).map(FlagRef::Key),
-            None => self.violate("flag", "must be named by id or by key"),
+            Some(FlagSelector::Id(id)) => self.uuid("id", &id).map(FlagRef::Id),
+            Some(FlagSelector::Key(key)) => self.parse("key", &key, FlagKey::parse).map(FlagRef::Key),
+            None => self.reject("flag", "must be named by id or by key"),
         }
     }
 
-    /// A status that may be absent.
+    /// An optional status.
     pub fn status(&mut self, field: &str, status: i32) -> Option<Status> {
         match pb::FeatureFlagStatus::try_from(status) {
             Ok(pb::FeatureFlagStatus::Enabled) => Some(Status::Enabled),
             Ok(pb::FeatureFlagStatus::Disabled) => Some(Status::Disabled),
             Ok(pb::FeatureFlagStatus::Unspecified) => None,
-            Err(_) => self.violate(field, "must be FEATURE_FLAG_STATUS_ENABLED or FEATURE_FLAG_STATUS_DISABLED"),
+            Err(_) => self.reject(field, "must be FEATURE_FLAG_STATUS_ENABLED or FEATURE_FLAG_STATUS_DISABLED"),
         }
     }
 
     pub fn at_least(&mut self, field: &str, least: i64, value: Option<Revision>) -> Option<Revision> {
-        value.filter(|v| *v < least).map_or(value, |_| self.violate(field, format!("must be at least {least}")))
+        value.filter(|v| *v < least).map_or(value, |_| self.reject(field, format!("must be at least {least}")))
     }
 
-    /// The hash that a client has seen at its cursor, which must be there then.
+    /// `expected_revision`: at least 1 if given.
+    pub fn expected_revision(&mut self, value: Option<Revision>) -> Option<Revision> {
+        self.at_least("expected_revision", 1, value)
+    }
+
+    /// The hash at the client's cursor; it requires a cursor.
     pub fn after_hash(&mut self, after_revision: Option<Revision>, hash: Option<Vec<u8>>) -> Option<Hash> {
-        let parsed = Hash::try_from(hash?).map_or_else(|_| self.violate("after_hash", "must be 32 bytes"), Some);
+        let parsed = Hash::try_from(hash?).map_or_else(|_| self.reject("after_hash", "must be 32 bytes"), Some);
         if parsed.is_some() && after_revision.is_none() {
-            self.violate::<()>("after_hash", "must be given together with after_revision");
+            self.reject::<()>("after_hash", "must be given together with after_revision");
         }
         parsed
     }
@@ -132,7 +136,7 @@ impl Fields {
         if (least..=most).contains(&value) {
             Some(value)
         } else {
-            self.violate(field, format!("must be {least} to {most}"))
+            self.reject(field, format!("must be {least} to {most}"))
         }
     }
 
@@ -143,12 +147,12 @@ impl Fields {
             None => Some(permissions),
             Some(index) => {
                 let all = Permissions::all().names().join(", ");
-                self.violate(&format!("{field}[{index}]"), format!("must be one of {all}"))
+                self.reject(&format!("{field}[{index}]"), format!("must be one of {all}"))
             }
         }
     }
 
-    /// An account of the single sign-on, which both fields name or neither.
+    /// An account of the single sign-on, which both validator name or neither.
     pub fn account(&mut self, issuer: Option<&str>, subject: Option<&str>) -> Option<Account> {
         match (issuer, subject) {
             (None, None) => None,
@@ -157,8 +161,8 @@ impl Fields {
                 let subject = self.parse("subject", subject, Name::parse);
                 Some(Account { issuer: issuer?.shared(), subject: subject?.shared() })
             }
-            (Some(_), None) => self.violate("subject", "must be given together with issuer"),
-            (None, Some(_)) => self.violate("issuer", "must be given together with subject"),
+            (Some(_), None) => self.reject("subject", "must be given together with issuer"),
+            (None, Some(_)) => self.reject("issuer", "must be given together with subject"),
         }
     }
 
@@ -175,13 +179,13 @@ impl Fields {
         if valid {
             Some(Timestamp::from_micros(time.seconds * 1_000_000 + micros))
         } else {
-            self.violate(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-30T22:00:00Z")
+            self.reject(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-30T22:00:00Z")
         }
     }
 
-    fn known<T>(&mut self, field: &str, text: Option<&str>, parse: fn(&str) -> Option<T>, rule: String) -> Option<T> {
+    fn one_of<T>(&mut self, field: &str, text: Option<&str>, parse: fn(&str) -> Option<T>, rule: String) -> Option<T> {
         let text = text?;
-        parse(text).or_else(|| self.violate(field, rule))
+        parse(text).or_else(|| self.reject(field, rule))
     }
 
     /// The filters that ListAuditLogs and StreamAuditLogs share.
@@ -200,15 +204,15 @@ impl Fields {
         Filter {
             user_id: user_id.and_then(|id| self.uuid("user_id", id)),
             user_email: user_email.and_then(|email| self.email(email)),
-            entity_type: self.known("entity_type", entity_type, EntityType::parse, entity_types),
+            entity_type: self.one_of("entity_type", entity_type, EntityType::parse, entity_types),
             entity_id: entity_id.and_then(|id| self.uuid("entity_id", id)),
-            action: self.known("action_type", action_type, Action::parse, actions),
+            action: self.one_of("action_type", action_type, Action::parse, actions),
         }
     }
 
-    /// An address to look for: those that the service itself appears under are in the log too.
+    /// An address to filter by. Unlike a user's address it may be one of the service's own names, which the log contains.
     fn email(&mut self, text: &str) -> Option<Arc<str>> {
         let valid = text.contains('@') && text.chars().count() <= 254 && !text.contains('\0');
-        if valid { Some(text.to_lowercase().into()) } else { self.violate("user_email", "must be an e-mail address") }
+        if valid { Some(text.to_lowercase().into()) } else { self.reject("user_email", "must be an e-mail address") }
     }
 }

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::access::{Account, Credential, Granted, SecretHash, User, admit};
+use crate::domain::access::{Account, Credential, Grant, SecretHash, User, admit};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 
@@ -31,7 +31,7 @@ pub struct Caller {
     /// What they have shown.
     pub credential: Credential,
     /// Who they are, and what it lets them do.
-    pub granted: Granted,
+    pub granted: Grant,
 }
 
 impl Caller {

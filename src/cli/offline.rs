@@ -118,7 +118,7 @@ impl Offline {
         let proposal = Proposal { reason: why.reason, ..Proposal::unnamed(actor, command, origin) };
         match self.proposals.propose(proposal, None).await? {
             Reply::Answer(answer) => Ok(answer),
-            Reply::Replayed(_) => Err(Error::Internal("a change without a name was replayed".to_owned()).into()),
+            Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),
         }
     }
 

@@ -11,13 +11,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{EXIT_FAILURE, Failure, say};
-use crate::api::Outsiders;
+use crate::api::AuthMethods;
 use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
-use crate::server::{self, Parts, Proof, Ready};
+use crate::server::{self, Proof, Ready, ServiceContext};
 use crate::store::Store;
 use crate::telemetry::listener::Listener;
 use crate::tls::{Files, Tls};
@@ -63,10 +63,10 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
-    let parts = Parts {
+    let parts = ServiceContext {
         listener,
         tls,
-        outsiders: Outsiders { certificate_users, sign_on, anonymous_flagd_reads },
+        auth_methods: AuthMethods { certificate_users, sign_on, anonymous_flagd_reads },
         store,
         clock: Arc::new(SystemClock),
         bootstrap_token,

@@ -1,10 +1,10 @@
-//! The one writer. It takes all proposals that are waiting, decides them on the mirror's state, appends them as one
-//! transaction, moves the mirror, and answers; by then the next batch has gathered. No timer is involved: an idle
-//! server answers at once, a busy one batches.
+//! The committer: the one task that writes. It takes all waiting proposals as a batch, decides them on the mirror's state, appends
+//! them as one transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an
+//! idle server answers at once, and a busy one writes larger batches.
 //!
-//! It runs as a task of its own, so that a caller who goes away cannot leave anything half done.
+//! It runs in its own task, so that a caller who disconnects cannot leave a change half done.
 
-mod meter;
+mod metrics;
 mod proposals;
 mod replay;
 
@@ -18,89 +18,89 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::domain::advance::{Step, Verdict, advance};
+use crate::domain::advance::{Decision, Step, advance};
 use crate::domain::error::Error;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::{Appended, Store, StoreError, Writer, in_time};
 use crate::telemetry::traces;
-use proposals::Waiting;
+use proposals::PendingProposal;
 pub use proposals::{Proposals, Reply};
 
-/// Proposals in one batch at the most.
-const BATCH: usize = 512;
+/// The most proposals in one batch.
+const MAX_BATCH: usize = 512;
 
-/// Entries in one batch at about the most: one proposal may bring a thousand.
-const BATCH_ENTRIES: usize = 2_000;
+/// About the most entries in one batch: one proposal may have a thousand.
+const MAX_BATCH_ENTRIES: usize = 2_000;
 
-/// How long a read may take that the writing waits for.
-const READ_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a read may take on which the committer waits.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After losing the race for the head so many times in a row, wait for a turn instead.
-const LOSSES: u32 = 3;
+/// After this many lost races for the head in a row, the committer locks the head before its next append.
+const LOCK_AFTER_LOSSES: u32 = 3;
 
-/// After so many, something is wrong that trying on will not mend.
-const MOST_LOSSES: u32 = 100;
+/// After this many lost races, the batch fails: something is wrong that a retry cannot mend.
+const MAX_LOSSES: u32 = 100;
 
-/// How long to go on asking what became of an append whose connection was lost.
-const OUTCOME_PATIENCE: Duration = Duration::from_secs(15);
+/// How long to try to determine the outcome of an append whose connection was lost.
+const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// How long to wait between two such questions.
-const OUTCOME_PAUSE: Duration = Duration::from_millis(200);
+/// The pause between two such tries.
+const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The writer's side of the queue.
+/// The committer, with the receiving end of the queue.
 pub struct Committer {
-    queue: mpsc::Receiver<Waiting>,
-    /// Taken out of the queue, and in no batch yet.
-    gathered: Vec<Waiting>,
+    queue: mpsc::Receiver<PendingProposal>,
+    /// Proposals received from the queue that are in no batch yet.
+    received: Vec<PendingProposal>,
     mirror: Arc<Mirror>,
     store: Arc<dyn Store>,
     writer: Box<dyn Writer>,
     clock: Arc<dyn Clock>,
 }
 
-/// How a batch goes on after an attempt to append it.
-enum Next {
-    /// It is appended.
-    Appended,
-    /// The log has moved: catch up and decide again.
+/// What to do with a batch after an attempt to append it.
+enum NextStep {
+    /// Answer its callers: it is appended.
+    Answer,
+    /// Follow the log, which has moved, and decide again.
     CatchUp,
-    /// Some of its requests were made before: answer those and decide the others again.
+    /// Answer the requests that are stored already, and decide the others again.
     Replay,
-    /// The database does not take it: find out which proposal it is.
+    /// Append each proposal alone, to find the one that the database refuses.
     Split(String),
 }
 
-/// What the log tells of a step whose append was in doubt.
-enum Fate {
-    /// It stands.
-    Stands,
-    /// It does not.
-    Lost,
-    /// Nobody will know any more: what stood there was trimmed since.
+/// The outcome of an append whose connection was lost.
+enum CommitOutcome {
+    /// The log holds the step.
+    Committed,
+    /// The log does not hold it.
+    NotCommitted,
+    /// The entries at its revisions were trimmed: the outcome can no longer be determined.
     Trimmed,
 }
 
 impl Committer {
-    /// A committer, and where to hand in proposals: so many may wait, and more are turned away.
+    /// A committer and its queue, which holds up to `queue` proposals and rejects more.
     pub fn new(mirror: Arc<Mirror>, store: Arc<dyn Store>, clock: Arc<dyn Clock>, queue: usize) -> (Self, Proposals) {
         let (sender, queue) = mpsc::channel(queue);
         let writer = store.writer();
-        let gathered = Vec::with_capacity(BATCH);
-        (Self { queue, gathered, mirror, store, writer, clock }, Proposals { queue: sender })
+        let received = Vec::with_capacity(MAX_BATCH);
+        (Self { queue, received, mirror, store, writer, clock }, Proposals { queue: sender })
     }
 
-    /// Works until it is told to stop, or every [`Proposals`] is gone, and everything that was handed in is answered.
+    /// Runs until `stop` is cancelled or every [`Proposals`] is dropped, and all queued proposals are answered.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
-                received = self.queue.recv_many(&mut self.gathered, BATCH) => if received == 0 { return },
+                received = self.queue.recv_many(&mut self.received, MAX_BATCH) => if received == 0 { return },
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
             }
-            while !self.gathered.is_empty() {
+            while !self.received.is_empty() {
                 let mut batch = Vec::new();
-                self.take_up(&mut batch);
+                self.fill_batch(&mut batch);
                 if !batch.is_empty() {
                     self.commit(batch, true).await;
                 }
@@ -108,191 +108,188 @@ impl Committer {
         }
     }
 
-    /// Takes up those who wait, as many as do not make the transaction too heavy, and at least one if there is nobody in the
-    /// batch yet.
-    fn take_up(&mut self, batch: &mut Vec<Waiting>) {
-        while self.gathered.len() < BATCH
-            && let Ok(waiting) = self.queue.try_recv()
+    /// Fills the batch up to its limits; an empty batch always gets at least one proposal.
+    fn fill_batch(&mut self, batch: &mut Vec<PendingProposal>) {
+        while self.received.len() < MAX_BATCH
+            && let Ok(pending) = self.queue.try_recv()
         {
-            self.gathered.push(waiting);
+            self.received.push(pending);
         }
-        let mut entries: usize = batch.iter().map(|waiting| waiting.proposal.command.weight()).sum();
-        let fits = self.gathered.iter().take(BATCH.saturating_sub(batch.len())).take_while(|waiting| {
-            entries += waiting.proposal.command.weight();
-            entries <= BATCH_ENTRIES
+        let mut entries: usize = batch.iter().map(|pending| pending.proposal.command.weight()).sum();
+        let fits = self.received.iter().take(MAX_BATCH.saturating_sub(batch.len())).take_while(|pending| {
+            entries += pending.proposal.command.weight();
+            entries <= MAX_BATCH_ENTRIES
         });
-        let portion = fits.count().max(usize::from(batch.is_empty())).min(self.gathered.len());
-        // Whoever cancelled, or ran out of time, while they waited is left alone.
-        let taken = |waiting: &Waiting| !waiting.reply.is_closed() && !waiting.settled.swap(true, Ordering::AcqRel);
-        batch.extend(self.gathered.drain(..portion).filter(taken));
+        let count = fits.count().max(usize::from(batch.is_empty())).min(self.received.len());
+        // Skips callers who cancelled, or whose deadline passed, while they waited.
+        let claim =
+            |pending: &PendingProposal| !pending.reply.is_closed() && !pending.claimed.swap(true, Ordering::AcqRel);
+        batch.extend(self.received.drain(..count).filter(claim));
     }
 
-    /// Decides and appends a batch, and answers everyone in it. One that may grow takes others along when it was overtaken: where
-    /// several servers write, each has its turn less often, and then writes more. One of a split batch does not: those who wait
-    /// would come before the rest of it.
-    async fn commit(&mut self, mut batch: Vec<Waiting>, may_grow: bool) {
+    /// Decides and appends a batch, and answers its callers. If another replica appended first and `may_grow` is set, waiting
+    /// proposals join the batch: with several replicas each gets fewer turns, and then writes more. A part of a split batch must
+    /// not grow, or waiting proposals would overtake the rest of it.
+    async fn commit(&mut self, mut batch: Vec<PendingProposal>, may_grow: bool) {
         let mut losses = 0;
         while !batch.is_empty() {
             let Some(step) = self.decide(&batch) else {
-                return refuse(batch, &Error::DatabaseUnavailable);
+                return reject_all(batch, &Error::DatabaseUnavailable);
             };
             let span = batch.first().map(|first| traces::commit(&first.span, batch.len()));
             let next = match self.append(&step).instrument(span.unwrap_or_else(Span::none)).await {
                 Ok(next) => next,
-                Err(error) => return refuse(batch, &error),
+                Err(error) => return reject_all(batch, &error),
             };
             let result = match next {
-                Next::Appended => return self.settle(batch, step).await,
-                Next::CatchUp => {
+                NextStep::Answer => return self.answer_batch(batch, step).await,
+                NextStep::CatchUp => {
                     losses += 1;
                     let caught_up = self.catch_up(losses).await;
                     if caught_up.is_ok() && may_grow {
-                        self.take_up(&mut batch);
+                        self.fill_batch(&mut batch);
                     }
                     caught_up
                 }
-                Next::Replay => self.replay(&mut batch, &step).await,
-                Next::Split(problem) => return self.split(batch, problem).await,
+                NextStep::Replay => self.replay(&mut batch, &step).await,
+                NextStep::Split(problem) => return self.split(batch, problem).await,
             };
             if let Err(error) = result {
-                return refuse(batch, &unavailable(&error));
+                return reject_all(batch, &not_written(error));
             }
         }
     }
 
-    fn decide(&self, batch: &[Waiting]) -> Option<Step> {
+    fn decide(&self, batch: &[PendingProposal]) -> Option<Step> {
         let now = self.clock.now();
         self.mirror.read(|state| advance(state, batch.iter().map(|w| &w.proposal), now, &mut Uuid::now_v7))
     }
 
-    /// Appends a step, and finds out whether it did when the connection is lost in between.
+    /// Appends a step, and determines the outcome if the connection is lost meanwhile.
     ///
-    /// The same step is simply appended again: it is conditional on the same head, so it cannot be written twice, and
-    /// if it is not taken, the entry that stands next to that head tells whether it was this step that moved it. That holds
-    /// even if the lost statement is still on its way to the database: it and the second attempt are the same.
-    async fn append(&mut self, step: &Step) -> Result<Next, Error> {
-        let give_up = Instant::now() + OUTCOME_PATIENCE;
-        let mut in_doubt = false;
+    /// It does so by appending the same step again. The append is conditional on the head, so the step cannot be written twice. If
+    /// the condition fails, the entry after that head shows whether this step was committed. This holds even while the lost
+    /// statement is still on its way to the database, since both attempts are the same.
+    async fn append(&mut self, step: &Step) -> Result<NextStep, Error> {
+        let deadline = Instant::now() + OUTCOME_TIMEOUT;
+        let mut is_in_doubt = false;
+        let mut attempt = 0;
         loop {
-            let began = Instant::now();
+            attempt += 1;
+            let start = Instant::now();
             let outcome = self.writer.append(step).await;
-            meter::appended(&outcome, began.elapsed());
+            metrics::record_append(&outcome, start.elapsed());
             let next = match outcome {
-                Ok(Appended::Done) => return Ok(Next::Appended),
-                Ok(Appended::RequestExists) => return Ok(Next::Replay),
-                Ok(Appended::HeadMoved) => Ok(Next::CatchUp),
-                Ok(Appended::Refused(problem)) => Ok(Next::Split(problem)),
-                Err(problem) => Err(problem),
+                Ok(Appended::Done) => return Ok(NextStep::Answer),
+                Ok(Appended::RequestExists) => return Ok(NextStep::Replay),
+                Ok(Appended::HeadMoved) => Ok(NextStep::CatchUp),
+                Ok(Appended::Refused(problem)) => Ok(NextStep::Split(problem)),
+                Err(error) => Err(error),
             };
-            in_doubt |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
-            let problem = match next {
-                next if !in_doubt => return next.map_err(|problem| unavailable(&problem)),
-                Ok(next) => match self.fate(step).await {
-                    Ok(Fate::Stands) => return Ok(Next::Appended),
-                    Ok(Fate::Lost) => return Ok(next),
-                    Ok(Fate::Trimmed) => {
-                        tracing::error!(
-                            "what became of a batch could not be learnt: what stood there was trimmed since"
-                        );
+            is_in_doubt |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
+            let error = match next {
+                next if !is_in_doubt => return next.map_err(not_written),
+                Ok(next) => match self.outcome(step).await {
+                    Ok(CommitOutcome::Committed) => return Ok(NextStep::Answer),
+                    Ok(CommitOutcome::NotCommitted) => return Ok(next),
+                    Ok(CommitOutcome::Trimmed) => {
+                        tracing::error!("commit outcome unknown: its revisions were trimmed");
                         return Err(Error::CommitOutcomeUnknown);
                     }
-                    Err(problem) => problem,
+                    Err(error) => error,
                 },
-                Err(problem) => problem,
+                Err(error) => error,
             };
-            if Instant::now() > give_up {
-                tracing::error!(%problem, "what became of a batch could not be learnt");
+            if Instant::now() > deadline {
+                tracing::error!(%error, attempt, "commit outcome unknown");
                 return Err(Error::CommitOutcomeUnknown);
             }
-            tracing::warn!(%problem, "lost the database while appending; asking what became of it");
-            tokio::time::sleep(OUTCOME_PAUSE).await;
+            tracing::warn!(%error, attempt, "connection lost during append; determining the outcome");
+            tokio::time::sleep(OUTCOME_RETRY_INTERVAL).await;
         }
     }
 
-    /// What became of a step, by its first entry. A step without entries changed nothing that could be asked for; its
-    /// requests, if they are there, are found as such.
-    async fn fate(&self, step: &Step) -> Result<Fate, StoreError> {
-        let Some(first) = step.entries.first() else { return Ok(Fate::Lost) };
-        if let Some((id, _)) = in_time(READ_PATIENCE, self.store.entry_at(first.revision)).await? {
+    /// Looks for a step's first entry in the log. A step without entries has nothing to look for: if its requests were stored, the
+    /// next append finds them.
+    async fn outcome(&self, step: &Step) -> Result<CommitOutcome, StoreError> {
+        let Some(first) = step.entries.first() else { return Ok(CommitOutcome::NotCommitted) };
+        if let Some((id, _)) = in_time(READ_TIMEOUT, self.store.entry_at(first.revision)).await? {
             if id != first.id {
-                return Ok(Fate::Lost);
+                return Ok(CommitOutcome::NotCommitted);
             }
-            in_time(READ_PATIENCE, self.store.secure()).await?;
-            return Ok(Fate::Stands);
+            in_time(READ_TIMEOUT, self.store.secure()).await?;
+            return Ok(CommitOutcome::Committed);
         }
-        let head = in_time(READ_PATIENCE, self.store.head()).await?;
-        Ok(if head.floor >= first.revision { Fate::Trimmed } else { Fate::Lost })
+        let head = in_time(READ_TIMEOUT, self.store.head()).await?;
+        Ok(if head.floor >= first.revision { CommitOutcome::Trimmed } else { CommitOutcome::NotCommitted })
     }
 
-    /// Follows the log to where it has moved, and after a few losses keeps it from moving on before our next append.
+    /// Follows the log to its new head. After a few lost races it also locks the head, so that the next append succeeds.
     async fn catch_up(&mut self, losses: u32) -> Result<(), StoreError> {
-        if losses > MOST_LOSSES {
+        if losses > MAX_LOSSES {
             return Err(StoreError::Unavailable(format!("{losses} lost races for the head of the log")));
         }
-        if losses >= LOSSES {
+        if losses >= LOCK_AFTER_LOSSES {
             self.writer.hold_head().await?;
         }
-        let followed = in_time(READ_PATIENCE, self.mirror.follow(&*self.store)).await;
+        let followed = in_time(READ_TIMEOUT, self.mirror.follow(&*self.store)).await;
         if followed.is_err() {
-            // There may be no next append soon: a new connection lets go of the head.
+            // The next append may come late: closing the connection unlocks the head.
             self.writer = self.store.writer();
         }
         followed
     }
 
-    /// Moves the mirror, then answers. Those who were refused but named their request may have made it before.
-    async fn settle(&self, batch: Vec<Waiting>, step: Step) {
-        meter::settled(batch.len());
+    /// Moves the mirror, then answers. A rejected proposal with a `request_id` may be a retry of a stored request.
+    async fn answer_batch(&self, batch: Vec<PendingProposal>, step: Step) {
+        metrics::record_batch(batch.len());
         self.mirror.apply(&step.base, step.head, &step.delta);
-        let mut refused = Vec::new();
-        for (waiting, verdict) in batch.into_iter().zip(step.verdicts) {
-            let result = match verdict {
-                Verdict::Accepted(answer) if !waiting.proposal.validate_only => Ok(Reply::Answer(answer)),
-                Verdict::Replayed(response) => Ok(Reply::Replayed(response)),
-                verdict => {
-                    refused.push((waiting, verdict));
+        let mut unwritten = Vec::new();
+        for (pending, decision) in batch.into_iter().zip(step.decisions) {
+            let result = match decision {
+                Decision::Accepted(answer) if !pending.proposal.validate_only => Ok(Reply::Answer(answer)),
+                Decision::Replayed(response) => Ok(Reply::Replayed(response)),
+                decision => {
+                    unwritten.push((pending, decision));
                     continue;
                 }
             };
-            answer(waiting, result);
+            answer(pending, result);
         }
-        if !refused.is_empty() {
-            self.settle_unwritten(refused).await;
+        if !unwritten.is_empty() {
+            self.answer_unwritten(unwritten).await;
         }
     }
 
-    /// One bad proposal fails alone: each is appended by itself, and the one that is refused then is the one.
-    async fn split(&mut self, mut batch: Vec<Waiting>, problem: String) {
+    /// Appends each proposal of a refused batch alone, so that only the faulty one fails.
+    async fn split(&mut self, mut batch: Vec<PendingProposal>, problem: String) {
         if batch.len() == 1 {
-            return refuse(batch, &Error::Internal(format!("the database refuses a change: {problem}")));
+            return reject_all(batch, &Error::internal(format!("the database refuses a change: {problem}")));
         }
-        for waiting in batch.drain(..) {
-            Box::pin(self.commit(vec![waiting], false)).await;
+        for pending in batch.drain(..) {
+            Box::pin(self.commit(vec![pending], false)).await;
         }
     }
 }
 
-fn answer(waiting: Waiting, result: Result<Reply, Error>) {
-    // A caller who went away does not mind.
-    let _ = waiting.reply.send(result);
+fn answer(pending: PendingProposal, result: Result<Reply, Error>) {
+    // Fails only if the caller has disconnected.
+    let _ = pending.reply.send(result);
 }
 
-/// One defect is told of once, however many it meets.
-fn refuse(batch: Vec<Waiting>, error: &Error) {
-    let mut error = error.clone();
-    for waiting in batch {
-        let next = if matches!(error, Error::Internal(_)) { Error::Told } else { error.clone() };
-        answer(waiting, Err(std::mem::replace(&mut error, next)));
+fn reject_all(batch: Vec<PendingProposal>, error: &Error) {
+    for pending in batch {
+        answer(pending, Err(error.clone()));
     }
 }
 
-/// What a caller is told of a database that failed before anything was written.
-fn unavailable(error: &StoreError) -> Error {
+/// The error of a batch that the database did not write.
+fn not_written(error: StoreError) -> Error {
     match error {
         StoreError::Unavailable(_) => {
-            tracing::warn!(%error, "a batch was not written");
+            tracing::warn!(%error, "batch not written");
             Error::DatabaseUnavailable
         }
-        error => Error::Internal(format!("a batch was not written: {error}")),
+        error => Error::internal(error),
     }
 }

@@ -1,4 +1,4 @@
-//! Where changes are handed in, and what comes of them.
+//! The committer's queue.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,59 +11,59 @@ use crate::domain::advance::{Answer, Proposal};
 use crate::domain::error::Error;
 use crate::telemetry::request;
 
-/// What a proposal came to.
+/// The reply to a proposal.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// It was decided now.
+    /// It was decided now, and written unless it changed nothing.
     Answer(Answer),
-    /// It is a retry: the encoded answer to the first time.
+    /// It is a retry: the encoded answer to the first request.
     Replayed(Vec<u8>),
 }
 
-/// Where proposals are handed in.
+/// The sending end of the committer's queue.
 #[derive(Clone)]
 pub struct Proposals {
-    pub(super) queue: mpsc::Sender<Waiting>,
+    pub(super) queue: mpsc::Sender<PendingProposal>,
 }
 
 /// A proposal in the queue.
-pub(super) struct Waiting {
+pub(super) struct PendingProposal {
     pub proposal: Proposal,
     pub reply: oneshot::Sender<Result<Reply, Error>>,
-    /// Set by whoever is first: the committer, who takes it up, or the caller, whose deadline has come. The other then
-    /// leaves it.
-    pub settled: Arc<AtomicBool>,
-    /// Of the request that it came with.
+    /// Set by the committer when it takes the proposal, or by the caller when its deadline passes. The other then ignores the
+    /// proposal.
+    pub claimed: Arc<AtomicBool>,
+    /// The span of the caller's request.
     pub span: Span,
 }
 
 impl Proposals {
-    /// Proposes a change and waits for what comes of it. Whoever stops waiting may have been too late: what was taken up
-    /// is finished. What was not taken up by `deadline` is not executed at all.
+    /// Proposes a change and waits for the reply. A change that the committer has taken is finished, even if the caller stops
+    /// waiting. A change that it has not taken by `deadline` is never made.
     ///
     /// # Errors
     /// Why the change was not made.
     pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (reply, mut answer) = oneshot::channel();
-        let settled = Arc::new(AtomicBool::new(false));
-        let waiting = Waiting { proposal, reply, settled: Arc::clone(&settled), span: request::span() };
-        self.queue.try_send(waiting).map_err(|refused| match refused {
+        let claimed = Arc::new(AtomicBool::new(false));
+        let pending = PendingProposal { proposal, reply, claimed: Arc::clone(&claimed), span: request::span() };
+        self.queue.try_send(pending).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
         if let Some(deadline) = deadline {
             match tokio::time::timeout_at(deadline, &mut answer).await {
-                Ok(answered) => return answered.unwrap_or_else(|_| Err(unanswered(&settled))),
-                Err(_) if !settled.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
-                // It is being written: only how that ends is the truth.
+                Ok(answered) => return answered.unwrap_or_else(|_| Err(no_answer(&claimed))),
+                Err(_) if !claimed.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
+                // The committer has taken it: only the outcome of the commit is the truth.
                 Err(_) => {}
             }
         }
-        answer.await.unwrap_or_else(|_| Err(unanswered(&settled)))
+        answer.await.unwrap_or_else(|_| Err(no_answer(&claimed)))
     }
 }
 
-/// The committer is gone without a word. What it had not taken up is not written; of what it had, nobody knows.
-fn unanswered(settled: &AtomicBool) -> Error {
-    if settled.load(Ordering::Acquire) { Error::CommitOutcomeUnknown } else { Error::Draining }
+/// The error when the committer ends without an answer. A proposal that it had not taken is not written.
+fn no_answer(claimed: &AtomicBool) -> Error {
+    if claimed.load(Ordering::Acquire) { Error::CommitOutcomeUnknown } else { Error::Draining }
 }

@@ -1,69 +1,69 @@
-//! Requests that were made before: whoever retries one is answered as the first time.
+//! Replay of stored answers to retried requests.
 
 use std::collections::HashMap;
 
 use uuid::Uuid;
 
-use super::proposals::{Reply, Waiting};
-use super::{Committer, READ_PATIENCE, answer, refuse, unavailable};
-use crate::domain::advance::{Actor, Proposal, Step, StoredRequest, Verdict};
+use super::proposals::{PendingProposal, Reply};
+use super::{Committer, READ_TIMEOUT, answer, not_written, reject_all};
+use crate::domain::advance::{Actor, Decision, Proposal, Step, StoredRequest};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
 use crate::mirror::Mirror;
 use crate::store::{StoreError, in_time};
 
 impl Committer {
-    /// Answers proposals that wrote nothing. A retry that is let in is answered as the first time, whatever
-    /// would be said to it today.
-    pub(super) async fn settle_unwritten(&self, unwritten: Vec<(Waiting, Verdict)>) {
-        let stored = match self.stored(unwritten.iter().map(|(waiting, _)| waiting)).await {
+    /// Answers proposals that wrote nothing. A retry by an authenticated caller gets its first answer, whatever the decision would be
+    /// now.
+    pub(super) async fn answer_unwritten(&self, unwritten: Vec<(PendingProposal, Decision)>) {
+        let stored = match self.stored_requests(unwritten.iter().map(|(pending, _)| pending)).await {
             Ok(stored) => stored,
             Err(error) => {
-                return refuse(unwritten.into_iter().map(|(w, _)| w).collect(), &unavailable(&error));
+                return reject_all(unwritten.into_iter().map(|(pending, _)| pending).collect(), &not_written(error));
             }
         };
-        for (waiting, verdict) in unwritten {
-            let result = match (replayed(&self.mirror, &stored, &waiting.proposal), verdict) {
-                (_, Verdict::Rejected(Error::Unauthenticated)) => Err(Error::Unauthenticated),
+        for (pending, decision) in unwritten {
+            let result = match (replayed(&self.mirror, &stored, &pending.proposal), decision) {
+                (_, Decision::Rejected(Error::Unauthenticated)) => Err(Error::Unauthenticated),
                 (Some(result), _) => result,
-                (None, Verdict::Rejected(error)) => Err(error),
-                (None, Verdict::Accepted(answer)) => Ok(Reply::Answer(answer)),
-                (None, Verdict::Replayed(response)) => Ok(Reply::Replayed(response)),
+                (None, Decision::Rejected(error)) => Err(error),
+                (None, Decision::Accepted(answer)) => Ok(Reply::Answer(answer)),
+                (None, Decision::Replayed(response)) => Ok(Reply::Replayed(response)),
             };
-            answer(waiting, result);
+            answer(pending, result);
         }
     }
 
-    /// Answers those of a batch whose requests are stored, and leaves the others in it.
-    pub(super) async fn replay(&self, batch: &mut Vec<Waiting>, step: &Step) -> Result<(), StoreError> {
-        let stored = self.stored(batch.iter()).await?;
-        for (waiting, verdict) in std::mem::take(batch).into_iter().zip(&step.verdicts) {
-            match (replayed(&self.mirror, &stored, &waiting.proposal), verdict) {
-                (None, _) | (_, Verdict::Rejected(Error::Unauthenticated)) => batch.push(waiting),
-                (Some(result), _) => answer(waiting, result),
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it.
+    pub(super) async fn replay(&self, batch: &mut Vec<PendingProposal>, step: &Step) -> Result<(), StoreError> {
+        let stored = self.stored_requests(batch.iter()).await?;
+        for (pending, decision) in std::mem::take(batch).into_iter().zip(&step.decisions) {
+            match (replayed(&self.mirror, &stored, &pending.proposal), decision) {
+                (None, _) | (_, Decision::Rejected(Error::Unauthenticated)) => batch.push(pending),
+                (Some(result), _) => answer(pending, result),
             }
         }
         Ok(())
     }
 
-    /// The stored requests that some proposals name.
-    async fn stored<'a>(
+    /// The stored requests that these proposals may be retries of.
+    async fn stored_requests<'a>(
         &self,
-        waiting: impl Iterator<Item = &'a Waiting>,
+        pending: impl Iterator<Item = &'a PendingProposal>,
     ) -> Result<HashMap<(Uuid, RequestId), StoredRequest>, StoreError> {
-        let keys: Vec<_> = waiting.filter_map(|w| request_key(&self.mirror, &w.proposal)).collect();
+        let keys: Vec<_> = pending.filter_map(|pending| request_key(&self.mirror, &pending.proposal)).collect();
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let stored = in_time(READ_PATIENCE, self.store.requests(&keys)).await?;
+        let stored = in_time(READ_TIMEOUT, self.store.requests(&keys)).await?;
         if !stored.is_empty() {
-            in_time(READ_PATIENCE, self.store.secure()).await?;
+            in_time(READ_TIMEOUT, self.store.secure()).await?;
         }
         Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
     }
 }
 
-/// Whose request a proposal is, and what they call it.
+/// The key of a proposal's request: its user and `request_id`.
 fn request_key(mirror: &Mirror, proposal: &Proposal) -> Option<(Uuid, RequestId)> {
     let Actor::Caller { credential, .. } = &proposal.actor else { return None };
     let request = proposal.request.as_ref()?;
@@ -71,7 +71,7 @@ fn request_key(mirror: &Mirror, proposal: &Proposal) -> Option<(Uuid, RequestId)
     Some((user_id, request.id.clone()))
 }
 
-/// What to say to a proposal whose request is stored.
+/// The answer to a proposal whose request is stored.
 fn replayed(
     mirror: &Mirror,
     stored: &HashMap<(Uuid, RequestId), StoredRequest>,

@@ -1,6 +1,9 @@
-//! Everything that can be wrong with a call, in the service's own terms.
+//! Why the rules refuse a call, or why it failed, in the service's own terms and free of any transport.
 
-use std::time::Duration;
+use std::error::Error as StdError;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -17,17 +20,17 @@ pub struct Violation {
     pub rule: String,
 }
 
-/// Why a call failed. What each becomes on the wire is decided in one place, where the transport is.
+/// Why a call failed. The API turns each into a status, in one place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// No token that works. Deliberately silent about why.
+    /// No valid credential. The message never says why: that would help an attacker.
     #[error("a valid bearer token is required: authorization: Bearer TOKEN")]
     Unauthenticated,
     /// The caller lacks this permission.
     #[error("Insufficient permissions: {0} required")]
     PermissionDenied(Permission),
     /// Malformed fields, all of them at once.
-    #[error("invalid request: {}", first(.0))]
+    #[error("invalid request: {}", summary(.0))]
     Invalid(Vec<Violation>),
     /// No flag has this id or key.
     #[error("feature flag not found: {0}")]
@@ -47,141 +50,160 @@ pub enum Error {
     /// Another user has this address.
     #[error("a user with the e-mail address {0} exists already")]
     EmailTaken(Email),
-    /// Somebody comes by single sign-on for the first time, and another user has their address.
-    #[error(
-        "another user has the e-mail address {0}, and is not taken to be you; an access manager can tie them to you"
-    )]
+    /// A first-time caller by single sign-on has the address of another user.
+    #[error("another user has the e-mail address {0}; ask an access manager to link that user to your single sign-on")]
     SignOnEmailTaken(Email),
-    /// Another user is tied to this account of the single sign-on.
-    #[error("another user is tied to the subject {subject} of {issuer}", issuer = .0.issuer, subject = .0.subject)]
+    /// Another user is linked to this single sign-on account.
+    #[error("another user is linked to the subject {subject} of {issuer}", issuer = .0.issuer, subject = .0.subject)]
     AccountTaken(Account),
-    /// The user is shut out.
-    #[error("the user {0} is deactivated; UpdateUser with reactivate lets them in again")]
+    /// The user is deactivated.
+    #[error("the user {0} is deactivated; reactivate the user first (UpdateUser with reactivate)")]
     UserDeactivated(Email),
-    /// The change would shut its own caller out.
-    #[error("this would shut you out: create another token first, or let somebody else do it")]
-    LastWayIn,
-    /// The change would leave nobody who can manage access.
-    #[error("{0} is the last active user who holds manage_access; grant it to somebody else first")]
+    /// The change would leave its own caller without access.
+    #[error("this would remove your own access; create another token first, or ask another access manager")]
+    LastToken,
+    /// The change would leave no active user who holds `manage_access`.
+    #[error("{0} is the last active user with manage_access; grant it to another user first")]
     LastAccessManager(Email),
     /// The object is not at the revision that the caller expects.
-    #[error("the object is at revision {current}, not at the expected {expected}; read it and decide again")]
+    #[error("the object is at revision {current}, not at the expected {expected}; read it again, then decide")]
     RevisionMismatch {
-        /// What the caller expected.
+        /// The revision that the caller expected.
         expected: Revision,
-        /// What the object is at.
+        /// The object's revision.
         current: Revision,
     },
     /// An archived flag cannot be flipped.
     #[error("the feature flag {0} is archived; unarchive it first")]
     FlagArchived(FlagKey),
-    /// The entry did not turn a flag on or off.
-    #[error("the audit log entry {0} did not turn a feature flag on or off: there is no status to go back to")]
+    /// The entry is not a flip.
+    #[error("the audit log entry {0} is not a flip; only flips can be reverted")]
     NotRevertible(Uuid),
-    /// The request id stands for another request already.
-    #[error("this request_id was used for a different request; use a fresh one")]
+    /// The idempotency key belongs to another request.
+    #[error("this request_id was used for a different request; use a new one")]
     RequestIdReused,
-    /// The cursor comes from another log, or from one that was restored since.
-    #[error("{0} does not fit this log: it was restored from a backup or is another log; start again without a cursor")]
+    /// The cursor belongs to another log, or to this one before a restore.
+    #[error(
+        "{0} does not fit this log, which was restored from a backup or is another one; start again without a cursor"
+    )]
     LogMismatch(&'static str),
-    /// A revision was asked for that the log has not reached.
+    /// The revision lies beyond the end of the log.
     #[error("revision {asked} is beyond the end of the log, {head}")]
     CursorInFuture {
-        /// What was asked for.
+        /// The requested revision.
         asked: Revision,
-        /// The end of the log.
+        /// The last revision of the log.
         head: Revision,
     },
-    /// A revision was asked for that is no longer kept.
+    /// The revision was trimmed.
     #[error("revision {asked} is no longer kept; the oldest kept is {oldest}")]
     CursorTooOld {
-        /// What was asked for.
+        /// The requested revision.
         asked: Revision,
-        /// The oldest that is kept.
+        /// The oldest revision that is kept.
         oldest: Revision,
     },
-    /// A time was asked for from before the oldest entry that is kept.
-    #[error("what was at that time is no longer kept; the oldest revision kept is {oldest}")]
+    /// The time lies before the oldest entry that is kept.
+    #[error("the log no longer reaches back to that time; the oldest revision kept is {oldest}")]
     TimeTooOld {
         /// The oldest revision that is kept.
         oldest: Revision,
     },
-    /// Too many changes are waiting.
-    #[error("too many changes are waiting; this call has written nothing; retry")]
+    /// The committer's queue is full.
+    #[error("too many changes are waiting; nothing was written; retry")]
     QueueFull,
-    /// The caller makes more changes than one may.
-    #[error("you make more than {most} changes a second; this call has written nothing; retry later")]
-    RateLimited {
-        /// What is let through.
-        most: u32,
-        /// When to come back.
-        after: Duration,
-    },
-    /// The caller has too many streams open.
-    #[error("you have {0} streams open already; close some, or share one")]
-    CallerStreamLimit(usize),
-    /// Too many streams are open.
-    #[error("this server has too many streams open; retry, perhaps on another replica")]
-    StreamLimit,
-    /// The database does not answer, and nothing was written.
+    /// The database does not answer. Nothing was written.
     #[error("the database is unavailable; nothing was written; retry")]
     DatabaseUnavailable,
-    /// The issuer of the single sign-on has not answered since the server started.
-    #[error("the keys of the single sign-on's issuer could not be read yet; retry")]
-    IssuerUnavailable,
-    /// The state in memory could not be shown to be fresh enough.
+    /// The mirror could not be confirmed to be fresh enough.
     #[error("this server is behind the log, or its database does not answer; retry, perhaps on another replica")]
     Stale,
     /// The server is shutting down.
     #[error("this server is shutting down; retry on another replica")]
     Draining,
-    /// The caller's deadline came before the change was begun.
-    #[error("the deadline came before the change was begun; nothing was written")]
+    /// The caller's deadline passed before the committer took the change.
+    #[error("the deadline passed before the change began; nothing was written")]
     DeadlineBeforeStart,
-    /// The deadline came before there was an answer to a call that changes nothing.
-    #[error("the deadline came before the answer")]
-    DeadlineExceeded,
-    /// The connection was lost in a commit, and how it ended could not be learnt.
-    #[error("the database was lost during the commit; retry with the same request_id")]
+    /// The connection was lost during a commit, and its outcome could not be determined.
+    #[error("the connection to the database was lost during the commit; retry with the same request_id")]
     CommitOutcomeUnknown,
-    /// The bytes are not the request that the method takes; holds where they stop being one.
-    #[error("the request is not what the method takes: {0}; write it with stubs generated from the .proto files")]
-    Malformed(String),
-    /// A request or an answer is larger than it may be; holds how large.
-    #[error("a message is larger than this server lets it be: {0}; ask in smaller parts")]
-    MessageTooLarge(String),
-    /// There is no such method.
-    #[error("there is no method {0}")]
-    UnknownMethod(String),
-    /// There is nothing to sign checkpoints with.
-    #[error(
-        "this server has no key to sign checkpoints with; give it one: --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
-    )]
-    NoCheckpointKey,
-    /// The log does not hold what it should.
-    #[error("the audit log is not intact: revision {revision} is not as it was written; run toggled audit verify")]
+    /// The log is damaged.
+    #[error("the audit log is damaged at revision {revision}; run toggled audit verify")]
     LogCorrupt {
-        /// The first that is known not to.
+        /// The first revision known to be damaged.
         revision: Revision,
     },
-    /// A checkpoint that is stored with the log is none of it.
+    /// A stored checkpoint is damaged.
     #[error(
-        "the checkpoint that is stored for revision {revision} cannot be read: the log's proof is not intact; run toggled \
-         audit verify; the list goes on with from_revision {next}", next = revision + 1
+        "the stored checkpoint of revision {revision} is damaged; run toggled audit verify; to list later ones, pass \
+         from_revision {next}", next = revision + 1
     )]
     CheckpointCorrupt {
-        /// The revision that it is stored for.
+        /// The revision of the checkpoint.
         revision: Revision,
     },
-    /// A defect, or a database that does not hold what it should. The words are for the server's log only.
+    /// A defect of the program, or a database that rejects what it should take.
     #[error("internal error: {0}")]
-    Internal(String),
-    /// The same, of which the log has been told already.
-    #[error("internal error")]
-    Told,
+    Internal(#[source] Defect),
 }
 
-fn first(violations: &[Violation]) -> String {
+impl Error {
+    /// An internal error with this cause.
+    pub fn internal(cause: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Internal(Defect::new(cause))
+    }
+}
+
+/// The cause of an internal error: for the server's log, never for callers. Clones share one cause, so that a defect that
+/// fails a whole batch is reported once.
+#[derive(Clone)]
+pub struct Defect(Arc<Cause>);
+
+struct Cause {
+    error: Box<dyn StdError + Send + Sync>,
+    reported: AtomicBool,
+}
+
+impl Defect {
+    /// A defect that has not been reported yet.
+    pub fn new(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self(Arc::new(Cause { error: error.into(), reported: AtomicBool::new(false) }))
+    }
+
+    /// Whether the caller of this method is the first, and so the one that reports the defect.
+    pub fn claim_report(&self) -> bool {
+        !self.0.reported.swap(true, Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0.error, f)
+    }
+}
+
+impl fmt::Display for Defect {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0.error, f)
+    }
+}
+
+impl StdError for Defect {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.error.source()
+    }
+}
+
+/// Defects are equal when they read the same.
+impl PartialEq for Defect {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.to_string() == other.to_string()
+    }
+}
+
+impl Eq for Defect {}
+
+fn summary(violations: &[Violation]) -> String {
     match violations {
         [] => "no field is at fault".to_owned(),
         [only] => format!("{} {}", only.field, only.rule),

@@ -8,8 +8,8 @@ pub mod error;
 pub mod filter;
 pub mod flag;
 pub mod hash;
-pub mod page;
-pub mod past;
+
+pub mod history;
 pub mod state;
 pub mod text;
 pub mod time;

@@ -75,8 +75,8 @@ pub struct Delta {
 /// All flags, users and tokens at `head.revision`.
 #[derive(Debug, Clone)]
 pub struct State {
-    /// See [`State::log`].
-    log: u64,
+    /// See [`State::generation`].
+    generation: u64,
     head: Head,
     flags: BTreeMap<FlagKey, Arc<Flag>>,
     flag_keys: HashMap<Uuid, FlagKey>,
@@ -95,7 +95,7 @@ impl State {
     /// A state with nothing in it but its place in the log.
     pub fn new(head: Head) -> Self {
         Self {
-            log: 0,
+            generation: 0,
             head,
             flags: BTreeMap::new(),
             flag_keys: HashMap::new(),
@@ -152,20 +152,20 @@ impl State {
 
     /// Which of the logs this is that were known here, one after the other: another each time that it turned out not to go
     /// on from where it was known, as when a backup was restored. What was read of one means nothing in the next.
-    pub fn log(&self) -> u64 {
-        self.log
+    pub fn generation(&self) -> u64 {
+        self.generation
     }
 
     /// This state, which was read whole, in the place of `older`.
-    pub fn in_place_of(self, older: &Self) -> Self {
-        let log = older.log + u64::from(!self.goes_on_from(older));
-        Self { log, ..self }
+    pub fn replacing(self, older: &Self) -> Self {
+        let generation = older.generation + u64::from(!self.continues(older));
+        Self { generation, ..self }
     }
 
     /// Whether this is the log of `older`, further on, of which what came next was trimmed. No entry is left to tell, so
     /// the flags do: each is as it was or has changed later, and then who has read `older` misses nothing by reading on
     /// here.
-    fn goes_on_from(&self, older: &Self) -> bool {
+    fn continues(&self, older: &Self) -> bool {
         let at = older.head.revision;
         let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.get(&flag.key) == Some(flag);
         let stays = |flag: &Arc<Flag>| self.flags.get(&flag.key).is_some_and(|now| now.id == flag.id);
@@ -275,7 +275,7 @@ mod tests {
     fn a_trimmed_log_goes_on_from_where_it_was_if_every_flag_is_as_it_was_or_changed_later() {
         let at = |revision, floor| Head { revision, floor, ..*State::empty(Uuid::nil()).head() };
         let older = state(at(5, 0), &[("a", 3), ("b", 5)]);
-        let goes_on = |head, flags: &[_]| state(head, flags).in_place_of(&older).log() == older.log();
+        let goes_on = |head, flags: &[_]| state(head, flags).replacing(&older).generation() == older.generation();
         assert!(goes_on(at(9, 6), &[("a", 3), ("b", 5)]));
         assert!(goes_on(at(9, 6), &[("a", 8), ("b", 5), ("c", 6)]));
         for (what, flags) in [

@@ -37,8 +37,8 @@ pub struct Mirror {
     access: watch::Sender<u64>,
     /// Who is to be told of changes to flags.
     subscribers: subscription::Subscribers,
-    /// The keys of flags that were there in a log, and are not in another that took its place.
-    vanished: std::sync::Mutex<BTreeSet<FlagKey>>,
+    /// Keys that a former log had and its replacement has not.
+    removed_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// The most revisions that a look at the log found that were not here, since that was last asked for.
     lag: AtomicI64,
     /// Since when it waits for the database to be read for the first time.
@@ -59,7 +59,7 @@ impl Mirror {
             revision: watch::Sender::new(-1),
             access: watch::Sender::new(0),
             subscribers: subscription::Subscribers::default(),
-            vanished: std::sync::Mutex::default(),
+            removed_keys: std::sync::Mutex::default(),
             began: Instant::now(),
             confirmed: watch::Sender::new(None),
             lag: AtomicI64::new(0),
@@ -93,16 +93,16 @@ impl Mirror {
         if !delta.users.is_empty() || !delta.tokens.is_empty() {
             self.access.send_modify(|changes| *changes += 1);
         }
-        self.subscribers.tell(&delta.flags);
+        self.subscribers.notify(&delta.flags);
     }
 
-    /// The keys of flags that are no more because the log is another than it was, as when a backup was restored.
-    pub fn vanished(&self) -> Vec<FlagKey> {
-        let vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
-        let gone = |state: &State| {
-            vanished.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
+    /// The keys of flags that disappeared because the log was replaced, as after a restore.
+    pub fn removed_keys(&self) -> Vec<FlagKey> {
+        let removed = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let still_removed = |state: &State| {
+            removed.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
         };
-        self.read(gone).unwrap_or_default()
+        self.read(still_removed).unwrap_or_default()
     }
 
     /// Takes a state that was read whole, whatever was there before. Who has read that reads on, if the log is the same and
@@ -111,19 +111,19 @@ impl Mirror {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let revision = new.head().revision;
         let new = match &*held {
-            Some(old) => new.in_place_of(old),
+            Some(old) => new.replacing(old),
             None => new,
         };
-        let log = new.log();
-        let old = held.replace(new).filter(|old| old.log() != log);
+        let generation = new.generation();
+        let old = held.replace(new).filter(|old| old.generation() != generation);
         self.revision.send_replace(revision);
         drop(held);
         // Not under the lock: nobody is to wait for a walk over everything.
         if let Some(old) = old {
-            let mut vanished = self.vanished.lock().unwrap_or_else(PoisonError::into_inner);
-            vanished.extend(old.flags("", None).map(|flag| flag.key.clone()));
+            let mut removed = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
+            removed.extend(old.flags("", None).map(|flag| flag.key.clone()));
         }
         self.access.send_modify(|changes| *changes += 1);
-        self.subscribers.tell_all();
+        self.subscribers.notify_all();
     }
 }

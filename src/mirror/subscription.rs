@@ -1,39 +1,41 @@
-//! Subscriptions: word of changes to flags.
+//! Subscriptions: notifications of changes to flags.
 //!
-//! Nothing is queued for a subscriber. It is woken, and asks the state itself what has changed since the revision that
-//! it has seen: one that is slow finds every flag once, as it is by then, and costs nobody anything meanwhile.
+//! Nothing is queued for a subscriber. It is woken and reads from the state which flags have changed since the revision that it
+//! has seen. A slow subscriber therefore finds each flag once, in its current form, and costs nothing meanwhile.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Mirror;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 
-/// Word of changes to flags, for as long as this value lives.
+/// Notifies of changes to flags until it is dropped.
 pub struct Subscription {
     mirror: Arc<Mirror>,
     number: u64,
     /// `None` for all flags.
     keys: Option<Vec<FlagKey>>,
     wake: Arc<Notify>,
-    /// Which log it began on, see [`State::log`].
-    log: u64,
+    /// The generation of the log that it began on, see [`State::generation`].
+    generation: u64,
 }
 
 impl Mirror {
-    /// Word of changes to the flags with these keys, whether they exist yet or not; to all flags without any. Subscribe
-    /// first and read then: what changes in between is told.
+    /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe first and
+    /// read then, so that no change in between is lost.
     pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>) -> Subscription {
-        let log = self.read(State::log).unwrap_or_default();
+        let generation = self.read(State::generation).unwrap_or_default();
         let (number, wake) = self.subscribers.add(keys.as_deref());
-        Subscription { mirror: Arc::clone(self), number, keys, wake, log }
+        Subscription { mirror: Arc::clone(self), number, keys, wake, generation }
     }
 
-    /// How many places a subscription is noted in.
+    /// How many registrations all subscriptions have together.
     #[cfg(test)]
     pub fn subscriptions(&self) -> usize {
         let registry = self.subscribers.lock();
@@ -42,18 +44,30 @@ impl Mirror {
 }
 
 impl Subscription {
-    /// Waits until one of the flags may have changed since the last wait, or the log is another.
+    /// Waits until one of the flags may have changed since the last wait, or the log was replaced.
     pub async fn changed(&self) {
         self.wake.notified().await;
     }
 
-    /// Reads the state; `None` once it is not that of the log that the subscription began on, as when a backup was
-    /// restored: what was told of that one leads nowhere in the other.
-    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
-        self.mirror.read(|state| (state.log() == self.log).then(|| read(state))).flatten()
+    /// Waits for a change, up to `max_wait`; `false` if none came. Returns no sooner than `min_interval` from now, so that changes
+    /// in quick succession are handled together. Called right after a message was taken, it delays only the second change
+    /// of a burst.
+    pub async fn changed_within(&self, max_wait: Duration, min_interval: Duration) -> bool {
+        let earliest = Instant::now() + min_interval;
+        if timeout(max_wait, self.changed()).await.is_err() {
+            return false;
+        }
+        sleep_until(earliest).await;
+        true
     }
 
-    /// The keys that it is about; `None` for all flags.
+    /// Reads the state; `None` once the log was replaced, as after a restore: a cursor in the old log means nothing in the
+    /// new one.
+    pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
+        self.mirror.read(|state| (state.generation() == self.generation).then(|| read(state))).flatten()
+    }
+
+    /// The keys that it watches; `None` for all flags.
     pub fn keys(&self) -> Option<&[FlagKey]> {
         self.keys.as_deref()
     }
@@ -65,7 +79,7 @@ impl Drop for Subscription {
     }
 }
 
-/// Everybody who has subscribed.
+/// All subscriptions.
 #[derive(Default)]
 pub(super) struct Subscribers(Mutex<Registry>);
 
@@ -115,19 +129,19 @@ impl Subscribers {
         }
     }
 
-    /// Wakes who has subscribed to one of these flags.
-    pub fn tell(&self, flags: &[Arc<Flag>]) {
+    /// Wakes the subscribers of these flags.
+    pub fn notify(&self, flags: &[Arc<Flag>]) {
         if flags.is_empty() {
             return;
         }
         let registry = self.lock();
         let by_key = flags.iter().filter_map(|flag| registry.by_key.get(&flag.key)).flat_map(Wakes::values);
-        // One that is not waiting right now finds the word when it next does.
+        // A subscriber that is not waiting is woken at its next wait.
         registry.to_all.values().chain(by_key).for_each(|wake| wake.notify_one());
     }
 
-    /// Wakes everybody.
-    pub fn tell_all(&self) {
+    /// Wakes all subscribers.
+    pub fn notify_all(&self) {
         let registry = self.lock();
         let by_key = registry.by_key.values().flat_map(Wakes::values);
         registry.to_all.values().chain(by_key).for_each(|wake| wake.notify_one());

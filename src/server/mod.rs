@@ -43,13 +43,13 @@ const TO_HANG_UP: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the server needs from outside.
-pub struct Parts {
+pub struct ServiceContext {
     /// Where it listens.
     pub listener: TcpListener,
     /// What it speaks there; without it, everybody on the way can read and change what is said.
     pub tls: Option<Arc<Tls>>,
     /// Who may call besides its own users.
-    pub outsiders: api::Outsiders,
+    pub auth_methods: api::AuthMethods,
     /// Its database.
     pub store: Arc<dyn Store>,
     /// Its clock.
@@ -129,7 +129,7 @@ pub enum ServerError {
 ///
 /// # Errors
 /// Why it could not start, or not go on.
-pub async fn run(parts: Parts, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
+pub async fn run(parts: ServiceContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
     let (shutdown, own_token, queue) = (parts.shutdown.clone(), parts.bootstrap_token.clone(), parts.limits.max_queue);
     let mirror = Mirror::new(parts.following.max_staleness);
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
@@ -192,18 +192,29 @@ struct Server {
 
 impl Server {
     /// Takes calls already before the database answers, so that health can say that it does not.
-    async fn listen(parts: Parts, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
-        let Parts { listener, tls, outsiders, store, clock, following, proof, limits, stopping, watched_at, .. } =
-            parts;
+    async fn listen(parts: ServiceContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
+        let ServiceContext {
+            listener,
+            tls,
+            auth_methods,
+            store,
+            clock,
+            following,
+            proof,
+            limits,
+            stopping,
+            watched_at,
+            ..
+        } = parts;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
-        let sign_on = outsiders.sign_on.clone();
-        let (router, health) = api::Router::new(api::Parts {
+        let sign_on = auth_methods.sign_on.clone();
+        let (router, health) = api::Router::new(api::ServiceContext {
             store: Arc::clone(&store),
             mirror: Arc::clone(&mirror),
             clock: Arc::clone(&clock),
             proposals: proposals.clone(),
             last_used: Arc::clone(&last_used),
-            outsiders,
+            auth_methods,
             checkpoint_key: proof.key.clone(),
             limits,
             closing: closing.clone(),

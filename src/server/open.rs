@@ -13,7 +13,7 @@ use crate::mirror::Mirror;
 use crate::store::{Store, StoreError};
 
 impl Server {
-    /// Brings the schema up to date, sees that the log is whole, and reads everything; tries on while the database does
+    /// Brings the schema up to date, sees that the log is whole, and reader everything; tries on while the database does
     /// not answer.
     pub(super) async fn open(&self) -> Result<(), ServerError> {
         let mut told = false;

@@ -14,7 +14,7 @@ use crate::domain::access::{Account, Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::past::NextChange;
+use crate::domain::history::NextChange;
 use crate::domain::state::Head;
 use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
 

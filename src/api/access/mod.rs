@@ -1,4 +1,4 @@
-//! AccessService: users, tokens, and who the caller is.
+//! AccessService: users, tokens, and the caller's own identity.
 
 use std::sync::Arc;
 
@@ -7,12 +7,11 @@ use uuid::Uuid;
 
 use super::call::Call;
 use super::change::{Changes, change};
-use super::errors::{read_failed, status};
-use super::middleware::idempotency::REPLAYED;
-use super::paging::Paging;
+use super::paging::PageRequest;
 use super::pb::access_service_server::AccessService;
-use super::reader::Reads;
-use super::validate::{Edge, Fields};
+use super::protocol::grpc::REPLAYED;
+use super::reader::StateReader;
+use super::validate::{Edge, RequestValidator};
 use super::{convert, pb};
 use crate::auth;
 use crate::auth::last_used::LastUsed;
@@ -26,7 +25,7 @@ use crate::store::Store;
 /// AccessService.
 pub struct Access {
     changes: Changes,
-    reads: Reads,
+    reader: StateReader,
     store: Arc<dyn Store>,
     last_used: Arc<LastUsed>,
 }
@@ -45,7 +44,7 @@ user_change!(CreateUserRequest => CreateUserResponse);
 user_change!(UpdateUserRequest => UpdateUserResponse);
 user_change!(DeactivateUserRequest => DeactivateUserResponse);
 
-// The secret is not in the answer that is stored: it is put into the first one alone, on its way out.
+// The stored answer lacks the secret, which is added only to the first answer.
 change!(CreateTokenRequest => CreateTokenResponse, answer => pb::CreateTokenResponse {
     token: token(answer),
     secret: String::new(),
@@ -74,49 +73,47 @@ fn token(answer: &Answer) -> Option<pb::ApiToken> {
 }
 
 impl Access {
-    /// The service on these parts.
-    pub fn new(changes: Changes, reads: Reads, store: Arc<dyn Store>, last_used: Arc<LastUsed>) -> Self {
-        Self { changes, reads, store, last_used }
+    /// A service that makes changes through `changes` and reads through `reader`.
+    pub fn new(changes: Changes, reader: StateReader, store: Arc<dyn Store>, last_used: Arc<LastUsed>) -> Self {
+        Self { changes, reader, store, last_used }
     }
 
-    /// Says when each of a user's tokens was last used: what was written down, by whichever server, or what this one
-    /// knows since.
-    async fn tell_last_used(&self, user_id: Uuid, tokens: &mut [pb::ApiToken]) -> Result<(), Status> {
+    /// Adds the last use of each token: the stored time, or a later use seen by this server.
+    async fn add_last_used(&self, user_id: Uuid, tokens: &mut [pb::ApiToken]) -> Result<(), Status> {
         if tokens.is_empty() {
             return Ok(());
         }
-        let written = self.store.last_used(user_id).await.map_err(read_failed)?;
-        let written: std::collections::HashMap<_, _> = written.into_iter().collect();
+        let stored: std::collections::HashMap<_, _> = self.store.last_used(user_id).await?.into_iter().collect();
         for token in tokens {
             let Ok(id) = Uuid::try_parse(&token.id) else { continue };
-            let last = written.get(&id).copied().max(self.last_used.of(id));
+            let last = stored.get(&id).copied().max(self.last_used.of(id));
             token.last_used_at = last.map(convert::time);
         }
         Ok(())
     }
 }
 
-fn create_user(request: &pb::CreateUserRequest, fields: &mut Fields) -> Option<Command> {
-    let email = fields.parse("email", &request.email, Email::parse);
-    let permissions = fields.permissions("permissions", &request.permissions);
-    let account = fields.account(request.issuer.as_deref(), request.subject.as_deref());
+fn create_user(request: &pb::CreateUserRequest, validator: &mut RequestValidator) -> Option<Command> {
+    let email = validator.parse("email", &request.email, Email::parse);
+    let permissions = validator.permissions("permissions", &request.permissions);
+    let account = validator.account(request.issuer.as_deref(), request.subject.as_deref());
     Some(Command::CreateUser { email: email?, account, permissions: permissions? })
 }
 
-fn update_user(request: &pb::UpdateUserRequest, fields: &mut Fields) -> Option<Command> {
-    let id = fields.uuid("id", &request.id);
-    let permissions = fields.permissions("permissions", &request.permissions);
-    let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
-    let account = fields.account(request.issuer.as_deref(), request.subject.as_deref());
+fn update_user(request: &pb::UpdateUserRequest, validator: &mut RequestValidator) -> Option<Command> {
+    let id = validator.uuid("id", &request.id);
+    let permissions = validator.permissions("permissions", &request.permissions);
+    let expected_revision = validator.expected_revision(request.expected_revision);
+    let account = validator.account(request.issuer.as_deref(), request.subject.as_deref());
     let reactivate = request.reactivate;
     Some(Command::UpdateUser { id: id?, account, permissions: permissions?, reactivate, expected_revision })
 }
 
-fn new_token(request: &pb::CreateTokenRequest, secret: &Secret, fields: &mut Fields) -> Option<Command> {
-    let user_id = fields.uuid("user_id", &request.user_id);
-    let name = fields.parse("name", &request.name, Name::parse);
-    let narrowed = fields.permissions("permissions", &request.permissions);
-    let expires_at = fields.time("expires_at", Edge::To, request.expires_at);
+fn new_token(request: &pb::CreateTokenRequest, secret: &Secret, validator: &mut RequestValidator) -> Option<Command> {
+    let user_id = validator.uuid("user_id", &request.user_id);
+    let name = validator.parse("name", &request.name, Name::parse);
+    let narrowed = validator.permissions("permissions", &request.permissions);
+    let expires_at = validator.time("expires_at", Edge::To, request.expires_at);
     Some(Command::CreateToken(NewToken {
         user_id: user_id?,
         name: name?,
@@ -136,15 +133,15 @@ impl AccessService for Access {
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let deadline = Call::of(&request).map_err(status)?.deadline;
+        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
-        let mut fields = Fields::default();
-        let id = fields.uuid("id", &request.id);
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
-        let id = fields.finish(id).map_err(status)?;
-        self.reads.fresh(min_revision, deadline).await?;
-        let (found, revision) = self.reads.read(|state| (state.user(id).cloned(), state.head().revision))?;
-        let found = found.ok_or_else(|| status(Error::UserNotFound(id)))?;
+        let mut validator = RequestValidator::default();
+        let id = validator.uuid("id", &request.id);
+        let min_revision = validator.at_least("min_revision", 0, request.min_revision);
+        let id = validator.finish(id)?;
+        self.reader.wait_for_revision(min_revision, deadline).await?;
+        let (found, revision) = self.reader.read(|state| (state.user(id).cloned(), state.head().revision))?;
+        let found = found.ok_or(Error::UserNotFound(id))?;
         Ok(Response::new(pb::GetUserResponse { user: Some((&found).into()), revision }))
     }
 
@@ -152,15 +149,15 @@ impl AccessService for Access {
         &self,
         request: Request<pb::ListUsersRequest>,
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
-        let deadline = Call::of(&request).map_err(status)?.deadline;
+        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
-        let mut fields = Fields::default();
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let mut validator = RequestValidator::default();
+        let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let scope = format!("users {}", request.include_deactivated);
-        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, Email::parse);
-        let paging = fields.finish(paging).map_err(status)?;
-        self.reads.fresh(min_revision, deadline).await?;
-        let page = self.reads.read(|state| {
+        let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, Email::parse);
+        let paging = validator.finish(paging)?;
+        self.reader.wait_for_revision(min_revision, deadline).await?;
+        let page = self.reader.read(|state| {
             let users =
                 state.users(paging.after.as_ref()).filter(|user| request.include_deactivated || user.is_active());
             let (users, next_page_token) = paging.page(users, |user| user.email.to_string());
@@ -180,9 +177,9 @@ impl AccessService for Access {
         &self,
         request: Request<pb::DeactivateUserRequest>,
     ) -> Result<Response<pb::DeactivateUserResponse>, Status> {
-        let parse = |request: &pb::DeactivateUserRequest, fields: &mut Fields| {
-            let id = fields.uuid("id", &request.id);
-            let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+        let parse = |request: &pb::DeactivateUserRequest, validator: &mut RequestValidator| {
+            let id = validator.uuid("id", &request.id);
+            let expected_revision = validator.expected_revision(request.expected_revision);
             Some(Command::DeactivateUser { id: id?, expected_revision })
         };
         self.changes.make(request, parse).await
@@ -192,10 +189,11 @@ impl AccessService for Access {
         &self,
         request: Request<pb::CreateTokenRequest>,
     ) -> Result<Response<pb::CreateTokenResponse>, Status> {
-        let secret = Secret::generate().map_err(|e| status(Error::Internal(format!("no randomness: {e}"))))?;
-        let mut response = self.changes.make(request, |request, fields| new_token(request, &secret, fields)).await?;
-        let written = response.get_ref().audit_log.is_some() && !response.metadata().contains_key(REPLAYED);
-        if written {
+        let secret = Secret::generate().map_err(Error::internal)?;
+        let mut response =
+            self.changes.make(request, |request, validator| new_token(request, &secret, validator)).await?;
+        let is_new = response.get_ref().audit_log.is_some() && !response.metadata().contains_key(REPLAYED);
+        if is_new {
             secret.reveal().clone_into(&mut response.get_mut().secret);
         }
         Ok(response)
@@ -205,24 +203,24 @@ impl AccessService for Access {
         &self,
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
-        let deadline = Call::of(&request).map_err(status)?.deadline;
+        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
-        let mut fields = Fields::default();
-        let user_id = fields.uuid("user_id", &request.user_id);
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let mut validator = RequestValidator::default();
+        let user_id = validator.uuid("user_id", &request.user_id);
+        let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let id = |text: &str| Uuid::try_parse(text).map_err(|_| Malformed("must be a UUID"));
         let scope = format!("tokens {user_id:?}");
-        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, id);
-        let (user_id, paging) = fields.finish(user_id.zip(paging)).map_err(status)?;
-        self.reads.fresh(min_revision, deadline).await?;
-        let page = self.reads.read(|state| {
+        let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, id);
+        let (user_id, paging) = validator.finish(user_id.zip(paging))?;
+        self.reader.wait_for_revision(min_revision, deadline).await?;
+        let page = self.reader.read(|state| {
             state.user(user_id)?;
             let (tokens, next_page_token) =
                 paging.page(state.tokens_of(user_id, paging.after), |token| token.id.to_string());
             Some(pb::ListTokensResponse { tokens, next_page_token, revision: state.head().revision })
         })?;
-        let mut page = page.ok_or_else(|| status(Error::UserNotFound(user_id)))?;
-        self.tell_last_used(user_id, &mut page.tokens).await?;
+        let mut page = page.ok_or(Error::UserNotFound(user_id))?;
+        self.add_last_used(user_id, &mut page.tokens).await?;
         Ok(Response::new(page))
     }
 
@@ -230,16 +228,16 @@ impl AccessService for Access {
         &self,
         request: Request<pb::RevokeTokenRequest>,
     ) -> Result<Response<pb::RevokeTokenResponse>, Status> {
-        let parse = |request: &pb::RevokeTokenRequest, fields: &mut Fields| {
-            let id = fields.uuid("id", &request.id);
-            let expected_revision = fields.at_least("expected_revision", 1, request.expected_revision);
+        let parse = |request: &pb::RevokeTokenRequest, validator: &mut RequestValidator| {
+            let id = validator.uuid("id", &request.id);
+            let expected_revision = validator.expected_revision(request.expected_revision);
             Some(Command::RevokeToken { id: id?, expected_revision })
         };
         self.changes.make(request, parse).await
     }
 
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
-        let caller = &Call::of(&request).map_err(status)?.caller;
+        let caller = &Call::of(&request)?.caller;
         let user = match (caller.user(), &caller.credential) {
             (Some(user), _) => Some(user.into()),
             (None, Credential::SignOn(identity)) => Some((&**identity).into()),

@@ -3,21 +3,20 @@
 use tonic::Status;
 
 use super::conditions;
-use crate::api::errors::{read_failed, status};
+use crate::api::paging::LogCursor;
 use crate::api::pb;
-use crate::api::validate::{Edge, Fields};
+use crate::api::validate::{Edge, RequestValidator};
 use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
-use crate::domain::page::LogCursor;
 use crate::domain::state::Head;
 use crate::store::{EntryQuery, Order, Store};
 
 const DEFAULT_LIMIT: i32 = 50;
-const LARGEST_LIMIT: i32 = 100;
+const MAX_LIMIT: i32 = 100;
 
 /// ListAuditLogs, parsed.
-pub(super) struct List {
+pub(super) struct AuditLogList {
     filter: Filter,
     period: Period,
     page: i32,
@@ -28,39 +27,41 @@ pub(super) struct List {
     scope: String,
 }
 
-impl List {
+impl AuditLogList {
     pub fn parse(request: pb::ListAuditLogsRequest) -> Result<Self, Error> {
-        let mut fields = Fields::default();
-        let (filter, period) = conditions!(fields, request);
-        let page = fields.between("page", 1, i32::MAX, request.page.unwrap_or(1));
-        let limit = fields.between("limit", 1, LARGEST_LIMIT, request.limit.unwrap_or(DEFAULT_LIMIT));
-        let as_of = fields.at_least("as_of_revision", 0, request.as_of_revision);
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
+        let mut validator = RequestValidator::default();
+        let (filter, period) = conditions!(validator, request);
+        let page = validator.between("page", 1, i32::MAX, request.page.unwrap_or(1));
+        let limit = validator.between("limit", 1, MAX_LIMIT, request.limit.unwrap_or(DEFAULT_LIMIT));
+        let as_of = validator.at_least("as_of_revision", 0, request.as_of_revision);
+        let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let scope = format!("audit {limit:?} {filter:?} {period:?}");
         let token = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
         if token.is_some() && request.page.is_some() {
-            fields.violate::<()>("page", "must not be given together with page_token");
+            validator.reject::<()>("page", "must not be given together with page_token");
         }
         if token.is_some() && request.as_of_revision.is_some() {
-            fields.violate::<()>("as_of_revision", "must not be given together with page_token, which carries its own");
+            validator
+                .reject::<()>("as_of_revision", "must not be given together with page_token, which carries its own");
         }
         let cursor = token.and_then(|token| {
             let cursor = LogCursor::decode(&scope, token);
-            cursor.map_or_else(|rule| fields.violate("page_token", rule.0), Some)
+            cursor.map_or_else(|rule| validator.reject("page_token", rule.0), Some)
         });
         let list = page.zip(limit).map(|(page, limit)| {
             let page = cursor.map_or(page, |cursor| cursor.page);
             Self { filter, period, page, limit, cursor, as_of, min_revision, scope }
         });
-        fields.finish(list)
+        validator.finish(list)
     }
 
-    /// Read anew where the log was trimmed meanwhile: entries may be missing then in what was read.
+    /// The page. It is read again if the log was trimmed meanwhile, since entries may then be missing. Each repetition has a higher
+    /// floor.
     pub async fn page(self, store: &dyn Store) -> Result<pb::ListAuditLogsResponse, Status> {
-        let mut head = store.head().await.map_err(read_failed)?;
+        let mut head = store.head().await?;
         loop {
             let page = self.read(store, &head).await?;
-            let now = store.head().await.map_err(read_failed)?;
+            let now = store.head().await?;
             if now.floor == head.floor {
                 return Ok(page);
             }
@@ -72,29 +73,28 @@ impl List {
         let as_of = self.cursor.map(|cursor| cursor.as_of).or(self.as_of).unwrap_or(head.revision);
         for asked in [Some(as_of), self.min_revision].into_iter().flatten() {
             if asked > head.revision {
-                return Err(status(Error::CursorInFuture { asked, head: head.revision }));
+                return Err(Error::CursorInFuture { asked, head: head.revision }.into());
             }
         }
         if as_of < head.floor {
-            // Not an empty page: there were entries.
-            return Err(status(Error::CursorTooOld { asked: as_of, oldest: head.floor + 1 }));
+            // An empty page would deny entries that existed.
+            return Err(Error::CursorTooOld { asked: as_of, oldest: head.floor + 1 }.into());
         }
         let kept = Range { first: head.floor + 1, last: as_of };
-        let range = store.range(self.period, kept).await.map_err(read_failed)?;
+        let range = store.range(self.period, kept).await?;
         let total = match self.cursor {
             Some(_) => None,
-            // Revisions have no gaps: without a filter nothing needs counting.
+            // Revisions have no gaps: without a filter there is nothing to count.
             None if self.filter.is_empty() => Some(range.len()),
-            None => Some(store.count(&self.filter, range).await.map_err(read_failed)?),
+            None => Some(store.count(&self.filter, range).await?),
         };
-        // One more than the page holds tells whether there is a next.
-        let mut entries = match self.window(range) {
-            Some(query) if !query.range.is_empty() => store.entries(&query).await.map_err(read_failed)?,
+        let mut entries = match self.query(range) {
+            Some(query) if !query.range.is_empty() => store.entries(&query).await?,
             _ => Vec::new(),
         };
-        let more = entries.len() > usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let has_more = entries.len() > usize::try_from(self.limit).unwrap_or(usize::MAX);
         entries.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
-        let next = entries.last().filter(|_| more).zip(self.page.checked_add(1));
+        let next = entries.last().filter(|_| has_more).zip(self.page.checked_add(1));
         let next = next.map(|(last, page)| LogCursor { as_of, before: last.revision, page }.encode(&self.scope));
         Ok(pb::ListAuditLogsResponse {
             items: entries.iter().map(Into::into).collect(),
@@ -106,12 +106,13 @@ impl List {
         })
     }
 
-    /// The entries of the page and one more. `None` is a page past all that there can be.
-    fn window(&self, range: Range) -> Option<EntryQuery> {
+    /// The query for the page's entries and one more, which tells whether there is a next page. `None` for a page number beyond any
+    /// log.
+    fn query(&self, range: Range) -> Option<EntryQuery> {
         let skipped = i64::from(self.page - 1).checked_mul(i64::from(self.limit))?;
         let (last, offset) = match self.cursor {
             Some(cursor) => (range.last.min(cursor.before - 1), 0),
-            // Without a filter page 50,000 begins where arithmetic says, as fast as page 1.
+            // Without a filter the page's first revision is computed: page 50,000 is as fast as page 1.
             None if self.filter.is_empty() => (range.last.checked_sub(skipped)?, 0),
             None => (range.last, skipped),
         };

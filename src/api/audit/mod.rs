@@ -1,9 +1,9 @@
-//! AuditService: reading, following and trimming the log. It is read from the database, always: an answer is complete or
-//! it is an error.
+//! AuditService: reading, following and trimming the audit log. It always reads the database: an answer is complete, or it is an
+//! error.
 
-mod checkpoint;
+mod checkpoints;
 mod list;
-mod tail;
+mod stream;
 mod trim;
 
 use std::sync::Arc;
@@ -11,31 +11,31 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use super::change::Changes;
-use super::errors::{read_failed, status};
+use super::errors::ApiError;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
-use super::validate::Fields;
+use super::validate::RequestValidator;
 use crate::checkpoint::SigningKey;
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
-use checkpoint::{Keys, Signer};
-use list::List;
-use tail::{Messages, Tail};
+use checkpoints::{CheckpointList, CheckpointSigner, KeyReader};
+use list::AuditLogList;
+use stream::{AuditStream, Messages};
 
 /// AuditService.
 pub struct Audit {
     changes: Changes,
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
-    signer: Option<Signer>,
-    keys: Keys,
+    signer: Option<CheckpointSigner>,
+    keys: KeyReader,
 }
 
 impl Audit {
-    /// The service on these parts. Without a `key` it signs no checkpoints.
+    /// A service that reads `store` and makes changes through `changes`. Without a `key` it signs no checkpoints.
     pub fn new(
         changes: Changes,
         store: Arc<dyn Store>,
@@ -43,7 +43,13 @@ impl Audit {
         key: Option<Arc<SigningKey>>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { changes, store, mirror, signer: key.map(|key| Signer { key, clock }), keys: Keys::default() }
+        Self {
+            changes,
+            store,
+            mirror,
+            signer: key.map(|key| CheckpointSigner { key, clock }),
+            keys: KeyReader::default(),
+        }
     }
 }
 
@@ -53,7 +59,7 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::ListAuditLogsRequest>,
     ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
-        let list = List::parse(request.into_inner()).map_err(status)?;
+        let list = AuditLogList::parse(request.into_inner())?;
         list.page(&*self.store).await.map(Response::new)
     }
 
@@ -61,11 +67,10 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::GetAuditLogRequest>,
     ) -> Result<Response<pb::GetAuditLogResponse>, Status> {
-        let mut fields = Fields::default();
-        let id = fields.uuid("id", &request.get_ref().id);
-        let id = fields.finish(id).map_err(status)?;
-        let entry = self.store.entry(id).await.map_err(read_failed)?;
-        let entry = entry.ok_or_else(|| status(Error::AuditLogNotFound(id)))?;
+        let mut validator = RequestValidator::default();
+        let id = validator.uuid("id", &request.get_ref().id);
+        let id = validator.finish(id)?;
+        let entry = self.store.entry(id).await?.ok_or(Error::AuditLogNotFound(id))?;
         Ok(Response::new(pb::GetAuditLogResponse { audit_log: Some((&entry).into()) }))
     }
 
@@ -73,10 +78,10 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::GetAuditCheckpointRequest>,
     ) -> Result<Response<pb::GetAuditCheckpointResponse>, Status> {
-        let mut fields = Fields::default();
-        let revision = fields.at_least("revision", 1, request.get_ref().revision);
-        fields.finish(Some(())).map_err(status)?;
-        let signer = self.signer.as_ref().ok_or_else(|| status(Error::NoCheckpointKey))?;
+        let mut validator = RequestValidator::default();
+        let revision = validator.at_least("revision", 1, request.get_ref().revision);
+        validator.finish(Some(()))?;
+        let signer = self.signer.as_ref().ok_or(ApiError::NoCheckpointKey)?;
         signer.checkpoint(&*self.store, &self.keys, revision).await.map(Response::new)
     }
 
@@ -84,7 +89,7 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::ListAuditCheckpointsRequest>,
     ) -> Result<Response<pb::ListAuditCheckpointsResponse>, Status> {
-        let list = checkpoint::List::parse(request.get_ref()).map_err(status)?;
+        let list = CheckpointList::parse(request.get_ref())?;
         list.page(&*self.store, &self.keys).await.map(Response::new)
     }
 
@@ -92,11 +97,11 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
-        // Asked before: what is read next may be of a later log, but not of an earlier one.
-        let log = self.mirror.read(State::log).unwrap_or_default();
-        let there = self.store.entry_at(request.get_ref().through_revision).await.map_err(read_failed)?;
-        let there = there.map(|(_, hash)| hash);
-        self.changes.make(request, |request, fields| trim::parse(request, fields, there, log)).await
+        // Read before the entry: the entry may then belong to a later log, but not to an earlier one.
+        let generation = self.mirror.read(State::generation).unwrap_or_default();
+        let found = self.store.entry_at(request.get_ref().through_revision).await?;
+        let found = found.map(|(_, hash)| hash);
+        self.changes.make(request, |request, validator| trim::parse(request, validator, found, generation)).await
     }
 
     type StreamAuditLogsStream = Messages;
@@ -105,25 +110,25 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
-        let request = Tail::parse(request.into_inner()).map_err(status)?;
-        let head = self.store.head().await.map_err(read_failed)?;
-        let tail = request.start(&*self.store, &head).await?;
-        Ok(Response::new(tail.messages(Arc::clone(&self.store), self.mirror.revisions())))
+        let request = AuditStream::parse(request.into_inner())?;
+        let head = self.store.head().await?;
+        let stream = request.start(&*self.store, &head).await?;
+        Ok(Response::new(stream.messages(Arc::clone(&self.store), self.mirror.revisions())))
     }
 }
 
-/// The conditions that both requests have, under the same names.
+/// Parses the conditions that ListAuditLogs and StreamAuditLogs share.
 macro_rules! conditions {
-    ($fields:ident, $request:ident) => {{
-        let filter = $fields.filter(
+    ($validator:ident, $request:ident) => {{
+        let filter = $validator.filter(
             $request.user_id.as_deref(),
             $request.user_email.as_deref(),
             $request.entity_type.as_deref(),
             $request.entity_id.as_deref(),
             $request.action_type.as_deref(),
         );
-        let from = $fields.time("from_date", Edge::From, $request.from_date);
-        let to = $fields.time("to_date", Edge::To, $request.to_date);
+        let from = $validator.time("from_date", Edge::From, $request.from_date);
+        let to = $validator.time("to_date", Edge::To, $request.to_date);
         (filter, Period { from, to })
     }};
 }

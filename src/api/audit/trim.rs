@@ -1,8 +1,8 @@
-//! TrimAuditLogs: the oldest part of the log removed, by an entry that says so.
+//! TrimAuditLogs: removes the oldest part of the log, with an entry that records it.
 
 use crate::api::change::change;
 use crate::api::pb;
-use crate::api::validate::Fields;
+use crate::api::validate::RequestValidator;
 use crate::domain::Hash;
 use crate::domain::advance::{Answer, Command, Object, TrimLog};
 
@@ -19,15 +19,15 @@ fn oldest(answer: &Answer) -> i64 {
     }
 }
 
-/// `there` is the hash of the entry at the revision that is asked for, if the log has it: which log, `log` says.
+/// `found` is the hash of the entry at the requested revision, if the log of `generation` has that entry.
 pub(super) fn parse(
     request: &pb::TrimAuditLogsRequest,
-    fields: &mut Fields,
-    there: Option<Hash>,
-    log: u64,
+    validator: &mut RequestValidator,
+    found: Option<Hash>,
+    generation: u64,
 ) -> Option<Command> {
-    let through = fields.at_least("through_revision", 1, Some(request.through_revision));
+    let through = validator.at_least("through_revision", 1, Some(request.through_revision));
     let hash = Hash::try_from(request.through_hash.as_slice());
-    let hash = hash.map_or_else(|_| fields.violate("through_hash", "must be 32 bytes"), Some);
-    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, there, log }))
+    let hash = hash.map_or_else(|_| validator.reject("through_hash", "must be 32 bytes"), Some);
+    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, there: found, generation }))
 }

@@ -1,88 +1,117 @@
-//! ListFeatureFlags: which flags, of the state as it is or of one that was.
+//! ListFeatureFlags: pages of the present state or of a past one.
 
-use super::past::AsOf;
-use crate::api::paging::Paging;
+use tonic::Status;
+
+use crate::api::paging::PageRequest;
 use crate::api::pb;
-use crate::api::validate::Fields;
+use crate::api::reader::{AsOf, StateReader};
+use crate::api::validate::RequestValidator;
 use crate::domain::Revision;
 use crate::domain::error::Error;
-use crate::domain::flag::{Flag, Status};
-use crate::domain::state::State;
+use crate::domain::flag::{Flag, Status as FlagStatus};
+use crate::domain::state::{Head, State};
 use crate::domain::text::{FlagKey, Malformed};
 
+/// As many flags as one query asks the database about.
+const QUERY_SIZE: usize = 1_000;
+
 /// ListFeatureFlags, parsed.
-pub(super) struct List {
-    pub paging: Paging<Place>,
-    pub prefix: String,
-    status: Option<Status>,
+pub(super) struct FlagList {
+    paging: PageRequest<PagePosition>,
+    prefix: String,
+    status: Option<FlagStatus>,
     include_archived: bool,
     pub min_revision: Option<Revision>,
-    /// Absent for the present.
+    /// `None` means the present.
     pub as_of: Option<AsOf>,
 }
 
 /// Where a page ended.
-pub(super) struct Place {
-    /// At which flag.
-    pub key: FlagKey,
-    /// All pages of a past state are of this revision, however it was asked for.
-    anchor: Option<Revision>,
+struct PagePosition {
+    /// The last flag on it.
+    key: FlagKey,
+    /// The revision of a past state. All pages show the same one, even if the request named a time.
+    revision: Option<Revision>,
 }
 
-impl Place {
-    /// `checkout`, or `42 checkout` for a past state.
+impl PagePosition {
+    /// Parses `checkout`, or `42 checkout` for a past state.
     fn parse(text: &str) -> Result<Self, Malformed> {
-        let Some((anchor, key)) = text.split_once(' ') else {
-            return Ok(Self { key: FlagKey::parse(text)?, anchor: None });
+        let Some((revision, key)) = text.split_once(' ') else {
+            return Ok(Self { key: FlagKey::parse(text)?, revision: None });
         };
-        let anchor = anchor.parse().map_err(|_| Malformed("must begin with a revision"))?;
-        Ok(Self { key: FlagKey::parse(key)?, anchor: Some(anchor) })
-    }
-
-    pub fn text(anchor: Revision, key: &FlagKey) -> String {
-        format!("{anchor} {key}")
+        let revision = revision.parse().map_err(|_| Malformed("must begin with a revision"))?;
+        Ok(Self { key: FlagKey::parse(key)?, revision: Some(revision) })
     }
 }
 
-impl List {
+impl FlagList {
     pub fn parse(request: pb::ListFeatureFlagsRequest) -> Result<Self, Error> {
-        let mut fields = Fields::default();
-        let status = fields.status("status", request.status);
+        let mut validator = RequestValidator::default();
+        let status = validator.status("status", request.status);
         if request.key_prefix.len() > 128 {
-            fields.violate::<()>("key_prefix", "must be at most 128 characters");
+            validator.reject::<()>("key_prefix", "must be at most 128 characters");
         }
-        let min_revision = fields.at_least("min_revision", 0, request.min_revision);
-        let as_of = AsOf::parse(&mut fields, request.as_of_revision, request.as_of_time, min_revision);
+        let min_revision = validator.at_least("min_revision", 0, request.min_revision);
+        let as_of = AsOf::parse(&mut validator, request.as_of_revision, request.as_of_time, min_revision);
         let scope = match as_of {
             None => format!("flags {} {} {}", request.status, request.include_archived, request.key_prefix),
             Some(as_of) => {
                 format!("past {as_of:?} {} {} {}", request.status, request.include_archived, request.key_prefix)
             }
         };
-        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, Place::parse);
+        let paging =
+            PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, PagePosition::parse);
         let (prefix, include_archived) = (request.key_prefix, request.include_archived);
         let list = paging.map(|paging| {
-            let anchor = paging.after.as_ref().and_then(|place| place.anchor);
-            let as_of = anchor.map(AsOf::Revision).or(as_of);
+            let revision = paging.after.as_ref().and_then(|position| position.revision);
+            let as_of = revision.map(AsOf::Revision).or(as_of);
             Self { paging, prefix, status, include_archived, min_revision, as_of }
         });
-        fields.finish(list)
+        validator.finish(list)
     }
 
-    /// Whether a flag is to be listed.
-    pub fn passes(&self, flag: &Flag) -> bool {
+    fn matches(&self, flag: &Flag) -> bool {
         self.status.is_none_or(|status| flag.status == status) && (self.include_archived || flag.archived_at.is_none())
     }
 
     /// The flag that the page begins after.
-    pub fn after(&self) -> Option<&FlagKey> {
-        self.paging.after.as_ref().map(|place| &place.key)
+    fn after(&self) -> Option<&FlagKey> {
+        self.paging.after.as_ref().map(|position| &position.key)
     }
 
-    /// The page of the present.
+    /// A page of the present state.
     pub fn page(&self, state: &State) -> pb::ListFeatureFlagsResponse {
-        let passing = state.flags(&self.prefix, self.after()).filter(|flag| self.passes(flag));
-        let (feature_flags, next_page_token) = self.paging.page(passing, |flag| flag.key.to_string());
+        let matching = state.flags(&self.prefix, self.after()).filter(|flag| self.matches(flag));
+        let (feature_flags, next_page_token) = self.paging.page(matching, |flag| flag.key.to_string());
         pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision: state.head().revision }
+    }
+
+    /// A page of the state at a past revision.
+    pub async fn page_as_of(
+        &self,
+        reader: &StateReader,
+        revision: Revision,
+    ) -> Result<pb::ListFeatureFlagsResponse, Status> {
+        // One more flag than the page holds tells whether there is a next page.
+        let (wanted, mut after) = (self.paging.size + 1, self.after().cloned());
+        let (mut found, mut query_size) = (Vec::new(), wanted.min(QUERY_SIZE));
+        loop {
+            let (flags, known) = reader.read(|state| -> (Vec<_>, Head) {
+                let flags = state.flags(&self.prefix, after.as_ref()).take(query_size).cloned().collect();
+                (flags, *state.head())
+            })?;
+            let is_last = flags.len() < query_size;
+            after = flags.last().map(|flag| flag.key.clone());
+            let past = reader.flags_as_of(flags, &known, revision).await?;
+            found.extend(past.into_iter().filter(|past| self.matches(&past.flag)));
+            if is_last || found.len() >= wanted {
+                break;
+            }
+            query_size = QUERY_SIZE;
+        }
+        let position = |past: &crate::domain::history::PastFlag| format!("{revision} {}", past.flag.key);
+        let (feature_flags, next_page_token) = self.paging.page(found.iter(), position);
+        Ok(pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision })
     }
 }

@@ -1,4 +1,4 @@
-//! WatchFeatureFlags: flags as they are, and every change to them.
+//! WatchFeatureFlags: flags as they are, then every change to them.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,122 +9,120 @@ use prost::Message;
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::api::errors::status;
-use crate::api::feed::Feed;
-use crate::api::reader::Reads;
-use crate::api::validate::Fields;
-use crate::api::{PAGE_BYTES, pb};
+use crate::api::reader::StateReader;
+use crate::api::validate::RequestValidator;
+use crate::api::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::{FlagRef, Head, State};
 use crate::domain::text::FlagKey;
 use crate::domain::{Hash, Revision};
+use crate::mirror::Subscription;
 
-/// Keys that may be named.
-const MOST_KEYS: usize = 1_000;
+/// The most keys in one request.
+const MAX_KEYS: usize = 1_000;
 
-/// Flags that are looked up at once: the mirror cannot move meanwhile.
-const PAGE: usize = 1_000;
+/// How many flags one look at the state returns: the mirror cannot move meanwhile.
+const CHUNK_SIZE: usize = 1_000;
 
-/// A message follows the one before it no sooner than this. The first change after a quiet time goes out at once; of a
-/// burst each flag is sent once, and the burst costs the server the same however many flips it has.
-pub(super) const PACE: Duration = Duration::from_millis(5);
+/// The least time between two messages. The first change after a quiet time is sent at once. In a burst each flag is sent
+/// once an interval, so that the cost does not grow with the number of flips.
+const MIN_INTERVAL: Duration = Duration::from_millis(5);
 
-/// What a stream sends.
+/// The messages of one watch.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::WatchFeatureFlagsResponse, Status>> + Send>>;
 
 /// WatchFeatureFlags, parsed.
-pub(super) struct Watch {
+pub(super) struct FlagWatch {
     pub after: Option<Revision>,
     pub keys: Option<Vec<FlagKey>>,
     log_id: Option<Uuid>,
     after_hash: Option<Hash>,
 }
 
-impl Watch {
+impl FlagWatch {
     pub fn parse(request: pb::WatchFeatureFlagsRequest) -> Result<Self, Error> {
-        let mut fields = Fields::default();
-        let after = fields.at_least("after_revision", 0, request.after_revision);
-        if request.keys.len() > MOST_KEYS {
-            fields.violate::<()>("keys", format!("must be at most {MOST_KEYS}"));
+        let mut validator = RequestValidator::default();
+        let after = validator.at_least("after_revision", 0, request.after_revision);
+        if request.keys.len() > MAX_KEYS {
+            validator.reject::<()>("keys", format!("must be at most {MAX_KEYS}"));
         }
-        let parse = |(index, key): (usize, &String)| fields.parse(&format!("keys[{index}]"), key, FlagKey::parse);
-        // Every key is looked at, so that every fault is told.
-        let keys: Vec<_> = request.keys.iter().take(MOST_KEYS).enumerate().map(parse).collect();
+        let parse = |(index, key): (usize, &String)| validator.parse(&format!("keys[{index}]"), key, FlagKey::parse);
+        // All keys are parsed before any is dropped, so that the error names every violation.
+        let keys: Vec<_> = request.keys.iter().take(MAX_KEYS).enumerate().map(parse).collect();
         let mut keys: Vec<_> = keys.into_iter().flatten().collect();
         keys.sort_unstable();
         keys.dedup();
-        let log_id = request.log_id.as_deref().and_then(|id| fields.uuid("log_id", id));
+        let log_id = request.log_id.as_deref().and_then(|id| validator.uuid("log_id", id));
         let given = Some(request.after_hash).filter(|hash| !hash.is_empty());
-        let after_hash = fields.after_hash(request.after_revision, given);
+        let after_hash = validator.after_hash(request.after_revision, given);
         let keys = Some(keys).filter(|keys| !keys.is_empty());
-        fields.finish(Some(Self { after, keys, log_id, after_hash }))
+        validator.finish(Some(Self { after, keys, log_id, after_hash }))
     }
 
-    /// Whether the log is the one that the client has read so far.
-    pub async fn check(&self, reads: &Reads) -> Result<(), Status> {
-        let head = reads.read(|state| *state.head())?;
+    /// Fails if the client's cursor belongs to another log.
+    pub async fn check_cursor(&self, reader: &StateReader) -> Result<(), Status> {
+        let head = reader.read(|state| *state.head())?;
         if self.log_id.is_some_and(|id| id != head.log_id) {
-            return Err(status(Error::LogMismatch("log_id")));
+            return Err(Error::LogMismatch("log_id").into());
         }
         let (Some(after), Some(given)) = (self.after, self.after_hash) else { return Ok(()) };
-        // Where nobody can tell, the client is believed.
-        match reads.hash_at(after).await {
-            Some(there) if there != given => Err(status(Error::LogMismatch("after_hash"))),
+        // A hash that can no longer be looked up cannot be checked: the cursor is accepted.
+        match reader.hash_at(after).await {
+            Some(found) if found != given => Err(Error::LogMismatch("after_hash").into()),
             _ => Ok(()),
         }
     }
 
-    /// The stream itself. It holds nothing but how far it has come: what is to be sent is looked up when the client takes
-    /// it, so that a slow one costs nothing and misses nothing.
-    pub fn messages(self, feed: Feed) -> Messages {
+    /// The stream. It keeps only its cursor and reads the state when the client takes a message, so that a slow client costs
+    /// no memory and misses nothing.
+    pub fn messages(self, subscription: Subscription) -> Messages {
         let mut through = self.after.unwrap_or(0);
-        // What comes in any case: the first message, a heartbeat, and that there is no more after a message that was full.
+        // The first message, a heartbeat, and the message after a full one are sent even without flags.
         let mut due = true;
         Box::pin(async_stream::try_stream! {
             loop {
-                let subscription = feed.subscription();
-                let part = subscription.read(|state| Part::read(state, through, subscription.keys()));
-                let message = part.ok_or_else(|| status(Error::LogMismatch("the stream's cursor")))?.message();
+                let chunk = subscription.read(|state| Chunk::read(state, through, subscription.keys()));
+                let message = chunk.ok_or(Error::LogMismatch("the stream's cursor"))?.into_message();
                 let caught_up = message.caught_up;
                 through = message.revision;
                 if due || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                due = !caught_up || !feed.changed().await;
+                due = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
             }
         })
     }
 }
 
-/// What was found at one look.
-struct Part {
+/// The flags that one look at the state found.
+struct Chunk {
     /// In the order of their last changes.
     flags: Vec<Arc<Flag>>,
-    /// Whether there may be more.
-    full: bool,
+    /// Whether more flags may have changed.
+    is_full: bool,
     head: Head,
 }
 
-impl Part {
+impl Chunk {
     fn read(state: &State, through: Revision, keys: Option<&[FlagKey]>) -> Self {
         let mut flags: Vec<_> = match keys {
-            None => state.flags_since(through).take(PAGE).cloned().collect(),
+            None => state.flags_since(through).take(CHUNK_SIZE).cloned().collect(),
             Some(keys) => {
-                let named = keys.iter().filter_map(|key| state.flag(&FlagRef::Key(key.clone())));
-                named.filter(|flag| flag.revision > through).cloned().collect()
+                let watched = keys.iter().filter_map(|key| state.flag(&FlagRef::Key(key.clone())));
+                watched.filter(|flag| flag.revision > through).cloned().collect()
             }
         };
         if keys.is_some() {
             flags.sort_unstable_by_key(|flag| flag.revision);
         }
-        let full = keys.is_none() && flags.len() >= PAGE;
-        Self { flags, full, head: *state.head() }
+        let is_full = keys.is_none() && flags.len() >= CHUNK_SIZE;
+        Self { flags, is_full, head: *state.head() }
     }
 
-    /// As much of it as fits into a message.
-    fn message(self) -> pb::WatchFeatureFlagsResponse {
-        let Self { flags, full, head } = self;
+    /// As many of the flags as fit into a message.
+    fn into_message(self) -> pb::WatchFeatureFlagsResponse {
+        let Self { flags, is_full, head } = self;
         let mut bytes = 0;
         let fits = |flag: &pb::FeatureFlag| {
             let before = bytes;
@@ -132,7 +130,7 @@ impl Part {
             before < PAGE_BYTES
         };
         let feature_flags: Vec<_> = flags.iter().map(pb::FeatureFlag::from).take_while(fits).collect();
-        let caught_up = !full && feature_flags.len() == flags.len();
+        let caught_up = !is_full && feature_flags.len() == flags.len();
         let last = feature_flags.last().map_or(head.revision, |flag| flag.revision);
         pb::WatchFeatureFlagsResponse {
             feature_flags,
@@ -150,7 +148,6 @@ mod tests {
     use tokio::time::{Instant, sleep};
 
     use super::*;
-    use crate::api::HEARTBEAT;
     use crate::domain::state::Delta;
     use crate::mirror::Mirror;
 
@@ -173,9 +170,9 @@ mod tests {
 
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        let mut watch = Watch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let feed = Feed::new(mirror, watch.keys.take(), PACE);
-        watch.messages(feed)
+        let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
+        let subscription = mirror.subscribe(watch.keys.take());
+        watch.messages(subscription)
     }
 
     async fn next(stream: &mut Messages) -> pb::WatchFeatureFlagsResponse {
@@ -187,11 +184,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_idle_stream_says_after_a_while_how_far_it_is() {
+    async fn idle_watch_sends_heartbeats() {
         let mirror = mirror();
         let mut stream = watch(&mirror, &["a"]);
         assert_eq!(next(&mut stream).await.revision, 0);
-        // Other flags are none of its business, and do not make it speak.
+        // A change of another flag sends nothing.
         change(&mirror, "b");
         let begun = Instant::now();
         let heartbeat = next(&mut stream).await;
@@ -199,31 +196,31 @@ mod tests {
         assert_eq!(begun.elapsed(), HEARTBEAT);
         change(&mirror, "a");
         assert_eq!(keys(&next(&mut stream).await), ["a"]);
-        assert_eq!(begun.elapsed(), HEARTBEAT + PACE, "no waiting for the next heartbeat");
+        assert_eq!(begun.elapsed(), HEARTBEAT + MIN_INTERVAL, "sent without waiting for the next heartbeat");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_full_message_it_is_said_at_once_that_there_is_no_more() {
+    async fn full_message_is_followed_by_caught_up_at_once() {
         let mirror = mirror();
-        for n in 0..PAGE {
+        for n in 0..CHUNK_SIZE {
             change(&mirror, &format!("flag-{n}"));
         }
         let mut stream = watch(&mirror, &[]);
         let begun = Instant::now();
         let full = next(&mut stream).await;
-        assert_eq!((full.feature_flags.len(), full.caught_up), (PAGE, false));
+        assert_eq!((full.feature_flags.len(), full.caught_up), (CHUNK_SIZE, false));
         let last = next(&mut stream).await;
         assert_eq!((last.feature_flags.len(), last.caught_up, begun.elapsed()), (0, true, Duration::ZERO));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_burst_is_told_of_at_its_own_pace_and_a_single_change_at_once() {
+    async fn burst_is_throttled_and_single_change_is_not() {
         let mirror = mirror();
         let mut stream = watch(&mirror, &[]);
         next(&mut stream).await;
-        // As the transport does: it asks for the next message as soon as it has taken one.
+        // The transport polls for the next message as soon as it has taken one.
         assert!(stream.next().now_or_never().is_none());
-        sleep(PACE).await;
+        sleep(MIN_INTERVAL).await;
         change(&mirror, "a");
         let begun = Instant::now();
         assert_eq!(keys(&next(&mut stream).await), ["a"]);
@@ -235,23 +232,23 @@ mod tests {
                 sleep(Duration::from_millis(1)).await;
             }
         };
-        let mut told = 0;
+        let mut messages = 0;
         let listening = async {
             loop {
                 let message = next(&mut stream).await;
                 assert!(message.feature_flags.len() <= 2);
-                told += 1;
+                messages += 1;
                 if message.revision == 201 {
                     return;
                 }
             }
         };
         tokio::join!(burst, listening);
-        assert!((18..=22).contains(&told), "{told} messages in 100 ms");
+        assert!((18..=22).contains(&messages), "{messages} messages in 100 ms");
     }
 
     #[tokio::test]
-    async fn a_subscription_ends_with_its_stream() {
+    async fn dropped_stream_ends_its_subscription() {
         let mirror = mirror();
         let streams: Vec<_> = [&[][..], &["a"], &["a", "b"]].iter().map(|keys| watch(&mirror, keys)).collect();
         assert_eq!(mirror.subscriptions(), 3);
@@ -261,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_does_not_outlive_its_log() {
+    async fn watch_ends_when_the_log_is_replaced() {
         let mirror = mirror();
         let mut stream = watch(&mirror, &["a"]);
         next(&mut stream).await;

@@ -1,5 +1,5 @@
-//! What a flag is to OpenFeature's clients, whichever of its protocols they speak: a boolean that is the same for
-//! everybody. An archived flag is as good as none.
+//! Flags for OpenFeature's clients, by flagd's protocols and OFREP. The rules that all of them share: a flag is a boolean, the same for
+//! every caller; an archived flag does not exist.
 
 pub(super) mod flagd;
 pub(super) mod ofrep;
@@ -12,32 +12,31 @@ use crate::domain::state::{FlagRef, State};
 use crate::domain::text::FlagKey;
 use crate::mirror::Mirror;
 
-/// Why a value is what it is: it is the same for everybody, and clients may remember it until they are told that the flag
-/// has changed.
+/// The reason of every value. STATIC means: the same for every caller, and cacheable until a change event.
 pub(super) const REASON: &str = "STATIC";
 
-/// As much of a key that is none as an error repeats, in characters.
-const ECHO: usize = 128;
+/// How much of an unknown key an error message repeats, in characters.
+const MAX_ECHO: usize = 128;
 
-/// Whether a flag is on.
+/// The flag's value.
 pub(super) fn value(flag: &Flag) -> bool {
     flag.status == Status::Enabled
 }
 
-/// The name that the value is known by.
+/// The name of the flag's value.
 pub(super) fn variant(flag: &Flag) -> &'static str {
     if value(flag) { "on" } else { "off" }
 }
 
-/// The flag with this key. What can be no key is the key of none.
+/// The flag with this key. A malformed key is the key of no flag.
 pub(super) fn find(mirror: &Mirror, key: &str) -> Result<Arc<Flag>, Error> {
-    let not_found = || Error::FlagNotFound(key.chars().take(ECHO).collect());
+    let not_found = || Error::FlagNotFound(key.chars().take(MAX_ECHO).collect());
     let named = FlagRef::Key(FlagKey::parse(key).map_err(|_| not_found())?);
     let flag = mirror.read(|state| state.flag(&named).cloned()).ok_or(Error::DatabaseUnavailable)?;
     flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
 }
 
-/// All flags, sorted by key. Shared, not copied: what is made of them is made when the mirror may move again.
+/// All flags, sorted by key. They are shared, so that the caller can encode them after releasing the mirror.
 pub(super) fn all(state: &State) -> Vec<Arc<Flag>> {
     state.flags("", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
 }

@@ -1,25 +1,27 @@
-//! Which protocol a request speaks, and how one that is turned away is answered in it.
+//! The protocols on the port: which one a request speaks, and how to refuse a request in it.
+
+pub(super) mod grpc;
+pub(super) mod ofrep;
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderValue, Request, Response, StatusCode, Version};
 use tonic::body::Body;
 
-use super::errors::status;
-use super::openfeature::ofrep;
-use crate::domain::error::Error;
+use super::errors::{ApiError, status};
+use ofrep::OfrepError;
 
-/// The protocols that are spoken here.
+/// A protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wire {
+pub(super) enum Protocol {
     /// gRPC, which needs HTTP/2.
     Grpc,
     /// OFREP: JSON over HTTP of any version.
     Ofrep,
 }
 
-impl Wire {
-    /// What a request speaks, which its path tells. Nothing, if it would be gRPC over HTTP/1.1: gRPC ends in trailers,
-    /// which few clients of HTTP/1.1 read, and without them a failure looks like success.
+impl Protocol {
+    /// The protocol of a request, by its path. `None` for gRPC over HTTP/1.1: gRPC sends its status in trailers, which few
+    /// clients of HTTP/1.1 read, and without which a failure looks like a success.
     pub fn of<B>(request: &Request<B>) -> Option<Self> {
         if request.uri().path().starts_with(ofrep::ROOT) {
             return Some(Self::Ofrep);
@@ -27,16 +29,16 @@ impl Wire {
         (request.version() >= Version::HTTP_2).then_some(Self::Grpc)
     }
 
-    /// Turns a request away.
-    pub fn refuse(self, error: Error) -> Response<Body> {
+    /// The response that refuses a request.
+    pub fn refuse(self, error: impl Into<ApiError>) -> Response<Body> {
         match self {
             Self::Grpc => status(error).into_http(),
-            Self::Ofrep => ofrep::refuse(error),
+            Self::Ofrep => OfrepError::from(error.into()).response(None),
         }
     }
 }
 
-/// The answer to gRPC over HTTP/1.1, and to whoever looks what this port is.
+/// The response to gRPC over HTTP/1.1, and to a browser that opens the port.
 pub(super) fn needs_http2() -> Response<Body> {
     let text = "gRPC needs HTTP/2; over HTTP/1.1 only /ofrep/ is served\n";
     let mut response = Response::new(Body::new(text.to_owned()));

@@ -69,7 +69,7 @@ pub trait Directory {
 
 /// What a credential lets its bearer do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Granted {
+pub struct Grant {
     /// Who they are. `None` for somebody who came by single sign-on and has not changed anything yet.
     pub user: Option<Arc<User>>,
     /// What they may do.
@@ -78,7 +78,7 @@ pub struct Granted {
     pub until: Option<Timestamp>,
 }
 
-impl Granted {
+impl Grant {
     /// What it takes and is not there; nothing where any caller will do.
     pub fn lacks(&self, permission: Option<Permission>) -> Option<Permission> {
         permission.filter(|permission| !self.permissions.contains(*permission))
@@ -86,21 +86,21 @@ impl Granted {
 }
 
 /// What a credential lets its bearer do at `now`; `None` if it does not work: revoked, expired, or its user shut out.
-pub fn admit(directory: &impl Directory, credential: &Credential, now: Timestamp) -> Option<Granted> {
+pub fn admit(directory: &impl Directory, credential: &Credential, now: Timestamp) -> Option<Grant> {
     let granted = match credential {
         Credential::Token(id) => {
             let token = directory.token(*id).filter(|token| token.revoked_at.is_none())?;
             let user = directory.user(token.user_id)?;
-            Granted { user: Some(Arc::clone(user)), permissions: token.allowed(user), until: token.expires_at }
+            Grant { user: Some(Arc::clone(user)), permissions: token.allowed(user), until: token.expires_at }
         }
-        Credential::SignOn(identity) => Granted {
+        Credential::SignOn(identity) => Grant {
             user: directory.user_by_account(&identity.account()).cloned(),
             permissions: identity.permissions,
             until: Some(identity.expires_at),
         },
         Credential::Certificate { user_id, expires_at } => {
             let user = directory.user(*user_id)?;
-            Granted { user: Some(Arc::clone(user)), permissions: user.permissions, until: Some(*expires_at) }
+            Grant { user: Some(Arc::clone(user)), permissions: user.permissions, until: Some(*expires_at) }
         }
     };
     let shut_out = granted.user.as_ref().is_some_and(|user| !user.is_active());

@@ -14,7 +14,7 @@ use super::flag::json;
 use super::text::{Email, Name};
 use super::time::Timestamp;
 
-pub use credential::{Credential, Directory, Granted, Identity, admit};
+pub use credential::{Credential, Directory, Grant, Identity, admit};
 pub use permission::{Permission, Permissions};
 
 /// Somebody, or some service, who may call.

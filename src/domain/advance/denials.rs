@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::draft::{Draft, Subject, Values};
-use super::{Denial, Named, Object, Outcome, Proposal};
+use super::{Denial, Object, ObjectRef, Outcome, Proposal};
 use crate::domain::access::Directory;
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::json;
@@ -22,7 +22,7 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
         suppressed: u64,
     }
     // Whoever is no user is known by their account: an address alone could be chosen to look like somebody else's.
-    let newcomer = draft.newcomer(&proposal.actor);
+    let newcomer = draft.unprovisioned_identity(&proposal.actor);
     let new = json(&Fields {
         issuer: newcomer.as_ref().map(|identity| &*identity.issuer),
         permission: denial.permission.as_str(),
@@ -30,9 +30,9 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
         suppressed: denial.suppressed,
     });
     let subject = subject(draft, denial);
-    let place = draft.place(&proposal.actor);
+    let position = draft.next_position(&proposal.actor);
     let values = Values { old: None, new: Some(new.into()) };
-    let entry = draft.log(proposal, place, Action::AccessDenied, subject, values);
+    let entry = draft.write_entry(proposal, position, Action::AccessDenied, subject, values);
     (Object::Nothing, Some(entry))
 }
 
@@ -47,32 +47,32 @@ fn subject(draft: &Draft<'_>, denial: &Denial) -> Subject {
         name,
         previous_revision: None,
     };
-    let found = denial.named.as_ref().and_then(|named| {
+    let found = denial.subject.as_ref().and_then(|named| {
         let flag = match named {
-            Named::Key(key) => Some(FlagRef::Key(key.clone())),
-            Named::Id(id) => Some(FlagRef::Id(*id)),
-            Named::Email(_) => None,
+            ObjectRef::Key(key) => Some(FlagRef::Key(key.clone())),
+            ObjectRef::Id(id) => Some(FlagRef::Id(*id)),
+            ObjectRef::Email(_) => None,
         };
         if let Some(flag) = flag.and_then(|flag| draft.flag(&flag).ok()) {
             return Some(about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared()));
         }
         let user = match named {
-            Named::Email(email) => draft.user_by_email(email),
-            Named::Id(id) => draft.user(*id),
-            Named::Key(_) => None,
+            ObjectRef::Email(email) => draft.user_by_email(email),
+            ObjectRef::Id(id) => draft.user(*id),
+            ObjectRef::Key(_) => None,
         };
         if let Some(user) = user {
             return Some(about(EntityType::User, Some(user.id), user.email.shared(), user.email.shared()));
         }
-        let Named::Id(id) = named else { return None };
+        let ObjectRef::Id(id) = named else { return None };
         let token = draft.token(*id)?;
         Some(about(EntityType::ApiToken, Some(token.id), token.id.to_string().into(), token.name.shared()))
     });
     found.unwrap_or_else(|| {
-        let name: Arc<str> = match &denial.named {
-            Some(Named::Key(key)) => key.shared(),
-            Some(Named::Email(email)) => email.shared(),
-            Some(Named::Id(id)) => id.to_string().into(),
+        let name: Arc<str> = match &denial.subject {
+            Some(ObjectRef::Key(key)) => key.shared(),
+            Some(ObjectRef::Email(email)) => email.shared(),
+            Some(ObjectRef::Id(id)) => id.to_string().into(),
             None => "".into(),
         };
         about(kind, None, Arc::clone(&name), name)

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Actor, Created, Proposal, Step, StoredRequest, Verdict};
+use super::{Actor, Created, Decision, Proposal, Step, StoredRequest};
 use crate::domain::access::{
-    Account, Credential, Directory, Granted, Identity, Permission, Permissions, Token, User, admit,
+    Account, Credential, Directory, Grant, Identity, Permission, Permissions, Token, User, admit,
 };
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::Error;
@@ -33,8 +33,8 @@ pub(super) struct Values {
     pub new: Option<Arc<str>>,
 }
 
-/// The place of a new entry, known before the object that it is about is finished.
-pub(super) struct Place {
+/// The position of a new entry, known before the object that it is about is finished.
+pub(super) struct EntryPosition {
     pub revision: i64,
     pub timestamp: Timestamp,
     pub by: Arc<str>,
@@ -71,8 +71,8 @@ impl<'a> Draft<'a> {
     }
 
     /// That what was looked up in a log is not taken for part of another: it may have been restored meanwhile.
-    pub fn is_log(&self, log: u64) -> Result<(), Error> {
-        if log == self.state.log() { Ok(()) } else { Err(Error::Stale) }
+    pub fn check_generation(&self, generation: u64) -> Result<(), Error> {
+        if generation == self.state.generation() { Ok(()) } else { Err(Error::Stale) }
     }
 
     pub fn now(&self) -> Timestamp {
@@ -109,7 +109,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Whether somebody who holds `permission` and is not shut out passes `other`.
-    pub fn any_holder(&self, permission: Permission, other: impl Fn(&User) -> bool) -> bool {
+    pub fn any_active_user(&self, permission: Permission, other: impl Fn(&User) -> bool) -> bool {
         let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && other(user);
         let unchanged = self.state.users(None).filter(|user| !self.changes.users.contains_key(&user.id));
         self.changes.users.values().chain(unchanged).any(|user| holds(user))
@@ -130,7 +130,7 @@ impl<'a> Draft<'a> {
     }
 
     /// Whoever comes by single sign-on and is no user yet.
-    pub fn newcomer(&self, actor: &Actor) -> Option<Arc<Identity>> {
+    pub fn unprovisioned_identity(&self, actor: &Actor) -> Option<Arc<Identity>> {
         match actor {
             Actor::Caller { credential: Credential::SignOn(identity), .. }
                 if self.user_by_account(&identity.account()).is_none() =>
@@ -141,7 +141,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn admit(&self, credential: &Credential) -> Result<Granted, Error> {
+    fn admit(&self, credential: &Credential) -> Result<Grant, Error> {
         // An expiry is judged by the clock, not by the log's time, which may be ahead.
         admit(self, credential, self.now).ok_or(Error::Unauthenticated)
     }
@@ -165,9 +165,9 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The place of the next entry. Time never runs backwards along revisions, whatever the clock does.
-    pub fn place(&self, actor: &Actor) -> Place {
-        Place {
+    /// The position of the next entry. Time never runs backwards along revisions, whatever the clock does.
+    pub fn next_position(&self, actor: &Actor) -> EntryPosition {
+        EntryPosition {
             revision: self.head.revision + 1,
             timestamp: self.now.max(self.head.timestamp),
             by: self.actor_name(actor),
@@ -209,11 +209,11 @@ impl<'a> Draft<'a> {
         token
     }
 
-    /// Writes the entry of a change at `place`, and moves the end of the log there.
-    pub fn log(
+    /// Writes the entry of a change at `position`, and moves the end of the log there.
+    pub fn write_entry(
         &mut self,
         proposal: &Proposal,
-        place: Place,
+        position: EntryPosition,
         action: Action,
         subject: Subject,
         values: Values,
@@ -226,10 +226,10 @@ impl<'a> Draft<'a> {
         let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
             id: self.new_id(),
-            revision: place.revision,
-            timestamp: place.timestamp,
+            revision: position.revision,
+            timestamp: position.timestamp,
             user_id: self.user_id(&proposal.actor),
-            user_email: place.by,
+            user_email: position.by,
             token_id,
             action,
             entity_type: subject.entity_type,
@@ -272,12 +272,12 @@ impl<'a> Draft<'a> {
     }
 
     /// The batch is decided.
-    pub fn finish(self, requests: Vec<StoredRequest>, verdicts: Vec<Verdict>) -> Step {
+    pub fn finish(self, requests: Vec<StoredRequest>, decisions: Vec<Decision>) -> Step {
         let Changes { flags, users, tokens, entries, .. } = self.changes;
         let state = self.state;
-        let (flags, new_flags) = new_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
-        let (users, new_users) = new_last(users, |id| state.user(id).is_none());
-        let (tokens, new_tokens) = new_last(tokens, |id| state.token(id).is_none());
+        let (flags, new_flags) = new_ones_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
+        let (users, new_users) = new_ones_last(users, |id| state.user(id).is_none());
+        let (tokens, new_tokens) = new_ones_last(tokens, |id| state.token(id).is_none());
         Step {
             base: *state.head(),
             head: self.head,
@@ -285,7 +285,7 @@ impl<'a> Draft<'a> {
             delta: Delta { flags, users, tokens },
             created: Created { flags: new_flags, users: new_users, tokens: new_tokens },
             requests,
-            verdicts,
+            decisions,
         }
     }
 }
@@ -309,7 +309,7 @@ impl Directory for Draft<'_> {
 
 /// The changed objects with the new ones last, and how many those are. Each part in the order of the ids: whoever locks
 /// several rows elsewhere does it in that order too.
-fn new_last<T>(objects: HashMap<Uuid, Arc<T>>, is_new: impl Fn(Uuid) -> bool) -> (Vec<Arc<T>>, usize) {
+fn new_ones_last<T>(objects: HashMap<Uuid, Arc<T>>, is_new: impl Fn(Uuid) -> bool) -> (Vec<Arc<T>>, usize) {
     let mut objects: Vec<_> = objects.into_iter().map(|(id, object)| (is_new(id), id, object)).collect();
     objects.sort_unstable_by_key(|(new, id, _)| (*new, *id));
     let count = objects.iter().filter(|(new, ..)| *new).count();

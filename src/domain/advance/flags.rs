@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::draft::{Draft, Place, Subject, Values};
-use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, at_revision};
+use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::{Error, Violation};
@@ -35,7 +35,7 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
 
 /// As if the status before the entry were set now, whatever has happened to the flag since.
 pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
-    draft.is_log(revert.log)?;
+    draft.check_generation(revert.generation)?;
     // It may have been trimmed away since it was looked up.
     if revert.entry.as_ref().is_none_or(|entry| entry.revision <= draft.head().floor) {
         return Err(Error::AuditLogNotFound(revert.id));
@@ -70,21 +70,21 @@ pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) 
     if draft.flag(&FlagRef::Key(new.key.clone())).is_ok() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
-    let place = draft.place(&proposal.actor);
+    let position = draft.next_position(&proposal.actor);
     let flag = Flag {
         id: draft.new_id(),
         key: new.key.clone(),
         name: new.name.clone(),
         description: new.description.clone(),
         status: new.status,
-        revision: place.revision,
-        created_at: place.timestamp,
-        updated_at: place.timestamp,
-        updated_by: Arc::clone(&place.by),
+        revision: position.revision,
+        created_at: position.timestamp,
+        updated_at: position.timestamp,
+        updated_by: Arc::clone(&position.by),
         archived_at: None,
     };
     let values = Values { old: None, new: Some(flag.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, place, Action::FlagCreated, None, flag, values);
+    let (flag, entry) = write(draft, proposal, position, Action::FlagCreated, None, flag, values);
     Ok((Object::Flag(flag), Some(entry)))
 }
 
@@ -118,7 +118,7 @@ pub(super) fn set_archived(
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
-    let archived_at = archived.then(|| draft.place(&proposal.actor).timestamp);
+    let archived_at = archived.then(|| draft.next_position(&proposal.actor).timestamp);
     let after = Flag { archived_at, ..Flag::clone(&before) };
     let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
     Ok(edit(draft, proposal, action, before, after))
@@ -127,7 +127,7 @@ pub(super) fn set_archived(
 /// The flag, if it is at the expected revision.
 fn expected_at(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
     let flag = draft.flag(flag)?;
-    at_revision(flag.revision, expected)?;
+    check_revision(flag.revision, expected)?;
     Ok(flag)
 }
 
@@ -138,14 +138,14 @@ fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> R
 }
 
 fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {
-    let place = draft.place(&proposal.actor);
-    let after = stamped(Flag { status, ..Flag::clone(before) }, &place);
+    let position = draft.next_position(&proposal.actor);
+    let after = stamped(Flag { status, ..Flag::clone(before) }, &position);
     let action = match status {
         Status::Enabled => Action::ToggleEnabled,
         Status::Disabled => Action::ToggleDisabled,
     };
     let values = Values { old: Some(before.status.as_str().into()), new: Some(status.as_str().into()) };
-    write(draft, proposal, place, action, Some(before.revision), after, values)
+    write(draft, proposal, position, action, Some(before.revision), after, values)
 }
 
 /// Writes an edit, unless it changes nothing.
@@ -153,21 +153,21 @@ fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<
     if after == *before {
         return (Object::Flag(before), None);
     }
-    let place = draft.place(&proposal.actor);
-    let after = stamped(after, &place);
+    let position = draft.next_position(&proposal.actor);
+    let after = stamped(after, &position);
     let values = Values { old: Some(before.to_json().into()), new: Some(after.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, place, action, Some(before.revision), after, values);
+    let (flag, entry) = write(draft, proposal, position, action, Some(before.revision), after, values);
     (Object::Flag(flag), Some(entry))
 }
 
-fn stamped(flag: Flag, place: &Place) -> Flag {
-    Flag { revision: place.revision, updated_at: place.timestamp, updated_by: Arc::clone(&place.by), ..flag }
+fn stamped(flag: Flag, position: &EntryPosition) -> Flag {
+    Flag { revision: position.revision, updated_at: position.timestamp, updated_by: Arc::clone(&position.by), ..flag }
 }
 
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    place: Place,
+    position: EntryPosition,
     action: Action,
     previous_revision: Option<Revision>,
     flag: Flag,
@@ -181,6 +181,6 @@ fn write(
         previous_revision,
     };
     let flag = draft.put_flag(flag);
-    let entry = draft.log(proposal, place, action, subject, values);
+    let entry = draft.write_entry(proposal, position, action, subject, values);
     (flag, entry)
 }

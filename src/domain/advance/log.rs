@@ -6,7 +6,7 @@ use crate::domain::audit::{Action, Beginning, EntityType};
 use crate::domain::error::Error;
 
 pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -> Result<Outcome, Error> {
-    draft.is_log(trim.log)?;
+    draft.check_generation(trim.generation)?;
     let head = *draft.head();
     if trim.through > head.revision {
         return Err(Error::CursorInFuture { asked: trim.through, head: head.revision });
@@ -27,8 +27,8 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
     let old = Beginning { floor: head.floor, hash: head.floor_hash };
     let new = Beginning { floor: trim.through, hash: trim.hash };
     let values = Values { old: Some(old.to_json().into()), new: Some(new.to_json().into()) };
-    let place = draft.place(&proposal.actor);
-    let entry = draft.log(proposal, place, Action::LogTrimmed, subject, values);
+    let position = draft.next_position(&proposal.actor);
+    let entry = draft.write_entry(proposal, position, Action::LogTrimmed, subject, values);
     draft.raise_floor(trim.through, trim.hash);
     Ok((Object::Log(trim.through + 1), Some(entry)))
 }

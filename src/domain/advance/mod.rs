@@ -45,18 +45,18 @@ pub fn advance<'a>(
     let mut draft = Draft::new(state, now, new_id);
     let mut requests: Vec<StoredRequest> = Vec::new();
     let mut named: HashMap<(Uuid, RequestId), usize> = HashMap::new();
-    let mut verdicts = Vec::new();
+    let mut decisions = Vec::new();
     for proposal in proposals {
         if let Some((request, user_id)) = request_key(&draft, proposal)
             && let Some(&earlier) = named.get(&(user_id, request.id.clone()))
         {
-            verdicts.push(replay(&draft, proposal, request, &requests[earlier]));
+            decisions.push(replay(&draft, proposal, request, &requests[earlier]));
             continue;
         }
-        let verdict = decide(&mut draft, proposal);
+        let decision = decide(&mut draft, proposal);
         // Asked again: whoever came by single sign-on for the first time is a user only now.
         if let (Ok(answer), Some((request, user_id)), false) =
-            (&verdict, request_key(&draft, proposal), proposal.validate_only)
+            (&decision, request_key(&draft, proposal), proposal.validate_only)
         {
             named.insert((user_id, request.id.clone()), requests.len());
             requests.push(StoredRequest {
@@ -67,9 +67,9 @@ pub fn advance<'a>(
                 expires_at: now.plus_seconds(REQUEST_LIFETIME_SECONDS),
             });
         }
-        verdicts.push(verdict.map_or_else(Verdict::Rejected, Verdict::Accepted));
+        decisions.push(decision.map_or_else(Decision::Rejected, Decision::Accepted));
     }
-    draft.finish(requests, verdicts)
+    draft.finish(requests, decisions)
 }
 
 /// What names a request: whose it is, and what they call it.
@@ -78,11 +78,11 @@ fn request_key<'p>(draft: &Draft<'_>, proposal: &'p Proposal) -> Option<(&'p Req
 }
 
 /// A request that was made before: its caller must still be who they are, and it must be the same request.
-fn replay(draft: &Draft<'_>, proposal: &Proposal, request: &RequestKey, stored: &StoredRequest) -> Verdict {
+fn replay(draft: &Draft<'_>, proposal: &Proposal, request: &RequestKey, stored: &StoredRequest) -> Decision {
     match draft.authenticate(&proposal.actor) {
-        Err(error) => Verdict::Rejected(error),
-        Ok(_) if stored.digest != request.digest => Verdict::Rejected(Error::RequestIdReused),
-        Ok(_) => Verdict::Replayed(stored.response.clone()),
+        Err(error) => Decision::Rejected(error),
+        Ok(_) if stored.digest != request.digest => Decision::Rejected(Error::RequestIdReused),
+        Ok(_) => Decision::Replayed(stored.response.clone()),
     }
 }
 
@@ -95,25 +95,25 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
     }
     let granted = draft.authorize(&proposal.actor)?;
     let (object, entry) = if proposal.validate_only {
-        let (object, _) = draft.attempt(|draft| introduce_and_execute(draft, proposal, granted), |_| false)?;
+        let (object, _) = draft.attempt(|draft| provision_and_execute(draft, proposal, granted), |_| false)?;
         (without_entries(object), None)
-    } else if draft.newcomer(&proposal.actor).is_some() {
+    } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
         // The user goes first, but only before something: a change, or an answer that is kept under their name.
         let keeps = |outcome: &Result<Outcome, Error>| {
             outcome
                 .as_ref()
                 .is_ok_and(|(object, entry)| entry.is_some() || object.changed_in_batch() || proposal.request.is_some())
         };
-        draft.attempt(|draft| introduce_and_execute(draft, proposal, granted), keeps)?
+        draft.attempt(|draft| provision_and_execute(draft, proposal, granted), keeps)?
     } else {
         execute(draft, proposal, granted)?
     };
     Ok(Answer { object, entry, revision: draft.head().revision })
 }
 
-fn introduce_and_execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> Result<Outcome, Error> {
-    if let Some(identity) = draft.newcomer(&proposal.actor) {
-        users::introduce(draft, proposal, &identity)?;
+fn provision_and_execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> Result<Outcome, Error> {
+    if let Some(identity) = draft.unprovisioned_identity(&proposal.actor) {
+        users::provision(draft, proposal, &identity)?;
     }
     execute(draft, proposal, granted)
 }
@@ -145,9 +145,9 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
             users::create(draft, proposal, granted, email, account.as_ref(), *permissions)
         }
         Command::UpdateUser { id, account, permissions, reactivate, expected_revision } => {
-            let wanted =
-                users::Wanted { account: account.as_ref(), permissions: *permissions, reactivate: *reactivate };
-            users::update(draft, proposal, granted, *id, wanted, *expected_revision)
+            let update =
+                users::UserUpdate { account: account.as_ref(), permissions: *permissions, reactivate: *reactivate };
+            users::update(draft, proposal, granted, *id, update, *expected_revision)
         }
         Command::DeactivateUser { id, expected_revision } => {
             users::deactivate(draft, proposal, *id, *expected_revision)
@@ -166,12 +166,12 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
 type Outcome = (Object, Option<Arc<Entry>>);
 
 /// Nobody hands out what they do not hold.
-fn within(wanted: Permissions, granted: Permissions) -> Result<(), Error> {
-    wanted.minus(granted).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
+fn check_may_grant(update: Permissions, granted: Permissions) -> Result<(), Error> {
+    update.minus(granted).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
 }
 
 /// An object is changed only at the revision that the caller expects, if they expect one.
-fn at_revision(current: super::Revision, expected: Option<super::Revision>) -> Result<(), Error> {
+fn check_revision(current: super::Revision, expected: Option<super::Revision>) -> Result<(), Error> {
     match expected {
         Some(expected) if expected != current => Err(Error::RevisionMismatch { expected, current }),
         _ => Ok(()),

@@ -193,14 +193,14 @@ pub struct Denial {
     /// What was lacking.
     pub permission: Permission,
     /// What the refused call named, as far as that could be told.
-    pub named: Option<Named>,
+    pub subject: Option<ObjectRef>,
     /// How many refusals of the same caller were not recorded since the last that was.
     pub suppressed: u64,
 }
 
 /// The object that a refused call named. It may not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Named {
+pub enum ObjectRef {
     /// A flag by its key.
     Key(FlagKey),
     /// A user by their address.
@@ -209,7 +209,7 @@ pub enum Named {
     Id(Uuid),
 }
 
-impl From<FlagRef> for Named {
+impl From<FlagRef> for ObjectRef {
     fn from(flag: FlagRef) -> Self {
         match flag {
             FlagRef::Id(id) => Self::Id(id),
@@ -274,7 +274,7 @@ pub struct TrimLog {
     /// The hash of the entry there, as the log has it; `None` where the log had no such entry when it was looked for.
     pub there: Option<Hash>,
     /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
-    pub log: u64,
+    pub generation: u64,
 }
 
 /// Take back a flip.
@@ -285,7 +285,7 @@ pub struct Revert {
     /// That entry, which never changes; `None` if there is none.
     pub entry: Option<Box<Entry>>,
     /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
-    pub log: u64,
+    pub generation: u64,
     /// Only if the flag is at this revision.
     pub expected_revision: Option<Revision>,
 }

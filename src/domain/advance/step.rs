@@ -61,7 +61,7 @@ pub struct BatchResult {
 
 /// How a proposal was decided.
 #[derive(Debug, Clone)]
-pub enum Verdict {
+pub enum Decision {
     /// Accepted.
     Accepted(Answer),
     /// A retry of a request that stands earlier in the same batch, with the answer to that.
@@ -100,8 +100,8 @@ pub struct Step {
     pub created: Created,
     /// Answers to keep.
     pub requests: Vec<StoredRequest>,
-    /// One verdict a proposal, in order.
-    pub verdicts: Vec<Verdict>,
+    /// One decision a proposal, in order.
+    pub decisions: Vec<Decision>,
 }
 
 impl Step {

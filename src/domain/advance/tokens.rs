@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::draft::{Draft, Place, Subject, Values};
-use super::{Actor, NewToken, Object, Outcome, Proposal, at_revision, users, within};
+use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::{Actor, NewToken, Object, Outcome, Proposal, check_may_grant, check_revision, users};
 use crate::domain::Revision;
 use crate::domain::access::{Credential, Permissions, SecretHash, Token};
 use crate::domain::audit::{Action, EntityType};
@@ -23,20 +23,20 @@ pub(super) fn create(
         return Err(Error::UserDeactivated(user.email.clone()));
     }
     // The list itself, not only what it allows today: the user may be given more later.
-    within(new.permissions.unwrap_or(user.permissions), granted)?;
+    check_may_grant(new.permissions.unwrap_or(user.permissions), granted)?;
     let own = draft.user_id(&proposal.actor) == Some(user.id);
     // A token without a list grows with its user, and its maker may know its secret: it must not outgrow them.
     let outgrows = new.permissions.is_none() && !own && granted != Permissions::all();
     let permissions = if outgrows { Some(granted) } else { new.permissions };
-    let place = draft.place(&proposal.actor);
+    let position = draft.next_position(&proposal.actor);
     let token = Token {
         id: draft.new_id(),
         user_id: user.id,
         name: new.name.clone(),
         secret_hash: new.secret_hash,
         permissions,
-        revision: place.revision,
-        created_at: place.timestamp,
+        revision: position.revision,
+        created_at: position.timestamp,
         expires_at: new.expires_at,
         revoked_at: None,
     };
@@ -44,7 +44,7 @@ pub(super) fn create(
         let rule = "must be in the future".to_owned();
         return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
     }
-    Ok(write(draft, proposal, place, Action::TokenCreated, None, token))
+    Ok(write(draft, proposal, position, Action::TokenCreated, None, token))
 }
 
 pub(super) fn revoke(
@@ -54,23 +54,23 @@ pub(super) fn revoke(
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
     let before = draft.find_token(id)?;
-    at_revision(before.revision, expected)?;
+    check_revision(before.revision, expected)?;
     if before.revoked_at.is_some() {
         return Ok((Object::Token(before), None));
     }
-    keep_a_way_in(draft, proposal, &before)?;
-    let place = draft.place(&proposal.actor);
-    let after = Token { revision: place.revision, revoked_at: Some(place.timestamp), ..Token::clone(&before) };
-    Ok(write(draft, proposal, place, Action::TokenRevoked, Some(&before), after))
+    check_not_last_token(draft, proposal, &before)?;
+    let position = draft.next_position(&proposal.actor);
+    let after = Token { revision: position.revision, revoked_at: Some(position.timestamp), ..Token::clone(&before) };
+    Ok(write(draft, proposal, position, Action::TokenRevoked, Some(&before), after))
 }
 
 /// Nobody revokes the last token by which they come in themselves. Whoever comes by single sign-on or client certificate has
 /// another way in; that somebody could come so is not known here.
-fn keep_a_way_in(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Token>) -> Result<(), Error> {
+fn check_not_last_token(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Token>) -> Result<(), Error> {
     let own = draft.user_id(&proposal.actor) == Some(token.user_id);
     let by_token = matches!(proposal.actor, Actor::Caller { credential: Credential::Token(_), .. });
     if own && by_token && token.is_live(draft.now()) && !draft.has_other_token(token.user_id, token.id) {
-        return Err(Error::LastWayIn);
+        return Err(Error::LastToken);
     }
     Ok(())
 }
@@ -93,7 +93,7 @@ pub(super) fn create_administrator(
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    place: Place,
+    position: EntryPosition,
     action: Action,
     before: Option<&Token>,
     after: Token,
@@ -107,6 +107,6 @@ fn write(
     };
     let values = Values { old: before.map(|token| token.to_json().into()), new: Some(after.to_json().into()) };
     let token = draft.put_token(after);
-    let entry = draft.log(proposal, place, action, subject, values);
+    let entry = draft.write_entry(proposal, position, action, subject, values);
     (Object::Token(token), Some(entry))
 }

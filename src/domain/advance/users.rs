@@ -2,8 +2,8 @@
 
 use uuid::Uuid;
 
-use super::draft::{Draft, Place, Subject, Values};
-use super::{Object, Outcome, Proposal, at_revision, within};
+use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::{Object, Outcome, Proposal, check_may_grant, check_revision};
 use crate::domain::Revision;
 use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, User};
 use crate::domain::audit::{Action, EntityType};
@@ -18,15 +18,15 @@ pub(super) fn create(
     account: Option<&Account>,
     permissions: Permissions,
 ) -> Result<Outcome, Error> {
-    within(permissions, granted)?;
+    check_may_grant(permissions, granted)?;
     if draft.user_by_email(email).is_some() {
         return Err(Error::EmailTaken(email.clone()));
     }
-    nobody_else_has(draft, account, None)?;
+    check_account_free(draft, account, None)?;
     Ok(write_new(draft, proposal, email, account.cloned(), permissions))
 }
 
-fn nobody_else_has(draft: &Draft<'_>, account: Option<&Account>, id: Option<Uuid>) -> Result<(), Error> {
+fn check_account_free(draft: &Draft<'_>, account: Option<&Account>, id: Option<Uuid>) -> Result<(), Error> {
     match account.filter(|account| draft.user_by_account(account).is_some_and(|user| Some(user.id) != id)) {
         Some(account) => Err(Error::AccountTaken(account.clone())),
         None => Ok(()),
@@ -35,7 +35,7 @@ fn nobody_else_has(draft: &Draft<'_>, account: Option<&Account>, id: Option<Uuid
 
 /// Whoever comes by single sign-on becomes a user with their first change. What they may do is said by their tokens, so the
 /// user holds nothing: a token of ours for them allows what somebody grants them here, and nothing else.
-pub(super) fn introduce(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
+pub(super) fn provision(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
     // A user with the same address may be somebody else: whoever can choose an address at the issuer must not become
     // the user here who has it.
     if draft.user_by_email(&identity.email).is_some() {
@@ -52,22 +52,22 @@ fn write_new(
     account: Option<Account>,
     permissions: Permissions,
 ) -> Outcome {
-    let place = draft.place(&proposal.actor);
+    let position = draft.next_position(&proposal.actor);
     let user = User {
         id: draft.new_id(),
         email: email.clone(),
         account,
         permissions,
-        revision: place.revision,
-        created_at: place.timestamp,
-        updated_at: place.timestamp,
+        revision: position.revision,
+        created_at: position.timestamp,
+        updated_at: position.timestamp,
         deactivated_at: None,
     };
-    write(draft, proposal, place, Action::UserCreated, None, user)
+    write(draft, proposal, position, Action::UserCreated, None, user)
 }
 
 /// How a user is to be.
-pub(super) struct Wanted<'a> {
+pub(super) struct UserUpdate<'a> {
     pub account: Option<&'a Account>,
     pub permissions: Permissions,
     pub reactivate: bool,
@@ -78,27 +78,27 @@ pub(super) fn update(
     proposal: &Proposal,
     granted: Permissions,
     id: Uuid,
-    wanted: Wanted<'_>,
+    update: UserUpdate<'_>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
     let before = draft.find_user(id)?;
-    at_revision(before.revision, expected)?;
-    if !before.is_active() && !wanted.reactivate {
+    check_revision(before.revision, expected)?;
+    if !before.is_active() && !update.reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
-    nobody_else_has(draft, wanted.account, Some(id))?;
-    let account = wanted.account.or(before.account.as_ref()).cloned();
+    check_account_free(draft, update.account, Some(id))?;
+    let account = update.account.or(before.account.as_ref()).cloned();
     // To let somebody in again is to hand them all that they hold, which for the single sign-on is not known here.
     let handed = match (before.is_active(), &account) {
-        (true, _) => wanted.permissions.minus(before.permissions),
-        (false, None) => wanted.permissions,
+        (true, _) => update.permissions.minus(before.permissions),
+        (false, None) => update.permissions,
         (false, Some(_)) => Permissions::all(),
     };
-    within(handed, granted)?;
-    if !wanted.permissions.contains(Permission::ManageAccess) {
-        keep_an_access_manager(draft, &before)?;
+    check_may_grant(handed, granted)?;
+    if !update.permissions.contains(Permission::ManageAccess) {
+        check_not_last_access_manager(draft, &before)?;
     }
-    let after = User { account, permissions: wanted.permissions, deactivated_at: None, ..User::clone(&before) };
+    let after = User { account, permissions: update.permissions, deactivated_at: None, ..User::clone(&before) };
     if after == *before {
         return Ok((Object::User(before), None));
     }
@@ -112,40 +112,40 @@ pub(super) fn deactivate(
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
     let before = draft.find_user(id)?;
-    at_revision(before.revision, expected)?;
+    check_revision(before.revision, expected)?;
     if !before.is_active() {
         return Ok((Object::User(before), None));
     }
-    keep_an_access_manager(draft, &before)?;
+    check_not_last_access_manager(draft, &before)?;
     if draft.user_id(&proposal.actor) == Some(id) {
-        return Err(Error::LastWayIn);
+        return Err(Error::LastToken);
     }
-    let deactivated_at = Some(draft.place(&proposal.actor).timestamp);
+    let deactivated_at = Some(draft.next_position(&proposal.actor).timestamp);
     let after = User { deactivated_at, ..User::clone(&before) };
     Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
 }
 
 /// Somebody must be left who can let others in: another active user who holds `manage_access`. Those to whom the single
 /// sign-on gives it do not count, since it may take it away, or be gone.
-fn keep_an_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
+fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
     let permission = Permission::ManageAccess;
     let loses = losing.is_active() && losing.permissions.contains(permission);
-    if loses && !draft.any_holder(permission, |user| user.id != losing.id) {
+    if loses && !draft.any_active_user(permission, |user| user.id != losing.id) {
         return Err(Error::LastAccessManager(losing.email.clone()));
     }
     Ok(())
 }
 
 fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: &User, after: User) -> Outcome {
-    let place = draft.place(&proposal.actor);
-    let after = User { revision: place.revision, updated_at: place.timestamp, ..after };
-    write(draft, proposal, place, action, Some(before), after)
+    let position = draft.next_position(&proposal.actor);
+    let after = User { revision: position.revision, updated_at: position.timestamp, ..after };
+    write(draft, proposal, position, action, Some(before), after)
 }
 
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    place: Place,
+    position: EntryPosition,
     action: Action,
     before: Option<&User>,
     after: User,
@@ -159,6 +159,6 @@ fn write(
     };
     let values = Values { old: before.map(|user| user.to_json().into()), new: Some(after.to_json().into()) };
     let user = draft.put_user(after);
-    let entry = draft.log(proposal, place, action, subject, values);
+    let entry = draft.write_entry(proposal, position, action, subject, values);
     (Object::User(user), Some(entry))
 }

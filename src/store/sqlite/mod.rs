@@ -30,7 +30,7 @@ use crate::domain::Revision;
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::Entry;
 use crate::domain::filter::{Filter, Range};
-use crate::domain::past::NextChange;
+use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use toggled::domain::Revision;
 use toggled::domain::access::Permission;
-use toggled::domain::advance::{Command, Denial, Named};
+use toggled::domain::advance::{Command, Denial, ObjectRef};
 use toggled::domain::flag::Flag;
-use toggled::domain::past::{NextChange, PastFlag, as_of};
+use toggled::domain::history::{NextChange, PastFlag, flag_as_of};
 use toggled::domain::text::FlagKey;
 use uuid::Uuid;
 
@@ -28,7 +28,7 @@ async fn eventful(backend: Backend) -> (World, States) {
     let mut states = Vec::new();
     let denied = Denial {
         permission: Permission::ToggleFeatureFlags,
-        named: Some(Named::Key(FlagKey::parse("a").unwrap())),
+        subject: Some(ObjectRef::Key(FlagKey::parse("a").unwrap())),
         suppressed: 0,
     };
     for command in [
@@ -65,7 +65,7 @@ async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
     for flag in &flags {
         assert_eq!(next.contains_key(&flag.id), flag.revision > at, "{} at {at}", flag.key);
     }
-    flags.iter().filter_map(|flag| as_of(flag, at, next.get(&flag.id)).unwrap()).collect()
+    flags.iter().filter_map(|flag| flag_as_of(flag, at, next.get(&flag.id)).unwrap()).collect()
 }
 
 on_both_databases! {
@@ -73,7 +73,7 @@ on_both_databases! {
         let (world, states) = eventful(backend).await;
         assert_eq!(were(&world, 0).await, []);
         for (revision, flags) in &states {
-            let dated: Vec<_> = flags.iter().cloned().map(|flag| PastFlag { flag, is_dated: true }).collect();
+            let dated: Vec<_> = flags.iter().cloned().map(|flag| PastFlag { flag, has_update_metadata: true }).collect();
             assert_eq!(were(&world, *revision).await, dated, "at {revision}");
         }
         // Those that were asked for, and no others.
@@ -95,10 +95,10 @@ on_both_databases! {
             let were = were(&world, *revision).await;
             assert_eq!(were.len(), flags.len());
             for (was, flag) in were.iter().zip(flags) {
-                undated += usize::from(!was.is_dated);
+                undated += usize::from(!was.has_update_metadata);
                 let (updated_at, updated_by) = (flag.updated_at, Arc::clone(&flag.updated_by));
-                assert!(was.is_dated || flag.revision <= floor, "{was:?}");
-                let found = if was.is_dated { Flag::clone(&was.flag) } else { Flag { updated_at, updated_by, ..Flag::clone(&was.flag) } };
+                assert!(was.has_update_metadata || flag.revision <= floor, "{was:?}");
+                let found = if was.has_update_metadata { Flag::clone(&was.flag) } else { Flag { updated_at, updated_by, ..Flag::clone(&was.flag) } };
                 assert_eq!(found, **flag, "at {revision}");
             }
         }

@@ -9,8 +9,8 @@ use crate::support::{Server, on_both_databases, with_timeout};
 
 /// Trims the log through an entry. Its rows are there still.
 pub async fn trim_only(world: &mut World, through: Revision) {
-    let (hash, log) = (world.entry_at(through).hash, world.state.log());
-    world.commit(&[service(Command::TrimLog(TrimLog { through, hash, there: Some(hash), log }))]).await;
+    let (hash, generation) = (world.entry_at(through).hash, world.state.generation());
+    world.commit(&[service(Command::TrimLog(TrimLog { through, hash, there: Some(hash), generation }))]).await;
 }
 
 /// The same, and removes the rows.

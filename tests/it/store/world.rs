@@ -6,7 +6,7 @@ use std::sync::Arc;
 use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Directory, Permission, Permissions, Token, User};
 use toggled::domain::advance::{
-    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, SetStatus, Step, StoredRequest, Verdict, advance,
+    Actor, Command, Decision, NewFlag, NewToken, Origin, Proposal, RequestKey, SetStatus, Step, StoredRequest, advance,
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::filter::{Filter, Range};
@@ -99,8 +99,8 @@ impl World {
     pub fn decide(&mut self, proposals: &[Proposal]) -> Step {
         self.now = Timestamp::from_micros(self.now.micros() + 1_000_003);
         let step = advance(&self.state, proposals, self.now, &mut Uuid::now_v7);
-        for verdict in &step.verdicts {
-            assert!(!matches!(verdict, Verdict::Rejected(_)), "{verdict:?}");
+        for decision in &step.decisions {
+            assert!(!matches!(decision, Decision::Rejected(_)), "{decision:?}");
         }
         step
     }

@@ -1,72 +1,73 @@
-//! Calls by nobody who is known: counted, and logged now and then.
+//! Failed authentications: counted, and logged at a limited rate.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::api::call::Source;
+use crate::api::call::CallSource;
 use crate::auth::jwt::Rejected;
 
-/// How often somebody is warned of them at the most.
-const LOG_EVERY: Duration = Duration::from_secs(10);
+/// The least time between two log lines.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Why somebody was not let in. For the log and for counting alone: the caller is told nothing of it.
+/// Why a caller was not authenticated. Only for logs and metrics: callers get no reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::api) enum Why {
-    /// Nothing was shown.
+pub(in crate::api) enum AuthFailure {
+    /// The request carries no credentials.
     Missing,
-    /// It is no bearer token.
+    /// The credentials are not one bearer token.
     Malformed,
-    /// Nobody has such a token.
+    /// No token has this secret.
     Unknown,
-    /// It was revoked, or has expired, or its user is shut out.
+    /// The token was revoked or has expired, or its user is deactivated.
     Ended,
-    /// A token of the single sign-on is not good.
+    /// The single sign-on token was rejected.
     Rejected(Rejected),
 }
 
-impl Why {
+impl AuthFailure {
     fn label(self) -> &'static str {
         match self {
             Self::Missing => "missing",
             Self::Malformed => "malformed",
             Self::Unknown => "unknown",
             Self::Ended => "ended",
-            Self::Rejected(why) => why.label(),
+            Self::Rejected(reason) => reason.label(),
         }
     }
 }
 
-/// Notes failed authentications.
+/// Counts and logs failed authentications.
 #[derive(Default)]
-pub(in crate::api) struct Failures(Mutex<Quiet>);
+pub(in crate::api) struct AuthFailureLog(Mutex<LogThrottle>);
 
-/// Since when nothing was logged, and how much.
+/// Lets one line through per interval.
 #[derive(Default)]
-struct Quiet {
-    since: Option<Instant>,
-    unlogged: u64,
+struct LogThrottle {
+    last: Option<Instant>,
+    suppressed: u64,
 }
 
-impl Failures {
-    pub(in crate::api) fn note(&self, why: Why, source: &Source) {
-        metrics::counter!(crate::telemetry::metrics::AUTHENTICATION_FAILURES, "reason" => why.label()).increment(1);
-        let Some(unlogged) = self.0.lock().unwrap_or_else(PoisonError::into_inner).note(Instant::now()) else { return };
-        let (reason, peer) = (why.label(), source.peer.map(|peer| peer.to_string()).unwrap_or_default());
-        tracing::warn!(reason, peer, method = &*source.method, unlogged, "a call was not authenticated");
+impl AuthFailureLog {
+    pub(super) fn record(&self, failure: AuthFailure, source: &CallSource) {
+        metrics::counter!(crate::telemetry::metrics::AUTHENTICATION_FAILURES, "reason" => failure.label()).increment(1);
+        let suppressed = self.0.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+        let Some(suppressed) = suppressed else { return };
+        let (reason, peer) = (failure.label(), source.peer.map(|peer| peer.to_string()).unwrap_or_default());
+        tracing::warn!(reason, peer, method = &*source.method, suppressed, "authentication failed");
     }
 }
 
-impl Quiet {
-    /// Whether to log one more, and how many were not since the last that was.
-    fn note(&mut self, now: Instant) -> Option<u64> {
-        if self.since.is_some_and(|since| now < since + LOG_EVERY) {
-            self.unlogged += 1;
+impl LogThrottle {
+    /// Whether to log now; if so, how many lines were suppressed since the last one.
+    fn admit(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
+            self.suppressed += 1;
             return None;
         }
-        self.since = Some(now);
-        Some(std::mem::take(&mut self.unlogged))
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.suppressed))
     }
 }
 
@@ -75,11 +76,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn failures_are_logged_now_and_then_with_how_many_were_not() {
-        let (mut quiet, start) = (Quiet::default(), Instant::now());
-        assert_eq!(quiet.note(start), Some(0));
-        assert_eq!((quiet.note(start), quiet.note(start + LOG_EVERY / 2)), (None, None));
-        assert_eq!(quiet.note(start + LOG_EVERY), Some(2));
-        assert_eq!(quiet.note(start + LOG_EVERY * 3), Some(0));
+    fn throttle_counts_suppressed_lines() {
+        let (mut throttle, start) = (LogThrottle::default(), Instant::now());
+        assert_eq!(throttle.admit(start), Some(0));
+        assert_eq!((throttle.admit(start), throttle.admit(start + LOG_INTERVAL / 2)), (None, None));
+        assert_eq!(throttle.admit(start + LOG_INTERVAL), Some(2));
+        assert_eq!(throttle.admit(start + LOG_INTERVAL * 3), Some(0));
     }
 }

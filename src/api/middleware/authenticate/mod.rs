@@ -1,5 +1,185 @@
-//! Who calls.
+//! Authentication: who calls, by API token, single sign-on token or client certificate. Only a single sign-on token that was
+//! not seen before may need I/O; everything else is decided on the users and tokens in the mirror.
 
 mod failures;
 
-pub(in crate::api) use failures::{Failures, Why};
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use http::Request;
+use http::header::AUTHORIZATION;
+use tokio::time::{Instant, timeout_at};
+
+use crate::api::call::CallSource;
+use crate::api::errors::ApiError;
+use crate::api::listener::Peer;
+use crate::auth::jwt::{Rejected, SignOn};
+use crate::auth::last_used::LastUsed;
+use crate::auth::{Caller, CallerKey, bearer, hash};
+use crate::domain::access::{Credential, SecretHash};
+use crate::domain::error::Error;
+use crate::domain::state::State;
+use crate::domain::text::Email;
+use crate::domain::time::{Clock, Timestamp};
+use crate::mirror::Mirror;
+use crate::telemetry::request::{self, note_caller};
+use crate::tls::ClientCertificate;
+
+pub(in crate::api) use failures::{AuthFailure, AuthFailureLog};
+
+/// The ways to authenticate besides API tokens.
+#[derive(Clone, Default)]
+pub struct AuthMethods {
+    /// The user that a client certificate stands for, by a subject alternative name of it.
+    pub certificate_users: HashMap<String, Email>,
+    /// The issuer of single sign-on tokens.
+    pub sign_on: Option<Arc<SignOn>>,
+    /// Whether flagd's services can be read without credentials.
+    pub anonymous_flagd_reads: bool,
+}
+
+/// Identifies callers.
+pub(in crate::api) struct Authenticator {
+    pub mirror: Arc<Mirror>,
+    pub clock: Arc<dyn Clock>,
+    pub methods: AuthMethods,
+    pub last_used: Arc<LastUsed>,
+    pub failures: AuthFailureLog,
+}
+
+/// What the credentials of a request say.
+pub(in crate::api) enum Identification {
+    /// They are valid.
+    Caller(IdentifiedCaller),
+    /// They may be a single sign-on token, whose signature has to be verified first.
+    Unverified(UnverifiedToken),
+}
+
+/// A caller with valid credentials.
+pub(in crate::api) struct IdentifiedCaller {
+    pub caller: Caller,
+    /// The hash of their single sign-on token, if they used one.
+    pub sign_on_token: Option<SecretHash>,
+    /// When the credentials were checked.
+    pub at: Timestamp,
+}
+
+/// A single sign-on token that was not seen before.
+pub(in crate::api) struct UnverifiedToken {
+    token: Vec<u8>,
+    hash: SecretHash,
+}
+
+impl Authenticator {
+    /// Identifies the caller of a request, as far as that needs no I/O.
+    ///
+    /// # Errors
+    /// [`Error::Unauthenticated`], or [`Error::DatabaseUnavailable`] before the database was read for the first time.
+    pub fn identify<B>(&self, request: &Request<B>, source: &CallSource) -> Result<Identification, Error> {
+        let now = self.clock.now();
+        let identified = self.mirror.read(|state| self.read_credentials(state, request, now));
+        let identification =
+            identified.ok_or(Error::DatabaseUnavailable)?.map_err(|failure| self.failed(failure, source))?;
+        if let Identification::Caller(caller) = &identification {
+            self.note(caller);
+        }
+        Ok(identification)
+    }
+
+    /// Verifies a single sign-on token; may ask the issuer for its keys, until `deadline` at most.
+    pub async fn verify(
+        &self,
+        unverified: UnverifiedToken,
+        source: &CallSource,
+        deadline: Instant,
+    ) -> Result<IdentifiedCaller, ApiError> {
+        let UnverifiedToken { token, hash } = unverified;
+        let Some(sign_on) = &self.methods.sign_on else {
+            return Err(self.failed(AuthFailure::Unknown, source).into());
+        };
+        let verified = sign_on.verify(&token, &hash, self.clock.now());
+        let verified = timeout_at(deadline, verified).await.map_err(|_| ApiError::DeadlineExceeded)?;
+        let identity = verified.map_err(|reason| {
+            let error = self.failed(AuthFailure::Rejected(reason), source);
+            // Without the issuer's keys the token is neither valid nor invalid: the client should retry.
+            if reason == Rejected::KeysUnread { ApiError::IssuerUnavailable } else { error.into() }
+        })?;
+        let now = self.clock.now();
+        let caller = self.mirror.read(|state| Caller::admit(state, Credential::SignOn(identity), now)).flatten();
+        let caller = caller.ok_or_else(|| self.failed(AuthFailure::Ended, source))?;
+        let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
+        self.note(&identified);
+        Ok(identified)
+    }
+
+    /// The token or, without one, the connection's client certificate.
+    fn read_credentials<B>(
+        &self,
+        state: &State,
+        request: &Request<B>,
+        now: Timestamp,
+    ) -> Result<Identification, AuthFailure> {
+        let identified = |credential, sign_on_token| {
+            let caller = Caller::admit(state, credential, now).ok_or(AuthFailure::Ended)?;
+            Ok(Identification::Caller(IdentifiedCaller { caller, sign_on_token, at: now }))
+        };
+        let mut headers = request.headers().get_all(AUTHORIZATION).iter();
+        let header = match (headers.next(), headers.next()) {
+            (Some(header), None) => header,
+            (None, _) => return identified(self.certificate(state, request).ok_or(AuthFailure::Missing)?, None),
+            // Two credentials are ambiguous.
+            (Some(_), Some(_)) => return Err(AuthFailure::Malformed),
+        };
+        let token = bearer(header.as_bytes()).ok_or(AuthFailure::Malformed)?;
+        let hash = hash(token);
+        if let Some(token) = state.token_by_secret(&hash) {
+            return identified(Credential::Token(token.id), None);
+        }
+        let sign_on = self.methods.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token));
+        match sign_on.ok_or(AuthFailure::Unknown)?.cached(&hash, now) {
+            Some(identity) => identified(Credential::SignOn(identity), Some(hash)),
+            None => Ok(Identification::Unverified(UnverifiedToken { token: token.to_owned(), hash })),
+        }
+    }
+
+    fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
+        let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
+        let mut users = certificate.names.iter().filter_map(|name| self.methods.certificate_users.get(name));
+        let email = users.next()?;
+        // A user with a single sign-on account may have chosen this address at the issuer: the setting does not mean them.
+        let user = state.user_by_email(email).filter(|user| user.account.is_none())?;
+        // A certificate that names two users is ambiguous.
+        if !users.all(|other| other == email) {
+            return None;
+        }
+        Some(Credential::Certificate { user_id: user.id, expires_at: certificate.expires_at })
+    }
+
+    fn failed(&self, failure: AuthFailure, source: &CallSource) -> Error {
+        self.failures.record(failure, source);
+        Error::Unauthenticated
+    }
+
+    fn note(&self, identified: &IdentifiedCaller) {
+        let caller = &identified.caller;
+        if let Some(key) = caller.key() {
+            note_caller(pseudonym(&key));
+        }
+        if let Some(token) = caller.token_id() {
+            self.last_used.note(token, identified.at);
+        }
+    }
+}
+
+/// The caller in the server's log, which must not reveal who they are.
+fn pseudonym(key: &CallerKey) -> request::Caller {
+    match key {
+        CallerKey::User(id) => request::Caller::User(*id),
+        CallerKey::Account(account) => {
+            let hash = hash(format!("{}\0{}", account.issuer, account.subject).as_bytes());
+            let mut prefix = [0; 8];
+            prefix.copy_from_slice(&hash[..8]);
+            request::Caller::Account(prefix)
+        }
+    }
+}

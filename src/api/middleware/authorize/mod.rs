@@ -1,11 +1,12 @@
-//! The one layer that every call passes: who calls, and may they.
+//! The layer that every call passes: is the caller authenticated, and do they hold the permission?
 //!
-//! It lies around all services at once, so that no service and no kind of method can be left out of it, and it lets
-//! through only what the policies name. A stream stays under its eyes: it ends when what let its caller in does.
+//! It encloses all services at once, so that no service and no kind of method can bypass it, and passes only the methods that
+//! the policies name. It also ends a stream when its caller loses access.
 
 mod authorizer;
 mod denials;
-mod guard;
+mod ending_body;
+mod stream_end;
 
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -16,33 +17,34 @@ use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::limits::{StreamLimiter, StreamOwner, StreamPermit, with_deadline};
 use crate::api::call::Call;
+use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
-use crate::api::middleware::limits::{OpenStream, Opener, Streams, arriving};
-use crate::api::protocol::{Wire, needs_http2};
+use crate::api::protocol::{Protocol, needs_http2};
 use crate::auth::policy::{Method, Policy};
 use crate::domain::error::Error;
-use authorizer::{Admission, Arrived, Unverified};
-use guard::guard;
+use authorizer::{Access, Decision, PendingCall};
+use ending_body::end_when;
 
-pub(in crate::api) use authorizer::Gate;
+pub(in crate::api) use authorizer::Authorizer;
 pub(in crate::api) use denials::Denials;
 
 /// Puts [`Authorize`] around a service.
 #[derive(Clone)]
 pub struct AuthorizeLayer(Arc<Shared>);
 
-/// What all calls share: cloned with every call, and so behind one pointer.
+/// Shared by all calls; behind one pointer, since the layer is cloned with every call.
 struct Shared {
-    gate: Arc<Gate>,
+    authorizer: Arc<Authorizer>,
     denials: Denials,
-    streams: Arc<Streams>,
+    streams: Arc<StreamLimiter>,
 }
 
 impl AuthorizeLayer {
-    /// A layer that lets in whom `gate` admits.
-    pub(in crate::api) fn new(gate: Gate, denials: Denials, streams: Arc<Streams>) -> Self {
-        Self(Arc::new(Shared { gate: Arc::new(gate), denials, streams }))
+    /// A layer that passes what `authorizer` grants, records refused changes in `denials`, and limits `streams`.
+    pub(in crate::api) fn new(authorizer: Authorizer, denials: Denials, streams: Arc<StreamLimiter>) -> Self {
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams }))
     }
 }
 
@@ -54,7 +56,7 @@ impl<S> Layer<S> for AuthorizeLayer {
     }
 }
 
-/// A service behind the layer.
+/// A service inside the layer.
 #[derive(Clone)]
 pub struct Authorize<S> {
     layer: AuthorizeLayer,
@@ -76,81 +78,97 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Some(wire) = Wire::of(&request) else { return at_once::<S>(needs_http2()) };
-        match self.layer.0.gate.admit(&request) {
-            Ok(Arrived::Decided(admission)) => self.layer.pass(wire, admission, &mut self.inner, request),
-            Ok(Arrived::Unverified(unverified)) => {
-                // The instance that was polled is the one that is ready.
+        let Some(protocol) = Protocol::of(&request) else { return at_once::<S>(needs_http2()) };
+        match self.layer.0.authorizer.decide(&request) {
+            Ok(Decision::Made(access)) => self.layer.pass(protocol, access, &mut self.inner, request),
+            Ok(Decision::Pending(pending)) => {
+                // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
-                Either::Right(verified(self.layer.clone(), wire, unverified, inner, request))
+                Either::Right(verify_and_pass(self.layer.clone(), protocol, pending, inner, request))
             }
-            Err(error) => at_once::<S>(wire.refuse(error)),
+            Err(error) => at_once::<S>(protocol.refuse(error)),
         }
     }
 }
 
-/// An answer: at once, the service's own, or one that takes more.
+/// The answer to a call: ready at once, the service's own future, or a boxed one.
 type Answer<S> = Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
 type Own<S> = <S as Service<Request<Body>>>::Future;
-
-impl AuthorizeLayer {
-    fn pass<S>(&self, wire: Wire, admission: Admission, inner: &mut S, mut request: Request<Body>) -> Answer<S>
-    where
-        S: Service<Request<Body>, Response = Response<Body>> + 'static,
-        S::Future: Send + 'static,
-    {
-        let (call, method) = match admission {
-            Admission::Public(method) => (None, method),
-            Admission::Granted(call, method) => (Some(call), method),
-            Admission::Lacking(call, method, permission) if method.changes => {
-                let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
-                return Either::Right(answer.map(Ok).boxed());
-            }
-            Admission::Lacking(_, _, permission) => {
-                return at_once::<S>(wire.refuse(Error::PermissionDenied(permission)));
-            }
-        };
-        let by = call.as_ref().map_or_else(|| Instant::now() + self.0.gate.request_timeout, |call| call.deadline);
-        if !method.takes_stream {
-            request = request.map(|body| arriving(body, by));
-        }
-        if method.streams {
-            return match self.0.streams.open(opener(call.as_ref(), &request)) {
-                Ok(open) => {
-                    if let Some(call) = call.clone() {
-                        request.extensions_mut().insert(call);
-                    }
-                    Either::Right(watched(inner.call(request), Arc::clone(&self.0.gate), call, method, open).boxed())
-                }
-                Err(error) => at_once::<S>(wire.refuse(error)),
-            };
-        }
-        if let Some(call) = call {
-            request.extensions_mut().insert(call);
-        }
-        // A change keeps its own time: one that is being written is finished. Memory answers at once.
-        if method.changes || method.reads_memory() || method.policy == Policy::Public {
-            return Either::Left(Either::Right(inner.call(request)));
-        }
-        let answer = timeout_at(by, inner.call(request));
-        let answer = answer.map(move |answer| answer.unwrap_or_else(|_| Ok(wire.refuse(Error::DeadlineExceeded))));
-        Either::Right(answer.boxed())
-    }
-}
-
-/// An answer for which there is more to wait for.
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> Answer<S> {
     Either::Left(Either::Left(ready(Ok(response))))
 }
 
-/// A call whose token has to be verified before it is known whose it is.
-fn verified<S>(
+impl AuthorizeLayer {
+    /// Passes a call on, if its caller has access.
+    fn pass<S>(&self, protocol: Protocol, access: Access, inner: &mut S, mut request: Request<Body>) -> Answer<S>
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + 'static,
+        S::Future: Send + 'static,
+    {
+        let (call, method) = match access {
+            Access::Public(method) => (None, method),
+            Access::Granted(call, method) => (Some(call), method),
+            Access::Denied(call, method, permission) if method.changes => {
+                let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
+                return Either::Right(answer.map(Ok).boxed());
+            }
+            Access::Denied(_, _, permission) => {
+                return at_once::<S>(protocol.refuse(Error::PermissionDenied(permission)));
+            }
+        };
+        let deadline = call.as_ref().map_or_else(|| Instant::now() + self.0.authorizer.request_timeout, |c| c.deadline);
+        if !method.takes_stream {
+            request = request.map(|body| with_deadline(body, deadline));
+        }
+        if method.streams {
+            return self.open_stream(protocol, call, method, inner, request);
+        }
+        if let Some(call) = call {
+            request.extensions_mut().insert(call);
+        }
+        // A change keeps its own deadline, since one that has begun is finished. Reads of the mirror do not wait.
+        if method.changes || method.reads_memory() || method.policy == Policy::Public {
+            return Either::Left(Either::Right(inner.call(request)));
+        }
+        let answer = timeout_at(deadline, inner.call(request));
+        let answer =
+            answer.map(move |answer| answer.unwrap_or_else(|_| Ok(protocol.refuse(ApiError::DeadlineExceeded))));
+        Either::Right(answer.boxed())
+    }
+
+    /// Opens a stream, which ends when its caller loses access and when the server stops.
+    fn open_stream<S>(
+        &self,
+        protocol: Protocol,
+        call: Option<Call>,
+        method: Arc<Method>,
+        inner: &mut S,
+        mut request: Request<Body>,
+    ) -> Answer<S>
+    where
+        S: Service<Request<Body>, Response = Response<Body>> + 'static,
+        S::Future: Send + 'static,
+    {
+        let permit = match self.0.streams.open(stream_owner(call.as_ref(), &request)) {
+            Ok(permit) => permit,
+            Err(error) => return at_once::<S>(protocol.refuse(error)),
+        };
+        if let Some(call) = call.clone() {
+            request.extensions_mut().insert(call);
+        }
+        let authorizer = Arc::clone(&self.0.authorizer);
+        Either::Right(with_end(inner.call(request), authorizer, call, method, permit).boxed())
+    }
+}
+
+/// A call whose token is verified before it passes.
+fn verify_and_pass<S>(
     layer: AuthorizeLayer,
-    wire: Wire,
-    unverified: Unverified,
+    protocol: Protocol,
+    pending: PendingCall,
     mut inner: S,
     request: Request<Body>,
 ) -> Later<S>
@@ -160,32 +178,30 @@ where
     S::Error: Send,
 {
     async move {
-        match layer.0.gate.verify(unverified).await {
-            Ok(admission) => layer.pass(wire, admission, &mut inner, request).await,
-            Err(error) => Ok(wire.refuse(error)),
+        match layer.0.authorizer.decide_pending(pending).await {
+            Ok(access) => layer.pass(protocol, access, &mut inner, request).await,
+            Err(error) => Ok(protocol.refuse(error)),
         }
     }
     .boxed()
 }
 
-/// Whose a stream would be.
-fn opener(call: Option<&Call>, request: &Request<Body>) -> Opener {
+fn stream_owner(call: Option<&Call>, request: &Request<Body>) -> StreamOwner {
     let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip());
-    call.and_then(|call| call.caller.key()).map_or_else(|| Opener::stranger(address()), Opener::Caller)
+    call.and_then(|call| call.caller.key()).map_or_else(|| StreamOwner::anonymous(address()), StreamOwner::Caller)
 }
 
-/// A stream, which ends when its caller may no longer have it, and when the server stops.
-async fn watched<E>(
+async fn with_end<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
-    gate: Arc<Gate>,
+    authorizer: Arc<Authorizer>,
     call: Option<Call>,
     method: Arc<Method>,
-    open: OpenStream,
+    permit: StreamPermit,
 ) -> Result<Response<Body>, E> {
     let response = answer.await?;
-    let ended = async move {
-        let _open = open;
-        gate.ended(call, &method).await
+    let end = async move {
+        let _permit = permit;
+        authorizer.stream_end(call, &method).await
     };
-    Ok(response.map(|body| guard(body, ended)))
+    Ok(response.map(|body| end_when(body, end)))
 }

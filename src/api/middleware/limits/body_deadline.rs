@@ -1,5 +1,5 @@
-//! The body of a request that has to arrive in time: a client that says what it calls and then nothing more would
-//! otherwise keep its call under way for good.
+//! A deadline for the body of a request. Without it, a client that sends headers and nothing more would keep its call open for
+//! ever.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -9,22 +9,21 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::api::errors::status;
-use crate::domain::error::Error;
+use crate::api::errors::{ApiError, status};
 
-/// The same body, which fails if it has not arrived whole by then.
-pub(in crate::api) fn arriving(body: Body, by: Instant) -> Body {
-    if http_body::Body::is_end_stream(&body) { body } else { Body::new(Arriving { body, by, late: None }) }
+/// The same body; it fails if it has not arrived completely at the deadline.
+pub(in crate::api) fn with_deadline(body: Body, deadline: Instant) -> Body {
+    if http_body::Body::is_end_stream(&body) { body } else { Body::new(DeadlineBody { body, deadline, timer: None }) }
 }
 
-struct Arriving {
+struct DeadlineBody {
     body: Body,
-    by: Instant,
-    /// Set once there is something to wait for: most bodies come along with their headers.
-    late: Option<Pin<Box<Sleep>>>,
+    deadline: Instant,
+    /// Created at the first wait: most bodies arrive together with their headers.
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl http_body::Body for Arriving {
+impl http_body::Body for DeadlineBody {
     type Data = <Body as http_body::Body>::Data;
     type Error = Status;
 
@@ -35,9 +34,9 @@ impl http_body::Body for Arriving {
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
             return Poll::Ready(frame);
         }
-        let by = self.by;
-        let late = self.late.get_or_insert_with(|| Box::pin(sleep_until(by)));
-        late.as_mut().poll(context).map(|()| Some(Err(status(Error::DeadlineExceeded))))
+        let deadline = self.deadline;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        timer.as_mut().poll(context).map(|()| Some(Err(status(ApiError::DeadlineExceeded))))
     }
 
     fn is_end_stream(&self) -> bool {

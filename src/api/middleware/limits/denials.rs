@@ -1,4 +1,4 @@
-//! How often who was refused lately.
+//! How many refused changes are recorded.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,77 +6,78 @@ use std::sync::{Mutex, PoisonError};
 use crate::auth::CallerKey;
 use crate::domain::time::Timestamp;
 
-/// Refusals of one caller that are recorded ...
-const RECORDED: u32 = 5;
-/// ... and of all together who are no users: an issuer of a single sign-on may let anybody open accounts ...
-const RECORDED_OF_NEWCOMERS: u32 = 60;
-/// ... in so many seconds.
+/// Records for one caller in one window ...
+const MAX_PER_CALLER: u32 = 5;
+/// ... and for all callers together who are not users yet: an issuer may let strangers open accounts.
+const MAX_OF_UNPROVISIONED: u32 = 60;
+/// The length of a window.
 const WINDOW_SECONDS: i64 = 60;
 
-/// Callers that are remembered at the most.
-const REMEMBERED: usize = 10_000;
+/// The most callers that are tracked. Further ones get no records until a window ends.
+const MAX_CALLERS: usize = 10_000;
 
-/// The refusals of each caller.
+/// Limits the records of each caller.
 #[derive(Default)]
-pub(in crate::api) struct Windows(Mutex<All>);
+pub(in crate::api) struct DenialLimiter(Mutex<Windows>);
 
 #[derive(Default)]
-struct All {
+struct Windows {
     callers: HashMap<CallerKey, Window>,
-    newcomers: Window,
+    unprovisioned: Window,
 }
 
-/// What was refused to one caller lately.
+/// The refusals of one caller in the current window.
 #[derive(Default)]
 struct Window {
     began: Timestamp,
     recorded: u32,
-    /// Not recorded since the last that was.
+    /// Refusals that were not recorded since the last record.
     suppressed: u64,
 }
 
 /// A refusal that may be recorded.
-pub(in crate::api) struct Admitted {
+pub(in crate::api) struct AdmittedDenial {
     key: CallerKey,
-    /// How many of the same caller were not, since the last that was.
+    /// How many refusals of the same caller were not recorded since the last record.
     pub suppressed: u64,
 }
 
-impl Windows {
-    /// Whether to record another refusal.
-    pub fn admit(&self, key: CallerKey, now: Timestamp) -> Option<Admitted> {
+impl DenialLimiter {
+    /// Whether to record one more refusal.
+    pub fn admit(&self, key: CallerKey, now: Timestamp) -> Option<AdmittedDenial> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if all.callers.len() >= REMEMBERED && !all.callers.contains_key(&key) {
+        if all.callers.len() >= MAX_CALLERS && !all.callers.contains_key(&key) {
             all.callers.retain(|_, window| !window.is_over(now));
-            if all.callers.len() >= REMEMBERED {
+            if all.callers.len() >= MAX_CALLERS {
                 return None;
             }
         }
-        let All { callers, newcomers } = &mut *all;
+        let Windows { callers, unprovisioned } = &mut *all;
         let window = callers.entry(key.clone()).or_default();
-        let crowded = matches!(key, CallerKey::Account(_)) && newcomers.admit(now, RECORDED_OF_NEWCOMERS).is_none();
-        if crowded {
+        let is_over_limit =
+            matches!(key, CallerKey::Account(_)) && unprovisioned.admit(now, MAX_OF_UNPROVISIONED).is_none();
+        if is_over_limit {
             window.suppressed += 1;
             return None;
         }
-        let suppressed = window.admit(now, RECORDED)?;
-        Some(Admitted { key, suppressed })
+        let suppressed = window.admit(now, MAX_PER_CALLER)?;
+        Some(AdmittedDenial { key, suppressed })
     }
 
-    /// It was no refusal after all.
-    pub fn give_back(&self, admitted: &Admitted) {
+    /// Undoes [`DenialLimiter::admit`]: the call was not refused after all.
+    pub fn give_back(&self, admitted: &AdmittedDenial) {
         self.change(admitted, |window| {
             window.recorded = window.recorded.saturating_sub(1);
             window.suppressed += admitted.suppressed;
         });
     }
 
-    /// It could not be recorded.
-    pub fn suppress(&self, admitted: &Admitted) {
+    /// Counts an admitted refusal as not recorded, since writing it failed.
+    pub fn suppress(&self, admitted: &AdmittedDenial) {
         self.change(admitted, |window| window.suppressed += admitted.suppressed + 1);
     }
 
-    fn change(&self, admitted: &Admitted, change: impl FnOnce(&mut Window)) {
+    fn change(&self, admitted: &AdmittedDenial, change: impl FnOnce(&mut Window)) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(window) = all.callers.get_mut(&admitted.key) {
             change(window);
@@ -89,11 +90,11 @@ impl Window {
         now >= self.began.plus_seconds(WINDOW_SECONDS) || now < self.began
     }
 
-    fn admit(&mut self, now: Timestamp, most: u32) -> Option<u64> {
+    fn admit(&mut self, now: Timestamp, max: u32) -> Option<u64> {
         if self.is_over(now) {
             (self.began, self.recorded) = (now, 0);
         }
-        if self.recorded == most {
+        if self.recorded == max {
             self.suppressed += 1;
             return None;
         }
@@ -117,44 +118,44 @@ mod tests {
     }
 
     #[test]
-    fn a_few_refusals_a_minute_are_recorded_and_the_next_tells_how_many_were_not() {
-        let windows = Windows::default();
-        let admit = |seconds| windows.admit(user(1), at(seconds)).map(|admitted| admitted.suppressed);
-        for _ in 0..RECORDED {
+    fn records_are_limited_and_count_suppressed_ones() {
+        let limiter = DenialLimiter::default();
+        let admit = |seconds| limiter.admit(user(1), at(seconds)).map(|admitted| admitted.suppressed);
+        for _ in 0..MAX_PER_CALLER {
             assert_eq!(admit(1), Some(0));
         }
         assert_eq!((admit(2), admit(59)), (None, None));
-        assert_eq!(windows.admit(user(2), at(59)).map(|admitted| admitted.suppressed), Some(0));
+        assert_eq!(limiter.admit(user(2), at(59)).map(|admitted| admitted.suppressed), Some(0));
         assert_eq!(admit(61), Some(2));
         assert_eq!(admit(62), Some(0));
-        // A clock that is set back begins anew, rather than silence somebody until it has caught up.
+        // A clock that is set back starts a new window.
         assert_eq!(admit(0), Some(0));
     }
 
     #[test]
-    fn what_was_not_recorded_after_all_is_not_lost() {
-        let windows = Windows::default();
-        let admitted = windows.admit(user(1), at(0)).unwrap();
-        windows.suppress(&admitted);
-        assert_eq!(windows.admit(user(1), at(1)).unwrap().suppressed, 1);
+    fn failed_record_counts_as_suppressed() {
+        let limiter = DenialLimiter::default();
+        let admitted = limiter.admit(user(1), at(0)).unwrap();
+        limiter.suppress(&admitted);
+        assert_eq!(limiter.admit(user(1), at(1)).unwrap().suppressed, 1);
         for _ in 0..100 {
-            let admitted = windows.admit(user(2), at(1)).unwrap();
-            windows.give_back(&admitted);
+            let admitted = limiter.admit(user(2), at(1)).unwrap();
+            limiter.give_back(&admitted);
         }
     }
 
     #[test]
-    fn those_who_are_no_users_share_a_window_and_nobody_is_remembered_without_end() {
-        let windows = Windows::default();
-        let newcomer =
+    fn unprovisioned_callers_share_one_window() {
+        let limiter = DenialLimiter::default();
+        let account =
             |number: usize| CallerKey::Account(Account { issuer: "issuer".into(), subject: number.to_string().into() });
-        let recorded = (0..1_000).filter(|number| windows.admit(newcomer(*number), at(0)).is_some()).count();
-        assert_eq!(recorded, RECORDED_OF_NEWCOMERS as usize);
-        for number in 0..REMEMBERED {
-            windows.admit(user(number as u128), at(1));
+        let recorded = (0..1_000).filter(|number| limiter.admit(account(*number), at(0)).is_some()).count();
+        assert_eq!(recorded, MAX_OF_UNPROVISIONED as usize);
+        for number in 0..MAX_CALLERS {
+            limiter.admit(user(number as u128), at(1));
         }
-        assert!(windows.admit(user(u128::MAX), at(1)).is_none());
-        assert_eq!(windows.0.lock().unwrap().callers.len(), REMEMBERED);
-        assert!(windows.admit(user(u128::MAX), at(100)).is_some());
+        assert!(limiter.admit(user(u128::MAX), at(1)).is_none());
+        assert_eq!(limiter.0.lock().unwrap().callers.len(), MAX_CALLERS);
+        assert!(limiter.admit(user(u128::MAX), at(100)).is_some());
     }
 }

@@ -1,102 +1,105 @@
-//! How many streams are open, and whose.
+//! The number of open streams: in all, for anonymous callers, and for one caller.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::api::errors::ApiError;
 use crate::auth::CallerKey;
 use crate::config::Limits;
-use crate::domain::error::Error;
 
-/// Whose stream it is.
+/// The owner of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::api) enum Opener {
-    /// That of somebody who is known.
+pub(in crate::api) enum StreamOwner {
+    /// An authenticated caller.
     Caller(CallerKey),
-    /// That of somebody who is not, in this network.
-    Stranger(Option<IpAddr>),
+    /// An anonymous caller, by network.
+    Anonymous(Option<IpAddr>),
 }
 
-impl Opener {
-    /// Somebody who is not known, at this address. Whoever has an address of IPv6 has all of its /64.
-    pub fn stranger(address: Option<IpAddr>) -> Self {
-        Self::Stranger(address.map(|address| match address.to_canonical() {
+impl StreamOwner {
+    /// An anonymous caller at this address. One IPv6 client usually has a whole /64 network.
+    pub fn anonymous(address: Option<IpAddr>) -> Self {
+        Self::Anonymous(address.map(|address| match address.to_canonical() {
             IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
             address => address,
         }))
     }
 
-    fn is_stranger(&self) -> bool {
-        matches!(self, Self::Stranger(_))
+    fn is_anonymous(&self) -> bool {
+        matches!(self, Self::Anonymous(_))
     }
 }
 
-/// The streams that are open.
-pub(in crate::api) struct Streams {
-    most: usize,
-    /// Of all strangers together: whoever is known has the rest, however many strangers come.
-    most_of_strangers: usize,
-    most_of_one: usize,
-    open: Mutex<Open>,
+/// Limits open streams.
+pub(in crate::api) struct StreamLimiter {
+    max: usize,
+    /// For all anonymous callers together: authenticated callers always keep the rest.
+    max_anonymous: usize,
+    max_per_owner: usize,
+    open: Mutex<OpenStreams>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenStreams {
     all: usize,
-    strangers: usize,
-    of: HashMap<Opener, usize>,
+    anonymous: usize,
+    by_owner: HashMap<StreamOwner, usize>,
 }
 
-/// A stream that may be open for as long as this value lives.
-pub(in crate::api) struct OpenStream {
-    streams: Arc<Streams>,
-    by: Opener,
+/// Permits one open stream until it is dropped.
+pub(in crate::api) struct StreamPermit {
+    streams: Arc<StreamLimiter>,
+    owner: StreamOwner,
 }
 
-impl Streams {
+impl StreamLimiter {
     pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
-            most: limits.max_streams,
-            most_of_strangers: (limits.max_streams / 2).max(1),
-            most_of_one: limits.max_streams_per_caller,
+            max: limits.max_streams,
+            max_anonymous: (limits.max_streams / 2).max(1),
+            max_per_owner: limits.max_streams_per_caller,
             open: Mutex::default(),
         })
     }
 
-    /// Makes room for one more.
-    pub(in crate::api) fn open(self: &Arc<Self>, by: Opener) -> Result<OpenStream, Error> {
+    /// Opens one more stream.
+    ///
+    /// # Errors
+    /// [`ApiError::StreamLimit`] or [`ApiError::CallerStreamLimit`].
+    pub(in crate::api) fn open(self: &Arc<Self>, owner: StreamOwner) -> Result<StreamPermit, ApiError> {
         let mut open = self.lock();
-        let stranger = usize::from(by.is_stranger());
-        if open.all >= self.most || stranger > 0 && open.strangers >= self.most_of_strangers {
-            return Err(Error::StreamLimit);
+        let anonymous = usize::from(owner.is_anonymous());
+        if open.all >= self.max || anonymous > 0 && open.anonymous >= self.max_anonymous {
+            return Err(ApiError::StreamLimit);
         }
-        let own = open.of.entry(by.clone()).or_default();
-        if *own >= self.most_of_one {
-            return Err(Error::CallerStreamLimit(self.most_of_one));
+        let own = open.by_owner.entry(owner.clone()).or_default();
+        if *own >= self.max_per_owner {
+            return Err(ApiError::CallerStreamLimit(self.max_per_owner));
         }
         *own += 1;
         open.all += 1;
-        open.strangers += stranger;
+        open.anonymous += anonymous;
         drop(open);
-        Ok(OpenStream { streams: Arc::clone(self), by })
+        Ok(StreamPermit { streams: Arc::clone(self), owner })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Open> {
+    fn lock(&self) -> MutexGuard<'_, OpenStreams> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for OpenStream {
+impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         open.all -= 1;
-        open.strangers -= usize::from(self.by.is_stranger());
-        let own = open.of.get_mut(&self.by);
+        open.anonymous -= usize::from(self.owner.is_anonymous());
+        let own = open.by_owner.get_mut(&self.owner);
         if own.is_some_and(|own| {
             *own -= 1;
             *own == 0
         }) {
-            open.of.remove(&self.by);
+            open.by_owner.remove(&self.owner);
         }
     }
 }
@@ -106,39 +109,39 @@ mod tests {
     use super::*;
     use uuid::Uuid;
 
-    fn streams(most: usize, most_of_one: usize) -> Arc<Streams> {
-        Arc::new(Streams { most, most_of_strangers: most / 2, most_of_one, open: Mutex::default() })
+    fn streams(max: usize, max_per_owner: usize) -> Arc<StreamLimiter> {
+        Arc::new(StreamLimiter { max, max_anonymous: max / 2, max_per_owner, open: Mutex::default() })
     }
 
-    fn user(number: u128) -> Opener {
-        Opener::Caller(CallerKey::User(Uuid::from_u128(number)))
+    fn user(number: u128) -> StreamOwner {
+        StreamOwner::Caller(CallerKey::User(Uuid::from_u128(number)))
     }
 
     #[test]
-    fn one_caller_has_so_many_and_all_together_so_many() {
+    fn streams_are_limited_per_caller_and_in_all() {
         let streams = streams(3, 2);
         let mut held = vec![streams.open(user(1)).unwrap(), streams.open(user(1)).unwrap()];
-        assert_eq!(streams.open(user(1)).err(), Some(Error::CallerStreamLimit(2)));
+        assert_eq!(streams.open(user(1)).err(), Some(ApiError::CallerStreamLimit(2)));
         held.push(streams.open(user(2)).unwrap());
-        assert_eq!(streams.open(user(2)).err(), Some(Error::StreamLimit));
+        assert_eq!(streams.open(user(2)).err(), Some(ApiError::StreamLimit));
         held.remove(0);
         assert_eq!(streams.open(user(1)).err(), None);
         drop(held);
         let open = streams.lock();
-        assert_eq!((open.all, open.of.len()), (0, 0), "nobody is remembered who has none open");
+        assert_eq!((open.all, open.by_owner.len()), (0, 0), "owners without open streams are forgotten");
     }
 
     #[test]
-    fn strangers_have_half_of_them_however_many_they_are() {
+    fn anonymous_callers_get_half_of_the_streams() {
         let streams = streams(4, 4);
-        let stranger = |address: &str| Opener::stranger(address.parse().ok());
-        let held = [stranger("10.0.0.1"), stranger("2001:db8::1")].map(|by| streams.open(by).unwrap());
-        assert_eq!(streams.open(stranger("10.0.0.2")).err(), Some(Error::StreamLimit));
-        let known = [user(1), user(2)].map(|by| streams.open(by).unwrap());
+        let anonymous = |address: &str| StreamOwner::anonymous(address.parse().ok());
+        let held = [anonymous("10.0.0.1"), anonymous("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
+        assert_eq!(streams.open(anonymous("10.0.0.2")).err(), Some(ApiError::StreamLimit));
+        let known = [user(1), user(2)].map(|owner| streams.open(owner).unwrap());
         drop((held, known));
-        assert_eq!(streams.lock().strangers, 0);
-        assert_eq!(stranger("2001:db8::1"), stranger("2001:db8::ffff:2"), "one network");
-        assert_ne!(stranger("2001:db8::1"), stranger("2001:db8:0:1::1"));
-        assert_eq!(stranger("::ffff:10.0.0.1"), stranger("10.0.0.1"));
+        assert_eq!(streams.lock().anonymous, 0);
+        assert_eq!(anonymous("2001:db8::1"), anonymous("2001:db8::ffff:2"), "one network");
+        assert_ne!(anonymous("2001:db8::1"), anonymous("2001:db8:0:1::1"));
+        assert_eq!(anonymous("::ffff:10.0.0.1"), anonymous("10.0.0.1"));
     }
 }

@@ -1,4 +1,4 @@
-//! The body of an answer, followed to its end.
+//! The body of an answer, tracked until it ends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -9,41 +9,40 @@ use http_body::{Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use super::call::TrackedCall;
 use super::code;
-use super::watched::Watched;
-use crate::api::errors::{last_frame, retell_end, retell_refusal, status};
-use crate::domain::error::Error;
+use crate::api::errors::{ApiError, last_frame, replace_final_status, replace_initial_status, status};
 
-/// Follows the answer to a call to its end.
-pub(super) fn follow(mut call: Watched, mut response: Response<Body>) -> Response<Body> {
-    call.record().enter(|| retell_refusal(response.headers_mut()));
-    match call.outcome(&response) {
+/// Tracks the answer to a call until it ends.
+pub(super) fn track(mut call: TrackedCall, mut response: Response<Body>) -> Response<Body> {
+    call.record().enter(|| replace_initial_status(response.headers_mut()));
+    match call.early_code(&response) {
         Some(code) => {
             call.end(code);
             response
         }
-        None => response.map(|body| Body::new(Followed { body: Some(body), call })),
+        None => response.map(|body| Body::new(TrackedBody { body: Some(body), call })),
     }
 }
 
-/// A body that ends like the one in it, and with an error where that one panics.
-struct Followed {
+/// A body that reports its end to the call; a panic in it ends it with an error.
+struct TrackedBody {
     /// `None` once it has panicked.
     body: Option<Body>,
-    call: Watched,
+    call: TrackedCall,
 }
 
-impl Followed {
-    /// What is sent in place of what a panic has kept from being sent.
+impl TrackedBody {
+    /// The last frame after a panic.
     fn panicked(&mut self) -> Result<Frame<<Body as http_body::Body>::Data>, Status> {
         self.body = None;
-        let status = self.call.record().enter(|| status(Error::Told));
+        let status = self.call.record().enter(|| status(ApiError::Panicked));
         self.call.end(status.code());
         last_frame(&status)
     }
 }
 
-impl http_body::Body for Followed {
+impl http_body::Body for TrackedBody {
     type Data = <Body as http_body::Body>::Data;
     type Error = Status;
 
@@ -58,7 +57,7 @@ impl http_body::Body for Followed {
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    call.record().enter(|| retell_end(trailers));
+                    call.record().enter(|| replace_final_status(trailers));
                     call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }

@@ -1,12 +1,12 @@
-//! How a call ended, by gRPC's codes, whatever protocol it was made in.
+//! gRPC codes: how a call ended, whatever its protocol.
 
 use http::{HeaderMap, StatusCode};
 use tonic::{Code, Status};
 
-/// How many codes there are.
+/// The number of codes.
 pub(super) const CODES: usize = 17;
 
-/// A code as gRPC writes it.
+/// The code's name in gRPC's specification.
 pub(super) fn name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -29,18 +29,18 @@ pub(super) fn name(code: Code) -> &'static str {
     }
 }
 
-/// Whether it is the server that failed, by OpenTelemetry's conventions.
-pub(super) fn is_failure(code: Code) -> bool {
+/// Whether the code is a server's failure, by OpenTelemetry's conventions.
+pub(super) fn is_server_failure(code: Code) -> bool {
     use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
     matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
-/// What stands in the headers or trailers that end a call; `None` if they do not end it.
+/// The code in headers or trailers; `None` if they do not end the call.
 pub(super) fn of_headers(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|code| Code::from_bytes(code.as_bytes()))
 }
 
-/// What an answer over plain HTTP would have been.
+/// The code that corresponds to an HTTP status.
 pub(super) fn of_http(status: StatusCode) -> Code {
     match status {
         StatusCode::BAD_REQUEST => Code::InvalidArgument,
@@ -63,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_code_has_its_own_name_and_place() {
+    fn every_code_has_its_own_name_and_index() {
         let names: std::collections::HashSet<_> = (0..CODES).map(|code| name(Code::from(code as i32))).collect();
         assert_eq!(names.len(), CODES);
         assert!((0..CODES).all(|code| Code::from(code as i32) as usize == code));
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn statuses_of_http_are_the_codes_that_they_come_from() {
+    fn http_status_maps_back_to_its_code() {
         let codes = [200, 304, 400, 401, 403, 404, 429, 503, 504, 500].map(|status| {
             let status = StatusCode::from_u16(status).unwrap();
             name(of_http(status))

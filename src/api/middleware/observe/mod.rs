@@ -1,10 +1,10 @@
-//! The layer around all others: what every call came to is logged, counted and traced when it ends, a stream's when the
-//! stream does; and a call that panics takes nothing else with it.
+//! The outermost layer: logs, counts and traces every call when it ends (a stream when the stream ends), and turns a panic
+//! into an internal error of its call alone.
 
 mod body;
+mod call;
 mod code;
-mod series;
-mod watched;
+mod metrics;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
@@ -17,25 +17,25 @@ use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::api::protocol::{Wire, needs_http2};
+use crate::api::errors::ApiError;
+use crate::api::protocol::{Protocol, needs_http2};
 use crate::auth::policy::Policies;
-use crate::domain::error::Error;
-use body::follow;
-use series::Methods;
-use watched::Watched;
+use body::track;
+use call::TrackedCall;
+use metrics::MethodMetrics;
 
 /// Puts [`Observe`] around a service.
 #[derive(Clone)]
 pub struct ObserveLayer {
-    methods: Arc<Methods>,
+    methods: Arc<MethodMetrics>,
     calls: TaskTracker,
 }
 
 impl ObserveLayer {
-    /// A layer that knows these methods; what else is called is counted as unknown. `calls` holds those under way that are
-    /// no streams.
+    /// A layer that counts calls of the methods in `policies`, and all others as unknown. `calls` tracks open calls that are not
+    /// streams.
     pub(in crate::api) fn new(policies: Arc<Policies>, calls: TaskTracker) -> Self {
-        Self { methods: Arc::new(Methods::new(policies)), calls }
+        Self { methods: Arc::new(MethodMetrics::new(policies)), calls }
     }
 }
 
@@ -67,22 +67,22 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let wire = Wire::of(&request);
-        let watched = Watched::begin(&self.layer.methods, &self.layer.calls, &request, wire);
-        let answer = catch_unwind(AssertUnwindSafe(|| watched.record().enter(|| self.inner.call(request))));
-        Answer { answer: answer.ok(), wire, watched: Some(watched) }
+        let protocol = Protocol::of(&request);
+        let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &request, protocol);
+        let answer = catch_unwind(AssertUnwindSafe(|| tracked.record().enter(|| self.inner.call(request))));
+        Answer { answer: answer.ok(), protocol, tracked: Some(tracked) }
     }
 }
 
 pin_project! {
-    /// An answer that is waited for. No box, and nothing is moved: every read comes by here.
+    /// The future of an answer. Neither boxed nor moved: every read passes here.
     pub struct Answer<F> {
-        // `None` if it panicked before there was one.
+        // `None` if the service panicked before it returned a future.
         #[pin]
         answer: Option<F>,
-        wire: Option<Wire>,
-        // `None` once it is there.
-        watched: Option<Watched>,
+        protocol: Option<Protocol>,
+        // `None` once the answer is ready.
+        tracked: Option<TrackedCall>,
     }
 }
 
@@ -94,19 +94,21 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let mut this = self.project();
-        // Whoever polls once more after the end has nothing to wait for.
-        let Some(watched) = this.watched.take() else { return Poll::Pending };
-        let record = watched.record();
+        // Polled again after it was ready: nothing more will come.
+        let Some(tracked) = this.tracked.take() else { return Poll::Pending };
+        let record = tracked.record();
         let poll = |answer: Pin<&mut F>| catch_unwind(AssertUnwindSafe(|| record.enter(|| answer.poll(context))));
         let response = match this.answer.as_mut().as_pin_mut().map(poll) {
             Some(Ok(Poll::Pending)) => {
-                *this.watched = Some(watched);
+                *this.tracked = Some(tracked);
                 return Poll::Pending;
             }
             Some(Ok(Poll::Ready(answered))) => answered?,
-            Some(Err(_)) | None => record.enter(|| this.wire.map_or_else(needs_http2, |wire| wire.refuse(Error::Told))),
+            Some(Err(_)) | None => {
+                record.enter(|| this.protocol.map_or_else(needs_http2, |protocol| protocol.refuse(ApiError::Panicked)))
+            }
         };
-        Poll::Ready(Ok(follow(watched, response)))
+        Poll::Ready(Ok(track(tracked, response)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The layer around services that go wrong as no service of ours is known to.
+//! The layer around services that panic.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,8 +14,8 @@ use tonic::{Code, Status};
 use tower::{Layer, ServiceExt, service_fn};
 
 use super::*;
-use crate::api::openfeature::ofrep;
 use crate::api::pb::DESCRIPTORS;
+use crate::api::protocol::ofrep;
 use crate::telemetry::{errors, metrics};
 
 const STREAM: &str = "/toggled.v1.ToggleService/WatchFeatureFlags";
@@ -28,7 +28,7 @@ fn layer() -> ObserveLayer {
     ObserveLayer::new(Arc::new(policies), TaskTracker::new())
 }
 
-/// A service that panics where its path says: at once, later, or in the middle of its body.
+/// A service that panics: in the middle of its body for `STREAM`, before its answer for other paths.
 async fn panics(request: Request<Body>) -> Result<Response<Body>, Infallible> {
     if request.uri().path() != STREAM {
         tokio::task::yield_now().await;
@@ -46,8 +46,8 @@ async fn call(path: &str) -> Response<Body> {
     layer().layer(service_fn(panics)).oneshot(request).await.unwrap()
 }
 
-/// What a future makes of the metrics.
-fn counted(future: impl Future<Output = ()>) -> String {
+/// The metrics after a future has run.
+fn metrics_after(future: impl Future<Output = ()>) -> String {
     errors::tell_of_panics_here();
     let recorder = metrics::recorder();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -56,13 +56,13 @@ fn counted(future: impl Future<Output = ()>) -> String {
 }
 
 #[test]
-fn a_panic_is_an_internal_error_of_its_call_alone() {
-    let metrics = counted(async {
+fn panic_is_an_internal_error_of_its_call_alone() {
+    let metrics = metrics_after(async {
         let response = call(READ).await;
         let status = Status::from_header_map(response.headers()).unwrap();
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("purpose"), "{status}");
-        // The next call finds all as it was.
+        // The next call is not affected.
         assert_eq!(call(OFREP).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     });
     for line in [
@@ -76,8 +76,8 @@ fn a_panic_is_an_internal_error_of_its_call_alone() {
 }
 
 #[test]
-fn a_stream_that_panics_ends_with_an_internal_error_after_what_it_had_to_say() {
-    let metrics = counted(async {
+fn panicking_stream_ends_with_an_internal_error() {
+    let metrics = metrics_after(async {
         let mut body = call(STREAM).await.into_body();
         assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "first");
         let trailers = body.frame().await.unwrap().unwrap().into_trailers().unwrap();

@@ -1,4 +1,4 @@
-//! All flags as one JSON text, built once a change however many ask for it.
+//! All flags as flagd's JSON, built once for each change and shared by all clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,55 +11,56 @@ use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::mirror::Mirror;
 
-/// One is built no sooner than this after the one before. It takes a look at every flag, and streams ask at different
-/// moments: while flags are flipped all the time, each would have one built for itself.
-const PACE: Duration = Duration::from_millis(100);
+/// The least time between two builds. A build walks all flags, and streams ask at different moments: during steady flips, each
+/// stream would otherwise cause a build of its own.
+const MIN_BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All flags that are not archived.
+/// All flags that are not archived, as JSON.
 pub(super) struct Configuration {
-    /// Tells it from those before it.
+    /// Grows with each build.
     pub number: u64,
     /// The JSON, sorted by key.
     pub json: String,
-    /// The flag that changed last, if there is any. As long as that is the same, nothing has changed since. A revision
-    /// would not tell: in a log that was restored from a backup, the same one may stand for another change.
-    newest: Option<Arc<Flag>>,
+    /// The flag that changed last. While it is the same, no flag has changed. A revision would not do: after a restore, the same
+    /// revision may stand for another change.
+    last_changed: Option<Arc<Flag>>,
     built: Instant,
 }
 
-/// Keeps the latest configuration.
-pub(super) struct Configurations {
+/// Builds configurations and keeps the latest.
+pub(super) struct ConfigurationCache {
     mirror: Arc<Mirror>,
-    /// Locked while one is built: the others wait for it, and do not build their own.
+    /// Locked during a build, so that other callers wait for it instead of building their own.
     latest: Mutex<Option<Arc<Configuration>>>,
 }
 
-impl Configurations {
-    /// Configurations of this mirror.
+impl ConfigurationCache {
+    /// Configurations of the flags in `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
         Self { mirror, latest: Mutex::new(None) }
     }
 
-    /// The configuration as of now.
+    /// The current configuration.
     pub async fn current(&self) -> Result<Arc<Configuration>, Error> {
         let mut latest = self.latest.lock().await;
         if let Some(latest) = &*latest {
-            let same = self.mirror.read(|state| state.newest_flag() == latest.newest.as_ref());
+            let same = self.mirror.read(|state| state.newest_flag() == latest.last_changed.as_ref());
             if same.ok_or(Error::DatabaseUnavailable)? {
                 return Ok(Arc::clone(latest));
             }
-            sleep_until(latest.built + PACE).await;
+            sleep_until(latest.built + MIN_BUILD_INTERVAL).await;
         }
         let read = self.mirror.read(|state| (state.newest_flag().cloned(), openfeature::all(state)));
-        let (newest, flags) = read.ok_or(Error::DatabaseUnavailable)?;
+        let (last_changed, flags) = read.ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
-        let current = Arc::new(Configuration { number, json: json(&flags), newest, built: Instant::now() });
+        let current = Arc::new(Configuration { number, json: json(&flags), last_changed, built: Instant::now() });
         *latest = Some(Arc::clone(&current));
         Ok(current)
     }
 }
 
-/// Flags that are off are `ENABLED` too: of a disabled one, clients return what their caller gave as a default.
+/// A flag that is off has `state: ENABLED` too. For `DISABLED`, clients return their caller's default, and a kill switch would not
+/// work.
 fn json(flags: &[Arc<Flag>]) -> String {
     let mut json = String::with_capacity(128 * (flags.len() + 1));
     json.push_str(r#"{"flags":{"#);
@@ -67,7 +68,7 @@ fn json(flags: &[Arc<Flag>]) -> String {
         if index > 0 {
             json.push(',');
         }
-        // No character that a key may have needs to be escaped.
+        // Keys hold no character that JSON escapes.
         json.push('"');
         json.push_str(flag.key.as_str());
         json.push_str(r#"":{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":""#);

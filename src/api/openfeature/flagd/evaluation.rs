@@ -1,11 +1,10 @@
-//! Evaluation, in both versions of flagd's contract: what a flag is.
+//! Evaluation of one flag, in both versions of flagd's protocol.
 
 use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
 use super::events::{Event, Events, events};
-use crate::api::errors::status;
 use crate::api::openfeature::{self, REASON, find, value, variant};
 use crate::api::pb::flagd::evaluation::{v1, v2};
 use crate::domain::error::{Error, Violation};
@@ -19,25 +18,25 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// The services on this mirror.
+    /// Services that read `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
         Self { mirror }
     }
 
-    /// Why a flag cannot be read as anything but what it is.
+    /// The error of reading a flag as another type than boolean.
     fn mistyped<T>(&self, key: &str) -> Result<T, Status> {
-        find(&self.mirror, key).map_err(status)?;
+        find(&self.mirror, key)?;
         let violation = Violation { field: "flag_key".to_owned(), rule: "must be read as a boolean".to_owned() };
-        Err(status(Error::Invalid(vec![violation])))
+        Err(Error::Invalid(vec![violation]).into())
     }
 
     fn events<T: From<Event> + Send + 'static>(&self) -> Result<Response<Events<T>>, Status> {
-        self.mirror.read(|_| ()).ok_or_else(|| status(Error::DatabaseUnavailable))?;
+        self.mirror.read(|_| ()).ok_or(Error::DatabaseUnavailable)?;
         Ok(Response::new(events(Arc::clone(&self.mirror))))
     }
 }
 
-/// The service in one version; the versions differ in what may be absent, and in `$more` methods.
+/// Implements one version of the service. The versions differ in optional fields and in `$more` methods.
 macro_rules! service {
     ($pb:ident { $($more:tt)* }) => {
         impl From<Event> for $pb::EventStreamResponse {
@@ -52,7 +51,7 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveBooleanRequest>,
             ) -> Result<Response<$pb::ResolveBooleanResponse>, Status> {
-                let flag = find(&self.mirror, &request.get_ref().flag_key).map_err(status)?;
+                let flag = find(&self.mirror, &request.get_ref().flag_key)?;
                 Ok(Response::new($pb::ResolveBooleanResponse {
                     value: value(&flag).into(),
                     reason: REASON.to_owned(),
@@ -111,7 +110,7 @@ service!(v1 {
         _request: Request<v1::ResolveAllRequest>,
     ) -> Result<Response<v1::ResolveAllResponse>, Status> {
         let flags = self.mirror.read(openfeature::all);
-        let flags = flags.ok_or_else(|| status(Error::DatabaseUnavailable))?;
+        let flags = flags.ok_or(Error::DatabaseUnavailable)?;
         let flags = flags.iter().map(|flag| (flag.key.to_string(), v1::AnyFlag::from(&**flag))).collect();
         Ok(Response::new(v1::ResolveAllResponse { flags, metadata: None }))
     }

@@ -1,4 +1,4 @@
-//! EventStream: which flags have changed.
+//! EventStream: the keys of changed flags.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,35 +9,34 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::Status;
 
-use crate::api::PAGE_BYTES;
-use crate::api::feed::Feed;
+use crate::api::{HEARTBEAT, PAGE_BYTES};
 use crate::domain::Revision;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 use crate::mirror::Mirror;
 
-/// Clients drop what they remember of a flag with each event that names it; a flag that is flipped all the time need not
-/// be named all the time.
-const PACE: Duration = Duration::from_millis(10);
+/// The least time between two events. A client drops its cached value when an event names the flag; that need not happen more
+/// often.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
 
-/// That a flag is no more.
+/// The change type of a removed or archived flag.
 const DELETE: &str = "delete";
 
-/// Flags that have vanished, named at once: well under a mebibyte.
-const VANISHED: usize = 4_096;
+/// The most removed keys in one event: well under a mebibyte.
+const REMOVED_PER_EVENT: usize = 4_096;
 
-/// What naming a flag takes at the most besides its key, in bytes.
-const NAMING_BYTES: usize = 64;
+/// The most bytes that naming a flag takes besides its key.
+const BYTES_PER_FLAG: usize = 64;
 
-/// What a stream sends, in either version.
+/// The events of one stream, in either version.
 pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// Something that a client is told.
+/// An event.
 pub(super) struct Event {
-    /// What kind of thing.
+    /// The event's type in flagd's protocol.
     pub kind: &'static str,
-    /// What there is to say about it.
+    /// The event's data.
     pub data: Option<Struct>,
 }
 
@@ -49,7 +48,7 @@ impl Event {
         Self { kind: "configuration_change", data: Some(data) }
     }
 
-    fn vanished(keys: &[FlagKey]) -> Self {
+    fn removed(keys: &[FlagKey]) -> Self {
         Self::changes(keys.iter().map(|key| (key.to_string(), DELETE)))
     }
 
@@ -58,66 +57,66 @@ impl Event {
     }
 }
 
-/// The stream itself. What a client knows of flags is up to date once it has read what changed since the beginning of the
-/// log, which is all of them, and from then on what changed since.
+/// The stream: first the keys of all flags, since a client may hold cached values from an earlier stream; then the keys of flags
+/// that change.
 pub(super) fn events<T>(mirror: Arc<Mirror>) -> Events<T>
 where
     T: From<Event> + Send + 'static,
 {
     Box::pin(async_stream::try_stream! {
         yield T::from(Event::plain("provider_ready"));
-        let mut feed = Feed::new(&mirror, None, PACE);
-        let mut told = None;
+        let mut subscription = mirror.subscribe(None);
+        let mut through = None;
         loop {
-            // What a client remembers of these, nothing else would tell it to forget.
-            let vanished = if told.is_none() { mirror.vanished() } else { Vec::new() };
-            for keys in vanished.chunks(VANISHED) {
-                yield T::from(Event::vanished(keys));
+            // No later change names these keys: clients must drop cached values now.
+            let removed = if through.is_none() { mirror.removed_keys() } else { Vec::new() };
+            for keys in removed.chunks(REMOVED_PER_EVENT) {
+                yield T::from(Event::removed(keys));
             }
-            let Some(changes) = feed.subscription().read(|state| Changes::since(state, told.unwrap_or(0))) else {
-                // The log is another, and all may be different in it.
-                feed = Feed::new(&mirror, None, PACE);
-                told = None;
+            let Some(changes) = subscription.read(|state| Changes::since(state, through.unwrap_or(0))) else {
+                // The log was replaced: all flags may differ.
+                subscription = mirror.subscribe(None);
+                through = None;
                 continue;
             };
-            let more = changes.more;
-            // With no flags at all, that is what there is to tell at first.
-            if told.is_none() || !changes.flags.is_empty() {
-                told = Some(changes.through);
+            let has_more = changes.has_more;
+            // The first event is sent even without flags.
+            if through.is_none() || !changes.flags.is_empty() {
+                through = Some(changes.through);
                 yield T::from(changes.into());
             }
-            if !more && !feed.changed().await {
+            if !has_more && !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await {
                 yield T::from(Event::plain("keep_alive"));
             }
         }
     })
 }
 
-/// Flags that have changed: all of them or, where that would make too large a message, the first.
+/// Changed flags, as many as fit into a message.
 struct Changes {
     flags: Vec<Arc<Flag>>,
-    /// The revision up to which nothing is missing.
+    /// All changes up to this revision are included.
     through: Revision,
-    /// Whether there are more.
-    more: bool,
+    /// Whether more flags have changed.
+    has_more: bool,
 }
 
 impl Changes {
     fn since(state: &State, revision: Revision) -> Self {
         let mut changed = state.flags_since(revision).peekable();
         let (mut flags, mut bytes) = (Vec::new(), 0);
-        while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + NAMING_BYTES <= PAGE_BYTES) {
-            bytes += flag.key.as_str().len() + NAMING_BYTES;
+        while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + BYTES_PER_FLAG <= PAGE_BYTES) {
+            bytes += flag.key.as_str().len() + BYTES_PER_FLAG;
             flags.push(Arc::clone(flag));
         }
         let through = flags.last().map_or(revision, |flag| flag.revision);
-        Self { flags, through, more: changed.peek().is_some() }
+        Self { flags, through, has_more: changed.peek().is_some() }
     }
 }
 
 impl From<Changes> for Event {
     fn from(changes: Changes) -> Self {
-        Self::changes(changes.flags.iter().map(|flag| (flag.key.to_string(), kind(flag))))
+        Self::changes(changes.flags.iter().map(|flag| (flag.key.to_string(), change_type(flag))))
     }
 }
 
@@ -125,8 +124,8 @@ fn object(fields: impl IntoIterator<Item = (String, Value)>) -> Value {
     Value { kind: Some(Kind::StructValue(Struct { fields: fields.into_iter().collect() })) }
 }
 
-/// What has become of a flag since its last change but one, in flagd's words.
-fn kind(flag: &Flag) -> &'static str {
+/// The type of the flag's last change, in flagd's terms.
+fn change_type(flag: &Flag) -> &'static str {
     match flag.archived_at {
         Some(_) => DELETE,
         None if flag.created_at == flag.updated_at => "write",

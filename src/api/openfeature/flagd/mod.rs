@@ -1,8 +1,7 @@
-//! flagd's services: flags as OpenFeature's providers read them. A flag is a boolean that is the same for everybody.
+//! flagd's services, which OpenFeature's flagd providers call.
 //!
-//! Everything is answered from the mirror, never from the database. A stream holds a subscription and how far it has
-//! told, and reads the rest when its client takes more: one that is slow costs the message that it has not taken, and finds
-//! the latest after it.
+//! They read the mirror only, never the database. A stream keeps a subscription and its position, and reads the state when its
+//! client takes a message: a slow client costs one message of memory and then gets the latest state.
 
 mod configuration;
 mod evaluation;

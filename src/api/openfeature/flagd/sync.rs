@@ -8,22 +8,21 @@ use futures::Stream;
 use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
-use super::configuration::Configurations;
-use crate::api::errors::status;
-use crate::api::feed::Feed;
+use super::configuration::ConfigurationCache;
+use crate::api::HEARTBEAT;
 use crate::api::pb::flagd::sync::v1 as pb;
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Subscription};
 
 /// FlagSyncService.
 pub struct FlagSync {
-    configurations: Arc<Configurations>,
+    configurations: Arc<ConfigurationCache>,
     mirror: Arc<Mirror>,
 }
 
 impl FlagSync {
-    /// The service on this mirror.
+    /// A service that reads `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
-        Self { configurations: Arc::new(Configurations::new(Arc::clone(&mirror))), mirror }
+        Self { configurations: Arc::new(ConfigurationCache::new(Arc::clone(&mirror))), mirror }
     }
 }
 
@@ -35,16 +34,15 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
         &self,
         _request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        // All flags have a pace of their own, whoever asks for them.
-        let feed = Feed::new(&self.mirror, None, Duration::ZERO);
-        Ok(Response::new(Box::pin(messages(feed, Arc::clone(&self.configurations)))))
+        let subscription = self.mirror.subscribe(None);
+        Ok(Response::new(Box::pin(messages(subscription, Arc::clone(&self.configurations)))))
     }
 
     async fn fetch_all_flags(
         &self,
         _request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
-        let flag_configuration = self.configurations.current().await.map_err(status)?.json.clone();
+        let flag_configuration = self.configurations.current().await?.json.clone();
         Ok(Response::new(pb::FetchAllFlagsResponse { flag_configuration }))
     }
 
@@ -56,24 +54,24 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
     }
 }
 
-/// All flags now, and again after changes.
+/// All flags now, and again after each change. The cache limits how often.
 fn messages(
-    feed: Feed,
-    configurations: Arc<Configurations>,
+    subscription: Subscription,
+    configurations: Arc<ConfigurationCache>,
 ) -> impl Stream<Item = Result<pb::SyncFlagsResponse, Status>> {
     async_stream::try_stream! {
         let mut sent = None;
         loop {
-            // Not held on to while the client takes its time: that would keep the old ones of all slow clients.
+            // Released before the client takes the message: slow clients must not keep old configurations in memory.
             let message = {
-                let current = configurations.current().await.map_err(status)?;
+                let current = configurations.current().await?;
                 let is_new = sent.replace(current.number) != Some(current.number);
                 is_new.then(|| message(current.json.clone()))
             };
             if let Some(message) = message {
                 yield message;
             }
-            feed.changed().await;
+            subscription.changed_within(HEARTBEAT, Duration::ZERO).await;
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What takes many flags, another log or the passing of time, on a mirror alone.
+//! Streams over a mirror alone: many flags, a replaced log, and time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use prost_types::value::Kind;
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
-use super::configuration::Configurations;
+use super::configuration::ConfigurationCache;
 use super::events::{Events, events};
 use crate::api::PAGE_BYTES;
 use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
@@ -65,28 +65,28 @@ fn keys(event: EventStreamResponse) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn very_many_flags_are_told_in_several_messages_each_once() {
+async fn many_flags_take_several_events_each_key_once() {
     let all: Vec<String> = (0..30_000).map(|number| format!("{number:05}-{}", "k".repeat(number % 123))).collect();
     let mirror = mirror(state(all.iter().map(String::as_str)));
     let mut stream = stream(&mirror);
     assert_eq!(next(&mut stream).await.r#type, "provider_ready");
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     let mut messages = 0;
-    while told.len() < all.len() {
+    while seen.len() < all.len() {
         let event = next(&mut stream).await;
         assert!(event.encoded_len() <= PAGE_BYTES, "{}", event.encoded_len());
-        told.extend(keys(event));
+        seen.extend(keys(event));
         messages += 1;
     }
     assert!((2..8).contains(&messages), "{messages}");
-    assert_eq!(told, all);
+    assert_eq!(seen, all);
     assert_eq!(stream.next().now_or_never().map(drop), None);
     turn_on(&mirror, &all[7]);
     assert_eq!(keys(next(&mut stream).await), all[7..8]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_while_very_many_flags_are_told_is_told_after_them() {
+async fn change_during_the_snapshot_is_sent_after_it() {
     let all: Vec<String> = (0..30_000).map(|number| format!("{number:05}-{}", "k".repeat(100))).collect();
     let mirror = mirror(state(all.iter().map(String::as_str)));
     let mut stream = stream(&mirror);
@@ -98,7 +98,7 @@ async fn what_changes_while_very_many_flags_are_told_is_told_after_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_changes_before_the_stream_waits_is_not_lost() {
+async fn change_before_the_wait_is_not_lost() {
     let mirror = mirror(state(["a"]));
     let mut stream = stream(&mirror);
     next(&mut stream).await;
@@ -108,7 +108,7 @@ async fn what_changes_before_the_stream_waits_is_not_lost() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_with_nothing_to_tell_says_that_it_is_still_there() {
+async fn idle_stream_sends_keep_alive() {
     let mirror = mirror(state(["a"]));
     let mut stream = stream(&mirror);
     next(&mut stream).await;
@@ -123,7 +123,7 @@ async fn a_stream_with_nothing_to_tell_says_that_it_is_still_there() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_first_change_is_told_at_once_and_those_right_after_it_together() {
+async fn burst_is_coalesced_and_first_change_is_not() {
     let mirror = mirror(state(["a", "b"]));
     let mut stream = stream(&mirror);
     next(&mut stream).await;
@@ -142,60 +142,59 @@ async fn the_first_change_is_told_at_once_and_those_right_after_it_together() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn when_the_log_is_another_everything_is_told_anew() {
+async fn replaced_log_starts_a_new_snapshot() {
     let mirror = mirror(state(["a", "b", "c"]));
     let mut stream = stream(&mirror);
     next(&mut stream).await;
     assert_eq!(keys(next(&mut stream).await), ["a", "b", "c"]);
     assert_eq!(stream.next().now_or_never().map(drop), None);
-    // An older backup, and at another revision than was told.
+    // An older backup, at another revision than the stream has reached.
     mirror.replace(state(["b"]));
-    assert_eq!(keys(next(&mut stream).await), ["a", "c"], "what is no more is to be forgotten");
+    assert_eq!(keys(next(&mut stream).await), ["a", "c"], "clients must drop removed keys");
     assert_eq!(keys(next(&mut stream).await), ["b"]);
     turn_on(&mirror, "b");
     assert_eq!(keys(next(&mut stream).await), ["b"]);
 }
 
 #[tokio::test]
-async fn a_configuration_is_built_once_a_change_and_shared() {
+async fn configuration_is_built_once_for_each_change() {
     let mirror = mirror(state(["a"]));
-    let configurations = Configurations::new(Arc::clone(&mirror));
-    let first = configurations.current().await.unwrap();
-    assert!(Arc::ptr_eq(&first, &configurations.current().await.unwrap()));
+    let cache = ConfigurationCache::new(Arc::clone(&mirror));
+    let first = cache.current().await.unwrap();
+    assert!(Arc::ptr_eq(&first, &cache.current().await.unwrap()));
     turn_on(&mirror, "a");
-    let second = configurations.current().await.unwrap();
+    let second = cache.current().await.unwrap();
     assert!(second.number > first.number && second.json != first.json);
-    assert!(Arc::ptr_eq(&second, &configurations.current().await.unwrap()));
+    assert!(Arc::ptr_eq(&second, &cache.current().await.unwrap()));
 }
 
-/// However many ask, and whenever they do.
 #[tokio::test(start_paused = true)]
-async fn configurations_are_built_at_a_pace_of_their_own() {
+async fn configuration_builds_are_throttled() {
     let mirror = mirror(state(["a"]));
-    let configurations = Configurations::new(Arc::clone(&mirror));
-    let first = configurations.current().await.unwrap();
-    let begun = Instant::now();
+    let cache = ConfigurationCache::new(Arc::clone(&mirror));
+    let first = cache.current().await.unwrap();
+    let start = Instant::now();
     for change in 1..=20 {
         turn_on(&mirror, "a");
-        let current = configurations.current().await.unwrap();
-        assert_eq!((current.number, begun.elapsed().as_millis() / 100), (first.number + change, u128::from(change)));
+        let current = cache.current().await.unwrap();
+        assert_eq!((current.number, start.elapsed().as_millis() / 100), (first.number + change, u128::from(change)));
     }
-    // After a rest there is nothing to wait for.
+    // After a pause the next build is immediate.
     sleep(Duration::from_secs(1)).await;
-    let rested = Instant::now();
+    let pause_end = Instant::now();
     turn_on(&mirror, "a");
-    configurations.current().await.unwrap();
-    assert_eq!(rested.elapsed(), Duration::ZERO);
+    cache.current().await.unwrap();
+    assert_eq!(pause_end.elapsed(), Duration::ZERO);
 }
 
 #[tokio::test]
-async fn a_restored_log_at_the_same_revision_has_a_configuration_of_its_own() {
+async fn restored_log_gets_a_new_configuration() {
     let mirror = mirror(state(["a"]));
-    let configurations = Configurations::new(Arc::clone(&mirror));
-    let first = configurations.current().await.unwrap();
+    let cache = ConfigurationCache::new(Arc::clone(&mirror));
+    let first = cache.current().await.unwrap();
     mirror.replace(state(["b"]));
-    let second = configurations.current().await.unwrap();
+    let second = cache.current().await.unwrap();
     assert!(second.number > first.number && second.json.contains(r#""b":"#), "{}", second.json);
     mirror.replace(state([]));
-    assert_eq!(configurations.current().await.unwrap().json, r#"{"flags":{}}"#);
+    assert_eq!(cache.current().await.unwrap().json, r#"{"flags":{}}"#);
 }

@@ -1,4 +1,4 @@
-//! Which flags an answer holds, so that whoever has them need not be sent them again.
+//! Entity tags of bulk answers, so that unchanged flags are not sent again.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use uuid::Uuid;
 use crate::domain::Revision;
 use crate::domain::state::State;
 
-/// Another one whenever any flag has changed, and only then; the same on every replica.
+/// Changes exactly when a flag changes; equal on all replicas.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ETag {
     log_id: Uuid,
     revision: Revision,
-    /// When the flag that changed last did. A log that was restored from a backup comes by the same revisions again.
+    /// The time of the last change. After a restore, the same revisions are used again.
     changed_at: i64,
 }
 
 impl ETag {
-    /// That of the flags in `state`.
+    /// The tag of the flags in `state`.
     pub fn of(state: &State) -> Self {
         let newest = state.newest_flag();
         Self {
@@ -28,18 +28,18 @@ impl ETag {
         }
     }
 
-    /// Whether `If-None-Match` names it: `*` names any, and a list may be in one header or in several. A proxy that
-    /// compresses answers makes their tags weak (`W/`), which does not count here (RFC 9110, 13.1.2).
+    /// Whether `If-None-Match` names this tag: `*` names any, and a list may be split over several headers. Weak tags (`W/`), which
+    /// proxies make when they compress, match too (RFC 9110, 13.1.2).
     pub fn matches<'a>(&self, headers: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
         let tag = self.to_string();
         headers.into_iter().filter_map(|header| header.to_str().ok()).any(|header| {
-            // There is no quote within a tag: what is between two is one.
+            // A tag holds no quotes, so every second part between quotes is a tag.
             header.trim() == "*" || header.split('"').skip(1).step_by(2).any(|named| named == tag)
         })
     }
 }
 
-/// Without the quotes that it has in a header.
+/// Without the quotes of the header.
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}-{}", self.log_id.simple(), self.revision, self.changed_at)
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tag_is_found_wherever_it_is_named() {
+    fn tag_matches_wherever_it_is_listed() {
         let tag = tag(7, 5);
         let text = format!("\"{tag}\"");
         let matches = |headers: &[String]| {
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_log_that_comes_to_the_same_revision_has_another_tag() {
+    fn restored_log_has_another_tag_at_same_revision() {
         let of = |log_id, revision, micros| {
             let mut state = State::empty(Uuid::from_u128(log_id));
             let flag = Flag { updated_at: Timestamp::from_micros(micros), ..Flag::sample("a", revision) };

@@ -1,46 +1,28 @@
-//! OFREP, the OpenFeature Remote Evaluation Protocol: flags as JSON over plain HTTP, for whoever speaks no gRPC.
-//! <https://github.com/open-feature/protocol>, of which this is version 0.3.0 as far as it is about on and off.
+//! OFREP, the OpenFeature Remote Evaluation Protocol: flags as JSON over plain HTTP, for clients without gRPC.
+//! <https://github.com/open-feature/protocol>, version 0.3.0 as far as it concerns boolean flags.
 //!
-//! It is answered from the state in memory alone. What a flag is here depends on nobody's context, which is therefore
-//! taken and not looked into.
+//! It reads the mirror only. A flag has the same value in every context, so the context is accepted and ignored.
 
-mod answer;
 mod etag;
 mod request;
+mod response;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt};
-use http::header::IF_NONE_MATCH;
-use http::{HeaderMap, Method, Request, Response};
+use http::header::{ALLOW, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
 use crate::api::openfeature;
-use crate::domain::access::Permission;
+use crate::api::protocol::ofrep::{FLAG, OfrepError, with_header};
 use crate::domain::error::Error;
 use crate::mirror::Mirror;
-use answer::Failure;
 use etag::ETag;
-
-pub(in crate::api) use answer::refuse;
-
-/// What all paths of OFREP begin with.
-pub(in crate::api) const ROOT: &str = "/ofrep/";
-
-/// The path of all flags.
-const FLAGS: &str = "/ofrep/v1/evaluate/flags";
-/// The path of one, before its key. All that follows is the key: not every client encodes a `/` in it.
-const FLAG: &str = "/ofrep/v1/evaluate/flags/";
-
-/// What is served: path, name and what it demands.
-pub(in crate::api) const ROUTES: [(&str, &str, Permission); 2] = [
-    (FLAGS, "OFREP/EvaluateFlags", Permission::ViewFeatureFlags),
-    (FLAG, "OFREP/EvaluateFlag", Permission::ViewFeatureFlags),
-];
 
 /// The service.
 #[derive(Clone)]
@@ -49,7 +31,7 @@ pub(in crate::api) struct Ofrep {
 }
 
 impl Ofrep {
-    /// OFREP on the flags in `mirror`.
+    /// A service that reads `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
         Self { mirror }
     }
@@ -57,24 +39,24 @@ impl Ofrep {
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
         if head.method != Method::POST {
-            return answer::only_post();
+            return method_not_allowed();
         }
-        // The layer lets no other path through than these two.
-        let key = head.uri.path().strip_prefix(FLAG).map(request::decoded);
-        let answered = match (request::check(body).await, &key) {
+        // The middleware passes no path but the two of OFREP.
+        let key = head.uri.path().strip_prefix(FLAG).map(request::decode_segment);
+        let answer = match (request::validate(body).await, &key) {
             (Ok(()), Some(key)) => self.one(key),
             (Ok(()), None) => self.all(&head.headers),
-            (Err(failure), _) => Err(failure),
+            (Err(error), _) => Err(error),
         };
-        answered.unwrap_or_else(|failure| failure.about(key.as_deref()))
+        answer.unwrap_or_else(|error| error.response(key.as_deref()))
     }
 
-    fn one(&self, key: &str) -> Result<Response<Body>, Failure> {
+    fn one(&self, key: &str) -> Result<Response<Body>, OfrepError> {
         let flag = openfeature::find(&self.mirror, key)?;
-        Ok(answer::one(&flag))
+        Ok(response::one(&flag))
     }
 
-    fn all(&self, headers: &HeaderMap) -> Result<Response<Body>, Failure> {
+    fn all(&self, headers: &HeaderMap) -> Result<Response<Body>, OfrepError> {
         let read = self.mirror.read(|state| {
             let etag = ETag::of(state);
             if etag.matches(headers.get_all(IF_NONE_MATCH)) {
@@ -83,10 +65,15 @@ impl Ofrep {
             (etag, Some(openfeature::all(state)))
         });
         match read.ok_or(Error::DatabaseUnavailable)? {
-            (etag, Some(flags)) => Ok(answer::all(&flags, &etag)),
-            (etag, None) => Ok(answer::unchanged(&etag)),
+            (etag, Some(flags)) => Ok(response::all(&flags, &etag)),
+            (etag, None) => Ok(response::not_modified(&etag)),
         }
     }
+}
+
+fn method_not_allowed() -> Response<Body> {
+    let error = OfrepError::general(StatusCode::METHOD_NOT_ALLOWED, "use POST");
+    with_header(error.response(None), ALLOW, HeaderValue::from_static("POST"))
 }
 
 /// Routes by the first segment of the path, which for gRPC is the name of a service.

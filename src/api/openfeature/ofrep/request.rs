@@ -1,4 +1,4 @@
-//! What an OFREP request must look like.
+//! OFREP's requests.
 
 use std::time::Duration;
 
@@ -9,41 +9,41 @@ use prost::bytes::Bytes;
 use serde_json::{Map, Value};
 use tonic::body::Body;
 
-use super::answer::Failure;
+use crate::api::protocol::ofrep::OfrepError;
 
-/// The largest body taken, in bytes. Contexts are a few hundred.
+/// The largest accepted body, in bytes. Contexts have a few hundred.
 const BODY_LIMIT: usize = 1024 * 1024;
 
-/// How long a body may take to arrive: over HTTP/1.1 nothing else ends the wait for a client that has gone silent.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a body may take to arrive. Over HTTP/1.1 nothing else ends the wait for a silent client.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Checks that a body is what the protocol wants: a JSON object whose context, if it has one, is an object. The protocol
-/// demands a context, but its own clients leave it out when there is nothing in it.
-pub(super) async fn check(body: Body) -> Result<(), Failure> {
+/// Checks that a body is a JSON object whose `context`, if present, is an object. OFREP requires a context, but its own clients
+/// omit an empty one.
+pub(super) async fn validate(body: Body) -> Result<(), OfrepError> {
     let body = read(body).await?;
-    let malformed = |_| Failure::bad("PARSE_ERROR", "the body must be a JSON object");
+    let malformed = |_| OfrepError::bad_request("PARSE_ERROR", "the body must be a JSON object");
     let request: Map<String, Value> = serde_json::from_slice(&body).map_err(malformed)?;
     match request.get("context") {
         None | Some(Value::Object(_)) => Ok(()),
-        Some(_) => Err(Failure::bad("INVALID_CONTEXT", "the context must be a JSON object")),
+        Some(_) => Err(OfrepError::bad_request("INVALID_CONTEXT", "the context must be a JSON object")),
     }
 }
 
-async fn read(body: Body) -> Result<Bytes, Failure> {
-    let Ok(read) = tokio::time::timeout(PATIENCE, Limited::new(body, BODY_LIMIT).collect()).await else {
-        return Err(Failure::general(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"));
+async fn read(body: Body) -> Result<Bytes, OfrepError> {
+    let Ok(read) = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await else {
+        return Err(OfrepError::general(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"));
     };
     read.map(|collected| collected.to_bytes()).map_err(|error| {
         if error.is::<LengthLimitError>() {
-            Failure::general(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 1 MiB")
+            OfrepError::general(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 1 MiB")
         } else {
-            Failure::bad("PARSE_ERROR", "the body was cut short")
+            OfrepError::bad_request("PARSE_ERROR", "the body was cut short")
         }
     })
 }
 
-/// A segment of a path as it was meant. A `%` that stands for nothing stands for itself.
-pub(super) fn decoded(segment: &str) -> String {
+/// Decodes a percent-encoded path segment. A `%` without two hexadecimal digits is kept as it is.
+pub(super) fn decode_segment(segment: &str) -> String {
     percent_decode_str(segment).decode_utf8_lossy().into_owned()
 }
 
@@ -53,7 +53,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_segment_is_decoded_once() {
+    fn segment_is_decoded_once() {
         let cases = [
             ("a.b-c_1", "a.b-c_1"),
             ("%63heck%6Fut", "checkout"),
@@ -62,30 +62,30 @@ mod tests {
             ("a%252Fb", "a%2Fb"),
         ];
         for (segment, meant) in cases {
-            assert_eq!(decoded(segment), meant);
+            assert_eq!(decode_segment(segment), meant);
         }
         for (segment, meant) in
             [("100%", "100%"), ("%4", "%4"), ("%zz", "%zz"), ("a+b", "a+b"), ("%C3%A4", "ä"), ("%FF", "\u{fffd}")]
         {
-            assert_eq!(decoded(segment), meant);
+            assert_eq!(decode_segment(segment), meant);
         }
     }
 
     proptest! {
         #[test]
-        fn whatever_is_encoded_is_decoded(text in ".{0,40}") {
+        fn whatever_is_encoded_is_decode_segment(text in ".{0,40}") {
             let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
-            prop_assert_eq!(decoded(&encoded), text.clone());
-            decoded(&text);
+            prop_assert_eq!(decode_segment(&encoded), text.clone());
+            decode_segment(&text);
         }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_comes_is_not_waited_for() {
+    async fn missing_body_times_out() {
         let never = http_body_util::StreamBody::new(futures::stream::pending::<
             Result<http_body::Frame<Bytes>, tonic::Status>,
         >());
-        let failure = check(Body::new(never)).await.unwrap_err();
-        assert_eq!(failure.about(None).status(), StatusCode::REQUEST_TIMEOUT);
+        let error = validate(Body::new(never)).await.unwrap_err();
+        assert_eq!(error.response(None).status(), StatusCode::REQUEST_TIMEOUT);
     }
 }

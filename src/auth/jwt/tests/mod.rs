@@ -115,8 +115,8 @@ async fn while_the_issuer_has_never_answered_nobody_can_tell() {
     let nobody = KeySource::parse("https://127.0.0.1:9/keys").unwrap();
     let sign_on = SignOn::new(rules(), Arc::new(Jwks::open(nobody).await.unwrap()));
     let token = Key::p256("k").token(&good());
-    let verdict = sign_on.verify(token.as_bytes(), &hash(token.as_bytes()), at(NOW)).await;
-    assert_eq!(verdict, Err(Rejected::KeysUnread));
+    let decision = sign_on.verify(token.as_bytes(), &hash(token.as_bytes()), at(NOW)).await;
+    assert_eq!(decision, Err(Rejected::KeysUnread));
 }
 
 #[tokio::test]

@@ -151,7 +151,7 @@ fn the_last_active_holder_of_manage_access_stays() {
     // Not even by a batch that takes it from both.
     let both = [world.admin(update(admin, &[])), world.admin(update(bob, &[]))];
     let step = world.commit(&both);
-    assert!(matches!(step.verdicts[0], Verdict::Accepted(_)));
+    assert!(matches!(step.decisions[0], Decision::Accepted(_)));
     assert_eq!(rejected(&step, 1), Error::PermissionDenied(MANAGE));
     assert_eq!(world.reject(service(update(bob, &[]))), Error::LastAccessManager(email("bob@example.com")));
 }
@@ -161,20 +161,20 @@ fn nobody_shuts_themselves_out() {
     let mut world = World::new();
     world.with_user("bob@example.com", &[MANAGE]);
     let (admin, token) = (world.user("admin@localhost").id, world.token("admin@localhost"));
-    assert_eq!(world.reject(world.admin(deactivate(admin))), Error::LastWayIn);
-    assert_eq!(world.reject(world.admin(revoke(token))), Error::LastWayIn);
+    assert_eq!(world.reject(world.admin(deactivate(admin))), Error::LastToken);
+    assert_eq!(world.reject(world.admin(revoke(token))), Error::LastToken);
     // Rotation: a second one first.
     world.accept(world.admin(second_token(admin)));
     let answer = world.accept(world.admin(revoke(token)));
     assert_eq!(answer.entry.unwrap().action, Action::TokenRevoked);
     assert_eq!(world.reject(by(token, MANAGE, revoke(token))), Error::Unauthenticated);
     let second = world.state.token_by_secret(&[0xcd; 32]).unwrap().id;
-    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastWayIn);
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastToken);
     // One that has expired is no way in, and revoking one that does not work shuts nobody out.
     let dying = NewToken { secret_hash: [0xee; 32], ..new_token(admin, Some(world.now.plus_seconds(1))) };
     world.accept(by(second, MANAGE, Command::CreateToken(dying)));
     world.now = world.now.plus_seconds(2);
-    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastWayIn);
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastToken);
     let expired = world.state.token_by_secret(&[0xee; 32]).unwrap().id;
     world.accept(by(second, MANAGE, revoke(expired)));
     assert_eq!(world.accept(by(second, MANAGE, revoke(expired))).entry, None);
@@ -305,7 +305,7 @@ fn an_access_manager_ties_a_user_to_an_account_and_nobody_has_two() {
     assert_eq!(world.user("sue@example.com").account, Some(account("sue")));
     // Another account takes the place of the first, which is free then, in the same batch already.
     let step = world.commit(&[world.admin(tie(sue, "susan")), world.admin(tie(joe, "sue"))]);
-    assert!(step.verdicts.iter().all(|verdict| matches!(verdict, Verdict::Accepted(_))), "{:?}", step.verdicts);
+    assert!(step.decisions.iter().all(|decision| matches!(decision, Decision::Accepted(_))), "{:?}", step.decisions);
     assert_eq!(world.accept(flip(&world, "sue")).entry.unwrap().user_id, Some(joe));
     assert_eq!(world.accept(flip(&world, "susan")).entry.unwrap().user_id, Some(sue));
     let (email, account) = (email("x@example.com"), Some(account("sue")));
@@ -384,16 +384,16 @@ fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
     let flag = world.create("a");
     let user = world.user("ann@example.com");
     let cases = [
-        (Some(Named::Key(flag.key.clone())), EntityType::FeatureFlag, Some(flag.id), "a"),
-        (Some(Named::Id(flag.id)), EntityType::FeatureFlag, Some(flag.id), "a"),
-        (Some(Named::Key(FlagKey::parse("nope").unwrap())), EntityType::FeatureFlag, None, "nope"),
-        (Some(Named::Id(user.id)), EntityType::User, Some(user.id), "ann@example.com"),
-        (Some(Named::Email(user.email.clone())), EntityType::User, Some(user.id), "ann@example.com"),
-        (Some(Named::Id(ann)), EntityType::ApiToken, Some(ann), &ann.to_string()),
+        (Some(ObjectRef::Key(flag.key.clone())), EntityType::FeatureFlag, Some(flag.id), "a"),
+        (Some(ObjectRef::Id(flag.id)), EntityType::FeatureFlag, Some(flag.id), "a"),
+        (Some(ObjectRef::Key(FlagKey::parse("nope").unwrap())), EntityType::FeatureFlag, None, "nope"),
+        (Some(ObjectRef::Id(user.id)), EntityType::User, Some(user.id), "ann@example.com"),
+        (Some(ObjectRef::Email(user.email.clone())), EntityType::User, Some(user.id), "ann@example.com"),
+        (Some(ObjectRef::Id(ann)), EntityType::ApiToken, Some(ann), &ann.to_string()),
         (None, EntityType::FeatureFlag, None, ""),
     ];
-    for (named, kind, id, key) in cases {
-        let denial = Denial { permission: Permission::ToggleFeatureFlags, named, suppressed: 2 };
+    for (subject, kind, id, key) in cases {
+        let denial = Denial { permission: Permission::ToggleFeatureFlags, subject, suppressed: 2 };
         let record = by(ann, Permission::ToggleFeatureFlags, Command::RecordDenial(denial));
         let answer = world.accept(record);
         let entry = answer.entry.unwrap();
@@ -404,7 +404,7 @@ fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
     }
     assert_eq!(world.create("b").revision, world.state.head().revision);
     // Somebody who is no user leaves their name and does not become one.
-    let denial = Denial { permission: MANAGE, named: None, suppressed: 0 };
+    let denial = Denial { permission: MANAGE, subject: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));
     let told = r#"{"issuer":"https://issuer","permission":"manage_access","subject":"sue","suppressed":0}"#;

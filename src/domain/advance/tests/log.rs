@@ -5,7 +5,7 @@ use crate::domain::access::Permission::ManageAuditRetention;
 use crate::domain::hash::GENESIS;
 
 fn trim(through: i64, hash: u8, there: Option<u8>) -> Command {
-    Command::TrimLog(TrimLog { through, hash: [hash; 32], there: there.map(|byte| [byte; 32]), log: 0 })
+    Command::TrimLog(TrimLog { through, hash: [hash; 32], there: there.map(|byte| [byte; 32]), generation: 0 })
 }
 
 #[test]
@@ -64,18 +64,18 @@ fn what_was_looked_up_before_a_backup_was_restored_does_not_count() {
     let mut world = World::new();
     world.create("a");
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
-    let taking_back = |log| {
+    let reverting = |generation| {
         let entry = Some(Box::new(Entry::clone(&flip)));
-        service(Command::Revert(Revert { id: flip.id, entry, log, expected_revision: None }))
+        service(Command::Revert(Revert { id: flip.id, entry, generation, expected_revision: None }))
     };
-    world.state = world.state.clone().in_place_of(&world.state);
-    assert_eq!(world.state.log(), 1);
+    world.state = world.state.clone().replacing(&world.state);
+    assert_eq!(world.state.generation(), 1);
     let before = *world.state.head();
-    for proposal in [service(trim(1, 7, Some(7))), service(trim(1, 7, None)), taking_back(0)] {
+    for proposal in [service(trim(1, 7, Some(7))), service(trim(1, 7, None)), reverting(0)] {
         assert_eq!(world.reject(proposal), Error::Stale);
     }
     assert_eq!(*world.state.head(), before);
-    assert!(world.accept(taking_back(1)).entry.is_some());
+    assert!(world.accept(reverting(1)).entry.is_some());
 }
 
 #[test]

@@ -52,8 +52,8 @@ impl World {
     }
 
     fn accept(&mut self, proposal: Proposal) -> Answer {
-        match self.commit(&[proposal]).verdicts.remove(0) {
-            Verdict::Accepted(answer) => answer,
+        match self.commit(&[proposal]).decisions.remove(0) {
+            Decision::Accepted(answer) => answer,
             other => panic!("{other:?}"),
         }
     }
@@ -85,15 +85,15 @@ impl World {
 }
 
 fn rejected(step: &Step, index: usize) -> Error {
-    match &step.verdicts[index] {
-        Verdict::Rejected(error) => error.clone(),
+    match &step.decisions[index] {
+        Decision::Rejected(error) => error.clone(),
         other => panic!("{other:?}"),
     }
 }
 
 fn accepted(step: &Step, index: usize) -> &Answer {
-    match &step.verdicts[index] {
-        Verdict::Accepted(answer) => answer,
+    match &step.decisions[index] {
+        Decision::Accepted(answer) => answer,
         other => panic!("{other:?}"),
     }
 }
@@ -273,7 +273,7 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
     let taking_back = |entry: &Entry| {
         let entry = Some(Box::new(entry.clone()));
-        service(Command::Revert(Revert { id: flip.id, entry, log: 0, expected_revision: None }))
+        service(Command::Revert(Revert { id: flip.id, entry, generation: 0, expected_revision: None }))
     };
     let dry = Proposal { validate_only: true, ..taking_back(&flip) };
     assert_eq!(flag_of(&world.accept(dry)).status, Status::Disabled);
@@ -289,9 +289,9 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
         let entry = Entry { action, ..Entry::clone(&flip) };
         assert_eq!(world.reject(taking_back(&entry)), Error::NotRevertible(flip.id));
     }
-    let unknown = Command::Revert(Revert { id: flip.id, entry: None, log: 0, expected_revision: None });
+    let unknown = Command::Revert(Revert { id: flip.id, entry: None, generation: 0, expected_revision: None });
     assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
-    let trim = TrimLog { through: flip.revision, hash: flip.hash, there: Some(flip.hash), log: 0 };
+    let trim = TrimLog { through: flip.revision, hash: flip.hash, there: Some(flip.hash), generation: 0 };
     world.accept(service(Command::TrimLog(trim)));
     assert_eq!(world.reject(taking_back(&flip)), Error::AuditLogNotFound(flip.id), "trimmed since it was looked up");
 }
@@ -335,7 +335,7 @@ fn the_same_request_twice_in_a_batch_changes_once() {
     let other = named(by(token, Permission::ToggleFeatureFlags, toggle("a")), "r", 2);
     let step = world.commit(&[retry.clone(), retry, other]);
     assert_eq!((step.entries.len(), step.requests.len()), (1, 1));
-    let Verdict::Replayed(bytes) = &step.verdicts[1] else { panic!("{:?}", step.verdicts[1]) };
+    let Decision::Replayed(bytes) = &step.decisions[1] else { panic!("{:?}", step.decisions[1]) };
     assert_eq!(*bytes, step.requests[0].response);
     assert_eq!(rejected(&step, 2), Error::RequestIdReused);
 }

@@ -1,4 +1,4 @@
-//! GetAuditCheckpoint and ListAuditCheckpoints: signed statements of what the log was.
+//! GetAuditCheckpoint and ListAuditCheckpoints: signed statements of the log's hash at a revision.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tonic::Status;
 
 use crate::api::convert::time;
-use crate::api::errors::{log_corrupt, read_failed, status};
-use crate::api::paging::Paging;
+use crate::api::errors::{log_corrupt, status};
+use crate::api::paging::PageRequest;
 use crate::api::pb;
-use crate::api::validate::Fields;
+use crate::api::validate::RequestValidator;
 use crate::checkpoint::{Checkpoint, Note, SigningKey, VerifierKey};
 use crate::domain::error::Error;
 use crate::domain::filter::Range;
@@ -20,23 +20,24 @@ use crate::domain::{Hash, Revision};
 use crate::store::{Store, StoredCheckpoint};
 use crate::telemetry::errors;
 
-/// The keys that have signed. One that cannot be read is left out, and told of in the server's log, once.
+/// Converts stored verifier keys. A key that cannot be parsed is left out, and reported once.
 #[derive(Default)]
-pub(super) struct Keys {
-    told: Mutex<HashSet<String>>,
+pub(super) struct KeyReader {
+    reported: Mutex<HashSet<String>>,
 }
 
-impl Keys {
-    /// As the wire has them, in their order.
-    fn readable(&self, stored: Vec<(String, Timestamp)>) -> Vec<pb::CheckpointKey> {
+impl KeyReader {
+    /// The valid keys, in their order.
+    fn valid_keys(&self, stored: Vec<(String, Timestamp)>) -> Vec<pb::CheckpointKey> {
         let key = |(text, added_at): (String, Timestamp)| match VerifierKey::parse(&text) {
             Ok(key) => {
                 let added_at = Some(time(added_at));
                 Some(pb::CheckpointKey { key_id: key.id().to_string(), verifier_key: text, added_at })
             }
             Err(error) => {
-                let problem = format!("a row of checkpoint_keys is left out: {error}: {text:?}");
-                if self.told.lock().unwrap_or_else(PoisonError::into_inner).insert(text) {
+                let problem =
+                    format!("a row of checkpoint_keys is not a verifier key and is left out: {error}: {text:?}");
+                if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(text) {
                     errors::internal(&problem);
                 }
                 None
@@ -46,100 +47,100 @@ impl Keys {
     }
 }
 
-/// Who signs, and by which clock.
-pub(super) struct Signer {
+/// Signs checkpoints on request.
+pub(super) struct CheckpointSigner {
     pub key: Arc<SigningKey>,
     pub clock: Arc<dyn Clock>,
 }
 
-impl Signer {
-    /// Signs what the log was at a revision, or is now.
+impl CheckpointSigner {
+    /// Signs the log's hash at a revision, or at the head.
     pub async fn checkpoint(
         &self,
         store: &dyn Store,
-        keys: &Keys,
+        keys: &KeyReader,
         revision: Option<Revision>,
     ) -> Result<pb::GetAuditCheckpointResponse, Status> {
-        let head = store.head().await.map_err(read_failed)?;
+        let head = store.head().await?;
         let revision = revision.unwrap_or(head.revision);
         let hash = hash_at(store, &head, revision).await?;
         let now = self.clock.now();
         let note = self.key.sign(Checkpoint { log_id: head.log_id, revision, hash, time: now });
-        // A backup may have been restored that is older than the key: what is signed must be verifiable.
+        // A restored backup may be older than the key, and a signature must be verifiable.
         let ours = self.key.verifier(head.log_id).to_string();
-        let mut stored = store.checkpoint_keys().await.map_err(read_failed)?;
+        let mut stored = store.checkpoint_keys().await?;
         if !stored.iter().any(|(key, _)| *key == ours) {
-            store.add_checkpoint_key(&ours, now).await.map_err(read_failed)?;
+            store.add_checkpoint_key(&ours, now).await?;
             stored.push((ours, now));
         }
-        let (checkpoint, keys) = (Some((&Arc::new(note)).into()), keys.readable(stored));
+        let (checkpoint, keys) = (Some((&Arc::new(note)).into()), keys.valid_keys(stored));
         Ok(pb::GetAuditCheckpointResponse { checkpoint, keys })
     }
 }
 
-/// The hash at a revision that is kept, or that the first one that is follows.
+/// The hash at a kept revision, or at the floor.
 async fn hash_at(store: &dyn Store, head: &Head, asked: Revision) -> Result<Hash, Status> {
     if asked > head.revision {
-        return Err(status(Error::CursorInFuture { asked, head: head.revision }));
+        return Err(Error::CursorInFuture { asked, head: head.revision }.into());
     }
     if asked == head.revision {
         return Ok(head.hash);
     }
-    let there = if asked > head.floor { store.entry_at(asked).await.map_err(read_failed)? } else { None };
-    if let Some((_, hash)) = there {
+    let found = if asked > head.floor { store.entry_at(asked).await? } else { None };
+    if let Some((_, hash)) = found {
         return Ok(hash);
     }
-    // It is not kept, be it since a moment ago; or the log is an older one since.
-    let head = store.head().await.map_err(read_failed)?;
+    // The entry was trimmed, perhaps just now; or an older backup was restored.
+    let head = store.head().await?;
     if asked > head.revision {
-        return Err(status(Error::CursorInFuture { asked, head: head.revision }));
+        return Err(Error::CursorInFuture { asked, head: head.revision }.into());
     }
     if asked == head.floor {
         return Ok(head.floor_hash);
     }
     if asked < head.floor {
-        return Err(status(Error::CursorTooOld { asked, oldest: head.floor + 1 }));
+        return Err(Error::CursorTooOld { asked, oldest: head.floor + 1 }.into());
     }
     Err(log_corrupt(asked, &format!("there is no entry at revision {asked}")))
 }
 
 /// ListAuditCheckpoints, parsed.
-pub(super) struct List {
-    paging: Paging<Revision>,
+pub(super) struct CheckpointList {
+    paging: PageRequest<Revision>,
     from: Revision,
 }
 
-impl List {
+impl CheckpointList {
     pub fn parse(request: &pb::ListAuditCheckpointsRequest) -> Result<Self, Error> {
-        let mut fields = Fields::default();
-        let from = fields.at_least("from_revision", 0, request.from_revision).unwrap_or_default();
+        let mut validator = RequestValidator::default();
+        let from = validator.at_least("from_revision", 0, request.from_revision).unwrap_or_default();
         let after = |text: &str| text.parse().map_err(|_| Malformed("must be a revision"));
         let scope = format!("checkpoints {from}");
-        let paging = Paging::parse(&mut fields, request.page_size, &request.page_token, scope, after);
-        fields.finish(paging.map(|paging| Self { paging, from }))
+        let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, after);
+        validator.finish(paging.map(|paging| Self { paging, from }))
     }
 
-    pub async fn page(self, store: &dyn Store, keys: &Keys) -> Result<pb::ListAuditCheckpointsResponse, Status> {
+    pub async fn page(self, store: &dyn Store, keys: &KeyReader) -> Result<pb::ListAuditCheckpointsResponse, Status> {
         let first = self.paging.after.map_or(self.from, |after| after.saturating_add(1).max(self.from));
         let range = Range { first, last: Revision::MAX };
-        let stored = store.checkpoints(range, self.paging.wanted()).await.map_err(read_failed)?;
+        let stored = store.checkpoints(range, self.paging.read_limit()).await?;
         let notes = stored.iter().map(note).collect::<Result<Vec<_>, _>>()?;
         let (checkpoints, next_page_token) =
             self.paging.page(notes.iter(), |note| note.checkpoint.revision.to_string());
-        let keys = keys.readable(store.checkpoint_keys().await.map_err(read_failed)?);
+        let keys = keys.valid_keys(store.checkpoint_keys().await?);
         Ok(pb::ListAuditCheckpointsResponse { checkpoints, next_page_token, keys })
     }
 }
 
 fn note(stored: &StoredCheckpoint) -> Result<Arc<Note>, Status> {
     let revision = stored.revision;
-    let corrupt = |what: &str| {
-        errors::internal(&format!("the checkpoint of revision {revision}: {what}"));
+    let corrupt = |problem: &str| {
+        errors::internal(&format!("the checkpoint of revision {revision} is damaged: {problem}"));
         status(Error::CheckpointCorrupt { revision })
     };
     let note = Note::parse(&stored.note).map_err(|error| corrupt(&error.to_string()))?;
     if note.checkpoint.revision != revision {
-        return Err(corrupt("it speaks of another revision"));
+        return Err(corrupt("its note names another revision"));
     }
     Ok(Arc::new(note))
 }

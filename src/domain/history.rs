@@ -38,7 +38,7 @@ pub struct PastFlag {
     /// All of it.
     pub flag: Arc<Flag>,
     /// Whether its `updated_at` and `updated_by` are true: the entry that tells of them may be gone.
-    pub is_dated: bool,
+    pub has_update_metadata: bool,
 }
 
 /// What `flag`, as it is now or was at any time later, was at `revision`; `None` if it was not there yet. `next` is its
@@ -46,9 +46,13 @@ pub struct PastFlag {
 ///
 /// # Errors
 /// The revision of an entry that is not there, or does not say what it should.
-pub fn as_of(flag: &Arc<Flag>, revision: Revision, next: Option<&NextChange>) -> Result<Option<PastFlag>, Revision> {
+pub fn flag_as_of(
+    flag: &Arc<Flag>,
+    revision: Revision,
+    next: Option<&NextChange>,
+) -> Result<Option<PastFlag>, Revision> {
     if flag.revision <= revision {
-        return Ok(Some(PastFlag { flag: Arc::clone(flag), is_dated: true }));
+        return Ok(Some(PastFlag { flag: Arc::clone(flag), has_update_metadata: true }));
     }
     let next = next.ok_or(flag.revision)?;
     if next.action == Action::FlagCreated {
@@ -58,11 +62,11 @@ pub fn as_of(flag: &Arc<Flag>, revision: Revision, next: Option<&NextChange>) ->
         Action::ToggleEnabled | Action::ToggleDisabled => before_flip(flag, next),
         _ => before_edit(flag, next.old_value.as_deref()).map(|flag| (flag, true)),
     };
-    let (before, is_dated) = before.ok_or(next.revision)?;
+    let (before, has_update_metadata) = before.ok_or(next.revision)?;
     if before.revision > revision {
         return Err(before.revision);
     }
-    Ok(Some(PastFlag { flag: Arc::new(before), is_dated }))
+    Ok(Some(PastFlag { flag: Arc::new(before), has_update_metadata }))
 }
 
 fn before_flip(now: &Flag, next: &NextChange) -> Option<(Flag, bool)> {
@@ -115,16 +119,19 @@ mod tests {
     }
 
     fn was(next: &NextChange) -> Result<Option<PastFlag>, Revision> {
-        as_of(&now(), 15, Some(next))
+        flag_as_of(&now(), 15, Some(next))
     }
 
     #[test]
     fn what_has_not_changed_since_is_as_it_was() {
         let flag = now();
         for revision in [30, 31] {
-            assert_eq!(as_of(&flag, revision, None), Ok(Some(PastFlag { flag: Arc::clone(&flag), is_dated: true })));
+            assert_eq!(
+                flag_as_of(&flag, revision, None),
+                Ok(Some(PastFlag { flag: Arc::clone(&flag), has_update_metadata: true }))
+            );
         }
-        assert_eq!(as_of(&flag, 29, None), Err(30), "an entry has to be there");
+        assert_eq!(flag_as_of(&flag, 29, None), Err(30), "an entry has to be there");
     }
 
     #[test]
@@ -136,7 +143,7 @@ mod tests {
     fn an_edit_says_all_of_what_was_before_it() {
         for action in [Action::FlagUpdated, Action::FlagArchived, Action::FlagUnarchived] {
             let was = was(&NextChange { previous: None, ..change(action, &then().to_json()) }).unwrap().unwrap();
-            assert_eq!((&*was.flag, was.is_dated), (&then(), true));
+            assert_eq!((&*was.flag, was.has_update_metadata), (&then(), true));
         }
     }
 
@@ -159,7 +166,7 @@ mod tests {
         assert_eq!(*flag, Flag { updated_by: "bob@example.com".into(), ..then() });
 
         let undated = was(&NextChange { previous: None, ..edited }).unwrap().unwrap();
-        assert_eq!((undated.flag.revision, undated.is_dated), (10, false));
+        assert_eq!((undated.flag.revision, undated.has_update_metadata), (10, false));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What those who watch over it are told of the committer.
+//! The committer's metrics.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use crate::store::{Appended, StoreError};
 use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH, QUEUE_LIMIT};
 
 impl Proposals {
-    /// Sets what is told of the queue.
+    /// Updates the gauges of the queue.
     pub fn measure(&self) {
         let waiting = self.queue.max_capacity() - self.queue.capacity();
         gauge!(QUEUE_LENGTH).set(waiting as f64);
@@ -17,13 +17,13 @@ impl Proposals {
     }
 }
 
-/// Counts what was decided together.
-pub(super) fn settled(proposals: usize) {
+/// Records the size of a decided batch.
+pub(super) fn record_batch(proposals: usize) {
     histogram!(BATCH_SIZE).record(proposals as f64);
 }
 
-/// Counts an attempt to append.
-pub(super) fn appended(outcome: &Result<Appended, StoreError>, took: Duration) {
+/// Records an attempt to append.
+pub(super) fn record_append(outcome: &Result<Appended, StoreError>, duration: Duration) {
     let outcome = match outcome {
         Ok(Appended::Done) => "appended",
         Ok(Appended::HeadMoved) => "head_moved",
@@ -33,5 +33,5 @@ pub(super) fn appended(outcome: &Result<Appended, StoreError>, took: Duration) {
         Err(_) => "failed",
     };
     counter!(COMMITS, "outcome" => outcome).increment(1);
-    histogram!(COMMIT_DURATION).record(took);
+    histogram!(COMMIT_DURATION).record(duration);
 }

@@ -1,4 +1,4 @@
-//! A call from its beginning to its end, however it ends.
+//! A call from beginning to end, however it ends.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -10,58 +10,63 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
 
 use super::code;
-use super::series::{Methods, Series};
+use super::metrics::{MethodMetrics, MethodSeries};
 use crate::api::listener::Peer;
-use crate::api::protocol::Wire;
+use crate::api::protocol::Protocol;
 use crate::telemetry::metrics::{Open, refused};
 use crate::telemetry::request;
 use crate::telemetry::traces::{self, Traced};
 
-/// The target of the lines that tell of requests.
+/// The target of request log lines.
 const TARGET: &str = "toggled::request";
 
-/// A call that is under way. Dropped before it has ended, it was cancelled.
-pub(super) struct Watched {
+/// An open call. If it is dropped before it ended, it was cancelled.
+pub(super) struct TrackedCall {
     record: Arc<request::Request>,
-    series: Arc<Series>,
-    /// What the call was made in; `None` for what is neither.
-    wire: Option<Wire>,
+    series: Arc<MethodSeries>,
+    /// `None` for gRPC over HTTP/1.1, which is refused.
+    protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,
-    /// Counted as open, if it is a stream ...
+    /// Counts the call as an open stream, if it is one ...
     open: Option<Open>,
-    /// ... and as under way, if it is none.
-    _under_way: Option<TaskTrackerToken>,
+    /// ... and delays shutdown, if it is not.
+    _in_flight: Option<TaskTrackerToken>,
     ended: bool,
 }
 
-impl Watched {
-    /// A call that arrives.
-    pub fn begin<B>(methods: &Methods, calls: &TaskTracker, request: &Request<B>, wire: Option<Wire>) -> Self {
+impl TrackedCall {
+    /// Starts to track a call.
+    pub fn begin<B>(
+        methods: &MethodMetrics,
+        calls: &TaskTracker,
+        request: &Request<B>,
+        protocol: Option<Protocol>,
+    ) -> Self {
         let began = Instant::now();
         let series = Arc::clone(methods.at(request.uri().path()));
-        let traced = Traced::of(request.headers(), &series.method, wire == Some(Wire::Grpc));
+        let traced = Traced::of(request.headers(), &series.method, protocol == Some(Protocol::Grpc));
         let record = request::Request::new(Arc::clone(&series.method), traced);
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let open = series.open();
-        let under_way = open.is_none().then(|| calls.token());
-        Self { record, series, wire, peer, began, open, _under_way: under_way, ended: false }
+        let in_flight = open.is_none().then(|| calls.token());
+        Self { record, series, protocol, peer, began, open, _in_flight: in_flight, ended: false }
     }
 
-    /// What is known of the call.
+    /// The record that handlers add to.
     pub fn record(&self) -> &Arc<request::Request> {
         &self.record
     }
 
-    /// How the call went, if its answer says so at its beginning. Only gRPC says it at the end.
-    pub fn outcome<B>(&self, response: &Response<B>) -> Option<Code> {
-        match self.wire {
-            Some(Wire::Grpc) => code::of_headers(response.headers()),
-            Some(Wire::Ofrep) | None => Some(code::of_http(response.status())),
+    /// The code, if the beginning of the answer tells it. gRPC usually sends it at the end.
+    pub fn early_code<B>(&self, response: &Response<B>) -> Option<Code> {
+        match self.protocol {
+            Some(Protocol::Grpc) => code::of_headers(response.headers()),
+            Some(Protocol::Ofrep) | None => Some(code::of_http(response.status())),
         }
     }
 
-    /// It has ended like this. What comes after that changes nothing.
+    /// Ends the call with a code. Later calls of this method have no effect.
     pub fn end(&mut self, code: Code) {
         if std::mem::replace(&mut self.ended, true) {
             return;
@@ -69,8 +74,8 @@ impl Watched {
         let took = self.began.elapsed();
         self.open = None;
         self.series.end(code, took);
-        let rpc = (self.wire == Some(Wire::Grpc)).then_some(code as i32);
-        traces::end(&self.record.span, rpc, code::is_failure(code));
+        let rpc = (self.protocol == Some(Protocol::Grpc)).then_some(code as i32);
+        traces::end(&self.record.span, rpc, code::is_server_failure(code));
         let reason = self.record.reason().filter(|_| code != Code::Ok && code != Code::Cancelled);
         if let Some(reason) = reason {
             refused(reason);
@@ -78,10 +83,9 @@ impl Watched {
         self.log(code, took, reason);
     }
 
-    /// One line a call, without anything that tells a stranger who called. Reads that went well are most of what happens,
-    /// and are of no interest.
+    /// One line for each call, without personal data. Successful reads, which are most calls, are logged at debug level only.
     fn log(&self, code: Code, took: Duration, reason: Option<&'static str>) {
-        // Where somebody is says who they are: not for everybody who reads the log.
+        // An address is personal data: only at debug level.
         let peer = self.peer.filter(|_| tracing::enabled!(target: TARGET, tracing::Level::DEBUG));
         macro_rules! line {
             ($level:expr) => {
@@ -108,7 +112,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for TrackedCall {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
     }

@@ -1,4 +1,4 @@
-//! StreamAuditLogs: the log from a cursor on, without a gap.
+//! StreamAuditLogs: the audit log from a cursor on, without gaps.
 
 use std::panic::resume_unwind;
 use std::pin::Pin;
@@ -12,8 +12,8 @@ use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
 use super::conditions;
-use crate::api::errors::{log_corrupt, read_failed, status};
-use crate::api::validate::{Edge, Fields};
+use crate::api::errors::log_corrupt;
+use crate::api::validate::{Edge, RequestValidator};
 use crate::api::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::domain::audit::Entry;
 use crate::domain::error::Error;
@@ -24,52 +24,52 @@ use crate::domain::{Hash, Revision};
 use crate::store::{EntryQuery, Order, Store};
 use crate::telemetry::request;
 
-/// Entries that a stream reads at once.
-const STREAM_PAGE: i64 = 500;
+/// How many entries one read returns.
+const CHUNK_SIZE: i64 = 500;
 
-/// What a stream sends.
+/// The messages of one stream.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamAuditLogsResponse, Status>> + Send>>;
 
-/// StreamAuditLogs, parsed, and then where it has come to.
+/// StreamAuditLogs, parsed, and the stream's position.
 #[derive(Clone)]
-pub(super) struct Tail {
+pub(super) struct AuditStream {
     filter: Filter,
     period: Period,
-    /// Everything up to here has been sent, and this is the hash there: the log must still have it when it is read on.
+    /// Everything up to this revision was sent. `hash` is the hash there, which the log must still have at the next read.
     through: Revision,
     hash: Hash,
     after: Option<Revision>,
     log_id: Option<uuid::Uuid>,
     after_hash: Option<Hash>,
     follow: bool,
-    /// How many entries may still be sent.
-    left: i64,
-    /// Without `follow`: where the log ended when the stream began.
+    /// How many more entries may be sent.
+    remaining: i64,
+    /// The head when the stream began, where a stream without `follow` ends.
     end: Revision,
 }
 
-/// What was read of the log at once.
-struct Part {
+/// The entries of one read.
+struct Chunk {
     entries: Vec<Entry>,
-    /// Where the part ends, and the hash there.
+    /// The last revision covered by the read, and the hash there.
     through: Revision,
     hash: Hash,
-    /// The end of the log when it was read.
+    /// The head at the time of the read.
     head: Head,
-    /// Whether nothing can come after it: the period has passed.
-    last: bool,
+    /// Whether the requested period has ended, so that no entry can follow.
+    is_last: bool,
 }
 
-impl Tail {
+impl AuditStream {
     pub fn parse(request: pb::StreamAuditLogsRequest) -> Result<Self, Error> {
-        let mut fields = Fields::default();
-        let (filter, period) = conditions!(fields, request);
-        let after = fields.at_least("after_revision", 0, request.after_revision);
-        let log_id = request.log_id.as_deref().and_then(|id| fields.uuid("log_id", id));
-        let after_hash = fields.after_hash(request.after_revision, request.after_hash);
-        let left = fields.at_least("limit", 1, request.limit).unwrap_or(i64::MAX);
+        let mut validator = RequestValidator::default();
+        let (filter, period) = conditions!(validator, request);
+        let after = validator.at_least("after_revision", 0, request.after_revision);
+        let log_id = request.log_id.as_deref().and_then(|id| validator.uuid("log_id", id));
+        let after_hash = validator.after_hash(request.after_revision, request.after_hash);
+        let remaining = validator.at_least("limit", 1, request.limit).unwrap_or(i64::MAX);
         let follow = request.follow;
-        fields.finish(Some(Self {
+        validator.finish(Some(Self {
             filter,
             period,
             through: 0,
@@ -78,19 +78,19 @@ impl Tail {
             log_id,
             after_hash,
             follow,
-            left,
+            remaining,
             end: 0,
         }))
     }
 
-    /// Where the stream begins, if the log is the one that the client has read so far.
+    /// Positions the stream at its cursor, after checking that the cursor belongs to this log.
     pub async fn start(mut self, store: &dyn Store, head: &Head) -> Result<Self, Status> {
         if self.log_id.is_some_and(|id| id != head.log_id) {
-            return Err(status(Error::LogMismatch("log_id")));
+            return Err(Error::LogMismatch("log_id").into());
         }
         if let Some(after) = self.after {
             if after > head.revision {
-                return Err(status(Error::CursorInFuture { asked: after, head: head.revision }));
+                return Err(Error::CursorInFuture { asked: after, head: head.revision }.into());
             }
             if after < head.floor {
                 return Err(too_old(after, head));
@@ -100,25 +100,25 @@ impl Tail {
         self.through = self.after.unwrap_or(head.floor);
         self.hash = hash_at(store, head, self.through).await?;
         if self.after_hash.is_some_and(|given| given != self.hash) {
-            return Err(status(Error::LogMismatch("after_hash")));
+            return Err(Error::LogMismatch("after_hash").into());
         }
         self.end = head.revision;
         Ok(self)
     }
 
-    /// The stream itself. It reads a part when it is asked for more, and the next one while that is sent: a slow client costs
-    /// no more memory than those two, and loses nothing.
+    /// The stream. It reads a chunk when the client asks for more, and the next chunk while that one is sent: a slow client costs the
+    /// memory of two chunks.
     pub fn messages(mut self, store: Arc<dyn Store>, mut revisions: watch::Receiver<Revision>) -> Messages {
         Box::pin(async_stream::try_stream! {
-            let mut next = self.read_apart(&store);
+            let mut next = self.spawn_read(&store);
             loop {
-                let part = next.part().await?;
-                let head = part.head.revision;
-                self.left -= part.entries.len() as i64;
-                (self.through, self.hash) = (part.through, part.hash);
-                let ended = part.last || self.left == 0 || !self.follow && self.through >= self.end;
-                let ahead = (!ended && self.through < head).then(|| self.read_apart(&store));
-                for message in part.messages() {
+                let chunk = next.chunk().await?;
+                let head = chunk.head.revision;
+                self.remaining -= chunk.entries.len() as i64;
+                (self.through, self.hash) = (chunk.through, chunk.hash);
+                let ended = chunk.is_last || self.remaining == 0 || !self.follow && self.through >= self.end;
+                let ahead = (!ended && self.through < head).then(|| self.spawn_read(&store));
+                for message in chunk.into_messages() {
                     yield message;
                 }
                 if ended {
@@ -127,80 +127,80 @@ impl Tail {
                 next = match ahead {
                     Some(ahead) => ahead,
                     None => {
-                        // The mirror learns of every append, ours and others'.
+                        // The mirror moves at every append, on this replica or another.
                         let _ = timeout(HEARTBEAT, revisions.wait_for(|revision| *revision > head)).await;
-                        self.read_apart(&store)
+                        self.spawn_read(&store)
                     }
                 };
             }
         })
     }
 
-    /// Reads in a task of its own. This stream is only gone on with when its client takes something; a read that stopped
-    /// half-way would keep its connection to the database from everybody else.
-    fn read_apart(&self, store: &Arc<dyn Store>) -> Reading {
-        let (tail, store) = (self.clone(), Arc::clone(store));
-        let read = async move { tail.read(&*store).await };
-        Reading(AbortOnDropHandle::new(match request::Request::current() {
+    /// Reads in a task of its own. The stream is polled only when its client takes messages, and a read that stopped half-way would
+    /// hold its database connection.
+    fn spawn_read(&self, store: &Arc<dyn Store>) -> PendingChunk {
+        let (stream, store) = (self.clone(), Arc::clone(store));
+        let read = async move { stream.read(&*store).await };
+        PendingChunk(AbortOnDropHandle::new(match request::Request::current() {
             Some(current) => tokio::spawn(current.scope(read)),
             None => tokio::spawn(read),
         }))
     }
 
-    async fn read(&self, store: &dyn Store) -> Result<Part, Status> {
-        let head = store.head().await.map_err(read_failed)?;
+    async fn read(&self, store: &dyn Store) -> Result<Chunk, Status> {
+        let head = store.head().await?;
         if head.floor > self.through {
             return Err(too_old(self.through, &head));
         }
         let until = if self.follow { head.revision } else { self.end };
-        // A log that was restored while it was read, and perhaps written on since, is not the same any more.
-        let mismatch = || status(Error::LogMismatch("the stream's cursor"));
+        // A log that was restored during the stream is another one.
+        let mismatch = || Status::from(Error::LogMismatch("the stream's cursor"));
         if self.log_id != Some(head.log_id) || head.revision < self.through.max(until) {
             return Err(mismatch());
         }
         if hash_at(store, &head, self.through).await? != self.hash {
             return Err(mismatch());
         }
-        let last = self.period.to.is_some_and(|to| head.timestamp > to);
+        let is_last = self.period.to.is_some_and(|to| head.timestamp > to);
         let rest = Range { first: self.through + 1, last: until };
-        let range = store.range(self.period, rest).await.map_err(read_failed)?;
-        let limit = self.left.min(STREAM_PAGE);
+        let range = store.range(self.period, rest).await?;
+        let limit = self.remaining.min(CHUNK_SIZE);
         let query = EntryQuery { filter: self.filter.clone(), range, order: Order::OldestFirst, offset: 0, limit };
-        let entries = if range.is_empty() { Vec::new() } else { store.entries(&query).await.map_err(read_failed)? };
+        let entries = if range.is_empty() { Vec::new() } else { store.entries(&query).await? };
         if !range.is_empty() {
-            // What was trimmed meanwhile may be missing in what was read.
-            let now = store.head().await.map_err(read_failed)?;
+            // Entries that were trimmed meanwhile may be missing.
+            let now = store.head().await?;
             if now.floor > self.through {
                 return Err(too_old(self.through, &now));
             }
         }
-        let full = entries.len() as i64 == limit;
-        let (through, hash) = match entries.last().filter(|_| full) {
+        let is_full = entries.len() as i64 == limit;
+        let (through, hash) = match entries.last().filter(|_| is_full) {
             Some(entry) => (entry.revision, entry.hash),
             None => (until, hash_at(store, &head, until).await?),
         };
-        Ok(Part { entries, through, hash, head, last: last && !full })
+        Ok(Chunk { entries, through, hash, head, is_last: is_last && !is_full })
     }
 }
 
-/// A part that is being read; given up with this value.
-struct Reading(AbortOnDropHandle<Result<Part, Status>>);
+/// A read in progress, aborted when this is dropped.
+struct PendingChunk(AbortOnDropHandle<Result<Chunk, Status>>);
 
-impl Reading {
-    async fn part(self) -> Result<Part, Status> {
+impl PendingChunk {
+    async fn chunk(self) -> Result<Chunk, Status> {
         match self.0.await {
-            Ok(part) => part,
-            Err(ended) => match ended.try_into_panic() {
+            Ok(chunk) => chunk,
+            Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
-                Err(_) => Err(status(Error::Draining)),
+                Err(_) => Err(Error::Draining.into()),
             },
         }
     }
 }
 
-impl Part {
-    /// The part in messages of about a mebibyte; there is always one, so that the cursor moves.
-    fn messages(self) -> Vec<pb::StreamAuditLogsResponse> {
+impl Chunk {
+    /// The chunk in messages of about a mebibyte. There is always at least one, so that the client's cursor moves.
+    fn into_messages(self) -> Vec<pb::StreamAuditLogsResponse> {
         let log_id = self.head.log_id.to_string();
         let message = |items, through_revision, through_hash: Hash| pb::StreamAuditLogsResponse {
             items,
@@ -226,23 +226,23 @@ impl Part {
     }
 }
 
-/// The hash at a revision, which may be trimmed while it is looked up.
+/// The hash at a revision that may be trimmed during the lookup.
 async fn hash_at(store: &dyn Store, head: &Head, revision: Revision) -> Result<Hash, Status> {
     if let Some(hash) = head.hash_at(revision) {
         return Ok(hash);
     }
-    if let Some((_, hash)) = store.entry_at(revision).await.map_err(read_failed)? {
+    if let Some((_, hash)) = store.entry_at(revision).await? {
         return Ok(hash);
     }
-    let now = store.head().await.map_err(read_failed)?;
+    let now = store.head().await?;
     match now.hash_at(revision) {
         Some(hash) => Ok(hash),
         None if revision < now.floor => Err(too_old(revision, &now)),
-        None if revision > now.revision => Err(status(Error::LogMismatch("the stream's cursor"))),
+        None if revision > now.revision => Err(Error::LogMismatch("the stream's cursor").into()),
         None => Err(log_corrupt(revision, &format!("there is no entry at revision {revision}"))),
     }
 }
 
 fn too_old(asked: Revision, head: &Head) -> Status {
-    status(Error::CursorTooOld { asked, oldest: head.floor + 1 })
+    Error::CursorTooOld { asked, oldest: head.floor + 1 }.into()
 }

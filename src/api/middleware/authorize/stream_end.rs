@@ -1,0 +1,88 @@
+//! The end of an open stream: when its caller loses access, and when the server stops.
+
+use std::time::Duration;
+
+use super::authorizer::Authorizer;
+use crate::api::call::Call;
+use crate::auth::Caller;
+use crate::auth::policy::Method;
+use crate::domain::error::Error;
+use crate::domain::time::Timestamp;
+
+/// The longest time between two checks of a stream's expiry: a clock that is set, rather than runs, wakes no timer.
+const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
+
+impl Authorizer {
+    /// Waits until an open stream has to end, and returns the reason. An anonymous stream has no call.
+    pub(super) async fn stream_end(&self, call: Option<Call>, method: &Method) -> Error {
+        let access_lost = async {
+            match call {
+                Some(call) => self.access_lost(call, method).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.closing.cancelled() => Error::Draining,
+            error = access_lost => error,
+        }
+    }
+
+    /// Waits until a stream's caller loses access, or the mirror is stale and the stream needs the database.
+    async fn access_lost(&self, call: Call, method: &Method) -> Error {
+        let stale = async {
+            if method.reads_memory() {
+                std::future::pending().await
+            } else {
+                self.authenticator.mirror.until_stale().await
+            }
+        };
+        tokio::select! {
+            () = stale => Error::Stale,
+            error = self.credentials_ended(call) => error,
+        }
+    }
+
+    /// Waits until the caller's credentials or permission end. Checks again after each change of users or tokens, after a change
+    /// of the issuer's keys, and when the credentials expire.
+    async fn credentials_ended(&self, call: Call) -> Error {
+        let authenticator = &self.authenticator;
+        let mut changes = authenticator.mirror.access_changes();
+        let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
+        let mut keys = sign_on.map(|sign_on| sign_on.key_changes());
+        // Only after a change of keys: the cache drops old tokens, so that a miss alone means nothing.
+        let mut keys_changed = true;
+        loop {
+            changes.borrow_and_update();
+            let now = authenticator.clock.now();
+            if std::mem::take(&mut keys_changed) && !self.has_valid_signature(&call, now) {
+                return Error::Unauthenticated;
+            }
+            let credential = call.caller.credential.clone();
+            let caller = authenticator.mirror.read(|state| Caller::admit(state, credential, now)).flatten();
+            let Some(caller) = caller else { return Error::Unauthenticated };
+            if let Some(missing) = caller.granted.lacks(call.permission) {
+                return Error::PermissionDenied(missing);
+            }
+            let time_left = caller.granted.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
+            let next_keys = async {
+                match &mut keys {
+                    Some(keys) => keys.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return Error::Draining },
+                changed = next_keys => if changed.is_ok() { keys_changed = true } else { return Error::Draining },
+                () = tokio::time::sleep(time_left.min(EXPIRY_CHECK_INTERVAL)) => {}
+            }
+        }
+    }
+
+    /// Whether the issuer still has the key that signed the caller's token. Other credentials have no signature.
+    fn has_valid_signature(&self, call: &Call, now: Timestamp) -> bool {
+        match call.sign_on_token.as_ref().zip(self.authenticator.methods.sign_on.as_ref()) {
+            Some((hash, sign_on)) => sign_on.cached(hash, now).is_some(),
+            None => true,
+        }
+    }
+}

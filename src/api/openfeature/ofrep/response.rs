@@ -1,0 +1,63 @@
+//! OFREP's successful answers.
+
+use std::sync::Arc;
+
+use http::header::ETAG;
+use http::{HeaderValue, Response, StatusCode};
+use serde::{Serialize, Serializer};
+use tonic::body::Body;
+
+use super::etag::ETag;
+use crate::api::openfeature;
+use crate::api::protocol::ofrep::{json_response, with_header};
+use crate::domain::flag::Flag;
+
+/// One flag's value.
+#[derive(Serialize)]
+struct Evaluation<'a> {
+    key: &'a str,
+    value: bool,
+    reason: &'static str,
+    variant: &'static str,
+}
+
+impl<'a> From<&'a Flag> for Evaluation<'a> {
+    fn from(flag: &'a Flag) -> Self {
+        let (value, variant) = (openfeature::value(flag), openfeature::variant(flag));
+        Self { key: flag.key.as_str(), value, reason: openfeature::REASON, variant }
+    }
+}
+
+#[derive(Serialize)]
+struct BulkEvaluation<'a> {
+    #[serde(serialize_with = "evaluations")]
+    flags: &'a [Arc<Flag>],
+}
+
+fn evaluations<S: Serializer>(flags: &[Arc<Flag>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(flags.iter().map(|flag| Evaluation::from(&**flag)))
+}
+
+/// The value of one flag.
+pub(super) fn one(flag: &Flag) -> Response<Body> {
+    json_response(StatusCode::OK, &Evaluation::from(flag))
+}
+
+/// The values of all flags.
+pub(super) fn all(flags: &[Arc<Flag>], etag: &ETag) -> Response<Body> {
+    with_etag(json_response(StatusCode::OK, &BulkEvaluation { flags }), etag)
+}
+
+/// The client has the current values already.
+pub(super) fn not_modified(etag: &ETag) -> Response<Body> {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::NOT_MODIFIED;
+    with_etag(response, etag)
+}
+
+fn with_etag(response: Response<Body>, etag: &ETag) -> Response<Body> {
+    match HeaderValue::try_from(format!("\"{etag}\"")) {
+        Ok(etag) => with_header(response, ETAG, etag),
+        Err(_) => response,
+    }
+}

@@ -1,0 +1,35 @@
+//! gRPC's framing of messages, where the middleware answers or reads without a service.
+
+use http::{HeaderMap, HeaderValue, Response};
+use http_body_util::{BodyExt, Full};
+use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
+use tonic::Status;
+use tonic::body::Body;
+use tonic::metadata::GRPC_CONTENT_TYPE;
+
+/// The metadata key that marks the answer to a retry.
+pub(in crate::api) const REPLAYED: &str = "x-request-replayed";
+
+/// The answer to a retry, as it was stored.
+pub(in crate::api) fn replayed_response(stored: Vec<u8>) -> Response<Body> {
+    let mut message = BytesMut::with_capacity(stored.len() + 5);
+    message.put_u8(0);
+    message.put_u32(u32::try_from(stored.len()).unwrap_or(u32::MAX));
+    message.put_slice(&stored);
+    let trailers = async {
+        let mut trailers = HeaderMap::new();
+        Some(Status::ok("").add_header(&mut trailers).map(|()| trailers))
+    };
+    let body = Full::new(message.freeze()).map_err(|never| match never {}).with_trailers(trailers);
+    let mut response = Response::new(Body::new(body));
+    response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+/// The only message of a body: a byte that says whether it is compressed, four of its length, and the message. `None` if it is
+/// compressed or there is more or less than one.
+pub(in crate::api) fn single_message(mut body: Bytes) -> Option<Bytes> {
+    let (compressed, length) = (body.try_get_u8().ok()?, body.try_get_u32().ok()?);
+    (compressed == 0 && body.len() == length as usize).then_some(body)
+}

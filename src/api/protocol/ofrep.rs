@@ -1,0 +1,109 @@
+//! OFREP's paths and errors.
+
+use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use http_body_util::Full;
+use prost::bytes::Bytes;
+use serde::Serialize;
+use tonic::body::Body;
+
+use crate::api::errors::{ApiError, http_status};
+use crate::domain::access::Permission;
+use crate::domain::error::Error;
+
+/// The prefix of every path of OFREP.
+pub(in crate::api) const ROOT: &str = "/ofrep/";
+
+/// The path of all flags.
+const FLAGS: &str = "/ofrep/v1/evaluate/flags";
+/// The path of one flag, before its key. Everything after it is the key: not every client encodes a `/` in a key.
+pub(in crate::api) const FLAG: &str = "/ofrep/v1/evaluate/flags/";
+
+/// The routes: path, method name and permission.
+pub(in crate::api) const ROUTES: [(&str, &str, Permission); 2] = [
+    (FLAGS, "OFREP/EvaluateFlags", Permission::ViewFeatureFlags),
+    (FLAG, "OFREP/EvaluateFlag", Permission::ViewFeatureFlags),
+];
+
+/// The retry delay after a failure that passes. HTTP counts whole seconds.
+const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// An error in OFREP's terms.
+#[derive(Debug)]
+pub(in crate::api) struct OfrepError {
+    status: StatusCode,
+    code: &'static str,
+    details: String,
+}
+
+impl OfrepError {
+    /// A malformed request, with OFREP's code for it.
+    pub fn bad_request(code: &'static str, details: &str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code, details: details.to_owned() }
+    }
+
+    /// An error for which OFREP has no code.
+    pub fn general(status: StatusCode, details: &str) -> Self {
+        Self { status, code: "GENERAL", details: details.to_owned() }
+    }
+
+    /// The response. Clients look for the key of the flag that they asked for.
+    pub fn response(self, key: Option<&str>) -> Response<Body> {
+        let response =
+            json_response(self.status, &ErrorBody { key, error_code: self.code, error_details: &self.details });
+        match self.status {
+            StatusCode::UNAUTHORIZED => with_header(response, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
+            StatusCode::SERVICE_UNAVAILABLE => {
+                with_header(response, RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS))
+            }
+            _ => response,
+        }
+    }
+}
+
+impl From<ApiError> for OfrepError {
+    fn from(error: ApiError) -> Self {
+        let is_not_found = matches!(error, ApiError::Domain(Error::FlagNotFound(_)));
+        let (status, details) = http_status(&error);
+        Self { status, code: if is_not_found { "FLAG_NOT_FOUND" } else { "GENERAL" }, details }
+    }
+}
+
+impl From<Error> for OfrepError {
+    fn from(error: Error) -> Self {
+        ApiError::from(error).into()
+    }
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct ErrorBody<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'a str>,
+    error_code: &'static str,
+    error_details: &'a str,
+}
+
+/// A response with a JSON body.
+pub(in crate::api) fn json_response(status: StatusCode, value: &impl Serialize) -> Response<Body> {
+    let (status, text) = match serde_json::to_vec(value) {
+        Ok(text) => (status, text),
+        Err(error) => {
+            tracing::error!(%error, "JSON response not encoded");
+            (StatusCode::INTERNAL_SERVER_ERROR, Vec::new())
+        }
+    };
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
+    *response.status_mut() = status;
+    with_header(response, CONTENT_TYPE, HeaderValue::from_static("application/json"))
+}
+
+/// The response with one more header.
+pub(in crate::api) fn with_header(
+    mut response: Response<Body>,
+    name: HeaderName,
+    value: HeaderValue,
+) -> Response<Body> {
+    response.headers_mut().insert(name, value);
+    response
+}
