@@ -17,7 +17,7 @@ use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenPlace;
 use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
-use crate::server::{self, Proof, Ready, ServiceContext};
+use crate::server::{self, Proof, Ready, ServerContext};
 use crate::store::Store;
 use crate::telemetry::listener::Listener;
 use crate::tls::{Files, Tls};
@@ -63,7 +63,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.anonymous_flagd_reads;
-    let parts = ServiceContext {
+    let parts = ServerContext {
         listener,
         tls,
         auth_methods: AuthMethods { certificate_users, sign_on, anonymous_flagd_reads },

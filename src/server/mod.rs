@@ -43,7 +43,7 @@ const TO_HANG_UP: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What the server needs from outside.
-pub struct ServiceContext {
+pub struct ServerContext {
     /// Where it listens.
     pub listener: TcpListener,
     /// What it speaks there; without it, everybody on the way can read and change what is said.
@@ -129,7 +129,7 @@ pub enum ServerError {
 ///
 /// # Errors
 /// Why it could not start, or not go on.
-pub async fn run(parts: ServiceContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
+pub async fn run(parts: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
     let (shutdown, own_token, queue) = (parts.shutdown.clone(), parts.bootstrap_token.clone(), parts.limits.max_queue);
     let mirror = Mirror::new(parts.following.max_staleness);
     let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
@@ -192,8 +192,8 @@ struct Server {
 
 impl Server {
     /// Takes calls already before the database answers, so that health can say that it does not.
-    async fn listen(parts: ServiceContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
-        let ServiceContext {
+    async fn listen(parts: ServerContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
+        let ServerContext {
             listener,
             tls,
             auth_methods,

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::{Args, Command};
 use tempfile::TempDir;
-use toggled::api::Outsiders;
+use toggled::api::AuthMethods;
 use toggled::api::pb::*;
 use toggled::auth::jwks::{Jwks, KeySource};
 use toggled::auth::jwt::{Rules, SignOn};
@@ -15,7 +15,7 @@ use toggled::auth::secret::Secret;
 use toggled::checkpoint::SigningKey;
 use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
-use toggled::server::{self, Parts, Proof, ServerError};
+use toggled::server::{self, Proof, ServerContext, ServerError};
 use toggled::store;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -78,10 +78,10 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let sign_on = Some(Arc::new(sign_on));
-    let parts = Parts {
+    let parts = ServerContext {
         listener,
         tls: None,
-        outsiders: Outsiders { sign_on, ..Outsiders::default() },
+        auth_methods: AuthMethods { sign_on, ..AuthMethods::default() },
         store: store::open(&database.url).unwrap(),
         clock,
         bootstrap_token: Some(Secret::own(TOKEN.to_owned()).unwrap()),
