@@ -2,7 +2,7 @@
 
 use mimalloc::MiMalloc;
 
-/// The C library's allocator keeps what a thousand slow readers once took; this one gives it back.
+/// The C library's allocator keeps the memory of a peak load; mimalloc returns it.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use crate::domain::access::{Account, Credential, Grant, SecretHash, User, admit};
+use crate::domain::access::{Account, Credential, Grant, SecretHash, User, authenticate};
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 
@@ -36,8 +36,8 @@ pub struct Caller {
 
 impl Caller {
     /// Who shows this credential, if it works.
-    pub fn admit(state: &State, credential: Credential, now: Timestamp) -> Option<Self> {
-        let granted = admit(state, &credential, now)?;
+    pub fn authenticate(state: &State, credential: Credential, now: Timestamp) -> Option<Self> {
+        let granted = authenticate(state, &credential, now)?;
         Some(Self { credential, granted })
     }
 

@@ -55,7 +55,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         line: format!("cannot listen on {}: {error}", settings.listen),
     })?;
     let address = listener.local_addr()?;
-    let watched_at = match settings.telemetry.metrics_listen {
+    let metrics_listener = match settings.telemetry.metrics_listen {
         Some(address) => Some(Listener::bind(address).await.map_err(|line| Failure { code: EXIT_FAILURE, line })?),
         None => None,
     };
@@ -77,8 +77,8 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
             verify_all: settings.checkpoints.verify_on_start,
         },
         limits: settings.limits,
-        stopping: settings.shutdown,
-        watched_at,
+        shutdown_settings: settings.shutdown,
+        metrics_listener,
         shutdown,
     };
     let ready = |ready: Ready| {

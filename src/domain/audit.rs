@@ -1,4 +1,4 @@
-//! The audit entry: one change, as it stands in the log for good.
+//! The audit entry: one change, stored for good.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ macro_rules! names {
         pub enum $name { $($(#[$vdoc])* $variant,)* }
 
         impl $name {
-            /// All there are.
+            /// All values.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
             /// The name on the wire and in the database.
@@ -35,31 +35,31 @@ macro_rules! names {
 }
 
 names! {
-    /// What was done.
+    /// The action of an entry.
     Action {
-        /// A flag was turned on, whichever method did it.
+        /// A flag was enabled, by whichever method.
         ToggleEnabled = "toggle_enabled",
-        /// A flag was turned off, whichever method did it.
+        /// A flag was disabled, by whichever method.
         ToggleDisabled = "toggle_disabled",
         /// A flag was created.
         FlagCreated = "flag_created",
         /// A flag's name or description was changed.
         FlagUpdated = "flag_updated",
-        /// A flag was taken out of use.
+        /// A flag was archived.
         FlagArchived = "flag_archived",
-        /// A flag was brought back.
+        /// A flag was unarchived.
         FlagUnarchived = "flag_unarchived",
         /// A user was created.
         UserCreated = "user_created",
-        /// A user's permissions were changed.
+        /// A user's permissions, account or activation were changed.
         UserUpdated = "user_updated",
-        /// A user was shut out.
+        /// A user was deactivated.
         UserDeactivated = "user_deactivated",
         /// A token was created.
         TokenCreated = "token_created",
         /// A token was revoked.
         TokenRevoked = "token_revoked",
-        /// A change was refused for want of a permission.
+        /// A change was refused for lack of a permission.
         AccessDenied = "access_denied",
         /// The oldest part of the log was removed.
         LogTrimmed = "log_trimmed",
@@ -67,14 +67,14 @@ names! {
 }
 
 impl Action {
-    /// Whether a flag was turned on or off.
+    /// Whether the action is a flip.
     pub fn is_flip(self) -> bool {
         matches!(self, Self::ToggleEnabled | Self::ToggleDisabled)
     }
 }
 
 names! {
-    /// What kind of object an entry is about.
+    /// The type of object that an entry is about.
     EntityType {
         /// A flag.
         FeatureFlag = "feature_flag",
@@ -82,59 +82,59 @@ names! {
         User = "user",
         /// A token.
         ApiToken = "api_token",
-        /// The log itself.
+        /// The audit log itself.
         Log = "log",
     }
 }
 
-/// One change. `docs/audit-proof.md` says how it is hashed. A text that is absent is `None`, never empty.
+/// An audit entry. `docs/audit-proof.md` specifies its hash. An absent text is `None`, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
-    /// Given by the server.
+    /// Set by the server.
     pub id: Uuid,
     /// The position in the log.
     pub revision: Revision,
-    /// When it happened; never before the entry before it.
+    /// When the change happened; never before the previous entry.
     pub timestamp: Timestamp,
-    /// Who did it; `None` for the service itself.
+    /// The user who made the change; `None` for the service itself.
     pub user_id: Option<Uuid>,
-    /// Who did it, as text that outlives the user.
+    /// The user's e-mail address at the time, or the service's name.
     pub user_email: Arc<str>,
-    /// The token that they used.
+    /// The API token used.
     pub token_id: Option<Uuid>,
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// What kind of object it was done to.
+    /// The type of the object.
     pub entity_type: EntityType,
-    /// That object.
+    /// The object's id.
     pub entity_id: Option<Uuid>,
-    /// Its key: a flag's key, a user's e-mail address, a token's id.
+    /// The object's key: a flag's key, a user's e-mail address, a token's id.
     pub entity_key: Arc<str>,
-    /// What people called it then.
+    /// The object's name at the time.
     pub entity_name: Arc<str>,
-    /// What was before: a status for a flip, else the object as JSON.
+    /// The value before: a status for a flip, else the object as JSON.
     pub old_value: Option<Arc<str>>,
-    /// What is after it.
+    /// The value after.
     pub new_value: Option<Arc<str>>,
-    /// Why, in the caller's words.
+    /// The reason that the caller gave.
     pub reason: Option<Arc<str>>,
-    /// What the caller named the request.
+    /// The caller's `request_id`.
     pub request_id: Option<Arc<str>>,
-    /// The method called.
+    /// The method.
     pub method: Arc<str>,
-    /// Where the call came from: address and port.
+    /// The peer's address and port.
     pub peer: Option<Arc<str>>,
-    /// What the client called itself.
+    /// The client's `user-agent`.
     pub user_agent: Option<Arc<str>>,
-    /// The revision that the object had before.
+    /// The object's revision before the change.
     pub previous_entity_revision: Option<Revision>,
-    /// The entry whose change this one takes back.
+    /// The entry that this one reverts.
     pub reverts: Option<Uuid>,
-    /// Which encoding `hash` was computed by.
+    /// The version of the encoding that `hash` covers.
     pub hash_version: u8,
-    /// The entry's place in the chain.
+    /// The hash of this entry and the previous hash.
     pub hash: Hash,
-    /// When it was written, by the writing server's own clock, which may run backwards. Not part of the hash.
+    /// When the entry was written, by the server's own clock, which may run backwards. Not covered by the hash.
     pub created_at: Timestamp,
 }
 

@@ -1,4 +1,4 @@
-//! Which audit entries a reader asks for.
+//! Filters for audit entries.
 
 use std::sync::Arc;
 
@@ -8,29 +8,29 @@ use super::Revision;
 use super::audit::{Action, EntityType};
 use super::time::Timestamp;
 
-/// Conditions on an entry; all that are present apply.
+/// Conditions on an entry. An entry matches if it meets all that are present.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Filter {
-    /// By this user.
+    /// Made by this user.
     pub user_id: Option<Uuid>,
-    /// By whoever had this address, lower-cased.
+    /// Made under this e-mail address, in lower case.
     pub user_email: Option<Arc<str>>,
-    /// About this kind of object.
+    /// About this type of object.
     pub entity_type: Option<EntityType>,
     /// About this object.
     pub entity_id: Option<Uuid>,
-    /// Of this action.
+    /// With this action.
     pub action: Option<Action>,
 }
 
 impl Filter {
-    /// Whether every entry passes.
+    /// Whether every entry matches.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 }
 
-/// From when to when, both ends included.
+/// A period of time, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Period {
     /// The earliest time.
@@ -39,9 +39,9 @@ pub struct Period {
     pub to: Option<Timestamp>,
 }
 
-/// From which revision to which, both ends included; empty when `first > last`.
+/// A range of revisions, both ends included; empty if `first > last`.
 ///
-/// Time never runs backwards along revisions, so a [`Period`] is a `Range`: no query filters by time.
+/// Timestamps never decrease along revisions, so every [`Period`] is a `Range`, and no query filters by time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// The first revision.
@@ -51,12 +51,12 @@ pub struct Range {
 }
 
 impl Range {
-    /// How many revisions it holds.
+    /// The number of revisions in the range.
     pub fn len(self) -> i64 {
         (self.last - self.first + 1).max(0)
     }
 
-    /// Whether it holds none.
+    /// Whether the range is empty.
     pub fn is_empty(self) -> bool {
         self.len() == 0
     }

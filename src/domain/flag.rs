@@ -9,7 +9,7 @@ use super::Revision;
 use super::text::{Description, FlagKey, Name};
 use super::time::Timestamp;
 
-/// Whether a flag is on.
+/// The status of a flag.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Status {
     /// On.
@@ -19,7 +19,7 @@ pub enum Status {
 }
 
 impl Status {
-    /// As it is stored and logged.
+    /// The stored name.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Enabled => "enabled",
@@ -36,7 +36,7 @@ impl Status {
         }
     }
 
-    /// The other one.
+    /// The opposite status.
     pub fn flipped(self) -> Self {
         match self {
             Self::Enabled => Self::Disabled,
@@ -45,33 +45,33 @@ impl Status {
     }
 }
 
-/// An on/off switch.
+/// A feature flag.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Flag {
-    /// Given by the server, never changed.
+    /// Set at creation, never changed.
     pub id: Uuid,
-    /// What code reads it by: unique for good, never changed.
+    /// The key that code reads the flag by: unique, never changed or reused.
     pub key: FlagKey,
-    /// What people call it.
+    /// A name for people.
     pub name: Name,
-    /// What it is for; may be empty.
+    /// What the flag is for; may be empty.
     pub description: Description,
-    /// Whether it is on.
+    /// The status.
     pub status: Status,
-    /// The revision that last changed it.
+    /// The revision that last changed the flag.
     pub revision: Revision,
     /// When it was created.
     pub created_at: Timestamp,
     /// When it was last changed.
     pub updated_at: Timestamp,
-    /// The e-mail address (or service name) of who last changed it.
+    /// The e-mail address of the user who last changed it, or the service's name.
     pub updated_by: Arc<str>,
-    /// When it was taken out of use.
+    /// When it was archived.
     pub archived_at: Option<Timestamp>,
 }
 
 impl Flag {
-    /// The whole flag as the log keeps it: JSON with sorted keys.
+    /// The flag as the audit log stores it: JSON with sorted keys.
     pub fn to_json(&self) -> String {
         let fields = Fields {
             archived_at: self.archived_at.map(|t| t.to_string()),
@@ -88,7 +88,7 @@ impl Flag {
         json(&fields)
     }
 
-    /// The inverse of [`Flag::to_json`]; `None` for what is not a flag.
+    /// The inverse of [`Flag::to_json`]; `None` for any other text.
     pub fn from_json(json: &str) -> Option<Self> {
         let written: Written = serde_json::from_str(json).ok()?;
         Some(Self {

@@ -1,5 +1,5 @@
-//! The hash chain: each entry's hash covers the one before it, so that no entry can be altered, removed or moved
-//! without every later hash changing. `docs/audit-proof.md` specifies the bytes; this is their only writer.
+//! The hash chain. Each entry's hash covers the previous one, so that altering, removing or moving an entry changes
+//! every later hash. `docs/audit-proof.md` specifies the bytes; only this module computes them.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -22,14 +22,13 @@ pub fn parse_hex(text: &str) -> Option<Hash> {
     Some(hash)
 }
 
-/// Which encoding an entry is hashed by; it is part of what is hashed, and of the entry. The second knows what an entry
-/// reverts. The others are hashed by the first still, so that who recomputes only those need not know of it.
+/// The version of the encoding that covers an entry, itself covered by the hash. Version 2 adds what an entry reverts.
+/// Other entries use version 1, so that a verifier without reverts need not know version 2.
 pub fn version(reverts: Option<Uuid>) -> u8 {
     if reverts.is_some() { 2 } else { 1 }
 }
 
-/// The hash of `entry`, whose own `hash` field is not read, when it follows the entry with the hash `previous` in the
-/// log `log_id`.
+/// The hash of `entry` after the entry with hash `previous` in the log `log_id`. Ignores the entry's own `hash`.
 pub fn chain(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
     let mut encoder = Encoder(Sha256::new());
     encoder.0.update(previous);
@@ -40,8 +39,7 @@ pub fn chain(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
 }
 
 /// Feeds fields to the hash: a tag byte (the field's number in the message `AuditLog`), the length in 4 bytes, the
-/// value. Numbers are big-endian. A field that is absent is there with length 0, which no present one has that
-/// may be absent.
+/// value. Numbers are big-endian. An absent field has length 0; an optional field that is present never has.
 struct Encoder(Sha256);
 
 impl Encoder {
@@ -65,7 +63,7 @@ impl Encoder {
         self.text(17, entry.peer.as_deref());
         self.text(18, entry.user_agent.as_deref());
         self.integer(19, entry.previous_entity_revision);
-        // Whatever the version says: what is there counts, or it could be put there afterwards.
+        // Covered whatever the version says: otherwise it could be added afterwards.
         if entry.reverts.is_some() {
             self.uuid(23, entry.reverts);
         }
@@ -88,7 +86,7 @@ impl Encoder {
 
     fn field(&mut self, tag: u8, value: &[u8]) {
         let mut header = [tag, 0, 0, 0, 0];
-        // No field comes near 4 GiB: every text is limited where it enters.
+        // Every text is limited at the edge, far below 4 GiB.
         header[1..].copy_from_slice(&(value.len() as u32).to_be_bytes());
         self.0.update(header);
         self.0.update(value);

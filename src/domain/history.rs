@@ -1,8 +1,8 @@
-//! What a flag was at an earlier revision, as the log tells it.
+//! What a flag was at an earlier revision, from the log.
 //!
-//! A flag that has not changed since is as it was. Of any other the first entry after that revision says what was before
-//! it: an edit all of it, a flip the status alone; the rest of it then is what its first edit found, or, if there was
-//! none, what it has still. So only what came after the revision is read, and nothing is played back.
+//! A flag that has not changed since then was the same. For any other flag, the first entry after that revision holds
+//! the earlier value: an edit holds the whole flag, a flip only the status. The other fields after a flip come from the
+//! first later edit or, without one, from the present flag. So only later entries are read, and nothing is replayed.
 
 use std::sync::Arc;
 
@@ -13,39 +13,39 @@ use super::audit::Action;
 use super::flag::{Flag, Status};
 use super::time::Timestamp;
 
-/// A flag's first change after a revision, and what else the log says of it as it was then.
+/// A flag's first change after a revision, and what the log says about the flag before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NextChange {
     /// The flag.
     pub flag_id: Uuid,
-    /// The revision of that change.
+    /// The revision of the change.
     pub revision: Revision,
-    /// What was done.
+    /// The action.
     pub action: Action,
-    /// What was before it: a status for a flip, else the flag as JSON, and nothing before its creation.
+    /// The value before: a status for a flip, the flag as JSON for an edit, `None` for a creation.
     pub old_value: Option<String>,
-    /// The revision that the flag had before it.
+    /// The flag's revision before the change.
     pub previous_revision: Option<Revision>,
-    /// What was before the first change after the revision that was no flip, as JSON; `None` if there was none.
+    /// The flag as JSON before the first later edit; `None` if there was none.
     pub before_edit: Option<String>,
-    /// When and by whom the flag was last changed before; `None` where that entry is no longer kept.
+    /// When and by whom the flag was changed before; `None` if that entry was trimmed.
     pub previous: Option<(Timestamp, Arc<str>)>,
 }
 
-/// A flag as it was.
+/// A flag as of an earlier revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PastFlag {
-    /// All of it.
+    /// The flag.
     pub flag: Arc<Flag>,
-    /// Whether its `updated_at` and `updated_by` are true: the entry that tells of them may be gone.
+    /// Whether `updated_at` and `updated_by` are known: the entry that holds them may be trimmed.
     pub has_update_metadata: bool,
 }
 
-/// What `flag`, as it is now or was at any time later, was at `revision`; `None` if it was not there yet. `next` is its
-/// first change after that, if any was found.
+/// The flag as of `revision`, from the flag at any later revision and its first change after `revision`; `None` if it
+/// did not exist yet.
 ///
 /// # Errors
-/// The revision of an entry that is not there, or does not say what it should.
+/// The revision of an entry that is missing or invalid.
 pub fn flag_as_of(
     flag: &Arc<Flag>,
     revision: Revision,

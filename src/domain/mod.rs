@@ -1,5 +1,5 @@
-//! The rules of the service, free of I/O: what a flag, a user and an audit entry are, and what a change does to
-//! them. Nothing here knows of gRPC, SQL or the clock; what a rule needs from outside is handed in.
+//! The rules of the service, free of I/O: flags, users, audit entries, and the effect of every change. Nothing here
+//! depends on gRPC, SQL or the clock; callers pass in what a rule needs.
 
 pub mod access;
 pub mod advance;
@@ -14,11 +14,11 @@ pub mod state;
 pub mod text;
 pub mod time;
 
-/// A position in the log: 0 before the first entry, then 1, 2, 3, ... without a gap, in the order of commitment.
+/// A position in the audit log: 0 before the first entry, then 1, 2, 3, ... without gaps, in commit order.
 ///
-/// It is also the version of an object (the revision that last changed it), the cursor of a stream, and the token by
-/// which a writer reads its own write.
+/// It is also an object's version (the revision of its last change), the cursor of a stream, and what a writer passes
+/// to read its own write.
 pub type Revision = i64;
 
-/// A SHA-256 value.
+/// A SHA-256 hash.
 pub type Hash = [u8; 32];

@@ -1,4 +1,4 @@
-//! Everything that there is, at one revision: what the mirror holds and what `advance` decides on.
+//! The state at one revision: all flags, users and tokens. The mirror holds it, and `advance` decides on it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
@@ -14,25 +14,25 @@ use super::hash::GENESIS;
 use super::text::{Email, FlagKey};
 use super::time::Timestamp;
 
-/// The end of the log.
+/// The head of the log: its last entry, and its floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
-    /// Which log this is: made once, with the database.
+    /// The log's id, set when the database is created.
     pub log_id: Uuid,
     /// The last entry's revision; 0 in an empty log.
     pub revision: Revision,
     /// The last entry's hash.
     pub hash: Hash,
-    /// The last entry's time.
+    /// The last entry's timestamp.
     pub timestamp: Timestamp,
-    /// Entries up to this revision may have been removed.
+    /// The floor: entries up to this revision were trimmed.
     pub floor: Revision,
-    /// The hash of the entry there, which the first that is kept follows.
+    /// The hash at the floor, which the first kept entry follows.
     pub floor_hash: Hash,
 }
 
 impl Head {
-    /// The hash at a revision, where the head alone tells it: at either end of what is kept, and before the first entry.
+    /// The hash at a revision, if the head tells it: at the head, at the floor, and before the first entry.
     pub fn hash_at(&self, revision: Revision) -> Option<Hash> {
         match revision {
             at if at == self.revision => Some(self.hash),
@@ -43,12 +43,12 @@ impl Head {
     }
 }
 
-/// Which flag a request means.
+/// How a request names a flag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FlagRef {
-    /// The one with this id.
+    /// By id.
     Id(Uuid),
-    /// The one with this key.
+    /// By key.
     Key(FlagKey),
 }
 
@@ -61,7 +61,7 @@ impl std::fmt::Display for FlagRef {
     }
 }
 
-/// Objects that changed, as they are after the change. The rest of the state is as it was.
+/// Changed objects, in their form after the change.
 #[derive(Debug, Clone, Default)]
 pub struct Delta {
     /// Changed flags.
@@ -80,19 +80,20 @@ pub struct State {
     head: Head,
     flags: BTreeMap<FlagKey, Arc<Flag>>,
     flag_keys: HashMap<Uuid, FlagKey>,
-    /// Each flag by the revision that last changed it: what changed since another is then a walk over what did.
+    /// Each flag under the revision of its last change, so that changes since a revision are found without a walk over
+    /// all flags.
     changes: BTreeMap<Revision, Arc<Flag>>,
     users: HashMap<Uuid, Arc<User>>,
     emails: BTreeMap<Email, Uuid>,
     accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     secrets: HashMap<SecretHash, Uuid>,
-    /// Whose tokens there are, with each user's in the order of their ids: oldest first, as far as clocks agree.
+    /// The tokens of each user, sorted by id: oldest first, as far as clocks agree.
     owners: BTreeSet<(Uuid, Uuid)>,
 }
 
 impl State {
-    /// A state with nothing in it but its place in the log.
+    /// A state without objects.
     pub fn new(head: Head) -> Self {
         Self {
             generation: 0,
@@ -109,13 +110,13 @@ impl State {
         }
     }
 
-    /// An empty log that nobody has written to.
+    /// The state of an empty log.
     pub fn empty(log_id: Uuid) -> Self {
         let (hash, timestamp) = (GENESIS, Timestamp::default());
         Self::new(Head { log_id, revision: 0, hash, timestamp, floor: 0, floor_hash: GENESIS })
     }
 
-    /// Moves on to `head`, with the objects that changed on the way. Costs what changed, not what exists.
+    /// Moves to `head` and takes over the changed objects. The cost grows with the number of changes, not of objects.
     pub fn apply(&mut self, head: Head, delta: &Delta) {
         for flag in &delta.flags {
             match self.flags.insert(flag.key.clone(), Arc::clone(flag)) {
@@ -126,7 +127,7 @@ impl State {
         }
         for user in &delta.users {
             let before = self.users.insert(user.id, Arc::clone(user));
-            // Unless somebody else of the same delta has it by now.
+            // Unless another user of the same delta has taken over the account.
             let tied = before.as_ref().and_then(|before| before.account.as_ref());
             if let Some(account) = tied.filter(|account| self.accounts.get(account) == Some(&user.id)) {
                 self.accounts.remove(account);
@@ -145,26 +146,25 @@ impl State {
         self.head = head;
     }
 
-    /// The end of the log that this state stands at.
+    /// The head of the log at this state.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// Which of the logs this is that were known here, one after the other: another each time that it turned out not to go
-    /// on from where it was known, as when a backup was restored. What was read of one means nothing in the next.
+    /// Counts the logs that this process has known: it grows when the log turns out not to continue the known one, as
+    /// after a restore. What was read in one generation means nothing in the next.
     pub fn generation(&self) -> u64 {
         self.generation
     }
 
-    /// This state, which was read whole, in the place of `older`.
+    /// This state, which was loaded from the database, as the replacement of `older`.
     pub fn replacing(self, older: &Self) -> Self {
         let generation = older.generation + u64::from(!self.continues(older));
         Self { generation, ..self }
     }
 
-    /// Whether this is the log of `older`, further on, of which what came next was trimmed. No entry is left to tell, so
-    /// the flags do: each is as it was or has changed later, and then who has read `older` misses nothing by reading on
-    /// here.
+    /// Whether this log continues that of `older`, whose next entries were trimmed. Without these entries, the flags
+    /// decide: if each is unchanged or has changed later, a reader of `older` can continue here and misses nothing.
     fn continues(&self, older: &Self) -> bool {
         let at = older.head.revision;
         let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.get(&flag.key) == Some(flag);
@@ -175,7 +175,7 @@ impl State {
             && older.flags.values().all(stays)
     }
 
-    /// The flag that is meant, archived ones too.
+    /// The flag, even if it is archived.
     pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
         match flag {
             FlagRef::Id(id) => self.flags.get(self.flag_keys.get(id)?),
@@ -183,10 +183,9 @@ impl State {
         }
     }
 
-    /// All flags whose keys begin with `prefix`, in the order of their keys, from the first after `after`.
+    /// All flags whose keys begin with `prefix`, sorted by key, after `after`.
     pub fn flags<'a>(&'a self, prefix: &'a str, after: Option<&'a FlagKey>) -> impl Iterator<Item = &'a Arc<Flag>> {
-        // An empty prefix or one that is no key itself (`-x`) still bounds where the walk ends; where it begins, only
-        // a key can say, so the walk starts at the prefix when it is one.
+        // A prefix that is not a valid key (empty, or `-x`) cannot be a start of the range. It still ends the range.
         let start = FlagKey::parse(prefix).ok();
         let from = match (after, &start) {
             (Some(after), Some(start)) if after < start => Bound::Included(start.clone()),
@@ -200,28 +199,29 @@ impl State {
             .take_while(move |flag| flag.key.as_str().starts_with(prefix))
     }
 
-    /// The flags that changed after a revision, as they are now, archived ones too, in the order of their last change.
+    /// The flags that changed after a revision, in their present form, archived ones included, in the order of their
+    /// last change.
     pub fn flags_since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Flag>> {
         self.changes.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(_, flag)| flag)
     }
 
-    /// The flag that changed last. As long as it is the same, no flag has changed.
+    /// The flag that changed last. While it is the same, no flag has changed.
     pub fn newest_flag(&self) -> Option<&Arc<Flag>> {
         self.changes.last_key_value().map(|(_, flag)| flag)
     }
 
-    /// All users, sorted by address, from the first after `after`.
+    /// All users, sorted by e-mail address, after `after`.
     pub fn users(&self, after: Option<&Email>) -> impl Iterator<Item = &Arc<User>> {
         let from = after.map_or(Bound::Unbounded, |email| Bound::Excluded(email.clone()));
         self.emails.range((from, Bound::Unbounded)).filter_map(|(_, id)| self.users.get(id))
     }
 
-    /// The user with this address.
+    /// The user with this e-mail address.
     pub fn user_by_email(&self, email: &Email) -> Option<&Arc<User>> {
         self.users.get(self.emails.get(email)?)
     }
 
-    /// A user's tokens in the order of their ids, from the first after `after`.
+    /// A user's tokens, sorted by id, after `after`.
     pub fn tokens_of(&self, user_id: Uuid, after: Option<Uuid>) -> impl Iterator<Item = &Arc<Token>> {
         let from = match after {
             Some(after) => Bound::Excluded((user_id, after)),
@@ -231,12 +231,12 @@ impl State {
         self.owners.range((from, to)).filter_map(|(_, id)| self.tokens.get(id))
     }
 
-    /// All tokens, also those of nobody, in no order.
+    /// All tokens, unsorted, including tokens of unknown users.
     pub fn tokens(&self) -> impl Iterator<Item = &Arc<Token>> {
         self.tokens.values()
     }
 
-    /// The token whose secret hashes to this.
+    /// The token with this secret's hash.
     pub fn token_by_secret(&self, hash: &SecretHash) -> Option<&Arc<Token>> {
         self.tokens.get(self.secrets.get(hash)?)
     }

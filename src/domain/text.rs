@@ -1,12 +1,12 @@
-//! Strings that have been checked once, at the edge. Whoever holds one of these types need not check again.
+//! Validated strings: parsed once, at the edge.
 //!
-//! All are shared (`Arc<str>`): an object is copied at every change, its texts are not. None holds U+0000, which
-//! PostgreSQL cannot store.
+//! All are shared (`Arc<str>`), since each change copies its object. None contains U+0000, which PostgreSQL cannot
+//! store.
 
 use std::fmt;
 use std::sync::Arc;
 
-/// Why a text was refused, in words for the caller: "must be ...".
+/// The rule that a text breaks, for the caller: "must be ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Malformed(pub &'static str);
@@ -18,10 +18,10 @@ macro_rules! text {
         pub struct $name(Arc<str>);
 
         impl $name {
-            /// Checks a text and takes it.
+            /// Parses a text.
             ///
             /// # Errors
-            /// [`Malformed`] with the rule that it breaks.
+            /// [`Malformed`], with the rule that the text breaks.
             pub fn parse(text: &str) -> Result<Self, Malformed> {
                 let parse: fn(&str) -> Result<Arc<str>, Malformed> = $parse;
                 parse(text).map(Self)
@@ -67,33 +67,33 @@ text!(
 );
 
 text!(
-    /// What people call a flag or a token: 1 to 255 characters.
+    /// The name of a flag or token: 1 to 255 characters.
     Name,
     |text| sized(text, 1, 255, "must be 1 to 255 characters, none of them U+0000")
 );
 
 text!(
-    /// What a flag is for: at most 2,000 characters.
+    /// The description of a flag: at most 2,000 characters.
     Description,
     |text| sized(text, 0, 2_000, "must be at most 2,000 characters, none of them U+0000")
 );
 
 text!(
-    /// Why a change was made: 1 to 2,000 characters. No reason is `None`, never an empty text: the hash of an entry
-    /// tells absent and empty apart in no other way.
+    /// The reason for a change: 1 to 2,000 characters. A missing reason is `None`, never an empty text, since the hash
+    /// of an entry cannot tell them apart.
     Reason,
     |text| sized(text, 1, 2_000, "must be at most 2,000 characters, none of them U+0000")
 );
 
 text!(
-    /// What names a request so that it can be retried: 1 to 128 characters.
+    /// The idempotency key of a request: 1 to 128 characters.
     RequestId,
     |text| sized(text, 1, 128, "must be 1 to 128 characters, none of them U+0000")
 );
 
 text!(
-    /// A user's e-mail address: `name@host`, at most 254 characters, lower-cased when parsed. The names that the service
-    /// itself appears under in the log are not to be had.
+    /// A user's e-mail address: `name@host`, at most 254 characters, converted to lower case. The names that the
+    /// service uses for its own entries are reserved.
     Email,
     |text| {
         let text = text.to_lowercase();
@@ -109,11 +109,11 @@ text!(
     }
 );
 
-/// Under these the service's own command line and first start stand in the log.
+/// The service's names in the audit log, for its offline commands and its first start.
 const SERVICE_NAMES: [&str; 2] = ["cli@", "bootstrap@"];
 
 fn sized(text: &str, least: usize, most: usize, rule: &'static str) -> Result<Arc<str>, Malformed> {
-    // Counting characters walks the text: a text too long in bytes alone is refused without the walk.
+    // Counting characters walks the text: a text that is too long in bytes is refused first.
     let fits = text.len() <= most * 4 && (least..=most).contains(&text.chars().count());
     if fits && !text.contains('\0') { Ok(text.into()) } else { Err(Malformed(rule)) }
 }

@@ -1,24 +1,25 @@
-//! Time as the log keeps it.
+//! Time.
 
 use std::fmt;
 use std::time::Duration;
 
-/// A moment: microseconds since 1970-01-01T00:00:00Z. Both databases hold exactly this resolution.
+/// A point in time, in microseconds since 1970-01-01T00:00:00Z: the resolution of both databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
     /// 0001-01-01T00:00:00Z, the earliest that the wire format allows.
     pub const MIN: Self = Self(-62_135_596_800_000_000);
-    /// 9999-12-30T21:59:59.999999Z, the latest that has a text in every time zone; the wire format's own is 26 hours on.
+    /// 9999-12-30T21:59:59.999999Z, the latest that can be written in every time zone; the wire format's limit is 26
+    /// hours later.
     pub const MAX: Self = Self(253_402_207_199_999_999);
 
-    /// From microseconds since the Unix epoch, held to [`Timestamp::MIN`] and [`Timestamp::MAX`].
+    /// From microseconds since the Unix epoch, clamped to [`Timestamp::MIN`] and [`Timestamp::MAX`].
     pub fn from_micros(micros: i64) -> Self {
         Self(micros.clamp(Self::MIN.0, Self::MAX.0))
     }
 
-    /// RFC 3339 text, as [`Display`](fmt::Display) writes it.
+    /// Parses RFC 3339 text, as [`Display`](fmt::Display) writes it.
     pub fn parse(text: &str) -> Option<Self> {
         let time: jiff::Timestamp = text.parse().ok()?;
         Some(Self::from_micros(time.as_microsecond()))
@@ -29,18 +30,18 @@ impl Timestamp {
         self.0
     }
 
-    /// How long it is from this moment to `end`; nothing if that has passed.
+    /// The time from here to `end`; zero if `end` has passed.
     pub fn until(self, end: Self) -> Duration {
         Duration::from_micros(u64::try_from(end.0.saturating_sub(self.0)).unwrap_or_default())
     }
 
-    /// This moment and `seconds` more.
+    /// `seconds` later.
     pub fn plus_seconds(self, seconds: i64) -> Self {
         Self::from_micros(self.0.saturating_add(seconds.saturating_mul(1_000_000)))
     }
 }
 
-/// RFC 3339 in UTC, with as many digits after the second as are needed.
+/// RFC 3339 in UTC, with as many fractional digits as needed.
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_microsecond(self.0) {
@@ -50,9 +51,9 @@ impl fmt::Display for Timestamp {
     }
 }
 
-/// Where the present is read from, so that a test can own it.
+/// A source of the present time, so that tests can control it.
 pub trait Clock: Send + Sync {
-    /// The present.
+    /// The present time.
     fn now(&self) -> Timestamp;
 }
 

@@ -1,4 +1,4 @@
-//! Following the log that other replicas append to as well.
+//! The follower: takes over what other replicas append.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,19 +10,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::Mirror;
 use crate::store::{Followed, Store, StoreError, in_time};
 
-/// How long one look at the log may take ...
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+/// How long one look at the log may take.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// ... and how long reading everything anew.
-const LOAD_PATIENCE: Duration = Duration::from_secs(120);
+/// How long loading the whole state may take.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Mirror {
-    /// Catches up with the database. One that is not the one we knew is read anew.
+    /// Catches up with the database. Loads the whole state if the log is not the known one.
     ///
     /// # Errors
-    /// What the database said. The mirror is then as it was.
+    /// The database's error. The mirror is then unchanged.
     pub async fn follow(&self, store: &dyn Store) -> Result<(), StoreError> {
-        let _turn = self.following.lock().await;
+        let _guard = self.following.lock().await;
         loop {
             let asked = Instant::now();
             let mut missing = 0;
@@ -31,7 +31,7 @@ impl Mirror {
                     self.load(store).await?;
                     true
                 }
-                Some(known) => match in_time(LOOK_PATIENCE, store.follow(&known)).await? {
+                Some(known) => match in_time(LOOK_TIMEOUT, store.follow(&known)).await? {
                     Followed::Current => true,
                     Followed::Changed(head, delta) => {
                         missing = head.revision - known.revision;
@@ -41,7 +41,7 @@ impl Mirror {
                     Followed::Diverged if self.read(|state| *state.head()) == Some(known) => {
                         tracing::warn!(
                             revision = known.revision,
-                            "the log does not go on from where it was known: reading everything anew"
+                            "log does not continue the known one: loading the whole state"
                         );
                         self.load(store).await?;
                         true
@@ -50,7 +50,7 @@ impl Mirror {
                 },
             };
             self.lag.fetch_max(missing, Ordering::Relaxed);
-            // Otherwise a local append has moved the mirror meanwhile, and what was read does not fit on top.
+            // Otherwise the committer has moved the mirror meanwhile, and the changes do not apply to it: follow again.
             if caught_up {
                 self.confirm(asked);
                 return Ok(());
@@ -58,34 +58,34 @@ impl Mirror {
         }
     }
 
-    /// Reads everything anew.
+    /// Loads the whole state.
     async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
-        self.replace(in_time(LOAD_PATIENCE, store.load()).await?);
+        self.replace(in_time(LOAD_TIMEOUT, store.load()).await?);
         Ok(())
     }
 }
 
-/// Follows the log of other replicas for as long as it is polled: at once at a hint of the database that somebody has
-/// appended, and `every` so often in any case, since hints may be lost.
+/// Follows the log until it is dropped: at each notification of an append, and at least once per `every`, since
+/// notifications may be lost.
 pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration) {
-    let mut hints = store.hints();
+    let mut notifications = store.hints();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
+    let mut is_failing = false;
     loop {
         tokio::select! {
-            Some(()) = hints.next() => {
-                // One look answers all hints so far.
-                while let Some(Some(())) = hints.next().now_or_never() {}
+            Some(()) = notifications.next() => {
+                // One look answers all notifications so far.
+                while let Some(Some(())) = notifications.next().now_or_never() {}
             }
             _ = ticks.tick() => {}
         }
         match mirror.follow(&*store).await {
-            Ok(()) => failing = false,
-            // Once an outage, not once a tick.
-            Err(error) if !failing => {
-                failing = true;
-                tracing::warn!(%error, "cannot follow the log; trying on");
+            Ok(()) => is_failing = false,
+            // Logged once for each outage.
+            Err(error) if !is_failing => {
+                is_failing = true;
+                tracing::warn!(%error, "log not followed; retrying");
             }
             Err(_) => {}
         }

@@ -1,4 +1,4 @@
-//! How old the mirror may be: it is shown to be current only by comparing it with the database, again and again.
+//! The mirror's age: how long ago it was last compared with the database.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,12 +9,12 @@ use super::Mirror;
 use crate::telemetry::metrics::{MIRROR_AGE, MIRROR_LAG, MIRROR_MAX_AGE, MIRROR_REVISION};
 
 impl Mirror {
-    /// How long ago it was last known to hold all that the database did; `None` before the first time.
+    /// How long ago the mirror was confirmed to be current; `None` before the first time.
     pub fn age(&self) -> Option<Duration> {
         self.confirmed.borrow().map(|at| at.elapsed())
     }
 
-    /// Whether it can be shown to be at most as old as it may be.
+    /// Whether the mirror was confirmed within `max_staleness`.
     pub fn is_fresh(&self) -> bool {
         self.relies_on(*self.confirmed.borrow())
     }
@@ -23,14 +23,14 @@ impl Mirror {
         confirmed.is_some_and(|at| at.elapsed() <= self.max_staleness)
     }
 
-    /// Waits until it is fresh.
+    /// Waits until the mirror is fresh.
     pub async fn until_fresh(&self) {
         let mut confirmed = self.confirmed.subscribe();
-        // It ends when the sender does, which is part of the mirror.
+        // Fails only when the sender is dropped, which the mirror owns.
         let _ = confirmed.wait_for(|at| self.relies_on(*at)).await;
     }
 
-    /// Waits until it is no longer fresh.
+    /// Waits until the mirror is no longer fresh.
     pub async fn until_stale(&self) {
         loop {
             let Some(at) = *self.confirmed.borrow() else { return };
@@ -42,10 +42,10 @@ impl Mirror {
         }
     }
 
-    /// Sets what is told of it to those who watch over it.
+    /// Updates the mirror's gauges.
     pub fn measure(&self) {
         metrics::gauge!(MIRROR_MAX_AGE).set(self.max_staleness);
-        // A server that has waited since its start is no better off than one that has lost its database since.
+        // Before the first confirmation, the time since the start counts as age.
         metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_else(|| self.began.elapsed()));
         metrics::gauge!(MIRROR_LAG).set(self.lag.swap(0, Ordering::Relaxed) as f64);
         if let Some(revision) = self.read(|state| state.head().revision) {
@@ -53,7 +53,7 @@ impl Mirror {
         }
     }
 
-    /// Notes that the database, asked at `asked`, held nothing that is not here.
+    /// Records that the database, asked at `asked`, held nothing that the mirror lacks.
     pub(super) fn confirm(&self, asked: Instant) {
         self.confirmed.send_replace(Some(asked));
     }

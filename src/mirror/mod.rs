@@ -1,8 +1,8 @@
-//! The state in memory: all flags, users and tokens at one revision.
+//! The mirror: all flags, users and tokens in memory, at one revision.
 //!
-//! Everything is decided on it and every read of flags, users and tokens is answered from it. It moves when the
-//! committer has appended, before the caller is told, and when the follower finds that another replica has. Both may
-//! see the same entries first: whoever comes second finds the mirror moved on and leaves it.
+//! Changes are decided on it, and reads are answered from it. The committer moves it after each append, before the
+//! caller is answered. The follower moves it when another replica has appended. If both see the same entries, the
+//! second one finds the mirror moved already and leaves it.
 
 mod follow;
 mod freshness;
@@ -23,35 +23,34 @@ use crate::domain::text::FlagKey;
 pub use follow::follow;
 pub use subscription::Subscription;
 
-/// The state in memory. Cheap to share; reads do not wait for each other.
+/// The state in memory, shared by all tasks. Reads do not block each other.
 pub struct Mirror {
-    /// `None` until the database has been read for the first time.
+    /// `None` until the database was read for the first time.
     state: RwLock<Option<State>>,
-    /// Held by whoever follows the log: one that began later never ends earlier, so nobody puts an older state in place
-    /// of a newer one.
+    /// Held while following: the look that started last also ends last, so that an older state never replaces a newer
+    /// one.
     following: Mutex<()>,
-    /// The revision that `state` is at, for those who wait for one; -1 until there is a state.
+    /// The revision of `state`, for tasks that wait for one; -1 without a state.
     revision: watch::Sender<Revision>,
-    /// Counts the changes to users and tokens, for open streams whose callers may have lost what let them in. Flips,
-    /// which are most of what happens, do not wake those.
+    /// Counts changes of users and tokens. Open streams check their access after each. Flips, the most frequent
+    /// changes, do not wake them.
     access: watch::Sender<u64>,
-    /// Who is to be told of changes to flags.
+    /// The subscribers to changes of flags.
     subscribers: subscription::Subscribers,
     /// Keys that a former log had and its replacement has not.
     removed_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
-    /// The most revisions that a look at the log found that were not here, since that was last asked for.
+    /// The most revisions by which the mirror was found to lag since the metric was last read.
     lag: AtomicI64,
-    /// Since when it waits for the database to be read for the first time.
+    /// When the mirror was created, for its age before the first confirmation.
     began: Instant,
-    /// When the database was last asked and held nothing that was not here.
+    /// When the database was last found to hold nothing new.
     confirmed: watch::Sender<Option<Instant>>,
-    /// How long after that it is still relied on.
+    /// How long after a confirmation the mirror counts as fresh.
     max_staleness: Duration,
 }
 
 impl Mirror {
-    /// A mirror that has seen nothing yet. `max_staleness` after it was last compared with the database, it no longer
-    /// counts as fresh.
+    /// An empty mirror. It stops counting as fresh `max_staleness` after its last comparison with the database.
     pub fn new(max_staleness: Duration) -> Arc<Self> {
         Arc::new(Self {
             state: RwLock::new(None),
@@ -67,23 +66,23 @@ impl Mirror {
         })
     }
 
-    /// Reads the state, if there is one yet. `read` must be quick: while it runs, the mirror cannot move.
+    /// Reads the state; `None` before the first load. `read` must be quick, since the mirror cannot move meanwhile.
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
-        // A reader that panicked has changed nothing, and a writer replaces values whole.
+        // A panicking reader has changed nothing, and writers replace values whole, so a poisoned lock is usable.
         self.state.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(read)
     }
 
-    /// The revision that the mirror is at, and word of each that it moves to; -1 before the first.
+    /// The mirror's revision, and each one that it moves to; -1 before the first load.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.subscribe()
     }
 
-    /// Word of each change to users or tokens.
+    /// Notifies of each change of users or tokens.
     pub fn access_changes(&self) -> watch::Receiver<u64> {
         self.access.subscribe()
     }
 
-    /// Moves from `base` to `head`. Does nothing if the mirror is elsewhere: then somebody has moved it already.
+    /// Moves from `base` to `head`. Does nothing if the mirror is not at `base`: another task has moved it already.
     pub fn apply(&self, base: &Head, head: Head, delta: &Delta) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = held.as_mut().filter(|state| state.head() == base) else { return };
@@ -105,8 +104,8 @@ impl Mirror {
         self.read(still_removed).unwrap_or_default()
     }
 
-    /// Takes a state that was read whole, whatever was there before. Who has read that reads on, if the log is the same and
-    /// was merely trimmed beyond where we stood.
+    /// Replaces the state with one loaded from the database. Streams continue if the log is the same and was only
+    /// trimmed beyond the old state.
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let revision = new.head().revision;
@@ -118,7 +117,7 @@ impl Mirror {
         let old = held.replace(new).filter(|old| old.generation() != generation);
         self.revision.send_replace(revision);
         drop(held);
-        // Not under the lock: nobody is to wait for a walk over everything.
+        // Outside the lock, since it walks over all flags.
         if let Some(old) = old {
             let mut removed = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
             removed.extend(old.flags("", None).map(|flag| flag.key.clone()));

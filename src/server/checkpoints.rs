@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use uuid::Uuid;
 
-use super::{RETRY, Server};
+use super::{RETRY_INTERVAL, Server};
 use crate::checkpoint::{Checkpoint, SigningKey};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
@@ -98,7 +98,7 @@ impl Signer {
                         if !std::mem::replace(&mut failing, true) {
                             tracing::warn!(%error, revision = due, "could not store a checkpoint of the log; trying on");
                         }
-                        sleep(RETRY).await;
+                        sleep(RETRY_INTERVAL).await;
                     }
                 },
             }

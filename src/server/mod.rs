@@ -1,4 +1,4 @@
-//! The server: its parts put together, started and stopped.
+//! The server: assembles its parts, starts them and stops them.
 
 mod checkpoints;
 mod intact;
@@ -29,106 +29,106 @@ use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{Listener, Readiness};
 use crate::tls::Tls;
-use open::first_start;
+use open::create_first_administrator;
 
 pub use intact::NotIntact;
 
-/// How long to wait before trying a database again that does not answer.
-const RETRY: Duration = Duration::from_millis(500);
+/// The pause between two tries to reach the database.
+const RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How long clients have to take their last answers and hang up, once all calls have been answered.
-const TO_HANG_UP: Duration = Duration::from_secs(1);
+/// How long clients have to read their last answers and disconnect, after all calls were answered.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long what is left to write may take once all calls have ended.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// How long the last writes may take after all calls have ended.
+const LAST_WRITES_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the server needs from outside.
 pub struct ServerContext {
-    /// Where it listens.
+    /// The bound listener.
     pub listener: TcpListener,
-    /// What it speaks there; without it, everybody on the way can read and change what is said.
+    /// TLS settings. Without TLS, anyone on the network path can read and change the traffic.
     pub tls: Option<Arc<Tls>>,
-    /// Who may call besides its own users.
+    /// The ways to authenticate besides API tokens.
     pub auth_methods: api::AuthMethods,
-    /// Its database.
+    /// The database.
     pub store: Arc<dyn Store>,
-    /// Its clock.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// The first administrator's own token.
+    /// The first administrator's own token, instead of a generated one.
     pub bootstrap_token: Option<Secret>,
-    /// How it keeps up with other replicas.
+    /// How the mirror follows other replicas.
     pub following: Following,
-    /// How the log proves itself.
+    /// Checkpoints and the verification at the start.
     pub proof: Proof,
-    /// How much is too much.
+    /// Limits of requests, connections and streams.
     pub limits: Limits,
-    /// How it stops.
-    pub stopping: Shutdown,
-    /// Where metrics and health are served besides, if they are.
-    pub watched_at: Option<Listener>,
-    /// Cancelled when it is to stop.
+    /// Timeouts of the shutdown.
+    pub shutdown_settings: Shutdown,
+    /// The listener for metrics and readiness, if there is one.
+    pub metrics_listener: Option<Listener>,
+    /// Cancelled to stop the server.
     pub shutdown: CancellationToken,
 }
 
-/// How the log proves itself.
+/// Checkpoints, and the verification at the start.
 #[derive(Debug, Clone)]
 pub struct Proof {
-    /// What checkpoints are signed with; without it there are none.
+    /// The key that signs checkpoints; without it none are signed.
     pub key: Option<Arc<SigningKey>>,
-    /// How many revisions lie between two that are stored.
+    /// The number of revisions between two stored checkpoints.
     pub interval: Revision,
-    /// Whether all of the log is verified before it is served.
+    /// Whether the start verifies the whole log, rather than its newest part.
     pub verify_all: bool,
 }
 
-/// What it tells when it is ready.
+/// What the server reports when it is ready.
 #[derive(Debug)]
 pub struct Ready {
-    /// Which log it serves.
+    /// The log's id.
     pub log_id: Uuid,
-    /// The end of it.
+    /// The head revision.
     pub revision: Revision,
-    /// On its first start: where the administrator's token is.
+    /// After a first start: where the administrator's token is.
     pub token: Option<TokenPlace>,
 }
 
-/// Why it does not run.
+/// Why the server stopped or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// What is served must not be.
+    /// A service must not be served.
     #[error("{0}")]
     Router(#[from] api::RouterError),
     /// The database cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
-    /// The log is not what was written.
+    /// The log is damaged.
     #[error(
         "DATA_LOSS: the audit log is not intact: {fault}; not serving; run toggled audit verify --database {database}"
     )]
     NotIntact {
-        /// Where, and how.
+        /// Where and how.
         fault: NotIntact,
-        /// Which database.
+        /// The database.
         database: String,
     },
-    /// There is no first administrator.
+    /// The first administrator could not be created.
     #[error("{0}")]
     Bootstrap(#[from] BootstrapError),
     /// The network failed.
-    #[error("serving: {0}")]
+    #[error("serving failed: {0}")]
     Serving(String),
-    /// The one task that writes has died, and with it the point of going on.
-    #[error("the committer has stopped: {0}")]
+    /// The committer has ended.
+    #[error("the committer ended unexpectedly: {0}")]
     Committer(String),
-    /// Something that keeps it up to date has died.
-    #[error("a task in the background has stopped: {0}")]
+    /// A background task has ended.
+    #[error("a background task ended unexpectedly: {0}")]
     Background(String),
 }
 
-/// Serves until it is told to stop. `ready` is called once, when the database has answered and calls are served.
+/// Runs the server until `shutdown` is cancelled. Calls `ready` once, when it has read the database and serves calls.
 ///
 /// # Errors
-/// Why it could not start, or not go on.
+/// Why the server stopped or did not start.
 pub async fn run(parts: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
     let (shutdown, own_token, queue) = (parts.shutdown.clone(), parts.bootstrap_token.clone(), parts.limits.max_queue);
     let mirror = Mirror::new(parts.following.max_staleness);
@@ -142,33 +142,33 @@ pub async fn run(parts: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     let stop_writing = CancellationToken::new();
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = tokio::select! {
-        token = first_start(&server.mirror, &proposals, own_token.as_ref(), &*server.store) => token?,
+        token = create_first_administrator(&server.mirror, &proposals, own_token.as_ref(), &*server.store) => token?,
         () = shutdown.cancelled() => return server.stop_serving().await,
     };
     drop(proposals);
-    server.keep_up();
+    server.start_background_tasks();
     server.health.announce(Readiness::Serving).await;
-    let mut telling = tokio::spawn(upkeep::tell_health(Arc::clone(&server.mirror), server.health.clone()));
+    let mut health_reporter = tokio::spawn(upkeep::report_health(Arc::clone(&server.mirror), server.health.clone()));
     if let Some((log_id, revision)) = server.mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
     tokio::select! {
-        // In this order: once we are asked to stop the others end as they should, perhaps before this is looked at.
+        // Shutdown first: after it is requested the other tasks end as well, which is no error then.
         biased;
         () = shutdown.cancelled() => {}
-        died = &mut committing => return Err(ServerError::Committer(format!("{died:?}"))),
-        died = &mut telling => return Err(ServerError::Background(format!("{died:?}"))),
-        died = server.died() => return Err(died),
+        ended = &mut committing => return Err(ServerError::Committer(format!("{ended:?}"))),
+        ended = &mut health_reporter => return Err(ServerError::Background(format!("{ended:?}"))),
+        error = server.task_ended() => return Err(error),
     }
-    // Its end is waited for, so that it cannot say that we serve after all.
-    telling.abort();
-    let _ = telling.await;
+    // Waits for its end, so that it cannot announce "serving" again.
+    health_reporter.abort();
+    let _ = health_reporter.await;
     let ended = server.stop_serving().await;
-    server.write_the_rest(stop_writing, committing).await;
+    server.finish_writing(stop_writing, committing).await;
     ended
 }
 
-/// A server that listens, and what it works with.
+/// A listening server.
 struct Server {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
@@ -177,21 +177,21 @@ struct Server {
     sign_on: Option<Arc<SignOn>>,
     following: Following,
     proof: Proof,
-    stopping: Shutdown,
+    shutdown_settings: Shutdown,
     health: api::Health,
-    /// Cancelled when no more calls are taken.
+    /// Cancelled when no more calls are accepted.
     closing: CancellationToken,
-    /// The calls under way that are no streams.
+    /// Open calls that are not streams.
     calls: TaskTracker,
     serving: JoinHandle<Result<(), String>>,
-    /// Served until the very end, so that a server that takes long to stop can be seen to.
-    _watched: Option<AbortOnDropHandle<()>>,
-    /// What keeps it up to date. None of it ever ends by itself.
+    /// Runs until the process ends, so that a slow shutdown can be observed.
+    _metrics_server: Option<AbortOnDropHandle<()>>,
+    /// Background tasks. None of them ever ends by itself.
     background: JoinSet<()>,
 }
 
 impl Server {
-    /// Takes calls already before the database answers, so that health can say that it does not.
+    /// Listens before the database answers, so that health checks can report it.
     async fn listen(parts: ServerContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
         let ServerContext {
             listener,
@@ -202,8 +202,8 @@ impl Server {
             following,
             proof,
             limits,
-            stopping,
-            watched_at,
+            shutdown_settings,
+            metrics_listener,
             ..
         } = parts;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
@@ -221,7 +221,7 @@ impl Server {
             calls: calls.clone(),
         })
         .await?;
-        let watched = watched_at.map(|listener| {
+        let metrics_server = metrics_listener.map(|listener| {
             let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone());
             AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
         });
@@ -238,72 +238,72 @@ impl Server {
             sign_on,
             following,
             proof,
-            stopping,
+            shutdown_settings,
             health,
             closing,
             calls,
             serving,
-            _watched: watched,
+            _metrics_server: metrics_server,
             background,
         })
     }
 
-    /// Starts what keeps it up to date.
-    fn keep_up(&mut self) {
+    /// Starts the background tasks.
+    fn start_background_tasks(&mut self) {
         let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
-        self.background.spawn(upkeep::sweep(store(), Arc::clone(&self.clock)));
+        self.background.spawn(upkeep::delete_expired_requests(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::count_ahead(store()));
-        self.background.spawn(upkeep::write_behind(store(), Arc::clone(&self.last_used)));
+        self.background.spawn(upkeep::write_last_uses(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.keep_fresh().await });
         }
     }
 
-    /// Waits until something has died that it cannot go on without: a server that no longer follows would let in whom
-    /// others have shut out.
-    async fn died(&mut self) -> ServerError {
+    /// Waits for the end of a task that the server cannot run without: a server that does not follow would accept
+    /// revoked tokens.
+    async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
             ended = &mut self.serving => match ended.map_err(|e| e.to_string()).flatten() {
-                Ok(()) => ServerError::Serving("it has ended by itself".to_owned()),
+                Ok(()) => ServerError::Serving("the server ended by itself".to_owned()),
                 Err(problem) => ServerError::Serving(problem),
             },
-            Some(died) = self.background.join_next() => ServerError::Background(format!("{died:?}")),
+            Some(ended) = self.background.join_next() => ServerError::Background(format!("{ended:?}")),
         }
     }
 
-    /// Says that it does not serve, goes on serving until that is known everywhere, then takes no more calls, ends all
-    /// streams and waits for the calls under way, for a while. Connections whose clients neither call nor hang up are not
-    /// waited for, nor are streams whose clients do not read on.
+    /// Stops serving: announces "not serving", waits until load balancers know, then accepts no more calls, ends all
+    /// streams and waits for open calls up to a timeout. Does not wait for idle connections, nor for streams whose
+    /// clients do not read.
     async fn stop_serving(&mut self) -> Result<(), ServerError> {
         self.health.announce(Readiness::Draining).await;
-        sleep(self.stopping.drain_delay).await;
+        sleep(self.shutdown_settings.drain_delay).await;
         self.closing.cancel();
         self.calls.close();
         let answered = async {
             self.calls.wait().await;
-            sleep(TO_HANG_UP).await;
+            sleep(DISCONNECT_TIMEOUT).await;
         };
         tokio::select! {
             ended = &mut self.serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
             () = answered => {}
-            () = sleep(self.stopping.shutdown_timeout) => tracing::warn!("calls are still under way; not waiting any longer"),
+            () = sleep(self.shutdown_settings.shutdown_timeout) => tracing::warn!("shutdown timeout reached with calls still open"),
         }
         self.serving.abort();
         Ok(())
     }
 
-    /// Writes what has been handed in. Nothing more is taken up.
-    async fn write_the_rest(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) {
+    /// Writes the queued proposals and the last uses of tokens. No new proposals are accepted.
+    async fn finish_writing(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) {
         stop_writing.cancel();
         let rest = async {
             self.background.shutdown().await;
             tokio::join!(committing, upkeep::write_last_used(&*self.store, &self.last_used))
         };
-        if timeout(LAST_WORDS, rest).await.is_err() {
-            tracing::warn!("the database does not answer; not waiting any longer");
+        if timeout(LAST_WRITES_TIMEOUT, rest).await.is_err() {
+            tracing::warn!("last writes not finished: the database does not answer");
         }
     }
 }

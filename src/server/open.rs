@@ -1,8 +1,8 @@
-//! Opening the database: nobody is let in before, since who may come in is in what is read.
+//! Opening the database. No call is authenticated before, since users and tokens are in it.
 
 use tokio::time::sleep;
 
-use super::{RETRY, Server, ServerError, checkpoints, intact};
+use super::{RETRY_INTERVAL, Server, ServerError, checkpoints, intact};
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::Proposals;
@@ -13,19 +13,18 @@ use crate::mirror::Mirror;
 use crate::store::{Store, StoreError};
 
 impl Server {
-    /// Brings the schema up to date, sees that the log is whole, and reader everything; tries on while the database does
-    /// not answer.
+    /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable.
     pub(super) async fn open(&self) -> Result<(), ServerError> {
-        let mut told = false;
+        let mut is_logged = false;
         loop {
             let problem = match self.try_open().await {
                 Err(ServerError::Store(StoreError::Unavailable(problem))) => problem,
                 opened => return opened,
             };
-            if !std::mem::replace(&mut told, true) {
+            if !std::mem::replace(&mut is_logged, true) {
                 tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
             }
-            sleep(RETRY).await;
+            sleep(RETRY_INTERVAL).await;
         }
     }
 
@@ -44,9 +43,9 @@ impl Server {
     }
 }
 
-/// A database in which nobody has ever held `manage_access` gets its first administrator; tries on while the database does
-/// not answer.
-pub(super) async fn first_start(
+/// Creates the first administrator, if no user has ever held `manage_access`. Retries while the database is
+/// unavailable.
+pub(super) async fn create_first_administrator(
     mirror: &Mirror,
     proposals: &Proposals,
     own: Option<&Secret>,
@@ -54,14 +53,14 @@ pub(super) async fn first_start(
 ) -> Result<Option<TokenPlace>, ServerError> {
     let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
     let folder = store.folder().unwrap_or_default();
-    let mut told = false;
+    let mut is_logged = false;
     while !mirror.read(managed).unwrap_or(true) {
         match bootstrap(proposals, own, &folder).await {
             Err(BootstrapError::Refused(problem @ Error::DatabaseUnavailable)) => {
-                if !std::mem::replace(&mut told, true) {
-                    tracing::warn!(%problem, database = store.describe(), "waiting to write the first administrator");
+                if !std::mem::replace(&mut is_logged, true) {
+                    tracing::warn!(%problem, database = store.describe(), "waiting for the database to create the first administrator");
                 }
-                sleep(RETRY).await;
+                sleep(RETRY_INTERVAL).await;
             }
             done => return Ok(done?),
         }

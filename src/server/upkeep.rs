@@ -1,4 +1,4 @@
-//! What runs beside the calls: what is forgotten and written down now and then, and what is told of the server.
+//! Background tasks: cleaning up, counting ahead, writing last uses, reporting health.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,23 +14,23 @@ use crate::store::{Connections, Store};
 use crate::telemetry::listener::Readiness;
 use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
-/// How often expired requests are forgotten.
-const SWEEP: Duration = Duration::from_secs(600);
+/// The interval of deleting expired requests.
+const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The least time between the removal of two portions of what was trimmed, ...
-const BETWEEN_PORTIONS: Duration = Duration::from_millis(5);
+/// The least pause between two deletions of trimmed entries.
+const MIN_PAUSE: Duration = Duration::from_millis(5);
 
-/// ... and how long to wait after a failure.
-const REMOVE_AGAIN: Duration = Duration::from_secs(5);
+/// The pause after a failed deletion.
+const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether there is more of the log to count ahead. What is not is walked by who asks, which takes some
-/// tenths of a second for a hundred thousand entries at the most.
-const COUNT_AHEAD: Duration = Duration::from_secs(5);
+/// The interval of counting ahead. Entries that are not counted are walked by queries, which takes some tenths of a
+/// second for a hundred thousand entries.
+const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How often it is written down when tokens were last used.
-const WRITE_LAST_USED: Duration = Duration::from_secs(30);
+/// The interval of writing the last uses of tokens.
+const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Sets what is told of the parts, when somebody asks.
+/// Updates all gauges when the metrics are read.
 pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
     move || {
         mirror.measure();
@@ -43,29 +43,29 @@ pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Pro
     }
 }
 
-/// Reports a server healthy only while it can show that it is up to date.
-pub(super) async fn tell_health(mirror: Arc<Mirror>, health: api::Health) {
+/// Reports the server healthy only while its mirror is fresh.
+pub(super) async fn report_health(mirror: Arc<Mirror>, health: api::Health) {
     loop {
         mirror.until_stale().await;
-        tracing::warn!(age = ?mirror.age(), "the database does not answer: flags are read from memory, all else is refused");
+        tracing::warn!(age = ?mirror.age(), "database not reachable: serving flags from memory, refusing everything else");
         health.announce(Readiness::Stale).await;
         mirror.until_fresh().await;
-        tracing::info!("up to date again");
+        tracing::info!("database reachable again");
         health.announce(Readiness::Serving).await;
     }
 }
 
-/// Forgets expired requests, now and then.
-pub(super) async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
-    let mut ticks = tokio::time::interval(SWEEP);
+/// Deletes expired requests at an interval.
+pub(super) async fn delete_expired_requests(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
+    let mut ticks = tokio::time::interval(CLEANUP_INTERVAL);
     loop {
         ticks.tick().await;
         loop {
             match store.forget_requests(clock.now()).await {
                 Ok(0) => break,
-                Ok(forgotten) => tracing::debug!(forgotten, "forgot expired requests"),
+                Ok(forgotten) => tracing::debug!(forgotten, "expired requests deleted"),
                 Err(error) => {
-                    tracing::warn!(%error, "could not forget expired requests");
+                    tracing::warn!(%error, "expired requests not deleted");
                     break;
                 }
             }
@@ -73,7 +73,7 @@ pub(super) async fn sweep(store: Arc<dyn Store>, clock: Arc<dyn Clock>) {
     }
 }
 
-/// Removes what was trimmed: whenever the log was, and at first, since a server may have stopped in the middle of it.
+/// Deletes trimmed entries: after each trim, and at the start, since a server may have stopped half-way.
 pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
     let mut revisions = mirror.revisions();
     loop {
@@ -86,43 +86,43 @@ pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
                 Ok(portion) => (removed, through) = (removed + portion.entries, portion.through),
                 Err(error) => break Some(error),
             }
-            // Whoever appends has the database to themselves for at least half of the time.
-            sleep(began.elapsed().max(BETWEEN_PORTIONS)).await;
+            // Leaves the database to the committer for at least half of the time.
+            sleep(began.elapsed().max(MIN_PAUSE)).await;
         };
         if removed > 0 {
-            tracing::info!(removed, "removed trimmed entries of the log");
+            tracing::info!(removed, "trimmed entries deleted");
         }
         if let Some(error) = problem {
-            tracing::warn!(%error, "could not remove trimmed entries of the log; trying on");
-            sleep(REMOVE_AGAIN).await;
+            tracing::warn!(%error, "trimmed entries not deleted; retrying");
+            sleep(REMOVAL_RETRY_INTERVAL).await;
             continue;
         }
-        // Now and then in any case: another server may have stopped in the middle of it.
+        // Checked at an interval as well: another server may have stopped half-way.
         let moved =
             async { while revisions.changed().await.is_ok() && mirror.read(|state| state.head().floor) == floor {} };
-        let _ = timeout(SWEEP, moved).await;
+        let _ = timeout(CLEANUP_INTERVAL, moved).await;
     }
 }
 
-/// Counts the log ahead as it grows; all of it, the first time.
+/// Counts full blocks of the log; at the first start, the whole log.
 pub(super) async fn count_ahead(store: Arc<dyn Store>) {
     let mut failing = false;
     loop {
         let began = Instant::now();
         let counted = store.count_ahead().await;
         if let (Err(error), false) = (&counted, failing) {
-            tracing::warn!(%error, "could not count the log ahead; trying on");
+            tracing::warn!(%error, "log not counted ahead; retrying");
         }
         failing = counted.is_err();
         let is_more = counted.unwrap_or_default();
-        // Whoever appends has the database to themselves for at least half of the time.
-        sleep(if is_more { began.elapsed().max(BETWEEN_PORTIONS) } else { COUNT_AHEAD }).await;
+        // Leaves the database to the committer for at least half of the time.
+        sleep(if is_more { began.elapsed().max(MIN_PAUSE) } else { COUNT_INTERVAL }).await;
     }
 }
 
-/// Writes down when tokens were last used, now and then.
-pub(super) async fn write_behind(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
-    let mut ticks = tokio::time::interval(WRITE_LAST_USED);
+/// Writes the last uses of tokens at an interval.
+pub(super) async fn write_last_uses(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
+    let mut ticks = tokio::time::interval(LAST_USED_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
@@ -137,6 +137,6 @@ pub(super) async fn write_last_used(store: &dyn Store, last_used: &LastUsed) {
     }
     match store.write_last_used(&uses).await {
         Ok(()) => last_used.written(&uses),
-        Err(error) => tracing::warn!(%error, "could not write down when tokens were last used; trying on"),
+        Err(error) => tracing::warn!(%error, "last uses of tokens not written; retrying"),
     }
 }

@@ -88,8 +88,8 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
         following: defaults::<Following>(),
         proof: Proof { key: Some(Arc::new(SigningKey::generate().unwrap())), interval: 100, verify_all: false },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
-        stopping: defaults::<Shutdown>(),
-        watched_at: None,
+        shutdown_settings: defaults::<Shutdown>(),
+        metrics_listener: None,
         shutdown,
     };
     let (ready, is_ready) = oneshot::channel();

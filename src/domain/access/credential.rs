@@ -1,4 +1,4 @@
-//! What callers show for themselves, and what it lets them do.
+//! Credentials, and what each permits.
 
 use std::sync::Arc;
 
@@ -8,46 +8,47 @@ use super::{Account, Permission, Permissions, Token, User};
 use crate::domain::text::Email;
 use crate::domain::time::Timestamp;
 
-/// Somebody whom the single sign-on vouches for, for as long as their token says.
+/// A caller identified by a single sign-on token, until the token expires.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Who vouches.
+    /// The issuer of the token.
     pub issuer: Arc<str>,
-    /// The issuer's name for them.
+    /// The issuer's identifier of the caller (`sub`).
     pub subject: Arc<str>,
-    /// Their address.
+    /// The caller's e-mail address.
     pub email: Email,
-    /// What they may do.
+    /// The permissions that the token's claims grant.
     pub permissions: Permissions,
-    /// Until when.
+    /// When the token expires.
     pub expires_at: Timestamp,
 }
 
 impl Identity {
-    /// Who they are, without what changes from token to token.
+    /// The caller's account, without what changes from token to token.
     pub fn account(&self) -> Account {
         Account { issuer: Arc::clone(&self.issuer), subject: Arc::clone(&self.subject) }
     }
 }
 
-/// What a caller has shown, once it has been found to be genuine. Whether it still works is for [`admit`] to say.
+/// A genuine credential. [`authenticate`] decides whether it is still valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// A token of ours, by its id.
+    /// An API token, by its id.
     Token(Uuid),
-    /// A token of the single sign-on.
+    /// A single sign-on token.
     SignOn(Arc<Identity>),
-    /// A client certificate that stands for a user.
+    /// A client certificate that is mapped to a user.
     Certificate {
         /// The user.
         user_id: Uuid,
-        /// The end of the certificate.
+        /// When the certificate expires.
         expires_at: Timestamp,
     },
 }
 
 impl Credential {
-    /// Whom it speaks for, whether or not it works; `None` if that is no user (yet).
+    /// The user of the credential, whether or not it is valid; `None` for a single sign-on caller who is not a user
+    /// yet.
     pub fn user_id(&self, directory: &impl Directory) -> Option<Uuid> {
         match self {
             Self::Token(id) => directory.token(*id).map(|token| token.user_id),
@@ -57,36 +58,36 @@ impl Credential {
     }
 }
 
-/// Where users and tokens are looked up.
+/// Looks up users and tokens.
 pub trait Directory {
     /// The user with this id.
     fn user(&self, id: Uuid) -> Option<&Arc<User>>;
-    /// The user whom the single sign-on knows so.
+    /// The user linked to this single sign-on account.
     fn user_by_account(&self, account: &Account) -> Option<&Arc<User>>;
     /// The token with this id.
     fn token(&self, id: Uuid) -> Option<&Arc<Token>>;
 }
 
-/// What a credential lets its bearer do.
+/// What a valid credential permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// Who they are. `None` for somebody who came by single sign-on and has not changed anything yet.
+    /// The user. `None` for a single sign-on caller who has not changed anything yet.
     pub user: Option<Arc<User>>,
-    /// What they may do.
+    /// The permissions.
     pub permissions: Permissions,
-    /// Until when, if nothing changes.
+    /// When the credential expires, if it does.
     pub until: Option<Timestamp>,
 }
 
 impl Grant {
-    /// What it takes and is not there; nothing where any caller will do.
-    pub fn lacks(&self, permission: Option<Permission>) -> Option<Permission> {
+    /// The required permission, if it is missing.
+    pub fn missing(&self, permission: Option<Permission>) -> Option<Permission> {
         permission.filter(|permission| !self.permissions.contains(*permission))
     }
 }
 
-/// What a credential lets its bearer do at `now`; `None` if it does not work: revoked, expired, or its user shut out.
-pub fn admit(directory: &impl Directory, credential: &Credential, now: Timestamp) -> Option<Grant> {
+/// What a credential permits at `now`. `None` if it is not valid: revoked, expired, or its user is deactivated.
+pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Timestamp) -> Option<Grant> {
     let granted = match credential {
         Credential::Token(id) => {
             let token = directory.token(*id).filter(|token| token.revoked_at.is_none())?;

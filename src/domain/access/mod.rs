@@ -1,4 +1,4 @@
-//! Who may do what: users, their tokens and permissions, and what callers show for themselves.
+//! Users, tokens, permissions and credentials.
 
 mod credential;
 mod permission;
@@ -14,19 +14,19 @@ use super::flag::json;
 use super::text::{Email, Name};
 use super::time::Timestamp;
 
-pub use credential::{Credential, Directory, Grant, Identity, admit};
+pub use credential::{Credential, Directory, Grant, Identity, authenticate};
 pub use permission::{Permission, Permissions};
 
-/// Somebody, or some service, who may call.
+/// A person or service that may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
-    /// Given by the server, never changed.
+    /// Set at creation, never changed.
     pub id: Uuid,
     /// Unique, never changed.
     pub email: Email,
-    /// Who they are to the single sign-on, for those who come by it. Never concluded from the address.
+    /// The linked single sign-on account. Never derived from the e-mail address.
     pub account: Option<Account>,
-    /// What the user may do. Somebody who comes by single sign-on may do then what that says.
+    /// The user's permissions. For calls by single sign-on, the claims of the token count instead.
     pub permissions: Permissions,
     /// The revision that last changed the user.
     pub revision: Revision,
@@ -34,46 +34,46 @@ pub struct User {
     pub created_at: Timestamp,
     /// When the user was last changed.
     pub updated_at: Timestamp,
-    /// When the user was shut out.
+    /// When the user was deactivated.
     pub deactivated_at: Option<Timestamp>,
 }
 
-/// Somebody, as an issuer of single sign-on knows them.
+/// An account at a single sign-on issuer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Account {
     /// The issuer.
     pub issuer: Arc<str>,
-    /// Its name for them: unique there, and never given to anybody else.
+    /// The issuer's identifier of the account, unique there and never reused.
     pub subject: Arc<str>,
 }
 
-/// SHA-256 of a token's secret: the only thing of it that is kept.
+/// SHA-256 of a token's secret. The secret itself is not stored.
 pub type SecretHash = [u8; 32];
 
-/// A user's key to the service.
+/// An API token of a user.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Given by the server, never changed.
+    /// Set at creation, never changed.
     pub id: Uuid,
-    /// Whom it speaks for.
+    /// The user that the token acts as.
     pub user_id: Uuid,
-    /// What people call it.
+    /// A name for people.
     pub name: Name,
-    /// What a presented secret must hash to.
+    /// The hash of the token's secret.
     pub secret_hash: SecretHash,
-    /// Where present, the token allows only what is in here as well.
+    /// If present, the token permits only what is in this set and in the user's permissions.
     pub permissions: Option<Permissions>,
-    /// The revision that last changed it.
+    /// The revision that last changed the token.
     pub revision: Revision,
-    /// When it was created.
+    /// When the token was created.
     pub created_at: Timestamp,
-    /// From when on it does not work.
+    /// When the token expires.
     pub expires_at: Option<Timestamp>,
-    /// When it was revoked.
+    /// When the token was revoked.
     pub revoked_at: Option<Timestamp>,
 }
 
-/// A secret's hash does not belong in a log line either.
+/// Leaves out the secret's hash: it does not belong in a log line.
 impl fmt::Debug for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Token").field("id", &self.id).field("user_id", &self.user_id).finish_non_exhaustive()
@@ -81,12 +81,12 @@ impl fmt::Debug for Token {
 }
 
 impl User {
-    /// Whether the user has not been shut out.
+    /// Whether the user is not deactivated.
     pub fn is_active(&self) -> bool {
         self.deactivated_at.is_none()
     }
 
-    /// The whole user as the log keeps it: JSON with sorted keys.
+    /// The user as the audit log stores it: JSON with sorted keys.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
         struct Fields<'a> {
@@ -115,17 +115,17 @@ impl User {
 }
 
 impl Token {
-    /// What the token allows when it speaks for `user`.
+    /// What the token permits when it acts as `user`.
     pub fn allowed(&self, user: &User) -> Permissions {
         self.permissions.map_or(user.permissions, |narrowed| user.permissions.intersection(narrowed))
     }
 
-    /// Whether the token works at `now`: neither revoked nor expired.
+    /// Whether the token is neither revoked nor expired at `now`.
     pub fn is_live(&self, now: Timestamp) -> bool {
         self.revoked_at.is_none() && self.expires_at.is_none_or(|end| now < end)
     }
 
-    /// The token as the log keeps it: JSON with sorted keys, without the secret's hash.
+    /// The token as the audit log stores it: JSON with sorted keys, without the secret's hash.
     pub fn to_json(&self) -> String {
         #[derive(Serialize)]
         struct Fields<'a> {

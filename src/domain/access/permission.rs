@@ -1,28 +1,28 @@
-//! What a caller can be allowed.
+//! Permissions.
 
 use std::fmt;
 
 use crate::domain::audit::EntityType;
 
-/// What a caller can be allowed. Declared in the order of their names, which is the order that lists of them have.
+/// A permission. Declared in alphabetical order, which is the order of permissions in lists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Permission {
-    /// Users and tokens.
+    /// Manage users and tokens.
     ManageAccess,
-    /// Removing the oldest part of the log.
+    /// Trim the audit log.
     ManageAuditRetention,
-    /// Creating, editing and archiving flags.
+    /// Create, edit and archive flags.
     ManageFeatureFlags,
-    /// Flipping flags.
+    /// Flip flags.
     ToggleFeatureFlags,
-    /// Reading the log.
+    /// Read the audit log.
     ViewAuditLogs,
-    /// Reading flags.
+    /// Read flags.
     ViewFeatureFlags,
 }
 
 impl Permission {
-    /// All there are, in order.
+    /// All permissions, in order.
     pub const ALL: [Self; 6] = [
         Self::ManageAccess,
         Self::ManageAuditRetention,
@@ -44,7 +44,7 @@ impl Permission {
         }
     }
 
-    /// The kind of object that it is about.
+    /// The type of object that the permission is about.
     pub fn governs(self) -> EntityType {
         match self {
             Self::ManageFeatureFlags | Self::ToggleFeatureFlags | Self::ViewFeatureFlags => EntityType::FeatureFlag,
@@ -70,38 +70,38 @@ impl fmt::Display for Permission {
 pub struct Permissions(u8);
 
 impl Permissions {
-    /// Every permission there is.
+    /// The set of all permissions.
     pub fn all() -> Self {
         Permission::ALL.into_iter().collect()
     }
 
-    /// Whether it holds `permission`.
+    /// Whether the set contains `permission`.
     pub fn contains(self, permission: Permission) -> bool {
         self.0 & (1 << permission as u8) != 0
     }
 
-    /// What both hold.
+    /// The permissions in both sets.
     pub fn intersection(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What this one holds and `other` does not.
+    /// The permissions in this set that are not in `other`.
     pub fn minus(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
-    /// Its members, sorted by name.
+    /// The permissions, sorted by name.
     pub fn iter(self) -> impl Iterator<Item = Permission> {
         Permission::ALL.into_iter().filter(move |p| self.contains(*p))
     }
 
-    /// The names of its members, sorted.
+    /// The names of the permissions, sorted.
     pub fn names(self) -> Vec<&'static str> {
         self.iter().map(Permission::as_str).collect()
     }
 }
 
-/// What any of several sets holds.
+/// The union of several sets.
 impl FromIterator<Permissions> for Permissions {
     fn from_iter<I: IntoIterator<Item = Permissions>>(sets: I) -> Self {
         Self(sets.into_iter().fold(0, |all, set| all | set.0))

@@ -1,4 +1,4 @@
-//! The record of what was refused.
+//! Records of refused changes.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
         subject: Option<&'a str>,
         suppressed: u64,
     }
-    // Whoever is no user is known by their account: an address alone could be chosen to look like somebody else's.
+    // A caller who is not a user yet is identified by their account: they could choose another person's address.
     let newcomer = draft.unprovisioned_identity(&proposal.actor);
     let new = json(&Fields {
         issuer: newcomer.as_ref().map(|identity| &*identity.issuer),
@@ -36,8 +36,8 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
     (Object::Nothing, Some(entry))
 }
 
-/// The object that was named, if there is one: an entry never pairs an id with a kind of object that it is not. Else the
-/// name that was given, under the kind of object that the permission is about.
+/// The object that the request named, if it exists: an entry never pairs an id with the wrong type of object. Otherwise
+/// the name alone, under the type that the permission is about.
 fn subject(draft: &Draft<'_>, denial: &Denial) -> Subject {
     let kind = denial.permission.governs();
     let about = |entity_type, id, key: Arc<str>, name: Arc<str>| Subject {

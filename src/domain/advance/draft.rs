@@ -1,4 +1,4 @@
-//! A batch in the making: the state at R with what the batch has changed so far laid over it.
+//! A batch being decided: the state at R, overlaid with the changes of the batch so far.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{Actor, Created, Decision, Proposal, Step, StoredRequest};
 use crate::domain::access::{
-    Account, Credential, Directory, Grant, Identity, Permission, Permissions, Token, User, admit,
+    Account, Credential, Directory, Grant, Identity, Permission, Permissions, Token, User, authenticate,
 };
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::Error;
@@ -18,7 +18,7 @@ use crate::domain::text::{Email, FlagKey};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// What an entry is about, in the words of the log.
+/// The object of an entry.
 pub(super) struct Subject {
     pub entity_type: EntityType,
     pub id: Option<Uuid>,
@@ -33,14 +33,14 @@ pub(super) struct Values {
     pub new: Option<Arc<str>>,
 }
 
-/// The position of a new entry, known before the object that it is about is finished.
+/// The position of a new entry, which its object needs before the entry is written.
 pub(super) struct EntryPosition {
     pub revision: i64,
     pub timestamp: Timestamp,
     pub by: Arc<str>,
 }
 
-/// What the batch has changed so far.
+/// The changes of the batch so far.
 #[derive(Clone, Default)]
 struct Changes {
     flags: HashMap<Uuid, Arc<Flag>>,
@@ -65,12 +65,12 @@ impl<'a> Draft<'a> {
         Self { state, head: *state.head(), changes: Changes::default(), now, new_id }
     }
 
-    /// The end of the log with the batch so far.
+    /// The head of the log, including the batch so far.
     pub fn head(&self) -> &Head {
         &self.head
     }
 
-    /// That what was looked up in a log is not taken for part of another: it may have been restored meanwhile.
+    /// Fails if the log was replaced since an entry was looked up in it, as by a restore.
     pub fn check_generation(&self, generation: u64) -> Result<(), Error> {
         if generation == self.state.generation() { Ok(()) } else { Err(Error::Stale) }
     }
@@ -83,7 +83,7 @@ impl<'a> Draft<'a> {
         (self.new_id)()
     }
 
-    /// The flag that is meant, as the batch has made it so far.
+    /// The flag in its current form within the batch.
     pub fn flag(&self, flag: &FlagRef) -> Result<Arc<Flag>, Error> {
         let id = match flag {
             FlagRef::Id(id) => Some(id),
@@ -108,14 +108,14 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.state.user_by_email(email))
     }
 
-    /// Whether somebody who holds `permission` and is not shut out passes `other`.
+    /// Whether an active user who holds `permission` also meets the condition.
     pub fn any_active_user(&self, permission: Permission, other: impl Fn(&User) -> bool) -> bool {
         let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && other(user);
         let unchanged = self.state.users(None).filter(|user| !self.changes.users.contains_key(&user.id));
         self.changes.users.values().chain(unchanged).any(|user| holds(user))
     }
 
-    /// Whether a user has a token that works now, other than this one.
+    /// Whether a user has a valid token other than this one.
     pub fn has_other_token(&self, user_id: Uuid, token_id: Uuid) -> bool {
         let unchanged =
             self.state.tokens_of(user_id, None).filter(|token| !self.changes.tokens.contains_key(&token.id));
@@ -123,13 +123,13 @@ impl<'a> Draft<'a> {
         changed.chain(unchanged).any(|token| token.id != token_id && token.is_live(self.now))
     }
 
-    /// The user that an actor speaks for, whether or not they may; `None` if there is none (yet).
+    /// The user of an actor, whatever their permissions; `None` if the actor is not a user (yet).
     pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
         let Actor::Caller { credential, .. } = actor else { return None };
         credential.user_id(self)
     }
 
-    /// Whoever comes by single sign-on and is no user yet.
+    /// The identity of a single sign-on caller who is not a user yet.
     pub fn unprovisioned_identity(&self, actor: &Actor) -> Option<Arc<Identity>> {
         match actor {
             Actor::Caller { credential: Credential::SignOn(identity), .. }
@@ -141,20 +141,20 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn admit(&self, credential: &Credential) -> Result<Grant, Error> {
-        // An expiry is judged by the clock, not by the log's time, which may be ahead.
-        admit(self, credential, self.now).ok_or(Error::Unauthenticated)
+    fn check_credential(&self, credential: &Credential) -> Result<Grant, Error> {
+        // Expiry is checked against the clock, not against the log's time, which may be ahead.
+        authenticate(self, credential, self.now).ok_or(Error::Unauthenticated)
     }
 
-    /// What an actor may do, here and now.
+    /// What an actor may do at the present revision.
     pub fn authenticate(&self, actor: &Actor) -> Result<Permissions, Error> {
         match actor {
-            Actor::Caller { credential, .. } => self.admit(credential).map(|granted| granted.permissions),
+            Actor::Caller { credential, .. } => self.check_credential(credential).map(|granted| granted.permissions),
             Actor::Service { .. } => Ok(Permissions::all()),
         }
     }
 
-    /// As `authenticate`, and the actor must hold the permission that the method demands.
+    /// Like `authenticate`, and checks that the actor holds the permission that the method requires.
     pub fn authorize(&self, actor: &Actor) -> Result<Permissions, Error> {
         let granted = self.authenticate(actor)?;
         match actor {
@@ -165,7 +165,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The position of the next entry. Time never runs backwards along revisions, whatever the clock does.
+    /// The position of the next entry. Timestamps never decrease along revisions, whatever the clock does.
     pub fn next_position(&self, actor: &Actor) -> EntryPosition {
         EntryPosition {
             revision: self.head.revision + 1,
@@ -183,7 +183,7 @@ impl<'a> Draft<'a> {
         match (user, credential) {
             (Some(user), _) => user.email.shared(),
             (None, Credential::SignOn(identity)) => identity.email.shared(),
-            // An actor whose user is gone was turned away by `authorize`.
+            // Unreachable: `authorize` rejects an actor whose user does not exist.
             (None, _) => "".into(),
         }
     }
@@ -209,7 +209,7 @@ impl<'a> Draft<'a> {
         token
     }
 
-    /// Writes the entry of a change at `position`, and moves the end of the log there.
+    /// Writes the entry of a change at `position` and moves the head there.
     pub fn write_entry(
         &mut self,
         proposal: &Proposal,
@@ -222,7 +222,7 @@ impl<'a> Draft<'a> {
             Actor::Caller { credential: Credential::Token(id), .. } => Some(id),
             _ => None,
         };
-        // The flip itself: a newcomer's own entry, which goes before it, takes nothing back.
+        // Only the flip reverts something, not the entry that provisions its caller.
         let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
             id: self.new_id(),
@@ -256,12 +256,12 @@ impl<'a> Draft<'a> {
         entry
     }
 
-    /// The log begins behind this revision, whose entry has this hash.
+    /// Moves the floor: the log then begins after this revision, whose entry has this hash.
     pub fn raise_floor(&mut self, floor: Revision, floor_hash: Hash) {
         self.head = Head { floor, floor_hash, ..self.head };
     }
 
-    /// Runs `change`, and takes back what it did unless what came of it is to be kept.
+    /// Runs `change`, and undoes it unless `keep` accepts the outcome.
     pub fn attempt<T>(&mut self, change: impl FnOnce(&mut Self) -> T, keep: impl FnOnce(&T) -> bool) -> T {
         let before = (self.head, self.changes.clone());
         let outcome = change(self);
@@ -271,7 +271,7 @@ impl<'a> Draft<'a> {
         outcome
     }
 
-    /// The batch is decided.
+    /// Completes the batch.
     pub fn finish(self, requests: Vec<StoredRequest>, decisions: Vec<Decision>) -> Step {
         let Changes { flags, users, tokens, entries, .. } = self.changes;
         let state = self.state;
@@ -298,7 +298,7 @@ impl Directory for Draft<'_> {
     fn user_by_account(&self, account: &Account) -> Option<&Arc<User>> {
         let known = || self.state.user_by_account(account).map(|user| user.id);
         let id = self.changes.accounts.get(account).copied().or_else(known)?;
-        // The batch may have tied the user to another one.
+        // The batch may have linked the user to another account.
         self.user(id).filter(|user| user.account.as_ref() == Some(account))
     }
 
@@ -307,8 +307,8 @@ impl Directory for Draft<'_> {
     }
 }
 
-/// The changed objects with the new ones last, and how many those are. Each part in the order of the ids: whoever locks
-/// several rows elsewhere does it in that order too.
+/// The changed objects with the new ones last, and the number of new ones. Each part is sorted by id, so that rows are
+/// always locked in the same order.
 fn new_ones_last<T>(objects: HashMap<Uuid, Arc<T>>, is_new: impl Fn(Uuid) -> bool) -> (Vec<Arc<T>>, usize) {
     let mut objects: Vec<_> = objects.into_iter().map(|(id, object)| (is_new(id), id, object)).collect();
     objects.sort_unstable_by_key(|(new, id, _)| (*new, *id));

@@ -33,10 +33,10 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
     Ok((Object::Flag(flag), Some(entry)))
 }
 
-/// As if the status before the entry were set now, whatever has happened to the flag since.
+/// Sets the status that the flag had before the entry, whatever has happened to the flag since.
 pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
     draft.check_generation(revert.generation)?;
-    // It may have been trimmed away since it was looked up.
+    // The entry may have been trimmed since it was looked up.
     if revert.entry.as_ref().is_none_or(|entry| entry.revision <= draft.head().floor) {
         return Err(Error::AuditLogNotFound(revert.id));
     }
@@ -44,8 +44,8 @@ pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert
     set_status(draft, proposal, &SetStatus { flag, status, expected_revision: revert.expected_revision })
 }
 
-/// All or none: every item is checked before the first is written. The items name different flags, which whoever built
-/// the command has seen to as far as names go; one flag named by id and by key is found out here.
+/// All or none: every item is checked before the first one is written. The request parser has rejected duplicate ids
+/// and keys; a flag named once by id and once by key is found here.
 pub(super) fn batch_set(draft: &mut Draft<'_>, proposal: &Proposal, items: &[SetStatus]) -> Result<Outcome, Error> {
     let before: Vec<Arc<Flag>> =
         items.iter().map(|item| flippable(draft, &item.flag, item.expected_revision)).collect::<Result<_, _>>()?;
@@ -131,7 +131,7 @@ fn expected_at(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) ->
     Ok(flag)
 }
 
-/// The flag, if it is in use and at the expected revision.
+/// The flag, if it is not archived and is at the expected revision.
 fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
     let flag = expected_at(draft, flag, expected)?;
     if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }

@@ -1,4 +1,4 @@
-//! The rules of the log itself.
+//! The rules of trimming the audit log.
 
 use super::draft::{Draft, Subject, Values};
 use super::{Object, Outcome, Proposal, TrimLog};

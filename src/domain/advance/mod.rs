@@ -1,8 +1,8 @@
-//! What a change does: the one function that decides every change to flags, users and tokens.
+//! The rules of every change: one function decides all changes to flags, users and tokens.
 //!
-//! [`advance`] is pure. It takes the state at revision R and a batch of proposals, decides them in order, and says what
-//! has to be appended, on condition that the log is still at R. A proposal that is rejected leaves the others of its
-//! batch untouched; a proposal sees what the ones before it in the batch did.
+//! [`advance`] is pure. It takes the state at revision R and a batch of proposals, decides them in order, and returns
+//! what to append on condition that the log is still at R. A proposal sees the effects of earlier ones in its batch. A
+//! rejected proposal has no effect on the others.
 
 mod denials;
 mod draft;

@@ -1,4 +1,4 @@
-//! What goes into [`advance`](super::advance): who wants what, and why.
+//! The input of [`advance`](super::advance): proposed changes.
 
 use std::sync::Arc;
 
@@ -13,65 +13,65 @@ use crate::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// Who proposes. Whether they may is decided against the state that the change is decided on, not against the one
-/// that the call was let in by: a server that lags cannot let a revoked token change anything.
+/// Who proposes a change. Permissions are checked at the revision at which the change is decided, not at the one at
+/// which the call was accepted: a revoked token cannot change anything through a replica that lags.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Actor {
-    /// A caller, and the permission that the method demands.
+    /// A caller, and the permission that the method requires.
     Caller {
-        /// What they have shown.
+        /// The caller's credential.
         credential: Credential,
-        /// What they need to hold.
+        /// The required permission.
         permission: Permission,
     },
-    /// The service itself, on its first start or from its offline command line. It may do everything.
+    /// The service itself, at its first start or by its offline commands. It has every permission.
     Service {
-        /// The name that it appears under in the log.
+        /// The actor's name in the audit log.
         name: Arc<str>,
     },
 }
 
-/// Where a call came from, for the log.
+/// Where a call came from, for the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Origin {
-    /// `toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+    /// For example `toggled.v1.ToggleService/ToggleFeatureFlag`.
     pub method: Arc<str>,
-    /// Address and port.
+    /// The peer's address and port.
     pub peer: Option<Arc<str>>,
-    /// What the client calls itself.
+    /// The client's `user-agent`.
     pub user_agent: Option<Arc<str>>,
 }
 
-/// What names a request, so that a retry of it can be told from a new one.
+/// Identifies a request, so that retries of it can be recognized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestKey {
-    /// The caller's own name for it.
+    /// The caller's `request_id`.
     pub id: RequestId,
-    /// SHA-256 of the method and everything in the request but its id.
+    /// SHA-256 of the method and of all fields but `request_id`.
     pub digest: [u8; 32],
 }
 
-/// One change that a caller wants.
+/// A proposed change.
 #[derive(Debug, Clone)]
 pub struct Proposal {
-    /// Who wants it.
+    /// Who proposes it.
     pub actor: Actor,
-    /// What they want.
+    /// The change.
     pub command: Command,
-    /// Why.
+    /// The reason that the caller gave.
     pub reason: Option<Reason>,
-    /// What names the request, if the caller named it.
+    /// The request's identity, if the caller gave a `request_id`.
     pub request: Option<RequestKey>,
     /// Decide, but write nothing.
     pub validate_only: bool,
-    /// Where it came from.
+    /// Where the call came from.
     pub origin: Origin,
-    /// How an answer is written down, to be stored under the request's name.
+    /// Encodes an answer so that it can be stored for retries.
     pub encode: fn(&Answer) -> Vec<u8>,
 }
 
 impl Proposal {
-    /// One that nobody has named, so that no answer to it is kept, and for which no reason is given.
+    /// A proposal without `request_id` and reason; its answer is not stored.
     pub fn unnamed(actor: Actor, command: Command, origin: Origin) -> Self {
         let encode = |_: &Answer| Vec::new();
         Self { actor, command, reason: None, request: None, validate_only: false, origin, encode }
@@ -81,96 +81,96 @@ impl Proposal {
 /// A change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Turn a flag the other way.
+    /// Flip a flag.
     Toggle {
-        /// Which.
+        /// The flag.
         flag: FlagRef,
-        /// Only if it is at this revision.
+        /// Fail unless the flag is at this revision.
         expected_revision: Option<Revision>,
     },
-    /// Turn one flag on or off.
+    /// Set the status of one flag.
     SetStatus(SetStatus),
-    /// Turn several flags on or off: all of them or none.
+    /// Set the status of several flags: all or none.
     BatchSet(Vec<SetStatus>),
     /// Set a flag's status back to what it was before an entry.
     Revert(Revert),
     /// Create a flag.
     CreateFlag(NewFlag),
-    /// Edit a flag. `None` leaves a part as it is.
+    /// Edit a flag. `None` leaves a field unchanged.
     UpdateFlag {
-        /// Which.
+        /// The flag.
         flag: FlagRef,
         /// The new name.
         name: Option<Name>,
         /// The new description.
         description: Option<Description>,
-        /// Only if it is at this revision.
+        /// Fail unless the flag is at this revision.
         expected_revision: Option<Revision>,
     },
-    /// Take a flag out of use or bring it back.
+    /// Archive or unarchive a flag.
     SetArchived {
-        /// Which.
+        /// The flag.
         flag: FlagRef,
-        /// Out of use, or in.
+        /// Whether the flag is to be archived.
         archived: bool,
-        /// Only if it is at this revision.
+        /// Fail unless the flag is at this revision.
         expected_revision: Option<Revision>,
     },
     /// Create a user.
     CreateUser {
-        /// Their address.
+        /// The user's e-mail address.
         email: Email,
-        /// Who they are to the single sign-on.
+        /// The single sign-on account to link.
         account: Option<Account>,
-        /// What they may do.
+        /// The user's permissions.
         permissions: Permissions,
     },
-    /// Set what a user may do.
+    /// Change a user.
     UpdateUser {
-        /// Whom.
+        /// The user.
         id: Uuid,
-        /// Who they are to the single sign-on from now on; `None` leaves that as it is.
+        /// The single sign-on account to link; `None` leaves it unchanged.
         account: Option<Account>,
-        /// All that they may do from now on.
+        /// The user's permissions after the change.
         permissions: Permissions,
-        /// Let them in again if they were shut out.
+        /// Reactivate the user if they are deactivated.
         reactivate: bool,
-        /// Only if they are at this revision.
+        /// Fail unless the user is at this revision.
         expected_revision: Option<Revision>,
     },
-    /// Shut a user out.
+    /// Deactivate a user.
     DeactivateUser {
-        /// Whom.
+        /// The user.
         id: Uuid,
-        /// Only if they are at this revision.
+        /// Fail unless the user is at this revision.
         expected_revision: Option<Revision>,
     },
     /// Create a token for a user.
     CreateToken(NewToken),
-    /// End a token.
+    /// Revoke a token.
     RevokeToken {
-        /// Which.
+        /// The token.
         id: Uuid,
-        /// Only if it is at this revision.
+        /// Fail unless the token is at this revision.
         expected_revision: Option<Revision>,
     },
-    /// Create the first user, who may do everything, with a token: both or neither.
+    /// Create the first user, with all permissions and a token: both or neither.
     CreateAdministrator {
-        /// Their address.
+        /// The user's e-mail address.
         email: Email,
-        /// What people call their token.
+        /// The token's name.
         token_name: Name,
-        /// What its secret hashes to.
+        /// The hash of the token's secret.
         secret_hash: SecretHash,
     },
-    /// Remove the oldest part of the log.
+    /// Remove the oldest part of the audit log.
     TrimLog(TrimLog),
-    /// Record that a change was refused. Takes no permission: the actor lacks the one that it names.
+    /// Record a refused change. Requires no permission: the actor lacks the one that it names.
     RecordDenial(Denial),
 }
 
 impl Command {
-    /// How many changes it is: a batch is as many as it has items.
+    /// The number of changes: the number of items for a batch, else 1.
     pub fn weight(&self) -> usize {
         match self {
             Self::BatchSet(items) => items.len(),
@@ -178,7 +178,7 @@ impl Command {
         }
     }
 
-    /// The entry whose change it takes back.
+    /// The entry that the command reverts.
     pub fn reverts(&self) -> Option<Uuid> {
         match self {
             Self::Revert(revert) => Some(revert.id),
@@ -187,25 +187,25 @@ impl Command {
     }
 }
 
-/// A change that was refused for want of a permission.
+/// A change that was refused for lack of a permission.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// What was lacking.
+    /// The missing permission.
     pub permission: Permission,
-    /// What the refused call named, as far as that could be told.
+    /// The object that the refused request named, if one was found.
     pub subject: Option<ObjectRef>,
-    /// How many refusals of the same caller were not recorded since the last that was.
+    /// How many refusals of this caller were not recorded since the last record.
     pub suppressed: u64,
 }
 
-/// The object that a refused call named. It may not exist.
+/// An object that a request names. It may not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectRef {
-    /// A flag by its key.
+    /// A flag, by key.
     Key(FlagKey),
-    /// A user by their address.
+    /// A user, by e-mail address.
     Email(Email),
-    /// A flag, a user or a token by its id.
+    /// A flag, user or token, by id.
     Id(Uuid),
 }
 
@@ -218,75 +218,75 @@ impl From<FlagRef> for ObjectRef {
     }
 }
 
-/// The flag to create.
+/// A flag to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFlag {
-    /// Its key.
+    /// The key.
     pub key: FlagKey,
-    /// Its name.
+    /// The name.
     pub name: Name,
-    /// Its description.
+    /// The description.
     pub description: Description,
-    /// Whether it starts on.
+    /// The initial status.
     pub status: Status,
 }
 
-/// The token to create.
+/// A token to create.
 #[derive(Clone, PartialEq, Eq)]
 pub struct NewToken {
-    /// Whose it is.
+    /// The user that the token acts as.
     pub user_id: Uuid,
-    /// What people call it.
+    /// The name.
     pub name: Name,
-    /// What it is narrowed to.
+    /// The permissions that it is limited to.
     pub permissions: Option<Permissions>,
-    /// When it ceases to work.
+    /// When it expires.
     pub expires_at: Option<Timestamp>,
-    /// What its secret hashes to.
+    /// The hash of its secret.
     pub secret_hash: SecretHash,
 }
 
-/// A secret's hash does not belong in a log line.
+/// Leaves out the secret's hash: it does not belong in a log line.
 impl std::fmt::Debug for NewToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("NewToken").field("user_id", &self.user_id).field("name", &self.name).finish_non_exhaustive()
     }
 }
 
-/// Turn a flag on or off.
+/// A status to set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetStatus {
-    /// Which.
+    /// The flag.
     pub flag: FlagRef,
-    /// What it is to be.
+    /// The new status.
     pub status: Status,
-    /// Only if it is at this revision.
+    /// Fail unless the flag is at this revision.
     pub expected_revision: Option<Revision>,
 }
 
-/// Remove the oldest part of the log.
+/// A trim of the audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrimLog {
-    /// Up to and including this revision.
+    /// The last revision to remove.
     pub through: Revision,
-    /// The hash of the entry there, as the caller has kept it.
+    /// The hash at that revision, as the caller has archived it.
     pub hash: Hash,
-    /// The hash of the entry there, as the log has it; `None` where the log had no such entry when it was looked for.
+    /// The hash at that revision in the log; `None` if the lookup found no such entry.
     pub there: Option<Hash>,
-    /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
+    /// The generation of the log at the lookup: see [`State::generation`](crate::domain::state::State::generation).
     pub generation: u64,
 }
 
-/// Take back a flip.
+/// A revert of a flip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Revert {
-    /// The id of the entry that tells of it.
+    /// The id of the flip's entry.
     pub id: Uuid,
-    /// That entry, which never changes; `None` if there is none.
+    /// The entry, which never changes; `None` if the lookup found none.
     pub entry: Option<Box<Entry>>,
-    /// Which log it was looked for in, at the latest: see [`State::log`](crate::domain::state::State::log).
+    /// The generation of the log at the lookup: see [`State::generation`](crate::domain::state::State::generation).
     pub generation: u64,
-    /// Only if the flag is at this revision.
+    /// Fail unless the flag is at this revision.
     pub expected_revision: Option<Revision>,
 }
 
@@ -297,7 +297,7 @@ impl Revert {
         entry.entity_id.map(FlagRef::Id)
     }
 
-    /// What the flag was before, if the entry tells of a flip.
+    /// The status before the entry, if the entry is a flip.
     pub fn status(&self) -> Option<Status> {
         let entry = self.entry.as_ref().filter(|entry| entry.action.is_flip())?;
         entry.old_value.as_deref().and_then(Status::parse)

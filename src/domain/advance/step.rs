@@ -1,4 +1,4 @@
-//! What comes out of [`advance`](super::advance): what to append, and what to tell the callers.
+//! The output of [`advance`](super::advance): what to append, and how to answer the callers.
 
 use std::sync::Arc;
 
@@ -13,18 +13,19 @@ use crate::domain::state::{Delta, Head};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 
-/// What came of a proposal that was accepted.
+/// The answer to an accepted proposal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
     /// The object after the change.
     pub object: Object,
-    /// The entry that was written: `None` where nothing changed, with `validate_only`, and for a batch.
+    /// The new entry. `None` if nothing changed, with `validate_only`, and for a batch, whose results name their
+    /// entries.
     pub entry: Option<Arc<Entry>>,
-    /// The end of the log after the change.
+    /// The head revision after the change.
     pub revision: Revision,
 }
 
-/// What a change was made to, as it is after it.
+/// The object of a change, after the change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Object {
     /// A flag.
@@ -35,83 +36,83 @@ pub enum Object {
     User(Arc<User>),
     /// A token.
     Token(Arc<Token>),
-    /// The log, whose oldest revision that is kept is this.
+    /// The audit log, with the oldest revision that it keeps.
     Log(Revision),
-    /// Nothing: a refusal was recorded.
+    /// None: a refused change was recorded.
     Nothing,
 }
 
 impl Object {
-    /// Whether it is a batch that changed something: a batch has an entry for each flag, and none of its own.
+    /// Whether this is a batch with a changed flag. A batch has an entry for each changed flag and none of its own.
     pub(super) fn changed_in_batch(&self) -> bool {
         matches!(self, Self::Batch(results) if results.iter().any(|result| result.changed))
     }
 }
 
-/// What became of one flag of a batch.
+/// The result for one flag of a batch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchResult {
     /// The flag after the batch.
     pub flag: Arc<Flag>,
-    /// The entry that was written for it.
+    /// The id of the flag's new entry.
     pub entry_id: Option<Uuid>,
-    /// Whether the batch changed it.
+    /// Whether the batch changed the flag.
     pub changed: bool,
 }
 
-/// How a proposal was decided.
+/// The decision on a proposal.
 #[derive(Debug, Clone)]
 pub enum Decision {
     /// Accepted.
     Accepted(Answer),
-    /// A retry of a request that stands earlier in the same batch, with the answer to that.
+    /// A retry of a request earlier in the same batch, with the answer to that request.
     Replayed(Vec<u8>),
-    /// Refused.
+    /// Rejected.
     Rejected(Error),
 }
 
-/// An answer kept under its request's name.
+/// The stored answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredRequest {
-    /// Whose request.
+    /// The user who made the request.
     pub user_id: Uuid,
-    /// Their name for it.
+    /// The user's `request_id`.
     pub request_id: RequestId,
-    /// What it was.
+    /// Identifies the request's method and content.
     pub digest: [u8; 32],
     /// The encoded answer.
     pub response: Vec<u8>,
-    /// How long it is kept at the least.
+    /// The answer is kept at least until then.
     pub expires_at: Timestamp,
 }
 
-/// What has to be appended for a batch, and what to tell its callers once it is.
+/// What to append for a batch, and how to answer its callers afterwards.
 #[derive(Debug, Clone)]
 pub struct Step {
-    /// The end of the log that all this was decided at. Nothing of it may be written anywhere else.
+    /// The head at which the batch was decided. The step may be appended only there.
     pub base: Head,
-    /// The end of the log after it.
+    /// The head after the step.
     pub head: Head,
     /// The new entries, in order.
     pub entries: Vec<Arc<Entry>>,
-    /// The objects that changed, each once, as they are at `head`.
+    /// The changed objects, each once, as of `head`.
     pub delta: Delta,
-    /// How many of the flags, users and tokens of `delta`, from the end of each list, are new.
+    /// How many objects at the end of each list of `delta` are new.
     pub created: Created,
-    /// Answers to keep.
+    /// The answers to store.
     pub requests: Vec<StoredRequest>,
-    /// One decision a proposal, in order.
+    /// One decision for each proposal, in order.
     pub decisions: Vec<Decision>,
 }
 
 impl Step {
-    /// Whether nothing has to be written.
+    /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.requests.is_empty()
     }
 }
 
-/// How many objects of each kind are new; in a [`Delta`] they stand last.
+/// The number of new objects of each type. They are last in a [`Delta`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Created {
     /// New flags.

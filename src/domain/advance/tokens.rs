@@ -22,10 +22,11 @@ pub(super) fn create(
     if !user.is_active() {
         return Err(Error::UserDeactivated(user.email.clone()));
     }
-    // The list itself, not only what it allows today: the user may be given more later.
+    // The requested list counts, not only its present effect: the user may get more permissions later.
     check_may_grant(new.permissions.unwrap_or(user.permissions), granted)?;
     let own = draft.user_id(&proposal.actor) == Some(user.id);
-    // A token without a list grows with its user, and its maker may know its secret: it must not outgrow them.
+    // A token without a list gains each permission that its user gets. Its creator, who may know the secret, must not
+    // gain it too.
     let outgrows = new.permissions.is_none() && !own && granted != Permissions::all();
     let permissions = if outgrows { Some(granted) } else { new.permissions };
     let position = draft.next_position(&proposal.actor);
@@ -64,8 +65,8 @@ pub(super) fn revoke(
     Ok(write(draft, proposal, position, Action::TokenRevoked, Some(&before), after))
 }
 
-/// Nobody revokes the last token by which they come in themselves. Whoever comes by single sign-on or client certificate has
-/// another way in; that somebody could come so is not known here.
+/// A caller cannot revoke their own last valid token. A caller by single sign-on or client certificate has another
+/// credential; whether a caller by token has one too is not known here.
 fn check_not_last_token(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Token>) -> Result<(), Error> {
     let own = draft.user_id(&proposal.actor) == Some(token.user_id);
     let by_token = matches!(proposal.actor, Actor::Caller { credential: Credential::Token(_), .. });

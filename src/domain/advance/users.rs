@@ -33,10 +33,11 @@ fn check_account_free(draft: &Draft<'_>, account: Option<&Account>, id: Option<U
     }
 }
 
-/// Whoever comes by single sign-on becomes a user with their first change. What they may do is said by their tokens, so the
-/// user holds nothing: a token of ours for them allows what somebody grants them here, and nothing else.
+/// Creates the user of a first-time caller by single sign-on. The user holds no permissions, since the claims of their
+/// tokens do. An API token for them permits only what is granted to the user here.
 pub(super) fn provision(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
-    // A user with the same address may be somebody else: whoever can choose an address at the issuer must not become
+    // A user with this address may be another person: anyone who can choose an address at the issuer must not become
+    // that user.
     // the user here who has it.
     if draft.user_by_email(&identity.email).is_some() {
         return Err(Error::SignOnEmailTaken(identity.email.clone()));
@@ -66,7 +67,7 @@ fn write_new(
     write(draft, proposal, position, Action::UserCreated, None, user)
 }
 
-/// How a user is to be.
+/// The requested change of a user.
 pub(super) struct UserUpdate<'a> {
     pub account: Option<&'a Account>,
     pub permissions: Permissions,
@@ -88,7 +89,7 @@ pub(super) fn update(
     }
     check_account_free(draft, update.account, Some(id))?;
     let account = update.account.or(before.account.as_ref()).cloned();
-    // To let somebody in again is to hand them all that they hold, which for the single sign-on is not known here.
+    // Reactivation grants all permissions that the user holds. Those of a single sign-on account are not known here.
     let handed = match (before.is_active(), &account) {
         (true, _) => update.permissions.minus(before.permissions),
         (false, None) => update.permissions,
@@ -125,8 +126,8 @@ pub(super) fn deactivate(
     Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
 }
 
-/// Somebody must be left who can let others in: another active user who holds `manage_access`. Those to whom the single
-/// sign-on gives it do not count, since it may take it away, or be gone.
+/// At least one other active user must hold `manage_access`. Permissions by single sign-on do not count: the issuer may
+/// withdraw them or be unreachable.
 fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
     let permission = Permission::ManageAccess;
     let loses = losing.is_active() && losing.permissions.contains(permission);

@@ -105,7 +105,7 @@ impl Authenticator {
             if reason == Rejected::KeysUnread { ApiError::IssuerUnavailable } else { error.into() }
         })?;
         let now = self.clock.now();
-        let caller = self.mirror.read(|state| Caller::admit(state, Credential::SignOn(identity), now)).flatten();
+        let caller = self.mirror.read(|state| Caller::authenticate(state, Credential::SignOn(identity), now)).flatten();
         let caller = caller.ok_or_else(|| self.failed(AuthFailure::Ended, source))?;
         let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
         self.note(&identified);
@@ -120,7 +120,7 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Identification, AuthFailure> {
         let identified = |credential, sign_on_token| {
-            let caller = Caller::admit(state, credential, now).ok_or(AuthFailure::Ended)?;
+            let caller = Caller::authenticate(state, credential, now).ok_or(AuthFailure::Ended)?;
             Ok(Identification::Caller(IdentifiedCaller { caller, sign_on_token, at: now }))
         };
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();

@@ -100,7 +100,7 @@ impl Authorizer {
             Policy::Permission(permission) => Some(permission),
             Policy::Authenticated | Policy::Public => None,
         };
-        let missing = caller.granted.lacks(permission);
+        let missing = caller.granted.missing(permission);
         // A denied change is recorded in the log, and so needs the database like a granted one.
         let needs_database = missing.is_none() || method.changes;
         if needs_database && !method.reads_memory() && !self.authenticator.mirror.is_fresh() {

@@ -58,9 +58,9 @@ impl Authorizer {
                 return Error::Unauthenticated;
             }
             let credential = call.caller.credential.clone();
-            let caller = authenticator.mirror.read(|state| Caller::admit(state, credential, now)).flatten();
+            let caller = authenticator.mirror.read(|state| Caller::authenticate(state, credential, now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
-            if let Some(missing) = caller.granted.lacks(call.permission) {
+            if let Some(missing) = caller.granted.missing(call.permission) {
                 return Error::PermissionDenied(missing);
             }
             let time_left = caller.granted.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
