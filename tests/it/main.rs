@@ -38,3 +38,4 @@ mod time_travel;
 mod tls;
 mod toggle;
 mod watch;
+mod wording;
