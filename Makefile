@@ -70,7 +70,7 @@ deny:
 
 # Writes what of the documents is made from the code: docs/api.md, and the settings in docs/operations.md.
 docs:
-	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_
+	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_ contract::
 
 # What the service does beside what this machine can do, in turns, in less than 15 minutes; writes docs/benchmarks.
 bench:

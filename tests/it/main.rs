@@ -10,6 +10,7 @@ mod cli;
 mod client_certificates;
 mod commit_outcome;
 mod concurrency;
+mod contract;
 mod docs;
 mod flagd;
 mod large_flag_set;
