@@ -63,10 +63,10 @@ pub(super) enum Edge {
 }
 
 impl RequestValidator {
-    /// What was made of the validator, if there was no fault in any.
-    pub fn finish<T>(self, made: Option<T>) -> Result<T, Error> {
-        match made {
-            Some(made) if self.violations.is_empty() => Ok(made),
+    /// The parsed value, if there were no violations.
+    pub fn finish<T>(self, parsed: Option<T>) -> Result<T, Error> {
+        match parsed {
+            Some(parsed) if self.violations.is_empty() => Ok(parsed),
             _ => Err(Error::Invalid(self.violations)),
         }
     }
@@ -152,7 +152,7 @@ impl RequestValidator {
         }
     }
 
-    /// An account of the single sign-on, which both validator name or neither.
+    /// A single sign-on account, named by both fields or by neither.
     pub fn account(&mut self, issuer: Option<&str>, subject: Option<&str>) -> Option<Account> {
         match (issuer, subject) {
             (None, None) => None,

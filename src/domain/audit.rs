@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn where_a_log_begins_is_read_as_it_was_written() {
+    fn log_start_survives_its_json() {
         let beginning = Beginning { floor: 5, hash: [171; 32] };
         let text = format!("{{\"floor\":5,\"hash\":\"{}\"}}", "ab".repeat(32));
         assert_eq!(beginning.to_json(), text);

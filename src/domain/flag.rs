@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_flag_survives_its_json() {
+    fn flag_survives_its_json() {
         let flag = Flag {
             name: Name::parse("The \"new\" checkout \u{2713}").unwrap(),
             description: Description::parse("two\nlines").unwrap(),
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn the_json_of_a_flag_has_sorted_keys_and_everything_in_it() {
+    fn flag_json_has_all_fields_in_sorted_order() {
         let flag = Flag {
             id: Uuid::nil(),
             name: Name::parse("The \"new\" checkout").unwrap(),

@@ -183,7 +183,7 @@ mod tests {
 
     /// Whoever reads the specification in another language checks against these.
     #[test]
-    fn the_hashes_are_those_of_the_specification() {
+    fn hashes_match_the_specification() {
         let specification = include_str!("../../docs/audit-proof.md");
         let one = chain(&GENESIS, LOG, &first());
         let two = chain(&one, LOG, &second());
@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn every_field_counts() {
+    fn every_field_changes_the_hash() {
         let original = chain(&GENESIS, LOG, &second());
         let alterations: [fn(&mut Entry); 21] = [
             |e| e.id = Uuid::nil(),
@@ -232,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn text_does_not_slide_from_one_field_into_the_next() {
+    fn field_boundaries_change_the_hash() {
         let with = |key: &str, name: &str| Entry { entity_key: key.into(), entity_name: name.into(), ..second() };
         assert_ne!(chain(&GENESIS, LOG, &with("ab", "c")), chain(&GENESIS, LOG, &with("a", "bc")));
     }

@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_not_changed_since_is_as_it_was() {
+    fn unchanged_flag_is_returned_as_it_is() {
         let flag = now();
         for revision in [30, 31] {
             assert_eq!(
@@ -135,12 +135,12 @@ mod tests {
     }
 
     #[test]
-    fn before_its_creation_it_was_not_there() {
+    fn flag_is_absent_before_its_creation() {
         assert_eq!(was(&NextChange { old_value: None, ..change(Action::FlagCreated, "") }), Ok(None));
     }
 
     #[test]
-    fn an_edit_says_all_of_what_was_before_it() {
+    fn edit_restores_the_whole_flag() {
         for action in [Action::FlagUpdated, Action::FlagArchived, Action::FlagUnarchived] {
             let was = was(&NextChange { previous: None, ..change(action, &then().to_json()) }).unwrap().unwrap();
             assert_eq!((&*was.flag, was.has_update_metadata), (&then(), true));
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flip_says_the_status_and_the_first_edit_or_the_present_the_rest() {
+    fn flip_restores_status_and_edit_the_rest() {
         let flip = change(Action::ToggleDisabled, "enabled");
         let flag = was(&flip).unwrap().unwrap().flag;
         let expected = Flag {
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_no_answer() {
+    fn invalid_entry_is_an_error() {
         let flip = change(Action::ToggleDisabled, "enabled");
         let other = Flag::sample("b", 10).to_json();
         for (bad, at) in [

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_trimmed_log_goes_on_from_where_it_was_if_every_flag_is_as_it_was_or_changed_later() {
+    fn trimmed_log_continues_when_flags_fit() {
         let at = |revision, floor| Head { revision, floor, ..*State::empty(Uuid::nil()).head() };
         let older = state(at(5, 0), &[("a", 3), ("b", 5)]);
         let goes_on = |head, flags: &[_]| state(head, flags).replacing(&older).generation() == older.generation();
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changed_since_a_revision_is_each_flag_once_by_its_last_change() {
+    fn flags_since_lists_each_flag_once() {
         let mut state = State::empty(Uuid::nil());
         assert_eq!((since(&state, 0), state.newest_flag()), (vec![], None));
         for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {

@@ -124,7 +124,7 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn keys_are_letters_digits_and_three_marks() {
+    fn key_allows_letters_digits_and_three_marks() {
         for good in ["a", "7", "checkout", "Check.out_v-2", &"k".repeat(128)] {
             assert_eq!(FlagKey::parse(good).unwrap().as_str(), good);
         }
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn lengths_count_characters_not_bytes() {
+    fn length_limits_count_characters() {
         assert!(Name::parse(&"ä".repeat(255)).is_ok());
         assert!(Name::parse(&"ä".repeat(256)).is_err());
         assert!(Name::parse("").is_err());
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn emails_are_lower_cased_and_the_services_own_names_refused() {
+    fn email_is_lower_cased_and_not_reserved() {
         assert_eq!(Email::parse("Ann@Example.COM").unwrap().as_str(), "ann@example.com");
         for bad in ["", "ann", "@host", "ann@", "a@b@c", "a b@c", "CLI@host", "bootstrap@localhost"] {
             assert!(Email::parse(bad).is_err(), "{bad:?}");
@@ -156,7 +156,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_key_parses_exactly_when_it_matches_the_pattern(text in "\\PC{0,140}") {
+        fn key_parses_exactly_when_it_matches_pattern(text in "\\PC{0,140}") {
             let body = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
             let pattern = text.starts_with(|c: char| c.is_ascii_alphanumeric())
                 && text.chars().all(body)

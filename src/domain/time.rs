@@ -72,13 +72,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_timestamp_reads_as_rfc_3339() {
+    fn timestamp_displays_as_rfc_3339() {
         assert_eq!(Timestamp::from_micros(1_700_000_000_000_001).to_string(), "2023-11-14T22:13:20.000001Z");
         assert_eq!(Timestamp::default().to_string(), "1970-01-01T00:00:00Z");
     }
 
     #[test]
-    fn every_timestamp_has_a_text() {
+    fn timestamp_limits_have_a_text() {
         assert_eq!(Timestamp::MIN.to_string(), "0001-01-01T00:00:00Z");
         assert_eq!(Timestamp::MAX.to_string(), "9999-12-30T21:59:59.999999Z");
         assert_eq!(Timestamp::from_micros(i64::MAX), Timestamp::MAX);

@@ -40,7 +40,7 @@ on_both_databases! {
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     }
 
-    async fn nobody_hands_out_what_they_do_not_hold(backend: Backend) {
+    async fn caller_cannot_grant_missing_permissions(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;

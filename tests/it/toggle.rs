@@ -118,7 +118,7 @@ on_both_databases! {
         admin.flip("a").await;
     }
 
-    async fn a_batch_is_all_or_nothing(backend: Backend) {
+    async fn batch_is_all_or_nothing(backend: Backend) {
         let (_database, _server, mut admin) = started(backend).await;
         admin.create("a").await;
         admin.create("b").await;

@@ -41,9 +41,8 @@ fn tracked_files() -> Vec<String> {
     let output = Command::new("git").args(["ls-files"]).current_dir(root).output().unwrap();
     assert!(output.status.success(), "git ls-files failed: {}", String::from_utf8_lossy(&output.stderr));
     let files = String::from_utf8(output.stdout).unwrap();
-    let is_prose = |file: &&str| {
-        !EXCEPTIONS.contains(file) && !SKIPPED_ENDINGS.iter().any(|ending| file.ends_with(ending))
-    };
+    let is_prose =
+        |file: &&str| !EXCEPTIONS.contains(file) && !SKIPPED_ENDINGS.iter().any(|ending| file.ends_with(ending));
     files.lines().filter(is_prose).map(str::to_owned).collect()
 }
 

@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn permissions_are_listed_in_the_order_of_their_names() {
+    fn permissions_are_sorted_by_name() {
         let names = Permissions::all().names();
         let mut sorted = names.clone();
         sorted.sort_unstable();
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn sets_do_as_sets_do() {
+    fn permission_sets_combine() {
         let view: Permissions = [Permission::ViewFeatureFlags].into_iter().collect();
         let both: Permissions = [Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect();
         assert_eq!(both.minus(view).names(), ["manage_access"]);

@@ -1,4 +1,4 @@
-//! Users, tokens, single sign-on, and what was refused.
+//! Rules of users, tokens, single sign-on, and denial records.
 
 use super::*;
 use crate::domain::access::{Account, Identity};
@@ -37,7 +37,7 @@ fn revoke(id: Uuid) -> Command {
     Command::RevokeToken { id, expected_revision: None }
 }
 
-/// A second token of a user, with a secret of its own.
+/// Gives a user a second token, with its own secret.
 fn second_token(user_id: Uuid) -> Command {
     Command::CreateToken(NewToken { secret_hash: [0xcd; 32], ..new_token(user_id, None) })
 }
@@ -47,7 +47,7 @@ impl World {
         Arc::clone(self.state.user_by_email(&email(address)).unwrap())
     }
 
-    /// As the administrator.
+    /// A change by the administrator.
     fn admin(&self, command: Command) -> Proposal {
         by(self.token("admin@localhost"), MANAGE, command)
     }
@@ -66,7 +66,7 @@ impl World {
 }
 
 #[test]
-fn an_update_sets_all_that_a_user_may_do_and_writes_nothing_where_nothing_changes() {
+fn user_update_sets_permissions() {
     let mut world = World::new();
     world.with_user("ann@example.com", &[Permission::ViewAuditLogs]);
     let before = world.user("ann@example.com");
@@ -85,7 +85,7 @@ fn an_update_sets_all_that_a_user_may_do_and_writes_nothing_where_nothing_change
 }
 
 #[test]
-fn nobody_grants_what_they_do_not_hold_but_may_leave_and_take_it() {
+fn missing_permissions_can_be_revoked_not_granted() {
     let mut world = World::new();
     let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
     world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
@@ -101,12 +101,12 @@ fn nobody_grants_what_they_do_not_hold_but_may_leave_and_take_it() {
     world.accept(as_clerk(update(ann, &kept)));
     assert_eq!(world.user("ann@example.com").permissions, set_of(&kept));
     world.accept(as_clerk(update(ann, &[])));
-    // What is gone cannot be given back by somebody who does not hold it.
+    // A revoked permission cannot be granted back by a caller who lacks it.
     assert_eq!(world.reject(as_clerk(update(ann, &kept))), Error::PermissionDenied(Permission::ToggleFeatureFlags));
 }
 
 #[test]
-fn a_deactivated_user_is_out_until_somebody_who_holds_as_much_lets_them_in_again() {
+fn reactivation_requires_the_users_permissions() {
     let mut world = World::new();
     let ann = world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
     let clerk = world.with_user("clerk@example.com", &[MANAGE]);
@@ -134,7 +134,7 @@ fn a_deactivated_user_is_out_until_somebody_who_holds_as_much_lets_them_in_again
 }
 
 #[test]
-fn the_last_active_holder_of_manage_access_stays() {
+fn last_access_manager_cannot_be_removed() {
     let mut world = World::new();
     let admin = world.user("admin@localhost").id;
     let last = Error::LastAccessManager(email("admin@localhost"));
@@ -145,10 +145,10 @@ fn the_last_active_holder_of_manage_access_stays() {
     world.with_user("bob@example.com", &[MANAGE]);
     let bob = world.user("bob@example.com").id;
     world.accept(world.admin(deactivate(bob)));
-    // One who is shut out does not count.
+    // A deactivated user does not count.
     assert_eq!(world.reject(world.admin(update(admin, &[]))), last);
     world.accept(world.admin(reactivate(bob, &[MANAGE])));
-    // Not even by a batch that takes it from both.
+    // Nor may one batch take it from both.
     let both = [world.admin(update(admin, &[])), world.admin(update(bob, &[]))];
     let step = world.commit(&both);
     assert!(matches!(step.decisions[0], Decision::Accepted(_)));
@@ -157,20 +157,20 @@ fn the_last_active_holder_of_manage_access_stays() {
 }
 
 #[test]
-fn nobody_shuts_themselves_out() {
+fn caller_cannot_remove_their_own_access() {
     let mut world = World::new();
     world.with_user("bob@example.com", &[MANAGE]);
     let (admin, token) = (world.user("admin@localhost").id, world.token("admin@localhost"));
     assert_eq!(world.reject(world.admin(deactivate(admin))), Error::LastToken);
     assert_eq!(world.reject(world.admin(revoke(token))), Error::LastToken);
-    // Rotation: a second one first.
+    // Rotation: create a second token first.
     world.accept(world.admin(second_token(admin)));
     let answer = world.accept(world.admin(revoke(token)));
     assert_eq!(answer.entry.unwrap().action, Action::TokenRevoked);
     assert_eq!(world.reject(by(token, MANAGE, revoke(token))), Error::Unauthenticated);
     let second = world.state.token_by_secret(&[0xcd; 32]).unwrap().id;
     assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastToken);
-    // One that has expired is no way in, and revoking one that does not work shuts nobody out.
+    // An expired token does not count as access, and an expired token can always be revoked.
     let dying = NewToken { secret_hash: [0xee; 32], ..new_token(admin, Some(world.now.plus_seconds(1))) };
     world.accept(by(second, MANAGE, Command::CreateToken(dying)));
     world.now = world.now.plus_seconds(2);
@@ -178,12 +178,12 @@ fn nobody_shuts_themselves_out() {
     let expired = world.state.token_by_secret(&[0xee; 32]).unwrap().id;
     world.accept(by(second, MANAGE, revoke(expired)));
     assert_eq!(world.accept(by(second, MANAGE, revoke(expired))).entry, None);
-    // Whoever has the shell can always make another.
+    // An operator with a shell can always create another token.
     world.accept(service(revoke(second)));
 }
 
 #[test]
-fn changes_to_users_and_tokens_are_made_at_the_expected_revision_alone() {
+fn access_changes_check_expected_revision() {
     let mut world = World::new();
     let ann = world.with_user("ann@example.com", &[]);
     let (user, token) = (world.user("ann@example.com"), Arc::clone(world.state.token(ann).unwrap()));
@@ -207,7 +207,7 @@ fn changes_to_users_and_tokens_are_made_at_the_expected_revision_alone() {
 }
 
 #[test]
-fn whoever_comes_by_single_sign_on_becomes_a_user_with_their_first_change() {
+fn first_change_provisions_a_sign_on_user() {
     let mut world = World::new();
     world.create("a");
     let before = world.state.head().revision;
@@ -225,7 +225,7 @@ fn whoever_comes_by_single_sign_on_becomes_a_user_with_their_first_change() {
         assert_eq!((entry.user_id, entry.token_id), (Some(sue.id), None));
         assert_eq!(&*entry.user_email, "sue@example.com");
     }
-    // What they may do is what their own token says, today and not yesterday.
+    // The permissions come from the present token, not from earlier ones.
     let lesser = world.signed_on("sue", &[], toggle("a"));
     assert_eq!(world.reject(lesser), Error::PermissionDenied(MANAGE));
     world.accept(world.admin(deactivate(sue.id)));
@@ -233,7 +233,7 @@ fn whoever_comes_by_single_sign_on_becomes_a_user_with_their_first_change() {
 }
 
 #[test]
-fn a_change_that_is_not_made_makes_nobody_a_user() {
+fn rejected_change_provisions_no_user() {
     let mut world = World::new();
     world.create("a");
     let may = [Permission::ToggleFeatureFlags];
@@ -247,20 +247,20 @@ fn a_change_that_is_not_made_makes_nobody_a_user() {
     assert_eq!((answer.entry, answer.revision), (None, head));
     assert!(world.state.user_by_email(&email("sue@example.com")).is_none());
 
-    // An answer that is kept is kept under a user's name.
+    // Storing an answer requires a user.
     let step = world.commit(&[named(world.signed_on("sue", &may, nothing()), "r", 1)]);
     let sue = world.user("sue@example.com");
     assert_eq!((step.entries.len(), step.requests[0].user_id), (1, sue.id));
 }
 
 #[test]
-fn nobody_becomes_another_user_by_having_their_address_at_the_issuer() {
+fn sign_on_email_does_not_claim_another_user() {
     let mut world = World::new();
     world.create("a");
     world.with_user("sue@example.com", &[]);
     let flip = world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a"));
     assert_eq!(world.reject(flip), Error::SignOnEmailTaken(email("sue@example.com")));
-    // Nor by two who come at once with one address: the first has it.
+    // Nor two callers with one address in the same batch: the first gets it.
     let identity = |subject: &str| Identity {
         issuer: "https://issuer".into(),
         subject: subject.into(),
@@ -278,7 +278,7 @@ fn nobody_becomes_another_user_by_having_their_address_at_the_issuer() {
 }
 
 #[test]
-fn an_access_manager_ties_a_user_to_an_account_and_nobody_has_two() {
+fn access_manager_links_one_account_per_user() {
     let mut world = World::new();
     world.create("a");
     world.with_user("sue@example.com", &[]);
@@ -300,10 +300,10 @@ fn an_access_manager_ties_a_user_to_an_account_and_nobody_has_two() {
     assert_eq!(world.accept(flip(&world, "sue")).entry.unwrap().user_id, Some(sue));
     assert_eq!(world.accept(world.admin(tie(sue, "sue"))).entry, None);
     assert_eq!(world.reject(world.admin(tie(joe, "sue"))), Error::AccountTaken(account("sue")));
-    // What is left as it is stays.
+    // Fields that are not given stay unchanged.
     world.accept(world.admin(update(sue, &[Permission::ViewAuditLogs])));
     assert_eq!(world.user("sue@example.com").account, Some(account("sue")));
-    // Another account takes the place of the first, which is free then, in the same batch already.
+    // Linking another account frees the first one, even within the same batch.
     let step = world.commit(&[world.admin(tie(sue, "susan")), world.admin(tie(joe, "sue"))]);
     assert!(step.decisions.iter().all(|decision| matches!(decision, Decision::Accepted(_))), "{:?}", step.decisions);
     assert_eq!(world.accept(flip(&world, "sue")).entry.unwrap().user_id, Some(joe));
@@ -314,7 +314,7 @@ fn an_access_manager_ties_a_user_to_an_account_and_nobody_has_two() {
 }
 
 #[test]
-fn a_sign_on_or_certificate_works_until_it_expires() {
+fn sign_on_and_certificate_expire() {
     let mut world = World::new();
     world.create("a");
     let flip = world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a"));
@@ -332,7 +332,7 @@ fn a_sign_on_or_certificate_works_until_it_expires() {
 }
 
 #[test]
-fn a_sign_on_that_manages_access_does_not_count_as_the_last_who_does() {
+fn sign_on_manager_is_not_the_last_manager() {
     let mut world = World::new();
     let admin = world.user("admin@localhost").id;
     let by_sign_on = world.signed_on("sue", &[MANAGE], deactivate(admin));
@@ -340,7 +340,7 @@ fn a_sign_on_that_manages_access_does_not_count_as_the_last_who_does() {
 }
 
 #[test]
-fn a_token_does_not_outgrow_its_maker() {
+fn token_is_limited_to_its_creators_permissions() {
     let mut world = World::new();
     let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
     world.accept(service(Command::CreateUser {
@@ -352,12 +352,12 @@ fn a_token_does_not_outgrow_its_maker() {
     let answer = world.accept(by(clerk, MANAGE, second_token(ann)));
     let Object::Token(token) = answer.object else { panic!("not a token") };
     assert_eq!(token.permissions, Some(set_of(&[MANAGE, Permission::ViewFeatureFlags])));
-    // Whatever the user is given later, the token that the clerk may have kept allows none of it.
+    // Whatever the user is granted later, the token whose secret the clerk may know does not permit it.
     world.accept(world.admin(update(ann, &[Permission::ToggleFeatureFlags])));
     world.create("a");
     let flip = by(token.id, Permission::ToggleFeatureFlags, toggle("a"));
     assert_eq!(world.reject(flip), Error::PermissionDenied(Permission::ToggleFeatureFlags));
-    // One's own grows with oneself, and that of somebody who holds everything cannot outgrow them.
+    // A caller's own token gains with its user, and one created by an all-powerful caller needs no limit.
     let own = NewToken { secret_hash: [0xaa; 32], ..new_token(world.user("clerk@example.com").id, None) };
     let Object::Token(own) = world.accept(by(clerk, MANAGE, Command::CreateToken(own))).object else { panic!() };
     let full = NewToken { secret_hash: [0xbb; 32], ..new_token(ann, None) };
@@ -366,7 +366,7 @@ fn a_token_does_not_outgrow_its_maker() {
 }
 
 #[test]
-fn whoever_signs_on_is_let_in_again_only_by_somebody_who_holds_everything() {
+fn sign_on_reactivation_takes_all_permissions() {
     let mut world = World::new();
     let clerk = world.with_user("clerk@example.com", &[MANAGE]);
     world.create("a");
@@ -378,7 +378,7 @@ fn whoever_signs_on_is_let_in_again_only_by_somebody_who_holds_everything() {
 }
 
 #[test]
-fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
+fn denial_record_names_the_object() {
     let mut world = World::new();
     let ann = world.with_user("ann@example.com", &[]);
     let flag = world.create("a");
@@ -403,7 +403,7 @@ fn a_refusal_is_recorded_with_what_it_named_and_needs_no_permission() {
         assert_eq!((entry.user_id, &*entry.user_email), (Some(user.id), "ann@example.com"));
     }
     assert_eq!(world.create("b").revision, world.state.head().revision);
-    // Somebody who is no user leaves their name and does not become one.
+    // A denied caller who is not a user is recorded without becoming one.
     let denial = Denial { permission: MANAGE, subject: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));

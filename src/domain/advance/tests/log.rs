@@ -1,4 +1,4 @@
-//! The rules of trimming the log.
+//! Rules of trimming the log.
 
 use super::*;
 use crate::domain::access::Permission::ManageAuditRetention;
@@ -9,7 +9,7 @@ fn trim(through: i64, hash: u8, there: Option<u8>) -> Command {
 }
 
 #[test]
-fn a_trim_is_one_entry_that_names_both_beginnings() {
+fn trim_writes_one_entry_with_both_starts() {
     let mut world = World::new();
     let admin = world.token("admin@localhost");
     let before = *world.state.head();
@@ -31,7 +31,7 @@ fn a_trim_is_one_entry_that_names_both_beginnings() {
     assert_eq!(entry.old_value.as_deref(), told(0, "00").as_deref());
     assert_eq!(entry.new_value.as_deref(), told(1, "07").as_deref());
     assert_eq!(entry.hash, hash::chain(&before.hash, head.log_id, &entry), "the chain goes on");
-    // The next one begins where this one ended; the entry of the last may go too.
+    // The next trim begins where this one ended; it may also remove the entry of the last trim.
     let last = head.revision;
     let second = world.accept(by(admin, ManageAuditRetention, trim(last, 8, Some(8)))).entry.unwrap();
     assert_eq!(second.old_value.as_deref(), told(1, "07").as_deref());
@@ -41,7 +41,7 @@ fn a_trim_is_one_entry_that_names_both_beginnings() {
 }
 
 #[test]
-fn what_cannot_be_trimmed_is_told_apart() {
+fn impossible_trims_have_distinct_errors() {
     let mut world = World::new();
     let admin = world.token("admin@localhost");
     let by_admin = |command| by(admin, ManageAuditRetention, command);
@@ -58,9 +58,9 @@ fn what_cannot_be_trimmed_is_told_apart() {
     assert_eq!(world.state.head().floor, 1);
 }
 
-/// What was looked up in a log that was another says nothing of this one.
+/// What was looked up in a former log means nothing in the present one.
 #[test]
-fn what_was_looked_up_before_a_backup_was_restored_does_not_count() {
+fn lookup_before_a_restore_is_stale() {
     let mut world = World::new();
     world.create("a");
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
@@ -79,7 +79,7 @@ fn what_was_looked_up_before_a_backup_was_restored_does_not_count() {
 }
 
 #[test]
-fn a_trim_that_is_only_checked_moves_nothing() {
+fn validate_only_trim_writes_nothing() {
     let mut world = World::new();
     let admin = world.token("admin@localhost");
     let before = *world.state.head();

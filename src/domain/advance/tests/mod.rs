@@ -1,4 +1,4 @@
-//! The rules of a change, one test a rule.
+//! The rules of changes: one test for each rule.
 
 mod access;
 mod log;
@@ -15,7 +15,7 @@ use crate::domain::hash;
 use crate::domain::state::{Delta, FlagRef, Head};
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason};
 
-/// A state to change, and a clock to change it at.
+/// A state to change, and a clock.
 struct World {
     state: State,
     now: Timestamp,
@@ -74,7 +74,7 @@ impl World {
         flag_of(&self.accept(proposal))
     }
 
-    /// A user with these permissions and one token.
+    /// Adds a user with these permissions and one token.
     fn with_user(&mut self, address: &str, permissions: &[Permission]) -> Uuid {
         let permissions = permissions.iter().copied().collect();
         let user = self.accept(service(Command::CreateUser { email: email(address), account: None, permissions }));
@@ -158,7 +158,7 @@ fn flag_of(answer: &Answer) -> Arc<Flag> {
 }
 
 #[test]
-fn a_toggle_flips_and_logs_who_what_and_why() {
+fn toggle_flips_and_writes_an_entry() {
     let mut world = World::new();
     let before = world.create("checkout");
     let token = world.token("admin@localhost");
@@ -184,7 +184,7 @@ fn a_toggle_flips_and_logs_who_what_and_why() {
 }
 
 #[test]
-fn enabling_what_is_enabled_succeeds_and_writes_nothing() {
+fn enable_of_enabled_flag_writes_nothing() {
     let mut world = World::new();
     world.create("a");
     world.accept(service(toggle("a")));
@@ -196,7 +196,7 @@ fn enabling_what_is_enabled_succeeds_and_writes_nothing() {
 }
 
 #[test]
-fn proposals_of_one_batch_see_each_other() {
+fn proposals_see_earlier_ones_in_their_batch() {
     let mut world = World::new();
     world.create("a");
     let step = world.commit(&[
@@ -214,7 +214,7 @@ fn proposals_of_one_batch_see_each_other() {
 }
 
 #[test]
-fn a_rejected_proposal_leaves_the_others_of_its_batch_alone() {
+fn rejected_proposal_does_not_affect_its_batch() {
     let mut world = World::new();
     world.create("a");
     let step = world.commit(&[service(toggle("a")), service(toggle("nope")), service(toggle("a"))]);
@@ -223,7 +223,7 @@ fn a_rejected_proposal_leaves_the_others_of_its_batch_alone() {
 }
 
 #[test]
-fn a_flag_that_moved_on_is_not_changed_by_whoever_expected_it_elsewhere() {
+fn unexpected_revision_is_rejected() {
     let mut world = World::new();
     let flag = world.create("a");
     let expecting = |revision| service(Command::Toggle { flag: key("a"), expected_revision: Some(revision) });
@@ -233,7 +233,7 @@ fn a_flag_that_moved_on_is_not_changed_by_whoever_expected_it_elsewhere() {
 }
 
 #[test]
-fn an_archived_flag_keeps_its_key_and_cannot_be_flipped() {
+fn archived_flag_keeps_key_and_refuses_flips() {
     let mut world = World::new();
     world.create("a");
     let archive = |archived| service(Command::SetArchived { flag: key("a"), archived, expected_revision: None });
@@ -248,7 +248,7 @@ fn an_archived_flag_keeps_its_key_and_cannot_be_flipped() {
 }
 
 #[test]
-fn a_batch_is_all_or_nothing() {
+fn batch_is_all_or_nothing() {
     let mut world = World::new();
     world.create("a");
     world.create("b");
@@ -267,7 +267,7 @@ fn a_batch_is_all_or_nothing() {
 }
 
 #[test]
-fn a_revert_sets_the_status_back_and_names_the_entry() {
+fn revert_restores_status_and_names_the_entry() {
     let mut world = World::new();
     world.create("a");
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
@@ -297,7 +297,7 @@ fn a_revert_sets_the_status_back_and_names_the_entry() {
 }
 
 #[test]
-fn an_edit_that_changes_nothing_writes_nothing() {
+fn edit_without_change_writes_nothing() {
     let mut world = World::new();
     world.create("a");
     let rename = |name: &str| {
@@ -312,7 +312,7 @@ fn an_edit_that_changes_nothing_writes_nothing() {
 }
 
 #[test]
-fn validate_only_answers_as_if_and_writes_nothing() {
+fn validate_only_answers_and_writes_nothing() {
     let mut world = World::new();
     world.create("a");
     let dry = Proposal { validate_only: true, ..named(service(toggle("a")), "r", 1) };
@@ -327,7 +327,7 @@ fn validate_only_answers_as_if_and_writes_nothing() {
 }
 
 #[test]
-fn the_same_request_twice_in_a_batch_changes_once() {
+fn same_request_twice_in_a_batch_changes_once() {
     let mut world = World::new();
     world.create("a");
     let token = world.token("admin@localhost");
@@ -341,7 +341,7 @@ fn the_same_request_twice_in_a_batch_changes_once() {
 }
 
 #[test]
-fn request_ids_belong_to_their_users_and_errors_are_not_kept() {
+fn request_ids_are_per_user_and_skip_errors() {
     let mut world = World::new();
     world.create("a");
     let ann = world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
@@ -352,7 +352,7 @@ fn request_ids_belong_to_their_users_and_errors_are_not_kept() {
 }
 
 #[test]
-fn the_caller_is_judged_at_the_revision_that_is_changed() {
+fn permission_is_checked_at_the_head() {
     let mut world = World::new();
     world.create("a");
     let viewer = world.with_user("ann@example.com", &[Permission::ViewFeatureFlags]);
@@ -371,7 +371,7 @@ fn the_caller_is_judged_at_the_revision_that_is_changed() {
 }
 
 #[test]
-fn a_token_works_until_it_expires_or_is_revoked() {
+fn token_is_valid_until_expired_or_revoked() {
     let mut world = World::new();
     world.create("a");
     let admin = Arc::clone(world.state.token(world.token("admin@localhost")).unwrap());
@@ -390,7 +390,7 @@ fn a_token_works_until_it_expires_or_is_revoked() {
 }
 
 #[test]
-fn nobody_hands_out_what_they_do_not_hold() {
+fn caller_cannot_grant_missing_permissions() {
     let mut world = World::new();
     let ann = world.with_user("ann@example.com", &[Permission::ManageAccess, Permission::ViewFeatureFlags]);
     let admin = world.state.user_by_email(&email("admin@localhost")).unwrap().id;
@@ -417,7 +417,7 @@ fn nobody_hands_out_what_they_do_not_hold() {
 }
 
 #[test]
-fn no_secret_and_no_hash_of_one_is_in_an_entry() {
+fn entries_hold_no_secret_and_no_secret_hash() {
     let mut world = World::new();
     let admin = world.state.user_by_email(&email("admin@localhost")).unwrap().id;
     let answer =
@@ -427,7 +427,7 @@ fn no_secret_and_no_hash_of_one_is_in_an_entry() {
 }
 
 #[test]
-fn time_never_runs_backwards_along_revisions() {
+fn timestamps_never_decrease_along_revisions() {
     let mut world = World::new();
     world.create("a");
     world.now = Timestamp::from_micros(5);
@@ -436,9 +436,9 @@ fn time_never_runs_backwards_along_revisions() {
 }
 
 proptest! {
-    /// Whatever is thrown at it, a batch keeps revisions gap-free, the chain whole, and status equal to parity.
+    /// Whatever the input, revisions stay gap-free, the chain stays whole, and status equals the parity of flips.
     #[test]
-    fn batches_keep_the_log_whole(batches in proptest::collection::vec(proptest::collection::vec(0u8..4, 0..8), 1..8)) {
+    fn random_batches_keep_the_log_whole(batches in proptest::collection::vec(proptest::collection::vec(0u8..4, 0..8), 1..8)) {
         let mut world = World::new();
         for name in ["a", "b"] { world.create(name); }
         let mut flips = [0usize; 2];
