@@ -10,7 +10,8 @@ use super::text::{Description, FlagKey, Name};
 use super::time::Timestamp;
 
 /// The status of a flag.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Status {
     /// On.
     Enabled,
@@ -45,67 +46,40 @@ impl Status {
     }
 }
 
-/// A feature flag.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A feature flag. The fields are declared in alphabetical order, since serde keeps it: the JSON of a flag has sorted keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flag {
+    /// When it was archived.
+    pub archived_at: Option<Timestamp>,
+    /// When it was created.
+    pub created_at: Timestamp,
+    /// What the flag is for; may be empty.
+    pub description: Description,
     /// Set at creation, never changed.
     pub id: Uuid,
     /// The key that code reads the flag by: unique, never changed or reused.
     pub key: FlagKey,
     /// A name for people.
     pub name: Name,
-    /// What the flag is for; may be empty.
-    pub description: Description,
-    /// The status.
-    pub status: Status,
     /// The revision that last changed the flag.
     pub revision: Revision,
-    /// When it was created.
-    pub created_at: Timestamp,
+    /// The status.
+    pub status: Status,
     /// When it was last changed.
     pub updated_at: Timestamp,
     /// The e-mail address of the user who last changed it, or the service's name.
     pub updated_by: Arc<str>,
-    /// When it was archived.
-    pub archived_at: Option<Timestamp>,
 }
 
 impl Flag {
     /// The flag as the audit log stores it: JSON with sorted keys.
     pub fn to_json(&self) -> String {
-        let fields = Fields {
-            archived_at: self.archived_at.map(|t| t.to_string()),
-            created_at: self.created_at.to_string(),
-            description: self.description.as_str(),
-            id: self.id,
-            key: self.key.as_str(),
-            name: self.name.as_str(),
-            revision: self.revision,
-            status: self.status.as_str(),
-            updated_at: self.updated_at.to_string(),
-            updated_by: &self.updated_by,
-        };
-        json(&fields)
+        json(self)
     }
 
-    /// The inverse of [`Flag::to_json`]; `None` for any other text.
+    /// The inverse of [`Flag::to_json`]; `None` for any other text. Ignores fields that a later version may add.
     pub fn from_json(json: &str) -> Option<Self> {
-        let written: Written = serde_json::from_str(json).ok()?;
-        Some(Self {
-            id: written.id,
-            key: FlagKey::parse(&written.key).ok()?,
-            name: Name::parse(&written.name).ok()?,
-            description: Description::parse(&written.description).ok()?,
-            status: Status::parse(&written.status)?,
-            revision: written.revision,
-            created_at: Timestamp::parse(&written.created_at)?,
-            updated_at: Timestamp::parse(&written.updated_at)?,
-            updated_by: written.updated_by.into(),
-            archived_at: match &written.archived_at {
-                Some(time) => Some(Timestamp::parse(time)?),
-                None => None,
-            },
-        })
+        serde_json::from_str(json).ok()
     }
 }
 
@@ -127,36 +101,6 @@ impl Flag {
             archived_at: None,
         }
     }
-}
-
-/// A flag's JSON; serde keeps the order of declaration, so the fields stand in the order of their names.
-#[derive(Serialize)]
-struct Fields<'a> {
-    archived_at: Option<String>,
-    created_at: String,
-    description: &'a str,
-    id: Uuid,
-    key: &'a str,
-    name: &'a str,
-    revision: Revision,
-    status: &'static str,
-    updated_at: String,
-    updated_by: &'a str,
-}
-
-/// The same as it is read, still unchecked. What a later version writes beside it is left alone.
-#[derive(Deserialize)]
-struct Written {
-    archived_at: Option<String>,
-    created_at: String,
-    description: String,
-    id: Uuid,
-    key: String,
-    name: String,
-    revision: Revision,
-    status: String,
-    updated_at: String,
-    updated_by: String,
 }
 
 /// JSON text of plain fields.

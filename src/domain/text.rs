@@ -3,8 +3,12 @@
 //! All are shared (`Arc<str>`), since each change copies its object. None contains U+0000, which PostgreSQL cannot
 //! store.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// The rule that a text breaks, for the caller: "must be ...".
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,19 @@ macro_rules! text {
             /// The text, shared.
             pub fn shared(&self) -> Arc<str> {
                 Arc::clone(&self.0)
+            }
+        }
+
+        impl Serialize for $name {
+            fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+                serializer.serialize_str(&self.0)
+            }
+        }
+
+        impl<'de> Deserialize<'de> for $name {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                let text = Cow::<str>::deserialize(deserializer)?;
+                Self::parse(&text).map_err(D::Error::custom)
             }
         }
 

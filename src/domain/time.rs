@@ -1,7 +1,11 @@
 //! Time.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
+
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A point in time, in microseconds since 1970-01-01T00:00:00Z: the resolution of both databases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -48,6 +52,19 @@ impl fmt::Display for Timestamp {
             Ok(time) => time.fmt(f),
             Err(_) => write!(f, "{} us", self.0),
         }
+    }
+}
+
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("not an RFC 3339 time"))
     }
 }
 

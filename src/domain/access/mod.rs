@@ -50,27 +50,28 @@ pub struct Account {
 /// SHA-256 of a token's secret. The secret itself is not stored.
 pub type SecretHash = [u8; 32];
 
-/// An API token of a user.
-#[derive(Clone, PartialEq, Eq)]
+/// An API token of a user. The fields are declared in alphabetical order, since serde keeps it: the JSON of a token has sorted keys.
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Token {
-    /// Set at creation, never changed.
-    pub id: Uuid,
-    /// The user that the token acts as.
-    pub user_id: Uuid,
-    /// A name for people.
-    pub name: Name,
-    /// The hash of the token's secret.
-    pub secret_hash: SecretHash,
-    /// If present, the token permits only what is in this set and in the user's permissions.
-    pub permissions: Option<Permissions>,
-    /// The revision that last changed the token.
-    pub revision: Revision,
     /// When the token was created.
     pub created_at: Timestamp,
     /// When the token expires.
     pub expires_at: Option<Timestamp>,
+    /// Set at creation, never changed.
+    pub id: Uuid,
+    /// A name for people.
+    pub name: Name,
+    /// If present, the token permits only what is in this set and in the user's permissions.
+    pub permissions: Option<Permissions>,
+    /// The revision that last changed the token.
+    pub revision: Revision,
     /// When the token was revoked.
     pub revoked_at: Option<Timestamp>,
+    /// The hash of the token's secret.
+    #[serde(skip)]
+    pub secret_hash: SecretHash,
+    /// The user that the token acts as.
+    pub user_id: Uuid,
 }
 
 /// Leaves out the secret's hash: it does not belong in a log line.
@@ -127,26 +128,33 @@ impl Token {
 
     /// The token as the audit log stores it: JSON with sorted keys, without the secret's hash.
     pub fn to_json(&self) -> String {
-        #[derive(Serialize)]
-        struct Fields<'a> {
-            created_at: String,
-            expires_at: Option<String>,
-            id: Uuid,
-            name: &'a str,
-            permissions: Option<Vec<&'static str>>,
-            revision: Revision,
-            revoked_at: Option<String>,
-            user_id: Uuid,
-        }
-        json(&Fields {
-            created_at: self.created_at.to_string(),
-            expires_at: self.expires_at.map(|t| t.to_string()),
-            id: self.id,
-            name: self.name.as_str(),
-            permissions: self.permissions.map(Permissions::names),
-            revision: self.revision,
-            revoked_at: self.revoked_at.map(|t| t.to_string()),
-            user_id: self.user_id,
-        })
+        json(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn token_json_has_sorted_fields_and_no_secret() {
+        let token = Token {
+            created_at: Timestamp::from_micros(1),
+            expires_at: Some(Timestamp::from_micros(2_000_000)),
+            id: Uuid::nil(),
+            name: Name::parse("ci").unwrap(),
+            permissions: Some([Permission::ViewFeatureFlags, Permission::ManageAccess].into_iter().collect()),
+            revision: 7,
+            revoked_at: None,
+            secret_hash: [9; 32],
+            user_id: Uuid::max(),
+        };
+        assert_eq!(
+            token.to_json(),
+            r#"{"created_at":"1970-01-01T00:00:00.000001Z","expires_at":"1970-01-01T00:00:02Z","#.to_owned()
+                + r#""id":"00000000-0000-0000-0000-000000000000","name":"ci","#
+                + r#""permissions":["manage_access","view_feature_flags"],"revision":7,"revoked_at":null,"#
+                + r#""user_id":"ffffffff-ffff-ffff-ffff-ffffffffffff"}"#
+        );
     }
 }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use serde::{Serialize, Serializer};
+
 use crate::domain::audit::EntityType;
 
 /// A permission. Declared in alphabetical order, which is the order of permissions in lists.
@@ -98,6 +100,13 @@ impl Permissions {
     /// The names of the permissions, sorted.
     pub fn names(self) -> Vec<&'static str> {
         self.iter().map(Permission::as_str).collect()
+    }
+}
+
+/// The names of the permissions, sorted.
+impl Serialize for Permissions {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter().map(Permission::as_str))
     }
 }
 
