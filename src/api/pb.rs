@@ -1,4 +1,4 @@
-//! The generated types of the protocol contract, and its descriptors.
+//! The generated types of the wire contract, and its descriptors.
 #![allow(missing_docs, clippy::all, clippy::pedantic)]
 
 tonic::include_proto!("toggled.v1");

@@ -1,33 +1,30 @@
-//! What every error is on the protocol: the one place that decides what a client may read of one.
+//! What every error is on the wire: the one place that decides what a client may read of one.
 
-use std::collections::HashMap;
+mod codes;
+mod details;
+
 use std::time::Duration;
 
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
 use tonic::{Code, Status};
-use tonic_types::{ErrorDetails, FieldViolation, PreconditionViolation, StatusExt};
+use tonic_types::{ErrorDetails, StatusExt};
 
-use super::pb::ErrorReason;
 use crate::domain::Revision;
-use crate::domain::error::{Error, Violation};
+use crate::domain::error::Error;
 use crate::store::StoreError;
 use crate::telemetry::errors;
 use crate::telemetry::request::note_reason;
+use codes::{code_and_reason, reason_name};
+use details::{add_details, metadata};
+
+pub use codes::code;
 
 /// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "toggled";
 
 /// The whole message of an internal error.
 const INTERNAL: &str = "internal error; the server's log has the details";
-
-/// The retry delay sent with failures that pass.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
-
-/// Details travel in a header, and large headers break connections: at most this many violations ...
-const MAX_VIOLATIONS: usize = 20;
-/// ... and at most about this many bytes of them.
-const MAX_VIOLATION_BYTES: usize = 2_048;
 
 /// Why a call failed: a rule of the domain, or the transport.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -107,65 +104,16 @@ impl From<StoreError> for Status {
 pub(super) fn status(error: impl Into<ApiError>) -> Status {
     let error = error.into();
     let (code, reason) = code_and_reason(&error);
-    note_reason(name(reason));
-    let mut details = ErrorDetails::with_error_info(name(reason), DOMAIN, metadata(&error));
-    match &error {
-        ApiError::Domain(error) => add_details(&mut details, error, reason),
-        ApiError::NoCheckpointKey => {
-            add_precondition(&mut details, reason, "server", "start the server with --checkpoint-key-file");
-        }
-        ApiError::RateLimited { retry_after, .. } => {
-            details.set_retry_info(Some(*retry_after));
-        }
-        ApiError::StreamLimit | ApiError::IssuerUnavailable => {
-            details.set_retry_info(Some(RETRY_DELAY));
-        }
-        _ => {}
-    }
+    note_reason(reason_name(reason));
+    let mut details = ErrorDetails::with_error_info(reason_name(reason), DOMAIN, metadata(&error));
+    add_details(&mut details, &error, reason);
     Status::with_error_details(code, message(&error), details)
-}
-
-fn add_details(details: &mut ErrorDetails, error: &Error, reason: ErrorReason) {
-    match error {
-        Error::Invalid(violations) => {
-            details.set_bad_request(field_violations(violations));
-        }
-        Error::FlagNotFound(flag) => add_resource(details, "feature_flag", flag, "no such feature flag"),
-        Error::UserNotFound(id) => add_resource(details, "user", &id.to_string(), "no such user"),
-        Error::TokenNotFound(id) => add_resource(details, "api_token", &id.to_string(), "no such token"),
-        Error::AuditLogNotFound(id) => add_resource(details, "audit_log", &id.to_string(), "no such entry"),
-        Error::KeyTaken(key) => add_resource(details, "feature_flag", key.as_str(), "the key is taken"),
-        Error::EmailTaken(email) => add_resource(details, "user", email.as_str(), "the address is taken"),
-        Error::AccountTaken(account) => add_resource(details, "user", &account.subject, "the account is taken"),
-        Error::FlagArchived(key) => add_precondition(details, reason, key.as_str(), "unarchive the flag first"),
-        Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "name the entry of a flip"),
-        Error::SignOnEmailTaken(email) => add_precondition(details, reason, email.as_str(), "another user has it"),
-        Error::UserDeactivated(email) => add_precondition(details, reason, email.as_str(), "reactivate the user first"),
-        Error::LastToken => add_precondition(details, reason, "caller", "create another token first"),
-        Error::LastAccessManager(email) => {
-            add_precondition(details, reason, email.as_str(), "grant manage_access to another user first");
-        }
-        Error::RequestIdReused => add_precondition(details, reason, "request_id", "use a new request_id"),
-        Error::LogMismatch(field) => add_precondition(details, reason, field, "start again without a cursor"),
-        Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
-            details.set_retry_info(Some(RETRY_DELAY));
-        }
-        _ => {}
-    }
-}
-
-fn add_resource(details: &mut ErrorDetails, kind: &str, name: &str, description: &str) {
-    details.set_resource_info(kind, name, "", description);
-}
-
-fn add_precondition(details: &mut ErrorDetails, reason: ErrorReason, subject: &str, description: &str) {
-    details.set_precondition_failure(vec![PreconditionViolation::new(name(reason), subject, description)]);
 }
 
 /// The HTTP status and message of an error, for protocols other than gRPC.
 pub(super) fn http_status(error: &ApiError) -> (StatusCode, String) {
     let (code, reason) = code_and_reason(error);
-    note_reason(name(reason));
+    note_reason(reason_name(reason));
     let status = match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
@@ -222,67 +170,6 @@ pub(super) fn last_frame<D>(status: &Status) -> Result<Frame<D>, Status> {
     Ok(Frame::trailers(trailers))
 }
 
-/// The gRPC code of an error of the domain.
-pub fn code(error: &Error) -> Code {
-    domain_code_and_reason(error).0
-}
-
-fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
-    match error {
-        ApiError::Domain(error) => domain_code_and_reason(error),
-        ApiError::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
-        ApiError::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
-        ApiError::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
-        ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
-        ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
-        ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
-        ApiError::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
-        ApiError::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
-        ApiError::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
-        ApiError::Panicked => (Code::Internal, ErrorReason::Internal),
-    }
-}
-
-fn domain_code_and_reason(error: &Error) -> (Code, ErrorReason) {
-    match error {
-        Error::Unauthenticated => (Code::Unauthenticated, ErrorReason::Unauthenticated),
-        Error::PermissionDenied(_) => (Code::PermissionDenied, ErrorReason::PermissionDenied),
-        Error::Invalid(_) => (Code::InvalidArgument, ErrorReason::InvalidField),
-        Error::FlagNotFound(_) => (Code::NotFound, ErrorReason::FlagNotFound),
-        Error::UserNotFound(_) => (Code::NotFound, ErrorReason::UserNotFound),
-        Error::TokenNotFound(_) => (Code::NotFound, ErrorReason::TokenNotFound),
-        Error::AuditLogNotFound(_) => (Code::NotFound, ErrorReason::AuditLogNotFound),
-        Error::KeyTaken(_) => (Code::AlreadyExists, ErrorReason::KeyTaken),
-        Error::EmailTaken(_) => (Code::AlreadyExists, ErrorReason::EmailTaken),
-        Error::AccountTaken(_) => (Code::AlreadyExists, ErrorReason::AccountTaken),
-        Error::SignOnEmailTaken(_) => (Code::FailedPrecondition, ErrorReason::EmailTaken),
-        Error::UserDeactivated(_) => (Code::FailedPrecondition, ErrorReason::UserDeactivated),
-        Error::LastToken => (Code::FailedPrecondition, ErrorReason::LastWayIn),
-        Error::LastAccessManager(_) => (Code::FailedPrecondition, ErrorReason::LastAccessManager),
-        Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
-        Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),
-        Error::NotRevertible(_) => (Code::FailedPrecondition, ErrorReason::NotRevertible),
-        Error::RequestIdReused => (Code::FailedPrecondition, ErrorReason::RequestIdReused),
-        Error::LogMismatch(_) => (Code::FailedPrecondition, ErrorReason::LogMismatch),
-        Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
-        Error::CursorTooOld { .. } | Error::TimeTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
-        Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
-        Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
-        Error::Stale => (Code::Unavailable, ErrorReason::Stale),
-        Error::Draining => (Code::Unavailable, ErrorReason::Draining),
-        Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
-        Error::LogCorrupt { .. } | Error::CheckpointCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
-        Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
-        Error::Internal(_) => (Code::Internal, ErrorReason::Internal),
-    }
-}
-
-/// The reason on the protocol: without the prefix that proto style demands.
-fn name(reason: ErrorReason) -> &'static str {
-    let name = reason.as_str_name();
-    name.strip_prefix("ERROR_REASON_").unwrap_or(name)
-}
-
 fn message(error: &ApiError) -> String {
     match error {
         ApiError::Domain(Error::Internal(defect)) => {
@@ -296,41 +183,12 @@ fn message(error: &ApiError) -> String {
     }
 }
 
-fn metadata(error: &ApiError) -> HashMap<String, String> {
-    let ApiError::Domain(error) = error else { return HashMap::new() };
-    let pair = match error {
-        Error::PermissionDenied(permission) => Some(("permission", permission.to_string())),
-        Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
-        Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
-        Error::CursorTooOld { oldest, .. } | Error::TimeTooOld { oldest } => {
-            Some(("oldest_revision", oldest.to_string()))
-        }
-        Error::LogCorrupt { revision } | Error::CheckpointCorrupt { revision } => {
-            Some(("first_bad_revision", revision.to_string()))
-        }
-        _ => None,
-    };
-    pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
-}
-
-/// As many violations as fit into a header.
-fn field_violations(violations: &[Violation]) -> Vec<FieldViolation> {
-    let mut bytes = 0;
-    violations
-        .iter()
-        .take(MAX_VIOLATIONS)
-        .take_while(|v| {
-            bytes += v.field.len() + v.rule.len();
-            bytes <= MAX_VIOLATION_BYTES
-        })
-        .map(|v| FieldViolation::new(&v.field, &v.rule))
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::details::MAX_VIOLATIONS;
     use super::*;
     use crate::domain::access::Permission;
+    use crate::domain::error::Violation;
 
     #[test]
     fn missing_permission_has_a_fixed_message() {
