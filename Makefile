@@ -1,22 +1,22 @@
-# `make test` checks everything, by way of the targets behind it; what takes longer, or another compiler, is asked for by name.
+# `make test` runs all checks. Targets that take longer, or need another compiler, run only by name.
 .NOTPARALLEL:
 .PHONY: test tools setup lint unit clients packaging faults fuzz coverage deny docs bench bench-quick build-times clean
 
-# Most tests wait for most of their time: for a server, a timer, a database.
+# Tests mostly wait for a server, a timer or a database, so run more of them than there are cores.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 
-# What flagd's provider for Rust is compiled with.
+# The compilation of flagd's provider for Rust needs protoc.
 export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
 
-# Sets up and runs everything.
+# Installs what is missing, and runs all checks.
 test: setup lint unit clients packaging
 
-# Installs what is missing besides Rust: Debian packages on the machine, the other clients' tools in .tools.
+# Installs what the tests need besides Rust: Debian packages on the machine, and the other clients' tools in .tools.
 tools:
 	tests/setup.sh packages
 	tests/setup.sh tools
 
-# The same, and compiles the tests: downloading and compiling do not wait for each other.
+# The same, and compiles the tests meanwhile.
 setup:
 	tests/setup.sh packages
 	tests/setup.sh tools & tools=$$!; cargo test --locked --no-run; compiled=$$?; wait $$tools && exit $$compiled
@@ -26,27 +26,26 @@ lint: setup
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.tools/node_modules/.bin/buf lint
 
-# The program's own tests, written in Rust: unit, store conformance, integration, and faults in their short form.
+# The tests in Rust: unit, store conformance, integration, and the short form of the faults.
 unit: setup
 	cargo test --locked
 
-# Clients that were not written here, against the real server: Python, buf curl, OpenFeature's providers, and what README
-# shows of them.
+# Third-party clients against the real server: Python, buf curl, OpenFeature's providers, and README's programs.
 clients: setup
 	cargo test --locked --package read_flag
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs
 
-# What it is installed and watched with: the image's stages, systemd's unit, Kubernetes' manifests, dashboard and alerts.
+# Checks packaging/: the image's stages, the systemd unit, the Kubernetes manifests, the dashboard and the alerts.
 packaging: setup
 	.tools/venv/bin/python -B -m pytest tests/packaging
 
-# Faults in their long form: each of them many times, one after the other. A table tells what came of them.
+# The long form of the faults: each many times, one after the other. Prints a table of the results.
 faults: tools
 	TOGGLED_FAULTS=long cargo test --locked --test faults
 
-# How many lines of src the tests in Rust go through, file by file; fails below 90 %. It takes a build of its own. Servers are
-# killed in most tests, so they count in a file that they share with the others, from their start on.
+# Line coverage of src by the tests in Rust, for each file; fails below 90 %. It needs a build of its own. Most tests kill their
+# servers, so each server counts in a shared, memory-mapped file from its start.
 coverage: tools
 	rustup component add llvm-tools
 	cargo install --quiet --locked --root .tools cargo-llvm-cov@0.9.1
@@ -54,8 +53,8 @@ coverage: tools
 	  PATH="$(CURDIR)/.tools/bin:$$PATH" cargo llvm-cov --locked --fail-under-lines 90 \
 	  --ignore-filename-regex '(^|/)(tests|benches)(/|\.rs)'
 
-# Inputs that are grown towards what they have not reached yet, so many seconds for each target. Takes a nightly compiler.
-# No sanitizer: there is no unsafe code to watch, and without it is several times as fast.
+# Coverage-guided fuzzing, SECONDS_EACH seconds for each target. Needs a nightly compiler. There is no unsafe code, so it runs without
+# a sanitizer, several times as fast.
 SECONDS_EACH ?= 60
 fuzz:
 	cargo install --quiet --locked --root .tools cargo-fuzz@0.13.2
@@ -63,26 +62,26 @@ fuzz:
 	  cargo +nightly fuzz run --sanitizer none $$target -- -max_total_time=$(SECONDS_EACH) -timeout=30; \
 	done
 
-# Which dependencies there are, from where, and under which licences, held to deny.toml.
+# Checks the dependencies, their sources and licences against deny.toml.
 deny:
 	cargo install --quiet --locked --root .tools cargo-deny@0.20.2
 	PATH="$(CURDIR)/.tools/bin:$$PATH" cargo deny --locked check bans licenses sources
 
-# Writes what of the documents is made from the code: docs/api.md, and the settings in docs/operations.md.
+# Writes the generated documents: docs/api.md, and the settings in docs/operations.md.
 docs:
 	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_ contract::
 
-# What the service does beside what this machine can do, in turns, in less than 15 minutes; writes docs/benchmarks.
+# Compares the service with the machine's limits, in turns, in less than 15 minutes. Writes docs/benchmarks.
 bench:
 	tests/setup.sh bench
 	cargo bench --locked --bench limits
 
-# The same with less of everything, in about two minutes; writes nothing.
+# A short run, in about two minutes. Writes nothing.
 bench-quick:
 	tests/setup.sh bench
 	cargo bench --locked --bench limits -- quick
 
-# How long the program takes to compile: from nothing, with a report of what takes how long, and to be checked after a change.
+# Build times: a clean release build, with a report by crate, and a check after a change.
 build-times: export CARGO_TARGET_DIR = target/build-times
 build-times: SHELL = bash
 build-times:
