@@ -11,6 +11,7 @@ use super::table::Table;
 use super::{EXIT_FAILURE, Failure, complain, hand_over, say};
 use crate::auth;
 use crate::auth::secret::Secret;
+use crate::config::duration::parse_span;
 use crate::domain::access::{Permission, Token as ApiToken};
 use crate::domain::advance::{Command, NewToken, Object};
 use crate::domain::text::Name;
@@ -145,12 +146,8 @@ fn state(token: &ApiToken, now: Timestamp) -> &'static str {
 /// So long from now.
 fn expiry(text: &str) -> Result<Timestamp, String> {
     let rule = || "must be a duration such as 90d or 12h".to_owned();
-    let span: jiff::Span = text.parse().map_err(|_| rule())?;
-    let now = jiff::Timestamp::now().to_zoned(TimeZone::UTC);
-    let end = now.checked_add(span).map_err(|_| rule())?;
-    if end <= now {
-        return Err(rule());
-    }
+    let span = parse_span(text).ok_or_else(rule)?;
+    let end = jiff::Timestamp::now().to_zoned(TimeZone::UTC).checked_add(span).map_err(|_| rule())?;
     Ok(Timestamp::from_micros(end.timestamp().as_microsecond()))
 }
 

@@ -2,7 +2,9 @@
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, Span, Timestamp};
+use jiff::{SignedDuration, Timestamp};
+
+use crate::config::duration::parse_span;
 
 /// From the first moment of a day to its last one that the log can tell: microseconds are all that it keeps.
 const DAY: SignedDuration = SignedDuration::from_micros(86_399_999_999);
@@ -35,7 +37,7 @@ fn date(text: &str, end: End) -> Option<Timestamp> {
 }
 
 fn before(text: &str, now: Timestamp) -> Option<Timestamp> {
-    let span: Span = text.trim_end_matches(" ago").parse().ok().filter(|span: &Span| span.is_positive())?;
+    let span = parse_span(text.trim_end_matches(" ago"))?;
     Some(now.to_zoned(TimeZone::UTC).checked_sub(span).ok()?.timestamp())
 }
 

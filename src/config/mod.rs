@@ -1,7 +1,7 @@
 //! The settings: each by flag or by environment variable, `--long-name` and `TOGGLED_LONG_NAME`.
 
 mod checkpoints;
-mod duration;
+pub mod duration;
 mod following;
 mod limits;
 mod shutdown;

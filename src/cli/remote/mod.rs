@@ -11,7 +11,6 @@ use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
-use jiff::SignedDuration;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic_health::pb::health_client::HealthClient;
@@ -21,6 +20,7 @@ use super::Failure;
 use crate::api::pb::access_service_client::AccessServiceClient;
 use crate::api::pb::audit_service_client::AuditServiceClient;
 use crate::api::pb::toggle_service_client::ToggleServiceClient;
+use crate::config::duration::parse_within;
 use caller::Bearer;
 
 pub(super) use caller::Caller;
@@ -95,9 +95,7 @@ pub(super) fn request_id() -> Option<String> {
     Some(Uuid::now_v7().to_string())
 }
 
-/// A time to wait for an answer.
+/// The timeout of one attempt, from 10 ms to 1 h.
 pub(super) fn timeout(text: &str) -> Result<Duration, String> {
-    let parsed = text.parse::<SignedDuration>().ok().and_then(|length| Duration::try_from(length).ok());
-    let limits = Duration::from_millis(10)..=Duration::from_secs(3_600);
-    parsed.filter(|length| limits.contains(length)).ok_or_else(|| "must be a time from 10ms to 1h, like 10s".to_owned())
+    parse_within(text, Duration::from_millis(10)..=Duration::from_secs(3_600), "10s")
 }
