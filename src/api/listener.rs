@@ -98,8 +98,8 @@ pub(super) fn incoming(
         acceptor: Acceptor { listener, pause: None, last_logged: None },
         tls,
         permits: Arc::new(Semaphore::new(limits.max_connections)),
-        handshake_timeout: limits.handshake_timeout,
-        max_handshakes: limits.max_handshakes,
+        handshake_timeout: limits.fixed.handshake_timeout,
+        max_handshakes: limits.fixed.max_handshakes,
         handshakes: JoinSet::new(),
         order: VecDeque::new(),
     };

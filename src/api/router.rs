@@ -36,7 +36,7 @@ use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
-use crate::config::Limits;
+use crate::config::{FixedLimits, Limits};
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -123,10 +123,12 @@ impl Router {
         // All services share a limit on requests; `$most` is the limit on answers.
         macro_rules! limited {
             ($service:expr, $most:ident) => {
-                $service.max_decoding_message_size(limits.max_request_bytes).max_encoding_message_size(limits.$most)
+                $service
+                    .max_decoding_message_size(limits.fixed.max_request_bytes)
+                    .max_encoding_message_size(limits.fixed.$most)
             };
         }
-        let router = transport(&limits)
+        let router = transport(&limits.fixed)
             .layer(ObserveLayer::new(policies, calls))
             .layer(authorize)
             .add_service(health_service)
@@ -170,7 +172,7 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
 }
 
 /// HTTP/2 with limits. By default, tonic limits neither concurrent streams nor streams that are reset for errors.
-fn transport(limits: &Limits) -> Server {
+fn transport(limits: &FixedLimits) -> Server {
     Server::builder()
         // Only OFREP is served over HTTP/1.1.
         .accept_http1(true)

@@ -4,7 +4,7 @@
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
@@ -145,6 +145,13 @@ fn write_whole(path: &Path, text: &str, link: impl FnOnce(&Path, &Path) -> io::R
     }
 }
 
+/// The permission bits of other users on a key that this user owns. A key of another owner is read by way of its group, as
+/// Kubernetes mounts secrets (`root`, 0440), so its group may read it.
+fn others(owner: u32) -> u32 {
+    let is_ours = fs::metadata("/proc/self").map_or(true, |process| process.uid() == owner);
+    if is_ours { 0o077 } else { 0o037 }
+}
+
 /// Has the names in a folder outlast a crash, as far as the file system can do that.
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder)?.sync_all() {
@@ -186,16 +193,17 @@ impl SigningKey {
         Ok(Self { pkcs8, pair, file: None })
     }
 
-    /// Reads one from a file. One that others than its owner may read is said to be so in the log.
+    /// Reads a key from a file. Logs a warning if other users may read the file.
     ///
     /// # Errors
-    /// That there is none.
+    /// The file cannot be read, or holds no key.
     pub fn read(path: &Path) -> Result<Self, KeyError> {
         let mut file = File::open(path)?;
-        let (mode, mut pem) = (file.metadata()?.permissions().mode() & 0o777, Vec::new());
+        let (metadata, mut pem) = (file.metadata()?, Vec::new());
         file.read_to_end(&mut pem)?;
         let key = Self::from_pem(&pem)?;
-        if mode & 0o077 != 0 {
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & others(metadata.uid()) != 0 {
             tracing::warn!(
                 file = %path.display(),
                 mode = %format!("{mode:o}"),
@@ -299,6 +307,15 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), key[..length]);
         }
         assert_eq!(left_in(&folder), ["key"]);
+    }
+
+    #[test]
+    fn group_may_read_a_key_of_another_owner() {
+        let own = fs::metadata("/proc/self").unwrap().uid();
+        assert_eq!(0o440 & others(own), 0o040);
+        assert_eq!(0o440 & others(own + 1), 0);
+        assert_eq!(0o460 & others(own + 1), 0o020);
+        assert_eq!(0o444 & others(own + 1), 0o004);
     }
 
     #[test]

@@ -65,6 +65,7 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Serve (the default)
+    #[command(after_help = serve::standard_variables())]
     Serve(Box<config::Serve>),
     /// Change the schema of the database, or show its state; serve brings it up to date by itself
     Migrate(migrate::Migrate),

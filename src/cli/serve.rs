@@ -26,9 +26,19 @@ use crate::{config, store, telemetry};
 /// What the file is called that a fresh key is written to.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
+/// What `serve --help` says of the variables that are no options.
+pub(super) fn standard_variables() -> String {
+    let mut text = "Standard environment variables:\n".to_owned();
+    for (name, default, meaning) in config::STANDARD_VARIABLES {
+        let default = if default.is_empty() { String::new() } else { format!(" [default: {default}]") };
+        text += &format!("  {name}\n          {meaning}{default}\n");
+    }
+    text
+}
+
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
-    let told = settings.telemetry.parse(&settings.logging.log).map_err(Failure::usage)?;
-    let telemetry = telemetry::start(told).map_err(Failure::usage)?;
+    let parsed = settings.telemetry.parse(&settings.logging.log, config::variable).map_err(Failure::usage)?;
+    let telemetry = telemetry::start(parsed).map_err(Failure::usage)?;
     let served = serve(settings).await;
     telemetry.finish().await;
     served
@@ -38,9 +48,9 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     // First of all: as the first process of a container it would not be ended by any signal that it does not ask for.
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
-    let bootstrap_token = settings.bootstrap_token().map_err(Failure::usage)?;
-    let files = settings.transport.tls(settings.listen).map_err(Failure::usage)?;
-    let certificate_users = settings.transport.certificate_users().map_err(Failure::usage)?;
+    let bootstrap_token = settings.access.bootstrap_token().map_err(Failure::usage)?;
+    let files = settings.listening.tls_files().map_err(Failure::usage)?;
+    let certificate_users = settings.listening.certificate_users().map_err(Failure::usage)?;
     let following = settings.following.checked().map_err(Failure::usage)?;
     let flags = grpcurl_flags(files.as_ref());
     let tls = match files {
@@ -50,9 +60,9 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let sign_on = sign_on(&settings.sign_on).await?;
     let given = settings.checkpoints.key().map_err(Failure::usage)?;
     let store = super::opened(store::open(&settings.database.database_url))?;
-    let listener = TcpListener::bind(settings.listen).await.map_err(|error| Failure {
+    let listener = TcpListener::bind(settings.listening.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!("cannot listen on {}: {error}", settings.listen),
+        line: format!("cannot listen on {}: {error}", settings.listening.listen),
     })?;
     let address = listener.local_addr()?;
     let metrics_listener = match settings.telemetry.metrics_listen {
@@ -62,7 +72,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     // A server that cannot start makes no key.
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
-    let anonymous_flagd_reads = settings.anonymous_flagd_reads;
+    let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
     let parts = ServerContext {
         listener,
         tls,

@@ -1,4 +1,4 @@
-//! The settings of how a server keeps up with other replicas.
+//! The settings of how a replica follows the log.
 
 use std::time::Duration;
 
@@ -6,28 +6,29 @@ use clap::Args;
 
 use super::duration::duration;
 
-/// How it keeps up.
+/// How a replica follows what other replicas append to the log.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Database")]
 pub struct Following {
-    /// How often to look at the log for what other servers have appended: 250ms, 1s; 10ms to 24h. PostgreSQL says so by
-    /// itself, most of the time; this is how long a flip elsewhere can stay unseen when it does not
+    /// How often the server polls the log for changes by other replicas, 10ms to 24h. PostgreSQL also notifies at once; the
+    /// interval bounds how long a change stays unseen when a notification is lost
     #[arg(long, value_name = "DURATION", env = "TOGGLED_POLL_INTERVAL", default_value = "250ms", value_parser = duration)]
     pub poll_interval: Duration,
-    /// How old the flags in memory may become while the database does not answer: 10s, 1m; up to 24h, and at least twice
-    /// --poll-interval. Past it the server reports itself unhealthy and refuses all but the reading of flags
+    /// How long after the last successful poll the server counts as fresh, up to 24h and at least twice --poll-interval. A
+    /// stale server reports itself unhealthy and serves only reads of flags
     #[arg(long, value_name = "DURATION", env = "TOGGLED_MAX_STALENESS", default_value = "10s", value_parser = duration)]
     pub max_staleness: Duration,
 }
 
 impl Following {
-    /// The same, if a server can be fresh with it.
+    /// Checks the two durations against each other.
     ///
     /// # Errors
-    /// A line for a person.
+    /// The rule that they break, in one line.
     pub fn checked(self) -> Result<Self, String> {
         if self.max_staleness < self.poll_interval * 2 {
             return Err("--max-staleness (TOGGLED_MAX_STALENESS) must be at least twice --poll-interval \
-                        (TOGGLED_POLL_INTERVAL): between two looks at the log nobody knows how old the flags are"
+                        (TOGGLED_POLL_INTERVAL); otherwise the server would be stale between two polls"
                 .to_owned());
         }
         Ok(self)
@@ -52,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn times_are_written_as_people_write_them() {
+    fn durations_are_parsed() {
         assert_eq!(parse(&[]), Ok((Duration::from_millis(250), Duration::from_secs(10))));
         let both = parse(&["--poll-interval", "1s", "--max-staleness", "2m"]);
         assert_eq!(both, Ok((Duration::from_secs(1), Duration::from_secs(120))));
@@ -63,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_could_never_be_fresh_is_refused() {
+    fn staleness_below_two_polls_is_refused() {
         assert!(parse(&["--poll-interval", "1s", "--max-staleness", "2s"]).is_ok());
         let error = parse(&["--poll-interval", "1s", "--max-staleness", "1999ms"]).unwrap_err();
         assert!(error.contains("--max-staleness") && error.contains("--poll-interval"), "{error}");

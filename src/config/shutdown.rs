@@ -1,4 +1,4 @@
-//! The settings of how a server stops.
+//! The settings of a graceful stop.
 
 use std::time::Duration;
 
@@ -6,14 +6,15 @@ use clap::Args;
 
 use super::duration::{duration, duration_or_zero};
 
-/// How it stops.
+/// How the server stops.
 #[derive(Debug, Clone, Copy, Args)]
+#[command(next_help_heading = "Shutdown")]
 pub struct Shutdown {
-    /// How long to go on serving once asked to stop, with health saying NOT_SERVING already, so that load balancers have
-    /// sent everybody elsewhere before connections close: 5s in Kubernetes
+    /// How long the server keeps serving after SIGTERM while its health is NOT_SERVING, so that load balancers stop sending
+    /// to it; 0s to 24h. Use 5s in Kubernetes
     #[arg(long, value_name = "DURATION", env = "TOGGLED_DRAIN_DELAY", default_value = "0s", value_parser = duration_or_zero)]
     pub drain_delay: Duration,
-    /// How long calls that are under way may take after that; then the program ends in any case, at most 3 seconds later
+    /// How long calls in progress may take after the drain delay, 10ms to 24h. The program exits at most 3 seconds later
     #[arg(long, value_name = "DURATION", env = "TOGGLED_SHUTDOWN_TIMEOUT", default_value = "25s", value_parser = duration)]
     pub shutdown_timeout: Duration,
 }

@@ -1,4 +1,4 @@
-//! The settings of the single sign-on.
+//! The settings of single sign-on.
 
 use clap::Args;
 
@@ -6,32 +6,33 @@ use crate::auth::jwks::KeySource;
 use crate::auth::jwt::{Groups, Rules};
 use crate::domain::access::{Permission, Permissions};
 
-/// The single sign-on. Without any of these there is none.
+/// Single sign-on with OpenID Connect; off unless the issuer, audience and keys are set.
 #[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Single sign-on")]
 pub struct SignOn {
-    /// The issuer of the single sign-on's tokens, as it stands in their iss. With it go --oidc-audience and --oidc-jwks
+    /// The issuer of tokens, exactly as in their iss claim. Needs --oidc-audience and --oidc-jwks
     #[arg(long, value_name = "ISSUER", env = "TOGGLED_OIDC_ISSUER")]
     oidc_issuer: Option<String>,
-    /// What stands in the aud of tokens for this service
+    /// The audience that the aud claim of tokens must contain
     #[arg(long, value_name = "AUDIENCE", env = "TOGGLED_OIDC_AUDIENCE")]
     oidc_audience: Option<String>,
-    /// Where the issuer's public keys are: an https URL (the jwks_uri of its OpenID configuration), or a file
+    /// The issuer's public keys: an https URL (the jwks_uri of its OpenID configuration) or a file
     #[arg(long, value_name = "URL|PATH", env = "TOGGLED_OIDC_JWKS")]
     oidc_jwks: Option<String>,
-    /// The claim that holds permissions or groups: its name, or a JSON pointer like /realm_access/roles
+    /// The claim that holds permissions or groups: its name, or a JSON pointer such as /realm_access/roles
     #[arg(long, value_name = "CLAIM", env = "TOGGLED_OIDC_PERMISSIONS_CLAIM", default_value = "permissions")]
     oidc_permissions_claim: String,
-    /// What a group in that claim allows, like ops=toggle_feature_flags+view_feature_flags, or * for all. Repeat it, or
-    /// separate several by semicolons. With any of these only groups count, without them the claim names permissions
+    /// The permissions of a group in that claim, such as ops=toggle_feature_flags+view_feature_flags, or * for all. Repeat
+    /// it, or separate several by semicolons. Without it, the claim holds names of permissions
     #[arg(long, value_name = "GROUP=PERMISSION+...", env = "TOGGLED_OIDC_GROUP", value_delimiter = ';')]
     oidc_group: Vec<String>,
 }
 
 impl SignOn {
-    /// What is expected of tokens, and where the keys are; `None` where there is no single sign-on.
+    /// The rules for tokens and the source of the keys; `None` without single sign-on.
     ///
     /// # Errors
-    /// A line for a person.
+    /// The option and the rule that it breaks, in one line.
     pub fn parse(&self) -> Result<Option<(Rules, KeySource)>, String> {
         let groups = groups(&self.oidc_group).map_err(|rule| format!("--oidc-group (TOGGLED_OIDC_GROUP) {rule}"))?;
         let all = [
@@ -42,7 +43,7 @@ impl SignOn {
         let [Some(issuer), Some(audience), Some(jwks)] = all.map(|(_, value)| value.as_deref()) else {
             let missing = all.iter().find(|(_, value)| value.is_none()).map(|(name, _)| *name).unwrap_or_default();
             let none = all.iter().all(|(_, value)| value.is_none()) && groups.is_none();
-            return if none { Ok(None) } else { Err(format!("{missing} is missing: the single sign-on needs it")) };
+            return if none { Ok(None) } else { Err(format!("{missing} is missing: single sign-on needs it")) };
         };
         if let Some((name, _)) = all.iter().find(|(_, value)| value.as_ref().is_some_and(String::is_empty)) {
             return Err(format!("{name} must not be empty"));
@@ -61,12 +62,12 @@ impl SignOn {
     }
 }
 
-/// What each group allows; `None` where no group is named.
+/// The permissions of each group; `None` without groups.
 fn groups(settings: &[String]) -> Result<Option<Groups>, String> {
     let mut groups = Groups::new();
-    // A list in the environment may end in its separator.
+    // A list in the environment may end in a semicolon.
     for setting in settings.iter().map(|setting| setting.trim()).filter(|setting| !setting.is_empty()) {
-        // The last sign splits: a group may be a distinguished name, cn=ops,ou=people.
+        // The last `=` splits: a group may be a distinguished name, cn=ops,ou=people.
         let parts = setting.rsplit_once('=').filter(|(group, _)| !group.is_empty());
         let (group, names) = parts.ok_or_else(|| format!("must be GROUP=PERMISSION+..., and is '{setting}'"))?;
         let allowed = if names == "*" {
@@ -82,7 +83,7 @@ fn groups(settings: &[String]) -> Result<Option<Groups>, String> {
 
 fn permission(name: &str) -> Result<Permission, String> {
     let unknown =
-        || format!("has no permission '{name}'; there are {}, and * for all", Permissions::all().names().join(", "));
+        || format!("has an unknown permission '{name}'; use {}, or * for all", Permissions::all().names().join(", "));
     Permission::parse(name).ok_or_else(unknown)
 }
 
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_single_sign_on_has_an_issuer_an_audience_and_keys_or_there_is_none() {
+    fn sign_on_needs_issuer_audience_and_keys() {
         assert!(Line::parse_from(["toggled"]).sign_on.parse().unwrap().is_none());
         let (rules, source) = parse(&[]).unwrap().unwrap();
         assert_eq!((&*rules.issuer, &*rules.audience, &*rules.permissions_claim), ("https://id", "us", "permissions"));
@@ -123,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_sign_splits_a_group_from_what_it_allows() {
+    fn last_equals_sign_splits_group_from_permissions() {
         let groups = groups_of("cn=ops,ou=x=toggle_feature_flags+view_feature_flags; admins=*;");
         assert_eq!(groups.len(), 2);
         assert_eq!(groups["cn=ops,ou=x"].names(), ["toggle_feature_flags", "view_feature_flags"]);
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_sign_on_is_told_by_the_name_of_the_setting() {
+    fn wrong_sign_on_is_refused_by_option_name() {
         for bad in ["ops", "=*", "ops=", "ops=everything", "ops=*+manage_access", "ops=manage_access+"] {
             assert!(parse(&["--oidc-group", bad]).unwrap_err().starts_with("--oidc-group"), "{bad}");
         }

@@ -51,7 +51,7 @@ impl Server {
     fn tell_of_key(&self, key: &SigningKey) {
         let from = match key.file() {
             Some(file) => file.display().to_string(),
-            None => "--checkpoint-key (TOGGLED_CHECKPOINT_KEY)".to_owned(),
+            None => "memory".to_owned(),
         };
         if let Some(log_id) = self.mirror.read(|state| state.head().log_id) {
             let key_id = key.verifier(log_id).id();

@@ -20,21 +20,26 @@ use super::request::Request;
 /// How long the collector may take for an event.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Who collects errors.
+/// The Sentry project that collects errors.
 #[derive(Clone)]
 pub struct Collector {
     dsn: Dsn,
-    environment: Option<String>,
+    environment: String,
+    release: String,
 }
 
 impl Collector {
-    /// Sentry, or what understands it, at this DSN. `environment` names which of several servers this is.
+    /// The project of this DSN, on Sentry or a compatible server. The environment is `production` and the release this
+    /// program's version unless given.
     ///
     /// # Errors
     /// The rule that the DSN breaks, without the DSN: it holds a key.
-    pub fn new(dsn: &str, environment: Option<String>) -> Result<Self, &'static str> {
-        let dsn = dsn.parse().map_err(|_| "must be a DSN like https://KEY@HOST/PROJECT")?;
-        Ok(Self { dsn, environment })
+    pub fn new(dsn: &str, environment: Option<String>, release: Option<String>) -> Result<Self, &'static str> {
+        Ok(Self {
+            dsn: dsn.parse().map_err(|_| "must be a DSN like https://KEY@HOST/PROJECT")?,
+            environment: environment.unwrap_or_else(|| "production".to_owned()),
+            release: release.unwrap_or_else(|| concat!("toggled@", env!("CARGO_PKG_VERSION")).to_owned()),
+        })
     }
 
     pub(super) fn start(self) -> ClientInitGuard {
@@ -45,11 +50,11 @@ impl Collector {
 
     fn options(self) -> ClientOptions {
         let mut options = ClientOptions::new()
-            .release(concat!("toggled@", env!("CARGO_PKG_VERSION")))
+            .release(self.release)
             .send_default_pii(false)
             .max_breadcrumbs(0)
             .shutdown_timeout(super::LAST_WAIT)
-            .environment(self.environment.unwrap_or_else(|| "production".to_owned()))
+            .environment(self.environment)
             .before_send(|event| Some(anonymous(event)))
             .transport(InTime);
         options.dsn = Some(self.dsn);
@@ -160,7 +165,7 @@ mod tests {
     fn a_panic_is_sent_with_the_trace_of_its_request() {
         tell_of_panics_here();
         let sent = Arc::new(Sent::default());
-        let mut options = Collector::new("https://key@sentry.example.com/1", None).unwrap().options();
+        let mut options = Collector::new("https://key@sentry.example.com/1", None, None).unwrap().options();
         options.transport = Some(Arc::new(Arc::clone(&sent)));
         let client = {
             let _turn = HOOK.lock();
@@ -182,10 +187,10 @@ mod tests {
     #[test]
     fn a_wrong_dsn_is_told_without_its_key() {
         for bad in ["", "secret", "https://host/1", "https://secret@host", "https://secret@host/"] {
-            let rule = Collector::new(bad, None).err().unwrap();
+            let rule = Collector::new(bad, None, None).err().unwrap();
             assert!(rule.starts_with("must be") && !rule.contains("secret"), "{bad}");
         }
-        assert!(Collector::new("https://key@sentry.example.com/1", None).is_ok());
+        assert!(Collector::new("https://key@sentry.example.com/1", None, None).is_ok());
     }
 
     #[test]

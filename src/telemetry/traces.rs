@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{HeaderMap, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
-use opentelemetry::{Context, KeyValue};
+use opentelemetry::{Context, Key, KeyValue};
 use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
@@ -25,28 +25,43 @@ pub use opentelemetry::trace::TraceId;
 /// The target of the spans that are collected, and of nothing else.
 pub(super) const TARGET: &str = "toggled::trace";
 
-/// How long the collector may take for a batch. One that takes longer does not get it.
-const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
-
 const TRACEPARENT: &str = "traceparent";
 
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// Who collects traces.
+/// The service.name of traces, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` sets another.
+const SERVICE_NAME: &str = "toggled";
+
+/// Which traces are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sampling {
+    /// Whether the caller's decision counts for a trace that a caller began.
+    pub follows_parent: bool,
+    /// The share of the other traces that is sent, 0 to 1.
+    pub ratio: f64,
+}
+
+impl Sampling {
+    fn sampler(self) -> Sampler {
+        let root = Sampler::TraceIdRatioBased(self.ratio);
+        if self.follows_parent { Sampler::ParentBased(Box::new(root)) } else { root }
+    }
+}
+
+/// The OpenTelemetry collector of traces. It speaks OTLP over gRPC.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Collector {
     endpoint: String,
     https: bool,
-    ratio: f64,
+    sampling: Sampling,
 }
 
 impl Collector {
-    /// One that speaks OTLP over gRPC. Of the traces that begin here, `ratio` (0 to 1) are collected; one that began
-    /// elsewhere is if it is there.
+    /// A collector at this URL.
     ///
     /// # Errors
-    /// The rule that the address breaks.
-    pub fn new(endpoint: &str, ratio: f64) -> Result<Self, &'static str> {
+    /// The rule that the URL breaks.
+    pub fn new(endpoint: &str, sampling: Sampling) -> Result<Self, &'static str> {
         const RULE: &str = "must be an http:// or https:// URL like http://collector:4317, without user and password";
         let uri: Uri = endpoint.parse().map_err(|_| RULE)?;
         let host =
@@ -56,7 +71,7 @@ impl Collector {
             (Some("https"), Some(_)) => true,
             _ => return Err(RULE),
         };
-        Ok(Self { endpoint: endpoint.to_owned(), https, ratio })
+        Ok(Self { endpoint: endpoint.to_owned(), https, sampling })
     }
 
     /// A layer that collects spans, and what sends them: in batches, from a thread of its own, from a queue that drops what
@@ -65,17 +80,17 @@ impl Collector {
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
-        let exporter = SpanExporter::builder().with_tonic().with_endpoint(&self.endpoint).with_timeout(EXPORT_TIMEOUT);
+        // It reads its headers and timeout from the standard variables itself.
+        let exporter = SpanExporter::builder().with_tonic().with_endpoint(&self.endpoint);
         let exporter = match self.https {
             true => exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
             false => exporter,
         };
-        let exporter = exporter.build().map_err(|error| format!("--otlp-endpoint (TOGGLED_OTLP_ENDPOINT): {error}"))?;
-        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+        let exporter = exporter.build().map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(Told { exporter, failing: AtomicBool::new(false) })
-            .with_sampler(Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(self.ratio))))
-            .with_resource(Resource::builder().with_service_name("toggled").with_attribute(version).build())
+            .with_sampler(self.sampling.sampler())
+            .with_resource(resource())
             .build();
         let spans = tracing_opentelemetry::layer()
             .with_tracer(provider.tracer("toggled"))
@@ -85,6 +100,18 @@ impl Collector {
             .with_tracked_inactivity(false);
         let ours = filter_fn(|metadata| metadata.target() == TARGET).with_max_level_hint(LevelFilter::INFO);
         Ok((spans.with_filter(ours).boxed(), provider))
+    }
+}
+
+/// The attributes of this service: ours, and those of the standard variables.
+fn resource() -> Resource {
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    let resource = Resource::builder().with_attribute(version);
+    let name = Resource::builder().build().get(&Key::from_static_str("service.name"));
+    // The SDK's name for a service that nobody named.
+    match name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
+        true => resource.with_service_name(SERVICE_NAME).build(),
+        false => resource.build(),
     }
 }
 
@@ -202,11 +229,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_collector_is_at_an_address_of_http() {
-        assert!(Collector::new("http://collector:4317", 1.0).is_ok());
-        assert!(Collector::new("https://collector", 1.0).unwrap().https);
+    fn collector_at_another_url_than_http_is_refused() {
+        let all = Sampling { follows_parent: true, ratio: 1.0 };
+        assert!(Collector::new("http://collector:4317", all).is_ok());
+        assert!(Collector::new("https://collector", all).unwrap().https);
         for bad in ["", "collector:4317", "collector", "ftp://x", "http://", "/x", "http://user:word@collector:4317"] {
-            assert!(Collector::new(bad, 1.0).is_err(), "{bad}");
+            assert!(Collector::new(bad, all).is_err(), "{bad}");
         }
     }
 

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use clap::{Args, Command};
 use tempfile::TempDir;
 use toggled::api::AuthMethods;
 use toggled::api::pb::*;
@@ -26,7 +25,7 @@ use uuid::Uuid;
 
 use crate::load::Load;
 use crate::support::issuer::AUDIENCE;
-use crate::support::{Backend, Client, Database, Issuer, TOKEN, read_until_error, with_timeout};
+use crate::support::{Backend, Client, Database, Issuer, TOKEN, defaults, read_until_error, with_timeout};
 use crate::{FaultReport, RunLength};
 
 /// The offsets of the clock, in seconds, applied in turn.
@@ -63,12 +62,6 @@ pub async fn on_sqlite(length: RunLength) -> FaultReport {
 
 pub async fn on_postgres(length: RunLength) -> FaultReport {
     jump(Backend::Postgres, length).await
-}
-
-/// The default settings.
-fn defaults<T: Args>() -> T {
-    let command = T::augment_args(Command::new("toggled")).mut_args(|argument| argument.env(None::<&str>));
-    T::from_arg_matches(&command.get_matches_from(["toggled"])).unwrap()
 }
 
 type Serving = (SocketAddr, JoinHandle<Result<(), ServerError>>);

@@ -13,10 +13,12 @@ use tonic::Code;
 use tonic_types::StatusExt;
 
 use crate::store::raw::Raw;
-use crate::support::{CHECKPOINT_KEY, Client, Database, Server, on_both_databases, reason_of, with_timeout};
+use crate::support::{Client, Database, Server, checkpoint_key, on_both_databases, reason_of, with_timeout};
 
 /// Settings with a checkpoint every ten revisions.
-const EVERY_TEN: [(&str, &str); 2] = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "10")];
+fn every_ten() -> [(&'static str, &'static str); 2] {
+    [checkpoint_key(), ("TOGGLED_CHECKPOINT_INTERVAL", "10")]
+}
 
 async fn sign(client: &mut Client, revision: Option<i64>) -> GetAuditCheckpointResponse {
     client.audit.get_audit_checkpoint(GetAuditCheckpointRequest { revision }).await.unwrap().into_inner()
@@ -81,8 +83,8 @@ on_both_databases! {
     /// This includes revisions inside a batch. Two servers sign, and each checkpoint is stored once.
     async fn checkpoint_is_stored_at_each_interval(backend: Backend) {
         let database = Database::new(backend).await;
-        let here = Server::start_with(&database, &EVERY_TEN).await;
-        let there = Server::start_with(&database, &EVERY_TEN).await;
+        let here = Server::start_with(&database, &every_ten()).await;
+        let there = Server::start_with(&database, &every_ten()).await;
         let (mut admin, mut other) = (here.admin().await, there.admin().await);
         let keys: Vec<String> = (0..35).map(|number| format!("flag-{number}")).collect();
         for key in &keys {
@@ -110,10 +112,10 @@ on_both_databases! {
     /// A server that starts later stores the newest checkpoint that is due, and then all that follow.
     async fn start_stores_the_newest_missing_checkpoint(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        let server = Server::start_with(&database, &[checkpoint_key()]).await;
         write_to(&mut server.admin().await, 25).await;
         server.terminate().await;
-        let server = Server::start_with(&database, &EVERY_TEN).await;
+        let server = Server::start_with(&database, &every_ten()).await;
         let mut admin = server.admin().await;
         assert_eq!(revisions(&wait_until_stored(&mut admin, 1).await), [20]);
         write_to(&mut admin, 40).await;
@@ -122,7 +124,7 @@ on_both_databases! {
 
     async fn failed_checkpoint_is_stored_later(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
+        let (mut server, mut log) = Server::launch_with_log(&database.url, &every_ten()).await;
         server.ready().await;
         let (mut admin, mut raw) = (server.admin().await, Raw::connect(&database).await);
         raw.run("ALTER TABLE checkpoints RENAME TO elsewhere").await;
@@ -136,7 +138,7 @@ on_both_databases! {
 
     async fn any_revision_in_the_log_can_be_signed(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        let server = Server::start_with(&database, &[checkpoint_key()]).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 8).await;
         let log = admin.log().await;
@@ -161,7 +163,7 @@ on_both_databases! {
     /// The revision just before the oldest entry can still be signed. Checkpoints of removed entries are kept.
     async fn trimmed_log_keeps_its_checkpoints(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start_with(&database, &EVERY_TEN).await;
+        let server = Server::start_with(&database, &every_ten()).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 25).await;
         let (log, before) = (admin.log().await, wait_until_stored(&mut admin, 2).await);
@@ -171,7 +173,7 @@ on_both_databases! {
         server.terminate().await;
 
         for all in ["false", "true"] {
-            let settings = [EVERY_TEN[0], EVERY_TEN[1], ("TOGGLED_VERIFY_ON_START", all)];
+            let settings = [&every_ten()[..], &[("TOGGLED_VERIFY_ON_START", all)]].concat();
             let server = Server::start_with(&database, &settings).await;
             let mut admin = server.admin().await;
             assert_eq!(list(&mut admin).await.checkpoints, before.checkpoints);
@@ -190,7 +192,7 @@ on_both_databases! {
 
     async fn checkpoint_list_is_paged(backend: Backend) {
         let database = Database::new(backend).await;
-        let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1")];
+        let settings = [checkpoint_key(), ("TOGGLED_CHECKPOINT_INTERVAL", "1")];
         let server = Server::start_with(&database, &settings).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 105).await;

@@ -34,7 +34,7 @@ const CRATES: [(&str, &str); 20] = [
     ("opentelemetry", "telemetry"),
     ("opentelemetry_otlp", "telemetry"),
     ("opentelemetry_sdk", "telemetry"),
-    ("sentry", "config telemetry"),
+    ("sentry", "telemetry"),
     ("tracing_opentelemetry", "telemetry"),
 ];
 

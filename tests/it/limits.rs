@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use futures::future::select_all;
 use toggled::api::pb::*;
+use toggled::config::{FixedLimits, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
@@ -14,12 +15,20 @@ use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::support::methods::{call_unfinished, channel};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::tls::{self, Ca};
-use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, toggle, with_timeout};
+use crate::support::{
+    Backend, Client, Database, EmbeddedServer, Server, TOKEN, defaults, reason_of, toggle, with_timeout,
+};
 
 /// A server with one setting.
 async fn server_with(setting: (&str, &str)) -> (Server, Database) {
     let database = Database::new(Backend::Sqlite).await;
     (Server::start_with(&database, &[setting]).await, database)
+}
+
+/// A server with one limit that is not an option.
+async fn server_limited(fixed: FixedLimits) -> (EmbeddedServer, Database) {
+    let database = Database::new(Backend::Sqlite).await;
+    (EmbeddedServer::start(&database, Limits { fixed, ..defaults() }).await, database)
 }
 
 async fn watch(client: &mut Client) -> Result<Streaming<WatchFeatureFlagsResponse>, Status> {
@@ -68,7 +77,7 @@ async fn connection_over_the_limit_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_over_the_connection_limit_wait() {
-    let (server, _database) = server_with(("TOGGLED_MAX_CALLS_PER_CONNECTION", "2")).await;
+    let (server, _database) = server_limited(FixedLimits { max_calls_per_connection: 2, ..Default::default() }).await;
     let mut admin = server.admin().await;
     let held = (watch(&mut admin).await.unwrap(), watch(&mut admin).await.unwrap());
     let mut waiting = admin.clone();
@@ -121,13 +130,9 @@ async fn anonymous_streams_count_against_the_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_messages_are_refused() {
-    let database = Database::new(Backend::Sqlite).await;
-    let settings = [
-        ("TOGGLED_MAX_REQUEST_BYTES", "4096"),
-        ("TOGGLED_MAX_RESPONSE_BYTES", "8192"),
-        ("TOGGLED_MAX_FLAGD_BYTES", "2048"),
-    ];
-    let server = Server::start_with(&database, &settings).await;
+    let (max_request_bytes, max_response_bytes, max_flagd_bytes) = (4_096, 8_192, 2_048);
+    let fixed = FixedLimits { max_request_bytes, max_response_bytes, max_flagd_bytes, ..Default::default() };
+    let (server, _database) = server_limited(fixed).await;
     let mut admin = server.admin().await;
     let create = |key: &str, length| CreateFeatureFlagRequest {
         key: key.into(),
@@ -213,7 +218,7 @@ async fn calls_end_at_the_request_timeout() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_headers_are_refused() {
-    let (server, _database) = server_with(("TOGGLED_MAX_HEADER_BYTES", "1024")).await;
+    let (server, _database) = server_limited(FixedLimits { max_header_bytes: 1_024, ..Default::default() }).await;
     let mut admin = server.admin().await;
     admin.wait_until_authenticated().await;
     let mut large = tonic::Request::new(WhoAmIRequest {});
@@ -228,9 +233,9 @@ async fn oversized_headers_are_refused() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_without_keepalive_answers_is_closed() {
-    let database = Database::new(Backend::Sqlite).await;
-    let settings = [("TOGGLED_KEEPALIVE_INTERVAL", "1s"), ("TOGGLED_KEEPALIVE_TIMEOUT", "2s")];
-    let server = Server::start_with(&database, &settings).await;
+    let (keepalive_interval, keepalive_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let fixed = FixedLimits { keepalive_interval, keepalive_timeout, ..Default::default() };
+    let (server, _database) = server_limited(fixed).await;
     let mut admin = server.admin().await;
     let mut stream = watch(&mut admin).await.unwrap();
     // This connection never answers a ping.
@@ -243,7 +248,8 @@ async fn connection_without_keepalive_answers_is_closed() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_without_a_handshake_is_closed() {
-    let (server, _database) = server_with(("TOGGLED_HANDSHAKE_TIMEOUT", "2s")).await;
+    let fixed = FixedLimits { handshake_timeout: Duration::from_secs(2), ..Default::default() };
+    let (server, _database) = server_limited(fixed.clone()).await;
     let mut admin = server.admin().await;
     wait_until_closed(TcpStream::connect(server.address).await.unwrap()).await;
     let mut hesitant = TcpStream::connect(server.address).await.unwrap();
@@ -254,13 +260,8 @@ async fn connection_without_a_handshake_is_closed() {
 
     let (ca, database) = (Ca::new("ours"), Database::new(Backend::Sqlite).await);
     let files = tls::Files::new(&ca.server(), None);
-    let (certificate, key) = (files.path("server.pem"), files.path("server.key"));
-    let settings = [
-        ("TOGGLED_TLS_CERTIFICATE", certificate.as_str()),
-        ("TOGGLED_TLS_KEY", key.as_str()),
-        ("TOGGLED_HANDSHAKE_TIMEOUT", "2s"),
-    ];
-    let server = Server::start_with(&database, &settings).await;
+    let limits = Limits { fixed, ..defaults() };
+    let server = EmbeddedServer::start_with(&database, limits, defaults(), Some(files.server())).await;
     wait_until_closed(TcpStream::connect(server.address).await.unwrap()).await;
     let mut silent = tls::connect(server.address, &ca, None).await.unwrap();
     let mut rest = Vec::new();
@@ -283,7 +284,7 @@ async fn is_told_to_calm_down(address: SocketAddr, frames: impl Fn(u32) -> Vec<u
 /// A client opens calls and cancels them at once, faster than the server can process them.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_with_many_cancellations_is_closed() {
-    let (server, _database) = server_with(("TOGGLED_MAX_PENDING_RESETS", "5")).await;
+    let (server, _database) = server_limited(FixedLimits { max_pending_resets: 5, ..Default::default() }).await;
     let cancelled = |id| [frame(1, 4, id, HEADERS), frame(3, 0, id, &8u32.to_be_bytes())].concat();
     assert!(is_told_to_calm_down(server.address, cancelled).await);
     server.admin().await.wait_until_authenticated().await;
@@ -292,7 +293,7 @@ async fn connection_with_many_cancellations_is_closed() {
 /// A client repeatedly sends more data than its `content-length`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_with_many_errors_is_closed() {
-    let (server, _database) = server_with(("TOGGLED_MAX_ERROR_RESETS", "5")).await;
+    let (server, _database) = server_limited(FixedLimits { max_error_resets: 5, ..Default::default() }).await;
     // `content-length: 1`, followed by two bytes.
     let headers = [HEADERS, b"\x0f\x0d\x011"].concat();
     let faulty = |id| [frame(1, 4, id, &headers), frame(0, 1, id, b"22")].concat();

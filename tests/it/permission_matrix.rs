@@ -12,7 +12,7 @@ use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
 use crate::support::methods::{PERMISSIONS, call, channel, methods};
-use crate::support::{Backend, CHECKPOINT_KEY, Client, Database, Issuer, Server, TOKEN, on_both_databases, reason_of};
+use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, checkpoint_key, on_both_databases, reason_of};
 
 fn bearer(token: &str) -> MetadataValue<Ascii> {
     format!("Bearer {token}").parse().unwrap()
@@ -127,7 +127,7 @@ on_both_databases! {
 
     async fn methods_accept_only_their_own_permission(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        let server = Server::start_with(&database, &[checkpoint_key()]).await;
         let channel = channel(&server).await;
         for held in PERMISSIONS {
             let secret = new_account(&server, &format!("{held}@example.com"), &[held]).await.secret;

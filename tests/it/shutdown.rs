@@ -1,9 +1,11 @@
 //! Stopping: nothing that was answered is lost, nobody hangs, and nobody holds it up.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use futures::future::join_all;
 use toggled::api::pb::*;
+use toggled::config::{FixedLimits, Limits, Shutdown};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
@@ -11,9 +13,10 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::support::methods::{call_unfinished, channel};
+use crate::support::methods::{call_unfinished, channel, channel_to};
 use crate::support::{
-    Backend, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, toggle, with_timeout,
+    Backend, Client, Database, EmbeddedServer, Server, TOKEN, defaults, on_both_databases, read_until_error, reason_of,
+    toggle, with_timeout,
 };
 
 /// Flips until the server is gone: the revisions that were answered, and how the last flip failed.
@@ -88,8 +91,10 @@ on_both_databases! {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     let database = Database::new(Backend::Sqlite).await;
-    let patient = [("TOGGLED_SHUTDOWN_TIMEOUT", "1h"), ("TOGGLED_HANDSHAKE_TIMEOUT", "1h")];
-    let mut server = Server::start_with(&database, &patient).await;
+    let hour = Duration::from_secs(3_600);
+    let limits = Limits { fixed: FixedLimits { handshake_timeout: hour, ..Default::default() }, ..defaults() };
+    let shutdown_settings = Shutdown { shutdown_timeout: hour, ..defaults() };
+    let server = EmbeddedServer::start_with(&database, limits, shutdown_settings, None).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut hesitant = TcpStream::connect(server.address).await.unwrap();
     hesitant.write_all(b"PRI * HTTP").await.unwrap();
@@ -108,11 +113,11 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
             watches.push(watch.into_inner());
         }
     }
-    let mut health = HealthClient::new(channel(&server).await);
+    let mut health = HealthClient::new(channel_to(server.address).await);
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
     assert_eq!(health.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
 
-    server.request_stop().await;
+    server.request_stop();
 
     for mut watch in watches {
         let error = read_until_error(&mut watch).await;
@@ -120,7 +125,7 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     }
     let error = read_until_error(&mut health).await;
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
-    assert_eq!(server.wait_for_exit().await.code(), Some(0));
+    server.wait_for_exit().await.unwrap();
     let mut rest = Vec::new();
     for connection in [&mut silent, &mut hesitant, &mut mute, &mut cut] {
         // Closed or reset: gone.

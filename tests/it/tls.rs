@@ -1,8 +1,10 @@
 //! TLS: who is served, new certificates without a restart, and who cannot keep others out.
 
 use std::io;
+use std::time::Duration;
 
 use toggled::api::pb::{WhoAmIRequest, WhoAmIResponse};
+use toggled::config::{FixedLimits, Limits};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -12,7 +14,7 @@ use tonic::transport::Endpoint;
 use crate::support::tls::{
     Ca, Files, Identity, admin, connect, connect_with, connector, parse_certificate, served_certificate,
 };
-use crate::support::{Backend, Client, Database, Log, Server, invoke, with_timeout};
+use crate::support::{Backend, Client, Database, EmbeddedServer, Log, Server, defaults, invoke, with_timeout};
 
 /// A server that speaks TLS.
 struct Tls {
@@ -23,17 +25,11 @@ struct Tls {
 }
 
 async fn start(identity: &Identity, client_ca: Option<&Ca>) -> Tls {
-    start_with(identity, client_ca, &[]).await
-}
-
-/// The same, with settings of its own.
-async fn start_with(identity: &Identity, client_ca: Option<&Ca>, more: &[(&str, &str)]) -> Tls {
     let files = Files::new(identity, client_ca);
     let database = Database::new(Backend::Sqlite).await;
     let [certificate, key, clients] = ["server.pem", "server.key", "clients.pem"].map(|name| files.path(name));
     let mut settings = vec![("TOGGLED_TLS_CERTIFICATE", certificate.as_str()), ("TOGGLED_TLS_KEY", key.as_str())];
     settings.extend(client_ca.map(|_| ("TOGGLED_CLIENT_CA", clients.as_str())));
-    settings.extend(more);
     let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     Tls { server, log, files, _database: database }
@@ -166,13 +162,15 @@ async fn while_the_new_files_cannot_be_used_the_old_stay() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_connects_and_says_nothing_keeps_nobody_out() {
     let ca = Ca::new("ours");
-    let tls =
-        start_with(&ca.server(), None, &[("TOGGLED_MAX_HANDSHAKES", "4"), ("TOGGLED_HANDSHAKE_TIMEOUT", "1h")]).await;
+    let fixed = FixedLimits { max_handshakes: 4, handshake_timeout: Duration::from_secs(3_600), ..Default::default() };
+    let (files, database) = (Files::new(&ca.server(), None), Database::new(Backend::Sqlite).await);
+    let limits = Limits { fixed, ..defaults() };
+    let server = EmbeddedServer::start_with(&database, limits, defaults(), Some(files.server())).await;
     let mut silent = Vec::new();
     for _ in 0..5 {
-        silent.push(TcpStream::connect(tls.server.address).await.unwrap());
+        silent.push(TcpStream::connect(server.address).await.unwrap());
     }
-    served(&tls, &ca, None).await.unwrap();
+    call(&mut admin(server.address, &ca, None).await.unwrap()).await.unwrap();
     // The oldest has made room.
     let mut nothing = Vec::new();
     with_timeout("the server to give up", silent[0].read_to_end(&mut nothing)).await.ok();

@@ -81,11 +81,10 @@ def test_tls_manifest_differs_only_in_tls():
     assert differences(one, other) == {"/readinessProbe/grpc", "/readinessProbe/httpGet", "/volumeMounts"}
     one, other = copy.deepcopy(plain), copy.deepcopy(tls)
     del pod(one)["containers"], pod(other)["containers"]
-    assert differences(one, other) == {
-        "/spec/template/spec/volumes",
-        "/spec/template/spec/securityContext/fsGroup",
-    }
-    (mount,) = container(tls)["volumeMounts"]
+    assert differences(one, other) == {"/spec/template/spec/volumes"}
+    assert all(volume in pod(tls)["volumes"] for volume in pod(plain)["volumes"])
+    assert all(mount in container(tls)["volumeMounts"] for mount in container(plain)["volumeMounts"])
+    (mount,) = [mount for mount in container(tls)["volumeMounts"] if mount["name"] == "tls"]
     for name, key in [("TOGGLED_TLS_CERTIFICATE", "tls.crt"), ("TOGGLED_TLS_KEY", "tls.key")]:
         assert theirs[name] == f"{mount['mountPath']}/{key}"
 
@@ -136,8 +135,12 @@ def test_secrets_come_from_a_secret_object(file):
     assert taken == {
         "TOGGLED_DATABASE_URL": ("toggled", "database-url"),
         "TOGGLED_BOOTSTRAP_TOKEN": ("toggled", "bootstrap-token"),
-        "TOGGLED_CHECKPOINT_KEY": ("toggled", "checkpoint-key"),
     }
+    (volume,) = [volume["secret"] for volume in pod(deployment(file))["volumes"] if volume["name"] == "checkpoint-key"]
+    (mount,) = [mount for mount in container(deployment(file))["volumeMounts"] if mount["name"] == "checkpoint-key"]
+    (item,) = volume["items"]
+    assert environment(deployment(file))["TOGGLED_CHECKPOINT_KEY_FILE"] == f"{mount['mountPath']}/{item['path']}"
+    taken["TOGGLED_CHECKPOINT_KEY_FILE"] = (volume["secretName"], item["key"])
     # The commands in the comment and in the document create the same secret.
     for text in [PLAIN.read_text(), (ROOT / "docs" / "operations.md").read_text()]:
         made = re.search(r"kubectl create secret generic (\S+) .*?(?=kubectl apply|apiVersion)", text, re.DOTALL)

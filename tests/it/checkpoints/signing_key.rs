@@ -9,9 +9,9 @@ use toggled::checkpoint::SigningKey;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::{EVERY_TEN, assert_signed, list, revisions, sign, wait_until_stored, write_to};
+use super::{assert_signed, every_ten, list, revisions, sign, wait_until_stored, write_to};
 use crate::store::raw::Raw;
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both_databases, reason_of};
+use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, checkpoint_key, invoke, on_both_databases, reason_of};
 
 /// The key file next to an SQLite database.
 fn key_file(database: &Database) -> PathBuf {
@@ -71,42 +71,39 @@ async fn signing_key_and_its_creation_are_logged() {
         }
         ids.push(id);
     }
-    let (log, id) = logged_key(&database, &[CHECKPOINT_KEY]).await;
+    let (log, id) = logged_key(&database, &[checkpoint_key()]).await;
     let line = log.lines().find(|line| line.contains("signed with this key")).unwrap();
-    assert!(line.contains(&id) && line.contains("TOGGLED_CHECKPOINT_KEY") && !log.contains(file), "{log}");
-    assert!(!log.contains(CHECKPOINT_KEY.1.lines().nth(1).unwrap()), "{log}");
+    assert!(line.contains(&id) && line.contains(checkpoint_key().1) && !log.contains(file), "{log}");
+    assert!(!log.contains(CHECKPOINT_KEY.lines().nth(1).unwrap()), "{log}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn key_readable_by_others_is_warned_about() {
     let (database, folder) = (Database::new(Backend::Postgres).await, TempDir::new().unwrap());
     let path = folder.path().join("shared.key");
-    std::fs::write(&path, CHECKPOINT_KEY.1).unwrap();
+    std::fs::write(&path, CHECKPOINT_KEY).unwrap();
     let file = ("TOGGLED_CHECKPOINT_KEY_FILE", path.to_str().unwrap());
     for (mode, warned) in [(0o640, 1), (0o604, 1), (0o600, 0), (0o400, 0)] {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         let (log, _) = logged_key(&database, &[file]).await;
         assert_eq!(log.matches("chmod 600").count(), warned, "{mode:o}: {log}");
         assert!(warned == 0 || log.contains(file.1) && log.contains(&format!("{mode:o}")), "{log}");
-        assert!(!log.contains(CHECKPOINT_KEY.1.lines().nth(1).unwrap()), "{log}");
+        assert!(!log.contains(CHECKPOINT_KEY.lines().nth(1).unwrap()), "{log}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn invalid_key_fails_the_start_without_leaking() {
     let folder = TempDir::new().unwrap();
-    let (broken, whole) = (folder.path().join("broken.key"), folder.path().join("whole.key"));
-    std::fs::write(&whole, CHECKPOINT_KEY.1).unwrap();
-    let secret = CHECKPOINT_KEY.1.lines().nth(1).unwrap();
+    let broken = folder.path().join("broken.key");
+    let secret = CHECKPOINT_KEY.lines().nth(1).unwrap();
     std::fs::write(&broken, secret).unwrap();
-    let (broken, whole) = (broken.to_str().unwrap(), whole.to_str().unwrap());
+    let broken = broken.to_str().unwrap();
     let url = format!("sqlite://{}/toggled.db", folder.path().display());
     let file = "TOGGLED_CHECKPOINT_KEY_FILE";
     for (settings, named) in [
         (vec![(file, broken)], "broken.key"),
         (vec![(file, "/nowhere/at/all.key")], "/nowhere/at/all.key"),
-        (vec![("TOGGLED_CHECKPOINT_KEY", secret)], "--checkpoint-key"),
-        (vec![(file, whole), CHECKPOINT_KEY], "--checkpoint-key-file"),
         (vec![("TOGGLED_CHECKPOINT_INTERVAL", "0")], "--checkpoint-interval"),
     ] {
         let all = [&settings[..], &[("TOGGLED_DATABASE_URL", &url), ("TOGGLED_LISTEN", "127.0.0.1:0")]].concat();
@@ -142,7 +139,7 @@ on_both_databases! {
     /// An invalid key and an invalid checkpoint are inserted directly into the database.
     async fn invalid_rows_do_not_hide_valid_ones(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
+        let (mut server, log) = Server::launch_with_log(&database.url, &every_ten()).await;
         server.ready().await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 25).await;
@@ -176,20 +173,20 @@ on_both_databases! {
         assert_eq!(log_text.matches("no key at all").count(), 1, "logged once: {log_text}");
     }
 
-    /// One key comes from a file and one from the environment; both have signed checkpoints.
+    /// Each key has signed checkpoints.
     async fn old_checkpoints_verify_after_a_key_change(backend: Backend) {
         let (database, folder) = (Database::new(backend).await, TempDir::new().unwrap());
         let path = folder.path().join("first.key");
         std::fs::write(&path, SigningKey::generate().unwrap().to_pem()).unwrap();
         let file = ("TOGGLED_CHECKPOINT_KEY_FILE", path.to_str().unwrap());
-        let server = Server::start_with(&database, &[file, EVERY_TEN[1]]).await;
+        let server = Server::start_with(&database, &[file, every_ten()[1]]).await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 15).await;
         let first = wait_until_stored(&mut admin, 1).await;
         assert_eq!(first.keys.len(), 1);
         server.terminate().await;
 
-        let server = Server::start_with(&database, &EVERY_TEN).await;
+        let server = Server::start_with(&database, &every_ten()).await;
         let mut admin = server.admin().await;
         let signed = sign(&mut admin, None).await;
         assert_eq!(signed.keys.len(), 2, "the new key is listed before it has signed a stored checkpoint");

@@ -8,17 +8,19 @@ use toggled::checkpoint::{Note, SigningKey};
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use super::{EVERY_TEN, wait_until_stored, write_to};
+use super::{every_ten, wait_until_stored, write_to};
 use crate::store::raw::Raw;
 use crate::store::retention::trim;
 use crate::store::world::{World, create, service, toggle};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, invoke, on_both_databases, reason_of, with_timeout};
+use crate::support::{
+    Backend, CHECKPOINT_KEY, Database, Server, checkpoint_key, invoke, on_both_databases, reason_of, with_timeout,
+};
 
 /// A database with 25 entries and two checkpoints, without a server, and a connection that bypasses its triggers.
 async fn unguarded_log(backend: Backend) -> (Database, Raw) {
     let database = Database::new(backend).await;
-    let server = Server::start_with(&database, &EVERY_TEN).await;
+    let server = Server::start_with(&database, &every_ten()).await;
     let mut admin = server.admin().await;
     write_to(&mut admin, 25).await;
     wait_until_stored(&mut admin, 2).await;
@@ -32,7 +34,7 @@ async fn unguarded_log(backend: Backend) -> (Database, Raw) {
 async fn refusal(database: &Database, more: &[(&str, &str)]) -> String {
     let own =
         [("TOGGLED_DATABASE_URL", database.url.as_str()), ("TOGGLED_LISTEN", "127.0.0.1:0"), ("TOGGLED_LOG", "error")];
-    let output = invoke(&["serve"], &[&own, &EVERY_TEN[..], more].concat()).await;
+    let output = invoke(&["serve"], &[&own, &every_ten()[..], more].concat()).await;
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), message.lines().count()), (Some(1), 1), "{message}");
     assert!(!String::from_utf8(output.stdout).unwrap().contains("ready"));
@@ -43,7 +45,7 @@ async fn refusal(database: &Database, more: &[(&str, &str)]) -> String {
 }
 
 async fn assert_starts(database: &Database) {
-    assert!(Server::start_with(database, &EVERY_TEN).await.terminate().await.success());
+    assert!(Server::start_with(database, &every_ten()).await.terminate().await.success());
 }
 
 /// A log with this many entries and no checkpoint.
@@ -135,7 +137,7 @@ on_both_databases! {
 
     async fn forged_checkpoint_is_found(backend: Backend) {
         let (database, mut raw) = unguarded_log(backend).await;
-        let own = SigningKey::from_pem(CHECKPOINT_KEY.1.as_bytes()).unwrap();
+        let own = SigningKey::from_pem(CHECKPOINT_KEY.as_bytes()).unwrap();
         let text = raw.texts("SELECT note FROM checkpoints WHERE revision = 20").await.remove(0);
         let checkpoint = Note::parse(&text).unwrap().checkpoint;
         let (mut other_hash, mut other_log, mut other_revision) = (checkpoint, checkpoint, checkpoint);
@@ -168,7 +170,7 @@ on_both_databases! {
     /// Other servers keep writing while one starts.
     async fn log_that_grows_during_the_check_is_accepted(backend: Backend) {
         let database = Database::new(backend).await;
-        let settings = [CHECKPOINT_KEY, ("TOGGLED_CHECKPOINT_INTERVAL", "1"), ("TOGGLED_VERIFY_ON_START", "true")];
+        let settings = [checkpoint_key(), ("TOGGLED_CHECKPOINT_INTERVAL", "1"), ("TOGGLED_VERIFY_ON_START", "true")];
         let server = Server::start_with(&database, &settings).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
@@ -205,7 +207,7 @@ on_both_databases! {
 
     async fn reading_a_corrupt_entry_returns_data_loss(backend: Backend) {
         let database = Database::new(backend).await;
-        let (mut server, mut log) = Server::launch_with_log(&database.url, &EVERY_TEN).await;
+        let (mut server, mut log) = Server::launch_with_log(&database.url, &every_ten()).await;
         server.ready().await;
         let mut admin = server.admin().await;
         write_to(&mut admin, 7).await;

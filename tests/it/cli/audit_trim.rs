@@ -6,12 +6,12 @@ use std::path::Path;
 use serde_json::Value;
 use tempfile::TempDir;
 use toggled::api::pb::*;
-use toggled::checkpoint::{Note, SigningKey, VerifierKey};
+use toggled::checkpoint::{Note, VerifierKey};
 use toggled::domain::hash::GENESIS;
 
 use super::export::odd_flags;
 use super::{Shell, server};
-use crate::support::{Client, Database, Server, on_both_databases};
+use crate::support::{Client, Database, Server, checkpoint_key, on_both_databases};
 
 fn revisions(path: &Path) -> Vec<i64> {
     let revision = |line: &str| serde_json::from_str::<Value>(line).unwrap()["revision"].as_i64().unwrap();
@@ -37,8 +37,7 @@ async fn trimmed(admin: &mut Client, last: &AuditLog) {
 on_both_databases! {
     async fn what_is_removed_is_in_the_file_and_signed_for(backend: Backend) {
         let database = Database::new(backend).await;
-        let key = SigningKey::generate().unwrap().to_pem();
-        let server = Server::start_with(&database, &[("TOGGLED_CHECKPOINT_KEY", &key)]).await;
+        let server = Server::start_with(&database, &[checkpoint_key()]).await;
         let shell = Shell::new(server.address);
         let mut admin = server.admin().await;
         odd_flags(&mut admin).await;

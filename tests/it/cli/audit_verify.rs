@@ -10,7 +10,7 @@ use tokio::task::JoinHandle;
 use super::Shell;
 use super::export::odd_flags;
 use crate::store::raw::Raw;
-use crate::support::{Backend, CHECKPOINT_KEY, Database, Server, on_both_databases, with_timeout};
+use crate::support::{Backend, Database, Server, checkpoint_key, on_both_databases, with_timeout};
 
 /// Has `audit verify` read the database up to a table, which is held from then on until the transaction ends. Only
 /// PostgreSQL makes a reader wait.
@@ -66,7 +66,7 @@ on_both_databases! {
     async fn a_log_that_grows_and_is_signed_meanwhile_is_intact(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [
-            CHECKPOINT_KEY,
+            checkpoint_key(),
             ("TOGGLED_CHECKPOINT_INTERVAL", "10"),
             ("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000"),
         ];
@@ -96,7 +96,7 @@ on_both_databases! {
 
     async fn what_was_trimmed_is_verified_by_its_files_and_then_the_rest(backend: Backend) {
         let database = Database::new(backend).await;
-        let server = Server::start_with(&database, &[CHECKPOINT_KEY]).await;
+        let server = Server::start_with(&database, &[checkpoint_key()]).await;
         odd_flags(&mut server.admin().await).await;
         let (shell, folder) = (Shell::new(server.address), TempDir::new().unwrap());
         let [first, second] = ["first", "second"].map(|name| folder.path().join(name).display().to_string());

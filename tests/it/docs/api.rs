@@ -20,8 +20,8 @@ Everything that can be called, with what each field means, its limits, defaults 
 from the comments in [`proto/toggled/v1`](../proto/toggled/v1); clients generated from those files carry the same words.
 
 A method is called as `toggled.v1.SERVICE/METHOD`, with a token in the metadata: `authorization: Bearer TOKEN`. What it
-demands of the caller stands below its name. How large messages may be is set on the server: `--max-request-bytes` and
-`--max-response-bytes`, 4 MiB each by default, and `--max-flagd-bytes` for all flags at once to clients of flagd.
+demands of the caller stands below its name. Requests and responses may have up to 4 MiB, and responses of
+flagd's services, which hold all flags at once, up to 64 MiB.
 ";
 
 const FLAGD: &str = "\

@@ -1,5 +1,7 @@
 //! Every served method, as its descriptor declares it, and generic calls to any of them.
 
+use std::net::SocketAddr;
+
 use http::uri::PathAndQuery;
 use prost_reflect::DescriptorPool;
 use toggled::api::pb::DESCRIPTORS;
@@ -54,7 +56,12 @@ pub fn methods() -> Vec<Method> {
 
 /// A connection without a token.
 pub async fn channel(server: &Server) -> Channel {
-    let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap();
+    channel_to(server.address).await
+}
+
+/// Like [`channel`], to any address.
+pub async fn channel_to(address: SocketAddr) -> Channel {
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).unwrap();
     with_timeout("a connection", endpoint.connect()).await.unwrap()
 }
 

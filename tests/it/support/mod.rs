@@ -7,6 +7,7 @@
 )]
 
 mod client;
+mod embedded;
 pub mod http;
 pub mod http2_frames;
 pub mod issuer;
@@ -25,9 +26,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use client::{Client, archive, read_until_error, reason_of, secret_forms, toggle};
+pub use embedded::{EmbeddedServer, defaults};
 pub use issuer::Issuer;
 pub use postgres::{Cluster, LockedHead, alter_system, free_port};
-pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, invoke, program};
+pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, checkpoint_key, invoke, program};
 
 /// How long a test waits for any one thing before it fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

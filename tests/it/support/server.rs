@@ -1,8 +1,11 @@
 //! The real program, run as a child process.
 
+use std::io::Write;
 use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
 
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
@@ -16,13 +19,25 @@ use super::{Client, Database, methods, with_timeout};
 /// The administrator's token, unless a test lets the server create one.
 pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
 
-/// The setting with a checkpoint key: the key of the first test vector in RFC 8032.
-pub const CHECKPOINT_KEY: (&str, &str) = (
-    "TOGGLED_CHECKPOINT_KEY",
-    "-----BEGIN PRIVATE KEY-----\n\
-     MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
-     -----END PRIVATE KEY-----\n",
-);
+/// The checkpoint key of the tests: the first test vector in RFC 8032.
+pub const CHECKPOINT_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+    MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+    -----END PRIVATE KEY-----\n";
+
+/// The setting with that key. The file is shared by all tests.
+pub fn checkpoint_key() -> (&'static str, &'static str) {
+    static FILE: LazyLock<String> = LazyLock::new(|| {
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let (file, own) = (folder.join("checkpoint.key"), folder.join(format!("checkpoint.{}", std::process::id())));
+        let mut options = std::fs::OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o600);
+        options.open(&own).unwrap().write_all(CHECKPOINT_KEY.as_bytes()).unwrap();
+        // Another test binary may write the same file.
+        std::fs::rename(&own, &file).unwrap();
+        file.to_str().unwrap().to_owned()
+    });
+    ("TOGGLED_CHECKPOINT_KEY_FILE", &FILE)
+}
 
 /// A running server, killed on drop.
 pub struct Server {

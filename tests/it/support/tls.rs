@@ -83,6 +83,12 @@ impl Files {
         files
     }
 
+    /// The files of a server that demands no client certificates.
+    pub fn server(&self) -> toggled::tls::Files {
+        let [certificate, key] = ["server.pem", "server.key"].map(|name| self.path(name).into());
+        toggled::tls::Files { certificate, key, client_ca: None }
+    }
+
     pub fn path(&self, name: &str) -> String {
         self.path_buf(&format!("live/{name}")).into_os_string().into_string().unwrap()
     }

@@ -52,7 +52,7 @@ async fn sabotaged() -> (Database, impl AsyncFn()) {
 async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
     let (dsn, mut collected) = collector().await;
     let (database, sabotage) = sabotaged().await;
-    let settings = [("TOGGLED_SENTRY_DSN", dsn.as_str()), ("TOGGLED_SENTRY_ENVIRONMENT", "stage")];
+    let settings = [("SENTRY_DSN", dsn.as_str()), ("SENTRY_ENVIRONMENT", "stage")];
     let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     let mut admin = server.admin().await;
@@ -94,7 +94,7 @@ async fn a_dead_collector_does_not_keep_a_server_from_ending() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!("http://key@{}/1", silent.local_addr().unwrap());
     let (database, sabotage) = sabotaged().await;
-    let server = Server::start_with(&database, &[("TOGGLED_SENTRY_DSN", &dsn)]).await;
+    let server = Server::start_with(&database, &[("SENTRY_DSN", &dsn)]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     sabotage().await;
@@ -109,7 +109,7 @@ const PANIC_TO: &str = "TOGGLED_TESTS_PANIC_TO";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_sent_with_nobodys_name() {
     if let Ok(dsn) = std::env::var(PANIC_TO) {
-        let errors = Some(Collector::new(&dsn, None).unwrap());
+        let errors = Some(Collector::new(&dsn, None, None).unwrap());
         let telemetry = telemetry::start(Settings { filter: "off".into(), format: Format::Json, traces: None, errors });
         tokio::spawn(async { panic!("panicked over ann@example.com") }).await.unwrap_err();
         telemetry.unwrap().finish().await;

@@ -135,14 +135,14 @@ async fn who_is_no_user_yet_is_told_from_others_and_not_named() {
 #[tokio::test]
 async fn a_wrong_collector_is_one_clear_line() {
     let wrong = [
-        ("TOGGLED_OTLP_ENDPOINT", "collector:4317", "--otlp-endpoint"),
-        ("TOGGLED_TRACE_RATIO", "2", "--trace-ratio"),
-        ("TOGGLED_SENTRY_DSN", "https://the-key@nowhere", "--sentry-dsn"),
-        ("TOGGLED_SENTRY_ENVIRONMENT", "stage", "--sentry-environment"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_TRACES_SAMPLER", "sometimes", "OTEL_TRACES_SAMPLER"),
+        ("SENTRY_DSN", "https://the-key@nowhere", "SENTRY_DSN"),
         ("TOGGLED_LOG_FORMAT", "xml", "--log-format"),
     ];
     for (name, value, setting) in wrong {
-        let output = invoke(&["serve"], &[(name, value), ("TOGGLED_LISTEN", "127.0.0.1:0")]).await;
+        let collector = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317");
+        let output = invoke(&["serve"], &[collector, (name, value), ("TOGGLED_LISTEN", "127.0.0.1:0")]).await;
         let told = String::from_utf8(output.stderr).unwrap();
         assert_eq!((output.status.code(), told.lines().count()), (Some(2), 1), "{told}");
         assert!(told.contains(setting) && !told.contains("the-key"), "{told}");

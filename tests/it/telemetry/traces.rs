@@ -84,7 +84,7 @@ async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
     let endpoint = format!("http://{address}");
-    let server = Server::start_with(&database, &[("TOGGLED_OTLP_ENDPOINT", &endpoint)]).await;
+    let server = Server::start_with(&database, &[("OTEL_EXPORTER_OTLP_ENDPOINT", &endpoint)]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     flip_within(&mut admin, "01").await;
@@ -120,7 +120,11 @@ async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say(
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
     let endpoint = format!("http://{address}");
-    let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("TOGGLED_TRACE_RATIO", "0")];
+    let settings = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+        ("OTEL_TRACES_SAMPLER_ARG", "0"),
+    ];
     let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
     let mut admin = server.admin().await;
@@ -146,7 +150,7 @@ async fn a_dead_collector_holds_up_nothing_and_is_told_of_once() {
     for address in [silent.local_addr().unwrap(), absent] {
         let database = Database::new(Backend::Sqlite).await;
         let endpoint = format!("http://{address}");
-        let settings = [("TOGGLED_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
+        let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()), ("OTEL_BSP_SCHEDULE_DELAY", "20")];
         let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
         server.ready().await;
         let mut admin = server.admin().await;

@@ -1,4 +1,4 @@
-//! The settings of what connections are protected by.
+//! The settings of the address that the server listens on, and of TLS there.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -10,35 +10,41 @@ use clap::builder::BoolishValueParser;
 use crate::domain::text::Email;
 use crate::tls::Files;
 
-/// How connections are protected.
+/// Where the server listens, and how connections are protected.
 #[derive(Debug, Clone, Args)]
-pub struct Transport {
-    /// The server's certificate (PEM), followed by those that vouch for it; with it, only TLS is spoken. This file
-    /// and the next two are read again when they change
+#[command(next_help_heading = "Listening")]
+pub struct Listening {
+    /// The address of the gRPC and OFREP services. Port 0 takes a free port; the address is printed at start
+    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
+    pub listen: SocketAddr,
+    /// The server's certificate chain (PEM). With it, the server speaks TLS only. The files of --tls-certificate, --tls-key
+    /// and --client-ca are read again when they change
     #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_CERTIFICATE")]
     tls_certificate: Option<PathBuf>,
-    /// The key of the certificate (PEM)
+    /// The private key of that certificate (PEM)
     #[arg(long, value_name = "FILE", env = "TOGGLED_TLS_KEY")]
     tls_key: Option<PathBuf>,
-    /// The certificates of those who may vouch for clients (PEM); every client must then show a certificate of theirs
+    /// CA certificates for client certificates (PEM). With it, every client must present a certificate that one of these CAs
+    /// has issued
     #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    /// Take a client whose certificate has this alternative name (URI, DNS name or e-mail address) for this user, unless it
-    /// sends a token; repeat it, or separate several in the environment by semicolons
+    /// Authenticates a client as this user if its certificate has this alternative name (URI, DNS name or e-mail address)
+    /// and the call has no token. Repeat it, or separate several by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
     client_certificate_user: Vec<String>,
-    /// Listen without TLS on an address that is not a loopback one, where tokens can be read on the way
+    /// Allows to listen without TLS on an address that is not a loopback address. The network can then read tokens
     #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
     allow_plaintext: bool,
 }
 
-impl Transport {
-    /// The files that TLS needs, if it is to be spoken.
+impl Listening {
+    /// The files of TLS; `None` for plaintext.
     ///
     /// # Errors
-    /// A line for a person: something is missing.
-    pub fn tls(&self, listen: SocketAddr) -> Result<Option<Files>, String> {
-        let Transport { tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } = self.clone();
+    /// The option that is missing, in one line.
+    pub fn tls_files(&self) -> Result<Option<Files>, String> {
+        let Self { listen, tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } =
+            self.clone();
         if client_ca.is_none() && !client_certificate_user.is_empty() {
             return Err("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) needs --client-ca".into());
         }
@@ -55,25 +61,24 @@ impl Transport {
             }
             (None, None) if allow_plaintext || listen.ip().to_canonical().is_loopback() => Ok(None),
             (None, None) => Err(format!(
-                "--listen (TOGGLED_LISTEN) {} without TLS would show tokens to everybody on the way: give \
-                 --tls-certificate and --tls-key, or --allow-plaintext (TOGGLED_ALLOW_PLAINTEXT=true)",
-                listen
+                "--listen (TOGGLED_LISTEN) {listen} without TLS would send tokens in the clear: give --tls-certificate \
+                 and --tls-key, or --allow-plaintext (TOGGLED_ALLOW_PLAINTEXT=true)"
             )),
         }
     }
 
-    /// Whom clients are taken for, by an alternative name of their certificate.
+    /// The users of client certificates, by an alternative name of the certificate.
     ///
     /// # Errors
-    /// A line for a person.
+    /// The rule that the option breaks, in one line.
     pub fn certificate_users(&self) -> Result<HashMap<String, Email>, String> {
         let mut users = HashMap::new();
-        // A list in the environment may end in its separator.
+        // A list in the environment may end in a semicolon.
         for setting in self.client_certificate_user.iter().filter(|setting| !setting.trim().is_empty()) {
             let named = |rule: String| format!("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) {rule}");
             let (name, email) = certificate_user(setting).map_err(named)?;
             if users.insert(name.clone(), email.clone()).is_some_and(|other| other != email) {
-                return Err(named(format!("gives {name} to two users")));
+                return Err(named(format!("maps {name} to two users")));
             }
         }
         Ok(users)
@@ -81,7 +86,7 @@ impl Transport {
 }
 
 fn certificate_user(text: &str) -> Result<(String, Email), String> {
-    // The last one: a URI may hold others.
+    // The last `=` splits: a URI may hold others.
     let (name, email) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("must be NAME=EMAIL")?;
     let email = Email::parse(email.trim()).map_err(|rule| format!("the address {rule}"))?;
     Ok((name.trim().to_owned(), email))

@@ -1,0 +1,86 @@
+//! The limits that are no options: one value fits every deployment. Tests set them through [`FixedLimits`].
+
+use std::time::Duration;
+
+/// Most clients multiplex their calls on one connection, so it must be generous; HTTP/2 libraries use 100 to 1,000. A client
+/// that respects the setting waits instead of failing.
+const MAX_CALLS_PER_CONNECTION: u32 = 1_024;
+
+/// gRPC's own default, which clients and proxies expect.
+const MAX_REQUEST_BYTES: usize = 4 << 20;
+
+/// gRPC's own default: clients refuse larger responses unless they are configured otherwise. A client that meets the limit
+/// asks for smaller pages.
+const MAX_RESPONSE_BYTES: usize = 4 << 20;
+
+/// A flagd client gets all flags in one message, at about 100 bytes a flag: enough for 600,000 flags, and little enough that
+/// one response fits beside the state in memory.
+const MAX_FLAGD_BYTES: usize = 64 << 20;
+
+/// Half of it fits the largest token that is accepted (16 KiB); the rest is for what proxies add.
+const MAX_HEADER_BYTES: u32 = 32 << 10;
+
+/// Shorter than the idle timeouts of common load balancers (60 s and more), so that an open stream stays open.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+
+/// gRPC's own default. With the interval, a dead client frees its connection after 50 s.
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A handshake takes a few round trips; a client that takes longer is not going to call.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// With 256 at a time and 10 s each, clients that connect and stay silent cannot keep others from connecting: the oldest
+/// handshake is dropped for the newest.
+const MAX_HANDSHAKES: usize = 256;
+
+/// The `h2` crate's own default against rapid reset (CVE-2023-44487); set here so that an update does not change it.
+const MAX_PENDING_RESETS: usize = 20;
+
+/// The `h2` crate's own default against RUSTSEC-2024-0003; tonic leaves it unlimited.
+const MAX_ERROR_RESETS: usize = 1_024;
+
+/// The limits that are no options.
+#[derive(Debug, Clone)]
+pub struct FixedLimits {
+    /// Calls in progress on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`).
+    pub max_calls_per_connection: u32,
+    /// The size of a request message. A larger one is refused with RESOURCE_EXHAUSTED.
+    pub max_request_bytes: usize,
+    /// The size of a response message. A larger one is replaced by RESOURCE_EXHAUSTED.
+    pub max_response_bytes: usize,
+    /// The same for flagd's services, whose responses hold all flags.
+    pub max_flagd_bytes: usize,
+    /// The headers of an HTTP/2 request. Larger ones are refused with 431. For HTTP/1.1, hyper allows 100 headers and about
+    /// 400 KiB.
+    pub max_header_bytes: u32,
+    /// How long an HTTP/2 connection may be silent before the server sends a ping.
+    pub keepalive_interval: Duration,
+    /// How long the client may take to answer that ping before the connection is closed.
+    pub keepalive_timeout: Duration,
+    /// How long the TLS handshake may take, and after it the first bytes of HTTP.
+    pub handshake_timeout: Duration,
+    /// TLS handshakes in progress. A further one drops the oldest.
+    pub max_handshakes: usize,
+    /// Calls that a client cancels before the server has accepted them. One more closes the connection.
+    pub max_pending_resets: usize,
+    /// Calls that the server resets for a client's protocol errors. One more closes the connection.
+    pub max_error_resets: usize,
+}
+
+impl Default for FixedLimits {
+    fn default() -> Self {
+        Self {
+            max_calls_per_connection: MAX_CALLS_PER_CONNECTION,
+            max_request_bytes: MAX_REQUEST_BYTES,
+            max_response_bytes: MAX_RESPONSE_BYTES,
+            max_flagd_bytes: MAX_FLAGD_BYTES,
+            max_header_bytes: MAX_HEADER_BYTES,
+            keepalive_interval: KEEPALIVE_INTERVAL,
+            keepalive_timeout: KEEPALIVE_TIMEOUT,
+            handshake_timeout: HANDSHAKE_TIMEOUT,
+            max_handshakes: MAX_HANDSHAKES,
+            max_pending_resets: MAX_PENDING_RESETS,
+            max_error_resets: MAX_ERROR_RESETS,
+        }
+    }
+}
