@@ -1,6 +1,7 @@
 //! The command line: one binary, one file or folder a command. `user`, `token` and `migrate` work on the database itself;
 //! `flag`, `audit`, `whoami` and `health` are clients of a server, by way of `remote`.
 
+mod arguments;
 mod audit;
 mod completions;
 mod file;
@@ -24,8 +25,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::error::ErrorKind;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 use crate::store::Store;
@@ -110,31 +110,17 @@ pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// The commands that are clients of a server.
-const CLIENTS: [&str; 4] = ["flag", "audit", "whoami", "health"];
-
-/// A setting that is empty in the environment is as good as none there: there is no other way to take one back in a
-/// container's settings.
-fn without_empty(command: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
-    let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
-    command.mut_subcommands(without_empty)
-}
-
 /// Runs what the arguments ask for.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let arguments = with_default(arguments.into_iter().collect());
-    let known = CLIENTS.into_iter().fold(Cli::command(), |all, name| all.mut_subcommand(name, without_empty));
-    let parsed = known.try_get_matches_from(&arguments).and_then(|mut given| Cli::from_arg_matches_mut(&mut given));
-    let command = match parsed {
-        Ok(cli) => cli.command,
-        Err(error) => return refuse(&error, &arguments),
+    let (command, from_file) = match arguments::parse(arguments.into_iter().collect()) {
+        Ok((cli, from_file)) => (cli.command, from_file),
+        Err(status) => return status,
     };
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if failure.code != EXIT_DONE {
-                complain(&failure.line);
+                complain(&from_file.locate(failure.line));
             }
             ExitCode::from(failure.code)
         }
@@ -179,43 +165,6 @@ fn say(text: &str) {
 fn hand_over(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush())
-}
-
-/// `toggled` and `toggled --listen ...` mean `toggled serve`.
-fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
-    let first = arguments.get(1).and_then(|argument| argument.to_str());
-    let general = ["-h", "--help", "-V", "--version"];
-    if first.is_none_or(|first| first.starts_with('-') && !general.contains(&first)) && !arguments.is_empty() {
-        arguments.insert(1, "serve".into());
-    }
-    arguments
-}
-
-/// Help goes out as it is; an error is told in one line.
-fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        let _ = error.print();
-        return ExitCode::SUCCESS;
-    }
-    // What is missing is on lines of its own; after the first empty line come advice and usage.
-    let text = match error.kind() {
-        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
-        _ => error.to_string().lines().map(str::trim).take_while(|line| !line.is_empty()).collect::<Vec<_>>().join(" "),
-    };
-    complain(&format!("{}; see {} --help", text.strip_prefix("error: ").unwrap_or(&text), named(arguments)));
-    ExitCode::from(EXIT_USAGE)
-}
-
-/// The command that the arguments name, as far as there is one: `toggled flag get`.
-fn named(arguments: &[OsString]) -> String {
-    let all = Cli::command();
-    let (mut command, mut name) = (&all, all.get_name().to_owned());
-    for argument in arguments.iter().skip(1) {
-        let Some(next) = command.find_subcommand(argument) else { break };
-        command = next;
-        name = format!("{name} {}", next.get_name());
-    }
-    name
 }
 
 /// A database that a setting names; a wrong setting is told by its name.

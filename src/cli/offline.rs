@@ -27,6 +27,8 @@ use crate::telemetry;
 #[derive(Debug, Args)]
 pub(super) struct Target {
     #[command(flatten)]
+    _config: config::ConfigPath,
+    #[command(flatten)]
     pub(super) database: config::Database,
     #[command(flatten)]
     logging: config::Logging,

@@ -1,15 +1,17 @@
-//! The settings. Each option can be set on the command line (`--long-name`) and in the environment
-//! (`TOGGLED_LONG_NAME`); the command line overrides the environment.
+//! The settings. Each option can be set on the command line (`--long-name`), in the environment (`TOGGLED_LONG_NAME`) and,
+//! for `serve`, in a configuration file (`long-name`); in this order of precedence.
 
 mod checkpoints;
 pub mod duration;
 mod environment;
+mod file;
 mod fixed;
 mod following;
 mod limits;
 mod listening;
 mod shutdown;
 mod sign_on;
+mod suggestion;
 mod telemetry;
 
 use clap::Args;
@@ -19,7 +21,8 @@ use tracing_subscriber::EnvFilter;
 use crate::auth::secret::Secret;
 
 pub use checkpoints::Checkpoints;
-pub use environment::variable;
+pub use environment::{check_names, variable};
+pub use file::{CONFIG, ConfigFile, ConfigFileError, ConfigPath, first_paragraph};
 pub use fixed::FixedLimits;
 pub use following::Following;
 pub use limits::Limits;
@@ -76,6 +79,8 @@ impl Access {
 /// The options of `serve`.
 #[derive(Clone, Args)]
 pub struct Serve {
+    #[command(flatten)]
+    _config: ConfigPath,
     #[command(flatten)]
     pub(crate) listening: Listening,
     #[command(flatten)]

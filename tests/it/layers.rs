@@ -15,11 +15,13 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that only the given modules or folders may import.
-const CRATES: [(&str, &str); 20] = [
+const CRATES: [(&str, &str); 22] = [
     ("sqlx", "store"),
     ("tonic", "api cli/remote"),
     ("prost", "api"),
     ("clap", "cli config"),
+    ("strsim", "config"),
+    ("toml", "config"),
     ("sd_notify", "cli"),
     ("tokio_rustls", "tls"),
     ("x509_parser", "tls"),

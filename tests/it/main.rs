@@ -27,6 +27,7 @@ mod retention;
 mod retry;
 mod revert;
 mod security;
+mod settings;
 mod shutdown;
 mod single_sign_on;
 mod startup;

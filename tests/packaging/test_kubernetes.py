@@ -121,6 +121,8 @@ def test_container_is_restricted(file):
     }
     assert outside["runAsNonRoot"] and outside["seccompProfile"] == {"type": "RuntimeDefault"}
     assert pod(deployment(file))["automountServiceAccountToken"] is False
+    # Variables that Kubernetes sets for Services would be unknown settings.
+    assert pod(deployment(file))["enableServiceLinks"] is False
     # The same user and port as in the image.
     image = stages(ROOT / "packaging" / "Dockerfile")[-1]
     assert f"{outside['runAsUser']}:{outside['runAsGroup']}" == image.settings["USER"]

@@ -104,6 +104,7 @@ async fn invalid_key_fails_the_start_without_leaking() {
     for (settings, named) in [
         (vec![(file, broken)], "broken.key"),
         (vec![(file, "/nowhere/at/all.key")], "/nowhere/at/all.key"),
+        (vec![("TOGGLED_CHECKPOINT_KEY", secret)], "TOGGLED_CHECKPOINT_KEY_FILE"),
         (vec![("TOGGLED_CHECKPOINT_INTERVAL", "0")], "--checkpoint-interval"),
     ] {
         let all = [&settings[..], &[("TOGGLED_DATABASE_URL", &url), ("TOGGLED_LISTEN", "127.0.0.1:0")]].concat();

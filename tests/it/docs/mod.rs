@@ -48,6 +48,17 @@ fn generated_settings_are_current() {
 }
 
 #[test]
+fn configuration_file_in_the_handbook_is_valid() {
+    let operations = read("docs/operations.md");
+    let (_, rest) = operations.split_once("```toml\n").unwrap();
+    let folder = tempfile::TempDir::new().unwrap();
+    let path = folder.path().join("toggled.toml");
+    fs::write(&path, rest.split_once("```").unwrap().0).unwrap();
+    let program = toggled::cli::command();
+    toggled::config::ConfigFile::read(&path, program.find_subcommand("serve").unwrap()).unwrap();
+}
+
+#[test]
 fn links_between_documents_have_targets() {
     for document in [
         "README.md",
