@@ -21,18 +21,10 @@ pub mod pb;
 mod protocol;
 mod reader;
 mod router;
+mod streams;
 mod validate;
-
-use std::time::Duration;
 
 pub use errors::code;
 pub use health::Health;
 pub use middleware::authenticate::AuthMethods;
 pub use router::{Router, RouterError, SERVICES, ServiceContext};
-
-/// How long a stream may be silent before it sends a heartbeat.
-const HEARTBEAT: Duration = Duration::from_secs(20);
-
-/// A page of flags or a message of a stream ends at about this many bytes, well below the largest message. A page of the audit
-/// log is limited by its 100 entries.
-const PAGE_BYTES: usize = 1024 * 1024;

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use prost::Message;
 use sha2::{Digest, Sha256};
 
-use super::PAGE_BYTES;
+use super::streams::MESSAGE_BYTES;
 use super::validate::RequestValidator;
 use crate::domain::Revision;
 use crate::domain::text::Malformed;
@@ -67,7 +67,7 @@ impl<K> PageRequest<K> {
         let mut page = Vec::new();
         let mut last: Option<&Arc<T>> = None;
         for object in objects {
-            if let Some(last) = last.filter(|_| page.len() == self.size || bytes > PAGE_BYTES) {
+            if let Some(last) = last.filter(|_| page.len() == self.size || bytes > MESSAGE_BYTES) {
                 return (page, encode_key(&self.scope, &key(last)));
             }
             let message = M::from(object);

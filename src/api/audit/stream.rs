@@ -13,8 +13,9 @@ use tonic::Status;
 
 use super::conditions;
 use crate::api::errors::log_corrupt;
+use crate::api::pb;
+use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES};
 use crate::api::validate::{Edge, RequestValidator};
-use crate::api::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
@@ -216,7 +217,7 @@ impl Chunk {
             let item = pb::AuditLog::from(entry);
             bytes += item.encoded_len();
             items.push(item);
-            if bytes > PAGE_BYTES && index + 1 < self.entries.len() {
+            if bytes > MESSAGE_BYTES && index + 1 < self.entries.len() {
                 messages.push(message(std::mem::take(&mut items), entry.revision, entry.hash));
                 bytes = 0;
             }

@@ -9,9 +9,10 @@ use prost::Message;
 use tonic::Status;
 use uuid::Uuid;
 
+use crate::api::pb;
 use crate::api::reader::StateReader;
+use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES};
 use crate::api::validate::RequestValidator;
-use crate::api::{HEARTBEAT, PAGE_BYTES, pb};
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::{FlagRef, Head, State};
@@ -127,7 +128,7 @@ impl Chunk {
         let fits = |flag: &pb::FeatureFlag| {
             let before = bytes;
             bytes += flag.encoded_len();
-            before < PAGE_BYTES
+            before < MESSAGE_BYTES
         };
         let feature_flags: Vec<_> = flags.iter().map(pb::FeatureFlag::from).take_while(fits).collect();
         let caught_up = !is_full && feature_flags.len() == flags.len();

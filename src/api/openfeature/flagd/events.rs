@@ -9,7 +9,7 @@ use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::Status;
 
-use crate::api::{HEARTBEAT, PAGE_BYTES};
+use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES};
 use crate::domain::Revision;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
@@ -105,7 +105,8 @@ impl Changes {
     fn since(state: &State, revision: Revision) -> Self {
         let mut changed = state.flags_since(revision).peekable();
         let (mut flags, mut bytes) = (Vec::new(), 0);
-        while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + BYTES_PER_FLAG <= PAGE_BYTES) {
+        while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + BYTES_PER_FLAG <= MESSAGE_BYTES)
+        {
             bytes += flag.key.as_str().len() + BYTES_PER_FLAG;
             flags.push(Arc::clone(flag));
         }

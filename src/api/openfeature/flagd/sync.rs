@@ -9,8 +9,8 @@ use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
-use crate::api::HEARTBEAT;
 use crate::api::pb::flagd::sync::v1 as pb;
+use crate::api::streams::HEARTBEAT;
 use crate::mirror::{Mirror, Subscription};
 
 /// FlagSyncService.

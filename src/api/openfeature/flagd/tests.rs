@@ -12,8 +12,8 @@ use uuid::Uuid;
 
 use super::configuration::ConfigurationCache;
 use super::events::{Events, events};
-use crate::api::PAGE_BYTES;
 use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
+use crate::api::streams::MESSAGE_BYTES;
 use crate::domain::Revision;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Delta, Head, State};
@@ -74,7 +74,7 @@ async fn many_flags_take_several_events_each_key_once() {
     let mut messages = 0;
     while seen.len() < all.len() {
         let event = next(&mut stream).await;
-        assert!(event.encoded_len() <= PAGE_BYTES, "{}", event.encoded_len());
+        assert!(event.encoded_len() <= MESSAGE_BYTES, "{}", event.encoded_len());
         seen.extend(keys(event));
         messages += 1;
     }
