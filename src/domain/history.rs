@@ -28,8 +28,17 @@ pub struct NextChange {
     pub previous_revision: Option<Revision>,
     /// The flag as JSON before the first later edit; `None` if there was none.
     pub before_edit: Option<String>,
-    /// When and by whom the flag was changed before; `None` if that entry was trimmed.
-    pub previous: Option<(Timestamp, Arc<str>)>,
+    /// The flag's change before that one; `None` if its entry was trimmed.
+    pub previous: Option<PreviousChange>,
+}
+
+/// A change of a flag, as far as the flag records it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviousChange {
+    /// When it was made.
+    pub timestamp: Timestamp,
+    /// The user who made it.
+    pub user_email: Arc<str>,
 }
 
 /// A flag as of an earlier revision.
@@ -75,8 +84,10 @@ fn before_flip(now: &Flag, next: &NextChange) -> Option<(Flag, bool)> {
         None => now.clone(),
     };
     let status = next.old_value.as_deref().and_then(Status::parse)?;
-    let (updated_at, updated_by) =
-        next.previous.clone().unwrap_or_else(|| (described.updated_at, Arc::clone(&described.updated_by)));
+    let (updated_at, updated_by) = match &next.previous {
+        Some(previous) => (previous.timestamp, Arc::clone(&previous.user_email)),
+        None => (described.updated_at, Arc::clone(&described.updated_by)),
+    };
     let flag = Flag { status, revision: next.previous_revision?, updated_at, updated_by, ..described };
     Some((flag, next.previous.is_some()))
 }
@@ -114,7 +125,10 @@ mod tests {
             old_value: Some(old_value.to_owned()),
             previous_revision: Some(10),
             before_edit: None,
-            previous: Some((Timestamp::from_micros(10), "bob@example.com".into())),
+            previous: Some(PreviousChange {
+                timestamp: Timestamp::from_micros(10),
+                user_email: "bob@example.com".into(),
+            }),
         }
     }
 

@@ -6,9 +6,9 @@
 use sqlx::{Database, Encode, QueryBuilder, Type};
 use uuid::Uuid;
 
-use super::rows::entry_columns;
+use super::rows::select;
 use super::{EntryQuery, Order};
-use crate::domain::audit::EntityType;
+use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
 
 /// What is asked of the log.
@@ -36,11 +36,11 @@ where
         Question::Count(filter, range) => ("", None, *filter, *range),
     };
     let mut sql = QueryBuilder::new(prefix);
-    sql.push(match query {
-        Some(_) => concat!("SELECT ", entry_columns!(), " FROM audit_logs WHERE revision >= "),
-        None => "SELECT count(*) FROM audit_logs WHERE revision >= ",
-    });
-    sql.push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
+    match query {
+        Some(_) => sql.push(select::<Entry>()),
+        None => sql.push("SELECT count(*) FROM audit_logs"),
+    };
+    sql.push(" WHERE revision >= ").push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
     if let Some(kind) = filter.entity_type {
         sql.push(entity_type_is(kind, filter.entity_id.is_some())).push_bind(kind.as_str());
     }

@@ -1,8 +1,9 @@
 //! Checkpoints and the keys that have signed them, written once for both databases.
 
-use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, FromRow, IntoArguments, Pool, Type};
+use sqlx::{AssertSqlSafe, ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, Type};
 
-use super::columns::Time;
+use super::backend::Backend;
+use super::rows::{Time, read_all, select};
 use super::{StoreError, StoredCheckpoint};
 use crate::domain::Revision;
 use crate::domain::filter::Range;
@@ -18,14 +19,13 @@ pub(super) struct Checkpoints<'p, DB: Database> {
 
 impl<'p, DB> Checkpoints<'p, DB>
 where
-    DB: Database,
+    DB: Backend,
     DB::Arguments: IntoArguments<DB>,
     &'p Pool<DB>: Executor<'p, Database = DB>,
     usize: ColumnIndex<DB::Row>,
     for<'v> i64: Encode<'v, DB> + Type<DB>,
     for<'v> Time: Encode<'v, DB> + Decode<'v, DB> + Type<DB>,
     for<'v> String: Encode<'v, DB> + Decode<'v, DB> + Type<DB>,
-    for<'r> StoredCheckpoint: FromRow<'r, DB::Row>,
 {
     /// See [`super::Store::add_checkpoint`].
     pub async fn add(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
@@ -39,15 +39,16 @@ where
 
     /// See [`super::Store::checkpoints`].
     pub async fn list(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        let sql = "SELECT revision, note FROM checkpoints WHERE revision BETWEEN $1 AND $2 ORDER BY revision LIMIT $3";
-        let query = sqlx::query_as(sql).bind(range.first).bind(range.last).bind(limit);
-        query.fetch_all(self.pool).await.map_err(self.read)
+        let sql =
+            format!("{} WHERE revision BETWEEN $1 AND $2 ORDER BY revision LIMIT $3", select::<StoredCheckpoint>());
+        let query = sqlx::query(AssertSqlSafe(sql)).bind(range.first).bind(range.last).bind(limit);
+        read_all::<DB, _, _>(query.fetch(self.pool)).await
     }
 
     /// See [`super::Store::last_checkpoint`].
     pub async fn last(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        let sql = "SELECT revision, note FROM checkpoints ORDER BY revision DESC LIMIT 1";
-        sqlx::query_as(sql).fetch_optional(self.pool).await.map_err(self.read)
+        let sql = format!("{} ORDER BY revision DESC LIMIT 1", select::<StoredCheckpoint>());
+        Ok(read_all::<DB, _, _>(sqlx::query(AssertSqlSafe(sql)).fetch(self.pool)).await?.pop())
     }
 
     /// See [`super::Store::add_checkpoint_key`].

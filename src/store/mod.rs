@@ -4,14 +4,15 @@
 //! to the conformance suite in `tests/`, which runs every method against every backend.
 
 mod audit;
+mod backend;
 mod checkpoints;
-mod columns;
 mod counts;
 mod error;
 mod followed;
 mod migrate;
 mod postgres;
 mod rows;
+mod snapshot;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -75,7 +76,7 @@ pub struct EntryQuery {
 }
 
 /// A checkpoint that is kept with the log.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCheckpoint {
     /// Of which revision it speaks.
     pub revision: Revision,

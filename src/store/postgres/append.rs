@@ -72,7 +72,7 @@ impl PostgresWriter {
                 .await?;
             there.is_none()
         } else {
-            statement(step, instance).fetch_optional(&mut *connection).await?.is_none()
+            statement(step, instance).map_err(sqlx::Error::Encode)?.fetch_optional(&mut *connection).await?.is_none()
         };
         if holding {
             sqlx::query("COMMIT").execute(connection).await?;

@@ -2,18 +2,20 @@
 //! of a pool. Whoever follows gives up after a while, perhaps in the middle of something. A connection that was given up is
 //! closed; a pool would hand it out again, with the old snapshot perhaps still open in it, which never shows anything new.
 
-use sqlx::Connection;
+use std::sync::Arc;
+
 use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{AssertSqlSafe, Connection, Postgres};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::error::read;
-use super::{connect, entry_at, head};
+use super::{connect, head};
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
-use crate::store::rows::{self, FlagRow, TokenRow, UserRow, convert};
-use crate::store::{Followed, Relation, StoreError};
+use crate::store::rows::{Table, read_all, select};
+use crate::store::{Followed, StoreError, snapshot};
 
 /// One moment for several reads.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -56,51 +58,27 @@ impl Follower {
 
 async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let head = head(&mut snapshot).await?;
-    let flags: Vec<FlagRow> = sqlx::query_as(concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags"))
-        .fetch_all(&mut *snapshot)
-        .await
-        .map_err(read)?;
-    let users: Vec<UserRow> = sqlx::query_as(concat!("SELECT ", rows::user_columns!(), " FROM users"))
-        .fetch_all(&mut *snapshot)
-        .await
-        .map_err(read)?;
-    let tokens: Vec<TokenRow> = sqlx::query_as(concat!("SELECT ", rows::token_columns!(), " FROM api_tokens"))
-        .fetch_all(&mut *snapshot)
-        .await
-        .map_err(read)?;
+    let state = snapshot::load::<Postgres>(&mut snapshot).await?;
     snapshot.commit().await.map_err(read)?;
-    let mut state = State::new(head);
-    state.apply(head, &Delta { flags: convert(flags)?, users: convert(users)?, tokens: convert(tokens)? });
     Ok(state)
 }
 
 async fn follow(connection: &mut PgConnection, known: &Head) -> Result<Followed, StoreError> {
-    // The usual answer, by one small read.
+    // Usually nothing changed, which one small read shows.
     if head(connection).await? == *known {
         return Ok(Followed::Current);
     }
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let head = head(&mut snapshot).await?;
-    match Relation::of(&head, known) {
-        Relation::Same => return Ok(Followed::Current),
-        Relation::Foreign => return Ok(Followed::Diverged),
-        Relation::Continues => {}
-        Relation::ContinuesFrom(hash) => {
-            let there = entry_at(&mut snapshot, known.revision).await?;
-            if there.is_none_or(|(_, found)| found != hash) {
-                return Ok(Followed::Diverged);
-            }
-        }
-    }
-    let delta = changed_since(&mut snapshot, known.revision).await?;
+    let followed = snapshot::follow::<Postgres>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
-    Ok(Followed::Changed(head, delta))
+    Ok(followed)
 }
 
-/// The objects that entries after `revision` name, by their primary keys: what changed is found in the log, so that
-/// no table needs an index on its revision, which would cost every flip an index entry.
-async fn changed_since(connection: &mut PgConnection, revision: Revision) -> Result<Delta, StoreError> {
+/// See [`Backend::changed_since`](crate::store::backend::Backend::changed_since).
+pub(in crate::store) async fn changed_since(
+    connection: &mut PgConnection,
+    revision: Revision,
+) -> Result<Delta, StoreError> {
     let changed: Vec<(String, Uuid)> = sqlx::query_as(
         "SELECT DISTINCT entity_type, entity_id FROM audit_logs WHERE revision > $1 AND entity_id IS NOT NULL",
     )
@@ -108,25 +86,20 @@ async fn changed_since(connection: &mut PgConnection, revision: Revision) -> Res
     .fetch_all(&mut *connection)
     .await
     .map_err(read)?;
-    let of = |kind: EntityType| -> Vec<Uuid> {
+    let ids = |kind: EntityType| -> Vec<Uuid> {
         changed.iter().filter(|(name, _)| name == kind.as_str()).map(|(_, id)| *id).collect()
     };
-    let mut delta = Delta::default();
-    let (flags, users, tokens) = (of(EntityType::FeatureFlag), of(EntityType::User), of(EntityType::ApiToken));
-    if !flags.is_empty() {
-        let sql = concat!("SELECT ", rows::flag_columns!(), " FROM feature_flags WHERE id = ANY($1)");
-        let rows: Vec<FlagRow> = sqlx::query_as(sql).bind(flags).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.flags = convert(rows)?;
+    Ok(Delta {
+        flags: rows_by_id(connection, ids(EntityType::FeatureFlag)).await?,
+        users: rows_by_id(connection, ids(EntityType::User)).await?,
+        tokens: rows_by_id(connection, ids(EntityType::ApiToken)).await?,
+    })
+}
+
+async fn rows_by_id<T: Table>(connection: &mut PgConnection, ids: Vec<Uuid>) -> Result<Vec<Arc<T>>, StoreError> {
+    if ids.is_empty() {
+        return Ok(Vec::new());
     }
-    if !users.is_empty() {
-        let sql = concat!("SELECT ", rows::user_columns!(), " FROM users WHERE id = ANY($1)");
-        let rows: Vec<UserRow> = sqlx::query_as(sql).bind(users).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.users = convert(rows)?;
-    }
-    if !tokens.is_empty() {
-        let sql = concat!("SELECT ", rows::token_columns!(), " FROM api_tokens WHERE id = ANY($1)");
-        let rows: Vec<TokenRow> = sqlx::query_as(sql).bind(tokens).fetch_all(&mut *connection).await.map_err(read)?;
-        delta.tokens = convert(rows)?;
-    }
-    Ok(delta)
+    let sql = format!("{} WHERE id = ANY($1)", select::<T>());
+    read_all::<Postgres, T, _>(sqlx::query(AssertSqlSafe(sql)).bind(ids).fetch(connection)).await
 }

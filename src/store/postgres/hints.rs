@@ -9,12 +9,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 /// What is notified and listened on; a database has its own channels.
-macro_rules! channel {
-    () => {
-        "toggled"
-    };
-}
-pub(super) use channel;
+pub(super) const CHANNEL: &str = "toggled";
 
 /// How long to wait before listening again when the connection was lost.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -57,7 +52,7 @@ async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
     let mut listener = PgListener::connect_with(&pool).await?;
     // A connection that was lost is told, and made again above.
     listener.eager_reconnect(false);
-    timeout(PATIENCE, listener.listen(channel!())).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    timeout(PATIENCE, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
     Ok(listener)
 }
 

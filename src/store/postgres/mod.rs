@@ -14,15 +14,16 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres};
 use uuid::Uuid;
 
 use super::audit::Question;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
-use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
+use super::rows::{Part, Time, column_list, read_all, select};
 use super::{
     Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
+    snapshot,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -33,16 +34,13 @@ use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
-use crate::store::columns::Time;
 use append::PostgresWriter;
+pub(super) use error::read as read_error;
 use error::read;
 use follower::Follower;
+pub(super) use follower::changed_since;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
-
-/// Not of a standby, which may be behind without anybody noticing.
-const HEAD: &str =
-    "SELECT log_id, revision, hash, timestamp, floor, floor_hash FROM log_head WHERE NOT pg_is_in_recovery()";
 
 /// The text stands alone, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
@@ -175,16 +173,12 @@ impl Store for PostgresStore {
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
         let (users, ids): (Vec<Uuid>, Vec<&str>) = keys.iter().map(|(user, id)| (*user, id.as_str())).unzip();
-        let rows: Vec<RequestRow> = sqlx::query_as(
-            "SELECT r.user_id, r.request_id, r.digest, r.response, r.expires_at FROM unnest($1::uuid[], $2::text[]) AS k (user_id, request_id)
-             JOIN requests r ON r.user_id = k.user_id AND r.request_id = k.request_id",
-        )
-        .bind(users)
-        .bind(ids)
-        .fetch_all(&self.own)
-        .await
-        .map_err(read)?;
-        convert(rows)
+        let sql = format!(
+            "SELECT {} FROM requests JOIN unnest($1::uuid[], $2::text[]) AS wanted (user_id, request_id)
+             USING (user_id, request_id)",
+            column_list::<StoredRequest>(Part::All),
+        );
+        read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(users).bind(ids).fetch(&self.own)).await
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -230,19 +224,15 @@ impl Store for PostgresStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let entry = sqlx::query(concat!(
-            "SELECT ",
-            rows::entry_columns!(),
-            " FROM audit_logs WHERE id = $1 AND revision > (SELECT floor FROM log_head)"
-        ))
-        .bind(id)
-        .fetch(&self.pool);
-        Ok(rows::entries(entry, read).await?.pop())
+        let sql = format!("{} WHERE id = $1 AND revision > (SELECT floor FROM log_head)", select::<Entry>());
+        let entry = read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(id).fetch(&self.pool));
+        Ok(entry.await?.pop())
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
-        entry_at(&mut connection, revision).await
+        let entry = snapshot::entry_hash::<Postgres>(&mut connection, revision).await?;
+        Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
     async fn secure(&self) -> Result<(), StoreError> {
@@ -254,7 +244,7 @@ impl Store for PostgresStore {
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut sql = audit::sql(&Question::Entries(query));
-        rows::entries(sql.build().fetch(&self.pool), read).await
+        read_all::<Postgres, _, _>(sql.build().fetch(&self.pool)).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
@@ -279,9 +269,8 @@ impl Store for PostgresStore {
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
-        let rows: Vec<NextChangeRow> =
-            sqlx::query_as(NEXT_CHANGES).bind(flags).bind(revision).fetch_all(&self.pool).await.map_err(read)?;
-        convert(rows)
+        let query = sqlx::query(NEXT_CHANGES).bind(flags).bind(revision);
+        read_all::<Postgres, _, _>(query.fetch(&self.pool)).await
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
@@ -322,14 +311,9 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError>
     }
 }
 
-async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
-    let row: Option<HeadRow> = sqlx::query_as(HEAD).fetch_optional(connection).await.map_err(read)?;
-    row.ok_or_else(|| StoreError::Unavailable("a standby answers: its log may be behind".to_owned()))?.try_into()
-}
-
-async fn entry_at(connection: &mut PgConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-    let sql = "SELECT id, hash FROM audit_logs WHERE revision = $1 AND revision > (SELECT floor FROM log_head)";
-    let row: Option<(Uuid, Vec<u8>)> =
-        sqlx::query_as(sql).bind(revision).fetch_optional(connection).await.map_err(read)?;
-    row.map(|row| rows::entry_at(row, revision)).transpose()
+pub(super) async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
+    // A standby may be behind without any sign of it.
+    let sql = format!("{} WHERE NOT pg_is_in_recovery()", select::<Head>());
+    let head = read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).fetch(connection)).await?.pop();
+    head.ok_or_else(|| StoreError::Unavailable("a standby answers: its log may be behind".to_owned()))
 }

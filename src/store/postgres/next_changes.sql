@@ -3,7 +3,7 @@
 -- Each is asked for in an order that the index which is to find it has, and no other: where nearly all entries are of one
 -- flag, the planner expects any flag's next one close by and walks the log for it, all of it for a flag that is seldom
 -- changed. A column that is known to be constant would be left out of the order; LIKE and the bounds hide that it is.
-SELECT asked.id AS flag_id, next.revision, next.action_type, next.old_value, next.previous_entity_revision,
+SELECT next.revision, asked.id AS flag_id, next.action_type, next.old_value, next.previous_entity_revision,
     edit.old_value AS before_edit, previous.timestamp AS previous_timestamp, previous.user_email AS previous_user_email
 FROM unnest($1::uuid[]) AS asked (id)
 -- idx_audit_logs_entity_type_entity_id, backwards.

@@ -1,65 +1,38 @@
 //! The append: one transaction. Each kind of row goes in with few statements of many rows, because every statement costs a
 //! trip to the connection's own thread.
 
-use std::sync::Arc;
+use std::borrow::Borrow;
+use std::marker::PhantomData;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use serde::Serialize;
-use sqlx::ConnectOptions;
-use sqlx::query_builder::{QueryBuilder, Separated};
-use sqlx::sqlite::{Sqlite, SqliteConnectOptions, SqliteConnection};
+use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions};
 
 use super::error;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::flag::Flag;
-use crate::store::columns::Time;
+use crate::domain::state::Head;
+use crate::store::rows::{Part, Table, assignments, column_list, columns, conflict_update};
 use crate::store::{Appended, StoreError, Writer};
 
 const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
 
-/// A statement that takes rows: what stands before them, and behind them.
-struct Rows(&'static str, &'static str);
+static HEAD: LazyLock<Arc<str>> =
+    LazyLock::new(|| format!("UPDATE log_head SET {}", assignments::<Head>(|_, _| "?".to_owned())).into());
 
-const ENTRIES: Rows = Rows(
-    "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id,
-        entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent,
-        previous_entity_revision, reverts, hash_version, hash, created_at) ",
-    "",
-);
+static ENTRIES: LazyLock<Rows<Entry>> = LazyLock::new(Rows::insert);
+static NEW_FLAGS: LazyLock<Rows<Flag>> = LazyLock::new(Rows::insert);
+static FLAGS: LazyLock<Rows<Flag>> = LazyLock::new(Rows::update);
+static USERS: LazyLock<Rows<User>> = LazyLock::new(Rows::insert_or_update);
+static TOKENS: LazyLock<Rows<Token>> = LazyLock::new(Rows::insert_or_update);
+static REQUESTS: LazyLock<Rows<StoredRequest>> = LazyLock::new(Rows::insert);
 
-const FLAGS: Rows = Rows(
-    "UPDATE feature_flags SET name = new.column2, description = new.column3, status = new.column4,
-        revision = new.column5, updated_at = new.column6, updated_by = new.column7, archived_at = new.column8
-    FROM (",
-    ") AS new WHERE feature_flags.id = new.column1",
-);
-
-const NEW_FLAGS: Rows = Rows(
-    "INSERT INTO feature_flags (id, name, description, status, revision, updated_at, updated_by, archived_at, key,
-        created_at) ",
-    "",
-);
-
-const USERS: Rows = Rows(
-    "INSERT INTO users (id, email, issuer, subject, permissions, revision, created_at, updated_at, deactivated_at) ",
-    " ON CONFLICT (id) DO UPDATE SET issuer = excluded.issuer, subject = excluded.subject,
-        permissions = excluded.permissions, revision = excluded.revision, updated_at = excluded.updated_at,
-        deactivated_at = excluded.deactivated_at",
-);
-
-const TOKENS: Rows = Rows(
-    "INSERT INTO api_tokens (id, user_id, name, secret_hash, permissions, revision, created_at, expires_at, revoked_at) ",
-    " ON CONFLICT (id) DO UPDATE SET revision = excluded.revision, revoked_at = excluded.revoked_at",
-);
-
-const REQUESTS: Rows = Rows("INSERT INTO requests (user_id, request_id, digest, response, expires_at) ", "");
-
-/// Rows that go in with one statement at the most: SQLite takes 32,766 values.
-const AT_ONCE: usize = 256;
-
-const HEAD: &str = "UPDATE log_head SET revision = ?, hash = ?, timestamp = ?, floor = ?, floor_hash = ?";
+/// Rows of one statement, at the most: SQLite takes 32,766 values.
+const MAX_ROWS: usize = 256;
 
 /// The one connection that writes.
 pub(super) struct SqliteWriter {
@@ -107,25 +80,20 @@ impl SqliteWriter {
             return Ok(true);
         }
         let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
-        insert(connection, USERS, &step.delta.users, user).await?;
-        insert(connection, TOKENS, &step.delta.tokens, token).await?;
-        insert(connection, ENTRIES, &step.entries, entry).await?;
-        insert(connection, NEW_FLAGS, new, new_flag).await?;
-        let updated = insert(connection, FLAGS, known, flag).await?;
+        write_rows(connection, &USERS, &step.delta.users).await?;
+        write_rows(connection, &TOKENS, &step.delta.tokens).await?;
+        write_rows(connection, &ENTRIES, &step.entries).await?;
+        write_rows(connection, &NEW_FLAGS, new).await?;
+        let updated = write_rows(connection, &FLAGS, known).await?;
         if updated != known.len() as u64 {
             // No entry without its change: a flag that we know and the database does not.
             return Err(sqlx::Error::Protocol(format!("{updated} of {} flags are there to update", known.len())));
         }
-        insert(connection, REQUESTS, &step.requests, request).await?;
+        write_rows(connection, &REQUESTS, &step.requests).await?;
         if step.head.revision > step.base.revision {
-            sqlx::query(HEAD)
-                .bind(step.head.revision)
-                .bind(&step.head.hash[..])
-                .bind(Time(step.head.timestamp))
-                .bind(step.head.floor)
-                .bind(&step.head.floor_hash[..])
-                .execute(&mut *connection)
-                .await?;
+            let mut arguments = SqliteArguments::default();
+            step.head.bind::<Sqlite>(Part::Update, &mut arguments).map_err(sqlx::Error::Encode)?;
+            sqlx::query_with(AssertSqlSafe(Arc::clone(&HEAD)), arguments).execute(&mut *connection).await?;
         }
         Ok(true)
     }
@@ -173,107 +141,66 @@ impl Writer for SqliteWriter {
     }
 }
 
-/// Writes all rows; how many it touched. Statements are kept by their texts, so that there is one for each power of two
-/// rows, and not for each number of them.
-async fn insert<T>(
+/// A statement that writes rows of a table.
+struct Rows<T> {
+    part: Part,
+    /// The text before the rows.
+    before: String,
+    /// The text after the rows.
+    after: String,
+    table: PhantomData<fn() -> T>,
+}
+
+impl<T: Table> Rows<T> {
+    fn insert() -> Self {
+        let before = format!("INSERT INTO {} ({}) VALUES ", T::NAME, column_list::<T>(Part::All));
+        Self { part: Part::All, before, after: String::new(), table: PhantomData }
+    }
+
+    fn insert_or_update() -> Self {
+        Self { after: format!(" {}", conflict_update::<T>()), ..Self::insert() }
+    }
+
+    /// For a table whose key is `id`; the key is bound first.
+    fn update() -> Self {
+        let assignments = assignments::<T>(|position, _| format!("new.column{}", position + 1));
+        Self {
+            part: Part::Update,
+            before: format!("UPDATE {} SET {assignments} FROM (VALUES ", T::NAME),
+            after: format!(") AS new WHERE {}.id = new.column1", T::NAME),
+            table: PhantomData,
+        }
+    }
+
+    /// The text for this many rows.
+    fn sql(&self, rows: usize) -> String {
+        let row = format!("({})", vec!["?"; columns::<T>(self.part).count()].join(", "));
+        format!("{}{}{}", self.before, vec![row; rows].join(", "), self.after)
+    }
+}
+
+/// Writes all rows, and returns how many the database wrote. The statement cache is keyed by text, so rows are written in
+/// powers of two: that keeps the number of different texts small.
+async fn write_rows<T: Table, R: Borrow<T>>(
     connection: &mut SqliteConnection,
-    sql: Rows,
-    mut rows: &[T],
-    bind: impl Fn(&mut Values<'_>, &T),
+    statement: &Rows<T>,
+    mut rows: &[R],
 ) -> Result<u64, sqlx::Error> {
-    let mut touched = 0;
+    let mut written = 0;
     while let Some(power) = rows.len().checked_ilog2() {
-        let (now, later) = rows.split_at((1 << power).min(AT_ONCE));
-        let mut statement = QueryBuilder::new(sql.0);
-        statement.push_values(now, |mut values, row| bind(&mut values, row)).push(sql.1);
-        touched += statement.build().execute(&mut *connection).await?.rows_affected();
+        let (now, later) = rows.split_at((1 << power).min(MAX_ROWS));
+        let mut arguments = SqliteArguments::default();
+        for row in now {
+            row.borrow().bind::<Sqlite>(statement.part, &mut arguments).map_err(sqlx::Error::Encode)?;
+        }
+        let query = sqlx::query_with(AssertSqlSafe(statement.sql(now.len())), arguments);
+        written += query.execute(&mut *connection).await?.rows_affected();
         rows = later;
     }
-    Ok(touched)
+    Ok(written)
 }
 
-/// JSON text of plain values, which have no way to fail.
+/// JSON text of plain values, which always succeeds.
 pub(super) fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default()
-}
-
-type Values<'a> = Separated<'a, Sqlite, &'static str>;
-
-fn entry(values: &mut Values<'_>, e: &Arc<Entry>) {
-    values
-        .push_bind(e.id)
-        .push_bind(e.revision)
-        .push_bind(Time(e.timestamp))
-        .push_bind(e.user_id)
-        .push_bind(&*e.user_email)
-        .push_bind(e.token_id)
-        .push_bind(e.action.as_str())
-        .push_bind(e.entity_type.as_str())
-        .push_bind(e.entity_id)
-        .push_bind(&*e.entity_key)
-        .push_bind(&*e.entity_name)
-        .push_bind(e.old_value.as_deref())
-        .push_bind(e.new_value.as_deref())
-        .push_bind(e.reason.as_deref())
-        .push_bind(e.request_id.as_deref())
-        .push_bind(&*e.method)
-        .push_bind(e.peer.as_deref())
-        .push_bind(e.user_agent.as_deref())
-        .push_bind(e.previous_entity_revision)
-        .push_bind(e.reverts)
-        .push_bind(e.hash_version)
-        .push_bind(&e.hash[..])
-        .push_bind(Time(e.created_at));
-}
-
-fn flag(values: &mut Values<'_>, f: &Arc<Flag>) {
-    values
-        .push_bind(f.id)
-        .push_bind(f.name.as_str())
-        .push_bind(f.description.as_str())
-        .push_bind(f.status.as_str())
-        .push_bind(f.revision)
-        .push_bind(Time(f.updated_at))
-        .push_bind(&*f.updated_by)
-        .push_bind(f.archived_at.map(Time));
-}
-
-fn new_flag(values: &mut Values<'_>, f: &Arc<Flag>) {
-    flag(values, f);
-    values.push_bind(f.key.as_str()).push_bind(Time(f.created_at));
-}
-
-fn user(values: &mut Values<'_>, u: &Arc<User>) {
-    values
-        .push_bind(u.id)
-        .push_bind(u.email.as_str())
-        .push_bind(u.account.as_ref().map(|account| &*account.issuer))
-        .push_bind(u.account.as_ref().map(|account| &*account.subject))
-        .push_bind(json(&u.permissions.names()))
-        .push_bind(u.revision)
-        .push_bind(Time(u.created_at))
-        .push_bind(Time(u.updated_at))
-        .push_bind(u.deactivated_at.map(Time));
-}
-
-fn token(values: &mut Values<'_>, t: &Arc<Token>) {
-    values
-        .push_bind(t.id)
-        .push_bind(t.user_id)
-        .push_bind(t.name.as_str())
-        .push_bind(&t.secret_hash[..])
-        .push_bind(t.permissions.map(|permissions| json(&permissions.names())))
-        .push_bind(t.revision)
-        .push_bind(Time(t.created_at))
-        .push_bind(t.expires_at.map(Time))
-        .push_bind(t.revoked_at.map(Time));
-}
-
-fn request(values: &mut Values<'_>, r: &StoredRequest) {
-    values
-        .push_bind(r.user_id)
-        .push_bind(r.request_id.as_str())
-        .push_bind(&r.digest[..])
-        .push_bind(&r.response[..])
-        .push_bind(Time(r.expires_at));
 }

@@ -6,7 +6,7 @@ use sqlx::migrate::MigrateError;
 use crate::store::{Appended, StoreError};
 
 /// An error of something that only read: nothing can have been written.
-pub(super) fn read(error: Error) -> StoreError {
+pub(in crate::store) fn read(error: Error) -> StoreError {
     match &error {
         Error::Database(database) if !passes(database.code().as_deref()) => {
             StoreError::Refused(format!("SQLite: {database}"))

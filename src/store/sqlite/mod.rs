@@ -11,19 +11,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{BoxStream, pending};
-use sqlx::ConnectOptions;
 use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
+use sqlx::{AssertSqlSafe, ConnectOptions, Sqlite};
 use uuid::Uuid;
 
 use super::audit::Question;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
-use super::rows::{self, HeadRow, NextChangeRow, RequestRow, convert};
+use super::rows::{Part, Time, column_list, read_all, select};
 use super::{
     Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
+    snapshot,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -34,13 +35,12 @@ use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
-use crate::store::columns::Time;
 use append::SqliteWriter;
+pub(super) use error::read as read_error;
 use error::read;
+pub(super) use follower::changed_since;
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
-
-const HEAD: &str = "SELECT log_id, revision, hash, timestamp, floor, floor_hash FROM log_head";
 
 /// The text stands alone, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
@@ -140,8 +140,8 @@ impl Store for SqliteStore {
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let row: HeadRow = sqlx::query_as(HEAD).fetch_one(&self.pool).await.map_err(read)?;
-        row.try_into()
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        head(&mut connection).await
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
@@ -154,15 +154,12 @@ impl Store for SqliteStore {
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
         let keys: Vec<_> = keys.iter().map(|(user, id)| (user.simple().to_string(), id.as_str())).collect();
-        let rows: Vec<RequestRow> = sqlx::query_as(
-            "SELECT r.user_id, r.request_id, r.digest, r.response, r.expires_at FROM json_each(?) AS k
-             JOIN requests AS r ON r.user_id = unhex(k.value ->> 0) AND r.request_id = k.value ->> 1",
-        )
-        .bind(append::json(&keys))
-        .fetch_all(&self.own)
-        .await
-        .map_err(read)?;
-        convert(rows)
+        let sql = format!(
+            "SELECT {} FROM (SELECT unhex(value ->> 0) AS user_id, value ->> 1 AS request_id FROM json_each(?))
+             JOIN requests USING (user_id, request_id)",
+            column_list::<StoredRequest>(Part::All),
+        );
+        read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(&self.own)).await
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -201,19 +198,15 @@ impl Store for SqliteStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let entry = sqlx::query(concat!(
-            "SELECT ",
-            rows::entry_columns!(),
-            " FROM audit_logs WHERE id = ? AND revision > (SELECT floor FROM log_head)"
-        ))
-        .bind(id)
-        .fetch(&self.pool);
-        Ok(rows::entries(entry, read).await?.pop())
+        let sql = format!("{} WHERE id = ? AND revision > (SELECT floor FROM log_head)", select::<Entry>());
+        let entry = read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(id).fetch(&self.pool));
+        Ok(entry.await?.pop())
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
-        entry_at(&mut connection, revision).await
+        let entry = snapshot::entry_hash::<Sqlite>(&mut connection, revision).await?;
+        Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
     async fn secure(&self) -> Result<(), StoreError> {
@@ -223,7 +216,7 @@ impl Store for SqliteStore {
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut sql = audit::sql(&Question::Entries(query));
-        rows::entries(sql.build().fetch(&self.pool), read).await
+        read_all::<Sqlite, _, _>(sql.build().fetch(&self.pool)).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
@@ -249,13 +242,8 @@ impl Store for SqliteStore {
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
         let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
-        let rows: Vec<NextChangeRow> = sqlx::query_as(NEXT_CHANGES)
-            .bind(append::json(&ids))
-            .bind(revision)
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read)?;
-        convert(rows)
+        let query = sqlx::query(NEXT_CHANGES).bind(append::json(&ids)).bind(revision);
+        read_all::<Sqlite, _, _>(query.fetch(&self.pool)).await
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
@@ -288,14 +276,8 @@ impl Store for SqliteStore {
     }
 }
 
-async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
-    let row: HeadRow = sqlx::query_as(HEAD).fetch_one(connection).await.map_err(read)?;
-    row.try_into()
-}
-
-async fn entry_at(connection: &mut SqliteConnection, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-    let sql = "SELECT id, hash FROM audit_logs WHERE revision = ? AND revision > (SELECT floor FROM log_head)";
-    let row: Option<(Uuid, Vec<u8>)> =
-        sqlx::query_as(sql).bind(revision).fetch_optional(connection).await.map_err(read)?;
-    row.map(|row| rows::entry_at(row, revision)).transpose()
+pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
+    let sql = AssertSqlSafe(select::<Head>());
+    let head = read_all::<Sqlite, _, _>(sqlx::query(sql).fetch(connection)).await?.pop();
+    head.ok_or_else(|| read(sqlx::Error::RowNotFound))
 }

@@ -1,6 +1,6 @@
 -- The first change of each flag of $1 after revision $2, what was before its first edit, and what came before it. The
 -- indexes are named: SQLite, which has no statistics, might as well walk the log.
-SELECT asked.id AS flag_id, next.revision, next.action_type, next.old_value, next.previous_entity_revision,
+SELECT next.revision, asked.id AS flag_id, next.action_type, next.old_value, next.previous_entity_revision,
     (SELECT old_value FROM audit_logs INDEXED BY idx_audit_logs_edits
         WHERE entity_id = asked.id AND revision > $2
             AND action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived')

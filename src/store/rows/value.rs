@@ -1,20 +1,42 @@
-//! Column types that the two databases hold differently, each under one name here.
-
-use std::error::Error;
+//! What the database drivers encode and decode, and the types that the two databases store differently.
 
 use sqlx::encode::IsNull;
 use sqlx::postgres::{PgArgumentBuffer, PgHasArrayType, PgTypeInfo, PgValueFormat, PgValueRef, Postgres};
 use sqlx::sqlite::{Sqlite, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Encode, Type};
 
+use super::BoxError;
 use crate::domain::access::{Permission, Permissions};
 use crate::domain::time::Timestamp;
 
-type BoxError = Box<dyn Error + Send + Sync>;
+/// A value that both drivers encode and decode.
+pub(in crate::store) trait Value<'a>:
+    Encode<'a, Postgres>
+    + Decode<'a, Postgres>
+    + Type<Postgres>
+    + PgHasArrayType
+    + Encode<'a, Sqlite>
+    + Decode<'a, Sqlite>
+    + Type<Sqlite>
+    + 'a
+{
+}
+
+impl<'a, V> Value<'a> for V where
+    V: Encode<'a, Postgres>
+        + Decode<'a, Postgres>
+        + Type<Postgres>
+        + PgHasArrayType
+        + Encode<'a, Sqlite>
+        + Decode<'a, Sqlite>
+        + Type<Sqlite>
+        + 'a
+{
+}
 
 /// A time: TIMESTAMPTZ on PostgreSQL, INTEGER microseconds on SQLite.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Time(pub Timestamp);
+pub(in crate::store) struct Time(pub Timestamp);
 
 /// PostgreSQL counts microseconds from 2000-01-01, this many after 1970-01-01.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
@@ -67,7 +89,8 @@ impl<'r> Decode<'r, Sqlite> for Time {
     }
 }
 
-/// A list of permissions: TEXT[] on PostgreSQL, a JSON array on SQLite.
+/// A list of permissions: TEXT[] on PostgreSQL, a JSON array on SQLite. PostgreSQL receives it as one text (see
+/// [`Kind::TextList`](super::Kind::TextList)) and returns it as an array.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct PermissionList(pub Permissions);
 
@@ -80,7 +103,23 @@ impl PermissionList {
 
 impl Type<Postgres> for PermissionList {
     fn type_info() -> PgTypeInfo {
-        <Vec<String> as Type<Postgres>>::type_info()
+        <&str as Type<Postgres>>::type_info()
+    }
+
+    fn compatible(stored: &PgTypeInfo) -> bool {
+        <Vec<String> as Type<Postgres>>::compatible(stored)
+    }
+}
+
+impl PgHasArrayType for PermissionList {
+    fn array_type_info() -> PgTypeInfo {
+        <&str as PgHasArrayType>::array_type_info()
+    }
+}
+
+impl Encode<'_, Postgres> for PermissionList {
+    fn encode_by_ref(&self, buf: &mut PgArgumentBuffer) -> Result<IsNull, BoxError> {
+        Encode::<Postgres>::encode(self.0.names().join(","), buf)
     }
 }
 
@@ -94,6 +133,12 @@ impl<'r> Decode<'r, Postgres> for PermissionList {
 impl Type<Sqlite> for PermissionList {
     fn type_info() -> SqliteTypeInfo {
         <&str as Type<Sqlite>>::type_info()
+    }
+}
+
+impl Encode<'_, Sqlite> for PermissionList {
+    fn encode_by_ref(&self, buf: &mut <Sqlite as sqlx::Database>::ArgumentBuffer) -> Result<IsNull, BoxError> {
+        Encode::<Sqlite>::encode(serde_json::to_string(&self.0.names())?, buf)
     }
 }
 

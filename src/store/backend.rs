@@ -1,0 +1,79 @@
+//! What code that serves both databases needs from each of them.
+
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use sqlx::postgres::Postgres;
+use sqlx::query::Query;
+use sqlx::sqlite::Sqlite;
+use sqlx::{Arguments, Database, Executor, IntoArguments, Row};
+
+use super::StoreError;
+use super::rows::{BoxError, Value};
+use super::{postgres, sqlite};
+use crate::domain::Revision;
+use crate::domain::state::{Delta, Head};
+
+/// A database that holds the log.
+pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
+    /// Decodes one column of a row.
+    fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error>;
+
+    /// Adds one value to the arguments of a statement.
+    fn add<'q, V: Value<'q>>(arguments: &mut Self::Arguments, value: V) -> Result<(), BoxError>;
+
+    /// Classifies an error of a statement that wrote nothing.
+    fn read_error(error: sqlx::Error) -> StoreError;
+
+    /// Runs a query on one connection.
+    fn fetch<'c>(
+        connection: &'c mut Self::Connection,
+        query: Query<'c, Self, Self::Arguments>,
+    ) -> BoxStream<'c, Result<Self::Row, sqlx::Error>>;
+
+    /// The end of the log.
+    fn head(connection: &mut Self::Connection) -> BoxFuture<'_, Result<Head, StoreError>>;
+
+    /// The objects that entries after `revision` name. They are found by primary key through the log: no table needs an
+    /// index on its revision, which would cost every flip an index entry.
+    fn changed_since(connection: &mut Self::Connection, revision: Revision)
+    -> BoxFuture<'_, Result<Delta, StoreError>>;
+}
+
+macro_rules! backend {
+    ($database:ty, $module:ident) => {
+        impl Backend for $database {
+            fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error> {
+                row.try_get(position)
+            }
+
+            fn add<'q, V: Value<'q>>(arguments: &mut Self::Arguments, value: V) -> Result<(), BoxError> {
+                arguments.add(value)
+            }
+
+            fn read_error(error: sqlx::Error) -> StoreError {
+                $module::read_error(error)
+            }
+
+            fn fetch<'c>(
+                connection: &'c mut Self::Connection,
+                query: Query<'c, Self, Self::Arguments>,
+            ) -> BoxStream<'c, Result<Self::Row, sqlx::Error>> {
+                connection.fetch(query)
+            }
+
+            fn head(connection: &mut Self::Connection) -> BoxFuture<'_, Result<Head, StoreError>> {
+                Box::pin($module::head(connection))
+            }
+
+            fn changed_since(
+                connection: &mut Self::Connection,
+                revision: Revision,
+            ) -> BoxFuture<'_, Result<Delta, StoreError>> {
+                Box::pin($module::changed_since(connection, revision))
+            }
+        }
+    };
+}
+
+backend!(Postgres, postgres);
+backend!(Sqlite, sqlite);
