@@ -1,7 +1,10 @@
--- Drops everything that the first migration made, in the reverse order; triggers and indexes go with their tables.
+-- Drops everything that the migration made, in the reverse order; triggers and indexes go with their tables.
 
+DROP TABLE checkpoint_keys;
+DROP TABLE checkpoints;
 DROP TABLE log_head;
 DROP TABLE requests;
+DROP TABLE audit_log_counts;
 DROP TABLE audit_logs;
 DROP TABLE api_tokens;
 DROP TABLE users;

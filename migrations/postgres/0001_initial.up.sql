@@ -1,4 +1,5 @@
--- The first schema: flags, users, tokens, the audit log, stored requests and the head of the log.
+-- The schema: flags, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
+-- checkpoints that sign it.
 --
 -- The service decides every change in memory and appends it with one statement that moves `log_head`, writes the
 -- audit entries and writes the rows they are about. The triggers below do not repeat that decision. They hold the
@@ -90,10 +91,14 @@ CREATE TABLE audit_logs (
     peer                     TEXT        CHECK (peer <> ''),
     user_agent               TEXT        CHECK (user_agent <> ''),
     previous_entity_revision BIGINT,
+    -- The entry whose change this one reverts. Covered by the hash from version 2 on.
+    reverts                  UUID,
     hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
     hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
     -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
     created_at               TIMESTAMPTZ NOT NULL DEFAULT now(),
+    -- Version 1 of the hash does not cover it.
+    CONSTRAINT audit_logs_reverts_check CHECK (reverts IS NULL OR hash_version >= 2),
     -- A status entry says its new status twice, and must not contradict itself.
     CONSTRAINT audit_logs_status_check
     CHECK (CASE action_type
@@ -114,6 +119,30 @@ CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type, revision DES
 -- Nearly all entries are about flags, so a list of those walks the index of `revision`; this one is for the others.
 -- A query must repeat the condition word for word to be given it.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type, revision DESC) WHERE entity_type <> 'feature_flag';
+-- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description.
+CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
+    WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
+
+-- How many entries of each kind a block of the log has: block 0 holds the revisions 1 to 16,384, block 1 the next as many,
+-- and so on. A block is counted once, when it is full, because entries never change. The table is derived from the log: if
+-- it is emptied, the log is counted again. Counts are deleted soon after the first entry of their block is trimmed, because
+-- an address must not outlive the log.
+CREATE TABLE audit_log_counts (
+    block       BIGINT NOT NULL CHECK (block >= 0),
+    user_id     UUID,
+    user_email  TEXT   NOT NULL,
+    action_type TEXT   NOT NULL,
+    entity_type TEXT   NOT NULL,
+    entries     BIGINT NOT NULL CHECK (entries > 0)
+);
+
+-- All nulls count as one user, so that servers which count a block at the same time write it once.
+CREATE UNIQUE INDEX idx_audit_log_counts_block ON audit_log_counts
+    (block, user_email, action_type, entity_type, (coalesce(user_id, '00000000-0000-0000-0000-000000000000')));
+
+-- Among many users, the entries of one of them are a small part of each block.
+CREATE INDEX idx_audit_log_counts_user_id ON audit_log_counts (user_id, block);
+CREATE INDEX idx_audit_log_counts_user_email ON audit_log_counts (user_email, block);
 
 CREATE TABLE requests (
     user_id    UUID        NOT NULL,
@@ -130,14 +159,17 @@ CREATE INDEX idx_requests_expires_at ON requests (expires_at);
 -- of the row fit in before it is pruned and each update stays heap-only. The vacuum comes by number of updates, as a
 -- share of one row says nothing, and never takes the exclusive lock that shortening the file needs.
 CREATE TABLE log_head (
-    singleton BOOLEAN     NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (singleton),
+    singleton  BOOLEAN     NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (singleton),
     -- Names this log; it is hashed into every entry, so that entries of another log do not fit.
-    log_id    UUID        NOT NULL,
-    revision  BIGINT      NOT NULL CHECK (revision >= 0),
-    hash      BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
-    timestamp TIMESTAMPTZ NOT NULL,
-    -- Entries up to and including this revision may be gone.
-    floor     BIGINT      NOT NULL,
+    log_id     UUID        NOT NULL,
+    revision   BIGINT      NOT NULL CHECK (revision >= 0),
+    hash       BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
+    timestamp  TIMESTAMPTZ NOT NULL,
+    -- Entries up to and including this revision may be removed.
+    floor      BIGINT      NOT NULL,
+    -- The hash of the entry at `floor`, which the first entry that is kept follows.
+    floor_hash BYTEA       NOT NULL DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'
+                           CHECK (octet_length(floor_hash) = 32),
     CHECK (floor BETWEEN 0 AND revision)
 ) WITH (
     fillfactor = 10,
@@ -148,6 +180,18 @@ CREATE TABLE log_head (
 
 INSERT INTO log_head (log_id, revision, hash, timestamp, floor)
 VALUES (gen_random_uuid(), 0, decode(repeat('00', 32), 'hex'), TIMESTAMPTZ '1970-01-01 00:00:00+00', 0);
+
+-- A signed statement of the log at a revision, made every so many revisions, as the text that was signed.
+CREATE TABLE checkpoints (
+    revision BIGINT NOT NULL PRIMARY KEY CHECK (revision > 0),
+    note     TEXT   NOT NULL
+);
+
+-- Every key that has signed, with its name: old signatures stay verifiable when the key is replaced.
+CREATE TABLE checkpoint_keys (
+    key      TEXT        NOT NULL PRIMARY KEY,
+    added_at TIMESTAMPTZ NOT NULL
+);
 
 -- What is never done ------------------------------------------------------------------------------------------------
 
@@ -174,6 +218,12 @@ CREATE TRIGGER audit_logs_refuse BEFORE UPDATE OR TRUNCATE ON audit_logs
 
 CREATE TRIGGER log_head_refuse BEFORE DELETE OR TRUNCATE ON log_head
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a log has exactly one head');
+
+CREATE TRIGGER checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoints
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a checkpoint is never changed');
+
+CREATE TRIGGER checkpoint_keys_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoint_keys
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a key that has signed stays known');
 
 -- Flags -------------------------------------------------------------------------------------------------------------
 
@@ -330,6 +380,7 @@ BEGIN
         WHEN NEW.revision = OLD.revision AND (NEW.hash <> OLD.hash OR NEW.timestamp <> OLD.timestamp)
             THEN 'hash and timestamp change only with the revision'
         WHEN NEW.floor < OLD.floor THEN 'the floor never decreases'
+        WHEN NEW.floor = OLD.floor AND NEW.floor_hash <> OLD.floor_hash THEN 'floor_hash changes only with the floor'
         WHEN NEW.floor > OLD.floor AND NOT EXISTS (
                 SELECT FROM audit_logs a
                 WHERE a.revision > OLD.revision AND a.revision <= NEW.revision AND a.action_type = 'log_trimmed')
@@ -351,7 +402,8 @@ CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head
     WHEN (NEW.log_id <> OLD.log_id
           OR NEW.revision <= OLD.revision
           OR NEW.timestamp < OLD.timestamp
-          OR NEW.floor <> OLD.floor)
+          OR NEW.floor <> OLD.floor
+          OR NEW.floor_hash <> OLD.floor_hash)
     EXECUTE FUNCTION log_head_check_update();
 
 -- The checks look only into the schema they were made in, temporary tables last. Otherwise a temporary `audit_logs`

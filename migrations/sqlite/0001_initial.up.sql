@@ -1,4 +1,5 @@
--- The first schema: flags, users, tokens, the audit log, stored requests and the head of the log.
+-- The schema: flags, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
+-- checkpoints that sign it.
 --
 -- The same tables, columns and promises as on PostgreSQL, in SQLite's types: an id is a BLOB of 16 bytes, a time an
 -- INTEGER of microseconds since 1970-01-01 UTC, a list of permissions a JSON array.
@@ -95,6 +96,8 @@ CREATE TABLE audit_logs (
     peer                     TEXT    CHECK (peer <> ''),
     user_agent               TEXT    CHECK (user_agent <> ''),
     previous_entity_revision INTEGER,
+    -- The entry whose change this one reverts. Covered by the hash from version 2 on, and not by version 1.
+    reverts                  BLOB    CHECK (reverts IS NULL OR (length(reverts) = 16 AND hash_version >= 2)),
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
     -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
@@ -120,6 +123,31 @@ CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type);
 -- Nearly all entries are about flags, so a list of those walks the table itself; this index is for the others.
 -- A query must repeat the condition word for word to be given it.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type) WHERE entity_type <> 'feature_flag';
+-- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description. A query must
+-- repeat the condition word for word to be given it.
+CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id)
+    WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
+
+-- How many entries of each kind a block of the log has: block 0 holds the revisions 1 to 16,384, block 1 the next as many,
+-- and so on. A block is counted once, when it is full, because entries never change. The table is derived from the log: if
+-- it is emptied, the log is counted again. Counts are deleted soon after the first entry of their block is trimmed, because
+-- an address must not outlive the log.
+CREATE TABLE audit_log_counts (
+    block       INTEGER NOT NULL CHECK (block >= 0),
+    user_id     BLOB,
+    user_email  TEXT    NOT NULL,
+    action_type TEXT    NOT NULL,
+    entity_type TEXT    NOT NULL,
+    entries     INTEGER NOT NULL CHECK (entries > 0)
+) STRICT;
+
+-- All nulls count as one user, so that servers which count a block at the same time write it once.
+CREATE UNIQUE INDEX idx_audit_log_counts_block ON audit_log_counts
+    (block, user_email, action_type, entity_type, coalesce(user_id, x''));
+
+-- Among many users, the entries of one of them are a small part of each block.
+CREATE INDEX idx_audit_log_counts_user_id ON audit_log_counts (user_id, block);
+CREATE INDEX idx_audit_log_counts_user_email ON audit_log_counts (user_email, block);
 
 CREATE TABLE requests (
     user_id    BLOB    NOT NULL CHECK (length(user_id) = 16),
@@ -134,14 +162,17 @@ CREATE INDEX idx_requests_expires_at ON requests (expires_at);
 
 -- One row, updated by every append.
 CREATE TABLE log_head (
-    singleton INTEGER NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
+    singleton  INTEGER NOT NULL PRIMARY KEY DEFAULT 1 CHECK (singleton = 1),
     -- Names this log; it is hashed into every entry, so that entries of another log do not fit.
-    log_id    BLOB    NOT NULL CHECK (length(log_id) = 16),
-    revision  INTEGER NOT NULL CHECK (revision >= 0),
-    hash      BLOB    NOT NULL CHECK (length(hash) = 32),
-    timestamp INTEGER NOT NULL,
-    -- Entries up to and including this revision may be gone.
-    floor     INTEGER NOT NULL,
+    log_id     BLOB    NOT NULL CHECK (length(log_id) = 16),
+    revision   INTEGER NOT NULL CHECK (revision >= 0),
+    hash       BLOB    NOT NULL CHECK (length(hash) = 32),
+    timestamp  INTEGER NOT NULL,
+    -- Entries up to and including this revision may be removed.
+    floor      INTEGER NOT NULL,
+    -- The hash of the entry at `floor`, which the first entry that is kept follows.
+    floor_hash BLOB    NOT NULL DEFAULT x'0000000000000000000000000000000000000000000000000000000000000000'
+                       CHECK (length(floor_hash) = 32),
     CHECK (floor BETWEEN 0 AND revision)
 ) STRICT;
 
@@ -154,6 +185,18 @@ WITH RECURSIVE draw (id) AS (
 )
 INSERT INTO log_head (singleton, log_id, revision, hash, timestamp, floor)
 SELECT 1, id, 0, zeroblob(32), 0, 0 FROM draw WHERE hex(id) GLOB '????????????4???[89AB]*';
+
+-- A signed statement of the log at a revision, made every so many revisions, as the text that was signed.
+CREATE TABLE checkpoints (
+    revision INTEGER NOT NULL PRIMARY KEY CHECK (revision > 0),
+    note     TEXT    NOT NULL
+) STRICT;
+
+-- Every key that has signed, with its name: old signatures stay verifiable when the key is replaced.
+CREATE TABLE checkpoint_keys (
+    key      TEXT    NOT NULL PRIMARY KEY,
+    added_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
 
 -- What is never done ------------------------------------------------------------------------------------------------
 
@@ -180,6 +223,26 @@ END;
 CREATE TRIGGER log_head_refuse_delete BEFORE DELETE ON log_head
 BEGIN
     SELECT RAISE(ABORT, 'log_head: DELETE is refused: a log has exactly one head');
+END;
+
+CREATE TRIGGER checkpoints_refuse_update BEFORE UPDATE ON checkpoints
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoints: UPDATE is refused: a checkpoint is never changed');
+END;
+
+CREATE TRIGGER checkpoints_refuse_delete BEFORE DELETE ON checkpoints
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoints: DELETE is refused: a checkpoint is never changed');
+END;
+
+CREATE TRIGGER checkpoint_keys_refuse_update BEFORE UPDATE ON checkpoint_keys
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoint_keys: UPDATE is refused: a key that has signed stays known');
+END;
+
+CREATE TRIGGER checkpoint_keys_refuse_delete BEFORE DELETE ON checkpoint_keys
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoint_keys: DELETE is refused: a key that has signed stays known');
 END;
 
 -- Guards against REPLACE --------------------------------------------------------------------------------------------
@@ -233,6 +296,12 @@ CREATE TRIGGER log_head_guard_insert BEFORE INSERT ON log_head
 WHEN EXISTS (SELECT 1 FROM log_head)
 BEGIN
     SELECT RAISE(ABORT, 'log_head: insert is refused: a log has exactly one head');
+END;
+
+CREATE TRIGGER checkpoints_guard_insert BEFORE INSERT ON checkpoints
+WHEN coalesce(NEW.revision, 0) < 1 OR EXISTS (SELECT 1 FROM checkpoints WHERE revision = NEW.revision)
+BEGIN
+    SELECT RAISE(ABORT, 'checkpoints: insert is refused: there is one at this revision');
 END;
 
 -- Flags -------------------------------------------------------------------------------------------------------------
@@ -320,6 +389,7 @@ WHEN NEW.log_id <> OLD.log_id
   OR NEW.revision <= OLD.revision
   OR NEW.timestamp < OLD.timestamp
   OR NEW.floor <> OLD.floor
+  OR NEW.floor_hash <> OLD.floor_hash
 BEGIN
     SELECT CASE
         WHEN NEW.log_id <> OLD.log_id
@@ -332,6 +402,8 @@ BEGIN
             THEN RAISE(ABORT, 'log_head: UPDATE is refused: hash and timestamp change only with the revision')
         WHEN NEW.floor < OLD.floor
             THEN RAISE(ABORT, 'log_head: UPDATE is refused: the floor never decreases')
+        WHEN NEW.floor = OLD.floor AND NEW.floor_hash <> OLD.floor_hash
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: floor_hash changes only with the floor')
         WHEN NEW.floor > OLD.floor AND NOT EXISTS (
                 SELECT 1 FROM audit_logs
                 WHERE revision > OLD.revision AND revision <= NEW.revision AND +action_type = 'log_trimmed')

@@ -1,8 +1,9 @@
-//! Which migrations there are, and which of them a database has.
+//! The migrations, and which of them a database has.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
-use sqlx::migrate::{Migrate, MigrateError, Migrator};
+use sqlx::SqlSafeStr;
+use sqlx::migrate::{Migrate, MigrateError, MigrationType, Migrator};
 
 use super::StoreError;
 
@@ -11,56 +12,88 @@ use super::StoreError;
 pub struct Migration {
     /// Its number.
     pub version: i64,
-    /// What it is called.
+    /// Its name.
     pub name: String,
     /// Whether the database has it.
     pub applied: bool,
 }
 
+/// The number of entries that were ever written.
+pub(super) const LOG_LENGTH: &str = "SELECT revision FROM log_head";
+
+/// The migrations of one database, from the texts of its files. sqlx's macro would do the same, but compiles both drivers
+/// a second time.
+pub(super) fn migrator(initial_up: &'static str, initial_down: &'static str) -> Migrator {
+    let migration = |version, name: &'static str, kind, sql: &'static str| {
+        sqlx::migrate::Migration::new(version, name.into(), kind, sql.into_sql_str(), false)
+    };
+    Migrator::with_migrations(vec![
+        migration(1, "initial", MigrationType::ReversibleUp, initial_up),
+        migration(1, "initial", MigrationType::ReversibleDown, initial_down),
+    ])
+}
+
+/// All migrations, and which of them the database has.
+///
+/// # Errors
+/// [`StoreError::Refused`] when the database has a migration in another form than this program.
 pub(super) async fn status<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
-) -> Result<Vec<Migration>, MigrateError> {
-    connection.ensure_migrations_table(&migrator.table_name).await?;
-    let applied = connection.list_applied_migrations(&migrator.table_name).await?;
-    let applied: HashSet<i64> = applied.into_iter().map(|m| m.version).collect();
-    let ups = migrator.iter().filter(|m| m.migration_type.is_up_migration());
-    Ok(ups
-        .map(|m| Migration {
-            version: m.version,
-            name: m.description.to_string(),
-            applied: applied.contains(&m.version),
-        })
-        .collect())
+    read: fn(sqlx::Error) -> StoreError,
+) -> Result<Vec<Migration>, StoreError> {
+    let applied = async {
+        connection.ensure_migrations_table(&migrator.table_name).await?;
+        connection.list_applied_migrations(&migrator.table_name).await
+    };
+    let applied = applied.await.map_err(|problem| error(problem, read))?;
+    let applied: HashMap<i64, _> = applied.into_iter().map(|m| (m.version, m.checksum)).collect();
+    let mut migrations = Vec::new();
+    for migration in migrator.iter().filter(|m| m.migration_type.is_up_migration()) {
+        let checksum = applied.get(&migration.version);
+        if checksum.is_some_and(|checksum| *checksum != migration.checksum) {
+            return Err(made_by_development_version());
+        }
+        let name = migration.description.to_string();
+        migrations.push(Migration { version: migration.version, name, applied: checksum.is_some() });
+    }
+    Ok(migrations)
 }
 
-/// To which version the newest migration's going takes a database: `None` when it has none.
+/// The version that remains when the newest applied migration is taken back; `None` if none is applied.
 pub(super) fn below_newest(migrations: &[Migration]) -> Option<i64> {
     let mut applied = migrations.iter().filter(|m| m.applied).rev().map(|m| m.version);
     applied.next().map(|_| applied.next().unwrap_or(0))
 }
 
-/// How many entries have been written. Asked of any schema that there ever was.
-pub(super) const LENGTH: &str = "SELECT revision FROM log_head";
-
-/// Whether the log is proven only with what the second migration brought.
-pub(super) const LEANS_ON_PROOF: &str = "SELECT EXISTS (SELECT 1 FROM audit_logs WHERE reverts IS NOT NULL)
-    OR EXISTS (SELECT 1 FROM log_head WHERE floor > 0) OR EXISTS (SELECT 1 FROM checkpoints)";
-
-/// Dropping the first migration drops the log: that takes an explicit word.
-pub(super) fn refuse_to_drop_log(revision: i64) -> StoreError {
-    StoreError::Refused(format!(
-        "the log has {revision} entries and this migration would drop it; if that is what you want, say --drop-log"
-    ))
+/// Refuses to take back the first migration while the log has entries: that would drop them.
+pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
+    if length == 0 {
+        return Ok(());
+    }
+    Err(StoreError::Refused(format!(
+        "the log has {length} entries, and this migration would drop it; to drop it, pass --drop-log"
+    )))
 }
 
-/// Dropping the second drops what entries that revert others are hashed with, the hash that a trimmed log begins after, and
-/// the checkpoints.
-pub(super) fn refuse_to_drop_proof() -> StoreError {
+/// What an error of a migration means. `read` classifies an error of the database itself.
+pub(super) fn error(error: MigrateError, read: fn(sqlx::Error) -> StoreError) -> StoreError {
+    match error {
+        MigrateError::Execute(error) => read(error),
+        MigrateError::VersionMismatch(_) => made_by_development_version(),
+        MigrateError::VersionMissing(version) => StoreError::Refused(format!(
+            "the database has migration {version}, which this version of toggled does not know; start the version that \
+             made it, or take the migration back with that version (`toggled migrate down`)"
+        )),
+        other => StoreError::Refused(format!("migrating: {other}")),
+    }
+}
+
+/// Until 0.1.0 migrations were edited in place.
+fn made_by_development_version() -> StoreError {
     StoreError::Refused(
-        "the log has signed checkpoints or entries that revert others, or was trimmed: without this migration they would be \
-         lost, and it could not be verified any more; \
-         if that is what you want, say --drop-log"
+        "the database was made by a development version of toggled before 0.1.0, whose format has changed; export its \
+         flags with that version (`toggled flag export`), then start with a new database"
             .to_owned(),
     )
 }

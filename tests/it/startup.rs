@@ -162,10 +162,6 @@ on_both_databases! {
         server.admin().await.create("a").await;
         server.terminate().await;
         assert!(said(invoke(&["migrate", "status"], &settings).await).contains("applied"));
-        // The younger migrations hold nothing yet that would be missed; the first holds the log.
-        while said(invoke(&["migrate", "status"], &settings).await).matches("applied").count() > 1 {
-            assert!(said(invoke(&["migrate", "down"], &settings).await).contains("pending"));
-        }
         let refused = invoke(&["migrate", "down"], &settings).await;
         assert_eq!(refused.status.code(), Some(1));
         assert!(String::from_utf8(refused.stderr).unwrap().contains("--drop-log"));

@@ -1,7 +1,6 @@
 //! What PostgreSQL's errors mean to us. The only place that looks at an SQLSTATE.
 
 use sqlx::Error;
-use sqlx::migrate::MigrateError;
 use sqlx::postgres::PgDatabaseError;
 
 use crate::store::{Appended, StoreError};
@@ -35,13 +34,6 @@ pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
         "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(database.to_string())),
         code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
         _ => Ok(Appended::Refused(format!("PostgreSQL: {database}"))),
-    }
-}
-
-pub(super) fn migration(error: MigrateError) -> StoreError {
-    match error {
-        MigrateError::Execute(error) => read(error),
-        other => StoreError::Refused(format!("migrating: {other}")),
     }
 }
 

@@ -8,11 +8,12 @@ mod statement;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres};
 use uuid::Uuid;
@@ -40,7 +41,12 @@ use error::read;
 use follower::Follower;
 pub(super) use follower::changed_since;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    migrate::migrator(
+        include_str!("../../../migrations/postgres/0001_initial.up.sql"),
+        include_str!("../../../migrations/postgres/0001_initial.down.sql"),
+    )
+});
 
 /// The text stands alone, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
@@ -125,29 +131,30 @@ impl Store for PostgresStore {
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
-        MIGRATIONS.run(&self.pool).await.map_err(error::migration)
+        // A failed migration keeps sqlx's lock until its connection is closed.
+        let mut connection = connect(&self.options).await?;
+        match MIGRATIONS.run_direct(None, &mut connection, false).await {
+            // sqlx looks for unknown migrations first, and development versions had four.
+            Err(problem @ MigrateError::VersionMissing(_)) => {
+                migrate::status(&MIGRATIONS, &mut connection, read).await?;
+                Err(migrate::error(problem, read))
+            }
+            outcome => outcome.map_err(|problem| migrate::error(problem, read)),
+        }
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let revision: i64 = sqlx::query_scalar(migrate::LENGTH).fetch_one(&self.pool).await.map_err(read)?;
-            if revision > 0 {
-                return Err(migrate::refuse_to_drop_log(revision));
-            }
+            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&self.pool).await.map_err(read)?;
+            migrate::check_log_is_empty(length)?;
         }
-        if target == 1 && !drop_log {
-            let proven: bool = sqlx::query_scalar(migrate::LEANS_ON_PROOF).fetch_one(&self.pool).await.map_err(read)?;
-            if proven {
-                return Err(migrate::refuse_to_drop_proof());
-            }
-        }
-        MIGRATIONS.undo(&self.pool, target).await.map_err(error::migration)
+        MIGRATIONS.undo(&self.pool, target).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *connection).await.map_err(error::migration)
+        migrate::status(&MIGRATIONS, &mut *connection, read).await
     }
 
     fn writer(&self) -> Box<dyn Writer> {

@@ -1,7 +1,6 @@
 //! What SQLite's errors mean to us. The only place that looks at a result code.
 
 use sqlx::Error;
-use sqlx::migrate::MigrateError;
 
 use crate::store::{Appended, StoreError};
 
@@ -24,13 +23,6 @@ pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
         Some(database) if database.message().contains("requests.user_id") => Ok(Appended::RequestExists),
         Some(database) if !passes(database.code().as_deref()) => Ok(Appended::Refused(format!("SQLite: {database}"))),
         _ => Err(StoreError::Unavailable(error.to_string())),
-    }
-}
-
-pub(super) fn migration(error: MigrateError) -> StoreError {
-    match error {
-        MigrateError::Execute(error) => read(error),
-        other => StoreError::Refused(format!("migrating: {other}")),
     }
 }
 

@@ -6,6 +6,7 @@ mod follower;
 
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -40,7 +41,12 @@ pub(super) use error::read as read_error;
 use error::read;
 pub(super) use follower::changed_since;
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
+    migrate::migrator(
+        include_str!("../../../migrations/sqlite/0001_initial.up.sql"),
+        include_str!("../../../migrations/sqlite/0001_initial.down.sql"),
+    )
+});
 
 /// The text stands alone, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
@@ -102,33 +108,25 @@ impl Store for SqliteStore {
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
-        // sqlx keeps migrators apart on PostgreSQL, but not here: whoever comes second waits for this transaction, and
-        // then finds everything there.
+        // sqlx does not keep migrators apart on SQLite. This transaction does: a second one waits, and finds the schema.
         let mut turn = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
-        MIGRATIONS.run_direct(None, &mut *turn, false).await.map_err(error::migration)?;
+        migrate::status(&MIGRATIONS, &mut *turn, read).await?;
+        MIGRATIONS.run_direct(None, &mut *turn, false).await.map_err(|problem| migrate::error(problem, read))?;
         turn.commit().await.map_err(read)
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let revision: i64 = sqlx::query_scalar(migrate::LENGTH).fetch_one(&self.pool).await.map_err(read)?;
-            if revision > 0 {
-                return Err(migrate::refuse_to_drop_log(revision));
-            }
+            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&self.pool).await.map_err(read)?;
+            migrate::check_log_is_empty(length)?;
         }
-        if target == 1 && !drop_log {
-            let proven: bool = sqlx::query_scalar(migrate::LEANS_ON_PROOF).fetch_one(&self.pool).await.map_err(read)?;
-            if proven {
-                return Err(migrate::refuse_to_drop_proof());
-            }
-        }
-        MIGRATIONS.undo(&self.pool, target).await.map_err(error::migration)
+        MIGRATIONS.undo(&self.pool, target).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *connection).await.map_err(error::migration)
+        migrate::status(&MIGRATIONS, &mut *connection, read).await
     }
 
     fn writer(&self) -> Box<dyn Writer> {

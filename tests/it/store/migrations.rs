@@ -1,4 +1,4 @@
-//! The schema: it comes, it stays when it came twice, and it goes, but not with a log in it.
+//! Migrations: up once, down only without a log, and refused for a database of another form.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::raw::Raw;
 use super::retention::trim;
 use super::world::*;
-use crate::support::{Backend, Database, on_both_databases, with_timeout};
+use crate::support::{Backend, Database, invoke, on_both_databases, with_timeout};
 
 fn versions(migrations: &[Migration], applied: bool) -> Vec<i64> {
     migrations.iter().filter(|m| m.applied == applied).map(|m| m.version).collect()
@@ -54,13 +54,6 @@ async fn migrations(backend: Backend) -> Vec<(i64, String)> {
     world.store.migrations().await.unwrap().into_iter().map(|m| (m.version, m.name)).collect()
 }
 
-/// Takes back every migration but the oldest: the first is the one that the log came with, the second what it is verified with.
-async fn all_go_but(oldest: usize, world: &World) {
-    while versions(&world.store.migrations().await.unwrap(), true).len() > oldest {
-        world.store.migrate_down(false).await.unwrap();
-    }
-}
-
 /// Starts as a server does: while the database is busy, it tries again. Which log it finds.
 async fn start(store: Arc<dyn Store>) -> Uuid {
     loop {
@@ -70,6 +63,24 @@ async fn start(store: Arc<dyn Store>) -> Uuid {
             Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
             Err(other) => panic!("{other}"),
         }
+    }
+}
+
+/// A statement that records a migration as applied.
+fn apply(version: i64, checksum: &str) -> String {
+    format!(
+        "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time)
+         VALUES ({version}, 'other', TRUE, {checksum}, 0)"
+    )
+}
+
+/// Asserts that the database is migrated in no direction, and that one line says why.
+async fn assert_refused(world: &World, words: &str) {
+    let store = open(&world.database.url).unwrap();
+    let outcomes = [store.migrate_up().await, store.migrate_down(true).await, store.migrations().await.map(drop)];
+    for outcome in outcomes {
+        let Err(StoreError::Refused(problem)) = outcome else { panic!("{outcome:?}") };
+        assert!(problem.contains(words) && !problem.contains('\n'), "{problem}");
     }
 }
 
@@ -118,8 +129,6 @@ on_both_databases! {
         world.commit(&[service(create("a"))]).await;
         let old = *world.state.head();
 
-        // The younger migrations hold nothing yet that anybody would miss.
-        all_go_but(1, &world).await;
         let refused = world.store.migrate_down(false).await;
         assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("--drop-log")), "{refused:?}");
         assert_eq!(versions(&world.store.migrations().await.unwrap(), true), [1]);
@@ -140,39 +149,45 @@ on_both_databases! {
         assert_eq!(state.flags("", None).count(), 0);
     }
 
-    async fn a_log_outlives_its_younger_migrations(backend: Backend) {
+    async fn trimmed_log_is_not_dropped_by_default(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
-        let schema = objects(&mut world.raw).await;
-        all_go_but(1, &world).await;
-        assert_ne!(objects(&mut world.raw).await, schema);
-        world.store.migrate_up().await.unwrap();
-        assert_eq!(objects(&mut world.raw).await, schema, "all comes again");
-        world.commit(&[service(toggle("a"))]).await;
-        world.verify().await;
-    }
-
-    async fn what_the_log_is_verified_with_goes_only_when_told_to(backend: Backend) {
-        let mut world = World::new(backend).await;
-        world.commit(&[service(create("a"))]).await;
-        world.store.add_checkpoint(1, "a note").await.unwrap();
-        all_go_but(2, &world).await;
-        let refused = world.store.migrate_down(false).await;
-        assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("checkpoints")), "{refused:?}");
-        world.store.migrate_down(true).await.unwrap();
-        world.store.migrate_up().await.unwrap();
         trim(&mut world, 1).await;
-        all_go_but(2, &world).await;
         let refused = world.store.migrate_down(false).await;
         assert!(matches!(&refused, Err(StoreError::Refused(why)) if why.contains("--drop-log")), "{refused:?}");
-        world.store.migrate_down(true).await.unwrap();
-        assert_eq!(versions(&world.store.migrations().await.unwrap(), true), [1]);
+    }
+
+    /// Until 0.1.0 migrations were edited in place: development versions had others, or others under the same number.
+    async fn development_database_is_refused_by_name(backend: Backend) {
+        let mut world = World::new(backend).await;
+        let other = world.raw.hash(7);
+        world.raw.run(&format!("UPDATE _sqlx_migrations SET checksum = {other}")).await;
+        assert_refused(&world, "development version").await;
+        for version in 2..=4 {
+            world.raw.run(&apply(version, &other)).await;
+        }
+        assert_refused(&world, "development version").await;
+        assert_refused(&world, "toggled flag export").await;
+        for arguments in [&["serve"][..], &["migrate", "status"], &["migrate", "up"], &["user", "list"]] {
+            let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", &world.database.url)]).await;
+            let printed = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
+            assert!(printed.contains("development version"), "{arguments:?}: {printed}");
+        }
+    }
+
+    async fn migration_of_a_newer_version_is_named(backend: Backend) {
+        let mut world = World::new(backend).await;
+        let other = world.raw.hash(7);
+        world.raw.run(&apply(99, &other)).await;
+        for outcome in [world.store.migrate_up().await, world.store.migrate_down(true).await] {
+            assert!(matches!(&outcome, Err(StoreError::Refused(why)) if why.contains("migration 99")), "{outcome:?}");
+        }
     }
 
     async fn an_empty_log_goes_without_a_word_and_comes_again(backend: Backend) {
         let mut world = World::empty(backend).await;
         assert!(!objects(&mut world.raw).await.is_empty());
-        all_go_but(1, &world).await;
         world.store.migrate_down(false).await.unwrap();
         assert_eq!(objects(&mut world.raw).await, [] as [String; 0]);
         world.store.migrate_up().await.unwrap();

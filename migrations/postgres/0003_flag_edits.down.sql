@@ -1,1 +1,0 @@
-DROP INDEX idx_audit_logs_edits;
