@@ -5,7 +5,7 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use super::Proposals;
-use crate::store::{Appended, StoreError};
+use crate::store::{AppendOutcome, StoreError};
 use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH, QUEUE_LIMIT};
 
 impl Proposals {
@@ -23,12 +23,12 @@ pub(super) fn record_batch(proposals: usize) {
 }
 
 /// Records an attempt to append.
-pub(super) fn record_append(outcome: &Result<Appended, StoreError>, duration: Duration) {
+pub(super) fn record_append(outcome: &Result<AppendOutcome, StoreError>, duration: Duration) {
     let outcome = match outcome {
-        Ok(Appended::Done) => "appended",
-        Ok(Appended::HeadMoved) => "head_moved",
-        Ok(Appended::RequestExists) => "request_exists",
-        Ok(Appended::Refused(_)) => "refused",
+        Ok(AppendOutcome::Appended) => "appended",
+        Ok(AppendOutcome::HeadMoved) => "head_moved",
+        Ok(AppendOutcome::RequestExists) => "request_exists",
+        Ok(AppendOutcome::Refused(_)) => "refused",
         Err(StoreError::OutcomeUnknown(_)) => "unknown",
         Err(_) => "failed",
     };

@@ -22,7 +22,7 @@ use crate::domain::advance::{Decision, Step, advance};
 use crate::domain::error::Error;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
-use crate::store::{Appended, Store, StoreError, Writer, in_time};
+use crate::store::{AppendOutcome, Store, StoreError, Writer, with_timeout};
 use crate::telemetry::traces;
 use proposals::PendingProposal;
 pub use proposals::{Proposals, Reply};
@@ -180,10 +180,10 @@ impl Committer {
             let outcome = self.writer.append(step).await;
             metrics::record_append(&outcome, start.elapsed());
             let next = match outcome {
-                Ok(Appended::Done) => return Ok(NextStep::Answer),
-                Ok(Appended::RequestExists) => return Ok(NextStep::Replay),
-                Ok(Appended::HeadMoved) => Ok(NextStep::CatchUp),
-                Ok(Appended::Refused(problem)) => Ok(NextStep::Split(problem)),
+                Ok(AppendOutcome::Appended) => return Ok(NextStep::Answer),
+                Ok(AppendOutcome::RequestExists) => return Ok(NextStep::Replay),
+                Ok(AppendOutcome::HeadMoved) => Ok(NextStep::CatchUp),
+                Ok(AppendOutcome::Refused(problem)) => Ok(NextStep::Split(problem)),
                 Err(error) => Err(error),
             };
             is_in_doubt |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
@@ -213,14 +213,14 @@ impl Committer {
     /// next append finds them.
     async fn outcome(&self, step: &Step) -> Result<CommitOutcome, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(CommitOutcome::NotCommitted) };
-        if let Some((id, _)) = in_time(READ_TIMEOUT, self.store.entry_at(first.revision)).await? {
+        if let Some((id, _)) = with_timeout(READ_TIMEOUT, self.store.entry_at(first.revision)).await? {
             if id != first.id {
                 return Ok(CommitOutcome::NotCommitted);
             }
-            in_time(READ_TIMEOUT, self.store.secure()).await?;
+            with_timeout(READ_TIMEOUT, self.store.confirm_durable()).await?;
             return Ok(CommitOutcome::Committed);
         }
-        let head = in_time(READ_TIMEOUT, self.store.head()).await?;
+        let head = with_timeout(READ_TIMEOUT, self.store.head()).await?;
         Ok(if head.floor >= first.revision { CommitOutcome::Trimmed } else { CommitOutcome::NotCommitted })
     }
 
@@ -230,9 +230,9 @@ impl Committer {
             return Err(StoreError::Unavailable(format!("{losses} lost races for the head of the log")));
         }
         if losses >= LOCK_AFTER_LOSSES {
-            self.writer.hold_head().await?;
+            self.writer.lock_head().await?;
         }
-        let followed = in_time(READ_TIMEOUT, self.mirror.follow(&*self.store)).await;
+        let followed = with_timeout(READ_TIMEOUT, self.mirror.follow(&*self.store)).await;
         if followed.is_err() {
             // The next append may come late: closing the connection unlocks the head.
             self.writer = self.store.writer();

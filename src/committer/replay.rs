@@ -10,7 +10,7 @@ use crate::domain::advance::{Actor, Decision, Proposal, Step, StoredRequest};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
 use crate::mirror::Mirror;
-use crate::store::{StoreError, in_time};
+use crate::store::{StoreError, with_timeout};
 
 impl Committer {
     /// Answers proposals that wrote nothing. A retry by an authenticated caller gets its first answer, whatever the decision would be
@@ -55,9 +55,9 @@ impl Committer {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let stored = in_time(READ_TIMEOUT, self.store.requests(&keys)).await?;
+        let stored = with_timeout(READ_TIMEOUT, self.store.requests(&keys)).await?;
         if !stored.is_empty() {
-            in_time(READ_TIMEOUT, self.store.secure()).await?;
+            with_timeout(READ_TIMEOUT, self.store.confirm_durable()).await?;
         }
         Ok(stored.into_iter().map(|r| ((r.user_id, r.request_id.clone()), r)).collect())
     }

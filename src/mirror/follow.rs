@@ -8,7 +8,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Mirror;
-use crate::store::{Followed, Store, StoreError, in_time};
+use crate::store::{FollowOutcome, Store, StoreError, with_timeout};
 
 /// How long one look at the log may take.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
@@ -31,14 +31,14 @@ impl Mirror {
                     self.load(store).await?;
                     true
                 }
-                Some(known) => match in_time(LOOK_TIMEOUT, store.follow(&known)).await? {
-                    Followed::Current => true,
-                    Followed::Changed(head, delta) => {
+                Some(known) => match with_timeout(LOOK_TIMEOUT, store.follow(&known)).await? {
+                    FollowOutcome::Unchanged => true,
+                    FollowOutcome::Changed(head, delta) => {
                         missing = head.revision - known.revision;
                         self.apply(&known, head, &delta);
                         self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
                     }
-                    Followed::Diverged if self.read(|state| *state.head()) == Some(known) => {
+                    FollowOutcome::Diverged if self.read(|state| *state.head()) == Some(known) => {
                         tracing::warn!(
                             revision = known.revision,
                             "log does not continue the known one: loading the whole state"
@@ -46,7 +46,7 @@ impl Mirror {
                         self.load(store).await?;
                         true
                     }
-                    Followed::Diverged => false,
+                    FollowOutcome::Diverged => false,
                 },
             };
             self.lag.fetch_max(missing, Ordering::Relaxed);
@@ -60,7 +60,7 @@ impl Mirror {
 
     /// Loads the whole state.
     async fn load(&self, store: &dyn Store) -> Result<(), StoreError> {
-        self.replace(in_time(LOAD_TIMEOUT, store.load()).await?);
+        self.replace(with_timeout(LOAD_TIMEOUT, store.load()).await?);
         Ok(())
     }
 }
@@ -68,7 +68,7 @@ impl Mirror {
 /// Follows the log until it is dropped: at each notification of an append, and at least once per `every`, since
 /// notifications may be lost.
 pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration) {
-    let mut notifications = store.hints();
+    let mut notifications = store.notifications();
     let mut ticks = interval(every);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut is_failing = false;

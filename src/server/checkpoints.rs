@@ -11,7 +11,7 @@ use super::{RETRY_INTERVAL, Server};
 use crate::checkpoint::{Checkpoint, SigningKey};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
-use crate::store::{Store, StoreError, in_time};
+use crate::store::{Store, StoreError, with_timeout};
 use crate::telemetry::errors;
 
 /// How long the database may take for one checkpoint.
@@ -83,7 +83,7 @@ impl Signer {
                 // It ends with what tells of revisions.
                 None if revisions.changed().await.is_err() => return,
                 None => {}
-                Some(due) => match in_time(PATIENCE, self.store_at(due)).await {
+                Some(due) => match with_timeout(PATIENCE, self.store_at(due)).await {
                     Ok(()) => {
                         failing = false;
                         next = Some(due + self.interval);

@@ -9,7 +9,7 @@ use crate::domain::Revision;
 use crate::domain::audit::{Action, Beginning, Entry};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
-use crate::store::{EntryQuery, Order, Store, StoreError, StoredCheckpoint, in_time};
+use crate::store::{EntryQuery, Order, Store, StoreError, StoredCheckpoint, with_timeout};
 use crate::verify::{Chain, Fault, Problem};
 
 /// How many entries are recomputed at most, unless all are.
@@ -104,12 +104,12 @@ fn within_rows<T>(read: Result<T, StoreError>) -> Verified<T> {
 }
 
 async fn claims(store: &dyn Store, proof: &Proof) -> Result<Claims, StoreError> {
-    let checkpoint = in_time(PATIENCE, store.last_checkpoint()).await?;
-    let keys = in_time(PATIENCE, store.checkpoint_keys()).await?;
+    let checkpoint = with_timeout(PATIENCE, store.last_checkpoint()).await?;
+    let keys = with_timeout(PATIENCE, store.checkpoint_keys()).await?;
     let all = Range { first: 1, last: Revision::MAX };
     let last = entries(store, Filter::default(), all, Order::NewestFirst, 1).await?;
     let last = last.first().map(|entry| entry.revision).unwrap_or_default();
-    let head = in_time(PATIENCE, store.head()).await?;
+    let head = with_timeout(PATIENCE, store.head()).await?;
     let mut keys: Vec<_> = keys.iter().filter_map(|(key, _)| VerifierKey::parse(key).ok()).collect();
     keys.extend(proof.key.as_ref().map(|key| key.verifier(head.log_id)));
     Ok(Claims { checkpoint, keys, last, head })
@@ -141,7 +141,7 @@ async fn examine(store: &dyn Store, proof: &Proof, claims: &Claims) -> Verified<
     let behind = if proof.verify_all { head.floor } else { behind };
     let hash = match head.hash_at(behind) {
         Some(hash) => hash,
-        None => match in_time(PATIENCE, store.entry_at(behind)).await? {
+        None => match with_timeout(PATIENCE, store.entry_at(behind)).await? {
             Some((_, hash)) => hash,
             None => return Ok(Err(Fault { revision: behind, problem: Problem::Missing { next: behind + 1 } }.into())),
         },
@@ -166,7 +166,7 @@ async fn checkpoint(
     let there = match revision {
         below if below < head.floor => return Ok(Ok(None)),
         at if at == head.floor => Some(head.floor_hash),
-        kept => in_time(PATIENCE, store.entry_at(kept)).await?.map(|(_, hash)| hash),
+        kept => with_timeout(PATIENCE, store.entry_at(kept)).await?.map(|(_, hash)| hash),
     };
     Ok(if there == Some(note.hash) { Ok(Some(revision)) } else { Err(Misfit::Hash) })
 }
@@ -196,5 +196,5 @@ async fn entries(
     limit: i64,
 ) -> Result<Vec<Entry>, StoreError> {
     let query = EntryQuery { filter, range, order, offset: 0, limit };
-    in_time(PATIENCE, store.entries(&query)).await
+    with_timeout(PATIENCE, store.entries(&query)).await
 }

@@ -32,7 +32,7 @@ pub enum StoreError {
 ///
 /// # Errors
 /// What went wrong, also that there was no answer.
-pub async fn in_time<T>(
+pub async fn with_timeout<T>(
     patience: Duration,
     asked: impl Future<Output = Result<T, StoreError>>,
 ) -> Result<T, StoreError> {

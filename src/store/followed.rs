@@ -5,9 +5,9 @@ use crate::domain::state::{Delta, Head};
 
 /// What happened to the log since.
 #[derive(Debug, Clone)]
-pub enum Followed {
+pub enum FollowOutcome {
     /// Nothing.
-    Current,
+    Unchanged,
     /// It moved on to this head, and these objects changed on the way.
     Changed(Head, Delta),
     /// It does not go on from where we stood: it is behind, or has another entry there, as when a backup was restored, or
@@ -24,7 +24,7 @@ pub(super) enum Relation {
     /// It goes on from there if the entry there has this hash.
     ContinuesFrom(Hash),
     /// It is another log, or an older state of this one, or what came after us was trimmed.
-    Foreign,
+    Diverged,
 }
 
 impl Relation {
@@ -32,9 +32,9 @@ impl Relation {
         if now == known {
             Self::Same
         } else if now.log_id != known.log_id || now.revision <= known.revision || known.revision < now.floor {
-            Self::Foreign
+            Self::Diverged
         } else if known.revision == now.floor {
-            if known.hash == now.floor_hash { Self::Continues } else { Self::Foreign }
+            if known.hash == now.floor_hash { Self::Continues } else { Self::Diverged }
         } else {
             Self::ContinuesFrom(known.hash)
         }

@@ -32,17 +32,17 @@ use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use followed::Relation;
 
-pub use error::{StoreError, in_time};
-pub use followed::Followed;
+pub use error::{StoreError, with_timeout};
+pub use followed::FollowOutcome;
 pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
 /// What came of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Appended {
+pub enum AppendOutcome {
     /// It is there, durably.
-    Done,
+    Appended,
     /// The log is not at the revision that the step was decided at. Nothing was written.
     HeadMoved,
     /// A request of the step is stored already. Nothing was written.
@@ -86,14 +86,14 @@ pub struct StoredCheckpoint {
 
 /// A portion of what was trimmed, removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removed {
+pub struct RemovedEntries {
     /// How many entries; 0 when none are left.
     pub entries: u64,
     /// The revision of the last of them, or the one that they were to come after.
     pub through: Revision,
 }
 
-impl Removed {
+impl RemovedEntries {
     fn of(revisions: &[Revision], after: Revision) -> Self {
         Self { entries: revisions.len() as u64, through: revisions.iter().copied().max().unwrap_or(after) }
     }
@@ -149,11 +149,11 @@ pub trait Store: Send + Sync {
     async fn head(&self) -> Result<Head, StoreError>;
 
     /// What happened since `known`. Reads the new head and the changed objects as of one moment.
-    async fn follow(&self, known: &Head) -> Result<Followed, StoreError>;
+    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError>;
 
     /// Hints that somebody else has appended, without end. They may be late, lost, or about nothing: whoever must know looks
     /// now and then as well. SQLite gives none.
-    fn hints(&self) -> BoxStream<'static, ()>;
+    fn notifications(&self) -> BoxStream<'static, ()>;
 
     /// Those of the named requests that are stored.
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError>;
@@ -164,7 +164,7 @@ pub trait Store: Send + Sync {
     /// Removes entries that were trimmed, after a revision and up to the floor: the oldest, and not many at once, so that no
     /// writer waits long. Those that somebody else is removing just now are left to them. Whoever goes on after the last
     /// that was removed spares the database a walk through what is left of those before.
-    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError>;
+    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError>;
 
     /// When each of a user's tokens was last used, as far as it was written down.
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;
@@ -181,7 +181,7 @@ pub trait Store: Send + Sync {
     /// Waits until what others have committed is as safe as what we have: a commit can be read while a synchronous standby
     /// still lacks it, if the primary was started again, or the session ended, while it waited for the standby. Before
     /// somebody is told, on the strength of what was read, that their change was made.
-    async fn secure(&self) -> Result<(), StoreError>;
+    async fn confirm_durable(&self) -> Result<(), StoreError>;
 
     /// Entries.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
@@ -206,10 +206,10 @@ pub trait Store: Send + Sync {
 
     /// Whether the log, which ends at `now`, goes on from `known`: no backup was restored in between. One that was trimmed
     /// beyond cannot tell, and is said not to.
-    async fn goes_on(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
+    async fn continues_from(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
         Ok(match Relation::of(now, known) {
             Relation::Same | Relation::Continues => true,
-            Relation::Foreign => false,
+            Relation::Diverged => false,
             Relation::ContinuesFrom(hash) => {
                 self.entry_at(known.revision).await?.is_some_and(|(_, found)| found == hash)
             }
@@ -257,12 +257,12 @@ pub trait Writer: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] when it cannot be told whether it was appended. The same step may be appended
-    /// again: if it was, the answer is [`Appended::HeadMoved`].
-    async fn append(&mut self, step: &Step) -> Result<Appended, StoreError>;
+    /// again: if it was, the answer is [`AppendOutcome::HeadMoved`].
+    async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError>;
 
     /// Waits for our turn, and keeps others from appending until our next `append` has ended, one way or another. For
     /// a writer that keeps losing the race; the one who holds the head must be quick.
-    async fn hold_head(&mut self) -> Result<(), StoreError>;
+    async fn lock_head(&mut self) -> Result<(), StoreError>;
 }
 
 /// Opens the database at `url`: `sqlite://path` or `postgres://user:password@host:port/database`. Connects at the first

@@ -7,7 +7,7 @@ use sqlx::AssertSqlSafe;
 use super::backend::Backend;
 use super::followed::Relation;
 use super::rows::{EntryHash, Table, read_all, select};
-use super::{Followed, StoreError};
+use super::{FollowOutcome, StoreError};
 use crate::domain::Revision;
 use crate::domain::state::{Delta, Head, State};
 
@@ -30,20 +30,23 @@ async fn all_rows<B: Backend, T: Table>(snapshot: &mut B::Connection) -> Result<
 }
 
 /// What happened to the log since `known`.
-pub(super) async fn follow<B: Backend>(snapshot: &mut B::Connection, known: &Head) -> Result<Followed, StoreError> {
+pub(super) async fn follow<B: Backend>(
+    snapshot: &mut B::Connection,
+    known: &Head,
+) -> Result<FollowOutcome, StoreError> {
     let head = B::head(snapshot).await?;
     let continues = match Relation::of(&head, known) {
-        Relation::Same => return Ok(Followed::Current),
-        Relation::Foreign => false,
+        Relation::Same => return Ok(FollowOutcome::Unchanged),
+        Relation::Diverged => false,
         Relation::Continues => true,
         Relation::ContinuesFrom(hash) => {
             entry_hash::<B>(snapshot, known.revision).await?.is_some_and(|entry| entry.hash == hash)
         }
     };
     if !continues {
-        return Ok(Followed::Diverged);
+        return Ok(FollowOutcome::Diverged);
     }
-    Ok(Followed::Changed(head, B::changed_since(snapshot, known.revision).await?))
+    Ok(FollowOutcome::Changed(head, B::changed_since(snapshot, known.revision).await?))
 }
 
 /// The id and hash of the entry at a revision, unless it was trimmed.

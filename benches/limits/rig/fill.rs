@@ -9,7 +9,7 @@ use toggled::domain::advance::{Actor, Command, Origin, Proposal, advance};
 use toggled::domain::state::{FlagRef, State};
 use toggled::domain::text::{Email, FlagKey, Reason};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
-use toggled::store::{Appended, Writer, open};
+use toggled::store::{AppendOutcome, Writer, open};
 use uuid::Uuid;
 
 use super::FLAGS;
@@ -59,7 +59,7 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
         return Err("not every change of a long log was accepted".into());
     }
     match writer.append(&step).await? {
-        Appended::Done => {}
+        AppendOutcome::Appended => {}
         _ => return Err("somebody else writes on a log that is being filled".into()),
     }
     state.apply(step.head, &step.delta);

@@ -87,7 +87,7 @@ impl StateReader {
             return Err(Error::CursorTooOld { asked: revision, oldest: head.floor + 1 }.into());
         }
         // If a backup was restored that the mirror has not loaded yet, its flags do not belong to these entries.
-        if !self.store.goes_on(&head, known).await? {
+        if !self.store.continues_from(&head, known).await? {
             return Err(Error::Stale.into());
         }
         let next: HashMap<Uuid, NextChange> = next.into_iter().map(|next| (next.flag_id, next)).collect();

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::statement::statement;
 use super::{connect, error};
 use crate::domain::advance::Step;
-use crate::store::{Appended, StoreError, Writer};
+use crate::store::{AppendOutcome, StoreError, Writer};
 
 /// How long the append may wait for another replica's: longer than any that is alive takes.
 const LOCK_TIMEOUT: &str = "5s";
@@ -61,7 +61,7 @@ impl PostgresWriter {
         step: &Step,
         instance: &str,
         holding: bool,
-    ) -> Result<Appended, sqlx::Error> {
+    ) -> Result<AppendOutcome, sqlx::Error> {
         let moved = if step.is_empty() {
             let sql = "SELECT 0::int8 FROM log_head WHERE revision = $1 AND log_id = $2 AND hash = $3";
             let there: Option<i64> = sqlx::query_scalar(sql)
@@ -77,13 +77,13 @@ impl PostgresWriter {
         if holding {
             sqlx::query("COMMIT").execute(connection).await?;
         }
-        Ok(if moved { Appended::HeadMoved } else { Appended::Done })
+        Ok(if moved { AppendOutcome::HeadMoved } else { AppendOutcome::Appended })
     }
 }
 
 #[async_trait]
 impl Writer for PostgresWriter {
-    async fn append(&mut self, step: &Step) -> Result<Appended, StoreError> {
+    async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let mut connection = self.take().await?;
         let holding = std::mem::take(&mut self.holding);
         let result =
@@ -107,7 +107,7 @@ impl Writer for PostgresWriter {
         }
     }
 
-    async fn hold_head(&mut self) -> Result<(), StoreError> {
+    async fn lock_head(&mut self) -> Result<(), StoreError> {
         let mut connection = self.take().await?;
         let hold = async {
             sqlx::query("BEGIN").execute(&mut connection).await?;

@@ -3,7 +3,7 @@
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::store::{Appended, StoreError};
+use crate::store::{AppendOutcome, StoreError};
 
 /// An error of something that only read: nothing can have been written.
 pub(in crate::store) fn read(error: Error) -> StoreError {
@@ -20,12 +20,12 @@ pub(in crate::store) fn read(error: Error) -> StoreError {
 
 /// An error of an append. What the server itself reports, it has rolled back, unless it was on its way down: then,
 /// as when the connection is gone, it may have committed first.
-pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
+pub(super) fn append(error: &Error) -> Result<AppendOutcome, StoreError> {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
         return Err(StoreError::OutcomeUnknown(error.to_string()));
     };
     match database.code() {
-        "23505" if database.constraint() == Some("requests_pkey") => Ok(Appended::RequestExists),
+        "23505" if database.constraint() == Some("requests_pkey") => Ok(AppendOutcome::RequestExists),
         // The session is at its end: 25P too, which is a transaction that took too long.
         code if ["57P", "25P", "08"].iter().any(|class| code.starts_with(class)) => {
             Err(StoreError::OutcomeUnknown(database.to_string()))
@@ -33,7 +33,7 @@ pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
         // No room for notifications: somebody who listens keeps a transaction open. The state has other meanings.
         "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(database.to_string())),
         code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
-        _ => Ok(Appended::Refused(format!("PostgreSQL: {database}"))),
+        _ => Ok(AppendOutcome::Refused(format!("PostgreSQL: {database}"))),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{Followed, StoreError, snapshot};
+use crate::store::{FollowOutcome, StoreError, snapshot};
 
 /// One moment for several reads.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -40,7 +40,7 @@ impl Follower {
         Ok(state)
     }
 
-    pub async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
+    pub async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut connection) = idle.take()
             && let Ok(followed) = follow(&mut connection, known).await
@@ -63,10 +63,10 @@ async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {
     Ok(state)
 }
 
-async fn follow(connection: &mut PgConnection, known: &Head) -> Result<Followed, StoreError> {
+async fn follow(connection: &mut PgConnection, known: &Head) -> Result<FollowOutcome, StoreError> {
     // Usually nothing changed, which one small read shows.
     if head(connection).await? == *known {
-        return Ok(Followed::Current);
+        return Ok(FollowOutcome::Unchanged);
     }
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
     let followed = snapshot::follow::<Postgres>(&mut snapshot, known).await?;

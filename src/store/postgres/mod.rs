@@ -3,7 +3,7 @@
 mod append;
 mod error;
 mod follower;
-mod hints;
+mod notifications;
 mod statement;
 
 use std::path::PathBuf;
@@ -23,8 +23,8 @@ use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::rows::{Part, Time, column_list, read_all, select};
 use super::{
-    Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
-    snapshot,
+    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
+    audit, migrate, snapshot,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -170,12 +170,12 @@ impl Store for PostgresStore {
         head(&mut connection).await
     }
 
-    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
+    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
         self.follower.follow(known).await
     }
 
-    fn hints(&self) -> BoxStream<'static, ()> {
-        hints::hints(self.options.clone(), self.instance)
+    fn notifications(&self) -> BoxStream<'static, ()> {
+        notifications::notifications(self.options.clone(), self.instance)
     }
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
@@ -195,7 +195,7 @@ impl Store for PostgresStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError> {
+    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
         // Nobody reads these rows any more, and appends touch none of them. Several who remove share the work. While some
         // snapshot is as old, their index entries stay: from the beginning, each portion would walk all of them.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
@@ -203,7 +203,7 @@ impl Store for PostgresStore {
             RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
         Counts { pool: &self.pool, read }.forget_trimmed().await?;
-        Ok(Removed::of(&removed, after))
+        Ok(RemovedEntries::of(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
@@ -242,7 +242,7 @@ impl Store for PostgresStore {
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
-    async fn secure(&self) -> Result<(), StoreError> {
+    async fn confirm_durable(&self) -> Result<(), StoreError> {
         // What is in the write-ahead log behind it is safe once this is. Nobody reads it.
         let sql = "SELECT pg_logical_emit_message(true, 'toggled', '')";
         sqlx::query(sql).execute(&self.own).await.map_err(read)?;

@@ -9,7 +9,7 @@ use sqlx::postgres::{PgArguments, Postgres};
 use sqlx::query::Query;
 use sqlx::{Arguments, AssertSqlSafe};
 
-use super::hints;
+use super::notifications;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
@@ -124,7 +124,7 @@ impl Text {
         self.sql += &format!(
             " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality({}))::int, pg_notify('{}', {instance}::text) FROM head",
             self.flag_ids,
-            hints::CHANNEL,
+            notifications::CHANNEL,
         );
         self.sql.into()
     }

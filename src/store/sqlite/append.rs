@@ -17,7 +17,7 @@ use crate::domain::audit::Entry;
 use crate::domain::flag::Flag;
 use crate::domain::state::Head;
 use crate::store::rows::{Part, Table, assignments, column_list, columns, conflict_update};
-use crate::store::{Appended, StoreError, Writer};
+use crate::store::{AppendOutcome, StoreError, Writer};
 
 const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
 
@@ -101,7 +101,7 @@ impl SqliteWriter {
 
 #[async_trait]
 impl Writer for SqliteWriter {
-    async fn append(&mut self, step: &Step) -> Result<Appended, StoreError> {
+    async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let mut connection = self.take().await?;
         let holding = std::mem::take(&mut self.holding);
         if !holding {
@@ -110,14 +110,14 @@ impl Writer for SqliteWriter {
         // On an error the connection is dropped, which rolls back.
         let there = match Self::write(&mut connection, step).await {
             Ok(there) => there,
-            Err(sqlx::Error::Protocol(problem)) => return Ok(Appended::Refused(problem)),
+            Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
             Err(problem) => return error::append(&problem),
         };
         let end = if there { "COMMIT" } else { "ROLLBACK" };
         match sqlx::query(end).execute(&mut connection).await {
             Ok(_) => {
                 self.connection = Some(connection);
-                Ok(if there { Appended::Done } else { Appended::HeadMoved })
+                Ok(if there { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
             // A busy or full database has not committed; an error while syncing leaves it open.
             Err(problem) => match error::append(&problem) {
@@ -129,7 +129,7 @@ impl Writer for SqliteWriter {
         }
     }
 
-    async fn hold_head(&mut self) -> Result<(), StoreError> {
+    async fn lock_head(&mut self) -> Result<(), StoreError> {
         if self.holding {
             return Ok(());
         }

@@ -2,7 +2,7 @@
 
 use sqlx::Error;
 
-use crate::store::{Appended, StoreError};
+use crate::store::{AppendOutcome, StoreError};
 
 /// An error of something that only read: nothing can have been written.
 pub(in crate::store) fn read(error: Error) -> StoreError {
@@ -18,10 +18,12 @@ pub(in crate::store) fn read(error: Error) -> StoreError {
 }
 
 /// An error of an append before its COMMIT: it was rolled back, or will be when the connection goes.
-pub(super) fn append(error: &Error) -> Result<Appended, StoreError> {
+pub(super) fn append(error: &Error) -> Result<AppendOutcome, StoreError> {
     match error.as_database_error() {
-        Some(database) if database.message().contains("requests.user_id") => Ok(Appended::RequestExists),
-        Some(database) if !passes(database.code().as_deref()) => Ok(Appended::Refused(format!("SQLite: {database}"))),
+        Some(database) if database.message().contains("requests.user_id") => Ok(AppendOutcome::RequestExists),
+        Some(database) if !passes(database.code().as_deref()) => {
+            Ok(AppendOutcome::Refused(format!("SQLite: {database}")))
+        }
         _ => Err(StoreError::Unavailable(error.to_string())),
     }
 }

@@ -11,7 +11,7 @@ use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{Followed, StoreError, snapshot};
+use crate::store::{FollowOutcome, StoreError, snapshot};
 
 /// Everything, at one revision.
 pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
@@ -22,11 +22,11 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
 }
 
 /// What has become of the log since `known`.
-pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<Followed, StoreError> {
+pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<FollowOutcome, StoreError> {
     // Usually nothing changed, which one small read shows.
     let mut connection = pool.acquire().await.map_err(read)?;
     if head(&mut connection).await? == *known {
-        return Ok(Followed::Current);
+        return Ok(FollowOutcome::Unchanged);
     }
     drop(connection);
     let mut snapshot = pool.begin().await.map_err(read)?;

@@ -24,8 +24,8 @@ use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::rows::{Part, Time, column_list, read_all, select};
 use super::{
-    Connections, EntryQuery, Followed, Migration, Removed, Store, StoreError, StoredCheckpoint, Writer, audit, migrate,
-    snapshot,
+    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
+    audit, migrate, snapshot,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -142,11 +142,11 @@ impl Store for SqliteStore {
         head(&mut connection).await
     }
 
-    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
+    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
         follower::follow(&self.own, known).await
     }
 
-    fn hints(&self) -> BoxStream<'static, ()> {
+    fn notifications(&self) -> BoxStream<'static, ()> {
         pending().boxed()
     }
 
@@ -166,13 +166,13 @@ impl Store for SqliteStore {
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self, after: Revision) -> Result<Removed, StoreError> {
+    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
         // Writers wait for it to end: a few milliseconds.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.own).await.map_err(read)?;
         Counts { pool: &self.own, read }.forget_trimmed().await?;
-        Ok(Removed::of(&removed, after))
+        Ok(RemovedEntries::of(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
@@ -207,7 +207,7 @@ impl Store for SqliteStore {
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
-    async fn secure(&self) -> Result<(), StoreError> {
+    async fn confirm_durable(&self) -> Result<(), StoreError> {
         // There is one file.
         Ok(())
     }

@@ -11,7 +11,7 @@ use toggled::domain::flag::Status;
 use toggled::domain::state::Delta;
 use toggled::domain::text::{Description, FlagKey, Reason, RequestId};
 use toggled::domain::time::Timestamp;
-use toggled::store::Appended;
+use toggled::store::AppendOutcome;
 
 use super::world::*;
 use crate::support::on_both_databases;
@@ -263,12 +263,12 @@ on_both_databases! {
         world.append(&step).await;
         world.append(&step).await;
         world.commit(&[service(create("a"))]).await;
-        assert_eq!(world.append_in_vain(&step).await, Appended::HeadMoved);
+        assert_eq!(world.append_in_vain(&step).await, AppendOutcome::HeadMoved);
         // Nor does it change objects: without an entry there is no change.
         let commands = [toggle("a"), create("b"), create_user("ann@example.com", Permissions::all())];
         let mut step = world.decide(&commands.map(service));
         step.entries.clear();
-        assert_eq!(world.writer.append(&step).await.unwrap(), Appended::Done);
+        assert_eq!(world.writer.append(&step).await.unwrap(), AppendOutcome::Appended);
         world.verify().await;
     }
 

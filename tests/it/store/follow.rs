@@ -6,7 +6,7 @@ use toggled::domain::access::{Directory, Permissions};
 use toggled::domain::audit::EntityType;
 use toggled::domain::flag::Status;
 use toggled::domain::state::Head;
-use toggled::store::Followed;
+use toggled::store::FollowOutcome;
 use uuid::Uuid;
 
 use super::retention::trim;
@@ -16,7 +16,7 @@ use crate::support::on_both_databases;
 /// Asserts that following from `known` leads to the end of the log with exactly what changed since.
 async fn leads_to_the_end(world: &World, known: &Head) {
     let (head, delta) = match world.store.follow(known).await.unwrap() {
-        Followed::Changed(head, delta) => (head, delta),
+        FollowOutcome::Changed(head, delta) => (head, delta),
         other => panic!("from {}: {other:?}", known.revision),
     };
     assert_eq!(head, *world.state.head());
@@ -72,9 +72,9 @@ on_both_databases! {
 
     async fn at_the_end_there_is_nothing_to_follow(backend: Backend) {
         let mut world = World::empty(backend).await;
-        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), Followed::Current));
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
         world.commit(&[service(create("a"))]).await;
-        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), Followed::Current));
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
     }
 
     async fn a_log_that_is_not_the_known_one_has_diverged(backend: Backend) {
@@ -91,7 +91,7 @@ on_both_databases! {
             ("another past, with the end's hash", Head { hash: end.hash, ..middle }),
         ] {
             let followed = world.store.follow(&known).await.unwrap();
-            assert!(matches!(followed, Followed::Diverged), "{what}: {followed:?}");
+            assert!(matches!(followed, FollowOutcome::Diverged), "{what}: {followed:?}");
         }
         leads_to_the_end(&world, &middle).await;
     }
@@ -108,15 +108,15 @@ on_both_databases! {
         for known in known {
             let followed = world.store.follow(&known).await.unwrap();
             match followed {
-                Followed::Diverged => assert!(known.revision < floor, "from {}", known.revision),
-                Followed::Changed(head, _) => assert!(known.revision >= floor && head.floor == floor),
-                Followed::Current => panic!("from {}: current", known.revision),
+                FollowOutcome::Diverged => assert!(known.revision < floor, "from {}", known.revision),
+                FollowOutcome::Changed(head, _) => assert!(known.revision >= floor && head.floor == floor),
+                FollowOutcome::Unchanged => panic!("from {}: current", known.revision),
             }
         }
         let elsewhere = Head { revision: floor, hash: [0xee; 32], ..world.heads[0] };
-        assert!(matches!(world.store.follow(&elsewhere).await.unwrap(), Followed::Diverged), "the hash there is known");
+        assert!(matches!(world.store.follow(&elsewhere).await.unwrap(), FollowOutcome::Diverged), "the hash there is known");
         let state = world.store.load().await.unwrap();
         assert_eq!(state.flag(&flag("b")).unwrap().status, Status::Enabled, "flags outlive their entries");
-        assert!(matches!(world.store.follow(state.head()).await.unwrap(), Followed::Current));
+        assert!(matches!(world.store.follow(state.head()).await.unwrap(), FollowOutcome::Unchanged));
     }
 }

@@ -7,7 +7,7 @@ use toggled::domain::advance::{Step, advance};
 use toggled::domain::flag::Status;
 use toggled::domain::hash;
 use toggled::domain::time::Timestamp;
-use toggled::store::{Appended, Followed, Store, StoreError, Writer, open};
+use toggled::store::{AppendOutcome, FollowOutcome, Store, StoreError, Writer, open};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -20,7 +20,10 @@ const RACERS: usize = 4;
 const FLIPS: usize = 25;
 
 /// Starts an append of another writer, and returns when there is every sign that it is waiting.
-pub async fn waiting(world: &mut World, step: &Step) -> JoinHandle<(Box<dyn Writer>, Result<Appended, StoreError>)> {
+pub async fn waiting(
+    world: &mut World,
+    step: &Step,
+) -> JoinHandle<(Box<dyn Writer>, Result<AppendOutcome, StoreError>)> {
     let (mut writer, step) = (world.store.writer(), step.clone());
     let append = tokio::spawn(async move {
         let outcome = writer.append(&step).await;
@@ -53,18 +56,18 @@ async fn race(store: Arc<dyn Store>) {
         loop {
             let step = advance(&state, &[service(toggle("a"))], Timestamp::default(), &mut Uuid::now_v7);
             match writer.append(&step).await.unwrap() {
-                Appended::Done => {
+                AppendOutcome::Appended => {
                     state.apply(step.head, &step.delta);
                     break;
                 }
-                Appended::HeadMoved => losses += 1,
+                AppendOutcome::HeadMoved => losses += 1,
                 other => panic!("{other:?}"),
             }
             if losses >= 3 {
-                writer.hold_head().await.unwrap();
+                writer.lock_head().await.unwrap();
             }
             match store.follow(state.head()).await.unwrap() {
-                Followed::Changed(head, delta) => state.apply(head, &delta),
+                FollowOutcome::Changed(head, delta) => state.apply(head, &delta),
                 other => panic!("{other:?}"),
             }
         }
@@ -79,16 +82,16 @@ on_both_databases! {
         let ours = world.decide(&[service(toggle("a"))]);
         let theirs = world.decide(&[service(toggle("a"))]);
 
-        with_timeout("the head", world.writer.hold_head()).await.unwrap();
+        with_timeout("the head", world.writer.lock_head()).await.unwrap();
         let append = waiting(&mut world, &theirs).await;
-        assert_eq!(with_timeout("an append", world.writer.append(&ours)).await.unwrap(), Appended::Done);
+        assert_eq!(with_timeout("an append", world.writer.append(&ours)).await.unwrap(), AppendOutcome::Appended);
 
         let (mut second, outcome) = with_timeout("the second append", append).await.unwrap();
-        assert_eq!(outcome.unwrap(), Appended::HeadMoved);
+        assert_eq!(outcome.unwrap(), AppendOutcome::HeadMoved);
         world.appended(&ours);
         world.verify().await;
         let theirs = world.decide(&[service(toggle("a"))]);
-        assert_eq!(second.append(&theirs).await.unwrap(), Appended::Done, "the head is free again");
+        assert_eq!(second.append(&theirs).await.unwrap(), AppendOutcome::Appended, "the head is free again");
         world.appended(&theirs);
         world.verify().await;
     }
@@ -97,11 +100,11 @@ on_both_databases! {
         let mut world = World::new(backend).await;
         let known = *world.state.head();
         let other = world.decide(&[service(create("a"))]);
-        assert_eq!(world.store.writer().append(&other).await.unwrap(), Appended::Done);
+        assert_eq!(world.store.writer().append(&other).await.unwrap(), AppendOutcome::Appended);
 
-        with_timeout("the head", world.writer.hold_head()).await.unwrap();
-        with_timeout("the head that it has", world.writer.hold_head()).await.unwrap();
-        let Followed::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
+        with_timeout("the head", world.writer.lock_head()).await.unwrap();
+        with_timeout("the head that it has", world.writer.lock_head()).await.unwrap();
+        let FollowOutcome::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
 
         assert_eq!((head, delta.flags.len()), (other.head, 1));
         world.appended(&other);
@@ -112,9 +115,9 @@ on_both_databases! {
     async fn every_end_of_an_append_lets_go_of_the_head(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), in_full(world.by_admin(create("b")), "r")]).await;
-        for end in ["Done", "HeadMoved", "RequestExists", "Refused"] {
+        for end in ["Appended", "HeadMoved", "RequestExists", "Refused"] {
             let step = match end {
-                "Done" => world.decide(&[]),
+                "Appended" => world.decide(&[]),
                 "RequestExists" => world.decide(&[in_full(world.by_admin(toggle("a")), "r")]),
                 _ => {
                     let mut step = world.decide(&[service(toggle("a")), service(create(end))]);
@@ -125,13 +128,13 @@ on_both_databases! {
                     step
                 }
             };
-            with_timeout("the head", world.writer.hold_head()).await.unwrap();
+            with_timeout("the head", world.writer.lock_head()).await.unwrap();
             let outcome = with_timeout("an append", world.writer.append(&step)).await.unwrap();
             assert!(format!("{outcome:?}").starts_with(end), "{outcome:?}");
 
             let theirs = world.decide(&[service(toggle("a"))]);
             let mut second = world.store.writer();
-            assert_eq!(with_timeout("the second append", second.append(&theirs)).await.unwrap(), Appended::Done);
+            assert_eq!(with_timeout("the second append", second.append(&theirs)).await.unwrap(), AppendOutcome::Appended);
             world.appended(&theirs);
             world.verify().await;
         }
@@ -141,7 +144,7 @@ on_both_databases! {
     async fn a_holder_that_goes_away_lets_go(backend: Backend) {
         let mut world = World::new(backend).await;
         let mut gone = world.store.writer();
-        with_timeout("the head", gone.hold_head()).await.unwrap();
+        with_timeout("the head", gone.lock_head()).await.unwrap();
         drop(gone);
         world.commit(&[service(create("a"))]).await;
     }
@@ -159,7 +162,7 @@ on_both_databases! {
         let flips = i64::try_from(RACERS * FLIPS).unwrap();
         assert_eq!(state.head().revision, before.revision + flips);
         assert_eq!(state.flag(&flag("a")).unwrap().status, Status::Disabled, "{flips} flips");
-        let Followed::Changed(head, delta) = world.store.follow(&before).await.unwrap() else { panic!("not changed") };
+        let FollowOutcome::Changed(head, delta) = world.store.follow(&before).await.unwrap() else { panic!("not changed") };
         world.state.apply(head, &delta);
         let mut previous = before.hash;
         for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(3) {
@@ -185,7 +188,7 @@ on_both_databases! {
         let step = world.decide(&[service(create("a"))]);
         let mut second = world.store.writer();
         let (append, held) =
-            with_timeout("two timeouts", async { tokio::join!(world.writer.append(&step), second.hold_head()) }).await;
+            with_timeout("two timeouts", async { tokio::join!(world.writer.append(&step), second.lock_head()) }).await;
         assert!(matches!(append, Err(StoreError::Unavailable(_))), "{append:?}");
         assert!(matches!(held, Err(StoreError::Unavailable(_))), "{held:?}");
         world.raw.run("ROLLBACK").await;
@@ -201,7 +204,7 @@ async fn a_holder_that_does_nothing_loses_the_head() {
     let mut world = World::new(Backend::Postgres).await;
     let late = world.decide(&[service(create("late"))]);
     let mut idle = world.store.writer();
-    with_timeout("the head", idle.hold_head()).await.unwrap();
+    with_timeout("the head", idle.lock_head()).await.unwrap();
     let step = world.decide(&[service(create("a"))]);
     let waited = with_timeout("the second writer's turn", async {
         loop {
@@ -211,10 +214,10 @@ async fn a_holder_that_does_nothing_loses_the_head() {
             }
         }
     });
-    assert_eq!(waited.await.unwrap(), Appended::Done);
+    assert_eq!(waited.await.unwrap(), AppendOutcome::Appended);
     world.appended(&step);
     // What it meant to write fits no more, whichever way it finds out.
     let outcome = with_timeout("the holder's append", idle.append(&late)).await;
-    assert!(!matches!(outcome, Ok(Appended::Done)), "{outcome:?}");
+    assert!(!matches!(outcome, Ok(AppendOutcome::Appended)), "{outcome:?}");
     world.verify().await;
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use toggled::domain::advance::Step;
-use toggled::store::{Appended, StoreError, Writer, open};
+use toggled::store::{AppendOutcome, StoreError, Writer, open};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
@@ -56,7 +56,7 @@ impl Line {
     }
 
     /// Appends on a line that is in this state, then mends it.
-    async fn append(&self, state: u8, writer: &mut dyn Writer, step: &Step) -> Result<Appended, StoreError> {
+    async fn append(&self, state: u8, writer: &mut dyn Writer, step: &Step) -> Result<AppendOutcome, StoreError> {
         self.state.store(state, Ordering::SeqCst);
         let outcome = with_timeout("an append on a line that is cut", writer.append(step)).await;
         self.state.store(WHOLE, Ordering::SeqCst);
@@ -82,7 +82,7 @@ async fn terminate(world: &mut World) {
     assert!(world.raw.number(terminate).await > 0);
 }
 
-fn is_unknown(outcome: &Result<Appended, StoreError>) -> bool {
+fn is_unknown(outcome: &Result<AppendOutcome, StoreError>) -> bool {
     matches!(outcome, Err(StoreError::OutcomeUnknown(_)))
 }
 
@@ -94,7 +94,7 @@ async fn an_append_whose_answer_is_lost_stands_and_stands_once() {
     let mut writer = open(&line.url).unwrap().writer();
     // The first flip of a connection also prepares the statement, which is an answer of its own.
     let step = world.decide(&[service(toggle("a"))]);
-    assert_eq!(writer.append(&step).await.unwrap(), Appended::Done, "the line is good");
+    assert_eq!(writer.append(&step).await.unwrap(), AppendOutcome::Appended, "the line is good");
     world.appended(&step);
     let step = world.decide(&[in_full(world.by_admin(toggle("a")), "r")]);
 
@@ -103,7 +103,7 @@ async fn an_append_whose_answer_is_lost_stands_and_stands_once() {
     assert!(is_unknown(&outcome), "{outcome:?}");
     world.appended(&step);
     world.verify().await;
-    assert_eq!(writer.append(&step).await.unwrap(), Appended::HeadMoved);
+    assert_eq!(writer.append(&step).await.unwrap(), AppendOutcome::HeadMoved);
     let (first, there) = (&step.entries[0], world.store.entry_at(step.entries[0].revision).await.unwrap());
     assert_eq!(there, Some((first.id, first.hash)), "by which the writer knows that it was its own");
     world.verify().await;
@@ -115,14 +115,14 @@ async fn an_append_that_never_arrived_can_be_made_again() {
     world.commit(&[service(create("a"))]).await;
     let line = Line::to(&world.database.url).await;
     let mut writer = open(&line.url).unwrap().writer();
-    assert_eq!(writer.append(&world.decide(&[])).await.unwrap(), Appended::Done, "the line is good");
+    assert_eq!(writer.append(&world.decide(&[])).await.unwrap(), AppendOutcome::Appended, "the line is good");
     let step = world.decide(&[in_full(world.by_admin(toggle("a")), "r")]);
 
     let outcome = line.append(DEAF, &mut *writer, &step).await;
 
     assert!(is_unknown(&outcome), "{outcome:?}");
     world.verify().await;
-    assert_eq!(writer.append(&step).await.unwrap(), Appended::Done);
+    assert_eq!(writer.append(&step).await.unwrap(), AppendOutcome::Appended);
     world.appended(&step);
     world.verify().await;
 }
@@ -150,8 +150,8 @@ async fn a_connection_that_the_server_ends_leaves_the_outcome_unknown() {
     assert!(is_unknown(&outcome), "{outcome:?}");
     holder.run("ROLLBACK").await;
     world.verify().await;
-    assert_eq!(second.append(&step).await.unwrap(), Appended::Done);
-    assert_eq!(second.append(&step).await.unwrap(), Appended::HeadMoved);
+    assert_eq!(second.append(&step).await.unwrap(), AppendOutcome::Appended);
+    assert_eq!(second.append(&step).await.unwrap(), AppendOutcome::HeadMoved);
     world.appended(&step);
     world.verify().await;
 }

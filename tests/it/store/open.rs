@@ -88,7 +88,7 @@ on_both_databases! {
         let mut world = World::empty(backend).await;
         let step = world.decide(&[service(create("a"))]);
         let outcome = store.writer().append(&step).await.unwrap();
-        assert!(matches!(outcome, toggled::store::Appended::Refused(_)), "{outcome:?}");
+        assert!(matches!(outcome, toggled::store::AppendOutcome::Refused(_)), "{outcome:?}");
     }
 
     /// Values that no version of the service writes: whoever has to mend them is told where they are.
@@ -125,6 +125,6 @@ async fn a_server_that_does_not_answer_is_unavailable() {
     let mut writer = store.writer();
     let append = with_timeout("an answer", writer.append(&step)).await.unwrap_err();
     assert!(unavailable(&append), "nothing was written: {append:?}");
-    let hold = with_timeout("an answer", writer.hold_head()).await.unwrap_err();
+    let hold = with_timeout("an answer", writer.lock_head()).await.unwrap_err();
     assert!(unavailable(&hold), "{hold:?}");
 }

@@ -7,7 +7,7 @@ use toggled::domain::audit::Entry;
 use toggled::domain::flag::{Flag, Status};
 use toggled::domain::state::{Delta, Head};
 use toggled::domain::time::Timestamp;
-use toggled::store::{Appended, StoreError};
+use toggled::store::{AppendOutcome, StoreError};
 use uuid::Uuid;
 
 use super::raw::Raw;
@@ -99,7 +99,7 @@ on_both_databases! {
             let mut bad = good.clone();
             spoil(&mut bad, &world);
             let outcome = world.append_in_vain(&bad).await;
-            assert!(matches!(outcome, Appended::Refused(_)), "{flaw}: {outcome:?}");
+            assert!(matches!(outcome, AppendOutcome::Refused(_)), "{flaw}: {outcome:?}");
         }
         // The writer is none the worse for it.
         world.append(&good).await;
@@ -109,7 +109,7 @@ on_both_databases! {
         let mut world = World::new(backend).await;
         let step = world.commit(&[in_full(world.by_admin(create("a")), "r")]).await;
         // Its request is stored too, but that the log has moved on is the first thing to know.
-        assert_eq!(world.append_in_vain(&step).await, Appended::HeadMoved);
+        assert_eq!(world.append_in_vain(&step).await, AppendOutcome::HeadMoved);
     }
 
     async fn a_step_that_was_decided_elsewhere_is_not_appended(backend: Backend) {
@@ -128,7 +128,7 @@ on_both_databases! {
                 Head { hash: [7; 32], ..step.base },
             ] {
                 let elsewhere = Step { base, ..step.clone() };
-                assert_eq!(world.append_in_vain(&elsewhere).await, Appended::HeadMoved);
+                assert_eq!(world.append_in_vain(&elsewhere).await, AppendOutcome::HeadMoved);
             }
         }
         world.append(&good).await;
@@ -140,15 +140,15 @@ on_both_databases! {
         world.commit(&[in_full(world.by_admin(toggle("a")), "r")]).await;
         let again = in_full(world.by_admin(toggle("b")), "r");
         let step = world.decide(&[service(toggle("a")), again, service(create("c"))]);
-        assert_eq!(world.append_in_vain(&step).await, Appended::RequestExists);
+        assert_eq!(world.append_in_vain(&step).await, AppendOutcome::RequestExists);
         let nothing = toggled::domain::advance::Command::SetStatus(set("b", Status::Disabled));
         let step = world.decide(&[in_full(world.by_admin(nothing), "r")]);
         assert!(step.entries.is_empty());
-        assert_eq!(world.append_in_vain(&step).await, Appended::RequestExists);
+        assert_eq!(world.append_in_vain(&step).await, AppendOutcome::RequestExists);
         // Nor does one step store the same request twice.
         let mut step = world.decide(&[in_full(world.by_admin(toggle("b")), "s")]);
         step.requests.push(StoredRequest { response: b"another".to_vec(), ..step.requests[0].clone() });
-        assert_eq!(world.append_in_vain(&step).await, Appended::RequestExists);
+        assert_eq!(world.append_in_vain(&step).await, AppendOutcome::RequestExists);
         step.requests.pop();
         world.append(&step).await;
     }
@@ -172,7 +172,7 @@ on_both_databases! {
         };
         world.raw.run(refuse).await;
         let step = world.decide(&[in_full(world.by_admin(toggle("a")), "r")]);
-        let Appended::Refused(problem) = world.append_in_vain(&step).await else { panic!("not refused") };
+        let AppendOutcome::Refused(problem) = world.append_in_vain(&step).await else { panic!("not refused") };
         assert!(problem.contains("the disk of the auditors is full"), "{problem}");
         assert_eq!(world.flag("a").status, Status::Disabled);
         world.raw.run(relent).await;

@@ -2,7 +2,7 @@
 
 use toggled::domain::Revision;
 use toggled::domain::advance::{Command, TrimLog};
-use toggled::store::Removed;
+use toggled::store::RemovedEntries;
 
 use super::world::*;
 use crate::support::{Server, on_both_databases, with_timeout};
@@ -39,13 +39,13 @@ on_both_databases! {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
-        let none = |through| Removed { entries: 0, through };
+        let none = |through| RemovedEntries { entries: 0, through };
         assert_eq!(world.store.remove_trimmed(0).await.unwrap(), none(0), "nothing was trimmed");
         let floor = 2_400;
         trim_only(&mut world, floor).await;
         assert_eq!(world.store.remove_trimmed(floor).await.unwrap(), none(floor), "those before are not looked for");
         let first = world.store.remove_trimmed(2_390).await.unwrap();
-        assert_eq!(first, Removed { entries: 10, through: floor });
+        assert_eq!(first, RemovedEntries { entries: 10, through: floor });
         let (left, mut removed) = (2_390, 0);
         loop {
             let portion = world.store.remove_trimmed(removed).await.unwrap();

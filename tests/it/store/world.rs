@@ -14,7 +14,7 @@ use toggled::domain::flag::{Flag, Status};
 use toggled::domain::state::{FlagRef, Head, State};
 use toggled::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
-use toggled::store::{Appended, EntryQuery, Order, Store, Writer, open};
+use toggled::store::{AppendOutcome, EntryQuery, Order, Store, Writer, open};
 use uuid::Uuid;
 
 use super::raw::Raw;
@@ -114,7 +114,7 @@ impl World {
 
     /// Appends a step, and sees that the database then holds what it has to.
     pub async fn append(&mut self, step: &Step) {
-        assert_eq!(with_timeout("an append", self.writer.append(step)).await.unwrap(), Appended::Done);
+        assert_eq!(with_timeout("an append", self.writer.append(step)).await.unwrap(), AppendOutcome::Appended);
         self.appended(step);
         self.verify().await;
     }
@@ -135,16 +135,16 @@ impl World {
         let mut missing = (entries - self.state.head().revision) as usize;
         while missing > 0 {
             let step = self.decide(&vec![proposal.clone(); missing.min(1_000)]);
-            assert_eq!(with_timeout("an append", self.writer.append(&step)).await.unwrap(), Appended::Done);
+            assert_eq!(with_timeout("an append", self.writer.append(&step)).await.unwrap(), AppendOutcome::Appended);
             missing -= step.entries.len();
             self.appended(&step);
         }
     }
 
     /// Appends a step that is not to be appended, and sees that nothing has come of it.
-    pub async fn append_in_vain(&mut self, step: &Step) -> Appended {
+    pub async fn append_in_vain(&mut self, step: &Step) -> AppendOutcome {
         let outcome = with_timeout("an append", self.writer.append(step)).await.unwrap();
-        assert_ne!(outcome, Appended::Done);
+        assert_ne!(outcome, AppendOutcome::Appended);
         self.verify().await;
         outcome
     }

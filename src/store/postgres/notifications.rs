@@ -21,7 +21,7 @@ const SILENCE: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A hint for each append but our own, and whenever listening begins: what was appended before went unheard.
-pub(super) fn hints(options: PgConnectOptions, instance: Uuid) -> BoxStream<'static, ()> {
+pub(super) fn notifications(options: PgConnectOptions, instance: Uuid) -> BoxStream<'static, ()> {
     let ours = instance.to_string();
     async_stream::stream! {
         loop {
