@@ -227,7 +227,7 @@ impl Committer {
     /// Follows the log to its new head. After a few lost races it also locks the head, so that the next append succeeds.
     async fn catch_up(&mut self, losses: u32) -> Result<(), StoreError> {
         if losses > MAX_LOSSES {
-            return Err(StoreError::Unavailable(format!("{losses} lost races for the head of the log")));
+            return Err(StoreError::Unavailable(format!("lost {losses} races for the head of the log").into()));
         }
         if losses >= LOCK_AFTER_LOSSES {
             self.writer.lock_head().await?;

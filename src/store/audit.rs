@@ -1,98 +1,97 @@
 //! Queries on the log, written once for both databases.
 //!
-//! There is one text for each set of filters rather than one with `$1 IS NULL OR ...`, which would keep the database
-//! from using the index that a filter has. Nothing but constants and bound values goes into a text.
+//! The text holds only the filters that are set. One text with `$1 IS NULL OR ...` for all would keep the database from
+//! using the index of a filter.
 
-use sqlx::{Database, Encode, QueryBuilder, Type};
-use uuid::Uuid;
-
-use super::rows::select;
+use super::backend::Backend;
+use super::rows::{Time, select};
+use super::sql::Sql;
 use super::{EntryQuery, Order};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
+use crate::domain::time::Timestamp;
+use uuid::Uuid;
 
-/// What is asked of the log.
-pub(super) enum Question<'a> {
-    /// Entries.
-    Entries(&'a EntryQuery),
-    /// The plan for those entries; after the words that ask this database for one.
-    Plan(&'static str, &'a EntryQuery),
-    /// How many there are.
-    Count(&'a Filter, Range),
+/// Selects entries. `prefix` is empty, or asks the database for its plan.
+pub(super) fn entries<B: Backend>(prefix: &str, query: &EntryQuery) -> Sql<B> {
+    let mut sql = Sql::new(prefix);
+    sql.push(&select::<Entry>());
+    push_conditions(&mut sql, &query.filter, query.range);
+    sql.push(match query.order {
+        Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
+        Order::OldestFirst => " ORDER BY revision LIMIT ",
+    });
+    sql.push_value(query.limit);
+    if query.offset > 0 {
+        sql.push(" OFFSET ").push_value(query.offset);
+    }
+    sql
 }
 
-/// The question in this database's words.
-pub(super) fn sql<'a, DB>(question: &Question<'_>) -> QueryBuilder<DB>
-where
-    DB: Database,
-    Uuid: Encode<'a, DB> + Type<DB> + 'a,
-    i64: Encode<'a, DB> + Type<DB> + 'a,
-    String: Encode<'a, DB> + Type<DB> + 'a,
-    &'static str: Encode<'a, DB> + Type<DB> + 'a,
-{
-    let (prefix, query, filter, range) = match question {
-        Question::Entries(query) => ("", Some(query), &query.filter, query.range),
-        Question::Plan(prefix, query) => (*prefix, Some(query), &query.filter, query.range),
-        Question::Count(filter, range) => ("", None, *filter, *range),
-    };
-    let mut sql = QueryBuilder::new(prefix);
-    match query {
-        Some(_) => sql.push(select::<Entry>()),
-        None => sql.push("SELECT count(*) FROM audit_logs"),
-    };
-    sql.push(" WHERE revision >= ").push_bind(range.first).push(" AND revision <= ").push_bind(range.last);
+/// Counts entries by walking them.
+pub(super) fn count<B: Backend>(filter: &Filter, range: Range) -> Sql<B> {
+    let mut sql = Sql::new("SELECT count(*) FROM audit_logs");
+    push_conditions(&mut sql, filter, range);
+    sql
+}
+
+/// Selects one entry by its id, unless it was trimmed.
+pub(super) fn entry<B: Backend>(id: Uuid) -> Sql<B> {
+    let kept = "id = $1 AND revision > (SELECT floor FROM log_head)";
+    Sql::new(format!("{} WHERE {kept}", select::<Entry>())).bind(id)
+}
+
+/// Selects the revision of the first entry at or after a time.
+pub(super) fn first_since<B: Backend>(time: Timestamp) -> Sql<B> {
+    let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 AND revision > (SELECT floor FROM log_head)
+        ORDER BY timestamp, revision LIMIT 1";
+    Sql::new(sql).bind(Time(time))
+}
+
+/// Selects the revision of the last entry at or before a time.
+pub(super) fn last_until<B: Backend>(time: Timestamp) -> Sql<B> {
+    let sql = "SELECT revision FROM audit_logs WHERE timestamp <= $1 AND revision > (SELECT floor FROM log_head)
+        ORDER BY timestamp DESC, revision DESC LIMIT 1";
+    Sql::new(sql).bind(Time(time))
+}
+
+fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, range: Range) {
+    sql.push(" WHERE revision >= ").push_value(range.first).push(" AND revision <= ").push_value(range.last);
     if let Some(kind) = filter.entity_type {
-        sql.push(entity_type_is(kind, filter.entity_id.is_some())).push_bind(kind.as_str());
+        sql.push(entity_type_condition(kind, filter.entity_id.is_some())).push_value(kind.as_str());
     }
     if let Some(id) = filter.entity_id {
-        sql.push(" AND entity_id = ").push_bind(id);
+        sql.push(" AND entity_id = ").push_value(id);
         // The index begins with the kind of object. Objects of different kinds never share an id, so any entry of this
-        // one tells its kind; with several kinds to look under, its entries would have to be sorted.
+        // one shows its kind. With several kinds to look under, its entries would have to be sorted.
         if filter.entity_type.is_none() {
             sql.push(
                 " AND entity_type = (SELECT entity_type FROM audit_logs
                     WHERE entity_type IN ('feature_flag', 'user', 'api_token', 'log') AND entity_id = ",
             );
-            sql.push_bind(id).push(" LIMIT 1)");
+            sql.push_value(id).push(" LIMIT 1)");
         }
     }
-    by_whom_and_what(&mut sql, filter);
-    if let Some(query) = query {
-        sql.push(match query.order {
-            Order::NewestFirst => " ORDER BY revision DESC LIMIT ",
-            Order::OldestFirst => " ORDER BY revision LIMIT ",
-        });
-        sql.push_bind(query.limit);
-        if query.offset > 0 {
-            sql.push(" OFFSET ").push_bind(query.offset);
-        }
-    }
-    sql
+    push_user_and_action(sql, filter);
 }
 
-/// Who did what, as far as the filter says.
-pub(super) fn by_whom_and_what<'a, DB>(sql: &mut QueryBuilder<DB>, filter: &Filter)
-where
-    DB: Database,
-    Uuid: Encode<'a, DB> + Type<DB> + 'a,
-    String: Encode<'a, DB> + Type<DB> + 'a,
-    &'static str: Encode<'a, DB> + Type<DB> + 'a,
-{
+/// Appends the conditions on the user and the action.
+pub(super) fn push_user_and_action<B: Backend>(sql: &mut Sql<B>, filter: &Filter) {
     if let Some(user_id) = filter.user_id {
-        sql.push(" AND user_id = ").push_bind(user_id);
+        sql.push(" AND user_id = ").push_value(user_id);
     }
     if let Some(email) = &filter.user_email {
-        sql.push(" AND user_email = ").push_bind(email.to_string());
+        sql.push(" AND user_email = ").push_value(&**email);
     }
     if let Some(action) = filter.action {
-        sql.push(" AND action_type = ").push_bind(action.as_str());
+        sql.push(" AND action_type = ").push_value(action.as_str());
     }
 }
 
-/// Nearly every entry is about a flag: those are found by walking the log, and the call keeps SQLite, which has no
-/// statistics to know, from looking for an index. The index for the others leaves flags out, and has to be told.
-fn entity_type_is(kind: EntityType, with_id: bool) -> &'static str {
-    match (kind, with_id) {
+/// Nearly all entries are about flags, so those are found by walking the log. `coalesce` keeps SQLite, which has no
+/// statistics, from using an index. The index of the other kinds leaves flags out, and the condition must repeat that.
+fn entity_type_condition(kind: EntityType, has_id: bool) -> &'static str {
+    match (kind, has_id) {
         (_, true) => " AND entity_type = ",
         (EntityType::FeatureFlag, false) => " AND coalesce(entity_type, '') = ",
         (_, false) => " AND entity_type <> 'feature_flag' AND entity_type = ",

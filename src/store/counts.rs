@@ -1,53 +1,38 @@
-//! How many entries pass a filter, written once for both databases.
+//! Counting the entries that pass a filter, written once for both databases.
 //!
-//! Walking a million entries takes a database seconds when they are not in its memory. So the log is counted ahead, in blocks:
-//! what an entry can be filtered by, but for its object, has few values, and a block needs a few rows for everybody who did
-//! something in it. A count adds up the blocks that lie in its range, and walks no more than what is left at both ends.
+//! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in
+//! blocks: apart from its object, what an entry is filtered by has few values, and a block needs a few rows for each user.
+//! A count adds up the blocks that lie in its range, and walks only the entries at both ends.
 
 use std::ops::RangeInclusive;
 
-use sqlx::{ColumnIndex, Database, Decode, Encode, Executor, IntoArguments, Pool, QueryBuilder, Type};
-use uuid::Uuid;
+use sqlx::Pool;
 
 use super::StoreError;
-use super::audit::{self, Question};
+use super::audit;
+use super::backend::Backend;
+use super::sql::Sql;
 use crate::domain::Revision;
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
 
-/// Entries of a block. What was counted lies in the database: another number takes a migration.
+/// Entries per block. The counts are stored: another number takes a migration.
 const BLOCK: Revision = 16_384;
 
-/// The counts that are kept in a database, and the log that they are of.
-pub(super) struct Counts<'p, DB: Database> {
-    /// The connections to use.
-    pub pool: &'p Pool<DB>,
-    /// What an error of this database means.
-    pub read: fn(sqlx::Error) -> StoreError,
-}
+/// The counts of a database.
+pub(super) struct Counts<'p, B: Backend>(pub &'p Pool<B>);
 
-impl<'p, DB> Counts<'p, DB>
-where
-    DB: Database,
-    DB::Arguments: IntoArguments<DB>,
-    &'p Pool<DB>: Executor<'p, Database = DB>,
-    usize: ColumnIndex<DB::Row>,
-    for<'v> i64: Encode<'v, DB> + Decode<'v, DB> + Type<DB>,
-    for<'v> Option<i64>: Decode<'v, DB> + Type<DB>,
-    for<'v> Uuid: Encode<'v, DB> + Type<DB>,
-    for<'v> String: Encode<'v, DB> + Type<DB>,
-    for<'v> &'static str: Encode<'v, DB> + Type<DB>,
-{
+impl<B: Backend> Counts<'_, B> {
     /// See [`super::Store::count_ahead`].
     pub async fn ahead(&self, head: &Head) -> Result<bool, StoreError> {
         let sql = "SELECT max(block) FROM audit_log_counts";
-        let last: Option<i64> = sqlx::query_scalar(sql).fetch_one(self.pool).await.map_err(self.read)?;
-        let block = next(last, head.floor);
+        let last: Option<Option<i64>> = Sql::new(sql).first_value(self.0).await?;
+        let block = next(last.flatten(), head.floor);
         if revisions(&(block..=block)).last > head.revision {
             return Ok(false);
         }
-        // Asked for the floor once more: of one moment, and so of a block that is whole. In order, so that nobody who counts the
-        // same block waits for us while we wait for them.
+        // The floor is checked in the same statement, so that the block is complete. The order keeps two servers that count
+        // the same block from waiting for each other.
         let sql = "INSERT INTO audit_log_counts (block, user_id, user_email, action_type, entity_type, entries)
             SELECT $1, user_id, user_email, action_type, entity_type, count(*) FROM audit_logs
             WHERE revision >= $2 AND revision <= $3 AND (SELECT floor FROM log_head) < $2
@@ -55,15 +40,14 @@ where
             ORDER BY user_email, action_type, entity_type, user_id
             ON CONFLICT DO NOTHING RETURNING block";
         let Range { first, last } = revisions(&(block..=block));
-        let query = sqlx::query_scalar(sql).bind(block).bind(first).bind(last);
-        let written: Vec<i64> = query.fetch_all(self.pool).await.map_err(self.read)?;
-        Ok(!written.is_empty())
+        let written = Sql::new(sql).bind(block).bind(first).bind(last).first_value::<i64>(self.0).await?;
+        Ok(written.is_some())
     }
 
-    /// Forgets the counts of blocks that were trimmed, in part or whole: nobody asks for them any more.
+    /// Deletes the counts of blocks that were trimmed, in part or whole. They are not used any more.
     pub async fn forget_trimmed(&self) -> Result<(), StoreError> {
         let sql = "DELETE FROM audit_log_counts WHERE block < ((SELECT floor FROM log_head) + $1 - 1) / $1";
-        sqlx::query(sql).bind(BLOCK).execute(self.pool).await.map(drop).map_err(self.read)
+        Sql::new(sql).bind(BLOCK).execute(self.0).await
     }
 
     /// See [`super::Store::count`].
@@ -80,50 +64,54 @@ where
         Ok(before + self.add_up(filter, &blocks).await? + after)
     }
 
-    /// Those of some blocks that were counted. Nobody leaves a gap in them.
+    /// The counted blocks among these. They have no gap.
     async fn counted(&self, blocks: RangeInclusive<i64>) -> Result<Option<RangeInclusive<i64>>, StoreError> {
         if blocks.is_empty() {
             return Ok(None);
         }
         let sql = "SELECT (SELECT min(block) FROM audit_log_counts WHERE block >= $1),
             (SELECT max(block) FROM audit_log_counts WHERE block <= $2)";
-        let query = sqlx::query_as(sql).bind(*blocks.start()).bind(*blocks.end());
-        let (first, last): (Option<i64>, Option<i64>) = query.fetch_one(self.pool).await.map_err(self.read)?;
-        Ok(first.zip(last).map(|(first, last)| first..=last).filter(|counted| !counted.is_empty()))
+        let query = Sql::new(sql).bind(*blocks.start()).bind(*blocks.end());
+        let bounds = query.values(self.0, |row| Ok((B::get::<Option<i64>>(row, 0)?, B::get::<Option<i64>>(row, 1)?)));
+        let counted = bounds.await?.into_iter().find_map(|(first, last)| Some(first?..=last?));
+        Ok(counted.filter(|counted| !counted.is_empty()))
     }
 
     async fn add_up(&self, filter: &Filter, blocks: &RangeInclusive<i64>) -> Result<i64, StoreError> {
         let mut sql =
-            QueryBuilder::new("SELECT CAST(coalesce(sum(entries), 0) AS BIGINT) FROM audit_log_counts WHERE block >= ");
-        sql.push_bind(*blocks.start()).push(" AND block <= ").push_bind(*blocks.end());
+            Sql::new("SELECT CAST(coalesce(sum(entries), 0) AS BIGINT) FROM audit_log_counts WHERE block >= ");
+        sql.push_value(*blocks.start()).push(" AND block <= ").push_value(*blocks.end());
         if let Some(kind) = filter.entity_type {
-            sql.push(" AND entity_type = ").push_bind(kind.as_str());
+            sql.push(" AND entity_type = ").push_value(kind.as_str());
         }
-        audit::by_whom_and_what(&mut sql, filter);
-        sql.build_query_scalar().fetch_one(self.pool).await.map_err(self.read)
+        audit::push_user_and_action(&mut sql, filter);
+        self.number(sql).await
     }
 
     async fn walk(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
         if range.is_empty() {
             return Ok(0);
         }
-        let mut sql = audit::sql(&Question::Count(filter, range));
-        sql.build_query_scalar().fetch_one(self.pool).await.map_err(self.read)
+        self.number(audit::count(filter, range)).await
+    }
+
+    async fn number(&self, sql: Sql<B>) -> Result<i64, StoreError> {
+        sql.first_value(self.0).await?.ok_or_else(|| B::read_error(sqlx::Error::RowNotFound))
     }
 }
 
-/// The block to count after the last that was: of a log that begins after `floor`, the first that is whole.
+/// The block to count after the last counted one. A log that begins after `floor` starts with its first complete block.
 fn next(last: Option<i64>, floor: Revision) -> i64 {
     let whole = (floor + BLOCK - 1).div_euclid(BLOCK);
     last.map_or(whole, |last| whole.max(last + 1))
 }
 
-/// The revisions of some blocks.
+/// The revisions of these blocks.
 fn revisions(blocks: &RangeInclusive<i64>) -> Range {
     Range { first: blocks.start() * BLOCK + 1, last: (blocks.end() + 1) * BLOCK }
 }
 
-/// The blocks that lie whole in a range.
+/// The blocks that lie completely in a range.
 fn within(range: Range) -> RangeInclusive<i64> {
     let first = (range.first.max(1) - 1 + BLOCK - 1).div_euclid(BLOCK);
     first..=range.last.div_euclid(BLOCK) - 1
@@ -134,7 +122,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_blocks_that_lie_whole_in_a_range_count() {
+    fn blocks_cut_by_a_range_are_not_used() {
         for (first, last, blocks) in [
             (1, BLOCK, 0..=0),
             (-7, BLOCK, 0..=0),
@@ -145,7 +133,7 @@ mod tests {
         ] {
             assert_eq!(within(Range { first, last }), blocks, "{first} to {last}");
             let Range { first: begin, last: end } = revisions(&blocks);
-            assert!(begin >= first && end <= last, "{blocks:?} lie in {first} to {last}");
+            assert!(begin >= first && end <= last, "{blocks:?} are not in {first} to {last}");
         }
         for (first, last) in [(1, BLOCK - 1), (2, BLOCK), (2, 2 * BLOCK - 1), (BLOCK, BLOCK + 5), (9, 8), (1, 0)] {
             assert!(within(Range { first, last }).is_empty(), "{first} to {last}");
@@ -153,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_block_is_whole_and_comes_after_the_last() {
+    fn next_block_is_complete_and_follows_the_last() {
         assert_eq!(next(None, 0), 0);
         assert_eq!(next(Some(4), 0), 5);
         for (floor, whole) in [(1, 1), (BLOCK, 1), (BLOCK + 1, 2), (10 * BLOCK - 1, 10)] {

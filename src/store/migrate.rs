@@ -71,9 +71,9 @@ pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
     if length == 0 {
         return Ok(());
     }
-    Err(StoreError::Refused(format!(
-        "the log has {length} entries, and this migration would drop it; to drop it, pass --drop-log"
-    )))
+    let message =
+        format!("the log has {length} entries, and this migration would drop it; to drop it, pass --drop-log");
+    Err(StoreError::Refused(message.into()))
 }
 
 /// What an error of a migration means. `read` classifies an error of the database itself.
@@ -81,11 +81,14 @@ pub(super) fn error(error: MigrateError, read: fn(sqlx::Error) -> StoreError) ->
     match error {
         MigrateError::Execute(error) => read(error),
         MigrateError::VersionMismatch(_) => made_by_development_version(),
-        MigrateError::VersionMissing(version) => StoreError::Refused(format!(
-            "the database has migration {version}, which this version of toggled does not know; start the version that \
-             made it, or take the migration back with that version (`toggled migrate down`)"
-        )),
-        other => StoreError::Refused(format!("migrating: {other}")),
+        MigrateError::VersionMissing(version) => {
+            let message = format!(
+                "the database has migration {version}, which this version of toggled does not know; start the version that \
+                 made it, or take the migration back with that version (`toggled migrate down`)"
+            );
+            StoreError::Refused(message.into())
+        }
+        other => StoreError::Refused(format!("migrating: {other}").into()),
     }
 }
 
@@ -94,6 +97,6 @@ fn made_by_development_version() -> StoreError {
     StoreError::Refused(
         "the database was made by a development version of toggled before 0.1.0, whose format has changed; export its \
          flags with that version (`toggled flag export`), then start with a new database"
-            .to_owned(),
+            .into(),
     )
 }

@@ -8,11 +8,11 @@ mod backend;
 mod checkpoints;
 mod counts;
 mod error;
-mod followed;
+mod follow;
 mod migrate;
 mod postgres;
 mod rows;
-mod snapshot;
+mod sql;
 mod sqlite;
 
 use std::path::PathBuf;
@@ -30,10 +30,10 @@ use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
-use followed::Relation;
+use follow::Relation;
 
-pub use error::{StoreError, with_timeout};
-pub use followed::FollowOutcome;
+pub use error::{Cause, StoreError, with_timeout};
+pub use follow::FollowOutcome;
 pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;

@@ -6,29 +6,30 @@ use async_trait::async_trait;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use uuid::Uuid;
 
+use super::connect::connect;
+use super::error;
 use super::statement::statement;
-use super::{connect, error};
 use crate::domain::advance::Step;
 use crate::store::{AppendOutcome, StoreError, Writer};
 
-/// How long the append may wait for another replica's: longer than any that is alive takes.
+/// How long an append may wait for another replica's append. Longer than any append of a live replica takes.
 const LOCK_TIMEOUT: &str = "5s";
 
-/// How long a replica that vanished while it held the head can keep it.
+/// How long a replica that vanished can keep the head locked.
 const IDLE_IN_TRANSACTION_TIMEOUT: &str = "5s";
 
-/// How long to wait for an append to be answered. Past it the connection is given up, never the statement cancelled:
+/// How long to wait for an answer to an append. After that the connection is dropped. The statement is never cancelled:
 /// cancelling the wait for a synchronous standby would report success.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The committer's own connection.
 pub(super) struct PostgresWriter {
     options: PgConnectOptions,
-    /// What the hints of our appends say.
+    /// The payload of this server's notifications.
     instance: String,
     connection: Option<PgConnection>,
-    /// Whether a transaction is open that holds the head.
-    holding: bool,
+    /// Whether a transaction is open that has locked the head.
+    is_head_locked: bool,
 }
 
 impl PostgresWriter {
@@ -40,19 +41,19 @@ impl PostgresWriter {
             ("tcp_keepalives_idle", "10"),
             ("tcp_keepalives_interval", "5"),
             ("tcp_keepalives_count", "3"),
-            // The statements are always the same and their plans do not depend on what is in them.
+            // The statements are always the same, and their plans do not depend on the values.
             ("plan_cache_mode", "force_generic_plan"),
             ("jit", "off"),
         ]);
-        Self { options, instance: instance.to_string(), connection: None, holding: false }
+        Self { options, instance: instance.to_string(), connection: None, is_head_locked: false }
     }
 
-    /// The connection, taken out: it is put back only by who finds it sound.
+    /// Takes the connection out. The caller puts it back only if it is still usable.
     async fn take(&mut self) -> Result<PgConnection, StoreError> {
         if let Some(connection) = self.connection.take() {
             return Ok(connection);
         }
-        self.holding = false;
+        self.is_head_locked = false;
         connect(&self.options).await
     }
 
@@ -60,24 +61,24 @@ impl PostgresWriter {
         connection: &mut PgConnection,
         step: &Step,
         instance: &str,
-        holding: bool,
+        is_head_locked: bool,
     ) -> Result<AppendOutcome, sqlx::Error> {
-        let moved = if step.is_empty() {
+        let has_moved = if step.is_empty() {
             let sql = "SELECT 0::int8 FROM log_head WHERE revision = $1 AND log_id = $2 AND hash = $3";
-            let there: Option<i64> = sqlx::query_scalar(sql)
+            let found: Option<i64> = sqlx::query_scalar(sql)
                 .bind(step.base.revision)
                 .bind(step.base.log_id)
                 .bind(&step.base.hash[..])
                 .fetch_optional(&mut *connection)
                 .await?;
-            there.is_none()
+            found.is_none()
         } else {
             statement(step, instance).map_err(sqlx::Error::Encode)?.fetch_optional(&mut *connection).await?.is_none()
         };
-        if holding {
+        if is_head_locked {
             sqlx::query("COMMIT").execute(connection).await?;
         }
-        Ok(if moved { AppendOutcome::HeadMoved } else { AppendOutcome::Appended })
+        Ok(if has_moved { AppendOutcome::HeadMoved } else { AppendOutcome::Appended })
     }
 }
 
@@ -85,42 +86,43 @@ impl PostgresWriter {
 impl Writer for PostgresWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let mut connection = self.take().await?;
-        let holding = std::mem::take(&mut self.holding);
+        let is_head_locked = std::mem::take(&mut self.is_head_locked);
         let result =
-            tokio::time::timeout(APPEND_TIMEOUT, Self::run(&mut connection, step, &self.instance, holding)).await;
+            tokio::time::timeout(APPEND_TIMEOUT, Self::run(&mut connection, step, &self.instance, is_head_locked))
+                .await;
         match result {
             Ok(Ok(appended)) => {
                 self.connection = Some(connection);
                 Ok(appended)
             }
-            Ok(Err(problem)) => {
-                // What wrote nothing cannot have been written.
-                let meaning = if step.is_empty() { Err(error::read(problem)) } else { error::append(&problem) };
-                // After an error in a transaction of its own the connection is not worth mending.
-                if !holding && !matches!(meaning, Err(StoreError::OutcomeUnknown(_))) {
+            Ok(Err(error)) => {
+                // An empty step writes nothing.
+                let outcome = if step.is_empty() { Err(error::read(error)) } else { error::append(error) };
+                // After an error the open transaction would have to be rolled back first.
+                if !is_head_locked && !matches!(outcome, Err(StoreError::OutcomeUnknown(_))) {
                     self.connection = Some(connection);
                 }
-                meaning
+                outcome
             }
-            Err(_) if step.is_empty() => Err(StoreError::Unavailable("no answer in time".to_owned())),
-            Err(_) => Err(StoreError::OutcomeUnknown("no answer in time".to_owned())),
+            Err(_) if step.is_empty() => Err(StoreError::Unavailable("no answer in time".into())),
+            Err(_) => Err(StoreError::OutcomeUnknown("no answer in time".into())),
         }
     }
 
     async fn lock_head(&mut self) -> Result<(), StoreError> {
         let mut connection = self.take().await?;
-        let hold = async {
+        let lock = async {
             sqlx::query("BEGIN").execute(&mut connection).await?;
             sqlx::query("SELECT revision FROM log_head FOR UPDATE").execute(&mut connection).await
         };
-        match tokio::time::timeout(APPEND_TIMEOUT, hold).await {
+        match tokio::time::timeout(APPEND_TIMEOUT, lock).await {
             Ok(Ok(_)) => {
                 self.connection = Some(connection);
-                self.holding = true;
+                self.is_head_locked = true;
                 Ok(())
             }
-            Ok(Err(problem)) => Err(error::read(problem)),
-            Err(_) => Err(StoreError::Unavailable("the head of the log was not to be had in time".to_owned())),
+            Ok(Err(error)) => Err(error::read(error)),
+            Err(_) => Err(StoreError::Unavailable("could not lock the head of the log in time".into())),
         }
     }
 }

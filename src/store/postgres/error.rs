@@ -1,46 +1,44 @@
-//! What PostgreSQL's errors mean to us. The only place that looks at an SQLSTATE.
+//! Classifies PostgreSQL's errors. Nothing else looks at an SQLSTATE.
 
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
+use crate::store::error::Cause;
 use crate::store::{AppendOutcome, StoreError};
 
-/// An error of something that only read: nothing can have been written.
+/// An error of a statement that only read, or whose write was rolled back for certain.
 pub(in crate::store) fn read(error: Error) -> StoreError {
-    match &error {
-        Error::Database(database) if !passes(database.code().as_deref().unwrap_or_default()) => {
-            StoreError::Refused(format!("PostgreSQL: {database}"))
-        }
-        Error::Configuration(_) | Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound => {
-            StoreError::Refused(format!("PostgreSQL: {error}"))
-        }
-        _ => StoreError::Unavailable(error.to_string()),
-    }
+    let refused = match &error {
+        Error::Database(database) => !is_transient(database.code().as_deref().unwrap_or_default()),
+        Error::Configuration(_) | Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound => true,
+        _ => false,
+    };
+    if refused { StoreError::Refused(Cause::named("PostgreSQL", error)) } else { StoreError::Unavailable(error.into()) }
 }
 
-/// An error of an append. What the server itself reports, it has rolled back, unless it was on its way down: then,
-/// as when the connection is gone, it may have committed first.
-pub(super) fn append(error: &Error) -> Result<AppendOutcome, StoreError> {
+/// An error of an append. PostgreSQL has rolled back what it reports an error for, unless it is shutting down: then, as when
+/// the connection is lost, it may have committed first.
+pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
-        return Err(StoreError::OutcomeUnknown(error.to_string()));
+        return Err(StoreError::OutcomeUnknown(error.into()));
     };
     match database.code() {
         "23505" if database.constraint() == Some("requests_pkey") => Ok(AppendOutcome::RequestExists),
-        // The session is at its end: 25P too, which is a transaction that took too long.
+        // The session has ended; 25P means that a transaction took too long.
         code if ["57P", "25P", "08"].iter().any(|class| code.starts_with(class)) => {
-            Err(StoreError::OutcomeUnknown(database.to_string()))
+            Err(StoreError::OutcomeUnknown(error.into()))
         }
-        // No room for notifications: somebody who listens keeps a transaction open. The state has other meanings.
-        "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(database.to_string())),
-        code if passes(code) => Err(StoreError::Unavailable(database.to_string())),
+        // The queue of notifications is full, because a listener keeps a transaction open. The code has other meanings too.
+        "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(error.into())),
+        code if is_transient(code) => Err(StoreError::Unavailable(error.into())),
         _ => Ok(AppendOutcome::Refused(format!("PostgreSQL: {database}"))),
     }
 }
 
-/// Whether a state passes by itself: connection trouble (08), a lost race (40), no resources (53), an operator at work
-/// (57), trouble outside the database (58), a database that takes no connections now (55000), a lock not had in time
-/// (55P03), a read-only standby (25006).
-fn passes(code: &str) -> bool {
+/// Whether a retry may succeed: connection trouble (08), transaction too long (25P), lost race (40), insufficient resources
+/// (53), operator intervention (57), system error (58), database accepts no connections (55000), lock not available (55P03),
+/// read-only standby (25006).
+fn is_transient(code: &str) -> bool {
     ["08", "25P", "40", "53", "57", "58"].iter().any(|class| code.starts_with(class))
         || ["55000", "55P03", "25006"].contains(&code)
 }

@@ -9,13 +9,14 @@ use sqlx::{AssertSqlSafe, Connection, Postgres};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::connect::connect;
 use super::error::read;
-use super::{connect, head};
+use super::head;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{FollowOutcome, StoreError, snapshot};
+use crate::store::{FollowOutcome, StoreError, follow};
 
 /// One moment for several reads.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -58,7 +59,7 @@ impl Follower {
 
 async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let state = snapshot::load::<Postgres>(&mut snapshot).await?;
+    let state = follow::load::<Postgres>(&mut snapshot).await?;
     snapshot.commit().await.map_err(read)?;
     Ok(state)
 }
@@ -69,7 +70,7 @@ async fn follow(connection: &mut PgConnection, known: &Head) -> Result<FollowOut
         return Ok(FollowOutcome::Unchanged);
     }
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let followed = snapshot::follow::<Postgres>(&mut snapshot, known).await?;
+    let followed = follow::follow::<Postgres>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
     Ok(followed)
 }

@@ -1,30 +1,29 @@
 //! PostgreSQL, 13 or newer.
 
 mod append;
+mod connect;
 mod error;
 mod follower;
 mod notifications;
 mod statement;
 
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::LazyLock;
-use std::time::Duration;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use sqlx::{AssertSqlSafe, Postgres};
 use uuid::Uuid;
 
-use super::audit::Question;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
-use super::rows::{Part, Time, column_list, read_all, select};
+use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
+use super::sql::Sql;
 use super::{
     Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
-    audit, migrate, snapshot,
+    audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -36,9 +35,10 @@ use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use append::PostgresWriter;
-pub(super) use error::read as read_error;
 use error::read;
 use follower::Follower;
+
+pub(super) use error::read as read_error;
 pub(super) use follower::changed_since;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -48,71 +48,36 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     )
 });
 
-/// The text stands alone, so that a test can ask for its plan.
+/// In a file of its own, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
-
-/// Which of several hosts is the primary is for whoever manages them to say: a server that picked one by itself could pick
-/// one that has been voted out.
-const ONE_HOST: &str = "names several hosts; name one address that leads to the primary, wherever it moves: a name, a \
-                        virtual address, or a proxy";
-
-/// How long to wait for a connection.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Plans are made for the values at hand. Reading here and there costs little more than reading in order where the log
-/// lies in memory or on an SSD. By the default, made for turning disks, PostgreSQL would rather walk the log than use a
-/// filter's index for a page of what is not rare, and if their user left long ago, walk through all of it.
-const READING: [(&str, &str); 2] = [("plan_cache_mode", "force_custom_plan"), ("random_page_cost", "1.1")];
 
 /// A PostgreSQL database.
 pub struct PostgresStore {
     options: PgConnectOptions,
-    /// For what callers ask of the log.
+    /// For the queries of callers.
     pool: PgPool,
-    /// For what the committer asks: it must not wait behind callers, however many they are.
-    own: PgPool,
+    /// For the server's own queries, which must not wait for those of callers.
+    internal: PgPool,
     follower: Follower,
-    /// What hints of our own appends are known by.
+    /// Marks the notifications of our own appends.
     instance: Uuid,
 }
 
 impl PostgresStore {
-    /// A database by its URL; connects at the first use.
+    /// Opens a database by its URL. Connects at the first use.
     ///
     /// # Errors
-    /// A line for a person, when the URL cannot be used.
+    /// A line for an operator, when the URL cannot be used.
     pub fn open(url: &str) -> Result<Self, String> {
-        // Before it is parsed, which takes several ports for a wrong one.
-        if authority(url).contains(',') {
-            return Err(ONE_HOST.to_owned());
-        }
-        // Statements are not logged: a slow one would put its whole text in the log at every call.
-        let options = PgConnectOptions::from_str(url)
-            .map_err(|e| e.to_string())?
-            .application_name("toggled")
-            // Not a line at every start about a table that is there already.
-            .options([("client_min_messages", "warning")])
-            .disable_statement_logging();
-        if options.get_host().contains(',') {
-            return Err(ONE_HOST.to_owned());
-        }
-        let pool = |connections| {
-            PgPoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(CONNECT_TIMEOUT)
-                .connect_lazy_with(options.clone().options(READING))
-        };
-        let follower = Follower::new(options.clone().options(READING));
-        Ok(Self { pool: pool(8), own: pool(2), follower, instance: Uuid::now_v7(), options })
+        let options = connect::parse(url)?;
+        Ok(Self {
+            pool: connect::pool(&options, 8),
+            internal: connect::pool(&options, 2),
+            follower: Follower::new(connect::for_reading(&options)),
+            instance: Uuid::now_v7(),
+            options,
+        })
     }
-}
-
-/// The part of a URL that names hosts and ports.
-fn authority(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    // A comma may stand in a password.
-    authority.rsplit('@').next().unwrap_or_default()
 }
 
 #[async_trait]
@@ -132,7 +97,7 @@ impl Store for PostgresStore {
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
         // A failed migration keeps sqlx's lock until its connection is closed.
-        let mut connection = connect(&self.options).await?;
+        let mut connection = connect::connect(&self.options).await?;
         match MIGRATIONS.run_direct(None, &mut connection, false).await {
             // sqlx looks for unknown migrations first, and development versions had four.
             Err(problem @ MigrateError::VersionMissing(_)) => {
@@ -185,7 +150,7 @@ impl Store for PostgresStore {
              USING (user_id, request_id)",
             column_list::<StoredRequest>(Part::All),
         );
-        read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(users).bind(ids).fetch(&self.own)).await
+        read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(users).bind(ids).fetch(&self.internal)).await
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -196,14 +161,14 @@ impl Store for PostgresStore {
     }
 
     async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
-        // Nobody reads these rows any more, and appends touch none of them. Several who remove share the work. While some
-        // snapshot is as old, their index entries stay: from the beginning, each portion would walk all of them.
+        // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the
+        // work. Index entries stay while a snapshot needs them: a delete that began at the first entry would walk them all.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
-        Counts { pool: &self.pool, read }.forget_trimmed().await?;
-        Ok(RemovedEntries::of(&removed, after))
+        Counts(&self.pool).forget_trimmed().await?;
+        Ok(RemovedEntries::new(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
@@ -213,7 +178,7 @@ impl Store for PostgresStore {
     }
 
     async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError> {
-        // Locked in the order of their ids: two who write the same tokens do not wait for each other in a circle.
+        // Rows are locked in the order of their ids, so that two servers cannot deadlock.
         let (ids, times): (Vec<Uuid>, Vec<Time>) = uses.iter().map(|(id, time)| (*id, Time(*time))).unzip();
         sqlx::query(
             "WITH used AS (
@@ -231,48 +196,40 @@ impl Store for PostgresStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let sql = format!("{} WHERE id = $1 AND revision > (SELECT floor FROM log_head)", select::<Entry>());
-        let entry = read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(id).fetch(&self.pool));
-        Ok(entry.await?.pop())
+        audit::entry(id).row(&self.pool).await
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
-        let entry = snapshot::entry_hash::<Postgres>(&mut connection, revision).await?;
+        let entry = follow::entry_hash_at(revision).row::<EntryHash>(&self.pool).await?;
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
     async fn confirm_durable(&self) -> Result<(), StoreError> {
-        // What is in the write-ahead log behind it is safe once this is. Nobody reads it.
+        // Once this message is safe, so is everything before it in the write-ahead log. Nobody reads it.
         let sql = "SELECT pg_logical_emit_message(true, 'toggled', '')";
-        sqlx::query(sql).execute(&self.own).await.map_err(read)?;
+        sqlx::query(sql).execute(&self.internal).await.map_err(read)?;
         Ok(())
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        let mut sql = audit::sql(&Question::Entries(query));
-        read_all::<Postgres, _, _>(sql.build().fetch(&self.pool)).await
+        audit::entries("", query).rows(&self.pool).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        Counts { pool: &self.pool, read }.count(filter, range).await
+        Counts(&self.pool).count(filter, range).await
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
         let head = self.head().await?;
-        Counts { pool: &self.pool, read }.ahead(&head).await
+        Counts(&self.pool).ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= $1 AND revision > (SELECT floor FROM log_head)
-            ORDER BY timestamp, revision LIMIT 1";
-        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+        audit::first_since(time).first_value(&self.pool).await
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp <= $1 AND revision > (SELECT floor FROM log_head)
-            ORDER BY timestamp DESC, revision DESC LIMIT 1";
-        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+        audit::last_until(time).first_value(&self.pool).await
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
@@ -281,46 +238,37 @@ impl Store for PostgresStore {
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
-        Checkpoints { pool: &self.own, read }.add(revision, note).await
+        Checkpoints(&self.internal).add(revision, note).await
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        Checkpoints { pool: &self.pool, read }.list(range, limit).await
+        Checkpoints(&self.pool).list(range, limit).await
     }
 
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        Checkpoints { pool: &self.own, read }.last().await
+        Checkpoints(&self.internal).last().await
     }
 
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        Checkpoints { pool: &self.own, read }.add_key(key, at).await
+        Checkpoints(&self.internal).add_key(key, at).await
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        Checkpoints { pool: &self.pool, read }.keys().await
+        Checkpoints(&self.pool).keys().await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines: Vec<String> = audit::sql(&Question::Plan("EXPLAIN ", query))
-            .build_query_scalar()
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read)?;
+        let lines = audit::entries("EXPLAIN ", query).first_values::<String>(&self.pool).await?;
         Ok(lines.join("\n"))
     }
 }
 
-/// A connection that is nobody else's.
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(connected) => connected.map_err(read),
-        Err(_) => Err(StoreError::Unavailable("no connection in time".to_owned())),
-    }
-}
-
+/// The end of the log.
 pub(super) async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
     // A standby may be behind without any sign of it.
-    let sql = format!("{} WHERE NOT pg_is_in_recovery()", select::<Head>());
-    let head = read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).fetch(connection)).await?.pop();
-    head.ok_or_else(|| StoreError::Unavailable("a standby answers: its log may be behind".to_owned()))
+    let sql = Sql::<Postgres>::new(format!("{} WHERE NOT pg_is_in_recovery()", select::<Head>()));
+    let head = sql.rows_on::<Head, Head>(connection).await?.pop();
+    head.ok_or_else(|| {
+        StoreError::Unavailable("the server is a standby, which may be behind; connect to the primary".into())
+    })
 }

@@ -115,7 +115,7 @@ pub(super) struct Columns<'r, B: Backend> {
 
 impl<B: Backend> Columns<'_, B> {
     /// The next column. After an error the position is still that of the faulty column.
-    pub fn next<F: Field>(&mut self) -> Result<F, String> {
+    fn next<F: Field>(&mut self) -> Result<F, String> {
         let value = B::get(self.row, self.position).map_err(|error| match error {
             sqlx::Error::ColumnDecode { source, .. } => source.to_string(),
             other => other.to_string(),

@@ -1,5 +1,5 @@
-//! The append: one transaction. Each kind of row goes in with few statements of many rows, because every statement costs a
-//! trip to the connection's own thread.
+//! The append: one transaction. Rows of a kind are written with few statements of many rows, because every statement costs
+//! a trip to the connection's own thread.
 
 use std::borrow::Borrow;
 use std::marker::PhantomData;
@@ -31,49 +31,49 @@ static USERS: LazyLock<Rows<User>> = LazyLock::new(Rows::insert_or_update);
 static TOKENS: LazyLock<Rows<Token>> = LazyLock::new(Rows::insert_or_update);
 static REQUESTS: LazyLock<Rows<StoredRequest>> = LazyLock::new(Rows::insert);
 
-/// Rows of one statement, at the most: SQLite takes 32,766 values.
+/// Rows per statement: SQLite takes 32,766 values.
 const MAX_ROWS: usize = 256;
 
 /// The one connection that writes.
 pub(super) struct SqliteWriter {
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
-    /// Whether a transaction is open that holds the head.
-    holding: bool,
+    /// Whether a transaction is open that has locked the head.
+    is_head_locked: bool,
 }
 
 impl SqliteWriter {
     pub fn new(options: SqliteConnectOptions) -> Self {
-        // A statement of many rows keeps what it may have to take back; in a file, that is written for nothing.
+        // A statement of many rows keeps a journal to undo itself, which would otherwise be written to a file.
         let options = options.pragma("temp_store", "MEMORY");
-        Self { options, connection: None, holding: false }
+        Self { options, connection: None, is_head_locked: false }
     }
 
-    /// The connection, taken out: it is put back only by who finds it sound.
+    /// Takes the connection out. The caller puts it back only if it is still usable.
     async fn take(&mut self) -> Result<SqliteConnection, StoreError> {
         match self.connection.take() {
             Some(connection) => Ok(connection),
             None => {
-                self.holding = false;
+                self.is_head_locked = false;
                 self.options.connect().await.map_err(error::read)
             }
         }
     }
 
     async fn begin(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-        // Takes the write lock at once: a transaction that first reads and then writes can fail in between.
+        // Takes the write lock at once: a transaction that reads before it writes can fail in between.
         sqlx::query("BEGIN IMMEDIATE").execute(connection).await.map(drop)
     }
 
-    /// Everything but the COMMIT; whether the log was where it should be.
+    /// Writes everything but the COMMIT. Returns whether the log is at the expected head.
     async fn write(connection: &mut SqliteConnection, step: &Step) -> Result<bool, sqlx::Error> {
-        let there: Option<i64> = sqlx::query_scalar(HEAD_IS)
+        let found: Option<i64> = sqlx::query_scalar(HEAD_IS)
             .bind(step.base.revision)
             .bind(step.base.log_id)
             .bind(&step.base.hash[..])
             .fetch_optional(&mut *connection)
             .await?;
-        if there.is_none() {
+        if found.is_none() {
             return Ok(false);
         }
         if step.is_empty() {
@@ -86,8 +86,8 @@ impl SqliteWriter {
         write_rows(connection, &NEW_FLAGS, new).await?;
         let updated = write_rows(connection, &FLAGS, known).await?;
         if updated != known.len() as u64 {
-            // No entry without its change: a flag that we know and the database does not.
-            return Err(sqlx::Error::Protocol(format!("{updated} of {} flags are there to update", known.len())));
+            // No entry without its change.
+            return Err(sqlx::Error::Protocol(format!("only {updated} of {} flags to update exist", known.len())));
         }
         write_rows(connection, &REQUESTS, &step.requests).await?;
         if step.head.revision > step.base.revision {
@@ -103,40 +103,39 @@ impl SqliteWriter {
 impl Writer for SqliteWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let mut connection = self.take().await?;
-        let holding = std::mem::take(&mut self.holding);
-        if !holding {
+        if !std::mem::take(&mut self.is_head_locked) {
             Self::begin(&mut connection).await.map_err(error::read)?;
         }
         // On an error the connection is dropped, which rolls back.
-        let there = match Self::write(&mut connection, step).await {
-            Ok(there) => there,
+        let is_expected_head = match Self::write(&mut connection, step).await {
+            Ok(is_expected_head) => is_expected_head,
             Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
-            Err(problem) => return error::append(&problem),
+            Err(error) => return error::append(error),
         };
-        let end = if there { "COMMIT" } else { "ROLLBACK" };
+        let end = if is_expected_head { "COMMIT" } else { "ROLLBACK" };
         match sqlx::query(end).execute(&mut connection).await {
             Ok(_) => {
                 self.connection = Some(connection);
-                Ok(if there { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
+                Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            // A busy or full database has not committed; an error while syncing leaves it open.
-            Err(problem) => match error::append(&problem) {
-                Err(StoreError::Unavailable(problem)) if !problem.contains("full") => {
-                    Err(StoreError::OutcomeUnknown(problem))
+            // A busy or full database has not committed. After an error while syncing, the outcome is unknown.
+            Err(error) => match error::append(error) {
+                Err(StoreError::Unavailable(cause)) if !cause.message().contains("full") => {
+                    Err(StoreError::OutcomeUnknown(cause))
                 }
-                meaning => meaning,
+                outcome => outcome,
             },
         }
     }
 
     async fn lock_head(&mut self) -> Result<(), StoreError> {
-        if self.holding {
+        if self.is_head_locked {
             return Ok(());
         }
         let mut connection = self.take().await?;
         Self::begin(&mut connection).await.map_err(error::read)?;
         self.connection = Some(connection);
-        self.holding = true;
+        self.is_head_locked = true;
         Ok(())
     }
 }

@@ -11,12 +11,12 @@ use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{FollowOutcome, StoreError, snapshot};
+use crate::store::{FollowOutcome, StoreError, follow};
 
 /// Everything, at one revision.
 pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
     let mut snapshot = pool.begin().await.map_err(read)?;
-    let state = snapshot::load::<Sqlite>(&mut snapshot).await?;
+    let state = follow::load::<Sqlite>(&mut snapshot).await?;
     snapshot.commit().await.map_err(read)?;
     Ok(state)
 }
@@ -30,7 +30,7 @@ pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<FollowOutc
     }
     drop(connection);
     let mut snapshot = pool.begin().await.map_err(read)?;
-    let followed = snapshot::follow::<Sqlite>(&mut snapshot, known).await?;
+    let followed = follow::follow::<Sqlite>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
     Ok(followed)
 }

@@ -16,16 +16,16 @@ use sqlx::migrate::Migrator;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions, Sqlite};
+use sqlx::{AssertSqlSafe, ConnectOptions, Row, Sqlite};
 use uuid::Uuid;
 
-use super::audit::Question;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
-use super::rows::{Part, Time, column_list, read_all, select};
+use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
+use super::sql::Sql;
 use super::{
     Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
-    audit, migrate, snapshot,
+    audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -37,8 +37,9 @@ use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use append::SqliteWriter;
-pub(super) use error::read as read_error;
 use error::read;
+
+pub(super) use error::read as read_error;
 pub(super) use follower::changed_since;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -48,40 +49,40 @@ static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
     )
 });
 
-/// The text stands alone, so that a test can ask for its plan.
+/// In a file of its own, so that a test can ask for its plan.
 const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
 /// A SQLite database in a file.
 pub struct SqliteStore {
     options: SqliteConnectOptions,
-    /// For what callers ask of the log.
+    /// For the queries of callers.
     pool: SqlitePool,
-    /// For what the server itself asks to keep up: it must not wait behind callers, however many they are.
-    own: SqlitePool,
+    /// For the server's own queries, which must not wait for those of callers.
+    internal: SqlitePool,
 }
 
 impl SqliteStore {
-    /// A database by its URL, `sqlite://path`; with `create` the file is made at the first use.
+    /// Opens a database by its URL, `sqlite://path`. With `create`, a missing file is created at the first use.
     ///
     /// # Errors
-    /// A line for a person, when the URL cannot be used.
+    /// A line for an operator, when the URL cannot be used.
     pub fn open(url: &str, create: bool) -> Result<Self, String> {
         if url.contains(":memory:") || url.contains("mode=memory") {
-            return Err("must name a file: a database in memory would be gone with its first connection".to_owned());
+            return Err("must name a file: a database in memory would end with its first connection".to_owned());
         }
         let options = SqliteConnectOptions::from_str(url).map_err(|e| e.to_string())?;
         if options.get_filename().as_os_str().is_empty() {
             return Err("must name a file: sqlite://PATH".to_owned());
         }
         let options = options
-            // Statements are not logged: a slow one would put its whole text in the log at every call.
+            // A slow statement would be logged with its whole text at every call.
             .disable_statement_logging()
             .create_if_missing(create)
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
-            // Rows that a connection's thread reads ahead: with few, it and whoever takes them wake each other all the time.
+            // Rows that a connection's thread reads ahead. With few, the thread and its reader wake each other all the time.
             .row_buffer_size(500);
         let pool = |connections| {
             SqlitePoolOptions::new()
@@ -89,7 +90,7 @@ impl SqliteStore {
                 .acquire_timeout(Duration::from_secs(5))
                 .connect_lazy_with(options.clone())
         };
-        Ok(Self { pool: pool(4), own: pool(3), options })
+        Ok(Self { pool: pool(4), internal: pool(3), options })
     }
 }
 
@@ -134,7 +135,7 @@ impl Store for SqliteStore {
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        follower::load(&self.own).await
+        follower::load(&self.internal).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
@@ -143,7 +144,7 @@ impl Store for SqliteStore {
     }
 
     async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
-        follower::follow(&self.own, known).await
+        follower::follow(&self.internal, known).await
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {
@@ -157,7 +158,7 @@ impl Store for SqliteStore {
              JOIN requests USING (user_id, request_id)",
             column_list::<StoredRequest>(Part::All),
         );
-        read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(&self.own)).await
+        read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(&self.internal)).await
     }
 
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -167,12 +168,12 @@ impl Store for SqliteStore {
     }
 
     async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
-        // Writers wait for it to end: a few milliseconds.
+        // Writers wait for it to end, which takes a few milliseconds.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
-        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.own).await.map_err(read)?;
-        Counts { pool: &self.own, read }.forget_trimmed().await?;
-        Ok(RemovedEntries::of(&removed, after))
+        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.internal).await.map_err(read)?;
+        Counts(&self.internal).forget_trimmed().await?;
+        Ok(RemovedEntries::new(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
@@ -196,14 +197,11 @@ impl Store for SqliteStore {
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        let sql = format!("{} WHERE id = ? AND revision > (SELECT floor FROM log_head)", select::<Entry>());
-        let entry = read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(id).fetch(&self.pool));
-        Ok(entry.await?.pop())
+        audit::entry(id).row(&self.pool).await
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
-        let entry = snapshot::entry_hash::<Sqlite>(&mut connection, revision).await?;
+        let entry = follow::entry_hash_at(revision).row::<EntryHash>(&self.pool).await?;
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
@@ -213,29 +211,24 @@ impl Store for SqliteStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        let mut sql = audit::sql(&Question::Entries(query));
-        read_all::<Sqlite, _, _>(sql.build().fetch(&self.pool)).await
+        audit::entries("", query).rows(&self.pool).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        Counts { pool: &self.pool, read }.count(filter, range).await
+        Counts(&self.pool).count(filter, range).await
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
         let head = self.head().await?;
-        Counts { pool: &self.own, read }.ahead(&head).await
+        Counts(&self.internal).ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp >= ? AND revision > (SELECT floor FROM log_head)
-            ORDER BY timestamp, revision LIMIT 1";
-        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+        audit::first_since(time).first_value(&self.pool).await
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        let sql = "SELECT revision FROM audit_logs WHERE timestamp <= ? AND revision > (SELECT floor FROM log_head)
-            ORDER BY timestamp DESC, revision DESC LIMIT 1";
-        sqlx::query_scalar(sql).bind(Time(time)).fetch_optional(&self.pool).await.map_err(read)
+        audit::last_until(time).first_value(&self.pool).await
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
@@ -245,37 +238,33 @@ impl Store for SqliteStore {
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
-        Checkpoints { pool: &self.own, read }.add(revision, note).await
+        Checkpoints(&self.internal).add(revision, note).await
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        Checkpoints { pool: &self.pool, read }.list(range, limit).await
+        Checkpoints(&self.pool).list(range, limit).await
     }
 
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        Checkpoints { pool: &self.own, read }.last().await
+        Checkpoints(&self.internal).last().await
     }
 
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        Checkpoints { pool: &self.own, read }.add_key(key, at).await
+        Checkpoints(&self.internal).add_key(key, at).await
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        Checkpoints { pool: &self.pool, read }.keys().await
+        Checkpoints(&self.pool).keys().await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines: Vec<(i64, i64, i64, String)> = audit::sql(&Question::Plan("EXPLAIN QUERY PLAN ", query))
-            .build_query_as()
-            .fetch_all(&self.pool)
-            .await
-            .map_err(read)?;
-        Ok(lines.into_iter().map(|(.., line)| line).collect::<Vec<_>>().join("\n"))
+        let lines = audit::entries("EXPLAIN QUERY PLAN ", query).values(&self.pool, |row| row.try_get::<String, _>(3));
+        Ok(lines.await?.join("\n"))
     }
 }
 
+/// The end of the log.
 pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
-    let sql = AssertSqlSafe(select::<Head>());
-    let head = read_all::<Sqlite, _, _>(sqlx::query(sql).fetch(connection)).await?.pop();
+    let head = Sql::<Sqlite>::new(select::<Head>()).rows_on::<Head, Head>(connection).await?.pop();
     head.ok_or_else(|| read(sqlx::Error::RowNotFound))
 }

@@ -1,0 +1,100 @@
+//! A statement that is written once for both databases.
+
+use futures::TryStreamExt;
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, Pool};
+
+use super::StoreError;
+use super::backend::Backend;
+use super::rows::{BoxError, Table, Value, read_all};
+
+/// The text of a statement, with `$1`, `$2` and so on for its values. Only constants and values go in: a text never holds
+/// data.
+pub(super) struct Sql<B: Backend> {
+    text: String,
+    arguments: B::Arguments,
+    parameters: usize,
+    error: Option<BoxError>,
+}
+
+impl<B: Backend> Sql<B> {
+    pub fn new(text: impl Into<String>) -> Self {
+        Self { text: text.into(), arguments: B::Arguments::default(), parameters: 0, error: None }
+    }
+
+    /// Appends to the text.
+    pub fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    /// Appends a parameter to the text, and its value.
+    pub fn push_value<'v>(&mut self, value: impl Value<'v>) -> &mut Self {
+        self.add(value);
+        self.text += &format!("${}", self.parameters);
+        self
+    }
+
+    /// Adds the value of the next parameter, which is in the text already.
+    pub fn bind<'v>(mut self, value: impl Value<'v>) -> Self {
+        self.add(value);
+        self
+    }
+
+    fn add<'v>(&mut self, value: impl Value<'v>) {
+        self.parameters += 1;
+        if let Err(error) = B::add(&mut self.arguments, value) {
+            self.error.get_or_insert(error);
+        }
+    }
+
+    fn query<'q>(self) -> Result<Query<'q, B, B::Arguments>, StoreError> {
+        match self.error {
+            Some(error) => Err(B::read_error(sqlx::Error::Encode(error))),
+            None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments)),
+        }
+    }
+
+    /// The rows of a table, decoded as they arrive.
+    pub async fn rows<T: Table>(self, pool: &Pool<B>) -> Result<Vec<T>, StoreError> {
+        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        self.rows_on::<T, T>(&mut connection).await
+    }
+
+    /// As [`rows`](Self::rows), on one connection.
+    pub async fn rows_on<T: Table, R: From<T>>(self, connection: &mut B::Connection) -> Result<Vec<R>, StoreError> {
+        read_all::<B, T, R>(B::fetch(connection, self.query()?)).await
+    }
+
+    /// The first row, if any.
+    pub async fn row<T: Table>(self, pool: &Pool<B>) -> Result<Option<T>, StoreError> {
+        Ok(self.rows(pool).await?.into_iter().next())
+    }
+
+    /// One value of each row, made by `decode`.
+    pub async fn values<V>(
+        self,
+        pool: &Pool<B>,
+        decode: impl Fn(&B::Row) -> Result<V, sqlx::Error>,
+    ) -> Result<Vec<V>, StoreError> {
+        let query = self.query()?;
+        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let rows = B::fetch(&mut connection, query).try_collect::<Vec<_>>().await.map_err(B::read_error)?;
+        rows.iter().map(decode).collect::<Result<_, _>>().map_err(B::read_error)
+    }
+
+    /// The first value of each row.
+    pub async fn first_values<V: for<'r> Value<'r>>(self, pool: &Pool<B>) -> Result<Vec<V>, StoreError> {
+        self.values(pool, |row| B::get(row, 0)).await
+    }
+
+    /// The first value of the first row.
+    pub async fn first_value<V: for<'r> Value<'r>>(self, pool: &Pool<B>) -> Result<Option<V>, StoreError> {
+        Ok(self.first_values(pool).await?.into_iter().next())
+    }
+
+    /// Runs a statement that returns nothing of interest.
+    pub async fn execute(self, pool: &Pool<B>) -> Result<(), StoreError> {
+        self.values(pool, |_| Ok(())).await.map(drop)
+    }
+}
