@@ -1,7 +1,11 @@
-//! What is kept: the traits that a database has to meet, and the two that do. SQL and nothing else lives below here.
+//! Storage: the traits that a database must implement, and the two databases that do. All SQL is here.
+//!
+//! * `rows` describes each table once.
+//! * `sql`, `audit`, `counts`, `checkpoints` and `follow` are written once for both databases.
+//! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
 //! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
-//! to the conformance suite in `tests/`, which runs every method against every backend.
+//! to the conformance suite in `tests/it/store`, which runs every method against every backend.
 
 mod audit;
 mod backend;
@@ -38,75 +42,75 @@ pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
 
-/// What came of an append.
+/// The outcome of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AppendOutcome {
-    /// It is there, durably.
+    /// The step is in the log, durably.
     Appended,
-    /// The log is not at the revision that the step was decided at. Nothing was written.
+    /// The head of the log is not the one that the step was decided at. Nothing was written.
     HeadMoved,
-    /// A request of the step is stored already. Nothing was written.
+    /// A request of the step is stored already, so an earlier attempt succeeded. Nothing was written.
     RequestExists,
-    /// The database does not take the data; one step smaller may be taken. Nothing was written.
+    /// The database refuses the data. It may accept a smaller step. Nothing was written.
     Refused(String),
 }
 
-/// In which order entries are read.
+/// The order in which entries are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// By falling revision.
+    /// By descending revision.
     NewestFirst,
-    /// By rising revision.
+    /// By ascending revision.
     OldestFirst,
 }
 
 /// Which entries to read.
 #[derive(Debug, Clone)]
 pub struct EntryQuery {
-    /// Those that pass this.
+    /// Only entries that pass this filter.
     pub filter: Filter,
-    /// Between these revisions.
+    /// Only entries in this range of revisions.
     pub range: Range,
-    /// In this order.
+    /// The order of the result.
     pub order: Order,
-    /// Not the first so many.
+    /// How many entries to skip.
     pub offset: i64,
-    /// At most so many.
+    /// How many entries to return at most.
     pub limit: i64,
 }
 
-/// A checkpoint that is kept with the log.
+/// A checkpoint that is stored with the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCheckpoint {
-    /// Of which revision it speaks.
+    /// The revision that it signs.
     pub revision: Revision,
-    /// What was signed, and the signature.
+    /// The signed text, with the signature.
     pub note: String,
 }
 
-/// A portion of what was trimmed, removed.
+/// The trimmed entries that one call removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RemovedEntries {
-    /// How many entries; 0 when none are left.
+    /// How many entries; 0 when none were left.
     pub entries: u64,
-    /// The revision of the last of them, or the one that they were to come after.
+    /// The revision of the last of them; if there were none, the revision after which they were to be removed.
     pub through: Revision,
 }
 
 impl RemovedEntries {
-    fn of(revisions: &[Revision], after: Revision) -> Self {
+    fn new(revisions: &[Revision], after: Revision) -> Self {
         Self { entries: revisions.len() as u64, through: revisions.iter().copied().max().unwrap_or(after) }
     }
 }
 
-/// The connections to the database that callers share.
+/// The pool of database connections that callers share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Open, and free for the next who asks.
+    /// Open connections that are not in use.
     pub idle: u32,
-    /// In use.
+    /// Connections in use.
     pub used: u32,
-    /// As many as there may be.
+    /// The limit of the pool.
     pub max: u32,
 }
 
@@ -118,94 +122,95 @@ impl Connections {
     }
 }
 
-/// A database, as everyone but the committer uses it.
+/// A database. The committer writes through a [`Writer`] instead.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Which database this is, without any password: for the log and for people.
+    /// The URL of the database without its password, for logs and operators.
     fn describe(&self) -> String;
 
-    /// The folder that the database lies in, if it is a file.
+    /// The folder of the database, if it is a file.
     fn folder(&self) -> Option<PathBuf>;
 
-    /// How many connections there are now for callers: the server itself has others.
+    /// The state of the pool that callers share. The server itself has other connections.
     fn connections(&self) -> Connections;
 
-    /// Brings the schema up to date. Safe to call from several servers at once.
+    /// Applies all pending migrations. Safe to call from several servers at once.
     async fn migrate_up(&self) -> Result<(), StoreError>;
 
-    /// Takes back the newest migration. One that would drop a log with entries in it is refused unless `drop_log`.
+    /// Takes back the newest migration. Without `drop_log`, it refuses to drop a log that has entries.
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError>;
 
     /// All migrations, and which of them are applied.
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError>;
 
-    /// The connection for writing; there is one committer a process, and it has the only one.
+    /// The connection that writes. Each process has one committer, which owns the only one.
     fn writer(&self) -> Box<dyn Writer>;
 
-    /// Everything, at one revision.
+    /// The whole state, at one revision.
     async fn load(&self) -> Result<State, StoreError>;
 
     /// The end of the log.
     async fn head(&self) -> Result<Head, StoreError>;
 
-    /// What happened since `known`. Reads the new head and the changed objects as of one moment.
+    /// What happened since `known`. The new head and the changed objects are read at one moment.
     async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError>;
 
-    /// Hints that somebody else has appended, without end. They may be late, lost, or about nothing: whoever must know looks
-    /// now and then as well. SQLite gives none.
+    /// An endless stream with an item for each append by another server. Items may be late, lost, or without a change, so
+    /// callers must poll as well. SQLite sends none.
     fn notifications(&self) -> BoxStream<'static, ()>;
 
-    /// Those of the named requests that are stored.
+    /// The stored requests among these.
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError>;
 
-    /// Forgets stored requests that expired before `now`, at most 1,000 at once, so that no writer waits long; how many.
+    /// Deletes stored requests that expired before `now`, and returns how many. At most 1,000 per call, so that writers do not
+    /// wait long.
     async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Removes entries that were trimmed, after a revision and up to the floor: the oldest, and not many at once, so that no
-    /// writer waits long. Those that somebody else is removing just now are left to them. Whoever goes on after the last
-    /// that was removed spares the database a walk through what is left of those before.
+    /// Removes trimmed entries after a revision and up to the floor, oldest first. A call removes few, so that writers do not
+    /// wait long, and skips entries that another server is removing. Pass the last removed revision to the next call: it
+    /// saves the database a walk through the remains of the entries before it.
     async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError>;
 
-    /// When each of a user's tokens was last used, as far as it was written down.
+    /// When each of a user's tokens was last used, as far as it was stored.
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;
 
-    /// Writes down when tokens were last used, where that is later than what stands. No part of the log.
+    /// Stores when tokens were last used, unless a later time is stored. Not part of the log.
     async fn write_last_used(&self, uses: &[(Uuid, Timestamp)]) -> Result<(), StoreError>;
 
-    /// One entry by its id. One that was trimmed is none, removed yet or not.
+    /// One entry by its id. `None` for a trimmed entry, whether it was removed yet or not.
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError>;
 
-    /// The id and hash of the entry at a revision. One that was trimmed is none, removed yet or not.
+    /// The id and hash of the entry at a revision. `None` for a trimmed entry, whether it was removed yet or not.
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError>;
 
-    /// Waits until what others have committed is as safe as what we have: a commit can be read while a synchronous standby
-    /// still lacks it, if the primary was started again, or the session ended, while it waited for the standby. Before
-    /// somebody is told, on the strength of what was read, that their change was made.
+    /// Waits until everything that can be read is as durable as our own commits. A commit can be visible although a synchronous
+    /// standby lacks it, if the primary restarted, or the session ended, while it waited for the standby. Call this before a
+    /// change is reported as made because it was read.
     async fn confirm_durable(&self) -> Result<(), StoreError>;
 
-    /// Entries.
+    /// Entries that match a query.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
-    /// How many entries pass a filter between two revisions. Blocks of the log that were counted ahead are added up, the rest
-    /// is walked.
+    /// How many entries pass a filter in a range of revisions. Blocks that were counted ahead are added up, and the rest is
+    /// walked.
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
 
-    /// Counts the next block of the log ahead, for [`Store::count`]; `false` when there is none that is full, or somebody else has
-    /// just counted it. On SQLite writers wait for it to end: some milliseconds.
+    /// Counts the next block of the log ahead, for [`Store::count`]. `false` if no full block is left, or another server has just
+    /// counted it. On SQLite writers wait for it, some milliseconds.
     async fn count_ahead(&self) -> Result<bool, StoreError>;
 
-    /// The first entry at or after a time.
+    /// The revision of the first entry at or after a time.
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;
 
-    /// The last entry at or before a time.
+    /// The revision of the last entry at or before a time.
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError>;
 
-    /// The first change of each of these flags after a revision, of those that have one, with what tells what the flag was
-    /// before it. Each is found by an index; attempts that were refused are no changes.
+    /// The first change of each of these flags after a revision, if it has one, with the data to reconstruct the flag before
+    /// it. Each is found by an index. Denied changes do not count.
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
-    /// Whether the log, which ends at `now`, goes on from `known`: no backup was restored in between. One that was trimmed
-    /// beyond cannot tell, and is said not to.
+    /// Whether the log, which ends at `now`, continues from `known`, so that no backup was restored in between. `false` if the
+    /// entry there was trimmed, because then it cannot be known.
     async fn continues_from(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
         Ok(match Relation::of(now, known) {
             Relation::Same | Relation::Continues => true,
@@ -230,54 +235,54 @@ pub trait Store: Send + Sync {
         Ok(range)
     }
 
-    /// Keeps a checkpoint, as its note, unless there is one at this revision.
+    /// Stores a checkpoint, unless there is one at this revision.
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError>;
 
-    /// The checkpoints between two revisions, by rising revision, at most `limit`.
+    /// The checkpoints in a range of revisions, by ascending revision, at most `limit`.
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError>;
 
     /// The last checkpoint.
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
 
-    /// Keeps a key that checkpoints are signed with, unless it is kept already.
+    /// Stores a key that signs checkpoints, unless it is stored already.
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError>;
 
-    /// The keys that checkpoints were signed with, and since when, the oldest first.
+    /// The keys that signed checkpoints, and when each was added, the oldest first.
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
 
-    /// How the database would go about [`Store::entries`], in its own words.
+    /// The database's plan for [`Store::entries`].
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;
 }
 
 /// The one connection that writes.
 #[async_trait]
 pub trait Writer: Send + Sync {
-    /// Appends a step, on condition that the log is at `step.base`: all of it or nothing. An empty step writes nothing
-    /// and tells whether the log is still there.
+    /// Appends a step if the log is at `step.base`: all of it or nothing. An empty step writes nothing, and checks only
+    /// whether the log is there.
     ///
     /// # Errors
-    /// [`StoreError::OutcomeUnknown`] when it cannot be told whether it was appended. The same step may be appended
-    /// again: if it was, the answer is [`AppendOutcome::HeadMoved`].
+    /// [`StoreError::OutcomeUnknown`] if the step may have been appended or not. The caller may append it again: if it was
+    /// appended, the outcome is [`AppendOutcome::HeadMoved`].
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError>;
 
-    /// Waits for our turn, and keeps others from appending until our next `append` has ended, one way or another. For
-    /// a writer that keeps losing the race; the one who holds the head must be quick.
+    /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the
+    /// race. The caller must be quick.
     async fn lock_head(&mut self) -> Result<(), StoreError>;
 }
 
 /// Opens the database at `url`: `sqlite://path` or `postgres://user:password@host:port/database`. Connects at the first
-/// use, not before; a SQLite file that is not there is made then.
+/// use, and creates a missing SQLite file then.
 ///
 /// # Errors
-/// A line for a person, when the URL cannot be used.
+/// A line for an operator, when the URL cannot be used.
 pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
     open_or_create(url, true)
 }
 
-/// As [`open`], for who expects a database there: a file that is not there is not made.
+/// As [`open`], but does not create a missing SQLite file.
 ///
 /// # Errors
-/// A line for a person, when the URL cannot be used.
+/// A line for an operator, when the URL cannot be used.
 pub fn open_existing(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
     open_or_create(url, false)
 }

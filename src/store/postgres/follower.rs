@@ -1,6 +1,7 @@
-//! Reading the state and following the log, on a connection of its own: callers cannot keep it waiting, and it is not one
-//! of a pool. Whoever follows gives up after a while, perhaps in the middle of something. A connection that was given up is
-//! closed; a pool would hand it out again, with the old snapshot perhaps still open in it, which never shows anything new.
+//! Reading the state and following the log, on a connection outside the pools, so that callers cannot keep it waiting.
+//!
+//! The caller may give up in the middle of a transaction. That connection is then closed. A pool would hand it out again,
+//! perhaps with the old snapshot still open, which never shows anything new.
 
 use std::sync::Arc;
 
@@ -18,13 +19,13 @@ use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
 use crate::store::{FollowOutcome, StoreError, follow};
 
-/// One moment for several reads.
+/// Several reads at one moment.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// Reads the state, and what has become of it since.
+/// Reads the state, and follows its changes.
 pub(super) struct Follower {
     options: PgConnectOptions,
-    /// The connection, while nobody uses it. It is put back only by who finds it sound.
+    /// The connection while it is not in use. It is put back only if it is still usable.
     idle: Mutex<Option<PgConnection>>,
 }
 
@@ -44,16 +45,16 @@ impl Follower {
     pub async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut connection) = idle.take()
-            && let Ok(followed) = follow(&mut connection, known).await
+            && let Ok(outcome) = follow(&mut connection, known).await
         {
             *idle = Some(connection);
-            return Ok(followed);
+            return Ok(outcome);
         }
-        // The one that was there may have ended while nobody used it.
+        // The idle connection may have been lost.
         let mut connection = connect(&self.options).await?;
-        let followed = follow(&mut connection, known).await?;
+        let outcome = follow(&mut connection, known).await?;
         *idle = Some(connection);
-        Ok(followed)
+        Ok(outcome)
     }
 }
 
@@ -70,9 +71,9 @@ async fn follow(connection: &mut PgConnection, known: &Head) -> Result<FollowOut
         return Ok(FollowOutcome::Unchanged);
     }
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let followed = follow::follow::<Postgres>(&mut snapshot, known).await?;
+    let outcome = follow::follow::<Postgres>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
-    Ok(followed)
+    Ok(outcome)
 }
 
 /// See [`Backend::changed_since`](crate::store::backend::Backend::changed_since).

@@ -1,4 +1,4 @@
-//! Hints of appends: each append notifies, and every server listens.
+//! Notifications of appends: each append sends one, and every server listens.
 
 use std::time::Duration;
 
@@ -8,19 +8,19 @@ use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-/// What is notified and listened on; a database has its own channels.
+/// The channel. Each database of a PostgreSQL server has its own channels.
 pub(super) const CHANNEL: &str = "toggled";
 
-/// How long to wait before listening again when the connection was lost.
-const PAUSE: Duration = Duration::from_millis(500);
+/// How long to wait before listening again after the connection was lost.
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// After how long without a word the connection is asked whether it is still there: it may be gone without a word, too.
-const SILENCE: Duration = Duration::from_secs(30);
+/// After how long without a notification the connection is probed. A lost connection can stay silent.
+const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long it may take to connect, or to say that it is there.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// How long to wait for a connection, or for the answer to a probe.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A hint for each append but our own, and whenever listening begins: what was appended before went unheard.
+/// An item for each append of another server, and one whenever listening begins, because earlier notifications were missed.
 pub(super) fn notifications(options: PgConnectOptions, instance: Uuid) -> BoxStream<'static, ()> {
     let ours = instance.to_string();
     async_stream::stream! {
@@ -29,34 +29,35 @@ pub(super) fn notifications(options: PgConnectOptions, instance: Uuid) -> BoxStr
                 Ok(mut listener) => {
                     yield ();
                     loop {
-                        match timeout(SILENCE, listener.try_recv()).await {
-                            Ok(Ok(Some(heard))) if heard.payload() == ours => {}
+                        match timeout(PROBE_INTERVAL, listener.try_recv()).await {
+                            Ok(Ok(Some(notification))) if notification.payload() == ours => {}
                             Ok(Ok(Some(_))) => yield (),
-                            Err(_) if is_there(&mut listener).await => {}
+                            Err(_) if is_alive(&mut listener).await => {}
                             _ => break,
                         }
                     }
                 }
-                // Polling finds what is appended, and whether the database is there.
-                Err(error) => tracing::debug!(%error, "cannot listen to the appends of others; trying on"),
+                // Polling still finds appends, and reports a lost database.
+                Err(error) => tracing::debug!(%error, "listening for notifications failed"),
             }
-            sleep(PAUSE).await;
+            sleep(RETRY_DELAY).await;
         }
     }
     .boxed()
 }
 
 async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
-    // A pool of one, and a new one each time: a connection that says nothing any more holds up nobody else.
-    let pool = PgPoolOptions::new().max_connections(1).acquire_timeout(PATIENCE).connect_lazy_with(options.clone());
+    // A new pool of one each time, so that a silent connection blocks nothing else.
+    let pool =
+        PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER_TIMEOUT).connect_lazy_with(options.clone());
     let mut listener = PgListener::connect_with(&pool).await?;
-    // A connection that was lost is told, and made again above.
+    // The caller reconnects.
     listener.eager_reconnect(false);
-    timeout(PATIENCE, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+    timeout(ANSWER_TIMEOUT, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;
     Ok(listener)
 }
 
-async fn is_there(listener: &mut PgListener) -> bool {
-    let asked = timeout(PATIENCE, sqlx::query("SELECT 1").execute(listener)).await;
-    asked.is_ok_and(|answered| answered.is_ok())
+async fn is_alive(listener: &mut PgListener) -> bool {
+    let answer = timeout(ANSWER_TIMEOUT, sqlx::query("SELECT 1").execute(listener)).await;
+    answer.is_ok_and(|answer| answer.is_ok())
 }

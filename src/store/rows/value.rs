@@ -66,7 +66,7 @@ impl Decode<'_, Postgres> for Time {
                 let micros: i64 = Decode::<Postgres>::decode(value)?;
                 Ok(Self(Timestamp::from_micros(micros.saturating_add(POSTGRES_EPOCH))))
             }
-            PgValueFormat::Text => Err("a timestamp came as text, which is never asked for".into()),
+            PgValueFormat::Text => Err("a timestamp in text format, which is never requested".into()),
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::domain::state::{Delta, Head, State};
 use crate::store::rows::{Table, read_all, select};
 use crate::store::{FollowOutcome, StoreError, follow};
 
-/// Everything, at one revision.
+/// The whole state, at one revision.
 pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
     let mut snapshot = pool.begin().await.map_err(read)?;
     let state = follow::load::<Sqlite>(&mut snapshot).await?;
@@ -21,7 +21,7 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
     Ok(state)
 }
 
-/// What has become of the log since `known`.
+/// What happened to the log since `known`.
 pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<FollowOutcome, StoreError> {
     // Usually nothing changed, which one small read shows.
     let mut connection = pool.acquire().await.map_err(read)?;
@@ -30,9 +30,9 @@ pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<FollowOutc
     }
     drop(connection);
     let mut snapshot = pool.begin().await.map_err(read)?;
-    let followed = follow::follow::<Sqlite>(&mut snapshot, known).await?;
+    let outcome = follow::follow::<Sqlite>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
-    Ok(followed)
+    Ok(outcome)
 }
 
 /// See [`Backend::changed_since`](crate::store::backend::Backend::changed_since).
