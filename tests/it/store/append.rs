@@ -1,6 +1,6 @@
-//! Appending: what was decided is what stands in the database, whatever kind of change it is and whatever is in it.
+//! Appending: the database has what was decided, for every kind of change and every value.
 //!
-//! `World::commit` compares everything that the database holds with what it has to, after each step.
+//! `World::commit` compares the whole content of the database with the expected content after each step.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use toggled::store::AppendOutcome;
 use super::world::*;
 use crate::support::on_both_databases;
 
-/// Texts that have come to grief in databases before.
+/// Texts that databases have mishandled before.
 const NASTY: [&str; 16] = [
     "'; DROP TABLE audit_logs; --",
     r#"\ "quoted" \" 'twice'' \u0041 \n"#,
@@ -37,7 +37,7 @@ const NASTY: [&str; 16] = [
 ];
 
 on_both_databases! {
-    async fn every_kind_of_change_reads_back_as_it_was_decided(backend: Backend) {
+    async fn every_kind_of_change_reads_back_as_decided(backend: Backend) {
         let mut world = World::new(backend).await;
         let steps: Vec<Vec<Command>> = vec![
             vec![create("a")],
@@ -83,8 +83,8 @@ on_both_databases! {
         assert_eq!(world.state.head().revision, i64::try_from(world.entries.len()).unwrap(), "no gaps");
     }
 
-    /// Optional fields are absent or present, each as it was; nothing becomes empty and nothing becomes null.
-    async fn what_is_absent_stays_absent(backend: Backend) {
+    /// Absent fields do not become empty, and empty ones do not become absent.
+    async fn absent_fields_stay_absent(backend: Backend) {
         let mut world = World::new(backend).await;
         let bare = world.commit(&[service(create("a"))]).await.entries.remove(0);
         assert_eq!((bare.user_id, bare.token_id, &bare.reason, &bare.request_id), (None, None, &None, &None));
@@ -106,7 +106,7 @@ on_both_databases! {
         };
         let step = world.by_hand(about_the_log);
         world.append(&step).await;
-        // A token that is narrowed to nothing is not one that is not narrowed.
+        // A token with no permissions differs from a token without restrictions.
         let narrow = |secret, permissions| {
             let user_id = world.user("admin@localhost").id;
             world.by_admin(Command::CreateToken(NewToken {
@@ -128,7 +128,7 @@ on_both_databases! {
         assert_eq!(world.token(3).permissions, Some(Permissions::default()));
     }
 
-    async fn every_text_reads_back_to_the_letter(backend: Backend) {
+    async fn every_text_reads_back_unchanged(backend: Backend) {
         let mut world = World::new(backend).await;
         for (number, text) in NASTY.into_iter().enumerate() {
             let new = NewFlag {
@@ -165,7 +165,7 @@ on_both_databases! {
 
     async fn every_time_reads_back_to_the_microsecond(backend: Backend) {
         let mut world = World::new(backend).await;
-        // The log's time stands still while the server's clock runs backwards; `created_at` tells what the clock said.
+        // The log's time stands still while the server's clock runs backwards; `created_at` is the clock's time.
         let before = world.now;
         for (number, clock) in
             [Timestamp::MIN, Timestamp::from_micros(-1), Timestamp::default()].into_iter().enumerate()
@@ -197,7 +197,7 @@ on_both_databases! {
         assert_eq!(world.flag("last").archived_at, Some(Timestamp::MAX));
     }
 
-    /// No command does these yet; the store must not be what they wait for.
+    /// No command makes these changes, but the store supports them.
     async fn users_and_tokens_can_be_changed(backend: Backend) {
         let mut world = World::new(backend).await;
         let admin = world.user("admin@localhost").clone();
@@ -229,8 +229,8 @@ on_both_databases! {
         assert_eq!(world.user("ann@example.com").created_at, ann.created_at);
     }
 
-    /// More than a committer's batch holds, and more than one statement may have parameters for, were each a parameter.
-    async fn a_large_batch_is_one_append(backend: Backend) {
+    /// More rows than a committer's batch, and more values than a statement may have parameters.
+    async fn large_batch_is_one_append(backend: Backend) {
         let mut world = World::new(backend).await;
         let keys: Vec<String> = (0..1_000).map(|n| format!("flag-{n:04}")).collect();
         let creations: Vec<_> = keys.iter().map(|key| world.by_admin(create(key))).collect();
@@ -245,8 +245,8 @@ on_both_databases! {
         assert_eq!(world.flag("flag-0000").status, Status::Disabled, "75 flips");
     }
 
-    /// What a request that changes nothing leaves: its answer, for a retry, and no entry.
-    async fn a_step_of_requests_alone_moves_nothing(backend: Backend) {
+    /// A request that changes nothing stores its answer, for a retry, and no entry.
+    async fn step_of_requests_alone_keeps_the_head(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let head = *world.state.head();
@@ -257,7 +257,7 @@ on_both_databases! {
         world.commit(&[service(toggle("a"))]).await;
     }
 
-    async fn an_empty_step_only_asks_where_the_log_is(backend: Backend) {
+    async fn empty_step_only_checks_the_head(backend: Backend) {
         let mut world = World::new(backend).await;
         let step = world.decide(&[]);
         world.append(&step).await;
@@ -272,8 +272,8 @@ on_both_databases! {
         world.verify().await;
     }
 
-    /// Stored under the same name: another user's request, and one whose name differs in nothing but case.
-    async fn requests_are_told_apart_to_the_letter(backend: Backend) {
+    /// Requests of two users with the same id, and ids that differ only in case or normalization.
+    async fn request_ids_are_compared_exactly(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), service(create_user("ann@example.com", Permissions::all()))]).await;
         world.commit(&[service(create_token(world.user("ann@example.com").id, 2))]).await;

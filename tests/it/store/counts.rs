@@ -1,4 +1,4 @@
-//! Counting ahead: the same numbers, without walking the log.
+//! Counting ahead: the same counts, without walking the log.
 
 use toggled::domain::Revision;
 use toggled::domain::audit::{Action, EntityType};
@@ -11,10 +11,10 @@ use super::retention::trim;
 use super::world::*;
 use crate::support::{Backend, Server, on_both_databases, with_timeout};
 
-/// Entries of a block, as the migrations have it.
+/// Entries per block, as in the migrations.
 const BLOCK: Revision = 16_384;
 
-/// A log that is a little longer than so many blocks: by the service, and by the administrator, some of it about users.
+/// A log slightly longer than this many blocks, written by the service and the administrator, partly about users.
 async fn long(backend: Backend, blocks: Revision) -> World {
     let mut world = World::new(backend).await;
     world.commit(&[service(create("a")), service(create("b"))]).await;
@@ -45,7 +45,7 @@ fn filters(world: &World) -> Vec<Filter> {
     ]
 }
 
-/// Every count is what passes, whatever part of the log it is about.
+/// Asserts that every count is correct, for every range.
 async fn check(world: &World) {
     let (floor, end) = (world.state.head().floor, world.state.head().revision);
     let edges = [1, 2, 100, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 77, 2 * BLOCK, 2 * BLOCK + 1, end - 1, end, end + 5];
@@ -61,7 +61,7 @@ async fn check(world: &World) {
     }
 }
 
-/// Counts ahead until there is nothing to count; how many blocks that were.
+/// Counts ahead until nothing is left, and returns how many blocks were counted.
 async fn count_ahead(world: &World) -> i64 {
     let mut blocks = 0;
     while world.store.count_ahead().await.unwrap() {
@@ -71,12 +71,12 @@ async fn count_ahead(world: &World) -> i64 {
 }
 
 on_both_databases! {
-    async fn what_was_counted_ahead_adds_up_to_what_there_is(backend: Backend) {
+    async fn counted_blocks_add_up_to_the_log(backend: Backend) {
         let mut world = long(backend, 2).await;
         check(&world).await;
         assert_eq!(count_ahead(&world).await, 2, "the third is not full yet");
         check(&world).await;
-        // And it is asked for: what is not in the log would be told.
+        // The counts are used: an invented one is added.
         let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, entries)
             VALUES (1, 'nobody@localhost', 'log_trimmed', 'log', 7)";
         world.raw.run(sql).await;
@@ -91,7 +91,7 @@ on_both_databases! {
         }
     }
 
-    async fn a_block_is_counted_once_however_many_count(backend: Backend) {
+    async fn block_counted_by_many_servers_is_stored_once(backend: Backend) {
         let mut world = long(backend, 1).await;
         let others: Vec<_> = (0..4).map(|_| open(&world.database.url).unwrap()).collect();
         let counting = others.iter().map(|store| async { while store.count_ahead().await.unwrap() {} });
@@ -101,8 +101,8 @@ on_both_databases! {
         check(&world).await;
     }
 
-    /// Addresses among them.
-    async fn counts_of_what_was_trimmed_go_with_it(backend: Backend) {
+    /// They hold addresses.
+    async fn counts_of_trimmed_blocks_are_deleted(backend: Backend) {
         let mut world = long(backend, 3).await;
         assert_eq!(count_ahead(&world).await, 3);
         trim(&mut world, BLOCK + 77).await;
@@ -114,7 +114,7 @@ on_both_databases! {
         check(&world).await;
     }
 
-    async fn a_server_counts_its_log_ahead(backend: Backend) {
+    async fn server_counts_its_log_ahead(backend: Backend) {
         let mut world = long(backend, 1).await;
         let _server = Server::start(&world.database).await;
         with_timeout("the log to be counted", async {

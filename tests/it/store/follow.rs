@@ -1,4 +1,4 @@
-//! Following the log: what changed since, exactly, and whether it is still the log that was known.
+//! Following the log: exactly what changed, and whether it is still the known log.
 
 use std::collections::HashSet;
 
@@ -13,7 +13,7 @@ use super::retention::trim;
 use super::world::*;
 use crate::support::on_both_databases;
 
-/// Asserts that following from `known` leads to the end of the log with exactly what changed since.
+/// Asserts that following from `known` returns the head of the log and exactly what changed.
 async fn leads_to_the_end(world: &World, known: &Head) {
     let (head, delta) = match world.store.follow(known).await.unwrap() {
         FollowOutcome::Changed(head, delta) => (head, delta),
@@ -42,7 +42,7 @@ async fn leads_to_the_end(world: &World, known: &Head) {
     assert_eq!(found, changed, "from {}", known.revision);
 }
 
-/// A log with something of every kind in it.
+/// A log with every kind of change.
 async fn eventful(backend: crate::support::Backend) -> World {
     let mut world = World::new(backend).await;
     world.commit(&[service(create("a")), service(create("b")), service(create("c"))]).await;
@@ -57,27 +57,27 @@ async fn eventful(backend: crate::support::Backend) -> World {
 }
 
 on_both_databases! {
-    async fn from_everywhere_in_the_log_exactly_what_changed_since(backend: Backend) {
+    async fn follow_returns_exactly_what_changed(backend: Backend) {
         let world = eventful(backend).await;
         let (end, earlier) = world.heads.split_last().unwrap();
         for known in earlier {
             leads_to_the_end(&world, known).await;
         }
-        // Also from within a batch, where nobody is left standing but a reader may have stopped.
+        // Also from within a batch, where a reader may have stopped.
         for entry in &world.entries[..world.entries.len() - 1] {
             let known = Head { revision: entry.revision, hash: entry.hash, timestamp: entry.timestamp, ..*end };
             leads_to_the_end(&world, &known).await;
         }
     }
 
-    async fn at_the_end_there_is_nothing_to_follow(backend: Backend) {
+    async fn unchanged_log_is_reported_as_unchanged(backend: Backend) {
         let mut world = World::empty(backend).await;
         assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
         world.commit(&[service(create("a"))]).await;
         assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
     }
 
-    async fn a_log_that_is_not_the_known_one_has_diverged(backend: Backend) {
+    async fn other_log_has_diverged(backend: Backend) {
         let world = eventful(backend).await;
         let end = *world.state.head();
         let middle = world.heads[3];
@@ -96,7 +96,7 @@ on_both_databases! {
         leads_to_the_end(&world, &middle).await;
     }
 
-    async fn what_has_been_trimmed_cannot_be_followed_from(backend: Backend) {
+    async fn follow_from_a_trimmed_entry_diverges(backend: Backend) {
         let mut world = eventful(backend).await;
         let floor = 5;
         let known: Vec<Head> = world

@@ -1,4 +1,4 @@
-//! Several writers on one database: they take turns by the condition, or by holding the head.
+//! Several writers on one database: the condition on the head, and the lock on the head.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,7 +19,7 @@ use crate::support::{Backend, TIMEOUT, on_both_databases, with_timeout};
 const RACERS: usize = 4;
 const FLIPS: usize = 25;
 
-/// Starts an append of another writer, and returns when there is every sign that it is waiting.
+/// Starts an append of another writer, and returns once it seems to wait for the lock.
 pub async fn waiting(
     world: &mut World,
     step: &Step,
@@ -37,7 +37,7 @@ pub async fn waiting(
             assert!(start.elapsed() < TIMEOUT && !append.is_finished(), "the second writer does not wait");
         }
     }
-    // SQLite tells nobody who waits, but an append that does not is over after a few round trips. Not too many of them:
+    // SQLite does not report waiting writers, but an append that does not wait ends within a few round trips. Few enough:
     // the second writer gives up after five seconds.
     for _ in 0..50 {
         world.store.head().await.unwrap();
@@ -46,8 +46,8 @@ pub async fn waiting(
     append
 }
 
-/// Flips a flag again and again, as a server does beside others: decide, append, and where the log has moved follow it
-/// and decide again.
+/// Flips a flag repeatedly, as one of several servers does: decide, append, and if the head has moved, follow and decide
+/// again.
 async fn race(store: Arc<dyn Store>) {
     let mut state = store.load().await.unwrap();
     let mut writer = store.writer();
@@ -71,12 +71,12 @@ async fn race(store: Arc<dyn Store>) {
                 other => panic!("{other:?}"),
             }
         }
-        assert!(losses <= 3, "who holds the head does not lose");
+        assert!(losses <= 3, "a writer that has locked the head does not lose");
     }
 }
 
 on_both_databases! {
-    async fn who_holds_the_head_goes_first(backend: Backend) {
+    async fn writer_with_the_lock_appends_first(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let ours = world.decide(&[service(toggle("a"))]);
@@ -96,7 +96,7 @@ on_both_databases! {
         world.verify().await;
     }
 
-    async fn the_holder_can_follow_and_then_append(backend: Backend) {
+    async fn writer_with_the_lock_can_follow_and_append(backend: Backend) {
         let mut world = World::new(backend).await;
         let known = *world.state.head();
         let other = world.decide(&[service(create("a"))]);
@@ -111,8 +111,8 @@ on_both_databases! {
         world.commit(&[service(toggle("a"))]).await;
     }
 
-    /// However the holder's next append ends, it lets go of the head.
-    async fn every_end_of_an_append_lets_go_of_the_head(backend: Backend) {
+    /// The next append releases the lock, whatever its outcome.
+    async fn every_outcome_of_an_append_releases_the_lock(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), in_full(world.by_admin(create("b")), "r")]).await;
         for end in ["Appended", "HeadMoved", "RequestExists", "Refused"] {
@@ -141,7 +141,7 @@ on_both_databases! {
         world.commit(&[service(toggle("a"))]).await;
     }
 
-    async fn a_holder_that_goes_away_lets_go(backend: Backend) {
+    async fn dropped_writer_releases_the_lock(backend: Backend) {
         let mut world = World::new(backend).await;
         let mut gone = world.store.writer();
         with_timeout("the head", gone.lock_head()).await.unwrap();
@@ -149,7 +149,7 @@ on_both_databases! {
         world.commit(&[service(create("a"))]).await;
     }
 
-    async fn writers_that_race_lose_nothing_and_repeat_nothing(backend: Backend) {
+    async fn racing_writers_append_each_flip_once(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let before = *world.state.head();
@@ -177,8 +177,8 @@ on_both_databases! {
         assert_eq!(previous, head.hash);
     }
 
-    /// Not a wait for ever: somebody else's open transaction is an outage of ours, in which nothing is written.
-    async fn a_head_that_is_not_to_be_had_in_time_is_an_outage(backend: Backend) {
+    /// A writer does not wait for ever for another session's transaction. Nothing is written.
+    async fn head_locked_too_long_is_unavailable(backend: Backend) {
         let mut world = World::new(backend).await;
         let hold = match world.raw {
             Raw::Sqlite(_) => "BEGIN IMMEDIATE",
@@ -197,10 +197,10 @@ on_both_databases! {
     }
 }
 
-/// A holder that is stopped, say, is there and does nothing: the head is taken from it. SQLite knows no such limit, and needs
-/// none: it has one server.
+/// A stopped process, say, keeps its connection and does nothing. PostgreSQL then ends its transaction. SQLite has no such
+/// limit, and only one server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_holder_that_does_nothing_loses_the_head() {
+async fn idle_writer_loses_the_lock() {
     let mut world = World::new(Backend::Postgres).await;
     let late = world.decide(&[service(create("late"))]);
     let mut idle = world.store.writer();
@@ -216,7 +216,7 @@ async fn a_holder_that_does_nothing_loses_the_head() {
     });
     assert_eq!(waited.await.unwrap(), AppendOutcome::Appended);
     world.appended(&step);
-    // What it meant to write fits no more, whichever way it finds out.
+    // Its step no longer fits, whichever error it gets.
     let outcome = with_timeout("the holder's append", idle.append(&late)).await;
     assert!(!matches!(outcome, Ok(AppendOutcome::Appended)), "{outcome:?}");
     world.verify().await;

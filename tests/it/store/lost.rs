@@ -1,6 +1,6 @@
-//! Connections that are lost while a writer appends. Only a server's can be, so this is about PostgreSQL alone.
+//! Connections that are lost during an append, on PostgreSQL: SQLite has no connection to lose.
 //!
-//! Whatever became of the append, the same step can be appended again, and what that says tells which it was.
+//! Whatever happened to the append, the same step can be appended again, and that outcome shows what happened.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -18,12 +18,12 @@ use crate::support::{Backend, with_timeout};
 
 /// Everything passes.
 const WHOLE: u8 = 0;
-/// What the writer says does not come through: it is cut off before the database has heard it.
+/// Requests are cut off: the database does not receive the append.
 const DEAF: u8 = 1;
-/// What the database says does not come through: it has done what it was told, and the writer is cut off.
+/// Answers are cut off: the database has appended, and the writer does not learn of it.
 const MUTE: u8 = 2;
 
-/// A line to the test's database that can be cut.
+/// A proxy to the test's database whose connections can be cut.
 struct Line {
     state: Arc<AtomicU8>,
     url: String,
@@ -55,7 +55,7 @@ impl Line {
         line
     }
 
-    /// Appends on a line that is in this state, then mends it.
+    /// Appends while the line is in this state, then restores it.
     async fn append(&self, state: u8, writer: &mut dyn Writer, step: &Step) -> Result<AppendOutcome, StoreError> {
         self.state.store(state, Ordering::SeqCst);
         let outcome = with_timeout("an append on a line that is cut", writer.append(step)).await;
@@ -64,7 +64,7 @@ impl Line {
     }
 }
 
-/// Hands on what comes, until the line is cut in this direction.
+/// Forwards bytes until the line is cut in this direction.
 async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &AtomicU8, cut: u8) {
     let mut buffer = vec![0; 65_536];
     loop {
@@ -75,7 +75,7 @@ async fn pass(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &AtomicU8,
     }
 }
 
-/// Ends every connection of a server to the test's database but the test's own.
+/// Ends every connection to the test's database except the test's own.
 async fn terminate(world: &mut World) {
     let terminate = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
         WHERE datname = current_database() AND application_name = 'toggled'";
@@ -87,7 +87,7 @@ fn is_unknown(outcome: &Result<AppendOutcome, StoreError>) -> bool {
 }
 
 #[tokio::test]
-async fn an_append_whose_answer_is_lost_stands_and_stands_once() {
+async fn append_with_lost_answer_is_not_repeated() {
     let mut world = World::new(Backend::Postgres).await;
     world.commit(&[service(create("a"))]).await;
     let line = Line::to(&world.database.url).await;
@@ -110,7 +110,7 @@ async fn an_append_whose_answer_is_lost_stands_and_stands_once() {
 }
 
 #[tokio::test]
-async fn an_append_that_never_arrived_can_be_made_again() {
+async fn append_that_never_arrived_can_be_repeated() {
     let mut world = World::new(Backend::Postgres).await;
     world.commit(&[service(create("a"))]).await;
     let line = Line::to(&world.database.url).await;
@@ -127,13 +127,13 @@ async fn an_append_that_never_arrived_can_be_made_again() {
     world.verify().await;
 }
 
-/// An operator ends the connection, or the server is on its way down: what it says then does not tell what it did.
+/// An operator ends the connection, or the server shuts down: its error does not say whether it committed.
 #[tokio::test]
-async fn a_connection_that_the_server_ends_leaves_the_outcome_unknown() {
+async fn connection_ended_by_server_leaves_outcome_unknown() {
     let mut world = World::new(Backend::Postgres).await;
     world.commit(&[service(create("a"))]).await;
 
-    // While nobody looked: the writer finds out by its next append.
+    // While the connection is idle: the next append fails.
     terminate(&mut world).await;
     let step = world.decide(&[service(toggle("a"))]);
     let outcome = world.writer.append(&step).await;

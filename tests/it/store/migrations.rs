@@ -15,7 +15,7 @@ fn versions(migrations: &[Migration], applied: bool) -> Vec<i64> {
     migrations.iter().filter(|m| m.applied == applied).map(|m| m.version).collect()
 }
 
-/// What the database holds of ours: tables, indexes, triggers and functions.
+/// The objects of our schema: tables, indexes, triggers and functions.
 async fn objects(raw: &mut Raw) -> Vec<String> {
     let sql = match raw {
         Raw::Sqlite(_) => "SELECT name FROM sqlite_schema WHERE name NOT LIKE '%\\_sqlx\\_%' ESCAPE '\\'",
@@ -32,7 +32,7 @@ async fn objects(raw: &mut Raw) -> Vec<String> {
     objects
 }
 
-/// Every column of every table of ours, in order.
+/// Every column of our tables, by name.
 async fn columns(backend: Backend) -> Vec<String> {
     let mut world = World::empty(backend).await;
     let sql = match world.raw {
@@ -54,12 +54,12 @@ async fn migrations(backend: Backend) -> Vec<(i64, String)> {
     world.store.migrations().await.unwrap().into_iter().map(|m| (m.version, m.name)).collect()
 }
 
-/// Starts as a server does: while the database is busy, it tries again. Which log it finds.
+/// Migrates as a starting server does, with retries while the database is busy. Returns the id of the log.
 async fn start(store: Arc<dyn Store>) -> Uuid {
     loop {
         match store.migrate_up().await {
             Ok(()) => return store.head().await.unwrap().log_id,
-            // SQLite says so to some of those who all want to make the file at once.
+            // SQLite refuses some of several servers that create the file at once.
             Err(StoreError::Unavailable(_)) => tokio::task::yield_now().await,
             Err(other) => panic!("{other}"),
         }
@@ -85,7 +85,7 @@ async fn assert_refused(world: &World, words: &str) {
 }
 
 #[tokio::test]
-async fn both_databases_hold_the_same_tables_and_columns() {
+async fn both_databases_have_the_same_columns() {
     let sqlite = columns(Backend::Sqlite).await;
     assert!(sqlite.contains(&"audit_logs.previous_entity_revision".to_owned()), "{sqlite:?}");
     assert_eq!(sqlite, columns(Backend::Postgres).await);
@@ -93,7 +93,7 @@ async fn both_databases_hold_the_same_tables_and_columns() {
 }
 
 on_both_databases! {
-    async fn the_schema_comes_once_however_often_it_is_asked_for(backend: Backend) {
+    async fn repeated_migration_changes_nothing(backend: Backend) {
         let database = Database::new(backend).await;
         let store = open(&database.url).unwrap();
         let before = store.migrations().await.unwrap();
@@ -110,8 +110,8 @@ on_both_databases! {
         assert_eq!(store.head().await.unwrap(), log, "it is the same log");
     }
 
-    /// Servers of one deployment start at the same moment, on a database that is not there yet.
-    async fn servers_that_start_at_once_do_not_disturb_each_other(backend: Backend) {
+    /// Servers of one deployment start at the same moment, on an empty database.
+    async fn servers_that_start_at_once_share_one_log(backend: Backend) {
         for _ in 0..5 {
             let database = Database::new(backend).await;
             let starting: Vec<_> = (0..6).map(|_| tokio::spawn(start(open(&database.url).unwrap()))).collect();
@@ -124,7 +124,7 @@ on_both_databases! {
         }
     }
 
-    async fn a_log_with_entries_is_dropped_only_when_told_to(backend: Backend) {
+    async fn log_with_entries_is_not_dropped_by_default(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let old = *world.state.head();
@@ -137,14 +137,14 @@ on_both_databases! {
         assert_eq!(objects(&mut world.raw).await, [] as [String; 0]);
         assert_eq!(versions(&world.store.migrations().await.unwrap(), true), [] as [i64; 0]);
         let gone = world.store.load().await;
-        assert!(matches!(gone, Err(StoreError::Refused(_))), "what is not there is an error, not an empty log");
+        assert!(matches!(gone, Err(StoreError::Refused(_))), "a missing log is an error, not an empty log");
         world.store.migrate_down(true).await.unwrap();
         world.store.migrate_down(false).await.unwrap();
 
         world.store.migrate_up().await.unwrap();
         let new = world.store.head().await.unwrap();
         assert_eq!((new.revision, new.floor, new.hash), (0 as Revision, 0, [0; 32]));
-        assert_ne!(new.log_id, old.log_id, "another log: who followed the old one must see that");
+        assert_ne!(new.log_id, old.log_id, "another log, so that followers of the old one notice");
         let state = world.store.load().await.unwrap();
         assert_eq!(state.flags("", None).count(), 0);
     }
@@ -185,14 +185,14 @@ on_both_databases! {
         }
     }
 
-    async fn an_empty_log_goes_without_a_word_and_comes_again(backend: Backend) {
+    async fn empty_log_is_dropped_and_created_again(backend: Backend) {
         let mut world = World::empty(backend).await;
         assert!(!objects(&mut world.raw).await.is_empty());
         world.store.migrate_down(false).await.unwrap();
         assert_eq!(objects(&mut world.raw).await, [] as [String; 0]);
         world.store.migrate_up().await.unwrap();
         world.state = world.store.load().await.unwrap();
-        // The writer's connection is older than the tables.
+        // The writer's connection was opened before the tables were created.
         world.commit(&[service(create("a"))]).await;
         world.commit(&[service(toggle("a"))]).await;
     }

@@ -1,8 +1,8 @@
 //! The conformance suite of the store: every method of `Store` and `Writer`, the same tests on every backend.
 //!
-//! It stands in for SQL that is checked when it is compiled, which sqlx does for one database a crate. A backend that
-//! passes holds what the layers above rely on: an append is all or nothing and happens only at the head that it was
-//! decided at, what is read is what was written, and the database itself refuses what must never be.
+//! It replaces compile-time checks of SQL, which sqlx offers for one database per crate. A backend that passes keeps the
+//! promises that the layers above rely on: an append is atomic and happens only at the head it was decided at, reads return
+//! what was written, and the database itself refuses changes that must never happen.
 
 mod append;
 mod counts;

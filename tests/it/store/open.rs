@@ -1,4 +1,4 @@
-//! Opening a database, and what is said when it is not there.
+//! Opening a database, and errors when it is missing.
 
 use toggled::domain::state::{Head, State};
 use toggled::store::{EntryQuery, Order, Store, StoreError, open};
@@ -9,7 +9,7 @@ use super::world::*;
 use crate::support::{Backend, Database, on_both_databases, with_timeout};
 
 #[test]
-fn a_url_that_names_no_database_is_refused_in_a_line() {
+fn url_without_database_is_refused_in_one_line() {
     for url in [
         "",
         "toggled.db",
@@ -24,9 +24,9 @@ fn a_url_that_names_no_database_is_refused_in_a_line() {
     }
 }
 
-/// As libpq would take them, and sqlx would take for the name of one.
+/// libpq accepts several hosts; sqlx would take them for the name of one.
 #[tokio::test]
-async fn several_hosts_are_refused_and_a_comma_elsewhere_is_not() {
+async fn url_with_several_hosts_is_refused() {
     for url in [
         "postgres://one,two/flags",
         "postgresql://ann:hush@one:5432,two:5433/flags?target_session_attrs=read-write",
@@ -42,7 +42,7 @@ async fn several_hosts_are_refused_and_a_comma_elsewhere_is_not() {
 }
 
 #[tokio::test]
-async fn a_description_names_the_database_and_no_password() {
+async fn description_omits_the_password() {
     let postgres = open("postgres://ann:hush@db.example:5433/flags?application_name=x").unwrap();
     assert_eq!(postgres.describe(), "postgres://db.example:5433/flags");
     assert_eq!(postgres.folder(), None);
@@ -51,7 +51,7 @@ async fn a_description_names_the_database_and_no_password() {
     assert_eq!(sqlite.folder().unwrap().to_str(), Some("/var/lib/toggled"));
 }
 
-/// Asserts that every read says the same.
+/// Asserts that every read fails with the expected error.
 async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) {
     let filter = toggled::domain::filter::Filter::default();
     let range = toggled::domain::filter::Range { first: 1, last: 10 };
@@ -81,7 +81,7 @@ async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) 
 }
 
 on_both_databases! {
-    async fn without_a_schema_every_read_is_an_error(backend: Backend) {
+    async fn read_without_schema_is_an_error(backend: Backend) {
         let database = Database::new(backend).await;
         let store = open(&database.url).unwrap();
         every_read_fails(&*store, |error| matches!(error, StoreError::Refused(_))).await;
@@ -91,8 +91,8 @@ on_both_databases! {
         assert!(matches!(outcome, toggled::store::AppendOutcome::Refused(_)), "{outcome:?}");
     }
 
-    /// Values that no version of the service writes: whoever has to mend them is told where they are.
-    async fn a_value_that_cannot_be_understood_is_named(backend: Backend) {
+    /// The error says where the value is, so that an operator can repair it.
+    async fn invalid_value_is_named_with_its_row(backend: Backend) {
         let mut world = World::new(backend).await;
         let id = world.user("admin@localhost").id;
         world.raw.run(&format!("UPDATE users SET email = 'nobody' WHERE id = {}", world.raw.id(id))).await;
@@ -110,9 +110,9 @@ on_both_databases! {
     }
 }
 
-/// Nobody listens there, and nobody will: the port is taken by this test.
+/// Nothing listens on the port, because this test has bound it.
 #[tokio::test]
-async fn a_server_that_does_not_answer_is_unavailable() {
+async fn silent_server_is_unavailable() {
     let taken = tokio::net::TcpSocket::new_v4().unwrap();
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let port = taken.local_addr().unwrap().port();

@@ -1,4 +1,4 @@
-//! The first change of a flag after a revision, which tells what it was.
+//! The first change of a flag after a revision, from which its earlier state follows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use super::retention::trim;
 use super::world::*;
 use crate::support::{Backend, on_both_databases};
 
-/// Every state that the flags have had, by its revision.
+/// Every state of the flags, by revision.
 type States = Vec<(Revision, Vec<Arc<Flag>>)>;
 
 async fn step(world: &mut World, states: &mut States, command: Command) {
@@ -54,7 +54,7 @@ async fn eventful(backend: Backend) -> (World, States) {
     (world, states)
 }
 
-/// What the present flags were at a revision.
+/// The state of today's flags at a revision.
 async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
     let flags: Vec<Arc<Flag>> = world.state.flags("", None).cloned().collect();
     let ids: Vec<Uuid> = flags.iter().map(|flag| flag.id).collect();
@@ -69,24 +69,24 @@ async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
 }
 
 on_both_databases! {
-    async fn every_state_is_told_by_what_came_after_it(backend: Backend) {
+    async fn past_states_follow_from_later_entries(backend: Backend) {
         let (world, states) = eventful(backend).await;
         assert_eq!(were(&world, 0).await, []);
         for (revision, flags) in &states {
             let dated: Vec<_> = flags.iter().cloned().map(|flag| PastFlag { flag, has_update_metadata: true }).collect();
             assert_eq!(were(&world, *revision).await, dated, "at {revision}");
         }
-        // Those that were asked for, and no others.
+        // Only for the flags that were asked for.
         let [a, b] = ["a", "b"].map(|key| world.flag(key).id);
         let next = world.store.next_changes(&[a, Uuid::nil()], 0).await.unwrap();
         assert_eq!(next.iter().map(|next| next.flag_id).collect::<Vec<_>>(), [a]);
         assert_eq!(world.store.next_changes(&[], 0).await.unwrap(), []);
-        // All that is asked for at once.
+        // Many flags at once.
         let many: Vec<_> = (0..1_000).map(Uuid::from_u128).chain([b]).collect();
         assert_eq!(world.store.next_changes(&many, 0).await.unwrap().len(), 1);
     }
 
-    async fn after_a_trim_only_who_and_when_are_not_known(backend: Backend) {
+    async fn trimmed_past_lacks_only_time_and_author(backend: Backend) {
         let (mut world, states) = eventful(backend).await;
         let (floor, _) = states[6];
         trim(&mut world, floor).await;

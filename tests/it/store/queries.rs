@@ -1,4 +1,4 @@
-//! Reading the log: what passes, in order, and as much of it as was asked for.
+//! Reading the log: filters, order, ranges and pages.
 
 use toggled::domain::access::Permissions;
 use toggled::domain::audit::{Action, EntityType, Entry};
@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::world::*;
 use crate::support::{Backend, on_both_databases};
 
-/// A log with two users and the service at work, on every kind of object, in batches of several sizes.
+/// A log with changes by two users and the service, to every kind of object, in batches of several sizes.
 async fn busy(backend: Backend) -> World {
     let mut world = World::new(backend).await;
     world.commit(&[service(create_user("ann@example.com", Permissions::all())), service(create("a"))]).await;
@@ -39,8 +39,7 @@ async fn busy(backend: Backend) -> World {
     world
 }
 
-/// Every filter that can be made of values in the log, one that nothing has, and absence; also those that only a few
-/// entries or none can pass.
+/// Every combination of values in the log, unknown values and absent values, so also filters that few entries or none pass.
 fn filters(world: &World) -> Vec<Filter> {
     let ids = |ids: &[Uuid]| -> Vec<Option<Uuid>> { [None].into_iter().chain(ids.iter().copied().map(Some)).collect() };
     let users = ids(&[world.user("admin@localhost").id, world.user("ann@example.com").id, Uuid::nil()]);
@@ -64,7 +63,7 @@ fn filters(world: &World) -> Vec<Filter> {
     filters
 }
 
-/// What a filter means, said once more and in other words.
+/// A second implementation of the filter.
 pub fn passes(entry: &Entry, filter: &Filter) -> bool {
     let Filter { user_id, user_email, entity_type, entity_id, action } = filter;
     !(user_id.is_some() && *user_id != entry.user_id
@@ -74,7 +73,7 @@ pub fn passes(entry: &Entry, filter: &Filter) -> bool {
         || action.is_some_and(|action| action != entry.action))
 }
 
-/// What a query has to find.
+/// The expected result of a query.
 fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
     let within = |entry: &Entry| (query.range.first..=query.range.last).contains(&entry.revision);
     let mut found: Vec<Entry> =
@@ -88,7 +87,7 @@ fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
 
 on_both_databases! {
     /// Each filter alone and all together: entries, counts and plans.
-    async fn a_filter_lets_through_what_passes_and_nothing_else(backend: Backend) {
+    async fn filter_returns_exactly_what_passes(backend: Backend) {
         let world = busy(backend).await;
         let (mut some, mut none) = (0, 0);
         for (number, filter) in filters(&world).into_iter().enumerate() {
@@ -103,7 +102,7 @@ on_both_databases! {
         assert!(some > 50 && none > 50, "{some} filters let something through, {none} nothing");
     }
 
-    async fn a_window_is_cut_out_exactly(backend: Backend) {
+    async fn offset_limit_and_range_are_exact(backend: Backend) {
         let world = busy(backend).await;
         let end = world.state.head().revision;
         let admin = Filter { user_id: Some(world.user("admin@localhost").id), ..Filter::default() };
@@ -125,7 +124,7 @@ on_both_databases! {
         }
     }
 
-    async fn an_entry_is_found_by_its_id_and_by_its_place(backend: Backend) {
+    async fn entry_is_found_by_id_and_revision(backend: Backend) {
         let world = busy(backend).await;
         for entry in &world.entries {
             assert_eq!(world.store.entry(entry.id).await.unwrap().as_ref(), Some(&**entry));
@@ -139,8 +138,8 @@ on_both_databases! {
         }
     }
 
-    /// A period is the revisions in it: both ends belong to it, and all entries of a moment go together.
-    async fn a_period_is_a_range_of_revisions(backend: Backend) {
+    /// Both ends belong to a period, and all entries with the same time are included or excluded together.
+    async fn period_becomes_a_range_of_revisions(backend: Backend) {
         let world = busy(backend).await;
         let end = world.state.head().revision;
         let moments: Vec<i64> = world.entries.iter().map(|e| e.timestamp.micros()).collect();
@@ -185,7 +184,7 @@ on_both_databases! {
         }
     }
 
-    async fn an_empty_log_has_nothing_to_find(backend: Backend) {
+    async fn empty_log_has_no_entries(backend: Backend) {
         let world = World::empty(backend).await;
         let nothing = Range { first: 1, last: 0 };
         let query =

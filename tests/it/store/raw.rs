@@ -1,4 +1,4 @@
-//! SQL past the service: what another program, or a person with a shell, could do to the database.
+//! SQL that bypasses the service, as another program or an operator with a shell could run it.
 
 use sqlx::{AssertSqlSafe, Connection, PgConnection, SqliteConnection};
 use toggled::domain::time::Timestamp;
@@ -30,7 +30,7 @@ impl Raw {
         }
     }
 
-    /// Runs statements; an error is what the database says.
+    /// Runs statements. The error is the database's message.
     pub async fn try_run(&mut self, sql: &str) -> Result<(), String> {
         let sql = sqlx::raw_sql(AssertSqlSafe(sql));
         on!(self, connection => sql.execute(connection).await.map(drop)).map_err(|problem| problem.to_string())
@@ -40,7 +40,7 @@ impl Raw {
         self.try_run(sql).await.unwrap_or_else(|problem| panic!("{problem}: {sql}"));
     }
 
-    /// From here on this connection may do what the schema itself refuses.
+    /// Lets this connection make changes that the schema refuses.
     pub async fn unguard(&mut self) {
         if let Self::Postgres(_) = self {
             return self.run("SET session_replication_role = replica").await;
@@ -50,7 +50,7 @@ impl Raw {
         }
     }
 
-    /// Asserts that the database refuses a statement, and says why in these words.
+    /// Asserts that the database refuses a statement with these words.
     pub async fn refuses(&mut self, sql: &str, words: &str) {
         match self.try_run(sql).await {
             Ok(()) => panic!("not refused: {sql}"),
@@ -58,19 +58,19 @@ impl Raw {
         }
     }
 
-    /// The one number that a query gives.
+    /// The number that a query returns.
     pub async fn number(&mut self, sql: &str) -> i64 {
         let query = AssertSqlSafe(sql);
         on!(self, connection => sqlx::query_scalar(query).fetch_one(connection).await).unwrap()
     }
 
-    /// The texts that a query gives.
+    /// The texts that a query returns.
     pub async fn texts(&mut self, sql: &str) -> Vec<String> {
         let query = AssertSqlSafe(sql);
         on!(self, connection => sqlx::query_scalar(query).fetch_all(connection).await).unwrap()
     }
 
-    /// How the database would go about a query, in its own words.
+    /// The database's plan for a query.
     pub async fn plan(&mut self, sql: &str) -> String {
         match self {
             Self::Sqlite(connection) => {

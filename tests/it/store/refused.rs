@@ -1,4 +1,4 @@
-//! Appends that do not happen: then nothing at all has happened.
+//! Appends that are refused change nothing at all.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ fn change_flag(step: &mut Step, key: &str, change: impl FnOnce(&mut Flag)) {
     change(Arc::make_mut(flag));
 }
 
-/// A way to spoil a good step, and what it comes to.
+/// A description, and a change that makes a good step invalid.
 type Flaw = (&'static str, fn(&mut Step, &World));
 
 /// Each of these spoils a step that flips `a`, then `b`, then creates `c`, a user and a token, in this order.
@@ -78,8 +78,8 @@ const FLAWS: [Flaw; 19] = [
 ];
 
 on_both_databases! {
-    /// The last kinds of rows that an append writes fail as the first do: everything is taken back.
-    async fn a_step_that_the_database_does_not_take_leaves_nothing(backend: Backend) {
+    /// Everything is rolled back, also when the last rows of an append fail.
+    async fn refused_step_leaves_nothing(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), service(create("b")), service(create_as("on", Status::Enabled))]).await;
         let admin = world.user("admin@localhost").id;
@@ -101,18 +101,18 @@ on_both_databases! {
             let outcome = world.append_in_vain(&bad).await;
             assert!(matches!(outcome, AppendOutcome::Refused(_)), "{flaw}: {outcome:?}");
         }
-        // The writer is none the worse for it.
+        // The writer is still usable.
         world.append(&good).await;
     }
 
-    async fn a_step_appends_once(backend: Backend) {
+    async fn appended_step_is_not_appended_again(backend: Backend) {
         let mut world = World::new(backend).await;
         let step = world.commit(&[in_full(world.by_admin(create("a")), "r")]).await;
-        // Its request is stored too, but that the log has moved on is the first thing to know.
+        // Its request is stored too, but the moved head takes precedence.
         assert_eq!(world.append_in_vain(&step).await, AppendOutcome::HeadMoved);
     }
 
-    async fn a_step_that_was_decided_elsewhere_is_not_appended(backend: Backend) {
+    async fn step_decided_at_another_head_is_not_appended(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let good = world.decide(&[in_full(world.by_admin(toggle("a")), "r")]);
@@ -124,7 +124,7 @@ on_both_databases! {
                 Head { revision: step.base.revision + 1, ..step.base },
                 Head { revision: 0, ..step.base },
                 Head { log_id: Uuid::now_v7(), ..step.base },
-                // As long as ours, but of another history: a backup was restored and written on.
+                // A log of the same length with another history, after a restored backup.
                 Head { hash: [7; 32], ..step.base },
             ] {
                 let elsewhere = Step { base, ..step.clone() };
@@ -134,7 +134,7 @@ on_both_databases! {
         world.append(&good).await;
     }
 
-    async fn a_request_that_is_stored_keeps_the_whole_step_out(backend: Backend) {
+    async fn stored_request_rejects_the_whole_step(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), service(create("b"))]).await;
         world.commit(&[in_full(world.by_admin(toggle("a")), "r")]).await;
@@ -153,8 +153,8 @@ on_both_databases! {
         world.append(&step).await;
     }
 
-    /// The audit insert fails, whatever the reason: there is no flip without its entry.
-    async fn an_audit_row_that_cannot_be_written_rolls_the_flip_back(backend: Backend) {
+    /// The insert of the entry fails for any reason: no flip without its entry.
+    async fn refused_entry_rolls_the_flip_back(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         let (refuse, relent) = match world.raw {
@@ -181,9 +181,9 @@ on_both_databases! {
     }
 }
 
-/// What PostgreSQL says of trouble that passes: it is nobody's fault who wanted to change something.
+/// Transient errors of PostgreSQL do not blame the step.
 #[tokio::test]
-async fn what_passes_is_not_held_against_the_step() {
+async fn transient_error_is_unavailable_not_refused() {
     let mut world = World::new(Backend::Postgres).await;
     world.commit(&[service(create("a"))]).await;
     let step = world.decide(&[service(toggle("a"))]);

@@ -1,4 +1,4 @@
-//! Stored requests: found by their names, each by its own, and forgotten when their time has come.
+//! Stored requests: found by user and id, and deleted after they expire.
 
 use toggled::domain::text::RequestId;
 use toggled::domain::time::Timestamp;
@@ -8,7 +8,7 @@ use super::world::*;
 use crate::support::on_both_databases;
 
 on_both_databases! {
-    async fn of_the_requests_asked_for_those_that_are_stored(backend: Backend) {
+    async fn lookup_returns_only_stored_requests(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         for request in ["first", "'; DROP TABLE requests; --", "third"] {
@@ -23,7 +23,7 @@ on_both_databases! {
         };
         assert_eq!(ask(&[]).await, []);
         assert_eq!(ask(&[(admin, "fourth")]).await, []);
-        assert_eq!(ask(&[(Uuid::now_v7(), "first")]).await, [], "another user's request of this name");
+        assert_eq!(ask(&[(Uuid::now_v7(), "first")]).await, [], "another user with the same id");
         let found = ask(&[(admin, "third"), (admin, "fourth"), (admin, "first"), (Uuid::now_v7(), "third")]).await;
         assert_eq!(found, [world.requests[0].clone(), world.requests[2].clone()]);
         assert_eq!(ask(&[(admin, "'; DROP TABLE requests; --")]).await, [world.requests[1].clone()]);
@@ -32,7 +32,7 @@ on_both_databases! {
         assert_eq!(ask(&many).await, [world.requests[0].clone()]);
     }
 
-    async fn a_request_is_forgotten_after_its_time_and_not_before(backend: Backend) {
+    async fn expired_request_is_deleted_and_others_stay(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         for request in ["first", "second", "third"] {
@@ -46,7 +46,7 @@ on_both_databases! {
         assert_eq!(world.store.forget_requests(Timestamp::from_micros(second.micros() + 1)).await.unwrap(), 1);
         world.requests.remove(0);
         world.verify().await;
-        // Its name is free again.
+        // Its id can be used again.
         world.commit(&[in_full(world.by_admin(toggle("a")), "first")]).await;
         assert_eq!(world.store.forget_requests(Timestamp::MAX).await.unwrap(), 2);
         world.requests.clear();

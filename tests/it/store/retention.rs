@@ -1,4 +1,4 @@
-//! What was trimmed: told of by nobody from the moment that it is, and removed in portions.
+//! Trimmed entries: hidden at once, and removed in portions.
 
 use toggled::domain::Revision;
 use toggled::domain::advance::{Command, TrimLog};
@@ -7,7 +7,7 @@ use toggled::store::RemovedEntries;
 use super::world::*;
 use crate::support::{Server, on_both_databases, with_timeout};
 
-/// Trims the log through an entry. Its rows are there still.
+/// Trims the log through an entry, and keeps the rows.
 pub async fn trim_only(world: &mut World, through: Revision) {
     let (hash, generation) = (world.entry_at(through).hash, world.state.generation());
     world.commit(&[service(Command::TrimLog(TrimLog { through, hash, there: Some(hash), generation }))]).await;
@@ -21,7 +21,7 @@ pub async fn trim(world: &mut World, through: Revision) {
 }
 
 on_both_databases! {
-    async fn what_was_trimmed_is_no_more_for_whoever_reads_although_its_rows_are_there(backend: Backend) {
+    async fn trimmed_entries_are_hidden_before_removal(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a")), service(toggle("a")), service(toggle("a"))]).await;
         trim_only(&mut world, 4).await;
@@ -35,7 +35,7 @@ on_both_databases! {
         assert_eq!(world.store.head().await.unwrap().floor_hash, world.entry_at(4).hash);
     }
 
-    async fn rows_go_in_portions_the_oldest_first_and_none_above_the_floor(backend: Backend) {
+    async fn trimmed_rows_are_removed_in_portions(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
@@ -64,7 +64,7 @@ on_both_databases! {
         world.verify().await;
     }
 
-    async fn a_server_goes_on_where_another_stopped_in_the_middle_of_it(backend: Backend) {
+    async fn server_resumes_an_interrupted_removal(backend: Backend) {
         let mut world = World::new(backend).await;
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;

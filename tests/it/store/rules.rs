@@ -1,4 +1,4 @@
-//! What the database itself refuses, whoever asks: the promises that hold beside the service and in spite of it.
+//! What the database itself refuses, also from other programs and from a bug in the service.
 
 use toggled::domain::flag::Status;
 use uuid::Uuid;
@@ -29,7 +29,7 @@ fn entry(world: &World, revision: i64, flag: Uuid, action: &str, new_value: &str
 }
 
 on_both_databases! {
-    async fn a_flag_does_not_change_without_an_entry_at_its_new_revision(backend: Backend) {
+    async fn flag_change_without_entry_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         let higher = "a change needs a higher revision";
         let none = if matches!(world.raw, Raw::Sqlite(_)) {
@@ -53,16 +53,16 @@ on_both_databases! {
         ] {
             world.raw.refuses(&format!("UPDATE feature_flags SET {change} WHERE key = 'off'"), words).await;
         }
-        // That of another flag does not do either.
+        // Nor with the entry of another flag.
         let other = if matches!(world.raw, Raw::Sqlite(_)) { none } else { "is not about a change of this flag" };
         world.raw.refuses("UPDATE feature_flags SET status = 'enabled', revision = 4 WHERE key = 'off'", other).await;
-        // All rows count, not only the first.
+        // All rows are checked, not only the first.
         world.raw.refuses("UPDATE feature_flags SET status = 'disabled'", higher).await;
         world.raw.run("UPDATE feature_flags SET status = status").await;
         world.verify().await;
     }
 
-    async fn a_status_is_what_its_newest_entry_says(backend: Backend) {
+    async fn status_that_contradicts_its_entry_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         let id = world.flag("off").id;
         let flip = "UPDATE feature_flags SET status = 'enabled', revision = 5 WHERE key = 'off'";
@@ -81,7 +81,7 @@ on_both_databases! {
         assert_eq!(world.store.load().await.unwrap().flag(&flag("off")).unwrap().status, Status::Enabled);
     }
 
-    async fn a_flag_does_not_come_without_an_entry(backend: Backend) {
+    async fn new_flag_without_entry_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         let id = Uuid::now_v7();
         let new = |revision: i64, status: &str| {
@@ -107,7 +107,7 @@ on_both_databases! {
         world.verify().await;
     }
 
-    async fn an_entry_is_never_changed_and_never_removed(backend: Backend) {
+    async fn change_of_an_entry_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         world.raw.refuses("UPDATE audit_logs SET reason = 'Another'", "UPDATE is refused").await;
         world.raw.refuses("UPDATE audit_logs SET revision = revision + 10", "UPDATE is refused").await;
@@ -120,8 +120,8 @@ on_both_databases! {
         world.raw.refuses("DELETE FROM audit_logs WHERE revision = 4", "is refused").await;
         match world.raw {
             Raw::Sqlite(_) => {
-                // REPLACE would remove the row in the way without a word to a trigger for deletions: the row with the
-                // same revision, with the same rowid (which is the revision by another name), or with the same id.
+                // REPLACE removes a conflicting row without firing a trigger for deletions: the row with the same revision,
+                // the same rowid (another name of the revision), or the same id.
                 let taken =
                     entry(&world, 1, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
                 world.raw.refuses(&taken, "not taken").await;
@@ -148,7 +148,7 @@ on_both_databases! {
         world.verify().await;
     }
 
-    async fn flags_users_tokens_and_the_head_are_never_removed(backend: Backend) {
+    async fn removal_of_any_row_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         for table in ["feature_flags", "users", "api_tokens", "log_head"] {
             world.raw.refuses(&format!("DELETE FROM {table}"), "DELETE is refused").await;
@@ -182,7 +182,7 @@ on_both_databases! {
         world.verify().await;
     }
 
-    async fn the_head_of_the_log_only_moves_on(backend: Backend) {
+    async fn head_that_moves_backwards_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         let (other, hash) = (world.raw.id(Uuid::now_v7()), world.raw.hash(3));
         let earlier = world.raw.time(toggled::domain::time::Timestamp::default());

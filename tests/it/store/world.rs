@@ -1,4 +1,4 @@
-//! A database and, beside it in memory, what it has to hold.
+//! A database and the content that it must have, in memory.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use uuid::Uuid;
 use super::raw::Raw;
 use crate::support::{Backend, Database, with_timeout};
 
-/// 2023, and as odd as microseconds get: a time that loses some on its way shows.
+/// In 2023, with odd microseconds, so that a loss of precision shows.
 const START: i64 = 1_700_000_000_123_457;
 
 /// A database with one user, the administrator, and the same log in memory.
@@ -28,13 +28,13 @@ pub struct World {
     pub store: Arc<dyn Store>,
     pub writer: Box<dyn Writer>,
     pub raw: Raw,
-    /// The present; it moves on with every step.
+    /// The clock; it advances with every step.
     pub now: Timestamp,
-    /// What the database has to hold.
+    /// The content that the database must have.
     pub state: State,
     pub entries: Vec<Arc<Entry>>,
     pub requests: Vec<StoredRequest>,
-    /// Every end that the log has had.
+    /// Every head that the log had.
     pub heads: Vec<Head>,
     users: BTreeSet<Uuid>,
     tokens: BTreeSet<Uuid>,
@@ -51,7 +51,7 @@ struct Content {
 }
 
 impl World {
-    /// A log with two entries: those of the administrator and their token.
+    /// A log with two entries: the creation of the administrator and of their token.
     pub async fn new(backend: Backend) -> Self {
         let mut world = Self::empty(backend).await;
         let administrator = Command::CreateAdministrator {
@@ -89,13 +89,13 @@ impl World {
         self.state.token_by_secret(&[1; 32]).unwrap().id
     }
 
-    /// What an administrator wants; everything that can be absent is.
+    /// A proposal of the administrator, with all optional fields absent.
     pub fn by_admin(&self, command: Command) -> Proposal {
         let actor = Actor::Caller { credential: Credential::Token(self.admin()), permission: Permission::ManageAccess };
         Proposal { actor, ..service(command) }
     }
 
-    /// Decides a batch on what the database has to hold.
+    /// Decides a batch on the expected state.
     pub fn decide(&mut self, proposals: &[Proposal]) -> Step {
         self.now = Timestamp::from_micros(self.now.micros() + 1_000_003);
         let step = advance(&self.state, proposals, self.now, &mut Uuid::now_v7);
@@ -112,14 +112,14 @@ impl World {
         step
     }
 
-    /// Appends a step, and sees that the database then holds what it has to.
+    /// Appends a step, and asserts that the database has the expected content.
     pub async fn append(&mut self, step: &Step) {
         assert_eq!(with_timeout("an append", self.writer.append(step)).await.unwrap(), AppendOutcome::Appended);
         self.appended(step);
         self.verify().await;
     }
 
-    /// Takes note of a step that has been appended.
+    /// Applies an appended step to the expected content.
     pub fn appended(&mut self, step: &Step) {
         self.state.apply(step.head, &step.delta);
         self.entries.extend(step.entries.iter().cloned());
@@ -129,8 +129,8 @@ impl World {
         self.heads.push(step.head);
     }
 
-    /// Appends a proposal again and again, until the log has so many entries. What the database holds then is not looked
-    /// at, which takes longer the longer the log is.
+    /// Appends a proposal again and again, until the log has this many entries. It does not verify the content, which would
+    /// take longer with every entry.
     pub async fn lengthen(&mut self, proposal: Proposal, entries: Revision) {
         let mut missing = (entries - self.state.head().revision) as usize;
         while missing > 0 {
@@ -141,7 +141,7 @@ impl World {
         }
     }
 
-    /// Appends a step that is not to be appended, and sees that nothing has come of it.
+    /// Appends a step that must not be appended, and asserts that nothing changed.
     pub async fn append_in_vain(&mut self, step: &Step) -> AppendOutcome {
         let outcome = with_timeout("an append", self.writer.append(step)).await.unwrap();
         assert_ne!(outcome, AppendOutcome::Appended);
@@ -149,7 +149,7 @@ impl World {
         outcome
     }
 
-    /// Asserts that the database holds exactly what it has to, nothing less and nothing more.
+    /// Asserts that the database has exactly the expected content.
     pub async fn verify(&mut self) {
         let loaded = self.store.load().await.unwrap();
         assert_eq!(self.content(&loaded), self.content(&self.state));
@@ -169,7 +169,7 @@ impl World {
         let stored = self.store.requests(&keys).await.unwrap();
         assert_eq!(stored.len(), self.requests.len());
         assert!(self.requests.iter().all(|request| stored.contains(request)), "{stored:?} {:?}", self.requests);
-        // What is there beside that was asked for by name.
+        // Rows that were not asked for by name.
         for (table, count) in [
             ("users", self.users.len()),
             ("api_tokens", self.tokens.len()),
@@ -190,7 +190,7 @@ impl World {
         }
     }
 
-    /// Everything in the log that passes.
+    /// All entries that pass a filter.
     pub async fn read(&self, filter: Filter, order: Order) -> Vec<Entry> {
         let query = EntryQuery { filter, range: self.all(), order, offset: 0, limit: 100_000 };
         self.store.entries(&query).await.unwrap()
@@ -217,7 +217,7 @@ impl World {
         self.entries.iter().find(|entry| entry.revision == revision).unwrap()
     }
 
-    /// A step of one entry that no command leads to (yet): `entry` with a place of its own at the end of the log.
+    /// A step of one entry that no command creates: `entry`, moved to the end of the log.
     pub fn by_hand(&mut self, entry: Entry) -> Step {
         let mut step = self.decide(&[]);
         let revision = step.base.revision + 1;
@@ -241,14 +241,14 @@ pub fn flag(key: &str) -> FlagRef {
     FlagRef::Key(FlagKey::parse(key).unwrap())
 }
 
-/// What the service itself wants, with everything absent that can be.
+/// A proposal of the service itself, with all optional fields absent.
 pub fn service(command: Command) -> Proposal {
     let actor = Actor::Service { name: "bootstrap@localhost".into() };
     let origin = Origin { method: "test/Test".into(), peer: None, user_agent: None };
     Proposal { encode: |answer| format!("{answer:?}").into_bytes(), ..Proposal::unnamed(actor, command, origin) }
 }
 
-/// The same proposal with everything present that can be.
+/// The same proposal with all optional fields present.
 pub fn in_full(proposal: Proposal, request: &str) -> Proposal {
     Proposal {
         reason: Some(Reason::parse("Because.").unwrap()),

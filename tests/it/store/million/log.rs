@@ -1,4 +1,4 @@
-//! A log of a million entries, written inside the database, and what is in it.
+//! A log of a million entries, written inside the database.
 
 use toggled::domain::Revision;
 use toggled::domain::audit::{Action, EntityType, Entry};
@@ -10,12 +10,12 @@ use crate::store::world::World;
 
 pub const ENTRIES: Revision = 1_000_000;
 
-/// Ten entries at a time happened in one moment, as those of a batch do.
+/// Ten entries at a time share a moment, as those of a batch do.
 const BEGIN: i64 = 1_700_000_000_000_000;
 const MOMENT: i64 = 1_000_003;
 
-/// What an entry is follows from its revision, by arithmetic that both databases and Rust do alike: 50 users, some of
-/// them far busier than others, and one more who left long ago; 1,000 flags; 4,000 entries about users and tokens each.
+/// The content of an entry follows from its revision, by arithmetic that is the same in both databases and Rust: 50 users,
+/// some far busier than others, and one who left long ago; 1,000 flags; 4,000 entries each about users and tokens.
 const SHAPES: &str = "
     SELECT n,
         1700000000000000 + n / 10 * 1000003 AS micros,
@@ -33,7 +33,7 @@ const SHAPES: &str = "
         END AS action_type
     FROM numbers";
 
-/// The same once more.
+/// [`SHAPES`] in Rust.
 pub struct Shape {
     pub revision: Revision,
     pub user: i64,
@@ -67,7 +67,7 @@ impl Shape {
         }
     }
 
-    /// Whether an entry that was read is this one.
+    /// Whether this is the shape of an entry.
     pub fn is(&self, entry: &Entry) -> bool {
         entry.revision == self.revision
             && entry.timestamp == moment(self.revision / 10)
@@ -100,8 +100,8 @@ pub fn entity_id(kind: EntityType, number: i64) -> Uuid {
     Uuid::from_u64_pair(family, number.unsigned_abs())
 }
 
-/// Writes the entries inside the database, as one transaction. What row by row would cost most of the time is put off
-/// to the end: the indexes, made again in the database's own words, and, since nothing here is wrong, the checks.
+/// Writes the entries inside the database, in one transaction. Indexes are dropped and created again at the end, and checks
+/// are off: row by row they would take most of the time.
 pub async fn load(world: &mut World) {
     let (settings, pieces, id): (_, _, fn(&str, &str) -> String) = match world.raw {
         Raw::Sqlite(_) => (
@@ -127,7 +127,7 @@ pub async fn load(world: &mut World) {
         ),
     };
     let [numbers, time, hash, permissions] = pieces;
-    let (drop, make) = put_off(world).await;
+    let (drop, make) = index_statements(world).await;
     let users = format!(
         "WITH {numbers} INSERT INTO users (id, email, permissions, revision, created_at, updated_at)
          SELECT {}, 'user' || (n - 1) || '@example.com', {permissions}, 1, {now}, {now} FROM numbers WHERE n <= 51",
@@ -157,8 +157,8 @@ pub async fn load(world: &mut World) {
     world.raw.run(&format!("BEGIN; {drop} {users}; {entries}; {make} {head}; COMMIT")).await;
 }
 
-/// The statements that drop the indexes of the log, and those that make them again.
-async fn put_off(world: &mut World) -> (String, String) {
+/// The statements that drop the indexes of the log, and those that create them again.
+async fn index_statements(world: &mut World) -> (String, String) {
     let made = world.raw.texts(match world.raw {
         Raw::Sqlite(_) => {
             "SELECT sql FROM sqlite_schema WHERE tbl_name = 'audit_logs'

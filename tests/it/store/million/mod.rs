@@ -1,6 +1,6 @@
-//! A million entries: every filter has an index that its pages come from in order, and what comes is right.
+//! A million entries: every filter has an index that returns its pages in order, and the pages are correct.
 //!
-//! Only plans and results are looked at, never the time that anything takes.
+//! The test looks at plans and results only, never at time.
 
 mod log;
 mod past;
@@ -15,7 +15,7 @@ use super::world::World;
 use crate::support::on_both_databases;
 use log::{ENTRIES, Shape, entity_id, moment, user_email, user_id};
 
-/// A filter, what it means, and where its pages have to come from.
+/// A filter, what passes it, and the index that its pages must come from.
 struct Case {
     filter: Filter,
     passes: fn(&Shape) -> bool,
@@ -24,23 +24,23 @@ struct Case {
 
 #[derive(Clone, Copy)]
 enum Source {
-    /// The log itself, from end to end of the range.
+    /// The log itself, in the range.
     Log,
     /// This index.
     Index(&'static str),
-    /// This index, of a value so common that a page of it is not far in the log itself.
+    /// This index, with a value so common that a page is also found quickly in the log itself.
     Common(&'static str),
 }
 
-/// What a database may do for a filter that has an index.
+/// The plans that are allowed for a filter with an index.
 #[derive(Clone, Copy, PartialEq)]
 enum Allowed {
-    /// Use it.
+    /// The index.
     Index,
-    /// Use it, unless the value is common and the range is a part of the log: in a part there may be none of them, but
-    /// the database knows only how many there are in all.
+    /// The index, or the log if the value is common and the range is a part of the log. The database knows only how common
+    /// the value is in the whole log.
     LogForCommon,
-    /// Use it, or walk the log, if only in order.
+    /// The index, or the log in order.
     Log,
 }
 
@@ -87,8 +87,8 @@ fn cases() -> Vec<Case> {
     ]
 }
 
-/// The plans of first pages and of pages in the middle of the log, in both orders: they read the entries in order from
-/// where they should, and nothing else.
+/// Checks the plans of first pages and of pages in the middle of the log, in both orders: each reads entries in order from
+/// the expected source, and nothing else.
 async fn check_plans(world: &World, allowed: Allowed) {
     let (by_index, log): (fn(&str) -> String, _) = match world.raw {
         Raw::Sqlite(_) => (|name| format!("USING INDEX {name} ("), "USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"),
@@ -121,15 +121,15 @@ async fn check_plans(world: &World, allowed: Allowed) {
 }
 
 on_both_databases! {
-    async fn among_a_million_entries_every_filter_has_its_index(backend: Backend) {
+    async fn million_entries_are_filtered_by_index(backend: Backend) {
         let mut world = World::empty(backend).await;
         log::load(&mut world).await;
         if backend == Backend::Sqlite {
-            // Nobody tells SQLite how common a value is, unless somebody runs ANALYZE: it takes every index there is.
+            // Without ANALYZE, SQLite does not know how common a value is, and uses every index.
             check_plans(&world, Allowed::Index).await;
             past::check(&mut world).await;
         }
-        // PostgreSQL sees to that by itself, some time after a table has grown.
+        // PostgreSQL does this itself, some time after a table has grown.
         world.raw.run("ANALYZE").await;
         world.store = open(&world.database.url).unwrap();
         check_plans(&world, if backend == Backend::Sqlite { Allowed::Log } else { Allowed::LogForCommon }).await;
@@ -141,7 +141,7 @@ on_both_databases! {
     }
 }
 
-/// Counts and pages against what was written.
+/// Compares counts and pages with what was written.
 async fn check_results(world: &World) {
     let shapes: Vec<Shape> = (1..=ENTRIES).map(Shape::of).collect();
     for Case { filter, passes, .. } in cases() {
@@ -172,7 +172,7 @@ async fn check_results(world: &World) {
     }
 }
 
-/// Dates become revisions by the index of time, and then they filter as fast as no dates do.
+/// Times become revisions through the index of times, so a period filters as fast as no period.
 async fn check_periods(world: &mut World) {
     let all = Range { first: 1, last: ENTRIES };
     let later = |time: Timestamp, by: i64| Timestamp::from_micros(time.micros() + by);
@@ -189,7 +189,7 @@ async fn check_periods(world: &mut World) {
     }
     let between = Period { from: Some(later(moment(5_000), 1)), to: Some(later(moment(5_001), -1)) };
     assert!(world.store.range(between, all).await.unwrap().is_empty());
-    // The store does not tell its plan for these: they are what `first_since` and `last_until` ask.
+    // The statements of `first_since` and `last_until`, whose plans the store does not return.
     for (edge, order) in [(">=", "timestamp, revision"), ("<=", "timestamp DESC, revision DESC")] {
         let time = world.raw.time(moment(1_000));
         let sql = format!("SELECT revision FROM audit_logs WHERE timestamp {edge} {time} ORDER BY {order} LIMIT 1");

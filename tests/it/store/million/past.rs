@@ -1,4 +1,4 @@
-//! What flags were, among a million entries.
+//! Earlier states of flags, among a million entries.
 
 use std::collections::HashMap;
 
@@ -10,7 +10,7 @@ use super::log::{ENTRIES, Shape, entity_id};
 use crate::store::raw::Raw;
 use crate::store::world::World;
 
-/// The text of the statement, with its values in it.
+/// The text of the statement with its values.
 fn statement(raw: &Raw, flags: &[Uuid], revision: Revision) -> String {
     let (text, flags) = match raw {
         Raw::Sqlite(_) => {
@@ -25,11 +25,11 @@ fn statement(raw: &Raw, flags: &[Uuid], revision: Revision) -> String {
     text.replace("$1", &flags).replace("$2", &revision.to_string())
 }
 
-/// However many flags and however long ago: each is looked up in the indexes, and nothing is walked through.
+/// Each flag is looked up in the indexes, for any number of flags and any revision; nothing is scanned.
 pub async fn check(world: &mut World) {
     check_plans(world).await;
     if let Raw::Postgres(_) = world.raw {
-        // What ANALYZE finds where nearly all entries are of one flag: any flag's next one seems to be close by.
+        // The statistics of a log that is nearly all about one flag: the next entry of any flag seems close.
         let skew = "UPDATE pg_statistic SET stadistinct = 1, stakind1 = 0 WHERE starelid = 'audit_logs'::regclass
             AND staattnum = (SELECT attnum FROM pg_attribute WHERE attrelid = starelid AND attname = 'entity_id')";
         world.raw.run(skew).await;
@@ -45,7 +45,7 @@ async fn check_plans(world: &mut World) {
         .raw
         .run(match world.raw {
             Raw::Sqlite(_) => "SELECT 1",
-            // As the store has it.
+            // As in the store.
             Raw::Postgres(_) => "SET random_page_cost = 1.1",
         })
         .await;
