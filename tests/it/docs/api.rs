@@ -16,18 +16,18 @@ const PACKAGE: &str = "toggled.v1";
 const INTRODUCTION: &str = "\
 # The API
 
-Everything that can be called, with what each field means, its limits, defaults and errors. `make docs` writes this page
-from the comments in [`proto/toggled/v1`](../proto/toggled/v1); clients generated from those files carry the same words.
+All methods, with the meaning, limits, defaults and errors of each field. `make docs` writes this page from the comments in
+[`proto/toggled/v1`](../proto/toggled/v1). Clients generated from those files carry the same comments.
 
-A method is called as `toggled.v1.SERVICE/METHOD`, with a token in the metadata: `authorization: Bearer TOKEN`. What it
-demands of the caller stands below its name. Requests and responses may have up to 4 MiB, and responses of
-flagd's services, which hold all flags at once, up to 64 MiB.
+Call a method as `toggled.v1.SERVICE/METHOD`, with a token in the metadata: `authorization: Bearer TOKEN`. The permission that
+a method requires stands below its name. Requests and responses may have up to 4 MiB, and responses of flagd's services, which
+hold all flags at once, up to 64 MiB.
 ";
 
 const FLAGD: &str = "\
-For [OpenFeature](../README.md#openfeature) providers. These are [flagd's protocols](https://flagd.dev/reference/specifications/protos/)
-as they stand; the files in [`proto/flagd`](../proto/flagd) say what the answers are here. OFREP, beside them over plain HTTP, is
-[described by OpenFeature](https://github.com/open-feature/protocol).
+For [OpenFeature](../README.md#openfeature) providers. These are [flagd's protocols](https://flagd.dev/reference/specifications/protos/),
+unchanged. The comments in [`proto/flagd`](../proto/flagd) say what this service answers. The server also speaks OFREP over plain
+HTTP, which [OpenFeature specifies](https://github.com/open-feature/protocol).
 ";
 
 /// The content of docs/api.md.
@@ -130,7 +130,7 @@ fn requirement(pool: &DescriptorPool, method: &MethodDescriptor) -> String {
     let declared = options.get_extension(&policy);
     let permission = declared.as_message().unwrap().get_field_by_name("permission").unwrap();
     let permission = permission.as_str().unwrap();
-    if permission.is_empty() { "a token that works".to_owned() } else { format!("the permission `{permission}`") }
+    if permission.is_empty() { "a valid token".to_owned() } else { format!("the permission `{permission}`") }
 }
 
 fn message(message: &MessageDescriptor) -> String {
