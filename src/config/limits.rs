@@ -23,8 +23,8 @@ pub struct Limits {
     /// most half of them. Further streams are refused with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
-    /// The number of open streams of one caller over all its connections, 1 to 1000000. Callers without credentials are told
-    /// apart by IP address. Further streams are refused with RESOURCE_EXHAUSTED
+    /// The number of open streams of one caller over all its connections, 1 to 1000000. Callers without credentials are
+    /// distinguished by IP address. Further streams are refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
     /// The number of changes that wait to be written, 1 to 1000000, besides a batch of up to 512. Further changes are refused
