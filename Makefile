@@ -1,6 +1,5 @@
 # `make test` runs all checks. Targets that take longer, or need another compiler, run only by name.
-.NOTPARALLEL:
-.PHONY: test tools setup lint unit clients packaging faults fuzz coverage deny docs bench bench-quick build-times clean
+.PHONY: test tools setup lint unit faults-short clients packaging faults fuzz coverage deny docs bench bench-quick build-times clean
 
 # Tests mostly wait for a server, a timer or a database, so run more of them than there are cores.
 export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
@@ -8,8 +7,10 @@ export RUST_TEST_THREADS ?= $(shell echo $$((2 * $$(nproc))))
 # The compilation of flagd's provider for Rust needs protoc.
 export PROTOC ?= $(CURDIR)/tests/clients/bin/protoc
 
-# Installs what is missing, and runs all checks.
-test: setup lint unit clients packaging
+# Installs what is missing, and runs all checks. The tests run in two groups at a time, since most of them wait; each group's
+# output is printed when it ends.
+test: lint
+	$(MAKE) --jobs=2 --output-sync=target unit clients faults-short packaging
 
 # Installs what the tests need besides Rust: Debian packages on the machine, and the other clients' tools in .tools.
 tools:
@@ -20,15 +21,20 @@ tools:
 setup:
 	tests/setup.sh packages
 	tests/setup.sh tools & tools=$$!; cargo test --locked --no-run; compiled=$$?; wait $$tools && exit $$compiled
+	cargo test --locked --package read_flag --no-run
 
 lint: setup
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	.tools/node_modules/.bin/buf lint
 
-# The tests in Rust: unit, store conformance, integration, and the short form of the faults.
+# The tests in Rust: unit, store conformance, integration.
 unit: setup
-	cargo test --locked
+	cargo test --locked --lib --bins --test it
+
+# The short form of the faults.
+faults-short: setup
+	cargo test --locked --test faults
 
 # Third-party clients against the real server: Python, buf curl, OpenFeature's providers, and README's programs.
 clients: setup
@@ -74,12 +80,12 @@ docs:
 # Compares the service with the machine's limits, in turns, in less than 15 minutes. Writes docs/benchmarks.
 bench:
 	tests/setup.sh bench
-	cargo bench --locked --bench limits
+	cargo bench --profile dist --locked --bench limits
 
 # A short run, in about two minutes. Writes nothing.
 bench-quick:
 	tests/setup.sh bench
-	cargo bench --locked --bench limits -- quick
+	cargo bench --profile dist --locked --bench limits -- quick
 
 # Build times: a clean release build, with a report by crate, and a check after a change.
 build-times: export CARGO_TARGET_DIR = target/build-times
