@@ -5,11 +5,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
-use tokio::process::Command;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::server::resident_mib;
+use crate::rig::server::{program, resident_mib};
 use crate::rig::{Rig, Served, fill};
 
 /// Verified a second, at least.
@@ -55,7 +54,7 @@ async fn export(url: &str, entries: u64, file: &Path) -> Result<()> {
     Served::on(url.to_owned()).await?.server.stop().await?;
     fill::fill(url, i64::try_from(entries)?).await?;
     let served = Served::on(url.to_owned()).await?;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
+    let mut command = program();
     command
         .args(["audit", "export", "--output-file"])
         .arg(file)
@@ -67,7 +66,7 @@ async fn export(url: &str, entries: u64, file: &Path) -> Result<()> {
 /// How long it takes, and the most memory at once.
 async fn verify(file: &Path) -> Result<(Duration, f64)> {
     let began = Instant::now();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
+    let mut command = program();
     let mut process =
         command.args(["audit", "verify", "--file"]).arg(file).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
     let id = process.id().ok_or("it is gone already")?;

@@ -56,7 +56,7 @@ impl Server {
     }
 
     fn command(url: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_toggled"));
+        let mut command = program();
         command
             .env("TOGGLED_DATABASE_URL", url)
             .env("TOGGLED_LISTEN", "127.0.0.1:0")
@@ -111,6 +111,15 @@ impl Server {
     pub async fn stop(mut self) -> Result<()> {
         Ok(self.process.kill().await?)
     }
+}
+
+/// The measured program: the one that Cargo built for the benchmark, or the one that this variable names, built from
+/// another state of the sources or with another profile.
+const PROGRAM: &str = "TOGGLED_BENCH_PROGRAM";
+
+/// The measured program, ready for its arguments.
+pub fn program() -> Command {
+    Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_toggled").into()))
 }
 
 /// What the kernel says of a process's memory, in MiB: `VmRSS:`, what it takes now, or `VmHWM:`, the most that it took.
