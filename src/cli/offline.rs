@@ -114,7 +114,7 @@ impl Offline {
 
     /// Makes a change. `method` is what it is called in the log: the command that was typed.
     pub async fn change(&self, method: &str, command: Command, why: Why) -> Result<Answer, Failure> {
-        let host = gethostname::gethostname().to_string_lossy().to_lowercase();
+        let host = hostname::get().unwrap_or_default().to_string_lossy().to_lowercase();
         let actor = Actor::Service { name: format!("cli@{host}").into() };
         let origin = Origin { method: method.into(), peer: None, user_agent: None };
         let proposal = Proposal { reason: why.reason, ..Proposal::unnamed(actor, command, origin) };

@@ -22,7 +22,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, sleep, timeout};
 
-use super::metrics;
+use super::{metrics, process};
 
 /// How long a request may take to arrive ...
 const HEADER_PATIENCE: Duration = Duration::from_secs(5);
@@ -141,7 +141,7 @@ async fn keep_up(recorder: PrometheusHandle) {
 async fn tell_metrics(State(served): State<Served>) -> impl IntoResponse {
     let _turn = served.turn.lock().await;
     (served.measure)();
-    metrics::measure_process();
+    process::measure();
     ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], served.recorder.render())
 }
 

@@ -4,7 +4,8 @@
 
 use ::metrics::{Gauge, Unit, describe_counter, describe_gauge, describe_histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
-use metrics_process::Collector;
+
+use super::process;
 
 /// Calls that have ended, by `method` and by the name of gRPC's `code`.
 pub const REQUESTS: &str = "toggled_requests_total";
@@ -69,11 +70,11 @@ pub const ALL: [&str; 24] = [
     DATABASE_CONNECTIONS_MAX,
     PANICS,
     BUILD_INFO,
-    "process_cpu_seconds_total",
-    "process_resident_memory_bytes",
-    "process_open_fds",
-    "process_max_fds",
-    "process_start_time_seconds",
+    process::CPU_SECONDS,
+    process::RESIDENT_MEMORY,
+    process::OPEN_FDS,
+    process::MAX_FDS,
+    process::START_TIME,
 ];
 
 /// From 50 µs, twice what a read takes, to the 10 s after which nobody waits any more.
@@ -144,12 +145,7 @@ fn describe() {
     describe_gauge!(DATABASE_CONNECTIONS_MAX, count, "How many of them there may be");
     describe_counter!(PANICS, count, "Panics");
     describe_gauge!(BUILD_INFO, count, "1, with the version");
-    Collector::default().describe();
-}
-
-/// Sets what is told of the process.
-pub(super) fn measure_process() {
-    Collector::default().collect();
+    process::describe();
 }
 
 /// Counts an error that was answered.

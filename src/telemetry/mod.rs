@@ -4,6 +4,7 @@ pub mod errors;
 pub mod listener;
 pub mod logs;
 pub mod metrics;
+mod process;
 pub mod request;
 pub mod traces;
 
