@@ -138,41 +138,41 @@ pub struct Entry {
     pub created_at: Timestamp,
 }
 
-/// Where a log begins that was trimmed, as the values of its entry `log_trimmed` tell it: behind the entry at a revision,
-/// which had this hash.
+/// Where a trimmed log starts: after the entry at `floor`, which had this hash. The old and new value of a `log_trimmed`
+/// entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Beginning {
-    /// The last revision that was removed; 0 for none.
+pub struct LogStart {
+    /// The last revision that was removed; 0 if none was.
     pub floor: Revision,
-    /// Its hash.
+    /// The hash of the entry there.
     pub hash: Hash,
 }
 
-/// The same on its way into and out of JSON.
+/// [`LogStart`] as JSON.
 #[derive(Serialize, Deserialize)]
-struct Fields {
+struct LogStartJson {
     floor: Revision,
     hash: String,
 }
 
-impl Beginning {
+impl LogStart {
     /// `{"floor":5,"hash":"..."}`, the hash in 64 hexadecimal digits.
     pub fn to_json(self) -> String {
-        json(&Fields { floor: self.floor, hash: hex_digits(&self.hash) })
+        json(&LogStartJson { floor: self.floor, hash: hex_digits(&self.hash) })
     }
 
-    /// The inverse of `to_json`; nothing for anything else.
+    /// The inverse of `to_json`; `None` for any other text.
     pub fn from_json(text: &str) -> Option<Self> {
-        let Fields { floor, hash } = serde_json::from_str(text).ok()?;
+        let LogStartJson { floor, hash } = serde_json::from_str(text).ok()?;
         Some(Self { floor, hash: parse_hex(&hash)? })
     }
 }
 
 impl Entry {
-    /// Where the log begins since, if this tells of a trim.
-    pub fn beginning(&self) -> Option<Beginning> {
+    /// The start of the log that this entry set, if it is a `log_trimmed` entry.
+    pub fn log_start(&self) -> Option<LogStart> {
         let text = self.new_value.as_deref().filter(|_| self.action == Action::LogTrimmed)?;
-        Beginning::from_json(text)
+        LogStart::from_json(text)
     }
 }
 
@@ -182,12 +182,12 @@ mod tests {
 
     #[test]
     fn log_start_survives_its_json() {
-        let beginning = Beginning { floor: 5, hash: [171; 32] };
+        let start = LogStart { floor: 5, hash: [171; 32] };
         let text = format!("{{\"floor\":5,\"hash\":\"{}\"}}", "ab".repeat(32));
-        assert_eq!(beginning.to_json(), text);
-        assert_eq!(Beginning::from_json(&text), Some(beginning));
+        assert_eq!(start.to_json(), text);
+        assert_eq!(LogStart::from_json(&text), Some(start));
         for wrong in ["", "{}", "{\"floor\":5}", &text.replacen("ab", "a", 1), &text.replacen('5', "\"5\"", 1)] {
-            assert_eq!(Beginning::from_json(wrong), None, "{wrong}");
+            assert_eq!(LogStart::from_json(wrong), None, "{wrong}");
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Proof;
 use crate::checkpoint::{Misfit, Note, VerifierKey};
 use crate::domain::Revision;
-use crate::domain::audit::{Action, Beginning, Entry};
+use crate::domain::audit::{Action, Entry, LogStart};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
 use crate::store::{EntryQuery, Order, Store, StoreError, StoredCheckpoint, with_timeout};
@@ -48,7 +48,7 @@ pub enum NotIntact {
     End(Revision),
     /// What was before the oldest entry was removed without an entry that says so.
     #[error("revision {0}: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash")]
-    Beginning(Revision),
+    LogStart(Revision),
     /// A checkpoint does not fit the log.
     #[error("revision {revision}: the checkpoint there is not of this log: {problem}")]
     Checkpoint {
@@ -124,9 +124,9 @@ async fn examine(store: &dyn Store, proof: &Proof, claims: &Claims) -> Verified<
         let filter = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
         let kept = Range { first: head.floor + 1, last: head.revision };
         let trims = entries(store, filter, kept, Order::NewestFirst, 1).await?;
-        let beginning = Beginning { floor: head.floor, hash: head.floor_hash };
-        if trims.first().and_then(Entry::beginning) != Some(beginning) {
-            return Ok(Err(NotIntact::Beginning(head.floor)));
+        let beginning = LogStart { floor: head.floor, hash: head.floor_hash };
+        if trims.first().and_then(Entry::log_start) != Some(beginning) {
+            return Ok(Err(NotIntact::LogStart(head.floor)));
         }
     }
     let anchor = match &claims.checkpoint {

@@ -20,7 +20,7 @@ impl Run {
     /// A run that begins with this entry of a log.
     pub fn new(log_id: Uuid, first: Entry) -> Self {
         let chain = Chain::behind(log_id, first.revision, first.hash);
-        Self { tells: first.beginning().is_some(), first, chain }
+        Self { tells: first.log_start().is_some(), first, chain }
     }
 
     /// Takes the next entry.
@@ -29,7 +29,7 @@ impl Run {
     /// That it is not the next. The run stays what it was.
     pub fn take(&mut self, entry: &Entry) -> Result<(), Fault> {
         self.chain.take(entry)?;
-        self.tells |= entry.beginning().is_some();
+        self.tells |= entry.log_start().is_some();
         Ok(())
     }
 

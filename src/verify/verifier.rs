@@ -217,7 +217,7 @@ impl Verifier {
     /// An entry that was verified may say what the first one follows.
     fn vouch(&mut self, entry: &Entry) -> Result<(), Fault> {
         let Beginning::Unvouched(first, marks) = &self.beginning else { return Ok(()) };
-        let Some(hash) = entry.beginning().filter(|trim| trim.floor == self.after).map(|trim| trim.hash) else {
+        let Some(hash) = entry.log_start().filter(|trim| trim.floor == self.after).map(|trim| trim.hash) else {
             return Ok(());
         };
         Chain { revision: self.after, hash, ..self.chain }.take(first)?;

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::{Connection, Executor, PgConnection};
 use toggled::api::pb::*;
-use toggled::domain::audit::{Action, Beginning, EntityType, Entry};
+use toggled::domain::audit::{Action, LogStart, EntityType, Entry};
 use toggled::domain::hash::chain;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
@@ -31,10 +31,10 @@ const INSERT_TRIM_ENTRY: &str = "WITH head AS (UPDATE log_head SET hash = $2)
         new_value, method, hash_version, hash)
     VALUES ($1, 100001, to_timestamp(0), '', 'log_trimmed', 'log', '', '', $3, '', 1, $2)";
 
-fn trim_entry(beginning: Beginning) -> Entry {
+fn trim_entry(start: LogStart) -> Entry {
     Entry {
         id: Uuid::from_u128(1),
-        revision: beginning.floor + 1,
+        revision: start.floor + 1,
         timestamp: Timestamp::default(),
         user_id: None,
         user_email: "".into(),
@@ -45,7 +45,7 @@ fn trim_entry(beginning: Beginning) -> Entry {
         entity_key: "".into(),
         entity_name: "".into(),
         old_value: None,
-        new_value: Some(beginning.to_json().into()),
+        new_value: Some(start.to_json().into()),
         reason: None,
         request_id: None,
         method: "".into(),
@@ -67,9 +67,9 @@ async fn database_with_flags() -> Database {
     connection.execute(INSERT_FLAGS).await.unwrap();
     let head: (Uuid, Vec<u8>) =
         sqlx::query_as("SELECT log_id, floor_hash FROM log_head").fetch_one(&mut connection).await.unwrap();
-    let beginning = Beginning { floor: FLAGS as i64, hash: head.1.try_into().unwrap() };
-    let trim = trim_entry(beginning);
-    let hash = chain(&beginning.hash, head.0, &trim);
+    let start = LogStart { floor: FLAGS as i64, hash: head.1.try_into().unwrap() };
+    let trim = trim_entry(start);
+    let hash = chain(&start.hash, head.0, &trim);
     let written = sqlx::query(INSERT_TRIM_ENTRY).bind(trim.id).bind(&hash[..]).bind(trim.new_value.as_deref());
     written.execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();

@@ -2,7 +2,7 @@
 
 use super::draft::{Draft, Subject, Values};
 use super::{Object, Outcome, Proposal, TrimLog};
-use crate::domain::audit::{Action, Beginning, EntityType};
+use crate::domain::audit::{Action, EntityType, LogStart};
 use crate::domain::error::Error;
 
 pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -> Result<Outcome, Error> {
@@ -24,8 +24,8 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
         name: "audit log".into(),
         previous_revision: None,
     };
-    let old = Beginning { floor: head.floor, hash: head.floor_hash };
-    let new = Beginning { floor: trim.through, hash: trim.hash };
+    let old = LogStart { floor: head.floor, hash: head.floor_hash };
+    let new = LogStart { floor: trim.through, hash: trim.hash };
     let values = Values { old: Some(old.to_json().into()), new: Some(new.to_json().into()) };
     let position = draft.next_position(&proposal.actor);
     let entry = draft.write_entry(proposal, position, Action::LogTrimmed, subject, values);

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::cli::audit::export::line::parse;
 use crate::cli::audit::lines::{self, Ending};
 use crate::cli::{EXIT_FAILURE, Failure, file};
-use crate::domain::audit::Beginning;
+use crate::domain::audit::LogStart;
 use crate::domain::hash::GENESIS;
 use crate::domain::{Hash, Revision};
 use crate::verify::Chain;
@@ -24,7 +24,7 @@ pub(super) struct Archive {
 
 /// Verifies the first `bytes` of a file, which are complete lines, and looks for the entry at a revision. The file begins
 /// where the log does, or with the first entry that there ever was.
-pub(super) fn verify(path: &Path, bytes: u64, log: Beginning, wanted: Revision) -> Result<Archive, Failure> {
+pub(super) fn verify(path: &Path, bytes: u64, log: LogStart, wanted: Revision) -> Result<Archive, Failure> {
     let name = path.display().to_string();
     let opened = File::open(path).map_err(|error| file::failed(&name, &error))?;
     let mut source = BufReader::new(opened).take(bytes);
@@ -49,7 +49,7 @@ pub(super) fn verify(path: &Path, bytes: u64, log: Beginning, wanted: Revision) 
     }
 }
 
-fn begin(name: &str, log_id: Uuid, first: Revision, log: Beginning) -> Result<Chain, Failure> {
+fn begin(name: &str, log_id: Uuid, first: Revision, log: LogStart) -> Result<Chain, Failure> {
     match first {
         first if first == log.floor + 1 => Ok(Chain::behind(log_id, log.floor, log.hash)),
         1 => Ok(Chain::behind(log_id, 0, GENESIS)),

@@ -19,7 +19,7 @@ use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{Failure, file, progress};
-use crate::domain::audit::{Action, Beginning, Entry};
+use crate::domain::audit::{Action, Entry, LogStart};
 use crate::domain::hash::GENESIS;
 use crate::domain::{Hash, Revision};
 use crate::verify::Chain;
@@ -129,12 +129,12 @@ impl Trim {
 }
 
 /// Where the log begins, by its newest entry that tells it.
-async fn beginning(remote: &Remote) -> Result<Beginning, Failure> {
+async fn beginning(remote: &Remote) -> Result<LogStart, Failure> {
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
     let (trims, _) = newest(remote, trims, 1).await?;
-    let Some(trim) = trims.first() else { return Ok(Beginning { floor: 0, hash: GENESIS }) };
-    let told = trim.new_value.as_deref().and_then(Beginning::from_json);
+    let Some(trim) = trims.first() else { return Ok(LogStart { floor: 0, hash: GENESIS }) };
+    let told = trim.new_value.as_deref().and_then(LogStart::from_json);
     told.ok_or_else(|| failed(format!("the entry at revision {} does not tell where the log begins", trim.revision)))
 }
 
@@ -154,7 +154,7 @@ async fn last(remote: &Remote, before: Before) -> Result<Revision, Failure> {
     Ok(older.first().map_or(0, |last| last.revision))
 }
 
-fn verified(path: &Path, held: &Held, log: Beginning, last: Revision) -> Result<archive::Archive, Failure> {
+fn verified(path: &Path, held: &Held, log: LogStart, last: Revision) -> Result<archive::Archive, Failure> {
     match held.last {
         Some(_) => verify(path, held.bytes, log, last),
         None => Ok(archive::Archive { chain: None, wanted: None }),
@@ -166,7 +166,7 @@ async fn keep(
     remote: &Remote,
     target: &mut Target,
     mut chain: Option<Chain>,
-    log: Beginning,
+    log: LogStart,
     last: Revision,
 ) -> Result<(), Failure> {
     let (from, hash) = chain.map_or((log.floor, log.hash), |chain| (chain.revision(), chain.hash()));
@@ -238,7 +238,7 @@ async fn keep_checkpoint(
         .map_err(|error| file::failed(&beside.display().to_string(), &error))
 }
 
-fn nothing(log: Beginning) -> Summary {
+fn nothing(log: LogStart) -> Summary {
     Summary {
         removed: false,
         entries: 0,
