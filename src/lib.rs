@@ -10,9 +10,9 @@
 //! reads      <- mirror <- follows what other replicas append
 //! ```
 //!
-//! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`; `store`,
-//! `auth`, `checkpoint`, `tls` and `verify`; `domain` and `telemetry`. Only `api`, and the client in `cli::remote`, know tonic, only `store` knows
-//! SQL, and `domain` knows neither, nor the clock. A test holds the house to it.
+//! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`, `config` and
+//! `verify`; `store`, `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `api` and `cli::remote` use tonic, only
+//! `store` uses SQL, and `domain` uses neither, nor the clock. A test checks this.
 
 pub mod api;
 pub mod auth;

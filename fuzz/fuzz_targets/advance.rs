@@ -171,9 +171,9 @@ impl World {
         let before = *self.state.head();
         assert_eq!(step.base, before);
         assert_eq!(step.decisions.len(), proposals.len());
-        let (mut chain, mut time) = (Chain::behind(LOG, before.revision, before.hash), before.timestamp);
+        let (mut chain, mut time) = (Chain::after(LOG, before.revision, before.hash), before.timestamp);
         for entry in &step.entries {
-            chain.take(entry).expect("the chain goes on");
+            chain.push(entry).expect("the chain goes on");
             assert!(entry.timestamp >= time, "time runs backwards");
             time = entry.timestamp;
         }

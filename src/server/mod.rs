@@ -1,7 +1,6 @@
 //! The server: assembles its parts, starts them and stops them.
 
 mod checkpoints;
-mod intact;
 mod open;
 mod upkeep;
 
@@ -29,9 +28,8 @@ use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{Listener, Readiness};
 use crate::tls::Tls;
+use crate::verify::Fault;
 use open::create_first_administrator;
-
-pub use intact::NotIntact;
 
 /// The pause between two tries to reach the database.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -106,8 +104,8 @@ pub enum ServerError {
         "DATA_LOSS: the audit log is not intact: {fault}; not serving; run toggled audit verify --database {database}"
     )]
     NotIntact {
-        /// Where and how.
-        fault: NotIntact,
+        /// The first fault.
+        fault: Fault,
         /// The database.
         database: String,
     },

@@ -1,8 +1,10 @@
 //! Opening the database. No call is authenticated before, since users and tokens are in it.
 
+use std::time::Instant;
+
 use tokio::time::sleep;
 
-use super::{RETRY_INTERVAL, Server, ServerError, checkpoints, intact};
+use super::{Proof, RETRY_INTERVAL, Server, ServerError, checkpoints};
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
 use crate::committer::Proposals;
@@ -11,6 +13,7 @@ use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::mirror::Mirror;
 use crate::store::{Store, StoreError};
+use crate::verify::{DatabaseError, Scope, Stop, verify_at_start};
 
 impl Server {
     /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable.
@@ -31,15 +34,34 @@ impl Server {
     async fn try_open(&self) -> Result<(), ServerError> {
         let store = &*self.store;
         store.migrate_up().await?;
-        intact::verify(store, &self.proof).await?.map_err(|fault| {
-            let database = store.describe();
-            ServerError::NotIntact { fault, database }
-        })?;
+        self.verify_log().await?;
         if let Some(key) = &self.proof.key {
             let log_id = store.head().await?.log_id;
-            checkpoints::make_known(store, key, log_id, &*self.clock).await?;
+            checkpoints::store_key(store, key, log_id, &*self.clock).await?;
         }
         Ok(self.mirror.follow(store).await?)
+    }
+
+    /// Verifies the log; starts again if another server trims it meanwhile.
+    async fn verify_log(&self) -> Result<(), ServerError> {
+        let started = Instant::now();
+        let Proof { key, verify_all, .. } = &self.proof;
+        let scope = if *verify_all { Scope::All } else { Scope::Recent };
+        loop {
+            match verify_at_start(&*self.store, key.as_deref(), scope).await {
+                Ok(verified) if scope == Scope::All => {
+                    let (first, last) = (verified.after + 1, verified.last);
+                    tracing::info!(first, last, took = ?started.elapsed(), "whole log verified");
+                    return Ok(());
+                }
+                Ok(_) => return Ok(()),
+                Err(Stop::Fault(fault)) => {
+                    return Err(ServerError::NotIntact { fault, database: self.store.describe() });
+                }
+                Err(Stop::Error(DatabaseError::Store(error))) => return Err(error.into()),
+                Err(Stop::Error(DatabaseError::TrimmedMeanwhile)) => {}
+            }
+        }
     }
 }
 

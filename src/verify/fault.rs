@@ -1,116 +1,110 @@
-//! What can be wrong with a log, in words for people and for scripts.
+//! The faults that a log can have.
 
 use uuid::Uuid;
 
 use crate::domain::Revision;
 
-/// What is wrong with a log, and where it is first.
+/// The first fault of a log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("revision {revision}: {problem}")]
 pub struct Fault {
     /// The first revision that is not as it was written.
     pub revision: Revision,
-    /// How it is not.
+    /// What is wrong there.
     pub problem: Problem,
 }
 
-/// Who knows what the hash at some revision was.
+/// Where a known hash comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Witness {
-    /// A checkpoint that was given.
+pub enum HashSource {
+    /// A checkpoint that the caller gave.
     Given,
     /// A checkpoint that is stored with the log.
     Stored,
-    /// The head of the log, or whoever serves it.
+    /// The head of the log, in the database or as a server reports it.
     Head,
-    /// What the head of the log says of where the log begins.
+    /// The floor in `log_head`: the last entry that was trimmed.
     Floor,
 }
 
-impl std::fmt::Display for Witness {
+impl std::fmt::Display for HashSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Given => "the given checkpoint",
-            Self::Stored => "the checkpoint that is stored with the log",
+            Self::Stored => "the checkpoint stored with the log",
             Self::Head => "the head of the log",
-            Self::Floor => "what log_head says of the beginning of the log",
+            Self::Floor => "the floor in log_head",
         })
     }
 }
 
-/// What can be wrong with an entry, or with where one should be. Its words begin with its [`kind`](Problem::kind).
+/// What is wrong at a revision. Each text begins with the [`kind`](Problem::kind).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// Its hash is not that of what it says and of the entry before it.
-    #[error("altered: the hash of the entry is not that of what it says and of the entry before it")]
+    /// The entry's hash does not match its fields and the hash before it.
+    #[error("altered: the entry's hash does not match its content and the hash of the entry before it")]
     Altered,
-    /// It is not there, and later ones are.
-    #[error("missing: the next entry is that of revision {next}")]
+    /// The entry is missing, and later ones exist.
+    #[error("missing: the next entry is at revision {next}")]
     Missing {
-        /// The first that is there.
+        /// The first later revision that exists.
         next: Revision,
     },
-    /// The log begins later, and nothing in it says what was before.
-    #[error(
-        "missing: the log begins at revision {first}, and no entry log_trimmed says what was before; give --since with a \
-         checkpoint of what was before, such as the one that was kept when it was trimmed"
-    )]
-    Unvouched {
-        /// The first that is there.
+    /// The log starts later, and no entry confirms the hash before its first entry.
+    #[error("missing: the log starts at revision {first}, and no log_trimmed entry confirms the hash before it")]
+    UnknownStart {
+        /// The first revision that exists.
         first: Revision,
     },
-    /// The log begins later, and what was kept is of an entry that is gone.
-    #[error(
-        "missing: the log begins at revision {first}, so that {witness} cannot be compared; if it was trimmed, give a \
-         later one, such as the one that was kept then"
-    )]
-    Gone {
-        /// The first that is there.
+    /// The log starts after the revision of a known hash.
+    #[error("missing: the log starts at revision {first}, so {known_by} cannot be compared")]
+    BeforeStart {
+        /// The first revision that exists.
         first: Revision,
-        /// Who knows of an earlier one.
-        witness: Witness,
+        /// The source of the known hash.
+        known_by: HashSource,
     },
-    /// Another entry stands in its place, and it stands further on.
-    #[error("reordered: an entry of another place stands here")]
+    /// Another entry of this log stands in its place, and it stands further on.
+    #[error("reordered: an entry of another revision stands here")]
     Reordered,
-    /// It is none of the chain, which goes on without it.
-    #[error("inserted: the entry is none of the chain, which goes on without it")]
+    /// The entry is not part of the chain, which continues or ends without it.
+    #[error("inserted: the entry is not part of the chain")]
     Inserted,
-    /// It is not there, nor is any later one, and there was one.
-    #[error("truncated: the log ends at revision {end}, and {witness} knows of revision {known}")]
+    /// The log ends before a revision that is known to have existed.
+    #[error("truncated: the log ends at revision {end}, but {known_by} is at revision {known}")]
     Truncated {
-        /// The last that is there.
+        /// The last revision that exists.
         end: Revision,
-        /// Who knows of a later one.
-        witness: Witness,
-        /// Of which one.
+        /// The source of the known hash.
+        known_by: HashSource,
+        /// The revision of the known hash.
         known: Revision,
     },
-    /// It fits what is before it, but it is not what it was once.
-    #[error("forked: the hash is not the one in {0}")]
-    Forked(Witness),
-    /// The checkpoint is of another log.
-    #[error("forked: the checkpoint is of log {of}, and this is log {this}")]
+    /// The entry fits the one before it, but its hash is not the known one.
+    #[error("forked: the hash differs from the one in {0}")]
+    Forked(HashSource),
+    /// The checkpoint belongs to another log.
+    #[error("forked: the checkpoint belongs to log {of}, and this is log {this}")]
     OtherLog {
-        /// Which log it speaks of.
+        /// The log of the checkpoint.
         of: Uuid,
-        /// Which log this is.
+        /// This log.
         this: Uuid,
     },
-    /// A checkpoint is not to be believed.
-    #[error("forged: the checkpoint is not to be believed: {0}")]
+    /// A checkpoint is not authentic.
+    #[error("forged: the checkpoint is not authentic: {0}")]
     Forged(String),
-    /// A row does not fit the log.
+    /// A flag, user or token differs from what the log says of it.
     #[error("state: {0}")]
     State(String),
 }
 
 impl Problem {
-    /// In one word: `altered`, `missing`, `reordered`, `inserted`, `truncated`, `forked`, `forged` or `state`.
+    /// One word for scripts: `altered`, `missing`, `reordered`, `inserted`, `truncated`, `forked`, `forged` or `state`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Altered => "altered",
-            Self::Missing { .. } | Self::Unvouched { .. } | Self::Gone { .. } => "missing",
+            Self::Missing { .. } | Self::UnknownStart { .. } | Self::BeforeStart { .. } => "missing",
             Self::Reordered => "reordered",
             Self::Inserted => "inserted",
             Self::Truncated { .. } => "truncated",

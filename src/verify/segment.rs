@@ -1,4 +1,4 @@
-//! Entries verified apart from what comes before them, so that several can do it side by side.
+//! A segment of the log, verified without knowledge of what comes before it, so that threads can verify several at once.
 
 use uuid::Uuid;
 
@@ -6,34 +6,34 @@ use super::{Chain, Fault};
 use crate::domain::Revision;
 use crate::domain::audit::Entry;
 
-/// Entries that follow one another: each has the hash of what it says and of the one before it, but for the first, of which
-/// only [`Verifier`](super::Verifier) can know what it follows.
+/// Consecutive entries, each with the right hash, except that nothing is known of the hash before the first.
+/// [`Verifier::push_segment`](super::Verifier::push_segment) checks that the first entry follows.
 #[derive(Debug, Clone)]
-pub struct Run {
+pub struct Segment {
     pub(super) first: Entry,
     pub(super) chain: Chain,
-    /// Whether some entry in it tells where the log begins.
-    pub(super) tells: bool,
+    /// Whether any of its entries is a `log_trimmed` entry.
+    pub(super) has_log_start: bool,
 }
 
-impl Run {
-    /// A run that begins with this entry of a log.
+impl Segment {
+    /// A segment of one entry.
     pub fn new(log_id: Uuid, first: Entry) -> Self {
-        let chain = Chain::behind(log_id, first.revision, first.hash);
-        Self { tells: first.log_start().is_some(), first, chain }
+        let chain = Chain::after(log_id, first.revision, first.hash);
+        Self { has_log_start: first.log_start().is_some(), first, chain }
     }
 
-    /// Takes the next entry.
+    /// Verifies the next entry and adds it.
     ///
     /// # Errors
-    /// That it is not the next. The run stays what it was.
-    pub fn take(&mut self, entry: &Entry) -> Result<(), Fault> {
-        self.chain.take(entry)?;
-        self.tells |= entry.log_start().is_some();
+    /// The entry is not the next one. The segment stays as it was.
+    pub fn push(&mut self, entry: &Entry) -> Result<(), Fault> {
+        self.chain.push(entry)?;
+        self.has_log_start |= entry.log_start().is_some();
         Ok(())
     }
 
-    /// Of which log it is.
+    /// The log that the entries belong to.
     pub fn log_id(&self) -> Uuid {
         self.chain.log_id()
     }

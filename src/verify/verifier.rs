@@ -1,99 +1,100 @@
-//! A log verified entry by entry, from wherever it is read.
+//! A log verified entry by entry, wherever it is read from.
 
 use std::collections::VecDeque;
 
 use uuid::Uuid;
 
 use super::diagnose::{WINDOW, diagnose};
-use super::{Chain, Fault, Problem, Run, Witness};
+use super::{Chain, Fault, HashSource, Problem, Segment};
 use crate::domain::audit::Entry;
 use crate::domain::hash::GENESIS;
 use crate::domain::{Hash, Revision};
 
-/// What the hash at some revision was.
+/// The hash that the log had at a revision, known from elsewhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mark {
-    /// Where.
+pub struct KnownHash {
+    /// The revision.
     pub revision: Revision,
-    /// What it was.
+    /// The hash of the entry there.
     pub hash: Hash,
-    /// Who says so.
-    pub witness: Witness,
+    /// Where it is known from.
+    pub source: HashSource,
 }
 
-/// Where the log begins.
+/// Where the log starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Start {
-    /// Behind a revision of which the hash is known.
-    Behind(Revision, Hash),
-    /// At this revision; the log itself has to say after which hash.
+    /// After a revision with a known hash.
+    After(Revision, Hash),
+    /// At this revision. A `log_trimmed` entry must confirm the hash before it.
     At(Revision),
-    /// With the first entry that comes. Unless that is the very first, the log itself has to say after which hash.
+    /// At the first entry that is pushed. Unless its revision is 1, a `log_trimmed` entry must confirm the hash before it.
     Anywhere,
 }
 
-/// What was verified.
+/// The part of a log that was verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Verified {
-    /// Of which log.
+    /// The log.
     pub log_id: Uuid,
-    /// How many entries.
+    /// The number of entries.
     pub entries: u64,
-    /// Where they begin: at the revision after this.
+    /// The revision before the first entry.
     pub after: Revision,
-    /// Where they end.
+    /// The revision of the last entry.
     pub last: Revision,
-    /// The hash there.
+    /// The hash of the last entry.
     pub hash: Hash,
 }
 
-/// What is known of the hash that the first entry follows.
-enum Beginning {
+/// What is known of the hash before the first entry.
+enum StartState {
     Known,
-    /// Nothing has come yet.
-    Open,
-    /// The first entry, which cannot be verified before an entry says what it follows, and what others know of that.
-    Unvouched(Box<Entry>, Vec<Mark>),
+    /// No entry was pushed yet.
+    Empty,
+    /// The first entry, which cannot be verified until a `log_trimmed` entry tells the hash before it, and the known hashes
+    /// to compare that with.
+    Unconfirmed(Box<Entry>, Vec<KnownHash>),
 }
 
 /// Verifies a log.
 pub struct Verifier {
     chain: Chain,
-    beginning: Beginning,
-    /// The first revision that there must be, if it is known.
-    oldest: Option<Revision>,
+    start: StartState,
+    /// The revision that the first entry must have, for [`Start::At`].
+    required_first: Option<Revision>,
     after: Revision,
     entries: u64,
     until: Option<Revision>,
-    /// By rising revision.
-    marks: VecDeque<Mark>,
-    /// What comes from the first entry on that does not fit.
-    doubtful: Vec<Entry>,
+    /// The known hashes that were not compared yet, by rising revision.
+    known: VecDeque<KnownHash>,
+    /// The first entry that does not fit and those after it, for the diagnosis.
+    unexplained: Vec<Entry>,
 }
 
 impl Verifier {
-    /// Verifies from `start` on, no further than `until`, and that it fits the marks.
-    pub fn new(log_id: Uuid, start: Start, until: Option<Revision>, mut marks: Vec<Mark>) -> Self {
-        marks.retain(|mark| until.is_none_or(|until| mark.revision <= until));
-        marks.sort_by_key(|mark| mark.revision);
-        let ((revision, hash), beginning, oldest) = match start {
-            Start::Behind(revision, hash) => ((revision, hash), Beginning::Known, None),
-            Start::At(first) => ((first - 1, GENESIS), Beginning::Open, Some(first)),
-            Start::Anywhere => ((0, GENESIS), Beginning::Open, None),
+    /// Verifies a log from `start` to `until`, or to its end, and compares it with the known hashes in that range.
+    pub fn new(log_id: Uuid, start: Start, until: Option<Revision>, mut known: Vec<KnownHash>) -> Self {
+        known.retain(|known| until.is_none_or(|until| known.revision <= until));
+        known.sort_by_key(|known| known.revision);
+        let ((revision, hash), start, required_first) = match start {
+            Start::After(revision, hash) => ((revision, hash), StartState::Known, None),
+            Start::At(first) => ((first - 1, GENESIS), StartState::Empty, Some(first)),
+            Start::Anywhere => ((0, GENESIS), StartState::Empty, None),
         };
-        let chain = Chain::behind(log_id, revision, hash);
-        let (marks, doubtful) = (marks.into(), Vec::new());
-        Self { chain, beginning, oldest, after: revision, entries: 0, until, marks, doubtful }
+        let chain = Chain::after(log_id, revision, hash);
+        let (known, unexplained) = (known.into(), Vec::new());
+        Self { chain, start, required_first, after: revision, entries: 0, until, known, unexplained }
     }
 
-    /// The last revision that was verified.
+    /// The last verified revision.
     pub fn revision(&self) -> Revision {
         self.chain.revision()
     }
 
-    /// Whether what comes next is of no interest any more: not before something vouches for the beginning.
+    /// Whether the rest of the log is not needed: `until` is reached, and the start is confirmed.
     pub fn is_done(&self) -> bool {
-        matches!(self.beginning, Beginning::Known) && self.until.is_some_and(|until| self.revision() >= until)
+        matches!(self.start, StartState::Known) && self.until.is_some_and(|until| self.revision() >= until)
     }
 
     /// What was verified so far.
@@ -102,146 +103,149 @@ impl Verifier {
         Verified { log_id, entries: self.entries, after: self.after, last: revision, hash }
     }
 
-    /// Takes a mark that became known late, and lies behind all others.
-    pub fn expect(&mut self, mark: Mark) {
-        if self.until.is_none_or(|until| mark.revision <= until) {
-            self.marks.push_back(mark);
+    /// Adds a known hash, which must not come before those added earlier.
+    pub fn expect(&mut self, known: KnownHash) {
+        if self.until.is_none_or(|until| known.revision <= until) {
+            self.known.push_back(known);
         }
     }
 
-    /// Takes the next entry.
+    /// Verifies the next entry.
     ///
     /// # Errors
-    /// What is wrong with the log. What does not fit is told once so many entries more have come, or with the end.
-    pub fn take(&mut self, entry: Entry) -> Result<(), Fault> {
+    /// The first fault of the log. An entry that does not fit is reported once enough later entries were pushed to classify
+    /// the fault, or by [`Verifier::finish`].
+    pub fn push(&mut self, entry: Entry) -> Result<(), Fault> {
         if self.is_done() {
             return Ok(());
         }
-        if matches!(self.beginning, Beginning::Open) {
-            return self.begin(entry);
+        if matches!(self.start, StartState::Empty) {
+            return self.push_first(entry);
         }
         if self.entries == 0 {
-            self.pass()?;
+            self.compare_known()?;
         }
-        if !self.doubtful.is_empty() || self.chain.take(&entry).is_err() {
-            self.doubtful.push(entry);
-            return if self.doubtful.len() < WINDOW { Ok(()) } else { self.judge() };
+        if !self.unexplained.is_empty() || self.chain.push(&entry).is_err() {
+            self.unexplained.push(entry);
+            return if self.unexplained.len() < WINDOW { Ok(()) } else { self.check_unexplained() };
         }
         self.entries += 1;
-        self.vouch(&entry)?;
-        self.pass()
+        self.confirm_start(&entry)?;
+        self.compare_known()
     }
 
-    /// Takes the next entries at once, if there is nothing to look at within them; whether it has. If not, they are to be
-    /// taken one by one.
-    pub fn take_run(&mut self, run: &Run) -> bool {
-        let is_known = match self.beginning {
-            Beginning::Known => true,
-            Beginning::Unvouched(..) => !run.tells,
-            Beginning::Open => false,
+    /// Verifies a whole segment, if nothing within it needs to be looked at. Otherwise returns false; the caller then pushes
+    /// its entries one by one.
+    pub fn push_segment(&mut self, segment: &Segment) -> bool {
+        let is_start_known = match self.start {
+            StartState::Known => true,
+            StartState::Unconfirmed(..) => !segment.has_log_start,
+            StartState::Empty => false,
         };
-        let is_plain = self.doubtful.is_empty()
-            && self.until.is_none_or(|until| run.last() <= until)
-            && self.marks.front().is_none_or(|mark| mark.revision > run.last());
+        let is_plain = self.unexplained.is_empty()
+            && self.until.is_none_or(|until| segment.last() <= until)
+            && self.known.front().is_none_or(|known| known.revision > segment.last());
         let before = self.chain;
-        if !is_known || !is_plain || run.log_id() != before.log_id || self.chain.take(&run.first).is_err() {
+        if !is_start_known || !is_plain || segment.log_id() != before.log_id || self.chain.push(&segment.first).is_err()
+        {
             return false;
         }
-        self.chain = run.chain;
-        self.entries += run.last().abs_diff(before.revision);
+        self.chain = segment.chain;
+        self.entries += segment.last().abs_diff(before.revision);
         true
     }
 
-    /// Takes something that stands where the next entry should, and says nothing that an entry could.
-    pub fn take_garbled(&self) -> Fault {
+    /// The fault of a log in which something that is no valid entry stands where the next one should.
+    pub fn invalid_entry(&self) -> Fault {
         let altered = Fault { revision: self.revision() + 1, problem: Problem::Altered };
-        self.judge().err().unwrap_or(altered)
+        self.check_unexplained().err().unwrap_or(altered)
     }
 
-    /// There are no more entries.
+    /// Ends the log.
     ///
     /// # Errors
-    /// What is wrong with the log.
+    /// The first fault of the log.
     pub fn finish(&mut self) -> Result<Verified, Fault> {
-        self.judge()?;
-        if let Beginning::Unvouched(first, _) = &self.beginning {
-            return Err(unvouched(first.revision));
+        self.check_unexplained()?;
+        if let StartState::Unconfirmed(first, _) = &self.start {
+            return Err(unknown_start(first.revision));
         }
-        if let Some(oldest) = self.oldest.filter(|_| matches!(self.beginning, Beginning::Open)) {
-            // The hash that the first entry follows is not known, so that only what lies further on tells anything.
-            self.marks.retain(|mark| mark.revision >= oldest);
-            if self.marks.is_empty() {
-                return Err(unvouched(oldest));
+        if let Some(first) = self.required_first.filter(|_| matches!(self.start, StartState::Empty)) {
+            // The log is empty and its start unconfirmed: only a known hash after the start shows what is missing.
+            self.known.retain(|known| known.revision >= first);
+            if self.known.is_empty() {
+                return Err(unknown_start(first));
             }
         }
-        self.pass()?;
+        self.compare_known()?;
         let end = self.revision();
-        if let Some(Mark { revision, witness, .. }) = self.marks.front() {
-            let problem = Problem::Truncated { end, witness: *witness, known: *revision };
+        if let Some(KnownHash { revision, source, .. }) = self.known.front() {
+            let problem = Problem::Truncated { end, known_by: *source, known: *revision };
             return Err(Fault { revision: end + 1, problem });
         }
         Ok(self.verified())
     }
 
-    /// What is wrong with what has come so far, as far as that tells: for who cannot read on.
+    /// Classifies the entries that did not fit so far, for a caller that cannot read further.
     ///
     /// # Errors
-    /// What is wrong with the log.
-    pub fn judge(&self) -> Result<(), Fault> {
-        diagnose(&self.chain, &self.doubtful).map_or(Ok(()), Err)
+    /// The first fault of the log.
+    pub fn check_unexplained(&self) -> Result<(), Fault> {
+        diagnose(&self.chain, &self.unexplained).map_or(Ok(()), Err)
     }
 
-    fn begin(&mut self, first: Entry) -> Result<(), Fault> {
+    fn push_first(&mut self, first: Entry) -> Result<(), Fault> {
         if first.revision == 1 {
-            self.beginning = Beginning::Known;
-            return self.take(first);
+            self.start = StartState::Known;
+            return self.push(first);
         }
-        if let Some(oldest) = self.oldest.filter(|oldest| first.revision != *oldest) {
-            return Err(Fault { revision: oldest, problem: Problem::Missing { next: first.revision } });
+        if let Some(required) = self.required_first.filter(|required| first.revision != *required) {
+            return Err(Fault { revision: required, problem: Problem::Missing { next: first.revision } });
         }
         self.after = first.revision - 1;
         self.chain = Chain { revision: first.revision, hash: first.hash, ..self.chain };
         self.entries = 1;
-        let earlier = self.marks.partition_point(|mark| mark.revision < first.revision);
-        let (before, gone): (Vec<_>, Vec<_>) =
-            self.marks.drain(..earlier).partition(|mark| mark.revision == self.after);
-        // What is stored with the log may be older than what is left of it; what somebody asks for must be compared.
-        if let Some(Mark { revision, witness, .. }) = gone.into_iter().find(|mark| mark.witness == Witness::Given) {
-            return Err(Fault { revision, problem: Problem::Gone { first: first.revision, witness } });
+        let earlier = self.known.partition_point(|known| known.revision < first.revision);
+        let (at_floor, trimmed): (Vec<_>, Vec<_>) =
+            self.known.drain(..earlier).partition(|known| known.revision == self.after);
+        // Stored checkpoints may be older than the trimmed log. A given one must be compared.
+        if let Some(KnownHash { revision, source, .. }) =
+            trimmed.into_iter().find(|known| known.source == HashSource::Given)
+        {
+            return Err(Fault { revision, problem: Problem::BeforeStart { first: first.revision, known_by: source } });
         }
-        self.beginning = Beginning::Unvouched(Box::new(first.clone()), before);
-        self.vouch(&first)?;
-        self.pass()
+        self.start = StartState::Unconfirmed(Box::new(first.clone()), at_floor);
+        self.confirm_start(&first)?;
+        self.compare_known()
     }
 
-    /// An entry that was verified may say what the first one follows.
-    fn vouch(&mut self, entry: &Entry) -> Result<(), Fault> {
-        let Beginning::Unvouched(first, marks) = &self.beginning else { return Ok(()) };
-        let Some(hash) = entry.log_start().filter(|trim| trim.floor == self.after).map(|trim| trim.hash) else {
+    /// Verifies the first entry, if this entry tells the hash before it.
+    fn confirm_start(&mut self, entry: &Entry) -> Result<(), Fault> {
+        let StartState::Unconfirmed(first, at_floor) = &self.start else { return Ok(()) };
+        let Some(hash) = entry.log_start().filter(|start| start.floor == self.after).map(|start| start.hash) else {
             return Ok(());
         };
-        Chain { revision: self.after, hash, ..self.chain }.take(first)?;
-        if let Some(mark) = marks.iter().find(|mark| mark.hash != hash) {
-            return Err(Fault { revision: mark.revision, problem: Problem::Forked(mark.witness) });
+        Chain { revision: self.after, hash, ..self.chain }.push(first)?;
+        if let Some(known) = at_floor.iter().find(|known| known.hash != hash) {
+            return Err(Fault { revision: known.revision, problem: Problem::Forked(known.source) });
         }
-        self.beginning = Beginning::Known;
+        self.start = StartState::Known;
         Ok(())
     }
 
-    /// Compares what others know of the revision that the chain stands at.
-    fn pass(&mut self) -> Result<(), Fault> {
-        while let Some(mark) = self.marks.pop_front_if(|mark| mark.revision <= self.chain.revision) {
-            if mark.revision == self.chain.revision && mark.hash != self.chain.hash {
-                return Err(Fault { revision: mark.revision, problem: Problem::Forked(mark.witness) });
+    /// Compares the known hashes up to the last verified revision.
+    fn compare_known(&mut self) -> Result<(), Fault> {
+        while let Some(known) = self.known.pop_front_if(|known| known.revision <= self.chain.revision) {
+            if known.revision == self.chain.revision && known.hash != self.chain.hash {
+                return Err(Fault { revision: known.revision, problem: Problem::Forked(known.source) });
             }
         }
         Ok(())
     }
 }
 
-/// Nothing says what came before the first entry.
-fn unvouched(first: Revision) -> Fault {
-    Fault { revision: first - 1, problem: Problem::Unvouched { first } }
+fn unknown_start(first: Revision) -> Fault {
+    Fault { revision: first - 1, problem: Problem::UnknownStart { first } }
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 /// The modules of `src`, from the lowest layer up. A module may import only from layers below its own.
 const LAYERS: [&[&str]; 7] = [
     &["domain", "telemetry"],
-    &["store", "auth", "checkpoint", "tls", "verify"],
-    &["mirror", "config"],
+    &["store", "auth", "checkpoint", "tls"],
+    &["mirror", "config", "verify"],
     &["committer"],
     &["bootstrap", "api"],
     &["server"],

@@ -81,9 +81,9 @@ fn refused(code: Code, reason: &str) -> (Code, String, Option<String>) {
 
 /// The log from an entry on fits its own hashes.
 fn assert_follows(log_id: &str, floor: i64, hash: &[u8], log: &[AuditLog]) {
-    let mut chain = Chain::behind(log_id.parse().unwrap(), floor, hash.try_into().unwrap());
+    let mut chain = Chain::after(log_id.parse().unwrap(), floor, hash.try_into().unwrap());
     for entry in log {
-        chain.take(&Entry::try_from(entry).unwrap()).unwrap();
+        chain.push(&Entry::try_from(entry).unwrap()).unwrap();
     }
 }
 

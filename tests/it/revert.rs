@@ -84,10 +84,10 @@ on_both_databases! {
         // Whoever reads the log can recompute it.
         let stream = admin.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
         let log_id = { let mut stream = stream; stream.message().await.unwrap().unwrap().log_id };
-        let mut chain = Chain::behind(log_id.parse().unwrap(), 0, GENESIS);
+        let mut chain = Chain::after(log_id.parse().unwrap(), 0, GENESIS);
         let log = admin.log().await;
         for entry in &log {
-            chain.take(&Entry::try_from(entry).unwrap()).unwrap();
+            chain.push(&Entry::try_from(entry).unwrap()).unwrap();
         }
         assert_eq!(log.iter().filter(|entry| entry.reverts.is_some()).count(), 5);
         assert!(log.iter().all(|entry| entry.hash_version == if entry.reverts.is_some() { 2 } else { 1 }));

@@ -3,7 +3,6 @@
 mod checkpoint;
 mod export;
 mod filters;
-mod lines;
 mod list;
 mod tail;
 mod trim;

@@ -1,18 +1,17 @@
 use super::*;
 use crate::domain::audit::{Action, EntityType};
-use crate::domain::hash::chain;
+use crate::domain::hash::{chain, hex_digits};
 use crate::domain::time::Timestamp;
 
 const LOG: Uuid = Uuid::from_u128(7);
 
-/// A log of so many entries, of which some are `log_trimmed` and say this.
+/// A log of this many entries. At each `(revision, floor, hash)` stands a `log_trimmed` entry.
 fn log(entries: usize, trims: &[(usize, Revision, Hash)]) -> Vec<Entry> {
     let mut log: Vec<Entry> = Vec::new();
     for revision in 1..=entries {
         let trim = trims.iter().find(|(at, ..)| *at == revision);
-        let hash: fn(&Hash) -> String = |hash| hash.iter().map(|byte| format!("{byte:02x}")).collect();
-        let said =
-            trim.map(|(_, floor, of)| format!(r#"{{"entries":1,"floor":{floor},"hash":"{}"}}"#, hash(of)).into());
+        let new_value = trim
+            .map(|(_, floor, hash)| format!(r#"{{"entries":1,"floor":{floor},"hash":"{}"}}"#, hex_digits(hash)).into());
         let mut entry = Entry {
             id: Uuid::from_u128(revision as u128),
             revision: revision as Revision,
@@ -20,13 +19,13 @@ fn log(entries: usize, trims: &[(usize, Revision, Hash)]) -> Vec<Entry> {
             user_id: None,
             user_email: "ann@example.com".into(),
             token_id: None,
-            action: if said.is_some() { Action::LogTrimmed } else { Action::FlagUpdated },
+            action: if new_value.is_some() { Action::LogTrimmed } else { Action::FlagUpdated },
             entity_type: EntityType::Log,
             entity_id: None,
             entity_key: "k".into(),
             entity_name: "n".into(),
             old_value: None,
-            new_value: said,
+            new_value,
             reason: None,
             request_id: None,
             method: "m".into(),
@@ -44,67 +43,67 @@ fn log(entries: usize, trims: &[(usize, Revision, Hash)]) -> Vec<Entry> {
     log
 }
 
-fn told(start: Start, marks: Vec<Mark>, log: &[Entry]) -> Result<Verified, (Revision, &'static str)> {
-    let mut verifier = Verifier::new(LOG, start, None, marks);
-    let taken = log.iter().try_for_each(|entry| verifier.take(entry.clone()));
-    taken.and_then(|()| verifier.finish()).map_err(|fault| (fault.revision, fault.problem.kind()))
+fn verify(start: Start, known: Vec<KnownHash>, log: &[Entry]) -> Result<Verified, (Revision, &'static str)> {
+    let mut verifier = Verifier::new(LOG, start, None, known);
+    let pushed = log.iter().try_for_each(|entry| verifier.push(entry.clone()));
+    pushed.and_then(|()| verifier.finish()).map_err(|fault| (fault.revision, fault.problem.kind()))
 }
 
 #[test]
-fn a_trimmed_log_vouches_for_its_own_beginning() {
+fn trimmed_log_confirms_its_start() {
     let hash = log(20, &[])[9].hash;
     let whole = log(20, &[(15, 10, hash)]);
     let kept = &whole[10..];
     for start in [Start::Anywhere, Start::At(11)] {
-        let verified = told(start, Vec::new(), kept).unwrap();
+        let verified = verify(start, Vec::new(), kept).unwrap();
         assert_eq!((verified.after, verified.entries, verified.last), (10, 10, 20));
-        let floor = |hash| vec![Mark { revision: 10, hash, witness: Witness::Floor }];
-        assert!(told(start, floor(hash), kept).is_ok());
-        assert_eq!(told(start, floor([1; 32]), kept), Err((10, "forked")));
+        let floor = |hash| vec![KnownHash { revision: 10, hash, source: HashSource::Floor }];
+        assert!(verify(start, floor(hash), kept).is_ok());
+        assert_eq!(verify(start, floor([1; 32]), kept), Err((10, "forked")));
         let mut altered = kept.to_vec();
         altered[0].reason = Some("x".into());
-        assert_eq!(told(start, Vec::new(), &altered), Err((11, "altered")));
+        assert_eq!(verify(start, Vec::new(), &altered), Err((11, "altered")));
     }
-    assert!(told(Start::Behind(10, hash), Vec::new(), kept).is_ok());
-    assert_eq!(told(Start::Behind(10, [1; 32]), Vec::new(), kept), Err((11, "altered")));
-    // What says so may be the very first that was kept.
+    assert!(verify(Start::After(10, hash), Vec::new(), kept).is_ok());
+    assert_eq!(verify(Start::After(10, [1; 32]), Vec::new(), kept), Err((11, "altered")));
+    // The first kept entry may itself confirm the start.
     let first = log(20, &[(11, 10, hash)]);
-    assert!(told(Start::Anywhere, Vec::new(), &first[10..]).is_ok());
+    assert!(verify(Start::Anywhere, Vec::new(), &first[10..]).is_ok());
 }
 
 #[test]
-fn a_beginning_that_nothing_vouches_for_is_missing() {
+fn unconfirmed_start_is_missing() {
     let hash = log(20, &[])[9].hash;
     for trims in [vec![], vec![(15, 10, [1; 32])], vec![(15, 9, hash)]] {
         let whole = log(20, &trims);
         let kind = if trims.iter().any(|(_, floor, _)| *floor == 10) { (11, "altered") } else { (10, "missing") };
-        assert_eq!(told(Start::Anywhere, Vec::new(), &whole[10..]), Err(kind), "{trims:?}");
-        assert!(told(Start::Anywhere, Vec::new(), &whole).is_ok(), "nothing is missing: {trims:?}");
+        assert_eq!(verify(Start::Anywhere, Vec::new(), &whole[10..]), Err(kind), "{trims:?}");
+        assert!(verify(Start::Anywhere, Vec::new(), &whole).is_ok(), "nothing is missing: {trims:?}");
     }
     let whole = log(20, &[(15, 10, hash)]);
-    assert_eq!(told(Start::At(11), Vec::new(), &whole[11..]), Err((11, "missing")));
-    assert_eq!(told(Start::Behind(0, GENESIS), Vec::new(), &whole[10..]), Err((1, "missing")));
+    assert_eq!(verify(Start::At(11), Vec::new(), &whole[11..]), Err((11, "missing")));
+    assert_eq!(verify(Start::After(0, GENESIS), Vec::new(), &whole[10..]), Err((1, "missing")));
 }
 
 #[test]
-fn what_stands_too_far_away_is_not_looked_for() {
+fn entry_moved_beyond_window_is_missing() {
     let whole = log(2 * WINDOW + 100, &[]);
     let moved = |to: usize| {
         let mut moved = whole.clone();
         let entry = moved.remove(4);
         moved.insert(to, entry);
-        told(Start::Anywhere, Vec::new(), &moved)
+        verify(Start::Anywhere, Vec::new(), &moved)
     };
     assert_eq!(moved(4 + WINDOW - 1), Err((5, "reordered")));
     assert_eq!(moved(4 + WINDOW), Err((5, "missing")));
 }
 
 #[test]
-fn blocks_are_told_apart() {
+fn renumbered_entries_are_classified() {
     let whole = log(40, &[]);
     let renumbered = |mut log: Vec<Entry>| {
         log.iter_mut().zip(1..).for_each(|(entry, revision)| entry.revision = revision);
-        told(Start::Anywhere, Vec::new(), &log)
+        verify(Start::Anywhere, Vec::new(), &log)
     };
     let forged = || (0..3).map(|at| Entry { id: Uuid::nil(), ..whole[at].clone() });
     let mut inserted = whole.clone();
@@ -118,75 +117,81 @@ fn blocks_are_told_apart() {
     assert_eq!(renumbered(rotated), Err((10, "reordered")));
     let mut removed = whole;
     removed.remove(9);
-    // What was hashed into the next is gone: that it is the next cannot be told.
+    // The next entry was hashed after the removed one, so it looks altered.
     assert_eq!(renumbered(removed), Err((10, "altered")));
 }
 
 #[test]
-fn a_mark_is_compared_wherever_it_lies() {
+fn known_hash_is_compared_at_any_revision() {
     let whole = log(20, &[]);
-    let mark = |revision: usize, hash| vec![Mark { revision: revision as Revision, hash, witness: Witness::Stored }];
+    let known =
+        |revision: usize, hash| vec![KnownHash { revision: revision as Revision, hash, source: HashSource::Stored }];
     for at in [1, 10, 20] {
-        assert!(told(Start::Anywhere, mark(at, whole[at - 1].hash), &whole).is_ok(), "{at}");
-        assert_eq!(told(Start::Anywhere, mark(at, [1; 32]), &whole), Err((at as Revision, "forked")));
+        assert!(verify(Start::Anywhere, known(at, whole[at - 1].hash), &whole).is_ok(), "{at}");
+        assert_eq!(verify(Start::Anywhere, known(at, [1; 32]), &whole), Err((at as Revision, "forked")));
     }
-    assert_eq!(told(Start::Anywhere, mark(21, [1; 32]), &whole), Err((21, "truncated")));
-    let start = Start::Behind(10, whole[9].hash);
-    assert_eq!(told(start, mark(10, [1; 32]), &whole[10..]), Err((10, "forked")));
-    assert_eq!(told(start, mark(10, [1; 32]), &[]), Err((10, "forked")));
+    assert_eq!(verify(Start::Anywhere, known(21, [1; 32]), &whole), Err((21, "truncated")));
+    let start = Start::After(10, whole[9].hash);
+    assert_eq!(verify(start, known(10, [1; 32]), &whole[10..]), Err((10, "forked")));
+    assert_eq!(verify(start, known(10, [1; 32]), &[]), Err((10, "forked")));
 }
 
 #[test]
-fn what_was_kept_is_compared_in_a_trimmed_log_once_its_beginning_is_vouched_for() {
+fn given_hash_is_compared_once_start_is_confirmed() {
     let hash = log(20, &[])[9].hash;
     let whole = log(20, &[(15, 10, hash)]);
-    let told = |start, revision: usize, hash, log: &[Entry]| {
-        let mark = Mark { revision: revision as Revision, hash, witness: Witness::Given };
-        let mut verifier = Verifier::new(LOG, start, Some(mark.revision), vec![mark]);
-        let taken = log.iter().try_for_each(|entry| verifier.take(entry.clone()));
-        let ended = taken.and_then(|()| verifier.finish()).map(|verified| verified.last);
+    let verify = |start, revision: usize, hash, log: &[Entry]| {
+        let known = KnownHash { revision: revision as Revision, hash, source: HashSource::Given };
+        let mut verifier = Verifier::new(LOG, start, Some(known.revision), vec![known]);
+        let pushed = log.iter().try_for_each(|entry| verifier.push(entry.clone()));
+        let ended = pushed.and_then(|()| verifier.finish()).map(|verified| verified.last);
         ended.map_err(|fault| (fault.revision, fault.problem.kind()))
     };
     for start in [Start::Anywhere, Start::At(11)] {
         for at in [10, 12, 14, 15, 17] {
             let last = at.max(15) as Revision;
-            assert_eq!(told(start, at, whole[at - 1].hash, &whole[10..]), Ok(last), "{at}");
-            assert_eq!(told(start, at, [1; 32], &whole[10..]), Err((at as Revision, "forked")), "{at}");
+            assert_eq!(verify(start, at, whole[at - 1].hash, &whole[10..]), Ok(last), "{at}");
+            assert_eq!(verify(start, at, [1; 32], &whole[10..]), Err((at as Revision, "forked")), "{at}");
         }
-        // Nothing vouches for the beginning.
+        // Nothing confirms the start.
         for at in [10, 12, 14] {
-            assert_eq!(told(start, at, whole[at - 1].hash, &whole[10..14]), Err((10, "missing")), "{at}");
-            assert_eq!(told(start, at, whole[at - 1].hash, &log(20, &[])[10..]), Err((10, "missing")), "{at}");
+            assert_eq!(verify(start, at, whole[at - 1].hash, &whole[10..14]), Err((10, "missing")), "{at}");
+            assert_eq!(verify(start, at, whole[at - 1].hash, &log(20, &[])[10..]), Err((10, "missing")), "{at}");
         }
-        // What is gone cannot be compared, whatever was kept of it.
+        // A hash before the start cannot be compared.
         for (at, hash) in [(9, whole[8].hash), (1, [1; 32]), (0, GENESIS)] {
-            assert_eq!(told(start, at, hash, &whole[10..]), Err((at as Revision, "missing")), "{at}");
+            assert_eq!(verify(start, at, hash, &whole[10..]), Err((at as Revision, "missing")), "{at}");
         }
     }
-    // Nothing is left: the hash of the beginning is that of no entry.
-    assert_eq!(told(Start::At(11), 10, hash, &[]), Err((10, "missing")));
-    assert_eq!(told(Start::At(11), 12, hash, &[]), Err((11, "truncated")));
+    // An empty log does not confirm its start.
+    assert_eq!(verify(Start::At(11), 10, hash, &[]), Err((10, "missing")));
+    assert_eq!(verify(Start::At(11), 12, hash, &[]), Err((11, "truncated")));
 }
 
-/// The same, block by block: at once where that is possible.
-fn told_in_runs(start: Start, until: Option<Revision>, marks: Vec<Mark>, blocks: &[&[Entry]]) -> (Told, usize) {
-    let (mut verifier, mut at_once) = (Verifier::new(LOG, start, until, marks), 0);
-    let taken = blocks.iter().try_for_each(|block| {
-        let mut run = Run::new(LOG, block[0].clone());
-        if block[1..].iter().all(|entry| run.take(entry).is_ok()) && verifier.take_run(&run) {
-            at_once += block.len();
+/// Verifies block by block, as segments where possible; also returns the number of entries pushed in segments.
+fn verify_segments(
+    start: Start,
+    until: Option<Revision>,
+    known: Vec<KnownHash>,
+    blocks: &[&[Entry]],
+) -> (Outcome, usize) {
+    let (mut verifier, mut in_segments) = (Verifier::new(LOG, start, until, known), 0);
+    let pushed = blocks.iter().try_for_each(|block| {
+        let mut segment = Segment::new(LOG, block[0].clone());
+        if block[1..].iter().all(|entry| segment.push(entry).is_ok()) && verifier.push_segment(&segment) {
+            in_segments += block.len();
             return Ok(());
         }
-        block.iter().try_for_each(|entry| verifier.take(entry.clone()))
+        block.iter().try_for_each(|entry| verifier.push(entry.clone()))
     });
-    let told = taken.and_then(|()| verifier.finish());
-    (told.map_err(|fault| (fault.revision, fault.problem.kind())), at_once)
+    let outcome = pushed.and_then(|()| verifier.finish());
+    (outcome.map_err(|fault| (fault.revision, fault.problem.kind())), in_segments)
 }
 
-type Told = Result<Verified, (Revision, &'static str)>;
+type Outcome = Result<Verified, (Revision, &'static str)>;
 
 #[test]
-fn entries_that_are_taken_at_once_are_told_the_same_of_as_one_by_one() {
+fn segments_give_the_same_result_as_entries() {
     let hash = log(20, &[])[9].hash;
     let whole = log(20, &[(15, 10, hash)]);
     let mut altered = whole.clone();
@@ -194,26 +199,26 @@ fn entries_that_are_taken_at_once_are_told_the_same_of_as_one_by_one() {
     let (mut swapped, mut cut) = (whole.clone(), whole.clone());
     swapped.swap(13, 14);
     cut.remove(13);
-    let forged = Mark { revision: 13, hash: [1; 32], witness: Witness::Stored };
-    let sound = Mark { hash: whole[12].hash, ..forged };
+    let forged = KnownHash { revision: 13, hash: [1; 32], source: HashSource::Stored };
+    let sound = KnownHash { hash: whole[12].hash, ..forged };
     let mut most = 0;
     for log in [&whole, &altered, &swapped, &cut] {
         for (kept, until) in [(0, None), (10, None), (11, None), (0, Some(13)), (10, Some(16))] {
-            for marks in [vec![], vec![forged], vec![sound]] {
-                for start in [Start::Anywhere, Start::At(11), Start::Behind(10, hash), Start::Behind(0, GENESIS)] {
-                    let mut verifier = Verifier::new(LOG, start, until, marks.clone());
-                    let taken = log[kept..].iter().try_for_each(|entry| verifier.take(entry.clone()));
-                    let finished = taken.and_then(|()| verifier.finish());
+            for known in [vec![], vec![forged], vec![sound]] {
+                for start in [Start::Anywhere, Start::At(11), Start::After(10, hash), Start::After(0, GENESIS)] {
+                    let mut verifier = Verifier::new(LOG, start, until, known.clone());
+                    let pushed = log[kept..].iter().try_for_each(|entry| verifier.push(entry.clone()));
+                    let finished = pushed.and_then(|()| verifier.finish());
                     let expected = finished.map_err(|fault| (fault.revision, fault.problem.kind()));
                     for size in 1..=8 {
                         let blocks: Vec<_> = log[kept..].chunks(size).collect();
-                        let (told, at_once) = told_in_runs(start, until, marks.clone(), &blocks);
-                        assert_eq!(told, expected, "{start:?} {until:?} {marks:?} by {size}");
-                        most = most.max(at_once);
+                        let (outcome, in_segments) = verify_segments(start, until, known.clone(), &blocks);
+                        assert_eq!(outcome, expected, "{start:?} {until:?} {known:?} by {size}");
+                        most = most.max(in_segments);
                     }
                 }
             }
         }
     }
-    assert_eq!(most, 20, "some are taken at once from the first to the last");
+    assert_eq!(most, 20, "a whole log is pushed in segments");
 }

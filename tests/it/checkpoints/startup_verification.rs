@@ -56,7 +56,7 @@ async fn long_log(backend: Backend, entries: i64) -> World {
     setup
 }
 
-const ALTERED: &str = "altered: the hash of the entry is not that of what it says and of the entry before it";
+const ALTERED: &str = "altered: the entry's hash does not match its content and the hash of the entry before it";
 
 on_both_databases! {
     async fn altered_entry_is_found(backend: Backend) {
@@ -79,19 +79,20 @@ on_both_databases! {
         let all = [("TOGGLED_VERIFY_ON_START", "true")];
         assert_eq!(refusal(&database, &all).await, format!("revision 4: {ALTERED}"));
         raw.run("DELETE FROM audit_logs WHERE revision = 4").await;
-        assert_eq!(refusal(&database, &all).await, "revision 4: missing: the next entry is that of revision 5");
+        assert_eq!(refusal(&database, &all).await, "revision 4: missing: the next entry is at revision 5");
     }
 
     async fn moved_head_is_found(backend: Backend) {
         let (database, mut raw) = unguarded_log(backend).await;
         raw.run("UPDATE log_head SET revision = 24").await;
-        assert_eq!(refusal(&database, &[]).await, "revision 25: behind the end: the log should end at revision 24");
+        let forked = "forked: the hash differs from the one in the head of the log";
+        assert_eq!(refusal(&database, &[]).await, format!("revision 24: {forked}"));
         raw.run("UPDATE log_head SET revision = 27").await;
-        assert_eq!(refusal(&database, &[]).await, "revision 26: missing: the log should go on to revision 27");
+        let expected = "revision 26: truncated: the log ends at revision 25, but the head of the log is at revision 27";
+        assert_eq!(refusal(&database, &[]).await, expected);
         let hash = raw.hash(7);
         raw.run(&format!("UPDATE log_head SET revision = 25, hash = {hash}")).await;
-        let expected = "revision 25: altered: the log should end with an entry that has another hash";
-        assert_eq!(refusal(&database, &[]).await, expected);
+        assert_eq!(refusal(&database, &[]).await, format!("revision 25: {forked}"));
         raw.run("UPDATE log_head SET hash = (SELECT hash FROM audit_logs WHERE revision = 25)").await;
         assert_starts(&database).await;
     }
@@ -99,12 +100,13 @@ on_both_databases! {
     async fn deleted_end_of_the_log_is_found(backend: Backend) {
         let (database, mut raw) = unguarded_log(backend).await;
         raw.run("DELETE FROM audit_logs WHERE revision > 22").await;
-        assert_eq!(refusal(&database, &[]).await, "revision 23: missing: the log should go on to revision 25");
+        let expected = "revision 23: truncated: the log ends at revision 22, but the head of the log is at revision 25";
+        assert_eq!(refusal(&database, &[]).await, expected);
         // The same with a head that matches the shortened log.
         raw.run("DELETE FROM audit_logs WHERE revision > 17").await;
         let cut = "UPDATE log_head SET revision = 17, hash = (SELECT hash FROM audit_logs WHERE revision = 17)";
         raw.run(cut).await;
-        let expected = "revision 20: the checkpoint there is not of this log: the log ends at revision 17";
+        let expected = "revision 18: truncated: the log ends at revision 17, but the checkpoint stored with the log is at revision 20";
         assert_eq!(refusal(&database, &[]).await, expected);
     }
 
@@ -113,7 +115,7 @@ on_both_databases! {
         let hash = "(SELECT hash FROM audit_logs WHERE revision = 4)";
         raw.run(&format!("UPDATE log_head SET floor = 4, floor_hash = {hash}")).await;
         raw.run("DELETE FROM audit_logs WHERE revision <= 4").await;
-        let expected = "revision 4: missing: no log_trimmed entry tells that the log was trimmed up to there, with that hash";
+        let expected = "revision 4: missing: the log starts at revision 5, and no log_trimmed entry confirms the hash before it";
         assert_eq!(refusal(&database, &[]).await, expected);
     }
 
@@ -132,7 +134,7 @@ on_both_databases! {
             "INSERT INTO audit_logs (id, revision, {columns}) SELECT {id}, 26, {columns} FROM audit_logs WHERE revision = 2"
         );
         raw.run(&sql).await;
-        assert_eq!(refusal(&database, &[]).await, "revision 26: behind the end: the log should end at revision 25");
+        assert_eq!(refusal(&database, &[]).await, "revision 26: inserted: the entry is not part of the chain");
     }
 
     async fn forged_checkpoint_is_found(backend: Backend) {
@@ -148,7 +150,6 @@ on_both_databases! {
         for (forged, why) in [
             ("hello".to_owned(), "it is no signed checkpoint of a log of toggled's".to_owned()),
             (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "none of the given keys has signed it".into()),
-            (own.sign(other_hash).to_string(), "the entry there has another hash".into()),
             (own.sign(other_log).to_string(), "none of the given keys has signed it".into()),
             (own.sign(other_revision).to_string(), format!("it was signed for revision 19 of log {}", checkpoint.log_id)),
             (text.replace("\ntime 2", "\ntime 3"), format!("the signature of the key {} is not of this checkpoint",
@@ -156,13 +157,18 @@ on_both_databases! {
         ] {
             raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", forged.replace('\'', "''"))).await;
             let message = refusal(&database, &[]).await;
-            assert_eq!(message, format!("revision 20: the checkpoint there is not of this log: {why}"));
+            assert_eq!(message, format!("revision 20: forged: the checkpoint is not authentic: {why}"));
         }
+        raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", own.sign(other_hash))).await;
+        let expected = "revision 20: forked: the hash differs from the one in the checkpoint stored with the log";
+        assert_eq!(refusal(&database, &[]).await, expected);
         // A checkpoint of another log, signed with a listed key.
         let listed = own.verifier(nil);
         raw.run(&format!("INSERT INTO checkpoint_keys SELECT '{listed}', added_at FROM checkpoint_keys")).await;
         raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", own.sign(other_log))).await;
-        assert!(refusal(&database, &[]).await.ends_with(&format!("it was signed for revision 20 of log {nil}")));
+        let this = checkpoint.log_id;
+        let expected = format!("revision 20: forked: the checkpoint belongs to log {nil}, and this is log {this}");
+        assert_eq!(refusal(&database, &[]).await, expected);
         raw.run(&format!("UPDATE checkpoints SET note = '{text}' WHERE revision = 20")).await;
         assert_starts(&database).await;
     }

@@ -120,7 +120,7 @@ async fn what_is_no_exported_file_is_told_from_one_that_was_altered() {
         assert!(code == 2 && told.contains("--since"), "{code} {told}");
     }
     let (_, told) = verify_file("log", &["--since", "7:abc"]).await;
-    assert!(told.contains("no REVISION:HASH"), "{told}");
+    assert!(told.contains("not REVISION:HASH"), "{told}");
     let hash = "0".repeat(64);
     let (code, told) = verify_file("log", &["--since", &format!("7:{hash}"), "--until", &format!("6:{hash}")]).await;
     assert!(code == 2 && told.contains("--since is after --until"), "{code} {told}");

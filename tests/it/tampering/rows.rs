@@ -174,8 +174,8 @@ on_both_databases! {
         for (sql, revision, words) in [
             (format!("{user} email = 'x@example.com' {old}"), last("old@example.com"), "email is \"x@example.com\""),
             (format!("{user} issuer = 'x', subject = 'y' {old}"), last("old@example.com"), "issuer is \"x\""),
-            (format!("DELETE FROM users {old}"), last("old@example.com"), "user old@example.com is in the log, and has no row"),
-            (forged, last("old@example.com"), "user forged@example.com has a row, and there is no entry of it"),
+            (format!("DELETE FROM users {old}"), last("old@example.com"), "user old@example.com is in the log but has no row"),
+            (forged, last("old@example.com"), "user forged@example.com has a row but no entry in the log"),
             (format!("UPDATE api_tokens SET user_id = {other} WHERE id = {short}"), token.revision, ": user_id is \""),
             (format!("UPDATE api_tokens SET revoked_at = created_at WHERE id = {short}"), token.revision, ": revoked_at is \""),
         ] {

@@ -41,7 +41,7 @@ on_both_databases! {
         }
         for kept in [plain(&below), format!("{}:{}", below.revision, "0".repeat(64)), format!("0:{}", "0".repeat(64))] {
             let (code, told) = victim.verify(&["--until", &kept]).await;
-            assert!(code == 2 && told.contains("--until: the log was trimmed beyond revision "), "{code} {told}");
+            assert!(code == 2 && told.contains("--until: the log was trimmed after revision "), "{code} {told}");
             for of in &of[1..] {
                 let (code, _, told) = shell.run(&[&["audit", "verify", "--until", &kept], &of[..]].concat()).await;
                 assert!(code != 0 && told.contains("trimmed"), "{of:?}: {code} {told}");
@@ -57,7 +57,7 @@ on_both_databases! {
         assert!(!told.contains("compared"), "{told}");
         trim(&mut victim, &floor).await;
         // By then there are the administrator with its token, and the user with a token of the past.
-        let older = |told: &str| told.lines().find_map(|line| line.split_once(" rows are older").map(|(rows, _)| rows.to_owned()));
+        let older = |told: &str| told.lines().find_map(|line| line.split_once(" rows were not compared").map(|(rows, _)| rows.to_owned()));
         let (code, _, told) = verify_all(&victim, &[]).await;
         let rows = older(&told).and_then(|line| line.split_whitespace().last()?.parse::<i64>().ok());
         let unspoken = "SELECT (SELECT count(*) FROM feature_flags WHERE revision <= 12)

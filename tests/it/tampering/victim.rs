@@ -7,6 +7,7 @@ use toggled::api::pb::*;
 use toggled::checkpoint::{Checkpoint, SigningKey};
 use toggled::domain::audit::Entry;
 use toggled::domain::filter::{Filter, Range};
+use toggled::domain::hash::hex_digits;
 use toggled::domain::time::Timestamp;
 use toggled::store::{EntryQuery, Order, Store, open_existing};
 use tonic::Code;
@@ -175,8 +176,7 @@ pub async fn copy(database: &Database) -> Database {
 
 /// What was kept of an entry: its revision and hash.
 pub fn plain(entry: &Entry) -> String {
-    let hash: String = entry.hash.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("{}:{hash}", entry.revision)
+    format!("{}:{}", entry.revision, hex_digits(&entry.hash))
 }
 
 /// The same, signed.

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::Format;
 use super::record;
 use crate::api::pb::AuditLog;
-use crate::cli::audit::lines::{self, Ending};
 use crate::domain::{Hash, Revision};
+use crate::verify::{LineEnd, read_line};
 
 /// Where an entry stands, in which log, and its hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,12 +57,12 @@ impl Held {
         loop {
             number += 1;
             let foreign = || Unreadable::Foreign(format.name(), number);
-            let ending = lines::next(&mut file, &mut line, quote)?;
+            let ending = read_line(&mut file, &mut line, quote)?;
             let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.beginning(format) };
-            if ending == Ending::TooLong {
+            if ending == LineEnd::TooLong {
                 return Err(foreign());
             }
-            if ending == Ending::File {
+            if ending == LineEnd::EndOfFile {
                 // What was cut off must at least look like the beginning of what stood there.
                 let common = expected.len().min(line.len());
                 return if line[..common] == expected[..common] { Ok(held) } else { Err(foreign()) };

@@ -1,7 +1,6 @@
 //! `toggled audit export`: the log in a file, which a later run goes on with.
 
 mod held;
-pub(super) mod line;
 mod record;
 mod target;
 

@@ -1,10 +1,9 @@
-//! `toggled audit trim`: the oldest part of the log into a file that is verified, and only then out of the log.
+//! `toggled audit trim`: exports the oldest entries to a file, verifies the file, and only then removes them from the log.
 
-mod archive;
-
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use archive::{failed, verify};
 use clap::Args;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -18,27 +17,26 @@ use crate::api::pb::*;
 use crate::cli::output::{self, Output};
 use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
-use crate::cli::{Failure, file, progress};
+use crate::cli::{EXIT_FAILURE, Failure, file, progress};
 use crate::domain::audit::{Action, Entry, LogStart};
-use crate::domain::hash::GENESIS;
+use crate::domain::hash::{GENESIS, hex_digits};
 use crate::domain::{Hash, Revision};
-use crate::verify::Chain;
+use crate::verify::{ArchiveError, Chain, Start, Verified, find_in_archive};
 
 /// Arguments of `toggled audit trim`.
 #[derive(Args)]
 pub(super) struct Trim {
-    /// Up to where: before this revision, or before this time: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 90d for ninety
-    /// days ago
+    /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 90d for 90 days ago
     #[arg(long, value_name = "REVISION|TIME", value_parser = before)]
     before: Before,
-    /// The file that keeps what is removed, as NDJSON; one that holds the part before is gone on with. What the server has
-    /// signed of it goes into FILE.checkpoint
+    /// Write the entries to this NDJSON file; a file that holds earlier entries is continued. A signed checkpoint is
+    /// written to FILE.checkpoint
     #[arg(long, value_name = "FILE")]
     output_file: PathBuf,
-    /// Remove it from the log for good; without this, only say what would be removed
+    /// Remove the entries from the log for good; without it, only show what would be removed
     #[arg(long)]
     remove: bool,
-    /// Why, for the audit log
+    /// A reason for the audit log
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
@@ -61,7 +59,7 @@ fn before(text: &str) -> Result<Before, String> {
     }
 }
 
-/// What is to be removed, and what became of it.
+/// What was removed, or would be.
 #[derive(Serialize)]
 struct Summary {
     removed: bool,
@@ -85,22 +83,21 @@ impl Trim {
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));
         }
         let remote = self.caller.connect().await?;
-        let log = beginning(&remote).await?;
-        let last = last(&remote, self.before).await?;
+        let log = log_start(&remote).await?;
+        let last = last_to_remove(&remote, self.before).await?;
         if last <= log.floor {
-            return tell(self.output, &nothing(log));
+            return print(self.output, &nothing(log));
         }
         let path = &self.output_file;
-        let held = verified(path, target.held(), log, last)?;
-        let kept = keep(&remote, &mut target, held.chain, log, last).await;
+        let held = verify_file(path, target.held(), log, last)?.map(|(verified, _)| verified);
+        let exported = export(&remote, &mut target, held, log, last).await;
         let synced = target.finish();
-        kept.and(synced)?;
-        // From the disk, not from memory: what is removed is what was read here.
-        let archive = verified(path, target.held(), log, last)?;
-        let (Some(chain), Some(hash)) = (archive.chain, archive.wanted) else {
-            return Err(failed(format!("{}: revision {last} is not in it", target.name())));
+        exported.and(synced)?;
+        // Read from disk again: only what was verified there is removed from the log.
+        let Some((verified, Some(hash))) = verify_file(path, target.held(), log, last)? else {
+            return Err(failed(format!("{}: revision {last} is missing in it; nothing was removed", target.name())));
         };
-        let log_id = chain.log_id();
+        let log_id = verified.log_id;
         keep_checkpoint(&remote, path, log_id, last, hash).await?;
         let oldest = if self.remove { self.remove(&remote, last, hash).await? } else { log.floor + 1 };
         let summary = Summary {
@@ -108,11 +105,11 @@ impl Trim {
             entries: last - log.floor,
             first_revision: Some(log.floor + 1),
             last_revision: Some(last),
-            last_hash: Some(output::hex(&hash)),
+            last_hash: Some(hex_digits(&hash)),
             log_id: Some(log_id),
             oldest_revision: oldest,
         };
-        tell(self.output, &summary)
+        print(self.output, &summary)
     }
 
     async fn remove(&self, remote: &Remote, last: Revision, hash: Hash) -> Result<Revision, Failure> {
@@ -128,23 +125,28 @@ impl Trim {
     }
 }
 
-/// Where the log begins, by its newest entry that tells it.
-async fn beginning(remote: &Remote) -> Result<LogStart, Failure> {
+/// The start of the log, from its newest `log_trimmed` entry.
+async fn log_start(remote: &Remote) -> Result<LogStart, Failure> {
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
     let (trims, _) = newest(remote, trims, 1).await?;
     let Some(trim) = trims.first() else { return Ok(LogStart { floor: 0, hash: GENESIS }) };
-    let told = trim.new_value.as_deref().and_then(LogStart::from_json);
-    told.ok_or_else(|| failed(format!("the entry at revision {} does not tell where the log begins", trim.revision)))
+    let start = trim.new_value.as_deref().and_then(LogStart::from_json);
+    start.ok_or_else(|| {
+        failed(format!(
+            "the log_trimmed entry at revision {} has no valid start of the log; run toggled audit verify",
+            trim.revision
+        ))
+    })
 }
 
-/// The last entry to remove; 0 for none.
-async fn last(remote: &Remote, before: Before) -> Result<Revision, Failure> {
+/// The revision of the last entry to remove; 0 for none.
+async fn last_to_remove(remote: &Remote, before: Before) -> Result<Revision, Failure> {
     let time = match before {
         Before::Revision(revision) => return Ok(revision - 1),
         Before::Time(time) => time,
     };
-    // The log knows microseconds, and its `to_date` is included.
+    // `to_date` is inclusive, and the log has microseconds.
     let earlier = match time.nanos {
         0 => prost_types::Timestamp { seconds: time.seconds - 1, nanos: 999_999_000 },
         nanos => prost_types::Timestamp { nanos: nanos - 1_000, ..time },
@@ -154,22 +156,47 @@ async fn last(remote: &Remote, before: Before) -> Result<Revision, Failure> {
     Ok(older.first().map_or(0, |last| last.revision))
 }
 
-fn verified(path: &Path, held: &Held, log: LogStart, last: Revision) -> Result<archive::Archive, Failure> {
-    match held.last {
-        Some(_) => verify(path, held.bytes, log, last),
-        None => Ok(archive::Archive { chain: None, wanted: None }),
+/// Verifies the complete lines of the file, which must start where the log does or with revision 1. Returns the hash at
+/// `last` too, if the file holds it.
+fn verify_file(
+    path: &Path,
+    held: &Held,
+    log: LogStart,
+    last: Revision,
+) -> Result<Option<(Verified, Option<Hash>)>, Failure> {
+    let name = path.display().to_string();
+    let Some((first, end)) = held.first.zip(held.last) else { return Ok(None) };
+    let start = match first {
+        first if first == log.floor + 1 => Start::After(log.floor, log.hash),
+        1 => Start::After(0, GENESIS),
+        first => {
+            return Err(Failure::usage(format!(
+                "{name}: it begins with revision {first}, but the log with {}; name another file",
+                log.floor + 1
+            )));
+        }
+    };
+    let file = File::open(path).map_err(|error| file::failed(&name, &error))?;
+    let (report, hash) =
+        find_in_archive(file.take(held.bytes), end.log_id, start, last).map_err(|error| match error {
+            ArchiveError::Io(error) => file::failed(&name, &error),
+            error => failed(format!("{name}: {error}")),
+        })?;
+    match report.fault {
+        None => Ok(Some((report.verified, hash))),
+        Some(fault) => Err(failed(format!("{name}: not intact: {fault}; name another file"))),
     }
 }
 
-/// Writes down what the file does not hold yet, up to the entry at `last`, and verifies it as it comes.
-async fn keep(
+/// Appends the entries up to `last` to the file, and verifies them as they come. `held` is what the file holds already.
+async fn export(
     remote: &Remote,
     target: &mut Target,
-    mut chain: Option<Chain>,
+    held: Option<Verified>,
     log: LogStart,
     last: Revision,
 ) -> Result<(), Failure> {
-    let (from, hash) = chain.map_or((log.floor, log.hash), |chain| (chain.revision(), chain.hash()));
+    let (from, hash) = held.map_or((log.floor, log.hash), |held| (held.last, held.hash));
     if from >= last {
         return Ok(());
     }
@@ -177,26 +204,27 @@ async fn keep(
     let request = StreamAuditLogsRequest {
         after_revision: Some(from),
         after_hash: Some(hash.to_vec()),
-        log_id: chain.map(|chain| chain.log_id().to_string()),
+        log_id: held.map(|held| held.log_id.to_string()),
         limit: Some(last - from),
         ..Default::default()
     };
     let bar = progress::bar((last - from).unsigned_abs(), "revisions");
     let cursor = target.held().last.map(|_| target.name());
+    let mut chain = held.map(|held| Chain::after(held.log_id, held.last, held.hash));
     let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
         let chain = match &mut chain {
             Some(chain) => chain,
-            none => none.insert(Chain::behind(Uuid::try_parse(&part.log_id)?, log.floor, log.hash)),
+            none => none.insert(Chain::after(Uuid::try_parse(&part.log_id)?, log.floor, log.hash)),
         };
         for item in &part.items {
             let entry = Entry::try_from(item);
-            let entry = entry.map_err(|field| failed(format!("revision {}: {field} is not valid", item.revision)))?;
-            chain.take(&entry).map_err(|fault| failed(format!("the log is not intact: {fault}")))?;
+            let entry = entry.map_err(|field| failed(format!("revision {}: invalid {field}", item.revision)))?;
+            chain.push(&entry).map_err(|fault| failed(format!("the log is not intact: {fault}")))?;
         }
         target.take(&part)?;
         advance(request, &part);
         end = part.through_revision;
-        // One more does no harm where the stream broke right behind the last.
+        // At least 1, for a stream that breaks right after the last entry; 0 would be refused.
         request.limit = Some((last - end).max(1));
         bar.set_position((end - from).unsigned_abs());
         Ok(())
@@ -206,12 +234,15 @@ async fn keep(
     bar.finish_and_clear();
     read?;
     if end < last {
-        return Err(Failure::usage(format!("--before: revision {last} is beyond the end of the log, {end}")));
+        return Err(Failure::usage(format!(
+            "--before: revision {last} is beyond the end of the log; use at most {}",
+            end + 1
+        )));
     }
     Ok(())
 }
 
-/// Has the server sign what the log was at `last`, and keeps that beside the file.
+/// Gets a signed checkpoint at `last` and writes it beside the file.
 async fn keep_checkpoint(
     remote: &Remote,
     path: &Path,
@@ -222,13 +253,13 @@ async fn keep_checkpoint(
     let request = GetAuditCheckpointRequest { revision: Some(last) };
     let sign = async |clients: &mut Clients, request| clients.audit.get_audit_checkpoint(request).await;
     let answer = remote.retrying(request, sign).await.map_err(|failure| {
-        let line = format!("nothing was removed: the server does not sign what the log was: {}", failure.line);
+        let line = format!("nothing was removed: the server signed no checkpoint: {}", failure.line);
         Failure { line, ..failure }
     })?;
     let (checkpoint, signed) = signed(&answer, Some(last))?;
     if (signed.checkpoint.log_id, signed.checkpoint.hash) != (log_id, hash) {
         return Err(failed(format!(
-            "the server has signed another hash than the log has at revision {last}: nothing is removed"
+            "nothing was removed: the server signed another hash than the log has at revision {last}; run toggled audit verify"
         )));
     }
     let mut beside = path.as_os_str().to_owned();
@@ -250,7 +281,11 @@ fn nothing(log: LogStart) -> Summary {
     }
 }
 
-fn tell(output: Output, summary: &Summary) -> Result<(), Failure> {
+fn failed(line: String) -> Failure {
+    Failure { code: EXIT_FAILURE, line }
+}
+
+fn print(output: Output, summary: &Summary) -> Result<(), Failure> {
     if output.output == output::Format::Json {
         return output::line(&output::json(summary)?);
     }

@@ -1,4 +1,4 @@
-//! An entry as a line of an exported file holds it, read straight into what is hashed: a big file is nothing but these.
+//! Parses a line of an exported file straight into an entry: large files consist of nothing else.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use crate::domain::hash::parse_hex;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// One line. What an entry has not is not there.
+/// The JSON of one line. Absent fields are left out.
 #[derive(Deserialize)]
 struct Line {
     log_id: Uuid,
@@ -40,10 +40,10 @@ struct Line {
     hash: Parsed<Hash>,
 }
 
-/// Of which log a line is, and its entry; nothing for what no entry can be. When it was written is not read: no hash
+/// The log id and the entry of a line; `None` for a line that is no valid entry. `created_at` is not read, since no hash
 /// covers it.
-pub(in crate::cli::audit) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
-    // All of it at once, not each text by itself.
+pub(super) fn parse_entry(line: &[u8]) -> Option<(Uuid, Entry)> {
+    // Checks UTF-8 once for the whole line, not for each text.
     let line: Line = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
     let text = |text: Option<Parsed<Arc<str>>>| text.map(|text| text.0);
     let entry = Entry {
@@ -74,7 +74,7 @@ pub(in crate::cli::audit) fn parse(line: &[u8]) -> Option<(Uuid, Entry)> {
     Some((line.log_id, entry))
 }
 
-/// What is made of a text without a copy of the text in between.
+/// A value parsed from a JSON string without copying the string first.
 struct Parsed<T>(T);
 
 trait FromText: Sized {
@@ -105,7 +105,7 @@ impl FromText for Hash {
     }
 }
 
-/// A whole number of microseconds, which is all that the log holds.
+/// A whole number of microseconds, the precision of the log.
 impl FromText for Timestamp {
     fn from_text(text: &str) -> Option<Self> {
         let time: jiff::Timestamp = text.parse().ok()?;
