@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use sqlx::{Connection, Executor, PgConnection};
 use toggled::api::pb::*;
-use toggled::domain::audit::{Action, LogStart, EntityType, Entry};
+use toggled::domain::audit::{Action, EntityType, Entry, LogStart};
 use toggled::domain::hash::chain;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! `toggled audit checkpoint`: a signed statement of what the log is, to keep elsewhere.
+//! `toggled audit checkpoint`: a signed checkpoint of the log, to keep elsewhere.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -19,10 +19,10 @@ use crate::domain::Revision;
 /// Arguments of `toggled audit checkpoint`.
 #[derive(Args)]
 pub(super) struct Checkpoint {
-    /// What the log was at this revision, which must still be kept; the end of the log without it
+    /// The revision of the checkpoint, which must not be trimmed. Default: the end of the log
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(1..))]
     revision: Option<Revision>,
-    /// The file to write the checkpoint to, which must not exist yet; standard output without it
+    /// Write the checkpoint to this file, which must not exist. Default: standard output
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
     #[command(flatten)]
@@ -31,7 +31,7 @@ pub(super) struct Checkpoint {
     output: Output,
 }
 
-/// What is told to scripts.
+/// The JSON object.
 #[derive(Serialize)]
 struct Shape<'a> {
     log_id: &'a str,
@@ -48,7 +48,7 @@ struct Shape<'a> {
 impl Checkpoint {
     pub async fn run(self) -> Result<(), Failure> {
         if let Some(path) = self.output_file.as_deref().filter(|path| path.exists()) {
-            return Err(taken(path));
+            return Err(exists(path));
         }
         let remote = self.caller.connect().await?;
         let request = GetAuditCheckpointRequest { revision: self.revision };
@@ -68,35 +68,38 @@ impl Checkpoint {
     }
 }
 
-/// What the server has signed, if it is what was asked for: a note of this revision (of any, without one), of the log that
-/// the answer speaks of, signed by a key that the answer lists, which says nothing that is not in the fields beside it.
+/// Checks the server's checkpoint: its note is signed by a listed key, for the log of the answer and the requested revision,
+/// and agrees with the fields beside it.
 pub(super) fn signed(
     answer: &GetAuditCheckpointResponse,
     revision: Option<Revision>,
 ) -> Result<(&AuditCheckpoint, Arc<Note>), Failure> {
-    let wrong = |what: String| Failure { code: EXIT_FAILURE, line: format!("what the server has signed: {what}") };
-    let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| wrong("there is no checkpoint".to_owned()))?;
-    let log_id = Uuid::try_parse(&checkpoint.log_id).map_err(|_| wrong("its log_id is no UUID".to_owned()))?;
+    let invalid = |problem: String| Failure {
+        code: EXIT_FAILURE,
+        line: format!("invalid checkpoint from the server: {problem}"),
+    };
+    let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| invalid("it is missing".to_owned()))?;
+    let log_id = Uuid::try_parse(&checkpoint.log_id).map_err(|_| invalid("log_id is not a UUID".to_owned()))?;
     let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
     let note = Note::of(log_id, revision.unwrap_or(checkpoint.revision), &checkpoint.note, &keys);
-    let note = note.map_err(|misfit| wrong(misfit.to_string()))?;
+    let note = note.map_err(|misfit| invalid(misfit.to_string()))?;
     let note = Arc::new(note);
     let differing = differing(checkpoint, &(&note).into());
     if !differing.is_empty() {
-        return Err(wrong(format!("the server says otherwise beside the note: {}", differing.join(", "))));
+        return Err(invalid(format!("fields differ from the note: {}", differing.join(", "))));
     }
     Ok((checkpoint, note))
 }
 
-/// The fields in which what is said differs from what the note says.
-fn differing(said: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str> {
+/// The names of the fields that differ from the note.
+fn differing(sent: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str> {
     let fields = [
-        ("log_id", said.log_id == note.log_id),
-        ("revision", said.revision == note.revision),
-        ("hash", said.hash == note.hash),
-        ("time", said.time == note.time),
-        ("key_id", said.key_id == note.key_id),
-        ("signature", said.signature == note.signature),
+        ("log_id", sent.log_id == note.log_id),
+        ("revision", sent.revision == note.revision),
+        ("hash", sent.hash == note.hash),
+        ("time", sent.time == note.time),
+        ("key_id", sent.key_id == note.key_id),
+        ("signature", sent.signature == note.signature),
     ];
     fields.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
@@ -114,10 +117,10 @@ fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResp
     }
 }
 
-/// Writes a new file; where that fails there is none.
+/// Writes a new file; removes it if that fails.
 fn write(path: &Path, note: &str) -> Result<(), Failure> {
     let mut file = match OpenOptions::new().write(true).create_new(true).open(path) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(taken(path)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists(path)),
         file => file.map_err(|error| file::failed(&path.display().to_string(), &error))?,
     };
     let written = file.write_all(note.as_bytes()).and_then(|()| file.sync_all());
@@ -127,9 +130,9 @@ fn write(path: &Path, note: &str) -> Result<(), Failure> {
     })
 }
 
-/// A checkpoint is kept for good: none takes the place of another.
-fn taken(path: &Path) -> Failure {
-    Failure::usage(format!("--output-file {}: it exists already; name another", path.display()))
+/// A checkpoint file is never overwritten.
+fn exists(path: &Path) -> Failure {
+    Failure::usage(format!("--output-file {}: the file exists already; name another", path.display()))
 }
 
 #[cfg(test)]
@@ -149,35 +152,36 @@ mod tests {
     }
 
     #[test]
-    fn what_a_server_sends_is_a_checkpoint_only_if_it_is_what_was_asked_for() {
+    fn checkpoint_that_was_not_requested_is_refused() {
         let [key, other] = [(), ()].map(|()| SigningKey::generate().unwrap());
         let good = answer(&key, &key);
         assert!(signed(&good, None).is_ok() && signed(&good, Some(3)).is_ok());
-        let told = |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
-        assert!(told(&good, Some(4)).contains("it was signed for revision 3"));
-        assert!(told(&answer(&key, &other), None).contains("none of the given keys"));
-        assert!(told(&GetAuditCheckpointResponse::default(), None).contains("there is no checkpoint"));
+        let problem =
+            |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
+        assert!(problem(&good, Some(4)).contains("it was signed for revision 3"));
+        assert!(problem(&answer(&key, &other), None).contains("none of the given keys"));
+        assert!(problem(&GetAuditCheckpointResponse::default(), None).contains("it is missing"));
         type Alteration = (&'static str, fn(&mut AuditCheckpoint));
         let alterations: [Alteration; 9] = [
             ("is not of this checkpoint", |checkpoint| checkpoint.note = checkpoint.note.replacen("\n3\n", "\n4\n", 1)),
             ("no signed checkpoint", |checkpoint| checkpoint.note.clear()),
             ("for revision 3 of log", |checkpoint| checkpoint.revision = 4),
             ("for revision 3 of log", |checkpoint| checkpoint.log_id = Uuid::nil().to_string()),
-            ("log_id is no UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),
-            ("beside the note: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
-            ("beside the note: time", |checkpoint| checkpoint.time = None),
-            ("beside the note: key_id", |checkpoint| checkpoint.key_id.clear()),
-            ("beside the note: signature", |checkpoint| checkpoint.signature[9] ^= 1),
+            ("log_id is not a UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),
+            ("differ from the note: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
+            ("differ from the note: time", |checkpoint| checkpoint.time = None),
+            ("differ from the note: key_id", |checkpoint| checkpoint.key_id.clear()),
+            ("differ from the note: signature", |checkpoint| checkpoint.signature[9] ^= 1),
         ];
         for (what, alter) in alterations {
             let mut bad = good.clone();
             alter(bad.checkpoint.as_mut().unwrap());
-            let told = told(&bad, None);
-            assert!(told.starts_with("what the server has signed: ") && told.contains(what), "{told}");
+            let problem = problem(&bad, None);
+            assert!(problem.starts_with("invalid checkpoint from the server: ") && problem.contains(what), "{problem}");
         }
-        // Whatever it is asked for: the revision is said beside the note too.
+        // The revision field is compared with the note as well.
         let mut bad = good.clone();
         bad.checkpoint.as_mut().unwrap().revision = 4;
-        assert!(told(&bad, Some(3)).ends_with("beside the note: revision"));
+        assert!(problem(&bad, Some(3)).ends_with("differ from the note: revision"));
     }
 }

@@ -1,4 +1,4 @@
-//! Which entries of the log a command is about.
+//! The filters that select entries of the log.
 
 use clap::Args;
 use jiff::Timestamp;
@@ -9,28 +9,28 @@ use crate::cli::Failure;
 use crate::cli::remote::Remote;
 use crate::cli::when::{self, End};
 
-/// Which entries; all that are given apply.
+/// Filters; an entry must pass all that are given.
 #[derive(Args)]
 pub(in crate::cli) struct Filters {
-    /// Only what this user did: their e-mail address
+    /// Only changes by the user with this e-mail address
     #[arg(long, value_name = "EMAIL")]
     user: Option<String>,
-    /// Only what was done to the flag with this key
+    /// Only changes to the flag with this key
     #[arg(long, value_name = "KEY", conflicts_with_all = ["entity_id", "entity_type"])]
     flag: Option<String>,
-    /// Only what was done to this object: a flag's, user's or token's id
+    /// Only changes to the flag, user or token with this id
     #[arg(long, value_name = "UUID")]
     entity_id: Option<Uuid>,
-    /// Only what was done to this kind of object: feature_flag, user, api_token or log
+    /// Only changes to this kind of object: feature_flag, user, api_token or log
     #[arg(long, value_name = "TYPE")]
     entity_type: Option<String>,
     /// Only this kind of change: toggle_enabled, toggle_disabled, flag_created, access_denied, ...
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// Nothing before this time: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 2h for two hours ago
+    /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = from)]
     from: Option<prost_types::Timestamp>,
-    /// Nothing after this time; a date alone is all of that day
+    /// Only entries up to this time; a date includes the whole day
     #[arg(long, value_name = "TIME", value_parser = to)]
     to: Option<prost_types::Timestamp>,
 }
@@ -51,11 +51,11 @@ impl Filters {
         texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
     }
 
-    /// A request for pages of the log, without a page yet.
+    /// The request for the first page.
     pub async fn list(self, remote: &Remote) -> Result<ListAuditLogsRequest, Failure> {
-        let place = |time: prost_types::Timestamp| (time.seconds, time.nanos);
-        if self.from.map(place).zip(self.to.map(place)).is_some_and(|(from, to)| from > to) {
-            return Err(Failure::usage("--from is after --to: nothing is from then"));
+        let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
+        if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
+            return Err(Failure::usage("--from is after --to; swap them"));
         }
         let entity_id = self.entity(remote).await?;
         Ok(ListAuditLogsRequest {
@@ -69,7 +69,7 @@ impl Filters {
         })
     }
 
-    /// The id of the object, if there is to be but one: a flag is asked for by its key.
+    /// The id of the object to filter by. Resolves the key of a flag.
     async fn entity(&self, remote: &Remote) -> Result<Option<String>, Failure> {
         let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
         let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
@@ -80,7 +80,7 @@ impl Filters {
     }
 }
 
-/// The same entries, as a stream.
+/// The request for a stream of the same entries.
 pub(in crate::cli) fn stream(list: &ListAuditLogsRequest) -> StreamAuditLogsRequest {
     let list = list.clone();
     StreamAuditLogsRequest {
@@ -94,7 +94,7 @@ pub(in crate::cli) fn stream(list: &ListAuditLogsRequest) -> StreamAuditLogsRequ
     }
 }
 
-/// Moves the cursor of a stream behind a part of it.
+/// Moves the cursor of the request after a message of the stream.
 pub(in crate::cli) fn advance(request: &mut StreamAuditLogsRequest, part: &StreamAuditLogsResponse) {
     request.after_revision = Some(part.through_revision);
     request.after_hash = Some(part.through_hash.clone());

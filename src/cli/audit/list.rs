@@ -1,4 +1,4 @@
-//! `toggled audit list`.
+//! `toggled audit list`: the newest entries.
 
 use clap::Args;
 
@@ -8,15 +8,15 @@ use crate::cli::Failure;
 use crate::cli::output::Output;
 use crate::cli::remote::{Caller, Remote};
 
-/// As many entries a page as there may be.
-const PAGE: u32 = 100;
+/// The largest page that the server allows.
+const PAGE_SIZE: u32 = 100;
 
 /// Arguments of `toggled audit list`.
 #[derive(Args)]
 pub(super) struct List {
     #[command(flatten)]
     filters: Filters,
-    /// At most this many entries
+    /// The maximum number of entries
     #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
@@ -34,14 +34,14 @@ impl List {
     }
 }
 
-/// The newest entries, newest first, and the revision at which the log was read.
+/// The newest entries, newest first, and the revision that the log was read at.
 pub(super) async fn newest(
     remote: &Remote,
     mut request: ListAuditLogsRequest,
     limit: u32,
 ) -> Result<(Vec<AuditLog>, i64), Failure> {
     let most = usize::try_from(limit)?;
-    request.limit = Some(i32::try_from(limit.min(PAGE))?);
+    request.limit = Some(i32::try_from(limit.min(PAGE_SIZE))?);
     let mut entries = Vec::new();
     loop {
         let page = request.clone();

@@ -1,4 +1,4 @@
-//! `toggled audit`: the log of every change, by way of a server; `verify` reads databases and files too.
+//! `toggled audit`: commands for the audit log of a server; `verify` reads databases and files too.
 
 mod checkpoint;
 mod export;
@@ -23,15 +23,15 @@ pub(super) struct Audit {
 enum Action {
     /// List entries, newest first
     List(list::List),
-    /// Show the last entries, and then new ones as they come, until Ctrl-C
+    /// Show the last entries and follow new ones, until Ctrl-C
     Tail(tail::Tail),
-    /// Write entries to a file, oldest first; a file that is there already is gone on with
+    /// Write entries to a file, oldest first; an existing file is continued
     Export(export::Export),
-    /// Have the server sign what the log is: keep it elsewhere, and whoever changes the log later is found out
+    /// Get a signed checkpoint of the log; kept elsewhere, it proves later changes to the log
     Checkpoint(checkpoint::Checkpoint),
-    /// Move the oldest entries to a file: written, verified, and then removed from the log
+    /// Move the oldest entries to a file: export, verify, then remove them from the log
     Trim(trim::Trim),
-    /// Recompute every hash of the log, and tell the first entry that is not as it was written
+    /// Recompute every hash of the log, and report the first entry that is not as it was written
     Verify(verify::Verify),
 }
 

@@ -1,4 +1,4 @@
-//! `toggled audit tail`: the last entries, and then those that come.
+//! `toggled audit tail`: the last entries, then new ones.
 
 use clap::Args;
 
@@ -14,13 +14,13 @@ use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
 pub(super) struct Tail {
     #[command(flatten)]
     filters: Filters,
-    /// Begin with so many of the last entries, oldest first
+    /// Start with this many of the last entries, oldest first
     #[arg(long, value_name = "N", default_value = "10", conflicts_with = "after")]
     lines: u32,
-    /// Begin with the first entry after this revision instead
+    /// Start after this revision instead
     #[arg(long, value_name = "REVISION")]
     after: Option<i64>,
-    /// End with the last entry that there is
+    /// Stop at the end of the log
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]
@@ -37,11 +37,11 @@ impl Tail {
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
         request.after_revision = self.after;
         if self.after.is_none() {
-            // None at all are still a page of one, for the revision that it is read at.
+            // Even with --lines 0 one entry is read, for the revision to start after.
             let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
-            let most = usize::try_from(self.lines)?;
-            entries.iter().take(most).rev().try_for_each(|entry| feed.tell(entry))?;
-            // By its hash a log that was put in the place of this one is told from it, however soon that is.
+            let lines = usize::try_from(self.lines)?;
+            entries.iter().take(lines).rev().try_for_each(|entry| feed.tell(entry))?;
+            // With the hash the server detects a log that was replaced by another.
             request.after_hash = entries.first().map(|last| last.hash.clone());
             request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
         }

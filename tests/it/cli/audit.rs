@@ -1,11 +1,12 @@
-//! `toggled audit`, in both outputs.
+//! `toggled audit list` and `audit tail`, as text and JSON.
 
 use serde_json::json;
+use toggled::domain::hash::hex_digits;
 
 use super::{Shell, server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_log_is_listed_newest_first_with_all_that_it_holds() {
+async fn list_shows_every_field_newest_first() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     let shell = Shell::new(server.address);
@@ -14,7 +15,7 @@ async fn the_log_is_listed_newest_first_with_all_that_it_holds() {
     let kept = admin.log().await.pop().unwrap();
     assert_eq!(entry["id"], kept.id);
     assert_eq!(entry["revision"], kept.revision);
-    let hex: String = kept.hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex_digits(&kept.hash.clone().try_into().unwrap());
     assert_eq!(entry["hash"], hex);
     assert_eq!(entry["timestamp"].as_str().unwrap().len(), "2026-01-31T12:00:00.000000Z".len());
     assert_eq!((&entry["reason"], &entry["hash_version"]), (&json!("why not"), &json!(1)));
@@ -32,9 +33,9 @@ async fn the_log_is_listed_newest_first_with_all_that_it_holds() {
     assert_eq!(rows[0][1..], ["3", "admin@localhost", "flag_created", "a", "why not"]);
 }
 
-/// The most that a page holds is 100.
+/// The largest page has 100 entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_of_the_log_has_as_many_pages_as_it_takes() {
+async fn list_reads_as_many_pages_as_needed() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -62,7 +63,7 @@ async fn a_list_of_the_log_has_as_many_pages_as_it_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_the_entries_that_were_asked_for_are_shown() {
+async fn filters_select_entries() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     for key in ["a", "b"] {
@@ -94,7 +95,7 @@ async fn only_the_entries_that_were_asked_for_are_shown() {
             assert_eq!(tailed, listed, "{begin:?} {filters:?}");
         }
     }
-    for (filters, code, told) in [
+    for (filters, code, message) in [
         (&["--flag", "nope"][..], 3, "nope"),
         (&["--action", "fly"], 2, "action_type"),
         (&["--from", "yesterday"], 2, "--from"),
@@ -102,7 +103,7 @@ async fn only_the_entries_that_were_asked_for_are_shown() {
         (&["--entity-id", "a"], 2, "--entity-id"),
         (&["--flag", "a", "--entity-id", &id], 2, "--flag"),
     ] {
-        assert!(shell.fails(&[&["audit", "list"], filters].concat(), code).await.contains(told), "{filters:?}");
+        assert!(shell.fails(&[&["audit", "list"], filters].concat(), code).await.contains(message), "{filters:?}");
     }
     assert!(as_ann.fails(&["audit", "list"], 4).await.contains("view_audit_logs"));
     assert!(shell.fails(&["audit", "tail", "--after", "1000"], 2).await.contains("1000"));

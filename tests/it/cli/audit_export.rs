@@ -1,4 +1,4 @@
-//! `audit export`: what it writes is all there is, and a broken export is gone on with.
+//! `audit export`: writes all entries, and continues an interrupted export.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use toggled::domain::audit::{Action, EntityType, Entry};
-use toggled::domain::hash::{GENESIS, chain};
+use toggled::domain::hash::{GENESIS, chain, hex_digits};
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
@@ -16,14 +16,14 @@ use super::{Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Backend, Database, Server, on_both_databases};
 
-/// A log export into this file; what it says.
+/// Exports the log to this file; returns the summary.
 async fn audit_export(shell: &Shell, path: &str, arguments: &[&str]) -> String {
-    let (code, out, told) = shell.run(&[&["audit", "export", "--output-file", path], arguments].concat()).await;
-    assert_eq!((code, out.as_str()), (0, ""), "{told}");
-    told
+    let (code, out, message) = shell.run(&[&["audit", "export", "--output-file", path], arguments].concat()).await;
+    assert_eq!((code, out.as_str()), (0, ""), "{message}");
+    message
 }
 
-/// In the middle of lines, quoted fields and characters, around the ends of all lines, and here and there.
+/// Positions in the middle of lines, quoted fields and characters, around line ends, and others.
 fn cuts(whole: &[u8]) -> BTreeSet<usize> {
     let ends = whole.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at);
     let around = ends.flat_map(|at| [at.saturating_sub(1), at, at + 1, at + 2]);
@@ -32,7 +32,7 @@ fn cuts(whole: &[u8]) -> BTreeSet<usize> {
 }
 
 on_both_databases! {
-    async fn wherever_an_export_of_the_log_was_cut_it_is_gone_on_with(backend: Backend) {
+    async fn cut_export_is_continued(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let shell = Shell::new(server.address);
@@ -41,15 +41,15 @@ on_both_databases! {
         let folder = TempDir::new().unwrap();
         for format in ["ndjson", "csv"] {
             let path = folder.path().join(format).display().to_string();
-            let told = audit_export(&shell, &path, &["--format", format]).await;
+            let message = audit_export(&shell, &path, &["--format", format]).await;
             let entries = admin.log().await.len();
-            assert!(told.starts_with(&format!("entries {entries}, revisions 1..{entries} of log ")), "{told}");
+            assert!(message.starts_with(&format!("entries {entries}, revisions 1..{entries} of log ")), "{message}");
             let whole = fs::read(&path).unwrap();
             let (_, out, _) = shell.run(&["audit", "export", "--format", format]).await;
             assert_eq!(out.as_bytes(), whole, "to standard output it is the same");
             for cut in cuts(&whole) {
                 fs::write(&path, &whole[..cut]).unwrap();
-                assert_eq!(audit_export(&shell, &path, &["--format", format]).await, told, "{format} cut at {cut}");
+                assert_eq!(audit_export(&shell, &path, &["--format", format]).await, message, "{format} cut at {cut}");
                 assert_eq!(fs::read(&path).unwrap(), whole, "{format} cut at {cut}");
             }
             admin.flip("plain").await;
@@ -59,7 +59,7 @@ on_both_databases! {
         }
     }
 
-    async fn a_file_that_does_not_fit_the_log_is_left_as_it_is(backend: Backend) {
+    async fn export_to_mismatched_file_changes_nothing(backend: Backend) {
         let [one, other] = [Database::new(backend).await, Database::new(backend).await];
         let [one, other] = [Server::start(&one).await, Server::start(&other).await];
         let folder = TempDir::new().unwrap();
@@ -67,7 +67,7 @@ on_both_databases! {
             let path = folder.path().join(format).display().to_string();
             let export = ["audit", "export", "--format", format, "--output-file", &path];
             let shell = Shell::new(one.address);
-            let told = audit_export(&shell, &path, &["--format", format]).await;
+            let message = audit_export(&shell, &path, &["--format", format]).await;
             let whole = fs::read_to_string(&path).unwrap();
             let cut = &whole[..whole.len() - 7];
             fs::write(&path, cut).unwrap();
@@ -75,8 +75,8 @@ on_both_databases! {
             assert!(refused.contains("another log"), "{refused}");
             assert_eq!(fs::read_to_string(&path).unwrap(), cut);
 
-            // The same log, which went on differently before a backup took its place.
-            let hash = told.trim_end().rsplit(':').next().unwrap();
+            // The same log with another hash, as after a restore from a backup.
+            let hash = message.trim_end().rsplit(':').next().unwrap();
             let altered = whole.replace(hash, &hash.chars().rev().collect::<String>());
             fs::write(&path, &altered).unwrap();
             assert!(shell.fails(&export, 5).await.contains("restored from a backup"));
@@ -85,8 +85,8 @@ on_both_databases! {
             if format == "csv" {
                 let (head, rest) = whole.split_once('\n').unwrap();
                 fs::write(&path, format!("{}\n{rest}", head.strip_suffix(",reverts").unwrap())).unwrap();
-                let told = shell.fails(&export, 2).await;
-                assert!(told.contains("an older version wrote it") && told.contains("name another file"), "{told}");
+                let message = shell.fails(&export, 2).await;
+                assert!(message.contains("an older version wrote it") && message.contains("name another file"), "{message}");
             }
             fs::write(&path, &whole).unwrap();
             let wrong = ["audit", "export", "--format", foreign, "--output-file", &path];
@@ -99,7 +99,7 @@ on_both_databases! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_exports_do_not_write_to_one_file() {
+async fn second_export_to_same_file_is_refused() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let folder = TempDir::new().unwrap();
@@ -108,12 +108,12 @@ async fn two_exports_do_not_write_to_one_file() {
     let whole = fs::read(&path).unwrap();
     let file = fs::File::open(&path).unwrap();
     file.lock().unwrap();
-    let told = shell.fails(&["audit", "export", "--output-file", &path], 1).await;
-    assert!(told.contains("another export") && fs::read(&path).unwrap() == whole, "{told}");
+    let message = shell.fails(&["audit", "export", "--output-file", &path], 1).await;
+    assert!(message.contains("another export") && fs::read(&path).unwrap() == whole, "{message}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_with_holes_is_not_gone_on_with_as_if_it_had_none() {
+async fn filtered_file_needs_same_filters() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
@@ -123,24 +123,24 @@ async fn a_file_with_holes_is_not_gone_on_with_as_if_it_had_none() {
         let path = folder.path().join(format).display().to_string();
         let export = ["audit", "export", "--format", format, "--output-file", &path];
         let filtered = ["--format", format, "--action", "flag_archived"];
-        let told = audit_export(&shell, &path, &filtered).await;
-        assert!(told.contains(", filtered, through "), "{told}");
+        let message = audit_export(&shell, &path, &filtered).await;
+        assert!(message.contains(", filtered, through "), "{message}");
         let holes = fs::read(&path).unwrap();
         assert!(shell.fails(&export, 2).await.contains("entries are missing"));
-        let told = shell.fails(&[&export[..], &["--after", "1", "--action", "flag_archived"]].concat(), 2).await;
-        assert!(told.contains("--after"), "{told}");
+        let message = shell.fails(&[&export[..], &["--after", "1", "--action", "flag_archived"]].concat(), 2).await;
+        assert!(message.contains("--after"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), holes);
         assert_eq!(audit_export(&shell, &path, &filtered).await.lines().count(), 1, "with the filters it goes on");
         fs::remove_file(&path).unwrap();
-        let told = audit_export(&shell, &path, &["--format", format, "--after", "3"]).await;
-        assert!(told.contains(", revisions 4..") && !told.contains("filtered"), "{told}");
+        let message = audit_export(&shell, &path, &["--format", format, "--after", "3"]).await;
+        assert!(message.contains(", revisions 4..") && !message.contains("filtered"), "{message}");
         audit_export(&shell, &path, &["--format", format]).await;
     }
 }
 
-/// A log of which a backup took the place: shorter than what was exported of it.
+/// A log restored from a backup is shorter than the exported file.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_ahead_of_its_log_is_a_conflict() {
+async fn export_to_file_ahead_of_log_is_a_conflict() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let folder = TempDir::new().unwrap();
@@ -151,14 +151,17 @@ async fn a_file_that_is_ahead_of_its_log_is_a_conflict() {
     let ahead = format!("{text}{}\n", last.replace("\"revision\":2,", "\"revision\":3,"));
     assert_ne!(ahead, format!("{text}{last}\n"));
     fs::write(&path, &ahead).unwrap();
-    let told = shell.fails(&["audit", "export", "--output-file", &path], 5).await;
-    assert!(told.contains(&path) && told.contains("restored from a backup") && told.contains("begin anew"), "{told}");
+    let message = shell.fails(&["audit", "export", "--output-file", &path], 5).await;
+    assert!(
+        message.contains(&path) && message.contains("restored from a backup") && message.contains("begin anew"),
+        "{message}"
+    );
     assert_eq!(fs::read_to_string(&path).unwrap(), ahead);
     assert!(shell.fails(&["audit", "export", "--after", "99999"], 2).await.contains("99999"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn filters_apply_and_the_end_is_told_to_scripts_too() {
+async fn filtered_export_prints_a_json_summary() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
@@ -174,26 +177,26 @@ async fn filters_apply_and_the_end_is_told_to_scripts_too() {
             "through_revision": log.len(), "through_hash": hex(&log.last().unwrap().hash),
         })
     };
-    let told: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
-    assert_eq!(told, summary(&log, &told["log_id"]));
+    let message: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
+    assert_eq!(message, summary(&log, &message["log_id"]));
     let whole = fs::read(&path).unwrap();
-    // Again from the last one that fits, which is before the end.
+    // Continues from the last entry that passes the filter, before the end of the log.
     admin.flip("plain").await;
-    let told: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
-    assert_eq!(told, summary(&admin.log().await, &told["log_id"]));
+    let message: Value = serde_json::from_str(&audit_export(&shell, &path, &arguments).await).unwrap();
+    assert_eq!(message, summary(&admin.log().await, &message["log_id"]));
     assert_eq!(fs::read(&path).unwrap(), whole);
 
-    let (_, none, told) = shell.run(&["audit", "export", "--action", "log_trimmed", "--format", "csv"]).await;
-    assert!(none.lines().count() == 1 && told.starts_with("entries 0 of log "), "{none}{told}");
+    let (_, none, message) = shell.run(&["audit", "export", "--action", "log_trimmed", "--format", "csv"]).await;
+    assert!(none.lines().count() == 1 && message.starts_with("entries 0 of log "), "{none}{message}");
     let (_, last, _) = shell.run(&["audit", "export", "--after", &log.len().to_string()]).await;
     assert_eq!(last.lines().count(), 1);
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex(hash: &[u8]) -> String {
+    hex_digits(hash.try_into().unwrap())
 }
 
-/// An entry as a line of NDJSON tells it.
+/// The entry of an NDJSON line.
 fn entry(line: &Value) -> Entry {
     let text = |name: &str| line[name].as_str();
     let shared = |name| text(name).map(Into::into);
@@ -227,18 +230,18 @@ fn entry(line: &Value) -> Entry {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_chain_can_be_recomputed_from_a_file() {
+async fn hashes_can_be_recomputed_from_a_file() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
     odd_flags(&mut admin).await;
-    // An entry about nothing that exists: its texts are there and empty.
+    // An entry without an object: its required texts are empty.
     let reader = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
     let mut reader = server.client(Some(&reader)).await;
     reader.wait_until_authenticated().await;
     let request = BatchSetFeatureFlagsRequest::default();
     reader.toggle.batch_set_feature_flags(request).await.unwrap_err();
-    let (_, out, told) = shell.run(&["audit", "export"]).await;
+    let (_, out, message) = shell.run(&["audit", "export"]).await;
     let lines: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(lines.iter().any(|line| line["action_type"] == "access_denied" && line["entity_key"] == ""), "{out}");
     assert!(lines.iter().all(|line| line["timestamp"].as_str().unwrap().len() == "2026-01-31T12:00:00.000000Z".len()));
@@ -247,13 +250,13 @@ async fn the_chain_can_be_recomputed_from_a_file() {
         hash = chain(&hash, line["log_id"].as_str().unwrap().parse().unwrap(), &entry(line));
         assert_eq!(line["hash"], hex(&hash), "{line}");
     }
-    assert!(told.trim_end().ends_with(&format!(", through {}:{}", lines.len(), hex(&hash))), "{told}");
+    assert!(message.trim_end().ends_with(&format!(", through {}:{}", lines.len(), hex(&hash))), "{message}");
     assert_eq!(lines.len(), admin.log().await.len());
 }
 
-/// Whoever does not read what it writes holds an export up in the middle: more is under way than fits on it.
+/// A reader that pauses holds the export up in the middle: the log does not fit the buffers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_comes_back_is_gone_on_with_in_the_middle() {
+async fn export_continues_after_server_restart() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let proxy = TcpProxy::new(Route::Forward(server.address)).await;
@@ -282,15 +285,15 @@ async fn a_server_that_comes_back_is_gone_on_with_in_the_middle() {
     proxy.set(Route::Reject);
     let server = Server::start(&database).await;
     proxy.set(Route::Forward(server.address));
-    let (code, rest, told) = export.ended().await;
-    assert_eq!((code, told.len()), (0, 2), "{told:?}");
-    assert!(told[0].contains("going on"), "{told:?}");
-    assert_eq!(told[1], summary.trim_end());
+    let (code, rest, message) = export.ended().await;
+    assert_eq!((code, message.len()), (0, 2), "{message:?}");
+    assert!(message[0].contains("going on"), "{message:?}");
+    assert_eq!(message[1], summary.trim_end());
     assert!(rest == whole[1..], "not a line is missing, doubled or different");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_of_the_log_that_cannot_be_written_is_told() {
+async fn unwritable_export_file_is_reported() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     assert!(shell.fails(&["audit", "export", "--output-file", "/nowhere/at/all"], 2).await.contains("/nowhere"));

@@ -1,4 +1,4 @@
-//! `audit trim`: nothing leaves the log that is not on disk, verified and signed for.
+//! `audit trim`: removes only entries that are on disk, verified and signed.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use toggled::checkpoint::{Note, VerifierKey};
-use toggled::domain::hash::GENESIS;
+use toggled::domain::hash::{GENESIS, hex_digits};
 
 use super::export::odd_flags;
 use super::{Shell, server};
@@ -18,8 +18,8 @@ fn revisions(path: &Path) -> Vec<i64> {
     fs::read_to_string(path).unwrap().lines().map(revision).collect()
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+fn hex(hash: &[u8]) -> String {
+    hex_digits(hash.try_into().unwrap())
 }
 
 async fn trim(shell: &Shell, path: &Path, before: &str, arguments: &[&str]) -> Value {
@@ -27,7 +27,7 @@ async fn trim(shell: &Shell, path: &Path, before: &str, arguments: &[&str]) -> V
     shell.object(&[&["audit", "trim", "--before", before, "--output-file", &path], arguments].concat()).await
 }
 
-/// Moves the floor without the command.
+/// Trims the log without the command.
 async fn trimmed(admin: &mut Client, last: &AuditLog) {
     let request =
         TrimAuditLogsRequest { through_revision: last.revision, through_hash: last.hash.clone(), ..Default::default() };
@@ -35,7 +35,7 @@ async fn trimmed(admin: &mut Client, last: &AuditLog) {
 }
 
 on_both_databases! {
-    async fn what_is_removed_is_in_the_file_and_signed_for(backend: Backend) {
+    async fn trimmed_entries_are_in_signed_file(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[checkpoint_key()]).await;
         let shell = Shell::new(server.address);
@@ -66,7 +66,7 @@ on_both_databases! {
         let nothing = trim(&shell, &path, "6", &["--remove"]).await;
         assert_eq!((&nothing["removed"], &nothing["entries"]), (&false.into(), &0.into()));
 
-        // The same file goes on, and so does another that begins at the cut.
+        // The same file is continued; another may start at the floor.
         for name in ["log", "other"] {
             let from = admin.log().await[0].revision;
             let before = (from + 2).to_string();
@@ -85,9 +85,9 @@ on_both_databases! {
     }
 }
 
-/// All that comes before the server signs.
+/// Every check before the server signs.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_not_what_the_log_was_is_not_relied_on() {
+async fn trim_to_mismatched_file_removes_nothing() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
@@ -100,11 +100,11 @@ async fn a_file_that_is_not_what_the_log_was_is_not_relied_on() {
     let log = admin.log().await;
     let remove = ["audit", "trim", "--before", "6", "--output-file", &name, "--remove"];
 
-    // Every line has its hash, but one does not say what was hashed.
+    // The hashes are as exported, but the content of one line differs.
     let altered = whole.replacen("admin@localhost", "nobody@localhost", 1);
     fs::write(&path, &altered).unwrap();
-    let told = shell.fails(&remove, 1).await;
-    assert!(told.contains("revision 1: altered"), "{told}");
+    let message = shell.fails(&remove, 1).await;
+    assert!(message.contains("revision 1: altered"), "{message}");
     assert_eq!(fs::read_to_string(&path).unwrap(), altered, "it is left as it is");
     let holes: String =
         whole.lines().filter(|line| !line.contains("\"revision\":3,")).map(|l| format!("{l}\n")).collect();
@@ -114,23 +114,23 @@ async fn a_file_that_is_not_what_the_log_was_is_not_relied_on() {
     assert!(shell.fails(&remove, 2).await.contains("line 1"));
     let late: String = whole.lines().skip(2).map(|l| format!("{l}\n")).collect();
     fs::write(&path, &late).unwrap();
-    let told = shell.fails(&remove, 2).await;
-    assert!(told.contains("begins with revision 3"), "{told}");
+    let message = shell.fails(&remove, 2).await;
+    assert!(message.contains("begins with revision 3"), "{message}");
     let beyond = (log.len() + 2).to_string();
     fs::remove_file(&path).unwrap();
-    let told = shell.fails(&["audit", "trim", "--before", &beyond, "--output-file", &name, "--remove"], 2).await;
-    assert!(told.contains("beyond the end of the log"), "{told}");
+    let message = shell.fails(&["audit", "trim", "--before", &beyond, "--output-file", &name, "--remove"], 2).await;
+    assert!(message.contains("beyond the end of the log"), "{message}");
     for wrong in ["0", "yesterday", "-1d"] {
         shell.fails(&["audit", "trim", &format!("--before={wrong}"), "--output-file", &name], 2).await;
     }
     assert_eq!(admin.log().await, log, "nothing was removed");
 }
 
-/// The file is there and verified before anybody is asked to sign; where nobody does, nothing is removed.
+/// The file is written and verified before the server is asked to sign.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_a_signature_nothing_is_removed() {
+async fn trim_without_signing_key_removes_nothing() {
     let database = Database::new(crate::support::Backend::Postgres).await;
-    // A database that is no file has no key of its own.
+    // With PostgreSQL there is no default key.
     let server = Server::start(&database).await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
@@ -143,12 +143,15 @@ async fn without_a_signature_nothing_is_removed() {
     let path = folder.path().join("log");
     let name = path.display().to_string();
     let remove = ["audit", "trim", "--before", "6", "--output-file", &name, "--remove"];
-    let (code, out, told) = shell.run(&remove).await;
-    assert!(code != 0 && out.is_empty() && told.contains("nothing was removed: the server does not sign"), "{told}");
+    let (code, out, message) = shell.run(&remove).await;
+    assert!(
+        code != 0 && out.is_empty() && message.contains("nothing was removed: the server signed no checkpoint"),
+        "{message}"
+    );
     assert_eq!(revisions(&path), [3, 4, 5], "behind what was trimmed before");
     assert!(!folder.path().join("log.checkpoint").exists());
     assert_eq!(admin.log().await, log);
-    // Cut in the middle of a line, it is gone on with.
+    // A file cut in the middle of a line is continued.
     let whole = fs::read(&path).unwrap();
     fs::write(&path, &whole[..whole.len() - 9]).unwrap();
     shell.run(&remove).await;

@@ -1,4 +1,4 @@
-//! `audit verify` of logs that nobody has touched but who may.
+//! `audit verify` of logs that were not tampered with.
 
 use tempfile::TempDir;
 use toggled::api::pb::ListAuditCheckpointsRequest;
@@ -12,9 +12,9 @@ use super::export::odd_flags;
 use crate::store::raw::Raw;
 use crate::support::{Backend, Database, Server, checkpoint_key, on_both_databases, with_timeout};
 
-/// Has `audit verify` read the database up to a table, which is held from then on until the transaction ends. Only
-/// PostgreSQL makes a reader wait.
-async fn waiting_for(raw: &mut Raw, table: &str, database: &Database) -> JoinHandle<(i32, String, String)> {
+/// Starts `audit verify` and waits until it blocks on a table, which is locked until the transaction ends. Only PostgreSQL
+/// makes a reader wait.
+async fn verify_until_blocked(raw: &mut Raw, table: &str, database: &Database) -> JoinHandle<(i32, String, String)> {
     raw.run(&format!("BEGIN; LOCK TABLE {table} IN ACCESS EXCLUSIVE MODE")).await;
     let url = database.url.clone();
     let verify = async move { Shell::anonymous("127.0.0.1:1").run(&["audit", "verify", "--database", &url]).await };
@@ -27,15 +27,15 @@ async fn waiting_for(raw: &mut Raw, table: &str, database: &Database) -> JoinHan
     verifying
 }
 
-/// The checkpoints are read first, and then what they speak of and are signed with.
+/// The checkpoints are read first, then their keys and the entries.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_that_is_stored_while_the_database_is_read_is_no_finding() {
+async fn checkpoint_stored_while_reading_is_no_fault() {
     let database = Database::new(Backend::Postgres).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let mut raw = Raw::connect(&database).await;
-    let verifying = waiting_for(&mut raw, "checkpoints", &database).await;
+    let verifying = verify_until_blocked(&mut raw, "checkpoints", &database).await;
     let entry = admin.flip("a").await.audit_log.unwrap();
     let log_id = open_existing(&database.url).unwrap().head().await.unwrap().log_id;
     let (key, hash) = (SigningKey::generate().unwrap(), entry.hash.try_into().unwrap());
@@ -43,27 +43,30 @@ async fn a_checkpoint_that_is_stored_while_the_database_is_read_is_no_finding() 
     let (vkey, revision) = (key.verifier(log_id), entry.revision);
     raw.run(&format!("INSERT INTO checkpoints (revision, note) VALUES ({revision}, '{note}')")).await;
     raw.run(&format!("INSERT INTO checkpoint_keys (key, added_at) VALUES ('{vkey}', now()); COMMIT")).await;
-    let (code, out, told) = verifying.await.unwrap();
-    assert!(code == 0 && out.contains(&format!(", revisions 1..{revision} of log {log_id}, ")), "{code} {out}{told}");
+    let (code, out, message) = verifying.await.unwrap();
+    assert!(
+        code == 0 && out.contains(&format!(", revisions 1..{revision} of log {log_id}, ")),
+        "{code} {out}{message}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_log_that_is_trimmed_while_it_is_read_is_to_be_verified_once_more() {
+async fn log_trimmed_while_reading_exits_unavailable() {
     let database = Database::new(Backend::Postgres).await;
     let server = Server::start(&database).await;
     odd_flags(&mut server.admin().await).await;
     assert!(server.terminate().await.success());
     let mut raw = Raw::connect(&database).await;
     raw.unguard().await;
-    let verifying = waiting_for(&mut raw, "audit_logs", &database).await;
+    let verifying = verify_until_blocked(&mut raw, "audit_logs", &database).await;
     let floor = "UPDATE log_head SET floor = 3, floor_hash = (SELECT hash FROM audit_logs WHERE revision = 3)";
     raw.run(&format!("{floor}; DELETE FROM audit_logs WHERE revision <= 3; COMMIT")).await;
-    let (code, _, told) = verifying.await.unwrap();
-    assert!(code == 6 && told.contains("trimmed while it was read: verify it once more"), "{code} {told}");
+    let (code, _, message) = verifying.await.unwrap();
+    assert!(code == 6 && message.contains("trimmed while it was read; verify it again"), "{code} {message}");
 }
 
 on_both_databases! {
-    async fn a_log_that_grows_and_is_signed_meanwhile_is_intact(backend: Backend) {
+    async fn log_that_grows_while_reading_is_intact(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [
             checkpoint_key(),
@@ -82,8 +85,8 @@ on_both_databases! {
         let growing = async {
             let (mut grown, mut last, mut stored) = (0, 0, 0);
             while grown < 10 || stored < 10 {
-                let told = shell.object(&["audit", "verify", "--database", &database.url]).await;
-                let end = told["last_revision"].as_i64().unwrap();
+                let report = shell.object(&["audit", "verify", "--database", &database.url]).await;
+                let end = report["last_revision"].as_i64().unwrap();
                 grown += i32::from(end > last);
                 last = end;
                 let checkpoints = reader.audit.list_audit_checkpoints(ListAuditCheckpointsRequest::default()).await;
@@ -94,7 +97,7 @@ on_both_databases! {
         writing.abort();
     }
 
-    async fn what_was_trimmed_is_verified_by_its_files_and_then_the_rest(backend: Backend) {
+    async fn trimmed_log_is_verified_file_by_file(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[checkpoint_key()]).await;
         odd_flags(&mut server.admin().await).await;
@@ -114,10 +117,10 @@ on_both_databases! {
             (&["--since", &two], "revisions 7.."),
             (&["--database", url, "--since", &two], "revisions 7.."),
         ] {
-            let (code, out, told) = shell.run(&[&verify, arguments].concat()).await;
-            assert!(code == 0 && out.contains(range), "{arguments:?}: {out}{told}");
+            let (code, out, message) = shell.run(&[&verify, arguments].concat()).await;
+            assert!(code == 0 && out.contains(range), "{arguments:?}: {out}{message}");
         }
-        // A file that was left out leaves a gap, and so does one of which the end is gone.
+        // A missing file leaves a gap, and so does one with its end cut off.
         let whole = std::fs::read_to_string(&first).unwrap();
         let cut = whole.lines().take(2).map(|line| format!("{line}\n")).collect::<String>();
         std::fs::write(&first, cut).unwrap();
@@ -125,11 +128,11 @@ on_both_databases! {
             (&["--file", &first, "--until", &one][..], 1, "revision 3: truncated: "),
             (&["--file", &second, "--until", &two], 1, "revision 3: missing: "),
             (&["--file", &first, "--since", &one, "--until", &two], 1, "revision 3: truncated: "),
-            (&["--since", &one], 2, "give the checkpoint that was kept when it was trimmed"),
-            (&["--database", url, "--since", &one], 2, "give the checkpoint that was kept when it was trimmed"),
+            (&["--since", &one], 2, "pass the checkpoint that was kept when it was trimmed"),
+            (&["--database", url, "--since", &one], 2, "pass the checkpoint that was kept when it was trimmed"),
         ] {
-            let told = shell.fails(&[&verify, arguments].concat(), code).await;
-            assert!(told.contains(words), "{arguments:?}: {told}");
+            let message = shell.fails(&[&verify, arguments].concat(), code).await;
+            assert!(message.contains(words), "{arguments:?}: {message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `toggled audit checkpoint`, in both outputs.
+//! `toggled audit checkpoint`, as text and JSON.
 
 use serde_json::json;
 use tempfile::TempDir;
@@ -8,7 +8,7 @@ use super::{Shell, server};
 use crate::support::{Backend, Database, Server};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_is_printed_just_as_it_was_signed() {
+async fn checkpoint_is_printed_as_signed() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -36,24 +36,24 @@ async fn a_checkpoint_is_printed_just_as_it_was_signed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_checkpoint_in_a_file_is_never_replaced() {
+async fn checkpoint_file_is_never_replaced() {
     let (server, _database) = server().await;
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("checkpoint.txt");
     let shell = Shell::new(server.address);
     let arguments = ["audit", "checkpoint", "--output-file", path.to_str().unwrap()];
-    let (code, out, told) = shell.run(&arguments).await;
+    let (code, out, message) = shell.run(&arguments).await;
     assert_eq!((code, out.as_str()), (0, ""));
     let kept = std::fs::read_to_string(&path).unwrap();
     let note = Note::parse(&kept).unwrap();
     assert_eq!(note.to_string(), kept);
-    assert!(told.contains("revision 2") && told.contains(&note.signature().unwrap().0.to_string()), "{told}");
+    assert!(message.contains("revision 2") && message.contains(&note.signature().unwrap().0.to_string()), "{message}");
 
-    assert!(shell.fails(&arguments, 2).await.contains("it exists already"));
+    assert!(shell.fails(&arguments, 2).await.contains("the file exists already"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), kept);
     let nowhere = ["audit", "checkpoint", "--output-file", "/nowhere/at/all"];
     assert!(shell.fails(&nowhere, 2).await.contains("/nowhere/at/all"));
-    // Nothing is left of one that the server did not sign.
+    // No file is left if the server does not sign.
     let (beyond, path) = (["--revision", "9"], folder.path().join("beyond.txt"));
     let arguments = [&["audit", "checkpoint", "--output-file", path.to_str().unwrap()], &beyond[..]].concat();
     shell.fails(&arguments, 2).await;
@@ -61,9 +61,9 @@ async fn a_checkpoint_in_a_file_is_never_replaced() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_without_a_key_says_what_it_needs() {
+async fn server_without_key_names_the_setting() {
     let database = Database::new(Backend::Postgres).await;
     let server = Server::start(&database).await;
-    let told = Shell::new(server.address).fails(&["audit", "checkpoint"], 5).await;
-    assert!(told.contains("--checkpoint-key-file"), "{told}");
+    let message = Shell::new(server.address).fails(&["audit", "checkpoint"], 5).await;
+    assert!(message.contains("--checkpoint-key-file"), "{message}");
 }

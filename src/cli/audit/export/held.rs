@@ -1,4 +1,4 @@
-//! What a file holds already, and whether it is one to go on with.
+//! The entries that a file holds already, and whether an export can continue it.
 
 use std::io::{self, BufRead};
 
@@ -10,69 +10,73 @@ use crate::api::pb::AuditLog;
 use crate::domain::{Hash, Revision};
 use crate::verify::{LineEnd, read_line};
 
-/// Where an entry stands, in which log, and its hash.
+/// The position of an entry: its log, revision and hash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli::audit) struct Cursor {
+pub(in crate::cli::audit) struct EntryPosition {
     pub log_id: Uuid,
     pub revision: Revision,
     pub hash: Hash,
 }
 
-impl Cursor {
-    /// Where the server says that an entry stands.
+impl EntryPosition {
+    /// The position that a server gives for an entry.
     pub fn new(log_id: &str, entry: &AuditLog) -> Option<Self> {
         let (log_id, hash) = (Uuid::try_parse(log_id).ok()?, entry.hash.as_slice().try_into().ok()?);
         Some(Self { log_id, revision: entry.revision, hash })
     }
 }
 
-/// The complete entries of a file.
+/// The complete entries of a file. Their hashes are not verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::cli::audit) struct Held {
+pub(in crate::cli::audit) struct HeldEntries {
     pub entries: u64,
     pub first: Option<Revision>,
-    pub last: Option<Cursor>,
-    /// Where the last complete line ends. What comes after it was cut, and is to be written again.
+    pub last: Option<EntryPosition>,
+    /// The size of the complete lines. An incomplete last line is written again.
     pub bytes: u64,
 }
 
-/// Why a file is left as it is.
+/// Why an export cannot continue a file.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::cli::audit) enum Unreadable {
+pub(in crate::cli::audit) enum NotContinuable {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is no {0} that audit export wrote (line {1}); name another file, or another --format")]
-    Foreign(&'static str, u64),
-    #[error("an older version wrote it, which had fewer columns; name another file")]
-    Older,
+    #[error("line {1} is not {0} that audit export wrote; name another file or another --format")]
+    NotExported(&'static str, u64),
+    #[error("an older version wrote it with fewer columns; name another file")]
+    OlderColumns,
 }
 
-impl Held {
-    /// Reads a file through, a line at a time.
-    pub fn read(mut file: impl BufRead, format: Format) -> Result<Self, Unreadable> {
+impl HeldEntries {
+    /// Reads a whole file.
+    pub fn read(mut file: impl BufRead, format: Format) -> Result<Self, NotContinuable> {
         let mut held = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
         let head = record::head(format)?;
         let quote = (format == Format::Csv).then_some(b'"');
         loop {
             number += 1;
-            let foreign = || Unreadable::Foreign(format.name(), number);
-            let ending = read_line(&mut file, &mut line, quote)?;
-            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.beginning(format) };
-            if ending == LineEnd::TooLong {
-                return Err(foreign());
+            let not_exported = || NotContinuable::NotExported(format.name(), number);
+            let end = read_line(&mut file, &mut line, quote)?;
+            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.next_prefix(format) };
+            if end == LineEnd::TooLong {
+                return Err(not_exported());
             }
-            if ending == LineEnd::EndOfFile {
-                // What was cut off must at least look like the beginning of what stood there.
+            if end == LineEnd::EndOfFile {
+                // An incomplete line must match the start of the line that belongs there.
                 let common = expected.len().min(line.len());
-                return if line[..common] == expected[..common] { Ok(held) } else { Err(foreign()) };
+                return if line[..common] == expected[..common] { Ok(held) } else { Err(not_exported()) };
             }
             if held.bytes < head.len() as u64 {
                 if line != head {
-                    return Err(if record::is_older_head(&line) { Unreadable::Older } else { foreign() });
+                    return Err(if record::is_older_head(&line) {
+                        NotContinuable::OlderColumns
+                    } else {
+                        not_exported()
+                    });
                 }
             } else {
-                record::read(format, &line).and_then(|entry| held.take(entry)).ok_or_else(foreign)?;
+                record::read(format, &line).and_then(|entry| held.push(entry)).ok_or_else(not_exported)?;
             }
             held.bytes += line.len() as u64;
         }
@@ -84,8 +88,8 @@ impl Held {
         span != self.entries
     }
 
-    /// Counts an entry, if it can follow those before it.
-    pub fn take(&mut self, entry: Cursor) -> Option<()> {
+    /// Adds an entry; `None` if it cannot follow those before it.
+    pub fn push(&mut self, entry: EntryPosition) -> Option<()> {
         if self.last.is_some_and(|last| last.log_id != entry.log_id || last.revision >= entry.revision) {
             return None;
         }
@@ -95,8 +99,8 @@ impl Held {
         Some(())
     }
 
-    /// What the next entry's line begins with, as far as it is known.
-    fn beginning(&self, format: Format) -> Vec<u8> {
+    /// The known start of the next entry's line.
+    fn next_prefix(&self, format: Format) -> Vec<u8> {
         let log = self.last.map(|last| last.log_id.to_string()).unwrap_or_default();
         match format {
             Format::Ndjson => format!("{{\"log_id\":\"{log}").into_bytes(),
@@ -113,7 +117,7 @@ mod tests {
 
     const LOG: &str = "00000000-0000-0000-0000-000000000007";
 
-    /// An entry with everything that an entry can have, and texts that need care.
+    /// An entry with every field, and texts that need escaping.
     fn entry(revision: Revision) -> AuditLog {
         AuditLog {
             id: Uuid::from_u128(revision as u128).to_string(),
@@ -153,16 +157,16 @@ mod tests {
     }
 
     #[test]
-    fn every_field_of_an_entry_is_in_both_formats_and_none_else() {
+    fn both_formats_have_exactly_the_fields_of_an_entry() {
         let json: serde_json::Map<String, serde_json::Value> =
             serde_json::from_slice(&file(Format::Ndjson, &[7])).unwrap();
         let csv = file(Format::Csv, &[7]);
         let mut reader = csv::Reader::from_reader(&csv[..]);
         let cells: HashMap<String, String> = reader.deserialize().next().unwrap().unwrap();
-        let told = json
+        let values = json
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
-        assert_eq!(told.collect::<HashMap<_, _>>(), cells);
+        assert_eq!(values.collect::<HashMap<_, _>>(), cells);
         assert_eq!((cells.len(), cells["timestamp"].as_str()), (24, "2023-11-14T22:13:20.000001Z"));
         assert_eq!(
             (cells["created_at"].as_str(), cells["hash"].as_str()),
@@ -171,13 +175,13 @@ mod tests {
     }
 
     #[test]
-    fn wherever_a_file_is_cut_its_complete_entries_are_found() {
+    fn complete_entries_are_found_wherever_file_is_cut() {
         for format in [Format::Ndjson, Format::Csv] {
             let whole = file(format, &[2, 5, 6]);
             let ends = [file(format, &[2]).len(), file(format, &[2, 5]).len(), whole.len()];
             let head = record::head(format).unwrap().len();
             for cut in 0..=whole.len() {
-                let held = Held::read(&whole[..cut], format).unwrap();
+                let held = HeldEntries::read(&whole[..cut], format).unwrap();
                 let entries = ends.iter().filter(|end| **end <= cut).count();
                 let bytes = if entries > 0 {
                     ends[entries - 1]
@@ -194,11 +198,11 @@ mod tests {
     }
 
     #[test]
-    fn any_other_file_is_told_from_one_of_ours() {
+    fn file_that_was_not_exported_is_refused() {
         for format in [Format::Ndjson, Format::Csv] {
             let whole = file(format, &[2, 5]);
             let other = if format == Format::Csv { Format::Ndjson } else { Format::Csv };
-            let mut foreign = vec![
+            let mut others = vec![
                 b"hello".to_vec(),
                 b"hello\n".to_vec(),
                 b"{}\n".to_vec(),
@@ -210,10 +214,14 @@ mod tests {
                 file(format, &[2, 2]),
             ];
             let head = record::head(format).unwrap().len();
-            foreign.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[head..]].concat());
-            for file in foreign {
-                let told = Held::read(&file[..], format);
-                assert!(matches!(told, Err(Unreadable::Foreign(..))), "{told:?}: {}", String::from_utf8_lossy(&file));
+            others.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[head..]].concat());
+            for file in others {
+                let held = HeldEntries::read(&file[..], format);
+                assert!(
+                    matches!(held, Err(NotContinuable::NotExported(..))),
+                    "{held:?}: {}",
+                    String::from_utf8_lossy(&file)
+                );
             }
         }
     }

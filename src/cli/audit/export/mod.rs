@@ -1,4 +1,4 @@
-//! `toggled audit export`: the log in a file, which a later run goes on with.
+//! `toggled audit export`: writes the log to a file, which a later run continues.
 
 mod held;
 mod record;
@@ -8,10 +8,10 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-pub(super) use held::Held;
+pub(super) use held::HeldEntries;
 use indicatif::ProgressBar;
 use serde::Serialize;
-pub(super) use target::Target;
+pub(super) use target::ExportTarget;
 
 use super::filters::{Filters, advance, stream};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
@@ -23,14 +23,14 @@ use crate::domain::Revision;
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
 pub(super) struct Export {
-    /// The file to write, or, where it holds a part of the log, to go on with behind its last complete entry; standard
-    /// output without it
+    /// Write to this file. One that holds part of the log is continued after its last complete entry. Default: standard
+    /// output
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
-    /// What to write
+    /// The format of the file
     #[arg(long, value_enum, default_value = "ndjson")]
     format: Format,
-    /// Begin behind this revision, in a file that holds no entries yet
+    /// Start after this revision; only for a file without entries
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<Revision>,
     #[command(flatten)]
@@ -41,12 +41,12 @@ pub(super) struct Export {
     output: Output,
 }
 
-/// How a file is written.
+/// The format of an exported file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Format {
-    /// One JSON object a line
+    /// One JSON object per line
     Ndjson,
-    /// Columns, with their names in the first line
+    /// Comma-separated columns, with their names in the first line
     Csv,
 }
 
@@ -61,19 +61,21 @@ impl Format {
 
 impl Export {
     pub async fn run(self) -> Result<(), Failure> {
-        // A bar would stand in the middle of what is written to the same terminal.
-        let hidden = self.output_file.is_none() && io::stdout().is_terminal();
-        let mut target = Target::open(self.output_file, self.format)?;
+        // A progress bar would mix with entries on the same terminal.
+        let is_bar_hidden = self.output_file.is_none() && io::stdout().is_terminal();
+        let mut target = ExportTarget::open(self.output_file, self.format)?;
         let filtered = self.filters.any();
         if target.held().has_holes() && !filtered {
             return Err(Failure::usage(format!(
-                "{}: entries are missing in it, as in one that was filtered; give the same filters, or name another file",
+                "{}: entries are missing in it, as after an export with filters; pass the same filters, or name another file",
                 target.name()
             )));
         }
         if self.after.is_some() && target.held().last.is_some() {
             let name = target.name();
-            return Err(Failure::usage(format!("--after is for a file without entries, and {name} holds some")));
+            return Err(Failure::usage(format!(
+                "--after needs a file without entries, and {name} holds some; omit --after or name another file"
+            )));
         }
         let remote = self.caller.connect().await?;
         let list = self.filters.list(&remote).await?;
@@ -83,13 +85,13 @@ impl Export {
             request.log_id = Some(last.log_id.to_string());
             request.after_hash = Some(last.hash.to_vec());
         }
-        let bar = if hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
+        let bar = if is_bar_hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
         let cursor = target.held().last.map(|_| target.name());
         let mut last = None;
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            target.take(&part)?;
+            target.write(&part)?;
             bar.set_length(part.head_revision.unsigned_abs());
             bar.set_position(part.through_revision.unsigned_abs());
             advance(request, &part);
@@ -98,12 +100,11 @@ impl Export {
         };
         let reading = Reading { endless: false, cursor };
         let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-        let exporting = remote.following(request, reading, open, take);
-        let exported = exporting.await;
+        let exported = remote.following(request, reading, open, take).await;
         bar.finish_and_clear();
-        let kept = target.finish();
-        exported.and(kept)?;
-        last.map_or(Ok(()), |part| tell(self.output, target.held(), filtered, &part))
+        let synced = target.finish();
+        exported.and(synced)?;
+        last.map_or(Ok(()), |part| print(self.output, target.held(), filtered, &part))
     }
 }
 
@@ -120,8 +121,8 @@ struct Summary<'a> {
     through_hash: &'a str,
 }
 
-/// Says what the file holds now, on standard error, where it is in nobody's way.
-fn tell(output: Output, held: &Held, filtered: bool, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
+/// Prints a summary of the file to standard error; standard output may be the file.
+fn print(output: Output, held: &HeldEntries, filtered: bool, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
     let (first_revision, last_revision) = (held.first, held.last.map(|last| last.revision));
     let (entries, log_id, through_revision) = (held.entries, &part.log_id, part.through_revision);
     let through_hash = &output::hex(&part.through_hash);

@@ -1,5 +1,5 @@
-//! An entry as a file holds it: with all that its hash covers, exactly, so that the chain can be recomputed from the file
-//! alone (`docs/audit-proof.md`).
+//! Entries as lines of an exported file, with every field that the hash covers, so that the chain can be recomputed from the
+//! file alone (`docs/audit-proof.md`).
 
 use csv::{ReaderBuilder, StringRecord, WriterBuilder};
 use serde::{Deserialize, Serialize};
@@ -7,14 +7,14 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Format;
-use super::held::Cursor;
+use super::held::EntryPosition;
 use crate::api::pb::AuditLog;
 use crate::cli::Failure;
 use crate::cli::output::{self, Item};
 use crate::domain::Revision;
 use crate::domain::hash::parse_hex;
 
-/// The columns of CSV: the fields of the message `AuditLog`, in its order, after the id of the log.
+/// The CSV columns: `log_id`, then the fields of the message `AuditLog`.
 const COLUMNS: [&str; 24] = [
     "log_id",
     "id",
@@ -42,7 +42,7 @@ const COLUMNS: [&str; 24] = [
     "reverts",
 ];
 
-/// One line: an entry as everywhere else, and which log it is of.
+/// One line: the log id and the entry.
 #[derive(Serialize)]
 struct Line<'a, T> {
     log_id: &'a str,
@@ -50,8 +50,8 @@ struct Line<'a, T> {
     entry: T,
 }
 
-/// Writes an entry down. What is absent is left out in JSON and empty in CSV, where nothing is lost by it: of the fields
-/// that may be absent, no present one is empty.
+/// Appends an entry as a line. Absent fields are left out in JSON and empty in CSV; an optional field is never empty when
+/// present.
 pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec<u8>) -> Result<(), Failure> {
     let line = Line { log_id, entry: entry.json() };
     match format {
@@ -72,7 +72,7 @@ pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec
     Ok(())
 }
 
-/// What a file begins with: in CSV, the names of the columns.
+/// The first line of a file: the column names in CSV, nothing in NDJSON.
 pub(super) fn head(format: Format) -> std::io::Result<Vec<u8>> {
     let mut head = Vec::new();
     if format == Format::Csv {
@@ -81,7 +81,7 @@ pub(super) fn head(format: Format) -> std::io::Result<Vec<u8>> {
     Ok(head)
 }
 
-/// Whether that is what an older version began a CSV file with: `reverts` came last.
+/// Whether this is the first line of a CSV file of an older version, without `reverts`.
 pub(super) fn is_older_head(line: &[u8]) -> bool {
     let mut older = Vec::new();
     cells(&mut older, &COLUMNS[..COLUMNS.len() - 1]).is_ok() && line == older
@@ -93,17 +93,17 @@ fn cells<I: AsRef<[u8]>>(to: &mut Vec<u8>, cells: impl IntoIterator<Item = I>) -
     writer.flush()
 }
 
-/// What must be in a line, and tells where in which log it stands.
+/// The required fields of a line.
 #[derive(Deserialize)]
-struct Place {
+struct PositionFields {
     log_id: Uuid,
     revision: Revision,
     hash: String,
 }
 
-/// Where in which log a line stands; nothing for what is no line of ours.
-pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
-    let Place { log_id, revision, hash } = match format {
+/// The position of a line's entry; `None` for any other line.
+pub(super) fn read(format: Format, line: &[u8]) -> Option<EntryPosition> {
+    let PositionFields { log_id, revision, hash } = match format {
         Format::Ndjson => serde_json::from_slice(line).ok()?,
         Format::Csv => {
             let mut reader = ReaderBuilder::new().has_headers(false).from_reader(line);
@@ -111,5 +111,5 @@ pub(super) fn read(format: Format, line: &[u8]) -> Option<Cursor> {
             cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
         }
     };
-    Some(Cursor { log_id, revision, hash: parse_hex(&hash)? })
+    Some(EntryPosition { log_id, revision, hash: parse_hex(&hash)? })
 }

@@ -1,29 +1,29 @@
-//! Where the entries go: a file, or standard output.
+//! The output of an export: a file, or standard output.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::Format;
-use super::held::{Cursor, Held, Unreadable};
+use super::held::{EntryPosition, HeldEntries, NotContinuable};
 use super::record;
 use crate::api::pb::StreamAuditLogsResponse;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 
-pub(in crate::cli::audit) struct Target {
+pub(in crate::cli::audit) struct ExportTarget {
     format: Format,
-    /// None for standard output.
+    /// `None` for standard output.
     path: Option<PathBuf>,
-    /// None until there is something to write to it.
+    /// `None` for a new file until something is written to it.
     file: Option<File>,
-    held: Held,
-    begun: bool,
+    held: HeldEntries,
+    has_begun: bool,
 }
 
-impl Target {
-    /// Reads what the file holds already. It is left as it is until the server has agreed to go on from there.
+impl ExportTarget {
+    /// Reads the entries that the file holds. It is not changed before the server continues from them.
     pub fn open(path: Option<PathBuf>, format: Format) -> Result<Self, Failure> {
-        let mut target = Self { format, path, file: None, held: Held::default(), begun: false };
+        let mut target = Self { format, path, file: None, held: HeldEntries::default(), has_begun: false };
         let Some(path) = &target.path else { return Ok(target) };
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(target),
@@ -31,7 +31,7 @@ impl Target {
         };
         let regular = file.metadata().map_err(|error| target.failed(&error))?.is_file();
         if !regular {
-            return Err(Failure::usage(format!("{}: it is no file", path.display())));
+            return Err(Failure::usage(format!("{}: it is not a regular file; name another file", path.display())));
         }
         file.try_lock().map_err(|error| match error {
             TryLockError::WouldBlock => {
@@ -39,27 +39,27 @@ impl Target {
             }
             TryLockError::Error(error) => target.failed(&error),
         })?;
-        target.held = Held::read(BufReader::new(&file), format).map_err(|unreadable| match unreadable {
-            Unreadable::Foreign(..) | Unreadable::Older => Failure::usage(format!("{}: {unreadable}", path.display())),
-            Unreadable::Io(error) => target.failed(&error),
+        target.held = HeldEntries::read(BufReader::new(&file), format).map_err(|error| match error {
+            NotContinuable::Io(error) => target.failed(&error),
+            error => Failure::usage(format!("{}: {error}", path.display())),
         })?;
         target.file = Some(file);
         Ok(target)
     }
 
-    pub fn held(&self) -> &Held {
+    pub fn held(&self) -> &HeldEntries {
         &self.held
     }
 
-    /// Writes the entries of a message down.
-    pub fn take(&mut self, message: &StreamAuditLogsResponse) -> Result<(), Failure> {
+    /// Writes the entries of a message.
+    pub fn write(&mut self, message: &StreamAuditLogsResponse) -> Result<(), Failure> {
         let mut bytes = self.begin()?;
         for entry in &message.items {
             record::write(self.format, &message.log_id, entry, &mut bytes)?;
-            let line = Cursor::new(&message.log_id, entry);
-            line.and_then(|line| self.held.take(line)).ok_or_else(|| Failure {
+            let position = EntryPosition::new(&message.log_id, entry);
+            position.and_then(|position| self.held.push(position)).ok_or_else(|| Failure {
                 code: EXIT_FAILURE,
-                line: format!("the server sent revision {} of log {} out of turn", entry.revision, message.log_id),
+                line: format!("the server sent revision {} of log {} out of order", entry.revision, message.log_id),
             })?;
         }
         match &mut self.file {
@@ -70,9 +70,9 @@ impl Target {
         Ok(())
     }
 
-    /// Makes ready for what comes first, now that something comes: cuts off what is not complete, and begins a new file.
+    /// Prepares the file before the first write: cuts off an incomplete line, or creates the file. Returns the first line.
     fn begin(&mut self) -> Result<Vec<u8>, Failure> {
-        if std::mem::replace(&mut self.begun, true) {
+        if std::mem::replace(&mut self.has_begun, true) {
             return Ok(Vec::new());
         }
         if let Some(path) = self.path.as_ref().filter(|_| self.file.is_none()) {
@@ -87,17 +87,17 @@ impl Target {
         if self.held.bytes > 0 { Ok(Vec::new()) } else { Ok(record::head(self.format)?) }
     }
 
-    /// Makes sure that what was written stays.
+    /// Syncs the file to disk.
     pub fn finish(&mut self) -> Result<(), Failure> {
         let (Some(path), Some(file)) = (&self.path, &self.file) else { return Ok(()) };
         file.sync_all().and_then(|()| file::sync_folder(path)).map_err(|error| self.failed(&error))
     }
 
-    fn failed(&self, why: &io::Error) -> Failure {
-        file::failed(&self.name(), why)
+    fn failed(&self, error: &io::Error) -> Failure {
+        file::failed(&self.name(), error)
     }
 
-    /// What it is called in words to a person.
+    /// The name for messages.
     pub fn name(&self) -> String {
         self.path.as_ref().map_or("standard output".into(), |path| path.display().to_string())
     }

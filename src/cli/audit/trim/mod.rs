@@ -10,7 +10,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::checkpoint::signed;
-use super::export::{Format, Held, Target};
+use super::export::{ExportTarget, Format, HeldEntries};
 use super::filters::advance;
 use super::list::newest;
 use crate::api::pb::*;
@@ -77,7 +77,7 @@ struct Summary {
 
 impl Trim {
     pub async fn run(self) -> Result<(), Failure> {
-        let mut target = Target::open(Some(self.output_file.clone()), Format::Ndjson)?;
+        let mut target = ExportTarget::open(Some(self.output_file.clone()), Format::Ndjson)?;
         if target.held().has_holes() {
             let name = target.name();
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));
@@ -160,7 +160,7 @@ async fn last_to_remove(remote: &Remote, before: Before) -> Result<Revision, Fai
 /// `last` too, if the file holds it.
 fn verify_file(
     path: &Path,
-    held: &Held,
+    held: &HeldEntries,
     log: LogStart,
     last: Revision,
 ) -> Result<Option<(Verified, Option<Hash>)>, Failure> {
@@ -191,7 +191,7 @@ fn verify_file(
 /// Appends the entries up to `last` to the file, and verifies them as they come. `held` is what the file holds already.
 async fn export(
     remote: &Remote,
-    target: &mut Target,
+    target: &mut ExportTarget,
     held: Option<Verified>,
     log: LogStart,
     last: Revision,
@@ -221,7 +221,7 @@ async fn export(
             let entry = entry.map_err(|field| failed(format!("revision {}: invalid {field}", item.revision)))?;
             chain.push(&entry).map_err(|fault| failed(format!("the log is not intact: {fault}")))?;
         }
-        target.take(&part)?;
+        target.write(&part)?;
         advance(request, &part);
         end = part.through_revision;
         // At least 1, for a stream that breaks right after the last entry; 0 would be refused.
