@@ -207,7 +207,7 @@ async fn a_first_start_waits_until_the_administrator_can_be_written() {
     assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
     let held = database.lock_head().await;
     let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
-    log.wait_for_line("waiting to write the first administrator").await;
+    log.wait_for_line("waiting for the database to create the first administrator").await;
     drop(held);
     server.ready().await;
     server.admin().await.create("a").await;
@@ -216,6 +216,6 @@ async fn a_first_start_waits_until_the_administrator_can_be_written() {
     assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
     let _held = database.lock_head().await;
     let (server, mut log) = Server::launch_with_log(&database.url, &[]).await;
-    log.wait_for_line("waiting to write the first administrator").await;
+    log.wait_for_line("waiting for the database to create the first administrator").await;
     assert_eq!(server.terminate().await.code(), Some(0), "it can be stopped meanwhile");
 }

@@ -268,7 +268,7 @@ async fn failed_authentications_are_counted_by_reason_and_logged_without_the_tok
     }
     assert!(watched.server.terminate().await.success());
     let words = log.rest().await;
-    let told: Vec<_> = words.lines().filter(|line| line.contains("a call was not authenticated")).collect();
+    let told: Vec<_> = words.lines().filter(|line| line.contains("authentication failed")).collect();
     assert!((1..=3).contains(&told.len()), "now and then, not each: {told:?}");
     assert!(told[0].contains("reason=\"unknown\"") && told[0].contains("127.0.0.1:"), "{told:?}");
     assert!(!words.contains(guessed) && !metrics.contains(guessed));
