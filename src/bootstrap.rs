@@ -77,7 +77,7 @@ pub async fn bootstrap(
 
 /// Whether the administrator was created by us.
 async fn created(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
-    let proposal = proposal(secret).map_err(|rule| Error::internal(rule))?;
+    let proposal = proposal(secret).map_err(Error::internal)?;
     match proposals.propose(proposal, None).await {
         Ok(_) => Ok(true),
         Err(Error::EmailTaken(_)) => Ok(false),
