@@ -130,7 +130,7 @@ async fn filtered_file_needs_same_filters() {
         let message = shell.fails(&[&export[..], &["--after", "1", "--action", "flag_archived"]].concat(), 2).await;
         assert!(message.contains("--after"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), holes);
-        assert_eq!(audit_export(&shell, &path, &filtered).await.lines().count(), 1, "with the filters it goes on");
+        assert_eq!(audit_export(&shell, &path, &filtered).await.lines().count(), 1, "continues with the same filters");
         fs::remove_file(&path).unwrap();
         let message = audit_export(&shell, &path, &["--format", format, "--after", "3"]).await;
         assert!(message.contains(", revisions 4..") && !message.contains("filtered"), "{message}");

@@ -105,7 +105,7 @@ async fn trim_to_mismatched_file_removes_nothing() {
     fs::write(&path, &altered).unwrap();
     let message = shell.fails(&remove, 1).await;
     assert!(message.contains("revision 1: altered"), "{message}");
-    assert_eq!(fs::read_to_string(&path).unwrap(), altered, "it is left as it is");
+    assert_eq!(fs::read_to_string(&path).unwrap(), altered, "the file is unchanged");
     let holes: String =
         whole.lines().filter(|line| !line.contains("\"revision\":3,")).map(|l| format!("{l}\n")).collect();
     fs::write(&path, &holes).unwrap();
@@ -148,7 +148,7 @@ async fn trim_without_signing_key_removes_nothing() {
         code != 0 && out.is_empty() && message.contains("nothing was removed: the server signed no checkpoint"),
         "{message}"
     );
-    assert_eq!(revisions(&path), [3, 4, 5], "behind what was trimmed before");
+    assert_eq!(revisions(&path), [3, 4, 5], "after the floor");
     assert!(!folder.path().join("log.checkpoint").exists());
     assert_eq!(admin.log().await, log);
     // A file cut in the middle of a line is continued.
