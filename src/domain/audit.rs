@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Hash;
 use super::Revision;
 use super::flag::json;
-use super::hash::{hex_digits, parse_hex};
+use super::hex::{hex_digits, parse_hex};
 use super::time::Timestamp;
 
 macro_rules! names {

@@ -10,18 +10,6 @@ use super::audit::Entry;
 /// The hash before the first entry.
 pub const GENESIS: Hash = [0; 32];
 
-/// A hash as 64 lower-case hexadecimal digits.
-pub fn hex_digits(hash: &Hash) -> String {
-    hex::encode(hash)
-}
-
-/// The inverse of [`hex_digits`]; takes digits of either case.
-pub fn parse_hex(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    hex::decode_to_slice(text, &mut hash).ok()?;
-    Some(hash)
-}
-
 /// The version of the encoding that covers an entry, itself covered by the hash. Version 2 adds what an entry reverts.
 /// Other entries use version 1, so that a verifier without reverts need not know version 2.
 pub fn version(reverts: Option<Uuid>) -> u8 {

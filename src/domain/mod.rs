@@ -8,6 +8,7 @@ pub mod error;
 pub mod filter;
 pub mod flag;
 pub mod hash;
+pub mod hex;
 
 pub mod history;
 pub mod state;

@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Fault, HashSource, KnownHash, Problem, Start, Verifier};
 use crate::checkpoint::{Misfit, Note, VerifierKey};
-use crate::domain::hash::parse_hex;
+use crate::domain::hex::parse_hex;
 use crate::domain::{Hash, Revision};
 use crate::store::StoredCheckpoint;
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Deserializer};
 use uuid::Uuid;
 
 use crate::domain::audit::{Action, EntityType, Entry};
-use crate::domain::hash::parse_hex;
+use crate::domain::hex::parse_hex;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 

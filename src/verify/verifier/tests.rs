@@ -1,6 +1,7 @@
 use super::*;
 use crate::domain::audit::{Action, EntityType};
-use crate::domain::hash::{chain, hex_digits};
+use crate::domain::hash::chain;
+use crate::domain::hex::hex_digits;
 use crate::domain::time::Timestamp;
 
 const LOG: Uuid = Uuid::from_u128(7);

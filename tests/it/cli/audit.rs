@@ -1,7 +1,7 @@
 //! `toggled audit list` and `audit tail`, as text and JSON.
 
 use serde_json::json;
-use toggled::domain::hash::hex_digits;
+use toggled::domain::hex::hex_digits;
 
 use super::{Shell, server};
 

@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use toggled::domain::audit::{Action, EntityType, Entry};
-use toggled::domain::hash::{GENESIS, chain, hex_digits};
+use toggled::domain::hash::{GENESIS, chain};
+use toggled::domain::hex::hex_digits;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 

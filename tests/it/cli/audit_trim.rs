@@ -7,7 +7,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use toggled::checkpoint::{Note, VerifierKey};
-use toggled::domain::hash::{GENESIS, hex_digits};
+use toggled::domain::hash::GENESIS;
+use toggled::domain::hex::hex_digits;
 
 use super::export::odd_flags;
 use super::{Shell, server};

@@ -7,7 +7,7 @@ use toggled::api::pb::*;
 use toggled::checkpoint::{Checkpoint, SigningKey};
 use toggled::domain::audit::Entry;
 use toggled::domain::filter::{Filter, Range};
-use toggled::domain::hash::hex_digits;
+use toggled::domain::hex::hex_digits;
 use toggled::domain::time::Timestamp;
 use toggled::store::{EntryQuery, Order, Store, open_existing};
 use tonic::Code;

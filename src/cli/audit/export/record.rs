@@ -12,7 +12,7 @@ use crate::api::pb::AuditLog;
 use crate::cli::Failure;
 use crate::cli::output::{self, Item};
 use crate::domain::Revision;
-use crate::domain::hash::parse_hex;
+use crate::domain::hex::parse_hex;
 
 /// The CSV columns: `log_id`, then the fields of the message `AuditLog`.
 const COLUMNS: [&str; 24] = [

@@ -19,7 +19,8 @@ use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{EXIT_FAILURE, Failure, file, progress};
 use crate::domain::audit::{Action, Entry, LogStart};
-use crate::domain::hash::{GENESIS, hex_digits};
+use crate::domain::hash::GENESIS;
+use crate::domain::hex::hex_digits;
 use crate::domain::{Hash, Revision};
 use crate::verify::{ArchiveError, Chain, Start, Verified, find_in_archive};
 

@@ -5,7 +5,7 @@ use serde::Serialize;
 use crate::cli::output::{self, Format, Output};
 use crate::cli::{EXIT_FAILURE, Failure};
 use crate::domain::Revision;
-use crate::domain::hash::hex_digits;
+use crate::domain::hex::hex_digits;
 use crate::verify::{Fault, Problem, Report, Stop, Verified};
 
 impl From<Failure> for Stop<Failure> {
