@@ -10,6 +10,7 @@ mod parts;
 mod report;
 mod rig;
 mod scale;
+mod stats;
 
 use std::path::Path;
 use std::process::ExitCode;

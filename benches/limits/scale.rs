@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+/// How many flags there are, `flag-1` and on. The scripts of pgbench know it too.
+pub const FLAGS: usize = 1_000;
+
 /// How long, how often, and on how much.
 pub struct Scale {
     /// Both sides of a comparison take so many turns.

@@ -9,12 +9,14 @@ use tokio::time::{MissedTickBehavior, interval};
 use super::reads::answers;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::callers::{at, flip_request, token, with_token};
+use crate::rig::Rig;
 use crate::rig::flipping::Flipping;
+use crate::rig::requests::{flip_request, token, with_token};
 use crate::rig::server::Server;
 use crate::rig::watchers::{WATCHERS, Watchers};
-use crate::rig::{FLAGS, Rig};
-use toggled::api::pb::toggle_service_client::ToggleServiceClient;
+use crate::scale::FLAGS;
+use crate::stats::at;
+use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
 
 /// The flags with the highest numbers are watched, one after the other is flipped, so often a second.
 const WATCHED: usize = 10;

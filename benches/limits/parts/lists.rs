@@ -9,8 +9,10 @@ use tonic::transport::Channel;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::callers::{Callers, at, token, with_token};
+use crate::rig::callers::Callers;
+use crate::rig::requests::{token, with_token};
 use crate::rig::{Rig, Served, fill};
+use crate::stats::at;
 
 /// Calls with a filter, of which the slowest counts.
 const FILTERED: usize = 10;

@@ -13,9 +13,11 @@ use tonic::transport::Channel;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
-use crate::rig::callers::{Callers, all, at, token, with_token};
+use crate::rig::callers::{Callers, all};
 use crate::rig::flipping::Flipping;
+use crate::rig::requests::{token, with_token};
 use crate::rig::server::Server;
+use crate::stats::at;
 
 const FLIPPING: usize = 64;
 const READING: usize = 4;

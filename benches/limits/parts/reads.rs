@@ -7,8 +7,9 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::bare::Answers;
-use crate::rig::callers::{Callers, read_request, token, with_token};
+use crate::rig::callers::Callers;
 use crate::rig::h2load::Calls;
+use crate::rig::requests::{read_request, token, with_token};
 use crate::rig::server::Server;
 use crate::rig::watchers::one_change;
 

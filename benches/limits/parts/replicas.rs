@@ -1,11 +1,12 @@
 //! Two replicas on one PostgreSQL: what both together flip, beside one.
 
 use crate::Result;
-use crate::report::{Goal, Report, Row, median};
+use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::callers::Callers;
 use crate::rig::flipping::Flipping;
 use crate::rig::server::Server;
+use crate::stats::median;
 
 /// What batches were made of, as the server's metrics have it.
 const BATCHES: [&str; 2] = ["toggled_committer_batch_size_sum", "toggled_committer_batch_size_count"];

@@ -4,10 +4,11 @@ use tempfile::TempDir;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
+use crate::rig::Rig;
 use crate::rig::callers::Callers;
 use crate::rig::flipping::Flipping;
 use crate::rig::server::Server;
-use crate::rig::{FLAGS, Rig};
+use crate::scale::FLAGS;
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     flips_on_a_long_log(rig, report).await?;

@@ -16,8 +16,9 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::callers::{Callers, token, with_token};
-use crate::rig::raw_codec::RawCodec;
+use crate::rig::callers::Callers;
+use crate::rig::raw::Raw;
+use crate::rig::requests::{token, with_token};
 use crate::rig::{Rig, Served, fill};
 
 /// What an entry is sent as.

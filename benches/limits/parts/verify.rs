@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::server::{program, resident_mib};
+use crate::rig::process::{output, resident_mib};
 use crate::rig::{Rig, Served, fill};
 
 /// Verified a second, at least.
@@ -60,7 +60,7 @@ async fn export(url: &str, entries: u64, file: &Path) -> Result<()> {
         .arg(file)
         .env("TOGGLED_ADDR", served.server.address.to_string())
         .env("TOGGLED_TOKEN", crate::rig::server::TOKEN);
-    crate::rig::output(command).await.map(drop)
+    output(command).await.map(drop)
 }
 
 /// How long it takes, and the most memory at once.

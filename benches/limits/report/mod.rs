@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::Result;
-pub use row::{Goal, Row, median};
+pub use row::{Goal, Row};
 
 /// All that was measured, in the order of the table.
 #[derive(Default)]

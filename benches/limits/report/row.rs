@@ -1,5 +1,7 @@
 //! One thing that was measured.
 
+use crate::stats::median;
+
 /// What a row is to reach.
 #[derive(Clone, Copy)]
 pub enum Goal {
@@ -130,16 +132,5 @@ impl Row {
             "what": self.what, "against": self.against, "unit": self.unit.trim(), "ours": self.ours,
             "limit": self.limits, "value": self.value(), "goal": goal, "must": must, "aim": aim,
         })
-    }
-}
-
-/// The middle of some values.
-pub fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    match (sorted.len() / 2, sorted.len() % 2) {
-        (0, 0) => f64::NAN,
-        (middle, 0) => f64::midpoint(sorted[middle - 1], sorted[middle]),
-        (middle, _) => sorted[middle],
     }
 }

@@ -1,35 +1,21 @@
 //! Our side of changes: callers with a token, on a few connections.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
-use toggled::api::pb::toggle_service_client::ToggleServiceClient;
-use toggled::api::pb::{
-    CreateFeatureFlagRequest, GetFeatureFlagRequest, GetFeatureFlagResponse, ToggleFeatureFlagRequest,
-    get_feature_flag_request, toggle_feature_flag_request,
-};
+use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
+use toggled::grpc::pb::{CreateFeatureFlagRequest, GetFeatureFlagResponse};
 use tokio::task::JoinSet;
-use tonic::Request;
-use tonic::metadata::{Ascii, MetadataValue};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::flipping::{self, Flipping, Flips};
-use super::server::TOKEN;
+use super::requests::{connect, read_request, token, with_token};
 use crate::Result;
-
-type Token = MetadataValue<Ascii>;
 
 /// Connections that all callers of a server share.
 const CONNECTIONS: usize = 8;
 
 /// Callers who create flags.
 const CREATORS: usize = 256;
-
-/// The length that this share of all is not longer than. They are sorted.
-pub fn at(lengths: &[Duration], share: f64) -> Duration {
-    let index = (lengths.len() as f64 * share) as usize;
-    lengths.get(index.min(lengths.len().saturating_sub(1))).copied().unwrap_or_default()
-}
 
 /// Everyone who calls a server.
 pub struct Callers {
@@ -103,40 +89,10 @@ impl Callers {
     }
 }
 
-/// The request to flip a flag.
-pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
-    ToggleFeatureFlagRequest {
-        flag: Some(toggle_feature_flag_request::Flag::Key(format!("flag-{number}"))),
-        reason: "quick benchmark".to_owned(),
-        ..Default::default()
-    }
-}
-
-/// The request for `flag-1`.
-pub fn read_request() -> GetFeatureFlagRequest {
-    let flag = get_feature_flag_request::Flag::Key("flag-1".to_owned());
-    GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
-}
-
 /// What a server says of `flag-1`.
 pub async fn flag_1(address: SocketAddr) -> Result<GetFeatureFlagResponse> {
     let mut client = ToggleServiceClient::new(connect(address).await?);
     Ok(client.get_feature_flag(with_token(read_request(), &token()?)).await?.into_inner())
-}
-
-pub async fn connect(address: SocketAddr) -> Result<Channel> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?.user_agent("quick")?.connect().await?)
-}
-
-/// What every request shows.
-pub fn token() -> Result<Token> {
-    Ok(format!("Bearer {TOKEN}").parse()?)
-}
-
-pub fn with_token<T>(message: T, token: &Token) -> Request<T> {
-    let mut request = Request::new(message);
-    request.metadata_mut().insert("authorization", token.clone());
-    request
 }
 
 /// Waits for all callers; the first failure is everyone's.

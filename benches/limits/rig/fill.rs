@@ -12,8 +12,8 @@ use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::store::{AppendOutcome, Writer, open};
 use uuid::Uuid;
 
-use super::FLAGS;
 use crate::Result;
+use crate::scale::FLAGS;
 
 /// Users who flip, besides the administrator.
 pub const USERS: usize = 20;

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::FLAGS;
-use super::callers::{at, flip_request};
+use super::requests::flip_request;
 use super::server::TOKEN;
 use crate::Result;
+use crate::scale::FLAGS;
+use crate::stats::at;
 
 /// Connections that callers share, if they are that many.
 const CONNECTIONS: usize = 4;

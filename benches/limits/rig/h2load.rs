@@ -7,7 +7,7 @@ use prost::Message;
 use tempfile::NamedTempFile;
 use tokio::process::Command;
 
-use super::output;
+use super::process::output;
 use super::server::TOKEN;
 use crate::Result;
 

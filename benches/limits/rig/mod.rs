@@ -8,26 +8,21 @@ pub mod fill;
 pub mod flipping;
 pub mod h2load;
 pub mod pgbench;
+pub mod process;
 /// As the tests have it: what answers cost whoever asks is not what is measured.
-#[path = "../../../tests/it/support/raw_codec.rs"]
-pub mod raw_codec;
+#[path = "../../../tests/it/support/raw.rs"]
+pub mod raw;
+pub mod requests;
 pub mod server;
 pub mod sqlite;
 pub mod watchers;
 
-use std::process::Stdio;
-
-use tokio::process::Command;
-
 use crate::Result;
-use crate::scale::Scale;
+use crate::scale::{FLAGS, Scale};
 use callers::Callers;
 use cluster::Cluster;
 use pgbench::Pgbench;
 use server::Server;
-
-/// How many flags there are, `flag-1` and on. The scripts of pgbench know it too.
-pub const FLAGS: usize = 1_000;
 
 /// What parts share.
 pub struct Rig {
@@ -105,14 +100,4 @@ impl Rig {
             None => Ok(self.pgbench.insert(Pgbench::best(&self.cluster, self.scale).await?).clone()),
         }
     }
-}
-
-/// What a program prints, if it succeeds.
-pub async fn output(mut command: Command) -> Result<String> {
-    let done = command.stdin(Stdio::null()).kill_on_drop(true).output().await?;
-    if !done.status.success() {
-        let said = String::from_utf8_lossy(&done.stderr);
-        return Err(format!("{:?} ended with {}: {said}", command.as_std().get_program(), done.status).into());
-    }
-    Ok(String::from_utf8(done.stdout)?)
 }

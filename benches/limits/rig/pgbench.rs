@@ -10,11 +10,11 @@ use tokio::process::Command;
 
 use super::callers::Callers;
 use super::cluster::Cluster;
+use super::process::output;
 use super::server::Server;
-use super::{FLAGS, output};
 use crate::Result;
-use crate::report::median;
-use crate::scale::Scale;
+use crate::scale::{FLAGS, Scale};
+use crate::stats::median;
 
 /// Ways to write a flip as one statement, by the revision's source: a script, the name of its database, and what to
 /// prepare there.

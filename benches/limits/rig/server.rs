@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStdout, Command};
 
 use super::bare::{self, Answers};
+use super::process::resident_mib;
 use crate::Result;
 
 /// The administrator's token.
@@ -111,21 +112,4 @@ impl Server {
     pub async fn stop(mut self) -> Result<()> {
         Ok(self.process.kill().await?)
     }
-}
-
-/// The measured program: the one that Cargo built for the benchmark, or the one that this variable names, built from
-/// another state of the sources or with another profile.
-const PROGRAM: &str = "TOGGLED_BENCH_PROGRAM";
-
-/// The measured program, ready for its arguments.
-pub fn program() -> Command {
-    Command::new(std::env::var_os(PROGRAM).unwrap_or_else(|| env!("CARGO_BIN_EXE_toggled").into()))
-}
-
-/// What the kernel says of a process's memory, in MiB: `VmRSS:`, what it takes now, or `VmHWM:`, the most that it took.
-pub fn resident_mib(process: u32, what: &str) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix(what)).ok_or("the process has ended")?;
-    let kib: f64 = line.trim().trim_end_matches(" kB").parse()?;
-    Ok(kib / 1_024.0)
 }

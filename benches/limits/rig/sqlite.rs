@@ -10,8 +10,8 @@ use toggled::domain::hash::{self, chain};
 use toggled::domain::time::{Clock, SystemClock};
 use uuid::Uuid;
 
-use super::FLAGS;
 use crate::Result;
+use crate::scale::FLAGS;
 
 /// A connection to a database that the service has made.
 pub struct Sqlite {

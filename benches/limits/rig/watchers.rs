@@ -12,7 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Streaming;
 
-use super::callers::{connect, flip_request, token, with_token};
+use super::requests::{connect, flip_request, token, with_token};
 use crate::Result;
 
 /// Open streams, and the connections that they share.

@@ -1,0 +1,45 @@
+//! The requests that clients of both sides send, and the connections that carry them.
+
+use std::net::SocketAddr;
+
+use toggled::grpc::pb::{
+    GetFeatureFlagRequest, ToggleFeatureFlagRequest, get_feature_flag_request, toggle_feature_flag_request,
+};
+use tonic::Request;
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::transport::{Channel, Endpoint};
+
+use super::server::TOKEN;
+use crate::Result;
+
+type Token = MetadataValue<Ascii>;
+
+/// The request to flip a flag.
+pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
+    ToggleFeatureFlagRequest {
+        flag: Some(toggle_feature_flag_request::Flag::Key(format!("flag-{number}"))),
+        reason: "quick benchmark".to_owned(),
+        ..Default::default()
+    }
+}
+
+/// The request for `flag-1`.
+pub fn read_request() -> GetFeatureFlagRequest {
+    let flag = get_feature_flag_request::Flag::Key("flag-1".to_owned());
+    GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
+}
+
+pub async fn connect(address: SocketAddr) -> Result<Channel> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?.user_agent("quick")?.connect().await?)
+}
+
+/// What every request shows.
+pub fn token() -> Result<Token> {
+    Ok(format!("Bearer {TOKEN}").parse()?)
+}
+
+pub fn with_token<T>(message: T, token: &Token) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("authorization", token.clone());
+    request
+}
