@@ -77,15 +77,18 @@ deny:
 docs:
 	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_ contract::
 
-# Compares the service with the machine's limits, in turns, in less than 15 minutes. Writes docs/benchmarks.
-bench:
+# Measures the service against what this machine can do, in less than 15 minutes, and writes docs/benchmarks.
+bench: BENCH_SIZE =
+bench bench-quick:
 	tests/setup.sh bench
-	cargo bench --profile dist --locked --bench limits
+	cargo bench --locked --bench limits -- $(BENCH_SIZE) $(BENCH_BUILDS)
 
-# A short run, in about two minutes. Writes nothing.
-bench-quick:
-	tests/setup.sh bench
-	cargo bench --profile dist --locked --bench limits -- quick
+# Measures less of everything, in about two minutes, and writes no files.
+bench-quick: BENCH_SIZE = quick
+
+# BEFORE=/path/to/toggled compares flips and reads of this source with another build instead, in turns in the same run, and
+# fails below 0.97 of its rate. RELEASE=/path/to/toggled also measures this source built with the release profile.
+BENCH_BUILDS = $(if $(BEFORE),--before $(BEFORE)) $(if $(RELEASE),--release $(RELEASE))
 
 # Build times: a clean release build, with a report by crate, and a check after a change.
 build-times: export CARGO_TARGET_DIR = target/build-times

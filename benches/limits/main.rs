@@ -12,10 +12,11 @@ mod rig;
 mod scale;
 mod stats;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Instant;
 
+use clap::Parser;
 use mimalloc::MiMalloc;
 use report::Report;
 use rig::{Rig, bare};
@@ -31,14 +32,31 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Where the last full run is written down.
 const WRITTEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks");
 
+/// Measures the service against what this machine can do.
+#[derive(Parser)]
+struct Arguments {
+    /// Compare with this build instead: measures both in turns
+    #[arg(long, value_name = "PROGRAM")]
+    before: Option<PathBuf>,
+    /// Measure this build, made with the release profile, beside the current one
+    #[arg(long, value_name = "PROGRAM")]
+    release: Option<PathBuf>,
+    /// `quick` for less of everything, then the parts to measure; all parts by default
+    #[arg(value_name = "PART")]
+    words: Vec<String>,
+    /// Passed by `cargo bench`; has no effect
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    // `cargo bench` adds an option of its own, which means nothing here.
-    let words: Vec<_> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
-    let result = match words.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+    let arguments = Arguments::parse();
+    let words: Vec<_> = arguments.words.iter().map(String::as_str).collect();
+    let result = match words[..] {
         [bare::COMMAND] => bare::serve().await.map(|()| true),
-        ["quick", ref parts @ ..] => run(&scale::QUICK, parts).await,
-        ref parts => run(&scale::FULL, parts).await,
+        ["quick", ref parts @ ..] => run(&scale::QUICK, parts, &arguments).await,
+        ref parts => run(&scale::FULL, parts, &arguments).await,
     };
     match result {
         Ok(true) => ExitCode::SUCCESS,
@@ -50,20 +68,27 @@ async fn main() -> ExitCode {
     }
 }
 
-/// Measures and tells; whether everything is as it must be.
-async fn run(scale: &'static Scale, wanted: &[&str]) -> Result<bool> {
-    if let Some(unknown) = wanted.iter().find(|word| !parts::NAMES.contains(word)) {
-        return Err(format!("there is no part {unknown:?}, but {}", parts::NAMES.join(", ")).into());
+/// Measures the parts and prints the results. Returns whether every goal is met.
+async fn run(scale: &'static Scale, parts: &[&str], arguments: &Arguments) -> Result<bool> {
+    let Arguments { before, release, .. } = arguments;
+    let compares = before.is_some() || release.is_some();
+    if let Some(unknown) = parts.iter().find(|part| !parts::NAMES.contains(part)) {
+        return Err(format!("unknown part {unknown:?}; the parts are {}", parts::NAMES.join(", ")).into());
     }
+    let selected = match parts {
+        [] if compares => &[parts::COMPARE][..],
+        [] => &parts::NAMES,
+        parts => parts,
+    };
     let began = Instant::now();
     let mut report = Report::default();
-    let mut rig = Rig::new(scale).await?;
-    for name in parts::NAMES.into_iter().filter(|name| wanted.is_empty() || wanted.contains(name)) {
-        parts::measure(name, &mut rig, &mut report).await?;
+    let mut rig = Rig::new(scale, before.clone(), release.clone()).await?;
+    for part in selected {
+        parts::measure(part, &mut rig, &mut report).await?;
     }
     println!("\n{}", report.table());
     println!("measured in {:.0} s", began.elapsed().as_secs_f64());
-    if wanted.is_empty() && scale.is_written_down {
+    if selected == parts::NAMES && scale.is_written_down {
         report.write(Path::new(WRITTEN))?;
     }
     Ok(report.is_enough())

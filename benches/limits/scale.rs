@@ -18,6 +18,10 @@ pub struct Scale {
     pub reads: usize,
     /// Calls of a turn whose median counts.
     pub calls: usize,
+    /// Rounds of a comparison of builds, the measured time of each turn of flips, and the requests of each turn of reads.
+    pub compared_rounds: usize,
+    pub compared_length: Duration,
+    pub compared_reads: usize,
     /// Entries of the large log on PostgreSQL, and of that on SQLite.
     pub entries: i64,
     pub sqlite_entries: i64,
@@ -47,6 +51,9 @@ pub const FULL: Scale = Scale {
     trials: 2,
     reads: 80_000,
     calls: 300,
+    compared_rounds: 15,
+    compared_length: Duration::from_secs(2),
+    compared_reads: 80_000,
     entries: 5_000_000,
     sqlite_entries: 1_000_000,
     few_entries: 10_000,
@@ -67,6 +74,9 @@ pub const QUICK: Scale = Scale {
     trials: 1,
     reads: 20_000,
     calls: 50,
+    compared_rounds: 9,
+    compared_length: Duration::from_secs(1),
+    compared_reads: 40_000,
     entries: 60_000,
     sqlite_entries: 50_000,
     few_entries: 5_000,

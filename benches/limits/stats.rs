@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// The length that this share of all is not longer than. They are sorted.
-pub fn at(lengths: &[Duration], share: f64) -> Duration {
+pub fn percentile(lengths: &[Duration], share: f64) -> Duration {
     let index = (lengths.len() as f64 * share) as usize;
     lengths.get(index.min(lengths.len().saturating_sub(1))).copied().unwrap_or_default()
 }

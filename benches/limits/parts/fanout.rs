@@ -10,12 +10,12 @@ use super::reads::answers;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
-use crate::rig::flipping::Flipping;
+use crate::rig::flip_load::FlipLoad;
 use crate::rig::requests::{flip_request, token, with_token};
 use crate::rig::server::Server;
 use crate::rig::watchers::{WATCHERS, Watchers};
 use crate::scale::FLAGS;
-use crate::stats::at;
+use crate::stats::percentile;
 use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
 
 /// The flags with the highest numbers are watched, one after the other is flipped, so often a second.
@@ -35,7 +35,7 @@ async fn how_soon(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let mut row = Row::beside(what, "a bare tonic server that broadcasts", " ms", Goal::AtMost(2.0, 1.2));
     for _ in 0..rounds {
         let [ours, theirs] = [ours.flips(flips).await?, theirs.flips(flips).await?];
-        let p99 = |lengths: &[Duration]| at(lengths, 0.99).as_secs_f64() * 1_000.0;
+        let p99 = |lengths: &[Duration]| percentile(lengths, 0.99).as_secs_f64() * 1_000.0;
         row.add(p99(&ours), p99(&theirs));
     }
     report.add(row);
@@ -44,7 +44,7 @@ async fn how_soon(rig: &mut Rig, report: &mut Report) -> Result<()> {
 
 async fn what_it_costs(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, length) = (rig.scale.rounds, rig.scale.turn);
-    let flipping = Flipping { in_flight: 64, flags: 1..FLAGS + 1 - WATCHED, length };
+    let load = FlipLoad { in_flight: 64, flags: 1..FLAGS + 1 - WATCHED, length };
     let what = format!("flips with {WATCHERS} watchers who see {WATCHED} others a second");
     let mut row = Row::beside(what, "the same without watchers", "/s", Goal::AtLeast(0.7, 0.9));
     let (watched, alone) = (rig.on_postgres("watched").await?, rig.on_postgres("unwatched").await?);
@@ -56,12 +56,12 @@ async fn what_it_costs(rig: &mut Rig, report: &mut Report) -> Result<()> {
         let delivered = watchers.delivered();
         let mut seen = JoinSet::new();
         seen.spawn(flip_watched(ToggleServiceClient::new(watched.callers.channel(0))));
-        let ours = watched.callers.flip_beside_others(&flipping).await?;
+        let ours = watched.callers.flip_with_other_changes(&load).await?;
         seen.shutdown().await;
         if watchers.delivered() < delivered + WATCHERS {
             return Err("watchers saw nothing".into());
         }
-        row.add(ours.per_second, alone.callers.flip(&flipping).await?.per_second);
+        row.add(ours.per_second, alone.callers.flip(&load).await?.per_second);
     }
     report.add(row);
     report.add(Row::alone(format!("memory: {WATCHERS} watchers"), " MiB", Goal::Told).with(memory));

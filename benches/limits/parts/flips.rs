@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::flipping::Flipping;
+use crate::rig::flip_load::FlipLoad;
 use crate::rig::server::Server;
 use crate::rig::sqlite::Sqlite;
 use crate::rig::{Rig, Served};
@@ -20,13 +20,13 @@ async fn many_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let callers = &rig.ours().await?.callers;
     let row = |in_flight, goal| {
         let what = format!("flips on PostgreSQL, {in_flight} in flight");
-        (Flipping::of_all(in_flight, turn), Row::beside(what, pgbench.to_string(), "/s", goal))
+        (FlipLoad::of_all_flags(in_flight, turn), Row::beside(what, pgbench.to_string(), "/s", goal))
     };
     let mut rows = [row(64, Goal::AtLeast(1.8, 2.5)), row(256, Goal::AtLeast(2.2, 3.0))];
     for _ in 0..rounds {
         let limit = pgbench.flip(turn).await?;
-        for (flipping, row) in &mut rows {
-            row.add(callers.flip(flipping).await?.per_second, limit);
+        for (load, row) in &mut rows {
+            row.add(callers.flip(load).await?.per_second, limit);
         }
     }
     rows.into_iter().for_each(|(_, row)| report.add(row));
@@ -38,7 +38,7 @@ async fn one_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let callers = &rig.ours().await?.callers;
     let mut row = Row::beside("one flip at a time, median", pgbench.to_string(), " ms", Goal::AtMost(2.0, 1.4));
     for _ in 0..rounds {
-        let ours = callers.flip(&Flipping::of_all(1, turn)).await?.median_ms();
+        let ours = callers.flip(&FlipLoad::of_all_flags(1, turn)).await?.median_ms();
         row.add(ours, pgbench.median_ms(turn).await?);
     }
     report.add(row);
@@ -49,13 +49,14 @@ async fn one_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
 async fn on_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
     let folder = TempDir::new()?;
     let url = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
-    let theirs: Server = Served::on(url("theirs.db")).await?.server;
+    let theirs: Server = Served::start(&rig.current, url("theirs.db")).await?.server;
     theirs.stop().await?;
-    let (mut theirs, ours) = (Sqlite::open(&folder.path().join("theirs.db"))?, Served::on(url("ours.db")).await?);
+    let (mut theirs, ours) =
+        (Sqlite::open(&folder.path().join("theirs.db"))?, Served::start(&rig.current, url("ours.db")).await?);
     let against = "SQLite's C library, prepared statements, one commit a flip";
     let mut row = Row::beside("flips on SQLite, 64 in flight", against, "/s", Goal::AtLeast(2.0, 4.0));
     for _ in 0..rig.scale.rounds {
-        let flips = ours.callers.flip(&Flipping::of_all(64, rig.scale.turn)).await?;
+        let flips = ours.callers.flip(&FlipLoad::of_all_flags(64, rig.scale.turn)).await?;
         row.add(flips.per_second, tokio::task::block_in_place(|| theirs.flip_for(rig.scale.turn))?);
     }
     report.add(row);

@@ -12,7 +12,7 @@ use crate::report::{Goal, Report, Row};
 use crate::rig::callers::Callers;
 use crate::rig::requests::{token, with_token};
 use crate::rig::{Rig, Served, fill};
-use crate::stats::at;
+use crate::stats::percentile;
 
 /// Calls with a filter, of which the slowest counts.
 const FILTERED: usize = 10;
@@ -30,7 +30,7 @@ async fn grown(rig: &mut Rig, report: &mut Report) -> Result<()> {
     small.server.stop().await?;
     fill::fill(&small.url, few).await?;
     rig.cluster.settle(&small.url).await?;
-    let served = Served::on(small.url).await?;
+    let served = Served::start(&rig.current, small.url).await?;
     let small = Pages::of(&served.callers, few).await?;
     let large = Pages::of(&rig.large().await?.callers, entries).await?;
     let against = format!("the same of {few} entries");
@@ -80,7 +80,7 @@ async fn filtered(rig: &mut Rig, report: &mut Report) -> Result<()> {
     for (what, request) in filters {
         let lengths = pages.lengths(&request, FILTERED).await?;
         let what = format!("ListAuditLogs of {entries} entries by {what}, slowest of {FILTERED}");
-        report.add(Row::alone(what, " s", Goal::AtMost(2.0, 0.2)).with(at(&lengths, 1.0).as_secs_f64()));
+        report.add(Row::alone(what, " s", Goal::AtMost(2.0, 0.2)).with(percentile(&lengths, 1.0).as_secs_f64()));
     }
     Ok(())
 }
@@ -104,7 +104,7 @@ impl Pages {
     }
 
     async fn median_ms(&self, request: &ListAuditLogsRequest, calls: usize) -> Result<f64> {
-        Ok(at(&self.lengths(request, calls).await?, 0.5).as_secs_f64() * 1_000.0)
+        Ok(percentile(&self.lengths(request, calls).await?, 0.5).as_secs_f64() * 1_000.0)
     }
 
     /// How long calls take, one after the other, shortest first. Every page is full.

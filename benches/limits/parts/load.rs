@@ -14,10 +14,10 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::callers::{Callers, all};
-use crate::rig::flipping::Flipping;
+use crate::rig::flip_load::FlipLoad;
 use crate::rig::requests::{token, with_token};
 use crate::rig::server::Server;
-use crate::stats::at;
+use crate::stats::percentile;
 
 const FLIPPING: usize = 64;
 const READING: usize = 4;
@@ -38,16 +38,16 @@ async fn for_a_while(rig: &mut Rig, report: &mut Report) -> Result<()> {
     for reader in 0..READING {
         readers.spawn(read_until_over(AuditServiceClient::new(callers.channel(reader)), Arc::clone(&over)));
     }
-    let flips = callers.flip(&Flipping::of_all(FLIPPING, length)).await?;
+    let flips = callers.flip(&FlipLoad::of_all_flags(FLIPPING, length)).await?;
     over.store(true, Ordering::Relaxed);
     let mut pages = all(readers).await?.concat();
     pages.sort_unstable();
     println!("  {:.0} flips and {:.0} pages a second", flips.per_second, pages.len() as f64 / length.as_secs_f64());
     let what = |what: &str| format!("{length:?} of load, {entries} entries: {what}, 99.9th percentile");
     let row = |what, lengths: &[Duration], most| {
-        Row::alone(what, " s", Goal::AtMost(most, 0.05)).with(at(lengths, 0.999).as_secs_f64())
+        Row::alone(what, " s", Goal::AtMost(most, 0.05)).with(percentile(lengths, 0.999).as_secs_f64())
     };
-    report.add(row(what("flips"), &flips.lengths, 3.0));
+    report.add(row(what("flips"), &flips.durations, 3.0));
     report.add(row(what("pages of the log"), &pages, 2.0));
     Ok(())
 }
@@ -71,14 +71,14 @@ async fn read_until_over(mut client: AuditServiceClient<Channel>, over: Arc<Atom
 async fn too_much(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let served = rig.on_postgres("crowded").await?;
     served.server.stop().await?;
-    let server = Server::with_room_for(&served.url, ROOM).await?;
+    let server = Server::start_with_max_queue(&rig.current, &served.url, ROOM).await?;
     let callers = Callers::connect(server.address).await?;
-    let flips = callers.flip_too_much(&Flipping::of_all(CROWD, rig.scale.turn * 2)).await?;
-    println!("  {} flips were let in, {} turned away", flips.answered, flips.refused);
+    let flips = callers.flip_with_refusals(&FlipLoad::of_all_flags(CROWD, rig.scale.turn * 2)).await?;
+    println!("  {} flips were let in, {} turned away", flips.succeeded, flips.refused);
     if flips.refused == 0 {
         return Err("nobody was turned away: that was not too much".into());
     }
     let what = format!("{CROWD} flip where {ROOM} may wait: those let in, 99.9th percentile");
-    report.add(Row::alone(what, " s", Goal::AtMost(3.0, 0.5)).with(at(&flips.lengths, 0.999).as_secs_f64()));
+    report.add(Row::alone(what, " s", Goal::AtMost(3.0, 0.5)).with(percentile(&flips.durations, 0.999).as_secs_f64()));
     Ok(())
 }

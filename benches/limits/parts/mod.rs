@@ -1,5 +1,6 @@
 //! What is measured, in the order of the table.
 
+mod compare;
 mod fanout;
 mod flips;
 mod lists;
@@ -14,13 +15,17 @@ use crate::Result;
 use crate::report::Report;
 use crate::rig::Rig;
 
-/// The parts, by the names that they are asked for by.
+/// The parts that measure this build, by name.
 pub const NAMES: [&str; 9] = ["flips", "reads", "fanout", "replicas", "streams", "lists", "load", "sizes", "verify"];
+
+/// The part that compares this build with others.
+pub const COMPARE: &str = "compare";
 
 /// Measures one of them.
 pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<()> {
     println!("\n{name}");
     match name {
+        COMPARE => compare::measure(rig, report).await,
         "flips" => flips::measure(rig, report).await,
         "reads" => reads::measure(rig, report).await,
         "fanout" => fanout::measure(rig, report).await,

@@ -13,7 +13,7 @@ use crate::rig::requests::{read_request, token, with_token};
 use crate::rig::server::Server;
 use crate::rig::watchers::one_change;
 
-const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
+pub const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
 const RESOLVE: &str = "/flagd.evaluation.v2.Service/ResolveBoolean";
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {

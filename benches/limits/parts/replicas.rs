@@ -4,7 +4,8 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::callers::Callers;
-use crate::rig::flipping::Flipping;
+use crate::rig::flip_load::FlipLoad;
+use crate::rig::program::Program;
 use crate::rig::server::Server;
 use crate::stats::median;
 
@@ -18,16 +19,16 @@ struct Replica {
 }
 
 impl Replica {
-    async fn on(url: &str) -> Result<Self> {
-        let server = Server::with_metrics(url).await?;
+    async fn start(program: &Program, url: &str) -> Result<Self> {
+        let server = Server::start_with_metrics(program, url).await?;
         let callers = Callers::connect(server.address).await?;
         Ok(Self { server, callers, batches: Vec::new() })
     }
 
     /// One turn; flips a second. The size of its batches is noted.
-    async fn flip(&mut self, flipping: &Flipping) -> Result<f64> {
+    async fn flip(&mut self, load: &FlipLoad) -> Result<f64> {
         let before = self.batches_so_far().await?;
-        let flips = self.callers.flip_beside_others(flipping).await?;
+        let flips = self.callers.flip_with_other_changes(load).await?;
         let after = self.batches_so_far().await?;
         self.batches.push((after[0] - before[0]) / (after[1] - before[1]));
         Ok(flips.per_second)
@@ -43,11 +44,15 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (of_pair, of_single) = (pair.url, single.url);
     pair.server.stop().await?;
     single.server.stop().await?;
-    let [mut one, mut other, mut alone] =
-        [Replica::on(&of_pair).await?, Replica::on(&of_pair).await?, Replica::on(&of_single).await?];
+    let program = &rig.current;
+    let [mut one, mut other, mut alone] = [
+        Replica::start(program, &of_pair).await?,
+        Replica::start(program, &of_pair).await?,
+        Replica::start(program, &of_single).await?,
+    ];
     let what = "flips of two replicas together, 64 in flight each";
     let mut row = Row::beside(what, "one, with 128 in flight", "/s", Goal::Told);
-    let [half, all] = [64, 128].map(|in_flight| Flipping::of_all(in_flight, rig.scale.turn));
+    let [half, all] = [64, 128].map(|in_flight| FlipLoad::of_all_flags(in_flight, rig.scale.turn));
     for _ in 0..rig.scale.rounds {
         let (first, second) = tokio::try_join!(one.flip(&half), other.flip(&half))?;
         row.add(first + second, alone.flip(&all).await?);

@@ -6,7 +6,7 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::callers::Callers;
-use crate::rig::flipping::Flipping;
+use crate::rig::flip_load::FlipLoad;
 use crate::rig::server::Server;
 use crate::scale::FLAGS;
 
@@ -18,13 +18,13 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
 
 async fn flips_on_a_long_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, entries) = (rig.scale.rounds, rig.scale.entries);
-    let flipping = Flipping::of_all(64, rig.scale.turn);
+    let load = FlipLoad::of_all_flags(64, rig.scale.turn);
     let short = rig.on_postgres("short").await?;
     let long = rig.large().await?;
     let what = format!("flips on a log of {entries} entries");
     let mut row = Row::beside(what, "a log that has just begun", "/s", Goal::AtLeast(0.85, 0.95));
     for _ in 0..rounds {
-        row.add(long.callers.flip(&flipping).await?.per_second, short.callers.flip(&flipping).await?.per_second);
+        row.add(long.callers.flip(&load).await?.per_second, short.callers.flip(&load).await?.per_second);
     }
     report.add(row);
     Ok(())
@@ -33,21 +33,21 @@ async fn flips_on_a_long_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
 async fn many_flags(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, flags, length) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.turn);
     let url = rig.cluster.new_database("many").await?;
-    let server = Server::toggled(&url).await?;
+    let server = Server::start(&rig.current, &url).await?;
     report.add(Row::alone("memory: idle, no flags", " MiB", Goal::Told).with(server.resident_mib()?));
     let callers = Callers::connect(server.address).await?;
     callers.create_flags(flags).await?;
     rig.cluster.settle(&url).await?;
-    let flipping = Flipping { in_flight: 64, flags: 1..flags + 1, length };
+    let load = FlipLoad { in_flight: 64, flags: 1..flags + 1, length };
     let few = rig.ours().await?;
     let mut row = Row::beside(format!("flips among {flags} flags"), format!("among {FLAGS} flags"), "/s", Goal::Told);
     for _ in 0..rounds {
-        let ours = callers.flip(&flipping).await?.per_second;
-        row.add(ours, few.callers.flip(&Flipping::of_all(64, length)).await?.per_second);
+        let ours = callers.flip(&load).await?.per_second;
+        row.add(ours, few.callers.flip(&FlipLoad::of_all_flags(64, length)).await?.per_second);
     }
     report.add(row);
     server.stop().await?;
-    let server = Server::toggled(&url).await?;
+    let server = Server::start(&rig.current, &url).await?;
     report.add(Row::alone(format!("memory: {flags} flags"), " MiB", Goal::Told).with(server.resident_mib()?));
     Ok(())
 }
@@ -59,13 +59,13 @@ const SOON: usize = 10_000;
 async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, flags, entries) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.entries);
     let empty = rig.cluster.new_database("empty").await?;
-    Server::toggled(&empty).await?.stop().await?;
+    Server::start(&rig.current, &empty).await?.stop().await?;
     let many = rig.cluster.url("many");
     let few = rig.ours().await?.url.clone();
     let long = rig.large().await?.url.clone();
     let folder = TempDir::new()?;
     let embedded = format!("sqlite://{}", folder.path().join("soon.db").display());
-    let server = Server::toggled(&embedded).await?;
+    let server = Server::start(&rig.current, &embedded).await?;
     Callers::connect(server.address).await?.create_flags(SOON).await?;
     server.stop().await?;
     let row = |what: String, goal| Row::alone(what, " ms", goal);
@@ -89,7 +89,7 @@ async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
 }
 
 async fn start_ms(url: &str) -> Result<f64> {
-    let server = Server::toggled(url).await?;
+    let server = Server::start(&rig.current, url).await?;
     let took = server.started_in;
     server.stop().await?;
     Ok(took.as_secs_f64() * 1_000.0)

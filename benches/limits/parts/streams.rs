@@ -84,9 +84,9 @@ async fn from_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
     let (folder, streamed) = (TempDir::new()?, rig.scale.sqlite_entries);
     let file = folder.path().join("large.db");
     let url = format!("sqlite://{}", file.display());
-    Served::on(url.clone()).await?.server.stop().await?;
+    Served::start(&rig.current, url.clone()).await?.server.stop().await?;
     fill::fill(&url, streamed + 1).await?;
-    let served = Served::on(url).await?;
+    let served = Served::start(&rig.current, url).await?;
     let what = format!("StreamAuditLogs from SQLite, {streamed} entries");
     let mut row = Row::beside(what, "the sqlite3 shell, CSV of the same rows", "/s", Goal::AtLeast(0.1, 0.4));
     for _ in 0..rig.scale.rounds {

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::process::{output, resident_mib};
+use crate::rig::program::Program;
 use crate::rig::{Rig, Served, fill};
 
 /// Verified a second, at least.
@@ -27,12 +28,12 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let mut peaks = Vec::new();
     for entries in [few, many] {
         let file = folder.path().join(entries.to_string());
-        export(&url, entries, &file).await?;
+        export(rig, &url, entries, &file).await?;
         // The first time brings the file into memory.
-        verify(&file).await?;
+        verify(&rig.current, &file).await?;
         let (mut lengths, mut peak) = (Vec::new(), 0.0_f64);
         for _ in 0..rig.scale.rounds {
-            let (length, mib) = verify(&file).await?;
+            let (length, mib) = verify(&rig.current, &file).await?;
             lengths.push(length);
             peak = peak.max(mib);
         }
@@ -50,13 +51,12 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
 }
 
 /// A log of at least so many entries, made longer if need be, as `audit export` writes it.
-async fn export(url: &str, entries: u64, file: &Path) -> Result<()> {
-    Served::on(url.to_owned()).await?.server.stop().await?;
+async fn export(rig: &Rig, url: &str, entries: u64, file: &Path) -> Result<()> {
+    Served::start(&rig.current, url.to_owned()).await?.server.stop().await?;
     fill::fill(url, i64::try_from(entries)?).await?;
-    let served = Served::on(url.to_owned()).await?;
-    let mut command = program();
+    let served = Served::start(&rig.current, url.to_owned()).await?;
+    let mut command = rig.current.command(["audit", "export", "--output-file"]);
     command
-        .args(["audit", "export", "--output-file"])
         .arg(file)
         .env("TOGGLED_ADDR", served.server.address.to_string())
         .env("TOGGLED_TOKEN", crate::rig::server::TOKEN);
@@ -64,11 +64,10 @@ async fn export(url: &str, entries: u64, file: &Path) -> Result<()> {
 }
 
 /// How long it takes, and the most memory at once.
-async fn verify(file: &Path) -> Result<(Duration, f64)> {
+async fn verify(program: &Program, file: &Path) -> Result<(Duration, f64)> {
     let began = Instant::now();
-    let mut command = program();
-    let mut process =
-        command.args(["audit", "verify", "--file"]).arg(file).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
+    let mut command = program.command(["audit", "verify", "--file"]);
+    let mut process = command.arg(file).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
     let id = process.id().ok_or("it is gone already")?;
     let mut mib = 0.0_f64;
     let status = loop {

@@ -32,18 +32,19 @@ impl Report {
     pub fn table(&self) -> String {
         let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or_default();
         let mut table = format!(
-            "{:<width$}  {:>9}  {:>9}  {:>6}  {:>10}  {:>10}\n",
-            "medians", "ours", "limit", "ratio", "must", "aim"
+            "{:<width$}  {:>9}  {:>9}  {:>6}  {:>6}  {:>10}  {:>10}\n",
+            "medians", "ours", "limit", "ratio", "least", "must", "aim"
         );
         for row in &self.rows {
             let limit = row.limit().map(|limit| row.number(limit)).unwrap_or_default();
             let ratio = row.limit().map(|_| format!("{:.2}", row.value())).unwrap_or_default();
+            let least = row.limit().map(|_| format!("{:.2}", row.least())).unwrap_or_default();
             let [must, aim] = row.goals();
             let missed = if row.is_enough() { "" } else { "  MISSED" };
             // Writing to a text cannot fail.
             let _ = writeln!(
                 table,
-                "{:<width$}  {:>9}  {limit:>9}  {ratio:>6}  {must:>10}  {aim:>10}{missed}",
+                "{:<width$}  {:>9}  {limit:>9}  {ratio:>6}  {least:>6}  {must:>10}  {aim:>10}{missed}",
                 row.what,
                 row.number(row.ours())
             );

@@ -71,8 +71,21 @@ impl Row {
         if self.limits.is_empty() {
             return self.ours();
         }
-        let ratios: Vec<f64> = self.ours.iter().zip(&self.limits).map(|(ours, limit)| ours / limit).collect();
-        median(&ratios)
+        median(&self.ratios().collect::<Vec<_>>())
+    }
+
+    /// The least of the rounds' ratios.
+    pub fn least(&self) -> f64 {
+        self.ratios().fold(f64::INFINITY, f64::min)
+    }
+
+    fn ratios(&self) -> impl Iterator<Item = f64> {
+        self.ours.iter().zip(&self.limits).map(|(ours, limit)| ours / limit)
+    }
+
+    /// Whether anything was measured.
+    pub fn has_rounds(&self) -> bool {
+        !self.ours.is_empty()
     }
 
     /// Whether it is as it must be.

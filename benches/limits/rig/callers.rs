@@ -7,7 +7,7 @@ use toggled::grpc::pb::{CreateFeatureFlagRequest, GetFeatureFlagResponse};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::flipping::{self, Flipping, Flips};
+use super::flip_load::{FlipLoad, FlipResult};
 use super::requests::{connect, read_request, token, with_token};
 use crate::Result;
 
@@ -49,29 +49,28 @@ impl Callers {
         all(callers).await.map(drop)
     }
 
-    /// One turn. All flips must be in the log afterwards, and nothing else.
-    pub async fn flip(&self, flipping: &Flipping) -> Result<Flips> {
+    /// Runs a load. Fails unless the log grew by exactly these flips.
+    pub async fn flip(&self, load: &FlipLoad) -> Result<FlipResult> {
         let before = self.flag_1().await?.revision;
-        let flips = self.flip_beside_others(flipping).await?;
+        let result = self.flip_with_other_changes(load).await?;
         let after = self.flag_1().await?.revision;
-        if after - before != flips.answered {
-            return Err(
-                format!("{} flips were answered, and the log went from {before} to {after}", flips.answered).into()
-            );
+        if after - before != result.succeeded {
+            let flips = result.succeeded;
+            return Err(format!("{flips} flips succeeded, but the log went from {before} to {after}").into());
         }
-        Ok(flips)
+        Ok(result)
     }
 
-    /// One turn, while others change something as well.
-    pub async fn flip_beside_others(&self, flipping: &Flipping) -> Result<Flips> {
-        let flips = self.flip_too_much(flipping).await?;
-        if flips.refused > 0 { Err(format!("{} flips were turned away", flips.refused).into()) } else { Ok(flips) }
+    /// Runs a load while other clients change flags. Fails if a flip is refused.
+    pub async fn flip_with_other_changes(&self, load: &FlipLoad) -> Result<FlipResult> {
+        let result = self.flip_with_refusals(load).await?;
+        if result.refused > 0 { Err(format!("{} flips were refused", result.refused).into()) } else { Ok(result) }
     }
 
-    /// One turn, in which flips may be turned away.
-    pub async fn flip_too_much(&self, flipping: &Flipping) -> Result<Flips> {
-        let (address, flipping) = (self.address, flipping.clone());
-        tokio::task::spawn_blocking(move || flipping::flip(address, &flipping)).await?
+    /// Runs a load in which the server may refuse flips.
+    pub async fn flip_with_refusals(&self, load: &FlipLoad) -> Result<FlipResult> {
+        let (address, load) = (self.address, load.clone());
+        tokio::task::spawn_blocking(move || load.run(address)).await?
     }
 
     /// What the server says of `flag-1`.

@@ -8,15 +8,13 @@ use tempfile::NamedTempFile;
 use tokio::process::Command;
 
 use super::process::output;
+use super::requests::{GRPC_PREFIX, encode_grpc};
 use super::server::TOKEN;
 use crate::Result;
 
 /// Connections, and requests under way on each: 64 in flight.
 const CONNECTIONS: &str = "4";
 const STREAMS: &str = "16";
-
-/// Bytes that gRPC puts before a message: whether it is compressed, and its length.
-const PREFIX: usize = 5;
 
 /// Says what is missing before anything is measured.
 pub async fn check() -> Result<()> {
@@ -37,12 +35,9 @@ pub struct Calls {
 impl Calls {
     /// Calls of the method at `path` which are answered with that.
     pub fn new(path: &'static str, request: &impl Message, answer: &impl Message, requests: usize) -> Result<Self> {
-        let request = request.encode_to_vec();
         let mut body = NamedTempFile::new()?;
-        body.write_all(&[0])?;
-        body.write_all(&u32::try_from(request.len())?.to_be_bytes())?;
-        body.write_all(&request)?;
-        Ok(Self { path, body, answer_bytes: PREFIX + answer.encoded_len(), requests })
+        body.write_all(&encode_grpc(request)?)?;
+        Ok(Self { path, body, answer_bytes: GRPC_PREFIX + answer.encoded_len(), requests })
     }
 
     /// One turn; calls a second.

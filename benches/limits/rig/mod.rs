@@ -5,10 +5,11 @@ pub mod bare;
 pub mod callers;
 mod cluster;
 pub mod fill;
-pub mod flipping;
+pub mod flip_load;
 pub mod h2load;
 pub mod pgbench;
 pub mod process;
+pub mod program;
 /// As the tests have it: what answers cost whoever asks is not what is measured.
 #[path = "../../../tests/it/support/raw.rs"]
 pub mod raw;
@@ -17,16 +18,24 @@ pub mod server;
 pub mod sqlite;
 pub mod watchers;
 
+use std::path::PathBuf;
+
 use crate::Result;
 use crate::scale::{FLAGS, Scale};
 use callers::Callers;
 use cluster::Cluster;
 use pgbench::Pgbench;
+use program::Program;
 use server::Server;
 
 /// What parts share.
 pub struct Rig {
     pub scale: &'static Scale,
+    /// The build of this source.
+    pub current: Program,
+    /// Builds to compare with it.
+    pub before: Option<Program>,
+    pub release: Option<Program>,
     pub cluster: Cluster,
     ours: Option<Served>,
     large: Option<Served>,
@@ -42,8 +51,8 @@ pub struct Served {
 
 impl Served {
     /// A server on a database with [`FLAGS`] flags, which are made if they are not there.
-    pub async fn on(url: String) -> Result<Self> {
-        let server = Server::toggled(&url).await?;
+    pub async fn start(program: &Program, url: String) -> Result<Self> {
+        let server = Server::start(program, &url).await?;
         let callers = Callers::connect(server.address).await?;
         if callers.flag_1().await.is_err() {
             callers.create_flags(FLAGS).await?;
@@ -53,14 +62,23 @@ impl Served {
 }
 
 impl Rig {
-    pub async fn new(scale: &'static Scale) -> Result<Self> {
+    pub async fn new(scale: &'static Scale, before: Option<PathBuf>, release: Option<PathBuf>) -> Result<Self> {
         h2load::check().await?;
-        Ok(Self { scale, cluster: Cluster::start().await?, ours: None, large: None, pgbench: None })
+        Ok(Self {
+            scale,
+            current: Program::current().await?,
+            before: open_program(before).await?,
+            release: open_program(release).await?,
+            cluster: Cluster::start().await?,
+            ours: None,
+            large: None,
+            pgbench: None,
+        })
     }
 
     /// A server on a new database of PostgreSQL, with the flags.
     pub async fn on_postgres(&self, name: &str) -> Result<Served> {
-        let served = Served::on(self.cluster.new_database(name).await?).await?;
+        let served = Served::start(&self.current, self.cluster.new_database(name).await?).await?;
         // With its statistics, and without anything left to write.
         self.cluster.settle(&served.url).await?;
         Ok(served)
@@ -72,7 +90,7 @@ impl Rig {
             Some(ours) => Ok(ours),
             ours => {
                 let url = self.cluster.new_database("ours").await?;
-                let served = Served::on(url).await?;
+                let served = Served::start(&self.current, url).await?;
                 self.cluster.settle(&served.url).await?;
                 Ok(ours.insert(served))
             }
@@ -85,10 +103,10 @@ impl Rig {
             Some(large) => Ok(large),
             large => {
                 let url = self.cluster.new_database("large").await?;
-                Served::on(url.clone()).await?.server.stop().await?;
+                Served::start(&self.current, url.clone()).await?.server.stop().await?;
                 fill::fill(&url, self.scale.entries).await?;
                 self.cluster.settle(&url).await?;
-                Ok(large.insert(Served::on(url).await?))
+                Ok(large.insert(Served::start(&self.current, url).await?))
             }
         }
     }
@@ -97,7 +115,14 @@ impl Rig {
     pub async fn pgbench(&mut self) -> Result<Pgbench> {
         match &self.pgbench {
             Some(best) => Ok(best.clone()),
-            None => Ok(self.pgbench.insert(Pgbench::best(&self.cluster, self.scale).await?).clone()),
+            None => Ok(self.pgbench.insert(Pgbench::best(&self.cluster, &self.current, self.scale).await?).clone()),
         }
+    }
+}
+
+async fn open_program(path: Option<PathBuf>) -> Result<Option<Program>> {
+    match path {
+        Some(path) => Program::at(path).await.map(Some),
+        None => Ok(None),
     }
 }

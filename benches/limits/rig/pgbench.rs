@@ -11,6 +11,7 @@ use tokio::process::Command;
 use super::callers::Callers;
 use super::cluster::Cluster;
 use super::process::output;
+use super::program::Program;
 use super::server::Server;
 use crate::Result;
 use crate::scale::{FLAGS, Scale};
@@ -55,12 +56,12 @@ pub struct Pgbench {
 
 impl Pgbench {
     /// Tries all variants with all client counts.
-    pub async fn best(cluster: &Cluster, scale: &Scale) -> Result<Self> {
+    pub async fn best(cluster: &Cluster, program: &Program, scale: &Scale) -> Result<Self> {
         let Scale { trial, trials, .. } = *scale;
         println!("pgbench, flips/s with {CLIENTS:?} clients, the best of {trials} times {trial:?}");
         let mut best: Option<(f64, Self)> = None;
         for variant in &VARIANTS {
-            let url = prepare(cluster, variant).await?;
+            let url = prepare(cluster, program, variant).await?;
             print!("  revision from {:<20}", variant.revision_from);
             for clients in CLIENTS {
                 let pgbench = Self { program: cluster.program("pgbench"), variant, url: url.clone(), clients };
@@ -143,9 +144,9 @@ impl fmt::Display for Pgbench {
 }
 
 /// A database with our schema and flags, made as ours is, by the service itself.
-async fn prepare(cluster: &Cluster, variant: &Variant) -> Result<String> {
+async fn prepare(cluster: &Cluster, program: &Program, variant: &Variant) -> Result<String> {
     let url = cluster.new_database(variant.database).await?;
-    let server = Server::toggled(&url).await?;
+    let server = Server::start(program, &url).await?;
     Callers::connect(server.address).await?.create_flags(FLAGS).await?;
     server.stop().await?;
     let mut connection = PgConnection::connect(&url).await?;

@@ -2,6 +2,8 @@
 
 use std::net::SocketAddr;
 
+use prost::Message;
+use prost::bytes::{BufMut, Bytes, BytesMut};
 use toggled::grpc::pb::{
     GetFeatureFlagRequest, ToggleFeatureFlagRequest, get_feature_flag_request, toggle_feature_flag_request,
 };
@@ -11,6 +13,9 @@ use tonic::transport::{Channel, Endpoint};
 
 use super::server::TOKEN;
 use crate::Result;
+
+/// Length of the prefix of a message in gRPC, in bytes.
+pub const GRPC_PREFIX: usize = 5;
 
 type Token = MetadataValue<Ascii>;
 
@@ -42,4 +47,14 @@ pub fn with_token<T>(message: T, token: &Token) -> Request<T> {
     let mut request = Request::new(message);
     request.metadata_mut().insert("authorization", token.clone());
     request
+}
+
+/// A message with the prefix that gRPC sends before it: no compression, and the length.
+pub fn encode_grpc(message: &impl Message) -> Result<Bytes> {
+    let length = message.encoded_len();
+    let mut encoded = BytesMut::with_capacity(GRPC_PREFIX + length);
+    encoded.put_u8(0);
+    encoded.put_u32(u32::try_from(length)?);
+    message.encode(&mut encoded)?;
+    Ok(encoded.freeze())
 }

@@ -11,6 +11,7 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::bare::{self, Answers};
 use super::process::resident_mib;
+use super::program::Program;
 use crate::Result;
 
 /// The administrator's token.
@@ -29,49 +30,46 @@ pub struct Server {
 }
 
 impl Server {
-    /// `toggled` on this database.
-    pub async fn toggled(url: &str) -> Result<Self> {
-        Self::start(Self::command(url), &[]).await
+    /// A server on this database.
+    pub async fn start(program: &Program, url: &str) -> Result<Self> {
+        Self::start_with(program, url, &[]).await
     }
 
-    /// The same, which tells its metrics.
-    pub async fn with_metrics(url: &str) -> Result<Self> {
+    /// A server on this database that exposes its metrics.
+    pub async fn start_with_metrics(program: &Program, url: &str) -> Result<Self> {
         let metrics = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
-        let mut command = Self::command(url);
-        command.env("TOGGLED_METRICS_LISTEN", metrics.to_string());
-        Ok(Self { metrics: Some(metrics), ..Self::start(command, &[]).await? })
+        let server = Self::start_with(program, url, &[("TOGGLED_METRICS_LISTEN", &metrics.to_string())]).await?;
+        Ok(Self { metrics: Some(metrics), ..server })
     }
 
-    /// The same, where so many changes may wait for their turn.
-    pub async fn with_room_for(url: &str, waiting: usize) -> Result<Self> {
-        let mut command = Self::command(url);
-        command.env("TOGGLED_MAX_QUEUE", waiting.to_string());
-        Self::start(command, &[]).await
+    /// A server on this database whose committer queues at most `max_queue` changes.
+    pub async fn start_with_max_queue(program: &Program, url: &str, max_queue: usize) -> Result<Self> {
+        Self::start_with(program, url, &[("TOGGLED_MAX_QUEUE", &max_queue.to_string())]).await
+    }
+
+    async fn start_with(program: &Program, url: &str, more: &[(&str, &str)]) -> Result<Self> {
+        let settings = [
+            ("TOGGLED_DATABASE_URL", url),
+            ("TOGGLED_LISTEN", "127.0.0.1:0"),
+            ("TOGGLED_BOOTSTRAP_TOKEN", TOKEN),
+            // Hides the warning that the server has no checkpoint key.
+            ("TOGGLED_LOG", "warn,toggled::server::checkpoints=error"),
+            // One user stands for many.
+            ("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000"),
+        ];
+        Self::spawn(program.serve(&[&settings, more].concat()), &[]).await
     }
 
     /// The least that a server on tonic can do: give these answers to everyone.
     pub async fn bare(answers: &Answers) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(bare::COMMAND);
-        Self::start(command, &answers.encode()).await
-    }
-
-    fn command(url: &str) -> Command {
-        let mut command = program();
-        command
-            .env("TOGGLED_DATABASE_URL", url)
-            .env("TOGGLED_LISTEN", "127.0.0.1:0")
-            .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
-            // Every server here would say that it signs no checkpoints.
-            .env("TOGGLED_LOG", "warn,toggled::server::checkpoints=error")
-            // One caller stands for many.
-            .env("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000");
-        command
+        Self::spawn(command, &answers.encode()).await
     }
 
     /// Both say where they listen in their first line and that they are ready in the second, and both have a worker
     /// thread a core.
-    async fn start(mut command: Command, input: &[u8]) -> Result<Self> {
+    async fn spawn(mut command: Command, input: &[u8]) -> Result<Self> {
         let folder = TempDir::new()?;
         let began = Instant::now();
         let mut process = command

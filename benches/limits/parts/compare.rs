@@ -1,0 +1,128 @@
+//! Builds of the program compared with each other: they take turns in the same run, under the same load.
+
+use std::path::Path;
+
+use tempfile::TempDir;
+
+use super::reads::GET;
+use crate::Result;
+use crate::report::{Goal, Report, Row};
+use crate::rig::flip_load::FlipLoad;
+use crate::rig::h2load::Calls;
+use crate::rig::program::Program;
+use crate::rig::requests::read_request;
+use crate::rig::{Rig, Served};
+
+/// Least and desired ratio of this build to the one before.
+const GOAL: Goal = Goal::AtLeast(0.97, 1.0);
+
+const IN_FLIGHT: usize = 64;
+
+/// A build and its server. Each build has a database of its own, since the schemas may differ.
+struct Deployed {
+    build: Build,
+    served: Served,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Build {
+    Current,
+    Before,
+    Release,
+}
+
+impl Build {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Before => "before",
+            Self::Release => "release",
+        }
+    }
+}
+
+pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
+    let mut deployed = Vec::new();
+    for (build, program) in builds(rig) {
+        let url = rig.cluster.new_database(&format!("compare_{}", build.name())).await?;
+        let served = Served::start(&program, url).await?;
+        rig.cluster.settle(&served.url).await?;
+        deployed.push(Deployed { build, served });
+    }
+    reads(rig, report, &deployed).await?;
+    flips(rig, report, &deployed, "PostgreSQL").await?;
+    drop(deployed);
+    let folder = TempDir::new()?;
+    flips(rig, report, &on_sqlite(rig, folder.path()).await?, "SQLite").await
+}
+
+fn builds(rig: &Rig) -> Vec<(Build, Program)> {
+    let [before, release] = [(Build::Before, &rig.before), (Build::Release, &rig.release)]
+        .map(|(build, program)| program.clone().map(|program| (build, program)));
+    [Some((Build::Current, rig.current.clone())), before, release].into_iter().flatten().collect()
+}
+
+async fn on_sqlite(rig: &Rig, folder: &Path) -> Result<Vec<Deployed>> {
+    let mut deployed = Vec::new();
+    for (build, program) in builds(rig) {
+        let url = format!("sqlite://{}.db", folder.join(build.name()).display());
+        deployed.push(Deployed { build, served: Served::start(&program, url).await? });
+    }
+    Ok(deployed)
+}
+
+async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed]) -> Result<()> {
+    let mut calls = Vec::new();
+    for Deployed { served, .. } in deployed {
+        calls.push(Calls::new(GET, &read_request(), &served.callers.flag_1().await?, rig.scale.compared_reads)?);
+    }
+    take_turns(rig, report, deployed, "GetFeatureFlag with a token", async |index| {
+        calls[index].load(deployed[index].served.server.address).await
+    })
+    .await
+}
+
+async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: &str) -> Result<()> {
+    let load = FlipLoad::of_all_flags(IN_FLIGHT, rig.scale.compared_length);
+    take_turns(rig, report, deployed, &format!("flips on {database}, {IN_FLIGHT} in flight"), async |index| {
+        Ok(deployed[index].served.callers.flip(&load).await?.per_second)
+    })
+    .await
+}
+
+/// Measures all builds in every round. Every second round runs in reverse order, so that a slow drift of the machine affects
+/// all builds alike. Reports the current build against the one before, and the release build against the current one.
+async fn take_turns(
+    rig: &Rig,
+    report: &mut Report,
+    deployed: &[Deployed],
+    name: &str,
+    measure: impl AsyncFn(usize) -> Result<f64>,
+) -> Result<()> {
+    let mut to_before = Row::beside(name, "the build before", "/s", GOAL);
+    let mut release = Row::beside(format!("{name}: release profile"), "the current build", "/s", Goal::Told);
+    // The first turn of each build warms it up and is not counted.
+    for index in 0..deployed.len() {
+        measure(index).await?;
+    }
+    for round in 0..rig.scale.compared_rounds {
+        let mut order: Vec<_> = (0..deployed.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        let mut rates = vec![0.0; deployed.len()];
+        for index in order {
+            rates[index] = measure(index).await?;
+        }
+        let rate_of = |build| deployed.iter().position(|deployed| deployed.build == build).map(|index| rates[index]);
+        let current = rate_of(Build::Current).ok_or("the current build was not measured")?;
+        if let Some(before) = rate_of(Build::Before) {
+            to_before.add(current, before);
+        }
+        if let Some(rate) = rate_of(Build::Release) {
+            release.add(rate, current);
+        }
+    }
+    [to_before, release].into_iter().filter(Row::has_rounds).for_each(|row| report.add(row));
+    Ok(())
+}
