@@ -1,10 +1,11 @@
-//! `make bench`: what the service does against what this machine can do, measured in turns in one run, and written down
-//! under `docs/benchmarks/`. `make bench-quick` does the same with less of everything, and writes nothing down.
+//! `make bench` measures the service against what this machine can do and writes the results to `docs/benchmarks/`.
+//! `make bench-quick` measures less of everything and writes no files.
 //!
-//! A machine is never equally fast twice, so both sides of a comparison take turns, and a ratio is the median of what the
-//! rounds gave. Exits with status 1 when one of them misses what is demanded of it: then the design has been missed somewhere.
+//! The speed of a machine varies, so both sides of a comparison take turns in the same run. A ratio is the median of the
+//! rounds' ratios. The exit status is 1 if a required value is missed.
 //!
-//! `cargo bench --bench limits -- [quick] [PART]...` measures some parts alone.
+//! - `cargo bench --bench limits -- [quick] [PART]...` measures some parts only.
+//! - `make bench-quick BEFORE=/path/to/toggled` compares this source with another build instead.
 
 mod parts;
 mod report;
@@ -22,15 +23,15 @@ use report::Report;
 use rig::{Rig, bare};
 use scale::Scale;
 
-/// The program's own, or bare servers would be compared with another allocator's as well.
+/// The program's own allocator, so that the bare server uses the same one.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// Anything that keeps the benchmark from measuring, told to a person.
+/// The error is a message for the person who runs the benchmark.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// Where the last full run is written down.
-const WRITTEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks");
+/// The folder with the results of the last full run.
+const RESULTS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmarks");
 
 /// Measures the service against what this machine can do.
 #[derive(Parser)]
@@ -88,8 +89,8 @@ async fn run(scale: &'static Scale, parts: &[&str], arguments: &Arguments) -> Re
     }
     println!("\n{}", report.table());
     println!("measured in {:.0} s", began.elapsed().as_secs_f64());
-    if selected == parts::NAMES && scale.is_written_down {
-        report.write(Path::new(WRITTEN))?;
+    if selected == parts::NAMES && scale.writes_results {
+        report.write(Path::new(RESULTS_FOLDER))?;
     }
-    Ok(report.is_enough())
+    Ok(report.meets_goals())
 }

@@ -1,49 +1,49 @@
-//! How much of everything is measured.
+//! The size of a run.
 
 use std::time::Duration;
 
-/// How many flags there are, `flag-1` and on. The scripts of pgbench know it too.
+/// Number of flags, `flag-1` and up. The pgbench scripts contain it too.
 pub const FLAGS: usize = 1_000;
 
-/// How long, how often, and on how much.
+/// How long, how often and on how much data a run measures.
 pub struct Scale {
-    /// Both sides of a comparison take so many turns.
+    /// Rounds of a comparison. Each side has one turn per round.
     pub rounds: usize,
-    /// How long a turn of changes counts, after half a second that does not, or half of this if that is less.
+    /// Measured time of a turn of flips, after a warm-up of half a second or half of this, whichever is less.
     pub turn: Duration,
-    /// How long pgbench is tried with each number of clients, and how often.
+    /// Duration and number of trials of pgbench with each number of clients.
     pub trial: Duration,
     pub trials: usize,
-    /// Requests of a turn of reads.
+    /// Requests in a turn of reads.
     pub reads: usize,
-    /// Calls of a turn whose median counts.
+    /// Calls in a turn of list calls.
     pub calls: usize,
     /// Rounds of a comparison of builds, the measured time of each turn of flips, and the requests of each turn of reads.
     pub compared_rounds: usize,
     pub compared_length: Duration,
     pub compared_reads: usize,
-    /// Entries of the large log on PostgreSQL, and of that on SQLite.
+    /// Entries of the long log on PostgreSQL, and of that on SQLite.
     pub entries: i64,
     pub sqlite_entries: i64,
-    /// Entries of the small log.
+    /// Entries of the short log.
     pub few_entries: i64,
-    /// Entries that are streamed in a turn: the last of the log.
+    /// Entries streamed in a turn: the last ones of the log.
     pub streamed: i64,
-    /// The far page of a list, 100 entries each.
+    /// Number of the far page of a list, with 100 entries per page.
     pub far_page: i32,
-    /// Flags where there are many.
+    /// Flags of the server with many flags.
     pub many_flags: usize,
-    /// Flips of a turn that are waited for by watchers.
+    /// Flips in a turn with watchers.
     pub watched_flips: usize,
-    /// How long there is load.
+    /// Duration of the sustained load.
     pub load: Duration,
-    /// Entries of the exported logs that are verified.
+    /// Entries of the two exported logs that are verified.
     pub verified: [u64; 2],
-    /// Whether the results are kept.
-    pub is_written_down: bool,
+    /// Whether results are written to docs/benchmarks.
+    pub writes_results: bool,
 }
 
-/// Where there is less than 15 minutes.
+/// Less than 15 minutes.
 pub const FULL: Scale = Scale {
     rounds: 5,
     turn: Duration::from_secs(2),
@@ -63,10 +63,10 @@ pub const FULL: Scale = Scale {
     watched_flips: 200,
     load: Duration::from_secs(60),
     verified: [200_000, 1_000_000],
-    is_written_down: true,
+    writes_results: true,
 };
 
-/// Where there are two.
+/// About two minutes.
 pub const QUICK: Scale = Scale {
     rounds: 5,
     turn: Duration::from_millis(400),
@@ -86,5 +86,5 @@ pub const QUICK: Scale = Scale {
     watched_flips: 30,
     load: Duration::from_secs(3),
     verified: [30_000, 100_000],
-    is_written_down: false,
+    writes_results: false,
 };

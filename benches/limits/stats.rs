@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// The length that this share of all is not longer than. They are sorted.
-pub fn percentile(lengths: &[Duration], share: f64) -> Duration {
-    let index = (lengths.len() as f64 * share) as usize;
-    lengths.get(index.min(lengths.len().saturating_sub(1))).copied().unwrap_or_default()
+/// The percentile of sorted durations, as a share between 0 and 1.
+pub fn percentile(durations: &[Duration], share: f64) -> Duration {
+    let index = (durations.len() as f64 * share) as usize;
+    durations.get(index.min(durations.len().saturating_sub(1))).copied().unwrap_or_default()
 }
 
-/// The middle of some values.
+/// The median.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);

@@ -11,7 +11,7 @@ use crate::rig::flip_load::FlipLoad;
 use crate::rig::h2load::Calls;
 use crate::rig::program::Program;
 use crate::rig::requests::read_request;
-use crate::rig::{Rig, Served};
+use crate::rig::{Deployment, Rig};
 
 /// Least and desired ratio of this build to the one before.
 const GOAL: Goal = Goal::AtLeast(0.97, 1.0);
@@ -21,7 +21,7 @@ const IN_FLIGHT: usize = 64;
 /// A build and its server. Each build has a database of its own, since the schemas may differ.
 struct Deployed {
     build: Build,
-    served: Served,
+    served: Deployment,
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -45,8 +45,8 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let mut deployed = Vec::new();
     for (build, program) in builds(rig) {
         let url = rig.cluster.new_database(&format!("compare_{}", build.name())).await?;
-        let served = Served::start(&program, url).await?;
-        rig.cluster.settle(&served.url).await?;
+        let served = Deployment::start(&program, url).await?;
+        rig.cluster.vacuum_and_checkpoint(&served.url).await?;
         deployed.push(Deployed { build, served });
     }
     reads(rig, report, &deployed).await?;
@@ -66,7 +66,7 @@ async fn on_sqlite(rig: &Rig, folder: &Path) -> Result<Vec<Deployed>> {
     let mut deployed = Vec::new();
     for (build, program) in builds(rig) {
         let url = format!("sqlite://{}.db", folder.join(build.name()).display());
-        deployed.push(Deployed { build, served: Served::start(&program, url).await? });
+        deployed.push(Deployed { build, served: Deployment::start(&program, url).await? });
     }
     Ok(deployed)
 }
@@ -99,8 +99,8 @@ async fn take_turns(
     name: &str,
     measure: impl AsyncFn(usize) -> Result<f64>,
 ) -> Result<()> {
-    let mut to_before = Row::beside(name, "the build before", "/s", GOAL);
-    let mut release = Row::beside(format!("{name}: release profile"), "the current build", "/s", Goal::Told);
+    let mut to_before = Row::compared(name, "the build before", "/s", GOAL);
+    let mut release = Row::compared(format!("{name}: release profile"), "the current build", "/s", Goal::Informational);
     // The first turn of each build warms it up and is not counted.
     for index in 0..deployed.len() {
         measure(index).await?;

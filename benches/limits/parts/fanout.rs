@@ -1,5 +1,5 @@
-//! Watching: how soon the last of a thousand has a flip, beside a bare tonic server that broadcasts, and what a thousand
-//! watchers cost those who flip other flags.
+//! Watches: the delay until a flip reaches the last of a thousand watchers, compared with a bare tonic server that
+//! broadcasts, and how much a thousand watchers slow other flips.
 
 use std::time::Duration;
 
@@ -16,60 +16,61 @@ use crate::rig::server::Server;
 use crate::rig::watchers::{WATCHERS, Watchers};
 use crate::scale::FLAGS;
 use crate::stats::percentile;
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
+use toggled::api::pb::toggle_service_client::ToggleServiceClient;
 
-/// The flags with the highest numbers are watched, one after the other is flipped, so often a second.
+/// Number of watched flags, those with the highest numbers, and flips of them per second.
 const WATCHED: usize = 10;
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    how_soon(rig, report).await?;
-    what_it_costs(rig, report).await
+    delivery_time(rig, report).await?;
+    cost_of_watchers(rig, report).await
 }
 
-async fn how_soon(rig: &mut Rig, report: &mut Report) -> Result<()> {
+async fn delivery_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, flips) = (rig.scale.rounds, rig.scale.watched_flips);
-    let ours = rig.ours().await?;
-    let bare = Server::bare(&answers(&ours.callers).await?).await?;
-    let (ours, theirs) = (Watchers::open(ours.server.address, &[]).await?, Watchers::open(bare.address, &[]).await?);
-    let what = format!("flip answered to last of {WATCHERS} watchers, 99th percentile");
-    let mut row = Row::beside(what, "a bare tonic server that broadcasts", " ms", Goal::AtMost(2.0, 1.2));
+    let served = rig.main_server().await?;
+    let bare = Server::bare(&answers(&served.callers).await?).await?;
+    let (service, limit) =
+        (Watchers::open(served.server.address, &[]).await?, Watchers::open(bare.address, &[]).await?);
+    let name = format!("flip reaches last of {WATCHERS} watchers, 99th percentile");
+    let mut row = Row::compared(name, "a bare tonic server that broadcasts", " ms", Goal::AtMost(2.0, 1.2));
     for _ in 0..rounds {
-        let [ours, theirs] = [ours.flips(flips).await?, theirs.flips(flips).await?];
+        let [service, limit] = [service.delivery_times(flips).await?, limit.delivery_times(flips).await?];
         let p99 = |lengths: &[Duration]| percentile(lengths, 0.99).as_secs_f64() * 1_000.0;
-        row.add(p99(&ours), p99(&theirs));
+        row.add(p99(&service), p99(&limit));
     }
     report.add(row);
     Ok(())
 }
 
-async fn what_it_costs(rig: &mut Rig, report: &mut Report) -> Result<()> {
+async fn cost_of_watchers(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, length) = (rig.scale.rounds, rig.scale.turn);
     let load = FlipLoad { in_flight: 64, flags: 1..FLAGS + 1 - WATCHED, length };
-    let what = format!("flips with {WATCHERS} watchers who see {WATCHED} others a second");
-    let mut row = Row::beside(what, "the same without watchers", "/s", Goal::AtLeast(0.7, 0.9));
-    let (watched, alone) = (rig.on_postgres("watched").await?, rig.on_postgres("unwatched").await?);
+    let name = format!("flips with {WATCHERS} watchers of {WATCHED} other flips/s");
+    let mut row = Row::compared(name, "the same without watchers", "/s", Goal::AtLeast(0.7, 0.9));
+    let (watched, alone) = (rig.new_on_postgres("watched").await?, rig.new_on_postgres("unwatched").await?);
     let keys: Vec<_> = (FLAGS + 1 - WATCHED..=FLAGS).map(|n| format!("flag-{n}")).collect();
     let before = watched.server.resident_mib()?;
     let watchers = Watchers::open(watched.server.address, &keys).await?;
     let memory = watched.server.resident_mib()?;
     for _ in 0..rounds {
         let delivered = watchers.delivered();
-        let mut seen = JoinSet::new();
-        seen.spawn(flip_watched(ToggleServiceClient::new(watched.callers.channel(0))));
-        let ours = watched.callers.flip_with_other_changes(&load).await?;
-        seen.shutdown().await;
+        let mut flipping = JoinSet::new();
+        flipping.spawn(flip_watched(ToggleServiceClient::new(watched.callers.channel(0))));
+        let flips = watched.callers.flip_with_other_changes(&load).await?;
+        flipping.shutdown().await;
         if watchers.delivered() < delivered + WATCHERS {
-            return Err("watchers saw nothing".into());
+            return Err("a watched flip did not reach the watchers".into());
         }
-        row.add(ours.per_second, alone.callers.flip(&load).await?.per_second);
+        row.add(flips.per_second, alone.callers.flip(&load).await?.per_second);
     }
     report.add(row);
-    report.add(Row::alone(format!("memory: {WATCHERS} watchers"), " MiB", Goal::Told).with(memory));
-    println!("  before they watched: {before:.0} MiB");
+    report.add(Row::single(format!("memory: {WATCHERS} watchers"), " MiB", Goal::Informational).with(memory));
+    println!("  memory without watchers: {before:.0} MiB");
     Ok(())
 }
 
-/// Flips the watched flags, until it is stopped.
+/// Flips the watched flags until aborted.
 async fn flip_watched(mut client: ToggleServiceClient<tonic::transport::Channel>) -> Result<()> {
     let mut ticks = interval(Duration::from_secs(1) / u32::try_from(WATCHED)?);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);

@@ -1,4 +1,4 @@
-//! Flips: many at a time and one at a time, on PostgreSQL beside pgbench and on SQLite beside the C library.
+//! Flips, many in flight and one at a time: on PostgreSQL compared with pgbench, on SQLite with the C library.
 
 use tempfile::TempDir;
 
@@ -7,20 +7,20 @@ use crate::report::{Goal, Report, Row};
 use crate::rig::flip_load::FlipLoad;
 use crate::rig::server::Server;
 use crate::rig::sqlite::Sqlite;
-use crate::rig::{Rig, Served};
+use crate::rig::{Deployment, Rig};
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    many_at_a_time(rig, report).await?;
+    many_in_flight(rig, report).await?;
     one_at_a_time(rig, report).await?;
     on_sqlite(rig, report).await
 }
 
-async fn many_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
+async fn many_in_flight(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, turn, pgbench) = (rig.scale.rounds, rig.scale.turn, rig.pgbench().await?);
-    let callers = &rig.ours().await?.callers;
+    let callers = &rig.main_server().await?.callers;
     let row = |in_flight, goal| {
-        let what = format!("flips on PostgreSQL, {in_flight} in flight");
-        (FlipLoad::of_all_flags(in_flight, turn), Row::beside(what, pgbench.to_string(), "/s", goal))
+        let name = format!("flips on PostgreSQL, {in_flight} in flight");
+        (FlipLoad::of_all_flags(in_flight, turn), Row::compared(name, pgbench.to_string(), "/s", goal))
     };
     let mut rows = [row(64, Goal::AtLeast(1.8, 2.5)), row(256, Goal::AtLeast(2.2, 3.0))];
     for _ in 0..rounds {
@@ -34,30 +34,30 @@ async fn many_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
 }
 
 async fn one_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    let (rounds, turn, pgbench) = (rig.scale.rounds, rig.scale.turn, rig.pgbench().await?.alone());
-    let callers = &rig.ours().await?.callers;
-    let mut row = Row::beside("one flip at a time, median", pgbench.to_string(), " ms", Goal::AtMost(2.0, 1.4));
+    let (rounds, turn, pgbench) = (rig.scale.rounds, rig.scale.turn, rig.pgbench().await?.with_one_client());
+    let callers = &rig.main_server().await?.callers;
+    let mut row = Row::compared("one flip at a time, median", pgbench.to_string(), " ms", Goal::AtMost(2.0, 1.4));
     for _ in 0..rounds {
-        let ours = callers.flip(&FlipLoad::of_all_flags(1, turn)).await?.median_ms();
-        row.add(ours, pgbench.median_ms(turn).await?);
+        let service = callers.flip(&FlipLoad::of_all_flags(1, turn)).await?.median_ms();
+        row.add(service, pgbench.median_ms(turn).await?);
     }
     report.add(row);
     Ok(())
 }
 
-/// On two databases that are alike: made by the service, with the same flags.
+/// Both sides have a database of their own, created by the service with the same flags.
 async fn on_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
     let folder = TempDir::new()?;
     let url = |name: &str| format!("sqlite://{}", folder.path().join(name).display());
-    let theirs: Server = Served::start(&rig.current, url("theirs.db")).await?.server;
-    theirs.stop().await?;
-    let (mut theirs, ours) =
-        (Sqlite::open(&folder.path().join("theirs.db"))?, Served::start(&rig.current, url("ours.db")).await?);
-    let against = "SQLite's C library, prepared statements, one commit a flip";
-    let mut row = Row::beside("flips on SQLite, 64 in flight", against, "/s", Goal::AtLeast(2.0, 4.0));
+    let for_library: Server = Deployment::start(&rig.current, url("library.db")).await?.server;
+    for_library.stop().await?;
+    let (mut library, service) =
+        (Sqlite::open(&folder.path().join("library.db"))?, Deployment::start(&rig.current, url("service.db")).await?);
+    let against = "SQLite's C library, prepared statements, one commit per flip";
+    let mut row = Row::compared("flips on SQLite, 64 in flight", against, "/s", Goal::AtLeast(2.0, 4.0));
     for _ in 0..rig.scale.rounds {
-        let flips = ours.callers.flip(&FlipLoad::of_all_flags(64, rig.scale.turn)).await?;
-        row.add(flips.per_second, tokio::task::block_in_place(|| theirs.flip_for(rig.scale.turn))?);
+        let flips = service.callers.flip(&FlipLoad::of_all_flags(64, rig.scale.turn)).await?;
+        row.add(flips.per_second, tokio::task::block_in_place(|| library.flip_for(rig.scale.turn))?);
     }
     report.add(row);
     Ok(())

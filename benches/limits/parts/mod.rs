@@ -1,4 +1,4 @@
-//! What is measured, in the order of the table.
+//! The parts of the benchmark, in the order of the table.
 
 mod compare;
 mod fanout;
@@ -21,7 +21,7 @@ pub const NAMES: [&str; 9] = ["flips", "reads", "fanout", "replicas", "streams",
 /// The part that compares this build with others.
 pub const COMPARE: &str = "compare";
 
-/// Measures one of them.
+/// Measures one part.
 pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<()> {
     println!("\n{name}");
     match name {
@@ -35,6 +35,6 @@ pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<(
         "load" => load::measure(rig, report).await,
         "sizes" => sizes::measure(rig, report).await,
         "verify" => verify::measure(rig, report).await,
-        _ => Err(format!("there is no part {name:?}").into()),
+        _ => Err(format!("unknown part {name:?}").into()),
     }
 }

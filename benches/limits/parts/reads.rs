@@ -1,4 +1,4 @@
-//! Reads, beside a bare tonic server that gives the same answers to anyone.
+//! Reads, compared with a bare tonic server that gives the same answers without checking credentials.
 
 use toggled::api::pb::flagd::evaluation::v2::ResolveBooleanRequest;
 use toggled::api::pb::flagd::evaluation::v2::service_client::ServiceClient;
@@ -11,29 +11,29 @@ use crate::rig::callers::Callers;
 use crate::rig::h2load::Calls;
 use crate::rig::requests::{read_request, token, with_token};
 use crate::rig::server::Server;
-use crate::rig::watchers::one_change;
+use crate::rig::watchers::observe_change;
 
 pub const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
 const RESOLVE: &str = "/flagd.evaluation.v2.Service/ResolveBoolean";
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, requests) = (rig.scale.rounds, rig.scale.reads);
-    let ours = rig.ours().await?;
-    let answers = answers(&ours.callers).await?;
+    let served = rig.main_server().await?;
+    let answers = answers(&served.callers).await?;
     let bare = Server::bare(&answers).await?;
-    let theirs = Callers::connect(bare.address).await?;
-    if theirs.flag_1().await? != answers.flag || value(&theirs).await? != answers.value {
-        return Err("the bare server gives another answer".into());
+    let bare_callers = Callers::connect(bare.address).await?;
+    if bare_callers.flag_1().await? != answers.flag || value(&bare_callers).await? != answers.value {
+        return Err("the answer of the bare server differs".into());
     }
     let calls = [
         ("GetFeatureFlag with a token", Calls::new(GET, &read_request(), &answers.flag, requests)?),
         ("flagd's ResolveBoolean with a token", Calls::new(RESOLVE, &value_request(), &answers.value, requests)?),
     ];
     let against = "a bare tonic server, same answer, no token checked";
-    let mut rows = calls.map(|(what, calls)| (calls, Row::beside(what, against, "/s", Goal::AtLeast(0.85, 0.95))));
+    let mut rows = calls.map(|(name, calls)| (calls, Row::compared(name, against, "/s", Goal::AtLeast(0.85, 0.95))));
     for _ in 0..rounds {
         for (calls, row) in &mut rows {
-            let measured = calls.load(ours.server.address).await?;
+            let measured = calls.load(served.server.address).await?;
             row.add(measured, calls.load(bare.address).await?);
         }
     }
@@ -41,9 +41,9 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-/// What our server says to the calls that the bare one is to answer.
+/// The service's answers, for the bare server to repeat.
 pub async fn answers(callers: &Callers) -> Result<Answers> {
-    let change = one_change(callers.address).await?;
+    let change = observe_change(callers.address).await?;
     Ok(Answers { flag: callers.flag_1().await?, value: value(callers).await?, change })
 }
 

@@ -1,4 +1,4 @@
-//! Two replicas on one PostgreSQL: what both together flip, beside one.
+//! Two replicas on one PostgreSQL: their flips together, compared with one server.
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
@@ -9,7 +9,7 @@ use crate::rig::program::Program;
 use crate::rig::server::Server;
 use crate::stats::median;
 
-/// What batches were made of, as the server's metrics have it.
+/// Metrics with the number of flips in all batches, and the number of batches.
 const BATCHES: [&str; 2] = ["toggled_committer_batch_size_sum", "toggled_committer_batch_size_count"];
 
 struct Replica {
@@ -25,7 +25,7 @@ impl Replica {
         Ok(Self { server, callers, batches: Vec::new() })
     }
 
-    /// One turn; flips a second. The size of its batches is noted.
+    /// Runs one turn and records its mean batch size. Returns flips per second.
     async fn flip(&mut self, load: &FlipLoad) -> Result<f64> {
         let before = self.batches_so_far().await?;
         let flips = self.callers.flip_with_other_changes(load).await?;
@@ -40,7 +40,7 @@ impl Replica {
 }
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    let [pair, single] = [rig.on_postgres("pair").await?, rig.on_postgres("single").await?];
+    let [pair, single] = [rig.new_on_postgres("pair").await?, rig.new_on_postgres("single").await?];
     let (of_pair, of_single) = (pair.url, single.url);
     pair.server.stop().await?;
     single.server.stop().await?;
@@ -50,8 +50,8 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
         Replica::start(program, &of_pair).await?,
         Replica::start(program, &of_single).await?,
     ];
-    let what = "flips of two replicas together, 64 in flight each";
-    let mut row = Row::beside(what, "one, with 128 in flight", "/s", Goal::Told);
+    let name = "flips of two replicas together, 64 in flight each";
+    let mut row = Row::compared(name, "one replica, 128 in flight", "/s", Goal::Informational);
     let [half, all] = [64, 128].map(|in_flight| FlipLoad::of_all_flags(in_flight, rig.scale.turn));
     for _ in 0..rig.scale.rounds {
         let (first, second) = tokio::try_join!(one.flip(&half), other.flip(&half))?;
@@ -59,8 +59,8 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     }
     report.add(row);
     let batches =
-        |name: &str, of: &[f64]| Row::alone(format!("flips in a batch: {name}"), "", Goal::Told).with(median(of));
+        |name: &str, of: &[f64]| Row::single(format!("batch size: {name}"), "", Goal::Informational).with(median(of));
     report.add(batches("each of two replicas", &[one.batches, other.batches].concat()));
-    report.add(batches("one with as many callers", &alone.batches));
+    report.add(batches("one replica", &alone.batches));
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Size: what a long log and many flags cost in flips, starts and memory.
+//! Sizes: how a long log and many flags affect flips, starts and memory.
 
 use tempfile::TempDir;
 
@@ -7,6 +7,7 @@ use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
 use crate::rig::callers::Callers;
 use crate::rig::flip_load::FlipLoad;
+use crate::rig::program::Program;
 use crate::rig::server::Server;
 use crate::scale::FLAGS;
 
@@ -19,10 +20,10 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
 async fn flips_on_a_long_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, entries) = (rig.scale.rounds, rig.scale.entries);
     let load = FlipLoad::of_all_flags(64, rig.scale.turn);
-    let short = rig.on_postgres("short").await?;
-    let long = rig.large().await?;
-    let what = format!("flips on a log of {entries} entries");
-    let mut row = Row::beside(what, "a log that has just begun", "/s", Goal::AtLeast(0.85, 0.95));
+    let short = rig.new_on_postgres("short").await?;
+    let long = rig.large_log().await?;
+    let name = format!("flips on a log of {entries} entries");
+    let mut row = Row::compared(name, "a new log", "/s", Goal::AtLeast(0.85, 0.95));
     for _ in 0..rounds {
         row.add(long.callers.flip(&load).await?.per_second, short.callers.flip(&load).await?.per_second);
     }
@@ -34,62 +35,64 @@ async fn many_flags(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, flags, length) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.turn);
     let url = rig.cluster.new_database("many").await?;
     let server = Server::start(&rig.current, &url).await?;
-    report.add(Row::alone("memory: idle, no flags", " MiB", Goal::Told).with(server.resident_mib()?));
+    report.add(Row::single("memory: idle, no flags", " MiB", Goal::Informational).with(server.resident_mib()?));
     let callers = Callers::connect(server.address).await?;
     callers.create_flags(flags).await?;
-    rig.cluster.settle(&url).await?;
+    rig.cluster.vacuum_and_checkpoint(&url).await?;
     let load = FlipLoad { in_flight: 64, flags: 1..flags + 1, length };
-    let few = rig.ours().await?;
-    let mut row = Row::beside(format!("flips among {flags} flags"), format!("among {FLAGS} flags"), "/s", Goal::Told);
+    let few = rig.main_server().await?;
+    let mut row =
+        Row::compared(format!("flips among {flags} flags"), format!("among {FLAGS} flags"), "/s", Goal::Informational);
     for _ in 0..rounds {
-        let ours = callers.flip(&load).await?.per_second;
-        row.add(ours, few.callers.flip(&FlipLoad::of_all_flags(64, length)).await?.per_second);
+        let flips = callers.flip(&load).await?.per_second;
+        row.add(flips, few.callers.flip(&FlipLoad::of_all_flags(64, length)).await?.per_second);
     }
     report.add(row);
     server.stop().await?;
     let server = Server::start(&rig.current, &url).await?;
-    report.add(Row::alone(format!("memory: {flags} flags"), " MiB", Goal::Told).with(server.resident_mib()?));
+    report.add(Row::single(format!("memory: {flags} flags"), " MiB", Goal::Informational).with(server.resident_mib()?));
     Ok(())
 }
 
-/// So many flags are there in well under a second.
-const SOON: usize = 10_000;
+/// Flags of the server on SQLite whose start is measured.
+const FLAGS_ON_SQLITE: usize = 10_000;
 
-/// To the line that says that it serves; on PostgreSQL, but for the one on an embedded file.
+/// Time until the server is ready. On PostgreSQL, except for one database on SQLite.
 async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, flags, entries) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.entries);
     let empty = rig.cluster.new_database("empty").await?;
     Server::start(&rig.current, &empty).await?.stop().await?;
     let many = rig.cluster.url("many");
-    let few = rig.ours().await?.url.clone();
-    let long = rig.large().await?.url.clone();
+    let few = rig.main_server().await?.url.clone();
+    let long = rig.large_log().await?.url.clone();
     let folder = TempDir::new()?;
-    let embedded = format!("sqlite://{}", folder.path().join("soon.db").display());
-    let server = Server::start(&rig.current, &embedded).await?;
-    Callers::connect(server.address).await?.create_flags(SOON).await?;
+    let sqlite = format!("sqlite://{}", folder.path().join("start.db").display());
+    let server = Server::start(&rig.current, &sqlite).await?;
+    Callers::connect(server.address).await?.create_flags(FLAGS_ON_SQLITE).await?;
     server.stop().await?;
-    let row = |what: String, goal| Row::alone(what, " ms", goal);
-    let mut on_empty = row("start, empty".to_owned(), Goal::Told);
-    let mut on_embedded = row(format!("start, {SOON} flags, SQLite"), Goal::AtMost(1_000.0, 200.0));
-    let mut on_many = row(format!("start, {flags} flags"), Goal::Told);
-    let mut on_long = Row::beside(
+    let row = |name: String, goal| Row::single(name, " ms", goal);
+    let mut on_empty = row("start, empty".to_owned(), Goal::Informational);
+    let mut on_sqlite = row(format!("start, {FLAGS_ON_SQLITE} flags, SQLite"), Goal::AtMost(1_000.0, 200.0));
+    let mut on_many = row(format!("start, {flags} flags"), Goal::Informational);
+    let mut on_long = Row::compared(
         format!("start, a log of {entries} entries"),
-        "the same flags, a log that has just begun",
+        "the same flags, a new log",
         " ms",
         Goal::AtMost(1.5, 1.1),
     );
+    let program = &rig.current;
     for _ in 0..rounds {
-        on_empty = on_empty.with(start_ms(&empty).await?);
-        on_embedded = on_embedded.with(start_ms(&embedded).await?);
-        on_many = on_many.with(start_ms(&many).await?);
-        on_long.add(start_ms(&long).await?, start_ms(&few).await?);
+        on_empty = on_empty.with(start_ms(program, &empty).await?);
+        on_sqlite = on_sqlite.with(start_ms(program, &sqlite).await?);
+        on_many = on_many.with(start_ms(program, &many).await?);
+        on_long.add(start_ms(program, &long).await?, start_ms(program, &few).await?);
     }
-    [on_empty, on_embedded, on_many, on_long].into_iter().for_each(|row| report.add(row));
+    [on_empty, on_sqlite, on_many, on_long].into_iter().for_each(|row| report.add(row));
     Ok(())
 }
 
-async fn start_ms(url: &str) -> Result<f64> {
-    let server = Server::start(&rig.current, url).await?;
+async fn start_ms(program: &Program, url: &str) -> Result<f64> {
+    let server = Server::start(program, url).await?;
     let took = server.started_in;
     server.stop().await?;
     Ok(took.as_secs_f64() * 1_000.0)

@@ -1,4 +1,4 @@
-//! The log as a stream, beside what the databases' own programs write of the same rows.
+//! Streams of the log, compared with the databases' own programs that print the same rows.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,65 +17,65 @@ use tonic::codegen::http::uri::PathAndQuery;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::callers::Callers;
-use crate::rig::raw::Raw;
+use crate::rig::raw_codec::RawCodec;
 use crate::rig::requests::{token, with_token};
-use crate::rig::{Rig, Served, fill};
+use crate::rig::{Deployment, Rig, fill};
 
-/// What an entry is sent as.
+/// Columns that the service sends.
 const COLUMNS: &str = "id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, \
     entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent, \
     previous_entity_revision, reverts, hash_version, hash, created_at";
 
-/// How often memory is looked at.
-const LOOK: Duration = Duration::from_millis(100);
+/// Time between two samples of memory.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     from_postgres(rig, report).await?;
-    all_of_it(rig, report).await?;
+    memory_of_whole_log(rig, report).await?;
     from_sqlite(rig, report).await
 }
 
 async fn from_postgres(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, streamed) = (rig.scale.rounds, rig.scale.streamed);
     let psql = rig.cluster.program("psql");
-    let large = rig.large().await?;
-    let what = format!("StreamAuditLogs from PostgreSQL, {streamed} entries");
-    let mut row = Row::beside(what, "psql, COPY of the same rows to STDOUT", "/s", Goal::AtLeast(0.3, 0.6));
+    let large = rig.large_log().await?;
+    let name = format!("StreamAuditLogs from PostgreSQL, {streamed} entries");
+    let mut row = Row::compared(name, "psql, COPY of the same rows to STDOUT", "/s", Goal::AtLeast(0.3, 0.6));
     for _ in 0..rounds {
         let head = large.callers.flag_1().await?.revision;
-        let ours = stream(&large.callers, head - streamed, streamed).await?;
+        let service = stream(&large.callers, head - streamed, streamed).await?;
         let copy = format!(
             "COPY (SELECT {COLUMNS} FROM audit_logs WHERE revision > {} ORDER BY revision) TO STDOUT",
             head - streamed
         );
         let mut command = Command::new(&psql);
         command.args(["--no-psqlrc", "--quiet", "--command", &copy, &large.url]);
-        row.add(ours, printed(command, streamed).await?);
+        row.add(service, rows_per_second(command, streamed).await?);
     }
     report.add(row);
     Ok(())
 }
 
-/// Memory while all of the log is streamed.
-async fn all_of_it(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    let large = rig.large().await?;
+/// Memory while the whole log is streamed.
+async fn memory_of_whole_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
+    let large = rig.large_log().await?;
     let head = large.callers.flag_1().await?.revision;
     let before = large.server.resident_mib()?;
-    let mut looks = Vec::new();
+    let mut samples = Vec::new();
     let streaming = stream(&large.callers, 0, head);
     tokio::pin!(streaming);
     let per_second = loop {
-        match tokio::time::timeout(LOOK, &mut streaming).await {
+        match tokio::time::timeout(SAMPLE_INTERVAL, &mut streaming).await {
             Ok(streamed) => break streamed?,
-            Err(_) => looks.push(large.server.resident_mib()?),
+            Err(_) => samples.push(large.server.resident_mib()?),
         }
     };
-    let most = |looks: &[f64]| looks.iter().copied().fold(before, f64::max);
-    let (early, late) = looks.split_at(looks.len() / 4);
-    let what = |part: &str| format!("memory: streaming {head} entries, {part}");
-    report.add(Row::alone(what("first quarter"), " MiB", Goal::Told).with(most(early)));
+    let most = |samples: &[f64]| samples.iter().copied().fold(before, f64::max);
+    let (early, late) = samples.split_at(samples.len() / 4);
+    let name = |part: &str| format!("memory: streaming {head} entries, {part}");
+    report.add(Row::single(name("first quarter"), " MiB", Goal::Informational).with(most(early)));
     let flat = Goal::AtMost(most(early) + 8.0, most(early));
-    report.add(Row::alone(what("the rest"), " MiB", flat).with(most(late)));
+    report.add(Row::single(name("the rest"), " MiB", flat).with(most(late)));
     println!("  {per_second:.0} entries a second, {before:.0} MiB before");
     Ok(())
 }
@@ -84,15 +84,15 @@ async fn from_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
     let (folder, streamed) = (TempDir::new()?, rig.scale.sqlite_entries);
     let file = folder.path().join("large.db");
     let url = format!("sqlite://{}", file.display());
-    Served::start(&rig.current, url.clone()).await?.server.stop().await?;
+    Deployment::start(&rig.current, url.clone()).await?.server.stop().await?;
     fill::fill(&url, streamed + 1).await?;
-    let served = Served::start(&rig.current, url).await?;
-    let what = format!("StreamAuditLogs from SQLite, {streamed} entries");
-    let mut row = Row::beside(what, "the sqlite3 shell, CSV of the same rows", "/s", Goal::AtLeast(0.1, 0.4));
+    let served = Deployment::start(&rig.current, url).await?;
+    let name = format!("StreamAuditLogs from SQLite, {streamed} entries");
+    let mut row = Row::compared(name, "the sqlite3 shell, CSV of the same rows", "/s", Goal::AtLeast(0.1, 0.4));
     for _ in 0..rig.scale.rounds {
         let head = served.callers.flag_1().await?.revision;
-        let ours = stream(&served.callers, head - streamed, streamed).await?;
-        row.add(ours, printed(shell(&file, head - streamed), streamed).await?);
+        let service = stream(&served.callers, head - streamed, streamed).await?;
+        row.add(service, rows_per_second(shell(&file, head - streamed), streamed).await?);
     }
     report.add(row);
     Ok(())
@@ -105,8 +105,8 @@ fn shell(file: &Path, after: Revision) -> Command {
     command
 }
 
-/// How many rows a second a program prints; nobody reads them.
-async fn printed(mut command: Command, rows: Revision) -> Result<f64> {
+/// Rows per second that a program prints. The output is discarded.
+async fn rows_per_second(mut command: Command, rows: Revision) -> Result<f64> {
     let began = Instant::now();
     let status = command.stdin(Stdio::null()).stdout(Stdio::null()).kill_on_drop(true).status().await?;
     if !status.success() {
@@ -115,7 +115,7 @@ async fn printed(mut command: Command, rows: Revision) -> Result<f64> {
     Ok(rows as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Streams so many entries after a revision, and all of them; entries a second.
+/// Streams this many entries after a revision. Returns entries per second. Fails if any are missing.
 async fn stream(callers: &Callers, after: Revision, entries: Revision) -> Result<f64> {
     let request = StreamAuditLogsRequest { after_revision: Some(after), limit: Some(entries), ..Default::default() };
     let request = with_token(request.encode_to_vec().into(), &token()?);
@@ -130,12 +130,12 @@ async fn stream(callers: &Callers, after: Revision, entries: Revision) -> Result
     }
     let length = began.elapsed();
     if received as i64 != entries {
-        return Err(format!("{received} entries were streamed, not {entries}").into());
+        return Err(format!("streamed {received} entries instead of {entries}").into());
     }
     Ok(entries as f64 / length.as_secs_f64())
 }
 
-/// How often a message has a field, by its number.
+/// Counts how often a message has the field with this number.
 pub fn count(mut message: Bytes, field: u32) -> Result<usize> {
     let mut count = 0;
     while message.has_remaining() {

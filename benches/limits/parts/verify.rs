@@ -1,4 +1,4 @@
-//! Verifying an exported log: how many entries a second, and that memory does not grow with the log.
+//! Verification of an exported log: entries per second, and that memory does not grow with the log.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -10,16 +10,16 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::process::{output, resident_mib};
 use crate::rig::program::Program;
-use crate::rig::{Rig, Served, fill};
+use crate::rig::{Deployment, Rig, fill};
 
-/// Verified a second, at least.
-const AT_LEAST: f64 = 300_000.0;
+/// Entries verified per second, at least.
+const MIN_RATE: f64 = 300_000.0;
 
-/// The larger takes at most so much more memory, in MiB: what an allocator happens to keep.
-const AT_MOST_MORE: f64 = 8.0;
+/// Additional memory allowed for the larger log, in MiB. Allocators do not return all memory.
+const MAX_EXTRA_MIB: f64 = 8.0;
 
-/// How often memory is looked at.
-const LOOK: Duration = Duration::from_millis(5);
+/// Time between two samples of memory.
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(5);
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let folder = TempDir::new()?;
@@ -29,32 +29,32 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     for entries in [few, many] {
         let file = folder.path().join(entries.to_string());
         export(rig, &url, entries, &file).await?;
-        // The first time brings the file into memory.
+        // The first run loads the file into the page cache and is not counted.
         verify(&rig.current, &file).await?;
-        let (mut lengths, mut peak) = (Vec::new(), 0.0_f64);
+        let (mut durations, mut peak) = (Vec::new(), 0.0_f64);
         for _ in 0..rig.scale.rounds {
             let (length, mib) = verify(&rig.current, &file).await?;
-            lengths.push(length);
+            durations.push(length);
             peak = peak.max(mib);
         }
         peaks.push(peak);
         if entries == many {
-            let what = format!("entries verified, of a file of {entries}");
-            let rates = lengths.iter().map(|length| entries as f64 / length.as_secs_f64());
-            report.add(rates.fold(Row::alone(what, "/s", Goal::AtLeast(AT_LEAST, AT_LEAST)), Row::with));
+            let name = format!("entries verified, of a file of {entries}");
+            let rates = durations.iter().map(|length| entries as f64 / length.as_secs_f64());
+            report.add(rates.fold(Row::single(name, "/s", Goal::AtLeast(MIN_RATE, MIN_RATE)), Row::with));
         }
     }
-    report.add(Row::alone(format!("memory: verifying {few} entries"), " MiB", Goal::Told).with(peaks[0]));
-    let flat = Goal::AtMost(peaks[0] + AT_MOST_MORE, peaks[0]);
-    report.add(Row::alone(format!("memory: verifying {many} entries"), " MiB", flat).with(peaks[1]));
+    report.add(Row::single(format!("memory: verifying {few} entries"), " MiB", Goal::Informational).with(peaks[0]));
+    let flat = Goal::AtMost(peaks[0] + MAX_EXTRA_MIB, peaks[0]);
+    report.add(Row::single(format!("memory: verifying {many} entries"), " MiB", flat).with(peaks[1]));
     Ok(())
 }
 
-/// A log of at least so many entries, made longer if need be, as `audit export` writes it.
+/// Extends the log to this many entries and exports it with `audit export`.
 async fn export(rig: &Rig, url: &str, entries: u64, file: &Path) -> Result<()> {
-    Served::start(&rig.current, url.to_owned()).await?.server.stop().await?;
+    Deployment::start(&rig.current, url.to_owned()).await?.server.stop().await?;
     fill::fill(url, i64::try_from(entries)?).await?;
-    let served = Served::start(&rig.current, url.to_owned()).await?;
+    let served = Deployment::start(&rig.current, url.to_owned()).await?;
     let mut command = rig.current.command(["audit", "export", "--output-file"]);
     command
         .arg(file)
@@ -63,20 +63,20 @@ async fn export(rig: &Rig, url: &str, entries: u64, file: &Path) -> Result<()> {
     output(command).await.map(drop)
 }
 
-/// How long it takes, and the most memory at once.
+/// Verifies a file. Returns the duration and the peak memory in MiB.
 async fn verify(program: &Program, file: &Path) -> Result<(Duration, f64)> {
     let began = Instant::now();
     let mut command = program.command(["audit", "verify", "--file"]);
     let mut process = command.arg(file).stdout(Stdio::null()).kill_on_drop(true).spawn()?;
-    let id = process.id().ok_or("it is gone already")?;
+    let id = process.id().ok_or("the verifier has already exited")?;
     let mut mib = 0.0_f64;
     let status = loop {
-        // Nothing is told any more of a process that has just ended.
+        // Fails if the process has just ended.
         mib = mib.max(resident_mib(id, "VmHWM:").unwrap_or_default());
-        if let Ok(status) = tokio::time::timeout(LOOK, process.wait()).await {
+        if let Ok(status) = tokio::time::timeout(SAMPLE_INTERVAL, process.wait()).await {
             break status?;
         }
     };
     let length = began.elapsed();
-    if status.success() { Ok((length, mib)) } else { Err("a log that is intact is not".into()) }
+    if status.success() { Ok((length, mib)) } else { Err("verification of an intact log failed".into()) }
 }

@@ -1,21 +1,20 @@
-//! Charts of what was measured: how far each row is beyond what it must be. One SVG each, drawn here, since bars with a line
-//! of text are all that is in them.
+//! Bar charts of the results as SVG: how much of its goal each row reaches.
 
 use std::fmt::Write;
 
 use super::Row;
 
-/// A chart, and which rows are in it.
+/// A chart and the filter for its rows.
 pub struct Chart {
     pub file: &'static str,
     title: &'static str,
     shows: fn(&Row) -> bool,
 }
 
-/// All of them.
+/// All charts.
 pub const CHARTS: [Chart; 2] = [
-    Chart { file: "limits.svg", title: "Beside what this machine can do", shows: |row| row.limit().is_some() },
-    Chart { file: "goals.svg", title: "Within bounds", shows: |row| row.limit().is_none() },
+    Chart { file: "limits.svg", title: "Compared with this machine's limits", shows: |row| row.limit().is_some() },
+    Chart { file: "goals.svg", title: "Goals without a limit to compare with", shows: |row| row.limit().is_none() },
 ];
 
 /// In pixels.
@@ -24,38 +23,38 @@ const TEXT: f64 = 480.0;
 const LINE: f64 = 26.0;
 const TOP: f64 = 56.0;
 
-/// A bar ends here at the latest, however far beyond its goal a row is.
-const FARTHEST: f64 = 3.0;
+/// The largest share of a goal that is drawn. Longer bars are cut.
+const MAX_SHARE: f64 = 3.0;
 
 impl Chart {
-    /// The chart, of those of all rows that are to be in it and have a goal.
+    /// Draws the rows of this chart that have a goal.
     pub fn draw(&self, rows: &[Row]) -> String {
         let rows: Vec<_> =
-            rows.iter().filter(|row| (self.shows)(row)).filter_map(|row| Some((row, row.reached()?))).collect();
+            rows.iter().filter(|row| (self.shows)(row)).filter_map(|row| Some((row, row.goal_share()?))).collect();
         let height = TOP + LINE * rows.len() as f64 + 12.0;
-        let at = |reached: f64| TEXT + (WIDTH - TEXT - 90.0) * reached.min(FARTHEST) / FARTHEST;
+        let at = |share: f64| TEXT + (WIDTH - TEXT - 90.0) * share.min(MAX_SHARE) / MAX_SHARE;
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{WIDTH}\" height=\"{height}\" font-family=\"sans-serif\" \
              font-size=\"13\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
              <text x=\"12\" y=\"24\" font-size=\"16\">{}</text>\n\
-             <text x=\"{}\" y=\"46\" text-anchor=\"middle\" fill=\"#555\">as it must be</text>\n",
+             <text x=\"{}\" y=\"46\" text-anchor=\"middle\" fill=\"#555\">required</text>\n",
             self.title,
             at(1.0)
         );
-        for (index, (row, reached)) in rows.iter().enumerate() {
+        for (index, (row, share)) in rows.iter().enumerate() {
             let top = TOP + LINE * index as f64;
-            let colour = if row.is_enough() { "#2a7f62" } else { "#b3362b" };
-            let told = if row.limit().is_some() { format!("{:.2} x", row.value()) } else { row.number(row.value()) };
-            // Writing to a text cannot fail.
+            let colour = if row.meets_goal() { "#2a7f62" } else { "#b3362b" };
+            let label = if row.limit().is_some() { format!("{:.2} x", row.value()) } else { row.number(row.value()) };
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 svg,
                 "<text x=\"12\" y=\"{}\">{}</text><rect x=\"{TEXT}\" y=\"{}\" width=\"{:.0}\" height=\"16\" \
-                 fill=\"{colour}\"/><text x=\"{:.0}\" y=\"{}\">{told}</text>",
+                 fill=\"{colour}\"/><text x=\"{:.0}\" y=\"{}\">{label}</text>",
                 top + 13.0,
-                escaped(&row.what),
+                escaped(&row.name),
                 top,
-                at(*reached) - TEXT,
-                at(*reached) + 6.0,
+                at(*share) - TEXT,
+                at(*share) + 6.0,
                 top + 13.0,
             );
         }

@@ -1,4 +1,4 @@
-//! What was measured: a table for people, JSON for programs, charts for both.
+//! Results: a table for the terminal, JSON and charts for the documentation.
 
 mod chart;
 mod row;
@@ -10,47 +10,47 @@ use std::path::Path;
 use crate::Result;
 pub use row::{Goal, Row};
 
-/// All that was measured, in the order of the table.
+/// All rows, in the order of the table.
 #[derive(Default)]
 pub struct Report {
     rows: Vec<Row>,
 }
 
 impl Report {
-    /// Takes a row in, and tells of it at once: a run takes minutes.
+    /// Adds a row and prints it at once, because a run takes minutes.
     pub fn add(&mut self, row: Row) {
-        println!("  {}", row.told());
+        println!("  {}", row.summary());
         self.rows.push(row);
     }
 
-    /// Whether every row is as it must be.
-    pub fn is_enough(&self) -> bool {
-        self.rows.iter().all(Row::is_enough)
+    /// Whether every row meets its goal.
+    pub fn meets_goals(&self) -> bool {
+        self.rows.iter().all(Row::meets_goal)
     }
 
-    /// One line a row, and what each was measured against.
+    /// The table: one line per row, then the limits.
     pub fn table(&self) -> String {
-        let width = self.rows.iter().map(|row| row.what.chars().count()).max().unwrap_or_default();
+        let width = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default();
         let mut table = format!(
             "{:<width$}  {:>9}  {:>9}  {:>6}  {:>6}  {:>10}  {:>10}\n",
-            "medians", "ours", "limit", "ratio", "least", "must", "aim"
+            "medians", "measured", "limit", "ratio", "least", "must", "aim"
         );
         for row in &self.rows {
             let limit = row.limit().map(|limit| row.number(limit)).unwrap_or_default();
-            let ratio = row.limit().map(|_| format!("{:.2}", row.value())).unwrap_or_default();
-            let least = row.limit().map(|_| format!("{:.2}", row.least())).unwrap_or_default();
+            let ratio = row.limit().map(|_| format!("{:.3}", row.value())).unwrap_or_default();
+            let least = row.limit().map(|_| format!("{:.3}", row.least())).unwrap_or_default();
             let [must, aim] = row.goals();
-            let missed = if row.is_enough() { "" } else { "  MISSED" };
-            // Writing to a text cannot fail.
+            let missed = if row.meets_goal() { "" } else { "  MISSED" };
+            // Writing to a string cannot fail.
             let _ = writeln!(
                 table,
                 "{:<width$}  {:>9}  {limit:>9}  {ratio:>6}  {least:>6}  {must:>10}  {aim:>10}{missed}",
-                row.what,
-                row.number(row.ours())
+                row.name,
+                row.number(row.median())
             );
         }
         for row in self.rows.iter().filter(|row| !row.against.is_empty()) {
-            let _ = writeln!(table, "limit of {}: {}", row.what, row.against);
+            let _ = writeln!(table, "limit for {}: {}", row.name, row.against);
         }
         table
     }
@@ -68,7 +68,7 @@ impl Report {
     }
 }
 
-/// What it was measured on, as far as that says anything to others.
+/// The machine: cores and processor model.
 fn machine() -> serde_json::Value {
     let cores = std::thread::available_parallelism().map(usize::from).unwrap_or_default();
     let model = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();

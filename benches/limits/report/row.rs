@@ -1,122 +1,122 @@
-//! One thing that was measured.
+//! One measurement.
 
 use crate::stats::median;
 
-/// What a row is to reach.
+/// The goal of a row.
 #[derive(Clone, Copy)]
 pub enum Goal {
-    /// Not less than the first, and better the second.
+    /// At least the first value; the second is the aim.
     AtLeast(f64, f64),
-    /// Not more than the first, and better the second.
+    /// At most the first value; the second is the aim.
     AtMost(f64, f64),
-    /// Nothing: it is told.
-    Told,
+    /// No goal: the row is only reported.
+    Informational,
 }
 
-/// What was measured of one thing, in rounds: ours alone, or beside a limit.
+/// Measurements in rounds, with or without a limit to compare with.
 pub struct Row {
-    pub what: String,
-    /// What the limit is; empty without one.
+    pub name: String,
+    /// Describes the limit. Empty without one.
     pub against: String,
     unit: &'static str,
     goal: Goal,
-    ours: Vec<f64>,
+    measured: Vec<f64>,
     limits: Vec<f64>,
 }
 
 impl Row {
-    /// A row without a limit: what it comes to is the median of its rounds.
-    pub fn alone(what: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
-        Self { what: what.into(), against: String::new(), unit, goal, ours: Vec::new(), limits: Vec::new() }
+    /// A row without a limit. Its value is the median of the rounds.
+    pub fn single(name: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
+        Self { name: name.into(), against: String::new(), unit, goal, measured: Vec::new(), limits: Vec::new() }
     }
 
-    /// A row beside a limit: what it comes to is a ratio.
-    pub fn beside(what: impl Into<String>, against: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
-        Self { against: against.into(), ..Self::alone(what, unit, goal) }
+    /// A row with a limit. Its value is the median ratio of measurement and limit.
+    pub fn compared(name: impl Into<String>, against: impl Into<String>, unit: &'static str, goal: Goal) -> Self {
+        Self { against: against.into(), ..Self::single(name, unit, goal) }
     }
 
-    /// The same with one round.
-    pub fn with(mut self, ours: f64) -> Self {
-        self.ours.push(ours);
+    /// Adds a round without a limit.
+    pub fn with(mut self, measured: f64) -> Self {
+        self.measured.push(measured);
         self
     }
 
-    /// Notes one round of a comparison, and tells of it.
-    pub fn add(&mut self, ours: f64, limit: f64) {
-        let round = self.ours.len() + 1;
+    /// Adds a round of a comparison and prints it.
+    pub fn add(&mut self, measured: f64, limit: f64) {
+        let round = self.measured.len() + 1;
         println!(
-            "  {}, round {round}: {} to {}, {:.2}",
-            self.what,
-            self.number(ours),
+            "  {}, round {round}: {} vs. {}, ratio {:.3}",
+            self.name,
+            self.number(measured),
             self.number(limit),
-            ours / limit
+            measured / limit
         );
-        self.ours.push(ours);
+        self.measured.push(measured);
         self.limits.push(limit);
     }
 
-    /// The median of ours.
-    pub fn ours(&self) -> f64 {
-        median(&self.ours)
+    /// The median measurement.
+    pub fn median(&self) -> f64 {
+        median(&self.measured)
     }
 
-    /// The median of the limit.
+    /// The median of the limit, if there is one.
     pub fn limit(&self) -> Option<f64> {
         (!self.limits.is_empty()).then(|| median(&self.limits))
     }
 
-    /// What the goal is about. Of a comparison the median of the rounds' ratios, not the ratio of the medians: when the
-    /// machine is slower for a while, both sides of a round are.
+    /// The value that the goal applies to. For a comparison, this is the median of the ratios and not the ratio of the
+    /// medians: when the machine is slow for a while, both sides of a round are slow.
     pub fn value(&self) -> f64 {
         if self.limits.is_empty() {
-            return self.ours();
+            return self.median();
         }
         median(&self.ratios().collect::<Vec<_>>())
     }
 
-    /// The least of the rounds' ratios.
+    /// The least ratio of the rounds.
     pub fn least(&self) -> f64 {
         self.ratios().fold(f64::INFINITY, f64::min)
     }
 
     fn ratios(&self) -> impl Iterator<Item = f64> {
-        self.ours.iter().zip(&self.limits).map(|(ours, limit)| ours / limit)
+        self.measured.iter().zip(&self.limits).map(|(measured, limit)| measured / limit)
     }
 
     /// Whether anything was measured.
     pub fn has_rounds(&self) -> bool {
-        !self.ours.is_empty()
+        !self.measured.is_empty()
     }
 
-    /// Whether it is as it must be.
-    pub fn is_enough(&self) -> bool {
+    /// Whether the goal is met.
+    pub fn meets_goal(&self) -> bool {
         match self.goal {
             Goal::AtLeast(must, _) => self.value() >= must,
             Goal::AtMost(must, _) => self.value() <= must,
-            Goal::Told => true,
+            Goal::Informational => true,
         }
     }
 
-    /// How much of its goal it reaches: at 1 it is as it must be, and above that it is better.
-    pub fn reached(&self) -> Option<f64> {
+    /// Share of the goal that is reached. At 1 or more, the goal is met.
+    pub fn goal_share(&self) -> Option<f64> {
         match self.goal {
             Goal::AtLeast(must, _) => Some(self.value() / must),
             Goal::AtMost(must, _) => Some(must / self.value()),
-            Goal::Told => None,
+            Goal::Informational => None,
         }
     }
 
-    /// What it must be and what it should be, for the table.
+    /// The required value and the aim, for the table.
     pub fn goals(&self) -> [String; 2] {
         let number = |goal: f64| if self.limits.is_empty() { self.number(goal) } else { format!("{goal}") };
         match self.goal {
             Goal::AtLeast(must, aim) => [format!(">= {}", number(must)), number(aim)],
             Goal::AtMost(must, aim) => [format!("<= {}", number(must)), number(aim)],
-            Goal::Told => [String::new(), String::new()],
+            Goal::Informational => [String::new(), String::new()],
         }
     }
 
-    /// A number in the row's unit, with as many digits as mean anything.
+    /// Formats a number with the row's unit and about three digits.
     pub fn number(&self, number: f64) -> String {
         let digits = if number >= 100.0 {
             0
@@ -128,21 +128,22 @@ impl Row {
         format!("{number:.digits$}{}", self.unit)
     }
 
-    /// A line for who is waiting.
-    pub fn told(&self) -> String {
-        let ratio = self.limit().map(|_| format!(", {:.2} of the limit", self.value())).unwrap_or_default();
-        format!("{}: {}{ratio}", self.what, self.number(self.ours()))
+    /// One line with the result.
+    pub fn summary(&self) -> String {
+        let ratio =
+            self.limit().map(|_| format!(", ratio {:.3}, least {:.3}", self.value(), self.least())).unwrap_or_default();
+        format!("{}: {}{ratio}", self.name, self.number(self.median()))
     }
 
-    /// For programs: everything, round by round.
+    /// All rounds, as JSON.
     pub fn to_json(&self) -> serde_json::Value {
         let (goal, must, aim) = match self.goal {
             Goal::AtLeast(must, aim) => (Some("at least"), Some(must), Some(aim)),
             Goal::AtMost(must, aim) => (Some("at most"), Some(must), Some(aim)),
-            Goal::Told => (None, None, None),
+            Goal::Informational => (None, None, None),
         };
         serde_json::json!({
-            "what": self.what, "against": self.against, "unit": self.unit.trim(), "ours": self.ours,
+            "what": self.name, "against": self.against, "unit": self.unit.trim(), "ours": self.measured,
             "limit": self.limits, "value": self.value(), "goal": goal, "must": must, "aim": aim,
         })
     }

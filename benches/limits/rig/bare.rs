@@ -1,5 +1,5 @@
-//! The limit of reads and of watching: tonic and nothing else. It asks nobody who calls, and gives the answers that it was
-//! started with; a flip sends one of them to everybody who watches.
+//! The limit of reads and watches: a server that is tonic and nothing else. It checks no credentials and always sends the
+//! answers that it was started with. A flip sends one of them to all watchers.
 
 use std::convert::Infallible;
 use std::future::ready;
@@ -29,13 +29,13 @@ use tower::{Service, service_fn};
 
 use crate::Result;
 
-/// The argument that makes this program the server.
+/// Argument that makes the benchmark run as this server.
 pub const COMMAND: &str = "bare-server";
 
-/// Messages that a watcher may be behind.
-const BEHIND: usize = 64;
+/// Messages that the broadcast channel keeps for a slow watcher.
+const CHANNEL_CAPACITY: usize = 64;
 
-/// What it says.
+/// The server's answers.
 #[derive(Clone, PartialEq)]
 pub struct Answers {
     pub flag: GetFeatureFlagResponse,
@@ -60,18 +60,18 @@ impl Answers {
         let value = ResolveBooleanResponse::decode_length_delimited(&mut *bytes)?;
         let change = WatchFeatureFlagsResponse::decode_length_delimited(&mut *bytes)?;
         if bytes.has_remaining() {
-            Err("that is not what a bare server is to answer".into())
+            Err("the answers for the bare server have trailing bytes".into())
         } else {
             Ok(Self { flag, value, change })
         }
     }
 }
 
-/// Serves until killed. The encoded answers are its input.
+/// Serves until killed. Reads the encoded answers from standard input.
 pub async fn serve() -> Result<()> {
     let mut answers = Vec::new();
     std::io::stdin().read_to_end(&mut answers)?;
-    let (changes, _) = broadcast::channel(BEHIND);
+    let (changes, _) = broadcast::channel(CHANNEL_CAPACITY);
     let answers = Answers::decode(&answers)?;
     let (flags, values) = (Bare::<Flags>::new(&answers, &changes), Bare::<Values>::new(&answers, &changes));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -80,7 +80,7 @@ pub async fn serve() -> Result<()> {
     Ok(Server::builder().add_service(flags).add_service(values).serve_with_incoming(incoming).await?)
 }
 
-/// What the generated services do, for a few methods. `S` is one of the two services below.
+/// Implements a few methods of the service `S`, which is one of the two below.
 struct Bare<S> {
     answers: Answers,
     changes: broadcast::Sender<WatchFeatureFlagsResponse>,
@@ -142,19 +142,19 @@ where
     Ok(Grpc::new(ProstCodec::default()).unary(method, request).await)
 }
 
-/// Everybody who watches is told, and then the caller.
+/// Sends the change to all watchers, then answers the caller.
 fn flip(
     changes: broadcast::Sender<WatchFeatureFlagsResponse>,
     change: WatchFeatureFlagsResponse,
     request: http::Request<Body>,
 ) -> impl Future<Output = Answered> {
     let answer = ToggleFeatureFlagResponse { revision: change.revision, ..Default::default() };
-    // Nobody may be watching.
+    // Fails if there are no watchers, which is allowed.
     let _ = changes.send(change);
     unary::<ToggleFeatureFlagRequest, _>(request, answer)
 }
 
-/// What there is at first, and then every change.
+/// Sends an initial state, then every change.
 async fn watch(
     changes: broadcast::Sender<WatchFeatureFlagsResponse>,
     change: WatchFeatureFlagsResponse,

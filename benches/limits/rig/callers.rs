@@ -1,9 +1,9 @@
-//! Our side of changes: callers with a token, on a few connections.
+//! Clients of a server: they create flags and run loads of flips.
 
 use std::net::SocketAddr;
 
-use toggled::grpc::pb::toggle_service_client::ToggleServiceClient;
-use toggled::grpc::pb::{CreateFeatureFlagRequest, GetFeatureFlagResponse};
+use toggled::api::pb::toggle_service_client::ToggleServiceClient;
+use toggled::api::pb::{CreateFeatureFlagRequest, GetFeatureFlagResponse};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
@@ -11,13 +11,13 @@ use super::flip_load::{FlipLoad, FlipResult};
 use super::requests::{connect, read_request, token, with_token};
 use crate::Result;
 
-/// Connections that all callers of a server share.
+/// Connections that the clients of a server share.
 const CONNECTIONS: usize = 8;
 
-/// Callers who create flags.
+/// Flags that are created concurrently.
 const CREATORS: usize = 256;
 
-/// Everyone who calls a server.
+/// Clients of one server.
 pub struct Callers {
     pub address: SocketAddr,
     channels: Vec<Channel>,
@@ -32,7 +32,7 @@ impl Callers {
         Ok(Self { address, channels })
     }
 
-    /// Creates so many flags, `flag-1` and on.
+    /// Creates `flag-1` to `flag-COUNT`.
     pub async fn create_flags(&self, count: usize) -> Result<()> {
         let mut callers = JoinSet::new();
         for caller in 0..CREATORS {
@@ -46,7 +46,7 @@ impl Callers {
                 Ok(())
             });
         }
-        all(callers).await.map(drop)
+        join_all(callers).await.map(drop)
     }
 
     /// Runs a load. Fails unless the log grew by exactly these flips.
@@ -73,12 +73,12 @@ impl Callers {
         tokio::task::spawn_blocking(move || load.run(address)).await?
     }
 
-    /// What the server says of `flag-1`.
+    /// Reads `flag-1`.
     pub async fn flag_1(&self) -> Result<GetFeatureFlagResponse> {
         flag_1(self.address).await
     }
 
-    /// The connection that a caller shares.
+    /// The connection of a client.
     pub fn channel(&self, caller: usize) -> Channel {
         self.channels[caller % CONNECTIONS].clone()
     }
@@ -88,17 +88,17 @@ impl Callers {
     }
 }
 
-/// What a server says of `flag-1`.
+/// Reads `flag-1` on a new connection.
 pub async fn flag_1(address: SocketAddr) -> Result<GetFeatureFlagResponse> {
     let mut client = ToggleServiceClient::new(connect(address).await?);
     Ok(client.get_feature_flag(with_token(read_request(), &token()?)).await?.into_inner())
 }
 
-/// Waits for all callers; the first failure is everyone's.
-pub async fn all<T: 'static>(mut callers: JoinSet<Result<T>>) -> Result<Vec<T>> {
-    let mut came_of_it = Vec::new();
-    while let Some(ended) = callers.join_next().await {
-        came_of_it.push(ended??);
+/// Waits for all tasks. Returns the first error.
+pub async fn join_all<T: 'static>(mut callers: JoinSet<Result<T>>) -> Result<Vec<T>> {
+    let mut results = Vec::new();
+    while let Some(finished) = callers.join_next().await {
+        results.push(finished??);
     }
-    Ok(came_of_it)
+    Ok(results)
 }

@@ -1,4 +1,4 @@
-//! A PostgreSQL of our own, durable as it comes, for both sides of the comparison.
+//! A PostgreSQL cluster for the benchmark, with the default durability settings.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
@@ -10,25 +10,24 @@ use tokio::process::{Child, Command};
 
 use crate::Result;
 
-/// The script that the tests use as well.
+/// Shared with the tests.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/support/cluster.sh");
 
-/// A checkpoint in one side's turn would be the other's luck: the log of the whole run fits in before the first. When
-/// a commit is durable is not touched.
+/// Prevents checkpoints during the run, because one would slow only the side whose turn it is. Durability is unchanged.
 const OPTIONS: &str = "-c max_wal_size=8GB -c checkpoint_timeout=1h";
 
-/// A running cluster; stopped and removed with this value.
+/// A running cluster. Dropping it stops the cluster and removes its files.
 pub struct Cluster {
     port: u16,
     programs: PathBuf,
-    /// Its standard input is what keeps the cluster running.
+    /// The cluster stops when the standard input of this process closes.
     _process: Child,
 }
 
 impl Cluster {
     pub async fn start() -> Result<Self> {
         let programs = programs()?;
-        // A port that is free now may be taken a moment later: then the next one is tried.
+        // Another process may take the free port before PostgreSQL does. Then try another port.
         for _ in 0..5 {
             let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
             let mut process = Command::new("sh")
@@ -39,15 +38,15 @@ impl Cluster {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()?;
-            let output = process.stdout.take().ok_or("the cluster has no output")?;
+            let output = process.stdout.take().ok_or("the cluster's standard output is not available")?;
             if BufReader::new(output).lines().next_line().await?.as_deref() == Some("ready") {
                 return Ok(Self { port, programs, _process: process });
             }
         }
-        Err("PostgreSQL does not start; what it says is above".into())
+        Err("PostgreSQL does not start; its output is above".into())
     }
 
-    /// The URL of a new, empty database in which every commit is durable.
+    /// Creates an empty database and returns its URL. Fails if commits would not be durable.
     pub async fn new_database(&self, name: &str) -> Result<String> {
         let mut admin = PgConnection::connect(&self.url("postgres")).await?;
         sqlx::query(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await?;
@@ -56,21 +55,21 @@ impl Cluster {
             let value: String =
                 sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(&mut admin).await?;
             if value != "on" {
-                return Err(format!("{setting} is {value}: what is measured would not be durable").into());
+                return Err(format!("{setting} is {value}, so commits would not be durable; set it to on").into());
             }
         }
         Ok(url)
     }
 
-    /// Gathers the statistics of a database, and writes out what was changed in the cluster so far.
-    pub async fn settle(&self, url: &str) -> Result<()> {
+    /// Updates the statistics of a database and writes all changes of the cluster to its data files.
+    pub async fn vacuum_and_checkpoint(&self, url: &str) -> Result<()> {
         let mut connection = PgConnection::connect(url).await?;
         sqlx::query("VACUUM ANALYZE").execute(&mut connection).await?;
         sqlx::query("CHECKPOINT").execute(&mut connection).await?;
         Ok(())
     }
 
-    /// One of PostgreSQL's own programs.
+    /// Path of a PostgreSQL program.
     pub fn program(&self, name: &str) -> PathBuf {
         self.programs.join(name)
     }
@@ -81,7 +80,7 @@ impl Cluster {
     }
 }
 
-/// The folder of the newest server programs on this machine.
+/// The folder of the newest installed PostgreSQL server programs.
 fn programs() -> Result<PathBuf> {
     let complete = |folder: &PathBuf| ["initdb", "pgbench"].iter().all(|program| folder.join(program).exists());
     let installed = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

@@ -1,5 +1,4 @@
-//! A long log, as if the service had flipped flags for weeks: decided and appended by its own code, in batches larger than any
-//! that calls make up.
+//! Writes a long log with the service's own code. Its batches are larger than those of real calls, so that it takes less time.
 
 use std::time::Duration;
 
@@ -15,21 +14,21 @@ use uuid::Uuid;
 use crate::Result;
 use crate::scale::FLAGS;
 
-/// Users who flip, besides the administrator.
+/// Users that flip flags, besides the administrator.
 pub const USERS: usize = 20;
 
-/// Entries that are appended at once.
+/// Entries of one append.
 const BATCH: Revision = 5_000;
 
-/// How long after another a batch is: the log gets its times before the present has gone on as far.
+/// Time between the timestamps of two batches. It is short, so that the log does not reach into the future.
 const STEP: Duration = Duration::from_millis(1);
 
-/// The address of one of the users.
+/// The email address of a user.
 pub fn email(number: usize) -> String {
     format!("user-{number}@example.com")
 }
 
-/// Goes on with a log, on which there are flags, until it has so many entries.
+/// Appends flips until the log's head is at the revision `entries`. The flags must exist.
 pub async fn fill(url: &str, entries: Revision) -> Result<()> {
     let store = open(url)?;
     let mut state = store.load().await?;
@@ -47,20 +46,20 @@ pub async fn fill(url: &str, entries: Revision) -> Result<()> {
         now = Timestamp::from_micros(now.micros() + i64::try_from(STEP.as_micros())?);
         append(&mut state, &mut *writer, &flips, now).await?;
     }
-    // As a server does meanwhile.
+    // A running server would do this in the background.
     while store.count_ahead().await? {}
-    println!("  {} entries are written", state.head().revision - began);
+    println!("  {} entries appended", state.head().revision - began);
     Ok(())
 }
 
 async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposal], now: Timestamp) -> Result<()> {
     let step = advance(state, proposals, now, &mut Uuid::now_v7);
     if step.entries.len() != proposals.len() {
-        return Err("not every change of a long log was accepted".into());
+        return Err("a change of the long log was refused".into());
     }
     match writer.append(&step).await? {
-        AppendOutcome::Appended => {}
-        _ => return Err("somebody else writes on a log that is being filled".into()),
+        Appended::Done => {}
+        _ => return Err("the append did not succeed; is another server writing to this database?".into()),
     }
     state.apply(step.head, &step.delta);
     Ok(())
@@ -73,7 +72,7 @@ fn create_user(number: usize) -> Result<Proposal> {
     Ok(Proposal::unnamed(Actor::Service { name: "benchmark".into() }, command, origin()))
 }
 
-/// Of flags and users that are far from each other from one entry to the next.
+/// A flip of a different flag by a different user than the entry before.
 fn flip(number: Revision, users: &[Uuid]) -> Result<Proposal> {
     let number = usize::try_from(number)?;
     let credential = Credential::Certificate { user_id: users[number * 7 % users.len()], expires_at: Timestamp::MAX };

@@ -1,8 +1,8 @@
--- One flip as one statement: pgbench's side of the comparison. The revision comes from the head of the log, so it is
--- gap-free as ours, and every flip waits for the commit of the one before.
+-- One flip as one statement, for pgbench. The revision comes from the head of the log. So revisions have no gaps, as in the
+-- service, and every flip waits for the commit of the one before.
 --
--- What an entry says is of the same length as in ours. Its id counts up, as ours do: random ones would scatter over
--- their index.
+-- Values are as long as those of the service. Ids increase, as those of the service do: random ids would scatter over the
+-- index.
 \set n random(1, 1000)
 WITH head AS (
     UPDATE log_head SET revision = revision + 1, timestamp = greatest(timestamp, clock_timestamp()),

@@ -8,7 +8,6 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use h2::client::SendRequest;
-use prost::Message;
 use prost::bytes::Bytes;
 use tokio::net::TcpStream;
 use tokio::runtime;

@@ -1,9 +1,9 @@
--- One flip as one statement, with the revision from a sequence and the head of the log left alone: flips then commit
--- together and wait only where they meet on a flag. It gives up what ours keeps (revisions without gaps, in the order of
--- commits, and a chain of hashes), so a design of one statement a flip does no better than this.
+-- One flip as one statement, for pgbench. The revision comes from a sequence and the head of the log is not updated. So flips
+-- commit in groups and wait only for flips of the same flag. This gives up what the service guarantees: revisions without
+-- gaps in commit order, and chained hashes. No design with one statement per flip can be faster.
 --
--- Drawn in SET, the revision is drawn again when another flip of the flag came between: it rises with every change of a
--- flag, which the triggers demand.
+-- nextval() is in SET, so PostgreSQL evaluates it again after waiting for another flip of the flag. The triggers require that
+-- the revision of a flag increases.
 \set n random(1, 1000)
 WITH flag AS (
     UPDATE feature_flags AS f SET status = CASE f.status WHEN 'enabled' THEN 'disabled' ELSE 'enabled' END,

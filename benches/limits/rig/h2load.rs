@@ -1,4 +1,4 @@
-//! Reads, for both sides alike: h2load makes one call, again and again, with a token.
+//! The load of reads: h2load repeats one call with a token, on both sides alike.
 
 use std::io::Write;
 use std::net::SocketAddr;
@@ -12,35 +12,35 @@ use super::requests::{GRPC_PREFIX, encode_grpc};
 use super::server::TOKEN;
 use crate::Result;
 
-/// Connections, and requests under way on each: 64 in flight.
+/// Connections, and calls in flight on each of them: 64 calls in all.
 const CONNECTIONS: &str = "4";
 const STREAMS: &str = "16";
 
-/// Says what is missing before anything is measured.
+/// Fails if h2load is not installed.
 pub async fn check() -> Result<()> {
     let mut command = Command::new("h2load");
     command.arg("--version");
     output(command).await.map(drop).map_err(|_| "h2load is missing (Debian: apt-get install nghttp2-client)".into())
 }
 
-/// A call, and what its answer must be like.
+/// A call to repeat, and the length of its answer.
 pub struct Calls {
     path: &'static str,
     body: NamedTempFile,
     answer_bytes: usize,
-    /// Of a turn. A number, not a time, since only then the bytes of all answers can be told.
+    /// Calls of one turn. A count rather than a time, so that the total length of the answers is known in advance.
     requests: usize,
 }
 
 impl Calls {
-    /// Calls of the method at `path` which are answered with that.
+    /// Calls the method at `path` and expects answers of the same length as `answer`.
     pub fn new(path: &'static str, request: &impl Message, answer: &impl Message, requests: usize) -> Result<Self> {
         let mut body = NamedTempFile::new()?;
         body.write_all(&encode_grpc(request)?)?;
         Ok(Self { path, body, answer_bytes: GRPC_PREFIX + answer.encoded_len(), requests })
     }
 
-    /// One turn; calls a second.
+    /// Runs one turn. Returns calls per second.
     pub async fn load(&self, address: SocketAddr) -> Result<f64> {
         let mut command = Command::new("h2load");
         command
@@ -52,18 +52,19 @@ impl Calls {
             .arg("--data")
             .arg(self.body.path())
             .arg(format!("http://{address}{}", self.path));
-        let said = output(command).await?;
-        self.rate(&said).ok_or_else(|| format!("h2load did not get the answer every time: {said}").into())
+        let printed = output(command).await?;
+        self.rate(&printed)
+            .ok_or_else(|| format!("h2load did not get the expected answer to every call: {printed}").into())
     }
 
-    /// Calls a second, if every one was answered with 2xx and a message as long as the right one. An error of gRPC is
-    /// a 200 without a message.
-    fn rate(&self, said: &str) -> Option<f64> {
+    /// Calls per second, or `None` unless every answer has a 2xx status and a message of the expected length. gRPC errors
+    /// have status 200 but no message.
+    fn rate(&self, printed: &str) -> Option<f64> {
         let requests = self.requests;
-        let all_succeeded = said.contains(&format!(" {requests} succeeded, 0 failed, 0 errored, 0 timeout"))
-            && said.contains(&format!("status codes: {requests} 2xx, "))
-            && said.contains(&format!("({}) data", requests * self.answer_bytes));
-        let rate = said.split_once(" req/s").and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
+        let all_succeeded = printed.contains(&format!(" {requests} succeeded, 0 failed, 0 errored, 0 timeout"))
+            && printed.contains(&format!("status codes: {requests} 2xx, "))
+            && printed.contains(&format!("({}) data", requests * self.answer_bytes));
+        let rate = printed.split_once(" req/s").and_then(|(before, _)| before.rsplit(' ').next()?.parse().ok());
         rate.filter(|_| all_succeeded)
     }
 }

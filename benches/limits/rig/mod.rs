@@ -1,5 +1,5 @@
-//! What is measured with: a PostgreSQL of our own, servers as processes, callers, and what stands for the limits. Made when
-//! it is first asked for, and shared by the parts that follow.
+//! The test rig: a PostgreSQL cluster, servers as processes, clients, and the programs that show the machine's limits. Servers
+//! and data are created on first use and shared by later parts.
 
 pub mod bare;
 pub mod callers;
@@ -10,9 +10,9 @@ pub mod h2load;
 pub mod pgbench;
 pub mod process;
 pub mod program;
-/// As the tests have it: what answers cost whoever asks is not what is measured.
-#[path = "../../../tests/it/support/raw.rs"]
-pub mod raw;
+/// Shared with the tests. Leaves answers encoded, since decoding would add to the measured time.
+#[path = "../../../tests/it/support/raw_codec.rs"]
+pub mod raw_codec;
 pub mod requests;
 pub mod server;
 pub mod sqlite;
@@ -28,7 +28,7 @@ use pgbench::Pgbench;
 use program::Program;
 use server::Server;
 
-/// What parts share.
+/// Everything that the parts share.
 pub struct Rig {
     pub scale: &'static Scale,
     /// The build of this source.
@@ -37,20 +37,20 @@ pub struct Rig {
     pub before: Option<Program>,
     pub release: Option<Program>,
     pub cluster: Cluster,
-    ours: Option<Served>,
-    large: Option<Served>,
+    main_server: Option<Deployment>,
+    large_log: Option<Deployment>,
     pgbench: Option<Pgbench>,
 }
 
-/// A database, a server on it, and callers of that.
-pub struct Served {
+/// A database, a server on it, and the server's clients.
+pub struct Deployment {
     pub url: String,
     pub server: Server,
     pub callers: Callers,
 }
 
-impl Served {
-    /// A server on a database with [`FLAGS`] flags, which are made if they are not there.
+impl Deployment {
+    /// Starts a server on a database and creates [`FLAGS`] flags if they do not exist.
     pub async fn start(program: &Program, url: String) -> Result<Self> {
         let server = Server::start(program, &url).await?;
         let callers = Callers::connect(server.address).await?;
@@ -70,48 +70,47 @@ impl Rig {
             before: open_program(before).await?,
             release: open_program(release).await?,
             cluster: Cluster::start().await?,
-            ours: None,
-            large: None,
+            main_server: None,
+            large_log: None,
             pgbench: None,
         })
     }
 
-    /// A server on a new database of PostgreSQL, with the flags.
-    pub async fn on_postgres(&self, name: &str) -> Result<Served> {
-        let served = Served::start(&self.current, self.cluster.new_database(name).await?).await?;
-        // With its statistics, and without anything left to write.
-        self.cluster.settle(&served.url).await?;
+    /// A server on a new PostgreSQL database.
+    pub async fn new_on_postgres(&self, name: &str) -> Result<Deployment> {
+        let served = Deployment::start(&self.current, self.cluster.new_database(name).await?).await?;
+        self.cluster.vacuum_and_checkpoint(&served.url).await?;
         Ok(served)
     }
 
-    /// The server on PostgreSQL that most is asked of.
-    pub async fn ours(&mut self) -> Result<&Served> {
-        match &mut self.ours {
-            Some(ours) => Ok(ours),
-            ours => {
-                let url = self.cluster.new_database("ours").await?;
-                let served = Served::start(&self.current, url).await?;
-                self.cluster.settle(&served.url).await?;
-                Ok(ours.insert(served))
+    /// The server on PostgreSQL that most parts use.
+    pub async fn main_server(&mut self) -> Result<&Deployment> {
+        match &mut self.main_server {
+            Some(served) => Ok(served),
+            empty => {
+                let url = self.cluster.new_database("main_server").await?;
+                let served = Deployment::start(&self.current, url).await?;
+                self.cluster.vacuum_and_checkpoint(&served.url).await?;
+                Ok(empty.insert(served))
             }
         }
     }
 
-    /// One whose log is large.
-    pub async fn large(&mut self) -> Result<&mut Served> {
-        match &mut self.large {
-            Some(large) => Ok(large),
-            large => {
+    /// A server on PostgreSQL whose log is long.
+    pub async fn large_log(&mut self) -> Result<&mut Deployment> {
+        match &mut self.large_log {
+            Some(served) => Ok(served),
+            empty => {
                 let url = self.cluster.new_database("large").await?;
-                Served::start(&self.current, url.clone()).await?.server.stop().await?;
+                Deployment::start(&self.current, url.clone()).await?.server.stop().await?;
                 fill::fill(&url, self.scale.entries).await?;
-                self.cluster.settle(&url).await?;
-                Ok(large.insert(Served::start(&self.current, url).await?))
+                self.cluster.vacuum_and_checkpoint(&url).await?;
+                Ok(empty.insert(Deployment::start(&self.current, url).await?))
             }
         }
     }
 
-    /// pgbench as it does best, and so much of it as it takes to ask for it again.
+    /// pgbench with its best variant and number of clients. Searched on first use.
     pub async fn pgbench(&mut self) -> Result<Pgbench> {
         match &self.pgbench {
             Some(best) => Ok(best.clone()),

@@ -1,4 +1,4 @@
-//! The limit of flips: the best that pgbench does with one single-statement transaction a flip, prepared.
+//! The limit of flips on PostgreSQL: pgbench at its best, with one prepared single-statement transaction per flip.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -17,35 +17,35 @@ use crate::Result;
 use crate::scale::{FLAGS, Scale};
 use crate::stats::median;
 
-/// Ways to write a flip as one statement, by the revision's source: a script, the name of its database, and what to
-/// prepare there.
+/// Ways to write a flip as one statement. They differ in the source of the revision.
 const VARIANTS: [Variant; 2] = [
     Variant {
         revision_from: "the head of the log",
-        database: "theirs_head",
+        database: "pgbench_head",
         script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/rig/flip_head.sql"),
         prepare: "",
     },
     Variant {
         revision_from: "a sequence",
-        database: "theirs_sequence",
+        database: "pgbench_sequence",
         script: concat!(env!("CARGO_MANIFEST_DIR"), "/benches/limits/rig/flip_sequence.sql"),
         prepare: "CREATE SEQUENCE bench_revision;
                   SELECT setval('bench_revision', (SELECT revision FROM log_head))",
     },
 ];
 
-/// Client counts among which the best is searched.
+/// Numbers of clients to try.
 const CLIENTS: [usize; 6] = [1, 2, 4, 8, 16, 32];
 
 struct Variant {
     revision_from: &'static str,
     database: &'static str,
     script: &'static str,
+    /// SQL to run in the database first.
     prepare: &'static str,
 }
 
-/// pgbench in one way.
+/// pgbench with one variant and number of clients.
 #[derive(Clone)]
 pub struct Pgbench {
     program: PathBuf,
@@ -55,10 +55,10 @@ pub struct Pgbench {
 }
 
 impl Pgbench {
-    /// Tries all variants with all client counts.
+    /// Tries all variants with all numbers of clients and returns the fastest.
     pub async fn best(cluster: &Cluster, program: &Program, scale: &Scale) -> Result<Self> {
         let Scale { trial, trials, .. } = *scale;
-        println!("pgbench, flips/s with {CLIENTS:?} clients, the best of {trials} times {trial:?}");
+        println!("pgbench, flips/s with {CLIENTS:?} clients, best of {trials} trials of {trial:?}");
         let mut best: Option<(f64, Self)> = None;
         for variant in &VARIANTS {
             let url = prepare(cluster, program, variant).await?;
@@ -76,20 +76,20 @@ impl Pgbench {
             }
             println!();
         }
-        best.map(|(_, best)| best).ok_or_else(|| "pgbench was not tried".into())
+        best.map(|(_, best)| best).ok_or_else(|| "there is no variant of pgbench".into())
     }
 
-    /// The same with one client.
-    pub fn alone(self) -> Self {
+    /// The same variant with one client.
+    pub fn with_one_client(self) -> Self {
         Self { clients: 1, ..self }
     }
 
-    /// One turn; flips a second.
+    /// Runs one turn. Returns flips per second.
     pub async fn flip(&self, length: Duration) -> Result<f64> {
         number(&self.run(length, self.command(length)?).await?, "tps = ")
     }
 
-    /// One turn; how long a flip takes at the median, in milliseconds.
+    /// Runs one turn. Returns the median duration of a flip in milliseconds.
     pub async fn median_ms(&self, length: Duration) -> Result<f64> {
         let folder = TempDir::new()?;
         let mut command = self.command(length)?;
@@ -98,7 +98,7 @@ impl Pgbench {
         let mut lengths = Vec::new();
         for file in std::fs::read_dir(folder.path())? {
             for line in std::fs::read_to_string(file?.path())?.lines() {
-                // A client's number, its transaction's, and how long that took, in microseconds.
+                // Fields of a line: client, transaction, duration in microseconds.
                 let micros: f64 = line.split(' ').nth(2).unwrap_or_default().parse()?;
                 lengths.push(micros / 1_000.0);
             }
@@ -116,16 +116,16 @@ impl Pgbench {
         Ok(command)
     }
 
-    /// Every transaction must have left its entry: an update that finds no flag would be quick as well.
+    /// Fails unless every transaction wrote an entry. An update that finds no flag would look fast.
     async fn run(&self, length: Duration, command: Command) -> Result<String> {
         let before = self.entries().await?;
-        let said = output(command).await.map_err(|problem| format!("in {length:?}: {problem}"))?;
-        let flips = number(&said, "number of transactions actually processed: ")?;
+        let printed = output(command).await.map_err(|problem| format!("in {length:?}: {problem}"))?;
+        let flips = number(&printed, "number of transactions actually processed: ")?;
         let entries = self.entries().await? - before;
         if entries as f64 == flips {
-            Ok(said)
+            Ok(printed)
         } else {
-            Err(format!("pgbench made {flips} flips and {entries} entries").into())
+            Err(format!("pgbench reports {flips} flips but wrote {entries} entries").into())
         }
     }
 
@@ -139,11 +139,11 @@ impl fmt::Display for Pgbench {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (from, clients) = (self.variant.revision_from, self.clients);
         let s = if clients == 1 { "" } else { "s" };
-        write!(f, "pgbench, one statement a flip, revision from {from}, {clients} client{s}")
+        write!(f, "pgbench, one statement per flip, revision from {from}, {clients} client{s}")
     }
 }
 
-/// A database with our schema and flags, made as ours is, by the service itself.
+/// Creates a database whose schema and flags the service itself has made.
 async fn prepare(cluster: &Cluster, program: &Program, variant: &Variant) -> Result<String> {
     let url = cluster.new_database(variant.database).await?;
     let server = Server::start(program, &url).await?;
@@ -151,12 +151,12 @@ async fn prepare(cluster: &Cluster, program: &Program, variant: &Variant) -> Res
     server.stop().await?;
     let mut connection = PgConnection::connect(&url).await?;
     sqlx::raw_sql(variant.prepare).execute(&mut connection).await?;
-    cluster.settle(&url).await?;
+    cluster.vacuum_and_checkpoint(&url).await?;
     Ok(url)
 }
 
-/// The number that follows `label`.
-fn number(said: &str, label: &str) -> Result<f64> {
-    let rest = said.split_once(label).map(|(_, rest)| rest).and_then(|rest| rest.split_whitespace().next());
-    Ok(rest.ok_or_else(|| format!("pgbench does not say \"{label}\": {said}"))?.parse()?)
+/// The number after `label`.
+fn number(printed: &str, label: &str) -> Result<f64> {
+    let rest = printed.split_once(label).map(|(_, rest)| rest).and_then(|rest| rest.split_whitespace().next());
+    Ok(rest.ok_or_else(|| format!("pgbench does not print \"{label}\": {printed}"))?.parse()?)
 }

@@ -24,6 +24,8 @@ impl Program {
 
     /// The build at this path. Reads its settings from its help.
     pub async fn at(path: PathBuf) -> Result<Self> {
+        // Absolute, because servers run in folders of their own.
+        let path = path.canonicalize().map_err(|error| format!("cannot find {}: {error}", path.display()))?;
         let mut command = Command::new(&path);
         command.args(["serve", "--help"]);
         let help =

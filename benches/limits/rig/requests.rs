@@ -1,10 +1,10 @@
-//! The requests that clients of both sides send, and the connections that carry them.
+//! Requests of the benchmark's clients, and their connections.
 
 use std::net::SocketAddr;
 
 use prost::Message;
 use prost::bytes::{BufMut, Bytes, BytesMut};
-use toggled::grpc::pb::{
+use toggled::api::pb::{
     GetFeatureFlagRequest, ToggleFeatureFlagRequest, get_feature_flag_request, toggle_feature_flag_request,
 };
 use tonic::Request;
@@ -14,12 +14,12 @@ use tonic::transport::{Channel, Endpoint};
 use super::server::TOKEN;
 use crate::Result;
 
-/// Length of the prefix of a message in gRPC, in bytes.
+/// Length of gRPC's message prefix, in bytes.
 pub const GRPC_PREFIX: usize = 5;
 
 type Token = MetadataValue<Ascii>;
 
-/// The request to flip a flag.
+/// Flips the flag with this number.
 pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
     ToggleFeatureFlagRequest {
         flag: Some(toggle_feature_flag_request::Flag::Key(format!("flag-{number}"))),
@@ -28,17 +28,18 @@ pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
     }
 }
 
-/// The request for `flag-1`.
+/// Reads `flag-1`.
 pub fn read_request() -> GetFeatureFlagRequest {
     let flag = get_feature_flag_request::Flag::Key("flag-1".to_owned());
     GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
 }
 
+/// Opens a connection.
 pub async fn connect(address: SocketAddr) -> Result<Channel> {
     Ok(Endpoint::from_shared(format!("http://{address}"))?.user_agent("quick")?.connect().await?)
 }
 
-/// What every request shows.
+/// The `authorization` header of every request.
 pub fn token() -> Result<Token> {
     Ok(format!("Bearer {TOKEN}").parse()?)
 }
@@ -49,7 +50,7 @@ pub fn with_token<T>(message: T, token: &Token) -> Request<T> {
     request
 }
 
-/// A message with the prefix that gRPC sends before it: no compression, and the length.
+/// Encodes a message with gRPC's prefix: a byte for no compression, then the length.
 pub fn encode_grpc(message: &impl Message) -> Result<Bytes> {
     let length = message.encoded_len();
     let mut encoded = BytesMut::with_capacity(GRPC_PREFIX + length);

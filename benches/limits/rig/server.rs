@@ -1,4 +1,4 @@
-//! The servers under load, as processes of their own, so that what they cost is not mixed with what asking costs.
+//! The servers under load. Each is a process of its own, separate from the clients.
 
 use std::net::{SocketAddr, TcpListener};
 use std::process::Stdio;
@@ -15,14 +15,14 @@ use super::program::Program;
 use crate::Result;
 
 /// The administrator's token.
-pub const TOKEN: &str = "the-administrator-of-the-benchmark-says-so";
+pub const TOKEN: &str = "bootstrap-token-of-the-benchmark-server";
 
-/// A server that serves; killed with this value.
+/// A running server. Dropping it kills the process.
 pub struct Server {
     pub address: SocketAddr,
-    /// From the start of its process until it said that it serves.
+    /// Time from the start of the process until it printed that it is ready.
     pub started_in: Duration,
-    /// Where it tells its metrics, if it does.
+    /// Address of its metrics, if it exposes them.
     metrics: Option<SocketAddr>,
     process: Child,
     _output: Lines<BufReader<ChildStdout>>,
@@ -60,15 +60,15 @@ impl Server {
         Self::spawn(program.serve(&[&settings, more].concat()), &[]).await
     }
 
-    /// The least that a server on tonic can do: give these answers to everyone.
+    /// The bare tonic server, with these answers.
     pub async fn bare(answers: &Answers) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
         command.arg(bare::COMMAND);
         Self::spawn(command, &answers.encode()).await
     }
 
-    /// Both say where they listen in their first line and that they are ready in the second, and both have a worker
-    /// thread a core.
+    /// Waits for the address in the first line of output and `ready` in the second. Both kinds of servers use one worker
+    /// thread per core.
     async fn spawn(mut command: Command, input: &[u8]) -> Result<Self> {
         let folder = TempDir::new()?;
         let began = Instant::now();
@@ -79,34 +79,35 @@ impl Server {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        process.stdin.take().ok_or("a server has no input")?.write_all(input).await?;
-        let mut output = BufReader::new(process.stdout.take().ok_or("a server has no output")?).lines();
-        let line = output.next_line().await?.ok_or("a server does not start; what it says is above")?;
+        process.stdin.take().ok_or("a server's standard input is not available")?.write_all(input).await?;
+        let mut output =
+            BufReader::new(process.stdout.take().ok_or("a server's standard output is not available")?).lines();
+        let line = output.next_line().await?.ok_or("a server does not start; its errors are above")?;
         let address = line.rsplit(' ').next().unwrap_or_default().parse()?;
-        let line = output.next_line().await?.ok_or("a server is never ready; what it says is above")?;
+        let line = output.next_line().await?.ok_or("a server does not become ready; its errors are above")?;
         if !line.starts_with("ready") {
-            return Err(format!("a server says: {line}").into());
+            return Err(format!("a server printed {line:?} instead of ready").into());
         }
         Ok(Self { address, started_in: began.elapsed(), metrics: None, process, _output: output, _folder: folder })
     }
 
-    /// The memory that it takes now, in MiB, as the kernel counts it.
+    /// Resident memory in MiB.
     pub fn resident_mib(&self) -> Result<f64> {
-        resident_mib(self.process.id().ok_or("the server is gone")?, "VmRSS:")
+        resident_mib(self.process.id().ok_or("the server has stopped")?, "VmRSS:")
     }
 
-    /// One of its metrics, without labels. What counts events is told from the first one on.
+    /// Value of a metric without labels. A counter that does not exist yet is 0.
     pub async fn metric(&self, name: &str) -> Result<f64> {
-        let address = self.metrics.ok_or("a server tells no metrics")?;
+        let address = self.metrics.ok_or("this server exposes no metrics")?;
         let mut connection = TcpStream::connect(address).await?;
         connection.write_all(b"GET /metrics HTTP/1.1\r\nhost: bench\r\nconnection: close\r\n\r\n").await?;
-        let mut told = String::new();
-        connection.read_to_string(&mut told).await?;
-        let line = told.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let mut page = String::new();
+        connection.read_to_string(&mut page).await?;
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
         Ok(line.map_or(Ok(0.0), |value| value.trim().parse())?)
     }
 
-    /// Stops it, and waits until it is gone.
+    /// Kills the process and waits for its end.
     pub async fn stop(mut self) -> Result<()> {
         Ok(self.process.kill().await?)
     }

@@ -1,4 +1,4 @@
-//! The limit of flips on SQLite: the C library, prepared statements, one durable commit a flip.
+//! The limit of flips on SQLite: the C library with prepared statements and one durable commit per flip.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::Result;
 use crate::scale::FLAGS;
 
-/// A connection to a database that the service has made.
+/// A connection to a database that the service created.
 pub struct Sqlite {
     connection: Connection,
     log_id: Uuid,
@@ -24,18 +24,18 @@ pub struct Sqlite {
 impl Sqlite {
     pub fn open(file: &Path) -> Result<Self> {
         let connection = Connection::open(file)?;
-        // As the service has it: a commit is on the disk when it is answered.
+        // Same durability as the service: a commit is on disk when it returns.
         connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON")?;
         let durable: i64 = connection.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
         if durable != 2 {
-            return Err("SQLite would not be durable".into());
+            return Err("SQLite did not accept synchronous = FULL".into());
         }
         let log_id = Uuid::from_bytes(connection.query_row("SELECT log_id FROM log_head", [], |row| row.get(0))?);
         let user_id = Uuid::from_bytes(connection.query_row("SELECT id FROM users", [], |row| row.get(0))?);
         Ok(Self { connection, log_id, user_id, flips: 0 })
     }
 
-    /// One turn; flips a second.
+    /// Runs one turn. Returns flips per second.
     pub fn flip_for(&mut self, length: Duration) -> Result<f64> {
         let (began, before) = (Instant::now(), self.flips);
         while began.elapsed() < length {

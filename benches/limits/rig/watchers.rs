@@ -1,4 +1,4 @@
-//! A thousand who watch flags.
+//! A thousand clients that watch flags.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -15,29 +15,29 @@ use tonic::Streaming;
 use super::requests::{connect, flip_request, token, with_token};
 use crate::Result;
 
-/// Open streams, and the connections that they share.
+/// Open watches, and the connections that they share.
 pub const WATCHERS: usize = 1_000;
 const CONNECTIONS: usize = 10;
 
-/// How long a flip may be on its way before something is wrong.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest time until a flip reaches all watchers.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// They watch for as long as this value lives.
+/// Open watches. Dropping this closes them.
 pub struct Watchers {
     address: SocketAddr,
     deliveries: Arc<Deliveries>,
     _watching: JoinSet<Result<()>>,
 }
 
-/// How many deliveries there have been, and word when everybody has had another one.
+/// Counts deliveries and notifies each time all watchers have one more.
 #[derive(Default)]
 struct Deliveries {
     count: AtomicUsize,
-    everybody: Notify,
+    all_delivered: Notify,
 }
 
 impl Watchers {
-    /// Lets everybody watch these flags, or all if there are none.
+    /// Opens watches of these flags, or of all flags if `keys` is empty.
     pub async fn open(address: SocketAddr, keys: &[String]) -> Result<Self> {
         let deliveries = Arc::new(Deliveries::default());
         let mut watching = JoinSet::new();
@@ -53,30 +53,30 @@ impl Watchers {
         Ok(Self { address, deliveries, _watching: watching })
     }
 
-    /// Flips so often, one after the other, each when everybody has the one before. How long it was, each time, from its
-    /// answer until the last had it, shortest first.
-    pub async fn flips(&self, count: usize) -> Result<Vec<Duration>> {
+    /// Flips `flag-1` repeatedly. Each flip waits until all watchers have the one before. Returns the times from the answer
+    /// of a flip until the last watcher has it, shortest first.
+    pub async fn delivery_times(&self, count: usize) -> Result<Vec<Duration>> {
         let mut client = ToggleServiceClient::new(connect(self.address).await?);
-        let mut lengths = Vec::with_capacity(count);
+        let mut times = Vec::with_capacity(count);
         for _ in 0..count {
             client.toggle_feature_flag(with_token(flip_request(1), &token()?)).await?;
             let answered = Instant::now();
-            let everybody = timeout(PATIENCE, self.deliveries.everybody.notified());
-            everybody.await.map_err(|_| "a flip did not reach every watcher")?;
-            lengths.push(answered.elapsed());
+            let delivered = timeout(DELIVERY_TIMEOUT, self.deliveries.all_delivered.notified());
+            delivered.await.map_err(|_| "a flip did not reach every watcher")?;
+            times.push(answered.elapsed());
         }
-        lengths.sort_unstable();
-        Ok(lengths)
+        times.sort_unstable();
+        Ok(times)
     }
 
-    /// Whether anything was delivered at all.
+    /// Number of deliveries so far.
     pub fn delivered(&self) -> usize {
         self.deliveries.count.load(Ordering::Acquire)
     }
 }
 
-/// One change, as watchers are told of it.
-pub async fn one_change(address: SocketAddr) -> Result<WatchFeatureFlagsResponse> {
+/// Flips `flag-1` and returns the message that watchers get.
+pub async fn observe_change(address: SocketAddr) -> Result<WatchFeatureFlagsResponse> {
     let mut client = ToggleServiceClient::new(connect(address).await?);
     let request = with_token(WatchFeatureFlagsRequest::default(), &token()?);
     let mut stream = client.watch_feature_flags(request).await?.into_inner();
@@ -91,11 +91,11 @@ async fn next(stream: &mut Streaming<WatchFeatureFlagsResponse>) -> Result<Watch
 
 async fn watch(mut stream: Streaming<WatchFeatureFlagsResponse>, deliveries: Arc<Deliveries>) -> Result<()> {
     loop {
-        // An empty one is a heartbeat.
+        // An empty message is a heartbeat.
         if !next(&mut stream).await?.feature_flags.is_empty()
             && (deliveries.count.fetch_add(1, Ordering::AcqRel) + 1).is_multiple_of(WATCHERS)
         {
-            deliveries.everybody.notify_one();
+            deliveries.all_delivered.notify_one();
         }
     }
 }
