@@ -81,14 +81,15 @@ docs:
 bench: BENCH_SIZE =
 bench bench-quick:
 	tests/setup.sh bench
-	cargo bench --locked --bench limits -- $(BENCH_SIZE) $(BENCH_BUILDS)
+	cargo bench --profile dist --locked --bench limits -- $(BENCH_SIZE) $(BENCH_BUILDS)
 
 # Measures less of everything, in about two minutes, and writes no files.
 bench-quick: BENCH_SIZE = quick
 
 # BEFORE=/path/to/toggled compares flips and reads of this source with another build instead, in turns in the same run, and
 # fails below 0.97 of its rate. RELEASE=/path/to/toggled also measures this source built with the release profile.
-BENCH_BUILDS = $(if $(BEFORE),--before $(BEFORE)) $(if $(RELEASE),--release $(RELEASE))
+# PROGRAM=/path/to/toggled measures that program instead of the one that Cargo builds here.
+BENCH_BUILDS = $(if $(PROGRAM),--program $(PROGRAM)) $(if $(BEFORE),--before $(BEFORE)) $(if $(RELEASE),--release $(RELEASE))
 
 # Build times: a clean release build, with a report by crate, and a check after a change.
 build-times: export CARGO_TARGET_DIR = target/build-times

@@ -36,6 +36,9 @@ const RESULTS_FOLDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/benchmar
 /// Measures the service against what this machine can do.
 #[derive(Parser)]
 struct Arguments {
+    /// Measure this program instead of the one that Cargo built with the benchmark
+    #[arg(long, value_name = "PROGRAM", default_value = env!("CARGO_BIN_EXE_toggled"))]
+    program: PathBuf,
     /// Compare with this build instead: measures both in turns
     #[arg(long, value_name = "PROGRAM")]
     before: Option<PathBuf>,
@@ -71,7 +74,7 @@ async fn main() -> ExitCode {
 
 /// Measures the parts and prints the results. Returns whether every goal is met.
 async fn run(scale: &'static Scale, parts: &[&str], arguments: &Arguments) -> Result<bool> {
-    let Arguments { before, release, .. } = arguments;
+    let Arguments { program, before, release, .. } = arguments;
     let compares = before.is_some() || release.is_some();
     if let Some(unknown) = parts.iter().find(|part| !parts::NAMES.contains(part)) {
         return Err(format!("unknown part {unknown:?}; the parts are {}", parts::NAMES.join(", ")).into());
@@ -83,7 +86,7 @@ async fn run(scale: &'static Scale, parts: &[&str], arguments: &Arguments) -> Re
     };
     let began = Instant::now();
     let mut report = Report::default();
-    let mut rig = Rig::new(scale, before.clone(), release.clone()).await?;
+    let mut rig = Rig::new(scale, program, before.as_deref(), release.as_deref()).await?;
     for part in selected {
         parts::measure(part, &mut rig, &mut report).await?;
     }

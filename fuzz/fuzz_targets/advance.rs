@@ -1,5 +1,5 @@
-//! Whatever is proposed in whatever batches: the log has no gap, its hashes chain, time does not run backwards, and a step
-//! changes nothing but what it says.
+//! Decides random batches of proposals. Checks that revisions have no gaps, hashes chain, time never decreases, and each
+//! changed object has an entry.
 #![no_main]
 
 use std::collections::HashSet;
@@ -9,7 +9,7 @@ use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
 use toggled::domain::access::{Credential, Permission, Permissions};
 use toggled::domain::advance::{
-    Actor, Command, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, Decision, advance,
+    Actor, Command, Decision, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, advance,
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
@@ -19,9 +19,9 @@ use toggled::domain::time::Timestamp;
 use toggled::verify::Chain;
 use uuid::Uuid;
 
-const LOG: Uuid = Uuid::from_u128(7);
+const LOG_ID: Uuid = Uuid::from_u128(7);
 
-/// What is proposed; everything is one of a few, so that proposals meet.
+/// A proposed operation. Keys, names and ids come from small sets, so that proposals affect the same objects.
 #[derive(Debug, Arbitrary)]
 enum Op {
     Create(u8, bool),
@@ -39,14 +39,15 @@ enum Op {
     Revoke(u8),
 }
 
-/// Who proposes it, and how.
+/// A proposal and its options.
 #[derive(Debug, Arbitrary)]
-struct Asked {
+struct Input {
     op: Op,
     validate_only: bool,
-    /// With which token; the service itself where there is none.
+    /// Token of the caller. Without one, the service itself is the actor.
     token: Option<u8>,
-    request: Option<u8>,
+    /// Idempotency key.
+    request_id: Option<u8>,
 }
 
 fn key(number: u8) -> FlagKey {
@@ -67,15 +68,15 @@ fn set(number: u8, on: bool) -> SetStatus {
 
 fn permissions(number: u8) -> Permissions {
     let all = [Permission::ManageAccess, Permission::ToggleFeatureFlags, Permission::ViewAuditLogs];
-    all.into_iter().enumerate().filter(|(at, _)| number >> at & 1 == 1).map(|(_, permission)| permission).collect()
+    all.into_iter().enumerate().filter(|(bit, _)| number >> bit & 1 == 1).map(|(_, permission)| permission).collect()
 }
 
-/// The ids of one kind of object, in the order that they were made in.
+/// One of these ids, or an id that does not exist.
 fn id(ids: &[Uuid], number: u8) -> Uuid {
     ids.get(usize::from(number) % (ids.len() + 1)).copied().unwrap_or(Uuid::from_u128(404))
 }
 
-struct World {
+struct Log {
     state: State,
     entries: Vec<Arc<Entry>>,
     users: Vec<Uuid>,
@@ -83,7 +84,7 @@ struct World {
     next: u128,
 }
 
-impl World {
+impl Log {
     fn command(&self, op: &Op, now: Timestamp) -> Command {
         match *op {
             Op::Create(number, on) => Command::CreateFlag(NewFlag {
@@ -112,10 +113,10 @@ impl World {
                 let id = entry.as_ref().map_or(Uuid::nil(), |entry| entry.id);
                 Command::Revert(Revert { id, entry, generation: self.state.generation(), expected_revision: None })
             }
-            Op::Trim(back, right) => {
+            Op::Trim(back, correct_hash) => {
                 let through = self.state.head().revision - i64::from(back) + 2;
                 let there = self.entries.iter().find(|entry| entry.revision == through).map(|entry| entry.hash);
-                let hash = there.filter(|_| right).unwrap_or([1; 32]);
+                let hash = there.filter(|_| correct_hash).unwrap_or([1; 32]);
                 Command::TrimLog(TrimLog { through, hash, there, generation: self.state.generation() })
             }
             Op::CreateUser(number, permitted) => Command::CreateUser {
@@ -142,26 +143,26 @@ impl World {
         }
     }
 
-    fn proposal(&self, asked: &Asked, now: Timestamp) -> Proposal {
+    fn proposal(&self, input: &Input, now: Timestamp) -> Proposal {
         let origin = Origin { method: "fuzz".into(), peer: None, user_agent: None };
-        let actor = match asked.token {
+        let actor = match input.token {
             Some(number) => Actor::Caller {
                 credential: Credential::Token(id(&self.tokens, number)),
                 permission: Permission::ToggleFeatureFlags,
             },
             None => Actor::Service { name: "fuzz".into() },
         };
-        let request = asked.request.map(|number| RequestKey {
+        let request = input.request_id.map(|number| RequestKey {
             id: RequestId::parse(&format!("request {}", number % 4)).expect("an id"),
             digest: [number; 32],
         });
-        let unnamed = Proposal::unnamed(actor, self.command(&asked.op, now), origin);
-        Proposal { validate_only: asked.validate_only, request, ..unnamed }
+        let unnamed = Proposal::unnamed(actor, self.command(&input.op, now), origin);
+        Proposal { validate_only: input.validate_only, request, ..unnamed }
     }
 
-    /// Decides a batch, applies it, and looks at what it has done.
-    fn commit(&mut self, batch: &[Asked], now: Timestamp) {
-        let proposals: Vec<_> = batch.iter().map(|asked| self.proposal(asked, now)).collect();
+    /// Decides a batch, checks the step and applies it.
+    fn commit(&mut self, batch: &[Input], now: Timestamp) {
+        let proposals: Vec<_> = batch.iter().map(|input| self.proposal(input, now)).collect();
         let mut next = self.next;
         let step = advance(&self.state, &proposals, now, &mut || {
             next += 1;
@@ -171,10 +172,10 @@ impl World {
         let before = *self.state.head();
         assert_eq!(step.base, before);
         assert_eq!(step.decisions.len(), proposals.len());
-        let (mut chain, mut time) = (Chain::after(LOG, before.revision, before.hash), before.timestamp);
+        let (mut chain, mut time) = (Chain::behind(LOG_ID, before.revision, before.hash), before.timestamp);
         for entry in &step.entries {
-            chain.push(entry).expect("the chain goes on");
-            assert!(entry.timestamp >= time, "time runs backwards");
+            chain.take(entry).expect("the hash of an entry does not chain");
+            assert!(entry.timestamp >= time, "an entry is older than the entry before");
             time = entry.timestamp;
         }
         assert_eq!((step.head.revision, step.head.hash), (chain.revision(), chain.hash()));
@@ -182,14 +183,14 @@ impl World {
         for (proposal, decision) in proposals.iter().zip(&step.decisions) {
             let Decision::Accepted(answer) = decision else { continue };
             if let Actor::Caller { credential: Credential::Token(id), .. } = &proposal.actor {
-                assert!(self.tokens.contains(id), "nobody has this token");
+                assert!(self.tokens.contains(id), "accepted a token that does not exist");
             }
-            assert!(!proposal.validate_only || answer.entry.is_none(), "what was only checked has an entry");
+            assert!(!proposal.validate_only || answer.entry.is_none(), "validate_only wrote an entry");
         }
         let changed: HashSet<_> = step.entries.iter().filter_map(|entry| entry.entity_id).collect();
-        assert!(step.delta.flags.iter().all(|flag| changed.contains(&flag.id)), "a change without an entry");
-        assert!(step.delta.users.iter().all(|user| changed.contains(&user.id)), "a change without an entry");
-        assert!(step.delta.tokens.iter().all(|token| changed.contains(&token.id)), "a change without an entry");
+        assert!(step.delta.flags.iter().all(|flag| changed.contains(&flag.id)), "changed without an entry");
+        assert!(step.delta.users.iter().all(|user| changed.contains(&user.id)), "changed without an entry");
+        assert!(step.delta.tokens.iter().all(|token| changed.contains(&token.id)), "changed without an entry");
         let known = |ids: &[Uuid], id: &Uuid| ids.contains(id);
         let users: Vec<_> = step.delta.users.iter().map(|user| user.id).filter(|id| !known(&self.users, id)).collect();
         let tokens: Vec<_> =
@@ -201,10 +202,10 @@ impl World {
     }
 }
 
-fuzz_target!(|batches: Vec<(Vec<Asked>, i32)>| {
+fuzz_target!(|batches: Vec<(Vec<Input>, i32)>| {
     let (entries, users, tokens) = (Vec::new(), Vec::new(), Vec::new());
-    let mut world = World { state: State::empty(LOG), entries, users, tokens, next: 1_000 };
+    let mut log = Log { state: State::empty(LOG_ID), entries, users, tokens, next: 1_000 };
     for (batch, seconds) in &batches {
-        world.commit(batch, Timestamp::from_micros(1_700_000_000_000_000).plus_seconds(i64::from(*seconds)));
+        log.commit(batch, Timestamp::from_micros(1_700_000_000_000_000).plus_seconds(i64::from(*seconds)));
     }
 });

@@ -1,4 +1,4 @@
-//! What is sent to get in: the header, and in it a token of a single sign-on, which nobody here has signed.
+//! Parses random `authorization` headers and verifies them as JWTs. No input has a valid signature, so none may be accepted.
 #![no_main]
 
 use std::sync::{Arc, OnceLock};
@@ -11,17 +11,17 @@ use toggled::auth::{bearer, hash};
 use toggled::domain::time::Timestamp;
 use tokio::runtime::Runtime;
 
-/// The public key of the first test of RFC 8032.
+/// Public key of the first test vector of RFC 8032.
 const KEYS: &str = r#"{"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "a", "alg": "EdDSA",
     "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
 
-struct World {
+struct Context {
     runtime: Runtime,
     sign_on: SignOn,
     _folder: TempDir,
 }
 
-impl World {
+impl Context {
     fn new() -> Self {
         let (runtime, folder) = (Runtime::new().expect("a runtime"), TempDir::new().expect("a folder"));
         let path = folder.path().join("keys.json");
@@ -39,14 +39,14 @@ impl World {
 }
 
 fuzz_target!(|header: &[u8]| {
-    static WORLD: OnceLock<World> = OnceLock::new();
+    static CONTEXT: OnceLock<Context> = OnceLock::new();
     let token = bearer(header);
     let scheme = header.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
     let rest = header.get(7..).unwrap_or_default();
     assert_eq!(token.is_some(), scheme && rest.iter().any(|byte| !byte.is_ascii_whitespace()));
     let token = token.unwrap_or(header);
-    let world = WORLD.get_or_init(World::new);
+    let context = CONTEXT.get_or_init(Context::new);
     let now = Timestamp::from_micros(1_700_000_000_000_000);
-    let verified = world.runtime.block_on(world.sign_on.verify(token, &hash(token), now));
-    assert!(verified.is_err(), "nobody has signed this");
+    let verified = context.runtime.block_on(context.sign_on.verify(token, &hash(token), now));
+    assert!(verified.is_err(), "accepted a JWT without a valid signature");
 });

@@ -58,7 +58,7 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
         return Err("a change of the long log was refused".into());
     }
     match writer.append(&step).await? {
-        Appended::Done => {}
+        AppendOutcome::Appended => {}
         _ => return Err("the append did not succeed; is another server writing to this database?".into()),
     }
     state.apply(step.head, &step.delta);

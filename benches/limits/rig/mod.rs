@@ -18,7 +18,7 @@ pub mod server;
 pub mod sqlite;
 pub mod watchers;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use crate::Result;
 use crate::scale::{FLAGS, Scale};
@@ -31,7 +31,7 @@ use server::Server;
 /// Everything that the parts share.
 pub struct Rig {
     pub scale: &'static Scale,
-    /// The build of this source.
+    /// The measured program.
     pub current: Program,
     /// Builds to compare with it.
     pub before: Option<Program>,
@@ -62,11 +62,16 @@ impl Deployment {
 }
 
 impl Rig {
-    pub async fn new(scale: &'static Scale, before: Option<PathBuf>, release: Option<PathBuf>) -> Result<Self> {
+    pub async fn new(
+        scale: &'static Scale,
+        program: &Path,
+        before: Option<&Path>,
+        release: Option<&Path>,
+    ) -> Result<Self> {
         h2load::check().await?;
         Ok(Self {
             scale,
-            current: Program::current().await?,
+            current: Program::open(program).await?,
             before: open_program(before).await?,
             release: open_program(release).await?,
             cluster: Cluster::start().await?,
@@ -119,9 +124,9 @@ impl Rig {
     }
 }
 
-async fn open_program(path: Option<PathBuf>) -> Result<Option<Program>> {
+async fn open_program(path: Option<&Path>) -> Result<Option<Program>> {
     match path {
-        Some(path) => Program::at(path).await.map(Some),
+        Some(path) => Program::open(path).await.map(Some),
         None => Ok(None),
     }
 }

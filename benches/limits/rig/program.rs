@@ -1,7 +1,7 @@
 //! The builds of `toggled` that are measured.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
@@ -17,13 +17,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// The build of this source, made by Cargo together with the benchmark.
-    pub async fn current() -> Result<Self> {
-        Self::at(PathBuf::from(env!("CARGO_BIN_EXE_toggled"))).await
-    }
-
     /// The build at this path. Reads its settings from its help.
-    pub async fn at(path: PathBuf) -> Result<Self> {
+    pub async fn open(path: &Path) -> Result<Self> {
         // Absolute, because servers run in folders of their own.
         let path = path.canonicalize().map_err(|error| format!("cannot find {}: {error}", path.display()))?;
         let mut command = Command::new(&path);
