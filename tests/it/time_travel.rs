@@ -1,6 +1,6 @@
 //! Flags as they were: whatever was answered when it was the present is answered for it ever after.
 
-mod lagging;
+mod lagging_replica;
 
 use std::time::{Duration, SystemTime};
 

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Server, on_both_databases, program, with_timeout};
 

@@ -7,7 +7,7 @@ use toggled::domain::hash::chain;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
-use super::victim::*;
+use super::tampered_log::*;
 use crate::store::raw::Raw;
 use crate::support::on_both_databases;
 

@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use toggled::api::pb::*;
 
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Server, on_both_databases, with_timeout};
 

@@ -1,7 +1,7 @@
 //! Which keys of a document are used, and how they are kept up to date.
 
-mod asked;
-mod read;
+mod on_demand;
+mod refresh;
 
 use serde_json::{Value, json};
 

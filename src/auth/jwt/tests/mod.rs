@@ -1,8 +1,8 @@
 //! Whose tokens are believed, and for how long.
 
-mod anything;
-mod keys;
-mod says;
+mod claims;
+mod key_rotation;
+mod properties;
 
 use std::collections::HashSet;
 

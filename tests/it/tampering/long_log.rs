@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
 use super::rows::insert;
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Backend, Database, Server, program, with_timeout};
 

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
 use uuid::Uuid;
 
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Server, on_both_databases};
 

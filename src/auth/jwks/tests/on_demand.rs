@@ -2,7 +2,7 @@
 
 use futures::FutureExt;
 
-use super::read::{File, settle};
+use super::refresh::{File, settle};
 use super::*;
 use crate::auth::issuer::Issuer;
 

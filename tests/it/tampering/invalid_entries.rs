@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use super::rows::insert;
 use super::trimmed::trim;
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Backend, Server, on_both_databases};
 

@@ -11,7 +11,7 @@ use tonic::Status;
 use tonic::service::Routes;
 use tonic::transport::server::TcpIncoming;
 
-use super::victim::*;
+use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Server, on_both_databases};
 
