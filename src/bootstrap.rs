@@ -1,4 +1,4 @@
-//! The first start: a database in which nobody manages access gets its first administrator.
+//! Creates the first administrator in a database where no user has ever had the permission `manage_access`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -12,71 +12,76 @@ use crate::domain::advance::{Actor, Command, Origin, Proposal};
 use crate::domain::error::Error;
 use crate::domain::text::{Email, Malformed, Name};
 
-/// The first administrator.
-pub const ADMINISTRATOR: &str = "admin@localhost";
+/// The email address of the first administrator.
+pub const ADMINISTRATOR_EMAIL: &str = "admin@localhost";
 
-/// As whom the first start stands in the log.
-const ACTOR: &str = "bootstrap@localhost";
+/// The actor of the change in the audit log.
+const BOOTSTRAP_ACTOR: &str = "bootstrap@localhost";
 
-/// What the file is called that a fresh token is written to.
+/// The name of the file that a generated token is written to.
 pub const TOKEN_FILE: &str = "toggled-admin.token";
 
-/// Where the first administrator finds their token.
+/// Where the operator finds the first administrator's token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenPlace {
-    /// In this file.
+pub enum TokenLocation {
+    /// A file.
     File(PathBuf),
-    /// In the setting that they gave.
+    /// The setting in which the operator chose the token.
     Setting,
 }
 
-/// Why there is no first administrator.
+/// Why the first administrator was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
-    /// The token cannot be left where they would find it.
-    #[error("cannot write {path}: {problem}", path = .0.display(), problem = .1)]
-    File(PathBuf, io::Error),
-    /// The change was not made.
+    /// The file for the token cannot be written.
+    #[error("cannot write the administrator's token to {}: {source}", path.display())]
+    TokenFile {
+        /// The path of the file.
+        path: PathBuf,
+        /// The error of the operating system.
+        source: io::Error,
+    },
+    /// The change was refused.
     #[error("{0}")]
     Refused(#[from] Error),
-    /// The database was lost in the middle.
-    #[error("it is not known whether the administrator was created; if so, the token is in {path}", path = .0.display())]
-    Unknown(PathBuf),
-    /// The operating system has no randomness to give.
+    /// The database failed during the commit.
+    #[error("it is unknown whether the administrator was created; start again, and if it was, use the token in {}", .0.display())]
+    OutcomeUnknown(PathBuf),
+    /// The operating system provides no randomness.
     #[error("no randomness for a token: {0}")]
     Random(#[from] getrandom::Error),
 }
 
-/// Creates the first administrator, with their own token or a fresh one in a file in `folder`. `None` if another server
-/// was quicker.
+/// Creates the first administrator with the token that the operator chose, or with a generated token in a file in `folder`.
+/// Returns `None` if another server created the administrator first.
 ///
 /// # Errors
-/// Why there is none, or that it is not known whether there is; then the file with the token stays.
+/// When the administrator was not created. If that is unknown, the file with the token stays.
 pub async fn bootstrap(
     proposals: &Proposals,
-    own: Option<&Secret>,
+    chosen_token: Option<&Secret>,
     folder: &Path,
-) -> Result<Option<TokenPlace>, BootstrapError> {
-    if let Some(secret) = own {
-        return Ok(created(proposals, secret).await?.then_some(TokenPlace::Setting));
+) -> Result<Option<TokenLocation>, BootstrapError> {
+    if let Some(secret) = chosen_token {
+        return Ok(create_administrator(proposals, secret).await?.then_some(TokenLocation::Setting));
     }
     let secret = Secret::generate()?;
-    // First the file, then the user: a crash in between leaves a file that opens nothing. The other way round it would
-    // leave a user whose token nobody has.
-    let file = write(folder, &secret)?;
-    match created(proposals, &secret).await {
-        Ok(true) => Ok(Some(TokenPlace::File(named(file, folder)))),
-        Err(Error::CommitOutcomeUnknown) => Err(BootstrapError::Unknown(file)),
+    // The file comes first: a crash in between leaves a useless file. In the other order it would leave an administrator
+    // whose token is lost.
+    let file = write_token(folder, &secret)?;
+    match create_administrator(proposals, &secret).await {
+        Ok(true) => Ok(Some(TokenLocation::File(rename_token_file(file, folder)))),
+        Err(Error::CommitOutcomeUnknown) => Err(BootstrapError::OutcomeUnknown(file)),
         refused => {
-            // It opens nothing, and is nobody's but ours.
+            // The token in the file is not valid.
             let _ = fs::remove_file(&file);
             refused.map(|_| None).map_err(BootstrapError::from)
         }
     }
 }
 
-/// Whether the administrator was created by us.
-async fn created(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
+/// Creates the administrator. Returns false if there is one already.
+async fn create_administrator(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
     let proposal = proposal(secret).map_err(Error::internal)?;
     match proposals.propose(proposal, None).await {
         Ok(_) => Ok(true),
@@ -87,16 +92,16 @@ async fn created(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> 
 
 fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
     let command = Command::CreateAdministrator {
-        email: Email::parse(ADMINISTRATOR)?,
+        email: Email::parse(ADMINISTRATOR_EMAIL)?,
         token_name: Name::parse("bootstrap")?,
-        secret_hash: auth::hash(secret.reveal().as_bytes()),
+        secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     };
     let origin = Origin { method: "toggled serve".into(), peer: None, user_agent: None };
-    Ok(Proposal::unnamed(Actor::Service { name: ACTOR.into() }, command, origin))
+    Ok(Proposal::unnamed(Actor::Service { name: BOOTSTRAP_ACTOR.into() }, command, origin))
 }
 
-/// Writes the secret to a new file that only its owner may read.
-fn write(folder: &Path, secret: &Secret) -> Result<PathBuf, BootstrapError> {
+/// Writes the secret to a new file that only its owner may read. The name is unique, so concurrent starts do not collide.
+fn write_token(folder: &Path, secret: &Secret) -> Result<PathBuf, BootstrapError> {
     let name = format!("toggled-admin.{}.token", uuid::Uuid::now_v7().simple());
     let path = std::path::absolute(folder.join(&name)).unwrap_or_else(|_| folder.join(&name));
     let write = || {
@@ -104,17 +109,17 @@ fn write(folder: &Path, secret: &Secret) -> Result<PathBuf, BootstrapError> {
         writeln!(file, "{}", secret.reveal())?;
         file.sync_all()
     };
-    write().map_err(|error| BootstrapError::File(path.clone(), error))?;
+    write().map_err(|source| BootstrapError::TokenFile { path: path.clone(), source })?;
     Ok(path)
 }
 
-/// Gives the file its usual name, unless another database's token has it: that one is not ours to replace.
-fn named(file: PathBuf, folder: &Path) -> PathBuf {
-    let usual = file.parent().unwrap_or(folder).join(TOKEN_FILE);
-    match fs::hard_link(&file, &usual) {
+/// Renames the file to [`TOKEN_FILE`], unless that file exists: it may contain the token of another database.
+fn rename_token_file(file: PathBuf, folder: &Path) -> PathBuf {
+    let usual_path = file.parent().unwrap_or(folder).join(TOKEN_FILE);
+    match fs::hard_link(&file, &usual_path) {
         Ok(()) => {
             let _ = fs::remove_file(&file);
-            usual
+            usual_path
         }
         Err(_) => file,
     }

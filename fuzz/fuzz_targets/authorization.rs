@@ -6,8 +6,8 @@ use std::sync::{Arc, OnceLock};
 use libfuzzer_sys::fuzz_target;
 use tempfile::TempDir;
 use toggled::auth::jwks::{Jwks, KeySource};
-use toggled::auth::jwt::{Rules, SignOn};
-use toggled::auth::{bearer, hash};
+use toggled::auth::jwt::{SignOn, SignOnRules};
+use toggled::auth::{bearer_token, hash_secret};
 use toggled::domain::time::Timestamp;
 use tokio::runtime::Runtime;
 
@@ -28,7 +28,7 @@ impl Context {
         std::fs::write(&path, KEYS).expect("a file");
         let source = KeySource::parse(path.to_str().expect("a path")).expect("a source");
         let jwks = runtime.block_on(Jwks::open(source)).expect("keys");
-        let rules = Rules {
+        let rules = SignOnRules {
             issuer: "https://issuer.example".into(),
             audience: "toggled".to_owned(),
             permissions_claim: "permissions".to_owned(),
@@ -40,13 +40,13 @@ impl Context {
 
 fuzz_target!(|header: &[u8]| {
     static CONTEXT: OnceLock<Context> = OnceLock::new();
-    let token = bearer(header);
+    let token = bearer_token(header);
     let scheme = header.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"bearer "));
     let rest = header.get(7..).unwrap_or_default();
     assert_eq!(token.is_some(), scheme && rest.iter().any(|byte| !byte.is_ascii_whitespace()));
     let token = token.unwrap_or(header);
     let context = CONTEXT.get_or_init(Context::new);
     let now = Timestamp::from_micros(1_700_000_000_000_000);
-    let verified = context.runtime.block_on(context.sign_on.verify(token, &hash(token), now));
+    let verified = context.runtime.block_on(context.sign_on.verify(token, &hash_secret(token), now));
     assert!(verified.is_err(), "accepted a JWT without a valid signature");
 });

@@ -80,7 +80,7 @@ async fn start(folder: &TempDir) -> Channel {
         auth_methods: AuthMethods::default(),
         store: store::open(&format!("sqlite://{}/fuzz.db", folder.path().display())).expect("a database"),
         clock: Arc::new(SystemClock),
-        bootstrap_token: Some(Secret::own(TOKEN.to_owned()).expect("a token")),
+        bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).expect("a token")),
         following: defaults::<Following>(),
         proof: Proof { key: None, interval: 1_000, verify_all: false },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },

@@ -16,7 +16,7 @@ use crate::committer::{Proposals, Reply};
 use crate::domain::advance::{Answer, Command, ObjectRef, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
-use crate::telemetry::request::note_revision;
+use crate::telemetry::request::record_revision;
 
 /// A request that changes something.
 pub(super) trait Change: Message + Default {
@@ -87,7 +87,7 @@ impl Changes {
         match reply? {
             Reply::Answer(answer) => {
                 if is_change {
-                    note_revision(answer.revision);
+                    record_revision(answer.revision);
                 }
                 Ok(Response::new(R::response(&answer)))
             }

@@ -18,13 +18,13 @@ use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
 use crate::config::Limits;
-use crate::telemetry::metrics::{Open, refused};
-use crate::tls::{ClientCertificate, Tls, TlsStream};
+use crate::telemetry::metrics::{GaugeGuard, count_refusal};
+use crate::tls::{ClientCertificate, ServerTls, TlsStream};
 
 /// The pause after a failed accept. Most likely the process has no file descriptor left, and the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The least time between two log lines about refused connections.
+/// The least time between two log lines about count_refusal connections.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol is not known, and the
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     /// Whether the pending write has yielded to other tasks already.
     has_yielded: bool,
     _permit: OwnedSemaphorePermit,
-    _open: Open,
+    _open: GaugeGuard,
 }
 
 /// Reads the preface, with a deadline.
@@ -66,7 +66,7 @@ impl Connection {
         timeout: Duration,
     ) -> Self {
         let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeout)) });
-        Self { stream, peer, preface, has_yielded: false, _permit: permit, _open: Open::connection() }
+        Self { stream, peer, preface, has_yielded: false, _permit: permit, _open: GaugeGuard::connection() }
     }
 
     /// Yields once before each flush, so that answers that are ready go out in one system call. A system call costs a fifth of a
@@ -91,7 +91,7 @@ impl Connected for Connection {
 /// The connections of a listener. The stream never ends; dropping it closes the listener and aborts open handshakes.
 pub(super) fn incoming(
     listener: TcpListener,
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<ServerTls>>,
     limits: &Limits,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
@@ -108,7 +108,7 @@ pub(super) fn incoming(
 
 struct Incoming {
     acceptor: Acceptor,
-    tls: Option<Arc<Tls>>,
+    tls: Option<Arc<ServerTls>>,
     /// One for each connection.
     permits: Arc<Semaphore>,
     /// How long the handshake may take, and then the preface.
@@ -133,7 +133,7 @@ impl Incoming {
                 }
                 (stream, address) = self.acceptor.accept() => {
                     let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
-                        refused("CONNECTION_LIMIT");
+                        count_refusal("CONNECTION_LIMIT");
                         self.acceptor.log("connection limit reached; closing new connections");
                         continue;
                     };
@@ -165,7 +165,7 @@ impl Incoming {
 
 /// `None` if the handshake fails. Any client can cause that, so it is no warning.
 async fn handshake(
-    tls: Arc<Tls>,
+    tls: Arc<ServerTls>,
     stream: TcpStream,
     address: SocketAddr,
     permit: OwnedSemaphorePermit,

@@ -1,4 +1,4 @@
-//! When tokens were last used: noted in memory by every call, written down now and then.
+//! When tokens were last used: recorded in memory on every call, saved to the database from time to time.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,18 +8,19 @@ use uuid::Uuid;
 
 use crate::domain::time::Timestamp;
 
-/// When each token was last used here, since this server was started.
+/// When each token was last used on this server, since its start.
 #[derive(Default)]
-pub struct LastUsed(RwLock<HashMap<Uuid, Use>>);
+pub struct LastUsed(RwLock<HashMap<Uuid, TokenUse>>);
 
-struct Use {
+/// Times in microseconds since 1970.
+struct TokenUse {
     at: AtomicI64,
-    written: AtomicI64,
+    saved: AtomicI64,
 }
 
 impl LastUsed {
-    /// A token is used now. Costs no more than a look-up, but for the first time.
-    pub fn note(&self, token: Uuid, now: Timestamp) {
+    /// Records a use of a token. After the first use this takes only a read lock.
+    pub fn record(&self, token: Uuid, now: Timestamp) {
         let uses = self.0.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(used) = uses.get(&token) {
             used.at.fetch_max(now.micros(), Ordering::Relaxed);
@@ -27,33 +28,33 @@ impl LastUsed {
         }
         drop(uses);
         let mut uses = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let first = || Use { at: AtomicI64::new(now.micros()), written: AtomicI64::new(Timestamp::MIN.micros()) };
+        let first = || TokenUse { at: AtomicI64::new(now.micros()), saved: AtomicI64::new(Timestamp::MIN.micros()) };
         uses.entry(token).or_insert_with(first).at.fetch_max(now.micros(), Ordering::Relaxed);
     }
 
-    /// When a token was last used here.
-    pub fn of(&self, token: Uuid) -> Option<Timestamp> {
+    /// When a token was last used on this server.
+    pub fn get(&self, token: Uuid) -> Option<Timestamp> {
         let uses = self.0.read().unwrap_or_else(PoisonError::into_inner);
         uses.get(&token).map(|used| Timestamp::from_micros(used.at.load(Ordering::Relaxed)))
     }
 
-    /// What is not written down yet.
-    pub fn unwritten(&self) -> Vec<(Uuid, Timestamp)> {
+    /// The uses that have not been saved yet.
+    pub fn unsaved(&self) -> Vec<(Uuid, Timestamp)> {
         let uses = self.0.read().unwrap_or_else(PoisonError::into_inner);
         uses.iter()
             .filter_map(|(id, used)| {
                 let at = used.at.load(Ordering::Relaxed);
-                (at > used.written.load(Ordering::Relaxed)).then(|| (*id, Timestamp::from_micros(at)))
+                (at > used.saved.load(Ordering::Relaxed)).then(|| (*id, Timestamp::from_micros(at)))
             })
             .collect()
     }
 
-    /// These uses are written down.
-    pub fn written(&self, written: &[(Uuid, Timestamp)]) {
+    /// Marks these uses as saved.
+    pub fn mark_saved(&self, saved: &[(Uuid, Timestamp)]) {
         let uses = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        for (id, at) in written {
+        for (id, at) in saved {
             if let Some(used) = uses.get(id) {
-                used.written.fetch_max(at.micros(), Ordering::Relaxed);
+                used.saved.fetch_max(at.micros(), Ordering::Relaxed);
             }
         }
     }
@@ -64,21 +65,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_written_is_not_written_again_before_the_next_use() {
+    fn saved_use_is_not_saved_again_before_next_use() {
         let (token, uses) = (Uuid::from_u128(1), LastUsed::default());
         let [early, late] = [10, 20].map(Timestamp::from_micros);
-        uses.note(token, late);
-        uses.note(token, early);
-        assert_eq!(uses.of(token), Some(late));
-        let unwritten = uses.unwritten();
-        assert_eq!(unwritten, [(token, late)]);
-        // A use while it is being written is not lost.
+        uses.record(token, late);
+        uses.record(token, early);
+        assert_eq!(uses.get(token), Some(late));
+        let unsaved = uses.unsaved();
+        assert_eq!(unsaved, [(token, late)]);
+        // A use while the previous one is being saved is not lost.
         let later = Timestamp::from_micros(30);
-        uses.note(token, later);
-        uses.written(&unwritten);
-        assert_eq!(uses.unwritten(), [(token, later)]);
-        uses.written(&[(token, later)]);
-        assert_eq!(uses.unwritten(), []);
-        assert_eq!(uses.of(Uuid::from_u128(2)), None);
+        uses.record(token, later);
+        uses.mark_saved(&unsaved);
+        assert_eq!(uses.unsaved(), [(token, later)]);
+        uses.mark_saved(&[(token, later)]);
+        assert_eq!(uses.unsaved(), []);
+        assert_eq!(uses.get(Uuid::from_u128(2)), None);
     }
 }

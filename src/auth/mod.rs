@@ -1,5 +1,5 @@
-//! Who calls, and what their method demands: bearer tokens, those of a single sign-on as well, and the policies declared
-//! in the .proto files.
+//! Authentication of callers, by bearer tokens of toggled and of a single sign-on, and the policies that the .proto files
+//! declare for each method.
 
 pub mod jwks;
 pub mod jwt;
@@ -8,7 +8,7 @@ pub mod policy;
 pub mod secret;
 mod signature;
 
-// Made for the tests of the whole program, and of use here too.
+// Shared with the integration tests.
 #[cfg(test)]
 #[path = "../../tests/it/support/issuer.rs"]
 mod issuer;
@@ -25,23 +25,23 @@ use crate::domain::access::{Account, Credential, Grant, SecretHash, User, authen
 use crate::domain::state::State;
 use crate::domain::time::Timestamp;
 
-/// Somebody who has shown something that works.
+/// An authenticated caller.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    /// What they have shown.
+    /// The credential that the caller presented.
     pub credential: Credential,
-    /// Who they are, and what it lets them do.
-    pub granted: Grant,
+    /// The caller's user, if there is one, and permissions.
+    pub grant: Grant,
 }
 
 impl Caller {
-    /// Who shows this credential, if it works.
+    /// The caller with this credential, if the credential is valid at `now`.
     pub fn authenticate(state: &State, credential: Credential, now: Timestamp) -> Option<Self> {
-        let granted = authenticate(state, &credential, now)?;
-        Some(Self { credential, granted })
+        let grant = authenticate(state, &credential, now)?;
+        Some(Self { credential, grant })
     }
 
-    /// The token that they have shown, if it is one of ours.
+    /// The id of the caller's API token; `None` for other credentials.
     pub fn token_id(&self) -> Option<Uuid> {
         match self.credential {
             Credential::Token(id) => Some(id),
@@ -49,39 +49,39 @@ impl Caller {
         }
     }
 
-    /// What tells them from other callers.
+    /// Identifies the caller, whichever credential they use.
     pub fn key(&self) -> Option<CallerKey> {
-        match (&self.granted.user, &self.credential) {
+        match (&self.grant.user, &self.credential) {
             (Some(user), _) => Some(CallerKey::User(user.id)),
             (None, Credential::SignOn(identity)) => Some(CallerKey::Account(identity.account())),
             (None, _) => None,
         }
     }
 
-    /// The user that they are, if they are one already.
+    /// The caller's user; `None` before a single sign-on account has one.
     pub fn user(&self) -> Option<&Arc<User>> {
-        self.granted.user.as_ref()
+        self.grant.user.as_ref()
     }
 }
 
-/// What tells one caller from another, whatever they show.
+/// Identifies a caller, whichever credential they use. Limits are counted per key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CallerKey {
     /// A user.
     User(Uuid),
-    /// Somebody who came by single sign-on and is no user yet.
+    /// A single sign-on account that has no user yet.
     Account(Account),
 }
 
-/// The token in the value of an `authorization` header: `Bearer TOKEN`, the scheme in any case of letters.
-pub fn bearer(header: &[u8]) -> Option<&[u8]> {
+/// The token in an `authorization` header: `Bearer TOKEN`, with the scheme in upper or lower case.
+pub fn bearer_token(header: &[u8]) -> Option<&[u8]> {
     let (scheme, token) = header.split_at_checked(7)?;
     let token = token.trim_ascii();
     (scheme.eq_ignore_ascii_case(b"bearer ") && !token.is_empty()).then_some(token)
 }
 
-/// What is kept of a secret. Secrets are random enough that a plain hash cannot be searched for them.
-pub fn hash(secret: &[u8]) -> SecretHash {
+/// The hash that is stored in place of a secret. Secrets are random enough that a plain hash withstands guessing.
+pub fn hash_secret(secret: &[u8]) -> SecretHash {
     Sha256::digest(secret).into()
 }
 
@@ -91,18 +91,18 @@ mod tests {
     use proptest::prelude::*;
 
     #[test]
-    fn a_bearer_token_is_what_follows_the_scheme() {
-        assert_eq!(bearer(b"Bearer abc"), Some(&b"abc"[..]));
-        assert_eq!(bearer(b"bEARER  abc "), Some(&b"abc"[..]));
+    fn bearer_token_is_the_text_after_the_scheme() {
+        assert_eq!(bearer_token(b"Bearer abc"), Some(&b"abc"[..]));
+        assert_eq!(bearer_token(b"bEARER  abc "), Some(&b"abc"[..]));
         for bad in [&b""[..], b"Bearer", b"Bearer ", b"Bearer   ", b"Basic abc", b"abc", b"Bearerabc"] {
-            assert_eq!(bearer(bad), None, "{bad:?}");
+            assert_eq!(bearer_token(bad), None, "{bad:?}");
         }
     }
 
     proptest! {
         #[test]
-        fn no_header_makes_it_panic(header in proptest::collection::vec(any::<u8>(), 0..64)) {
-            if let Some(token) = bearer(&header) {
+        fn bearer_token_never_panics(header in proptest::collection::vec(any::<u8>(), 0..64)) {
+            if let Some(token) = bearer_token(&header) {
                 prop_assert!(!token.is_empty() && token.len() <= header.len());
             }
         }

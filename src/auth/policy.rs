@@ -1,88 +1,90 @@
-//! What each method demands of its caller, as the .proto files declare it beside the method.
+//! The policy of each method: what it requires of its caller, as declared in the .proto files.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
+use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
 
 use crate::domain::access::Permission;
 
-/// The option that declares a policy.
-const OPTION: &str = "toggled.v1.policy";
+/// The method option that declares a policy.
+const POLICY_OPTION: &str = "toggled.v1.policy";
 
-/// What a method demands.
+/// What a method requires of its caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// Nothing: health checks and reflection, so that probes and grpcurl work without a token.
+    /// Nothing. Health checks and reflection are public, so that probes and grpcurl work without a token.
     Public,
-    /// A token that works.
+    /// A valid credential.
     Authenticated,
-    /// A token that works and allows this.
+    /// A valid credential with this permission.
     Permission(Permission),
 }
 
-/// A method that is served.
+/// A method that the server serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Method {
-    /// `toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+pub struct ServedMethod {
+    /// The full name, such as `toggled.v1.ToggleService/ToggleFeatureFlag`.
     pub name: Arc<str>,
-    /// What it demands.
+    /// What the method requires of its caller.
     pub policy: Policy,
-    /// Whether callers who send no credentials may make it as well, once that is asked for.
+    /// Whether callers without credentials may call it where the settings allow anonymous reads.
     pub anonymous_on_request: bool,
-    /// Whether it answers with a stream, which its caller must not keep when they lose what let them in.
-    pub streams: bool,
-    /// Whether it is asked with a stream, which goes on for as long as its caller likes.
-    pub takes_stream: bool,
-    /// What it is asked with, where that is a message.
+    /// Whether the response is a stream. The server ends the stream when the caller loses access.
+    pub is_server_streaming: bool,
+    /// Whether the request is a stream, which can last as long as the caller likes.
+    pub is_client_streaming: bool,
+    /// The request message; `None` for methods that no descriptor describes.
     pub input: Option<MessageDescriptor>,
-    /// Whether it changes something: whatever does can be asked to `validate_only`. Asked at every call, and so not looked up
-    /// in `input` then.
-    pub changes: bool,
+    /// Whether the method makes changes: all such methods have the field `validate_only`. Stored, because every call needs
+    /// it and a look-up in `input` is slower.
+    pub makes_changes: bool,
 }
 
-impl Method {
-    /// Whether it is answered from memory alone, however old that is: what demands no more than to see flags.
-    pub fn reads_memory(&self) -> bool {
+impl ServedMethod {
+    /// Whether the state in memory suffices for the answer, even if it is stale. True for methods that only view flags.
+    pub fn is_served_from_memory(&self) -> bool {
         self.policy == Policy::Permission(Permission::ViewFeatureFlags)
     }
 }
 
-/// The policies of all methods that are served, by their HTTP paths.
+/// The served methods and their policies, by HTTP path.
 #[derive(Debug)]
 pub struct Policies {
-    at: HashMap<String, Arc<Method>>,
-    /// Those of everything below a path.
-    below: Vec<(String, Arc<Method>)>,
+    by_path: HashMap<String, Arc<ServedMethod>>,
+    by_prefix: Vec<(String, Arc<ServedMethod>)>,
 }
 
-/// A served method that must not be: the server does not start.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+/// Why the server refuses to serve a method. It does not start then.
+#[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The descriptors do not know the service.
-    #[error("the service {0} is served and has no descriptor")]
+    /// The service is not in the descriptors.
+    #[error("the served service {0} has no descriptor; add its file descriptor set")]
     UnknownService(String),
-    /// The method declares nothing.
-    #[error("the method {0} is served and declares no policy: access is denied by default")]
+    /// The method declares no policy.
+    #[error("the served method {0} declares no policy; add the option (toggled.v1.policy)")]
     Undeclared(String),
-    /// The method declares what does not exist.
-    #[error("the method {0} declares a policy that is none: {1}")]
+    /// The method declares an invalid policy.
+    #[error("the policy of method {0} is invalid: {1}")]
     Invalid(String, String),
-    /// The descriptors themselves cannot be read.
-    #[error("the descriptors cannot be read: {0}")]
-    Descriptors(String),
+    /// The descriptors lack the policy option.
+    #[error("the descriptors have no option {POLICY_OPTION}")]
+    NoPolicyOption,
+    /// The descriptors cannot be decoded.
+    #[error("cannot decode the descriptors: {0}")]
+    Descriptors(#[from] DescriptorError),
 }
 
 impl Policies {
-    /// Reads the policies of the services named in `services` out of the encoded descriptors; every method of the services
-    /// named in `public` is [`Policy::Public`].
+    /// Reads the policies of `services` from the encoded descriptors. Every method of the services in `public` is
+    /// [`Policy::Public`].
     ///
     /// # Errors
-    /// The first method that must not be served.
+    /// When a method has no valid policy, or a service no descriptor.
     pub fn read(descriptors: &[&[u8]], services: &[&str], public: &[&str]) -> Result<Self, PolicyError> {
         let mut pool = DescriptorPool::new();
         for set in descriptors {
-            pool.decode_file_descriptor_set(*set).map_err(|e| PolicyError::Descriptors(e.to_string()))?;
+            pool.decode_file_descriptor_set(*set)?;
         }
         let mut methods = HashMap::new();
         for name in services.iter().chain(public) {
@@ -93,80 +95,83 @@ impl Policies {
                 let (policy, anonymous_on_request) = if public.contains(&service.full_name()) {
                     (Policy::Public, false)
                 } else {
-                    declared(&pool, &method, &name)?
+                    declared_policy(&pool, &method, &name)?
                 };
-                let served = Method {
+                let served = ServedMethod {
                     name: name.as_str().into(),
                     policy,
                     anonymous_on_request,
-                    streams: method.is_server_streaming(),
-                    takes_stream: method.is_client_streaming(),
-                    changes: method.input().get_field_by_name("validate_only").is_some(),
+                    is_server_streaming: method.is_server_streaming(),
+                    is_client_streaming: method.is_client_streaming(),
+                    makes_changes: method.input().get_field_by_name("validate_only").is_some(),
                     input: Some(method.input()),
                 };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
         }
-        Ok(Self { at: methods, below: Vec::new() })
+        Ok(Self { by_path: methods, by_prefix: Vec::new() })
     }
 
-    /// And those of what no descriptor knows: by path, name, and what is demanded. A path that ends in `/` stands for all
-    /// that lies below it. None of it changes anything.
+    /// Adds read-only methods that no descriptor describes, by path, name and required permission. A path that ends in `/`
+    /// covers every path below it.
     #[must_use]
     pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
         for (path, name, permission) in reads {
             let policy = Policy::Permission(*permission);
-            let method = Method {
+            let method = ServedMethod {
                 name: (*name).into(),
                 policy,
                 anonymous_on_request: false,
-                streams: false,
-                takes_stream: false,
+                is_server_streaming: false,
+                is_client_streaming: false,
                 input: None,
-                changes: false,
+                makes_changes: false,
             };
             let entry = ((*path).to_owned(), Arc::new(method));
-            if path.ends_with('/') { self.below.push(entry) } else { self.at.extend([entry]) }
+            if path.ends_with('/') { self.by_prefix.push(entry) } else { self.by_path.extend([entry]) }
         }
         self
     }
 
-    /// The method that is served at this path.
-    pub fn method(&self, path: &str) -> Option<&Arc<Method>> {
-        let below = || self.below.iter().find(|(above, _)| path.starts_with(above.as_str()));
-        self.at.get(path).or_else(|| below().map(|(_, method)| method))
+    /// The method served at this HTTP path.
+    pub fn method(&self, path: &str) -> Option<&Arc<ServedMethod>> {
+        let by_prefix = || self.by_prefix.iter().find(|(prefix, _)| path.starts_with(prefix.as_str()));
+        self.by_path.get(path).or_else(|| by_prefix().map(|(_, method)| method))
     }
 
-    /// All methods that are served.
-    pub fn methods(&self) -> impl Iterator<Item = &Arc<Method>> {
-        self.at.values().chain(self.below.iter().map(|(_, method)| method))
+    /// All served methods.
+    pub fn methods(&self) -> impl Iterator<Item = &Arc<ServedMethod>> {
+        self.by_path.values().chain(self.by_prefix.iter().map(|(_, method)| method))
     }
 }
 
-/// The rule that a method declares, and whether it is open to anybody on request.
-fn declared(pool: &DescriptorPool, method: &MethodDescriptor, name: &str) -> Result<(Policy, bool), PolicyError> {
-    let extension =
-        pool.get_extension_by_name(OPTION).ok_or_else(|| PolicyError::Descriptors(format!("no option {OPTION}")))?;
+/// The policy that a method declares, and whether the settings can open it to anonymous callers.
+fn declared_policy(
+    pool: &DescriptorPool,
+    method: &MethodDescriptor,
+    name: &str,
+) -> Result<(Policy, bool), PolicyError> {
+    let extension = pool.get_extension_by_name(POLICY_OPTION).ok_or(PolicyError::NoPolicyOption)?;
     let options = method.options();
-    // `get_extension` answers a default for an option that is not there.
+    // `get_extension` returns a default value if the option is absent.
     if !options.has_extension(&extension) {
         return Err(PolicyError::Undeclared(name.to_owned()));
     }
-    let invalid = |why: &str| PolicyError::Invalid(name.to_owned(), why.to_owned());
+    let invalid = |problem: &str| PolicyError::Invalid(name.to_owned(), problem.to_owned());
     let value = options.get_extension(&extension);
-    let Value::Message(policy) = value.as_ref() else { return Err(invalid("not a message")) };
-    let set = |field: &str| policy.get_field_by_name(field).filter(|_| policy.has_field_by_name(field));
-    let rule = match (set("permission").as_deref(), set("authenticated").as_deref()) {
+    let Value::Message(option) = value.as_ref() else { return Err(invalid("not a message")) };
+    let set = |field: &str| option.get_field_by_name(field).filter(|_| option.has_field_by_name(field));
+    let policy = match (set("permission").as_deref(), set("authenticated").as_deref()) {
         (Some(Value::String(permission)), _) => {
             Permission::parse(permission).map(Policy::Permission).ok_or_else(|| invalid(permission))
         }
         (_, Some(Value::Bool(true))) => Ok(Policy::Authenticated),
         _ => Err(invalid("neither a permission nor authenticated: true")),
     };
-    let rule = rule?;
+    let policy = policy?;
     let anonymous = matches!(set("anonymous_on_request").as_deref(), Some(Value::Bool(true)));
-    if anonymous && rule != Policy::Permission(Permission::ViewFeatureFlags) {
-        return Err(invalid("only what demands view_feature_flags can be open to anybody"));
+    if anonymous && policy != Policy::Permission(Permission::ViewFeatureFlags) {
+        return Err(invalid("anonymous_on_request requires the permission view_feature_flags"));
     }
-    Ok((rule, anonymous))
+    Ok((policy, anonymous))
 }

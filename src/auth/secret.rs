@@ -1,27 +1,27 @@
-//! Secrets of tokens: high in entropy, and recognisable when they turn up where they should not.
+//! Secrets of API tokens.
 //!
-//! `toggled_`, 43 random letters and digits (256 bits), and 6 of checksum: a scanner that knows the shape finds a leaked
-//! secret and, by the checksum, does not cry wolf. An operator's own bootstrap token may look otherwise; what
-//! authenticates is the hash alone.
+//! The form is `toggled_`, 43 random letters and digits (256 bits), and a checksum of 6. Secret scanners find a leaked token
+//! by its form, and the checksum rules out false positives. A bootstrap token that the operator chooses may have another
+//! form: only the hash authenticates.
 
 use std::fmt;
 
-/// What every secret of ours begins with.
+/// The prefix of every generated secret.
 pub const PREFIX: &str = "toggled_";
 
 const RANDOM_DIGITS: usize = 43;
 const CHECKSUM_DIGITS: usize = 6;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
-/// A secret, on its way to the one who will keep it. It does not show itself in logs.
+/// The secret of a token. Its debug output hides the value.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A fresh one.
+    /// Generates a secret.
     ///
     /// # Errors
-    /// When the operating system has no randomness to give.
+    /// When the operating system provides no randomness.
     pub fn generate() -> Result<Self, getrandom::Error> {
         let mut random = [0; 32];
         getrandom::fill(&mut random)?;
@@ -31,11 +31,11 @@ impl Secret {
         Ok(Self(text))
     }
 
-    /// An operator's own: any text of 32 characters or more that a header can carry.
+    /// Parses a secret that the operator chose: any text of 32 characters or more that a header can carry.
     ///
     /// # Errors
-    /// The rule that it breaks, for a person. The text itself is not in it.
-    pub fn own(text: String) -> Result<Self, &'static str> {
+    /// The rule that the text breaks. The message does not contain the text.
+    pub fn parse(text: String) -> Result<Self, &'static str> {
         if text.chars().count() < 32 {
             Err("must be 32 characters or more")
         } else if text.trim() != text || text.chars().any(char::is_control) {
@@ -45,7 +45,7 @@ impl Secret {
         }
     }
 
-    /// The secret itself: to be shown to its owner, once.
+    /// The secret itself. Show it to its owner, once.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -57,12 +57,12 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// CRC-32 (IEEE) of everything before it.
+/// The CRC-32 (IEEE) of the text before the checksum.
 fn checksum(text: &str) -> String {
     base62(&crc32fast::hash(text.as_bytes()).to_be_bytes(), CHECKSUM_DIGITS)
 }
 
-/// A big-endian number in so many digits of base 62.
+/// Encodes a big-endian number in base 62 with this many digits.
 fn base62(bytes: &[u8], digits: usize) -> String {
     let mut number = bytes.to_vec();
     let mut text: Vec<char> = (0..digits)
@@ -85,7 +85,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_has_its_prefix_its_length_and_its_checksum() {
+    fn generated_secret_has_prefix_length_and_checksum() {
         let secret = Secret::generate().unwrap();
         let text = secret.reveal();
         assert_eq!(text.len(), PREFIX.len() + RANDOM_DIGITS + CHECKSUM_DIGITS);
@@ -96,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn base_62_counts_as_numbers_do() {
+    fn base62_encodes_known_values() {
         assert_eq!(base62(&[0, 0, 0, 61], 2), "0z");
         assert_eq!(base62(&[0, 0, 0, 62], 2), "10");
         assert_eq!(base62(&u32::MAX.to_be_bytes(), 6), "4gfFC3");
@@ -105,15 +105,15 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_does_not_show_in_debug_output() {
-        let secret = Secret::own("x".repeat(32)).unwrap();
+    fn debug_output_hides_secret() {
+        let secret = Secret::parse("x".repeat(32)).unwrap();
         assert!(!format!("{secret:?}").contains("xxx"));
     }
 
     #[test]
-    fn an_operators_own_secret_has_32_characters_or_more() {
-        assert!(Secret::own("a".repeat(31)).is_err());
-        assert!(Secret::own("ä".repeat(32)).is_ok());
-        assert!(Secret::own(format!("{}\n", "a".repeat(40))).is_err());
+    fn chosen_secret_requires_32_characters() {
+        assert!(Secret::parse("a".repeat(31)).is_err());
+        assert!(Secret::parse("ä".repeat(32)).is_ok());
+        assert!(Secret::parse(format!("{}\n", "a".repeat(40))).is_err());
     }
 }

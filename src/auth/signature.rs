@@ -1,7 +1,7 @@
-//! The three signatures that are accepted, by `ring`. Nothing here can sign.
+//! Verifies JWT signatures with `ring`, for the three accepted algorithms. It cannot sign.
 //!
-//! `jsonwebtoken` leaves its cryptography to a provider. Of those that come with it, one brings the `rsa` crate, which has
-//! an open advisory (RUSTSEC-2023-0071), and the other a second C library; `ring` is here anyway, for TLS.
+//! `jsonwebtoken` takes its cryptography from a provider and ships two. One depends on the `rsa` crate, which has an open
+//! advisory (RUSTSEC-2023-0071); the other adds a second C library. TLS needs `ring` in any case.
 
 use std::sync::Once;
 
@@ -14,43 +14,43 @@ use ring::signature::{
 };
 
 /// The algorithms that a token may be signed with.
-pub(super) const ACCEPTED: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
+pub(super) const ACCEPTED_ALGORITHMS: [Algorithm; 3] = [Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 static PROVIDER: CryptoProvider = CryptoProvider {
     signer_factory: |_, _| Err(new_error(ErrorKind::UnsupportedAlgorithm)),
     verifier_factory: verifier,
-    // Only for making and comparing JWKs with the library's own types, which nothing here does.
+    // Needed only to create and compare JWKs of the library's own types, which this crate never does.
     key_utils: KeyUtils::new_unimplemented(),
 };
 
-/// Makes `jsonwebtoken` verify with `ring`. Without it the library panics: call it before every use.
+/// Makes `jsonwebtoken` verify with `ring`. Call this before every use of the library: it panics without a provider.
 pub(super) fn install() {
     static INSTALLED: Once = Once::new();
-    // It fails only where there is a provider already, which is this one.
+    // Fails only if a provider is installed already, and no other is ever installed.
     INSTALLED.call_once(|| {
         let _ = PROVIDER.install_default();
     });
 }
 
 fn verifier(algorithm: &Algorithm, key: &DecodingKey) -> Result<Box<dyn JwtVerifier>> {
-    let fits = matches!(
+    let key_matches = matches!(
         (algorithm, key.family()),
         (Algorithm::RS256, AlgorithmFamily::Rsa)
             | (Algorithm::ES256, AlgorithmFamily::Ec)
             | (Algorithm::EdDSA, AlgorithmFamily::Ed)
     );
-    if !fits {
+    if !key_matches {
         return Err(new_error(ErrorKind::UnsupportedAlgorithm));
     }
-    Ok(Box::new(Ring { algorithm: *algorithm, key: key.clone() }))
+    Ok(Box::new(RingVerifier { algorithm: *algorithm, key: key.clone() }))
 }
 
-struct Ring {
+struct RingVerifier {
     algorithm: Algorithm,
     key: DecodingKey,
 }
 
-impl Verifier<Vec<u8>> for Ring {
+impl Verifier<Vec<u8>> for RingVerifier {
     fn verify(&self, message: &[u8], signature: &Vec<u8>) -> std::result::Result<(), Error> {
         let verified = match (self.algorithm, self.key.kind()) {
             (Algorithm::RS256, DecodingKeyKind::RsaModulusExponent { n, e }) => {
@@ -68,7 +68,7 @@ impl Verifier<Vec<u8>> for Ring {
     }
 }
 
-impl JwtVerifier for Ring {
+impl JwtVerifier for RingVerifier {
     fn algorithm(&self) -> Algorithm {
         self.algorithm
     }

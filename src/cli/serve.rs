@@ -14,13 +14,13 @@ use super::{EXIT_FAILURE, Failure, say};
 use crate::api::AuthMethods;
 use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
-use crate::bootstrap::TokenPlace;
+use crate::bootstrap::TokenLocation;
 use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
 use crate::server::{self, Proof, Ready, ServerContext};
 use crate::store::Store;
-use crate::telemetry::listener::Listener;
-use crate::tls::{Files, Tls};
+use crate::telemetry::listener::MetricsListener;
+use crate::tls::{ServerTls, TlsFiles};
 use crate::{config, store, telemetry};
 
 /// What the file is called that a fresh key is written to.
@@ -38,9 +38,9 @@ pub(super) fn standard_variables() -> String {
 
 pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     let parsed = settings.telemetry.parse(&settings.logging.log, config::variable).map_err(Failure::usage)?;
-    let telemetry = telemetry::start(parsed).map_err(Failure::usage)?;
+    let telemetry = telemetry::start(parsed).map_err(|error| Failure::usage(error.to_string()))?;
     let served = serve(settings).await;
-    telemetry.finish().await;
+    telemetry.shutdown().await;
     served
 }
 
@@ -54,7 +54,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let following = settings.following.checked().map_err(Failure::usage)?;
     let flags = grpcurl_flags(files.as_ref());
     let tls = match files {
-        Some(files) => Some(Arc::new(Tls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
+        Some(files) => Some(Arc::new(ServerTls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
         None => None,
     };
     let sign_on = sign_on(&settings.sign_on).await?;
@@ -66,7 +66,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     })?;
     let address = listener.local_addr()?;
     let metrics_listener = match settings.telemetry.metrics_listen {
-        Some(address) => Some(Listener::bind(address).await.map_err(|line| Failure { code: EXIT_FAILURE, line })?),
+        Some(address) => Some(MetricsListener::bind(address).await?),
         None => None,
     };
     // A server that cannot start makes no key.
@@ -102,7 +102,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
 fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
     let Some(folder) = store.folder().filter(|_| given.is_none()) else { return Ok(given) };
     let path = folder.join(CHECKPOINT_KEY_FILE);
-    let key = SigningKey::read_or_make(&path).map_err(|error| Failure {
+    let key = SigningKey::read_or_create(&path).map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!(
             "no key to sign checkpoints with in {}: {error}; mend it, remove it if the first start was cut off while \
@@ -117,7 +117,7 @@ fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option
 async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failure> {
     let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
     let jwks = Jwks::open(source.clone()).await;
-    let jwks = jwks.map_err(|error| Failure::usage(format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source} {error}")))?;
+    let jwks = jwks.map_err(|error| Failure::usage(format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source}: {error}")))?;
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
@@ -150,10 +150,10 @@ fn tell_manager(state: NotifyState<'_>) {
 }
 
 /// What grpcurl has to be told to get through.
-fn grpcurl_flags(files: Option<&Files>) -> &'static str {
+fn grpcurl_flags(files: Option<&TlsFiles>) -> &'static str {
     match files {
         None => "-plaintext",
-        Some(Files { client_ca: None, .. }) => "-cacert CA.pem",
+        Some(TlsFiles { client_ca: None, .. }) => "-cacert CA.pem",
         Some(_) => "-cacert CA.pem -cert CLIENT.pem -key CLIENT.key",
     }
 }
@@ -162,11 +162,11 @@ fn welcome(ready: &Ready, address: SocketAddr, flags: &str) -> String {
     let mut text = format!("ready: log {} at revision {}", ready.log_id, ready.revision);
     let Some(place) = &ready.token else { return text };
     let token = match place {
-        TokenPlace::File(path) => {
+        TokenLocation::File(path) => {
             text += &format!("\n\nThe token of admin@localhost, who may do everything, is in\n  {}", path.display());
             format!("$(cat '{}')", path.display())
         }
-        TokenPlace::Setting => {
+        TokenLocation::Setting => {
             text += "\n\nThe token of admin@localhost, who may do everything, is the one that you gave: put it into \
                      TOGGLED_BOOTSTRAP_TOKEN for the commands below.";
             "$TOGGLED_BOOTSTRAP_TOKEN".to_owned()

@@ -89,7 +89,7 @@ async fn create(settings: Create) -> Result<(), Failure> {
         name: settings.name,
         permissions: Some(settings.permissions).filter(|list| !list.is_empty()).map(|list| list.into_iter().collect()),
         expires_at: settings.expires_in,
-        secret_hash: auth::hash(secret.reveal().as_bytes()),
+        secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     });
     let answer = offline.change("toggled token create", command, settings.why).await?;
     let Object::Token(token) = answer.object else {

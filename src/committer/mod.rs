@@ -136,7 +136,7 @@ impl Committer {
             let Some(step) = self.decide(&batch) else {
                 return reject_all(batch, &Error::DatabaseUnavailable);
             };
-            let span = batch.first().map(|first| traces::commit(&first.span, batch.len()));
+            let span = batch.first().map(|first| traces::commit_span(&first.span, batch.len()));
             let next = match self.append(&step).instrument(span.unwrap_or_else(Span::none)).await {
                 Ok(next) => next,
                 Err(error) => return reject_all(batch, &error),

@@ -46,7 +46,7 @@ impl Proposals {
     pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (reply, mut answer) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));
-        let pending = PendingProposal { proposal, reply, claimed: Arc::clone(&claimed), span: request::span() };
+        let pending = PendingProposal { proposal, reply, claimed: Arc::clone(&claimed), span: request::current_span() };
         self.queue.try_send(pending).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Error::Draining,

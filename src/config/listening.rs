@@ -8,7 +8,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use crate::domain::text::Email;
-use crate::tls::Files;
+use crate::tls::TlsFiles;
 
 /// Where the server listens, and how connections are protected.
 #[derive(Debug, Clone, Args)]
@@ -42,14 +42,14 @@ impl Listening {
     ///
     /// # Errors
     /// The option that is missing, in one line.
-    pub fn tls_files(&self) -> Result<Option<Files>, String> {
+    pub fn tls_files(&self) -> Result<Option<TlsFiles>, String> {
         let Self { listen, tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } =
             self.clone();
         if client_ca.is_none() && !client_certificate_user.is_empty() {
             return Err("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) needs --client-ca".into());
         }
         match (tls_certificate, tls_key) {
-            (Some(certificate), Some(key)) => Ok(Some(Files { certificate, key, client_ca })),
+            (Some(certificate), Some(key)) => Ok(Some(TlsFiles { certificate, key, client_ca })),
             (Some(_), None) => {
                 Err("--tls-certificate (TOGGLED_TLS_CERTIFICATE) needs --tls-key (TOGGLED_TLS_KEY)".into())
             }

@@ -71,7 +71,7 @@ impl Access {
     /// # Errors
     /// The rule that it breaks, in one line, without the token.
     pub fn bootstrap_token(&self) -> Result<Option<Secret>, String> {
-        let own = self.bootstrap_token.clone().map(Secret::own).transpose();
+        let own = self.bootstrap_token.clone().map(Secret::parse).transpose();
         own.map_err(|rule| format!("--bootstrap-token (TOGGLED_BOOTSTRAP_TOKEN) {rule}"))
     }
 }

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::auth::jwks::KeySource;
-use crate::auth::jwt::{Groups, Rules};
+use crate::auth::jwt::{GroupPermissions, SignOnRules};
 use crate::domain::access::{Permission, Permissions};
 
 /// Single sign-on with OpenID Connect; off unless the issuer, audience and keys are set.
@@ -33,7 +33,7 @@ impl SignOn {
     ///
     /// # Errors
     /// The option and the rule that it breaks, in one line.
-    pub fn parse(&self) -> Result<Option<(Rules, KeySource)>, String> {
+    pub fn parse(&self) -> Result<Option<(SignOnRules, KeySource)>, String> {
         let groups = groups(&self.oidc_group).map_err(|rule| format!("--oidc-group (TOGGLED_OIDC_GROUP) {rule}"))?;
         let all = [
             ("--oidc-issuer (TOGGLED_OIDC_ISSUER)", &self.oidc_issuer),
@@ -52,7 +52,7 @@ impl SignOn {
             return Err("--oidc-permissions-claim (TOGGLED_OIDC_PERMISSIONS_CLAIM) must not be empty".to_owned());
         }
         let source = KeySource::parse(jwks).map_err(|rule| format!("--oidc-jwks (TOGGLED_OIDC_JWKS) {rule}"))?;
-        let rules = Rules {
+        let rules = SignOnRules {
             issuer: issuer.into(),
             audience: audience.to_owned(),
             permissions_claim: self.oidc_permissions_claim.clone(),
@@ -63,8 +63,8 @@ impl SignOn {
 }
 
 /// The permissions of each group; `None` without groups.
-fn groups(settings: &[String]) -> Result<Option<Groups>, String> {
-    let mut groups = Groups::new();
+fn groups(settings: &[String]) -> Result<Option<GroupPermissions>, String> {
+    let mut groups = GroupPermissions::new();
     // A list in the environment may end in a semicolon.
     for setting in settings.iter().map(|setting| setting.trim()).filter(|setting| !setting.is_empty()) {
         // The last `=` splits: a group may be a distinguished name, cn=ops,ou=people.
@@ -100,11 +100,11 @@ mod tests {
 
     const NEEDED: [&str; 6] = ["--oidc-issuer", "https://id", "--oidc-audience", "us", "--oidc-jwks", "keys.json"];
 
-    fn parse(more: &[&str]) -> Result<Option<(Rules, KeySource)>, String> {
+    fn parse(more: &[&str]) -> Result<Option<(SignOnRules, KeySource)>, String> {
         Line::parse_from([&["toggled"], &NEEDED[..], more].concat()).sign_on.parse()
     }
 
-    fn groups_of(setting: &str) -> Groups {
+    fn groups_of(setting: &str) -> GroupPermissions {
         parse(&["--oidc-group", setting]).unwrap().unwrap().0.groups.unwrap()
     }
 

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 
-use crate::telemetry::{Settings, errors, logs, traces};
+use crate::telemetry::{TelemetrySettings, errors, logs, traces};
 
 const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
 const TRACES_EXPORTER: &str = "OTEL_TRACES_EXPORTER";
@@ -92,13 +92,18 @@ impl Telemetry {
     ///
     /// # Errors
     /// The variable and the rule that it breaks, in one line.
-    pub fn parse(&self, filter: &str, variable: impl Fn(&str) -> Option<String>) -> Result<Settings, String> {
+    pub fn parse(&self, filter: &str, variable: impl Fn(&str) -> Option<String>) -> Result<TelemetrySettings, String> {
         let format = match self.log_format {
-            LogFormat::Auto => logs::Format::of_the_reader(),
-            LogFormat::Human => logs::Format::Human,
-            LogFormat::Json => logs::Format::Json,
+            LogFormat::Auto => logs::LogFormat::auto(),
+            LogFormat::Human => logs::LogFormat::Human,
+            LogFormat::Json => logs::LogFormat::Json,
         };
-        Ok(Settings { filter: filter.to_owned(), format, traces: traces(&variable)?, errors: errors(&variable)? })
+        Ok(TelemetrySettings {
+            filter: filter.to_owned(),
+            format,
+            traces: traces(&variable)?,
+            errors: errors(&variable)?,
+        })
     }
 }
 
@@ -107,7 +112,7 @@ fn first(names: [&'static str; 2], variable: impl Fn(&str) -> Option<String>) ->
     names.into_iter().find_map(|name| Some((name, variable(name)?)))
 }
 
-fn traces(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<traces::Collector>, String> {
+fn traces(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<traces::TraceCollector>, String> {
     let is_disabled = variable(SDK_DISABLED).is_some_and(|value| value.eq_ignore_ascii_case("true"));
     let is_off = match variable(TRACES_EXPORTER).as_deref() {
         None | Some("otlp") => false,
@@ -120,7 +125,7 @@ fn traces(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<traces::C
     if let Some((name, protocol)) = first(PROTOCOLS, variable).filter(|(_, protocol)| protocol != "grpc") {
         return Err(format!("{name} must be grpc, the only supported protocol, and is '{protocol}'"));
     }
-    let collector = traces::Collector::new(&endpoint, sampling(variable)?);
+    let collector = traces::TraceCollector::new(&endpoint, sampling(variable)?);
     collector.map(Some).map_err(|rule| format!("{name} {rule}"))
 }
 
@@ -151,9 +156,9 @@ fn ratio(text: &str) -> Option<f64> {
     text.trim().parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
 }
 
-fn errors(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<errors::Collector>, String> {
+fn errors(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<errors::ErrorCollector>, String> {
     let Some(dsn) = variable(SENTRY_DSN) else { return Ok(None) };
-    let collector = errors::Collector::new(&dsn, variable(SENTRY_ENVIRONMENT), variable(SENTRY_RELEASE));
+    let collector = errors::ErrorCollector::new(&dsn, variable(SENTRY_ENVIRONMENT), variable(SENTRY_RELEASE));
     collector.map(Some).map_err(|rule| format!("{SENTRY_DSN} {rule}"))
 }
 
@@ -171,14 +176,14 @@ mod tests {
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317");
 
-    fn parse(variables: &[(&str, &str)]) -> Result<Settings, String> {
+    fn parse(variables: &[(&str, &str)]) -> Result<TelemetrySettings, String> {
         let line = Line::parse_from(["toggled"]);
         let found = |name: &str| variables.iter().find(|(known, _)| *known == name);
         line.telemetry.parse("info", |name| found(name).map(|(_, value)| (*value).to_owned()))
     }
 
-    fn collector(endpoint: &str, follows_parent: bool, ratio: f64) -> Option<traces::Collector> {
-        Some(traces::Collector::new(endpoint, Sampling { follows_parent, ratio }).unwrap())
+    fn collector(endpoint: &str, follows_parent: bool, ratio: f64) -> Option<traces::TraceCollector> {
+        Some(traces::TraceCollector::new(endpoint, Sampling { follows_parent, ratio }).unwrap())
     }
 
     #[test]

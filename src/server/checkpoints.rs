@@ -90,7 +90,7 @@ impl Signer {
                     }
                     // Trying again does not help: skip this checkpoint.
                     Err(error @ StoreError::Corrupt { .. }) => {
-                        errors::internal(&format!("checkpoint at revision {due} skipped: {error}"));
+                        errors::report_internal_error(&format!("checkpoint at revision {due} skipped: {error}"));
                         next = Some(due + self.interval);
                     }
                     Err(error) => {

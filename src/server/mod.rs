@@ -18,7 +18,7 @@ use crate::api;
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
-use crate::bootstrap::{BootstrapError, TokenPlace};
+use crate::bootstrap::{BootstrapError, TokenLocation};
 use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
 use crate::config::{Following, Limits, Shutdown};
@@ -26,8 +26,8 @@ use crate::domain::Revision;
 use crate::domain::time::Clock;
 use crate::mirror::{self, Mirror};
 use crate::store::{Store, StoreError};
-use crate::telemetry::listener::{Listener, Readiness};
-use crate::tls::Tls;
+use crate::telemetry::listener::{MetricsListener, Readiness};
+use crate::tls::ServerTls;
 use crate::verify::Fault;
 use open::create_first_administrator;
 
@@ -45,7 +45,7 @@ pub struct ServerContext {
     /// The bound listener.
     pub listener: TcpListener,
     /// TLS settings. Without TLS, anyone on the network path can read and change the traffic.
-    pub tls: Option<Arc<Tls>>,
+    pub tls: Option<Arc<ServerTls>>,
     /// The ways to authenticate besides API tokens.
     pub auth_methods: api::AuthMethods,
     /// The database.
@@ -63,7 +63,7 @@ pub struct ServerContext {
     /// Timeouts of the shutdown.
     pub shutdown_settings: Shutdown,
     /// The listener for metrics and readiness, if there is one.
-    pub metrics_listener: Option<Listener>,
+    pub metrics_listener: Option<MetricsListener>,
     /// Cancelled to stop the server.
     pub shutdown: CancellationToken,
 }
@@ -87,7 +87,7 @@ pub struct Ready {
     /// The head revision.
     pub revision: Revision,
     /// After a first start: where the administrator's token is.
-    pub token: Option<TokenPlace>,
+    pub token: Option<TokenLocation>,
 }
 
 /// Why the server stopped or did not start.
@@ -225,7 +225,7 @@ impl Server {
         });
         let mut background = JoinSet::new();
         if let Some(tls) = tls.clone() {
-            background.spawn(async move { tls.follow().await });
+            background.spawn(async move { tls.reload_on_change().await });
         }
         let serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
         Ok(Self {
@@ -256,7 +256,7 @@ impl Server {
         self.background.spawn(upkeep::write_last_uses(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {
-            self.background.spawn(async move { sign_on.keep_fresh().await });
+            self.background.spawn(async move { sign_on.refresh_keys().await });
         }
     }
 

@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::{Proof, RETRY_INTERVAL, Server, ServerError, checkpoints};
 use crate::auth::secret::Secret;
-use crate::bootstrap::{BootstrapError, TokenPlace, bootstrap};
+use crate::bootstrap::{BootstrapError, TokenLocation, bootstrap};
 use crate::committer::Proposals;
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
@@ -72,7 +72,7 @@ pub(super) async fn create_first_administrator(
     proposals: &Proposals,
     own: Option<&Secret>,
     store: &dyn Store,
-) -> Result<Option<TokenPlace>, ServerError> {
+) -> Result<Option<TokenLocation>, ServerError> {
     let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
     let folder = store.folder().unwrap_or_default();
     let mut is_logged = false;

@@ -131,12 +131,12 @@ pub(super) async fn write_last_uses(store: Arc<dyn Store>, last_used: Arc<LastUs
 }
 
 pub(super) async fn write_last_used(store: &dyn Store, last_used: &LastUsed) {
-    let uses = last_used.unwritten();
+    let uses = last_used.unsaved();
     if uses.is_empty() {
         return;
     }
     match store.write_last_used(&uses).await {
-        Ok(()) => last_used.written(&uses),
+        Ok(()) => last_used.mark_saved(&uses),
         Err(error) => tracing::warn!(%error, "last uses of tokens not written; retrying"),
     }
 }

@@ -1,6 +1,6 @@
-//! Defects: internal errors and panics, in the log, and at Sentry if it is asked to collect them.
+//! Defects: internal errors and panics. They are logged, and sent to Sentry if a DSN is configured.
 //!
-//! What is sent there names nobody: no user, address, token or request, nor what was logged before.
+//! Events for Sentry carry no personal data: no user, email address, token, request or earlier log lines.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::borrow::Cow;
@@ -15,25 +15,25 @@ use sentry::types::Dsn;
 use sentry::{ClientInitGuard, ClientOptions, Transport, TransportFactory, TransportOptions};
 
 use super::metrics;
-use super::request::Request;
+use super::request::RequestContext;
 
-/// How long the collector may take for an event.
+/// Time limit for sending one event.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The Sentry project that collects errors.
+/// The Sentry project that defects are sent to.
 #[derive(Clone)]
-pub struct Collector {
+pub struct ErrorCollector {
     dsn: Dsn,
     environment: String,
     release: String,
 }
 
-impl Collector {
-    /// The project of this DSN, on Sentry or a compatible server. The environment is `production` and the release this
-    /// program's version unless given.
+impl ErrorCollector {
+    /// The project with this DSN, on Sentry or a compatible service. `environment` tells deployments apart and defaults to
+    /// `production`. `release` defaults to the program's version.
     ///
     /// # Errors
-    /// The rule that the DSN breaks, without the DSN: it holds a key.
+    /// The rule that the DSN breaks. The message never contains the DSN, since the DSN contains a key.
     pub fn new(dsn: &str, environment: Option<String>, release: Option<String>) -> Result<Self, &'static str> {
         Ok(Self {
             dsn: dsn.parse().map_err(|_| "must be a DSN like https://KEY@HOST/PROJECT")?,
@@ -43,7 +43,7 @@ impl Collector {
     }
 
     pub(super) fn start(self) -> ClientInitGuard {
-        // It fails only where there is a provider already, which is as good.
+        // Fails only if a provider is installed already, and any provider will do.
         let _ = ring::default_provider().install_default();
         sentry::init(self.options())
     }
@@ -53,19 +53,19 @@ impl Collector {
             .release(self.release)
             .send_default_pii(false)
             .max_breadcrumbs(0)
-            .shutdown_timeout(super::LAST_WAIT)
+            .shutdown_timeout(super::SHUTDOWN_TIMEOUT)
             .environment(self.environment)
-            .before_send(|event| Some(anonymous(event)))
-            .transport(InTime);
+            .before_send(|event| Some(anonymize(event)))
+            .transport(TimedTransport);
         options.dsn = Some(self.dsn);
         options
     }
 }
 
-/// Sends over HTTP like Sentry's own, which would wait for ever for a collector that has gone silent.
-struct InTime;
+/// Sentry's own HTTP transport with a time limit: without one it waits forever for a collector that does not answer.
+struct TimedTransport;
 
-impl TransportFactory for InTime {
+impl TransportFactory for TimedTransport {
     fn create_transport_with_options(&self, options: TransportOptions) -> Arc<dyn Transport> {
         let options = ReqwestHttpTransportOptions::from(options);
         Arc::new(match reqwest::Client::builder().timeout(SEND_TIMEOUT).build() {
@@ -75,59 +75,59 @@ impl TransportFactory for InTime {
     }
 }
 
-/// Tells of an internal error, which a caller is told nothing of.
-pub fn internal(what: &str) {
-    let (trace_id, method) = request();
-    // A database may name whom a row is about.
-    let what = without_addresses(what);
-    tracing::error!(error = what, trace_id, method, "internal error");
-    sentry::capture_event(Event { message: Some(what), level: Level::Error, ..Event::default() });
+/// Logs an internal error and sends it to Sentry. The caller's answer contains no details of it.
+pub fn report_internal_error(message: &str) {
+    let (trace_id, method) = current_request();
+    // A database error may contain values of a row, such as a user's email address.
+    let message = redact_addresses(message);
+    tracing::error!(error = message, trace_id, method, "internal error");
+    sentry::capture_event(Event { message: Some(message), level: Level::Error, ..Event::default() });
 }
 
-/// From here on panics are counted and told of in the log, like everything else.
-pub(super) fn tell_of_panics() {
-    panic::set_hook(Box::new(told));
+/// Makes every panic from here on a log line and a count.
+pub(super) fn install_panic_hook() {
+    panic::set_hook(Box::new(report_panic));
 }
 
-/// Held by tests that put another hook in the place of the last.
+/// Held by tests while they replace the panic hook.
 #[cfg(test)]
 static HOOK: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
-/// The same for a test: the panics of its own thread alone, the others go on failing their tests.
+/// Reports panics of the current thread only, so that panics of other threads still fail their own tests.
 #[cfg(test)]
-pub(crate) fn tell_of_panics_here() {
-    let _turn = HOOK.lock();
-    let (here, otherwise) = (std::thread::current().id(), panic::take_hook());
+pub(crate) fn install_panic_hook_for_this_thread() {
+    let _lock = HOOK.lock();
+    let (this_thread, previous) = (std::thread::current().id(), panic::take_hook());
     panic::set_hook(Box::new(move |panic| match std::thread::current().id() {
-        id if id == here => told(panic),
-        _ => otherwise(panic),
+        id if id == this_thread => report_panic(panic),
+        _ => previous(panic),
     }));
 }
 
-fn told(panic: &PanicHookInfo<'_>) {
+fn report_panic(panic: &PanicHookInfo<'_>) {
     ::metrics::counter!(metrics::PANICS).increment(1);
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    let (trace_id, method) = request();
-    let (what, at) = (panic.payload_as_str(), panic.location().map(ToString::to_string));
-    tracing::error!(panic = what, at, trace_id, method, backtrace, "a panic");
+    let (trace_id, method) = current_request();
+    let (message, at) = (panic.payload_as_str(), panic.location().map(ToString::to_string));
+    tracing::error!(panic = message, at, trace_id, method, backtrace, "panic");
 }
 
-/// The trace and the method of the request that is being answered, if one is.
-fn request() -> (Option<String>, Option<String>) {
-    Request::current().map(|request| (request.trace_id.to_string(), request.method.to_string())).unzip()
+/// The trace and the method of the current request, if there is one.
+fn current_request() -> (Option<String>, Option<String>) {
+    RequestContext::current().map(|request| (request.trace_id.to_string(), request.method.to_string())).unzip()
 }
 
-/// An event without what could tell who called, and with what tells which call it was.
-fn anonymous(event: Event<'static>) -> Event<'static> {
+/// Removes everything that could identify the caller, and adds the trace and the method of the request.
+fn anonymize(event: Event<'static>) -> Event<'static> {
     let mut event = Event { server_name: None, user: None, request: None, ..event };
     event.breadcrumbs = Vec::new().into();
     event.extra.clear();
-    event.message = event.message.as_deref().map(without_addresses);
+    event.message = event.message.as_deref().map(redact_addresses);
     for exception in &mut event.exception {
-        exception.value = exception.value.as_deref().map(without_addresses);
+        exception.value = exception.value.as_deref().map(redact_addresses);
     }
-    let (trace_id, method) = request();
+    let (trace_id, method) = current_request();
     if let Some(Context::Trace(trace)) = event.contexts.get_mut("trace")
         && let Some(id) = trace_id.as_ref().and_then(|id| id.parse().ok())
     {
@@ -138,8 +138,8 @@ fn anonymous(event: Event<'static>) -> Event<'static> {
     event
 }
 
-/// A database that refuses a row, for one, may say what is in it.
-fn without_addresses(text: &str) -> String {
+/// Replaces every word that contains an `@`: errors of the database, for one, quote values of the row.
+fn redact_addresses(text: &str) -> String {
     let words = text.split_inclusive(char::is_whitespace);
     words.map(|word| if word.contains('@') { Cow::from("[address] ") } else { Cow::from(word) }).collect()
 }
@@ -147,32 +147,33 @@ fn without_addresses(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::traces::Traced;
+    use crate::telemetry::traces::RequestTrace;
     use sentry::protocol::{Breadcrumb, EnvelopeItem, User};
     use sentry::{Client, Envelope, Hub};
     use std::panic::AssertUnwindSafe;
 
     #[derive(Default)]
-    struct Sent(std::sync::Mutex<Vec<Envelope>>);
+    struct SentEnvelopes(std::sync::Mutex<Vec<Envelope>>);
 
-    impl Transport for Sent {
+    impl Transport for SentEnvelopes {
         fn send_envelope(&self, envelope: Envelope) {
             self.0.lock().unwrap().push(envelope);
         }
     }
 
     #[test]
-    fn a_panic_is_sent_with_the_trace_of_its_request() {
-        tell_of_panics_here();
-        let sent = Arc::new(Sent::default());
-        let mut options = Collector::new("https://key@sentry.example.com/1", None, None).unwrap().options();
+    fn panic_is_sent_with_trace_of_its_request() {
+        install_panic_hook_for_this_thread();
+        let sent = Arc::new(SentEnvelopes::default());
+        let mut options = ErrorCollector::new("https://key@sentry.example.com/1", None, None).unwrap().options();
         options.transport = Some(Arc::new(Arc::clone(&sent)));
         let client = {
-            let _turn = HOOK.lock();
+            let _lock = HOOK.lock();
             Client::from(sentry::apply_defaults(options))
         };
         Hub::current().bind_client(Some(Arc::new(client)));
-        let request = Request::new("a.A/B".into(), Traced::of(&http::HeaderMap::new(), "a.A/B", true));
+        let trace = RequestTrace::from_headers(&http::HeaderMap::new(), "a.A/B", true);
+        let request = RequestContext::new("a.A/B".into(), trace);
         let panicked = panic::catch_unwind(AssertUnwindSafe(|| request.enter(|| panic!("ann@example.com broke it"))));
         assert!(panicked.is_err());
         Hub::current().bind_client(None);
@@ -185,16 +186,16 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_dsn_is_told_without_its_key() {
+    fn invalid_dsn_is_reported_without_its_key() {
         for bad in ["", "secret", "https://host/1", "https://secret@host", "https://secret@host/"] {
-            let rule = Collector::new(bad, None, None).err().unwrap();
+            let rule = ErrorCollector::new(bad, None, None).err().unwrap();
             assert!(rule.starts_with("must be") && !rule.contains("secret"), "{bad}");
         }
-        assert!(Collector::new("https://key@sentry.example.com/1", None, None).is_ok());
+        assert!(ErrorCollector::new("https://key@sentry.example.com/1", None, None).is_ok());
     }
 
     #[test]
-    fn what_is_sent_names_nobody() {
+    fn sent_event_has_no_personal_data() {
         let mut event = Event { message: Some("Key (email)=(ann@example.com) exists".to_owned()), ..Event::default() };
         event.user = Some(User { email: Some("ann@example.com".to_owned()), ..User::default() });
         event.server_name = Some("host-of-ann@example.com".into());
@@ -206,7 +207,7 @@ mod tests {
             ..Default::default()
         }]
         .into();
-        let sent = serde_json::to_string(&anonymous(event)).unwrap();
+        let sent = serde_json::to_string(&anonymize(event)).unwrap();
         assert!(!sent.contains("ann@") && sent.contains("Key [address] exists"), "{sent}");
     }
 }

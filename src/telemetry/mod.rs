@@ -17,50 +17,50 @@ use tokio::time::timeout;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How long to wait at the end for what is not yet sent.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// Time limit for sending the remaining traces and errors at shutdown.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What is told, and where. Log lines go to standard error.
-pub struct Settings {
-    /// Which lines are logged; it has been checked when the settings were read.
+/// What to log and where to send traces and errors. Log lines go to standard error.
+pub struct TelemetrySettings {
+    /// Which lines are logged, as a filter of `tracing`. The configuration has validated it.
     pub filter: String,
-    /// What they look like.
-    pub format: logs::Format,
-    /// Who collects traces, if anybody does.
-    pub traces: Option<traces::Collector>,
-    /// Who collects errors, if anybody does.
-    pub errors: Option<errors::Collector>,
+    /// The format of a log line.
+    pub format: logs::LogFormat,
+    /// Where traces are sent; `None` turns tracing off.
+    pub traces: Option<traces::TraceCollector>,
+    /// Where errors are sent; `None` sends none.
+    pub errors: Option<errors::ErrorCollector>,
 }
 
-/// What has been started, and has to be told that it is over: what is not yet sent would be lost.
+/// Telemetry that is running. Call [`Telemetry::shutdown`] at the end: data that is not sent yet would be lost.
 #[must_use]
 pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     errors: Option<ClientInitGuard>,
 }
 
-/// Starts to tell, panics included. Needs the runtime, on which traces are sent.
+/// Starts logging, tracing and error reports, panics included. Needs a Tokio runtime, which sends the traces.
 ///
 /// # Errors
-/// A line for a person: a collector cannot be used.
-pub fn start(settings: Settings) -> Result<Telemetry, String> {
-    let (layer, traces) = settings.traces.map(traces::Collector::start).transpose()?.unzip();
+/// When the exporter for traces cannot be built.
+pub fn start(settings: TelemetrySettings) -> Result<Telemetry, traces::TraceExporterError> {
+    let (layer, traces) = settings.traces.map(traces::TraceCollector::start).transpose()?.unzip();
     let logs = logs::layer(&settings.filter, settings.format);
-    // Not an optional layer: one that is not there wants every span, and they are made for nobody.
+    // Not an `Option<Layer>`: an absent layer enables every span, and they would be created for nothing.
     let layers: Vec<_> = [Some(logs), layer].into_iter().flatten().collect();
-    // A second start in one process keeps the first.
+    // A second start in the same process keeps the first subscriber.
     let _ = tracing_subscriber::registry().with(layers).try_init();
-    errors::tell_of_panics();
-    Ok(Telemetry { traces, errors: settings.errors.map(errors::Collector::start) })
+    errors::install_panic_hook();
+    Ok(Telemetry { traces, errors: settings.errors.map(errors::ErrorCollector::start) })
 }
 
 impl Telemetry {
-    /// Sends what is left. Who does not take it in time does not get it: collectors that are down hold up nothing.
-    pub async fn finish(self) {
+    /// Sends the remaining traces and errors, for one second at most: a collector that is down does not delay the exit.
+    pub async fn shutdown(self) {
         let Self { traces, errors } = self;
-        let traces = spawn_blocking(move || traces.map(|traces| traces.shutdown_with_timeout(LAST_WAIT)));
-        // It is sent when the guard goes, which would wait longer than it says.
+        let traces = spawn_blocking(move || traces.map(|traces| traces.shutdown_with_timeout(SHUTDOWN_TIMEOUT)));
+        // Dropping the guard sends the rest. That can take longer than the guard's own time limit.
         let errors = spawn_blocking(move || drop(errors));
-        let _ = timeout(LAST_WAIT, async { tokio::join!(traces, errors) }).await;
+        let _ = timeout(SHUTDOWN_TIMEOUT, async { tokio::join!(traces, errors) }).await;
     }
 }

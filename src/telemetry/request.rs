@@ -1,110 +1,110 @@
-//! The request that is being answered, for whoever tells of what happens meanwhile.
+//! The context of the current request, for log lines, traces and error reports.
 //!
-//! It goes with the task rather than from hand to hand: errors and panics come from anywhere below.
+//! It is a task-local value, not an argument: errors and panics can occur anywhere below the handler.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use tracing::Span;
 
-use super::traces::{TraceId, Traced};
+use super::traces::{RequestTrace, TraceId};
 
 tokio::task_local! {
-    static CURRENT: Arc<Request>;
+    static CURRENT: Arc<RequestContext>;
 }
 
-/// What is known of a request, more and more as it goes on. What is noted first stays.
+/// A request and its attributes. An attribute is set once, when it becomes known; later values are ignored.
 #[derive(Debug)]
-pub struct Request {
-    /// The trace that it belongs to.
+pub struct RequestContext {
+    /// The trace that the request belongs to.
     pub trace_id: TraceId,
-    /// Its span; disabled unless traces are collected.
+    /// The request's span; disabled unless traces are collected.
     pub span: Span,
-    /// What is called: `toggled.v1.ToggleService/ToggleFeatureFlag`, for one.
+    /// The name of the method, such as `toggled.v1.ToggleService/ToggleFeatureFlag`.
     pub method: Arc<str>,
-    caller: OnceLock<Caller>,
+    caller: OnceLock<CallerId>,
     revision: OnceLock<i64>,
     reason: OnceLock<&'static str>,
 }
 
-/// Who calls, without anything that tells a stranger who that is.
+/// A pseudonymous identifier of the caller, for logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Caller {
-    /// A user, by their id.
+pub enum CallerId {
+    /// The id of a user.
     User(uuid::Uuid),
-    /// An account of the single sign-on that is no user yet, by the beginning of a hash.
+    /// The first bytes of a hash of a single sign-on account that has no user yet.
     Account([u8; 8]),
 }
 
-impl fmt::Display for Caller {
+impl fmt::Display for CallerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::User(id) => id.fmt(f),
-            Self::Account(hash) => write!(f, "account-{:016x}", u64::from_be_bytes(*hash)),
+            Self::Account(hash) => write!(f, "account-{}", hex::encode(hash)),
         }
     }
 }
 
-impl Request {
-    /// A request of which no more is known yet.
-    pub fn new(method: Arc<str>, traced: Traced) -> Arc<Self> {
-        let Traced { id: trace_id, span } = traced;
+impl RequestContext {
+    /// The context of a new request.
+    pub fn new(method: Arc<str>, trace: RequestTrace) -> Arc<Self> {
+        let RequestTrace { id: trace_id, span } = trace;
         let (caller, revision, reason) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
         Arc::new(Self { trace_id, span, method, caller, revision, reason })
     }
 
-    /// Goes with what `future` does.
+    /// Runs `future` with this as the current request.
     pub async fn scope<F: Future>(self: Arc<Self>, future: F) -> F::Output {
         CURRENT.scope(self, future).await
     }
 
-    /// Goes with what `act` does.
-    pub fn enter<T>(self: &Arc<Self>, act: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(Arc::clone(self), act)
+    /// Calls `f` with this as the current request.
+    pub fn enter<T>(self: &Arc<Self>, f: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(Arc::clone(self), f)
     }
 
-    /// The one that is being answered here, if one is.
+    /// The current request, if there is one.
     pub fn current() -> Option<Arc<Self>> {
         CURRENT.try_with(Arc::clone).ok()
     }
 
-    /// Who calls, once that is known.
-    pub fn caller(&self) -> Option<Caller> {
+    /// The caller, once authenticated.
+    pub fn caller(&self) -> Option<CallerId> {
         self.caller.get().copied()
     }
 
-    /// The revision of the log at which it changed something.
+    /// The revision of the change that the request made.
     pub fn revision(&self) -> Option<i64> {
         self.revision.get().copied()
     }
 
-    /// Why it failed, by the name of its ErrorReason.
+    /// The name of the `ErrorReason` that the request failed with.
     pub fn reason(&self) -> Option<&'static str> {
         self.reason.get().copied()
     }
 }
 
-/// Notes who makes the request that is being answered here.
-pub fn note_caller(caller: Caller) {
-    note(|request| &request.caller, caller);
+/// Records the caller of the current request.
+pub fn record_caller(caller: CallerId) {
+    record(|request| &request.caller, caller);
 }
 
-/// Notes at which revision it changed something.
-pub fn note_revision(revision: i64) {
-    note(|request| &request.revision, revision);
+/// Records the revision of the change that the current request made.
+pub fn record_revision(revision: i64) {
+    record(|request| &request.revision, revision);
 }
 
-/// Notes why it failed.
-pub fn note_reason(reason: &'static str) {
-    note(|request| &request.reason, reason);
+/// Records the name of the `ErrorReason` that the current request failed with.
+pub fn record_reason(reason: &'static str) {
+    record(|request| &request.reason, reason);
 }
 
-fn note<T>(field: impl FnOnce(&Request) -> &OnceLock<T>, value: T) {
-    // Nothing is answered outside of a request.
+fn record<T>(field: impl FnOnce(&RequestContext) -> &OnceLock<T>, value: T) {
+    // Fails outside of a request, where there is nothing to record.
     let _ = CURRENT.try_with(|request| field(request).set(value));
 }
 
-/// The span of the request that is being answered here; a disabled one if none is.
-pub fn span() -> Span {
+/// The span of the current request; a disabled span if there is no request.
+pub fn current_span() -> Span {
     CURRENT.try_with(|request| request.span.clone()).unwrap_or_else(|_| Span::none())
 }

@@ -1,4 +1,4 @@
-//! Traces, which OpenTelemetry collects: where a request belongs, and its span.
+//! Traces for OpenTelemetry: the trace that a request belongs to, its span, and the export of spans over OTLP.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,9 @@ use http::{HeaderMap, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, Key, KeyValue};
-use opentelemetry_otlp::{SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, SpanExporter, WithExportConfig, WithTonicConfig, tonic_types::transport::ClientTlsConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
@@ -22,22 +24,27 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub use opentelemetry::trace::TraceId;
 
-/// The target of the spans that are collected, and of nothing else.
+/// The `tracing` target of all spans that are exported, and of nothing else.
 pub(super) const TARGET: &str = "toggled::trace";
 
 const TRACEPARENT: &str = "traceparent";
 
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
-/// The service.name of traces, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` sets another.
+/// The `service.name` of traces, unless `OTEL_SERVICE_NAME` or `OTEL_RESOURCE_ATTRIBUTES` sets another.
 const SERVICE_NAME: &str = "toggled";
+
+/// Why traces cannot be exported.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot create the OTLP trace exporter: {0}; check OTEL_EXPORTER_OTLP_ENDPOINT")]
+pub struct TraceExporterError(#[from] ExporterBuildError);
 
 /// Which traces are sent.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sampling {
-    /// Whether the caller's decision counts for a trace that a caller began.
+    /// Whether the client's sampling decision applies to a trace that the client began.
     pub follows_parent: bool,
-    /// The share of the other traces that is sent, 0 to 1.
+    /// The share of all other traces that is sent, 0 to 1.
     pub ratio: f64,
 }
 
@@ -48,15 +55,15 @@ impl Sampling {
     }
 }
 
-/// The OpenTelemetry collector of traces. It speaks OTLP over gRPC.
+/// The OpenTelemetry collector that traces are sent to, by OTLP over gRPC.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Collector {
+pub struct TraceCollector {
     endpoint: String,
     https: bool,
     sampling: Sampling,
 }
 
-impl Collector {
+impl TraceCollector {
     /// A collector at this URL.
     ///
     /// # Errors
@@ -74,21 +81,21 @@ impl Collector {
         Ok(Self { endpoint: endpoint.to_owned(), https, sampling })
     }
 
-    /// A layer that collects spans, and what sends them: in batches, from a thread of its own, from a queue that drops what
-    /// is too much.
-    pub(super) fn start<S>(self) -> Result<(Box<dyn Layer<S> + Send + Sync>, SdkTracerProvider), String>
+    /// The layer that collects spans, and the provider that sends them in batches from a thread of its own. When the
+    /// provider's queue is full, spans are dropped.
+    pub(super) fn start<S>(self) -> Result<(Box<dyn Layer<S> + Send + Sync>, SdkTracerProvider), TraceExporterError>
     where
         S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
     {
-        // It reads its headers and timeout from the standard variables itself.
+        // The exporter reads its headers and timeout from the standard variables itself.
         let exporter = SpanExporter::builder().with_tonic().with_endpoint(&self.endpoint);
         let exporter = match self.https {
             true => exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots()),
             false => exporter,
         };
-        let exporter = exporter.build().map_err(|error| format!("OTEL_EXPORTER_OTLP_ENDPOINT: {error}"))?;
+        let exporter = exporter.build()?;
         let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(Told { exporter, failing: AtomicBool::new(false) })
+            .with_batch_exporter(LoggedExporter { exporter, failing: AtomicBool::new(false) })
             .with_sampler(self.sampling.sampler())
             .with_resource(resource())
             .build();
@@ -98,37 +105,37 @@ impl Collector {
             .with_threads(false)
             .with_target(false)
             .with_tracked_inactivity(false);
-        let ours = filter_fn(|metadata| metadata.target() == TARGET).with_max_level_hint(LevelFilter::INFO);
-        Ok((spans.with_filter(ours).boxed(), provider))
+        let only_traces = filter_fn(|metadata| metadata.target() == TARGET).with_max_level_hint(LevelFilter::INFO);
+        Ok((spans.with_filter(only_traces).boxed(), provider))
     }
 }
 
-/// The attributes of this service: ours, and those of the standard variables.
+/// The attributes of this service, including those of the standard variables.
 fn resource() -> Resource {
     let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
     let resource = Resource::builder().with_attribute(version);
     let name = Resource::builder().build().get(&Key::from_static_str("service.name"));
-    // The SDK's name for a service that nobody named.
+    // The SDK calls a service without a name `unknown_service`.
     match name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
         true => resource.with_service_name(SERVICE_NAME).build(),
         false => resource.build(),
     }
 }
 
-/// Tells of a collector that does not answer: once an outage, not once a batch.
+/// Logs a failing export once per outage instead of once per batch.
 #[derive(Debug)]
-struct Told {
+struct LoggedExporter {
     exporter: SpanExporter,
     failing: AtomicBool,
 }
 
-impl opentelemetry_sdk::trace::SpanExporter for Told {
+impl opentelemetry_sdk::trace::SpanExporter for LoggedExporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
         let exported = self.exporter.export(batch).await;
         let failed_before = self.failing.swap(exported.is_err(), Ordering::Relaxed);
         match &exported {
-            Err(error) if !failed_before => tracing::warn!(%error, "traces are not collected; trying on"),
-            Ok(()) if failed_before => tracing::info!("traces are collected again"),
+            Err(error) if !failed_before => tracing::warn!(%error, "trace export failed"),
+            Ok(()) if failed_before => tracing::info!("trace export resumed"),
             _ => {}
         }
         exported
@@ -143,17 +150,17 @@ impl opentelemetry_sdk::trace::SpanExporter for Told {
     }
 }
 
-/// Where a request belongs.
-pub struct Traced {
-    /// Its trace: the caller's, or one that begins here.
+/// The trace and the span of a request.
+pub struct RequestTrace {
+    /// The caller's trace if the request names one, otherwise a new one.
     pub id: TraceId,
-    /// Its span there; disabled unless traces are collected.
+    /// The request's span in that trace; disabled unless traces are collected.
     pub span: Span,
 }
 
-struct Headers<'a>(&'a HeaderMap);
+struct HeaderExtractor<'a>(&'a HeaderMap);
 
-impl Extractor for Headers<'_> {
+impl Extractor for HeaderExtractor<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }
@@ -163,18 +170,18 @@ impl Extractor for Headers<'_> {
     }
 }
 
-impl Traced {
-    /// The trace that a request to `method` goes on with, as its headers have it (W3C Trace Context), or begins. `rpc` tells
-    /// the request of a remote procedure from others.
-    pub fn of(headers: &HeaderMap, method: &str, rpc: bool) -> Self {
-        let named = headers.contains_key(TRACEPARENT);
-        let parent = named.then(|| PROPAGATOR.extract_with_context(&Context::new(), &Headers(headers)));
+impl RequestTrace {
+    /// Continues the trace in the request's headers (W3C Trace Context), or begins a new one. `rpc` is false for requests
+    /// that are not remote procedure calls.
+    pub fn from_headers(headers: &HeaderMap, method: &str, rpc: bool) -> Self {
+        let has_parent = headers.contains_key(TRACEPARENT);
+        let parent = has_parent.then(|| PROPAGATOR.extract_with_context(&Context::new(), &HeaderExtractor(headers)));
         let parent = parent.filter(|context| trace_id(context).is_some());
         let mut id = parent.as_ref().and_then(trace_id);
-        let span = span(method, rpc);
+        let span = request_span(method, rpc);
         if !span.is_disabled() {
             if let Some(parent) = parent {
-                // It fails only for a span that has begun to be sent.
+                // Fails only for a span that has started already.
                 let _ = span.set_parent(parent);
             }
             id = id.or_else(|| trace_id(&span.context()));
@@ -188,8 +195,8 @@ fn trace_id(context: &Context) -> Option<TraceId> {
     Some(span.span_context()).filter(|span| span.is_valid()).map(SpanContext::trace_id)
 }
 
-/// By OpenTelemetry's conventions for remote procedures.
-fn span(method: &str, rpc: bool) -> Span {
+/// The attributes follow OpenTelemetry's conventions for remote procedure calls.
+fn request_span(method: &str, rpc: bool) -> Span {
     let (service, name) = method.split_once('/').filter(|_| rpc).unzip();
     tracing::info_span!(
         target: TARGET,
@@ -205,14 +212,14 @@ fn span(method: &str, rpc: bool) -> Span {
     )
 }
 
-/// The span of writing a batch of `proposals`, in the trace of one of them.
-pub fn commit(parent: &Span, proposals: usize) -> Span {
-    // OpenTelemetry's integers have a sign.
+/// The span of the commit of a batch with this many proposals, as a child of one proposal's span.
+pub fn commit_span(parent: &Span, proposals: usize) -> Span {
+    // OpenTelemetry's integers are signed.
     tracing::info_span!(target: TARGET, parent: parent, "commit", proposals = proposals as i64)
 }
 
-/// Notes in its span how a request ended: the number of gRPC's code, if it was gRPC, and whether the server failed.
-pub fn end(span: &Span, code: Option<i32>, failed: bool) {
+/// Records the outcome of a request in its span: the gRPC code, if it was a gRPC call, and whether the server failed.
+pub fn record_outcome(span: &Span, code: Option<i32>, failed: bool) {
     if span.is_disabled() {
         return;
     }
@@ -229,21 +236,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn collector_at_another_url_than_http_is_refused() {
+    fn trace_collector_requires_http_url() {
         let all = Sampling { follows_parent: true, ratio: 1.0 };
-        assert!(Collector::new("http://collector:4317", all).is_ok());
-        assert!(Collector::new("https://collector", all).unwrap().https);
+        assert!(TraceCollector::new("http://collector:4317", all).is_ok());
+        assert!(TraceCollector::new("https://collector", all).unwrap().https);
         for bad in ["", "collector:4317", "collector", "ftp://x", "http://", "/x", "http://user:word@collector:4317"] {
-            assert!(Collector::new(bad, all).is_err(), "{bad}");
+            assert!(TraceCollector::new(bad, all).is_err(), "{bad}");
         }
     }
 
     #[test]
-    fn a_request_goes_on_with_the_trace_that_it_names_and_begins_one_otherwise() {
+    fn request_continues_named_trace_or_begins_one() {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, value.parse().unwrap());
-            Traced::of(&headers, "a/b", true).id
+            RequestTrace::from_headers(&headers, "a/b", true).id
         };
         let named = "0af7651916cd43dd8448eb211c80319c";
         assert_eq!(of(&format!("00-{named}-b7ad6b7169203331-01")).to_string(), named);

@@ -1,4 +1,4 @@
-//! What a client's certificate says.
+//! Reads client certificates.
 
 use std::fmt;
 use std::io;
@@ -7,41 +7,40 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::domain::time::Timestamp;
 
-/// What a client's certificate says of the client.
+/// The names and the expiry in a client's certificate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Whom it was issued to: its alternative names. A URI is the one that holds a colon, as in `spiffe://...`, an e-mail
-    /// address the one that holds an `@` and no colon; the others are DNS names.
+    /// The subject alternative names. A name with a colon is a URI, such as `spiffe://...`. A name with an `@` and no colon is
+    /// an email address. All others are DNS names.
     pub names: Vec<String>,
-    /// When it expires. The connection may last longer.
+    /// When the certificate expires. The connection can last longer.
     pub expires_at: Timestamp,
 }
 
 impl ClientCertificate {
-    /// Reads a certificate whose issuer has been checked.
+    /// Reads a certificate in DER. The handshake must have verified its issuer.
     pub(super) fn read(certificate: &[u8]) -> io::Result<Self> {
-        let unreadable = |e: &dyn fmt::Display| io::Error::other(format!("the client's certificate: {e}"));
+        let unreadable = |e: &dyn fmt::Display| io::Error::other(format!("cannot read the client's certificate: {e}"));
         let (_, certificate) = X509Certificate::from_der(certificate).map_err(|e| unreadable(&e))?;
         let alternative = certificate.subject_alternative_name().map_err(|e| unreadable(&e))?;
         let general = alternative.iter().flat_map(|extension| &extension.value.general_names);
         let seconds = certificate.validity().not_after.timestamp();
         Ok(Self {
-            names: general.filter_map(plain).map(str::to_owned).collect(),
+            names: general.filter_map(unambiguous_name).map(str::to_owned).collect(),
             expires_at: Timestamp::from_micros(seconds.saturating_mul(1_000_000)),
         })
     }
 }
 
-/// An alternative name as text. One that could be taken for a name of another kind, or be read as something else than it
-/// is, is left out.
-fn plain<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
-    let (text, right) = match *name {
+/// An alternative name as text. Returns `None` for names that could be mistaken for another kind or another name.
+fn unambiguous_name<'a>(name: &GeneralName<'a>) -> Option<&'a str> {
+    let (text, kind_is_clear) = match *name {
         GeneralName::URI(text) => (text, text.contains(':')),
         GeneralName::RFC822Name(text) => (text, text.contains('@') && !text.contains(':')),
         GeneralName::DNSName(text) => (text, !text.contains(['@', ':'])),
         _ => return None,
     };
-    (right && !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
+    (kind_is_clear && !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic())).then_some(text)
 }
 
 #[cfg(test)]
@@ -70,12 +69,12 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_may_have_no_names() {
+    fn certificate_without_names_is_accepted() {
         assert_eq!(ClientCertificate::read(&certificate(Vec::new())).unwrap().names, Vec::<String>::new());
     }
 
     #[test]
-    fn a_name_does_not_pass_for_one_of_another_kind() {
+    fn ambiguous_name_is_left_out() {
         let read = ClientCertificate::read(&certificate(vec![
             SanType::DnsName("spiffe://example.com/admin".try_into().unwrap()),
             SanType::DnsName("admin@example.com".try_into().unwrap()),
@@ -89,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_is_an_error() {
+    fn invalid_certificate_is_an_error() {
         assert!(ClientCertificate::read(b"").is_err());
         assert!(ClientCertificate::read(&certificate(Vec::new())[..100]).is_err());
     }

@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::{Fault, HashSource, KnownHash, Problem, Start, Verifier};
-use crate::checkpoint::{Misfit, Note, VerifierKey};
+use crate::checkpoint::{CheckpointMismatch, Note, VerifierKey};
 use crate::domain::hex::parse_hex;
 use crate::domain::{Hash, Revision};
 use crate::store::StoredCheckpoint;
@@ -113,9 +113,9 @@ impl Bounds {
 /// The hash that a stored checkpoint proves, if it is authentic.
 pub(super) fn stored_hash(log_id: Uuid, stored: &StoredCheckpoint, keys: &[VerifierKey]) -> Result<KnownHash, Fault> {
     let revision = stored.revision;
-    let note = Note::of(log_id, revision, &stored.note, keys).map_err(|misfit| {
+    let note = Note::parse_verified(log_id, revision, &stored.note, keys).map_err(|misfit| {
         let problem = match misfit {
-            Misfit::Elsewhere(_, of) if of != log_id => Problem::OtherLog { of, this: log_id },
+            CheckpointMismatch::OtherPosition(_, of) if of != log_id => Problem::OtherLog { of, this: log_id },
             misfit => Problem::Forged(misfit.to_string()),
         };
         Fault { revision, problem }

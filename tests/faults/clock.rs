@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use toggled::api::AuthMethods;
 use toggled::api::pb::*;
 use toggled::auth::jwks::{Jwks, KeySource};
-use toggled::auth::jwt::{Rules, SignOn};
+use toggled::auth::jwt::{SignOn, SignOnRules};
 use toggled::auth::secret::Secret;
 use toggled::checkpoint::SigningKey;
 use toggled::config::{Following, Limits, Shutdown};
@@ -77,7 +77,7 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
         auth_methods: AuthMethods { sign_on, ..AuthMethods::default() },
         store: store::open(&database.url).unwrap(),
         clock,
-        bootstrap_token: Some(Secret::own(TOKEN.to_owned()).unwrap()),
+        bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
         following: defaults::<Following>(),
         proof: Proof { key: Some(Arc::new(SigningKey::generate().unwrap())), interval: 100, verify_all: false },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
@@ -95,7 +95,7 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
 async fn sign_on(issuer: &Issuer, folder: &TempDir) -> SignOn {
     let keys = folder.path().join("keys.json");
     std::fs::write(&keys, issuer.keys().to_string()).unwrap();
-    let rules = Rules {
+    let rules = SignOnRules {
         issuer: issuer.name().into(),
         audience: AUDIENCE.to_owned(),
         permissions_claim: "permissions".to_owned(),

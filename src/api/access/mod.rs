@@ -86,7 +86,7 @@ impl Access {
         let stored: std::collections::HashMap<_, _> = self.store.last_used(user_id).await?.into_iter().collect();
         for token in tokens {
             let Ok(id) = Uuid::try_parse(&token.id) else { continue };
-            let last = stored.get(&id).copied().max(self.last_used.of(id));
+            let last = stored.get(&id).copied().max(self.last_used.get(id));
             token.last_used_at = last.map(convert::time);
         }
         Ok(())
@@ -119,7 +119,7 @@ fn new_token(request: &pb::CreateTokenRequest, secret: &Secret, validator: &mut 
         name: name?,
         permissions: narrowed.filter(|_| !request.permissions.is_empty()),
         expires_at,
-        secret_hash: auth::hash(secret.reveal().as_bytes()),
+        secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     }))
 }
 
@@ -245,7 +245,7 @@ impl AccessService for Access {
         };
         Ok(Response::new(pb::WhoAmIResponse {
             user,
-            permissions: convert::names(caller.granted.permissions),
+            permissions: convert::names(caller.grant.permissions),
             token_id: caller.token_id().map(|id| id.to_string()).unwrap_or_default(),
         }))
     }

@@ -38,7 +38,7 @@ impl KeyReader {
                 let problem =
                     format!("a row of checkpoint_keys is not a verifier key and is left out: {error}: {text:?}");
                 if self.reported.lock().unwrap_or_else(PoisonError::into_inner).insert(text) {
-                    errors::internal(&problem);
+                    errors::report_internal_error(&problem);
                 }
                 None
             }
@@ -135,7 +135,7 @@ impl CheckpointList {
 fn note(stored: &StoredCheckpoint) -> Result<Arc<Note>, Status> {
     let revision = stored.revision;
     let corrupt = |problem: &str| {
-        errors::internal(&format!("the checkpoint of revision {revision} is damaged: {problem}"));
+        errors::report_internal_error(&format!("the checkpoint of revision {revision} is damaged: {problem}"));
         status(Error::CheckpointCorrupt { revision })
     };
     let note = Note::parse(&stored.note).map_err(|error| corrupt(&error.to_string()))?;

@@ -142,7 +142,7 @@ impl AuditStream {
     fn spawn_read(&self, store: &Arc<dyn Store>) -> PendingChunk {
         let (stream, store) = (self.clone(), Arc::clone(store));
         let read = async move { stream.read(&*store).await };
-        PendingChunk(AbortOnDropHandle::new(match request::Request::current() {
+        PendingChunk(AbortOnDropHandle::new(match request::RequestContext::current() {
             Some(current) => tokio::spawn(current.scope(read)),
             None => tokio::spawn(read),
         }))

@@ -14,7 +14,7 @@ use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::store::StoreError;
 use crate::telemetry::errors;
-use crate::telemetry::request::note_reason;
+use crate::telemetry::request::record_reason;
 use codes::{code_and_reason, reason_name};
 use details::{add_details, metadata};
 
@@ -104,7 +104,7 @@ impl From<StoreError> for Status {
 pub(super) fn status(error: impl Into<ApiError>) -> Status {
     let error = error.into();
     let (code, reason) = code_and_reason(&error);
-    note_reason(reason_name(reason));
+    record_reason(reason_name(reason));
     let mut details = ErrorDetails::with_error_info(reason_name(reason), DOMAIN, metadata(&error));
     add_details(&mut details, &error, reason);
     Status::with_error_details(code, message(&error), details)
@@ -113,7 +113,7 @@ pub(super) fn status(error: impl Into<ApiError>) -> Status {
 /// The HTTP status and message of an error, for protocols other than gRPC.
 pub(super) fn http_status(error: &ApiError) -> (StatusCode, String) {
     let (code, reason) = code_and_reason(error);
-    note_reason(reason_name(reason));
+    record_reason(reason_name(reason));
     let status = match code {
         Code::Ok => StatusCode::OK,
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
@@ -131,7 +131,7 @@ pub(super) fn http_status(error: &ApiError) -> (StatusCode, String) {
 
 /// A damaged log. Callers get the revision; the server's log gets the details.
 pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
-    errors::internal(details);
+    errors::report_internal_error(details);
     status(Error::LogCorrupt { revision })
 }
 
@@ -174,7 +174,7 @@ fn message(error: &ApiError) -> String {
     match error {
         ApiError::Domain(Error::Internal(defect)) => {
             if defect.claim_report() {
-                errors::internal(&defect.to_string());
+                errors::report_internal_error(&defect.to_string());
             }
             INTERNAL.to_owned()
         }

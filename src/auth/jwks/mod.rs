@@ -1,4 +1,4 @@
-//! The issuer's public keys, kept up to date: they change, and a token signed with a new one is no reason to restart.
+//! The issuer's public keys. They are refreshed while the server runs, so that key rotation needs no restart.
 
 mod keys;
 mod source;
@@ -12,191 +12,196 @@ use std::time::Duration;
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::time::{Instant, timeout};
 
-use source::Reader;
+use source::KeyReader;
 
 pub use keys::KeySet;
-pub(super) use keys::{Key, NoKey};
+pub(super) use keys::{IssuerKey, KeyLookupError};
 pub use source::KeySource;
 
-/// How often the keys are read again. A key that the issuer has withdrawn works until the next reading that succeeds: no
-/// longer than this, but for as long as the issuer is down.
-const REFRESH: Duration = Duration::from_secs(300);
+/// How often the keys are read. A withdrawn key is accepted until the next successful read: for this long at most, or until
+/// the issuer is reachable again.
+const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 
-/// How soon that is tried again when it failed.
-const RETRY: Duration = Duration::from_secs(30);
+/// The delay after a failed read.
+const RETRY_DELAY: Duration = Duration::from_secs(30);
 
-/// How long nobody can make us read the keys again after somebody has: strangers must not make us hammer the issuer.
-const PAUSE: Duration = Duration::from_secs(5);
+/// The minimum time between two reads that tokens cause. Unauthenticated clients must not be able to overload the issuer.
+const MIN_READ_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a reading may take, to the last byte: those who wait for it are not to wait for ever.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Time limit for one read, including the whole body.
+const READ_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How many calls may wait for a reading. Strangers can make any number of them while the issuer hangs.
-const WAITING: usize = 64;
+/// The most calls that wait for a read. While the issuer hangs, unauthenticated clients could add any number of them.
+const MAX_WAITING_CALLS: usize = 64;
 
-/// Why there are no keys, or no new ones. Goes after the name of the source.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum KeysError {
-    /// This machine cannot speak TLS.
-    #[error("cannot be fetched: {0}")]
-    Client(String),
-    /// There is no document to be had.
-    #[error("cannot be read: {0}")]
-    Unreadable(String),
-    /// There is none in time.
-    #[error("cannot be read within 10 seconds")]
-    Slow,
-    /// The document is too large.
-    #[error("is larger than 1 MiB")]
+/// Why the keys could not be read. The message does not name the source.
+#[derive(Debug, thiserror::Error)]
+pub enum JwksError {
+    /// The HTTP client cannot be created.
+    #[error("cannot create the HTTP client: {}", source::causes(.0))]
+    Client(#[source] reqwest::Error),
+    /// The keys cannot be fetched from their URL.
+    #[error("cannot fetch the keys: {}", source::causes(.0))]
+    Fetch(#[source] reqwest::Error),
+    /// The file of keys cannot be read.
+    #[error("cannot read the file: {0}")]
+    File(#[source] std::io::Error),
+    /// The read exceeded its time limit.
+    #[error("cannot read the keys within 10 seconds")]
+    Timeout,
+    /// The document exceeds the size limit.
+    #[error("the document is larger than 1 MiB")]
     TooLarge,
-    /// It is something else.
-    #[error("is not a JWKS document: {0}")]
-    Document(String),
-    /// All its keys are of other kinds, or there are none.
-    #[error("holds no key for RS256 (2048 bits or more), ES256 or EdDSA (Ed25519)")]
+    /// The document is not a JWKS document.
+    #[error("the document is not a JWKS document: {0}")]
+    Document(#[source] serde_json::Error),
+    /// The document has no usable key.
+    #[error("the document has no key for RS256 (2048 bits or more), ES256 or EdDSA (Ed25519)")]
     NoKey,
 }
 
-/// The issuer's keys as they were when last read. While they cannot be read, those that are known stay, and withdrawn ones
-/// among them work until the next reading that succeeds.
+/// The issuer's keys as of the last successful read. While reads fail, the known keys stay valid, including keys that the
+/// issuer has withdrawn since.
 pub struct Jwks {
     source: KeySource,
-    reader: Reader,
+    reader: KeyReader,
     current: watch::Sender<Arc<KeySet>>,
-    /// When a token last made us read the keys. Held while they are being read: once at a time is enough.
-    asked: Arc<Mutex<Option<Instant>>>,
-    /// Places for calls that wait for a reading.
+    /// When a token last caused a read. The lock is held during every read, so that only one runs at a time.
+    last_requested: Arc<Mutex<Option<Instant>>>,
+    /// Permits for calls that wait for a read.
     waiting: Semaphore,
-    /// How many readings have begun: who has waited while one began needs no other.
-    begun: AtomicU64,
-    /// Whether the last reading failed: only the first failure in a row is worth a warning.
+    /// The number of reads started. A call that waited while a read started needs no other read.
+    started: AtomicU64,
+    /// Whether the last read failed. Only the first failure in a row is logged as a warning.
     failing: AtomicBool,
 }
 
 impl Jwks {
-    /// The keys in a file, or those that are fetched as soon as [`Jwks::keep_fresh`] runs: an issuer that does not answer
-    /// keeps no server from starting.
+    /// Reads the keys from a file. Keys at a URL are first fetched by [`Jwks::refresh_periodically`], so that the server
+    /// starts even if the issuer does not answer.
     ///
     /// # Errors
-    /// When there is a file and it has no key that can be used, or no client for https.
-    pub async fn open(source: KeySource) -> Result<Self, KeysError> {
-        let jwks = Self::new(source.clone(), Reader::new(source)?);
+    /// When the file has no usable key, or the HTTP client cannot be created.
+    pub async fn open(source: KeySource) -> Result<Self, JwksError> {
+        let jwks = Self::new(source.clone(), KeyReader::new(source)?);
         if matches!(jwks.source, KeySource::File(_)) {
             let keys = jwks.read().await?;
-            // Withdrawn later they are withdrawn; at the start it is the wrong file.
+            // Later, an empty document withdraws all keys. At the start it means that the file is wrong.
             if keys.len() == 0 {
-                return Err(KeysError::NoKey);
+                return Err(JwksError::NoKey);
             }
             jwks.replace(keys);
         }
         Ok(jwks)
     }
 
-    fn new(source: KeySource, reader: Reader) -> Self {
+    fn new(source: KeySource, reader: KeyReader) -> Self {
         let current = watch::Sender::new(Arc::default());
-        let waiting = Semaphore::new(WAITING);
-        let (begun, failing) = (AtomicU64::new(0), AtomicBool::new(false));
-        Self { source, reader, current, asked: Arc::default(), waiting, begun, failing }
+        let waiting = Semaphore::new(MAX_WAITING_CALLS);
+        let (started, failing) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { source, reader, current, last_requested: Arc::default(), waiting, started, failing }
     }
 
-    /// The keys that are valid now.
+    /// The current keys.
     pub(super) fn current(&self) -> Arc<KeySet> {
         Arc::clone(&self.current.borrow())
     }
 
-    /// Whether this key is among them, by the same name.
-    pub(super) fn holds(&self, key: &Arc<Key>) -> bool {
-        self.current.borrow().holds(key)
+    /// Whether the current keys contain this key under the same id.
+    pub(super) fn contains(&self, key: &Arc<IssuerKey>) -> bool {
+        self.current.borrow().contains(key)
     }
 
-    /// Tells when others replace them.
+    /// A receiver that is notified when the keys are replaced.
     pub(super) fn changes(&self) -> watch::Receiver<Arc<KeySet>> {
         self.current.subscribe()
     }
 
-    /// Whether nothing has come after these.
+    /// Whether these are the current keys.
     fn is_current(&self, keys: &Arc<KeySet>) -> bool {
         Arc::ptr_eq(&self.current.borrow(), keys)
     }
 
-    /// Reads the keys now and then, for ever. Where that fails the old ones stay: an issuer that is down shuts nobody out
-    /// who has a token. Where it works what was read replaces them, even by none.
-    pub async fn keep_fresh(&self) {
-        let mut wait = if self.current().is_read() { REFRESH } else { Duration::ZERO };
+    /// Reads the keys periodically, forever. A failed read keeps the known keys, so that tokens work while the issuer is
+    /// down. A successful read replaces them, even by an empty set.
+    pub async fn refresh_periodically(&self) {
+        let mut delay = if self.current().is_read() { REFRESH_INTERVAL } else { Duration::ZERO };
         loop {
-            tokio::time::sleep(wait).await;
-            let turn = self.asked.lock().await;
-            wait = if self.refresh().await { REFRESH } else { RETRY };
-            drop(turn);
+            tokio::time::sleep(delay).await;
+            let lock = self.last_requested.lock().await;
+            delay = if self.refresh().await { REFRESH_INTERVAL } else { RETRY_DELAY };
+            drop(lock);
         }
     }
 
-    /// Reads the keys because `seen`, the current ones, may lack the one that a token needs; not more often than every
-    /// [`PAUSE`], and not for more than [`WAITING`] calls at once. Whether there are newer ones now. Takes [`TIMEOUT`] twice
-    /// at the most: for a reading that is under way, and for the next.
-    pub(super) async fn look_again(self: &Arc<Self>, seen: &Arc<KeySet>) -> bool {
-        let Ok(_place) = self.waiting.try_acquire() else { return !self.is_current(seen) };
-        let begun = self.begun.load(Ordering::Relaxed);
-        let mut asked = Arc::clone(&self.asked).lock_owned().await;
-        let one_since = self.begun.load(Ordering::Relaxed) != begun;
-        if one_since || !self.is_current(seen) || asked.is_some_and(|last| last.elapsed() < PAUSE) {
+    /// Reads the keys because `seen` lacks the key that a token needs. Returns whether the current keys are newer than
+    /// `seen`. Reads at most once per [`MIN_READ_INTERVAL`], and for at most [`MAX_WAITING_CALLS`] calls at a time. Takes at
+    /// most twice [`READ_TIMEOUT`]: for a read in progress and for the next one.
+    pub(super) async fn refresh_if_current(self: &Arc<Self>, seen: &Arc<KeySet>) -> bool {
+        let Ok(_permit) = self.waiting.try_acquire() else { return !self.is_current(seen) };
+        let started_before = self.started.load(Ordering::Relaxed);
+        let mut last_requested = Arc::clone(&self.last_requested).lock_owned().await;
+        let started_since = self.started.load(Ordering::Relaxed) != started_before;
+        let too_soon = last_requested.is_some_and(|last| last.elapsed() < MIN_READ_INTERVAL);
+        if started_since || too_soon || !self.is_current(seen) {
             return !self.is_current(seen);
         }
         let this = Arc::clone(self);
-        // In a task of its own: others wait for it too, and must not lose it when this caller goes away.
-        let reading = tokio::spawn(async move {
+        // In its own task: other calls wait for this read too, and it must not end when this call is cancelled.
+        let read = tokio::spawn(async move {
             this.refresh().await;
-            *asked = Some(Instant::now());
+            *last_requested = Some(Instant::now());
         });
-        let _ = reading.await;
+        let _ = read.await;
         !self.is_current(seen)
     }
 
-    /// Reads the keys, and tells the log where that matters. Whether it worked.
+    /// Reads the keys and logs changes. Returns whether the read succeeded.
     async fn refresh(&self) -> bool {
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.started.fetch_add(1, Ordering::Relaxed);
         let read = self.read().await;
-        let worked = read.is_ok();
-        let failed_before = self.failing.swap(!worked, Ordering::Relaxed);
+        let succeeded = read.is_ok();
+        let failed_before = self.failing.swap(!succeeded, Ordering::Relaxed);
+        let source = &self.source;
         match read {
             Ok(keys) => {
                 if failed_before {
-                    tracing::info!(source = %self.source, "the issuer's keys can be read again");
+                    tracing::info!(%source, "issuer keys read again");
                 }
                 self.replace(keys);
             }
-            Err(error) if failed_before => tracing::debug!("the issuer's keys: {} {error}", self.source),
+            Err(error) if failed_before => tracing::debug!(%source, %error, "issuer keys not read"),
             Err(error) => {
                 let keys = self.current().len();
-                tracing::warn!(keys, "the issuer's keys: {} {error}; those that are known stay", self.source);
+                tracing::warn!(%source, %error, keys, "issuer keys not read, known keys stay valid");
             }
         }
-        worked
+        succeeded
     }
 
-    /// The keys that are there now.
-    async fn read(&self) -> Result<KeySet, KeysError> {
-        let document = timeout(TIMEOUT, self.reader.read()).await.map_err(|_| KeysError::Slow)??;
+    /// Reads the keys from the source.
+    async fn read(&self) -> Result<KeySet, JwksError> {
+        let document = timeout(READ_TIMEOUT, self.reader.read()).await.map_err(|_| JwksError::Timeout)??;
         KeySet::parse(&document)
     }
 
     fn replace(&self, keys: KeySet) {
         let keys = Arc::new(keys);
-        // Equal ones do not replace them: nobody is to be woken for nothing.
-        let new = self.current.send_if_modified(|current| {
-            let new = *current != keys;
-            if new {
+        // Equal keys notify no receiver.
+        let changed = self.current.send_if_modified(|current| {
+            let changed = *current != keys;
+            if changed {
                 *current = Arc::clone(&keys);
             }
-            new
+            changed
         });
+        let source = &self.source;
         match keys.len() {
-            _ if !new => {}
+            _ if !changed => {}
             0 => {
-                let (source, why) = (&self.source, KeysError::NoKey);
-                tracing::warn!("the issuer's keys: {source} {why}; no token of the single sign-on works");
+                tracing::warn!(%source, error = %JwksError::NoKey, "issuer keys withdrawn, all tokens of the single sign-on are rejected")
             }
-            keys => tracing::info!(source = %self.source, keys, "the issuer has new keys"),
+            keys => tracing::info!(%source, keys, "issuer keys replaced"),
         }
     }
 }

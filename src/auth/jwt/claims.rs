@@ -1,4 +1,4 @@
-//! What a token must say, and what it allows.
+//! Checks the claims of a token and reads its permissions.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -6,41 +6,43 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Rejected;
+use super::JwtRejection;
 use crate::domain::access::{Identity, Permission, Permissions};
 use crate::domain::text::{Email, Name};
 use crate::domain::time::Timestamp;
 
-/// How far the issuer's clock may be from ours, in seconds.
-const LEEWAY: i64 = 30;
+/// The tolerated difference between the issuer's clock and this server's, in seconds.
+const CLOCK_TOLERANCE_SECONDS: i64 = 30;
 
-/// What each group of the issuer's allows here.
-pub type Groups = HashMap<String, Permissions>;
+/// The permissions that each of the issuer's groups grants.
+pub type GroupPermissions = HashMap<String, Permissions>;
 
-/// What is expected of a token, and how its permissions are read.
+/// What a token must contain, and how its permissions are read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rules {
-    /// Who must have issued it.
+pub struct SignOnRules {
+    /// The required issuer (`iss`).
     pub issuer: Arc<str>,
-    /// Whom it must be for.
+    /// The required audience (`aud`).
     pub audience: String,
-    /// The claim that holds permissions or groups: a name, or a JSON pointer (RFC 6901), which begins with `/`.
+    /// The claim that contains permissions or groups: a name, or a JSON pointer (RFC 6901), which begins with `/`.
     pub permissions_claim: String,
-    /// With this the claim holds groups, and only those in here count; without, it holds names of permissions.
-    pub groups: Option<Groups>,
+    /// If set, the claim contains groups, and only the groups in this map grant permissions. If not set, the claim contains
+    /// the names of permissions.
+    pub groups: Option<GroupPermissions>,
 }
 
-impl Rules {
-    /// Whom a token vouches for at `now` whose signature is right and which says this, and from when on it does.
-    pub(super) fn identity(&self, claims: &Value, now: Timestamp) -> Result<(Identity, Timestamp), Rejected> {
+impl SignOnRules {
+    /// The identity that a token with these claims grants at `now`, and the start of the token's validity. The signature must
+    /// have been verified.
+    pub(super) fn identity(&self, claims: &Value, now: Timestamp) -> Result<(Identity, Timestamp), JwtRejection> {
         if !claims.is_object() {
-            return Err(Rejected::Malformed);
+            return Err(JwtRejection::Malformed);
         }
         if claims.get("iss").and_then(Value::as_str) != Some(&*self.issuer) {
-            return Err(Rejected::Issuer);
+            return Err(JwtRejection::Issuer);
         }
-        if !self.is_for_us(claims.get("aud")) {
-            return Err(Rejected::Audience);
+        if !self.matches_audience(claims.get("aud")) {
+            return Err(JwtRejection::Audience);
         }
         let Range { start, end } = validity(claims, now)?;
         let identity = Identity {
@@ -53,7 +55,7 @@ impl Rules {
         Ok((identity, start))
     }
 
-    fn is_for_us(&self, audience: Option<&Value>) -> bool {
+    fn matches_audience(&self, audience: Option<&Value>) -> bool {
         match audience {
             Some(Value::String(one)) => *one == self.audience,
             Some(Value::Array(several)) => several.iter().any(|one| one.as_str() == Some(&self.audience)),
@@ -61,11 +63,11 @@ impl Rules {
         }
     }
 
-    /// What the issuer says that they may do, as far as it is known here.
+    /// The permissions in the claims. Unknown names are ignored.
     fn permissions(&self, claims: &Value) -> Permissions {
         let path = &self.permissions_claim;
         let claim = if path.starts_with('/') { claims.pointer(path) } else { claims.get(path) };
-        let names = claim.and_then(names).unwrap_or_default();
+        let names = claim.and_then(name_list).unwrap_or_default();
         match &self.groups {
             Some(groups) => names.iter().filter_map(|name| groups.get(*name).copied()).collect(),
             None => names.into_iter().filter_map(Permission::parse).collect(),
@@ -73,8 +75,8 @@ impl Rules {
     }
 }
 
-/// A list of strings, or one with spaces between them.
-fn names(claim: &Value) -> Option<Vec<&str>> {
+/// The names in a list of strings, or in one string with spaces between them.
+fn name_list(claim: &Value) -> Option<Vec<&str>> {
     match claim {
         Value::String(text) => Some(text.split(' ').filter(|name| !name.is_empty()).collect()),
         Value::Array(list) => list.iter().map(Value::as_str).collect(),
@@ -82,47 +84,48 @@ fn names(claim: &Value) -> Option<Vec<&str>> {
     }
 }
 
-/// From when on the token works, and until when, if it does at `now`.
-fn validity(claims: &Value, now: Timestamp) -> Result<Range<Timestamp>, Rejected> {
-    let time = |name| claims.get(name).map(|value| moment(value).ok_or(Rejected::Malformed)).transpose();
-    let start = |name| time(name).map(|time| time.map_or(Timestamp::MIN, |time| time.plus_seconds(-LEEWAY)));
-    let end = time("exp")?.ok_or(Rejected::NoExpiry)?.plus_seconds(LEEWAY);
+/// The validity of the token; an error if it is not valid at `now`.
+fn validity(claims: &Value, now: Timestamp) -> Result<Range<Timestamp>, JwtRejection> {
+    let time = |name| claims.get(name).map(|value| numeric_date(value).ok_or(JwtRejection::Malformed)).transpose();
+    let start =
+        |name| time(name).map(|time| time.map_or(Timestamp::MIN, |time| time.plus_seconds(-CLOCK_TOLERANCE_SECONDS)));
+    let end = time("exp")?.ok_or(JwtRejection::NoExpiry)?.plus_seconds(CLOCK_TOLERANCE_SECONDS);
     if now >= end {
-        return Err(Rejected::Expired);
+        return Err(JwtRejection::Expired);
     }
     let (valid, issued) = (start("nbf")?, start("iat")?);
     if now < valid {
-        Err(Rejected::NotYetValid)
+        Err(JwtRejection::NotYetValid)
     } else if now < issued {
-        Err(Rejected::IssuedInFuture)
+        Err(JwtRejection::IssuedInFuture)
     } else {
         Ok(valid.max(issued)..end)
     }
 }
 
-/// A NumericDate: seconds since 1970, whole or not. What lies beyond all time is held to its ends.
-fn moment(value: &Value) -> Option<Timestamp> {
+/// A NumericDate: seconds since 1970, with or without a fraction. Values out of range become the nearest timestamp.
+fn numeric_date(value: &Value) -> Option<Timestamp> {
     let micros = match value.as_i64() {
         Some(seconds) => seconds.saturating_mul(1_000_000),
-        // A conversion to an integer saturates.
+        // The conversion to an integer saturates.
         None => (value.as_f64()? * 1e6) as i64,
     };
     Some(Timestamp::from_micros(micros))
 }
 
-fn subject(claim: Option<&Value>) -> Result<Arc<str>, Rejected> {
+fn subject(claim: Option<&Value>) -> Result<Arc<str>, JwtRejection> {
     let subject = claim.and_then(Value::as_str).filter(|text| !text.chars().any(char::is_control));
-    let name = subject.and_then(|text| Name::parse(text).ok()).ok_or(Rejected::Subject)?;
+    let name = subject.and_then(|text| Name::parse(text).ok()).ok_or(JwtRejection::Subject)?;
     Ok(name.shared())
 }
 
-fn email(claims: &Value) -> Result<Email, Rejected> {
+fn email(claims: &Value) -> Result<Email, JwtRejection> {
     match claims.get("email_verified") {
         // Some issuers write it as a string.
         None | Some(Value::Bool(true)) => {}
         Some(Value::String(text)) if text == "true" => {}
-        Some(_) => return Err(Rejected::EmailUnverified),
+        Some(_) => return Err(JwtRejection::EmailUnverified),
     }
     let email = claims.get("email").and_then(Value::as_str);
-    email.and_then(|text| Email::parse(text).ok()).ok_or(Rejected::Email)
+    email.and_then(|text| Email::parse(text).ok()).ok_or(JwtRejection::Email)
 }

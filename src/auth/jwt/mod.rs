@@ -1,7 +1,7 @@
-//! Tokens of a single sign-on: JWTs (RFC 7519) that an OpenID Connect issuer has signed.
+//! Tokens of a single sign-on: JWTs (RFC 7519) signed by an OpenID Connect issuer.
 //!
-//! A token is judged in this order: its shape, the key that it names, its signature, and only then what it says. The
-//! algorithm is the key's; the token's own word for it has to agree, and decides nothing (RFC 8725).
+//! A token is checked in this order: form, key, signature, claims. The key determines the algorithm; the algorithm in the
+//! token's header must match it, but never selects it (RFC 8725).
 
 mod claims;
 #[cfg(test)]
@@ -18,75 +18,75 @@ use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::jwks::{Jwks, Key, KeySet, NoKey};
+use super::jwks::{IssuerKey, Jwks, KeyLookupError, KeySet};
 use super::signature;
 use crate::domain::access::{Identity, SecretHash};
 use crate::domain::time::Timestamp;
 
-pub use claims::{Groups, Rules};
+pub use claims::{GroupPermissions, SignOnRules};
 
-/// The longest token that is looked at, in bytes.
-const LONGEST: usize = 16 * 1024;
+/// Maximum size of a token, in bytes.
+const MAX_TOKEN_BYTES: usize = 16 * 1024;
 
-/// How many verified tokens are remembered.
-const REMEMBERED: usize = 10_000;
+/// How many verified tokens are cached.
+const CACHE_CAPACITY: usize = 10_000;
 
-/// Why a token was refused, for the log of the server and for counting. It holds no part of the token, and the caller is
-/// told none of it.
+/// Why a token was rejected, for the server's log and metrics. It contains no part of the token, and is not part of the
+/// answer to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
-pub enum Rejected {
-    /// It is not a JWT, or too long, or what it says is not what the standard has there.
-    #[error("it is malformed")]
+pub enum JwtRejection {
+    /// The token is not a JWT, is too long, or has a claim of the wrong type.
+    #[error("the token is malformed")]
     Malformed,
-    /// It names an algorithm that is not accepted, or not the one of its key.
-    #[error("its algorithm is not the one of its key")]
+    /// The algorithm is not accepted, or is not the algorithm of the key.
+    #[error("the token's algorithm is not accepted or not that of its key")]
     Algorithm,
-    /// It must not be accepted by anybody who does not know some extension.
-    #[error("it has critical extensions")]
+    /// The token has critical extensions (`crit`), which the server does not support and so must not ignore.
+    #[error("the token has critical extensions")]
     Critical,
-    /// The issuer has not answered since the server started: nobody can tell whether the token is good.
-    #[error("the issuer's keys could not be read yet")]
+    /// The issuer has not answered since the server started, so the token cannot be checked.
+    #[error("the issuer's keys have not been read yet")]
     KeysUnread,
-    /// The issuer has no such key.
+    /// The issuer has no key with the token's key id.
     #[error("the issuer has no such key")]
     UnknownKey,
-    /// It names no key, or one whose name is not unique, and several would do.
-    #[error("it does not say which key it is signed with")]
+    /// The token names no key, or a key id that is not unique, and several keys match.
+    #[error("several of the issuer's keys match the token")]
     AmbiguousKey,
-    /// It was changed, or signed by somebody else.
-    #[error("its signature is wrong")]
+    /// The token was altered, or signed with another key.
+    #[error("the signature is invalid")]
     Signature,
-    /// It comes from another issuer.
-    #[error("it is from another issuer")]
+    /// The token is from another issuer.
+    #[error("the token is from another issuer")]
     Issuer,
-    /// It is for another service.
-    #[error("it is for somebody else")]
+    /// The token is meant for another service.
+    #[error("the token is for another audience")]
     Audience,
-    /// It does not say how long it works.
-    #[error("it never expires")]
+    /// The token has no expiry.
+    #[error("the token has no expiry")]
     NoExpiry,
-    /// It does not work any more.
-    #[error("it has expired")]
+    /// The token has expired.
+    #[error("the token has expired")]
     Expired,
-    /// It does not work yet.
-    #[error("it is not valid yet")]
+    /// The token is not valid yet (`nbf`).
+    #[error("the token is not valid yet")]
     NotYetValid,
-    /// It comes from the future.
-    #[error("it was issued in the future")]
+    /// The token was issued in the future (`iat`).
+    #[error("the token was issued in the future")]
     IssuedInFuture,
-    /// It does not say whose it is.
-    #[error("it has no usable subject")]
+    /// The token has no subject, or an invalid one.
+    #[error("the token has no valid subject")]
     Subject,
-    /// It has no e-mail address that could stand in the log.
-    #[error("it has no usable e-mail address")]
+    /// The token has no email address, or an invalid one.
+    #[error("the token has no valid email address")]
     Email,
-    /// The issuer does not know whether the address is theirs.
-    #[error("its e-mail address is not verified")]
+    /// The issuer has not verified the email address.
+    #[error("the token's email address is not verified")]
     EmailUnverified,
 }
 
-impl Rejected {
-    /// A word for it, for counting.
+impl JwtRejection {
+    /// The label for metrics.
     pub fn label(&self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -109,18 +109,18 @@ impl Rejected {
     }
 }
 
-impl From<NoKey> for Rejected {
-    fn from(why: NoKey) -> Self {
-        match why {
-            NoKey::Unread => Self::KeysUnread,
-            NoKey::Unknown => Self::UnknownKey,
-            NoKey::Algorithm => Self::Algorithm,
-            NoKey::Ambiguous => Self::AmbiguousKey,
+impl From<KeyLookupError> for JwtRejection {
+    fn from(error: KeyLookupError) -> Self {
+        match error {
+            KeyLookupError::Unread => Self::KeysUnread,
+            KeyLookupError::Unknown => Self::UnknownKey,
+            KeyLookupError::Algorithm => Self::Algorithm,
+            KeyLookupError::Ambiguous => Self::AmbiguousKey,
         }
     }
 }
 
-impl From<jsonwebtoken::errors::Error> for Rejected {
+impl From<jsonwebtoken::errors::Error> for JwtRejection {
     fn from(error: jsonwebtoken::errors::Error) -> Self {
         match error.kind() {
             ErrorKind::InvalidSignature => Self::Signature,
@@ -130,56 +130,55 @@ impl From<jsonwebtoken::errors::Error> for Rejected {
     }
 }
 
-/// The single sign-on: one issuer, and what its tokens allow here.
+/// A single sign-on: one issuer, and the rules for its tokens.
 pub struct SignOn {
-    rules: Rules,
+    rules: SignOnRules,
     jwks: Arc<Jwks>,
-    verified: Cache<SecretHash, Verified>,
+    verified: Cache<SecretHash, VerifiedToken>,
 }
 
-/// A token that was good.
+/// A verified token in the cache.
 #[derive(Clone)]
-struct Verified {
+struct VerifiedToken {
     identity: Arc<Identity>,
-    /// From when on it is good; until when, the identity says.
-    from: Timestamp,
-    /// The key that vouches for it, as long as the issuer has it.
-    key: Arc<Key>,
+    /// The start of the token's validity; the end is in `identity`.
+    valid_from: Timestamp,
+    /// The key that signed the token. The token is valid only while the issuer publishes this key.
+    key: Arc<IssuerKey>,
 }
 
 impl SignOn {
-    /// The sign-on whose issuer has these keys.
-    pub fn new(rules: Rules, jwks: Arc<Jwks>) -> Self {
-        Self { rules, jwks, verified: Cache::new(REMEMBERED) }
+    /// A single sign-on with these rules and keys.
+    pub fn new(rules: SignOnRules, jwks: Arc<Jwks>) -> Self {
+        Self { rules, jwks, verified: Cache::new(CACHE_CAPACITY) }
     }
 
-    /// Keeps the issuer's keys up to date, for ever.
-    pub async fn keep_fresh(&self) {
-        self.jwks.keep_fresh().await;
+    /// Refreshes the issuer's keys periodically, forever.
+    pub async fn refresh_keys(&self) {
+        self.jwks.refresh_periodically().await;
     }
 
-    /// Tells when the issuer's keys are replaced: [`SignOn::cached`] may then know a token no more. Whoever waits for that
-    /// asks for this first, and then for the token.
+    /// A receiver that is notified when the issuer's keys are replaced. [`SignOn::cached`] can then return `None` for a token
+    /// that it knew before. To miss no change, subscribe first and then look up the token.
     pub fn key_changes(&self) -> watch::Receiver<Arc<KeySet>> {
         self.jwks.changes()
     }
 
-    /// Whether this could be a token of a single sign-on: three parts in base64url, of 16 KiB at the most.
+    /// Whether the token has the form of a JWT: three parts in base64url, 16 KiB at most.
     pub fn looks_like_jwt(token: &[u8]) -> bool {
         let base64url = |part: &[u8]| {
             !part.is_empty() && part.iter().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
         let mut parts = token.split(|byte| *byte == b'.');
-        let three = parts.by_ref().take(3).filter(|part| base64url(part)).count() == 3;
-        token.len() <= LONGEST && three && parts.next().is_none()
+        let has_three_parts = parts.by_ref().take(3).filter(|part| base64url(part)).count() == 3;
+        token.len() <= MAX_TOKEN_BYTES && has_three_parts && parts.next().is_none()
     }
 
-    /// Whom the token with this hash was for, if it has been verified before and still works: by a clock that may have been
-    /// set since, it is within its time, and the issuer still has its key. Of very many tokens some are forgotten, and have to
-    /// be verified again.
+    /// The identity of the token with this hash, if the cache has it and the token is still valid: `now` is within its
+    /// validity, and the issuer still publishes its key. The cache drops tokens when it is full; they are then verified again.
     pub fn cached(&self, hash: &SecretHash, now: Timestamp) -> Option<Arc<Identity>> {
-        let Verified { identity, from, key } = self.verified.get(hash)?;
-        if (from..identity.expires_at).contains(&now) && self.jwks.holds(&key) {
+        let VerifiedToken { identity, valid_from, key } = self.verified.get(hash)?;
+        if (valid_from..identity.expires_at).contains(&now) && self.jwks.contains(&key) {
             Some(identity)
         } else {
             self.verified.remove(hash);
@@ -187,66 +186,67 @@ impl SignOn {
         }
     }
 
-    /// Whom a token is for. `hash` is its SHA-256. Where the token may be signed with a key that is not known yet, this
-    /// takes as long as the issuer does, once: 20 seconds at the most, 10 for a reading of the keys that is under way and
-    /// 10 for one more.
+    /// Verifies a token and returns its identity. `hash` is the token's SHA-256. If the token may be signed with a key that is
+    /// not known yet, this waits for the issuer, for 20 seconds at most: 10 for a read of the keys in progress, and 10 for
+    /// the next one.
     ///
     /// # Errors
-    /// Why the token does not work.
-    pub async fn verify(&self, token: &[u8], hash: &SecretHash, now: Timestamp) -> Result<Arc<Identity>, Rejected> {
-        let header = Header::read(token)?;
+    /// Why the token is rejected.
+    pub async fn verify(&self, token: &[u8], hash: &SecretHash, now: Timestamp) -> Result<Arc<Identity>, JwtRejection> {
+        let header = JwtHeader::parse(token)?;
         let keys = self.jwks.current();
-        let mut vouched = header.vouched(token, &keys);
-        if vouched.as_ref().is_err_and(|why| header.is_of_a_new_key(*why)) && self.jwks.look_again(&keys).await {
-            vouched = header.vouched(token, &self.jwks.current());
+        let mut verified = header.verify(token, &keys);
+        let may_use_new_key = verified.as_ref().is_err_and(|rejection| header.may_use_new_key(*rejection));
+        if may_use_new_key && self.jwks.refresh_if_current(&keys).await {
+            verified = header.verify(token, &self.jwks.current());
         }
-        let (key, claims) = vouched?;
-        let (identity, from) = self.rules.identity(&claims, now)?;
+        let (key, claims) = verified?;
+        let (identity, valid_from) = self.rules.identity(&claims, now)?;
         let identity = Arc::new(identity);
-        self.verified.insert(*hash, Verified { identity: Arc::clone(&identity), from, key });
+        self.verified.insert(*hash, VerifiedToken { identity: Arc::clone(&identity), valid_from, key });
         Ok(identity)
     }
 }
 
-/// What a token says about its signature, before anybody has vouched for it.
-struct Header {
+/// The header of a token. Nothing in it is verified.
+struct JwtHeader {
     algorithm: Algorithm,
     key_id: Option<String>,
 }
 
-impl Header {
-    fn read(token: &[u8]) -> Result<Self, Rejected> {
+impl JwtHeader {
+    fn parse(token: &[u8]) -> Result<Self, JwtRejection> {
         if !SignOn::looks_like_jwt(token) {
-            return Err(Rejected::Malformed);
+            return Err(JwtRejection::Malformed);
         }
         let part = token.split(|byte| *byte == b'.').next().unwrap_or_default();
-        let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| Rejected::Malformed)?;
-        let fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|_| Rejected::Malformed)?;
+        let json = URL_SAFE_NO_PAD.decode(part).map_err(|_| JwtRejection::Malformed)?;
+        let fields: Map<String, Value> = serde_json::from_slice(&json).map_err(|_| JwtRejection::Malformed)?;
         if fields.contains_key("crit") {
-            return Err(Rejected::Critical);
+            return Err(JwtRejection::Critical);
         }
         let key_id = match fields.get("kid") {
             None => None,
             Some(Value::String(id)) => Some(id.clone()),
-            Some(_) => return Err(Rejected::Malformed),
+            Some(_) => return Err(JwtRejection::Malformed),
         };
         let algorithm = fields.get("alg").and_then(Value::as_str).and_then(|name| Algorithm::from_str(name).ok());
-        let accepted = algorithm.filter(|algorithm| signature::ACCEPTED.contains(algorithm));
-        Ok(Self { algorithm: accepted.ok_or(Rejected::Algorithm)?, key_id })
+        let accepted = algorithm.filter(|algorithm| signature::ACCEPTED_ALGORITHMS.contains(algorithm));
+        Ok(Self { algorithm: accepted.ok_or(JwtRejection::Algorithm)?, key_id })
     }
 
-    /// The key of the token, and what it says that this key has signed.
-    fn vouched(&self, token: &[u8], keys: &KeySet) -> Result<(Arc<Key>, Value), Rejected> {
+    /// Finds the token's key and verifies the signature. Returns the key and the claims, which are not checked yet.
+    fn verify(&self, token: &[u8], keys: &KeySet) -> Result<(Arc<IssuerKey>, Value), JwtRejection> {
         let key = keys.find(self.key_id.as_deref(), self.algorithm)?;
-        Ok((Arc::clone(key), key.claims(token)?))
+        Ok((Arc::clone(key), key.verify(token)?))
     }
 
-    /// Whether a token that was refused for this may have a key that is not known yet. One that names none is held against
-    /// the only key of its kind, and the issuer may have replaced that.
-    fn is_of_a_new_key(&self, why: Rejected) -> bool {
-        match why {
-            Rejected::UnknownKey | Rejected::KeysUnread => true,
-            Rejected::Signature => self.key_id.is_none(),
+    /// Whether a rejected token may be signed with a key that is not known yet. A token without a key id was checked with the
+    /// only key of its algorithm, which the issuer may have replaced.
+    fn may_use_new_key(&self, rejection: JwtRejection) -> bool {
+        match rejection {
+            JwtRejection::UnknownKey | JwtRejection::KeysUnread => true,
+            JwtRejection::Signature => self.key_id.is_none(),
             _ => false,
         }
     }

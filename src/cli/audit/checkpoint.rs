@@ -81,7 +81,7 @@ pub(super) fn signed(
     let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| invalid("it is missing".to_owned()))?;
     let log_id = Uuid::try_parse(&checkpoint.log_id).map_err(|_| invalid("log_id is not a UUID".to_owned()))?;
     let keys: Vec<_> = answer.keys.iter().filter_map(|key| VerifierKey::parse(&key.verifier_key).ok()).collect();
-    let note = Note::of(log_id, revision.unwrap_or(checkpoint.revision), &checkpoint.note, &keys);
+    let note = Note::parse_verified(log_id, revision.unwrap_or(checkpoint.revision), &checkpoint.note, &keys);
     let note = note.map_err(|misfit| invalid(misfit.to_string()))?;
     let note = Arc::new(note);
     let differing = differing(checkpoint, &(&note).into());
@@ -158,13 +158,15 @@ mod tests {
         assert!(signed(&good, None).is_ok() && signed(&good, Some(3)).is_ok());
         let problem =
             |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
-        assert!(problem(&good, Some(4)).contains("it was signed for revision 3"));
-        assert!(problem(&answer(&key, &other), None).contains("none of the given keys"));
+        assert!(problem(&good, Some(4)).contains("signed for revision 3"));
+        assert!(problem(&answer(&key, &other), None).contains("not signed by any of the given keys"));
         assert!(problem(&GetAuditCheckpointResponse::default(), None).contains("it is missing"));
         type Alteration = (&'static str, fn(&mut AuditCheckpoint));
         let alterations: [Alteration; 9] = [
-            ("is not of this checkpoint", |checkpoint| checkpoint.note = checkpoint.note.replacen("\n3\n", "\n4\n", 1)),
-            ("no signed checkpoint", |checkpoint| checkpoint.note.clear()),
+            ("does not match the checkpoint", |checkpoint| {
+                checkpoint.note = checkpoint.note.replacen("\n3\n", "\n4\n", 1)
+            }),
+            ("not a signed checkpoint", |checkpoint| checkpoint.note.clear()),
             ("for revision 3 of log", |checkpoint| checkpoint.revision = 4),
             ("for revision 3 of log", |checkpoint| checkpoint.log_id = Uuid::nil().to_string()),
             ("log_id is not a UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),

@@ -73,11 +73,11 @@ impl Place {
     async fn tls(&self) -> Result<ClientTlsConfig, Failure> {
         let mut config = ClientTlsConfig::new();
         config = match &self.ca_certificate {
-            Some(path) => config.ca_certificate(Certificate::from_pem(read(tls::certificates_in(path).await)?)),
+            Some(path) => config.ca_certificate(Certificate::from_pem(read(tls::read_certificates(path).await)?)),
             None => config.with_native_roots(),
         };
         if let Some((certificate, key)) = self.client_certificate.as_deref().zip(self.client_key.as_deref()) {
-            let (certificate, key) = (tls::certificates_in(certificate).await, tls::key_in(key).await);
+            let (certificate, key) = (tls::read_certificates(certificate).await, tls::read_private_key(key).await);
             config = config.identity(Identity::from_pem(read(certificate)?, read(key)?));
         }
         Ok(config)

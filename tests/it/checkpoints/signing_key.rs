@@ -61,7 +61,7 @@ async fn signing_key_and_its_creation_are_logged() {
     // The first start, the second, and a start after the key was deleted.
     for made in [true, false, true] {
         let (log, id) = logged_key(&database, &[]).await;
-        assert_eq!(log.matches("made a new key").count(), usize::from(made), "{log}");
+        assert_eq!(log.matches("checkpoint key created").count(), usize::from(made), "{log}");
         let line = log.lines().find(|line| line.contains("signed with this key")).unwrap();
         assert!(line.contains(&id) && line.contains(file), "{log}");
         assert!(!log.contains("chmod"), "{log}");

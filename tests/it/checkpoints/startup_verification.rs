@@ -148,11 +148,11 @@ on_both_databases! {
         other_revision.revision = 19;
         let nil = uuid::Uuid::nil();
         for (forged, why) in [
-            ("hello".to_owned(), "it is no signed checkpoint of a log of toggled's".to_owned()),
-            (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "none of the given keys has signed it".into()),
-            (own.sign(other_log).to_string(), "none of the given keys has signed it".into()),
-            (own.sign(other_revision).to_string(), format!("it was signed for revision 19 of log {}", checkpoint.log_id)),
-            (text.replace("\ntime 2", "\ntime 3"), format!("the signature of the key {} is not of this checkpoint",
+            ("hello".to_owned(), "not a signed checkpoint of a toggled log".to_owned()),
+            (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "not signed by any of the given keys".into()),
+            (own.sign(other_log).to_string(), "not signed by any of the given keys".into()),
+            (own.sign(other_revision).to_string(), format!("signed for revision 19 of log {}", checkpoint.log_id)),
+            (text.replace("\ntime 2", "\ntime 3"), format!("the signature of key {} does not match the checkpoint",
                 own.verifier(checkpoint.log_id).id())),
         ] {
             raw.run(&format!("UPDATE checkpoints SET note = '{}' WHERE revision = 20", forged.replace('\'', "''"))).await;

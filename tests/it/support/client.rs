@@ -170,7 +170,7 @@ pub async fn read_until_error<T>(stream: &mut Streaming<T>) -> Status {
 
 /// The forms in which a token might leak: the token itself, and its hash in each usual encoding.
 pub fn secret_forms(token: &str) -> Vec<String> {
-    let hash = toggled::auth::hash(token.as_bytes());
+    let hash = toggled::auth::hash_secret(token.as_bytes());
     let hex = hex::encode(hash);
     let bytes = format!("{hash:?}");
     let bytes = bytes.trim_matches(['[', ']']).to_owned();

@@ -56,7 +56,7 @@ impl EmbeddedServer {
             auth_methods: AuthMethods::default(),
             store: store::open(&database.url).unwrap(),
             clock: Arc::new(SystemClock),
-            bootstrap_token: Some(Secret::own(TOKEN.to_owned()).unwrap()),
+            bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
             following: defaults::<Following>(),
             proof: Proof { key: None, interval: 1_000, verify_all: false },
             limits,

@@ -3,8 +3,8 @@
 use tempfile::TempDir;
 
 use super::rows::insert;
-use super::trimmed::trim;
 use super::tampered_log::*;
+use super::trimmed::trim;
 use crate::cli::Shell;
 use crate::support::{Backend, Server, on_both_databases};
 

@@ -5,9 +5,9 @@ use axum::body::Bytes;
 use axum::http::{HeaderMap, Uri};
 use serde_json::Value;
 use sqlx::{Connection, SqliteConnection};
-use toggled::telemetry::errors::Collector;
-use toggled::telemetry::logs::Format;
-use toggled::telemetry::{self, Settings};
+use toggled::telemetry::errors::ErrorCollector;
+use toggled::telemetry::logs::LogFormat;
+use toggled::telemetry::{self, TelemetrySettings};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 use tokio::sync::mpsc;
@@ -109,10 +109,11 @@ const PANIC_TO: &str = "TOGGLED_TESTS_PANIC_TO";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_panic_is_sent_with_nobodys_name() {
     if let Ok(dsn) = std::env::var(PANIC_TO) {
-        let errors = Some(Collector::new(&dsn, None, None).unwrap());
-        let telemetry = telemetry::start(Settings { filter: "off".into(), format: Format::Json, traces: None, errors });
+        let errors = Some(ErrorCollector::new(&dsn, None, None).unwrap());
+        let telemetry =
+            telemetry::start(TelemetrySettings { filter: "off".into(), format: LogFormat::Json, traces: None, errors });
         tokio::spawn(async { panic!("panicked over ann@example.com") }).await.unwrap_err();
-        telemetry.unwrap().finish().await;
+        telemetry.unwrap().shutdown().await;
         return;
     }
     let (dsn, mut collected) = collector().await;

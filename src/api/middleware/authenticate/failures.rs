@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::api::call::CallSource;
-use crate::auth::jwt::Rejected;
+use crate::auth::jwt::JwtRejection;
 
 /// The least time between two log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
@@ -23,7 +23,7 @@ pub(in crate::api) enum AuthFailure {
     /// The token was revoked or has expired, or its user is deactivated.
     Ended,
     /// The single sign-on token was rejected.
-    Rejected(Rejected),
+    Rejected(JwtRejection),
 }
 
 impl AuthFailure {

@@ -13,16 +13,16 @@ use tokio::time::{Instant, timeout_at};
 use crate::api::call::CallSource;
 use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
-use crate::auth::jwt::{Rejected, SignOn};
+use crate::auth::jwt::{JwtRejection, SignOn};
 use crate::auth::last_used::LastUsed;
-use crate::auth::{Caller, CallerKey, bearer, hash};
+use crate::auth::{Caller, CallerKey, bearer_token, hash_secret};
 use crate::domain::access::{Credential, SecretHash};
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::Email;
 use crate::domain::time::{Clock, Timestamp};
 use crate::mirror::Mirror;
-use crate::telemetry::request::{self, note_caller};
+use crate::telemetry::request::{self, record_caller};
 use crate::tls::ClientCertificate;
 
 pub(in crate::api) use failures::{AuthFailure, AuthFailureLog};
@@ -102,7 +102,7 @@ impl Authenticator {
         let identity = verified.map_err(|reason| {
             let error = self.failed(AuthFailure::Rejected(reason), source);
             // Without the issuer's keys the token is neither valid nor invalid: the client should retry.
-            if reason == Rejected::KeysUnread { ApiError::IssuerUnavailable } else { error.into() }
+            if reason == JwtRejection::KeysUnread { ApiError::IssuerUnavailable } else { error.into() }
         })?;
         let now = self.clock.now();
         let caller = self.mirror.read(|state| Caller::authenticate(state, Credential::SignOn(identity), now)).flatten();
@@ -130,8 +130,8 @@ impl Authenticator {
             // Two credentials are ambiguous.
             (Some(_), Some(_)) => return Err(AuthFailure::Malformed),
         };
-        let token = bearer(header.as_bytes()).ok_or(AuthFailure::Malformed)?;
-        let hash = hash(token);
+        let token = bearer_token(header.as_bytes()).ok_or(AuthFailure::Malformed)?;
+        let hash = hash_secret(token);
         if let Some(token) = state.token_by_secret(&hash) {
             return identified(Credential::Token(token.id), None);
         }
@@ -163,23 +163,23 @@ impl Authenticator {
     fn note(&self, identified: &IdentifiedCaller) {
         let caller = &identified.caller;
         if let Some(key) = caller.key() {
-            note_caller(pseudonym(&key));
+            record_caller(pseudonym(&key));
         }
         if let Some(token) = caller.token_id() {
-            self.last_used.note(token, identified.at);
+            self.last_used.record(token, identified.at);
         }
     }
 }
 
 /// The caller in the server's log, which must not reveal who they are.
-fn pseudonym(key: &CallerKey) -> request::Caller {
+fn pseudonym(key: &CallerKey) -> request::CallerId {
     match key {
-        CallerKey::User(id) => request::Caller::User(*id),
+        CallerKey::User(id) => request::CallerId::User(*id),
         CallerKey::Account(account) => {
-            let hash = hash(format!("{}\0{}", account.issuer, account.subject).as_bytes());
+            let hash = hash_secret(format!("{}\0{}", account.issuer, account.subject).as_bytes());
             let mut prefix = [0; 8];
             prefix.copy_from_slice(&hash[..8]);
-            request::Caller::Account(prefix)
+            request::CallerId::Account(prefix)
         }
     }
 }

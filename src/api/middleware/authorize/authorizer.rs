@@ -11,18 +11,18 @@ use tokio_util::sync::CancellationToken;
 use crate::api::call::{Call, CallSource, deadline};
 use crate::api::errors::ApiError;
 use crate::api::middleware::authenticate::{Authenticator, Identification, IdentifiedCaller, UnverifiedToken};
-use crate::auth::policy::{Method, Policies, Policy};
+use crate::auth::policy::{Policies, Policy, ServedMethod};
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
 
 /// What a request may do.
 pub(super) enum Access {
     /// The method is public: health checks, reflection, and what is open to anonymous callers.
-    Public(Arc<Method>),
+    Public(Arc<ServedMethod>),
     /// The caller holds the permission.
-    Granted(Call, Arc<Method>),
+    Granted(Call, Arc<ServedMethod>),
     /// The caller lacks this permission.
-    Denied(Call, Arc<Method>, Permission),
+    Denied(Call, Arc<ServedMethod>, Permission),
 }
 
 /// The decision, or what it still needs.
@@ -41,7 +41,7 @@ pub(super) struct PendingCall {
 /// A request whose caller is not known yet.
 struct IncomingCall {
     /// The method, or the path if there is no such method.
-    method: Result<Arc<Method>, String>,
+    method: Result<Arc<ServedMethod>, String>,
     source: CallSource,
     deadline: Instant,
 }
@@ -86,7 +86,7 @@ impl Authorizer {
     }
 
     /// Whether anonymous callers may make this call. A request that carries a token, even an invalid one, is not anonymous.
-    fn is_open<B>(&self, method: &Method, request: &Request<B>) -> bool {
+    fn is_open<B>(&self, method: &ServedMethod, request: &Request<B>) -> bool {
         self.authenticator.methods.anonymous_flagd_reads
             && method.anonymous_on_request
             && !request.headers().contains_key(AUTHORIZATION)
@@ -100,10 +100,10 @@ impl Authorizer {
             Policy::Permission(permission) => Some(permission),
             Policy::Authenticated | Policy::Public => None,
         };
-        let missing = caller.granted.missing(permission);
+        let missing = caller.grant.missing(permission);
         // A denied change is recorded in the log, and so needs the database like a granted one.
-        let needs_database = missing.is_none() || method.changes;
-        if needs_database && !method.reads_memory() && !self.authenticator.mirror.is_fresh() {
+        let needs_database = missing.is_none() || method.makes_changes;
+        if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
         let call = Call { caller, sign_on_token, permission, source, deadline };

@@ -16,7 +16,7 @@ use crate::api::errors::status;
 use crate::api::middleware::idempotency::digest;
 use crate::api::middleware::limits::{AdmittedDenial, DenialLimiter};
 use crate::api::protocol::grpc::{replayed_response, single_message};
-use crate::auth::policy::Method;
+use crate::auth::policy::ServedMethod;
 use crate::committer::Proposals;
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Denial, ObjectRef, Proposal};
@@ -54,7 +54,7 @@ impl Denials {
     pub(super) async fn answer(
         self,
         call: Call,
-        method: Arc<Method>,
+        method: Arc<ServedMethod>,
         permission: Permission,
         body: Body,
     ) -> Response<Body> {
@@ -66,7 +66,7 @@ impl Denials {
     async fn replay_or_record(
         &self,
         call: Call,
-        method: &Method,
+        method: &ServedMethod,
         permission: Permission,
         body: Body,
     ) -> Option<Response<Body>> {

@@ -22,7 +22,7 @@ use crate::api::call::Call;
 use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
 use crate::api::protocol::{Protocol, needs_http2};
-use crate::auth::policy::{Method, Policy};
+use crate::auth::policy::{Policy, ServedMethod};
 use crate::domain::error::Error;
 use authorizer::{Access, Decision, PendingCall};
 use ending_body::end_when;
@@ -111,7 +111,7 @@ impl AuthorizeLayer {
         let (call, method) = match access {
             Access::Public(method) => (None, method),
             Access::Granted(call, method) => (Some(call), method),
-            Access::Denied(call, method, permission) if method.changes => {
+            Access::Denied(call, method, permission) if method.makes_changes => {
                 let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
                 return Either::Right(answer.map(Ok).boxed());
             }
@@ -120,17 +120,17 @@ impl AuthorizeLayer {
             }
         };
         let deadline = call.as_ref().map_or_else(|| Instant::now() + self.0.authorizer.request_timeout, |c| c.deadline);
-        if !method.takes_stream {
+        if !method.is_client_streaming {
             request = request.map(|body| with_deadline(body, deadline));
         }
-        if method.streams {
+        if method.is_server_streaming {
             return self.open_stream(protocol, call, method, inner, request);
         }
         if let Some(call) = call {
             request.extensions_mut().insert(call);
         }
         // A change keeps its own deadline, since one that has begun is finished. Reads of the mirror do not wait.
-        if method.changes || method.reads_memory() || method.policy == Policy::Public {
+        if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
             return Either::Left(Either::Right(inner.call(request)));
         }
         let answer = timeout_at(deadline, inner.call(request));
@@ -144,7 +144,7 @@ impl AuthorizeLayer {
         &self,
         protocol: Protocol,
         call: Option<Call>,
-        method: Arc<Method>,
+        method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
     ) -> Answer<S>
@@ -195,7 +195,7 @@ async fn with_end<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     authorizer: Arc<Authorizer>,
     call: Option<Call>,
-    method: Arc<Method>,
+    method: Arc<ServedMethod>,
     permit: StreamPermit,
 ) -> Result<Response<Body>, E> {
     let response = answer.await?;

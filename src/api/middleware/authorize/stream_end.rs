@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::authorizer::Authorizer;
 use crate::api::call::Call;
 use crate::auth::Caller;
-use crate::auth::policy::Method;
+use crate::auth::policy::ServedMethod;
 use crate::domain::error::Error;
 use crate::domain::time::Timestamp;
 
@@ -14,7 +14,7 @@ const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Authorizer {
     /// Waits until an open stream has to end, and returns the reason. An anonymous stream has no call.
-    pub(super) async fn stream_end(&self, call: Option<Call>, method: &Method) -> Error {
+    pub(super) async fn stream_end(&self, call: Option<Call>, method: &ServedMethod) -> Error {
         let access_lost = async {
             match call {
                 Some(call) => self.access_lost(call, method).await,
@@ -28,9 +28,9 @@ impl Authorizer {
     }
 
     /// Waits until a stream's caller loses access, or the mirror is stale and the stream needs the database.
-    async fn access_lost(&self, call: Call, method: &Method) -> Error {
+    async fn access_lost(&self, call: Call, method: &ServedMethod) -> Error {
         let stale = async {
-            if method.reads_memory() {
+            if method.is_served_from_memory() {
                 std::future::pending().await
             } else {
                 self.authenticator.mirror.until_stale().await
@@ -60,10 +60,10 @@ impl Authorizer {
             let credential = call.caller.credential.clone();
             let caller = authenticator.mirror.read(|state| Caller::authenticate(state, credential, now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
-            if let Some(missing) = caller.granted.missing(call.permission) {
+            if let Some(missing) = caller.grant.missing(call.permission) {
                 return Error::PermissionDenied(missing);
             }
-            let time_left = caller.granted.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
+            let time_left = caller.grant.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
             let next_keys = async {
                 match &mut keys {
                     Some(keys) => keys.changed().await,

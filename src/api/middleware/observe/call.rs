@@ -13,23 +13,23 @@ use super::code;
 use super::metrics::{MethodMetrics, MethodSeries};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
-use crate::telemetry::metrics::{Open, refused};
+use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::telemetry::request;
-use crate::telemetry::traces::{self, Traced};
+use crate::telemetry::traces::{self, RequestTrace};
 
 /// The target of request log lines.
 const TARGET: &str = "toggled::request";
 
 /// An open call. If it is dropped before it ended, it was cancelled.
 pub(super) struct TrackedCall {
-    record: Arc<request::Request>,
+    record: Arc<request::RequestContext>,
     series: Arc<MethodSeries>,
-    /// `None` for gRPC over HTTP/1.1, which is refused.
+    /// `None` for gRPC over HTTP/1.1, which is count_refusal.
     protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,
     /// Counts the call as an open stream, if it is one ...
-    open: Option<Open>,
+    open: Option<GaugeGuard>,
     /// ... and delays shutdown, if it is not.
     _in_flight: Option<TaskTrackerToken>,
     ended: bool,
@@ -45,8 +45,8 @@ impl TrackedCall {
     ) -> Self {
         let began = Instant::now();
         let series = Arc::clone(methods.at(request.uri().path()));
-        let traced = Traced::of(request.headers(), &series.method, protocol == Some(Protocol::Grpc));
-        let record = request::Request::new(Arc::clone(&series.method), traced);
+        let traced = RequestTrace::from_headers(request.headers(), &series.method, protocol == Some(Protocol::Grpc));
+        let record = request::RequestContext::new(Arc::clone(&series.method), traced);
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let open = series.open();
         let in_flight = open.is_none().then(|| calls.token());
@@ -54,7 +54,7 @@ impl TrackedCall {
     }
 
     /// The record that handlers add to.
-    pub fn record(&self) -> &Arc<request::Request> {
+    pub fn record(&self) -> &Arc<request::RequestContext> {
         &self.record
     }
 
@@ -75,10 +75,10 @@ impl TrackedCall {
         self.open = None;
         self.series.end(code, took);
         let rpc = (self.protocol == Some(Protocol::Grpc)).then_some(code as i32);
-        traces::end(&self.record.span, rpc, code::is_server_failure(code));
+        traces::record_outcome(&self.record.span, rpc, code::is_server_failure(code));
         let reason = self.record.reason().filter(|_| code != Code::Ok && code != Code::Cancelled);
         if let Some(reason) = reason {
-            refused(reason);
+            count_refusal(reason);
         }
         self.log(code, took, reason);
     }

@@ -8,8 +8,8 @@ use ::metrics::{Counter, Gauge, Histogram};
 use tonic::Code;
 
 use super::code::{self, CODES};
-use crate::auth::policy::{Method, Policies};
-use crate::telemetry::metrics::{Open, REQUEST_DURATION, REQUESTS, STREAMS_OPEN};
+use crate::auth::policy::{Policies, ServedMethod};
+use crate::telemetry::metrics::{GaugeGuard, REQUEST_DURATION, REQUESTS, STREAMS_OPEN};
 
 /// The label for calls of methods that do not exist.
 const UNKNOWN_METHOD: &str = "unknown";
@@ -23,7 +23,7 @@ pub(super) struct MethodMetrics {
 
 impl MethodMetrics {
     pub fn new(policies: Arc<Policies>) -> Self {
-        let of = |method: &Arc<Method>| (Arc::clone(&method.name), Arc::new(MethodSeries::of(method)));
+        let of = |method: &Arc<ServedMethod>| (Arc::clone(&method.name), Arc::new(MethodSeries::of(method)));
         let series = policies.methods().map(of).collect();
         let unknown = Arc::new(MethodSeries::new(UNKNOWN_METHOD.into(), false, false));
         Self { policies, series, unknown }
@@ -55,8 +55,8 @@ struct CodeSeries {
 }
 
 impl MethodSeries {
-    fn of(method: &Method) -> Self {
-        Self::new(Arc::clone(&method.name), method.streams, method.changes)
+    fn of(method: &ServedMethod) -> Self {
+        Self::new(Arc::clone(&method.name), method.is_server_streaming, method.makes_changes)
     }
 
     fn new(method: Arc<str>, streams: bool, changes: bool) -> Self {
@@ -65,8 +65,8 @@ impl MethodSeries {
     }
 
     /// Counts a call as an open stream until the value is dropped, if the method is a streaming one.
-    pub fn open(&self) -> Option<Open> {
-        self.open.clone().map(Open::new)
+    pub fn open(&self) -> Option<GaugeGuard> {
+        self.open.clone().map(GaugeGuard::new)
     }
 
     /// Counts an ended call.

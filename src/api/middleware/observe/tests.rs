@@ -48,7 +48,7 @@ async fn call(path: &str) -> Response<Body> {
 
 /// The metrics after a future has run.
 fn metrics_after(future: impl Future<Output = ()>) -> String {
-    errors::tell_of_panics_here();
+    errors::install_panic_hook_for_this_thread();
     let recorder = metrics::recorder();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     ::metrics::with_local_recorder(&recorder, || runtime.block_on(future));

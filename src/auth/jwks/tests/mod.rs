@@ -1,4 +1,4 @@
-//! Which keys of a document are used, and how they are kept up to date.
+//! Parsing, look-up and refresh of the issuer's keys.
 
 mod on_demand;
 mod refresh;
@@ -10,15 +10,15 @@ use crate::auth::signing::{Key, base64url, jwks};
 
 use jsonwebtoken::Algorithm;
 
-fn parsed(document: &Value) -> Result<KeySet, KeysError> {
+fn parsed(document: &Value) -> Result<KeySet, JwksError> {
     KeySet::parse(document.to_string().as_bytes())
 }
 
-fn usable(document: &Value) -> usize {
+fn usable_keys(document: &Value) -> usize {
     parsed(document).unwrap().len()
 }
 
-/// A key with one field changed, or removed where the value is null.
+/// A document with this key, with one field changed, or removed if the value is null.
 fn changed(key: &Key, field: &str, value: Value) -> Value {
     let mut jwk = key.jwk();
     if value.is_null() {
@@ -30,40 +30,44 @@ fn changed(key: &Key, field: &str, value: Value) -> Value {
 }
 
 #[test]
-fn keys_that_can_be_used_are_found_by_name_and_algorithm() {
+fn key_is_found_by_id_and_algorithm() {
     let [rsa, ec, ed] = [Key::rsa("r"), Key::p256("e"), Key::ed25519("d")];
     let keys = parsed(&jwks([&rsa, &ec, &ed])).unwrap();
     for (id, algorithm) in [("r", Algorithm::RS256), ("e", Algorithm::ES256), ("d", Algorithm::EdDSA)] {
         assert!(keys.find(Some(id), algorithm).is_ok());
-        assert!(keys.find(None, algorithm).is_ok(), "the only one of its kind");
+        assert!(keys.find(None, algorithm).is_ok(), "the only key of its algorithm was not found");
     }
-    assert_eq!(keys.find(Some("r"), Algorithm::ES256), Err(NoKey::Algorithm));
-    assert_eq!(keys.find(Some("x"), Algorithm::ES256), Err(NoKey::Unknown));
+    assert_eq!(keys.find(Some("r"), Algorithm::ES256), Err(KeyLookupError::Algorithm));
+    assert_eq!(keys.find(Some("x"), Algorithm::ES256), Err(KeyLookupError::Unknown));
     for id in [None, Some("x")] {
-        assert_eq!(KeySet::default().find(id, Algorithm::ES256), Err(NoKey::Unread));
-        assert_eq!(parsed(&jwks([])).unwrap().find(id, Algorithm::ES256), Err(NoKey::Unknown), "read, and empty");
+        assert_eq!(KeySet::default().find(id, Algorithm::ES256), Err(KeyLookupError::Unread));
+        assert_eq!(
+            parsed(&jwks([])).unwrap().find(id, Algorithm::ES256),
+            Err(KeyLookupError::Unknown),
+            "read and empty"
+        );
     }
     let keys = parsed(&jwks([&ec, &Key::p256("other")])).unwrap();
-    assert_eq!(keys.find(None, Algorithm::ES256), Err(NoKey::Ambiguous));
-    assert_eq!(keys.find(None, Algorithm::RS256), Err(NoKey::Unknown));
-    let twice = parsed(&jwks([&ec, &Key::p256("e")])).unwrap();
-    assert_eq!(twice.find(Some("e"), Algorithm::ES256), Err(NoKey::Ambiguous));
+    assert_eq!(keys.find(None, Algorithm::ES256), Err(KeyLookupError::Ambiguous));
+    assert_eq!(keys.find(None, Algorithm::RS256), Err(KeyLookupError::Unknown));
+    let duplicates = parsed(&jwks([&ec, &Key::p256("e")])).unwrap();
+    assert_eq!(duplicates.find(Some("e"), Algorithm::ES256), Err(KeyLookupError::Ambiguous));
 }
 
 #[test]
-fn a_key_is_the_same_by_name_and_public_key_alone() {
+fn key_identity_is_id_and_public_key() {
     let [one, other] = [Key::p256("one"), Key::p256("other")];
     let keys = parsed(&jwks([&one, &other])).unwrap();
     let found = keys.find(Some("one"), Algorithm::ES256).unwrap();
-    let held = |document: &Value| parsed(document).unwrap().holds(found);
-    assert!(held(&jwks([&Key::ed25519("one"), &one])));
-    assert!(held(&changed(&one, "alg", Value::Null)), "another document of the same key");
-    assert!(!held(&jwks([&other])) && !held(&jwks([])) && !KeySet::default().holds(found));
-    assert!(!held(&changed(&one, "kid", json!("other"))) && !held(&changed(&other, "kid", json!("one"))));
+    let contains = |document: &Value| parsed(document).unwrap().contains(found);
+    assert!(contains(&jwks([&Key::ed25519("one"), &one])));
+    assert!(contains(&changed(&one, "alg", Value::Null)), "the same key in another document");
+    assert!(!contains(&jwks([&other])) && !contains(&jwks([])) && !KeySet::default().contains(found));
+    assert!(!contains(&changed(&one, "kid", json!("other"))) && !contains(&changed(&other, "kid", json!("one"))));
 }
 
 #[test]
-fn a_key_for_something_else_is_passed_over() {
+fn key_for_other_use_is_skipped() {
     let [rsa, ec, ed] = [Key::rsa("r"), Key::p256("e"), Key::ed25519("d")];
     for key in [&rsa, &ec, &ed] {
         for (field, value) in [
@@ -78,12 +82,12 @@ fn a_key_for_something_else_is_passed_over() {
             ("key_ops", json!(["encrypt"])),
             ("kid", json!(1)),
         ] {
-            assert_eq!(usable(&changed(key, field, value.clone())), 0, "{field} {value}");
+            assert_eq!(usable_keys(&changed(key, field, value.clone())), 0, "{field} {value}");
         }
         for (field, value) in
             [("use", Value::Null), ("alg", Value::Null), ("kid", Value::Null), ("key_ops", json!(["verify"]))]
         {
-            assert_eq!(usable(&changed(key, field, value.clone())), 1, "{field} {value}");
+            assert_eq!(usable_keys(&changed(key, field, value.clone())), 1, "{field} {value}");
         }
     }
     let bad = [
@@ -101,24 +105,24 @@ fn a_key_for_something_else_is_passed_over() {
         json!({"keys": ["x", 1, null, {}]}),
     ];
     for bad in bad {
-        assert_eq!(usable(&bad), 0, "{bad}");
+        assert_eq!(usable_keys(&bad), 0, "{bad}");
         let mut beside = bad;
         beside["keys"].as_array_mut().unwrap().push(ec.jwk());
-        assert_eq!(usable(&beside), 1);
+        assert_eq!(usable_keys(&beside), 1);
     }
     for bad in [json!({}), json!([]), json!({"keys": {}}), json!(null)] {
-        assert!(matches!(parsed(&bad), Err(KeysError::Document(_))), "{bad}");
+        assert!(matches!(parsed(&bad), Err(JwksError::Document(_))), "{bad}");
     }
-    assert!(matches!(KeySet::parse(b"<html>"), Err(KeysError::Document(_))));
+    assert!(matches!(KeySet::parse(b"<html>"), Err(JwksError::Document(_))));
 }
 
 #[test]
-fn an_rsa_key_has_2048_bits_or_more() {
+fn rsa_key_requires_2048_bits() {
     let rsa = Key::rsa("r");
     let n = rsa.public();
-    let usable = |n: &[u8]| usable(&changed(&rsa, "n", json!(base64url(n))));
+    let usable = |n: &[u8]| usable_keys(&changed(&rsa, "n", json!(base64url(n))));
     assert_eq!(usable(&n), 1);
-    assert_eq!(usable(&[&[0], &*n].concat()), 1, "a leading zero counts nothing");
+    assert_eq!(usable(&[&[0], &*n].concat()), 1, "a leading zero was counted");
     let mut shorter = n.clone();
     shorter[0] = 0x7f;
     assert_eq!(usable(&shorter), 0);

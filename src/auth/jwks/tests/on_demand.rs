@@ -1,124 +1,125 @@
-//! Tokens that make us read the keys.
+//! Reads of the keys that tokens cause.
 
 use futures::FutureExt;
 
-use super::refresh::{File, settle};
+use super::refresh::{KeyFile, run_ready_tasks};
 use super::*;
 use crate::auth::issuer::Issuer;
 
 #[tokio::test(start_paused = true)]
-async fn strangers_make_us_read_the_keys_every_five_seconds_at_the_most() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn tokens_cause_a_read_every_five_seconds_at_most() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
     let first = keys.current();
     file.write(&jwks([&Key::p256("b")]));
-    keys.look_again(&first).await;
+    keys.refresh_if_current(&first).await;
     let second = keys.current();
     assert!(!Arc::ptr_eq(&first, &second));
 
     file.write(&jwks([&Key::p256("c")]));
-    keys.look_again(&second).await;
-    assert!(keys.is_current(&second), "too soon");
-    tokio::time::advance(PAUSE).await;
-    keys.look_again(&first).await;
-    assert!(keys.is_current(&second), "what is there is newer than what was seen");
-    keys.look_again(&second).await;
+    keys.refresh_if_current(&second).await;
+    assert!(keys.is_current(&second), "read too soon");
+    tokio::time::advance(MIN_READ_INTERVAL).await;
+    keys.refresh_if_current(&first).await;
+    assert!(keys.is_current(&second), "read although newer keys were there");
+    keys.refresh_if_current(&second).await;
     assert!(!keys.is_current(&second));
 }
 
 #[tokio::test]
-async fn many_strangers_at_once_wait_for_one_reading() {
+async fn concurrent_calls_wait_for_one_read() {
     let issuer = Issuer::start().await;
     let root = reqwest::Certificate::from_pem(issuer.ca_pem().as_bytes()).unwrap();
     let source = KeySource::parse(&issuer.url("/keys")).unwrap();
-    let reader = Reader::with(source.clone(), source::client().tls_certs_only([root]).no_proxy()).unwrap();
+    let reader =
+        KeyReader::with_client(source.clone(), source::http_client().tls_certs_only([root]).no_proxy()).unwrap();
     let keys = Arc::new(Jwks::new(source, reader));
     let none = keys.current();
 
-    // One who asks first and goes away takes nothing from the others.
-    let gone = tokio::time::timeout(Duration::ZERO, keys.look_again(&none)).await;
-    assert!(gone.is_err());
+    // The first call is cancelled. The read that it started serves the others.
+    let cancelled = tokio::time::timeout(Duration::ZERO, keys.refresh_if_current(&none)).await;
+    assert!(cancelled.is_err());
     tokio::time::timeout(Duration::from_secs(60), issuer.wait_for_key_requests(1)).await.unwrap();
-    let strangers: Vec<_> = (0..50)
+    let calls: Vec<_> = (0..50)
         .map(|_| {
             let (keys, none) = (Arc::clone(&keys), Arc::clone(&none));
             tokio::spawn(async move {
-                keys.look_again(&none).await;
+                keys.refresh_if_current(&none).await;
                 keys.current().len()
             })
         })
         .collect();
-    for stranger in strangers {
-        assert_eq!(stranger.await.unwrap(), 1);
+    for call in calls {
+        assert_eq!(call.await.unwrap(), 1);
     }
     issuer.stop().await;
     issuer.restart().await;
     assert!(keys.refresh().await);
-    assert_eq!(issuer.key_requests(), 2, "once for them all, and once for us");
+    assert_eq!(issuer.key_requests(), 2, "one read for all calls, one for `refresh`");
 }
 
-/// A call that waits for a reading.
-fn caller(keys: &Arc<Jwks>) -> tokio::task::JoinHandle<bool> {
+/// A call that waits for a read.
+fn waiting_call(keys: &Arc<Jwks>) -> tokio::task::JoinHandle<bool> {
     let (keys, seen) = (Arc::clone(keys), keys.current());
-    tokio::spawn(async move { keys.look_again(&seen).await })
+    tokio::spawn(async move { keys.refresh_if_current(&seen).await })
 }
 
 #[tokio::test]
-async fn sixty_four_calls_wait_and_the_next_is_answered_at_once() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn call_beyond_the_64_waiting_returns_at_once() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
     let first = keys.current();
-    let reading = keys.asked.lock().await;
-    let mut callers: Vec<_> = (0..64).map(|_| caller(&keys)).collect();
-    settle().await;
-    assert_eq!(keys.look_again(&first).now_or_never(), Some(false));
+    let lock = keys.last_requested.lock().await;
+    let mut calls: Vec<_> = (0..64).map(|_| waiting_call(&keys)).collect();
+    run_ready_tasks().await;
+    assert_eq!(keys.refresh_if_current(&first).now_or_never(), Some(false));
 
-    // Who goes away makes room.
-    callers.pop().unwrap().abort();
-    settle().await;
-    assert_eq!(keys.look_again(&first).now_or_never(), None, "it waits");
+    // A cancelled call frees its place.
+    calls.pop().unwrap().abort();
+    run_ready_tasks().await;
+    assert_eq!(keys.refresh_if_current(&first).now_or_never(), None, "the call does not wait");
 
     file.write(&jwks([&Key::p256("b")]));
-    drop(reading);
-    for caller in callers {
-        assert!(caller.await.unwrap(), "there are newer ones");
+    drop(lock);
+    for call in calls {
+        assert!(call.await.unwrap(), "newer keys were not reported");
     }
-    assert_eq!(keys.begun.load(Ordering::Relaxed), 1);
+    assert_eq!(keys.started.load(Ordering::Relaxed), 1);
     assert_eq!(keys.waiting.available_permits(), 64);
 }
 
-/// The one under way when it came may have read what the issuer had before.
+/// A read in progress may have read what the issuer published before the call.
 #[tokio::test]
-async fn who_waits_needs_one_reading_that_began_after_they_came() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn call_needs_a_read_that_started_after_it() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
 
-    let turn = keys.asked.lock().await;
+    let lock = keys.last_requested.lock().await;
     assert!(keys.refresh().await);
-    let late = caller(&keys);
-    settle().await;
-    drop(turn);
+    let late = waiting_call(&keys);
+    run_ready_tasks().await;
+    drop(lock);
     assert!(!late.await.unwrap());
-    assert_eq!(keys.begun.load(Ordering::Relaxed), 2, "one of its own");
+    assert_eq!(keys.started.load(Ordering::Relaxed), 2, "the call did not start a read of its own");
 
-    let mut turn = keys.asked.lock().await;
-    let early = caller(&keys);
-    settle().await;
+    let mut lock = keys.last_requested.lock().await;
+    let early = waiting_call(&keys);
+    run_ready_tasks().await;
     assert!(keys.refresh().await);
-    // Nobody has asked for a long time.
-    *turn = None;
-    drop(turn);
+    // The last read that a call caused is long ago.
+    *lock = None;
+    drop(lock);
     assert!(!early.await.unwrap());
-    assert_eq!(keys.begun.load(Ordering::Relaxed), 3, "ours was enough");
+    assert_eq!(keys.started.load(Ordering::Relaxed), 3, "the call started a second read");
 }
 
-/// The issuer takes connections, and says nothing.
+/// The issuer accepts connections and never answers.
 #[tokio::test(start_paused = true)]
-async fn an_issuer_that_hangs_is_given_up_after_ten_seconds() {
+async fn hanging_issuer_times_out_after_10_seconds() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let source = KeySource::parse(&format!("https://{}/keys", silent.local_addr().unwrap())).unwrap();
     let keys = Jwks::open(source).await.unwrap();
     let began = Instant::now();
-    assert_eq!(keys.read().await, Err(KeysError::Slow));
-    assert_eq!(began.elapsed(), TIMEOUT);
+    assert!(matches!(keys.read().await, Err(JwksError::Timeout)));
+    assert_eq!(began.elapsed(), READ_TIMEOUT);
 }

@@ -1,4 +1,4 @@
-//! When the keys are read, and what replaces them.
+//! Periodic reads of the keys, and when the result replaces the known keys.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -7,13 +7,13 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::*;
 
-/// Keys in a file that can be changed.
-pub(super) struct File {
+/// A file of keys that a test can change.
+pub(super) struct KeyFile {
     pub path: PathBuf,
     _folder: TempDir,
 }
 
-impl File {
+impl KeyFile {
     pub fn new(keys: &Value) -> Self {
         let folder = TempDir::new().unwrap();
         let file = Self { path: folder.path().join("keys.json"), _folder: folder };
@@ -25,22 +25,22 @@ impl File {
         std::fs::write(&self.path, keys.to_string()).unwrap();
     }
 
-    pub async fn open(&self) -> Result<Arc<Jwks>, KeysError> {
+    pub async fn open(&self) -> Result<Arc<Jwks>, JwksError> {
         Jwks::open(KeySource::File(self.path.clone())).await.map(Arc::new)
     }
 
-    /// The same before anybody has read it.
+    /// The keys of this file before the first read.
     pub fn unread(&self) -> Jwks {
         let source = KeySource::File(self.path.clone());
-        Jwks::new(source.clone(), Reader::new(source).unwrap())
+        Jwks::new(source.clone(), KeyReader::new(source).unwrap())
     }
 }
 
-/// A FIFO instead of a file. Whoever opens it hangs until this is gone.
-struct Fifo<'a>(&'a File);
+/// A FIFO in place of the file. Opening it blocks until the FIFO is dropped.
+struct Fifo<'a>(&'a KeyFile);
 
 impl<'a> Fifo<'a> {
-    fn instead_of(file: &'a File) -> Self {
+    fn in_place_of(file: &'a KeyFile) -> Self {
         std::fs::remove_file(&file.path).unwrap();
         assert!(Command::new("mkfifo").arg(&file.path).status().unwrap().success());
         Self(file)
@@ -49,70 +49,70 @@ impl<'a> Fifo<'a> {
 
 impl Drop for Fifo<'_> {
     fn drop(&mut self) {
-        // Open for both it hangs nobody; gone, it hangs nobody who comes later.
+        // Opening it for reading and writing releases blocked readers. Removing it keeps later readers from blocking.
         let released = std::fs::File::options().read(true).write(true).open(&self.0.path);
         std::fs::remove_file(&self.0.path).unwrap();
         drop(released.unwrap());
     }
 }
 
-/// Lets the tasks that can go on do so.
-pub(super) async fn settle() {
+/// Runs all tasks that are ready.
+pub(super) async fn run_ready_tasks() {
     for _ in 0..1_000 {
         tokio::task::yield_now().await;
     }
 }
 
 #[tokio::test]
-async fn a_file_must_be_readable_at_the_start_and_an_address_need_not_answer() {
-    let file = File::new(&json!({"keys": []}));
-    assert_eq!(file.open().await.err(), Some(KeysError::NoKey));
+async fn file_must_be_readable_at_start_but_not_url() {
+    let file = KeyFile::new(&json!({"keys": []}));
+    assert!(matches!(file.open().await.err(), Some(JwksError::NoKey)));
     std::fs::write(&file.path, vec![b' '; (1 << 20) + 1]).unwrap();
-    assert_eq!(file.open().await.err(), Some(KeysError::TooLarge));
+    assert!(matches!(file.open().await.err(), Some(JwksError::TooLarge)));
     std::fs::remove_file(&file.path).unwrap();
-    assert!(matches!(file.open().await.err(), Some(KeysError::Unreadable(_))));
-    let nobody = KeySource::parse("https://127.0.0.1:9/keys").unwrap();
-    assert_eq!(Jwks::open(nobody).await.map(|jwks| jwks.current().len()), Ok(0));
+    assert!(matches!(file.open().await.err(), Some(JwksError::File(_))));
+    let unreachable = KeySource::parse("https://127.0.0.1:9/keys").unwrap();
+    assert_eq!(Jwks::open(unreachable).await.unwrap().current().len(), 0);
 }
 
 #[tokio::test]
-async fn a_document_without_usable_keys_withdraws_them_all() {
+async fn document_without_usable_keys_withdraws_all() {
     let key = Key::p256("a");
-    let file = File::new(&jwks([&key]));
+    let file = KeyFile::new(&jwks([&key]));
     let keys = file.open().await.unwrap();
-    let why = |keys: &Jwks| keys.current().find(Some("a"), Algorithm::ES256).err();
-    assert_eq!(why(&keys), None);
+    let lookup_error = |keys: &Jwks| keys.current().find(Some("a"), Algorithm::ES256).err();
+    assert_eq!(lookup_error(&keys), None);
     for document in [jwks([]), changed(&key, "use", json!("enc"))] {
         file.write(&document);
-        assert!(keys.refresh().await, "it has been read");
-        assert_eq!(why(&keys), Some(NoKey::Unknown));
+        assert!(keys.refresh().await, "the document was not read");
+        assert_eq!(lookup_error(&keys), Some(KeyLookupError::Unknown));
         file.write(&jwks([&key]));
         assert!(keys.refresh().await);
-        assert_eq!(why(&keys), None);
+        assert_eq!(lookup_error(&keys), None);
     }
 
-    // What is no document withdraws none.
+    // An invalid document withdraws no key.
     for document in ["{}", "", "<html>", &" ".repeat((1 << 20) + 1)] {
         std::fs::write(&file.path, document).unwrap();
         assert!(!keys.refresh().await);
-        assert_eq!(why(&keys), None);
+        assert_eq!(lookup_error(&keys), None);
     }
     std::fs::remove_file(&file.path).unwrap();
     assert!(!keys.refresh().await);
-    assert_eq!(why(&keys), None);
+    assert_eq!(lookup_error(&keys), None);
 
-    // Never read is not read and empty.
-    let never = file.unread();
-    assert!(!never.refresh().await);
-    assert_eq!(why(&never), Some(NoKey::Unread));
+    // Keys that were never read differ from an empty document.
+    let unread = file.unread();
+    assert!(!unread.refresh().await);
+    assert_eq!(lookup_error(&unread), Some(KeyLookupError::Unread));
     file.write(&jwks([]));
-    assert!(never.refresh().await);
-    assert_eq!(why(&never), Some(NoKey::Unknown));
+    assert!(unread.refresh().await);
+    assert_eq!(lookup_error(&unread), Some(KeyLookupError::Unknown));
 }
 
 #[tokio::test]
-async fn that_all_keys_are_withdrawn_is_told_once() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn withdrawal_of_all_keys_is_logged_once() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
     let log = NamedTempFile::new().unwrap();
     let writer = Arc::new(log.reopen().unwrap());
@@ -120,17 +120,17 @@ async fn that_all_keys_are_withdrawn_is_told_once() {
     let _guard = tracing::subscriber::set_default(subscriber);
     file.write(&jwks([]));
     assert!(keys.refresh().await && keys.refresh().await);
-    let told = std::fs::read_to_string(log.path()).unwrap();
-    assert_eq!(told.lines().count(), 1, "{told}");
-    assert!(told.contains("WARN") && told.contains("no token of the single sign-on works"), "{told}");
+    let logged = std::fs::read_to_string(log.path()).unwrap();
+    assert_eq!(logged.lines().count(), 1, "{logged}");
+    assert!(logged.contains("WARN") && logged.contains("all tokens of the single sign-on are rejected"), "{logged}");
 }
 
 #[tokio::test]
-async fn those_who_wait_are_told_when_the_keys_are_replaced_and_not_otherwise() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn receivers_are_notified_only_of_replaced_keys() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
     let changes = keys.changes();
-    assert!(keys.refresh().await && !changes.has_changed().unwrap(), "the same");
+    assert!(keys.refresh().await && !changes.has_changed().unwrap(), "unchanged keys");
     std::fs::write(&file.path, "the issuer is down").unwrap();
     assert!(!keys.refresh().await && !changes.has_changed().unwrap());
     file.write(&jwks([]));
@@ -138,11 +138,11 @@ async fn those_who_wait_are_told_when_the_keys_are_replaced_and_not_otherwise() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_are_read_again_every_five_minutes_and_after_a_failure_every_half() {
-    let file = File::new(&jwks([&Key::p256("old")]));
+async fn refresh_runs_every_5_minutes_or_30_s_on_failure() {
+    let file = KeyFile::new(&jwks([&Key::p256("old")]));
     let jwks_of_file = file.open().await.unwrap();
-    let fresh = Arc::clone(&jwks_of_file);
-    let task = tokio::spawn(async move { fresh.keep_fresh().await });
+    let refreshed = Arc::clone(&jwks_of_file);
+    let task = tokio::spawn(async move { refreshed.refresh_periodically().await });
     let mut changes = jwks_of_file.current.subscribe();
     let old = jwks_of_file.current();
     let began = Instant::now();
@@ -152,7 +152,7 @@ async fn keys_are_read_again_every_five_minutes_and_after_a_failure_every_half()
     assert_eq!(began.elapsed().as_secs(), 300);
     assert!(!jwks_of_file.is_current(&old));
 
-    // An outage keeps the keys, and is over within half a minute of its end.
+    // An outage keeps the keys. New keys are read within 30 seconds after its end.
     let new = jwks_of_file.current();
     std::fs::write(&file.path, "the issuer is down").unwrap();
     tokio::time::sleep(Duration::from_secs(1_000)).await;
@@ -160,9 +160,9 @@ async fn keys_are_read_again_every_five_minutes_and_after_a_failure_every_half()
     let over = Instant::now();
     file.write(&jwks([&Key::p256("newest")]));
     changes.changed().await.unwrap();
-    assert!(over.elapsed() <= RETRY, "{:?}", over.elapsed());
+    assert!(over.elapsed() <= RETRY_DELAY, "{:?}", over.elapsed());
 
-    // The same keys again are no change.
+    // Unchanged keys are not replaced.
     let newest = jwks_of_file.current();
     tokio::time::sleep(Duration::from_secs(1_000)).await;
     assert!(jwks_of_file.is_current(&newest));
@@ -170,51 +170,51 @@ async fn keys_are_read_again_every_five_minutes_and_after_a_failure_every_half()
 }
 
 #[tokio::test(start_paused = true)]
-async fn keys_that_were_never_read_are_read_at_once_and_an_empty_set_is_one() {
-    let file = File::new(&jwks([]));
+async fn unread_keys_are_read_at_once_and_may_be_empty() {
+    let file = KeyFile::new(&jwks([]));
     let keys = Arc::new(file.unread());
     let began = Instant::now();
-    let fresh = Arc::clone(&keys);
-    let task = tokio::spawn(async move { fresh.keep_fresh().await });
-    tokio::time::timeout(RETRY, keys.changes().changed()).await.unwrap().unwrap();
+    let refreshed = Arc::clone(&keys);
+    let task = tokio::spawn(async move { refreshed.refresh_periodically().await });
+    tokio::time::timeout(RETRY_DELAY, keys.changes().changed()).await.unwrap().unwrap();
     assert_eq!((began.elapsed(), keys.current().is_read()), (Duration::ZERO, true));
     task.abort();
 
     file.write(&jwks([&Key::p256("a")]));
-    let fresh = Arc::clone(&keys);
-    let task = tokio::spawn(async move { fresh.keep_fresh().await });
-    tokio::time::timeout(REFRESH * 2, keys.changes().changed()).await.unwrap().unwrap();
-    assert_eq!(began.elapsed(), REFRESH);
+    let refreshed = Arc::clone(&keys);
+    let task = tokio::spawn(async move { refreshed.refresh_periodically().await });
+    tokio::time::timeout(REFRESH_INTERVAL * 2, keys.changes().changed()).await.unwrap().unwrap();
+    assert_eq!(began.elapsed(), REFRESH_INTERVAL);
     task.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_hangs_is_given_up_after_ten_seconds() {
-    let file = File::new(&jwks([&Key::p256("a")]));
+async fn hanging_file_times_out_after_10_seconds() {
+    let file = KeyFile::new(&jwks([&Key::p256("a")]));
     let keys = file.open().await.unwrap();
-    let fifo = Fifo::instead_of(&file);
-    // More often than there are places for readings that hang.
-    for _ in 0..source::HANGING + 2 {
+    let fifo = Fifo::in_place_of(&file);
+    // More reads than can hang at the same time.
+    for _ in 0..source::MAX_FILE_READS + 2 {
         let reader = Arc::clone(&keys);
-        let reading = tokio::spawn(async move { reader.read().await });
-        settle().await;
-        assert!(!reading.is_finished());
-        tokio::time::advance(TIMEOUT).await;
-        settle().await;
-        assert!(reading.is_finished());
-        assert_eq!(reading.await.unwrap(), Err(KeysError::Slow));
+        let read = tokio::spawn(async move { reader.read().await });
+        run_ready_tasks().await;
+        assert!(!read.is_finished());
+        tokio::time::advance(READ_TIMEOUT).await;
+        run_ready_tasks().await;
+        assert!(read.is_finished());
+        assert!(matches!(read.await.unwrap(), Err(JwksError::Timeout)));
     }
-    let Reader::File(_, places) = &keys.reader else { panic!("it is a file") };
-    assert_eq!(places.available_permits(), 0, "no thread for the last two");
+    let KeyReader::File(_, permits) = &keys.reader else { panic!("the source is not a file") };
+    assert_eq!(permits.available_permits(), 0, "more reads hang than the limit allows");
 
-    // It answers again.
+    // The file can be read again.
     drop(fifo);
     file.write(&jwks([&Key::p256("b")]));
     assert!(keys.refresh().await);
 }
 
 #[tokio::test]
-async fn a_file_without_end_is_too_large() {
+async fn endless_file_is_too_large() {
     let endless = KeySource::File("/dev/zero".into());
-    assert_eq!(Jwks::open(endless).await.err(), Some(KeysError::TooLarge));
+    assert!(matches!(Jwks::open(endless).await.err(), Some(JwksError::TooLarge)));
 }

@@ -1,4 +1,4 @@
-//! Nothing that comes makes it panic, and nothing that is not signed comes in.
+//! Properties for arbitrary tokens: verification never panics and accepts no unsigned token.
 
 use std::sync::OnceLock;
 
@@ -6,18 +6,18 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A sign-on with a key, and what runs it, once for all cases of a property.
-fn lasting() -> &'static (tokio::runtime::Runtime, World, Key) {
-    static LASTING: OnceLock<(tokio::runtime::Runtime, World, Key)> = OnceLock::new();
-    LASTING.get_or_init(|| {
+/// A single sign-on with a key and its runtime, shared by all cases.
+fn shared() -> &'static (tokio::runtime::Runtime, TestSignOn, Key) {
+    static SHARED: OnceLock<(tokio::runtime::Runtime, TestSignOn, Key)> = OnceLock::new();
+    SHARED.get_or_init(|| {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let key = Key::ed25519("k");
-        let world = runtime.block_on(World::new(&jwks([&key, &Key::p256("e"), &Key::rsa("r")])));
-        (runtime, world, key)
+        let sign_on = runtime.block_on(TestSignOn::new(&jwks([&key, &Key::p256("e"), &Key::rsa("r")])));
+        (runtime, sign_on, key)
     })
 }
 
-/// Any JSON, not too large, with names and texts that mean something more often than chance would have it.
+/// Small JSON values. Texts are often names that tokens use.
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -67,30 +67,30 @@ fn text() -> impl Strategy<Value = String> {
 
 proptest! {
     #[test]
-    fn no_bytes_make_it_panic_or_let_them_in(token in proptest::collection::vec(any::<u8>(), 0..512)) {
-        let (runtime, world, _) = lasting();
+    fn arbitrary_bytes_are_rejected(token in proptest::collection::vec(any::<u8>(), 0..512)) {
+        let (runtime, sign_on, _) = shared();
         SignOn::looks_like_jwt(&token);
-        prop_assert!(runtime.block_on(world.sign_on.verify(&token, &hash(&token), at(NOW))).is_err());
+        prop_assert!(runtime.block_on(sign_on.inner.verify(&token, &hash_secret(&token), at(NOW))).is_err());
     }
 
     #[test]
-    fn no_header_lets_in_what_is_not_signed(header in any_json(), claims in any_json(), end in any::<[u8; 64]>()) {
-        let (runtime, world, key) = lasting();
+    fn unsigned_token_is_rejected_for_any_header(header in any_json(), claims in any_json(), end in any::<[u8; 64]>()) {
+        let (runtime, sign_on, key) = shared();
         for (header, claims) in [(&header, &claims), (&header, &good()), (&super::header(key.algorithm(), "k"), &claims)] {
             let parts = [header.to_string(), claims.to_string()].map(|part| base64url(part.as_bytes()));
             let token = format!("{}.{}.{}", parts[0], parts[1], base64url(&end));
-            prop_assert!(runtime.block_on(world.verify(&token)).is_err());
+            prop_assert!(runtime.block_on(sign_on.verify(&token)).is_err());
         }
     }
 
     #[test]
-    fn nothing_that_is_signed_makes_it_panic(header in any_json(), claims in any_json(), name in text(), value in any_json()) {
-        let (runtime, world, key) = lasting();
-        // A signature does not mend a header or claims that make no sense. Chance may make a header that does.
-        let sensible = header.get("alg") == Some(&key.algorithm().into());
-        prop_assert!(sensible || runtime.block_on(world.verify(&key.token_with(&header, &good()))).is_err());
-        prop_assert!(runtime.block_on(world.verify(&key.token(&claims))).is_err());
-        if let Ok(identity) = runtime.block_on(world.verify(&key.token(&but(&name, value)))) {
+    fn signed_token_never_panics(header in any_json(), claims in any_json(), name in text(), value in any_json()) {
+        let (runtime, sign_on, key) = shared();
+        // A signature does not make an invalid header or invalid claims acceptable. The random header may be valid.
+        let header_may_be_valid = header.get("alg") == Some(&key.algorithm().into());
+        prop_assert!(header_may_be_valid || runtime.block_on(sign_on.verify(&key.token_with(&header, &good()))).is_err());
+        prop_assert!(runtime.block_on(sign_on.verify(&key.token(&claims))).is_err());
+        if let Ok(identity) = runtime.block_on(sign_on.verify(&key.token(&but(&name, value)))) {
             prop_assert!(!identity.subject.is_empty() && identity.expires_at > at(NOW));
         }
     }
