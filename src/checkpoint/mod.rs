@@ -63,7 +63,7 @@ impl Checkpoint {
         let time: jiff::Timestamp = lines.next()?.strip_prefix("time ")?.parse().ok()?;
         let time = Timestamp::from_micros(time.as_microsecond());
         let checkpoint = Self { log_id, revision, hash, time };
-        // A checkpoint has exactly one text. Another one would verify as text that nobody signed.
+        // A checkpoint has exactly one text. Any other text was not signed.
         (checkpoint.to_string() == text).then_some(checkpoint)
     }
 }

@@ -1,4 +1,4 @@
-//! What the people who run it are told: log lines, metrics, traces and errors.
+//! Telemetry: log lines, metrics, traces and error reports.
 
 pub mod errors;
 pub mod listener;

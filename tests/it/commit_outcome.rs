@@ -1,4 +1,4 @@
-//! Changes whose database is lost while they are written: their callers are told what became of them.
+//! Changes during which the database connection is lost: callers learn the outcome of the commit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,8 +13,8 @@ use crate::support::{
     Backend, Client, Cluster, Database, LockedHead, Log, Server, alter_system, reason_of, toggle, with_timeout,
 };
 
-/// A server whose next flip of the flag `a` hangs in the database.
-struct World {
+/// A server whose next flip of the flag `a` waits for a lock in the database.
+struct StalledFlip {
     database: Database,
     proxy: PostgresProxy,
     admin: Client,
@@ -22,14 +22,14 @@ struct World {
     _server: Server,
 }
 
-impl World {
+impl StalledFlip {
     async fn new() -> Self {
         let (database, proxy) = Self::databases().await;
         let server = Server::start(&proxy.database).await;
         Self::with(database, proxy, server).await
     }
 
-    /// The same, and what the server logs.
+    /// The same, with the server's log.
     async fn logged() -> (Self, Log) {
         let (database, proxy) = Self::databases().await;
         let (mut server, log) = Server::launch_with_log(&proxy.database.url, &[]).await;
@@ -50,7 +50,7 @@ impl World {
         Self { database, proxy, admin, held, _server: server }
     }
 
-    /// Begins a flip, and waits until it is being written.
+    /// Starts a flip and waits until the database writes it.
     async fn flip(&self) -> tokio::task::JoinHandle<Result<ToggleFeatureFlagResponse, tonic::Status>> {
         let mut admin = self.admin.clone();
         let flip =
@@ -59,8 +59,8 @@ impl World {
         flip
     }
 
-    /// Has what is being written be written without an answer: the database does not notice that nobody waits for one.
-    async fn lose_the_answer(&mut self) {
+    /// Lets the database commit the flip while the connection is closed, so that the server gets no answer.
+    async fn commit_without_answer(&mut self) {
         self.proxy.set(Link::Closed);
         drop(self.held.take());
         let other = Server::start(&self.database).await;
@@ -82,73 +82,73 @@ fn request() -> ToggleFeatureFlagRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_whose_commit_ran_on_after_the_connection_was_lost_is_answered_as_made() {
-    let mut world = World::new().await;
-    let flip = world.flip().await;
-    world.lose_the_answer().await;
-    world.proxy.set(Link::Open);
+async fn flip_committed_after_lost_connection_succeeds() {
+    let mut stalled = StalledFlip::new().await;
+    let flip = stalled.flip().await;
+    stalled.commit_without_answer().await;
+    stalled.proxy.set(Link::Open);
     let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
-    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+    assert_eq!(stalled.flips().await, [answer.audit_log.unwrap()]);
 }
 
-/// What it refuses says nothing of what it has written; it is asked on.
+/// An error of the query for the outcome does not reveal the outcome, so the server asks again.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_that_the_database_refuses_to_tell_of_for_a_while_is_answered_as_made() {
-    let (mut world, mut log) = World::logged().await;
-    let flip = world.flip().await;
-    world.lose_the_answer().await;
-    let mut raw = Raw::connect(&world.database).await;
+async fn flip_succeeds_when_outcome_query_fails_at_first() {
+    let (mut stalled, mut log) = StalledFlip::logged().await;
+    let flip = stalled.flip().await;
+    stalled.commit_without_answer().await;
+    let mut raw = Raw::connect(&stalled.database).await;
     raw.run("ALTER TABLE audit_logs RENAME TO elsewhere").await;
-    world.proxy.set(Link::Open);
+    stalled.proxy.set(Link::Open);
     log.wait_for_line("\"audit_logs\" does not exist").await;
     raw.run("ALTER TABLE elsewhere RENAME TO audit_logs").await;
     let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
-    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+    assert_eq!(stalled.flips().await, [answer.audit_log.unwrap()]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_that_was_lost_with_the_connection_is_made_again_and_once() {
-    let mut world = World::new().await;
-    let flip = world.flip().await;
-    world.database.end_connections().await;
-    drop(world.held.take());
+async fn flip_lost_with_connection_is_made_once() {
+    let mut stalled = StalledFlip::new().await;
+    let flip = stalled.flip().await;
+    stalled.database.end_connections().await;
+    drop(stalled.held.take());
     let answer = with_timeout("the answer", flip).await.unwrap().unwrap();
-    assert_eq!(world.flips().await, [answer.audit_log.unwrap()]);
+    assert_eq!(stalled.flips().await, [answer.audit_log.unwrap()]);
 }
 
-/// Nobody can say, and so it is said; a retry finds out.
+/// The server reports the unknown outcome. A retry determines it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_of_which_nothing_can_be_learnt_in_time_is_unknown_and_can_be_retried() {
-    let mut world = World::new().await;
-    let flip = world.flip().await;
-    world.proxy.set(Link::Closed);
-    // It is written all the same, and nobody hears of it.
-    drop(world.held.take());
+async fn unknown_outcome_can_be_retried() {
+    let mut stalled = StalledFlip::new().await;
+    let flip = stalled.flip().await;
+    stalled.proxy.set(Link::Closed);
+    // The flip is committed, but the server cannot learn of it.
+    drop(stalled.held.take());
     let unknown = with_timeout("an answer", flip).await.unwrap().unwrap_err();
     assert_eq!((unknown.code(), reason_of(&unknown).as_str()), (Code::Unknown, "COMMIT_OUTCOME_UNKNOWN"));
-    world.proxy.set(Link::Open);
+    stalled.proxy.set(Link::Open);
     let answer = with_timeout("a retry to be answered", async {
         loop {
-            if let Ok(answer) = world.admin.toggle.toggle_feature_flag(request()).await {
+            if let Ok(answer) = stalled.admin.toggle.toggle_feature_flag(request()).await {
                 return answer;
             }
         }
     })
     .await;
-    assert!(answer.metadata().contains_key("x-request-replayed"), "the first was made after all");
-    assert_eq!(world.flips().await, [answer.into_inner().audit_log.unwrap()]);
+    assert!(answer.metadata().contains_key("x-request-replayed"), "the first flip was not made");
+    assert_eq!(stalled.flips().await, [answer.into_inner().audit_log.unwrap()]);
 }
 
-/// Waits for sessions whose COMMIT waits for a synchronous standby: whether there are any.
+/// Waits until a COMMIT waits for a synchronous standby, or until none does.
 async fn until_commits_wait(outside: &mut PgConnection, any: bool) {
     let sql = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    let asked = async { while sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *outside).await.unwrap() != any {} };
-    with_timeout("COMMITs to wait for a standby, or not to", asked).await;
+    let reached = async { while sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *outside).await.unwrap() != any {} };
+    with_timeout(&format!("COMMITs waiting for a standby: {any}"), reached).await;
 }
 
-/// It can be read, but nobody is told on the strength of that.
+/// The flip can be read before a standby has it, but it is not reported as committed before that.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
+async fn retry_waits_for_synchronous_standby() {
     let cluster = Cluster::start("").await;
     let database = Database::from_url(&cluster.new_database().await, Backend::Postgres);
     let (one, other) = (Server::start(&database).await, Server::start(&database).await);
@@ -156,7 +156,7 @@ async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
     admin.create("a").await;
     let mut outside = cluster.admin_connection().await;
     alter_system(&mut outside, "SET synchronous_standby_names = 'nobody'").await;
-    // It takes effect a moment later: the last of these flips is the first that waits.
+    // The setting takes effect after a delay: the last of these flips is the first to wait for a standby.
     let id = Arc::new(AtomicUsize::new(0));
     let flip = |id: usize| ToggleFeatureFlagRequest { request_id: Some(format!("flip-{id}")), ..toggle("a") };
     let current = Arc::clone(&id);
@@ -176,8 +176,8 @@ async fn a_retry_of_what_no_standby_has_is_answered_when_one_has_it() {
     let request = flip(id.load(Ordering::Relaxed));
     let retry = tokio::spawn(async move { admin.toggle.toggle_feature_flag(request).await });
     until_commits_wait(&mut outside, true).await;
-    assert!(!retry.is_finished(), "no standby has it");
+    assert!(!retry.is_finished(), "the retry was answered before a standby had the flip");
     alter_system(&mut outside, "RESET synchronous_standby_names").await;
     let answer = with_timeout("the answer", retry).await.unwrap().unwrap();
-    assert!(answer.metadata().contains_key("x-request-replayed"), "it was made after all");
+    assert!(answer.metadata().contains_key("x-request-replayed"), "the first flip was not made");
 }

@@ -1,25 +1,25 @@
-//! `toggled user` and `toggled token`: on the database itself, beside a running server.
+//! `toggled user` and `toggled token`, which work directly on the database, next to a running server.
 
 use crate::support::{Backend, Database, Server, invoke, on_both_databases, secret_forms, toggle};
 
-/// What it prints when it succeeds.
+/// Runs the program, which must succeed, and returns its standard output.
 async fn toggled(url: &str, arguments: &[&str]) -> String {
     let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", url)]).await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success(), "{arguments:?}: {told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{arguments:?}: {stderr}");
     String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
 }
 
-/// The one line that it complains with.
-async fn complaint(url: &str, arguments: &[&str], status: i32) -> String {
+/// Runs the program, which must fail with one line on standard error, and returns that line.
+async fn error_line(url: &str, arguments: &[&str], status: i32) -> String {
     let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", url)]).await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.lines().count()), (Some(status), 1), "{arguments:?}: {told}");
-    told
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(status), 1), "{arguments:?}: {stderr}");
+    stderr
 }
 
 on_both_databases! {
-    async fn whoever_has_the_database_lets_themselves_in_again(backend: Backend) {
+    async fn offline_user_and_token_work_on_running_server(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -29,7 +29,7 @@ on_both_databases! {
         let id = toggled(url, &["user", "create", "Ann@Example.com", "--permission", "toggle_feature_flags,view_audit_logs", "--reason", "locked out"]).await;
         let secret = toggled(url, &["token", "create", "ann@example.com", "--name", "laptop", "--expires-in", "90d"]).await;
 
-        // The running server follows.
+        // The running server learns of the new user and token.
         let mut ann = server.client(Some(&secret)).await;
         let me = ann.wait_until_authenticated().await;
         assert_eq!(me.user.as_ref().unwrap().id, id);
@@ -50,8 +50,8 @@ on_both_databases! {
 
         let log = admin.log().await;
         let offline: Vec<_> = log.iter().filter(|e| e.user_email.starts_with("cli@")).collect();
-        let told: Vec<_> = offline.iter().map(|e| (e.method.as_str(), e.action_type.as_str(), e.reason())).collect();
-        assert_eq!(told, [
+        let actions: Vec<_> = offline.iter().map(|e| (e.method.as_str(), e.action_type.as_str(), e.reason())).collect();
+        assert_eq!(actions, [
             ("toggled user create", "user_created", "locked out"),
             ("toggled token create", "token_created", ""),
             ("toggled token revoke", "token_revoked", "lost"),
@@ -61,15 +61,15 @@ on_both_databases! {
         assert!(secret_forms(&secret).iter().all(|trace| !text.contains(trace.as_str())), "{text}");
     }
 
-    async fn what_cannot_be_done_offline_is_told_in_one_line(backend: Backend) {
+    async fn failed_offline_command_prints_one_line(backend: Backend) {
         let database = Database::new(backend).await;
         let url = &database.url;
         if backend == Backend::Postgres {
-            let told = complaint(url, &["user", "list"], 1).await;
-            assert!(told.contains("toggled migrate up"), "{told}");
+            let stderr = error_line(url, &["user", "list"], 1).await;
+            assert!(stderr.contains("toggled migrate up"), "{stderr}");
         } else {
-            // A path with a slip in it makes no new database.
-            complaint(url, &["user", "list"], 1).await;
+            // A mistyped path does not create a database.
+            error_line(url, &["user", "list"], 1).await;
             assert!(!std::path::Path::new(url.strip_prefix("sqlite://").unwrap()).exists());
         }
         toggled(url, &["migrate", "up"]).await;
@@ -83,15 +83,15 @@ on_both_databases! {
             (&["user", "create", "bob@example.com", "--permission", "fly"], 2, "view_feature_flags"),
             (&["token", "create", "ann@example.com", "--name", "x", "--expires-in", "soon"], 2, "90d"),
         ] {
-            let told = complaint(url, arguments, status).await;
-            assert!(told.contains(expected), "{arguments:?}: {told}");
+            let stderr = error_line(url, arguments, status).await;
+            assert!(stderr.contains(expected), "{arguments:?}: {stderr}");
         }
     }
 }
 
-/// A database with users and nobody who manages access still gets its first administrator, and only once.
+/// A database in which no user may manage access gets its first administrator, once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_user_made_before_the_first_start_does_not_replace_the_administrator() {
+async fn first_start_with_users_still_creates_administrator() {
     let database = Database::new(Backend::Sqlite).await;
     toggled(&database.url, &["migrate", "up"]).await;
     toggled(&database.url, &["user", "create", "ann@example.com", "--permission", "view_feature_flags"]).await;

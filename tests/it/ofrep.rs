@@ -14,8 +14,8 @@ use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, on_both_d
 
 const FLAGS: &str = "/ofrep/v1/evaluate/flags";
 
-/// A request by who has this token.
-fn ask(method: &str, path: &str, token: Option<&str>, body: &str) -> Request<String> {
+/// A request with this token.
+fn request_with(method: &str, path: &str, token: Option<&str>, body: &str) -> Request<String> {
     let mut request = Request::builder().method(method).uri(path).header("content-type", "application/json");
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
@@ -23,36 +23,41 @@ fn ask(method: &str, path: &str, token: Option<&str>, body: &str) -> Request<Str
     request.body(body.to_owned()).unwrap()
 }
 
-/// The administrator asks for all flags.
-fn all() -> Request<String> {
-    ask("POST", FLAGS, Some(TOKEN), r#"{"context":{}}"#)
+/// The administrator's request for all flags.
+fn bulk() -> Request<String> {
+    request_with("POST", FLAGS, Some(TOKEN), r#"{"context":{}}"#)
 }
 
-/// The administrator asks for all flags, unless they are what is named.
-fn unless(tags: &[&str]) -> Request<String> {
-    let mut request = all();
+/// The administrator's request for all flags, unless they match one of these tags.
+fn bulk_unless(tags: &[&str]) -> Request<String> {
+    let mut request = bulk();
     for tag in tags {
         request.headers_mut().append("if-none-match", tag.parse().unwrap());
     }
     request
 }
 
-/// The administrator asks for one flag.
-fn one(key: &str) -> Request<String> {
-    ask("POST", &format!("{FLAGS}/{key}"), Some(TOKEN), r#"{"context":{"targetingKey":"user-1","plan":"free"}}"#)
+/// The administrator's request for one flag.
+fn single(key: &str) -> Request<String> {
+    request_with(
+        "POST",
+        &format!("{FLAGS}/{key}"),
+        Some(TOKEN),
+        r#"{"context":{"targetingKey":"user-1","plan":"free"}}"#,
+    )
 }
 
-fn on(key: &str, value: bool) -> Value {
+fn evaluated(key: &str, value: bool) -> Value {
     json!({"key": key, "value": value, "reason": "STATIC", "variant": if value { "on" } else { "off" }})
 }
 
-/// A connection of each version of HTTP.
-async fn lines(server: &Server) -> [Http; 2] {
+/// A connection for each version of HTTP.
+async fn connections(server: &Server) -> [Http; 2] {
     [Http::connect(server.address).await, Http::Two(channel(server).await)]
 }
 
 on_both_databases! {
-    async fn a_flag_is_told_as_it_is(backend: Backend) {
+    async fn single_evaluation_returns_current_status(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -60,17 +65,17 @@ on_both_databases! {
             admin.create(key).await;
         }
         admin.archive("old").await;
-        for mut http in lines(&server).await {
-            let answer = http.send(one("checkout")).await;
-            assert_eq!((answer.status().as_u16(), body(&answer)), (200, on("checkout", false)));
+        for mut http in connections(&server).await {
+            let answer = http.send(single("checkout")).await;
+            assert_eq!((answer.status().as_u16(), body(&answer)), (200, evaluated("checkout", false)));
             admin.flip("checkout").await;
-            assert_eq!(body(&http.send(one("checkout")).await), on("checkout", true));
+            assert_eq!(body(&http.send(single("checkout")).await), evaluated("checkout", true));
             admin.flip("checkout").await;
-            // As it was meant, however it was written.
+            // Percent-encoding and a query string do not matter.
             for same in ["%63heckout", "checkou%74", "%63%68%65%63%6B%6f%75%74", "checkout?flag=other"] {
-                assert_eq!(body(&http.send(one(same)).await), on("checkout", false), "{same}");
+                assert_eq!(body(&http.send(single(same)).await), evaluated("checkout", false), "{same}");
             }
-            assert_eq!(body(&http.send(one("New.Key_2-b")).await), on("New.Key_2-b", false));
+            assert_eq!(body(&http.send(single("New.Key_2-b")).await), evaluated("New.Key_2-b", false));
             let nothing = [
                 ("nothing", "nothing"),
                 ("old", "old"),
@@ -85,62 +90,62 @@ on_both_databases! {
                 ("", ""),
             ];
             for (path, key) in nothing {
-                let answer = http.send(one(path)).await;
+                let answer = http.send(single(path)).await;
                 let details = format!("feature flag not found: {key}");
-                let told = json!({"key": key, "errorCode": "FLAG_NOT_FOUND", "errorDetails": details});
-                assert_eq!((answer.status().as_u16(), body(&answer)), (404, told), "{path}");
+                let expected = json!({"key": key, "errorCode": "FLAG_NOT_FOUND", "errorDetails": details});
+                assert_eq!((answer.status().as_u16(), body(&answer)), (404, expected), "{path}");
             }
         }
     }
 
-    async fn all_flags_come_with_a_tag_that_changes_when_a_flag_does(backend: Backend) {
+    async fn bulk_etag_changes_only_when_a_flag_changes(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let mut http = Http::connect(server.address).await;
         let mut tags = Vec::new();
-        let mut told = async |expected: &[Value]| {
-            let answer = http.send(all()).await;
+        let mut check = async |expected: &[Value]| {
+            let answer = http.send(bulk()).await;
             assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": expected})));
             let tag = header(&answer, "etag").unwrap().to_owned();
             assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
-            assert!(!tags.contains(&tag), "{tag} is that of other flags");
-            // The same as long as no flag changes, whoever is asked.
-            let same = http.send(unless(&[&tag])).await;
+            assert!(!tags.contains(&tag), "{tag} was used for other flags");
+            // The tag stays the same while no flag changes, on every server.
+            let same = http.send(bulk_unless(&[&tag])).await;
             assert_eq!((same.status().as_u16(), &**same.body(), header(&same, "etag")), (304, &b""[..], Some(&*tag)));
-            assert_eq!(http.send(unless(&tags.iter().map(String::as_str).collect::<Vec<_>>())).await.status(), 200);
+            assert_eq!(http.send(bulk_unless(&tags.iter().map(String::as_str).collect::<Vec<_>>())).await.status(), 200);
             tags.push(tag);
         };
-        told(&[]).await;
+        check(&[]).await;
         admin.create("b").await;
-        told(&[on("b", false)]).await;
+        check(&[evaluated("b", false)]).await;
         admin.create("a").await;
-        told(&[on("a", false), on("b", false)]).await;
+        check(&[evaluated("a", false), evaluated("b", false)]).await;
         admin.flip("b").await;
-        told(&[on("a", false), on("b", true)]).await;
+        check(&[evaluated("a", false), evaluated("b", true)]).await;
         admin.flip("b").await;
-        told(&[on("a", false), on("b", false)]).await;
+        check(&[evaluated("a", false), evaluated("b", false)]).await;
         admin.archive("b").await;
-        told(&[on("a", false)]).await;
+        check(&[evaluated("a", false)]).await;
 
         let tag = tags.pop().unwrap();
         admin.new_user("ann@example.com", &["view_feature_flags"]).await;
-        for mut http in lines(&server).await {
+        for mut http in connections(&server).await {
             let (weak, list) = (format!("W/{tag}"), format!("\"x,\", W/{tag}, \"y\""));
-            for named in [&[&*tag][..], &[&weak], &[&list], &["\"x\"", &tag], &["*"]] {
-                assert_eq!(http.send(unless(named)).await.status(), 304, "{named:?}");
+            for matching in [&[&*tag][..], &[&weak], &[&list], &["\"x\"", &tag], &["*"]] {
+                assert_eq!(http.send(bulk_unless(matching)).await.status(), 304, "{matching:?}");
             }
             for other in [&["\"x\""][..], &["W/\"x\", \"y\""], &[tag.trim_matches('"')], &[""]] {
-                assert_eq!(http.send(unless(other)).await.status(), 200, "{other:?}");
+                assert_eq!(http.send(bulk_unless(other)).await.status(), 200, "{other:?}");
             }
         }
-        // Another server of the same database names them alike, and so does the same one later.
+        // Another server on the same database, or the same one later, returns the same tag.
         assert!(server.terminate().await.success());
         let again = Server::start(&database).await;
-        assert_eq!(Http::connect(again.address).await.send(unless(&[&tag])).await.status(), 304);
+        assert_eq!(Http::connect(again.address).await.send(bulk_unless(&[&tag])).await.status(), 304);
     }
 
-    async fn who_may_not_read_flags_gets_none_and_leaves_no_entry(backend: Backend) {
+    async fn evaluation_requires_permission_to_view_flags(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -153,24 +158,24 @@ on_both_databases! {
         admin.access.revoke_token(RevokeTokenRequest { id, ..Default::default() }).await.unwrap();
         let entries = admin.log().await.len();
 
-        for mut http in lines(&server).await {
+        for mut http in connections(&server).await {
             for path in [FLAGS, &format!("{FLAGS}/secret-plan"), &format!("{FLAGS}/nothing")] {
                 for token in [None, Some("nobody-has-this-token-here"), Some(&*revoked)] {
-                    let answer = http.send(ask("POST", path, token, "{}")).await;
+                    let answer = http.send(request_with("POST", path, token, "{}")).await;
                     assert_eq!((answer.status().as_u16(), header(&answer, "www-authenticate")), (401, Some("Bearer")));
                     let details = "a valid bearer token is required: authorization: Bearer TOKEN";
                     assert_eq!(body(&answer), json!({"errorCode": "GENERAL", "errorDetails": details}));
                 }
-                let answer = http.send(ask("POST", path, Some(&lacking), "{}")).await;
+                let answer = http.send(request_with("POST", path, Some(&lacking), "{}")).await;
                 let details = "Insufficient permissions: view_feature_flags required";
-                let told = json!({"errorCode": "GENERAL", "errorDetails": details});
-                assert_eq!((answer.status().as_u16(), body(&answer)), (403, told));
+                let expected = json!({"errorCode": "GENERAL", "errorDetails": details});
+                assert_eq!((answer.status().as_u16(), body(&answer)), (403, expected));
             }
         }
         assert_eq!(admin.log().await.len(), entries);
     }
 
-    async fn one_permission_is_enough_and_the_use_of_the_token_is_noted(backend: Backend) {
+    async fn evaluation_records_last_use_of_token(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -182,7 +187,7 @@ on_both_databases! {
             admin.access.list_tokens(request).await.unwrap().into_inner().tokens.remove(0).last_used_at
         };
         assert_eq!(last_used(&mut admin).await, None);
-        let answer = Http::connect(server.address).await.send(ask("POST", FLAGS, Some(&secret), "{}")).await;
+        let answer = Http::connect(server.address).await.send(request_with("POST", FLAGS, Some(&secret), "{}")).await;
         assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": []})));
         assert!(last_used(&mut admin).await.is_some());
     }
@@ -197,7 +202,7 @@ async fn start() -> (Database, Server, Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_body_that_is_no_request_is_told_what_is_wrong_with_it() {
+async fn invalid_body_is_rejected_with_its_error_code() {
     let (_database, server, _) = start().await;
     let large = |length: usize| format!(r#"{{"context":{{}},"x":"{}"}}"#, "x".repeat(length - 21));
     let cases = [
@@ -218,18 +223,18 @@ async fn a_body_that_is_no_request_is_told_what_is_wrong_with_it() {
         (400, "INVALID_CONTEXT", r#"{"context":"targetingKey"}"#),
     ];
     for (status, code, text) in cases {
-        for line in lines(&server).await.iter_mut() {
+        for line in connections(&server).await.iter_mut() {
             for (path, key) in [(FLAGS.to_owned(), None), (format!("{FLAGS}/a"), Some("a"))] {
-                let answer = line.send(ask("POST", &path, Some(TOKEN), text)).await;
+                let answer = line.send(request_with("POST", &path, Some(TOKEN), text)).await;
                 let what = text.chars().take(40).collect::<String>();
                 assert_eq!(answer.status().as_u16(), status, "{path} {what}");
                 if status != 200 {
-                    let told = body(&answer);
-                    assert_eq!((told["errorCode"].as_str(), told["key"].as_str()), (Some(code), key), "{what}");
-                    assert!(!told["errorDetails"].as_str().unwrap().is_empty(), "{what}");
+                    let error = body(&answer);
+                    assert_eq!((error["errorCode"].as_str(), error["key"].as_str()), (Some(code), key), "{what}");
+                    assert!(!error["errorDetails"].as_str().unwrap().is_empty(), "{what}");
                 }
                 if status == 413 {
-                    // What is left of such a body is not waited for.
+                    // The server does not read the rest of such a body, so this connection is closed.
                     *line = Http::connect(server.address).await;
                 }
             }
@@ -238,12 +243,12 @@ async fn a_body_that_is_no_request_is_told_what_is_wrong_with_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_what_is_declared_is_served_and_only_by_post() {
+async fn only_declared_paths_are_served_and_only_by_post() {
     let (_database, server, _) = start().await;
-    for mut http in lines(&server).await {
+    for mut http in connections(&server).await {
         for path in [FLAGS.to_owned(), format!("{FLAGS}/a"), format!("{FLAGS}/nothing")] {
             for method in ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"] {
-                let answer = http.send(ask(method, &path, Some(TOKEN), "{}")).await;
+                let answer = http.send(request_with(method, &path, Some(TOKEN), "{}")).await;
                 assert_eq!(
                     (answer.status().as_u16(), header(&answer, "allow")),
                     (405, Some("POST")),
@@ -255,48 +260,48 @@ async fn only_what_is_declared_is_served_and_only_by_post() {
         let nothing = ["/ofrep/v1/configuration", "/ofrep/v1/evaluate", "/ofrep/v2/evaluate/flags", "/ofrep/"];
         for path in nothing {
             for method in ["GET", "POST"] {
-                let answer = http.send(ask(method, path, Some(TOKEN), "{}")).await;
+                let answer = http.send(request_with(method, path, Some(TOKEN), "{}")).await;
                 assert_eq!((answer.status().as_u16(), &body(&answer)["errorCode"]), (404, &json!("GENERAL")), "{path}");
-                // Nor does anybody learn what there is who is not known.
-                assert_eq!(http.send(ask(method, path, None, "{}")).await.status(), 401, "{path}");
+                // Callers without a token do not learn which paths exist.
+                assert_eq!(http.send(request_with(method, path, None, "{}")).await.status(), 401, "{path}");
             }
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn grpc_over_http_1_1_is_not_half_served() {
+async fn grpc_over_http_1_1_is_rejected() {
     let (_database, server, mut admin) = start().await;
     let mut http = Http::connect(server.address).await;
     let flip = "/toggled.v1.ToggleService/ToggleFeatureFlag";
     for path in ["/", "/ofrep", "/grpc.health.v1.Health/Check", "/toggled.v1.ToggleService/ListFeatureFlags", flip] {
         for (method, token) in [("GET", None), ("POST", Some(TOKEN))] {
-            let answer = http.send(ask(method, path, token, "")).await;
+            let answer = http.send(request_with(method, path, token, "")).await;
             let text = "gRPC needs HTTP/2; over HTTP/1.1 only /ofrep/ is served\n";
             assert_eq!((answer.status().as_u16(), &**answer.body()), (505, text.as_bytes()), "{method} {path}");
             assert_eq!(header(&answer, "content-type"), Some("text/plain; charset=utf-8"));
         }
     }
-    // A whole call: `a`, in a message of a field of three bytes.
-    let call = ask("POST", flip, Some(TOKEN), "\0\0\0\0\u{3}\u{12}\u{1}a");
+    // A complete call: a message of three bytes with the key `a`.
+    let call = request_with("POST", flip, Some(TOKEN), "\0\0\0\0\u{3}\u{12}\u{1}a");
     assert_eq!(http.send(call).await.status(), 505);
     assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn until_the_database_has_been_read_it_is_told_to_come_back() {
+async fn evaluation_is_unavailable_until_database_is_read() {
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let server = Server::launch(&format!("postgres://nobody:nothing@{closed}/nowhere"), &[]).await;
-    for mut http in lines(&server).await {
-        let answer = http.send(one("a")).await;
+    for mut http in connections(&server).await {
+        let answer = http.send(single("a")).await;
         assert_eq!((answer.status().as_u16(), header(&answer, "retry-after")), (503, Some("1")));
         assert_eq!(body(&answer)["errorCode"], "GENERAL");
     }
 }
 
-/// Their tokens are verified, which takes another way through the layer.
+/// Tokens of the single sign-on need verification, which takes another path through the middleware.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_signs_on_reads_flags_by_their_token() {
+async fn evaluation_accepts_single_sign_on_token() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = Server::start_with(&database, &issuer.settings()).await;
     let token = |permissions: &[&str]| issuer.token(&issuer.claims("sue@example.com", permissions));
@@ -304,17 +309,17 @@ async fn who_signs_on_reads_flags_by_their_token() {
     let mut http = Http::connect(server.address).await;
     let (reader, other) = (token(&["view_feature_flags"]), token(&["view_audit_logs"]));
     for _ in 0..2 {
-        assert_eq!(http.send(ask("POST", FLAGS, Some(&reader), "{}")).await.status(), 200);
-        let refused = http.send(ask("POST", FLAGS, Some(&other), "{}")).await;
+        assert_eq!(http.send(request_with("POST", FLAGS, Some(&reader), "{}")).await.status(), 200);
+        let refused = http.send(request_with("POST", FLAGS, Some(&other), "{}")).await;
         assert_eq!((refused.status().as_u16(), &body(&refused)["errorCode"]), (403, &json!("GENERAL")));
-        let forged = http.send(ask("POST", FLAGS, Some(&reader[..reader.len() - 4]), "{}")).await;
+        let forged = http.send(request_with("POST", FLAGS, Some(&reader[..reader.len() - 4]), "{}")).await;
         assert_eq!((forged.status().as_u16(), header(&forged, "www-authenticate")), (401, Some("Bearer")));
         body(&forged);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn inside_tls_the_client_chooses_the_version_and_http_2_comes_first() {
+async fn tls_client_chooses_http_version_and_http_2_wins() {
     let ca = Ca::new("ours");
     let files = Files::new(&ca.server(), None);
     let database = Database::new(Backend::Sqlite).await;
@@ -326,25 +331,28 @@ async fn inside_tls_the_client_chooses_the_version_and_http_2_comes_first() {
         assert_eq!(stream.get_ref().1.alpn_protocol(), Some(chosen.as_bytes()), "{spoken:?}");
     }
     connect_with_alpn(server.address, &ca, &["spdy/3"]).await.unwrap_err();
-    // Who names none is understood by what they say.
+    // Without ALPN, the server recognizes the version by the first bytes.
     for spoken in [&["http/1.1"][..], &[]] {
         let mut http = Http::from_stream(connect_with_alpn(server.address, &ca, spoken).await.unwrap());
-        let answer = http.send(all()).await;
+        let answer = http.send(bulk()).await;
         assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": []})), "{spoken:?}");
-        assert_eq!(http.send(ask("POST", FLAGS, None, "{}")).await.status(), 401);
+        assert_eq!(http.send(request_with("POST", FLAGS, None, "{}")).await.status(), 401);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn many_connections_are_kept_and_asked_at_once_and_keep_no_stop_waiting() {
+async fn idle_connections_do_not_delay_shutdown() {
     let (_database, server, mut admin) = start().await;
-    let asked = futures::future::join_all((0..32).map(|_| async {
+    let reads = futures::future::join_all((0..32).map(|_| async {
         let mut http = Http::connect(server.address).await;
         for _ in 0..20 {
-            let answer = http.send(one("a")).await;
-            let told = body(&answer);
-            assert!(answer.status() == 200 && (told == on("a", true) || told == on("a", false)), "{answer:?}");
-            assert_eq!(http.send(all()).await.status(), 200);
+            let answer = http.send(single("a")).await;
+            let flag = body(&answer);
+            assert!(
+                answer.status() == 200 && (flag == evaluated("a", true) || flag == evaluated("a", false)),
+                "{answer:?}"
+            );
+            assert_eq!(http.send(bulk()).await.status(), 200);
         }
         http
     }));
@@ -353,17 +361,17 @@ async fn many_connections_are_kept_and_asked_at_once_and_keep_no_stop_waiting() 
             admin.flip("a").await;
         }
     };
-    let (mut kept, ()) = futures::future::join(asked, flipped).await;
-    // What was acknowledged is what is read.
+    let (mut kept, ()) = futures::future::join(reads, flipped).await;
+    // Reads return the acknowledged status.
     let flag = admin.flip("a").await.feature_flag.unwrap();
     for http in &mut kept {
-        assert_eq!(body(&http.send(one("a")).await), on("a", flag.status() == FeatureFlagStatus::Enabled));
+        assert_eq!(body(&http.send(single("a")).await), evaluated("a", flag.status() == FeatureFlagStatus::Enabled));
     }
     assert!(server.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_sends_garbage_or_nothing_harms_nobody() {
+async fn garbage_and_silent_connections_do_no_harm() {
     let (_database, server, mut admin) = start().await;
     let mut silent = Vec::new();
     for _ in 0..100 {
@@ -382,7 +390,7 @@ async fn who_sends_garbage_or_nothing_harms_nobody() {
         let answer = Http::connect(server.address).await.send_raw(bytes).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
     }
-    assert_eq!(Http::connect(server.address).await.send(one("a")).await.status(), 200);
+    assert_eq!(Http::connect(server.address).await.send(single("a")).await.status(), 200);
     assert_eq!(admin.flip("a").await.revision, 4);
     let stopped = with_timeout("the server to stop", server.terminate()).await;
     assert!(stopped.success());

@@ -1,4 +1,4 @@
-//! Two servers on one PostgreSQL, and a server whose database is gone for a while.
+//! Two servers on one PostgreSQL database, and a server during an outage of its database.
 
 use std::time::Duration;
 use toggled::api::pb::flagd::evaluation::{v1, v2};
@@ -16,24 +16,24 @@ use crate::support::{
     Backend, Client, Database, Server, TOKEN, methods, read_until_error, reason_of, toggle, with_timeout,
 };
 
-/// So rare that what arrives has come another way.
-const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
+/// Polls so rare that changes can arrive only by notification.
+const RARE_POLLS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
 
-/// A server that soon knows that its database is gone, and does not believe it because the machine is busy.
-const IMPATIENT: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
+/// Detects a database outage within seconds, but not merely because the machine is busy.
+const SHORT_STALENESS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
 
-type Watching = Streaming<WatchFeatureFlagsResponse>;
+type WatchStream = Streaming<WatchFeatureFlagsResponse>;
 
-/// A stream that has told everything so far.
-async fn watch(client: &mut Client) -> Watching {
+/// A watch that has caught up.
+async fn watch(client: &mut Client) -> WatchStream {
     let request = WatchFeatureFlagsRequest::default();
     let mut stream = client.toggle.watch_feature_flags(request).await.unwrap().into_inner();
     while !stream.message().await.unwrap().unwrap().caught_up {}
     stream
 }
 
-/// The keys of the next flags that are told of.
-async fn told(stream: &mut Watching) -> Vec<String> {
+/// The keys in the next message with flags.
+async fn changed_keys(stream: &mut WatchStream) -> Vec<String> {
     with_timeout("a change", async {
         loop {
             let message = stream.message().await.unwrap().unwrap();
@@ -45,123 +45,125 @@ async fn told(stream: &mut Watching) -> Vec<String> {
     .await
 }
 
-async fn until_healthy(server: &Server, wanted: ServingStatus) {
+async fn until_healthy(server: &Server, expected: ServingStatus) {
     let mut health = HealthClient::new(methods::channel(server).await);
     let mut statuses = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
-    with_timeout("another health", async { while statuses.message().await.unwrap().unwrap().status() != wanted {} })
-        .await;
+    with_timeout("the health status to change", async {
+        while statuses.message().await.unwrap().unwrap().status() != expected {}
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_on_one_server_is_told_by_the_other_without_a_poll() {
+async fn flip_reaches_other_replica_by_notification() {
     let database = Database::new(Backend::Postgres).await;
-    let here = Server::start(&database).await;
-    let there = Server::start_with(&database, &NEVER_POLLED).await;
-    let mut watching = watch(&mut there.admin().await).await;
-    let mut admin = here.admin().await;
+    let first = Server::start(&database).await;
+    let second = Server::start_with(&database, &RARE_POLLS).await;
+    let mut watching = watch(&mut second.admin().await).await;
+    let mut admin = first.admin().await;
     admin.create("a").await;
-    assert_eq!(told(&mut watching).await, ["a"]);
+    assert_eq!(changed_keys(&mut watching).await, ["a"]);
     for _ in 0..20 {
         let flipped = admin.flip("a").await.feature_flag.unwrap();
-        assert_eq!(told(&mut watching).await, ["a"]);
-        assert_eq!(there.admin().await.get("a").await, flipped);
+        assert_eq!(changed_keys(&mut watching).await, ["a"]);
+        assert_eq!(second.admin().await.get("a").await, flipped);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_notifications_are_lost_the_next_poll_finds_the_flip() {
+async fn flip_reaches_replica_by_poll_without_notifications() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let here = Server::start(&database).await;
-    let there = Server::start(&proxy.database).await;
-    let mut watching = watch(&mut there.admin().await).await;
-    let mut admin = here.admin().await;
+    let first = Server::start(&database).await;
+    let second = Server::start(&proxy.database).await;
+    let mut watching = watch(&mut second.admin().await).await;
+    let mut admin = first.admin().await;
     database.wait_for_listeners(2).await;
     proxy.set(Link::DropNotifications);
     admin.create("a").await;
-    assert_eq!(told(&mut watching).await, ["a"]);
+    assert_eq!(changed_keys(&mut watching).await, ["a"]);
     for _ in 0..5 {
         let flipped = admin.flip("a").await.feature_flag.unwrap();
-        assert_eq!(told(&mut watching).await, ["a"]);
-        assert_eq!(there.admin().await.get("a").await, flipped);
+        assert_eq!(changed_keys(&mut watching).await, ["a"]);
+        assert_eq!(second.admin().await.get("a").await, flipped);
     }
     proxy.wait_until_dropped(5).await;
 }
 
-/// The one server has not heard of the change yet: who asks for it waits, as long as they said, and gets it when it comes.
+/// The second server does not know the change yet. A read of it waits until the change arrives or the deadline expires.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_read_waits_for_the_revision_that_it_asks_for() {
+async fn read_waits_for_its_min_revision() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let here = Server::start(&database).await;
-    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
-    let (mut admin, mut reader) = (here.admin().await, there.admin().await);
+    let first = Server::start(&database).await;
+    let second = Server::start_with(&proxy.database, &RARE_POLLS).await;
+    let (mut admin, mut reader) = (first.admin().await, second.admin().await);
     database.wait_for_listeners(2).await;
-    // What was listened to first is behind it.
+    // Make sure that notifications from the start of listening have been handled.
     let known = admin.create("known").await.revision;
     let request = |min_revision| ListFeatureFlagsRequest { min_revision: Some(min_revision), ..Default::default() };
     reader.toggle.list_feature_flags(request(known)).await.unwrap();
 
     proxy.set(Link::DropNotifications);
-    let unheard = admin.create("unheard").await.revision;
-    let mut brief = tonic::Request::new(request(unheard));
-    brief.set_timeout(Duration::from_secs(2));
-    let late = reader.toggle.list_feature_flags(brief).await.unwrap_err();
+    let missed = admin.create("unheard").await.revision;
+    let mut with_deadline = tonic::Request::new(request(missed));
+    with_deadline.set_timeout(Duration::from_secs(2));
+    let late = reader.toggle.list_feature_flags(with_deadline).await.unwrap_err();
     assert_eq!((late.code(), reason_of(&late).as_str()), (Code::Unavailable, "STALE"));
-    let mut patient = reader.clone();
-    let waiting = tokio::spawn(async move { patient.toggle.list_feature_flags(request(unheard)).await });
+    let mut waiting_reader = reader.clone();
+    let waiting = tokio::spawn(async move { waiting_reader.toggle.list_feature_flags(request(missed)).await });
     proxy.set(Link::Open);
     admin.create("heard").await;
     let answer = with_timeout("the read to be answered", waiting).await.unwrap().unwrap().into_inner();
-    assert!(answer.revision >= unheard && answer.feature_flags.iter().any(|flag| flag.key == "unheard"));
+    assert!(answer.revision >= missed && answer.feature_flags.iter().any(|flag| flag.key == "unheard"));
 
     let beyond = reader.toggle.list_feature_flags(request(answer.revision + 100)).await.unwrap_err();
     assert_eq!((beyond.code(), reason_of(&beyond).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"));
 }
 
-/// A lost connection is listened on again, and what was appended meanwhile is found without a poll.
+/// The server restores the lost connection for notifications, and finds entries appended meanwhile without a poll.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_happens_while_the_line_is_down_is_found_when_it_is_up() {
+async fn replica_catches_up_after_lost_connection() {
     let database = Database::new(Backend::Postgres).await;
-    let here = Server::start(&database).await;
+    let first = Server::start(&database).await;
     let proxy = PostgresProxy::new(&database).await;
-    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
-    let mut watching = watch(&mut there.admin().await).await;
+    let second = Server::start_with(&proxy.database, &RARE_POLLS).await;
+    let mut watching = watch(&mut second.admin().await).await;
     database.wait_for_listeners(2).await;
     proxy.set(Link::Closed);
     database.wait_for_listeners(1).await;
-    here.admin().await.create("a").await;
+    first.admin().await.create("a").await;
     proxy.set(Link::Open);
-    assert_eq!(told(&mut watching).await, ["a"]);
+    assert_eq!(changed_keys(&mut watching).await, ["a"]);
 }
 
-/// The one server has not heard of a change when it makes one itself: it learns of both, in their order.
+/// The second server makes a change before it knows an earlier one. It then applies both in order.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_of_ones_own_closes_the_gap_before_it() {
+async fn own_change_applies_missing_entries_first() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let here = Server::start(&database).await;
-    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
-    let mut admin = here.admin().await;
+    let first = Server::start(&database).await;
+    let second = Server::start_with(&proxy.database, &RARE_POLLS).await;
+    let mut admin = first.admin().await;
     let known = admin.create("known").await.revision;
-    let mut other = there.admin().await;
+    let mut other = second.admin().await;
     let request = ListFeatureFlagsRequest { min_revision: Some(known), ..Default::default() };
     other.toggle.list_feature_flags(request).await.unwrap();
     database.wait_for_listeners(2).await;
     let mut watching = watch(&mut other).await;
     proxy.set(Link::DropNotifications);
-    let unheard = admin.create("unheard").await;
+    let missed = admin.create("unheard").await;
     let flipped = other.flip("known").await;
-    assert_eq!(flipped.revision, unheard.revision + 1);
-    assert_eq!(other.get("unheard").await, unheard);
-    let mut keys = told(&mut watching).await;
+    assert_eq!(flipped.revision, missed.revision + 1);
+    assert_eq!(other.get("unheard").await, missed);
+    let mut keys = changed_keys(&mut watching).await;
     while keys.len() < 2 {
-        keys.extend(told(&mut watching).await);
+        keys.extend(changed_keys(&mut watching).await);
     }
     assert_eq!(keys, ["unheard", "known"]);
 }
 
-/// Everything that is read from memory, in every protocol: the flag `a` is off.
+/// Makes every kind of call that is answered from memory, in every protocol. The flag `a` is disabled.
 async fn read_everything(server: &Server, client: &mut Client) {
     assert_eq!(client.get("a").await.status(), FeatureFlagStatus::Disabled);
     let listed = client.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await.unwrap().into_inner();
@@ -185,22 +187,22 @@ async fn read_everything(server: &Server, client: &mut Client) {
     }
 }
 
-/// Everything that is not answered from memory, and how it is refused; also to who may only read flags.
-async fn refused(client: &mut Client, reader: &mut Client) -> Vec<Status> {
+/// Makes calls that are not answered from memory, and returns their errors.
+async fn refused_calls(client: &mut Client, reader: &mut Client) -> Vec<Status> {
     let list = client.audit.list_audit_logs(ListAuditLogsRequest::default()).await.unwrap_err();
     let stream = client.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap_err();
     let me = client.access.who_am_i(WhoAmIRequest {}).await.unwrap_err();
     let users = client.access.list_users(ListUsersRequest::default()).await.unwrap_err();
     let flip = client.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
-    // That they may not would be recorded, which now cannot be.
+    // The denial would have to be recorded, which is impossible during the outage.
     let forbidden = reader.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
     vec![list, stream, me, users, flip, forbidden]
 }
 
-async fn lives_through(lost: Link) {
+async fn survives_outage(lost: Link) {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let server = Server::start_with(&proxy.database, &IMPATIENT).await;
+    let server = Server::start_with(&proxy.database, &SHORT_STALENESS).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let reader = admin.new_user("reader@example.com", &["view_feature_flags"]).await;
@@ -215,20 +217,20 @@ async fn lives_through(lost: Link) {
 
     proxy.set(lost);
     until_healthy(&server, ServingStatus::NotServing).await;
-    for status in refused(&mut admin, &mut reader).await {
+    for status in refused_calls(&mut admin, &mut reader).await {
         assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "STALE"), "{status}");
     }
     let ended = read_until_error(&mut following).await;
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::Unavailable, "STALE"));
     read_everything(&server, &mut admin).await;
-    // Who resumes is believed, as long as nobody can tell that they should not be.
+    // A resumed watch is accepted while the server cannot check its hash.
     let request = WatchFeatureFlagsRequest { after_revision: Some(1), after_hash: vec![7; 32], ..Default::default() };
     admin.toggle.watch_feature_flags(request).await.unwrap();
 
     proxy.set(Link::Open);
     until_healthy(&server, ServingStatus::Serving).await;
     admin.flip("a").await;
-    assert_eq!(told(&mut watching).await, ["a"]);
+    assert_eq!(changed_keys(&mut watching).await, ["a"]);
     let synced = with_timeout("the flip", syncing.message()).await.unwrap().unwrap();
     assert!(synced.flag_configuration.contains(r#""defaultVariant":"on""#), "{}", synced.flag_configuration);
     for kind in ["provider_ready", "configuration_change", "configuration_change"] {
@@ -238,21 +240,21 @@ async fn lives_through(lost: Link) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_lives_through_a_database_that_is_down() {
-    lives_through(Link::Closed).await;
+async fn server_survives_database_outage() {
+    survives_outage(Link::Closed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_lives_through_a_database_that_says_nothing() {
-    lives_through(Link::Stalled).await;
+async fn server_survives_silent_database() {
+    survives_outage(Link::Stalled).await;
 }
 
-/// A backup that is restored under a running server: who watched is told, nobody is left with what never was.
+/// A backup is restored while the server runs. Watches end, so that no client keeps a state that no longer exists.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watchers_are_told_that_a_backup_was_restored() {
+async fn restored_backup_ends_watches() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let server = Server::start_with(&proxy.database, &IMPATIENT).await;
+    let server = Server::start_with(&proxy.database, &SHORT_STALENESS).await;
     let mut admin = server.admin().await;
     let saved = admin.create("a").await;
     proxy.set(Link::Closed);
@@ -269,7 +271,7 @@ async fn watchers_are_told_that_a_backup_was_restored() {
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"));
     assert_eq!(admin.get("a").await, saved);
 
-    // The log goes on differently. Who was away meanwhile and shows the hash that they have seen is told as well.
+    // The log continues differently. A client that resumes with the hash of a lost entry is refused too.
     let request = WatchFeatureFlagsRequest { after_revision: Some(lost.revision), ..Default::default() };
     let ahead = admin.toggle.watch_feature_flags(request.clone()).await.unwrap_err();
     assert_eq!((ahead.code(), reason_of(&ahead).as_str()), (Code::OutOfRange, "CURSOR_IN_FUTURE"));

@@ -1,4 +1,4 @@
-//! Retries: the same request changes once, and every answer to it is the same.
+//! Retries: a repeated request changes the state once and always gets the same answer.
 
 use prost::Message;
 use toggled::api::pb::*;
@@ -6,7 +6,7 @@ use tonic::{Code, Response};
 
 use crate::support::{Database, Server, on_both_databases, reason_of, toggle};
 
-fn named(key: &str, id: &str) -> ToggleFeatureFlagRequest {
+fn toggle_with_id(key: &str, id: &str) -> ToggleFeatureFlagRequest {
     ToggleFeatureFlagRequest { request_id: Some(id.into()), reason: "once".into(), ..toggle(key) }
 }
 
@@ -15,7 +15,7 @@ fn is_replay<T>(response: &Response<T>) -> bool {
 }
 
 on_both_databases! {
-    async fn fifty_at_once_flip_once_and_get_the_same_bytes(backend: Backend) {
+    async fn concurrent_retries_flip_once_with_equal_answers(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -23,29 +23,29 @@ on_both_databases! {
 
         let calls = (0..50).map(|_| {
             let mut client = admin.clone();
-            async move { client.toggle.toggle_feature_flag(named("a", "retry")).await.unwrap() }
+            async move { client.toggle.toggle_feature_flag(toggle_with_id("a", "retry")).await.unwrap() }
         });
         let answers = futures::future::join_all(calls).await;
 
-        assert_eq!(answers.iter().filter(|answer| !is_replay(answer)).count(), 1, "one was the first");
+        assert_eq!(answers.iter().filter(|answer| !is_replay(answer)).count(), 1, "answers that are not replays");
         let bytes: Vec<_> = answers.iter().map(|answer| answer.get_ref().encode_to_vec()).collect();
         assert!(bytes.iter().all(|b| *b == bytes[0]));
         assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Enabled);
-        let later = admin.toggle.toggle_feature_flag(named("a", "retry")).await.unwrap();
+        let later = admin.toggle.toggle_feature_flag(toggle_with_id("a", "retry")).await.unwrap();
         assert!(is_replay(&later));
         assert_eq!(later.get_ref().encode_to_vec(), bytes[0]);
         assert_eq!(admin.log().await.iter().filter(|e| e.request_id() == "retry").count(), 1);
     }
 
-    async fn another_request_under_the_same_id_is_refused(backend: Backend) {
+    async fn reused_request_id_is_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         admin.create("b").await;
-        admin.toggle.toggle_feature_flag(named("a", "id")).await.unwrap();
-        let other_reason = ToggleFeatureFlagRequest { reason: "twice".into(), ..named("a", "id") };
-        for other in [named("b", "id"), other_reason] {
+        admin.toggle.toggle_feature_flag(toggle_with_id("a", "id")).await.unwrap();
+        let other_reason = ToggleFeatureFlagRequest { reason: "twice".into(), ..toggle_with_id("a", "id") };
+        for other in [toggle_with_id("b", "id"), other_reason] {
             let error = admin.toggle.toggle_feature_flag(other).await.unwrap_err();
             assert_eq!((error.code(), reason_of(&error).as_str()), (Code::FailedPrecondition, "REQUEST_ID_REUSED"));
         }
@@ -59,13 +59,13 @@ on_both_databases! {
         assert_eq!(reason_of(&error), "REQUEST_ID_REUSED");
     }
 
-    /// The first answer stands, even where the same call would be refused today.
-    async fn a_retry_is_answered_as_the_first_time_whatever_has_changed_since(backend: Backend) {
+    /// The first answer is repeated, even if the same call would fail now.
+    async fn retry_is_replayed_after_later_changes(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let flag = admin.create("a").await;
-        let request = ToggleFeatureFlagRequest { expected_revision: Some(flag.revision), ..named("a", "id") };
+        let request = ToggleFeatureFlagRequest { expected_revision: Some(flag.revision), ..toggle_with_id("a", "id") };
         let first = admin.toggle.toggle_feature_flag(request.clone()).await.unwrap();
         admin.flip("a").await;
         let archive = ArchiveFeatureFlagRequest {
@@ -78,7 +78,7 @@ on_both_databases! {
         assert_eq!(again.get_ref(), first.get_ref());
     }
 
-    async fn a_request_that_changed_nothing_is_kept_and_one_that_failed_is_not(backend: Backend) {
+    async fn no_op_is_replayed_but_failure_is_not(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -92,31 +92,31 @@ on_both_databases! {
         assert!(!is_replay(&first) && first.get_ref().audit_log.is_none());
         admin.flip("a").await;
         let again = admin.toggle.disable_feature_flag(off).await.unwrap();
-        assert!(is_replay(&again), "it was answered before: it does not turn the flag off now");
+        assert!(is_replay(&again), "the retry was not replayed");
         assert_eq!(again.get_ref(), first.get_ref());
 
-        assert_eq!(admin.toggle.toggle_feature_flag(named("later", "x")).await.unwrap_err().code(), Code::NotFound);
+        assert_eq!(admin.toggle.toggle_feature_flag(toggle_with_id("later", "x")).await.unwrap_err().code(), Code::NotFound);
         admin.create("later").await;
-        assert!(!is_replay(&admin.toggle.toggle_feature_flag(named("later", "x")).await.unwrap()));
+        assert!(!is_replay(&admin.toggle.toggle_feature_flag(toggle_with_id("later", "x")).await.unwrap()));
     }
 
-    async fn a_request_id_outlives_the_server_and_belongs_to_its_user(backend: Backend) {
+    async fn request_id_survives_restart_and_is_per_user(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         let ann = admin.new_user("ann@example.com", &["toggle_feature_flags"]).await;
-        let first = admin.toggle.toggle_feature_flag(named("a", "same")).await.unwrap();
+        let first = admin.toggle.toggle_feature_flag(toggle_with_id("a", "same")).await.unwrap();
         server.terminate().await;
         let server = Server::start(&database).await;
-        let again = server.admin().await.toggle.toggle_feature_flag(named("a", "same")).await.unwrap();
+        let again = server.admin().await.toggle.toggle_feature_flag(toggle_with_id("a", "same")).await.unwrap();
         assert!(is_replay(&again));
         assert_eq!(again.get_ref(), first.get_ref());
-        let hers = server.client(Some(&ann)).await.toggle.toggle_feature_flag(named("a", "same")).await.unwrap();
+        let hers = server.client(Some(&ann)).await.toggle.toggle_feature_flag(toggle_with_id("a", "same")).await.unwrap();
         assert!(!is_replay(&hers));
     }
 
-    async fn a_replayed_token_lacks_its_secret(backend: Backend) {
+    async fn replayed_token_creation_lacks_the_secret(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;

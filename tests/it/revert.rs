@@ -1,4 +1,4 @@
-//! RevertFeatureFlag: a flip is taken back, by an entry that says so.
+//! RevertFeatureFlag: undoes a flip, with an entry that names the reverted one.
 
 use toggled::api::pb::*;
 use toggled::domain::audit::Entry;
@@ -21,7 +21,7 @@ async fn flipped(client: &mut Client, key: &str) -> AuditLog {
     client.flip(key).await.audit_log.unwrap()
 }
 
-/// Removes the log up to this entry; the entry that says so.
+/// Trims the log through this entry, and returns the entry of the trim.
 async fn trim(client: &mut Client, through: &AuditLog) -> AuditLog {
     let through_hash = through.hash.clone();
     let request = TrimAuditLogsRequest { through_revision: through.revision, through_hash, ..Default::default() };
@@ -47,7 +47,7 @@ fn assert_fails(result: Result<tonic::Response<RevertFeatureFlagResponse>, Statu
 }
 
 on_both_databases! {
-    async fn a_flip_is_taken_back_by_an_entry_that_names_it(backend: Backend) {
+    async fn revert_flips_back_with_an_entry_naming_the_flip(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -66,22 +66,22 @@ on_both_databases! {
         assert_eq!((entry.reason(), entry.previous_entity_revision()), ("it broke", toggled.revision));
         assert_eq!(entry.method, "toggled.v1.ToggleService/RevertFeatureFlag");
         assert_eq!(admin.get("a").await, flag);
-        // The entry of a revert is one of a flip like others ...
+        // The entry of a revert can be reverted too ...
         let again = reverted(&mut admin, &entry).await;
         assert_eq!((again.feature_flag.unwrap().status(), again.audit_log.unwrap().reverts()), (on, &*entry.id));
-        // ... and those of a batch are too.
+        // ... and so can entries of a batch.
         for entry in batch(&mut admin, &["a", "b"], off).await.iter().chain(&batch(&mut admin, &["b"], on).await) {
             let answer = reverted(&mut admin, entry).await;
             let was = if entry.old_value() == "enabled" { on } else { off };
             assert_eq!((answer.feature_flag.unwrap().status(), &answer.audit_log.unwrap().old_value), (was, &entry.new_value));
         }
-        // However long ago it was, and whatever has happened since.
+        // Later flips do not matter.
         admin.flip("a").await;
         assert_eq!(admin.get("a").await.status(), off);
         admin.flip("a").await;
         assert_eq!(reverted(&mut admin, &toggled).await.feature_flag.unwrap().status(), off);
 
-        // Whoever reads the log can recompute it.
+        // The hashes of the log can be recomputed.
         let stream = admin.audit.stream_audit_logs(StreamAuditLogsRequest::default()).await.unwrap().into_inner();
         let log_id = { let mut stream = stream; stream.message().await.unwrap().unwrap().log_id };
         let mut chain = Chain::after(log_id.parse().unwrap(), 0, GENESIS);
@@ -93,7 +93,7 @@ on_both_databases! {
         assert!(log.iter().all(|entry| entry.hash_version == if entry.reverts.is_some() { 2 } else { 1 }));
     }
 
-    async fn what_is_back_already_is_left_alone(backend: Backend) {
+    async fn revert_of_already_reverted_flip_is_a_no_op(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -102,14 +102,14 @@ on_both_databases! {
         let last = admin.flip("a").await;
         let answer = reverted(&mut admin, &toggled).await;
         assert_eq!((answer.feature_flag, answer.audit_log, answer.revision), (last.feature_flag, None, last.revision));
-        // Asked for, and not done.
+        // With `validate_only`, nothing changes.
         let dry = RevertFeatureFlagRequest { validate_only: true, ..revert(&last.audit_log.unwrap()) };
         let answer = admin.toggle.revert_feature_flag(dry).await.unwrap().into_inner();
         assert_eq!((answer.feature_flag.unwrap().status(), answer.audit_log), (FeatureFlagStatus::Enabled, None));
         assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
     }
 
-    async fn what_cannot_be_taken_back_is_refused_with_the_reason(backend: Backend) {
+    async fn invalid_revert_is_refused_with_its_reason(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -125,17 +125,17 @@ on_both_databases! {
         }
         let request = RevertFeatureFlagRequest { audit_log_id: "7".into(), ..Default::default() };
         assert_fails(admin.toggle.revert_feature_flag(request).await, Code::InvalidArgument, "INVALID_FIELD");
-        let nowhere = RevertFeatureFlagRequest { expected_revision: Some(0), ..revert(&toggled) };
-        assert_fails(admin.toggle.revert_feature_flag(nowhere).await, Code::InvalidArgument, "INVALID_FIELD");
-        let elsewhere = RevertFeatureFlagRequest { expected_revision: Some(toggled.revision - 1), ..revert(&toggled) };
-        assert_fails(admin.toggle.revert_feature_flag(elsewhere).await, Code::Aborted, "REVISION_MISMATCH");
+        let impossible = RevertFeatureFlagRequest { expected_revision: Some(0), ..revert(&toggled) };
+        assert_fails(admin.toggle.revert_feature_flag(impossible).await, Code::InvalidArgument, "INVALID_FIELD");
+        let outdated = RevertFeatureFlagRequest { expected_revision: Some(toggled.revision - 1), ..revert(&toggled) };
+        assert_fails(admin.toggle.revert_feature_flag(outdated).await, Code::Aborted, "REVISION_MISMATCH");
         admin.archive("a").await;
         let result = admin.toggle.revert_feature_flag(revert(&toggled)).await;
         assert_fails(result, Code::FailedPrecondition, "FLAG_ARCHIVED");
         assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Enabled);
     }
 
-    async fn a_retry_changes_nothing_again_and_is_answered_alike_when_it_would_fail_today(backend: Backend) {
+    async fn retried_revert_is_replayed_after_archiving(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -150,13 +150,13 @@ on_both_databases! {
         assert_eq!(again.get_ref(), first.get_ref());
         assert!(again.metadata().contains_key("x-request-replayed"));
         assert_eq!(admin.log().await, before);
-        // Another entry is another request.
+        // The same request id with another entry is another request.
         let other = RevertFeatureFlagRequest { audit_log_id: before[4].id.clone(), ..request };
         assert_fails(admin.toggle.revert_feature_flag(other).await, Code::FailedPrecondition, "REQUEST_ID_REUSED");
     }
 
-    /// What it was decided by is gone, and for a new request that is all there is to say.
-    async fn a_retry_is_answered_alike_when_the_entry_was_trimmed_away(backend: Backend) {
+    /// The entry of the flip is gone. A retry is replayed, and a new request fails.
+    async fn retried_revert_is_replayed_after_trimming(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -177,10 +177,10 @@ on_both_databases! {
         let result = admin.toggle.revert_feature_flag(revert(&trimmed)).await;
         assert_fails(result, Code::FailedPrecondition, "NOT_REVERTIBLE");
         assert_eq!(admin.log().await, before);
-        assert_eq!(reverted(&mut admin, &kept).await.audit_log.unwrap().reverts(), kept.id, "what is kept is not gone");
+        assert_eq!(reverted(&mut admin, &kept).await.audit_log.unwrap().reverts(), kept.id, "an entry above the floor cannot be reverted");
     }
 
-    async fn one_who_may_not_is_recorded_with_the_flag(backend: Backend) {
+    async fn denied_revert_is_recorded_with_the_flag(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -188,14 +188,14 @@ on_both_databases! {
         let toggled = flipped(&mut admin, "a").await;
         let secret = admin.new_user("ann@example.com", &["view_feature_flags", "view_audit_logs"]).await;
         let mut ann = server.client(Some(&secret)).await;
-        let nobody = RevertFeatureFlagRequest { audit_log_id: Uuid::nil().to_string(), ..Default::default() };
-        for request in [revert(&toggled), nobody] {
+        let unknown = RevertFeatureFlagRequest { audit_log_id: Uuid::nil().to_string(), ..Default::default() };
+        for request in [revert(&toggled), unknown] {
             assert_fails(ann.toggle.revert_feature_flag(request).await, Code::PermissionDenied, "PERMISSION_DENIED");
         }
         let denied: Vec<_> = admin.log().await.into_iter().filter(|e| e.action_type == "access_denied").collect();
         assert_eq!((denied[0].entity_id(), &*denied[0].entity_key), (&*flag.id, "a"));
         assert_eq!((denied[1].entity_id.as_deref(), &*denied[1].entity_key), (None, ""));
-        // That entry is no flip, although its flag was flipped.
+        // The entry of a denial is no flip.
         let result = admin.toggle.revert_feature_flag(revert(&denied[0])).await;
         assert_fails(result, Code::FailedPrecondition, "NOT_REVERTIBLE");
         admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap();

@@ -1,4 +1,4 @@
-//! Who gets in, and what they cannot do there.
+//! Permissions, tokens, and access without credentials.
 
 use toggled::api::pb::*;
 use tonic::Code;
@@ -12,7 +12,7 @@ use crate::support::methods::{PERMISSIONS, call, channel};
 use crate::support::{Database, Server, TOKEN, on_both_databases, reason_of, toggle};
 
 on_both_databases! {
-    async fn a_token_can_be_narrower_than_its_user_and_can_expire(backend: Backend) {
+    async fn token_can_have_fewer_permissions_and_an_expiry(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -40,7 +40,7 @@ on_both_databases! {
         assert_eq!(error.code(), Code::InvalidArgument, "{error}");
     }
 
-    async fn caller_cannot_grant_missing_permissions(backend: Backend) {
+    async fn unheld_permissions_cannot_be_granted(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -53,36 +53,36 @@ on_both_databases! {
             ..Default::default()
         };
         assert_eq!(ann.access.create_user(more).await.unwrap_err().code(), Code::PermissionDenied);
-        let theirs = CreateTokenRequest { user_id: admin_id, name: "theirs".into(), ..Default::default() };
-        assert_eq!(ann.access.create_token(theirs).await.unwrap_err().code(), Code::PermissionDenied);
-        let taken = CreateUserRequest { email: "ANN@example.com".into(), ..Default::default() };
-        assert_eq!(reason_of(&ann.access.create_user(taken).await.unwrap_err()), "EMAIL_TAKEN");
-        let nobody = CreateTokenRequest { user_id: uuid::Uuid::nil().into(), name: "n".into(), ..Default::default() };
-        assert_eq!(reason_of(&ann.access.create_token(nobody).await.unwrap_err()), "USER_NOT_FOUND");
+        let for_admin = CreateTokenRequest { user_id: admin_id, name: "for-admin".into(), ..Default::default() };
+        assert_eq!(ann.access.create_token(for_admin).await.unwrap_err().code(), Code::PermissionDenied);
+        let duplicate = CreateUserRequest { email: "ANN@example.com".into(), ..Default::default() };
+        assert_eq!(reason_of(&ann.access.create_user(duplicate).await.unwrap_err()), "EMAIL_TAKEN");
+        let unknown_user = CreateTokenRequest { user_id: uuid::Uuid::nil().into(), name: "n".into(), ..Default::default() };
+        assert_eq!(reason_of(&ann.access.create_token(unknown_user).await.unwrap_err()), "USER_NOT_FOUND");
     }
 
-    /// The classic, refused as an id and as a key, and kept to the letter as a reason.
-    async fn sql_is_text_like_any_other(backend: Backend) {
-        const CLASSIC: &str = "'; DROP TABLE audit_logs; --";
+    /// SQL is rejected as an id or a key, and stored verbatim as a reason.
+    async fn sql_in_fields_is_plain_text(backend: Backend) {
+        const INJECTION: &str = "'; DROP TABLE audit_logs; --";
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         admin.create("a").await;
         for flag in [
-            toggle_feature_flag_request::Flag::Id(CLASSIC.into()),
-            toggle_feature_flag_request::Flag::Key(CLASSIC.into()),
+            toggle_feature_flag_request::Flag::Id(INJECTION.into()),
+            toggle_feature_flag_request::Flag::Key(INJECTION.into()),
         ] {
             let request = ToggleFeatureFlagRequest { flag: Some(flag), ..Default::default() };
             let error = admin.toggle.toggle_feature_flag(request).await.unwrap_err();
             assert_eq!((error.code(), reason_of(&error).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
         }
-        let request = ToggleFeatureFlagRequest { reason: CLASSIC.into(), request_id: Some(CLASSIC.into()), ..toggle("a") };
+        let request = ToggleFeatureFlagRequest { reason: INJECTION.into(), request_id: Some(INJECTION.into()), ..toggle("a") };
         admin.toggle.toggle_feature_flag(request).await.unwrap();
         let last = admin.log().await.pop().unwrap();
-        assert_eq!((last.reason(), last.request_id()), (CLASSIC, CLASSIC));
+        assert_eq!((last.reason(), last.request_id()), (INJECTION, INJECTION));
     }
 
-    async fn probes_need_no_token(backend: Backend) {
+    async fn health_checks_need_no_token(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let channel = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().connect().await.unwrap();
@@ -95,7 +95,7 @@ on_both_databases! {
         assert_eq!(unknown.code(), Code::NotFound);
     }
 
-    async fn what_is_not_served_is_unknown_and_only_to_callers_who_are_known(backend: Backend) {
+    async fn unknown_method_is_reported_only_to_known_callers(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let authorization: MetadataValue<_> = format!("Bearer {TOKEN}").parse().unwrap();

@@ -1,4 +1,4 @@
-//! Stopping: nothing that was answered is lost, nobody hangs, and nobody holds it up.
+//! Shutdown: no acknowledged change is lost, no call hangs, and no client delays it.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -19,8 +19,8 @@ use crate::support::{
     toggle, with_timeout,
 };
 
-/// Flips until the server is gone: the revisions that were answered, and how the last flip failed.
-async fn flip_to_the_end(mut client: Client, key: String) -> (Vec<i64>, Status) {
+/// Flips until the server is gone. Returns the acknowledged revisions and the error of the last flip.
+async fn flip_until_shutdown(mut client: Client, key: String) -> (Vec<i64>, Status) {
     let mut answered = Vec::new();
     loop {
         match with_timeout("an answer", client.toggle.toggle_feature_flag(toggle(&key))).await {
@@ -31,7 +31,7 @@ async fn flip_to_the_end(mut client: Client, key: String) -> (Vec<i64>, Status) 
 }
 
 on_both_databases! {
-    async fn every_change_that_was_answered_before_a_stop_is_there_after_it(backend: Backend) {
+    async fn acknowledged_changes_survive_shutdown(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -39,9 +39,9 @@ on_both_databases! {
         for number in 0..32 {
             let key = format!("flag-{number}");
             admin.create(&key).await;
-            callers.push(tokio::spawn(flip_to_the_end(server.admin().await, key)));
+            callers.push(tokio::spawn(flip_until_shutdown(server.admin().await, key)));
         }
-        // In the middle of it all.
+        // Stop the server while flips are being made.
         let mut revisions = admin.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap().into_inner();
         with_timeout("some flips", async { while revisions.message().await.unwrap().unwrap().revision < 500 {} }).await;
 
@@ -49,20 +49,20 @@ on_both_databases! {
 
         let ended: Vec<_> = join_all(callers).await.into_iter().map(Result::unwrap).collect();
         for (_, status) in &ended {
-            // Or the client's own words for what it had not sent yet, or was told is not taken up any more.
-            let own = std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>());
-            assert!(status.code() == Code::Unavailable || own, "{status:?}");
+            // Otherwise it is the client's own error for a call that it had not sent, or that the server did not accept.
+            let is_client_error = std::error::Error::source(status).is_some_and(|source| source.is::<tonic::transport::Error>());
+            assert!(status.code() == Code::Unavailable || is_client_error, "{status:?}");
         }
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let log = admin.log().await;
-        let there: Vec<_> = log.iter().map(|entry| entry.revision).collect();
-        assert_eq!(there, (1..=log.len() as i64).collect::<Vec<_>>(), "gap-free");
+        let revisions: Vec<_> = log.iter().map(|entry| entry.revision).collect();
+        assert_eq!(revisions, (1..=log.len() as i64).collect::<Vec<_>>(), "the log has a gap");
         let flips = log.iter().filter(|entry| entry.action_type.starts_with("toggle_"));
         let flips: HashSet<_> = flips.map(|entry| entry.revision).collect();
         let answered: HashSet<_> = ended.iter().flat_map(|(revisions, _)| revisions.iter().copied()).collect();
         assert!(answered.len() > 300, "{} flips were answered", answered.len());
-        assert_eq!(flips, answered, "all that was answered is there, and nothing else: whoever called was told");
+        assert_eq!(flips, answered, "logged flips differ from acknowledged flips");
         for number in 0..32 {
             let (key, status) = (format!("flag-{number}"), |on| if on { "enabled" } else { "disabled" });
             let last = log.iter().rfind(|entry| entry.entity_key == key && entry.action_type.starts_with("toggle_"));
@@ -71,7 +71,7 @@ on_both_databases! {
         }
     }
 
-    async fn a_stop_ends_streams_and_exits_with_0(backend: Backend) {
+    async fn shutdown_ends_streams_and_exits_with_0(backend: Backend) {
         let database = Database::new(backend).await;
         let mut server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -79,7 +79,7 @@ on_both_databases! {
         let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
         let mut stream = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
         stream.message().await.unwrap().unwrap();
-        // As whoever started it at a terminal asks it.
+        // The signal that Ctrl-C sends.
         server.send_signal("INT").await;
         assert!(server.wait_for_exit().await.success());
         let error = with_timeout("the stream to end", stream.message()).await.unwrap_err();
@@ -87,24 +87,24 @@ on_both_databases! {
     }
 }
 
-/// With all the time in the world to wait for them, it does not.
+/// The server does not wait for them, even with long timeouts.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
+async fn streams_and_idle_connections_do_not_delay_shutdown() {
     let database = Database::new(Backend::Sqlite).await;
     let hour = Duration::from_secs(3_600);
     let limits = Limits { fixed: FixedLimits { handshake_timeout: hour, ..Default::default() }, ..defaults() };
     let shutdown_settings = Shutdown { shutdown_timeout: hour, ..defaults() };
     let server = EmbeddedServer::start_with(&database, limits, shutdown_settings, None).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
-    let mut hesitant = TcpStream::connect(server.address).await.unwrap();
-    hesitant.write_all(b"PRI * HTTP").await.unwrap();
-    // One says what it speaks and then nothing more, one breaks off in its headers, one reads nothing of what it asked for.
-    let mut mute = TcpStream::connect(server.address).await.unwrap();
-    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
-    let mut cut = TcpStream::connect(server.address).await.unwrap();
-    cut.write_all(b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: localhost\r\nx-never").await.unwrap();
-    let mut deaf = server.admin().await.toggle;
-    let _unread = deaf.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
+    let mut cut_preface = TcpStream::connect(server.address).await.unwrap();
+    cut_preface.write_all(b"PRI * HTTP").await.unwrap();
+    // One connection sends only the HTTP/2 preface, one an incomplete header, and one never reads its stream.
+    let mut preface_only = TcpStream::connect(server.address).await.unwrap();
+    preface_only.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
+    let mut cut_header = TcpStream::connect(server.address).await.unwrap();
+    cut_header.write_all(b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: localhost\r\nx-never").await.unwrap();
+    let mut unread_client = server.admin().await.toggle;
+    let _unread = unread_client.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
     let mut watches = Vec::new();
     for _ in 0..5 {
         let mut client = server.admin().await;
@@ -127,19 +127,19 @@ async fn neither_open_streams_nor_silent_connections_hold_a_stop_up() {
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     server.wait_for_exit().await.unwrap();
     let mut rest = Vec::new();
-    for connection in [&mut silent, &mut hesitant, &mut mute, &mut cut] {
-        // Closed or reset: gone.
+    for connection in [&mut silent, &mut cut_preface, &mut preface_only, &mut cut_header] {
+        // Closed or reset.
         let _ = with_timeout("the connection to end", connection.read_to_end(&mut rest)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
+async fn second_signal_ends_draining_server_at_once() {
     let database = Database::new(Backend::Sqlite).await;
     for (again, status) in [("TERM", 128 + 15), ("INT", 128 + 2)] {
         let (mut server, mut health) = draining(&database, "1h").await;
-        let told = with_timeout("word of its health", health.message()).await.unwrap().unwrap();
-        assert_eq!(told.status(), ServingStatus::NotServing);
+        let status_message = with_timeout("the health status", health.message()).await.unwrap().unwrap();
+        assert_eq!(status_message.status(), ServingStatus::NotServing);
         server.admin().await.flip("a").await;
         server.send_signal(again).await;
         assert_eq!(server.wait_for_exit().await.code(), Some(status));
@@ -147,21 +147,21 @@ async fn it_serves_on_while_it_drains_and_a_second_signal_ends_it_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_ends_when_it_has_drained() {
+async fn server_exits_after_the_drain_delay() {
     let database = Database::new(Backend::Sqlite).await;
     let (mut server, mut health) = draining(&database, "1s").await;
-    let told = with_timeout("word of its health", health.message()).await.unwrap().unwrap();
-    assert_eq!(told.status(), ServingStatus::NotServing);
+    let status_message = with_timeout("the health status", health.message()).await.unwrap().unwrap();
+    assert_eq!(status_message.status(), ServingStatus::NotServing);
     let error = read_until_error(&mut health).await;
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
     assert_eq!(server.wait_for_exit().await.code(), Some(0));
 }
 
-/// A server with the flag `a` that has been asked to stop, serves on for so long, and says how it is.
+/// A server with the flag `a` that drains for this long, and its health stream.
 async fn draining(database: &Database, delay: &str) -> (Server, Streaming<HealthCheckResponse>) {
     let server = Server::start_with(database, &[("TOGGLED_DRAIN_DELAY", delay)]).await;
     let request = CreateFeatureFlagRequest { key: "a".into(), name: "A".into(), ..Default::default() };
-    // The second time it is there.
+    // Fails the second time, when the flag exists.
     let _ = server.admin().await.toggle.create_feature_flag(request).await;
     let mut health = HealthClient::new(channel(&server).await);
     let mut health = health.watch(HealthCheckRequest::default()).await.unwrap().into_inner();
@@ -171,19 +171,19 @@ async fn draining(database: &Database, delay: &str) -> (Server, Streaming<Health
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_that_does_not_end_is_given_up_in_the_end() {
+async fn endless_call_is_cancelled_after_shutdown_timeout() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start_with(&database, &[("TOGGLED_SHUTDOWN_TIMEOUT", "100ms")]).await;
     let call = tokio::spawn(call_unfinished(channel(&server).await, "/toggled.v1.AccessService/WhoAmI", Some(TOKEN)));
-    // One that was sent after it has been answered: the other is under way.
+    // A later call is answered, so the first one has arrived.
     server.admin().await.wait_until_authenticated().await;
     assert_eq!(server.terminate().await.code(), Some(0));
     with_timeout("the call to end", call).await.unwrap().unwrap_err();
 }
 
-/// A change that is being written when the stop comes is answered with the truth.
+/// A change that is being written during shutdown gets the answer that matches its outcome.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_change_under_way_is_finished_and_answered() {
+async fn change_in_progress_is_finished_and_answered() {
     let database = Database::new(Backend::Postgres).await;
     let mut server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -204,15 +204,15 @@ async fn a_change_under_way_is_finished_and_answered() {
     assert_eq!(server.admin().await.get("a").await.revision, flipped.revision);
 }
 
-/// When nobody is connected everything ends at once, and none of it may be taken for a failure. Which comes first is
-/// chance: hence so often.
+/// Without connections all tasks end at once, and none of them may count as failed. Their order is random, so the test
+/// repeats this.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stop_with_nobody_connected_exits_with_0() {
-    for turn in 0..20 {
+async fn shutdown_without_connections_exits_with_0() {
+    for attempt in 0..20 {
         let database = Database::new(Backend::Sqlite).await;
         let server = Server::start(&database).await;
         server.admin().await.create("a").await;
         let status = server.terminate().await;
-        assert!(status.success(), "turn {turn}: {status}");
+        assert!(status.success(), "attempt {attempt}: {status}");
     }
 }

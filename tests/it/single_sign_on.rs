@@ -1,4 +1,4 @@
-//! The single sign-on: whom it lets in and as whom, its settings, and an issuer that comes and goes.
+//! Single sign-on: authentication, users, settings, and outages of the issuer.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,26 +13,26 @@ use crate::support::{
     Backend, Database, Issuer, Server, invoke, on_both_databases, read_until_error, reason_of, toggle, with_timeout,
 };
 
-/// How the program ends with these settings, and what it says.
-async fn refused(settings: &[(&str, &str)]) -> (Option<i32>, String) {
+/// Runs the program with these settings, which must fail. Returns the exit code and the one line on standard error.
+async fn startup_error(settings: &[(&str, &str)]) -> (Option<i32>, String) {
     let output = invoke(&[], settings).await;
     assert!(output.stdout.is_empty());
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(told.lines().count() == 1 && !told.contains("panicked"), "{told}");
-    (output.status.code(), told)
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.lines().count() == 1 && !stderr.contains("panicked"), "{stderr}");
+    (output.status.code(), stderr)
 }
 
 #[tokio::test]
-async fn a_wrong_sign_on_is_one_clear_line_and_status_64() {
-    let whole = [
+async fn invalid_settings_print_one_line_and_exit_with_2() {
+    let complete = [
         ("TOGGLED_OIDC_ISSUER", "https://id.example.com"),
         ("TOGGLED_OIDC_AUDIENCE", "toggled"),
         ("TOGGLED_OIDC_JWKS", "https://id.example.com/keys"),
     ];
-    for (missing, _) in whole {
-        let settings: Vec<_> = whole.into_iter().filter(|(name, _)| *name != missing).collect();
-        let (code, told) = refused(&settings).await;
-        assert!(code == Some(2) && told.contains(missing), "{told}");
+    for (missing, _) in complete {
+        let settings: Vec<_> = complete.into_iter().filter(|(name, _)| *name != missing).collect();
+        let (code, stderr) = startup_error(&settings).await;
+        assert!(code == Some(2) && stderr.contains(missing), "{stderr}");
     }
     for (name, bad) in [
         ("TOGGLED_OIDC_JWKS", "http://id.example.com/keys"),
@@ -41,15 +41,15 @@ async fn a_wrong_sign_on_is_one_clear_line_and_status_64() {
         ("TOGGLED_OIDC_GROUP", "ops=*;developers"),
         ("TOGGLED_OIDC_PERMISSIONS_CLAIM", ""),
     ] {
-        let mut settings = whole.to_vec();
+        let mut settings = complete.to_vec();
         settings.push((name, bad));
-        let (code, told) = refused(&settings).await;
-        assert!(code == Some(2) && told.contains(name), "{told}");
+        let (code, stderr) = startup_error(&settings).await;
+        assert!(code == Some(2) && stderr.contains(name), "{stderr}");
     }
 }
 
 #[tokio::test]
-async fn a_file_without_keys_is_one_clear_line() {
+async fn key_file_without_keys_prints_one_line() {
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("keys.json");
     let settings = [
@@ -61,13 +61,13 @@ async fn a_file_without_keys_is_one_clear_line() {
         if let Some(document) = document {
             std::fs::write(&path, document).unwrap();
         }
-        let (code, told) = refused(&settings).await;
-        assert!(code == Some(2) && told.contains("TOGGLED_OIDC_JWKS") && told.contains("keys.json"), "{told}");
+        let (code, stderr) = startup_error(&settings).await;
+        assert!(code == Some(2) && stderr.contains("TOGGLED_OIDC_JWKS") && stderr.contains("keys.json"), "{stderr}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keys_may_lie_in_a_file() {
+async fn keys_can_be_read_from_a_file() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let folder = tempfile::TempDir::new().unwrap();
     let path = folder.path().join("keys.json");
@@ -76,13 +76,13 @@ async fn the_keys_may_lie_in_a_file() {
     settings.push(("TOGGLED_OIDC_JWKS", path.to_str().unwrap()));
     let server = Server::start_with(&database, &settings).await;
     let token = issuer.token(&issuer.claims("sue@example.com", &["view_audit_logs"]));
-    assert_eq!(who(&server, &token).await.unwrap().permissions, ["view_audit_logs"]);
+    assert_eq!(who_am_i(&server, &token).await.unwrap().permissions, ["view_audit_logs"]);
     assert_eq!(issuer.key_requests(), 0);
 }
 
-/// The certificate's root comes by `SSL_CERT_FILE`.
+/// The server trusts the issuer's certificate by `SSL_CERT_FILE`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_keys_are_fetched_when_the_server_starts() {
+async fn keys_are_fetched_at_startup() {
     let issuer = Issuer::start().await;
     let database = Database::new(Backend::Sqlite).await;
     let mut server = Server::launch(&database.url, &issuer.settings()).await;
@@ -92,7 +92,7 @@ async fn the_keys_are_fetched_when_the_server_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_starts_while_the_issuer_is_down() {
+async fn server_starts_while_issuer_is_down() {
     let issuer = Issuer::start().await;
     issuer.stop().await;
     let database = Database::new(Backend::Sqlite).await;
@@ -102,19 +102,19 @@ async fn a_server_starts_while_the_issuer_is_down() {
     assert!(server.terminate().await.success());
 }
 
-/// A server that lets the issuer's people in.
+/// A server that accepts tokens of this issuer.
 async fn start(issuer: &Issuer, database: &Database, more: &[(&str, &str)]) -> Server {
     let settings: Vec<_> = issuer.settings().into_iter().chain(more.iter().copied()).collect();
     let mut server = Server::launch(&database.url, &settings).await;
     server.ready().await;
     with_timeout("the keys to be fetched", issuer.wait_for_key_requests(1)).await;
-    // Fetched is not yet taken over.
+    // The keys are used only some time after they were fetched.
     let token = issuer.token(&issuer.claims("nobody@example.com", &[]));
     server.client(Some(&token)).await.wait_until_authenticated().await;
     server
 }
 
-async fn who(server: &Server, token: &str) -> Result<WhoAmIResponse, Status> {
+async fn who_am_i(server: &Server, token: &str) -> Result<WhoAmIResponse, Status> {
     server.client(Some(token)).await.access.who_am_i(WhoAmIRequest {}).await.map(tonic::Response::into_inner)
 }
 
@@ -123,7 +123,7 @@ fn now() -> u64 {
 }
 
 on_both_databases! {
-    async fn somebody_who_signs_on_becomes_a_user_with_their_first_change(backend: Backend) {
+    async fn first_change_creates_the_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let server = start(&issuer, &database, &[]).await;
         let mut admin = server.admin().await;
@@ -131,7 +131,7 @@ on_both_databases! {
         let claims = issuer.claims("Sue@Example.com", &["toggle_feature_flags", "view_feature_flags", "fly"]);
         let token = issuer.token(&claims);
 
-        let me = who(&server, &token).await.unwrap();
+        let me = who_am_i(&server, &token).await.unwrap();
         let user = me.user.unwrap();
         assert_eq!((user.id.as_str(), user.email.as_str(), me.token_id.as_str()), ("", "sue@example.com", ""));
         assert_eq!((user.issuer(), user.subject()), (issuer.name(), "subject of Sue@Example.com"));
@@ -143,7 +143,7 @@ on_both_databases! {
         let flipped = sue.flip("a").await;
 
         let log = admin.log().await;
-        let [created, flip] = &log[head as usize..] else { panic!("two entries") };
+        let [created, flip] = &log[head as usize..] else { panic!("not two new entries: {log:?}") };
         assert_eq!((created.action_type.as_str(), flip.action_type.as_str()), ("user_created", "toggle_enabled"));
         assert_eq!((created.revision, flip.revision, flipped.revision), (head + 1, head + 2, head + 2));
         for entry in [created, flip] {
@@ -151,31 +151,31 @@ on_both_databases! {
             assert_eq!(entry.token_id, None);
         }
         assert!(created.new_value().contains(issuer.name()));
-        // Once: the next change is one entry, and another token of theirs is the same user.
+        // The user is created once: the next change adds one entry, and another token belongs to the same user.
         let mut again = server.client(Some(&issuer.token(&claims))).await;
         assert_eq!(again.flip("a").await.audit_log.unwrap().user_id, created.entity_id);
         assert_eq!(admin.log().await.len() as i64, head + 3);
-        // What the issuer does not say, they may not do; and it is recorded under their name.
+        // Without the permission in the token, a change is denied and recorded for the user.
         let new = CreateFeatureFlagRequest { key: "b".into(), name: "B".into(), ..Default::default() };
         let refused = sue.toggle.create_feature_flag(new).await.unwrap_err();
         assert_eq!(refused.message(), "Insufficient permissions: manage_feature_flags required");
         let last = admin.log().await.pop().unwrap();
         assert_eq!((last.action_type.as_str(), last.user_id), ("access_denied", created.entity_id.clone()));
 
-        // Shutting the user out shuts the subject out, whatever their tokens say, and their streams.
+        // Deactivating the user rejects all tokens of the subject and ends its streams.
         let viewer = issuer.token(&issuer.claims("Sue@Example.com", &["view_audit_logs"]));
         let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
         let mut stream = server.client(Some(&viewer)).await.audit.stream_audit_logs(follow).await.unwrap().into_inner();
         let id = created.entity_id().to_owned();
         admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
         for token in [&token, &viewer, &issuer.token(&claims)] {
-            assert_eq!(who(&server, token).await.unwrap_err().code(), Code::Unauthenticated);
+            assert_eq!(who_am_i(&server, token).await.unwrap_err().code(), Code::Unauthenticated);
         }
         let ended = read_until_error(&mut stream).await;
         assert_eq!(ended.code(), Code::Unauthenticated);
     }
 
-    async fn an_address_makes_nobody_somebody_else(backend: Backend) {
+    async fn email_address_does_not_identify_the_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let server = start(&issuer, &database, &[]).await;
         let mut admin = server.admin().await;
@@ -185,7 +185,7 @@ on_both_databases! {
         let error = server.client(Some(&issuer.token(&claims))).await.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::FailedPrecondition, "EMAIL_TAKEN"));
         assert_eq!(admin.log().await.len(), head);
-        // The subject is who they are: a new address there makes no new user here.
+        // The subject identifies the user: a new email address at the issuer creates no new user.
         claims["email"] = json!("sue@example.com");
         let first = server.client(Some(&issuer.token(&claims))).await.flip("a").await.audit_log.unwrap();
         claims["email"] = json!("susan@example.com");
@@ -193,7 +193,7 @@ on_both_databases! {
         assert_eq!((first.user_id, &*second.user_email), (second.user_id, "sue@example.com"));
     }
 
-    async fn an_access_manager_can_say_who_somebody_is(backend: Backend) {
+    async fn account_can_be_assigned_to_a_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let server = start(&issuer, &database, &[]).await;
         let mut admin = server.admin().await;
@@ -211,13 +211,13 @@ on_both_databases! {
         let half = admin.access.update_user(request.clone()).await.unwrap_err();
         assert!(half.message().contains("subject"), "{half}");
         request.subject = Some("subject of sue@example.com".to_owned());
-        let tied = admin.access.update_user(request.clone()).await.unwrap().into_inner();
-        assert_eq!(tied.user.unwrap().subject(), "subject of sue@example.com");
+        let assigned = admin.access.update_user(request.clone()).await.unwrap().into_inner();
+        assert_eq!(assigned.user.unwrap().subject(), "subject of sue@example.com");
 
         let flip = server.client(Some(&token)).await.flip("a").await.audit_log.unwrap();
         assert_eq!(flip.user_id(), sue.id);
-        assert_eq!(who(&server, &token).await.unwrap().permissions, ["toggle_feature_flags"]);
-        // Somebody who has changed nothing yet can be shut out too, by whoever knows their name at the issuer.
+        assert_eq!(who_am_i(&server, &token).await.unwrap().permissions, ["toggle_feature_flags"]);
+        // An account without a user can be deactivated too: create a user for it first.
         let new = CreateUserRequest {
             email: "reader@example.com".into(),
             issuer: Some(issuer.name().to_owned()),
@@ -225,20 +225,20 @@ on_both_databases! {
             ..Default::default()
         };
         let joe = issuer.token(&issuer.claims("joe@example.com", &["view_audit_logs"]));
-        who(&server, &joe).await.unwrap();
+        who_am_i(&server, &joe).await.unwrap();
         let id = admin.access.create_user(new.clone()).await.unwrap().into_inner().user.unwrap().id;
         let taken = CreateUserRequest { email: "other@example.com".into(), ..new };
         assert_eq!(reason_of(&admin.access.create_user(taken).await.unwrap_err()), "ACCOUNT_TAKEN");
         admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
-        assert_eq!(who(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
-        // It is in the database, and there after a restart.
+        assert_eq!(who_am_i(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
+        // Both survive a restart.
         assert!(server.terminate().await.success());
         let server = start(&issuer, &database, &[]).await;
-        assert_eq!(who(&server, &token).await.unwrap().user.unwrap().id, sue.id);
-        assert_eq!(who(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(who_am_i(&server, &token).await.unwrap().user.unwrap().id, sue.id);
+        assert_eq!(who_am_i(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
     }
 
-    async fn first_changes_at_once_make_one_user(backend: Backend) {
+    async fn concurrent_first_changes_create_one_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let servers = [start(&issuer, &database, &[]).await, start(&issuer, &database, &[]).await];
         let mut admin = servers[0].admin().await;
@@ -254,7 +254,7 @@ on_both_databases! {
         while let Some(flip) = with_timeout("a flip", flips.join_next()).await {
             match flip.unwrap() {
                 Ok(()) => made += 1,
-                // The other server may not have seen the flag yet.
+                // The second server may not know the flag yet.
                 Err(status) => assert_eq!(status.code(), Code::NotFound, "{status}"),
             }
         }
@@ -266,13 +266,13 @@ on_both_databases! {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_that_is_not_good_lets_nobody_in() {
+async fn invalid_token_is_rejected() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let (key, rsa) = (Key::p256("first"), Key::rsa("rsa"));
     issuer.rotate(vec![key.clone(), rsa.clone(), Key::ed25519("ed")]);
     let server = start(&issuer, &database, &[]).await;
     let claims = issuer.claims("sue@example.com", &["view_feature_flags", "view_audit_logs"]);
-    let but = |name: &str, value: Value| {
+    let with_claim = |name: &str, value: Value| {
         let mut claims = claims.clone();
         claims[name] = value;
         key.token(&claims)
@@ -282,7 +282,7 @@ async fn a_token_that_is_not_good_lets_nobody_in() {
         let parts = [header(algorithm, id), claims.clone()].map(|part| base64url(part.to_string().as_bytes()));
         parts.join(".")
     };
-    // HMAC with what everybody knows of the RSA key.
+    // HMAC with the public RSA key as its secret.
     let confused = {
         let message = unsigned("HS256", "rsa");
         let hmac = ring::hmac::sign(&ring::hmac::Key::new(ring::hmac::HMAC_SHA256, &rsa.public()), message.as_bytes());
@@ -296,27 +296,27 @@ async fn a_token_that_is_not_good_lets_nobody_in() {
         format!("{}.{}.{}", parts[0], base64url(other.to_string().as_bytes()), parts[2])
     };
     let bad = [
-        ("another audience", but("aud", json!("others"))),
-        ("another issuer", but("iss", json!("https://id.example.com"))),
-        ("expired", but("exp", json!(now() - 60))),
-        ("not valid yet", but("nbf", json!(now() + 600))),
-        ("from the future", but("iat", json!(now() + 600))),
-        ("no end", but("exp", json!(null))),
-        ("nobody", but("sub", json!(""))),
-        ("no address", but("email", json!("nobody"))),
-        ("an address that is not theirs", but("email_verified", json!(false))),
+        ("another audience", with_claim("aud", json!("others"))),
+        ("another issuer", with_claim("iss", json!("https://id.example.com"))),
+        ("expired", with_claim("exp", json!(now() - 60))),
+        ("not valid yet", with_claim("nbf", json!(now() + 600))),
+        ("issued in the future", with_claim("iat", json!(now() + 600))),
+        ("no expiry", with_claim("exp", json!(null))),
+        ("no subject", with_claim("sub", json!(""))),
+        ("no address", with_claim("email", json!("nobody"))),
+        ("unverified address", with_claim("email_verified", json!(false))),
         ("an unknown key", Key::p256("unknown").token(&claims)),
-        ("a key of another with its name", Key::p256("first").token(&claims)),
+        ("another key with the same id", Key::p256("first").token(&claims)),
         ("no signature", format!("{}.", unsigned("none", "first"))),
         ("none, and something signed", key.token_with(&header("none", "first"), &claims)),
         ("HMAC with the public key", confused),
         ("the algorithm of another key", key.token_with(&header("RS256", "first"), &claims)),
-        ("the name of another key", key.token_with(&header("ES256", "rsa"), &claims)),
+        ("the id of another key", key.token_with(&header("ES256", "rsa"), &claims)),
         (
-            "something critical",
+            "critical extension",
             key.token_with(&json!({"alg": "ES256", "kid": "first", "crit": ["x"], "x": 1}), &claims),
         ),
-        ("changed", tampered),
+        ("altered", tampered),
         ("cut short", good[..good.len() - 4].to_owned()),
     ];
     let channel = channel(&server).await;
@@ -339,13 +339,13 @@ async fn a_token_that_is_not_good_lets_nobody_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_of_16_kib_is_read_and_one_of_a_megabyte_turned_away() {
+async fn token_over_16_kib_is_rejected() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = start(&issuer, &database, &[]).await;
     let channel = channel(&server).await;
     let claims = issuer.claims("sue@example.com", &[]);
-    // A token may have 16 KiB. What is longer is not looked at, and far more is a broken connection for who sent it; what
-    // comes after is served.
+    // A token may have 16 KiB. Longer ones are rejected unread. A header beyond the limit breaks the connection, and later
+    // calls are served.
     let padded = |bytes: usize| {
         let mut claims = claims.clone();
         claims["x"] = json!("x".repeat(bytes));
@@ -355,27 +355,27 @@ async fn a_token_of_16_kib_is_read_and_one_of_a_megabyte_turned_away() {
     let path = "/toggled.v1.AccessService/WhoAmI";
     call(&channel, path, padded(11_000)).await.unwrap();
     assert_eq!(call(&channel, path, padded(15_000)).await.unwrap_err().code(), Code::Unauthenticated);
-    // Whether it hears why before the connection breaks is chance.
+    // The client may or may not get the answer before the connection breaks.
     let status = call(&channel, path, padded(1_000_000)).await.unwrap_err();
     assert!([Code::ResourceExhausted, Code::Unknown, Code::Unavailable].contains(&status.code()), "{status}");
-    who(&server, &issuer.token(&claims)).await.unwrap();
+    who_am_i(&server, &issuer.token(&claims)).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
+async fn new_key_is_fetched_on_demand_and_old_key_expires() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = start(&issuer, &database, &[]).await;
     let claims = issuer.claims("sue@example.com", &[]);
     let old = issuer.token(&claims);
-    who(&server, &old).await.unwrap();
+    who_am_i(&server, &old).await.unwrap();
 
     issuer.rotate(vec![Key::ed25519("second")]);
     let new = issuer.token(&claims);
-    // At the first call already, unless the keys were asked for a moment ago.
+    // The first call succeeds, unless the keys were fetched within the last seconds.
     server.client(Some(&new)).await.wait_until_authenticated().await;
-    assert_eq!(who(&server, &old).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(who_am_i(&server, &old).await.unwrap_err().code(), Code::Unauthenticated);
 
-    // A stream goes on while its key is there, and ends with it.
+    // A stream continues while its key is valid, and ends when the key is withdrawn.
     let viewer = issuer.claims("joe@example.com", &["view_audit_logs"]);
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
     let mut viewing = server.client(Some(&issuer.token(&viewer))).await;
@@ -388,30 +388,30 @@ async fn a_new_key_is_known_when_it_is_needed_and_an_old_one_is_forgotten() {
     assert_eq!(status.code(), Code::Unauthenticated);
     let new = third.token(&claims);
 
-    // An issuer that is down shuts nobody out whose key is known; and one with another key cannot be told from a forger.
+    // While the issuer is down, known keys stay valid and unknown keys are rejected.
     issuer.stop().await;
-    who(&server, &new).await.unwrap();
-    who(&server, &issuer.token(&issuer.claims("joe@example.com", &[]))).await.unwrap();
+    who_am_i(&server, &new).await.unwrap();
+    who_am_i(&server, &issuer.token(&issuer.claims("joe@example.com", &[]))).await.unwrap();
     let unknown = Key::p256("third").token(&claims);
-    assert_eq!(who(&server, &unknown).await.unwrap_err().code(), Code::Unauthenticated);
+    assert_eq!(who_am_i(&server, &unknown).await.unwrap_err().code(), Code::Unauthenticated);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_issuer_has_never_answered_its_people_are_told_to_come_back() {
+async fn calls_are_unavailable_until_issuer_has_answered() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     issuer.stop().await;
     let mut server = Server::launch(&database.url, &issuer.settings()).await;
     server.ready().await;
     let token = issuer.token(&issuer.claims("sue@example.com", &[]));
-    let status = who(&server, &token).await.unwrap_err();
+    let status = who_am_i(&server, &token).await.unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unavailable, "ISSUER_UNAVAILABLE"));
     issuer.restart().await;
     server.client(Some(&token)).await.wait_until_authenticated().await;
 }
 
-/// The issuer's clock may be half a minute from ours: a token works so long after its `exp`.
+/// The server tolerates a clock difference of 30 seconds, so a token is valid for that long after its `exp`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_ends_with_the_token_that_let_it_in() {
+async fn stream_ends_when_its_token_expires() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let server = start(&issuer, &database, &[]).await;
     let mut claims = issuer.claims("sue@example.com", &["view_audit_logs"]);
@@ -426,7 +426,7 @@ async fn a_stream_ends_with_the_token_that_let_it_in() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn groups_allow_what_the_setting_says_and_nothing_else_does() {
+async fn groups_grant_only_configured_permissions() {
     let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
     let groups = "cn=ops,ou=x=toggle_feature_flags+view_feature_flags; auditors=view_audit_logs";
     let more = [("TOGGLED_OIDC_PERMISSIONS_CLAIM", "/realm_access/roles"), ("TOGGLED_OIDC_GROUP", groups)];
@@ -442,6 +442,6 @@ async fn groups_allow_what_the_setting_says_and_nothing_else_does() {
         (json!("auditors others"), &["view_audit_logs"]),
     ] {
         claims["realm_access"] = json!({ "roles": roles });
-        assert_eq!(who(&server, &issuer.token(&claims)).await.unwrap().permissions, expected, "{roles}");
+        assert_eq!(who_am_i(&server, &issuer.token(&claims)).await.unwrap().permissions, expected, "{roles}");
     }
 }

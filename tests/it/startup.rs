@@ -1,4 +1,4 @@
-//! Starting and stopping the program, its settings, and its `migrate` command.
+//! Start and restart of the program, its settings, and the `migrate` command.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -12,7 +12,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use crate::support::{Database, Server, invoke, on_both_databases, reason_of, toggle};
 
 #[tokio::test]
-async fn a_wrong_setting_is_one_clear_line_and_status_2() {
+async fn invalid_setting_prints_one_line_and_exits_with_2() {
     type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], &'a str);
     let long = "x".repeat(32);
     let cases: [Case<'_>; 11] = [
@@ -28,19 +28,19 @@ async fn a_wrong_setting_is_one_clear_line_and_status_2() {
         (&["--poll-interval", "6s"], &[], "--max-staleness"),
         (&["migrate", "sideways"], &[("TOGGLED_BOOTSTRAP_TOKEN", &long)], "sideways"),
     ];
-    for (arguments, settings, named) in cases {
+    for (arguments, settings, name) in cases {
         let output = invoke(arguments, settings).await;
-        let told = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(2), "{arguments:?} {settings:?}: {told}");
-        assert_eq!(told.lines().count(), 1, "{told}");
-        assert!(told.contains(named) && !told.contains("panicked"), "{told}");
-        assert!(!told.contains("too short"), "a token is not repeated, not even a bad one: {told}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?} {settings:?}: {stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+        assert!(stderr.contains(name) && !stderr.contains("panicked"), "{stderr}");
+        assert!(!stderr.contains("too short"), "the error quotes the token: {stderr}");
         assert!(output.stdout.is_empty());
     }
 }
 
 #[tokio::test]
-async fn help_and_version_are_no_errors() {
+async fn help_and_version_succeed() {
     for arguments in [&["--help"][..], &["--version"], &["serve", "--help"], &["migrate", "--help"]] {
         let output =
             invoke(arguments, &[("TOGGLED_BOOTSTRAP_TOKEN", "a-token-that-help-must-not-show-to-anyone")]).await;
@@ -50,29 +50,29 @@ async fn help_and_version_are_no_errors() {
 }
 
 #[tokio::test]
-async fn an_address_that_is_taken_is_one_clear_line() {
+async fn address_in_use_prints_one_line() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
     let output = invoke(&["--listen", &address], &[]).await;
-    let told = String::from_utf8(output.stderr).unwrap();
+    let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
-    assert!(told.lines().count() == 1 && told.contains(&address), "{told}");
+    assert!(stderr.lines().count() == 1 && stderr.contains(&address), "{stderr}");
 }
 
 #[tokio::test]
-async fn a_database_that_cannot_be_used_is_one_clear_line() {
+async fn unusable_database_prints_one_line() {
     let output = invoke(
         &[],
         &[("TOGGLED_DATABASE_URL", "sqlite:///nowhere/at/all/toggled.db"), ("TOGGLED_LISTEN", "127.0.0.1:0")],
     )
     .await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.lines().count()), (Some(1), 1), "{told}");
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
 }
 
-/// Without any setting: a fresh token, in a file that only its owner can read, and not in the log.
+/// Without settings, the server writes a new token to a file that only its owner can read. The log does not contain it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_first_start_leaves_a_token_in_a_file() {
+async fn first_start_writes_token_to_a_private_file() {
     let folder = TempDir::new().unwrap();
     let url = format!("sqlite://{}/toggled.db", folder.path().display());
     let mut server = Server::launch_without_token(&url).await;
@@ -87,11 +87,11 @@ async fn the_first_start_leaves_a_token_in_a_file() {
     let log = admin.log().await;
     assert_eq!(log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(), ["user_created", "token_created"]);
     assert!(log.iter().all(|e| e.user_email == "bootstrap@localhost" && e.user_id.is_none()));
-    let told = server.terminate_with_output().await;
-    assert!(told.contains(&path.display().to_string()) && !told.contains(&token), "{told}");
-    assert_eq!(told.matches("  grpcurl ").count(), 3, "{told}");
+    let stderr = server.terminate_with_output().await;
+    assert!(stderr.contains(&path.display().to_string()) && !stderr.contains(&token), "{stderr}");
+    assert_eq!(stderr.matches("  grpcurl ").count(), 3, "{stderr}");
 
-    // The second start makes none, and the first one still works.
+    // The second start creates no token, and the first token is still valid.
     std::fs::remove_file(&path).unwrap();
     let mut server = Server::launch_without_token(&url).await;
     server.ready().await;
@@ -99,26 +99,26 @@ async fn the_first_start_leaves_a_token_in_a_file() {
     server.client(Some(&token)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap();
     assert_eq!(server.terminate_with_output().await, "");
 
-    // A new database beside it: the token file of the other is not replaced.
+    // A new database in the same directory does not replace the other database's token file.
     std::fs::write(&path, "another's").unwrap();
     let mut server = Server::launch_without_token(&url.replace("toggled.db", "second.db")).await;
     server.ready().await;
-    let told = server.terminate_with_output().await;
-    let second = told.lines().find(|line| line.ends_with(".token")).unwrap().trim();
-    assert!(std::fs::read_to_string(second).unwrap().starts_with("toggled_"), "{told}");
+    let stderr = server.terminate_with_output().await;
+    let second = stderr.lines().find(|line| line.ends_with(".token")).unwrap().trim();
+    assert!(std::fs::read_to_string(second).unwrap().starts_with("toggled_"), "{stderr}");
     assert_eq!(std::fs::metadata(second).unwrap().permissions().mode() & 0o777, 0o600);
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "another's");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn without_any_setting_it_serves_a_file_in_the_current_folder() {
+async fn default_database_is_a_file_in_current_directory() {
     let output = invoke(&["serve", "--help"], &[]).await;
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(help.contains("[default: sqlite://toggled.db]") && help.contains("[default: 127.0.0.1:50051]"), "{help}");
 }
 
 on_both_databases! {
-    async fn what_was_written_is_there_after_a_restart(backend: Backend) {
+    async fn state_survives_restart(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -132,7 +132,7 @@ on_both_databases! {
         assert_eq!(admin.log().await, log);
     }
 
-    async fn two_first_starts_at_once_make_one_administrator(backend: Backend) {
+    async fn concurrent_first_starts_create_one_administrator(backend: Backend) {
         let database = Database::new(backend).await;
         let (first, second) = tokio::join!(Server::start(&database), Server::start(&database));
         for server in [&first, &second] {
@@ -141,41 +141,41 @@ on_both_databases! {
         }
     }
 
-    async fn the_schema_goes_up_and_down_and_a_log_is_not_dropped_by_accident(backend: Backend) {
+    async fn migrate_down_requires_drop_log_to_remove_the_log(backend: Backend) {
         let database = Database::new(backend).await;
         let settings = [("TOGGLED_DATABASE_URL", database.url.as_str()), ("TOGGLED_LOG", "warn")];
-        let said = |output: Output| {
-            let told = String::from_utf8(output.stderr).unwrap();
-            assert!(output.status.success(), "{told}");
+        let stdout_of = |output: Output| {
+            let stderr = String::from_utf8(output.stderr).unwrap();
+            assert!(output.status.success(), "{stderr}");
             String::from_utf8(output.stdout).unwrap()
         };
-        let asked = invoke(&["migrate", "status"], &settings).await;
+        let status = invoke(&["migrate", "status"], &settings).await;
         match backend {
-            Backend::Postgres => assert!(said(asked).contains("pending")),
-            // Most likely another file was meant.
-            Backend::Sqlite => assert_eq!((asked.status.code(), asked.stdout.len()), (Some(1), 0)),
+            Backend::Postgres => assert!(stdout_of(status).contains("pending")),
+            // A missing file is an error, since the path is probably wrong.
+            Backend::Sqlite => assert_eq!((status.status.code(), status.stdout.len()), (Some(1), 0)),
         }
-        assert!(said(invoke(&["migrate", "up"], &settings).await).contains("applied"));
-        assert!(said(invoke(&["migrate", "down"], &settings).await).contains("pending"));
+        assert!(stdout_of(invoke(&["migrate", "up"], &settings).await).contains("applied"));
+        assert!(stdout_of(invoke(&["migrate", "down"], &settings).await).contains("pending"));
 
         let server = Server::start(&database).await;
         server.admin().await.create("a").await;
         server.terminate().await;
-        assert!(said(invoke(&["migrate", "status"], &settings).await).contains("applied"));
+        assert!(stdout_of(invoke(&["migrate", "status"], &settings).await).contains("applied"));
         let refused = invoke(&["migrate", "down"], &settings).await;
         assert_eq!(refused.status.code(), Some(1));
         assert!(String::from_utf8(refused.stderr).unwrap().contains("--drop-log"));
-        assert!(said(invoke(&["migrate", "down", "--drop-log"], &settings).await).contains("pending"));
+        assert!(stdout_of(invoke(&["migrate", "down", "--drop-log"], &settings).await).contains("pending"));
         let server = Server::start(&database).await;
-        assert_eq!(server.admin().await.log().await.len(), 2, "a new log");
+        assert_eq!(server.admin().await.log().await.len(), 2, "entries of a new log");
     }
 }
 
-/// It listens at once, says that it does not serve, and serves when the database is there.
+/// The server listens at once, reports that it is not serving, and serves once the database answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_says_no_until_the_database_answers() {
+async fn health_is_not_serving_until_database_answers() {
     let database = Database::new(crate::support::Backend::Postgres).await;
-    // Nobody listens here yet; then a relay to the real database does.
+    // A closed port, on which a relay to the database listens later.
     let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let real = database.url.split(['@', '/']).nth(3).unwrap().to_owned();
     let url = database.url.replace(&real, &closed.to_string());
@@ -200,9 +200,9 @@ async fn health_says_no_until_the_database_answers() {
     server.admin().await.create("a").await;
 }
 
-/// The database is there, and nothing can be written to it yet.
+/// The database answers, but writes wait for a lock.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_first_start_waits_until_the_administrator_can_be_written() {
+async fn first_start_waits_until_database_is_writable() {
     let database = Database::new(crate::support::Backend::Postgres).await;
     assert!(invoke(&["migrate", "up"], &[("TOGGLED_DATABASE_URL", &database.url)]).await.status.success());
     let held = database.lock_head().await;
@@ -217,5 +217,5 @@ async fn a_first_start_waits_until_the_administrator_can_be_written() {
     let _held = database.lock_head().await;
     let (server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     log.wait_for_line("waiting for the database to create the first administrator").await;
-    assert_eq!(server.terminate().await.code(), Some(0), "it can be stopped meanwhile");
+    assert_eq!(server.terminate().await.code(), Some(0), "the waiting server did not stop cleanly");
 }

@@ -1,4 +1,4 @@
-//! Whatever is done to the log past the service, `toggled audit verify` finds it, and says where and what.
+//! `toggled audit verify` detects every manipulation of the log, and reports its revision and kind.
 
 mod between_checkpoints;
 mod files;

@@ -1,4 +1,4 @@
-//! Flags as they were: whatever was answered when it was the present is answered for it ever after.
+//! Past states of flags: a request for a past revision or time gets the answer that was given at that time.
 
 mod lagging_replica;
 
@@ -15,9 +15,9 @@ use crate::support::{Client, Database, Server, archive, on_both_databases, reaso
 
 const KEYS: [&str; 4] = ["a", "b", "c-1", "c-2"];
 
-/// What was answered when it was the present.
+/// The answers that were given at a revision while it was the current one.
 #[derive(Debug, PartialEq)]
-struct Present {
+struct Snapshot {
     revision: i64,
     timestamp: prost_types::Timestamp,
     all: Vec<FeatureFlag>,
@@ -44,7 +44,7 @@ fn get(key: &str, as_of_revision: Option<i64>) -> GetFeatureFlagRequest {
     }
 }
 
-fn get_then(key: &str, time: prost_types::Timestamp) -> GetFeatureFlagRequest {
+fn get_at(key: &str, time: prost_types::Timestamp) -> GetFeatureFlagRequest {
     GetFeatureFlagRequest { as_of_time: Some(time), ..get(key, None) }
 }
 
@@ -52,12 +52,12 @@ async fn listed(client: &mut Client, request: ListFeatureFlagsRequest) -> ListFe
     client.toggle.list_feature_flags(request).await.unwrap().into_inner()
 }
 
-async fn present(client: &mut Client) -> Present {
+async fn snapshot(client: &mut Client) -> Snapshot {
     let answer = listed(client, all()).await;
     let newest = ListAuditLogsRequest { limit: Some(1), ..Default::default() };
     let newest = client.audit.list_audit_logs(newest).await.unwrap().into_inner().items.remove(0);
     assert_eq!(newest.revision, answer.revision);
-    Present {
+    Snapshot {
         revision: answer.revision,
         timestamp: newest.timestamp.unwrap(),
         all: answer.feature_flags,
@@ -65,8 +65,8 @@ async fn present(client: &mut Client) -> Present {
     }
 }
 
-/// Does one of the things that happen to flags; some of them fail, as they do in life.
-async fn happen(client: &mut Client, what: u8, key: &str) {
+/// Makes one kind of change to a flag. Some changes fail, which is intended.
+async fn make_change(client: &mut Client, what: u8, key: &str) {
     match what {
         0 => {
             let new = CreateFeatureFlagRequest { key: key.into(), name: format!("Flag {key}"), ..Default::default() };
@@ -98,9 +98,9 @@ async fn happen(client: &mut Client, what: u8, key: &str) {
     }
 }
 
-/// An eventful past, and what was answered at each revision of it.
-async fn history(client: &mut Client) -> Vec<Present> {
-    let mut past = vec![present(client).await];
+/// Makes many changes and returns the answers at each revision.
+async fn make_history(client: &mut Client) -> Vec<Snapshot> {
+    let mut past = vec![snapshot(client).await];
     for (what, key) in [
         (0, "a"),
         (5, "a"),
@@ -115,16 +115,16 @@ async fn history(client: &mut Client) -> Vec<Present> {
         (0, "c-1"),
         (3, "b"),
     ] {
-        happen(client, what, key).await;
-        past.push(present(client).await);
+        make_change(client, what, key).await;
+        past.push(snapshot(client).await);
     }
     let event = (prop_oneof![4 => 5u8..8, 3 => 0u8..5], 0..KEYS.len());
     let events = proptest::collection::vec(event, 40).new_tree(&mut TestRunner::deterministic()).unwrap().current();
     for (what, key) in events {
-        happen(client, what, KEYS[key]).await;
-        past.push(present(client).await);
+        make_change(client, what, KEYS[key]).await;
+        past.push(snapshot(client).await);
     }
-    past.dedup_by_key(|present| present.revision);
+    past.dedup_by_key(|snapshot| snapshot.revision);
     let log = client.log().await;
     for action in
         ["flag_created", "flag_updated", "flag_archived", "flag_unarchived", "toggle_enabled", "toggle_disabled"]
@@ -135,7 +135,7 @@ async fn history(client: &mut Client) -> Vec<Present> {
     past
 }
 
-async fn check(client: &mut Client, was: &Present) {
+async fn check_snapshot(client: &mut Client, was: &Snapshot) {
     let at = Some(was.revision);
     let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..all() }).await;
     assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
@@ -143,7 +143,7 @@ async fn check(client: &mut Client, was: &Present) {
     assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.enabled));
     let answer = listed(client, ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() }).await;
     assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
-    for request in KEYS.into_iter().flat_map(|key| [get(key, at), get_then(key, was.timestamp)]) {
+    for request in KEYS.into_iter().flat_map(|key| [get(key, at), get_at(key, was.timestamp)]) {
         let found = client.toggle.get_feature_flag(request.clone()).await;
         let Some(get_feature_flag_request::Flag::Key(key)) = request.flag else { panic!("{request:?}") };
         match was.all.iter().find(|flag| flag.key == key) {
@@ -173,19 +173,19 @@ async fn trim(client: &mut Client, through_revision: i64) {
 }
 
 on_both_databases! {
-    async fn every_state_is_answered_as_when_it_was_the_present(backend: Backend) {
+    async fn past_state_equals_former_current_state(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let past = history(&mut admin).await;
-        // On another server too, which was not there then.
+        let past = make_history(&mut admin).await;
+        // Also on a server that was started later.
         let other = Server::start(&database).await;
-        let mut elsewhere = other.admin().await;
+        let mut on_other = other.admin().await;
         for was in &past {
-            check(&mut admin, was).await;
-            check(&mut elsewhere, was).await;
+            check_snapshot(&mut admin, was).await;
+            check_snapshot(&mut on_other, was).await;
         }
-        // Between two entries it was as after the first of them, and before all there was nothing.
+        // A time between two entries has the state after the first of them. Before all entries there were no flags.
         let [.., before, last] = past.as_slice() else { panic!("{past:?}") };
         let mut between = last.timestamp;
         between.nanos -= 1;
@@ -193,10 +193,10 @@ on_both_databases! {
         let answer = listed(&mut admin, ListFeatureFlagsRequest { as_of_time: Some(between), ..all() }).await;
         assert_eq!((answer.revision, &answer.feature_flags), (before.revision, &before.all));
         for flag in &before.all {
-            let answer = admin.toggle.get_feature_flag(get_then(&flag.key, between)).await.unwrap().into_inner();
+            let answer = admin.toggle.get_feature_flag(get_at(&flag.key, between)).await.unwrap().into_inner();
             assert_eq!((answer.revision, answer.feature_flag.as_ref()), (before.revision, Some(flag)));
         }
-        let never = admin.toggle.get_feature_flag(get_then("a", prost_types::Timestamp::default())).await.unwrap_err();
+        let never = admin.toggle.get_feature_flag(get_at("a", prost_types::Timestamp::default())).await.unwrap_err();
         assert_fails(&never, Code::NotFound, "FLAG_NOT_FOUND");
         for request in [
             ListFeatureFlagsRequest { as_of_time: Some(prost_types::Timestamp::default()), ..all() },
@@ -206,7 +206,7 @@ on_both_databases! {
         }
     }
 
-    async fn pages_of_the_past_are_full_and_do_not_shift(backend: Backend) {
+    async fn pages_of_a_past_state_are_full_and_stable(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -216,7 +216,7 @@ on_both_databases! {
                 admin.flip(&format!("flag-{n:02}")).await;
             }
         }
-        let was = present(&mut admin).await;
+        let was = snapshot(&mut admin).await;
         for n in 0..25 {
             admin.flip(&format!("flag-{n:02}")).await;
         }
@@ -232,7 +232,7 @@ on_both_databases! {
                 assert_eq!(page.revision, was.revision);
                 sizes.push(page.feature_flags.len());
                 flags.extend(page.feature_flags);
-                // What happens in between is of no account.
+                // Changes between two pages do not matter.
                 admin.flip("flag-24").await;
                 if page.next_page_token.is_empty() {
                     break;
@@ -241,7 +241,7 @@ on_both_databases! {
             }
             assert_eq!((flags, sizes), (was.enabled.clone(), vec![3, 3, 3, 3, 1]));
         }
-        // A token is for the state that it came from.
+        // A page token is valid only for the state that it was created for.
         let token = listed(&mut admin, by_revision.clone()).await.next_page_token;
         let present = listed(&mut admin, ListFeatureFlagsRequest { page_size: 3, ..enabled() }).await.next_page_token;
         for request in [
@@ -253,7 +253,7 @@ on_both_databases! {
         }
     }
 
-    async fn what_is_no_past_is_refused(backend: Backend) {
+    async fn invalid_point_in_time_is_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -277,18 +277,18 @@ on_both_databases! {
         let error = admin.toggle.get_feature_flag(get("a", Some(head + 1))).await.unwrap_err();
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         let both = GetFeatureFlagRequest { as_of_time: now, ..get("a", Some(1)) };
-        for request in [both, get_then("a", later)] {
+        for request in [both, get_at("a", later)] {
             let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
             assert_fails(&error, Code::InvalidArgument, "INVALID_FIELD");
         }
     }
 
-    /// From the floor on nothing is lost but when and by whom a flag was changed before it.
-    async fn after_a_trim_the_past_begins_at_the_floor(backend: Backend) {
+    /// From the floor on, only the time and author of changes before the floor are lost.
+    async fn history_starts_at_the_floor_after_a_trim(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
-        let past = history(&mut admin).await;
+        let past = make_history(&mut admin).await;
         let (gone, kept) = past.split_at(past.len() / 2);
         let floor = kept[0].revision;
         trim(&mut admin, floor).await;
@@ -297,11 +297,11 @@ on_both_databases! {
             let answer = listed(&mut admin, request).await;
             assert_eq!((answer.revision, answer.feature_flags.len()), (was.revision, was.all.len()));
             for (found, flag) in answer.feature_flags.iter().zip(&was.all) {
-                let undated = FeatureFlag { updated_at: None, updated_by: String::new(), ..flag.clone() };
-                assert!(found == flag || flag.revision <= floor && *found == undated, "{found:?} {flag:?}");
+                let without_update = FeatureFlag { updated_at: None, updated_by: String::new(), ..flag.clone() };
+                assert!(found == flag || flag.revision <= floor && *found == without_update, "{found:?} {flag:?}");
             }
-            let undated = answer.feature_flags.iter().any(|flag| flag.updated_at.is_none());
-            assert!(undated || index > 0, "somebody was changed last before the floor");
+            let some_without_update = answer.feature_flags.iter().any(|flag| flag.updated_at.is_none());
+            assert!(some_without_update || index > 0, "no flag was last changed before the floor");
         }
         for was in gone {
             let time = ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() };
@@ -311,7 +311,7 @@ on_both_databases! {
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
                 assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], (floor + 1).to_string());
             }
-            for request in [get("a", Some(was.revision)), get_then("a", was.timestamp)] {
+            for request in [get("a", Some(was.revision)), get_at("a", was.timestamp)] {
                 let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
             }

@@ -1,4 +1,4 @@
-//! TLS: who is served, new certificates without a restart, and who cannot keep others out.
+//! TLS: trusted clients, certificate reload without a restart, and misbehaving clients.
 
 use std::io;
 use std::time::Duration;
@@ -16,15 +16,15 @@ use crate::support::tls::{
 };
 use crate::support::{Backend, Client, Database, EmbeddedServer, Log, Server, defaults, invoke, with_timeout};
 
-/// A server that speaks TLS.
-struct Tls {
+/// A server with TLS.
+struct TlsServer {
     server: Server,
     log: Log,
     files: Files,
     _database: Database,
 }
 
-async fn start(identity: &Identity, client_ca: Option<&Ca>) -> Tls {
+async fn start(identity: &Identity, client_ca: Option<&Ca>) -> TlsServer {
     let files = Files::new(identity, client_ca);
     let database = Database::new(Backend::Sqlite).await;
     let [certificate, key, clients] = ["server.pem", "server.key", "clients.pem"].map(|name| files.path(name));
@@ -32,7 +32,7 @@ async fn start(identity: &Identity, client_ca: Option<&Ca>) -> Tls {
     settings.extend(client_ca.map(|_| ("TOGGLED_CLIENT_CA", clients.as_str())));
     let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
-    Tls { server, log, files, _database: database }
+    TlsServer { server, log, files, _database: database }
 }
 
 async fn call(client: &mut Client) -> io::Result<WhoAmIResponse> {
@@ -40,13 +40,13 @@ async fn call(client: &mut Client) -> io::Result<WhoAmIResponse> {
     answer.map(tonic::Response::into_inner).map_err(io::Error::other)
 }
 
-/// Connects and calls. Under TLS 1.3 a client may learn only then that it has been refused.
-async fn served(tls: &Tls, ca: &Ca, identity: Option<&Identity>) -> io::Result<WhoAmIResponse> {
+/// Connects and makes a call. Under TLS 1.3 a client may learn only from the call that its certificate was rejected.
+async fn connect_and_call(tls: &TlsServer, ca: &Ca, identity: Option<&Identity>) -> io::Result<WhoAmIResponse> {
     call(&mut admin(tls.server.address, ca, identity).await?).await
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_call_goes_through_tls_to_a_server_that_the_client_trusts() {
+async fn call_succeeds_with_trusted_server_certificate() {
     let (ca, other) = (Ca::new("ours"), Ca::new("another"));
     let tls = start(&ca.server(), None).await;
     let mut client = admin(tls.server.address, &ca, None).await.unwrap();
@@ -58,34 +58,34 @@ async fn a_call_goes_through_tls_to_a_server_that_the_client_trusts() {
     assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
     let refused = connect(tls.server.address, &other, None).await.unwrap_err();
     assert!(refused.to_string().contains("UnknownIssuer"), "{refused}");
-    served(&tls, &ca, None).await.unwrap();
+    connect_and_call(&tls, &ca, None).await.unwrap();
     assert!(tls.server.terminate().await.success());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_client_without_tls_gets_an_error_and_nobody_else_does() {
+async fn plaintext_client_fails_and_others_are_served() {
     let ca = Ca::new("ours");
     let tls = start(&ca.server(), None).await;
     let endpoint = Endpoint::from_shared(format!("http://{}", tls.server.address)).unwrap();
-    // It may learn of it when it connects, or when it calls.
+    // The client may fail when it connects or when it calls.
     if let Ok(channel) = with_timeout("a connection", endpoint.connect()).await {
         call(&mut Client::with_channel(channel, None)).await.unwrap_err();
     }
-    served(&tls, &ca, None).await.unwrap();
+    connect_and_call(&tls, &ca, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_client_ca_only_its_clients_are_served() {
+async fn client_ca_admits_only_its_own_clients() {
     let (ca, clients) = (Ca::new("ours"), Ca::new("the clients'"));
     let tls = start(&ca.server(), Some(&clients)).await;
-    served(&tls, &ca, None).await.unwrap_err();
-    served(&tls, &ca, Some(&ca.client("spiffe://example.com/a"))).await.unwrap_err();
-    served(&tls, &ca, Some(&clients.client("spiffe://example.com/a"))).await.unwrap();
+    connect_and_call(&tls, &ca, None).await.unwrap_err();
+    connect_and_call(&tls, &ca, Some(&ca.client("spiffe://example.com/a"))).await.unwrap_err();
+    connect_and_call(&tls, &ca, Some(&clients.client("spiffe://example.com/a"))).await.unwrap();
 }
 
-/// A session that is taken up again would not look at the client's certificate, which may have expired since.
+/// A resumed session would skip the check of the client's certificate, which may have expired since.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn with_a_client_ca_every_connection_is_checked_anew() {
+async fn client_ca_disables_session_resumption() {
     let ca = Ca::new("ours");
     let (server, client) = (ca.server(), ca.client("spiffe://example.com/a"));
     for (client_ca, again) in [(None, HandshakeKind::Resumed), (Some(&ca), HandshakeKind::Full)] {
@@ -94,7 +94,7 @@ async fn with_a_client_ca_every_connection_is_checked_anew() {
         for kind in [HandshakeKind::Full, again] {
             let mut stream = connect_with(&connector, tls.server.address).await.unwrap();
             assert_eq!(stream.get_ref().1.handshake_kind(), Some(kind));
-            // What it takes to resume comes before the first byte, and that when the client has said what it speaks.
+            // The session ticket arrives before the server's first byte, which follows the client's preface.
             stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.unwrap();
             with_timeout("the server's settings", stream.read_u8()).await.unwrap();
         }
@@ -102,7 +102,7 @@ async fn with_a_client_ca_every_connection_is_checked_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn new_connections_use_the_new_certificate_and_old_ones_stay() {
+async fn new_certificate_applies_to_new_connections() {
     let ca = Ca::new("ours");
     let [first, second, third] = [(); 3].map(|()| ca.server());
     let mut tls = start(&first, None).await;
@@ -111,33 +111,33 @@ async fn new_connections_use_the_new_certificate_and_old_ones_stay() {
     assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
 
     tls.files.swap(&second, None);
-    tls.log.wait_for_line("new connections use the new ones").await;
+    tls.log.wait_for_line("TLS files reloaded").await;
     assert_eq!(served_certificate(address, &ca).await, parse_certificate(&second));
 
-    // The same by renaming, one file after the other; what is between them may be seen, and is not used.
+    // Rename one file after the other. The server may see the mismatch in between, and does not use it.
     tls.files.replace("server.pem", &third.certificate);
     tls.files.replace("server.key", &third.key);
-    tls.log.wait_for_line("new connections use the new ones").await;
+    tls.log.wait_for_line("TLS files reloaded").await;
     assert_eq!(served_certificate(address, &ca).await, parse_certificate(&third));
     call(&mut before).await.unwrap();
-    served(&tls, &ca, None).await.unwrap();
+    connect_and_call(&tls, &ca, None).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_new_client_ca_counts_for_new_connections() {
+async fn new_client_ca_applies_to_new_connections() {
     let (ca, old, new) = (Ca::new("ours"), Ca::new("old"), Ca::new("new"));
     let (server, a, b) = (ca.server(), old.client("spiffe://example.com/a"), new.client("spiffe://example.com/b"));
     let mut tls = start(&server, Some(&old)).await;
     let mut before = admin(tls.server.address, &ca, Some(&a)).await.unwrap();
     tls.files.swap(&server, Some(&new));
-    tls.log.wait_for_line("new connections use the new ones").await;
-    served(&tls, &ca, Some(&a)).await.unwrap_err();
-    served(&tls, &ca, Some(&b)).await.unwrap();
+    tls.log.wait_for_line("TLS files reloaded").await;
+    connect_and_call(&tls, &ca, Some(&a)).await.unwrap_err();
+    connect_and_call(&tls, &ca, Some(&b)).await.unwrap();
     call(&mut before).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_the_new_files_cannot_be_used_the_old_stay() {
+async fn unusable_new_files_keep_old_certificate() {
     let ca = Ca::new("ours");
     let (first, second) = (ca.server(), ca.server());
     let mut tls = start(&first, None).await;
@@ -154,13 +154,13 @@ async fn while_the_new_files_cannot_be_used_the_old_stay() {
     assert_eq!(served_certificate(address, &ca).await, parse_certificate(&first));
 
     tls.files.swap(&second, None);
-    tls.log.wait_for_line("new connections use the new ones").await;
+    tls.log.wait_for_line("TLS files reloaded").await;
     assert_eq!(served_certificate(address, &ca).await, parse_certificate(&second));
 }
 
-/// More of them than handshakes may be under way.
+/// More silent connections than the limit on handshakes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_connects_and_says_nothing_keeps_nobody_out() {
+async fn silent_connections_do_not_block_handshakes() {
     let ca = Ca::new("ours");
     let fixed = FixedLimits { max_handshakes: 4, handshake_timeout: Duration::from_secs(3_600), ..Default::default() };
     let (files, database) = (Files::new(&ca.server(), None), Database::new(Backend::Sqlite).await);
@@ -171,14 +171,14 @@ async fn who_connects_and_says_nothing_keeps_nobody_out() {
         silent.push(TcpStream::connect(server.address).await.unwrap());
     }
     call(&mut admin(server.address, &ca, None).await.unwrap()).await.unwrap();
-    // The oldest has made room.
+    // The server closed the oldest connection to make room.
     let mut nothing = Vec::new();
-    with_timeout("the server to give up", silent[0].read_to_end(&mut nothing)).await.ok();
+    with_timeout("the connection to be closed", silent[0].read_to_end(&mut nothing)).await.ok();
     assert_eq!(nothing, b"");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn running_out_of_file_descriptors_does_not_end_the_server() {
+async fn server_survives_exhausted_file_descriptors() {
     let database = Database::new(Backend::Sqlite).await;
     let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     server.ready().await;
@@ -195,15 +195,15 @@ async fn running_out_of_file_descriptors_does_not_end_the_server() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn plain_text_beyond_this_machine_has_to_be_asked_for() {
+async fn public_plaintext_requires_allow_plaintext() {
     let refused = [
         (&["--listen", "0.0.0.0:0"][..], &[][..]),
         (&["--listen", "[::]:0"], &[]),
         (&["--listen", "0.0.0.0:0"], &[("TOGGLED_ALLOW_PLAINTEXT", "false")]),
     ];
     for (arguments, settings) in refused {
-        let told = refusal(arguments, settings).await;
-        assert!(told.contains("--tls-certificate") && told.contains("--allow-plaintext"), "{told}");
+        let stderr = error_line(arguments, settings).await;
+        assert!(stderr.contains("--tls-certificate") && stderr.contains("--allow-plaintext"), "{stderr}");
     }
     let database = Database::new(Backend::Sqlite).await;
     let settings = [("TOGGLED_LISTEN", "0.0.0.0:0"), ("TOGGLED_ALLOW_PLAINTEXT", "true")];
@@ -211,7 +211,7 @@ async fn plain_text_beyond_this_machine_has_to_be_asked_for() {
 }
 
 #[tokio::test]
-async fn files_that_cannot_be_used_are_one_clear_line_and_status_64() {
+async fn unusable_files_print_one_line_and_exit_with_2() {
     let ca = Ca::new("ours");
     let (mine, other) = (ca.server(), ca.server());
     let files = Files::new(&mine, Some(&ca));
@@ -220,7 +220,7 @@ async fn files_that_cannot_be_used_are_one_clear_line_and_status_64() {
     for (name, text) in more {
         files.replace(name, text);
     }
-    // Certificate, key, client CA; and what the line names.
+    // Certificate, key and client CA, and the text that the error must contain.
     let cases = [
         (["server.pem", "other.key", ""], "other.key"),
         (["server.pem", "server.pem", ""], "server.pem"),
@@ -234,20 +234,20 @@ async fn files_that_cannot_be_used_are_one_clear_line_and_status_64() {
         (["", "server.key", ""], "--tls-certificate"),
         (["", "", "clients.pem"], "--client-ca"),
     ];
-    for (names, named) in cases {
+    for (names, expected) in cases {
         let paths = names.map(|name| files.path(name));
         let given = ["--tls-certificate", "--tls-key", "--client-ca"].into_iter().zip(&paths).zip(names);
         let given = given.filter(|(_, name)| !name.is_empty()).flat_map(|((flag, path), _)| [flag, path]);
-        let told = refusal(&given.collect::<Vec<_>>(), &[]).await;
-        assert!(told.contains(named), "{names:?}: {told}");
+        let stderr = error_line(&given.collect::<Vec<_>>(), &[]).await;
+        assert!(stderr.contains(expected), "{names:?}: {stderr}");
     }
 }
 
-/// The one line that the program ends with.
-async fn refusal(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+/// Runs the program, which must fail, and returns its one line on standard error.
+async fn error_line(arguments: &[&str], settings: &[(&str, &str)]) -> String {
     let output = invoke(arguments, settings).await;
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), told.lines().count()), (Some(2), 1), "{arguments:?} {settings:?}: {told}");
-    assert!(!told.contains("panicked") && output.stdout.is_empty(), "{told}");
-    told
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), stderr.lines().count()), (Some(2), 1), "{arguments:?} {settings:?}: {stderr}");
+    assert!(!stderr.contains("panicked") && output.stdout.is_empty(), "{stderr}");
+    stderr
 }

@@ -1,4 +1,4 @@
-//! Flipping, managing and reading flags over the wire.
+//! Flipping, managing and reading flags through the API.
 
 use toggled::api::pb::*;
 use tonic::Code;
@@ -6,7 +6,7 @@ use tonic_types::StatusExt;
 
 use crate::support::{Client, Database, Server, archive, on_both_databases, reason_of, toggle};
 
-async fn started(backend: crate::support::Backend) -> (Database, Server, Client) {
+async fn start(backend: crate::support::Backend) -> (Database, Server, Client) {
     let database = Database::new(backend).await;
     let server = Server::start(&database).await;
     let admin = server.admin().await;
@@ -27,9 +27,9 @@ fn item(key: &str, status: FeatureFlagStatus) -> BatchSetItem {
 }
 
 on_both_databases! {
-    /// The whole plan in one: create, flip with a reason, and find who did it in the log.
-    async fn a_flip_is_in_the_log_with_its_caller_and_reason(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    /// The main use case: create a flag, flip it with a reason, and find the caller in the log.
+    async fn flip_is_logged_with_caller_and_reason(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let flag = admin.create("checkout").await;
         assert_eq!(flag.status(), FeatureFlagStatus::Disabled);
 
@@ -41,7 +41,7 @@ on_both_databases! {
         let listed = admin.audit.list_audit_logs(listed).await.unwrap().into_inner();
         assert_eq!(listed.total, Some(2));
         let entry = &listed.items[0];
-        assert_eq!(*entry, flipped.audit_log.unwrap(), "what was answered is what is kept");
+        assert_eq!(*entry, flipped.audit_log.unwrap(), "the answer differs from the logged entry");
         assert_eq!(entry.entity_id.as_deref(), Some(flag.id.as_str()));
         assert_eq!(entry.reason.as_deref(), Some("Integration test"));
         assert_eq!((entry.user_email.as_str(), entry.action_type.as_str()), ("admin@localhost", "toggle_enabled"));
@@ -50,8 +50,8 @@ on_both_databases! {
         assert!(entry.user_agent.as_deref().unwrap().starts_with("tests"));
     }
 
-    async fn enabling_what_is_enabled_writes_nothing(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn enabling_enabled_flag_writes_nothing(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         admin.create("a").await;
         let first = admin.toggle.enable_feature_flag(enable("a")).await.unwrap().into_inner();
         let again = admin.toggle.enable_feature_flag(enable("a")).await.unwrap().into_inner();
@@ -65,8 +65,8 @@ on_both_databases! {
         assert_eq!(off.audit_log.unwrap().action_type, "toggle_disabled");
     }
 
-    async fn a_flag_is_changed_only_from_the_expected_revision(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn flip_requires_the_expected_revision(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let flag = admin.create("a").await;
         let expecting = |revision| ToggleFeatureFlagRequest { expected_revision: Some(revision), ..toggle("a") };
         let error = admin.toggle.toggle_feature_flag(expecting(99)).await.unwrap_err();
@@ -76,8 +76,8 @@ on_both_databases! {
         admin.toggle.toggle_feature_flag(expecting(flag.revision)).await.unwrap();
     }
 
-    async fn validate_only_says_what_would_be_and_writes_nothing(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn validate_only_returns_result_and_writes_nothing(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         admin.create("a").await;
         let before = admin.log().await;
         let dry = ToggleFeatureFlagRequest { validate_only: true, request_id: Some("r".into()), ..toggle("a") };
@@ -87,13 +87,13 @@ on_both_databases! {
         assert_eq!(answer.revision, before.last().unwrap().revision);
         assert_eq!(admin.log().await, before);
         assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
-        // Not stored either: the id is free for the real thing.
+        // The request id was not stored, so the real request can use it.
         let real = ToggleFeatureFlagRequest { validate_only: false, ..dry };
         admin.toggle.toggle_feature_flag(real).await.unwrap();
     }
 
-    async fn an_archived_flag_keeps_its_key_and_is_not_flipped(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn archived_flag_keeps_its_key_and_cannot_be_flipped(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         admin.create("a").await;
         let archived = admin.toggle.archive_feature_flag(archive("a")).await.unwrap().into_inner();
         assert!(archived.feature_flag.unwrap().archived_at.is_some());
@@ -119,7 +119,7 @@ on_both_databases! {
     }
 
     async fn batch_is_all_or_nothing(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+        let (_database, _server, mut admin) = start(backend).await;
         admin.create("a").await;
         admin.create("b").await;
         let on = FeatureFlagStatus::Enabled;
@@ -141,8 +141,8 @@ on_both_databases! {
         assert_eq!(entry.method, "toggled.v1.ToggleService/BatchSetFeatureFlags");
     }
 
-    async fn a_thousand_flags_are_set_at_once(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn batch_sets_a_thousand_flags(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let names: Vec<String> = (0..1_000).map(|n| format!("flag-{n:04}")).collect();
         let creations = names.iter().map(|name| {
             let mut admin = admin.clone();
@@ -170,11 +170,11 @@ on_both_databases! {
                 break;
             }
         }
-        assert_eq!(seen, names, "each once, by key");
+        assert_eq!(seen, names, "flags are not listed once each in order of their keys");
     }
 
-    async fn an_edit_changes_what_the_mask_names(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn update_changes_only_fields_in_the_mask(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         admin.create("a").await;
         let update = |name: &str, description: &str, paths: &[&str]| UpdateFeatureFlagRequest {
             flag: Some(update_feature_flag_request::Flag::Key("a".into())),
@@ -198,8 +198,8 @@ on_both_databases! {
         assert!(same.audit_log.is_none());
     }
 
-    async fn every_fault_of_a_request_is_told_at_once(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn all_violations_are_reported_together(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let request = CreateFeatureFlagRequest {
             key: "'; DROP TABLE audit_logs; --".into(),
             name: String::new(),
@@ -215,12 +215,12 @@ on_both_databases! {
         let mut fields: Vec<_> = violations.iter().map(|v| v.field.as_str()).collect();
         fields.sort_unstable();
         assert_eq!(fields, ["description", "key", "name", "reason", "request_id", "status"]);
-        let nobody = admin.toggle.toggle_feature_flag(ToggleFeatureFlagRequest::default()).await.unwrap_err();
-        assert_eq!(nobody.get_details_bad_request().unwrap().field_violations[0].field, "flag");
+        let without_flag = admin.toggle.toggle_feature_flag(ToggleFeatureFlagRequest::default()).await.unwrap_err();
+        assert_eq!(without_flag.get_details_bad_request().unwrap().field_violations[0].field, "flag");
     }
 
-    async fn a_missing_flag_is_named_in_the_error(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn unknown_flag_is_named_in_the_error(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let error = admin.toggle.toggle_feature_flag(toggle("nope")).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::NotFound, "FLAG_NOT_FOUND"));
         let resource = error.get_details_resource_info().unwrap();
@@ -229,8 +229,8 @@ on_both_databases! {
         assert_eq!(admin.toggle.get_feature_flag(get).await.unwrap_err().code(), Code::NotFound);
     }
 
-    async fn a_read_is_as_fresh_as_it_is_asked_to_be(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn read_honors_min_revision(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         let flag = admin.create("a").await;
         let get = |revision| GetFeatureFlagRequest {
             flag: by_key("a"),
@@ -244,8 +244,8 @@ on_both_databases! {
         assert_eq!(error.get_details_error_info().unwrap().metadata["head_revision"], flag.revision.to_string());
     }
 
-    async fn pages_of_flags_follow_their_filters(backend: Backend) {
-        let (_database, _server, mut admin) = started(backend).await;
+    async fn pages_of_flags_honor_filters(backend: Backend) {
+        let (_database, _server, mut admin) = start(backend).await;
         for key in ["app.b", "app.a", "other", "App.c", "app.c"] {
             admin.create(key).await;
         }
@@ -271,20 +271,20 @@ on_both_databases! {
     }
 }
 
-/// The log cannot be written: then nothing is, and the caller is told.
-mod a_flip_without_its_entry_does_not_happen {
+/// If the entry cannot be written, neither is the flip, and the caller gets an error.
+mod flip_fails_when_its_entry_cannot_be_written {
     use sqlx::{Connection, Executor, PgConnection, SqliteConnection};
 
     use super::*;
     use crate::support::Backend;
 
-    async fn check(server: &Server) {
+    async fn check_flip_fails(server: &Server) {
         let mut admin = server.admin().await;
         let error = admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Internal, "INTERNAL"));
-        assert!(!format!("{error:?}").contains("sabotage"), "nothing internal is on the wire: {error:?}");
+        assert!(!format!("{error:?}").contains("sabotage"), "the error reveals internals: {error:?}");
         assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
-        // The others of the same batch are not harmed.
+        // Other changes in the same batch succeed.
         let (bad, good) = (admin.clone(), admin.clone());
         let calls = (0..20).map(|n| {
             let mut client = if n % 2 == 0 { bad.clone() } else { good.clone() };
@@ -298,14 +298,14 @@ mod a_flip_without_its_entry_does_not_happen {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn sqlite() {
-        let (database, server, mut admin) = started(Backend::Sqlite).await;
+        let (database, server, mut admin) = start(Backend::Sqlite).await;
         admin.create("a").await;
         admin.create("b").await;
         let mut connection = SqliteConnection::connect(&database.url).await.unwrap();
         let sabotage = "CREATE TRIGGER sabotage BEFORE INSERT ON audit_logs WHEN NEW.entity_key = 'a'
             BEGIN SELECT RAISE(ABORT, 'sabotage'); END";
         connection.execute(sabotage).await.unwrap();
-        check(&server).await;
+        check_flip_fails(&server).await;
         let status: String = sqlx::query_scalar("SELECT status FROM feature_flags WHERE key = 'a'")
             .fetch_one(&mut connection)
             .await
@@ -315,7 +315,7 @@ mod a_flip_without_its_entry_does_not_happen {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn postgres() {
-        let (database, server, mut admin) = started(Backend::Postgres).await;
+        let (database, server, mut admin) = start(Backend::Postgres).await;
         admin.create("a").await;
         admin.create("b").await;
         let mut connection = PgConnection::connect(&database.url).await.unwrap();
@@ -324,7 +324,7 @@ mod a_flip_without_its_entry_does_not_happen {
             CREATE TRIGGER sabotage BEFORE INSERT ON audit_logs FOR EACH ROW WHEN (NEW.entity_key = 'a')
                 EXECUTE FUNCTION sabotage()";
         connection.execute(sabotage).await.unwrap();
-        check(&server).await;
+        check_flip_fails(&server).await;
         let status: String = sqlx::query_scalar("SELECT status FROM feature_flags WHERE key = 'a'")
             .fetch_one(&mut connection)
             .await

@@ -9,18 +9,18 @@ use tonic_types::StatusExt;
 
 use crate::support::{Client, Database, Server, on_both_databases, read_until_error, reason_of, with_timeout};
 
-type Watching = Streaming<WatchFeatureFlagsResponse>;
+type WatchStream = Streaming<WatchFeatureFlagsResponse>;
 
-async fn watch(client: &mut Client, request: WatchFeatureFlagsRequest) -> Watching {
+async fn watch(client: &mut Client, request: WatchFeatureFlagsRequest) -> WatchStream {
     client.toggle.watch_feature_flags(request).await.unwrap().into_inner()
 }
 
-async fn next(stream: &mut Watching) -> WatchFeatureFlagsResponse {
+async fn next(stream: &mut WatchStream) -> WatchFeatureFlagsResponse {
     with_timeout("a message", stream.message()).await.unwrap().unwrap()
 }
 
-/// All messages up to the first that completes the picture.
-async fn caught_up(stream: &mut Watching) -> Vec<WatchFeatureFlagsResponse> {
+/// All messages up to the first with `caught_up`.
+async fn caught_up(stream: &mut WatchStream) -> Vec<WatchFeatureFlagsResponse> {
     let mut messages = vec![next(stream).await];
     while !messages.last().unwrap().caught_up {
         messages.push(next(stream).await);
@@ -36,7 +36,7 @@ fn keys(message: &WatchFeatureFlagsResponse) -> Vec<&str> {
     message.feature_flags.iter().map(|flag| flag.key.as_str()).collect()
 }
 
-/// To go on after a message.
+/// A request to resume after a message.
 fn after(message: &WatchFeatureFlagsResponse) -> WatchFeatureFlagsRequest {
     WatchFeatureFlagsRequest {
         after_revision: Some(message.revision),
@@ -46,7 +46,7 @@ fn after(message: &WatchFeatureFlagsResponse) -> WatchFeatureFlagsRequest {
     }
 }
 
-/// Sets some flags in one call.
+/// Sets flags in one batch and returns the revision.
 async fn set(client: &mut Client, keys: &[String], status: FeatureFlagStatus) -> i64 {
     let item = |key: &String| BatchSetItem {
         flag: Some(batch_set_item::Flag::Key(key.clone())),
@@ -57,7 +57,7 @@ async fn set(client: &mut Client, keys: &[String], status: FeatureFlagStatus) ->
     client.toggle.batch_set_feature_flags(request).await.unwrap().into_inner().revision
 }
 
-/// Flags with long descriptions: ten of them make a message of 80 KB.
+/// Creates flags with long descriptions. Ten of them make a message of 80 KB.
 async fn create_large(client: &mut Client, count: usize) -> Vec<String> {
     let keys: Vec<_> = (0..count).map(|n| format!("large-{n:04}")).collect();
     for key in &keys {
@@ -73,7 +73,7 @@ async fn create_large(client: &mut Client, count: usize) -> Vec<String> {
 }
 
 on_both_databases! {
-    async fn a_watcher_gets_everything_and_then_every_change(backend: Backend) {
+    async fn watch_sends_all_flags_and_then_changes(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -82,7 +82,7 @@ on_both_databases! {
         let archived = admin.archive("a").await;
         let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
         let first = next(&mut watching).await;
-        assert_eq!(first.feature_flags, [c, b, archived], "as they are, by their last change");
+        assert_eq!(first.feature_flags, [c, b, archived], "not the current flags in order of their last change");
         let log = admin.log().await;
         let last = log.last().unwrap();
         assert!(first.caught_up && a.key == "a");
@@ -97,20 +97,20 @@ on_both_databases! {
         assert_eq!(next(&mut watching).await.feature_flags, [created]);
     }
 
-    async fn a_watcher_of_nothing_is_told_that_there_is_nothing(backend: Backend) {
+    async fn watch_without_flags_reports_empty_state(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let mut watching = watch(&mut admin, WatchFeatureFlagsRequest::default()).await;
         let first = next(&mut watching).await;
         assert!(first.caught_up && first.feature_flags.is_empty() && first.revision > 0, "{first:?}");
-        // Who may do what is no news of flags.
+        // Changes of users and permissions are not sent.
         admin.new_user("ann@example.com", &[]).await;
         let created = admin.create("a").await;
         assert_eq!(next(&mut watching).await.feature_flags, [created]);
     }
 
-    async fn a_watcher_that_resumes_gets_what_changed_meanwhile_each_flag_once(backend: Backend) {
+    async fn resumed_watch_sends_each_changed_flag_once(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -130,7 +130,7 @@ on_both_databases! {
         let (a, c) = (admin.get("a").await, admin.get("c").await);
         let resumed = next(&mut watch(&mut admin, after(&seen)).await).await;
         assert_eq!(resumed.feature_flags, [c, a]);
-        // Nothing of it depends on the server that was asked first, or on its memory.
+        // Resuming does not depend on the same server or its memory.
         assert!(server.terminate().await.success());
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -138,7 +138,7 @@ on_both_databases! {
         assert_eq!(again, resumed);
     }
 
-    async fn a_watcher_of_some_flags_hears_of_those_alone(backend: Backend) {
+    async fn watch_of_keys_sends_only_these_flags(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -164,7 +164,7 @@ on_both_databases! {
         assert_eq!(keys(&resumed), ["later", "a"]);
     }
 
-    async fn a_picture_that_broke_off_is_completed(backend: Backend) {
+    async fn interrupted_snapshot_is_completed_on_resume(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -175,7 +175,7 @@ on_both_databases! {
         assert!(whole.iter().all(|message| prost::Message::encoded_len(message) < 2 << 20));
         assert_eq!(flags(&whole).iter().map(|flag| flag.key.clone()).collect::<Vec<_>>(), all);
         drop(watching);
-        // One that it has seen changes, and one that it has not.
+        // Change one flag that was received and one that was not.
         admin.flip(&all[0]).await;
         admin.flip(&all[299]).await;
         let rest = caught_up(&mut watch(&mut admin, after(&whole[0])).await).await;
@@ -185,10 +185,10 @@ on_both_databases! {
         }
         let now = caught_up(&mut watch(&mut admin, WatchFeatureFlagsRequest::default()).await).await;
         assert_eq!(known, flags(&now).into_iter().map(|flag| (flag.key.clone(), flag)).collect());
-        assert_eq!(flags(&rest).len(), 300 - whole[0].feature_flags.len() + 1, "nothing twice");
+        assert_eq!(flags(&rest).len(), 300 - whole[0].feature_flags.len() + 1, "a flag was sent twice");
     }
 
-    async fn a_watch_that_makes_no_sense_is_refused(backend: Backend) {
+    async fn invalid_watch_request_is_refused(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -224,7 +224,7 @@ on_both_databases! {
         }
     }
 
-    async fn a_watch_ends_with_what_let_its_caller_in_and_with_the_server(backend: Backend) {
+    async fn watch_ends_on_lost_access_and_on_shutdown(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -257,13 +257,13 @@ on_both_databases! {
         assert_eq!(endings, expected.map(|(code, reason)| (code, reason.to_owned())));
     }
 
-    /// Of what it did not take, a slow watcher gets each flag once, and its neighbour waits for nothing.
-    async fn a_slow_watcher_gets_the_last_state_and_holds_nobody_up(backend: Backend) {
+    /// A slow watcher gets only the latest state of each flag, and does not delay a quick watcher.
+    async fn slow_watcher_gets_latest_state_without_delaying(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
         let all = create_large(&mut admin, 10).await;
-        // Little room on the way: what the client does not read stays where it comes from.
+        // A small window, so that messages that the client does not read stay on the server.
         let endpoint = Endpoint::from_shared(format!("http://{}", server.address)).unwrap().initial_stream_window_size(65_535);
         let channel = with_timeout("a connection", endpoint.connect()).await.unwrap();
         let mut slow_client = Client::with_channel(channel, Some(crate::support::TOKEN));
@@ -275,7 +275,7 @@ on_both_databases! {
         for round in 0..100 {
             let status = if round % 2 == 0 { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled };
             last = set(&mut admin, &all, status).await;
-            // The quick one has seen this round before the next begins.
+            // The quick watcher receives this round before the next begins.
             while next(&mut quick).await.revision < last {}
         }
         let now = flags(&caught_up(&mut watch(&mut admin, WatchFeatureFlagsRequest::default()).await).await);
@@ -289,9 +289,8 @@ on_both_databases! {
     }
 }
 
-/// Every flip reaches each of a thousand.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_watchers_see_every_flip() {
+async fn thousand_watchers_see_every_flip() {
     let database = Database::new(crate::support::Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -310,7 +309,7 @@ async fn a_thousand_watchers_see_every_flip() {
         let flipped = admin.flip("a").await.feature_flag.unwrap();
         for stream in &mut watchers {
             let mut message = next(stream).await;
-            // A heartbeat, on a machine that takes its time.
+            // On a slow machine a heartbeat may come first.
             while message.feature_flags.is_empty() {
                 message = next(stream).await;
             }

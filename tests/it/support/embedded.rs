@@ -10,7 +10,7 @@ use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::SystemClock;
 use toggled::server::{self, Proof, ServerContext, ServerError};
 use toggled::store;
-use toggled::tls::{Files, Tls};
+use toggled::tls::{ServerTls, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -47,7 +47,7 @@ impl EmbeddedServer {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
         let tls = match tls {
-            Some(files) => Some(Arc::new(Tls::load(files).await.unwrap())),
+            Some(files) => Some(Arc::new(ServerTls::load(files).await.unwrap())),
             None => None,
         };
         let context = ServerContext {

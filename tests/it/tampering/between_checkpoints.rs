@@ -1,4 +1,4 @@
-//! What is verified from one checkpoint to another, wherever the log is read from.
+//! Verification between two checkpoints, of the server, the database and an exported file.
 
 use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
@@ -8,26 +8,26 @@ use super::tampered_log::*;
 use crate::cli::Shell;
 use crate::support::{Server, on_both_databases};
 
-/// Where the log is verified from: its server, its database, and a file of what it is now.
-async fn places(shell: &Shell, victim: &Victim, folder: &TempDir) -> [Vec<String>; 3] {
+/// The arguments for verifying the server, the database, and a new export.
+async fn sources(shell: &Shell, tampered: &TamperedLog, folder: &TempDir) -> [Vec<String>; 3] {
     let path = folder.path().join(Uuid::now_v7().to_string()).display().to_string();
-    let (code, _, told) = shell.run(&["audit", "export", "--output-file", &path]).await;
-    assert_eq!(code, 0, "{told}");
-    [vec![], vec!["--database".to_owned(), victim.database.url.clone()], vec!["--file".to_owned(), path]]
+    let (code, _, output) = shell.run(&["audit", "export", "--output-file", &path]).await;
+    assert_eq!(code, 0, "{output}");
+    [vec![], vec!["--database".to_owned(), tampered.database.url.clone()], vec!["--file".to_owned(), path]]
 }
 
-/// Verifies it there; the status and what it says.
-async fn verify_at(shell: &Shell, place: &[String], arguments: &[&str]) -> (i32, String) {
-    let place: Vec<_> = place.iter().map(String::as_str).collect();
-    let (code, out, told) = shell.run(&[&["audit", "verify"], &place[..], arguments].concat()).await;
-    (code, if code == 0 { out } else { told })
+/// Verifies a source. Returns the exit code and the output.
+async fn verify_source(shell: &Shell, source: &[String], arguments: &[&str]) -> (i32, String) {
+    let source: Vec<_> = source.iter().map(String::as_str).collect();
+    let (code, out, output) = shell.run(&[&["audit", "verify"], &source[..], arguments].concat()).await;
+    (code, if code == 0 { out } else { output })
 }
 
 on_both_databases! {
-    async fn only_what_is_between_two_checkpoints_counts(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        let (entries, log_id) = (victim.entries().await, victim.store().await.head().await.unwrap().log_id);
-        let server = Server::start(&victim.database).await;
+    async fn only_entries_between_checkpoints_are_verified(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        let (entries, log_id) = (tampered.entries().await, tampered.store().await.head().await.unwrap().log_id);
+        let server = Server::start(&tampered.database).await;
         let (shell, folder, key) = (Shell::new(server.address), TempDir::new().unwrap(), SigningKey::generate().unwrap());
         let [since, until] = [FULL - 4, FULL + 4];
         let signed = |name, log, revision: i64| file(&folder, name, &note(&key, log, &entries[revision as usize - 1]));
@@ -37,7 +37,7 @@ on_both_databases! {
         let range = ["--public-key", &keys[0], "--public-key", &keys[1], "--since", &from, "--until"];
         let alter = |revision: i64| format!("UPDATE audit_logs SET reason = 'x' WHERE revision = {revision}");
         let delete = |revision: i64| format!("DELETE FROM audit_logs WHERE revision = {revision}");
-        victim.keep().await;
+        tampered.save().await;
         for (sql, found) in [
             (alter(2), None),
             (delete(2), None),
@@ -52,41 +52,41 @@ on_both_databases! {
             (alter(until + 1), None),
             (delete(until + 1), None),
             (delete(entries.len() as i64 - 1), None),
-            // What the rows were at the end of the range nobody knows any more.
+            // The state of the rows at the end of the range is not known.
             ("UPDATE feature_flags SET name = 'x'".to_owned(), None),
         ] {
-            victim.raw.run(&sql).await;
-            for place in places(&shell, &victim, &folder).await {
-                let (code, told) = verify_at(&shell, &place, &[&range[..], &[&to]].concat()).await;
+            tampered.raw.run(&sql).await;
+            for source in sources(&shell, &tampered, &folder).await {
+                let (code, output) = verify_source(&shell, &source, &[&range[..], &[&to]].concat()).await;
                 if let Some((revision, kind)) = found {
-                    assert_found(&format!("{place:?}: {sql}"), &(code, told), revision, kind);
+                    assert_found(&format!("{source:?}: {sql}"), &(code, output), revision, kind);
                 } else {
                     let range = format!("intact: entries {}, revisions {}..{until} ", until - since, since + 1);
-                    assert!(code == 0 && told.starts_with(&range), "{place:?}: {sql}: {told}");
+                    assert!(code == 0 && output.starts_with(&range), "{source:?}: {sql}: {output}");
                 }
             }
-            victim.undo().await;
+            tampered.undo().await;
         }
-        // Nor does a stored checkpoint that nobody signed count elsewhere. A file knows of none.
+        // A forged stored checkpoint matters only inside the range. A file contains no checkpoints.
         let other = SigningKey::generate().unwrap();
         for (revision, is_found) in [(since - 1, false), (FULL, true), (until + 1, false)] {
             let stored = note(&other, log_id, &entries[revision as usize - 1]);
-            victim.raw.run(&format!("INSERT INTO checkpoints (revision, note) VALUES ({revision}, '{stored}')")).await;
-            for place in &places(&shell, &victim, &folder).await[..2] {
-                let told = verify_at(&shell, place, &[&range[..], &[&to]].concat()).await;
+            tampered.raw.run(&format!("INSERT INTO checkpoints (revision, note) VALUES ({revision}, '{stored}')")).await;
+            for source in &sources(&shell, &tampered, &folder).await[..2] {
+                let output = verify_source(&shell, source, &[&range[..], &[&to]].concat()).await;
                 if is_found {
-                    assert_found(&format!("{place:?}"), &told, revision, "forged");
+                    assert_found(&format!("{source:?}"), &output, revision, "forged");
                 } else {
-                    assert_eq!(told.0, 0, "{place:?}: {}", told.1);
+                    assert_eq!(output.0, 0, "{source:?}: {}", output.1);
                 }
             }
-            victim.undo().await;
+            tampered.undo().await;
         }
         let wrong = format!("{until}:{}", "0".repeat(64));
-        for place in places(&shell, &victim, &folder).await {
+        for source in sources(&shell, &tampered, &folder).await {
             for (what, to) in [("foreign", &foreign), ("wrong", &wrong)] {
-                let told = verify_at(&shell, &place, &[&range[..], &[to]].concat()).await;
-                assert_found(&format!("{place:?}: {what}"), &told, until, "forked");
+                let output = verify_source(&shell, &source, &[&range[..], &[to]].concat()).await;
+                assert_found(&format!("{source:?}: {what}"), &output, until, "forked");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! What is done to the rows, past the service and all triggers.
+//! Manipulations of database rows, with triggers and constraints removed.
 
 use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
@@ -11,8 +11,7 @@ use super::tampered_log::*;
 use crate::store::raw::Raw;
 use crate::support::on_both_databases;
 
-/// Everything that is hashed but the revision, and something else that it could be. By another name some are of another
-/// length, or absent.
+/// Every hashed column except the revision, with another value for it. Some values have another length or are NULL.
 fn alterations(raw: &Raw) -> Vec<(&'static str, String)> {
     let (id, text) = (raw.id(Uuid::now_v7()), "'x'".to_owned());
     let later = if matches!(raw, Raw::Sqlite(_)) { "timestamp + 1" } else { "timestamp + interval '1 microsecond'" };
@@ -40,13 +39,13 @@ fn alterations(raw: &Raw) -> Vec<(&'static str, String)> {
     all
 }
 
-/// Moves the entries at two revisions to each other's place.
+/// Swaps the entries at two revisions.
 fn swap(one: i64, other: i64) -> String {
-    let go = |from: i64, to: i64| format!("UPDATE audit_logs SET revision = {to} WHERE revision = {from};");
-    [go(one, 1_000_000), go(other, one), go(1_000_000, other)].concat()
+    let move_entry = |from: i64, to: i64| format!("UPDATE audit_logs SET revision = {to} WHERE revision = {from};");
+    [move_entry(one, 1_000_000), move_entry(other, one), move_entry(1_000_000, other)].concat()
 }
 
-/// A copy of an entry under another id, at this revision.
+/// Inserts a copy of an entry with another id at this revision.
 pub fn insert(raw: &Raw, of: i64, at: i64) -> String {
     let copied = "timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, entity_key, entity_name,
         old_value, new_value, reason, request_id, method, peer, user_agent, previous_entity_revision, hash_version, hash";
@@ -56,7 +55,7 @@ pub fn insert(raw: &Raw, of: i64, at: i64) -> String {
     )
 }
 
-/// What an alteration is called that is hashed in again, with all that comes after.
+/// Alters an entry and recomputes all hashes from there on.
 fn rewrite(entries: &mut [Entry], log_id: Uuid, from: usize) {
     entries[from].reason = Some("nothing to see".into());
     for at in from..entries.len() {
@@ -79,38 +78,38 @@ async fn write(raw: &mut Raw, entries: &[Entry]) {
 }
 
 on_both_databases! {
-    async fn an_alteration_of_any_field_is_found(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        victim.keep().await;
-        let full = victim.entries().await[FULL as usize - 1].clone();
+    async fn alteration_of_any_field_is_detected(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        tampered.save().await;
+        let full = tampered.entries().await[FULL as usize - 1].clone();
         assert!(full.reason.is_some() && full.request_id.is_some() && full.peer.is_some(), "{full:?}");
-        for (column, value) in alterations(&victim.raw) {
+        for (column, value) in alterations(&tampered.raw) {
             let sql = format!("UPDATE audit_logs SET {column} = {value} WHERE revision = {FULL}");
-            victim.raw.run(&sql).await;
-            victim.found(&sql, FULL, "altered", &[]).await;
+            tampered.raw.run(&sql).await;
+            tampered.assert_found_and_undo(&sql, FULL, "altered", &[]).await;
         }
-        // An absent text and an empty one have one hash.
+        // An absent text and an empty text have the same hash.
         let sql = format!("UPDATE audit_logs SET reason = '' WHERE revision = {}", FULL + 1);
-        victim.raw.run(&sql).await;
-        victim.found(&sql, FULL + 1, "altered", &[]).await;
+        tampered.raw.run(&sql).await;
+        tampered.assert_found_and_undo(&sql, FULL + 1, "altered", &[]).await;
         let sql = format!("UPDATE audit_logs SET revision = 1000000 WHERE revision = {FULL}");
-        victim.raw.run(&sql).await;
-        victim.found(&sql, FULL, "missing", &[]).await;
-        assert_eq!(victim.verify(&[]).await.0, 0, "all of it was undone");
+        tampered.raw.run(&sql).await;
+        tampered.assert_found_and_undo(&sql, FULL, "missing", &[]).await;
+        assert_eq!(tampered.verify(&[]).await.0, 0, "a manipulation was not undone");
     }
 
-    async fn entries_that_go_come_or_change_places_are_found(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        victim.keep().await;
-        let last = victim.entries().await.len() as i64;
+    async fn missing_extra_or_moved_entries_are_detected(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        tampered.save().await;
+        let last = tampered.entries().await.len() as i64;
         let shift = |from: i64, by: i64| {
             format!(
                 "UPDATE audit_logs SET revision = revision + 1000000 WHERE revision >= {from};
                  UPDATE audit_logs SET revision = revision - 1000000 + {by} WHERE revision >= 1000000;"
             )
         };
-        let behind = insert(&victim.raw, last, last + 1);
-        let middle = shift(FULL, 1) + &insert(&victim.raw, FULL + 5, FULL);
+        let behind = insert(&tampered.raw, last, last + 1);
+        let middle = shift(FULL, 1) + &insert(&tampered.raw, FULL + 5, FULL);
         for (sql, revision, kind) in [
             (format!("DELETE FROM audit_logs WHERE revision = {FULL}"), FULL, "missing"),
             ("DELETE FROM audit_logs WHERE revision = 1".to_owned(), 1, "missing"),
@@ -124,26 +123,26 @@ on_both_databases! {
             (behind, last + 1, "inserted"),
             (middle, FULL, "inserted"),
             ("UPDATE log_head SET revision = revision - 1".to_owned(), last - 1, "forked"),
-            (format!("UPDATE log_head SET hash = {}", victim.raw.hash(7)), last, "forked"),
-            (format!("UPDATE log_head SET floor_hash = {}", victim.raw.hash(7)), 0, "forked"),
+            (format!("UPDATE log_head SET hash = {}", tampered.raw.hash(7)), last, "forked"),
+            (format!("UPDATE log_head SET floor_hash = {}", tampered.raw.hash(7)), 0, "forked"),
         ] {
-            victim.raw.run(&sql).await;
-            victim.found(&sql, revision, kind, &[]).await;
+            tampered.raw.run(&sql).await;
+            tampered.assert_found_and_undo(&sql, revision, kind, &[]).await;
         }
-        assert_eq!(victim.verify(&[]).await.0, 0, "all of it was undone");
+        assert_eq!(tampered.verify(&[]).await.0, 0, "a manipulation was not undone");
     }
 
-    async fn rows_that_do_not_fit_the_log_are_found(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        victim.keep().await;
-        let entries = victim.entries().await;
+    async fn rows_that_differ_from_the_log_are_detected(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        tampered.save().await;
+        let entries = tampered.entries().await;
         let last = |key: &str| entries.iter().rfind(|entry| &*entry.entity_key == key).unwrap().revision;
-        let all = if matches!(victim.raw, Raw::Sqlite(_)) { "'[\"manage_access\"]'" } else { "'{manage_access}'" };
+        let all = if matches!(tampered.raw, Raw::Sqlite(_)) { "'[\"manage_access\"]'" } else { "'{manage_access}'" };
         let token = entries.iter().find(|entry| &*entry.entity_name == "short").unwrap();
-        let (short, never) = (victim.raw.id(token.entity_id.unwrap()), victim.raw.time(Timestamp::MAX));
+        let (short, never) = (tampered.raw.id(token.entity_id.unwrap()), tampered.raw.time(Timestamp::MAX));
         let columns = "key, name, status, revision, created_at, updated_at, updated_by";
         let copied = columns.replacen("key", "'forged'", 1);
-        let id = victim.raw.id(Uuid::now_v7());
+        let id = tampered.raw.id(Uuid::now_v7());
         for (sql, revision) in [
             ("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'".to_owned(), last("old-two")),
             ("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-one'".to_owned(), last("old-one")),
@@ -161,10 +160,10 @@ on_both_databases! {
             (format!("UPDATE api_tokens SET permissions = {all} WHERE id = {short}"), token.revision),
             (format!("DELETE FROM api_tokens WHERE id = {short}"), token.revision),
         ] {
-            victim.raw.run(&sql).await;
-            victim.found(&sql, revision, "state", &[]).await;
+            tampered.raw.run(&sql).await;
+            tampered.assert_found_and_undo(&sql, revision, "state", &[]).await;
         }
-        // Whose it is counts as well as what it may do, and the words say which.
+        // The owner of a token matters as well as its permissions. The message names the field.
         let (user, old) = ("UPDATE users SET", "WHERE email = 'old@example.com'");
         let copied = "permissions, revision, created_at, updated_at";
         let other = "(SELECT id FROM users WHERE email = 'new@example.com')";
@@ -179,13 +178,13 @@ on_both_databases! {
             (format!("UPDATE api_tokens SET user_id = {other} WHERE id = {short}"), token.revision, ": user_id is \""),
             (format!("UPDATE api_tokens SET revoked_at = created_at WHERE id = {short}"), token.revision, ": revoked_at is \""),
         ] {
-            victim.raw.run(&sql).await;
-            let told = victim.verify(&[]).await;
-            assert!(told.1.contains(words), "{sql}: {}", told.1);
-            victim.found(&sql, revision, "state", &[]).await;
+            tampered.raw.run(&sql).await;
+            let output = tampered.verify(&[]).await;
+            assert!(output.1.contains(words), "{sql}: {}", output.1);
+            tampered.assert_found_and_undo(&sql, revision, "state", &[]).await;
         }
-        // Rows that no entry speaks of, at revisions that no entry has, with ids that nobody makes and of nobody.
-        let nil = victim.raw.id(Uuid::nil());
+        // Rows without an entry: at revisions without entries, with a nil id, and of an unknown user.
+        let nil = tampered.raw.id(Uuid::nil());
         let columns = "name, permissions, created_at";
         let forged_token = |id: &str, owner: &str, revision: &str, hash: String| {
             format!(
@@ -193,52 +192,52 @@ on_both_databases! {
                  SELECT {id}, {owner}, {hash}, {revision}, {columns} FROM api_tokens WHERE id = {short}"
             )
         };
-        let hash = || victim.raw.hash(9);
+        let hash = || tampered.raw.hash(9);
         for (sql, revision) in [
             (forged_token(&nil, "user_id", "revision", hash()), token.revision),
             (forged_token(&id, &id, "revision", hash()), token.revision),
             (forged_token(&id, "user_id", "0", hash()), 0),
             (forged_token(&id, "user_id", "-7", hash()), -7),
         ] {
-            victim.raw.run(&sql).await;
-            victim.found(&sql, revision, "state", &[]).await;
+            tampered.raw.run(&sql).await;
+            tampered.assert_found_and_undo(&sql, revision, "state", &[]).await;
         }
-        // A row that says nothing that one could is told as such, after the log.
+        // A row with invalid values is reported, unless the log has a problem.
         for (sql, revision) in [
             ("UPDATE users SET email = '' WHERE email = 'old@example.com'".to_owned(), last("old@example.com")),
             (format!("UPDATE api_tokens SET name = '' WHERE id = {short}"), token.revision),
         ] {
-            victim.raw.run(&sql).await;
-            assert_found(&sql, &victim.verify(&[]).await, revision, "state");
-            victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {}", revision + 1)).await;
-            victim.found(&sql, revision + 1, "missing", &[]).await;
+            tampered.raw.run(&sql).await;
+            assert_found(&sql, &tampered.verify(&[]).await, revision, "state");
+            tampered.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {}", revision + 1)).await;
+            tampered.assert_found_and_undo(&sql, revision + 1, "missing", &[]).await;
         }
-        // The oldest bad entry counts, whatever the rows are.
-        victim.raw.run("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'").await;
-        victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
-        victim.found("both", FULL, "missing", &[]).await;
-        victim.raw.run("UPDATE api_tokens SET last_used_at = created_at").await;
-        assert_eq!(victim.verify(&[]).await.0, 0, "when tokens were used is no part of the log");
+        // The oldest bad entry is reported before differing rows.
+        tampered.raw.run("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'").await;
+        tampered.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
+        tampered.assert_found_and_undo("both", FULL, "missing", &[]).await;
+        tampered.raw.run("UPDATE api_tokens SET last_used_at = created_at").await;
+        assert_eq!(tampered.verify(&[]).await.0, 0, "the last use of a token was compared with the log");
     }
 
-    async fn an_older_copy_is_found_by_what_was_kept(backend: Backend) {
-        let (victim, past) = Victim::with_past(backend).await;
-        let (entries, log_id) = (victim.entries().await, victim.store().await.head().await.unwrap().log_id);
-        let (code, told) = verify(&past, &[]).await;
-        assert_eq!(code, 0, "by itself it is whole: {told}");
-        let end = ends(&past).await;
+    async fn older_copy_is_detected_by_checkpoint(backend: Backend) {
+        let (tampered, past) = TamperedLog::with_past(backend).await;
+        let (entries, log_id) = (tampered.entries().await, tampered.store().await.head().await.unwrap().log_id);
+        let (code, output) = verify(&past, &[]).await;
+        assert_eq!(code, 0, "the copy is not intact by itself: {output}");
+        let end = last_revision(&past).await;
         let (key, folder) = (SigningKey::generate().unwrap(), TempDir::new().unwrap());
         let (last, vkey) = (entries.last().unwrap(), key.verifier(log_id).to_string());
         let signed = file(&folder, "last", &note(&key, log_id, last));
         for kept in [plain(last), signed] {
             for argument in ["--since", "--until"] {
-                let told = verify(&past, &[argument, &kept, "--public-key", &vkey]).await;
-                assert_found(&format!("{argument} {kept}"), &told, end + 1, "truncated");
-                let (code, told) = victim.verify(&[argument, &kept, "--public-key", &vkey]).await;
-                assert_eq!(code, 0, "{argument} {kept}: {told}");
+                let output = verify(&past, &[argument, &kept, "--public-key", &vkey]).await;
+                assert_found(&format!("{argument} {kept}"), &output, end + 1, "truncated");
+                let (code, output) = tampered.verify(&[argument, &kept, "--public-key", &vkey]).await;
+                assert_eq!(code, 0, "{argument} {kept}: {output}");
             }
         }
-        // Nor does one pass for another that nobody has signed, or that is of another log.
+        // Checkpoints with another signature, an altered text, or of another log are detected.
         let other = SigningKey::generate().unwrap();
         let foreign = note(&key, Uuid::nil(), last);
         let cut = note(&key, log_id, last).replace("time 2023", "time 2022");
@@ -249,57 +248,57 @@ on_both_databases! {
         ] {
             let path = file(&folder, name, &text);
             for argument in ["--since", "--until"] {
-                let told = victim.verify(&[&[argument, &path], &keys[..]].concat()).await;
-                assert_found(name, &told, last.revision, kind);
+                let output = tampered.verify(&[&[argument, &path], &keys[..]].concat()).await;
+                assert_found(name, &output, last.revision, kind);
             }
         }
     }
 
-    async fn what_was_kept_must_still_be_there(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        victim.keep().await;
-        let entries = victim.entries().await;
+    async fn entry_of_checkpoint_must_exist(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        tampered.save().await;
+        let entries = tampered.entries().await;
         let last = entries.last().unwrap();
         for (kept, kind) in [(&entries[FULL as usize - 1], "missing"), (last, "truncated")] {
             let sql = format!("DELETE FROM audit_logs WHERE revision = {}", kept.revision);
-            victim.raw.run(&sql).await;
-            victim.found(&sql, kept.revision, kind, &["--since", &plain(kept)]).await;
+            tampered.raw.run(&sql).await;
+            tampered.assert_found_and_undo(&sql, kept.revision, kind, &["--since", &plain(kept)]).await;
         }
     }
 
-    async fn a_tail_that_was_hashed_anew_is_found_by_a_checkpoint(backend: Backend) {
-        let mut victim = Victim::new(backend).await;
-        let (mut entries, store) = (victim.entries().await, victim.store().await);
+    async fn rewritten_tail_is_detected_by_checkpoint(backend: Backend) {
+        let mut tampered = TamperedLog::new(backend).await;
+        let (mut entries, store) = (tampered.entries().await, tampered.store().await);
         let (log_id, key) = (store.head().await.unwrap().log_id, SigningKey::generate().unwrap());
         let [before, after] = [FULL - 3, FULL + 3].map(|revision| entries[revision as usize - 1].clone());
         store.add_checkpoint_key(&key.verifier(log_id).to_string(), Timestamp::default()).await.unwrap();
         for entry in [&before, &after] {
             store.add_checkpoint(entry.revision, &note(&key, log_id, entry)).await.unwrap();
         }
-        victim.keep().await;
+        tampered.save().await;
         let vkey = key.verifier(log_id).to_string();
-        let (code, told) = victim.verify(&["--public-key", &vkey]).await;
-        assert_eq!(code, 0, "{told}");
+        let (code, output) = tampered.verify(&["--public-key", &vkey]).await;
+        assert_eq!(code, 0, "{output}");
         let other = SigningKey::generate().unwrap().verifier(log_id).to_string();
-        victim.found("signed by another", before.revision, "forged", &["--public-key", &other]).await;
+        tampered.assert_found_and_undo("signed by another", before.revision, "forged", &["--public-key", &other]).await;
         let sql = format!("UPDATE checkpoints SET note = replace(note, 'time 2023', 'time 2022') WHERE revision = {}", after.revision);
-        victim.raw.run(&sql).await;
-        victim.found(&sql, after.revision, "forged", &[]).await;
+        tampered.raw.run(&sql).await;
+        tampered.assert_found_and_undo(&sql, after.revision, "forged", &[]).await;
         let sql = format!("UPDATE checkpoints SET revision = revision + 1 WHERE revision = {}", after.revision);
-        victim.raw.run(&sql).await;
-        victim.found(&sql, after.revision + 1, "forged", &[]).await;
+        tampered.raw.run(&sql).await;
+        tampered.assert_found_and_undo(&sql, after.revision + 1, "forged", &[]).await;
 
         rewrite(&mut entries, log_id, FULL as usize - 1);
-        write(&mut victim.raw, &entries).await;
-        assert_found("stored", &victim.verify(&[]).await, after.revision, "forked");
-        assert_eq!(victim.verify(&["--until", &plain(&before)]).await.0, 0, "up to there it is what it was");
-        victim.raw.run("DELETE FROM checkpoints").await;
+        write(&mut tampered.raw, &entries).await;
+        assert_found("stored", &tampered.verify(&[]).await, after.revision, "forked");
+        assert_eq!(tampered.verify(&["--until", &plain(&before)]).await.0, 0, "the log was altered before the checkpoint");
+        tampered.raw.run("DELETE FROM checkpoints").await;
         for argument in ["--since", "--until"] {
-            let told = victim.verify(&[argument, &plain(&after)]).await;
-            assert_found(argument, &told, after.revision, "forked");
+            let output = tampered.verify(&[argument, &plain(&after)]).await;
+            assert_found(argument, &output, after.revision, "forked");
         }
-        assert_eq!(victim.verify(&[]).await.0, 0, "nobody knows but who has kept something");
-        victim.undo().await;
-        assert_eq!(victim.verify(&[]).await.0, 0);
+        assert_eq!(tampered.verify(&[]).await.0, 0, "the rewritten log is not intact by itself");
+        tampered.undo().await;
+        assert_eq!(tampered.verify(&[]).await.0, 0);
     }
 }

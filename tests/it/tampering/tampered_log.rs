@@ -1,4 +1,4 @@
-//! A log that the service wrote, and somebody who may do anything to its database.
+//! A log that the service wrote, with full write access to its database.
 
 use std::path::Path;
 
@@ -16,24 +16,24 @@ use crate::cli::Shell;
 use crate::store::raw::Raw;
 use crate::support::{Backend, Database, Server, archive, toggle};
 
-/// What can be changed, the rows that the others point to last.
+/// The tables, in an order that respects foreign keys.
 const TABLES: [&str; 7] =
     ["audit_logs", "log_head", "feature_flags", "api_tokens", "users", "checkpoints", "checkpoint_keys"];
 
-/// What stands in the way of a superuser only until they take it away.
+/// The check constraints that a superuser would drop before tampering.
 const CONSTRAINTS: [&str; 6] = ["status", "reverts", "action_type", "reason", "revision", "hash"];
 
-/// The revision of an entry that has everything that an entry can have but `reverts`.
+/// The revision of an entry with all fields set except `reverts`.
 pub const FULL: i64 = 12;
 
-/// The database of a log, with all guards taken off.
-pub struct Victim {
+/// The database of a log, without triggers and constraints.
+pub struct TamperedLog {
     pub database: Database,
     pub raw: Raw,
 }
 
-/// Makes a bit of everything that is audited, the same number of entries each time.
-async fn live(server: &Server, prefix: &str) {
+/// Makes every kind of audited change. Always adds the same number of entries.
+async fn make_changes(server: &Server, prefix: &str) {
     let admin = &mut server.admin().await;
     let [one, two] = ["one", "two"].map(|name| format!("{prefix}-{name}"));
     admin.create(&one).await;
@@ -57,8 +57,8 @@ async fn live(server: &Server, prefix: &str) {
         ..Default::default()
     };
     admin.toggle.update_feature_flag(update).await.unwrap();
-    let mut stranger = server.client(Some(&secret)).await;
-    let refused = stranger.toggle.archive_feature_flag(archive(&one)).await.unwrap_err();
+    let mut unprivileged = server.client(Some(&secret)).await;
+    let refused = unprivileged.toggle.archive_feature_flag(archive(&one)).await.unwrap_err();
     assert_eq!(refused.code(), Code::PermissionDenied);
     let full = ToggleFeatureFlagRequest {
         reason: "'; DROP TABLE audit_logs; --\r\n".into(),
@@ -72,16 +72,16 @@ async fn live(server: &Server, prefix: &str) {
     }
 }
 
-impl Victim {
-    /// A log with a past, and what it was before.
+impl TamperedLog {
+    /// A log, and an older copy of its database.
     pub async fn with_past(backend: Backend) -> (Self, Database) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
-        live(&server, "old").await;
+        make_changes(&server, "old").await;
         assert!(server.terminate().await.success());
         let past = copy(&database).await;
         let server = Server::start(&database).await;
-        live(&server, "new").await;
+        make_changes(&server, "new").await;
         assert!(server.terminate().await.success());
         (Self::of(database).await, past)
     }
@@ -90,7 +90,7 @@ impl Victim {
         Self::with_past(backend).await.0
     }
 
-    /// The same of a log that there is.
+    /// Removes triggers and constraints from an existing database.
     pub async fn of(database: Database) -> Self {
         let mut raw = Raw::connect(&database).await;
         if let Raw::Sqlite(_) = raw {
@@ -120,51 +120,52 @@ impl Victim {
         self.store().await.entries(&EntryQuery { filter, range, order, offset: 0, limit: 1_000 }).await.unwrap()
     }
 
-    /// Makes sure that what is done from here on can be undone.
-    pub async fn keep(&mut self) {
+    /// Saves all tables, for [`TamperedLog::undo`].
+    pub async fn save(&mut self) {
         for table in TABLES {
             self.raw.run(&format!("CREATE TABLE kept_{table} AS SELECT * FROM {table}")).await;
         }
     }
 
+    /// Restores the saved tables.
     pub async fn undo(&mut self) {
         for table in TABLES {
             self.raw.run(&format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept_{table}")).await;
         }
     }
 
-    /// Verifies the database; its status and what it says.
+    /// Verifies the database. Returns the exit code and the output.
     pub async fn verify(&self, arguments: &[&str]) -> (i32, String) {
         verify(&self.database, arguments).await
     }
 
-    /// Asserts that what was done is found, at this revision, and called by this word; and undoes it.
-    pub async fn found(&mut self, what: &str, revision: i64, kind: &str, arguments: &[&str]) {
-        let told = self.verify(arguments).await;
-        assert_found(what, &told, revision, kind);
+    /// Asserts that the manipulation is detected at this revision and as this kind, and undoes it.
+    pub async fn assert_found_and_undo(&mut self, what: &str, revision: i64, kind: &str, arguments: &[&str]) {
+        let output = self.verify(arguments).await;
+        assert_found(what, &output, revision, kind);
         self.undo().await;
     }
 }
 
-/// Verifies a database; its status and what it says.
+/// Verifies a database. Returns the exit code and the output.
 pub async fn verify(database: &Database, arguments: &[&str]) -> (i32, String) {
     let all = [&["audit", "verify", "--database", &database.url], arguments].concat();
-    let (code, out, told) = Shell::anonymous("127.0.0.1:1").run(&all).await;
-    (code, if code == 0 { out } else { told })
+    let (code, out, output) = Shell::anonymous("127.0.0.1:1").run(&all).await;
+    (code, if code == 0 { out } else { output })
 }
 
-pub fn assert_found(what: &str, (code, told): &(i32, String), revision: i64, kind: &str) {
-    assert_eq!(*code, 1, "{what}: {told}");
-    assert!(told.contains(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{what}: {told}");
+pub fn assert_found(what: &str, (code, output): &(i32, String), revision: i64, kind: &str) {
+    assert_eq!(*code, 1, "{what}: {output}");
+    assert!(output.contains(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{what}: {output}");
 }
 
-/// A copy of a database that nobody is connected to.
+/// Copies a database that has no open connections.
 pub async fn copy(database: &Database) -> Database {
     if database.backend == Backend::Postgres {
         return database.copy().await;
     }
     let copy = Database::new(Backend::Sqlite).await;
-    // What is not in the file itself yet is beside it.
+    // The write-ahead log may hold data that is not in the file yet.
     for suffix in ["", "-wal"] {
         let file = |database: &Database| format!("{}{suffix}", database.url.trim_start_matches("sqlite://"));
         if Path::new(&file(database)).exists() {
@@ -174,25 +175,25 @@ pub async fn copy(database: &Database) -> Database {
     copy
 }
 
-/// What was kept of an entry: its revision and hash.
+/// An unsigned checkpoint of an entry: its revision and hash.
 pub fn plain(entry: &Entry) -> String {
     format!("{}:{}", entry.revision, hex_digits(&entry.hash))
 }
 
-/// The same, signed.
+/// A signed checkpoint of an entry.
 pub fn note(key: &SigningKey, log_id: uuid::Uuid, entry: &Entry) -> String {
     let time = Timestamp::from_micros(1_700_000_000_000_000);
     key.sign(Checkpoint { log_id, revision: entry.revision, hash: entry.hash, time }).to_string()
 }
 
-/// A file that holds this.
+/// Writes a file and returns its path.
 pub fn file(folder: &TempDir, name: &str, text: &str) -> String {
     let path = folder.path().join(name);
     std::fs::write(&path, text).unwrap();
     path.display().to_string()
 }
 
-/// Where a log ends.
-pub async fn ends(database: &Database) -> i64 {
+/// The revision of the last entry of a log.
+pub async fn last_revision(database: &Database) -> i64 {
     open_existing(&database.url).unwrap().head().await.unwrap().revision
 }

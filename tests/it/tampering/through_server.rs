@@ -1,4 +1,4 @@
-//! What is done to the log, by way of a server that notices nothing.
+//! Manipulations of the log, verified through a server.
 
 use axum::Router;
 use axum::body::Body;
@@ -16,15 +16,15 @@ use crate::cli::Shell;
 use crate::support::{Server, on_both_databases};
 
 on_both_databases! {
-    async fn what_is_done_to_the_log_of_a_server_is_found(backend: Backend) {
-        let (mut victim, past) = Victim::with_past(backend).await;
-        let entries = victim.entries().await;
-        let server = Server::start(&victim.database).await;
-        // What there is for a server does not keep anybody from asking that server.
+    async fn altered_log_is_detected_through_the_server(backend: Backend) {
+        let (mut tampered, past) = TamperedLog::with_past(backend).await;
+        let entries = tampered.entries().await;
+        let server = Server::start(&tampered.database).await;
+        // The setting of a server's database does not select the database to verify.
         let shell = Shell::new(server.address).with("TOGGLED_DATABASE_URL", "sqlite:///nowhere");
-        let told = shell.says(&["audit", "verify"]).await;
+        let output = shell.says(&["audit", "verify"]).await;
         let last = entries.len();
-        assert!(told.starts_with(&format!("intact: entries {last}, revisions 1..{last} of log ")), "{told}");
+        assert!(output.starts_with(&format!("intact: entries {last}, revisions 1..{last} of log ")), "{output}");
         let [kept, end] = [&entries[FULL as usize - 1], entries.last().unwrap()].map(plain);
         for (argument, checkpoint, range) in [
             ("--since", &kept, format!("revisions {}..{last} ", FULL + 1)),
@@ -32,15 +32,15 @@ on_both_databases! {
             ("--since", &end, "entries 0 of log".to_owned()),
             ("--until", &end, format!("revisions 1..{last} ")),
         ] {
-            let told = shell.says(&["audit", "verify", argument, checkpoint]).await;
-            assert!(told.contains(&range), "{argument} {checkpoint}: {told}");
+            let output = shell.says(&["audit", "verify", argument, checkpoint]).await;
+            assert!(output.contains(&range), "{argument} {checkpoint}: {output}");
         }
-        victim.keep().await;
+        tampered.save().await;
         for (sql, revision, kind) in [
             (format!("UPDATE audit_logs SET reason = 'x' WHERE revision = {FULL}"), FULL, "altered"),
             (format!("DELETE FROM audit_logs WHERE revision = {FULL}"), FULL, "missing"),
             (format!("DELETE FROM audit_logs WHERE revision > {FULL}"), FULL + 1, "truncated"),
-            // What no entry can say keeps the server from sending even those before it.
+            // With an invalid entry, the server cannot send even the entries before it.
             (format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {FULL}"), FULL, "altered"),
             ("UPDATE audit_logs SET hash_version = 300 WHERE revision = 1".to_owned(), 1, "altered"),
             (
@@ -53,39 +53,39 @@ on_both_databases! {
                 "altered",
             ),
         ] {
-            victim.raw.run(&sql).await;
-            let told = shell.fails(&["audit", "verify"], 1).await;
-            assert!(told.starts_with(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{sql}: {told}");
+            tampered.raw.run(&sql).await;
+            let output = shell.fails(&["audit", "verify"], 1).await;
+            assert!(output.starts_with(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{sql}: {output}");
             let (_, out, _) = shell.run(&["audit", "verify", "--output", "json"]).await;
-            let told: Value = serde_json::from_str(&out).unwrap();
-            assert_eq!((&told["first_bad_revision"], &told["problem"]), (&revision.into(), &kind.into()), "{sql}: {told}");
-            victim.undo().await;
+            let output: Value = serde_json::from_str(&out).unwrap();
+            assert_eq!((&output["first_bad_revision"], &output["problem"]), (&revision.into(), &kind.into()), "{sql}: {output}");
+            tampered.undo().await;
         }
-        victim.raw.run(&format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {}", FULL + 1)).await;
+        tampered.raw.run(&format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {}", FULL + 1)).await;
         shell.says(&["audit", "verify", "--until", &kept]).await;
-        victim.undo().await;
+        tampered.undo().await;
         let wrong = plain(&entries[FULL as usize]).replacen(&(FULL + 1).to_string(), &FULL.to_string(), 1);
         for argument in ["--since", "--until"] {
-            let told = shell.fails(&["audit", "verify", argument, &wrong], 1).await;
-            assert!(told.contains(&format!("revision {FULL}: forked: ")), "{argument}: {told}");
+            let output = shell.fails(&["audit", "verify", argument, &wrong], 1).await;
+            assert!(output.contains(&format!("revision {FULL}: forked: ")), "{argument}: {output}");
         }
-        let older = Server::start(&past).await;
-        let behind = ends(&past).await + 1;
+        let older_server = Server::start(&past).await;
+        let behind = last_revision(&past).await + 1;
         for argument in ["--since", "--until"] {
-            let told = Shell::new(older.address).fails(&["audit", "verify", argument, &end], 1).await;
-            assert!(told.contains(&format!("revision {behind}: truncated: ")), "{argument}: {told}");
+            let output = Shell::new(older_server.address).fails(&["audit", "verify", argument, &end], 1).await;
+            assert!(output.contains(&format!("revision {behind}: truncated: ")), "{argument}: {output}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn it_says_what_it_found_to_scripts_and_what_it_did_not_verify() {
-    let mut victim = Victim::new(crate::support::Backend::Sqlite).await;
-    let entries = victim.entries().await;
-    let server = Server::start(&victim.database).await;
+async fn verification_result_is_available_as_json() {
+    let mut tampered = TamperedLog::new(crate::support::Backend::Sqlite).await;
+    let entries = tampered.entries().await;
+    let server = Server::start(&tampered.database).await;
     let shell = Shell::new(server.address);
     let intact = shell.object(&["audit", "verify"]).await;
-    let log_id = victim.store().await.head().await.unwrap().log_id;
+    let log_id = tampered.store().await.head().await.unwrap().log_id;
     let hash = plain(entries.last().unwrap()).split_once(':').unwrap().1.to_owned();
     let last = entries.len();
     let expected = serde_json::json!({
@@ -96,23 +96,23 @@ async fn it_says_what_it_found_to_scripts_and_what_it_did_not_verify() {
     let key = SigningKey::generate().unwrap();
     let (folder, id) = (TempDir::new().unwrap(), log_id);
     let signed = file(&folder, "note", &note(&key, id, entries.last().unwrap()));
-    let (code, _, told) = shell.run(&["audit", "verify", "--until", &signed]).await;
-    assert!(code == 0 && told.contains("not verified"), "{told}");
+    let (code, _, output) = shell.run(&["audit", "verify", "--until", &signed]).await;
+    assert!(code == 0 && output.contains("not verified"), "{output}");
     shell.says(&["audit", "verify", "--until", &signed, "--public-key", &key.verifier(id).to_string()]).await;
 
-    victim.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
+    tampered.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
     let (code, out, _) = shell.run(&["audit", "verify", "--output", "json"]).await;
-    let told: Value = serde_json::from_str(&out).unwrap();
-    assert_eq!((code, &told["intact"], &told["problem"]), (1, &Value::Bool(false), &"missing".into()));
-    assert_eq!((&told["first_bad_revision"], &told["last_revision"]), (&FULL.into(), &(FULL - 1).into()));
+    let output: Value = serde_json::from_str(&out).unwrap();
+    assert_eq!((code, &output["intact"], &output["problem"]), (1, &Value::Bool(false), &"missing".into()));
+    assert_eq!((&output["first_bad_revision"], &output["last_revision"]), (&FULL.into(), &(FULL - 1).into()));
 
     Shell::anonymous(server.address).fails(&["audit", "verify"], 4).await;
     Shell::new("127.0.0.1:1").fails(&["audit", "verify"], 6).await;
 }
 
-/// A server that knows how to say nothing: its streams end well at once.
+/// A server whose streams end at once without an error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_says_nothing_of_its_log_has_proven_nothing() {
+async fn empty_stream_verifies_nothing() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let answer = async |request: Request<Body>| match request.uri().path() {
@@ -125,7 +125,7 @@ async fn a_server_that_says_nothing_of_its_log_has_proven_nothing() {
     );
     let checkpoint = format!("5:{}", "0".repeat(64));
     for range in [&[][..], &["--until", &checkpoint], &["--since", &checkpoint]] {
-        let told = Shell::new(address).fails(&[&["audit", "verify"], range].concat(), 1).await;
-        assert!(told.contains("nothing was verified"), "{range:?}: {told}");
+        let output = Shell::new(address).fails(&[&["audit", "verify"], range].concat(), 1).await;
+        assert!(output.contains("nothing was verified"), "{range:?}: {output}");
     }
 }

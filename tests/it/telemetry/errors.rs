@@ -1,4 +1,4 @@
-//! Defects, as Sentry gets them.
+//! Internal errors and panics, as Sentry receives them.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -13,12 +13,12 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 use tonic::{Code, Request};
 
-use super::{because, ends_soon, get};
+use super::{assert_stops_in_time, get, toggle_because};
 use crate::support::{Backend, Database, Server, TOKEN, with_timeout};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// Something that takes what is for Sentry, and passes it on: where it was sent, and what.
+/// A stand-in for Sentry: returns its DSN, and the path and body of each request.
 async fn collector() -> (String, mpsc::UnboundedReceiver<(String, String)>) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let take = move |uri: Uri, headers: HeaderMap, body: Bytes| {
@@ -35,7 +35,7 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<(String, String)>) {
     (dsn, receiver)
 }
 
-/// A database in which a flip of the flag `a` fails, and says whom it was to be told to.
+/// A database, and a function after which a flip of the flag `a` fails with an error that contains an email address.
 async fn sabotaged() -> (Database, impl AsyncFn()) {
     let database = Database::new(Backend::Sqlite).await;
     let url = database.url.clone();
@@ -59,11 +59,11 @@ async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
     admin.create("a").await;
     admin.toggle.get_feature_flag(get("nowhere")).await.unwrap_err();
     sabotage().await;
-    let mut flip = Request::new(because("a", "the-plan-of-ann@example.com"));
+    let mut flip = Request::new(toggle_because("a", "the-plan-of-ann@example.com"));
     flip.metadata_mut().insert("traceparent", format!("00-{TRACE}-b7ad6b7169203331-01").parse().unwrap());
     assert_eq!(admin.toggle.toggle_feature_flag(flip).await.unwrap_err().code(), Code::Internal);
-    // Sent when it happens, and not only at the end.
-    let (path, envelope) = with_timeout("what is sent", collected.recv()).await.unwrap();
+    // The event is sent at once, not only at shutdown.
+    let (path, envelope) = with_timeout("the event", collected.recv()).await.unwrap();
     assert!(server.terminate().await.success());
 
     assert_eq!(path, "/api/7/envelope/");
@@ -75,18 +75,18 @@ async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
     assert_eq!(event["environment"], "stage");
     assert!(event["message"].as_str().unwrap().contains("sabotage"), "{event}");
     let host = std::env::var("HOSTNAME").ok().filter(|host| host.len() > 3);
-    for told in
+    for secret in
         ["ann@", "example.com", "admin@localhost", TOKEN, "the-plan", "127.0.0.1:", "breadcrumbs", "server_name"]
     {
-        // The DSN stands in the envelope's head.
+        // The DSN is in the envelope's header, not in the event.
         let event = event.to_string();
-        assert!(!event.contains(told), "{told} in {event}");
+        assert!(!event.contains(secret), "{secret} in {event}");
         assert!(host.as_ref().is_none_or(|host| !event.contains(host)), "{event}");
     }
-    assert!(collected.try_recv().is_err(), "what is no defect is not sent");
-    let words = log.rest().await;
-    let told = words.lines().find(|line| line.contains("internal error")).unwrap_or_else(|| panic!("{words}"));
-    assert!(told.contains(TRACE), "{told}");
+    assert!(collected.try_recv().is_err(), "a NOT_FOUND error was sent");
+    let log = log.rest().await;
+    let line = log.lines().find(|line| line.contains("internal error")).unwrap_or_else(|| panic!("{log}"));
+    assert!(line.contains(TRACE), "{line}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,17 +98,17 @@ async fn a_dead_collector_does_not_keep_a_server_from_ending() {
     let mut admin = server.admin().await;
     admin.create("a").await;
     sabotage().await;
-    admin.toggle.toggle_feature_flag(because("a", "")).await.unwrap_err();
-    ends_soon(server).await;
+    admin.toggle.toggle_feature_flag(toggle_because("a", "")).await.unwrap_err();
+    assert_stops_in_time(server).await;
 }
 
-/// Says to a second process of the same test where to send a panic.
-const PANIC_TO: &str = "TOGGLED_TESTS_PANIC_TO";
+/// The DSN for the second process of the same test.
+const PANIC_DSN: &str = "TOGGLED_TESTS_PANIC_DSN";
 
-/// As `serve` starts to tell of them. It takes a process of its own: panics are one process's, and so is who is told of them.
+/// Starts telemetry like `serve`. This needs a process of its own, since the panic hook and the Sentry client are global.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_panic_is_sent_with_nobodys_name() {
-    if let Ok(dsn) = std::env::var(PANIC_TO) {
+async fn panic_is_sent_without_personal_data() {
+    if let Ok(dsn) = std::env::var(PANIC_DSN) {
         let errors = Some(ErrorCollector::new(&dsn, None, None).unwrap());
         let telemetry =
             telemetry::start(TelemetrySettings { filter: "off".into(), format: LogFormat::Json, traces: None, errors });
@@ -118,10 +118,10 @@ async fn a_panic_is_sent_with_nobodys_name() {
     }
     let (dsn, mut collected) = collector().await;
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "telemetry::errors::a_panic_is_sent_with_nobodys_name"]).env(PANIC_TO, &dsn);
+    again.args(["--exact", "telemetry::errors::panic_is_sent_without_personal_data"]).env(PANIC_DSN, &dsn);
     let ended = with_timeout("the second process", again.kill_on_drop(true).output()).await.unwrap();
     assert!(ended.status.success(), "{ended:?}");
-    let (_, envelope) = with_timeout("what is sent", collected.recv()).await.unwrap();
+    let (_, envelope) = with_timeout("the event", collected.recv()).await.unwrap();
     assert!(envelope.contains("panicked over") && envelope.contains("panic"), "{envelope}");
     let event = envelope.split_once('\n').unwrap().1;
     assert!(!event.contains("ann@"), "{envelope}");

@@ -1,4 +1,4 @@
-//! Traces, as a collector gets them.
+//! Traces, as a collector receives them.
 
 use std::net::SocketAddr;
 
@@ -13,17 +13,17 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, Response, Status};
 
-use super::{because, ends_soon, get};
+use super::{assert_stops_in_time, get, toggle_because};
 use crate::support::{Backend, Client, Database, Server, with_timeout};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const PARENT: &str = "b7ad6b7169203331";
 
-/// A collector, which passes on what it gets.
-struct Collector(mpsc::UnboundedSender<ExportTraceServiceRequest>);
+/// A collector that forwards all requests to the test.
+struct TestCollector(mpsc::UnboundedSender<ExportTraceServiceRequest>);
 
 #[tonic::async_trait]
-impl TraceService for Collector {
+impl TraceService for TestCollector {
     async fn export(
         &self,
         request: Request<ExportTraceServiceRequest>,
@@ -37,14 +37,10 @@ async fn collector() -> (SocketAddr, mpsc::UnboundedReceiver<ExportTraceServiceR
     let (sender, receiver) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let service = TraceServiceServer::new(Collector(sender));
+    let service = TraceServiceServer::new(TestCollector(sender));
     let incoming = TcpListenerStream::new(listener);
     tokio::spawn(tonic::transport::Server::builder().add_service(service).serve_with_incoming(incoming));
     (address, receiver)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn attribute(attributes: &[KeyValue], name: &str) -> Option<Value> {
@@ -56,7 +52,7 @@ fn text(text: &str) -> Option<Value> {
     Some(Value::StringValue(text.to_owned()))
 }
 
-/// All spans that a server has sent by its end.
+/// Stops the server and returns all spans that it has sent.
 async fn collected(server: Server, mut collected: mpsc::UnboundedReceiver<ExportTraceServiceRequest>) -> Vec<Span> {
     assert!(server.terminate().await.success());
     let mut spans = Vec::new();
@@ -71,16 +67,16 @@ async fn collected(server: Server, mut collected: mpsc::UnboundedReceiver<Export
     spans
 }
 
-/// A flip within a trace that is (`01`) or is not (`00`) collected.
+/// A flip within the caller's trace, which is sampled (flags `01`) or not (`00`).
 async fn flip_within(admin: &mut Client, flags: &str) {
-    let mut flip = Request::new(because("a", "the-plan-of-ann@example.com"));
+    let mut flip = Request::new(toggle_because("a", "the-plan-of-ann@example.com"));
     flip.metadata_mut().insert("traceparent", format!("00-{TRACE}-{PARENT}-{flags}").parse().unwrap());
     flip.metadata_mut().insert("tracestate", "vendor=word".parse().unwrap());
     admin.toggle.toggle_feature_flag(flip).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
+async fn request_span_joins_caller_trace_or_begins_one() {
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
     let endpoint = format!("http://{address}");
@@ -96,7 +92,7 @@ async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
         found[0]
     };
     let flip = named("toggled.v1.ToggleService/ToggleFeatureFlag");
-    assert_eq!((hex(&flip.trace_id).as_str(), hex(&flip.parent_span_id).as_str()), (TRACE, PARENT));
+    assert_eq!((hex::encode(&flip.trace_id).as_str(), hex::encode(&flip.parent_span_id).as_str()), (TRACE, PARENT));
     assert_eq!((flip.kind(), flip.trace_state.as_str()), (SpanKind::Server, "vendor=word"));
     assert_eq!(attribute(&flip.attributes, "rpc.system"), text("grpc"));
     assert_eq!(attribute(&flip.attributes, "rpc.service"), text("toggled.v1.ToggleService"));
@@ -108,15 +104,15 @@ async fn a_request_is_a_span_of_its_callers_trace_or_begins_one() {
     assert_eq!(commit.trace_id, flip.trace_id);
 
     let lost = named("toggled.v1.ToggleService/GetFeatureFlag");
-    assert!(lost.parent_span_id.is_empty() && hex(&lost.trace_id) != TRACE, "{lost:?}");
+    assert!(lost.parent_span_id.is_empty() && hex::encode(&lost.trace_id) != TRACE, "{lost:?}");
     assert_eq!(attribute(&lost.attributes, "rpc.grpc.status_code"), Some(Value::IntValue(5)));
     let created = named("toggled.v1.ToggleService/CreateFeatureFlag");
     assert_ne!(created.trace_id, lost.trace_id);
-    assert!(!format!("{spans:?}").contains("the-plan"), "what is changed is not for collectors");
+    assert!(!format!("{spans:?}").contains("the-plan"), "a span contains the reason");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say() {
+async fn sampling_of_caller_trace_follows_the_caller() {
     let (address, spans) = collector().await;
     let database = Database::new(Backend::Sqlite).await;
     let endpoint = format!("http://{address}");
@@ -135,16 +131,16 @@ async fn what_begins_here_is_sampled_and_what_a_caller_has_begun_is_as_they_say(
     let mut names: Vec<_> = spans.iter().map(|span| span.name.as_str()).collect();
     names.sort_unstable();
     assert_eq!(names, ["commit", "toggled.v1.ToggleService/ToggleFeatureFlag"]);
-    // Also what is not sent has a trace in the log.
-    let words = log.rest().await;
-    let traces: Vec<_> = words.lines().filter_map(|line| line.split("trace_id=").nth(1)).collect();
-    assert_eq!((traces.len(), &traces[1..]), (3, &[TRACE, TRACE][..]), "{words}");
-    assert!(traces[0].len() == 32 && traces[0] != "0".repeat(32), "{words}");
+    // The log has a trace id even for requests that are not sampled.
+    let text_of_log = log.rest().await;
+    let traces: Vec<_> = text_of_log.lines().filter_map(|line| line.split("trace_id=").nth(1)).collect();
+    assert_eq!((traces.len(), &traces[1..]), (3, &[TRACE, TRACE][..]), "{text_of_log}");
+    assert!(traces[0].len() == 32 && traces[0] != "0".repeat(32), "{text_of_log}");
 }
 
-/// One that takes connections and never answers is worse than one that is not there.
+/// Tests a collector that accepts connections and never answers, and one that does not exist.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_collector_holds_up_nothing_and_is_told_of_once() {
+async fn dead_collector_is_logged_once_and_delays_nothing() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let absent = std::net::TcpListener::bind("127.0.0.3:0").unwrap().local_addr().unwrap();
     for address in [silent.local_addr().unwrap(), absent] {
@@ -156,13 +152,13 @@ async fn a_dead_collector_holds_up_nothing_and_is_told_of_once() {
         let mut admin = server.admin().await;
         admin.create("a").await;
         if address == absent {
-            log.wait_for_line("traces are not collected").await;
+            log.wait_for_line("trace export failed").await;
         }
         for _ in 0..50 {
             admin.flip("a").await;
         }
-        ends_soon(server).await;
-        let words = with_timeout("the log", log.rest()).await;
-        assert!(words.matches("traces are not collected").count() <= 1, "{words}");
+        assert_stops_in_time(server).await;
+        let text_of_log = with_timeout("the log", log.rest()).await;
+        assert!(text_of_log.matches("trace export failed").count() <= 1, "{text_of_log}");
     }
 }

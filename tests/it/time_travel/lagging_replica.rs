@@ -1,4 +1,4 @@
-//! The past, asked of a server that has not heard of it yet.
+//! Requests for a past state on a server that does not know that state yet.
 
 use std::time::Duration;
 
@@ -6,36 +6,36 @@ use toggled::api::pb::*;
 use tonic::{Code, Request};
 use tonic_types::StatusExt;
 
-use super::{all, assert_fails, get, get_then, listed};
+use super::{all, assert_fails, get, get_at, listed};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::{Backend, Database, Server, with_timeout};
 
-/// So rare that what arrives has come another way.
-const NEVER_POLLED: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
+/// Polls so rare that changes can arrive only by notification.
+const RARE_POLLS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
 
-fn brief<T>(request: T) -> Request<T> {
+fn with_deadline<T>(request: T) -> Request<T> {
     let mut request = Request::new(request);
     request.set_timeout(Duration::from_secs(2));
     request
 }
 
-/// It waits until it has, as long as the caller does: of what it does not know it can say nothing true.
+/// The server waits until it knows the state or the caller's deadline expires. It cannot answer correctly before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_lags_waits_until_it_has_come_as_far() {
+async fn lagging_replica_waits_for_the_requested_point() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = PostgresProxy::new(&database).await;
-    let here = Server::start(&database).await;
-    let there = Server::start_with(&proxy.database, &NEVER_POLLED).await;
-    let (mut admin, mut reader) = (here.admin().await, there.admin().await);
+    let first = Server::start(&database).await;
+    let second = Server::start_with(&proxy.database, &RARE_POLLS).await;
+    let (mut admin, mut reader) = (first.admin().await, second.admin().await);
     database.wait_for_listeners(2).await;
-    // What was listened to first is behind it.
+    // Make sure that notifications from the start of listening have been handled.
     let known = admin.create("a").await;
     listed(&mut reader, ListFeatureFlagsRequest { min_revision: Some(known.revision), ..all() }).await;
 
     proxy.set(Link::DropNotifications);
-    let unheard = admin.flip("a").await;
-    let (revision, time) = (Some(unheard.revision), unheard.audit_log.unwrap().timestamp);
-    let gets = [get("a", revision), get_then("a", time.unwrap())];
+    let missed = admin.flip("a").await;
+    let (revision, time) = (Some(missed.revision), missed.audit_log.unwrap().timestamp);
+    let gets = [get("a", revision), get_at("a", time.unwrap())];
     let lists = [
         ListFeatureFlagsRequest { as_of_revision: revision, ..all() },
         ListFeatureFlagsRequest { as_of_time: time, ..all() },
@@ -43,21 +43,21 @@ async fn a_server_that_lags_waits_until_it_has_come_as_far() {
     let (mut one, mut two) = (reader.clone(), reader.clone());
     let (mut three, mut four) = (reader.clone(), reader.clone());
     let late = tokio::join!(
-        one.toggle.get_feature_flag(brief(gets[0].clone())),
-        two.toggle.get_feature_flag(brief(gets[1].clone())),
-        three.toggle.list_feature_flags(brief(lists[0].clone())),
-        four.toggle.list_feature_flags(brief(lists[1].clone())),
+        one.toggle.get_feature_flag(with_deadline(gets[0].clone())),
+        two.toggle.get_feature_flag(with_deadline(gets[1].clone())),
+        three.toggle.list_feature_flags(with_deadline(lists[0].clone())),
+        four.toggle.list_feature_flags(with_deadline(lists[1].clone())),
     );
     for late in [late.0.map(drop), late.1.map(drop), late.2.map(drop), late.3.map(drop)] {
         assert_fails(&late.unwrap_err(), Code::Unavailable, "STALE");
     }
-    // What it has come to it knows, and of what does not exist yet the database tells it.
+    // The server answers for states that it knows. The database tells it which revisions do not exist.
     let past = reader.toggle.get_feature_flag(get("a", Some(known.revision))).await.unwrap().into_inner();
     assert_eq!((past.feature_flag, past.revision), (Some(known.clone()), known.revision));
-    let beyond = reader.toggle.get_feature_flag(get("a", Some(unheard.revision + 1))).await.unwrap_err();
+    let beyond = reader.toggle.get_feature_flag(get("a", Some(missed.revision + 1))).await.unwrap_err();
     assert_fails(&beyond, Code::OutOfRange, "CURSOR_IN_FUTURE");
     let head = &beyond.get_details_error_info().unwrap().metadata["head_revision"];
-    assert_eq!(*head, unheard.revision.to_string());
+    assert_eq!(*head, missed.revision.to_string());
 
     let waiting = gets.map(|request| {
         let mut reader = reader.clone();
@@ -66,11 +66,11 @@ async fn a_server_that_lags_waits_until_it_has_come_as_far() {
     proxy.set(Link::Open);
     admin.flip("a").await;
     for answer in waiting {
-        let answer = with_timeout("the past", answer).await.unwrap().unwrap().into_inner();
-        assert_eq!((answer.feature_flag, answer.revision), (unheard.feature_flag.clone(), unheard.revision));
+        let answer = with_timeout("the past state", answer).await.unwrap().unwrap().into_inner();
+        assert_eq!((answer.feature_flag, answer.revision), (missed.feature_flag.clone(), missed.revision));
     }
     for request in lists {
         let answer = listed(&mut reader, request).await;
-        assert_eq!((answer.feature_flags.first(), answer.revision), (unheard.feature_flag.as_ref(), unheard.revision));
+        assert_eq!((answer.feature_flags.first(), answer.revision), (missed.feature_flag.as_ref(), missed.revision));
     }
 }
