@@ -42,7 +42,7 @@ impl EmbeddedServer {
         database: &Database,
         limits: Limits,
         shutdown_settings: Shutdown,
-        tls: Option<Files>,
+        tls: Option<TlsFiles>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());

@@ -84,9 +84,9 @@ impl Files {
     }
 
     /// The files of a server that demands no client certificates.
-    pub fn server(&self) -> toggled::tls::Files {
+    pub fn server(&self) -> toggled::tls::TlsFiles {
         let [certificate, key] = ["server.pem", "server.key"].map(|name| self.path(name).into());
-        toggled::tls::Files { certificate, key, client_ca: None }
+        toggled::tls::TlsFiles { certificate, key, client_ca: None }
     }
 
     pub fn path(&self, name: &str) -> String {

@@ -49,7 +49,7 @@ async fn sabotaged() -> (Database, impl AsyncFn()) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
+async fn internal_error_is_sent_without_personal_data() {
     let (dsn, mut collected) = collector().await;
     let (database, sabotage) = sabotaged().await;
     let settings = [("SENTRY_DSN", dsn.as_str()), ("SENTRY_ENVIRONMENT", "stage")];
@@ -90,7 +90,7 @@ async fn an_internal_error_is_sent_with_its_trace_and_with_nobodys_name() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dead_collector_does_not_keep_a_server_from_ending() {
+async fn silent_collector_does_not_delay_shutdown() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let dsn = format!("http://key@{}/1", silent.local_addr().unwrap());
     let (database, sabotage) = sabotaged().await;
