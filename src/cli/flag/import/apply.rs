@@ -6,7 +6,7 @@ use futures::future::join_all;
 use indicatif::ProgressBar;
 
 use super::call::To;
-use super::difference::{Change, Step};
+use super::plan::{Change, Step};
 use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::remote::{Remote, request_id};

@@ -5,7 +5,7 @@ use crate::cli::Failure;
 use crate::cli::remote::{Remote, request_id};
 use crate::domain::Revision;
 
-use super::difference::{Edit, Edits, New};
+use super::plan::{Edit, Edits, New};
 
 /// Which flag to change, and why.
 pub(super) struct To<'a> {

@@ -2,10 +2,10 @@
 
 mod apply;
 mod call;
-mod difference;
-mod parse;
-mod show;
-mod wanted;
+mod formats;
+mod imported;
+mod plan;
+mod preview;
 
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
@@ -13,9 +13,9 @@ use std::path::{Path, PathBuf};
 
 use apply::Import as Applying;
 use clap::Args;
-use difference::Difference;
-use parse::Format;
-use wanted::Contents;
+use formats::Format;
+use imported::Contents;
+use plan::Difference;
 
 use super::change::Manner;
 use crate::cli::{EXIT_FAILURE, Failure, complain, output, progress};
@@ -51,7 +51,7 @@ impl Import {
         let there = remote.all_flags(&progress::spinner("reading flags")).await?;
         let difference = Difference::new(&contents.flags, &there.by_key);
         let lost: Vec<_> = contents.lost.iter().chain(&difference.lost).collect();
-        show::difference(&self.manner, &difference, &lost)?;
+        preview::difference(&self.manner, &difference, &lost)?;
         if self.manner.dry_run {
             return Ok(());
         }
@@ -68,7 +68,7 @@ impl Import {
             code,
             line: format!("{line} ({done} of {steps} changes are made; the same import again makes the others)"),
         })?;
-        show::outcome(self.manner.output, done)
+        preview::outcome(self.manner.output, done)
     }
 
     fn name(&self) -> String {
@@ -94,7 +94,7 @@ impl Import {
             return Err(wrong("it is larger than 64 MiB".to_owned()));
         }
         let text = str::from_utf8(&bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
-        let contents = parse::parse(text, self.format, self.environment.as_deref());
+        let contents = formats::parse(text, self.format, self.environment.as_deref());
         match &contents.faults[..] {
             [] => Ok(contents),
             [fault] => Err(wrong(format!("{fault}; nothing was imported"))),
@@ -156,7 +156,7 @@ mod tests {
                 let bytes = written.write(&there.values().collect::<Vec<_>>()).ok().unwrap();
                 // An empty file may be anything.
                 for format in [read, Format::Auto].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
-                    let contents = parse::parse(str::from_utf8(&bytes).unwrap(), format, None);
+                    let contents = formats::parse(str::from_utf8(&bytes).unwrap(), format, None);
                     prop_assert_eq!((&contents.faults, &contents.lost), (&Vec::new(), &Vec::new()));
                     prop_assert_eq!(contents.flags.len(), there.len());
                     for (flag, there) in contents.flags.iter().zip(there.values()) {

@@ -1,14 +1,14 @@
 //! Unleash: whether a flag is on in one environment, if it is on there for everybody.
 
-mod file;
+mod export;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use file::{Feature, File, Strategy};
+use export::{Feature, File, Strategy};
 
-use crate::cli::flag::import::wanted::{Contents, Lost, Raw};
+use crate::cli::flag::import::imported::{Contents, Lost, Raw};
 use crate::domain::flag::Status;
 
 pub(super) fn parse(text: &str, environment: Option<&str>) -> Contents {

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use csv::{ReaderBuilder, StringRecord};
 
-use crate::cli::flag::import::wanted::{Contents, Raw, status};
+use crate::cli::flag::import::imported::{Contents, Raw, status};
 
 const COLUMNS: [&str; 5] = ["key", "name", "description", "status", "archived"];
 

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::cli::flag::import::wanted::{Contents, Lost, Raw};
+use crate::cli::flag::import::imported::{Contents, Lost, Raw};
 use crate::domain::flag::Status;
 
 #[derive(Deserialize)]

@@ -3,8 +3,8 @@
 use console::Style;
 use serde::Serialize;
 
-use super::difference::{Difference, Edit, Edits, New, Step};
-use super::wanted::Lost;
+use super::imported::Lost;
+use super::plan::{Difference, Edit, Edits, New, Step};
 use crate::cli::Failure;
 use crate::cli::flag::change::Manner;
 use crate::cli::output::{self, Format, Item, Output};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::wanted::{Lost, Wanted};
+use super::imported::{Lost, Wanted};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::domain::Revision;
 use crate::domain::flag::Status;

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use crate::cli::flag::import::wanted::{Contents, Raw, status};
+use crate::cli::flag::import::imported::{Contents, Raw, status};
 
 /// A field with another name is refused rather than left out without a word.
 #[derive(Deserialize)]
