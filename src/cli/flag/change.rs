@@ -8,7 +8,7 @@ use super::named::Named;
 use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::output::Output;
-use crate::cli::remote::{Caller, request_id};
+use crate::cli::remote::Caller;
 
 /// How a change is made, and why.
 #[derive(Args)]
@@ -33,17 +33,29 @@ pub(super) struct Condition {
     pub expected_revision: Option<i64>,
 }
 
-/// Makes a change: the fields that each request has are filled in, and what came of it is told.
+/// Builds a request for a change from its own fields and those that every change has. The idempotency key is made here,
+/// once a command, so that a repeated call changes nothing twice. `$dry_run` is false without it.
+macro_rules! change_request {
+    ($reason:expr, $request:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $crate::cli::flag::change::change_request!($reason, false, $request { $($field $(: $value)?),* })
+    };
+    ($reason:expr, $dry_run:expr, $request:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
+        $request {
+            $($field $(: $value)?,)*
+            reason: $reason.into(),
+            request_id: $crate::cli::remote::request_id(),
+            validate_only: $dry_run,
+        }
+    };
+}
+pub(super) use change_request;
+
+/// Makes a change to one flag, and prints its result.
 macro_rules! change {
-    ($manner:expr, $method:ident, $request:ident { $($field:ident: $value:expr),* $(,)? }) => {{
+    ($manner:expr, $method:ident, $request:ident $fields:tt) => {{
         let manner = $manner;
         let remote = manner.caller.connect().await?;
-        let request = $request {
-            $($field: $value,)*
-            reason: manner.reason,
-            request_id: request_id(),
-            validate_only: manner.dry_run,
-        };
+        let request = $crate::cli::flag::change::change_request!(manner.reason, manner.dry_run, $request $fields);
         let answer = remote.retrying(request, async |clients, request| clients.toggle.$method(request).await).await?;
         manner.output.all(&[$crate::cli::output::Changed {
             flag: answer.feature_flag,

@@ -5,12 +5,11 @@ use std::collections::HashSet;
 use clap::Args;
 use uuid::Uuid;
 
-use super::change::{Condition, Manner, change};
+use super::change::{Condition, Manner, change, change_request};
 use super::named::Named;
 use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::output::WasSet;
-use crate::cli::remote::request_id;
 
 /// Arguments of `toggled flag enable` and `disable`.
 #[derive(Args)]
@@ -68,12 +67,8 @@ impl Set {
             expected_revision: None,
         };
         let remote = self.manner.caller.connect().await?;
-        let request = BatchSetFeatureFlagsRequest {
-            items: self.keys.into_iter().map(item).collect(),
-            reason: self.manner.reason,
-            request_id: request_id(),
-            validate_only: self.manner.dry_run,
-        };
+        let items = self.keys.into_iter().map(item).collect();
+        let request = change_request!(self.manner.reason, self.manner.dry_run, BatchSetFeatureFlagsRequest { items });
         let answer = remote
             .retrying(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await)
             .await?;

@@ -1,121 +1,189 @@
-//! Makes the changes, each on condition that the flag is still what it was compared as.
+//! Carries out a plan. Every change requires that its flag still has the revision that it was compared at.
 
 use std::collections::HashMap;
 
 use futures::future::join_all;
 use indicatif::ProgressBar;
+use prost_types::FieldMask;
 
-use super::call::To;
-use super::plan::{Change, Step};
+use super::plan::{ChangeStep, FlagChange, FlagContent, TextEdit, TextEdits};
 use crate::api::pb::*;
 use crate::cli::Failure;
-use crate::cli::remote::{Remote, request_id};
+use crate::cli::flag::change::change_request;
+use crate::cli::flag::named::Named;
+use crate::cli::remote::Remote;
 use crate::domain::Revision;
 use crate::domain::flag::Status;
 
-/// So many single changes are under way at once.
-const AT_ONCE: usize = 16;
+/// How many calls are in progress at once, as long as the server does not limit them.
+const CONCURRENT_CALLS: usize = 16;
 
-/// So many flags are set at once: all that the server takes in one request.
-const BATCH: usize = 1_000;
+/// How many flags are set in one call: the most that the server accepts.
+const BATCH_SIZE: usize = 1_000;
 
-/// An import under way.
-pub(super) struct Import<'a> {
+/// Applies a plan to a server.
+pub(super) struct PlanRunner<'a> {
     remote: &'a Remote,
     reason: &'a str,
-    bar: &'a ProgressBar,
-    /// The revisions that the flags are at.
+    progress: &'a ProgressBar,
+    /// The current revision of each flag.
     revisions: HashMap<&'a str, Revision>,
-    /// How many steps are done.
+    /// How many steps have succeeded.
     pub done: usize,
 }
 
-impl<'a> Import<'a> {
-    pub fn new(remote: &'a Remote, reason: &'a str, bar: &'a ProgressBar) -> Self {
-        Self { remote, reason, bar, revisions: HashMap::new(), done: 0 }
+impl<'a> PlanRunner<'a> {
+    pub fn new(remote: &'a Remote, reason: &'a str, progress: &'a ProgressBar) -> Self {
+        Self { remote, reason, progress, revisions: HashMap::new(), done: 0 }
     }
 
-    /// Makes all changes, one kind after the other, so that flips can go together. It ends at the first that fails, when
-    /// those that are under way with it are over.
-    pub async fn apply(&mut self, changes: &'a [Change]) -> Result<(), Failure> {
+    /// Applies all changes, one kind of step after the other, so that flips can be batched. After an error no further
+    /// calls are made; those in progress are completed.
+    pub async fn apply(&mut self, changes: &'a [FlagChange]) -> Result<(), Failure> {
         self.revisions = changes.iter().filter_map(|change| Some((change.key.as_str(), change.revision?))).collect();
-        let new = steps(changes, |step| if let Step::Create(new) = step { Some(new) } else { None });
-        self.singly(&new, async |to, new| to.create(new).await).await?;
-        let unarchived = steps(changes, |step| (*step == Step::Unarchive).then_some(()));
-        self.singly(&unarchived, async |to, ()| to.unarchive().await).await?;
-        let edits = steps(changes, |step| if let Step::Update(edits) = step { Some(edits) } else { None });
-        self.singly(&edits, async |to, edits| to.update(edits).await).await?;
-        self.set(&steps(changes, |step| if let Step::Set(status) = step { Some(*status) } else { None })).await?;
-        let archived = steps(changes, |step| (*step == Step::Archive).then_some(()));
-        self.singly(&archived, async |to, ()| to.archive().await).await
+        let (remote, reason) = (self.remote, self.reason);
+        let created = steps(changes, |step| if let ChangeStep::Create(content) = step { Some(content) } else { None });
+        self.call_each(&created, async |key, _, content| create(remote, key, content, reason).await).await?;
+        let unarchived = steps(changes, |step| (*step == ChangeStep::Unarchive).then_some(()));
+        self.call_each(&unarchived, async |key, revision, ()| unarchive(remote, key, revision, reason).await).await?;
+        let updated = steps(changes, |step| if let ChangeStep::Update(edits) = step { Some(edits) } else { None });
+        self.call_each(&updated, async |key, revision, edits| update(remote, key, revision, edits, reason).await)
+            .await?;
+        let set = steps(changes, |step| if let ChangeStep::SetStatus(status) = step { Some(*status) } else { None });
+        self.set_statuses(&set).await?;
+        let archived = steps(changes, |step| (*step == ChangeStep::Archive).then_some(()));
+        self.call_each(&archived, async |key, revision, ()| archive(remote, key, revision, reason).await).await
     }
 
-    async fn singly<T: Copy>(
+    /// Makes a call for each step. `call` takes the flag's key, the revision that it must have, and the step.
+    async fn call_each<T: Copy>(
         &mut self,
         steps: &[(&'a str, T)],
-        call: impl AsyncFn(To<'_>, T) -> Result<Option<FeatureFlag>, Failure>,
+        call: impl AsyncFn(&str, Option<Revision>, T) -> Result<Option<FeatureFlag>, Failure>,
     ) -> Result<(), Failure> {
-        let mut left = steps;
-        while !left.is_empty() {
-            // Once the server has sent any away, those that are made together only stand in each other's way.
-            let at_once = if self.remote.is_limited() { 1 } else { AT_ONCE };
-            let (some, rest) = left.split_at(at_once.min(left.len()));
-            left = rest;
-            let calls = some.iter().map(|(key, what)| {
-                let revision = self.revisions.get(key).copied();
-                call(To { remote: self.remote, key, revision, reason: self.reason }, *what)
-            });
-            let mut first = Ok(());
-            for ((key, _), outcome) in some.iter().zip(join_all(calls).await) {
+        let mut remaining = steps;
+        while !remaining.is_empty() {
+            // Once the server has limited the rate of changes, concurrent calls only delay each other.
+            let concurrent = if self.remote.is_limited() { 1 } else { CONCURRENT_CALLS };
+            let (current, rest) = remaining.split_at(concurrent.min(remaining.len()));
+            remaining = rest;
+            let calls = current.iter().map(|(key, step)| call(key, self.revisions.get(key).copied(), *step));
+            let mut result = Ok(());
+            for ((key, _), outcome) in current.iter().zip(join_all(calls).await) {
                 match outcome {
-                    Ok(flag) => self.is_done(key, flag.unwrap_or_default().revision),
-                    Err(failure) => first = first.and(Err(about(key, failure))),
+                    Ok(flag) => self.record(key, flag.unwrap_or_default().revision),
+                    Err(failure) => result = result.and(Err(with_subject(key, failure))),
                 }
             }
-            first?;
+            result?;
         }
         Ok(())
     }
 
-    async fn set(&mut self, steps: &[(&'a str, Status)]) -> Result<(), Failure> {
-        for some in steps.chunks(BATCH) {
+    async fn set_statuses(&mut self, steps: &[(&'a str, Status)]) -> Result<(), Failure> {
+        for batch in steps.chunks(BATCH_SIZE) {
             let item = |(key, status): &(&str, Status)| BatchSetItem {
                 flag: Some(batch_set_item::Flag::Key((*key).to_owned())),
                 status: FeatureFlagStatus::from(*status).into(),
                 expected_revision: self.revisions.get(key).copied(),
             };
-            let request = BatchSetFeatureFlagsRequest {
-                items: some.iter().map(item).collect(),
-                reason: self.reason.to_owned(),
-                request_id: request_id(),
-                validate_only: false,
-            };
+            let request =
+                change_request!(self.reason, BatchSetFeatureFlagsRequest { items: batch.iter().map(item).collect() });
             let call =
                 self.remote.retrying(request, async |to, request| to.toggle.batch_set_feature_flags(request).await);
-            let answer = call.await.map_err(|failure| match some {
-                [(key, _)] => about(key, failure),
-                _ => about(&format!("{} flags to turn on or off together", some.len()), failure),
+            let answer = call.await.map_err(|failure| match batch {
+                [(key, _)] => with_subject(key, failure),
+                _ => with_subject(&format!("{} flags to turn on or off together", batch.len()), failure),
             })?;
-            for ((key, _), result) in some.iter().zip(answer.results) {
-                self.is_done(key, result.revision);
+            for ((key, _), result) in batch.iter().zip(answer.results) {
+                self.record(key, result.revision);
             }
         }
         Ok(())
     }
 
-    fn is_done(&mut self, key: &'a str, revision: Revision) {
+    /// Records a step that has succeeded, and the revision that it has given the flag.
+    fn record(&mut self, key: &'a str, revision: Revision) {
         self.revisions.insert(key, revision);
         self.done += 1;
-        self.bar.inc(1);
+        self.progress.inc(1);
     }
 }
 
-/// What is to be done of one kind, with the key of the flag.
-fn steps<'a, T>(changes: &'a [Change], kind: fn(&'a Step) -> Option<T>) -> Vec<(&'a str, T)> {
+async fn create(
+    remote: &Remote,
+    key: &str,
+    content: &FlagContent,
+    reason: &str,
+) -> Result<Option<FeatureFlag>, Failure> {
+    let request = change_request!(
+        reason,
+        CreateFeatureFlagRequest {
+            key: key.to_owned(),
+            name: content.name.clone(),
+            description: content.description.clone(),
+            status: FeatureFlagStatus::from(content.status).into(),
+        }
+    );
+    let call = remote.retrying(request, async |to, request| to.toggle.create_feature_flag(request).await);
+    Ok(call.await?.feature_flag)
+}
+
+async fn update(
+    remote: &Remote,
+    key: &str,
+    revision: Option<Revision>,
+    edits: &TextEdits,
+    reason: &str,
+) -> Result<Option<FeatureFlag>, Failure> {
+    let edited = [("name", &edits.name), ("description", &edits.description)];
+    let paths = edited.iter().filter(|(_, edit)| edit.is_some()).map(|(field, _)| (*field).to_owned()).collect();
+    let new_text = |edit: &Option<TextEdit>| edit.as_ref().map(|edit| edit.new.clone()).unwrap_or_default();
+    let request = change_request!(
+        reason,
+        UpdateFeatureFlagRequest {
+            flag: Named::by_key(key.to_owned()).into(),
+            name: new_text(&edits.name),
+            description: new_text(&edits.description),
+            update_mask: Some(FieldMask { paths }),
+            expected_revision: revision,
+        }
+    );
+    let call = remote.retrying(request, async |to, request| to.toggle.update_feature_flag(request).await);
+    Ok(call.await?.feature_flag)
+}
+
+async fn archive(
+    remote: &Remote,
+    key: &str,
+    revision: Option<Revision>,
+    reason: &str,
+) -> Result<Option<FeatureFlag>, Failure> {
+    let flag = Named::by_key(key.to_owned()).into();
+    let request = change_request!(reason, ArchiveFeatureFlagRequest { flag, expected_revision: revision });
+    let call = remote.retrying(request, async |to, request| to.toggle.archive_feature_flag(request).await);
+    Ok(call.await?.feature_flag)
+}
+
+async fn unarchive(
+    remote: &Remote,
+    key: &str,
+    revision: Option<Revision>,
+    reason: &str,
+) -> Result<Option<FeatureFlag>, Failure> {
+    let flag = Named::by_key(key.to_owned()).into();
+    let request = change_request!(reason, UnarchiveFeatureFlagRequest { flag, expected_revision: revision });
+    let call = remote.retrying(request, async |to, request| to.toggle.unarchive_feature_flag(request).await);
+    Ok(call.await?.feature_flag)
+}
+
+/// All steps of one kind, each with the key of its flag.
+fn steps<'a, T>(changes: &'a [FlagChange], kind: fn(&'a ChangeStep) -> Option<T>) -> Vec<(&'a str, T)> {
     let all = changes.iter().flat_map(|change| change.steps.iter().map(|step| (change.key.as_str(), step)));
     all.filter_map(|(key, step)| Some((key, kind(step)?))).collect()
 }
 
-fn about(what: &str, failure: Failure) -> Failure {
-    Failure { code: failure.code, line: format!("{what}: {}", failure.line) }
+/// The failure of a step, which says which flag it was about.
+fn with_subject(subject: &str, failure: Failure) -> Failure {
+    Failure { code: failure.code, line: format!("{subject}: {}", failure.line) }
 }

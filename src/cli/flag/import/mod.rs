@@ -1,7 +1,7 @@
-//! `toggled flag import`: what a file says of flags, made so on the server.
+//! `toggled flag import`: makes flags what a file says. A file in any of the `formats` is parsed into `imported` flags;
+//! their difference from the server is the `plan`, which is shown as a `preview` and then `apply`-ed.
 
 mod apply;
-mod call;
 mod formats;
 mod imported;
 mod plan;
@@ -11,20 +11,20 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 
-use apply::Import as Applying;
+use apply::PlanRunner;
 use clap::Args;
-use formats::Format;
-use imported::Contents;
-use plan::Difference;
+use formats::FormatChoice;
+use imported::{ImportedFlags, ParseErrors};
+use plan::ImportPlan;
 
 use super::change::Manner;
 use crate::cli::{EXIT_FAILURE, Failure, complain, output, progress};
 
 /// The largest file: 64 MiB, all of which is held in memory.
-const LARGEST: u64 = 64 * 1024 * 1024;
+const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 
-/// So many faults are shown; whoever has more of them has made the same one again and again.
-const SHOWN_FAULTS: usize = 20;
+/// How many of a file's errors are shown. A file with more has most likely the same error on every line.
+const SHOWN_ERRORS: usize = 20;
 
 /// Arguments of `toggled flag import`.
 #[derive(Args)]
@@ -32,8 +32,8 @@ pub(super) struct Import {
     /// The file, of at most 64 MiB; - for standard input
     file: PathBuf,
     /// What the file is
-    #[arg(long, value_enum, default_value = "auto")]
-    format: Format,
+    #[arg(long, value_parser = formats::format_parser(), default_value = formats::AUTO)]
+    format: FormatChoice,
     /// Which of the environments of an Unleash export counts
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
@@ -46,31 +46,32 @@ pub(super) struct Import {
 
 impl Import {
     pub async fn run(self) -> Result<(), Failure> {
-        let contents = self.contents()?;
+        let imported = self.read()?;
         let remote = self.manner.caller.connect().await?.patient();
-        let there = remote.all_flags(&progress::spinner("reading flags")).await?;
-        let difference = Difference::new(&contents.flags, &there.by_key);
-        let lost: Vec<_> = contents.lost.iter().chain(&difference.lost).collect();
-        preview::difference(&self.manner, &difference, &lost)?;
+        let on_server = remote.all_flags(&progress::spinner("reading flags")).await?;
+        let plan = ImportPlan::new(&imported.flags, &on_server.by_key);
+        let omissions: Vec<_> = imported.omissions.iter().chain(&plan.omissions).collect();
+        preview::print_plan(&self.manner, &plan, &omissions)?;
         if self.manner.dry_run {
             return Ok(());
         }
-        let steps: usize = difference.changes.iter().map(|change| change.steps.len()).sum();
-        if steps > 0 && self.is_watched() && !output::ask(&format!("Make these {steps} changes?"))? {
+        let steps = plan.step_count();
+        if steps > 0 && self.is_interactive() && !output::ask(&format!("Make these {steps} changes?"))? {
             return Err(Failure { code: EXIT_FAILURE, line: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
-        let mut import = Applying::new(&remote, &self.manner.reason, &bar);
-        let applied = import.apply(&difference.changes).await;
-        let done = import.done;
+        let mut runner = PlanRunner::new(&remote, &self.manner.reason, &bar);
+        let applied = runner.apply(&plan.changes).await;
+        let done = runner.done;
         bar.finish_and_clear();
         applied.map_err(|Failure { code, line }| Failure {
             code,
             line: format!("{line} ({done} of {steps} changes are made; the same import again makes the others)"),
         })?;
-        preview::outcome(self.manner.output, done)
+        preview::print_outcome(self.manner.output, done)
     }
 
+    /// The file's name in messages.
     fn name(&self) -> String {
         if self.is_stdin() { "standard input".to_owned() } else { self.file.display().to_string() }
     }
@@ -79,39 +80,48 @@ impl Import {
         self.file == Path::new("-")
     }
 
-    /// Whether there is somebody who can be asked.
-    fn is_watched(&self) -> bool {
+    /// Whether a person can be asked to confirm the changes.
+    fn is_interactive(&self) -> bool {
         !self.yes && !self.is_stdin() && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
-    /// What the file says. With any fault, all of them are told, and nothing of it is good.
-    fn contents(&self) -> Result<Contents, Failure> {
-        let name = self.name();
-        let wrong = |rule: String| Failure::usage(format!("{name}: {rule}"));
-        let bytes = if self.is_stdin() { read(io::stdin().lock()) } else { File::open(&self.file).and_then(read) };
-        let bytes = bytes.map_err(|error| wrong(error.to_string()))?;
-        if bytes.len() as u64 > LARGEST {
-            return Err(wrong("it is larger than 64 MiB".to_owned()));
+    /// Reads and parses the file. A file with any error is refused.
+    fn read(&self) -> Result<ImportedFlags, Failure> {
+        let bytes = if self.is_stdin() {
+            read_limited(io::stdin().lock())
+        } else {
+            File::open(&self.file).and_then(read_limited)
+        };
+        let bytes = bytes.map_err(|error| self.refused(error.to_string()))?;
+        if bytes.len() as u64 > MAX_FILE_SIZE {
+            return Err(self.refused("it is larger than 64 MiB"));
         }
-        let text = str::from_utf8(&bytes).map_err(|error| wrong(format!("it is not UTF-8: {error}")))?;
-        let contents = formats::parse(text, self.format, self.environment.as_deref());
-        match &contents.faults[..] {
-            [] => Ok(contents),
-            [fault] => Err(wrong(format!("{fault}; nothing was imported"))),
-            faults => {
-                faults.iter().take(SHOWN_FAULTS).for_each(|fault| complain(&format!("{name}: {fault}")));
-                let more = faults.len().saturating_sub(SHOWN_FAULTS);
-                let more = if more > 0 { format!("and {more} more; ") } else { String::new() };
-                Err(wrong(format!("{more}{} faults; nothing was imported", faults.len())))
-            }
+        let text = str::from_utf8(&bytes).map_err(|error| self.refused(format!("it is not UTF-8: {error}")))?;
+        formats::parse(text, self.format, self.environment.as_deref()).map_err(|errors| self.report(&errors))
+    }
+
+    /// Prints a file's errors. The last line is the failure.
+    fn report(&self, errors: &ParseErrors) -> Failure {
+        if let [error] = &errors[..] {
+            return self.refused(format!("{error}; nothing was imported"));
         }
+        for error in errors.iter().take(SHOWN_ERRORS) {
+            complain(&format!("{}: {error}", self.name()));
+        }
+        let hidden = errors.len().saturating_sub(SHOWN_ERRORS);
+        let hidden = if hidden > 0 { format!("and {hidden} more; ") } else { String::new() };
+        self.refused(format!("{hidden}{} faults; nothing was imported", errors.len()))
+    }
+
+    fn refused(&self, rule: impl std::fmt::Display) -> Failure {
+        Failure::usage(format!("{}: {rule}", self.name()))
     }
 }
 
-/// One byte more than there may be tells that there are too many.
-fn read(from: impl Read) -> io::Result<Vec<u8>> {
+/// Reads at most one byte more than the limit, by which a larger file is recognized.
+fn read_limited(from: impl Read) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    from.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    from.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -119,18 +129,19 @@ fn read(from: impl Read) -> io::Result<Vec<u8>> {
 mod tests {
     use std::collections::BTreeMap;
 
+    use clap::builder::TypedValueParser;
     use proptest::prelude::*;
 
     use super::*;
     use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
     use crate::cli::flag::export;
 
-    /// Any text that a flag may have, and more often than not one that needs care.
-    fn text(least: usize) -> impl Strategy<Value = String> {
+    /// Any text that a flag may have; every other character is one that a format must escape.
+    fn text(min_length: usize) -> impl Strategy<Value = String> {
         let character =
             prop_oneof![prop::sample::select(vec!['"', ',', '\n', '\r', '\\', ' ', '\u{feff}']), any::<char>()];
-        let character = character.prop_filter("none may be U+0000", |c| *c != '\0');
-        prop::collection::vec(character, least..20).prop_map(String::from_iter)
+        let character = character.prop_filter("no U+0000", |c| *c != '\0');
+        prop::collection::vec(character, min_length..20).prop_map(String::from_iter)
     }
 
     fn flags() -> impl Strategy<Value = BTreeMap<String, FeatureFlag>> {
@@ -151,20 +162,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_exported_is_imported_as_it_was(there in flags()) {
-            for (written, read) in [(export::Format::Ndjson, Format::Ndjson), (export::Format::Csv, Format::Csv)] {
-                let bytes = written.write(&there.values().collect::<Vec<_>>()).ok().unwrap();
-                // An empty file may be anything.
-                for format in [read, Format::Auto].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
-                    let contents = formats::parse(str::from_utf8(&bytes).unwrap(), format, None);
-                    prop_assert_eq!((&contents.faults, &contents.lost), (&Vec::new(), &Vec::new()));
-                    prop_assert_eq!(contents.flags.len(), there.len());
-                    for (flag, there) in contents.flags.iter().zip(there.values()) {
-                        prop_assert_eq!(flag.key.as_str(), &there.key);
-                        prop_assert_eq!(flag.name.as_ref().unwrap().as_str(), &there.name);
-                        prop_assert_eq!(flag.description.as_ref().unwrap().as_str(), &there.description);
-                        prop_assert_eq!(FeatureFlagStatus::from(flag.status.unwrap()), there.status());
-                        prop_assert_eq!(flag.archived, Some(there.archived_at.is_some()));
+        fn exported_flags_are_imported_unchanged(existing in flags()) {
+            for (format, name) in [(export::Format::Ndjson, "ndjson"), (export::Format::Csv, "csv")] {
+                let bytes = format.write(&existing.values().collect::<Vec<_>>()).ok().unwrap();
+                let given = formats::format_parser().parse_ref(&clap::Command::new("test"), None, name.as_ref()).unwrap();
+                // The format of an empty file cannot be detected.
+                for choice in [given, FormatChoice::Detect].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
+                    let imported = formats::parse(str::from_utf8(&bytes).unwrap(), choice, None).unwrap();
+                    prop_assert_eq!(imported.omissions, Vec::new());
+                    prop_assert_eq!(imported.flags.len(), existing.len());
+                    for (flag, existing) in imported.flags.iter().zip(existing.values()) {
+                        prop_assert_eq!(flag.key.as_str(), &existing.key);
+                        prop_assert_eq!(flag.name.as_ref().unwrap().as_str(), &existing.name);
+                        prop_assert_eq!(flag.description.as_ref().unwrap().as_str(), &existing.description);
+                        prop_assert_eq!(FeatureFlagStatus::from(flag.status.unwrap()), existing.status());
+                        prop_assert_eq!(flag.archived, Some(existing.archived_at.is_some()));
                     }
                 }
             }

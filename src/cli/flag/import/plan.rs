@@ -1,117 +1,128 @@
-//! What a file would change on the server.
+//! The difference between a file and the server: the steps that make the server's flags what the file says.
 
 use std::collections::{BTreeMap, HashSet};
 
-use super::imported::{Lost, Wanted};
+use super::imported::{ImportedFlag, Omission};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::domain::Revision;
 use crate::domain::flag::Status;
+use crate::domain::text::{Description, Name};
 
-/// All that is to be done for a file.
+/// Everything that an import would do.
 #[derive(Debug, Default)]
-pub(super) struct Difference {
-    pub changes: Vec<Change>,
-    /// Flags that are as the file wants them.
+pub(super) struct ImportPlan {
+    /// Sorted by key.
+    pub changes: Vec<FlagChange>,
+    /// The number of flags that already are what the file says.
     pub unchanged: usize,
-    /// Flags of the server's that the file does not speak of: they are left alone.
-    pub only_there: usize,
-    pub lost: Vec<Lost>,
+    /// The number of flags on the server that the file does not mention. An import never changes them.
+    pub only_on_server: usize,
+    /// What the file says that the server's flags do not allow.
+    pub omissions: Vec<Omission>,
 }
 
-/// What is to be done to one flag, in this order.
+/// The steps that change one flag, in this order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Change {
+pub(super) struct FlagChange {
     pub key: String,
-    /// The revision of the flag that it was compared with; none for one that is not there.
+    /// The flag's revision when it was compared; `None` for a flag that does not exist yet.
     pub revision: Option<Revision>,
-    pub steps: Vec<Step>,
+    pub steps: Vec<ChangeStep>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Step {
-    Create(New),
+pub(super) enum ChangeStep {
+    Create(FlagContent),
     Unarchive,
-    Update(Edits),
-    Set(Status),
+    Update(TextEdits),
+    SetStatus(Status),
     Archive,
 }
 
+/// What a new flag begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct New {
+pub(super) struct FlagContent {
     pub name: String,
     pub description: String,
     pub status: Status,
 }
 
-/// What is to be edited, one of them at the least.
+/// Edits of a flag's texts, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Edits {
-    pub name: Option<Edit>,
-    pub description: Option<Edit>,
+pub(super) struct TextEdits {
+    pub name: Option<TextEdit>,
+    pub description: Option<TextEdit>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Edit {
+pub(super) struct TextEdit {
     pub old: String,
     pub new: String,
 }
 
-impl Difference {
-    /// Compares what is wanted with all flags of the server, archived ones too, by key.
-    pub fn new(wanted: &[Wanted], there: &BTreeMap<String, FeatureFlag>) -> Self {
-        let named: HashSet<_> = wanted.iter().map(|flag| flag.key.as_str()).collect();
-        let only_there = there.keys().filter(|key| !named.contains(key.as_str())).count();
-        let mut difference = Self { only_there, ..Self::default() };
-        for flag in wanted {
-            let change = match there.get(flag.key.as_str()) {
-                Some(there) => difference.change(flag, there),
+impl ImportPlan {
+    /// Compares a file's flags with all flags of the server, including archived ones, by key.
+    pub fn new(imported: &[ImportedFlag], on_server: &BTreeMap<String, FeatureFlag>) -> Self {
+        let keys: HashSet<_> = imported.iter().map(|flag| flag.key.as_str()).collect();
+        let only_on_server = on_server.keys().filter(|key| !keys.contains(key.as_str())).count();
+        let mut plan = Self { only_on_server, ..Self::default() };
+        for flag in imported {
+            let change = match on_server.get(flag.key.as_str()) {
+                Some(existing) => plan.change_existing(flag, existing),
                 None => create(flag),
             };
             if change.steps.is_empty() {
-                difference.unchanged += 1;
+                plan.unchanged += 1;
             } else {
-                difference.changes.push(change);
+                plan.changes.push(change);
             }
         }
-        difference.changes.sort_by(|one, other| one.key.cmp(&other.key));
-        difference
+        plan.changes.sort_by(|one, other| one.key.cmp(&other.key));
+        plan
     }
 
-    fn change(&mut self, wanted: &Wanted, there: &FeatureFlag) -> Change {
-        let edit = |old: &str, new: Option<&str>| {
-            let new = new.filter(|new| *new != old)?;
-            Some(Edit { old: old.to_owned(), new: new.to_owned() })
-        };
-        let name = edit(&there.name, wanted.name.as_ref().map(|name| name.as_str()));
-        let description = edit(&there.description, wanted.description.as_ref().map(|text| text.as_str()));
-        let is_archived = there.archived_at.is_some();
-        let archived = wanted.archived.unwrap_or(is_archived);
-        let on = there.status() == FeatureFlagStatus::Enabled;
-        let mut flip = wanted.status.filter(|status| (*status == Status::Enabled) != on);
-        if is_archived && wanted.archived.is_none() && flip.take().is_some() {
-            self.lost.push(Lost::new(&there.key, "its status: the flag is archived on the server, and stays so"));
+    pub fn step_count(&self) -> usize {
+        self.changes.iter().map(|change| change.steps.len()).sum()
+    }
+
+    fn change_existing(&mut self, imported: &ImportedFlag, existing: &FeatureFlag) -> FlagChange {
+        let name = edit(&existing.name, imported.name.as_ref().map(Name::as_str));
+        let description = edit(&existing.description, imported.description.as_ref().map(Description::as_str));
+        let is_archived = existing.archived_at.is_some();
+        let archived = imported.archived.unwrap_or(is_archived);
+        let is_enabled = existing.status() == FeatureFlagStatus::Enabled;
+        let mut flip = imported.status.filter(|status| (*status == Status::Enabled) != is_enabled);
+        if is_archived && imported.archived.is_none() && flip.take().is_some() {
+            let what = "its status: the flag is archived on the server, and stays so";
+            self.omissions.push(Omission::new(&existing.key, what));
         }
-        // An archived flag cannot be flipped: where one is to be, it is brought back for it.
+        // An archived flag cannot be flipped: it is unarchived first, and archived again if the file says so.
         let steps = [
-            (is_archived && (!archived || flip.is_some())).then_some(Step::Unarchive),
-            (name.is_some() || description.is_some()).then_some(Step::Update(Edits { name, description })),
-            flip.map(Step::Set),
-            (archived && (!is_archived || flip.is_some())).then_some(Step::Archive),
+            (is_archived && (!archived || flip.is_some())).then_some(ChangeStep::Unarchive),
+            (name.is_some() || description.is_some()).then_some(ChangeStep::Update(TextEdits { name, description })),
+            flip.map(ChangeStep::SetStatus),
+            (archived && (!is_archived || flip.is_some())).then_some(ChangeStep::Archive),
         ];
         let steps = steps.into_iter().flatten().collect();
-        Change { key: there.key.clone(), revision: Some(there.revision), steps }
+        FlagChange { key: existing.key.clone(), revision: Some(existing.revision), steps }
     }
 }
 
-/// A flag without a name is called by its key, and one without a status is off.
-fn create(wanted: &Wanted) -> Change {
-    let key = wanted.key.as_str().to_owned();
-    let name = wanted.name.as_ref().map_or_else(|| key.clone(), |name| name.as_str().to_owned());
-    let description = wanted.description.as_ref().map(|text| text.as_str().to_owned()).unwrap_or_default();
-    let status = wanted.status.unwrap_or(Status::Disabled);
-    let archive = (wanted.archived == Some(true)).then_some(Step::Archive);
-    let steps = std::iter::once(Step::Create(New { name, description, status })).chain(archive).collect();
-    Change { key, revision: None, steps }
+fn edit(old: &str, new: Option<&str>) -> Option<TextEdit> {
+    let new = new.filter(|new| *new != old)?;
+    Some(TextEdit { old: old.to_owned(), new: new.to_owned() })
+}
+
+/// Creates a flag. By default its name is its key, and its status is disabled.
+fn create(imported: &ImportedFlag) -> FlagChange {
+    let content = FlagContent {
+        name: imported.name.as_ref().map_or_else(|| imported.key.to_string(), Name::to_string),
+        description: imported.description.as_ref().map(Description::to_string).unwrap_or_default(),
+        status: imported.status.unwrap_or(Status::Disabled),
+    };
+    let archive = (imported.archived == Some(true)).then_some(ChangeStep::Archive);
+    let steps = std::iter::once(ChangeStep::Create(content)).chain(archive).collect();
+    FlagChange { key: imported.key.to_string(), revision: None, steps }
 }
 
 #[cfg(test)]
@@ -119,9 +130,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::domain::text::{Description, FlagKey, Name};
+    use crate::domain::text::FlagKey;
 
-    fn there() -> impl Strategy<Value = FeatureFlag> {
+    fn existing() -> impl Strategy<Value = FeatureFlag> {
         ("[ab]", "[ab]?", any::<bool>(), any::<bool>()).prop_map(|(name, description, on, archived)| FeatureFlag {
             name,
             description,
@@ -132,15 +143,17 @@ mod tests {
         })
     }
 
-    fn wanted() -> impl Strategy<Value = Wanted> {
+    fn imported() -> impl Strategy<Value = ImportedFlag> {
         let option = prop::option::of::<BoxedStrategy<String>>;
         let texts = (option("[ab]".boxed()), option("[ab]?".boxed()));
-        (texts, any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|((name, description), on, archived)| Wanted {
-            key: FlagKey::parse("k").unwrap(),
-            name: name.map(|name| Name::parse(&name).unwrap()),
-            description: description.map(|text| Description::parse(&text).unwrap()),
-            status: on.map(|on| if on { Status::Enabled } else { Status::Disabled }),
-            archived,
+        (texts, any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|((name, description), on, archived)| {
+            ImportedFlag {
+                key: FlagKey::parse("k").unwrap(),
+                name: name.map(|name| Name::parse(&name).unwrap()),
+                description: description.map(|text| Description::parse(&text).unwrap()),
+                status: on.map(|on| if on { Status::Enabled } else { Status::Disabled }),
+                archived,
+            }
         })
     }
 
@@ -148,9 +161,9 @@ mod tests {
         if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled }
     }
 
-    /// What a server does at such a step, as strict as it is.
-    fn apply(flags: &mut BTreeMap<String, FeatureFlag>, key: &str, step: &Step) {
-        if let Step::Create(New { name, description, status: created }) = step {
+    /// Does what the server does, with the same checks.
+    fn apply(flags: &mut BTreeMap<String, FeatureFlag>, key: &str, step: &ChangeStep) {
+        if let ChangeStep::Create(FlagContent { name, description, status: created }) = step {
             let flag = FeatureFlag {
                 key: key.to_owned(),
                 name: name.clone(),
@@ -164,16 +177,16 @@ mod tests {
         let flag = flags.get_mut(key).unwrap();
         let before = flag.clone();
         match step {
-            Step::Create(_) => {}
-            Step::Unarchive => flag.archived_at = None,
-            Step::Archive => flag.archived_at = Some(Default::default()),
-            Step::Update(Edits { name, description }) => {
+            ChangeStep::Create(_) => {}
+            ChangeStep::Unarchive => flag.archived_at = None,
+            ChangeStep::Archive => flag.archived_at = Some(Default::default()),
+            ChangeStep::Update(TextEdits { name, description }) => {
                 flag.name = name.as_ref().map_or(flag.name.clone(), |edit| edit.new.clone());
                 flag.description = description.as_ref().map_or(flag.description.clone(), |edit| edit.new.clone());
             }
-            Step::Set(wanted) => {
+            ChangeStep::SetStatus(new) => {
                 assert_eq!(flag.archived_at, None, "an archived flag cannot be flipped");
-                flag.status = status(*wanted == Status::Enabled).into();
+                flag.status = status(*new == Status::Enabled).into();
             }
         }
         assert_ne!(*flag, before, "{step:?} does nothing");
@@ -181,36 +194,36 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_steps_lead_to_what_is_wanted_and_no_further(before in prop::option::of(there()), wanted in wanted()) {
+        fn steps_make_flag_what_file_says_and_no_more(before in prop::option::of(existing()), imported in imported()) {
             let before = before.map(|flag| ("k".to_owned(), FeatureFlag { key: "k".to_owned(), ..flag }));
             let mut flags: BTreeMap<_, _> = before.clone().into_iter().collect();
-            let difference = Difference::new(std::slice::from_ref(&wanted), &flags);
-            for change in &difference.changes {
+            let plan = ImportPlan::new(std::slice::from_ref(&imported), &flags);
+            for change in &plan.changes {
                 change.steps.iter().for_each(|step| apply(&mut flags, &change.key, step));
             }
             let after = &flags["k"];
             let (_, before) = before.unzip();
-            prop_assert!(wanted.name.as_ref().is_none_or(|name| name.as_str() == after.name));
-            prop_assert!(wanted.description.as_ref().is_none_or(|text| text.as_str() == after.description));
-            prop_assert!(wanted.archived.is_none_or(|archived| archived == after.archived_at.is_some()));
-            let on = wanted.status.map(|status| status == Status::Enabled);
+            prop_assert!(imported.name.as_ref().is_none_or(|name| name.as_str() == after.name));
+            prop_assert!(imported.description.as_ref().is_none_or(|text| text.as_str() == after.description));
+            prop_assert!(imported.archived.is_none_or(|archived| archived == after.archived_at.is_some()));
+            let on = imported.status.map(|status| status == Status::Enabled);
             let as_wanted = on.is_none_or(|on| after.status() == status(on));
-            let stays_archived = wanted.archived.is_none() && before.as_ref().is_some_and(|f| f.archived_at.is_some());
-            prop_assert!(as_wanted || (stays_archived && difference.lost.len() == 1), "{after:?}");
+            let stays_archived = imported.archived.is_none() && before.as_ref().is_some_and(|f| f.archived_at.is_some());
+            prop_assert!(as_wanted || (stays_archived && plan.omissions.len() == 1), "{after:?}");
             if let Some(before) = before {
-                prop_assert!(wanted.name.is_some() || before.name == after.name);
-                prop_assert!(wanted.description.is_some() || before.description == after.description);
-                prop_assert!(wanted.status.is_some() || before.status == after.status);
+                prop_assert!(imported.name.is_some() || before.name == after.name);
+                prop_assert!(imported.description.is_some() || before.description == after.description);
+                prop_assert!(imported.status.is_some() || before.status == after.status);
             }
-            let again = Difference::new(std::slice::from_ref(&wanted), &flags);
-            prop_assert_eq!((again.changes, again.unchanged, again.only_there), (Vec::new(), 1, 0));
+            let again = ImportPlan::new(std::slice::from_ref(&imported), &flags);
+            prop_assert_eq!((again.changes, again.unchanged, again.only_on_server), (Vec::new(), 1, 0));
         }
     }
 
     #[test]
-    fn flags_that_the_file_does_not_speak_of_are_counted_and_left_alone() {
-        let there = BTreeMap::from([("a".to_owned(), FeatureFlag::default())]);
-        let difference = Difference::new(&[], &there);
-        assert_eq!((difference.changes.len(), difference.unchanged, difference.only_there), (0, 0, 1));
+    fn flag_missing_in_file_is_counted_and_kept() {
+        let on_server = BTreeMap::from([("a".to_owned(), FeatureFlag::default())]);
+        let plan = ImportPlan::new(&[], &on_server);
+        assert_eq!((plan.changes.len(), plan.unchanged, plan.only_on_server), (0, 0, 1));
     }
 }

@@ -1,33 +1,33 @@
-//! The difference, for people and for scripts.
+//! Prints a plan, and the outcome of carrying it out, as a table or as JSON.
 
 use console::Style;
 use serde::Serialize;
 
-use super::imported::Lost;
-use super::plan::{Difference, Edit, Edits, New, Step};
+use super::imported::Omission;
+use super::plan::{ChangeStep, FlagContent, ImportPlan, TextEdit, TextEdits};
 use crate::cli::Failure;
 use crate::cli::flag::change::Manner;
 use crate::cli::output::{self, Format, Item, Output};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
 
-/// Texts may be long; so much of one is shown in a column.
-const SHOWN: usize = 60;
+/// How many characters of a flag's text are shown in a column.
+const SHOWN_CHARACTERS: usize = 60;
 
-/// One line of a difference.
-enum Line<'a> {
-    Step(&'a str, &'a Step),
-    Lost(&'a Lost),
+/// One line of the preview.
+enum PlanLine<'a> {
+    Step(&'a str, &'a ChangeStep),
+    Omitted(&'a Omission),
 }
 
 #[derive(Serialize)]
-struct Shape<'a> {
+struct PlanLineShape<'a> {
     change: &'static str,
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<Text<'a>>,
+    name: Option<TextShape<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<Text<'a>>,
+    description: Option<TextShape<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -36,106 +36,110 @@ struct Shape<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Text<'a> {
+enum TextShape<'a> {
     New(&'a str),
     Edit { old: &'a str, new: &'a str },
 }
 
-impl<'a> From<&'a Edit> for Text<'a> {
-    fn from(edit: &'a Edit) -> Self {
+impl<'a> From<&'a TextEdit> for TextShape<'a> {
+    fn from(edit: &'a TextEdit) -> Self {
         Self::Edit { old: &edit.old, new: &edit.new }
     }
 }
 
-impl Item<3> for Line<'_> {
+impl Item<3> for PlanLine<'_> {
     const HEAD: [&'static str; 3] = ["CHANGE", "KEY", "WHAT"];
 
     fn row(&self) -> [Cell; 3] {
         match self {
-            Self::Step(key, step) => [Cell::new(name(step), style(step)), Cell::from(*key), Cell::from(words(step))],
-            Self::Lost(lost) => {
-                [Cell::new("not carried", Style::new().dim()), (&*lost.of).into(), (&*lost.what).into()]
+            Self::Step(key, step) => {
+                [Cell::new(step_name(step), step_style(step)), Cell::from(*key), Cell::from(step_details(step))]
+            }
+            Self::Omitted(omission) => {
+                [Cell::new("not carried", Style::new().dim()), (&*omission.subject).into(), (&*omission.what).into()]
             }
         }
     }
 
     fn json(&self) -> impl Serialize {
         match self {
-            Self::Lost(lost) => Shape { what: Some(&lost.what), ..shape("not_carried", &lost.of) },
+            Self::Omitted(omission) => {
+                PlanLineShape { what: Some(&omission.what), ..shape("not_carried", &omission.subject) }
+            }
             Self::Step(key, step) => match step {
-                Step::Create(New { name: called, description, status }) => Shape {
-                    name: Some(Text::New(called)),
-                    description: Some(Text::New(description)),
+                ChangeStep::Create(FlagContent { name: new_name, description, status }) => PlanLineShape {
+                    name: Some(TextShape::New(new_name)),
+                    description: Some(TextShape::New(description)),
                     status: Some(status.as_str()),
-                    ..shape(name(step), key)
+                    ..shape(step_name(step), key)
                 },
-                Step::Update(Edits { name: called, description }) => Shape {
-                    name: called.as_ref().map(Text::from),
-                    description: description.as_ref().map(Text::from),
-                    ..shape(name(step), key)
+                ChangeStep::Update(TextEdits { name: new_name, description }) => PlanLineShape {
+                    name: new_name.as_ref().map(TextShape::from),
+                    description: description.as_ref().map(TextShape::from),
+                    ..shape(step_name(step), key)
                 },
-                Step::Unarchive | Step::Set(_) | Step::Archive => shape(name(step), key),
+                ChangeStep::Unarchive | ChangeStep::SetStatus(_) | ChangeStep::Archive => shape(step_name(step), key),
             },
         }
     }
 }
 
-fn shape<'a>(change: &'static str, key: &'a str) -> Shape<'a> {
-    Shape { change, key, name: None, description: None, status: None, what: None }
+fn shape<'a>(change: &'static str, key: &'a str) -> PlanLineShape<'a> {
+    PlanLineShape { change, key, name: None, description: None, status: None, what: None }
 }
 
-fn name(step: &Step) -> &'static str {
+fn step_name(step: &ChangeStep) -> &'static str {
     match step {
-        Step::Create(_) => "create",
-        Step::Unarchive => "unarchive",
-        Step::Update(_) => "update",
-        Step::Set(Status::Enabled) => "enable",
-        Step::Set(Status::Disabled) => "disable",
-        Step::Archive => "archive",
+        ChangeStep::Create(_) => "create",
+        ChangeStep::Unarchive => "unarchive",
+        ChangeStep::Update(_) => "update",
+        ChangeStep::SetStatus(Status::Enabled) => "enable",
+        ChangeStep::SetStatus(Status::Disabled) => "disable",
+        ChangeStep::Archive => "archive",
     }
 }
 
-fn style(step: &Step) -> Style {
+fn step_style(step: &ChangeStep) -> Style {
     match step {
-        Step::Create(_) | Step::Set(Status::Enabled) => Style::new().green(),
-        Step::Set(Status::Disabled) => Style::new().yellow(),
-        Step::Unarchive | Step::Update(_) => Style::new(),
-        Step::Archive => Style::new().dim(),
+        ChangeStep::Create(_) | ChangeStep::SetStatus(Status::Enabled) => Style::new().green(),
+        ChangeStep::SetStatus(Status::Disabled) => Style::new().yellow(),
+        ChangeStep::Unarchive | ChangeStep::Update(_) => Style::new(),
+        ChangeStep::Archive => Style::new().dim(),
     }
 }
 
-fn words(step: &Step) -> String {
-    let edit = |field: &str, edit: &Option<Edit>| {
-        edit.as_ref().map(|edit| format!("{field} {:?} -> {:?}", short(&edit.old), short(&edit.new)))
+fn step_details(step: &ChangeStep) -> String {
+    let edit = |field: &str, edit: &Option<TextEdit>| {
+        edit.as_ref().map(|edit| format!("{field} {:?} -> {:?}", shortened(&edit.old), shortened(&edit.new)))
     };
     match step {
-        Step::Create(New { name, status, .. }) => format!("{}, {:?}", status.as_str(), short(name)),
-        Step::Update(Edits { name, description }) => {
+        ChangeStep::Create(FlagContent { name, status, .. }) => format!("{}, {:?}", status.as_str(), shortened(name)),
+        ChangeStep::Update(TextEdits { name, description }) => {
             let edits = [edit("name", name), edit("description", description)];
             edits.into_iter().flatten().collect::<Vec<_>>().join(", ")
         }
-        Step::Unarchive | Step::Set(_) | Step::Archive => String::new(),
+        ChangeStep::Unarchive | ChangeStep::SetStatus(_) | ChangeStep::Archive => String::new(),
     }
 }
 
-fn short(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN_CHARACTERS) {
         Some((end, _)) => format!("{}...", &text[..end]),
         None => text.to_owned(),
     }
 }
 
-/// What comes after the last line.
+/// The last JSON object of the preview.
 #[derive(Serialize)]
-struct End {
-    summary: Counts,
+struct PlanSummary {
+    summary: PlanCounts,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     dry_run: bool,
 }
 
-/// How many of each.
+/// How many steps of each kind there are, and how many flags and parts need none.
 #[derive(Serialize, Default)]
-struct Counts {
+struct PlanCounts {
     create: usize,
     update: usize,
     enable: usize,
@@ -147,28 +151,28 @@ struct Counts {
     not_carried: usize,
 }
 
-impl Counts {
-    fn new(difference: &Difference, lost: usize) -> Self {
+impl PlanCounts {
+    fn new(plan: &ImportPlan, omitted: usize) -> Self {
         let mut counts = Self {
-            unchanged: difference.unchanged,
-            only_on_server: difference.only_there,
-            not_carried: lost,
+            unchanged: plan.unchanged,
+            only_on_server: plan.only_on_server,
+            not_carried: omitted,
             ..Self::default()
         };
-        for step in difference.changes.iter().flat_map(|change| &change.steps) {
+        for step in plan.changes.iter().flat_map(|change| &change.steps) {
             *match step {
-                Step::Create(_) => &mut counts.create,
-                Step::Unarchive => &mut counts.unarchive,
-                Step::Update(_) => &mut counts.update,
-                Step::Set(Status::Enabled) => &mut counts.enable,
-                Step::Set(Status::Disabled) => &mut counts.disable,
-                Step::Archive => &mut counts.archive,
+                ChangeStep::Create(_) => &mut counts.create,
+                ChangeStep::Unarchive => &mut counts.unarchive,
+                ChangeStep::Update(_) => &mut counts.update,
+                ChangeStep::SetStatus(Status::Enabled) => &mut counts.enable,
+                ChangeStep::SetStatus(Status::Disabled) => &mut counts.disable,
+                ChangeStep::Archive => &mut counts.archive,
             } += 1;
         }
         counts
     }
 
-    fn words(&self) -> String {
+    fn in_words(&self) -> String {
         let all = [
             (self.create, "to create"),
             (self.update, "to update"),
@@ -185,23 +189,23 @@ impl Counts {
     }
 }
 
-/// All that is to be done, and what cannot be; at the end how many of each.
-pub(super) fn difference(manner: &Manner, difference: &Difference, lost: &[&Lost]) -> Result<(), Failure> {
-    let output = manner.output;
-    let steps = difference.changes.iter().flat_map(|change| change.steps.iter().map(|s| Line::Step(&change.key, s)));
-    let lines: Vec<_> = steps.chain(lost.iter().copied().map(Line::Lost)).collect();
+/// Prints the steps of a plan, what is omitted, and how many there are of each.
+pub(super) fn print_plan(options: &Manner, plan: &ImportPlan, omissions: &[&Omission]) -> Result<(), Failure> {
+    let output = options.output;
+    let steps = plan.changes.iter().flat_map(|change| change.steps.iter().map(|s| PlanLine::Step(&change.key, s)));
+    let lines: Vec<_> = steps.chain(omissions.iter().copied().map(PlanLine::Omitted)).collect();
     if !lines.is_empty() {
         output.all(&lines)?;
     }
-    let counts = Counts::new(difference, lost.len());
+    let counts = PlanCounts::new(plan, omissions.len());
     match output.output {
-        Format::Json => output::line(&output::json(&End { summary: counts, dry_run: manner.dry_run })?),
-        Format::Table => output::line(&counts.words()),
+        Format::Json => output::line(&output::json(&PlanSummary { summary: counts, dry_run: options.dry_run })?),
+        Format::Table => output::line(&counts.in_words()),
     }
 }
 
-/// What became of it.
-pub(super) fn outcome(output: Output, changes: usize) -> Result<(), Failure> {
+/// Prints how many changes were made.
+pub(super) fn print_outcome(output: Output, changes: usize) -> Result<(), Failure> {
     match output.output {
         Format::Json => output::line(&serde_json::to_string(&serde_json::json!({ "changed": changes }))?),
         Format::Table if changes == 0 => output::line("nothing to do"),

@@ -1,4 +1,4 @@
-//! flagd's flag definitions: what a boolean flag evaluates to for everybody.
+//! flagd's flag definitions. A boolean flag gets the status that its default variant has for every user.
 
 use std::fmt;
 
@@ -6,8 +6,17 @@ use serde::Deserialize;
 use serde::de::{MapAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::cli::flag::import::imported::{Contents, Lost, Raw};
+use super::{FileFormat, FileStart, parse_json};
+use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
+
+pub(super) const FORMAT: FileFormat = FileFormat {
+    name: "flagd",
+    help: "A flag definition file of flagd, JSON",
+    detect: |start: &FileStart<'_>| start.has_json_field("flags"),
+    has_environments: false,
+    parse: |text, _| parse(text),
+};
 
 #[derive(Deserialize)]
 struct File {
@@ -17,7 +26,7 @@ struct File {
     metadata: Option<Map<String, Value>>,
 }
 
-/// In the order of the file, and one that is there twice is there twice.
+/// The flags in the order of the file. Duplicate keys are kept, so that they can be reported.
 struct Flags(Vec<(String, Flag)>);
 
 #[derive(Deserialize)]
@@ -59,67 +68,69 @@ impl<'de> Deserialize<'de> for Flags {
     }
 }
 
-pub(super) fn parse(text: &str) -> Contents {
-    let file: File = match serde_json::from_str(text) {
-        Ok(file) => file,
-        Err(error) => return Contents::unusable(format!("it is no flag definition of flagd: {error}")),
-    };
-    let mut contents = Contents::default();
-    for (part, there) in [("$evaluators", &file.evaluators), ("metadata", &file.metadata)] {
-        if there.as_ref().is_some_and(|map| !map.is_empty()) {
-            contents.lost.push(Lost::new("the file", part));
+fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
+    let file: File = parse_json(text, "flag definition of flagd")?;
+    let mut collector = FlagCollector::default();
+    for (part, content) in [("$evaluators", &file.evaluators), ("metadata", &file.metadata)] {
+        if content.as_ref().is_some_and(|map| !map.is_empty()) {
+            collector.omit_from_file(part);
         }
     }
     for (key, flag) in &file.flags.0 {
-        take(key, flag, &mut contents);
+        add_flag(key, flag, &mut collector);
     }
-    contents
+    collector.finish()
 }
 
-fn take(key: &str, flag: &Flag, contents: &mut Contents) {
-    let place = format!("flags.{key}");
-    let none = Map::new();
-    let variants = flag.variants.as_ref().unwrap_or(&none);
+fn add_flag(key: &str, flag: &Flag, collector: &mut FlagCollector) {
+    let location = format!("flags.{key}");
+    let empty = Map::new();
+    let variants = flag.variants.as_ref().unwrap_or(&empty);
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
-        contents.lost.push(Lost::new(key, format!("the flag: its variant {name:?} is neither true nor false")));
+        collector.omit(key, &[format!("the flag: its variant {name:?} is neither true nor false")]);
         return;
     }
-    let mut lost = Vec::new();
     let status = match flag.default_variant.as_deref().map(|name| (name, variants.get(name))) {
         Some((_, Some(value))) => Some(if *value == Value::Bool(true) { Status::Enabled } else { Status::Disabled }),
         Some((name, None)) => {
-            contents.fault(&place, format_args!("its defaultVariant {name:?} is none of its variants"));
+            collector.error(&location, format_args!("its defaultVariant {name:?} is none of its variants"));
             None
         }
-        None => {
-            lost.push("that it is what its reader takes for the default (no defaultVariant): its status is left alone");
-            None
-        }
+        None => None,
     };
-    if flag.targeting.as_ref().is_some_and(|rule| !rule.is_null() && rule != &Value::Object(Map::new())) {
-        lost.push("targeting: it gets the status of its defaultVariant, for everybody");
-    }
-    if flag.metadata.as_ref().is_some_and(|map| !map.is_empty()) {
-        lost.push("metadata");
-    }
-    if !lost.is_empty() {
-        contents.lost.push(Lost::new(key, lost.join("; ")));
-    }
-    // To its readers a disabled flag is as good as none, which is what an archived one is here.
+    collector.omit(key, &omissions(flag));
+    // flagd's clients treat a disabled flag as missing, as toggled's clients treat an archived one.
     let archived = Some(flag.state == State::Disabled);
-    contents.take(&place, &Raw { key, status, archived, ..Raw::default() });
+    collector.add(&location, &FlagFields { key, status, archived, ..FlagFields::default() });
+}
+
+/// What of a boolean flag cannot be imported.
+fn omissions(flag: &Flag) -> Vec<String> {
+    let has_targeting = |rule: &Value| !rule.is_null() && *rule != Value::Object(Map::new());
+    let parts = [
+        flag.default_variant.is_none().then_some(
+            "that it is what its reader takes for the default (no defaultVariant): its status is left alone",
+        ),
+        flag.targeting
+            .as_ref()
+            .is_some_and(has_targeting)
+            .then_some("targeting: it gets the status of its defaultVariant, for everybody"),
+        flag.metadata.as_ref().is_some_and(|map| !map.is_empty()).then_some("metadata"),
+    ];
+    parts.into_iter().flatten().map(str::to_owned).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::flag::import::imported::Omission;
 
-    fn one(flag: &str) -> Contents {
+    fn parse_flag(flag: &str) -> Result<ImportedFlags, ParseErrors> {
         parse(&format!(r#"{{"flags":{{"a":{flag}}}}}"#))
     }
 
     #[test]
-    fn a_boolean_flag_is_what_its_default_variant_is() {
+    fn boolean_flag_has_status_of_default_variant() {
         for (flag, status, archived) in [
             (r#"{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":"on"}"#, Status::Enabled, false),
             (
@@ -133,15 +144,15 @@ mod tests {
                 true,
             ),
         ] {
-            let contents = one(flag);
-            assert_eq!((&contents.faults[..], &contents.lost[..]), (&[][..], &[][..]), "{flag}");
-            let told: Vec<_> = contents.flags.iter().map(|flag| (flag.status, flag.archived)).collect();
-            assert_eq!(told, [(Some(status), Some(archived))], "{flag}");
+            let imported = parse_flag(flag).unwrap();
+            assert_eq!(imported.omissions, [], "{flag}");
+            let fields: Vec<_> = imported.flags.iter().map(|flag| (flag.status, flag.archived)).collect();
+            assert_eq!(fields, [(Some(status), Some(archived))], "{flag}");
         }
     }
 
     #[test]
-    fn what_cannot_be_carried_is_told() {
+    fn what_no_flag_can_hold_is_reported() {
         for (flag, imported, expected) in [
             (r#"{"state":"ENABLED","variants":{"red":"f00","blue":"00f"},"defaultVariant":"red"}"#, 0, "\"blue\""),
             (r#"{"state":"ENABLED","variants":{"one":1},"defaultVariant":"one"}"#, 0, "\"one\""),
@@ -157,17 +168,16 @@ mod tests {
             ),
             (r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":null}"#, 1, "left alone"),
         ] {
-            let contents = one(flag);
-            assert_eq!((contents.flags.len(), contents.lost.len(), contents.faults.len()), (imported, 1, 0), "{flag}");
-            assert!(contents.lost[0].of == "a" && contents.lost[0].what.contains(expected), "{:?}", contents.lost);
+            let ImportedFlags { flags, omissions } = parse_flag(flag).unwrap();
+            assert_eq!((flags.len(), omissions.len()), (imported, 1), "{flag}");
+            assert!(omissions[0].subject == "a" && omissions[0].what.contains(expected), "{omissions:?}");
         }
-        let contents = parse(r#"{"flags":{},"$evaluators":{"mail":{"in":[]}},"metadata":{"version":"1"}}"#);
-        let told: Vec<_> = contents.lost.iter().map(|lost| lost.what.as_str()).collect();
-        assert_eq!(told, ["$evaluators", "metadata"]);
+        let file = r#"{"flags":{},"$evaluators":{"mail":{"in":[]}},"metadata":{"version":"1"}}"#;
+        assert_eq!(parse(file).unwrap().omissions, ["$evaluators", "metadata"].map(Omission::of_file));
     }
 
     #[test]
-    fn what_flagd_would_refuse_or_our_keys_cannot_be_is_a_fault() {
+    fn invalid_definition_or_key_is_an_error() {
         let on = r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}"#;
         for (text, expected) in [
             (
@@ -179,8 +189,8 @@ mod tests {
             (format!(r#"{{"flags":{{"a b":{on}}}}}"#), "flags.a b: key must be"),
             (format!(r#"{{"flags":{{"a":{on},"a":{on}}}}}"#), "already"),
         ] {
-            let faults = parse(&text).faults;
-            assert!(faults.len() == 1 && faults[0].contains(expected), "{text}: {faults:?}");
+            let errors = parse(&text).unwrap_err();
+            assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");
         }
     }
 }

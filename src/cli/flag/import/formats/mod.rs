@@ -1,77 +1,97 @@
-//! The formats that flags come in, one file each.
+//! The file formats of `flag import`. To add one, write its parser in a file here, as a `FileFormat`, and list it in `FORMATS`.
 
 mod csv;
 mod flagd;
 mod ndjson;
 mod unleash;
 
-use clap::ValueEnum;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
+use std::collections::BTreeMap;
 
-use super::imported::Contents;
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use serde::de::{DeserializeOwned, IgnoredAny};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// Whichever of the others it looks like
-    Auto,
-    /// Columns by the names in the first line: key, and any of name, description, status, archived
-    Csv,
-    /// One JSON object a line, as flag export writes it
-    Ndjson,
-    /// A flag definition file of flagd, JSON
-    Flagd,
-    /// An export of Unleash, JSON
-    Unleash,
+use super::imported::{ImportedFlags, ParseErrors};
+
+/// All formats. The first whose `detect` says yes is the format of a file.
+static FORMATS: [FileFormat; 4] = [csv::FORMAT, ndjson::FORMAT, unleash::FORMAT, flagd::FORMAT];
+
+/// The value of `--format` that stands for detection.
+pub(super) const AUTO: &str = "auto";
+
+/// A format that flags are imported from.
+#[derive(Debug)]
+pub(super) struct FileFormat {
+    /// The value of `--format`.
+    name: &'static str,
+    /// What `--help` says about it.
+    help: &'static str,
+    /// Whether a file that begins like this has this format.
+    detect: fn(&FileStart<'_>) -> bool,
+    /// Whether its files describe several environments, of which `--environment` selects one.
+    has_environments: bool,
+    /// Reads a file: its text, and the environment that was selected.
+    parse: fn(&str, Option<&str>) -> Result<ImportedFlags, ParseErrors>,
 }
 
-/// Reads a file. What is wrong with it is in the contents.
-pub(super) fn parse(text: &str, format: Format, environment: Option<&str>) -> Contents {
-    // Spreadsheets put it before what they save.
+/// The start of a file, by which its format is detected.
+#[derive(Debug)]
+struct FileStart<'a> {
+    first_line: &'a str,
+    /// The names of the fields of the first JSON object; none if the file does not begin with one.
+    json_fields: Vec<String>,
+}
+
+impl<'a> FileStart<'a> {
+    fn of(text: &'a str) -> Self {
+        type Object = BTreeMap<String, IgnoredAny>;
+        let object = serde_json::Deserializer::from_str(text).into_iter::<Object>().next();
+        let json_fields = object.and_then(Result::ok).map(|fields| fields.into_keys().collect()).unwrap_or_default();
+        Self { first_line: text.lines().next().unwrap_or_default(), json_fields }
+    }
+
+    fn has_json_field(&self, name: &str) -> bool {
+        self.json_fields.iter().any(|field| field == name)
+    }
+}
+
+/// What `--format` selects.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum FormatChoice {
+    Detect,
+    Given(&'static FileFormat),
+}
+
+/// Parses `--format`, and describes its values in `--help`.
+pub(super) fn format_parser() -> impl TypedValueParser<Value = FormatChoice> {
+    let auto = PossibleValue::new(AUTO).help("Detect the format by the file's content");
+    let formats = FORMATS.iter().map(|format| PossibleValue::new(format.name).help(format.help));
+    let find = |name: String| FORMATS.iter().find(|format| format.name == name);
+    PossibleValuesParser::new(std::iter::once(auto).chain(formats))
+        .map(move |name| find(name).map_or(FormatChoice::Detect, FormatChoice::Given))
+}
+
+/// Reads a file in the given or the detected format.
+pub(super) fn parse(text: &str, choice: FormatChoice, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
+    // Spreadsheets begin the files that they save with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    let format = match format {
-        Format::Auto => match detect(text) {
-            Ok(format) => format,
-            Err(fault) => return Contents::unusable(fault),
-        },
-        given => given,
+    let format = match choice {
+        FormatChoice::Given(format) => format,
+        FormatChoice::Detect => detect(text).map_err(|error| vec![error.to_owned()])?,
     };
-    if environment.is_some() && format != Format::Unleash {
-        return Contents::unusable("--environment is for exports of Unleash, which this is not");
+    if environment.is_some() && !format.has_environments {
+        return Err(vec!["--environment is for exports of Unleash, which this is not".to_owned()]);
     }
-    match format {
-        Format::Csv => csv::parse(text),
-        Format::Flagd => flagd::parse(text),
-        Format::Unleash => unleash::parse(text, environment),
-        // An auto that has found nothing is gone by now.
-        Format::Auto | Format::Ndjson => ndjson::parse(text),
-    }
+    (format.parse)(text, environment)
 }
 
-/// What a JSON object of each format has, and no other.
-#[derive(Deserialize)]
-struct Shape {
-    key: Option<IgnoredAny>,
-    flags: Option<IgnoredAny>,
-    features: Option<IgnoredAny>,
-}
-
-/// The format by its first JSON object, or CSV. A file with nothing in it is an export of no flags.
-fn detect(text: &str) -> Result<Format, &'static str> {
-    let start = text.trim_start();
-    if start.is_empty() {
+/// The format of a file. An empty file could have any, so that one is not guessed.
+fn detect(text: &str) -> Result<&'static FileFormat, &'static str> {
+    let text = text.trim_start();
+    if text.is_empty() {
         return Err(EMPTY);
     }
-    if !start.starts_with(['{', '[']) {
-        let has_key = start.lines().next().is_some_and(|head| csv::names(head).any(|name| name == "key"));
-        return if has_key { Ok(Format::Csv) } else { Err(UNKNOWN) };
-    }
-    match serde_json::Deserializer::from_str(start).into_iter().next() {
-        Some(Ok(Shape { key: Some(_), .. })) => Ok(Format::Ndjson),
-        Some(Ok(Shape { features: Some(_), .. })) => Ok(Format::Unleash),
-        Some(Ok(Shape { flags: Some(_), .. })) => Ok(Format::Flagd),
-        _ => Err(UNKNOWN),
-    }
+    let start = FileStart::of(text);
+    FORMATS.iter().find(|format| (format.detect)(&start)).ok_or(UNKNOWN)
 }
 
 const EMPTY: &str = "it is empty; --format ndjson takes that for no flags at all";
@@ -79,50 +99,60 @@ const EMPTY: &str = "it is empty; --format ndjson takes that for no flags at all
 const UNKNOWN: &str = "it is neither CSV with a column key, nor NDJSON of flag export, nor JSON of flagd or Unleash; \
                        --format shows what is wrong with it as one of them";
 
+/// Parses a file that is one JSON document; `document` is what it should be, for the error.
+fn parse_json<T: DeserializeOwned>(text: &str, document: &str) -> Result<T, ParseErrors> {
+    serde_json::from_str(text).map_err(|error| vec![format!("it is no {document}: {error}")])
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
+    fn detected(text: &str) -> Result<&'static str, &'static str> {
+        detect(text).map(|format| format.name)
+    }
+
     #[test]
-    fn formats_are_told_by_what_is_in_them() {
+    fn format_is_detected_by_content() {
         for (text, format) in [
-            ("key,name\na,A\n", Format::Csv),
-            ("name,\"Key\"\r\nA,a\r\n", Format::Csv),
-            ("{\"key\":\"a\"}\n{\"key\":\"b\"}\n", Format::Ndjson),
-            ("{\"flags\":{}}", Format::Flagd),
-            ("{\n  \"$schema\": \"https://example.com\",\n  \"flags\": {}\n}", Format::Flagd),
-            ("{\"version\":4,\"features\":[]}", Format::Unleash),
+            ("key,name\na,A\n", "csv"),
+            ("name,\"Key\"\r\nA,a\r\n", "csv"),
+            ("{\"key\":\"a\"}\n{\"key\":\"b\"}\n", "ndjson"),
+            ("{\"flags\":{}}", "flagd"),
+            ("{\n  \"$schema\": \"https://example.com\",\n  \"flags\": {}\n}", "flagd"),
+            ("{\"version\":4,\"features\":[]}", "unleash"),
         ] {
-            assert_eq!(detect(text), Ok(format), "{text}");
+            assert_eq!(detected(text), Ok(format), "{text}");
         }
+        for text in ["hello", "[]", "{}", "{\"flags\":", "name\nA\n", "%PDF-1.7", "{]", "{key}", "[key]"] {
+            assert_eq!(detected(text), Err(UNKNOWN), "{text}");
+        }
+    }
+
+    #[test]
+    fn empty_file_needs_a_format() {
         for text in ["", "\n \n"] {
-            assert_eq!(detect(text), Err(EMPTY), "{text:?}");
-            let contents = parse(text, Format::Ndjson, None);
-            assert_eq!((contents.flags.len(), contents.faults), (0, Vec::new()));
-        }
-        for text in ["hello", "[]", "{}", "{\"flags\":", "name\nA\n", "%PDF-1.7", "{]"] {
-            assert_eq!(detect(text), Err(UNKNOWN), "{text}");
+            assert_eq!(detected(text), Err(EMPTY), "{text:?}");
+            let flags = parse(text, FormatChoice::Given(&ndjson::FORMAT), None).unwrap();
+            assert_eq!(flags, ImportedFlags { flags: Vec::new(), omissions: Vec::new() });
         }
     }
 
     #[test]
-    fn the_mark_of_a_spreadsheet_is_no_part_of_the_first_name() {
-        let contents = parse("\u{feff}key\na\n", Format::Auto, None);
-        assert_eq!((contents.flags.len(), contents.faults), (1, Vec::new()));
+    fn byte_order_mark_is_ignored() {
+        assert_eq!(parse("\u{feff}key\na\n", FormatChoice::Detect, None).unwrap().flags.len(), 1);
     }
 
     #[test]
-    fn an_environment_is_asked_of_unleash_alone() {
-        assert_eq!(parse("key\na\n", Format::Auto, Some("production")).faults.len(), 1);
+    fn environment_is_refused_unless_unleash() {
+        assert_eq!(parse("key\na\n", FormatChoice::Detect, Some("production")).unwrap_err().len(), 1);
     }
 
-    const ALL: [Format; 5] = [Format::Auto, Format::Csv, Format::Ndjson, Format::Flagd, Format::Unleash];
-
-    /// What may stand in files of these formats, cut anywhere and put together anyhow.
-    fn shards() -> impl Strategy<Value = String> {
-        let shard = prop_oneof![
+    /// Pieces of files in these formats, cut anywhere and in any order.
+    fn pieces() -> impl Strategy<Value = String> {
+        let piece = prop_oneof![
             Just("key,name,status\n".to_owned()),
             Just(
                 "{\"flags\":{\"a\":{\"state\":\"ENABLED\",\"variants\":{\"on\":true},\"defaultVariant\":\"on\""
@@ -134,15 +164,16 @@ mod tests {
             "[\\[\\]{}\",:\\\\\n\r a0]{0,8}",
             "\\PC{0,20}",
         ];
-        prop::collection::vec(shard, 0..8).prop_map(|shards| shards.concat())
+        prop::collection::vec(piece, 0..8).prop_map(|pieces| pieces.concat())
     }
 
     proptest! {
         #[test]
-        fn nothing_that_a_file_holds_makes_it_panic(text in prop_oneof![shards(), any::<String>()]) {
-            for format in ALL {
-                parse(&text, format, None);
-                parse(&text, format, Some("e"));
+        fn parsers_never_panic(text in prop_oneof![pieces(), any::<String>()]) {
+            for choice in FORMATS.iter().map(FormatChoice::Given).chain([FormatChoice::Detect]) {
+                for environment in [None, Some("e")] {
+                    let _ = parse(&text, choice, environment);
+                }
             }
         }
     }

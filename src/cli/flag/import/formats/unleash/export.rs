@@ -1,5 +1,5 @@
-//! What an export of Unleash looks like: the older one of the whole instance (`/api/admin/state/export`, in whose first
-//! two versions each flag has its own `enabled`), and the newer one of an environment.
+//! The content of an Unleash export. There are two kinds: the older one of a whole instance (`/api/admin/state/export`),
+//! and the newer one of an environment. In the first two versions of the older kind each flag has its own `enabled`.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct File {
+pub(super) struct Export {
     pub features: Vec<Feature>,
     #[serde(default, deserialize_with = "list")]
     pub feature_environments: Vec<FeatureEnvironment>,
@@ -40,7 +40,7 @@ pub(super) struct Feature {
     pub impression_data: Option<bool>,
     pub archived: Option<bool>,
     pub archived_at: Option<String>,
-    // Only the oldest exports have these here.
+    // These three are here in the first two versions only.
     pub enabled: Option<bool>,
     #[serde(default, deserialize_with = "list")]
     pub strategies: Vec<Strategy>,
@@ -95,21 +95,21 @@ pub(super) struct Dependencies {
     pub dependencies: Vec<Value>,
 }
 
-/// A list that is null is as good as none.
+/// Reads null as an empty list.
 fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-impl File {
-    /// The environments that flags are on or off in.
+impl Export {
+    /// The environments that the export has statuses for.
     pub fn environments(&self) -> BTreeSet<&str> {
-        self.feature_environments.iter().map(|there| there.environment.as_str()).collect()
+        self.feature_environments.iter().map(|it| it.environment.as_str()).collect()
     }
 }
 
 impl Strategy {
-    /// Whether it lets everybody have the flag.
-    pub fn is_for_everybody(&self) -> bool {
+    /// Whether it turns the flag on for every user, if its segments listed elsewhere do not limit it.
+    pub fn is_for_all(&self) -> bool {
         let all = match self.name.as_str() {
             "default" => true,
             "flexibleRollout" => self.parameters.as_ref().and_then(|all| all.get("rollout")).is_some_and(is_hundred),
@@ -119,7 +119,7 @@ impl Strategy {
     }
 }
 
-/// A share is a number, or the text of one.
+/// Whether a rollout percentage is 100. It is a number, or a number in a string.
 fn is_hundred(value: &Value) -> bool {
     value.as_str().map_or(value.as_f64(), |text| text.trim().parse().ok()) == Some(100.0)
 }

@@ -1,4 +1,4 @@
-//! Unleash: whether a flag is on in one environment, if it is on there for everybody.
+//! Unleash: whether a flag is on in one environment. A flag that is on for some users only keeps its status.
 
 mod export;
 #[cfg(test)]
@@ -6,155 +6,167 @@ mod tests;
 
 use std::collections::{HashMap, HashSet};
 
-use export::{Feature, File, Strategy};
+use export::{Export, Feature, Strategy};
 
-use crate::cli::flag::import::imported::{Contents, Lost, Raw};
+use super::{FileFormat, FileStart, parse_json};
+use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
 
-pub(super) fn parse(text: &str, environment: Option<&str>) -> Contents {
-    let file: File = match serde_json::from_str(text) {
-        Ok(file) => file,
-        Err(error) => return Contents::unusable(format!("it is no export of Unleash: {error}")),
-    };
-    let environment = match choose(&file, environment) {
-        Ok(environment) => environment,
-        Err(fault) => return Contents::unusable(fault),
-    };
-    let mut contents = Contents::default();
-    let parts =
-        [("segments", &file.segments), ("strategies", &file.strategies), ("context fields", &file.context_fields)];
-    for (part, there) in parts.into_iter().filter(|(_, there)| !there.is_empty()) {
-        contents.lost.push(Lost::new("the file", format!("{part}: {}", there.len())));
+pub(super) const FORMAT: FileFormat = FileFormat {
+    name: "unleash",
+    help: "An export of Unleash, JSON",
+    detect: |start: &FileStart<'_>| start.has_json_field("features"),
+    has_environments: true,
+    parse,
+};
+
+fn parse(text: &str, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
+    let export: Export = parse_json(text, "export of Unleash")?;
+    let environment = select_environment(&export, environment).map_err(|error| vec![error])?;
+    let mut collector = FlagCollector::default();
+    let parts = [
+        ("segments", &export.segments),
+        ("strategies", &export.strategies),
+        ("context fields", &export.context_fields),
+    ];
+    for (part, items) in parts.into_iter().filter(|(_, items)| !items.is_empty()) {
+        collector.omit_from_file(format!("{part}: {}", items.len()));
     }
-    let details = Details::new(&file, environment);
-    for (index, feature) in file.features.iter().enumerate() {
-        details.take(&format!("features[{index}]"), feature, &mut contents);
+    let index = ExportIndex::new(&export, environment);
+    for (position, feature) in export.features.iter().enumerate() {
+        index.add_flag(&format!("features[{position}]"), feature, &mut collector);
     }
-    contents
+    collector.finish()
 }
 
-/// The environment that counts; none where the export is older than environments.
-fn choose<'a>(file: &'a File, asked: Option<&str>) -> Result<Option<&'a str>, String> {
-    let all = file.environments();
+/// The environment whose statuses are imported. An export of a version without environments has none.
+fn select_environment<'a>(export: &'a Export, requested: Option<&str>) -> Result<Option<&'a str>, String> {
+    let all = export.environments();
     let names = all.iter().copied().collect::<Vec<_>>().join(", ");
-    match (asked, all.len()) {
-        (Some(asked), 0) => Err(format!("there are no environments in it, and so no {asked:?}")),
-        (Some(asked), _) => {
-            let found = all.get(asked).copied().map(Some);
-            found.ok_or_else(|| format!("there is no environment {asked:?} in it, only {names}"))
+    match (requested, all.len()) {
+        (Some(requested), 0) => Err(format!("there are no environments in it, and so no {requested:?}")),
+        (Some(requested), _) => {
+            let found = all.get(requested).copied().map(Some);
+            found.ok_or_else(|| format!("there is no environment {requested:?} in it, only {names}"))
         }
         (None, 0 | 1) => Ok(all.first().copied()),
         (None, _) => Err(format!("it has several environments: pick one by --environment, out of {names}")),
     }
 }
 
-/// What the file says of flags elsewhere than at the flag, by the flag's name.
-struct Details<'a> {
+/// What the export says about a flag outside of the flag itself, by the flag's name.
+struct ExportIndex<'a> {
     environment: Option<&'a str>,
     enabled: HashMap<&'a str, bool>,
     strategies: HashMap<&'a str, Vec<&'a Strategy>>,
-    /// Ids of strategies that hold for segments only, as the older export has it.
-    segmented: HashSet<&'a str>,
-    variants: HashMap<&'a str, usize>,
-    tags: HashMap<&'a str, usize>,
-    dependencies: HashMap<&'a str, usize>,
+    /// The ids of strategies that are limited to segments, as the older export lists them.
+    segmented_strategies: HashSet<&'a str>,
+    variant_counts: HashMap<&'a str, usize>,
+    tag_counts: HashMap<&'a str, usize>,
+    dependency_counts: HashMap<&'a str, usize>,
 }
 
-impl<'a> Details<'a> {
-    fn new(file: &'a File, environment: Option<&'a str>) -> Self {
-        let here = file.feature_environments.iter().filter(|there| Some(there.environment.as_str()) == environment);
-        let mut details = Self {
+impl<'a> ExportIndex<'a> {
+    fn new(export: &'a Export, environment: Option<&'a str>) -> Self {
+        let in_environment =
+            export.feature_environments.iter().filter(|it| Some(it.environment.as_str()) == environment);
+        let segments = export.feature_strategy_segments.iter();
+        let mut index = Self {
             environment,
-            enabled: here.clone().map(|there| (there.feature_name.as_str(), there.enabled)).collect(),
+            enabled: in_environment.clone().map(|it| (it.feature_name.as_str(), it.enabled)).collect(),
             strategies: HashMap::new(),
-            segmented: file.feature_strategy_segments.iter().map(|it| it.feature_strategy_id.as_str()).collect(),
-            variants: HashMap::new(),
-            tags: HashMap::new(),
-            dependencies: HashMap::new(),
+            segmented_strategies: segments.map(|it| it.feature_strategy_id.as_str()).collect(),
+            variant_counts: sums(in_environment.map(|it| (it.feature_name.as_str(), it.variants.len()))),
+            tag_counts: sums(export.feature_tags.iter().map(|tag| (tag.feature_name.as_str(), 1))),
+            dependency_counts: sums(export.dependencies.iter().map(|it| (it.feature.as_str(), it.dependencies.len()))),
         };
-        for there in here {
-            *details.variants.entry(&there.feature_name).or_default() += there.variants.len();
-        }
-        for tag in &file.feature_tags {
-            *details.tags.entry(&tag.feature_name).or_default() += 1;
-        }
-        for child in &file.dependencies {
-            *details.dependencies.entry(&child.feature).or_default() += child.dependencies.len();
-        }
-        // An export of one environment may leave out which.
-        let elsewhere = |strategy: &&Strategy| strategy.environment.as_deref().is_some_and(|e| Some(e) != environment);
-        for strategy in file.feature_strategies.iter().filter(|strategy| !elsewhere(strategy)) {
+        // An export of a single environment may omit its name.
+        let is_elsewhere =
+            |strategy: &&Strategy| strategy.environment.as_deref().is_some_and(|e| Some(e) != environment);
+        for strategy in export.feature_strategies.iter().filter(|strategy| !is_elsewhere(strategy)) {
             if let Some(name) = &strategy.feature_name {
-                details.strategies.entry(name).or_default().push(strategy);
+                index.strategies.entry(name).or_default().push(strategy);
             }
         }
-        details
+        index
     }
 
-    fn take(&self, place: &str, feature: &Feature, contents: &mut Contents) {
-        let name = feature.name.as_str();
-        let mut lost = Vec::new();
-        let status = self.status(feature, &mut lost);
-        let count = |all: &HashMap<&str, usize>| all.get(name).copied().unwrap_or_default();
-        let in_strategies: usize = self.strategies(feature).0.iter().map(|strategy| strategy.variants.len()).sum();
-        for (what, number) in [
-            ("variants", feature.variants.len() + count(&self.variants) + in_strategies),
-            ("tags", count(&self.tags)),
-            ("dependencies on other flags", count(&self.dependencies)),
-        ] {
-            if number > 0 {
-                lost.push(format!("{what}: {number}"));
-            }
-        }
-        lost.extend(feature.stale.filter(|stale| *stale).map(|_| "that it is stale".to_owned()));
-        lost.extend(feature.impression_data.filter(|wanted| *wanted).map(|_| "impression data".to_owned()));
-        lost.extend(feature.kind.as_ref().map(|kind| format!("its type, {kind}")));
-        lost.extend(feature.project.as_ref().filter(|p| *p != "default").map(|p| format!("its project, {p}")));
-        if !lost.is_empty() {
-            contents.lost.push(Lost::new(name, lost.join("; ")));
-        }
+    fn add_flag(&self, location: &str, feature: &Feature, collector: &mut FlagCollector) {
+        let mut omitted = Vec::new();
+        let status = self.status(feature, &mut omitted);
+        omitted.extend(self.counted_parts(feature));
+        omitted.extend(feature.stale.filter(|stale| *stale).map(|_| "that it is stale".to_owned()));
+        omitted.extend(feature.impression_data.filter(|has_data| *has_data).map(|_| "impression data".to_owned()));
+        omitted.extend(feature.kind.as_ref().map(|kind| format!("its type, {kind}")));
+        omitted.extend(feature.project.as_ref().filter(|p| *p != "default").map(|p| format!("its project, {p}")));
+        collector.omit(&feature.name, &omitted);
         let archived = feature.archived.or_else(|| feature.archived_at.as_ref().map(|_| true));
-        let description = feature.description.as_deref();
-        contents.take(place, &Raw { key: name, description, status, archived, ..Raw::default() });
+        let (key, description) = (feature.name.as_str(), feature.description.as_deref());
+        collector.add(location, &FlagFields { key, name: None, description, status, archived });
     }
 
-    /// The strategies that say who gets the flag, and those that are disabled.
-    fn strategies(&self, feature: &'a Feature) -> (Vec<&'a Strategy>, Vec<&'a Strategy>) {
-        let elsewhere = self.strategies.get(feature.name.as_str()).into_iter().flatten().copied();
-        elsewhere.chain(&feature.strategies).partition(|strategy| strategy.disabled != Some(true))
+    /// What a flag has some number of, and cannot be imported.
+    fn counted_parts(&self, feature: &'a Feature) -> impl Iterator<Item = String> {
+        let count = |counts: &HashMap<&str, usize>| counts.get(feature.name.as_str()).copied().unwrap_or_default();
+        let in_strategies: usize = self.strategies(feature).map(|strategy| strategy.variants.len()).sum();
+        let parts = [
+            ("variants", feature.variants.len() + count(&self.variant_counts) + in_strategies),
+            ("tags", count(&self.tag_counts)),
+            ("dependencies on other flags", count(&self.dependency_counts)),
+        ];
+        parts.into_iter().filter(|(_, number)| *number > 0).map(|(part, number)| format!("{part}: {number}"))
     }
 
-    /// On or off for everybody. A flag that is on for some only is neither: to turn it on would give to all what was
-    /// meant for few, so it is left as it is; likewise where all that says for whom it is on is disabled.
-    fn status(&self, feature: &'a Feature, lost: &mut Vec<String>) -> Option<Status> {
+    fn strategies(&self, feature: &'a Feature) -> impl Iterator<Item = &'a Strategy> {
+        self.strategies.get(feature.name.as_str()).into_iter().flatten().copied().chain(&feature.strategies)
+    }
+
+    /// The flag's status if it is the same for every user, and otherwise none: to turn a flag on that is on for some
+    /// users would give it to all. The same holds for a flag of which all strategies are disabled.
+    fn status(&self, feature: &'a Feature, omitted: &mut Vec<String>) -> Option<Status> {
         let enabled = match self.environment {
             Some(_) => self.enabled.get(feature.name.as_str()).copied(),
             None => feature.enabled,
         };
         let Some(enabled) = enabled else {
             let place = self.environment.map_or_else(String::new, |name| format!(" in {name}"));
-            lost.push(format!("that nothing says whether it is on{place}: its status is left alone"));
+            omitted.push(format!("that nothing says whether it is on{place}: its status is left alone"));
             return None;
         };
-        let for_everybody = |strategy: &&Strategy| {
-            let segmented = strategy.id.as_deref().is_some_and(|id| self.segmented.contains(id));
-            strategy.is_for_everybody() && !segmented
-        };
-        let (active, disabled) = self.strategies(feature);
-        let (all, some): (Vec<_>, Vec<_>) = active.into_iter().partition(for_everybody);
-        let names = |all: &[&Strategy]| all.iter().map(|one| one.name.as_str()).collect::<Vec<_>>().join(", ");
-        let partly = enabled && all.is_empty() && !some.is_empty();
-        let nobody = enabled && all.is_empty() && some.is_empty() && !disabled.is_empty();
-        if partly {
-            lost.push(format!("that it is on for some only ({}): its status is left alone", names(&some)));
-        } else if !some.is_empty() {
-            lost.push(format!("strategies: {}", names(&some)));
+        let (active, disabled): (Vec<_>, Vec<_>) =
+            self.strategies(feature).partition(|strategy| strategy.disabled != Some(true));
+        let (for_all, for_some): (Vec<_>, Vec<_>) = active.into_iter().partition(|strategy| self.is_for_all(strategy));
+        let on_for_some = enabled && for_all.is_empty() && !for_some.is_empty();
+        let on_for_none = enabled && for_all.is_empty() && for_some.is_empty() && !disabled.is_empty();
+        if on_for_some {
+            omitted.push(format!("that it is on for some only ({}): its status is left alone", names(&for_some)));
+        } else if !for_some.is_empty() {
+            omitted.push(format!("strategies: {}", names(&for_some)));
         }
-        if nobody {
-            lost.push(format!("that all its strategies are disabled ({}): its status is left alone", names(&disabled)));
+        if on_for_none {
+            omitted
+                .push(format!("that all its strategies are disabled ({}): its status is left alone", names(&disabled)));
         } else if !disabled.is_empty() {
-            lost.push(format!("disabled strategies: {}", names(&disabled)));
+            omitted.push(format!("disabled strategies: {}", names(&disabled)));
         }
-        (!partly && !nobody).then_some(if enabled { Status::Enabled } else { Status::Disabled })
+        (!on_for_some && !on_for_none).then_some(if enabled { Status::Enabled } else { Status::Disabled })
     }
+
+    fn is_for_all(&self, strategy: &Strategy) -> bool {
+        let segmented = strategy.id.as_deref().is_some_and(|id| self.segmented_strategies.contains(id));
+        strategy.is_for_all() && !segmented
+    }
+}
+
+fn names(strategies: &[&Strategy]) -> String {
+    strategies.iter().map(|strategy| strategy.name.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// Adds up the numbers of each flag.
+fn sums<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> HashMap<&'a str, usize> {
+    let mut sums = HashMap::new();
+    for (name, count) in counts {
+        *sums.entry(name).or_default() += count;
+    }
+    sums
 }

@@ -1,14 +1,18 @@
 use serde_json::{Value, json};
 
 use super::*;
+use crate::cli::flag::import::imported::Omission;
 
-fn read(file: Value, environment: Option<&str>) -> Contents {
-    parse(&file.to_string(), environment)
+fn read(file: Value, environment: Option<&str>) -> ImportedFlags {
+    parse(&file.to_string(), environment).unwrap()
 }
 
-/// One flag in one environment, on, with these strategies.
-fn strategies(strategies: Value) -> Contents {
-    let mut strategies = strategies;
+fn errors(file: &Value, environment: Option<&str>) -> ParseErrors {
+    parse(&file.to_string(), environment).unwrap_err()
+}
+
+/// One flag that is on in one environment, with these strategies.
+fn with_strategies(mut strategies: Value) -> ImportedFlags {
     for strategy in strategies.as_array_mut().unwrap() {
         strategy["featureName"] = "a".into();
     }
@@ -21,7 +25,7 @@ fn strategies(strategies: Value) -> Contents {
 }
 
 #[test]
-fn a_flag_that_is_on_for_everybody_is_on() {
+fn flag_on_for_all_users_is_enabled() {
     for given in [
         json!([]),
         json!([{"name": "default"}]),
@@ -30,14 +34,14 @@ fn a_flag_that_is_on_for_everybody_is_on() {
         json!([{"name": "flexibleRollout", "parameters": {"rollout": 100}, "segments": null}]),
         json!([{"name": "userWithId", "environment": "development"}]),
     ] {
-        let contents = strategies(given.clone());
-        assert_eq!((contents.lost, contents.faults), (Vec::new(), Vec::new()), "{given}");
-        assert_eq!(contents.flags[0].status, Some(Status::Enabled), "{given}");
+        let imported = with_strategies(given.clone());
+        assert_eq!(imported.omissions, [], "{given}");
+        assert_eq!(imported.flags[0].status, Some(Status::Enabled), "{given}");
     }
 }
 
 #[test]
-fn a_flag_that_is_on_for_some_is_left_as_it_is() {
+fn flag_on_for_some_users_keeps_status() {
     for given in [
         json!([{"name": "userWithId", "parameters": {"userIds": "7"}}]),
         json!([{"name": "flexibleRollout", "parameters": {"rollout": "99"}}]),
@@ -45,28 +49,31 @@ fn a_flag_that_is_on_for_some_is_left_as_it_is() {
         json!([{"name": "default", "constraints": [{"contextName": "country"}]}]),
         json!([{"name": "default", "segments": [1]}]),
     ] {
-        let contents = strategies(given.clone());
-        assert_eq!(contents.flags[0].status, None, "{given}");
-        assert!(contents.lost[0].what.contains("on for some only"), "{given}: {:?}", contents.lost);
+        let imported = with_strategies(given.clone());
+        assert_eq!(imported.flags[0].status, None, "{given}");
+        assert!(imported.omissions[0].what.contains("on for some only"), "{given}: {:?}", imported.omissions);
     }
-    let both = strategies(json!([{"name": "default"}, {"name": "userWithId"}]));
-    assert_eq!((both.flags[0].status, both.lost[0].what.as_str()), (Some(Status::Enabled), "strategies: userWithId"));
+    let both = with_strategies(json!([{"name": "default"}, {"name": "userWithId"}]));
+    assert_eq!(
+        (both.flags[0].status, both.omissions[0].what.as_str()),
+        (Some(Status::Enabled), "strategies: userWithId")
+    );
 }
 
 #[test]
-fn strategies_that_are_disabled_are_told_and_say_nothing_of_who_has_the_flag() {
-    let beside = strategies(json!([{"name": "default"}, {"name": "userWithId", "disabled": true}]));
+fn disabled_strategy_is_reported_and_ignored() {
+    let beside = with_strategies(json!([{"name": "default"}, {"name": "userWithId", "disabled": true}]));
     assert_eq!(
-        (beside.flags[0].status, beside.lost[0].what.as_str()),
+        (beside.flags[0].status, beside.omissions[0].what.as_str()),
         (Some(Status::Enabled), "disabled strategies: userWithId")
     );
-    let alone = strategies(json!([{"name": "default", "disabled": true}]));
+    let alone = with_strategies(json!([{"name": "default", "disabled": true}]));
     assert_eq!(alone.flags[0].status, None);
-    assert!(alone.lost[0].what.contains("all its strategies are disabled (default)"), "{:?}", alone.lost);
+    assert!(alone.omissions[0].what.contains("all its strategies are disabled (default)"), "{:?}", alone.omissions);
 }
 
 #[test]
-fn segments_of_the_older_export_stand_apart() {
+fn segment_of_older_export_limits_strategy() {
     let file = json!({
         "version": 4,
         "features": [{"name": "a"}],
@@ -75,13 +82,13 @@ fn segments_of_the_older_export_stand_apart() {
         "segments": [{"id": 1, "name": "some"}],
         "featureStrategySegments": [{"featureStrategyId": "s", "segmentId": 1}],
     });
-    let contents = read(file, None);
-    assert_eq!(contents.flags[0].status, None);
-    assert_eq!(contents.lost[0], Lost::new("the file", "segments: 1"));
+    let imported = read(file, None);
+    assert_eq!(imported.flags[0].status, None);
+    assert_eq!(imported.omissions[0], Omission::of_file("segments: 1"));
 }
 
 #[test]
-fn the_first_versions_have_no_environments() {
+fn first_versions_have_no_environments() {
     let file = json!({
         "version": 1,
         "features": [
@@ -90,16 +97,15 @@ fn the_first_versions_have_no_environments() {
         ],
         "strategies": [],
     });
-    let contents = read(file.clone(), None);
-    assert_eq!(contents.faults, Vec::<String>::new());
-    let [a, b] = &contents.flags[..] else { panic!("{:?}", contents.flags) };
+    let imported = read(file.clone(), None);
+    let [a, b] = &imported.flags[..] else { panic!("{:?}", imported.flags) };
     assert_eq!((a.status, a.archived, a.description.as_ref().unwrap().as_str()), (Some(Status::Enabled), None, "A"));
     assert_eq!((b.status, b.archived, b.description.as_ref()), (Some(Status::Disabled), Some(true), None));
-    assert!(read(file, Some("default")).faults[0].contains("no environments"));
+    assert!(errors(&file, Some("default"))[0].contains("no environments"));
 }
 
 #[test]
-fn of_several_environments_one_is_picked() {
+fn several_environments_need_a_selection() {
     let file = json!({
         "features": [{"name": "a"}, {"name": "b"}],
         "featureEnvironments": [
@@ -111,19 +117,21 @@ fn of_several_environments_one_is_picked() {
     for (asked, expected) in
         [(None, "out of development, production"), (Some("staging"), "only development, production")]
     {
-        let faults = read(file.clone(), asked).faults;
-        assert!(faults.len() == 1 && faults[0].contains(expected), "{faults:?}");
+        let errors = errors(&file, asked);
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
     }
     let development = read(file.clone(), Some("development"));
-    assert!(development.lost.is_empty() && development.flags.iter().all(|flag| flag.status == Some(Status::Enabled)));
+    assert!(
+        development.omissions.is_empty() && development.flags.iter().all(|flag| flag.status == Some(Status::Enabled))
+    );
     let production = read(file, Some("production"));
-    let told: Vec<_> = production.flags.iter().map(|flag| flag.status).collect();
-    assert_eq!(told, [Some(Status::Disabled), None]);
-    assert!(production.lost[0].of == "b" && production.lost[0].what.contains("in production"));
+    let statuses: Vec<_> = production.flags.iter().map(|flag| flag.status).collect();
+    assert_eq!(statuses, [Some(Status::Disabled), None]);
+    assert!(production.omissions[0].subject == "b" && production.omissions[0].what.contains("in production"));
 }
 
 #[test]
-fn all_else_that_it_says_of_a_flag_is_told() {
+fn everything_else_of_a_flag_is_reported() {
     let file = json!({
         "features": [{"name": "a", "type": "release", "project": "shop", "stale": true, "impressionData": true}],
         "featureEnvironments": [{"featureName": "a", "environment": "e", "enabled": true, "variants": [{"name": "red"}]}],
@@ -132,12 +140,12 @@ fn all_else_that_it_says_of_a_flag_is_told() {
         "dependencies": [{"feature": "a", "dependencies": [{"feature": "b", "enabled": true}]}],
         "contextFields": [{"name": "country"}],
     });
-    let contents = read(file, None);
+    let imported = read(file, None);
     assert_eq!(
-        contents.lost,
+        imported.omissions,
         [
-            Lost::new("the file", "context fields: 1"),
-            Lost::new(
+            Omission::of_file("context fields: 1"),
+            Omission::new(
                 "a",
                 "variants: 2; tags: 1; dependencies on other flags: 1; that it is stale; impression data; its type, release; \
              its project, shop",
@@ -147,12 +155,12 @@ fn all_else_that_it_says_of_a_flag_is_told() {
 }
 
 #[test]
-fn names_that_no_key_can_be_are_faults() {
+fn name_that_is_no_key_is_an_error() {
     let file = json!({"features": [{"name": "a~b", "enabled": true}, {"name": "c", "enabled": true}, {"name": "c"}]});
-    let faults = read(file, None).faults;
+    let errors = errors(&file, None);
     assert!(
-        faults[0].starts_with("features[0]: key must") && faults[1].contains("at features[1] already"),
-        "{faults:?}"
+        errors[0].starts_with("features[0]: key must") && errors[1].contains("at features[1] already"),
+        "{errors:?}"
     );
-    assert_eq!(faults.len(), 2);
+    assert_eq!(errors.len(), 2);
 }
