@@ -150,7 +150,7 @@ fn run(command: Command) -> Result<(), Failure> {
 /// One line about what went wrong.
 fn complain(line: &str) {
     // A server's words may hold anything.
-    let line = table::printable(&line.replace('\n', " "));
+    let line = table::sanitize(&line.replace('\n', " "));
     progress::beside(|| {
         let _ = writeln!(io::stderr(), "toggled: {line}");
     });

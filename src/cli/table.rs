@@ -1,71 +1,73 @@
-//! Columns for people to read.
+//! Tables for people to read: columns as wide as their widest cell.
 
 use std::fmt;
 
-use console::Style;
+use console::{Alignment, Style, measure_text_width, pad_str};
 
-/// What stands in a column, and how it looks on a terminal that has colours.
+/// The space between two columns.
+const COLUMN_GAP: usize = 2;
+
+/// One cell of a table. Its text is safe to print to a terminal.
 pub(super) struct Cell {
     text: String,
     style: Style,
 }
 
 impl Cell {
-    pub fn new(text: impl Into<String>, style: Style) -> Self {
-        Self { text: text.into(), style }
+    pub fn new(text: impl AsRef<str>, style: Style) -> Self {
+        Self { text: sanitize(text.as_ref()), style }
+    }
+
+    fn width(&self) -> usize {
+        measure_text_width(&self.text)
     }
 }
 
-impl<T: Into<String>> From<T> for Cell {
+impl<T: AsRef<str>> From<T> for Cell {
     fn from(text: T) -> Self {
         Self::new(text, Style::new())
     }
 }
 
-/// Rows under a head, padded to the widest of each column.
+/// Rows under a header.
 pub(super) struct Table<const N: usize> {
     rows: Vec<[Cell; N]>,
     widths: [usize; N],
-    styled: bool,
+    has_colors: bool,
 }
 
 impl<const N: usize> Table<N> {
-    pub fn new(head: [&str; N]) -> Self {
-        let mut table = Self { rows: Vec::new(), widths: [0; N], styled: false };
-        table.cells(head.map(|text| Cell::new(text, Style::new().bold())));
+    pub fn new(header: [&str; N]) -> Self {
+        let mut table = Self { rows: Vec::new(), widths: [0; N], has_colors: false };
+        table.push(header.map(|text| Cell::new(text, Style::new().bold())));
         table
     }
 
-    /// The same, with colours or without, as without this.
-    pub fn styled(self, styled: bool) -> Self {
-        Self { styled, ..self }
+    /// The same table with the styles of its cells, or, by default, without.
+    pub fn with_colors(self, has_colors: bool) -> Self {
+        Self { has_colors, ..self }
     }
 
-    pub fn row(&mut self, row: [String; N]) {
-        self.cells(row.map(Cell::from));
-    }
-
-    pub fn cells(&mut self, row: [Cell; N]) {
+    pub fn push(&mut self, row: [Cell; N]) {
         self.widen(&row);
         self.rows.push(row);
     }
 
-    /// Makes room for a row that is not to be kept.
+    /// Makes the columns wide enough for a row without keeping it.
     pub fn widen(&mut self, row: &[Cell; N]) {
         for (width, cell) in self.widths.iter_mut().zip(row) {
-            *width = cell.text.chars().count().max(*width);
+            *width = cell.width().max(*width);
         }
     }
 
-    /// A row as it stands under the others.
+    /// A row as one line. It ends with its last cell that is not empty, without padding.
     pub fn line(&self, row: &[Cell; N]) -> String {
-        let last = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
+        let used = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
         let mut line = String::new();
-        for (place, (cell, width)) in row.iter().zip(self.widths).enumerate().take(last) {
-            let text = printable(&cell.text);
-            let padding = if place + 1 == last { 0 } else { width.saturating_sub(text.chars().count()) + 2 };
-            line += &cell.style.clone().force_styling(self.styled).apply_to(text).to_string();
-            line.extend(std::iter::repeat_n(' ', padding));
+        for (column, (cell, width)) in row.iter().zip(self.widths).enumerate().take(used) {
+            let text = cell.style.clone().force_styling(self.has_colors).apply_to(&cell.text).to_string();
+            let width = if column + 1 == used { 0 } else { width + COLUMN_GAP };
+            line += &pad_str(&text, width, Alignment::Left, None);
         }
         line
     }
@@ -78,12 +80,60 @@ impl<const N: usize> fmt::Display for Table<N> {
     }
 }
 
-/// A name may hold anything: what a terminal would take for a command is not passed on.
-pub(super) fn printable(text: &str) -> String {
+/// Replaces every character that could control a terminal: users may put any character into a name.
+pub(super) fn sanitize(text: &str) -> String {
     text.chars().map(|c| if is_unsafe(c) { '\u{fffd}' } else { c }).collect()
 }
 
-/// Whether a terminal would take it for a command, or show what follows in another order than it has.
+/// Whether a terminal would take the character for a command, or show the text after it in another direction.
 pub(super) fn is_unsafe(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(rows: [[&str; 3]; 3]) -> Table<3> {
+        let mut table = Table::new(["KEY", "NAME", "BY"]);
+        for row in rows {
+            table.push(row.map(Cell::from));
+        }
+        table
+    }
+
+    #[test]
+    fn wide_and_combining_characters_line_up() {
+        let rows = [["a", "新しい", "ann"], ["b", "cafe\u{301}", "bob"], ["c", "👍 ok", "eve"]];
+        let lines = table(rows).to_string();
+        assert_eq!(
+            lines,
+            "KEY  NAME    BY\n\
+             a    新しい  ann\n\
+             b    cafe\u{301}    bob\n\
+             c    👍 ok   eve"
+        );
+        for line in lines.lines() {
+            let by = line.rfind(char::is_whitespace).unwrap() + 1;
+            assert_eq!(measure_text_width(&line[..by]), 13, "{line}");
+        }
+    }
+
+    #[test]
+    fn colors_do_not_change_the_columns() {
+        let row = [Cell::new("on", Style::new().green()), Cell::from("x"), Cell::from("")];
+        let table = table([["a", "A", "ann"]; 3]).with_colors(true);
+        assert_eq!(table.line(&row), "\u{1b}[32mon\u{1b}[0m   x");
+    }
+
+    #[test]
+    fn line_ends_with_last_cell_that_is_not_empty() {
+        let table = table([["a", "A", "ann"], ["b", "B", ""], ["c", "", ""]]);
+        assert_eq!(table.to_string(), "KEY  NAME  BY\na    A     ann\nb    B\nc");
+    }
+
+    #[test]
+    fn control_characters_are_replaced() {
+        assert_eq!(sanitize("a\u{1b}[31m\n\u{202e}b\u{9b}"), "a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}");
+    }
 }

@@ -119,14 +119,14 @@ async fn list(user: Option<String>, target: &Target) -> Result<(), Failure> {
         for token in tokens {
             let permissions = token.permissions.map_or_else(|| "all of the user's".to_owned(), |p| p.names().join(","));
             let state = if user.is_active() { state(&token, now) } else { "user deactivated" };
-            table.row([
-                token.id.to_string(),
-                user.email.to_string(),
-                token.name.to_string(),
-                state.to_owned(),
-                permissions,
-                time(token.expires_at),
-                time(used.get(&token.id).copied()),
+            table.push([
+                token.id.to_string().into(),
+                user.email.as_str().into(),
+                token.name.as_str().into(),
+                state.into(),
+                permissions.into(),
+                time(token.expires_at).into(),
+                time(used.get(&token.id).copied()).into(),
             ]);
         }
     }

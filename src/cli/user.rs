@@ -56,7 +56,12 @@ pub(super) async fn run(settings: User) -> Result<(), Failure> {
                 for user in state.users(None) {
                     let state = if user.is_active() { "active" } else { "deactivated" };
                     let permissions = user.permissions.names().join(",");
-                    table.row([user.email.to_string(), state.to_owned(), permissions, user.id.to_string()]);
+                    table.push([
+                        user.email.as_str().into(),
+                        state.into(),
+                        permissions.into(),
+                        user.id.to_string().into(),
+                    ]);
                 }
                 table
             })?;

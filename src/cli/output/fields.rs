@@ -26,5 +26,5 @@ pub(in crate::cli) fn status(status: i32) -> String {
 
 /// Bytes as hexadecimal digits.
 pub(in crate::cli) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    ::hex::encode(bytes)
 }

@@ -52,9 +52,9 @@ impl Output {
         match self.output {
             Format::Json => items.iter().try_for_each(|item| line(&json(&item.json())?)),
             Format::Table => {
-                let mut table = Table::new(T::HEAD).styled(colours());
+                let mut table = Table::new(T::HEAD).with_colors(has_colors());
                 for item in items {
-                    table.cells(item.row());
+                    table.push(item.row());
                 }
                 line(&table.to_string())
             }
@@ -87,7 +87,7 @@ impl<const N: usize> Feed<N> {
             return line(&json(&item.json())?);
         }
         let first = self.table.is_none();
-        let table = self.table.get_or_insert_with(|| Table::new(T::HEAD).styled(colours()));
+        let table = self.table.get_or_insert_with(|| Table::new(T::HEAD).with_colors(has_colors()));
         table.widen(&item.row());
         if first {
             line(&table.to_string())?;
@@ -97,7 +97,7 @@ impl<const N: usize> Feed<N> {
 }
 
 /// Colours are for terminals, and not for who has asked for none (NO_COLOR).
-fn colours() -> bool {
+fn has_colors() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
@@ -118,7 +118,7 @@ pub(super) fn line(text: &str) -> Result<(), Failure> {
 /// What belongs in a file, to standard output, just as it is; but a terminal is given no commands by it.
 pub(super) fn file(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
-        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(super::table::printable).collect();
+        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(super::table::sanitize).collect();
         return write(lines.join("\n").as_bytes());
     }
     write(bytes)

@@ -1,6 +1,8 @@
 //! Prints a plan, and the outcome of carrying it out, as a table or as JSON.
 
-use console::Style;
+use std::borrow::Cow;
+
+use console::{Style, truncate_str};
 use serde::Serialize;
 
 use super::imported::Omission;
@@ -11,8 +13,8 @@ use crate::cli::output::{self, Format, Item, Output};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
 
-/// How many characters of a flag's text are shown in a column.
-const SHOWN_CHARACTERS: usize = 60;
+/// How wide a flag's name or description may be; a longer one is cut, and ends in `...`.
+const MAX_TEXT_WIDTH: usize = 60;
 
 /// One line of the preview.
 enum PlanLine<'a> {
@@ -122,11 +124,8 @@ fn step_details(step: &ChangeStep) -> String {
     }
 }
 
-fn shortened(text: &str) -> String {
-    match text.char_indices().nth(SHOWN_CHARACTERS) {
-        Some((end, _)) => format!("{}...", &text[..end]),
-        None => text.to_owned(),
-    }
+fn shortened(text: &str) -> Cow<'_, str> {
+    truncate_str(text, MAX_TEXT_WIDTH, "...")
 }
 
 /// The last JSON object of the preview.
