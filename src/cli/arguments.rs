@@ -1,4 +1,4 @@
-//! From the command line, the environment and the configuration file to a command.
+//! Parses the command line, the environment and the configuration file.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -8,17 +8,17 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
-use super::{Cli, EXIT_USAGE, complain};
+use super::{Cli, EXIT_USAGE, print_error};
 use crate::config::{self, ConfigFile};
 
-/// The commands that are clients of a server.
-const CLIENTS: [&str; 4] = ["flag", "audit", "whoami", "health"];
+/// The commands that call a server.
+const CLIENT_COMMANDS: [&str; 4] = ["flag", "audit", "whoami", "health"];
 
-/// The options that were set in the configuration file and nowhere else, each with its place there.
+/// The options that only the configuration file sets, each with its place in the file.
 #[derive(Default)]
-pub(super) struct FromFile(Vec<(String, String)>);
+pub(super) struct FileOptions(Vec<(String, String)>);
 
-impl FromFile {
+impl FileOptions {
     /// Adds its place in the file to an error about an option: errors begin with `--option`.
     pub fn locate(&self, line: String) -> String {
         let option = line.strip_prefix("--").and_then(|rest| rest.split([' ', ':']).next());
@@ -29,22 +29,26 @@ impl FromFile {
     }
 }
 
-/// Parses the arguments. On a usage error, and for help, it prints what there is to say and returns the exit status.
-pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Cli, FromFile), ExitCode> {
-    let arguments = with_default(arguments);
+/// Parses the arguments. Prints usage errors and help, and returns the exit code for them.
+pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Cli, FileOptions), ExitCode> {
+    let arguments = with_default_command(arguments);
     let all = Cli::command();
-    let command = CLIENTS.into_iter().fold(all.clone(), |all, name| all.mut_subcommand(name, without_empty));
-    let mut matches = command.clone().try_get_matches_from(&arguments).map_err(|error| refuse(&error, &arguments))?;
+    let command =
+        CLIENT_COMMANDS.into_iter().fold(all.clone(), |all, name| all.mut_subcommand(name, ignore_empty_variables));
+    let mut matches =
+        command.clone().try_get_matches_from(&arguments).map_err(|error| report_usage_error(&error, &arguments))?;
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
     config::check_names(&all, names).map_err(|line| usage(&line))?;
-    let mut from_file = FromFile::default();
+    let mut from_file = FileOptions::default();
     if let Some((path, serve)) = config_path(innermost(&matches)).zip(command.find_subcommand("serve")) {
         let file = ConfigFile::read(&path, serve).map_err(|error| usage(&error.to_string()))?;
-        matches =
-            file.apply(command.clone()).try_get_matches_from(&arguments).map_err(|error| refuse(&error, &arguments))?;
+        matches = file
+            .apply(command.clone())
+            .try_get_matches_from(&arguments)
+            .map_err(|error| report_usage_error(&error, &arguments))?;
         from_file = taken_from(&file, innermost(&matches));
     }
-    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| refuse(&error, &arguments))?;
+    let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| report_usage_error(&error, &arguments))?;
     Ok((cli, from_file))
 }
 
@@ -58,21 +62,21 @@ fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
     matches.try_get_one::<PathBuf>(config::CONFIG).ok().flatten().cloned()
 }
 
-fn taken_from(file: &ConfigFile, matches: &ArgMatches) -> FromFile {
+fn taken_from(file: &ConfigFile, matches: &ArgMatches) -> FileOptions {
     let ids = matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue));
     let names = ids.map(|id| id.as_str().replace('_', "-"));
-    FromFile(names.filter_map(|name| file.place(&name).map(|place| (name, place))).collect())
+    FileOptions(names.filter_map(|name| file.place(&name).map(|place| (name, place))).collect())
 }
 
 /// Treats an empty environment variable as unset: a container's settings offer no other way to remove one.
-fn without_empty(command: clap::Command) -> clap::Command {
+fn ignore_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
-    command.mut_subcommands(without_empty)
+    command.mut_subcommands(ignore_empty_variables)
 }
 
 /// `toggled` and `toggled --listen ...` mean `toggled serve`.
-fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
+fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let first = arguments.get(1).and_then(|argument| argument.to_str());
     let general = ["-h", "--help", "-V", "--version"];
     if first.is_none_or(|first| first.starts_with('-') && !general.contains(&first)) && !arguments.is_empty() {
@@ -82,7 +86,7 @@ fn with_default(mut arguments: Vec<OsString>) -> Vec<OsString> {
 }
 
 /// Prints help as it is, and an error in one line.
-fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
+fn report_usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
         let _ = error.print();
         return ExitCode::SUCCESS;
@@ -91,16 +95,16 @@ fn refuse(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
         ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => "a command is missing".to_owned(),
         _ => config::first_paragraph(error),
     };
-    usage(&format!("{text}; see {} --help", named(arguments)))
+    usage(&format!("{text}; see {} --help", command_path(arguments)))
 }
 
 fn usage(line: &str) -> ExitCode {
-    complain(line);
+    print_error(line);
     ExitCode::from(EXIT_USAGE)
 }
 
-/// The command that the arguments name, as far as it exists: `toggled flag get`.
-fn named(arguments: &[OsString]) -> String {
+/// The command that the arguments name, up to the first unknown word: `toggled flag get`.
+fn command_path(arguments: &[OsString]) -> String {
     let all = Cli::command();
     let (mut command, mut name) = (&all, all.get_name().to_owned());
     for argument in arguments.iter().skip(1) {

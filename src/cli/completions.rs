@@ -1,4 +1,4 @@
-//! `toggled completions`: what a shell needs to complete commands and their arguments.
+//! `toggled completions`: the completion script for a shell.
 
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
@@ -7,13 +7,13 @@ use super::{Cli, Failure, output};
 
 /// Arguments of `toggled completions`.
 #[derive(Debug, Args)]
-pub(super) struct Completions {
-    /// For which shell
+pub(super) struct CompletionsArgs {
+    /// The shell
     shell: Shell,
 }
 
-pub(super) fn run(settings: &Completions) -> Result<(), Failure> {
+pub(super) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(settings.shell, &mut Cli::command(), "toggled", &mut script);
-    output::line(String::from_utf8(script)?.trim_end())
+    clap_complete::generate(args.shell, &mut Cli::command(), "toggled", &mut script);
+    output::print_line(String::from_utf8(script)?.trim_end())
 }

@@ -1,4 +1,4 @@
-//! `toggled health`: whether a server serves, for probes of containers and of systemd. It needs no token.
+//! `toggled health`: whether a server is serving, for probes of containers and systemd. It needs no token.
 
 use std::time::Duration;
 
@@ -7,33 +7,33 @@ use serde::Serialize;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use super::output::{Item, Output};
-use super::remote::{Place, Remote, timeout};
+use super::output::{OutputOptions, Printable};
+use super::remote::{ApiClient, ServerAddress, timeout};
 use super::table::Cell;
 use super::{EXIT_UNAVAILABLE, Failure};
 
 /// Arguments of `toggled health`.
 #[derive(Args)]
-pub(super) struct Health {
-    /// One service, like toggled.v1.ToggleService; the server as a whole without it
+pub(super) struct HealthArgs {
+    /// The service to check, such as toggled.v1.ToggleService; by default the whole server
     #[arg(long, value_name = "NAME", default_value = "", hide_default_value = true)]
     service: String,
-    /// How long it may take
+    /// How long the check may take
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = timeout)]
     timeout: Duration,
     #[command(flatten)]
-    place: Place,
+    address: ServerAddress,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 #[derive(Serialize)]
-struct Answer {
+struct HealthStatus {
     status: &'static str,
 }
 
-impl Item<1> for Answer {
-    const HEAD: [&str; 1] = ["HEALTH"];
+impl Printable<1> for HealthStatus {
+    const HEADER: [&str; 1] = ["HEALTH"];
 
     fn row(&self) -> [Cell; 1] {
         [Cell::from(self.status)]
@@ -44,14 +44,17 @@ impl Item<1> for Answer {
     }
 }
 
-pub(super) async fn run(settings: Health) -> Result<(), Failure> {
-    let remote = Remote::anonymous(&settings.place, settings.timeout).await?;
-    let request = HealthCheckRequest { service: settings.service };
-    let answer = remote.once(request, async |clients, request| clients.health.check(request).await).await?;
+pub(super) async fn run(args: HealthArgs) -> Result<(), Failure> {
+    let client = ApiClient::anonymous(&args.address, args.timeout).await?;
+    let request = HealthCheckRequest { service: args.service };
+    let answer = client.call_once(request, async |clients, request| clients.health.check(request).await).await?;
     let status = answer.status();
-    settings.output.word(&Answer { status: status.as_str_name() })?;
+    args.output.print_one(&HealthStatus { status: status.as_str_name() })?;
     if status == ServingStatus::Serving {
         return Ok(());
     }
-    Err(Failure { code: EXIT_UNAVAILABLE, line: "the server does not serve now".to_owned() })
+    Err(Failure {
+        code: EXIT_UNAVAILABLE,
+        line: "the server is not serving: it is starting, stopping, or cannot reach its database".to_owned(),
+    })
 }

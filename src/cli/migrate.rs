@@ -1,35 +1,35 @@
-//! `toggled migrate`: the schema, up, down, and its state.
+//! `toggled migrate`: migrates the schema up or down, or shows its state.
 
 use clap::{Args, Subcommand};
 
-use super::offline::Target;
+use super::offline::DatabaseTarget;
 use super::{Failure, say};
 
 /// Arguments of `toggled migrate`.
 #[derive(Debug, Args)]
-pub(super) struct Migrate {
+pub(super) struct MigrateArgs {
     #[command(subcommand)]
     direction: Direction,
 }
 
 #[derive(Debug, Subcommand)]
 enum Direction {
-    /// Apply every migration that the database lacks
-    Up(Target),
-    /// Take back the newest migration that the database has
+    /// Apply all pending migrations
+    Up(DatabaseTarget),
+    /// Revert the newest applied migration
     Down {
         #[command(flatten)]
-        target: Target,
-        /// Even if that drops a log with entries in it
+        target: DatabaseTarget,
+        /// Revert it even if that drops a log that has entries
         #[arg(long)]
         drop_log: bool,
     },
-    /// List all migrations, and which of them the database has
-    Status(Target),
+    /// List all migrations and their state
+    Status(DatabaseTarget),
 }
 
-pub(super) async fn run(settings: Migrate) -> Result<(), Failure> {
-    let store = match settings.direction {
+pub(super) async fn run(args: MigrateArgs) -> Result<(), Failure> {
+    let store = match args.direction {
         Direction::Up(target) => {
             let store = target.open()?;
             store.migrate_up().await?;

@@ -1,5 +1,5 @@
-//! The command line: one binary, one file or folder a command. `user`, `token` and `migrate` work on the database itself;
-//! `flag`, `audit`, `whoami` and `health` are clients of a server, by way of `remote`.
+//! The command line: one binary, with a file or folder a command. `user`, `token` and `migrate` work on the database
+//! directly. `flag`, `audit`, `whoami` and `health` are clients of a server, through `remote`.
 
 mod arguments;
 mod audit;
@@ -30,31 +30,31 @@ use clap::{CommandFactory, Parser, Subcommand};
 use crate::config;
 use crate::store::Store;
 
-/// Exit status for what was done.
-const EXIT_DONE: u8 = 0;
+/// Exit code of a success.
+const EXIT_SUCCESS: u8 = 0;
 
-/// Exit status for what fails in a way that has no status of its own.
+/// Exit code of a failure that has no code of its own.
 const EXIT_FAILURE: u8 = 1;
 
-/// Exit status for a setting or argument that is wrong.
+/// Exit code for a wrong setting or argument.
 const EXIT_USAGE: u8 = 2;
 
-/// Exit status for something named that does not exist.
+/// Exit code for an object that does not exist.
 const EXIT_NOT_FOUND: u8 = 3;
 
-/// Exit status for a caller who is not known, or may not do this.
+/// Exit code for a caller without a valid token or without the permission.
 const EXIT_DENIED: u8 = 4;
 
-/// Exit status for what others have done first: exists already, was changed meanwhile.
+/// Exit code for a conflict: the object already exists, or has been changed.
 const EXIT_CONFLICT: u8 = 5;
 
-/// Exit status for a server that does not answer, or not now.
+/// Exit code for a server or database that cannot be reached, or cannot serve now.
 const EXIT_UNAVAILABLE: u8 = 6;
 
-/// How long to wait at the end for what cannot be cancelled.
-const LAST_WAIT: Duration = Duration::from_secs(1);
+/// How long blocking tasks may take to end once the command is done. A read of a file that hangs cannot be cancelled.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Feature flags and the log of every change to them, over gRPC. Without a command: serve.
+/// Feature flags and the log of every change to them, over gRPC. Without a command: serve
 #[derive(Parser)]
 #[command(name = "toggled", version)]
 struct Cli {
@@ -64,36 +64,38 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Serve (the default)
+    /// Run the server (the default)
     #[command(after_help = serve::standard_variables())]
     Serve(Box<config::Serve>),
-    /// Change the schema of the database, or show its state; serve brings it up to date by itself
-    Migrate(migrate::Migrate),
-    /// Create and list users on the database itself, without a server or a token; audited as cli@HOST
-    User(user::User),
-    /// Create, list and revoke tokens on the database itself, without a server or a token; audited as cli@HOST
-    Token(token::Token),
-    /// Read, flip and manage flags, by way of a server
-    Flag(flag::Flag),
-    /// Read and follow the log of every change, by way of a server
+    /// Migrate the database's schema up or down, or show its state; serve migrates up when it starts
+    Migrate(migrate::MigrateArgs),
+    /// Create and list users directly in the database, without a server or a token; logged as cli@HOST
+    User(user::UserArgs),
+    /// Create, list and revoke tokens directly in the database, without a server or a token; logged as cli@HOST
+    Token(token::TokenArgs),
+    /// Read, flip and manage flags through a server
+    Flag(flag::FlagArgs),
+    /// Read, follow and verify the audit log through a server
     Audit(audit::Audit),
-    /// Tell who you are to a server, and what you may do
+    /// Show the user and the permissions of the token
     #[command(name = "whoami")]
-    WhoAmI(whoami::WhoAmI),
-    /// Tell whether a server serves, for probes; it needs no token
-    Health(health::Health),
-    /// Print what a shell needs to complete commands
-    Completions(completions::Completions),
+    WhoAmI(whoami::WhoAmIArgs),
+    /// Check whether a server is serving, for probes; needs no token
+    Health(health::HealthArgs),
+    /// Print the completion script for a shell
+    Completions(completions::CompletionsArgs),
 }
 
-/// Why a command failed: one line for a person, and what to exit with.
+/// Why a command failed.
 struct Failure {
+    /// The exit code.
     code: u8,
+    /// The message, one line.
     line: String,
 }
 
 impl Failure {
-    /// A setting is wrong.
+    /// A wrong setting or argument.
     fn usage(line: impl Into<String>) -> Self {
         Self { code: EXIT_USAGE, line: line.into() }
     }
@@ -105,22 +107,22 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
     }
 }
 
-/// All commands with their settings, for who documents them.
+/// All commands with their options, from which the documentation is generated.
 pub fn command() -> clap::Command {
     Cli::command()
 }
 
-/// Runs what the arguments ask for.
+/// Runs the command that the arguments name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let (command, from_file) = match arguments::parse(arguments.into_iter().collect()) {
         Ok((cli, from_file)) => (cli.command, from_file),
-        Err(status) => return status,
+        Err(code) => return code,
     };
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if failure.code != EXIT_DONE {
-                complain(&from_file.locate(failure.line));
+            if failure.code != EXIT_SUCCESS {
+                print_error(&from_file.locate(failure.line));
             }
             ExitCode::from(failure.code)
         }
@@ -142,32 +144,31 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Completions(settings) => completions::run(&settings),
         }
     });
-    // A file that hangs while it is read must not keep the program from ending.
-    runtime.shutdown_timeout(LAST_WAIT);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     done
 }
 
-/// One line about what went wrong.
-fn complain(line: &str) {
-    // A server's words may hold anything.
+/// Prints an error as one line to standard error.
+fn print_error(line: &str) {
+    // The message of a server may hold any character.
     let line = table::sanitize(&line.replace('\n', " "));
-    progress::beside(|| {
+    progress::with_bars_hidden(|| {
         let _ = writeln!(io::stderr(), "toggled: {line}");
     });
 }
 
-/// What the person at the terminal reads. A pipe that nobody reads any more is no reason to stop.
+/// Prints to standard output and ignores errors: a server keeps running if its output is closed.
 fn say(text: &str) {
-    let _ = hand_over(text);
+    let _ = try_print(text);
 }
 
-/// What is lost if it is not read.
-fn hand_over(text: &str) -> io::Result<()> {
+/// Prints to standard output.
+fn try_print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
-/// A database that a setting names; a wrong setting is told by its name.
-fn opened(store: Result<Arc<dyn Store>, String>) -> Result<Arc<dyn Store>, Failure> {
+/// The database of `--database-url`, or an error that names the setting.
+fn database(store: Result<Arc<dyn Store>, String>) -> Result<Arc<dyn Store>, Failure> {
     store.map_err(|rule| Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}")))
 }

@@ -1,5 +1,5 @@
-//! Changes made on the database itself, beside any servers: for whoever has lost their token. Access to the database is
-//! the authority, and the log says so: they are made by `cli@HOST`.
+//! Changes made directly in the database, for example after the last token was lost. Servers may be running. Access to
+//! the database is the authorization; the log names the actor `cli@HOST`.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,9 +23,9 @@ use crate::mirror::Mirror;
 use crate::store::{self, Store};
 use crate::telemetry;
 
-/// Which database, and what is logged.
+/// Options for the database, and for logging.
 #[derive(Debug, Args)]
-pub(super) struct Target {
+pub(super) struct DatabaseTarget {
     #[command(flatten)]
     _config: config::ConfigPath,
     #[command(flatten)]
@@ -34,51 +34,50 @@ pub(super) struct Target {
     logging: config::Logging,
 }
 
-impl Target {
-    /// A SQLite file that is not there is made.
+impl DatabaseTarget {
+    /// Opens the database. A missing SQLite file is created.
     pub(super) fn open(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
-        super::opened(store::open(&self.database.database_url))
+        super::database(store::open(&self.database.database_url))
     }
 
-    /// One that is not there is none to ask: most likely another was meant.
+    /// Opens an existing database. A missing one is an error: the setting is most likely wrong.
     pub(super) fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
-        let store = super::opened(store::open_existing(&self.database.database_url))?;
-        exists(&*store, "--database-url (TOGGLED_DATABASE_URL)")?;
+        let store = super::database(store::open_existing(&self.database.database_url))?;
+        check_exists(&*store, "--database-url (TOGGLED_DATABASE_URL)")?;
         Ok(store)
     }
 }
 
-/// Whether there is a database; `setting` has named it.
-pub(super) fn exists(store: &dyn Store, setting: &str) -> Result<(), Failure> {
+/// Checks that the database of a setting exists.
+pub(super) fn check_exists(store: &dyn Store, setting: &str) -> Result<(), Failure> {
     let name = store.describe();
     if name.strip_prefix("sqlite://").is_some_and(|file| !Path::new(file).exists()) {
-        return Err(Failure { code: super::EXIT_FAILURE, line: format!("{setting} {name}: there is no such file") });
+        return Err(Failure { code: super::EXIT_FAILURE, line: format!("{setting} {name}: no such file") });
     }
     Ok(())
 }
 
-/// Whether the schema is the one that this program knows. It is brought up to date by whoever serves it: this may be a
-/// newer program beside an older server.
-pub(super) async fn is_migrated(store: &dyn Store) -> Result<(), Failure> {
+/// Checks that no migration is pending. Offline commands do not migrate, since an older server may be using the database.
+pub(super) async fn check_migrated(store: &dyn Store) -> Result<(), Failure> {
     if store.migrations().await?.iter().any(|migration| !migration.applied) {
-        let line = format!("{} lacks a migration: toggled migrate up, or toggled serve", store.describe());
+        let line = format!("{}: a migration is pending; run toggled migrate up", store.describe());
         return Err(Failure { code: super::EXIT_FAILURE, line });
     }
     Ok(())
 }
 
-/// Why, for the audit log.
+/// The option for the reason of a change.
 #[derive(Debug, Args)]
-pub(super) struct Why {
-    /// Why, for the audit log
+pub(super) struct ReasonOption {
+    /// The reason for the change, for the audit log
     #[arg(long, value_name = "TEXT", value_parser = Reason::parse)]
     reason: Option<Reason>,
 }
 
-/// A database that is open for changes.
-pub(super) struct Offline {
+/// A database that is open for changes, with a committer of its own.
+pub(super) struct OfflineDatabase {
     pub store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     proposals: Proposals,
@@ -86,11 +85,11 @@ pub(super) struct Offline {
     committing: JoinHandle<()>,
 }
 
-impl Offline {
-    pub async fn open(target: &Target) -> Result<Self, Failure> {
+impl OfflineDatabase {
+    pub async fn open(target: &DatabaseTarget) -> Result<Self, Failure> {
         let store = target.open_existing()?;
-        is_migrated(&*store).await?;
-        // A command is over before anybody could ask how fresh it is.
+        check_migrated(&*store).await?;
+        // A command ends before its state can become stale.
         let mirror = Mirror::new(Duration::MAX);
         mirror.follow(&*store).await?;
         let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock), 1);
@@ -103,35 +102,38 @@ impl Offline {
         Ok(self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?)
     }
 
-    /// The user who is named by address or id.
-    pub fn user(&self, named: &str) -> Result<Arc<User>, Failure> {
-        let found = self.read(|state| match Uuid::try_parse(named) {
+    /// Finds a user by e-mail address or id.
+    pub fn user(&self, name: &str) -> Result<Arc<User>, Failure> {
+        let found = self.read(|state| match Uuid::try_parse(name) {
             Ok(id) => state.user(id).cloned(),
-            Err(_) => state.user_by_email(&Email::parse(named).ok()?).cloned(),
+            Err(_) => state.user_by_email(&Email::parse(name).ok()?).cloned(),
         })?;
-        found.ok_or_else(|| Failure { code: super::EXIT_NOT_FOUND, line: format!("there is no user {named}") })
+        found.ok_or_else(|| Failure {
+            code: super::EXIT_NOT_FOUND,
+            line: format!("no user {name}; list them with toggled user list"),
+        })
     }
 
-    /// Makes a change. `method` is what it is called in the log: the command that was typed.
-    pub async fn change(&self, method: &str, command: Command, why: Why) -> Result<Answer, Failure> {
+    /// Makes a change. The log records `method`, the name of the command, as its method.
+    pub async fn change(&self, method: &str, command: Command, reason: ReasonOption) -> Result<Answer, Failure> {
         let host = hostname::get().unwrap_or_default().to_string_lossy().to_lowercase();
         let actor = Actor::Service { name: format!("cli@{host}").into() };
         let origin = Origin { method: method.into(), peer: None, user_agent: None };
-        let proposal = Proposal { reason: why.reason, ..Proposal::unnamed(actor, command, origin) };
+        let proposal = Proposal { reason: reason.reason, ..Proposal::unnamed(actor, command, origin) };
         match self.proposals.propose(proposal, None).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),
         }
     }
 
-    /// Lets go of the database.
+    /// Stops the committer.
     pub async fn close(self) -> Result<(), Failure> {
         self.stop.cancel();
         Ok(self.committing.await?)
     }
 }
 
-/// A permission by its name.
-pub(super) fn permission(name: &str) -> Result<Permission, String> {
+/// Parses the name of a permission.
+pub(super) fn parse_permission(name: &str) -> Result<Permission, String> {
     Permission::parse(name).ok_or_else(|| format!("must be one of {}", Permissions::all().names().join(", ")))
 }

@@ -59,7 +59,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     };
     let sign_on = sign_on(&settings.sign_on).await?;
     let given = settings.checkpoints.key().map_err(Failure::usage)?;
-    let store = super::opened(store::open(&settings.database.database_url))?;
+    let store = super::database(store::open(&settings.database.database_url))?;
     let listener = TcpListener::bind(settings.listening.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!("cannot listen on {}: {error}", settings.listening.listen),

@@ -1,4 +1,4 @@
-//! `toggled token`: tokens, on the database itself.
+//! `toggled token`: API tokens, directly in the database.
 
 use std::collections::HashMap;
 
@@ -6,9 +6,9 @@ use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use super::offline::{Offline, Target, Why, permission};
+use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{EXIT_FAILURE, Failure, complain, hand_over, say};
+use super::{EXIT_FAILURE, Failure, print_error, say, try_print};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
@@ -19,103 +19,106 @@ use crate::domain::time::{Clock, SystemClock, Timestamp};
 
 /// Arguments of `toggled token`.
 #[derive(Debug, Args)]
-pub(super) struct Token {
+pub(super) struct TokenArgs {
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Create a token for a user, and print its secret, this once
-    Create(Create),
-    /// List the tokens of a user, or all
+    /// Create a token for a user, and print its secret; it is shown only once
+    Create(CreateTokenArgs),
+    /// List the tokens of a user, or of all users
     List {
         /// The user, by e-mail address or id
         user: Option<String>,
         #[command(flatten)]
-        target: Target,
+        target: DatabaseTarget,
     },
-    /// Revoke a token: running servers turn it away as soon as they see it, within their --poll-interval
+    /// Revoke a token; running servers refuse it within their --poll-interval
     Revoke {
         /// The token's id
         id: Uuid,
         #[command(flatten)]
-        why: Why,
+        reason: ReasonOption,
         #[command(flatten)]
-        target: Target,
+        target: DatabaseTarget,
     },
 }
 
 #[derive(Debug, Args)]
-struct Create {
+struct CreateTokenArgs {
     /// The user, by e-mail address or id
     user: String,
-    /// What to call it
+    /// The token's name
     #[arg(long, value_parser = Name::parse)]
     name: Name,
-    /// Narrow the token to these of the user's permissions; repeat it, or separate several by commas
-    #[arg(long = "permission", value_name = "PERMISSION", value_parser = permission, value_delimiter = ',')]
+    /// Limit the token to these of the user's permissions; repeat it, or separate them by commas
+    #[arg(long = "permission", value_name = "PERMISSION", value_parser = parse_permission, value_delimiter = ',')]
     permissions: Vec<Permission>,
-    /// For how long it works: 90d, 12h; for ever without it
+    /// How long the token is valid: 90d, 12h; by default it does not expire
     #[arg(long, value_name = "DURATION", value_parser = expiry)]
     expires_in: Option<Timestamp>,
     #[command(flatten)]
-    why: Why,
+    reason: ReasonOption,
     #[command(flatten)]
-    target: Target,
+    target: DatabaseTarget,
 }
 
-pub(super) async fn run(settings: Token) -> Result<(), Failure> {
-    match settings.action {
-        Action::Create(settings) => create(settings).await,
+pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
+    match args.action {
+        Action::Create(args) => create(args).await,
         Action::List { user, target } => list(user, &target).await,
-        Action::Revoke { id, why, target } => {
-            let offline = Offline::open(&target).await?;
+        Action::Revoke { id, reason, target } => {
+            let database = OfflineDatabase::open(&target).await?;
             let command = Command::RevokeToken { id, expected_revision: None };
-            let answer = offline.change("toggled token revoke", command, why).await?;
-            offline.close().await?;
-            say(if answer.entry.is_some() { "revoked" } else { "it was revoked before" });
+            let answer = database.change("toggled token revoke", command, reason).await?;
+            database.close().await?;
+            say(if answer.entry.is_some() { "revoked" } else { "already revoked" });
             Ok(())
         }
     }
 }
 
-async fn create(settings: Create) -> Result<(), Failure> {
-    let offline = Offline::open(&settings.target).await?;
-    let user = offline.user(&settings.user)?;
+async fn create(args: CreateTokenArgs) -> Result<(), Failure> {
+    let database = OfflineDatabase::open(&args.target).await?;
+    let user = database.user(&args.user)?;
     let secret = Secret::generate()?;
     let command = Command::CreateToken(NewToken {
         user_id: user.id,
-        name: settings.name,
-        permissions: Some(settings.permissions).filter(|list| !list.is_empty()).map(|list| list.into_iter().collect()),
-        expires_at: settings.expires_in,
+        name: args.name,
+        permissions: Some(args.permissions).filter(|list| !list.is_empty()).map(|list| list.into_iter().collect()),
+        expires_at: args.expires_in,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     });
-    let answer = offline.change("toggled token create", command, settings.why).await?;
+    let answer = database.change("toggled token create", command, args.reason).await?;
     let Object::Token(token) = answer.object else {
-        return Err(Failure { code: EXIT_FAILURE, line: "no token was created".to_owned() });
+        return Err(Failure {
+            code: EXIT_FAILURE,
+            line: "no token was created: the database answered with another object".to_owned(),
+        });
     };
-    // The secret alone goes to standard output, for a script to keep.
-    complain(&format!("token {} of {}; its secret is shown this once", token.id, user.email));
-    hand_over(secret.reveal()).map_err(|error| Failure {
+    // Only the secret goes to standard output, so that a script can store it.
+    print_error(&format!("token {} of {}; the secret is shown only once", token.id, user.email));
+    try_print(secret.reveal()).map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!("the secret could not be written ({error}): revoke the token {} and create another", token.id),
+        line: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
     })?;
-    offline.close().await
+    database.close().await
 }
 
-async fn list(user: Option<String>, target: &Target) -> Result<(), Failure> {
-    let offline = Offline::open(target).await?;
+async fn list(user: Option<String>, target: &DatabaseTarget) -> Result<(), Failure> {
+    let database = OfflineDatabase::open(target).await?;
     let users = match &user {
-        Some(named) => vec![offline.user(named)?],
-        None => offline.read(|state| state.users(None).cloned().collect::<Vec<_>>())?,
+        Some(named) => vec![database.user(named)?],
+        None => database.read(|state| state.users(None).cloned().collect::<Vec<_>>())?,
     };
     let mut table = Table::new(["ID", "USER", "NAME", "STATE", "PERMISSIONS", "EXPIRES", "LAST USED"]);
     let now = SystemClock.now();
     let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
     for user in users {
-        let used: HashMap<_, _> = offline.store.last_used(user.id).await?.into_iter().collect();
-        let tokens = offline.read(|state| state.tokens_of(user.id, None).cloned().collect::<Vec<_>>())?;
+        let used: HashMap<_, _> = database.store.last_used(user.id).await?.into_iter().collect();
+        let tokens = database.read(|state| state.tokens_of(user.id, None).cloned().collect::<Vec<_>>())?;
         for token in tokens {
             let permissions = token.permissions.map_or_else(|| "all of the user's".to_owned(), |p| p.names().join(","));
             let state = if user.is_active() { state(&token, now) } else { "user deactivated" };
@@ -130,7 +133,7 @@ async fn list(user: Option<String>, target: &Target) -> Result<(), Failure> {
             ]);
         }
     }
-    offline.close().await?;
+    database.close().await?;
     say(&table.to_string());
     Ok(())
 }
@@ -143,7 +146,7 @@ fn state(token: &ApiToken, now: Timestamp) -> &'static str {
     }
 }
 
-/// So long from now.
+/// Parses a duration, and adds it to the current time.
 fn expiry(text: &str) -> Result<Timestamp, String> {
     let rule = || "must be a duration such as 90d or 12h".to_owned();
     let span = parse_span(text).ok_or_else(rule)?;
@@ -156,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_expiry_is_some_time_from_now() {
+    fn expiry_is_duration_from_now() {
         let now = SystemClock.now();
         let day = expiry("1d").unwrap().micros() - now.micros();
         assert!((86_400_000_000..86_460_000_000).contains(&day), "{day}");

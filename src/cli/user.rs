@@ -1,8 +1,8 @@
-//! `toggled user`: users, on the database itself.
+//! `toggled user`: users, directly in the database.
 
 use clap::{Args, Subcommand};
 
-use super::offline::{Offline, Target, Why, permission};
+use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
 use super::{Failure, say};
 use crate::domain::access::Permission;
@@ -11,47 +11,47 @@ use crate::domain::text::Email;
 
 /// Arguments of `toggled user`.
 #[derive(Debug, Args)]
-pub(super) struct User {
+pub(super) struct UserArgs {
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Create a user, and print their id
+    /// Create a user, and print the id
     Create {
         /// The e-mail address
         #[arg(value_parser = Email::parse)]
         email: Email,
-        /// What the user may do; repeat it, or separate several by commas
-        #[arg(long = "permission", value_name = "PERMISSION", value_parser = permission, value_delimiter = ',')]
+        /// The user's permissions; repeat it, or separate them by commas
+        #[arg(long = "permission", value_name = "PERMISSION", value_parser = parse_permission, value_delimiter = ',')]
         permissions: Vec<Permission>,
         #[command(flatten)]
-        why: Why,
+        reason: ReasonOption,
         #[command(flatten)]
-        target: Target,
+        target: DatabaseTarget,
     },
     /// List all users
     List {
         #[command(flatten)]
-        target: Target,
+        target: DatabaseTarget,
     },
 }
 
-pub(super) async fn run(settings: User) -> Result<(), Failure> {
-    match settings.action {
-        Action::Create { email, permissions, why, target } => {
-            let offline = Offline::open(&target).await?;
+pub(super) async fn run(args: UserArgs) -> Result<(), Failure> {
+    match args.action {
+        Action::Create { email, permissions, reason, target } => {
+            let database = OfflineDatabase::open(&target).await?;
             let command = Command::CreateUser { email, account: None, permissions: permissions.into_iter().collect() };
-            let answer = offline.change("toggled user create", command, why).await?;
-            offline.close().await?;
+            let answer = database.change("toggled user create", command, reason).await?;
+            database.close().await?;
             if let Object::User(user) = answer.object {
                 say(&user.id.to_string());
             }
         }
         Action::List { target } => {
-            let offline = Offline::open(&target).await?;
-            let table = offline.read(|state| {
+            let database = OfflineDatabase::open(&target).await?;
+            let table = database.read(|state| {
                 let mut table = Table::new(["EMAIL", "STATE", "PERMISSIONS", "ID"]);
                 for user in state.users(None) {
                     let state = if user.is_active() { "active" } else { "deactivated" };
@@ -65,7 +65,7 @@ pub(super) async fn run(settings: User) -> Result<(), Failure> {
                 }
                 table
             })?;
-            offline.close().await?;
+            database.close().await?;
             say(&table.to_string());
         }
     }

@@ -1,23 +1,23 @@
-//! `toggled whoami`: who the caller is to the server, and what they may do.
+//! `toggled whoami`: the user and the permissions of the token.
 
 use clap::Args;
 
 use super::Failure;
-use super::output::Output;
-use super::remote::Caller;
+use super::output::OutputOptions;
+use super::remote::ConnectionOptions;
 use crate::api::pb::WhoAmIRequest;
 
 /// Arguments of `toggled whoami`.
 #[derive(Args)]
-pub(super) struct WhoAmI {
+pub(super) struct WhoAmIArgs {
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
-pub(super) async fn run(settings: WhoAmI) -> Result<(), Failure> {
-    let remote = settings.caller.connect().await?;
-    let me = remote.retrying(WhoAmIRequest {}, async |clients, request| clients.access.who_am_i(request).await).await?;
-    settings.output.all(&[me])
+pub(super) async fn run(args: WhoAmIArgs) -> Result<(), Failure> {
+    let client = args.connection.connect().await?;
+    let me = client.call(WhoAmIRequest {}, async |clients, request| clients.access.who_am_i(request).await).await?;
+    args.output.print_all(&[me])
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use crate::api::pb::{AuditCheckpoint, GetAuditCheckpointRequest, GetAuditCheckpointResponse};
 use crate::checkpoint::{Note, VerifierKey};
-use crate::cli::output::{self, Format, Output};
-use crate::cli::remote::Caller;
+use crate::cli::output::{self, OutputFormat, OutputOptions};
+use crate::cli::remote::ConnectionOptions;
 use crate::cli::{EXIT_FAILURE, Failure, file};
 use crate::domain::Revision;
 
@@ -26,9 +26,9 @@ pub(super) struct Checkpoint {
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 /// The JSON object.
@@ -50,20 +50,20 @@ impl Checkpoint {
         if let Some(path) = self.output_file.as_deref().filter(|path| path.exists()) {
             return Err(exists(path));
         }
-        let remote = self.caller.connect().await?;
+        let remote = self.connection.connect().await?;
         let request = GetAuditCheckpointRequest { revision: self.revision };
-        let get = remote.retrying(request, async |clients, request| clients.audit.get_audit_checkpoint(request).await);
+        let get = remote.call(request, async |clients, request| clients.audit.get_audit_checkpoint(request).await);
         let answer = get.await?;
         let (checkpoint, _) = signed(&answer, self.revision)?;
         if let Some(path) = &self.output_file {
             write(path, &checkpoint.note)?;
             let AuditCheckpoint { revision, log_id, key_id, .. } = checkpoint;
-            output::note(&format!("revision {revision} of log {log_id}, signed by the key {key_id}"));
+            output::print_note(&format!("revision {revision} of log {log_id}, signed by the key {key_id}"));
         }
-        match self.output.output {
-            Format::Json => output::line(&output::json(&shape(checkpoint, &answer))?),
-            Format::Table if self.output_file.is_none() => output::file(checkpoint.note.as_bytes()),
-            Format::Table => Ok(()),
+        match self.output.format {
+            OutputFormat::Json => output::print_line(&output::to_json(&shape(checkpoint, &answer))?),
+            OutputFormat::Table if self.output_file.is_none() => output::print_bytes(checkpoint.note.as_bytes()),
+            OutputFormat::Table => Ok(()),
         }
     }
 }
@@ -108,10 +108,10 @@ fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResp
     Shape {
         log_id: &checkpoint.log_id,
         revision: checkpoint.revision,
-        hash: output::hex(&checkpoint.hash),
+        hash: hex::encode(&checkpoint.hash),
         time: output::time(checkpoint.time.as_ref()),
         key_id: &checkpoint.key_id,
-        signature: output::hex(&checkpoint.signature),
+        signature: hex::encode(&checkpoint.signature),
         note: &checkpoint.note,
         verifier_keys: answer.keys.iter().map(|key| key.verifier_key.as_str()).collect(),
     }
@@ -121,12 +121,12 @@ fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResp
 fn write(path: &Path, note: &str) -> Result<(), Failure> {
     let mut file = match OpenOptions::new().write(true).create_new(true).open(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(exists(path)),
-        file => file.map_err(|error| file::failed(&path.display().to_string(), &error))?,
+        file => file.map_err(|error| file::io_failure(&path.display().to_string(), &error))?,
     };
     let written = file.write_all(note.as_bytes()).and_then(|()| file.sync_all());
-    written.and_then(|()| file::sync_folder(path)).map_err(|error| {
+    written.and_then(|()| file::sync_parent_folder(path)).map_err(|error| {
         let _ = fs::remove_file(path);
-        file::failed(&path.display().to_string(), &error)
+        file::io_failure(&path.display().to_string(), &error)
     })
 }
 

@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::api::pb::*;
 use crate::cli::Failure;
-use crate::cli::remote::Remote;
+use crate::cli::remote::ApiClient;
 use crate::cli::when::{self, End};
 
 /// Filters; an entry must pass all that are given.
@@ -52,7 +52,7 @@ impl Filters {
     }
 
     /// The request for the first page.
-    pub async fn list(self, remote: &Remote) -> Result<ListAuditLogsRequest, Failure> {
+    pub async fn list(self, remote: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
         let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
             return Err(Failure::usage("--from is after --to; swap them"));
@@ -70,12 +70,12 @@ impl Filters {
     }
 
     /// The id of the object to filter by. Resolves the key of a flag.
-    async fn entity(&self, remote: &Remote) -> Result<Option<String>, Failure> {
+    async fn entity(&self, remote: &ApiClient) -> Result<Option<String>, Failure> {
         let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
         let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
         let request = GetFeatureFlagRequest { flag, ..Default::default() };
         let answer =
-            remote.retrying(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
+            remote.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         Ok(answer.feature_flag.map(|flag| flag.id))
     }
 }

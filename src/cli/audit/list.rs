@@ -5,8 +5,8 @@ use clap::Args;
 use super::filters::Filters;
 use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::Failure;
-use crate::cli::output::Output;
-use crate::cli::remote::{Caller, Remote};
+use crate::cli::output::OutputOptions;
+use crate::cli::remote::{ApiClient, ConnectionOptions};
 
 /// The largest page that the server allows.
 const PAGE_SIZE: u32 = 100;
@@ -20,23 +20,23 @@ pub(super) struct List {
     #[arg(long, value_name = "N", default_value = "50", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 impl List {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
+        let remote = self.connection.connect().await?;
         let request = self.filters.list(&remote).await?;
         let (entries, _) = newest(&remote, request, self.limit).await?;
-        self.output.all(&entries)
+        self.output.print_all(&entries)
     }
 }
 
 /// The newest entries, newest first, and the revision that the log was read at.
 pub(super) async fn newest(
-    remote: &Remote,
+    remote: &ApiClient,
     mut request: ListAuditLogsRequest,
     limit: u32,
 ) -> Result<(Vec<AuditLog>, i64), Failure> {
@@ -45,7 +45,7 @@ pub(super) async fn newest(
     let mut entries = Vec::new();
     loop {
         let page = request.clone();
-        let page = remote.retrying(page, async |clients, page| clients.audit.list_audit_logs(page).await).await?;
+        let page = remote.call(page, async |clients, page| clients.audit.list_audit_logs(page).await).await?;
         entries.extend(page.items);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() || entries.len() >= most {

@@ -6,8 +6,8 @@ use super::filters::{Filters, advance, stream};
 use super::list::newest;
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
-use crate::cli::output::{Feed, Output};
-use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
+use crate::cli::output::{OutputOptions, StreamPrinter};
+use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until_interrupted};
 
 /// Arguments of `toggled audit tail`.
 #[derive(Args)]
@@ -24,15 +24,15 @@ pub(super) struct Tail {
     #[arg(long)]
     no_follow: bool,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 impl Tail {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
-        let mut feed: Feed<6> = self.output.feed();
+        let remote = self.connection.connect().await?;
+        let mut printer: StreamPrinter<6> = self.output.stream();
         let list = self.filters.list(&remote).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
         request.after_revision = self.after;
@@ -40,20 +40,20 @@ impl Tail {
             // Even with --lines 0 one entry is read, for the revision to start after.
             let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
             let lines = usize::try_from(self.lines)?;
-            entries.iter().take(lines).rev().try_for_each(|entry| feed.tell(entry))?;
+            entries.iter().take(lines).rev().try_for_each(|entry| printer.print(entry))?;
             // With the hash the server detects a log that was replaced by another.
             request.after_hash = entries.first().map(|last| last.hash.clone());
             request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
         }
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            part.items.iter().try_for_each(|entry| feed.tell(entry))?;
+            part.items.iter().try_for_each(|entry| printer.print(entry))?;
             advance(request, &part);
             Ok(())
         };
-        let cursor = self.after.is_none().then(|| "what was shown".to_owned());
-        let reading = Reading { endless: !self.no_follow, cursor };
-        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-        let tailing = remote.following(request, reading, open, take);
+        let cursor = self.after.is_none().then(|| "the output so far".to_owned());
+        let reading = StreamOptions { endless: !self.no_follow, cursor };
+        let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
+        let tailing = remote.follow_stream(request, reading, open, take);
         until_interrupted(tailing).await
     }
 }

@@ -1,40 +1,40 @@
-//! Changes to flags. Each has a `request_id`, made once a command: asked for again, it happens once.
+//! Changes to a flag. Each command makes one idempotency key, so that a repeated call changes the flag once.
 
 use clap::Args;
 use prost_types::FieldMask;
 use uuid::Uuid;
 
-use super::named::Named;
+use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::Failure;
-use crate::cli::output::Output;
-use crate::cli::remote::Caller;
+use crate::cli::output::OutputOptions;
+use crate::cli::remote::ConnectionOptions;
 
-/// How a change is made, and why.
+/// The options of every command that changes flags.
 #[derive(Args)]
-pub(super) struct Manner {
-    /// Why, for the audit log
+pub(super) struct ChangeOptions {
+    /// The reason for the change, for the audit log
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
-    /// Check and answer as if, but change nothing
+    /// Check the change and show its result, but do not make it
     #[arg(long)]
     pub dry_run: bool,
     #[command(flatten)]
-    pub caller: Caller,
+    pub connection: ConnectionOptions,
     #[command(flatten)]
-    pub output: Output,
+    pub output: OutputOptions,
 }
 
-/// A condition on the flag that is changed.
+/// The option for a condition on the flag.
 #[derive(Args)]
-pub(super) struct Condition {
-    /// Change the flag only if this is its revision: nobody else has changed it since
+pub(super) struct RevisionCondition {
+    /// Change the flag only if it has this revision, so that no other change is overwritten
     #[arg(long, value_name = "N")]
     pub expected_revision: Option<i64>,
 }
 
-/// Builds a request for a change from its own fields and those that every change has. The idempotency key is made here,
-/// once a command, so that a repeated call changes nothing twice. `$dry_run` is false without it.
+/// Builds a request for a change: its own fields, and the reason, the idempotency key and the dry run that every change
+/// has. Without `$dry_run` the change is made.
 macro_rules! change_request {
     ($reason:expr, $request:ident { $($field:ident $(: $value:expr)?),* $(,)? }) => {
         $crate::cli::flag::change::change_request!($reason, false, $request { $($field $(: $value)?),* })
@@ -51,45 +51,45 @@ macro_rules! change_request {
 pub(super) use change_request;
 
 /// Makes a change to one flag, and prints its result.
-macro_rules! change {
-    ($manner:expr, $method:ident, $request:ident $fields:tt) => {{
-        let manner = $manner;
-        let remote = manner.caller.connect().await?;
-        let request = $crate::cli::flag::change::change_request!(manner.reason, manner.dry_run, $request $fields);
-        let answer = remote.retrying(request, async |clients, request| clients.toggle.$method(request).await).await?;
-        manner.output.all(&[$crate::cli::output::Changed {
+macro_rules! change_flag {
+    ($options:expr, $method:ident, $request:ident $fields:tt) => {{
+        let options = $options;
+        let client = options.connection.connect().await?;
+        let request = $crate::cli::flag::change::change_request!(options.reason, options.dry_run, $request $fields);
+        let answer = client.call(request, async |clients, request| clients.toggle.$method(request).await).await?;
+        options.output.print_all(&[$crate::cli::output::ChangeResult {
             flag: answer.feature_flag,
             audit_log: answer.audit_log,
             revision: answer.revision,
-            dry_run: manner.dry_run,
+            dry_run: options.dry_run,
         }])
     }};
 }
-pub(super) use change;
+pub(super) use change_flag;
 
 /// Arguments of `toggled flag create`.
 #[derive(Args)]
-pub(super) struct Create {
-    /// The key that code reads the flag by; it is never changed
+pub(super) struct CreateArgs {
+    /// The key, by which code reads the flag; it cannot be changed later
     key: String,
-    /// What people call it; the key without it
+    /// The name for people; by default the key
     #[arg(long)]
     name: Option<String>,
-    /// What it is for
+    /// What the flag is for
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     description: String,
-    /// Let it start on
+    /// Create the flag enabled
     #[arg(long)]
     enabled: bool,
     #[command(flatten)]
-    manner: Manner,
+    options: ChangeOptions,
 }
 
-impl Create {
+impl CreateArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let status = if self.enabled { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled };
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             create_feature_flag,
             CreateFeatureFlagRequest {
                 name: self.name.unwrap_or_else(|| self.key.clone()),
@@ -101,62 +101,59 @@ impl Create {
     }
 }
 
-/// Arguments of the commands that change one flag, and need no more than its name for it.
+/// Arguments of the commands that change one flag and need no further arguments.
 #[derive(Args)]
-pub(super) struct One {
+pub(super) struct ChangeArgs {
     #[command(flatten)]
-    named: Named,
+    flag: FlagSelector,
     #[command(flatten)]
-    condition: Condition,
+    condition: RevisionCondition,
     #[command(flatten)]
-    manner: Manner,
+    options: ChangeOptions,
 }
 
-impl One {
+impl ChangeArgs {
     pub async fn toggle(self) -> Result<(), Failure> {
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             toggle_feature_flag,
-            ToggleFeatureFlagRequest { flag: self.named.into(), expected_revision: self.condition.expected_revision }
+            ToggleFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
         )
     }
 
     pub async fn archive(self) -> Result<(), Failure> {
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             archive_feature_flag,
-            ArchiveFeatureFlagRequest { flag: self.named.into(), expected_revision: self.condition.expected_revision }
+            ArchiveFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
         )
     }
 
     pub async fn unarchive(self) -> Result<(), Failure> {
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             unarchive_feature_flag,
-            UnarchiveFeatureFlagRequest {
-                flag: self.named.into(),
-                expected_revision: self.condition.expected_revision,
-            }
+            UnarchiveFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
         )
     }
 }
 
 /// Arguments of `toggled flag revert`.
 #[derive(Args)]
-pub(super) struct Revert {
-    /// The id of the entry, as audit list --output json tells it
+pub(super) struct RevertArgs {
+    /// The id of the flip's entry, as audit list --output json shows it
     #[arg(value_name = "AUDIT_LOG_ID")]
     audit_log_id: Uuid,
     #[command(flatten)]
-    condition: Condition,
+    condition: RevisionCondition,
     #[command(flatten)]
-    manner: Manner,
+    options: ChangeOptions,
 }
 
-impl Revert {
+impl RevertArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             revert_feature_flag,
             RevertFeatureFlagRequest {
                 audit_log_id: self.audit_log_id.to_string(),
@@ -168,39 +165,39 @@ impl Revert {
 
 /// Arguments of `toggled flag update`.
 #[derive(Args)]
-pub(super) struct Update {
+pub(super) struct UpdateArgs {
     #[command(flatten)]
-    named: Named,
+    flag: FlagSelector,
     #[command(flatten)]
-    new: New,
+    new: NewTexts,
     #[command(flatten)]
-    condition: Condition,
+    condition: RevisionCondition,
     #[command(flatten)]
-    manner: Manner,
+    options: ChangeOptions,
 }
 
-/// What to change, one of them at the least.
+/// The new texts, at least one.
 #[derive(Args)]
 #[group(required = true, multiple = true)]
-struct New {
+struct NewTexts {
     /// The new name
     #[arg(long)]
     name: Option<String>,
-    /// The new description; it may be empty
+    /// The new description, which may be empty
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
 }
 
-impl Update {
+impl UpdateArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let New { name, description } = self.new;
+        let NewTexts { name, description } = self.new;
         let given = [("name", name.is_some()), ("description", description.is_some())];
         let paths = given.iter().filter(|(_, given)| *given).map(|(field, _)| (*field).to_owned()).collect();
-        change!(
-            self.manner,
+        change_flag!(
+            self.options,
             update_feature_flag,
             UpdateFeatureFlagRequest {
-                flag: self.named.into(),
+                flag: self.flag.into(),
                 name: name.unwrap_or_default(),
                 description: description.unwrap_or_default(),
                 update_mask: Some(FieldMask { paths }),

@@ -1,4 +1,4 @@
-//! `toggled flag export`: all flags as they are at one revision.
+//! `toggled flag export`: all flags at one revision.
 
 use std::path::PathBuf;
 
@@ -8,30 +8,30 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
-use crate::cli::output::{self, Item};
+use crate::cli::output::{self, Printable};
 use crate::cli::progress;
-use crate::cli::remote::Caller;
+use crate::cli::remote::ConnectionOptions;
 use crate::cli::{Failure, file};
 
 /// Arguments of `toggled flag export`.
 #[derive(Args)]
-pub(super) struct Export {
-    /// The file to write, in place of the one that is there; standard output without it
+pub(super) struct ExportArgs {
+    /// The file to write; an existing file is replaced; by default standard output
     #[arg(long, value_name = "FILE")]
     output_file: Option<PathBuf>,
-    /// What to write
+    /// The format of the file
     #[arg(long, value_enum, default_value = "ndjson")]
-    format: Format,
-    /// Archived flags as well
+    format: ExportFormat,
+    /// Include archived flags
     #[arg(long)]
     archived: bool,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
-    /// One JSON object a line, with all that there is of a flag
+pub(super) enum ExportFormat {
+    /// One JSON object a line, with all fields of a flag
     Ndjson,
     /// The columns key, name, description, status, archived
     Csv,
@@ -39,29 +39,28 @@ pub(super) enum Format {
     Flagd,
 }
 
-impl Export {
+impl ExportArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
-        let all = remote.all_flags(&progress::spinner("reading flags")).await?;
-        let wanted = |flag: &&FeatureFlag| self.archived || flag.archived_at.is_none();
-        let flags: Vec<_> = all.by_key.values().filter(wanted).collect();
+        let client = self.connection.connect().await?;
+        let all = client.all_flags(&progress::spinner("reading flags")).await?;
+        let is_included = |flag: &&FeatureFlag| self.archived || flag.archived_at.is_none();
+        let flags: Vec<_> = all.by_key.values().filter(is_included).collect();
         let bytes = self.format.write(&flags)?;
         match &self.output_file {
-            None => output::file(&bytes)?,
-            Some(path) => {
-                file::replace(path, &bytes).map_err(|error| file::failed(&path.display().to_string(), &error))?
-            }
+            None => output::print_bytes(&bytes)?,
+            Some(path) => file::replace_file(path, &bytes)
+                .map_err(|error| file::io_failure(&path.display().to_string(), &error))?,
         }
-        output::note(&format!("{} flags at revision {} of log {}", flags.len(), all.revision, all.log_id));
+        output::print_note(&format!("{} flags at revision {} of log {}", flags.len(), all.revision, all.log_id));
         Ok(())
     }
 }
 
-impl Format {
+impl ExportFormat {
     pub(super) fn write(self, flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Ndjson => {
-                let lines: Result<Vec<_>, _> = flags.iter().map(|flag| output::json(&flag.json())).collect();
+                let lines: Result<Vec<_>, _> = flags.iter().map(|flag| output::to_json(&flag.json())).collect();
                 Ok(lines?.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect())
             }
             Self::Csv => csv(flags),
@@ -71,7 +70,7 @@ impl Format {
 }
 
 #[derive(Serialize)]
-struct Row<'a> {
+struct CsvRow<'a> {
     key: &'a str,
     name: &'a str,
     description: &'a str,
@@ -81,10 +80,10 @@ struct Row<'a> {
 
 fn csv(flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
     let mut writer = WriterBuilder::new().has_headers(false).from_writer(Vec::new());
-    // With no flags there is a head all the same.
+    // The writer would omit the header if there are no flags.
     writer.write_record(["key", "name", "description", "status", "archived"])?;
     for flag in flags {
-        writer.serialize(Row {
+        writer.serialize(CsvRow {
             key: &flag.key,
             name: &flag.name,
             description: &flag.description,
@@ -95,8 +94,8 @@ fn csv(flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
     Ok(writer.into_inner()?)
 }
 
-/// As the server itself tells flagd's providers, and archived flags beside: of a disabled flag, as of one that is not
-/// there, they return what their caller gave as a default.
+/// The definitions that the server sends to flagd's providers, and the archived flags: for a DISABLED flag, as for a missing
+/// one, a provider returns the default that its caller has passed.
 fn flagd(flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
     let definition = |flag: &FeatureFlag| {
         let state = if flag.archived_at.is_some() { "DISABLED" } else { "ENABLED" };

@@ -1,11 +1,11 @@
-//! `toggled flag`: flags, by way of a server.
+//! `toggled flag`: flags, through a server.
 
 mod as_of;
 mod change;
 mod export;
 mod import;
-mod named;
 mod read;
+mod selector;
 mod set;
 mod watch;
 
@@ -15,55 +15,56 @@ use super::Failure;
 
 /// Arguments of `toggled flag`.
 #[derive(Args)]
-pub(super) struct Flag {
+pub(super) struct FlagArgs {
     #[command(subcommand)]
     action: Action,
 }
 
 #[derive(Subcommand)]
 enum Action {
-    /// Create a flag; it is off unless told otherwise
-    Create(change::Create),
-    /// Show a flag, as it is or as it was
-    Get(read::Get),
-    /// List all flags, sorted by key, as they are or as they were
-    List(read::List),
-    /// Turn a flag that is on off, and one that is off on; retried safely
-    Toggle(change::One),
-    /// Turn flags on: all of them or, on any error, none
-    Enable(set::Set),
-    /// Turn flags off: all of them or, on any error, none
-    Disable(set::Set),
-    /// Set a flag back to what it was before an entry of the audit log that turned it on or off; retried safely
-    Revert(change::Revert),
+    /// Create a flag; it starts disabled unless --enabled is given
+    Create(change::CreateArgs),
+    /// Show a flag, now or at a time in the past
+    Get(read::GetArgs),
+    /// List flags sorted by key, now or at a time in the past
+    List(read::ListArgs),
+    /// Flip a flag: enable it if it is disabled, and disable it if it is enabled; retries flip it only once
+    Toggle(change::ChangeArgs),
+    /// Enable flags: all of them or, on any error, none
+    Enable(set::SetArgs),
+    /// Disable flags: all of them or, on any error, none
+    Disable(set::SetArgs),
+    /// Revert a flip: give a flag the status it had before an entry of the audit log
+    Revert(change::RevertArgs),
     /// Change a flag's name or description
-    Update(change::Update),
-    /// Take a flag out of use; it keeps its key and its history
-    Archive(change::One),
-    /// Bring an archived flag back
-    Unarchive(change::One),
-    /// Show flags as they are, and then each again when it changes, until Ctrl-C
-    Watch(watch::Watch),
-    /// Make flags what a file says: CSV, NDJSON of flag export, a flag definition file of flagd, an export of Unleash
-    Import(Box<import::Import>),
-    /// Write all flags as they are at one revision
-    Export(export::Export),
+    Update(change::UpdateArgs),
+    /// Archive a flag, so that it is no longer evaluated; it keeps its key and its history
+    Archive(change::ChangeArgs),
+    /// Unarchive a flag
+    Unarchive(change::ChangeArgs),
+    /// Show flags, and then every flag that changes, until Ctrl-C
+    Watch(watch::WatchArgs),
+    /// Create and change flags as a file says: CSV, NDJSON of flag export, a flag definition file of flagd, or an export of
+    /// Unleash
+    Import(Box<import::ImportArgs>),
+    /// Write all flags at the current revision to a file
+    Export(export::ExportArgs),
 }
 
-pub(super) async fn run(settings: Flag) -> Result<(), Failure> {
-    match settings.action {
-        Action::Create(settings) => settings.run().await,
-        Action::Get(settings) => settings.run().await,
-        Action::List(settings) => settings.run().await,
-        Action::Toggle(settings) => settings.toggle().await,
-        Action::Enable(settings) => settings.enable().await,
-        Action::Disable(settings) => settings.disable().await,
-        Action::Revert(settings) => settings.run().await,
-        Action::Update(settings) => settings.run().await,
-        Action::Archive(settings) => settings.archive().await,
-        Action::Unarchive(settings) => settings.unarchive().await,
-        Action::Watch(settings) => settings.run().await,
-        Action::Import(settings) => settings.run().await,
-        Action::Export(settings) => settings.run().await,
+pub(super) async fn run(args: FlagArgs) -> Result<(), Failure> {
+    match args.action {
+        Action::Create(args) => args.run().await,
+        Action::Get(args) => args.run().await,
+        Action::List(args) => args.run().await,
+        Action::Toggle(args) => args.toggle().await,
+        Action::Enable(args) => args.enable().await,
+        Action::Disable(args) => args.disable().await,
+        Action::Revert(args) => args.run().await,
+        Action::Update(args) => args.run().await,
+        Action::Archive(args) => args.archive().await,
+        Action::Unarchive(args) => args.unarchive().await,
+        Action::Watch(args) => args.run().await,
+        Action::Import(args) => args.run().await,
+        Action::Export(args) => args.run().await,
     }
 }

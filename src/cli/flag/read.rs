@@ -2,102 +2,101 @@
 
 use clap::{Args, ValueEnum};
 
-use super::as_of::Moment;
-use super::named::Named;
+use super::as_of::AsOfOption;
+use super::selector::FlagSelector;
 use crate::api::pb::{FeatureFlagStatus, GetFeatureFlagRequest, ListFeatureFlagsRequest};
 use crate::cli::Failure;
-use crate::cli::output::Output;
-use crate::cli::remote::Caller;
+use crate::cli::output::OutputOptions;
+use crate::cli::remote::ConnectionOptions;
 
-/// As many flags a page as there may be.
-const PAGE: i32 = 1_000;
+/// The largest page that the server sends.
+const PAGE_SIZE: i32 = 1_000;
 
 /// Arguments of `toggled flag get`.
 #[derive(Args)]
-pub(super) struct Get {
+pub(super) struct GetArgs {
     #[command(flatten)]
-    named: Named,
+    flag: FlagSelector,
     #[command(flatten)]
-    moment: Moment,
+    as_of: AsOfOption,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
-impl Get {
+impl GetArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
+        let client = self.connection.connect().await?;
         let request = GetFeatureFlagRequest {
-            flag: self.named.into(),
-            as_of_revision: self.moment.revision(),
-            as_of_time: self.moment.time(),
+            flag: self.flag.into(),
+            as_of_revision: self.as_of.revision(),
+            as_of_time: self.as_of.time(),
             ..Default::default()
         };
         let answer =
-            remote.retrying(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
-        self.output.all(&answer.feature_flag.into_iter().collect::<Vec<_>>())
+            client.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
+        self.output.print_all(&answer.feature_flag.into_iter().collect::<Vec<_>>())
     }
 }
 
 /// Arguments of `toggled flag list`.
 #[derive(Args)]
-pub(super) struct List {
-    /// Only flags whose key begins so
+pub(super) struct ListArgs {
+    /// Only flags with keys that begin with this text
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     prefix: String,
-    /// Only flags that are on, or only those that are off
+    /// Only flags with this status
     #[arg(long)]
-    status: Option<Status>,
-    /// Archived flags as well
+    status: Option<StatusFilter>,
+    /// Include archived flags
     #[arg(long)]
     archived: bool,
     #[command(flatten)]
-    moment: Moment,
+    as_of: AsOfOption,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
-enum Status {
+enum StatusFilter {
     Enabled,
     Disabled,
 }
 
-impl From<Status> for FeatureFlagStatus {
-    fn from(status: Status) -> Self {
+impl From<StatusFilter> for FeatureFlagStatus {
+    fn from(status: StatusFilter) -> Self {
         match status {
-            Status::Enabled => Self::Enabled,
-            Status::Disabled => Self::Disabled,
+            StatusFilter::Enabled => Self::Enabled,
+            StatusFilter::Disabled => Self::Disabled,
         }
     }
 }
 
-impl List {
+impl ListArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
+        let client = self.connection.connect().await?;
         let mut request = ListFeatureFlagsRequest {
-            page_size: PAGE,
+            page_size: PAGE_SIZE,
             status: self.status.map_or(FeatureFlagStatus::Unspecified, Into::into).into(),
             key_prefix: self.prefix,
             include_archived: self.archived,
-            as_of_revision: self.moment.revision(),
-            as_of_time: self.moment.time(),
+            as_of_revision: self.as_of.revision(),
+            as_of_time: self.as_of.time(),
             ..Default::default()
         };
         let mut flags = Vec::new();
         loop {
             let page = request.clone();
-            let page =
-                remote.retrying(page, async |clients, page| clients.toggle.list_feature_flags(page).await).await?;
+            let page = client.call(page, async |clients, page| clients.toggle.list_feature_flags(page).await).await?;
             flags.extend(page.feature_flags);
             request.page_token = page.next_page_token;
-            // Pages of one listing may come from several replicas: none may be behind the one before.
+            // Another replica may send the next page: it must not be behind the one that sent this page.
             request.min_revision = Some(page.revision);
             if request.page_token.is_empty() {
-                return self.output.all(&flags);
+                return self.output.print_all(&flags);
             }
         }
     }

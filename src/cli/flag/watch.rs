@@ -1,46 +1,47 @@
-//! `toggled flag watch`: flags as they are, and then every change.
+//! `toggled flag watch`: the flags, and then every flag that changes.
 
 use clap::Args;
 
 use crate::api::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 use crate::cli::Failure;
-use crate::cli::output::{Feed, Output, Seen};
-use crate::cli::remote::{Caller, Clients, Reading, until_interrupted};
+use crate::cli::output::{OutputOptions, StreamPrinter, WatchedFlag};
+use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until_interrupted};
 
 /// Arguments of `toggled flag watch`.
 #[derive(Args)]
-pub(super) struct Watch {
-    /// Only the flags with these keys, whether they exist yet or not; all without any
+pub(super) struct WatchArgs {
+    /// Only the flags with these keys, even if they do not exist yet; by default all flags
     #[arg(value_name = "KEY")]
     keys: Vec<String>,
-    /// Only changes from now on, and not how the flags are to begin with
+    /// Only changes from now on, without the current flags
     #[arg(long)]
     changes_only: bool,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
-impl Watch {
+impl WatchArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.caller.connect().await?;
-        let mut feed: Feed<4> = self.output.feed();
-        let mut silent = self.changes_only;
+        let client = self.connection.connect().await?;
+        let mut printer: StreamPrinter<4> = self.output.stream();
+        // Until it has caught up, the stream sends the current flags.
+        let mut skip = self.changes_only;
         let request = WatchFeatureFlagsRequest { keys: self.keys, ..Default::default() };
         let take = |request: &mut WatchFeatureFlagsRequest, message: WatchFeatureFlagsResponse| {
-            if !silent {
-                message.feature_flags.into_iter().try_for_each(|flag| feed.tell(&Seen(flag)))?;
+            if !skip {
+                message.feature_flags.into_iter().try_for_each(|flag| printer.print(&WatchedFlag(flag)))?;
             }
-            silent &= !message.caught_up;
+            skip &= !message.caught_up;
             request.after_revision = Some(message.revision);
             request.log_id = Some(message.log_id);
             request.after_hash = message.hash;
             Ok(())
         };
-        let reading = Reading { endless: true, cursor: None };
-        let open = async |clients: &mut Clients, request| clients.toggle.watch_feature_flags(request).await;
-        let watching = remote.following(request, reading, open, take);
+        let options = StreamOptions { endless: true, cursor: None };
+        let open = async |clients: &mut ServiceClients, request| clients.toggle.watch_feature_flags(request).await;
+        let watching = client.follow_stream(request, options, open, take);
         until_interrupted(watching).await
     }
 }

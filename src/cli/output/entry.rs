@@ -1,9 +1,9 @@
-//! An entry of the log.
+//! An entry of the audit log.
 
 use serde::Serialize;
 
-use super::Item;
-use super::fields::{hex, time};
+use super::Printable;
+use super::fields::time;
 use crate::api::pb;
 use crate::cli::table::Cell;
 
@@ -47,8 +47,8 @@ struct EntryShape<'a> {
     created_at: Option<String>,
 }
 
-/// What is told to scripts of an entry of the log.
-pub(in crate::cli) fn entry(entry: &pb::AuditLog) -> impl Serialize {
+/// The JSON object of an entry.
+pub(in crate::cli) fn entry_json(entry: &pb::AuditLog) -> impl Serialize {
     EntryShape {
         id: &entry.id,
         revision: entry.revision,
@@ -71,13 +71,13 @@ pub(in crate::cli) fn entry(entry: &pb::AuditLog) -> impl Serialize {
         previous_entity_revision: entry.previous_entity_revision,
         reverts: entry.reverts.as_deref(),
         hash_version: entry.hash_version,
-        hash: hex(&entry.hash),
+        hash: hex::encode(&entry.hash),
         created_at: time(entry.created_at.as_ref()),
     }
 }
 
-impl Item<6> for pb::AuditLog {
-    const HEAD: [&str; 6] = ["TIME", "REVISION", "BY", "ACTION", "WHAT", "REASON"];
+impl Printable<6> for pb::AuditLog {
+    const HEADER: [&str; 6] = ["TIME", "REVISION", "BY", "ACTION", "WHAT", "REASON"];
 
     fn row(&self) -> [Cell; 6] {
         [
@@ -91,6 +91,6 @@ impl Item<6> for pb::AuditLog {
     }
 
     fn json(&self) -> impl Serialize {
-        entry(self)
+        entry_json(self)
     }
 }

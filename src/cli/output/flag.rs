@@ -1,10 +1,10 @@
-//! Flags, and what became of them.
+//! Flags, and the results of changes to them.
 
 use console::Style;
 use serde::Serialize;
 
-use super::Item;
-use super::entry::entry;
+use super::Printable;
+use super::entry::entry_json;
 use super::fields::{status, time};
 use crate::api::pb;
 use crate::cli::table::Cell;
@@ -26,8 +26,8 @@ struct FlagShape<'a> {
     archived_at: Option<String>,
 }
 
-/// What is told to scripts of a flag.
-fn flag(flag: &pb::FeatureFlag) -> impl Serialize {
+/// The JSON object of a flag.
+fn flag_json(flag: &pb::FeatureFlag) -> impl Serialize {
     FlagShape {
         id: &flag.id,
         key: &flag.key,
@@ -42,26 +42,26 @@ fn flag(flag: &pb::FeatureFlag) -> impl Serialize {
     }
 }
 
-/// The status as people see it at once.
-fn state(flag: &pb::FeatureFlag) -> Cell {
+/// The status of a flag, and whether it is archived.
+fn status_cell(flag: &pb::FeatureFlag) -> Cell {
     if flag.archived_at.is_some() {
         return Cell::new(format!("{}, archived", status(flag.status)), Style::new().dim());
     }
-    colour(flag.status)
+    colored_status(flag.status)
 }
 
-fn colour(code: i32) -> Cell {
+fn colored_status(code: i32) -> Cell {
     let on = pb::FeatureFlagStatus::try_from(code) == Ok(pb::FeatureFlagStatus::Enabled);
     Cell::new(status(code), if on { Style::new().green() } else { Style::new().yellow() })
 }
 
-impl Item<6> for pb::FeatureFlag {
-    const HEAD: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"];
+impl Printable<6> for pb::FeatureFlag {
+    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"];
 
     fn row(&self) -> [Cell; 6] {
         [
             Cell::from(&*self.key),
-            state(self),
+            status_cell(self),
             Cell::from(&*self.name),
             Cell::from(self.revision.to_string()),
             Cell::from(time(self.updated_at.as_ref()).unwrap_or_default()),
@@ -70,12 +70,12 @@ impl Item<6> for pb::FeatureFlag {
     }
 
     fn json(&self) -> impl Serialize {
-        flag(self)
+        flag_json(self)
     }
 }
 
-/// What came of a change.
-pub(in crate::cli) struct Changed {
+/// The result of a change to one flag.
+pub(in crate::cli) struct ChangeResult {
     pub flag: Option<pb::FeatureFlag>,
     pub audit_log: Option<pb::AuditLog>,
     pub revision: i64,
@@ -83,7 +83,7 @@ pub(in crate::cli) struct Changed {
 }
 
 #[derive(Serialize)]
-struct ChangedShape<F, E> {
+struct ChangeResultShape<F, E> {
     #[serde(skip_serializing_if = "Option::is_none")]
     feature_flag: Option<F>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,8 +93,8 @@ struct ChangedShape<F, E> {
     dry_run: bool,
 }
 
-/// Whether something was changed, or would be.
-fn word(changed: bool, dry_run: bool) -> &'static str {
+/// The cell that says whether the flag was changed.
+fn changed_word(changed: bool, dry_run: bool) -> &'static str {
     match changed {
         _ if dry_run => "dry run",
         true => "yes",
@@ -102,36 +102,36 @@ fn word(changed: bool, dry_run: bool) -> &'static str {
     }
 }
 
-impl Item<4> for Changed {
-    const HEAD: [&str; 4] = ["KEY", "STATUS", "CHANGED", "REVISION"];
+impl Printable<4> for ChangeResult {
+    const HEADER: [&str; 4] = ["KEY", "STATUS", "CHANGED", "REVISION"];
 
     fn row(&self) -> [Cell; 4] {
         [
             Cell::from(self.flag.as_ref().map_or("", |flag| &flag.key)),
-            self.flag.as_ref().map_or_else(|| Cell::from(""), state),
-            Cell::from(word(self.audit_log.is_some(), self.dry_run)),
+            self.flag.as_ref().map_or_else(|| Cell::from(""), status_cell),
+            Cell::from(changed_word(self.audit_log.is_some(), self.dry_run)),
             Cell::from(self.flag.as_ref().map_or(self.revision, |flag| flag.revision).to_string()),
         ]
     }
 
     fn json(&self) -> impl Serialize {
-        ChangedShape {
-            feature_flag: self.flag.as_ref().map(flag),
-            audit_log: self.audit_log.as_ref().map(entry),
+        ChangeResultShape {
+            feature_flag: self.flag.as_ref().map(flag_json),
+            audit_log: self.audit_log.as_ref().map(entry_json),
             revision: self.revision,
             dry_run: self.dry_run,
         }
     }
 }
 
-/// What came of one flag of several that were set together.
-pub(in crate::cli) struct WasSet {
+/// The result for one of several flags that were set together.
+pub(in crate::cli) struct SetResult {
     pub result: pb::BatchSetResult,
     pub dry_run: bool,
 }
 
 #[derive(Serialize)]
-struct ResultShape<'a> {
+struct SetResultShape<'a> {
     id: &'a str,
     key: &'a str,
     status: String,
@@ -143,18 +143,18 @@ struct ResultShape<'a> {
     dry_run: bool,
 }
 
-impl Item<4> for WasSet {
-    const HEAD: [&str; 4] = Changed::HEAD;
+impl Printable<4> for SetResult {
+    const HEADER: [&str; 4] = ChangeResult::HEADER;
 
     fn row(&self) -> [Cell; 4] {
         let Self { result, dry_run } = self;
-        let changed = Cell::from(word(result.changed, *dry_run));
-        [Cell::from(&*result.key), colour(result.status), changed, Cell::from(result.revision.to_string())]
+        let changed = Cell::from(changed_word(result.changed, *dry_run));
+        [Cell::from(&*result.key), colored_status(result.status), changed, Cell::from(result.revision.to_string())]
     }
 
     fn json(&self) -> impl Serialize {
         let Self { result, dry_run } = self;
-        ResultShape {
+        SetResultShape {
             id: &result.id,
             key: &result.key,
             status: status(result.status),
@@ -166,23 +166,23 @@ impl Item<4> for WasSet {
     }
 }
 
-/// A flag as it is since its last change: what a watcher is told.
-pub(in crate::cli) struct Seen(pub pb::FeatureFlag);
+/// A flag after a change, as a watch reports it.
+pub(in crate::cli) struct WatchedFlag(pub pb::FeatureFlag);
 
-impl Item<4> for Seen {
-    const HEAD: [&str; 4] = ["TIME", "KEY", "STATUS", "BY"];
+impl Printable<4> for WatchedFlag {
+    const HEADER: [&str; 4] = ["TIME", "KEY", "STATUS", "BY"];
 
     fn row(&self) -> [Cell; 4] {
         let Self(flag) = self;
         [
             Cell::from(time(flag.updated_at.as_ref()).unwrap_or_default()),
             Cell::from(&*flag.key),
-            state(flag),
+            status_cell(flag),
             Cell::from(&*flag.updated_by),
         ]
     }
 
     fn json(&self) -> impl Serialize {
-        flag(&self.0)
+        flag_json(&self.0)
     }
 }

@@ -1,146 +1,153 @@
-//! What a command tells, to people in columns, to scripts in JSON: one object a line. Its fields are
-//! called as those of the messages in the wire contract, and what is absent is left out.
+//! Printing of results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
+//! protocol's messages; absent values are omitted.
 
-mod caller;
 mod entry;
 mod fields;
 mod flag;
+mod whoami;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::table::{Cell, Table};
-use super::{EXIT_DONE, EXIT_FAILURE, Failure};
+use super::table::{Cell, Table, is_unsafe, sanitize};
+use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
 
-pub(super) use fields::{hex, status, time};
-pub(super) use flag::{Changed, Seen, WasSet};
+pub(super) use fields::{status, time};
+pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 
-/// In which form to tell it.
+/// The form of the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Format {
+pub(super) enum OutputFormat {
     /// Columns, for people
     Table,
     /// JSON, one object a line
     Json,
 }
 
-/// How to tell what there is to tell.
+/// The option for the form of the output.
 #[derive(Debug, Clone, Copy, Args)]
-pub(super) struct Output {
-    /// In which form to tell it
-    #[arg(long, value_name = "FORMAT", env = "TOGGLED_OUTPUT", value_enum, default_value = "table")]
-    pub output: Format,
+pub(super) struct OutputOptions {
+    /// The form of the output
+    #[arg(
+        id = "output",
+        long = "output",
+        value_name = "FORMAT",
+        env = "TOGGLED_OUTPUT",
+        value_enum,
+        default_value = "table"
+    )]
+    pub format: OutputFormat,
 }
 
-/// What can be told in both forms.
-pub(super) trait Item<const N: usize> {
-    /// What is above its columns.
-    const HEAD: [&'static str; N];
+/// A result that can be printed in both forms.
+pub(super) trait Printable<const N: usize> {
+    /// The names of its columns.
+    const HEADER: [&'static str; N];
 
-    /// Its columns.
+    /// Its row in a table.
     fn row(&self) -> [Cell; N];
 
-    /// What is told to scripts: a stable shape.
+    /// Its JSON object. Scripts rely on its fields.
     fn json(&self) -> impl Serialize;
 }
 
-impl Output {
-    /// All that there is, at once.
-    pub fn all<const N: usize, T: Item<N>>(self, items: &[T]) -> Result<(), Failure> {
-        match self.output {
-            Format::Json => items.iter().try_for_each(|item| line(&json(&item.json())?)),
-            Format::Table => {
-                let mut table = Table::new(T::HEAD).with_colors(has_colors());
+impl OutputOptions {
+    /// Prints all results at once.
+    pub fn print_all<const N: usize, T: Printable<N>>(self, items: &[T]) -> Result<(), Failure> {
+        match self.format {
+            OutputFormat::Json => items.iter().try_for_each(|item| print_line(&to_json(&item.json())?)),
+            OutputFormat::Table => {
+                let mut table = Table::new(T::HEADER).with_colors(has_colors());
                 for item in items {
                     table.push(item.row());
                 }
-                line(&table.to_string())
+                print_line(&table.to_string())
             }
         }
     }
 
-    /// One thing alone, which needs no head.
-    pub fn word<const N: usize, T: Item<N>>(self, item: &T) -> Result<(), Failure> {
-        match self.output {
-            Format::Json => line(&json(&item.json())?),
-            Format::Table => line(&Table::new(T::HEAD).line(&item.row())),
+    /// Prints a single result, without a header.
+    pub fn print_one<const N: usize, T: Printable<N>>(self, item: &T) -> Result<(), Failure> {
+        match self.format {
+            OutputFormat::Json => print_line(&to_json(&item.json())?),
+            OutputFormat::Table => print_line(&Table::new(T::HEADER).line(&item.row())),
         }
     }
 
-    /// One after the other, as they come.
-    pub fn feed<const N: usize>(self) -> Feed<N> {
-        Feed { format: self.output, table: None }
+    /// A printer for results of an endless stream.
+    pub fn stream<const N: usize>(self) -> StreamPrinter<N> {
+        StreamPrinter { format: self.format, table: None }
     }
 }
 
-/// A table without an end: its columns grow with what comes.
-pub(super) struct Feed<const N: usize> {
-    format: Format,
+/// Prints results one by one. The columns of its table grow with their content.
+pub(super) struct StreamPrinter<const N: usize> {
+    format: OutputFormat,
+    /// The table, once its header is printed.
     table: Option<Table<N>>,
 }
 
-impl<const N: usize> Feed<N> {
-    pub fn tell<T: Item<N>>(&mut self, item: &T) -> Result<(), Failure> {
-        if self.format == Format::Json {
-            return line(&json(&item.json())?);
+impl<const N: usize> StreamPrinter<N> {
+    pub fn print<T: Printable<N>>(&mut self, item: &T) -> Result<(), Failure> {
+        if self.format == OutputFormat::Json {
+            return print_line(&to_json(&item.json())?);
         }
-        let first = self.table.is_none();
-        let table = self.table.get_or_insert_with(|| Table::new(T::HEAD).with_colors(has_colors()));
+        let is_first = self.table.is_none();
+        let table = self.table.get_or_insert_with(|| Table::new(T::HEADER).with_colors(has_colors()));
         table.widen(&item.row());
-        if first {
-            line(&table.to_string())?;
+        if is_first {
+            print_line(&table.to_string())?;
         }
-        line(&table.line(&item.row()))
+        print_line(&table.line(&item.row()))
     }
 }
 
-/// Colours are for terminals, and not for who has asked for none (NO_COLOR).
+/// Whether the output has colors: on a terminal, unless `NO_COLOR` is set.
 fn has_colors() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
-/// One JSON object.
-pub(super) fn json(shape: &impl Serialize) -> Result<String, Failure> {
+/// One JSON object. Characters that could control a terminal are escaped; `serde_json` escapes only those below U+0020.
+pub(super) fn to_json(shape: &impl Serialize) -> Result<String, Failure> {
     let text = serde_json::to_string(shape)?;
-    // JSON leaves DEL and what comes after it as it is, and a terminal takes some of that for commands.
-    let escaped =
-        |c: char| if c >= '\u{7f}' && super::table::is_unsafe(c) { format!("\\u{:04x}", c as u32) } else { c.into() };
+    let escaped = |c: char| if c >= '\u{7f}' && is_unsafe(c) { format!("\\u{:04x}", c as u32) } else { c.into() };
     Ok(if text.is_ascii() && !text.contains('\u{7f}') { text } else { text.chars().map(escaped).collect() })
 }
 
-/// One line, or several, to standard output. Where nobody reads any more, the command is over and has not failed.
-pub(super) fn line(text: &str) -> Result<(), Failure> {
+/// Prints one line, or several, to standard output.
+pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// What belongs in a file, to standard output, just as it is; but a terminal is given no commands by it.
-pub(super) fn file(bytes: &[u8]) -> Result<(), Failure> {
+/// Prints the content of a file to standard output, unchanged unless it is a terminal that it could control.
+pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
-        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(super::table::sanitize).collect();
+        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(sanitize).collect();
         return write(lines.join("\n").as_bytes());
     }
     write(bytes)
 }
 
+/// Writes to standard output. A closed pipe ends the command as a success: the reader has seen enough.
 fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure { code: EXIT_DONE, line: String::new() },
+        ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, line: String::new() },
         _ => Failure { code: EXIT_FAILURE, line: format!("standard output: {error}") },
     })
 }
 
-/// A line about what was done, to standard error, where it is in nobody's way.
-pub(super) fn note(text: &str) {
-    super::progress::beside(|| {
+/// Prints a line to standard error, so that it is no part of the output.
+pub(super) fn print_note(text: &str) {
+    super::progress::with_bars_hidden(|| {
         let _ = writeln!(io::stderr(), "{text}");
     });
 }
 
-/// Asks whoever sits at the terminal.
-pub(super) fn ask(question: &str) -> io::Result<bool> {
+/// Asks a question at the terminal. Any answer but yes means no.
+pub(super) fn confirm(question: &str) -> io::Result<bool> {
     write!(io::stderr(), "{question} [y/N] ")?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;

@@ -1,71 +1,71 @@
-//! What a call that failed comes to: a line for a person, and an exit status. This is the only place that decides it.
+//! What a failed call means: the message and the exit code. Only this module decides them.
 
 use std::error::Error;
 
 use tonic::{Code, ConnectError, Status, TimeoutExpired};
 use tonic_types::StatusExt;
 
-use super::Remote;
+use super::ApiClient;
 use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
 use crate::store::StoreError;
 use crate::{api, domain};
 
-/// Who says that a call failed.
+/// How a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Fault {
-    /// The server.
-    Server,
-    /// Nobody: there is no connection.
+pub(super) enum CallFailure {
+    /// The server answered with an error.
+    Refused,
+    /// No connection could be made.
     Unreachable,
-    /// Nobody: the connection was lost on the way.
-    Lost,
-    /// Nobody: what is there does not speak HTTP/2.
-    Foreign,
-    /// Nobody, for as long as we waited.
-    Silent,
-    /// Nobody: the connection is there, and nothing comes over it.
-    Dead,
+    /// The connection was closed before the answer.
+    ConnectionLost,
+    /// The other side does not speak HTTP/2.
+    NotHttp2,
+    /// No answer came before the deadline.
+    TimedOut,
+    /// The connection is open, but its pings are not answered.
+    Unresponsive,
 }
 
-impl Fault {
+impl CallFailure {
     pub fn of(status: &Status) -> Self {
-        // What the server sends comes without a source.
+        // Only a status that the client made has a source.
         let mut source = status.source();
         if source.is_none() {
-            return Self::Server;
+            return Self::Refused;
         }
         while let Some(error) = source {
             if error.is::<ConnectError>() {
                 return Self::Unreachable;
             }
             if error.is::<TimeoutExpired>() {
-                return Self::Silent;
+                return Self::TimedOut;
             }
             source = error.source();
         }
-        // There is no other way to tell it than by the words for it.
-        match cause(status) {
-            words if words.contains("frame with invalid size") => Self::Foreign,
-            words if words.contains("timed out") => Self::Dead,
-            _ => Self::Lost,
+        // The error is a private type, of which only the text is accessible.
+        match root_cause(status) {
+            text if text.contains("frame with invalid size") => Self::NotHttp2,
+            text if text.contains("timed out") => Self::Unresponsive,
+            _ => Self::ConnectionLost,
         }
     }
 }
 
-/// Why a server refused a call, for who has more to say of it than what the server says.
+/// Why a server refused a call, for commands that explain it further.
 #[derive(Debug, Clone)]
-pub(in crate::cli) struct Refusal {
-    /// The reason by its name, as in `CURSOR_IN_FUTURE`.
+pub(in crate::cli) struct ServerRefusal {
+    /// The reason of the error details, such as `CURSOR_IN_FUTURE`; empty without details.
     pub reason: String,
-    /// Where the server's log ends, if it said so.
+    /// The head of the server's log, if the details have it.
     pub head_revision: Option<i64>,
-    /// The first revision of its log that is not as it was written, if it said so.
+    /// The first altered revision of the server's log, if the details have it.
     pub first_bad_revision: Option<i64>,
-    /// Whether the server does not know the method.
+    /// Whether the server does not have the method.
     pub is_unimplemented: bool,
 }
 
-impl Refusal {
+impl ServerRefusal {
     pub fn of(status: &Status) -> Self {
         let info = status.get_details_error_info();
         let revision = |name| info.as_ref().and_then(|info| info.metadata.get(name)?.parse().ok());
@@ -75,32 +75,32 @@ impl Refusal {
     }
 }
 
-/// Whether the server refused for a reason that passes, or does not know whether it did what was asked: asked once more,
-/// under the same `request_id`, it tells.
-pub(super) fn passes(status: &Status) -> bool {
+/// Whether the same call may succeed later. That includes a change of which the outcome is unknown: repeated with the same
+/// `request_id`, it reports the outcome.
+pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable => true,
         Code::Unknown => is_outcome_unknown(status),
-        // Of the limits there are, those that are over soon say when.
-        Code::ResourceExhausted => is_limited(status),
+        // Only a rate limit says when to call again. Any other limit stays reached.
+        Code::ResourceExhausted => is_rate_limited(status),
         _ => false,
     }
 }
 
-/// Whether the server lets no more through for now, and says when it will.
-pub(super) fn is_limited(status: &Status) -> bool {
+/// Whether the server limits the rate of calls. Its answer then says when to call again.
+pub(super) fn is_rate_limited(status: &Status) -> bool {
     status.code() == Code::ResourceExhausted && status.get_details_retry_info().is_some()
 }
 
-/// Whether there is a machine, and nothing on it that listens: nothing was sent.
-pub(super) fn is_refused(status: &Status) -> bool {
+/// Whether the machine answered that nothing listens on the port.
+pub(super) fn is_connection_refused(status: &Status) -> bool {
     let mut error: Option<&dyn Error> = Some(status);
-    while let Some(one) = error {
-        let io = one.downcast_ref::<std::io::Error>();
+    while let Some(current) = error {
+        let io = current.downcast_ref::<std::io::Error>();
         if io.is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionRefused) {
             return true;
         }
-        error = one.source();
+        error = current.source();
     }
     false
 }
@@ -109,7 +109,7 @@ fn is_outcome_unknown(status: &Status) -> bool {
     status.get_details_error_info().is_some_and(|info| info.reason == "COMMIT_OUTCOME_UNKNOWN")
 }
 
-/// The exit status that says what kind of failure it was.
+/// The exit code for a status.
 fn exit_code(code: Code) -> u8 {
     match code {
         Code::InvalidArgument | Code::OutOfRange => EXIT_USAGE,
@@ -123,7 +123,7 @@ fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// The same for an error that came over no wire.
+/// The exit code for an error of this program's own.
 pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     if let Some(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = error.downcast_ref() {
         return EXIT_UNAVAILABLE;
@@ -135,52 +135,61 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     }
 }
 
-impl Remote {
-    /// What the program ends with.
+impl ApiClient {
+    /// The message and exit code for a failed call.
     pub(super) fn failure(&self, status: &Status) -> Failure {
         let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
-        let (name, why) = (&self.name, || cause(status));
-        match Fault::of(status) {
-            Fault::Server if is_outcome_unknown(status) => unavailable(self.words(status)),
-            Fault::Server => Failure { code: exit_code(status.code()), line: self.words(status) },
-            Fault::Unreachable => unavailable(format!("cannot reach {name}: {}{}", why(), hint(&why()))),
-            Fault::Lost => {
-                let hint = if self.has_answered() { "" } else { self.lost_hint };
-                unavailable(format!("the connection to {name} was lost: {}{hint}", why()))
+        let (address, cause) = (&self.address, || root_cause(status));
+        match CallFailure::of(status) {
+            CallFailure::Refused if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
+            CallFailure::Refused => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
+            CallFailure::Unreachable => {
+                unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
             }
-            Fault::Foreign => unavailable(format!(
-                "what is at {name} does not speak HTTP/2; if it speaks TLS, it is https:// instead of http://"
+            CallFailure::ConnectionLost => {
+                let hint = if self.has_answered() { "" } else { self.connection_lost_hint };
+                unavailable(format!("the connection to {address} was lost: {}{hint}", cause()))
+            }
+            CallFailure::NotHttp2 => unavailable(format!(
+                "{address} does not speak HTTP/2; if the server uses TLS, use https:// instead of http://"
             )),
-            Fault::Dead => unavailable(format!("no answer from {name}: nothing comes over the connection any more")),
-            Fault::Silent => unavailable(format!("no answer from {name} within {:?}; see --timeout", self.timeout)),
+            CallFailure::Unresponsive => {
+                unavailable(format!("no answer from {address}: the connection is open, but pings are not answered"))
+            }
+            CallFailure::TimedOut => unavailable(format!(
+                "no answer from {address} within {:?}; if the server is slow, pass a longer --timeout",
+                self.timeout
+            )),
         }
     }
 
-    /// What the program ends with where the server's log does not have what a cursor stands behind: a log that was
-    /// restored from a backup since. A cursor that was typed is but wrong.
-    pub(super) fn stranded(&self, status: &Status, cursor: Option<&str>) -> Option<Failure> {
-        let info = status.get_details_error_info().filter(|_| Fault::of(status) == Fault::Server)?;
-        let (cursor, name) = (cursor?, &self.name);
+    /// The failure for a stream that cannot be resumed, since the server's log does not have the entry of the cursor: it was
+    /// restored from a backup, for example. `cursor` says what the cursor was taken from. There is none for a cursor that
+    /// the user typed: that one is a wrong argument.
+    pub(super) fn cursor_failure(&self, status: &Status, cursor: Option<&str>) -> Option<Failure> {
+        let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Refused)?;
+        let (cursor, address) = (cursor?, &self.address);
         let line = match info.reason.as_str() {
             "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
-                "{cursor} does not fit the log of {name}: it was restored from a backup, or is another log; \
-                 keep what you have, and begin anew"
+                "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
+                 keep what you have, and start again"
             ),
-            "CURSOR_TOO_OLD" => format!("{cursor} cannot be gone on with: {}; begin anew", status.message()),
+            "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
             _ => return None,
         };
         Some(Failure { code: EXIT_CONFLICT, line })
     }
 
-    fn words(&self, status: &Status) -> String {
+    /// The message for an error that the server answered with.
+    fn refusal_message(&self, status: &Status) -> String {
+        let address = &self.address;
         if status.code() == Code::Unauthenticated {
-            let name = &self.name;
             return match &self.token_origin {
-                Some(origin) => {
-                    format!("{name} does not take the token of {origin}: it is unknown, expired or revoked")
-                }
+                Some(origin) => format!(
+                    "{address} refused the token of {origin}: it is unknown, expired or revoked; pass another token"
+                ),
                 None => format!(
-                    "{name} wants to know who you are: give --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)"
+                    "{address} needs a token: pass --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)"
                 ),
             };
         }
@@ -193,8 +202,8 @@ impl Remote {
     }
 }
 
-/// The innermost error: those around it say little.
-pub(super) fn cause(error: &dyn Error) -> String {
+/// The innermost error, which says the most.
+pub(super) fn root_cause(error: &dyn Error) -> String {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
@@ -202,12 +211,12 @@ pub(super) fn cause(error: &dyn Error) -> String {
     innermost.to_string()
 }
 
-/// What is most likely wrong with the settings.
-fn hint(cause: &str) -> &'static str {
+/// What to try if a connection cannot be made.
+fn connect_hint(cause: &str) -> &'static str {
     if cause.contains("InvalidContentType") {
-        "; the server does not seem to speak TLS: is it http:// instead of https://?"
+        "; the server does not seem to use TLS: use http:// instead of https://"
     } else if cause.contains("UnknownIssuer") {
-        "; who vouches for it is told by --ca-certificate"
+        "; the server's certificate is signed by an unknown authority: pass its CA with --ca-certificate"
     } else {
         ""
     }

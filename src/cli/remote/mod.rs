@@ -1,11 +1,12 @@
-//! The server as a client sees it: where it is, who calls, and what becomes of a call that fails. Of the command line
-//! this folder alone knows tonic.
+//! The client of a server: its address, the caller's token, calls with retries, and what a failed call means. In the
+//! command line only this folder knows tonic.
 
-mod caller;
+mod address;
+mod call;
 mod failure;
-mod flags;
-mod place;
+mod options;
 mod retry;
+mod snapshot;
 
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
@@ -21,76 +22,77 @@ use crate::api::pb::access_service_client::AccessServiceClient;
 use crate::api::pb::audit_service_client::AuditServiceClient;
 use crate::api::pb::toggle_service_client::ToggleServiceClient;
 use crate::config::duration::parse_within;
-use caller::Bearer;
+use options::BearerToken;
 
-pub(super) use caller::Caller;
-pub(super) use failure::{Refusal, exit_code_of};
-pub(super) use place::Place;
-pub(super) use retry::{Reading, until_interrupted};
+pub(super) use address::ServerAddress;
+pub(super) use call::{StreamOptions, until_interrupted};
+pub(super) use failure::{ServerRefusal, exit_code_of};
+pub(super) use options::ConnectionOptions;
 
-type Service = InterceptedService<Channel, Bearer>;
+type Service = InterceptedService<Channel, BearerToken>;
 
-/// A server, and who calls it.
-pub(super) struct Remote {
-    clients: Clients,
-    /// What it is called in words to a person.
-    name: String,
+/// A client of one server, with the token of one caller.
+pub(super) struct ApiClient {
+    clients: ServiceClients,
+    /// The server's address, for messages.
+    address: String,
+    /// How long one attempt of a call may take. Streams have no limit.
     timeout: Duration,
-    /// Where the token came from, as a person knows it; nothing without a token.
+    /// The setting that the token was taken from, for messages; `None` without a token.
     token_origin: Option<String>,
-    /// Whether to wait for as long as the server's limits demand.
-    patient: bool,
-    /// Whether such a limit was met, ...
-    limited: AtomicBool,
-    /// ... and whoever waits was told of it.
-    told: AtomicBool,
-    /// Whether the server has answered any call: then it is there, and is waited for if it goes away.
-    answered: AtomicBool,
+    /// Whether a call that the server limits is repeated when the server says, however long that takes.
+    waits_for_limits: bool,
+    /// Whether the server has limited any call.
+    is_limited: AtomicBool,
+    /// Whether a wait for such a limit was reported. It is reported once.
+    limit_reported: AtomicBool,
+    /// Whether the server has answered any call. If so, it is waited for when it becomes unreachable.
+    has_answered: AtomicBool,
     /// Why the server last refused a call.
-    refused: Mutex<Option<Refusal>>,
-    /// What to say of connections that are lost for no known reason, before any answer.
-    lost_hint: &'static str,
+    last_refusal: Mutex<Option<ServerRefusal>>,
+    /// What to try if connections are lost before the first answer.
+    connection_lost_hint: &'static str,
 }
 
-/// The services that are called, all on one connection.
+/// The clients of each service, on one connection.
 #[derive(Clone)]
-pub(super) struct Clients {
+pub(super) struct ServiceClients {
     pub toggle: ToggleServiceClient<Service>,
     pub audit: AuditServiceClient<Service>,
     pub access: AccessServiceClient<Service>,
     pub health: HealthClient<Channel>,
 }
 
-impl Remote {
-    /// Without a token, for what needs none.
-    pub async fn anonymous(place: &Place, timeout: Duration) -> Result<Self, Failure> {
-        Self::connect(place, timeout, Bearer::default()).await
+impl ApiClient {
+    /// A client without a token, for methods that need none.
+    pub async fn anonymous(address: &ServerAddress, timeout: Duration) -> Result<Self, Failure> {
+        Self::connect(address, timeout, BearerToken::default()).await
     }
 
-    async fn connect(place: &Place, timeout: Duration, bearer: Bearer) -> Result<Self, Failure> {
-        let channel = place.channel(timeout).await?;
-        let clients = Clients {
-            toggle: ToggleServiceClient::with_interceptor(channel.clone(), bearer.clone()),
-            audit: AuditServiceClient::with_interceptor(channel.clone(), bearer.clone()),
-            access: AccessServiceClient::with_interceptor(channel.clone(), bearer.clone()),
+    async fn connect(address: &ServerAddress, timeout: Duration, token: BearerToken) -> Result<Self, Failure> {
+        let channel = address.channel(timeout).await?;
+        let clients = ServiceClients {
+            toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
+            audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
+            access: AccessServiceClient::with_interceptor(channel.clone(), token.clone()),
             health: HealthClient::new(channel),
         };
         Ok(Self {
             clients,
-            name: place.name(),
+            address: address.to_string(),
             timeout,
-            token_origin: bearer.origin,
-            patient: false,
-            limited: AtomicBool::new(false),
-            told: AtomicBool::new(false),
-            answered: AtomicBool::new(false),
-            refused: Mutex::default(),
-            lost_hint: place.lost_hint(),
+            token_origin: token.origin,
+            waits_for_limits: false,
+            is_limited: AtomicBool::new(false),
+            limit_reported: AtomicBool::new(false),
+            has_answered: AtomicBool::new(false),
+            last_refusal: Mutex::default(),
+            connection_lost_hint: address.connection_lost_hint(),
         })
     }
 }
 
-/// A name for a change, so that it can be asked for again and happens once.
+/// A new idempotency key: a change that is sent again with the same key is made once.
 pub(super) fn request_id() -> Option<String> {
     Some(Uuid::now_v7().to_string())
 }

@@ -15,8 +15,8 @@ pub(super) use target::ExportTarget;
 
 use super::filters::{Filters, advance, stream};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
-use crate::cli::output::{self, Output};
-use crate::cli::remote::{Caller, Clients, Reading};
+use crate::cli::output::{self, OutputOptions};
+use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
 
@@ -36,9 +36,9 @@ pub(super) struct Export {
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 /// The format of an exported file.
@@ -77,7 +77,7 @@ impl Export {
                 "--after needs a file without entries, and {name} holds some; omit --after or name another file"
             )));
         }
-        let remote = self.caller.connect().await?;
+        let remote = self.connection.connect().await?;
         let list = self.filters.list(&remote).await?;
         let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream(&list) };
         if let Some(last) = target.held().last {
@@ -98,9 +98,9 @@ impl Export {
             last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
             Ok(())
         };
-        let reading = Reading { endless: false, cursor };
-        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-        let exported = remote.following(request, reading, open, take).await;
+        let reading = StreamOptions { endless: false, cursor };
+        let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
+        let exported = remote.follow_stream(request, reading, open, take).await;
         bar.finish_and_clear();
         let synced = target.finish();
         exported.and(synced)?;
@@ -122,20 +122,25 @@ struct Summary<'a> {
 }
 
 /// Prints a summary of the file to standard error; standard output may be the file.
-fn print(output: Output, held: &HeldEntries, filtered: bool, part: &StreamAuditLogsResponse) -> Result<(), Failure> {
+fn print(
+    output: OutputOptions,
+    held: &HeldEntries,
+    filtered: bool,
+    part: &StreamAuditLogsResponse,
+) -> Result<(), Failure> {
     let (first_revision, last_revision) = (held.first, held.last.map(|last| last.revision));
     let (entries, log_id, through_revision) = (held.entries, &part.log_id, part.through_revision);
-    let through_hash = &output::hex(&part.through_hash);
-    if output.output == output::Format::Json {
+    let through_hash = &hex::encode(&part.through_hash);
+    if output.format == output::OutputFormat::Json {
         let summary =
             Summary { entries, first_revision, last_revision, log_id, filtered, through_revision, through_hash };
-        output::note(&output::json(&summary)?);
+        output::print_note(&output::to_json(&summary)?);
         return Ok(());
     }
     let range = first_revision.zip(last_revision).map(|(first, last)| format!(", revisions {first}..{last}"));
     let range = range.unwrap_or_default();
     let filtered = if filtered { ", filtered" } else { "" };
-    output::note(&format!(
+    output::print_note(&format!(
         "entries {entries}{range} of log {log_id}{filtered}, through {through_revision}:{through_hash}"
     ));
     Ok(())

@@ -10,7 +10,7 @@ use super::Format;
 use super::held::EntryPosition;
 use crate::api::pb::AuditLog;
 use crate::cli::Failure;
-use crate::cli::output::{self, Item};
+use crate::cli::output::{self, Printable};
 use crate::domain::Revision;
 use crate::domain::hex::parse_hex;
 
@@ -56,7 +56,7 @@ pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec
     let line = Line { log_id, entry: entry.json() };
     match format {
         Format::Ndjson => {
-            to.extend_from_slice(output::json(&line)?.as_bytes());
+            to.extend_from_slice(output::to_json(&line)?.as_bytes());
             to.push(b'\n');
         }
         Format::Csv => {

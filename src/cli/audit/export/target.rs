@@ -64,7 +64,7 @@ impl ExportTarget {
         }
         match &mut self.file {
             Some(file) => file.write_all(&bytes).map_err(|error| self.failed(&error))?,
-            None => output::file(&bytes)?,
+            None => output::print_bytes(&bytes)?,
         }
         self.held.bytes += bytes.len() as u64;
         Ok(())
@@ -90,11 +90,11 @@ impl ExportTarget {
     /// Syncs the file to disk.
     pub fn finish(&mut self) -> Result<(), Failure> {
         let (Some(path), Some(file)) = (&self.path, &self.file) else { return Ok(()) };
-        file.sync_all().and_then(|()| file::sync_folder(path)).map_err(|error| self.failed(&error))
+        file.sync_all().and_then(|()| file::sync_parent_folder(path)).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &io::Error) -> Failure {
-        file::failed(&self.name(), error)
+        file::io_failure(&self.name(), error)
     }
 
     /// The name for messages.

@@ -14,8 +14,8 @@ use super::export::{ExportTarget, Format, HeldEntries};
 use super::filters::advance;
 use super::list::newest;
 use crate::api::pb::*;
-use crate::cli::output::{self, Output};
-use crate::cli::remote::{Caller, Clients, Reading, Remote, request_id};
+use crate::cli::output::{self, OutputOptions};
+use crate::cli::remote::{ApiClient, ConnectionOptions, ServiceClients, StreamOptions, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{EXIT_FAILURE, Failure, file, progress};
 use crate::domain::audit::{Action, Entry, LogStart};
@@ -41,9 +41,9 @@ pub(super) struct Trim {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     reason: String,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -83,7 +83,7 @@ impl Trim {
             let name = target.name();
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));
         }
-        let remote = self.caller.connect().await?;
+        let remote = self.connection.connect().await?;
         let log = log_start(&remote).await?;
         let last = last_to_remove(&remote, self.before).await?;
         if last <= log.floor {
@@ -113,7 +113,7 @@ impl Trim {
         print(self.output, &summary)
     }
 
-    async fn remove(&self, remote: &Remote, last: Revision, hash: Hash) -> Result<Revision, Failure> {
+    async fn remove(&self, remote: &ApiClient, last: Revision, hash: Hash) -> Result<Revision, Failure> {
         let request = TrimAuditLogsRequest {
             through_revision: last,
             through_hash: hash.to_vec(),
@@ -121,13 +121,13 @@ impl Trim {
             request_id: request_id(),
             validate_only: false,
         };
-        let trim = async |clients: &mut Clients, request| clients.audit.trim_audit_logs(request).await;
-        Ok(remote.retrying(request, trim).await?.oldest_revision)
+        let trim = async |clients: &mut ServiceClients, request| clients.audit.trim_audit_logs(request).await;
+        Ok(remote.call(request, trim).await?.oldest_revision)
     }
 }
 
 /// The start of the log, from its newest `log_trimmed` entry.
-async fn log_start(remote: &Remote) -> Result<LogStart, Failure> {
+async fn log_start(remote: &ApiClient) -> Result<LogStart, Failure> {
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
     let (trims, _) = newest(remote, trims, 1).await?;
@@ -142,7 +142,7 @@ async fn log_start(remote: &Remote) -> Result<LogStart, Failure> {
 }
 
 /// The revision of the last entry to remove; 0 for none.
-async fn last_to_remove(remote: &Remote, before: Before) -> Result<Revision, Failure> {
+async fn last_to_remove(remote: &ApiClient, before: Before) -> Result<Revision, Failure> {
     let time = match before {
         Before::Revision(revision) => return Ok(revision - 1),
         Before::Time(time) => time,
@@ -177,10 +177,10 @@ fn verify_file(
             )));
         }
     };
-    let file = File::open(path).map_err(|error| file::failed(&name, &error))?;
+    let file = File::open(path).map_err(|error| file::io_failure(&name, &error))?;
     let (report, hash) =
         find_in_archive(file.take(held.bytes), end.log_id, start, last).map_err(|error| match error {
-            ArchiveError::Io(error) => file::failed(&name, &error),
+            ArchiveError::Io(error) => file::io_failure(&name, &error),
             error => failed(format!("{name}: {error}")),
         })?;
     match report.fault {
@@ -191,7 +191,7 @@ fn verify_file(
 
 /// Appends the entries up to `last` to the file, and verifies them as they come. `held` is what the file holds already.
 async fn export(
-    remote: &Remote,
+    remote: &ApiClient,
     target: &mut ExportTarget,
     held: Option<Verified>,
     log: LogStart,
@@ -230,8 +230,8 @@ async fn export(
         bar.set_position((end - from).unsigned_abs());
         Ok(())
     };
-    let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-    let read = remote.following(request, Reading { endless: false, cursor }, open, take).await;
+    let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
+    let read = remote.follow_stream(request, StreamOptions { endless: false, cursor }, open, take).await;
     bar.finish_and_clear();
     read?;
     if end < last {
@@ -245,15 +245,15 @@ async fn export(
 
 /// Gets a signed checkpoint at `last` and writes it beside the file.
 async fn keep_checkpoint(
-    remote: &Remote,
+    remote: &ApiClient,
     path: &Path,
     log_id: Uuid,
     last: Revision,
     hash: Hash,
 ) -> Result<(), Failure> {
     let request = GetAuditCheckpointRequest { revision: Some(last) };
-    let sign = async |clients: &mut Clients, request| clients.audit.get_audit_checkpoint(request).await;
-    let answer = remote.retrying(request, sign).await.map_err(|failure| {
+    let sign = async |clients: &mut ServiceClients, request| clients.audit.get_audit_checkpoint(request).await;
+    let answer = remote.call(request, sign).await.map_err(|failure| {
         let line = format!("nothing was removed: the server signed no checkpoint: {}", failure.line);
         Failure { line, ..failure }
     })?;
@@ -266,8 +266,8 @@ async fn keep_checkpoint(
     let mut beside = path.as_os_str().to_owned();
     beside.push(".checkpoint");
     let beside = Path::new(&beside);
-    file::replace(beside, checkpoint.note.as_bytes())
-        .map_err(|error| file::failed(&beside.display().to_string(), &error))
+    file::replace_file(beside, checkpoint.note.as_bytes())
+        .map_err(|error| file::io_failure(&beside.display().to_string(), &error))
 }
 
 fn nothing(log: LogStart) -> Summary {
@@ -286,17 +286,17 @@ fn failed(line: String) -> Failure {
     Failure { code: EXIT_FAILURE, line }
 }
 
-fn print(output: Output, summary: &Summary) -> Result<(), Failure> {
-    if output.output == output::Format::Json {
-        return output::line(&output::json(summary)?);
+fn print(output: OutputOptions, summary: &Summary) -> Result<(), Failure> {
+    if output.format == output::OutputFormat::Json {
+        return output::print_line(&output::to_json(summary)?);
     }
     let Summary { removed, entries, oldest_revision, .. } = summary;
     let Some((first, last)) = summary.first_revision.zip(summary.last_revision) else {
-        return output::line(&format!("nothing to remove: the log begins with revision {oldest_revision}"));
+        return output::print_line(&format!("nothing to remove: the log begins with revision {oldest_revision}"));
     };
     let log = summary.log_id.map(|id| format!(" of log {id}")).unwrap_or_default();
     let range = format!("entries {entries}, revisions {first}..{last}{log}");
-    output::line(&if *removed {
+    output::print_line(&if *removed {
         format!("removed: {range}; the log begins with revision {oldest_revision} now")
     } else {
         format!("would be removed with --remove: {range}")

@@ -8,8 +8,8 @@ use crate::verify::{Bounds, DatabaseError, Problem, Progress, Report, verify_dat
 /// Verifies the database at `url`.
 pub(super) async fn verify(bounds: &Bounds, url: &str) -> Result<Report, Failure> {
     let store = store::open_existing(url).map_err(|rule| Failure::usage(format!("--database {rule}")))?;
-    offline::exists(&*store, "--database")?;
-    offline::is_migrated(&*store).await?;
+    offline::check_exists(&*store, "--database")?;
+    offline::check_migrated(&*store).await?;
     let bar = progress::bar(0, "entries");
     let mut on_progress = |progress: Progress| {
         bar.set_length(progress.expected);
@@ -29,7 +29,7 @@ pub(super) async fn verify(bounds: &Bounds, url: &str) -> Result<Report, Failure
         return Err(trimmed(if is_until { "--until" } else { "--since" }, fault.revision));
     }
     if verified.uncompared_rows > 0 {
-        output::note(&format!(
+        output::print_note(&format!(
             "{} rows were not compared: their last change comes before the verified entries",
             verified.uncompared_rows
         ));

@@ -11,7 +11,7 @@ use crate::verify::{ArchiveError, Bounds, Report, verify_archive};
 pub(super) fn verify(bounds: &Bounds, path: &Path) -> Result<Report, Failure> {
     let is_standard_input = path == Path::new("-");
     let name = if is_standard_input { "standard input".to_owned() } else { path.display().to_string() };
-    let failed = |error: &io::Error| file::failed(&name, error);
+    let failed = |error: &io::Error| file::io_failure(&name, error);
     let (source, size): (Box<dyn Read + Send>, u64) = if is_standard_input {
         (Box::new(io::stdin()), 0)
     } else {
@@ -30,7 +30,7 @@ pub(super) fn verify(bounds: &Bounds, path: &Path) -> Result<Report, Failure> {
         error => Failure::usage(format!("{name}: {error}; pass a file that audit export wrote as NDJSON")),
     })?;
     if verified.is_cut {
-        output::note("the last line is incomplete and was not verified");
+        output::print_note("the last line is incomplete and was not verified");
     }
     Ok(verified.report)
 }

@@ -18,7 +18,7 @@ pub(super) fn read(setting: &str, text: &str) -> Result<GivenCheckpoint, Failure
             "{setting} {text}: not REVISION:HASH and not a file; a hash has 64 hexadecimal digits"
         )));
     }
-    let note = fs::read_to_string(text).map_err(|error| file::failed(&format!("{setting} {text}"), &error))?;
+    let note = fs::read_to_string(text).map_err(|error| file::io_failure(&format!("{setting} {text}"), &error))?;
     let note = Note::parse(&note).map_err(|error| Failure::usage(format!("{setting} {text}: {error}")))?;
     Ok(note.into())
 }
@@ -34,7 +34,7 @@ pub(super) fn bounds(
     }
     let bounds = Bounds { since, until, keys };
     if bounds.keys.is_empty() && bounds.since.iter().chain(&bounds.until).any(GivenCheckpoint::is_signed) {
-        output::note("signatures of the given checkpoints were not verified; pass the key with --public-key");
+        output::print_note("signatures of the given checkpoints were not verified; pass the key with --public-key");
     }
     Ok(bounds)
 }

@@ -12,8 +12,8 @@ use clap::Args;
 
 use crate::checkpoint::VerifierKey;
 use crate::cli::Failure;
-use crate::cli::output::Output;
-use crate::cli::remote::Caller;
+use crate::cli::output::OutputOptions;
+use crate::cli::remote::ConnectionOptions;
 
 /// Arguments of `toggled audit verify`.
 #[derive(Args)]
@@ -37,9 +37,9 @@ pub(super) struct Verify {
     #[arg(long, value_name = "VKEY", value_parser = VerifierKey::parse)]
     public_key: Vec<VerifierKey>,
     #[command(flatten)]
-    caller: Caller,
+    connection: ConnectionOptions,
     #[command(flatten)]
-    output: Output,
+    output: OutputOptions,
 }
 
 impl Verify {
@@ -49,7 +49,7 @@ impl Verify {
         let report = match (self.database, self.file) {
             (Some(url), _) => database::verify(&bounds, &url).await?,
             (None, Some(path)) => file::verify(&bounds, &path)?,
-            (None, None) => server::verify(&bounds, &self.caller.connect().await?).await?,
+            (None, None) => server::verify(&bounds, &self.connection.connect().await?).await?,
         };
         report::print(&report, self.output)
     }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::cli::output::{self, Format, Output};
+use crate::cli::output::{self, OutputFormat, OutputOptions};
 use crate::cli::{EXIT_FAILURE, Failure};
 use crate::domain::Revision;
 use crate::domain::hex::hex_digits;
@@ -15,11 +15,11 @@ impl From<Failure> for Stop<Failure> {
 }
 
 /// Prints the result: JSON always on standard output, text only for an intact log. A fault fails the command.
-pub(super) fn print(report: &Report, output: Output) -> Result<(), Failure> {
-    if output.output == Format::Json {
-        output::line(&output::json(&shape(report))?)?;
+pub(super) fn print(report: &Report, output: OutputOptions) -> Result<(), Failure> {
+    if output.format == OutputFormat::Json {
+        output::print_line(&output::to_json(&shape(report))?)?;
     } else if report.fault.is_none() {
-        output::line(&intact(&report.verified))?;
+        output::print_line(&intact(&report.verified))?;
     }
     match &report.fault {
         None => Ok(()),

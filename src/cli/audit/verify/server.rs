@@ -7,8 +7,8 @@ use super::report::trimmed;
 use crate::api::pb::*;
 use crate::checkpoint::VerifierKey;
 use crate::cli::audit::filters::advance;
-use crate::cli::remote::{Clients, Reading, Refusal, Remote};
-use crate::cli::{EXIT_DONE, EXIT_FAILURE, EXIT_UNAVAILABLE, Failure, progress};
+use crate::cli::remote::{ApiClient, ServerRefusal, ServiceClients, StreamOptions};
+use crate::cli::{EXIT_FAILURE, EXIT_SUCCESS, EXIT_UNAVAILABLE, Failure, progress};
 use crate::domain::audit::Entry;
 use crate::store::StoredCheckpoint;
 use crate::verify::{
@@ -20,7 +20,7 @@ use crate::verify::{
 const PAGE_SIZE: i32 = 1_000;
 
 /// Verifies the log of a server.
-pub(super) async fn verify(bounds: &Bounds, remote: &Remote) -> Result<Report, Failure> {
+pub(super) async fn verify(bounds: &Bounds, remote: &ApiClient) -> Result<Report, Failure> {
     let stored = StoredCheckpoints::list(remote, bounds.since.as_ref()).await?;
     let mut reader = StreamReader { bounds, stored, verifier: None, forged: None, stop: None, end: None };
     let since = bounds.since.as_ref();
@@ -40,7 +40,7 @@ pub(super) async fn verify(bounds: &Bounds, remote: &Remote) -> Result<Report, F
         let earlier = refusal.as_ref().and_then(|refusal| reader.earlier_entries(refusal, request.clone()));
         let Some(earlier) = earlier else { break };
         if let Err(failure) = reader.read(remote, earlier, &bar).await {
-            if failure.code == EXIT_DONE {
+            if failure.code == EXIT_SUCCESS {
                 read = Err(failure);
             }
             break;
@@ -58,13 +58,13 @@ struct StoredCheckpoints {
 }
 
 impl StoredCheckpoints {
-    async fn list(remote: &Remote, since: Option<&GivenCheckpoint>) -> Result<Self, Failure> {
+    async fn list(remote: &ApiClient, since: Option<&GivenCheckpoint>) -> Result<Self, Failure> {
         let from_revision = since.map(|since| since.revision);
         let mut request = ListAuditCheckpointsRequest { page_size: PAGE_SIZE, from_revision, ..Default::default() };
         let mut stored = Self::default();
         loop {
-            let call = async |clients: &mut Clients, page| clients.audit.list_audit_checkpoints(page).await;
-            let page = match remote.retrying(request.clone(), call).await {
+            let call = async |clients: &mut ServiceClients, page| clients.audit.list_audit_checkpoints(page).await;
+            let page = match remote.call(request.clone(), call).await {
                 // An older server does not have the method, and no checkpoints.
                 Err(_) if remote.refusal().is_some_and(|refusal| refusal.is_unimplemented) => return Ok(stored),
                 page => page?,
@@ -100,7 +100,7 @@ impl StreamReader<'_> {
     /// Reads the stream of the request.
     async fn read(
         &mut self,
-        remote: &Remote,
+        remote: &ApiClient,
         request: StreamAuditLogsRequest,
         bar: &ProgressBar,
     ) -> Result<(), Failure> {
@@ -108,13 +108,17 @@ impl StreamReader<'_> {
             advance(request, &part);
             self.receive(&part, bar)
         };
-        let open = async |clients: &mut Clients, request| clients.audit.stream_audit_logs(request).await;
-        remote.following(request, Reading::default(), open, take).await
+        let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
+        remote.follow_stream(request, StreamOptions::default(), open, take).await
     }
 
     /// A request for the entries before one that the server cannot read, which it may not have sent either: the first fault
     /// counts. While the start of the log is not known, that is its first entry alone.
-    fn earlier_entries(&self, refusal: &Refusal, request: StreamAuditLogsRequest) -> Option<StreamAuditLogsRequest> {
+    fn earlier_entries(
+        &self,
+        refusal: &ServerRefusal,
+        request: StreamAuditLogsRequest,
+    ) -> Option<StreamAuditLogsRequest> {
         let bad = refusal.first_bad_revision.filter(|_| refusal.reason == "LOG_CORRUPT")?;
         let mut request = request;
         if let Some(end) = &self.end {
@@ -134,7 +138,7 @@ impl StreamReader<'_> {
             Ok(true) => {}
             Err(stop) => self.stop = Some(stop),
         }
-        Err(Failure { code: EXIT_DONE, line: String::new() })
+        Err(Failure { code: EXIT_SUCCESS, line: String::new() })
     }
 
     /// Verifies the entries of a message; returns whether the rest of the log is not needed.
@@ -162,11 +166,11 @@ impl StreamReader<'_> {
         Ok(verifier.is_done())
     }
 
-    fn conclude(self, read: Result<(), Failure>, refusal: Option<Refusal>) -> Result<Report, Failure> {
+    fn conclude(self, read: Result<(), Failure>, refusal: Option<ServerRefusal>) -> Result<Report, Failure> {
         let Self { bounds, verifier, forged, stop, end, .. } = self;
         let (ended, was_done) = match (stop, read) {
             (Some(stop), _) => (Err(stop), false),
-            (None, Err(failure)) if failure.code != EXIT_DONE => {
+            (None, Err(failure)) if failure.code != EXIT_SUCCESS => {
                 (Err(refused(bounds.since.as_ref(), verifier.as_ref(), failure, refusal)), false)
             }
             // Even an empty log has a message with its log id.
@@ -199,7 +203,7 @@ fn refused(
     since: Option<&GivenCheckpoint>,
     received: Option<&Verifier>,
     failure: Failure,
-    refusal: Option<Refusal>,
+    refusal: Option<ServerRefusal>,
 ) -> Stop<Failure> {
     let Some(refusal) = refusal else { return failure.into() };
     let last = received.map(Verifier::revision).or(since.map(|since| since.revision)).unwrap_or_default();
@@ -231,7 +235,7 @@ mod tests {
         received: Option<&Verifier>,
         reason: &str,
     ) -> Result<(Revision, &'static str), u8> {
-        let refusal = Refusal {
+        let refusal = ServerRefusal {
             reason: reason.to_owned(),
             head_revision: Some(5),
             first_bad_revision: None,

@@ -10,8 +10,8 @@ use super::plan::{ChangeStep, FlagChange, FlagContent, TextEdit, TextEdits};
 use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::flag::change::change_request;
-use crate::cli::flag::named::Named;
-use crate::cli::remote::Remote;
+use crate::cli::flag::selector::FlagSelector;
+use crate::cli::remote::ApiClient;
 use crate::domain::Revision;
 use crate::domain::flag::Status;
 
@@ -23,7 +23,7 @@ const BATCH_SIZE: usize = 1_000;
 
 /// Applies a plan to a server.
 pub(super) struct PlanRunner<'a> {
-    remote: &'a Remote,
+    client: &'a ApiClient,
     reason: &'a str,
     progress: &'a ProgressBar,
     /// The current revision of each flag.
@@ -33,26 +33,26 @@ pub(super) struct PlanRunner<'a> {
 }
 
 impl<'a> PlanRunner<'a> {
-    pub fn new(remote: &'a Remote, reason: &'a str, progress: &'a ProgressBar) -> Self {
-        Self { remote, reason, progress, revisions: HashMap::new(), done: 0 }
+    pub fn new(client: &'a ApiClient, reason: &'a str, progress: &'a ProgressBar) -> Self {
+        Self { client, reason, progress, revisions: HashMap::new(), done: 0 }
     }
 
     /// Applies all changes, one kind of step after the other, so that flips can be batched. After an error no further
     /// calls are made; those in progress are completed.
     pub async fn apply(&mut self, changes: &'a [FlagChange]) -> Result<(), Failure> {
         self.revisions = changes.iter().filter_map(|change| Some((change.key.as_str(), change.revision?))).collect();
-        let (remote, reason) = (self.remote, self.reason);
+        let (client, reason) = (self.client, self.reason);
         let created = steps(changes, |step| if let ChangeStep::Create(content) = step { Some(content) } else { None });
-        self.call_each(&created, async |key, _, content| create(remote, key, content, reason).await).await?;
+        self.call_each(&created, async |key, _, content| create(client, key, content, reason).await).await?;
         let unarchived = steps(changes, |step| (*step == ChangeStep::Unarchive).then_some(()));
-        self.call_each(&unarchived, async |key, revision, ()| unarchive(remote, key, revision, reason).await).await?;
+        self.call_each(&unarchived, async |key, revision, ()| unarchive(client, key, revision, reason).await).await?;
         let updated = steps(changes, |step| if let ChangeStep::Update(edits) = step { Some(edits) } else { None });
-        self.call_each(&updated, async |key, revision, edits| update(remote, key, revision, edits, reason).await)
+        self.call_each(&updated, async |key, revision, edits| update(client, key, revision, edits, reason).await)
             .await?;
         let set = steps(changes, |step| if let ChangeStep::SetStatus(status) = step { Some(*status) } else { None });
         self.set_statuses(&set).await?;
         let archived = steps(changes, |step| (*step == ChangeStep::Archive).then_some(()));
-        self.call_each(&archived, async |key, revision, ()| archive(remote, key, revision, reason).await).await
+        self.call_each(&archived, async |key, revision, ()| archive(client, key, revision, reason).await).await
     }
 
     /// Makes a call for each step. `call` takes the flag's key, the revision that it must have, and the step.
@@ -64,7 +64,7 @@ impl<'a> PlanRunner<'a> {
         let mut remaining = steps;
         while !remaining.is_empty() {
             // Once the server has limited the rate of changes, concurrent calls only delay each other.
-            let concurrent = if self.remote.is_limited() { 1 } else { CONCURRENT_CALLS };
+            let concurrent = if self.client.is_rate_limited() { 1 } else { CONCURRENT_CALLS };
             let (current, rest) = remaining.split_at(concurrent.min(remaining.len()));
             remaining = rest;
             let calls = current.iter().map(|(key, step)| call(key, self.revisions.get(key).copied(), *step));
@@ -89,8 +89,9 @@ impl<'a> PlanRunner<'a> {
             };
             let request =
                 change_request!(self.reason, BatchSetFeatureFlagsRequest { items: batch.iter().map(item).collect() });
-            let call =
-                self.remote.retrying(request, async |to, request| to.toggle.batch_set_feature_flags(request).await);
+            let call = self
+                .client
+                .call(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await);
             let answer = call.await.map_err(|failure| match batch {
                 [(key, _)] => with_subject(key, failure),
                 _ => with_subject(&format!("{} flags to turn on or off together", batch.len()), failure),
@@ -111,7 +112,7 @@ impl<'a> PlanRunner<'a> {
 }
 
 async fn create(
-    remote: &Remote,
+    client: &ApiClient,
     key: &str,
     content: &FlagContent,
     reason: &str,
@@ -125,12 +126,12 @@ async fn create(
             status: FeatureFlagStatus::from(content.status).into(),
         }
     );
-    let call = remote.retrying(request, async |to, request| to.toggle.create_feature_flag(request).await);
+    let call = client.call(request, async |clients, request| clients.toggle.create_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 
 async fn update(
-    remote: &Remote,
+    client: &ApiClient,
     key: &str,
     revision: Option<Revision>,
     edits: &TextEdits,
@@ -142,38 +143,38 @@ async fn update(
     let request = change_request!(
         reason,
         UpdateFeatureFlagRequest {
-            flag: Named::by_key(key.to_owned()).into(),
+            flag: FlagSelector::by_key(key.to_owned()).into(),
             name: new_text(&edits.name),
             description: new_text(&edits.description),
             update_mask: Some(FieldMask { paths }),
             expected_revision: revision,
         }
     );
-    let call = remote.retrying(request, async |to, request| to.toggle.update_feature_flag(request).await);
+    let call = client.call(request, async |clients, request| clients.toggle.update_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 
 async fn archive(
-    remote: &Remote,
+    client: &ApiClient,
     key: &str,
     revision: Option<Revision>,
     reason: &str,
 ) -> Result<Option<FeatureFlag>, Failure> {
-    let flag = Named::by_key(key.to_owned()).into();
+    let flag = FlagSelector::by_key(key.to_owned()).into();
     let request = change_request!(reason, ArchiveFeatureFlagRequest { flag, expected_revision: revision });
-    let call = remote.retrying(request, async |to, request| to.toggle.archive_feature_flag(request).await);
+    let call = client.call(request, async |clients, request| clients.toggle.archive_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 
 async fn unarchive(
-    remote: &Remote,
+    client: &ApiClient,
     key: &str,
     revision: Option<Revision>,
     reason: &str,
 ) -> Result<Option<FeatureFlag>, Failure> {
-    let flag = Named::by_key(key.to_owned()).into();
+    let flag = FlagSelector::by_key(key.to_owned()).into();
     let request = change_request!(reason, UnarchiveFeatureFlagRequest { flag, expected_revision: revision });
-    let call = remote.retrying(request, async |to, request| to.toggle.unarchive_feature_flag(request).await);
+    let call = client.call(request, async |clients, request| clients.toggle.unarchive_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 

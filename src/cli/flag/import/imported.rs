@@ -70,7 +70,7 @@ impl FlagCollector {
     /// Adds a flag found at `location`: a line, or the path to the flag. Its texts are checked here.
     pub fn add(&mut self, location: &str, fields: &FlagFields<'_>) {
         if let Some(first) = self.locations.insert(fields.key.to_owned(), location.to_owned()) {
-            self.error(location, format_args!("the key {:?} was at {first} already", fields.key));
+            self.error(location, format_args!("duplicate key {:?}, first at {first}", fields.key));
         }
         let key = self.checked(location, "key", Some(fields.key), FlagKey::parse);
         let name = self.checked(location, "name", fields.name, Name::parse);

@@ -17,8 +17,8 @@ use formats::FormatChoice;
 use imported::{ImportedFlags, ParseErrors};
 use plan::ImportPlan;
 
-use super::change::Manner;
-use crate::cli::{EXIT_FAILURE, Failure, complain, output, progress};
+use super::change::ChangeOptions;
+use crate::cli::{EXIT_FAILURE, Failure, output, print_error, progress};
 
 /// The largest file: 64 MiB, all of which is held in memory.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -28,47 +28,47 @@ const SHOWN_ERRORS: usize = 20;
 
 /// Arguments of `toggled flag import`.
 #[derive(Args)]
-pub(super) struct Import {
+pub(super) struct ImportArgs {
     /// The file, of at most 64 MiB; - for standard input
     file: PathBuf,
-    /// What the file is
+    /// The format of the file
     #[arg(long, value_parser = formats::format_parser(), default_value = formats::AUTO)]
     format: FormatChoice,
-    /// Which of the environments of an Unleash export counts
+    /// The environment of an Unleash export to import; needed if the export has several
     #[arg(long, value_name = "NAME")]
     environment: Option<String>,
-    /// Do not ask before anything is changed; only who sits at a terminal is asked at all
+    /// Do not ask for confirmation; without a terminal, the import never asks
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
-    manner: Manner,
+    options: ChangeOptions,
 }
 
-impl Import {
+impl ImportArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let imported = self.read()?;
-        let remote = self.manner.caller.connect().await?.patient();
-        let on_server = remote.all_flags(&progress::spinner("reading flags")).await?;
+        let client = self.options.connection.connect().await?.waiting_for_limits();
+        let on_server = client.all_flags(&progress::spinner("reading flags")).await?;
         let plan = ImportPlan::new(&imported.flags, &on_server.by_key);
         let omissions: Vec<_> = imported.omissions.iter().chain(&plan.omissions).collect();
-        preview::print_plan(&self.manner, &plan, &omissions)?;
-        if self.manner.dry_run {
+        preview::print_plan(&self.options, &plan, &omissions)?;
+        if self.options.dry_run {
             return Ok(());
         }
         let steps = plan.step_count();
-        if steps > 0 && self.is_interactive() && !output::ask(&format!("Make these {steps} changes?"))? {
+        if steps > 0 && self.is_interactive() && !output::confirm(&format!("Make these {steps} changes?"))? {
             return Err(Failure { code: EXIT_FAILURE, line: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
-        let mut runner = PlanRunner::new(&remote, &self.manner.reason, &bar);
+        let mut runner = PlanRunner::new(&client, &self.options.reason, &bar);
         let applied = runner.apply(&plan.changes).await;
         let done = runner.done;
         bar.finish_and_clear();
         applied.map_err(|Failure { code, line }| Failure {
             code,
-            line: format!("{line} ({done} of {steps} changes are made; the same import again makes the others)"),
+            line: format!("{line} ({done} of {steps} changes were made; repeat the import to make the others)"),
         })?;
-        preview::print_outcome(self.manner.output, done)
+        preview::print_outcome(self.options.output, done)
     }
 
     /// The file's name in messages.
@@ -94,9 +94,9 @@ impl Import {
         };
         let bytes = bytes.map_err(|error| self.refused(error.to_string()))?;
         if bytes.len() as u64 > MAX_FILE_SIZE {
-            return Err(self.refused("it is larger than 64 MiB"));
+            return Err(self.refused("larger than 64 MiB; split it"));
         }
-        let text = str::from_utf8(&bytes).map_err(|error| self.refused(format!("it is not UTF-8: {error}")))?;
+        let text = str::from_utf8(&bytes).map_err(|error| self.refused(format!("not UTF-8: {error}")))?;
         formats::parse(text, self.format, self.environment.as_deref()).map_err(|errors| self.report(&errors))
     }
 
@@ -106,11 +106,10 @@ impl Import {
             return self.refused(format!("{error}; nothing was imported"));
         }
         for error in errors.iter().take(SHOWN_ERRORS) {
-            complain(&format!("{}: {error}", self.name()));
+            print_error(&format!("{}: {error}", self.name()));
         }
-        let hidden = errors.len().saturating_sub(SHOWN_ERRORS);
-        let hidden = if hidden > 0 { format!("and {hidden} more; ") } else { String::new() };
-        self.refused(format!("{hidden}{} faults; nothing was imported", errors.len()))
+        let shown = if errors.len() > SHOWN_ERRORS { format!(", {SHOWN_ERRORS} shown") } else { String::new() };
+        self.refused(format!("{} errors{shown}; nothing was imported", errors.len()))
     }
 
     fn refused(&self, rule: impl std::fmt::Display) -> Failure {
@@ -163,7 +162,7 @@ mod tests {
     proptest! {
         #[test]
         fn exported_flags_are_imported_unchanged(existing in flags()) {
-            for (format, name) in [(export::Format::Ndjson, "ndjson"), (export::Format::Csv, "csv")] {
+            for (format, name) in [(export::ExportFormat::Ndjson, "ndjson"), (export::ExportFormat::Csv, "csv")] {
                 let bytes = format.write(&existing.values().collect::<Vec<_>>()).ok().unwrap();
                 let given = formats::format_parser().parse_ref(&clap::Command::new("test"), None, name.as_ref()).unwrap();
                 // The format of an empty file cannot be detected.

@@ -93,7 +93,7 @@ impl ImportPlan {
         let is_enabled = existing.status() == FeatureFlagStatus::Enabled;
         let mut flip = imported.status.filter(|status| (*status == Status::Enabled) != is_enabled);
         if is_archived && imported.archived.is_none() && flip.take().is_some() {
-            let what = "its status: the flag is archived on the server, and stays so";
+            let what = "status: the flag is archived on the server; unarchive it, or set archived in the file";
             self.omissions.push(Omission::new(&existing.key, what));
         }
         // An archived flag cannot be flipped: it is unarchived first, and archived again if the file says so.

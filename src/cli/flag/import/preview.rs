@@ -8,8 +8,8 @@ use serde::Serialize;
 use super::imported::Omission;
 use super::plan::{ChangeStep, FlagContent, ImportPlan, TextEdit, TextEdits};
 use crate::cli::Failure;
-use crate::cli::flag::change::Manner;
-use crate::cli::output::{self, Format, Item, Output};
+use crate::cli::flag::change::ChangeOptions;
+use crate::cli::output::{self, OutputFormat, OutputOptions, Printable};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
 
@@ -49,8 +49,8 @@ impl<'a> From<&'a TextEdit> for TextShape<'a> {
     }
 }
 
-impl Item<3> for PlanLine<'_> {
-    const HEAD: [&'static str; 3] = ["CHANGE", "KEY", "WHAT"];
+impl Printable<3> for PlanLine<'_> {
+    const HEADER: [&'static str; 3] = ["CHANGE", "KEY", "WHAT"];
 
     fn row(&self) -> [Cell; 3] {
         match self {
@@ -58,7 +58,7 @@ impl Item<3> for PlanLine<'_> {
                 [Cell::new(step_name(step), step_style(step)), Cell::from(*key), Cell::from(step_details(step))]
             }
             Self::Omitted(omission) => {
-                [Cell::new("not carried", Style::new().dim()), (&*omission.subject).into(), (&*omission.what).into()]
+                [Cell::new("not imported", Style::new().dim()), (&*omission.subject).into(), (&*omission.what).into()]
             }
         }
     }
@@ -180,34 +180,36 @@ impl PlanCounts {
             (self.archive, "to archive"),
             (self.unarchive, "to unarchive"),
             (self.unchanged, "unchanged"),
-            (self.only_on_server, "only on the server, left alone"),
-            (self.not_carried, "not carried"),
+            (self.only_on_server, "only on the server, kept"),
+            (self.not_carried, "not imported"),
         ];
-        let said: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        if said.is_empty() { "no flags here or there".to_owned() } else { said.join(", ") }
+        let parts: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
+        if parts.is_empty() { "no flags in the file or on the server".to_owned() } else { parts.join(", ") }
     }
 }
 
 /// Prints the steps of a plan, what is omitted, and how many there are of each.
-pub(super) fn print_plan(options: &Manner, plan: &ImportPlan, omissions: &[&Omission]) -> Result<(), Failure> {
+pub(super) fn print_plan(options: &ChangeOptions, plan: &ImportPlan, omissions: &[&Omission]) -> Result<(), Failure> {
     let output = options.output;
     let steps = plan.changes.iter().flat_map(|change| change.steps.iter().map(|s| PlanLine::Step(&change.key, s)));
     let lines: Vec<_> = steps.chain(omissions.iter().copied().map(PlanLine::Omitted)).collect();
     if !lines.is_empty() {
-        output.all(&lines)?;
+        output.print_all(&lines)?;
     }
     let counts = PlanCounts::new(plan, omissions.len());
-    match output.output {
-        Format::Json => output::line(&output::json(&PlanSummary { summary: counts, dry_run: options.dry_run })?),
-        Format::Table => output::line(&counts.in_words()),
+    match output.format {
+        OutputFormat::Json => {
+            output::print_line(&output::to_json(&PlanSummary { summary: counts, dry_run: options.dry_run })?)
+        }
+        OutputFormat::Table => output::print_line(&counts.in_words()),
     }
 }
 
 /// Prints how many changes were made.
-pub(super) fn print_outcome(output: Output, changes: usize) -> Result<(), Failure> {
-    match output.output {
-        Format::Json => output::line(&serde_json::to_string(&serde_json::json!({ "changed": changes }))?),
-        Format::Table if changes == 0 => output::line("nothing to do"),
-        Format::Table => output::line(&format!("{changes} changes made")),
+pub(super) fn print_outcome(output: OutputOptions, changes: usize) -> Result<(), Failure> {
+    match output.format {
+        OutputFormat::Json => output::print_line(&serde_json::to_string(&serde_json::json!({ "changed": changes }))?),
+        OutputFormat::Table if changes == 0 => output::print_line("nothing to do"),
+        OutputFormat::Table => output::print_line(&format!("{changes} changes made")),
     }
 }

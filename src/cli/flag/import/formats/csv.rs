@@ -30,7 +30,7 @@ fn column_name(cell: &str) -> String {
 fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
     // The reader takes the end of the file for the end of a quoted field: a file that was cut there must not look whole.
     if text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1 {
-        return Err(vec!["a quotation mark is opened that is never closed".to_owned()]);
+        return Err(vec!["a quoted field is not closed; the file may be incomplete".to_owned()]);
     }
     let mut reader = ReaderBuilder::new().from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|error| vec![error.to_string()])?;
@@ -52,11 +52,11 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
 fn check_columns(columns: &[String], collector: &mut FlagCollector) {
     let unknown: Vec<_> = columns.iter().filter(|name| !COLUMNS.contains(&name.as_str())).collect();
     if !unknown.is_empty() {
-        collector.error("line 1", format_args!("there are no columns {unknown:?}, only {}", COLUMNS.join(", ")));
+        collector.error("line 1", format_args!("unknown columns {unknown:?}; the columns are {}", COLUMNS.join(", ")));
     }
     let mut seen = HashSet::new();
     for name in columns.iter().filter(|name| !seen.insert(*name)) {
-        collector.error("line 1", format_args!("the column {name:?} is there twice"));
+        collector.error("line 1", format_args!("duplicate column {name:?}"));
     }
     if !columns.iter().any(|name| name == "key") {
         collector.error("line 1", "the column key is missing");
@@ -109,7 +109,9 @@ mod tests {
         let text = format!("key,name,status,archived\na,,maybe,\n\"a b\",x,,perhaps\na,{},on,true\n", "n".repeat(256));
         let errors = parse(&text).unwrap_err();
         assert_eq!(errors.len(), 5, "{errors:?}");
-        for (line, words) in [(2, "status"), (3, "archived"), (3, "key"), (4, "at line 2"), (4, "name")] {
+        for (line, words) in
+            [(2, "status"), (3, "archived"), (3, "key"), (4, "duplicate key \"a\", first at line 2"), (4, "name")]
+        {
             let start = format!("line {line}: ");
             assert!(errors.iter().any(|e| e.starts_with(&start) && e.contains(words)), "{line} {words}: {errors:?}");
         }
@@ -120,9 +122,9 @@ mod tests {
         for (text, expected) in [
             ("key,colour\na,red\n", "colour"),
             ("name\nA\n", "column key is missing"),
-            ("key,name,name\na,b,c\n", "\"name\" is there twice"),
+            ("key,name,name\na,b,c\n", "duplicate column \"name\""),
             ("key,name\na\n", "line: 2"),
-            ("key,name\na,\"cut", "never closed"),
+            ("key,name\na,\"cut", "not closed"),
         ] {
             let errors = parse(text).unwrap_err();
             assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");

@@ -69,7 +69,7 @@ impl<'de> Deserialize<'de> for Flags {
 }
 
 fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
-    let file: File = parse_json(text, "flag definition of flagd")?;
+    let file: File = parse_json(text, "a flag definition of flagd")?;
     let mut collector = FlagCollector::default();
     for (part, content) in [("$evaluators", &file.evaluators), ("metadata", &file.metadata)] {
         if content.as_ref().is_some_and(|map| !map.is_empty()) {
@@ -87,13 +87,13 @@ fn add_flag(key: &str, flag: &Flag, collector: &mut FlagCollector) {
     let empty = Map::new();
     let variants = flag.variants.as_ref().unwrap_or(&empty);
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
-        collector.omit(key, &[format!("the flag: its variant {name:?} is neither true nor false")]);
+        collector.omit(key, &[format!("the flag: variant {name:?} is neither true nor false")]);
         return;
     }
     let status = match flag.default_variant.as_deref().map(|name| (name, variants.get(name))) {
         Some((_, Some(value))) => Some(if *value == Value::Bool(true) { Status::Enabled } else { Status::Disabled }),
         Some((name, None)) => {
-            collector.error(&location, format_args!("its defaultVariant {name:?} is none of its variants"));
+            collector.error(&location, format_args!("defaultVariant {name:?} is not among the variants"));
             None
         }
         None => None,
@@ -108,13 +108,11 @@ fn add_flag(key: &str, flag: &Flag, collector: &mut FlagCollector) {
 fn omissions(flag: &Flag) -> Vec<String> {
     let has_targeting = |rule: &Value| !rule.is_null() && *rule != Value::Object(Map::new());
     let parts = [
-        flag.default_variant.is_none().then_some(
-            "that it is what its reader takes for the default (no defaultVariant): its status is left alone",
-        ),
+        flag.default_variant.is_none().then_some("no defaultVariant: status not imported"),
         flag.targeting
             .as_ref()
             .is_some_and(has_targeting)
-            .then_some("targeting: it gets the status of its defaultVariant, for everybody"),
+            .then_some("targeting: the status of defaultVariant applies to every user"),
         flag.metadata.as_ref().is_some_and(|map| !map.is_empty()).then_some("metadata"),
     ];
     parts.into_iter().flatten().map(str::to_owned).collect()
@@ -166,7 +164,7 @@ mod tests {
                 1,
                 "metadata",
             ),
-            (r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":null}"#, 1, "left alone"),
+            (r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":null}"#, 1, "status not imported"),
         ] {
             let ImportedFlags { flags, omissions } = parse_flag(flag).unwrap();
             assert_eq!((flags.len(), omissions.len()), (imported, 1), "{flag}");
@@ -187,7 +185,7 @@ mod tests {
             (r#"{"flags":{"a":{"state":"MAYBE"}}}"#.to_owned(), "MAYBE"),
             (r#"{"flags":[]}"#.to_owned(), "by their keys"),
             (format!(r#"{{"flags":{{"a b":{on}}}}}"#), "flags.a b: key must be"),
-            (format!(r#"{{"flags":{{"a":{on},"a":{on}}}}}"#), "already"),
+            (format!(r#"{{"flags":{{"a":{on},"a":{on}}}}}"#), "duplicate key"),
         ] {
             let errors = parse(&text).unwrap_err();
             assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");

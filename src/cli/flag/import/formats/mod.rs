@@ -79,7 +79,7 @@ pub(super) fn parse(text: &str, choice: FormatChoice, environment: Option<&str>)
         FormatChoice::Detect => detect(text).map_err(|error| vec![error.to_owned()])?,
     };
     if environment.is_some() && !format.has_environments {
-        return Err(vec!["--environment is for exports of Unleash, which this is not".to_owned()]);
+        return Err(vec!["--environment applies only to exports of Unleash".to_owned()]);
     }
     (format.parse)(text, environment)
 }
@@ -94,14 +94,14 @@ fn detect(text: &str) -> Result<&'static FileFormat, &'static str> {
     FORMATS.iter().find(|format| (format.detect)(&start)).ok_or(UNKNOWN)
 }
 
-const EMPTY: &str = "it is empty; --format ndjson takes that for no flags at all";
+const EMPTY: &str = "the file is empty; if it is meant to be, pass --format ndjson";
 
-const UNKNOWN: &str = "it is neither CSV with a column key, nor NDJSON of flag export, nor JSON of flagd or Unleash; \
-                       --format shows what is wrong with it as one of them";
+const UNKNOWN: &str = "unknown format: neither CSV with a column key, nor NDJSON of flag export, nor JSON of flagd or Unleash; \
+                       pass --format to see the errors for one of them";
 
 /// Parses a file that is one JSON document; `document` is what it should be, for the error.
 fn parse_json<T: DeserializeOwned>(text: &str, document: &str) -> Result<T, ParseErrors> {
-    serde_json::from_str(text).map_err(|error| vec![format!("it is no {document}: {error}")])
+    serde_json::from_str(text).map_err(|error| vec![format!("not {document}: {error}")])
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
 };
 
 fn parse(text: &str, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
-    let export: Export = parse_json(text, "export of Unleash")?;
+    let export: Export = parse_json(text, "an export of Unleash")?;
     let environment = select_environment(&export, environment).map_err(|error| vec![error])?;
     let mut collector = FlagCollector::default();
     let parts = [
@@ -44,13 +44,15 @@ fn select_environment<'a>(export: &'a Export, requested: Option<&str>) -> Result
     let all = export.environments();
     let names = all.iter().copied().collect::<Vec<_>>().join(", ");
     match (requested, all.len()) {
-        (Some(requested), 0) => Err(format!("there are no environments in it, and so no {requested:?}")),
+        (Some(requested), 0) => {
+            Err(format!("the export has no environments, and so no {requested:?}; omit --environment"))
+        }
         (Some(requested), _) => {
             let found = all.get(requested).copied().map(Some);
-            found.ok_or_else(|| format!("there is no environment {requested:?} in it, only {names}"))
+            found.ok_or_else(|| format!("no environment {requested:?}; the export has {names}"))
         }
         (None, 0 | 1) => Ok(all.first().copied()),
-        (None, _) => Err(format!("it has several environments: pick one by --environment, out of {names}")),
+        (None, _) => Err(format!("the export has several environments; pass one of them with --environment: {names}")),
     }
 }
 
@@ -95,10 +97,10 @@ impl<'a> ExportIndex<'a> {
         let mut omitted = Vec::new();
         let status = self.status(feature, &mut omitted);
         omitted.extend(self.counted_parts(feature));
-        omitted.extend(feature.stale.filter(|stale| *stale).map(|_| "that it is stale".to_owned()));
+        omitted.extend(feature.stale.filter(|stale| *stale).map(|_| "stale".to_owned()));
         omitted.extend(feature.impression_data.filter(|has_data| *has_data).map(|_| "impression data".to_owned()));
-        omitted.extend(feature.kind.as_ref().map(|kind| format!("its type, {kind}")));
-        omitted.extend(feature.project.as_ref().filter(|p| *p != "default").map(|p| format!("its project, {p}")));
+        omitted.extend(feature.kind.as_ref().map(|kind| format!("type {kind}")));
+        omitted.extend(feature.project.as_ref().filter(|p| *p != "default").map(|p| format!("project {p}")));
         collector.omit(&feature.name, &omitted);
         let archived = feature.archived.or_else(|| feature.archived_at.as_ref().map(|_| true));
         let (key, description) = (feature.name.as_str(), feature.description.as_deref());
@@ -130,7 +132,7 @@ impl<'a> ExportIndex<'a> {
         };
         let Some(enabled) = enabled else {
             let place = self.environment.map_or_else(String::new, |name| format!(" in {name}"));
-            omitted.push(format!("that nothing says whether it is on{place}: its status is left alone"));
+            omitted.push(format!("no status{place}: status not imported"));
             return None;
         };
         let (active, disabled): (Vec<_>, Vec<_>) =
@@ -139,13 +141,12 @@ impl<'a> ExportIndex<'a> {
         let on_for_some = enabled && for_all.is_empty() && !for_some.is_empty();
         let on_for_none = enabled && for_all.is_empty() && for_some.is_empty() && !disabled.is_empty();
         if on_for_some {
-            omitted.push(format!("that it is on for some only ({}): its status is left alone", names(&for_some)));
+            omitted.push(format!("on for some users only ({}): status not imported", names(&for_some)));
         } else if !for_some.is_empty() {
             omitted.push(format!("strategies: {}", names(&for_some)));
         }
         if on_for_none {
-            omitted
-                .push(format!("that all its strategies are disabled ({}): its status is left alone", names(&disabled)));
+            omitted.push(format!("all strategies disabled ({}): status not imported", names(&disabled)));
         } else if !disabled.is_empty() {
             omitted.push(format!("disabled strategies: {}", names(&disabled)));
         }

@@ -1,8 +1,8 @@
-//! Who the caller is.
+//! The caller, as the server knows it.
 
 use serde::Serialize;
 
-use super::Item;
+use super::Printable;
 use super::fields::time;
 use crate::api::pb;
 use crate::cli::table::Cell;
@@ -33,17 +33,17 @@ struct WhoAmIShape<'a> {
     token_id: &'a str,
 }
 
-impl Item<4> for pb::WhoAmIResponse {
-    const HEAD: [&str; 4] = ["EMAIL", "PERMISSIONS", "USER", "TOKEN"];
+impl Printable<4> for pb::WhoAmIResponse {
+    const HEADER: [&str; 4] = ["EMAIL", "PERMISSIONS", "USER", "TOKEN"];
 
     fn row(&self) -> [Cell; 4] {
         let user = self.user.as_ref();
-        let or_none = |text: &str| Cell::from(if text.is_empty() { "-" } else { text });
+        let or_dash = |text: &str| Cell::from(if text.is_empty() { "-" } else { text });
         [
-            or_none(user.map_or("", |user| &user.email)),
-            or_none(&self.permissions.join(",")),
-            or_none(user.map_or("", |user| &user.id)),
-            or_none(&self.token_id),
+            or_dash(user.map_or("", |user| &user.email)),
+            or_dash(&self.permissions.join(",")),
+            or_dash(user.map_or("", |user| &user.id)),
+            or_dash(&self.token_id),
         ]
     }
 

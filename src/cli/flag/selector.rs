@@ -1,34 +1,34 @@
-//! Which flag a command is about.
+//! The arguments that select a flag.
 
 use clap::Args;
 use uuid::Uuid;
 
 use crate::api::pb;
 
-/// A flag, by key or by id.
+/// A flag, by its key or its id.
 #[derive(Debug, Clone, Args)]
 #[group(required = true, multiple = false)]
-pub(super) struct Named {
+pub(super) struct FlagSelector {
     /// The flag's key
     key: Option<String>,
-    /// The flag's id, instead of its key
+    /// The flag's id, instead of the key
     #[arg(long, value_name = "UUID")]
     id: Option<Uuid>,
 }
 
-// Each request has a type of its own for it.
-macro_rules! named {
+// Every request has a type of its own for the flag.
+macro_rules! convert_into {
     ($($module:ident),* $(,)?) => {
-        $(impl From<Named> for Option<pb::$module::Flag> {
-            fn from(named: Named) -> Self {
-                let id = named.id.map(|id| pb::$module::Flag::Id(id.to_string()));
-                id.or(named.key.map(pb::$module::Flag::Key))
+        $(impl From<FlagSelector> for Option<pb::$module::Flag> {
+            fn from(selector: FlagSelector) -> Self {
+                let id = selector.id.map(|id| pb::$module::Flag::Id(id.to_string()));
+                id.or(selector.key.map(pb::$module::Flag::Key))
             }
         })*
     };
 }
 
-named!(
+convert_into!(
     toggle_feature_flag_request,
     enable_feature_flag_request,
     disable_feature_flag_request,
@@ -38,13 +38,11 @@ named!(
     get_feature_flag_request,
 );
 
-impl Named {
-    /// The flag with this key.
+impl FlagSelector {
     pub fn by_key(key: String) -> Self {
         Self { key: Some(key), id: None }
     }
 
-    /// The flag with this id.
     pub fn by_id(id: Uuid) -> Self {
         Self { key: None, id: Some(id) }
     }

@@ -1,0 +1,133 @@
+//! The options of every command that calls a server, and the token among them.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::{Request, Status};
+
+use super::{ApiClient, ServerAddress, timeout};
+use crate::cli::Failure;
+
+/// The options of every command that calls a server with a token.
+#[derive(Args)]
+pub(in crate::cli) struct ConnectionOptions {
+    #[command(flatten)]
+    address: ServerAddress,
+    #[command(flatten)]
+    token: TokenSource,
+    /// How long one attempt of a call may take, except for streams: 500ms, 10s
+    #[arg(long, value_name = "DURATION", env = "TOGGLED_TIMEOUT", default_value = "10s", value_parser = timeout)]
+    timeout: Duration,
+}
+
+impl ConnectionOptions {
+    /// A client, which connects with its first call.
+    pub async fn connect(&self) -> Result<ApiClient, Failure> {
+        let token = match &self.token {
+            TokenSource::None => BearerToken::default(),
+            TokenSource::Value(token, setting) => BearerToken::new((*setting).to_owned(), token)?,
+            TokenSource::File(path, setting) => BearerToken::read(path, setting).await?,
+        };
+        ApiClient::connect(&self.address, self.timeout, token).await
+    }
+}
+
+/// The options that a token can be given by.
+#[derive(Args)]
+struct TokenOptions {
+    /// The API token
+    // clap must not parse it, since its error would repeat the token.
+    #[arg(long, value_name = "TOKEN", env = "TOGGLED_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// The file that holds the API token
+    #[arg(long, value_name = "FILE", env = "TOGGLED_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+}
+
+/// Where the token is taken from, with the name of the setting. Options override environment variables.
+enum TokenSource {
+    None,
+    Value(String, &'static str),
+    File(PathBuf, &'static str),
+}
+
+impl FromArgMatches for TokenSource {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let is_option = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
+        let (has_token_option, has_file_option) = (is_option("token"), is_option("token_file"));
+        if has_token_option && has_file_option {
+            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, "pass either --token or --token-file, not both"));
+        }
+        let options = TokenOptions::from_arg_matches(matches)?;
+        Ok(match (options.token, options.token_file) {
+            (Some(token), _) if has_token_option => Self::Value(token, "--token"),
+            (_, Some(path)) if has_file_option => Self::File(path, "--token-file"),
+            (Some(token), _) => Self::Value(token, "TOGGLED_TOKEN"),
+            (None, Some(path)) => Self::File(path, "TOGGLED_TOKEN_FILE"),
+            (None, None) => Self::None,
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for TokenSource {
+    fn augment_args(command: Command) -> Command {
+        TokenOptions::augment_args(command)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        TokenOptions::augment_args_for_update(command)
+    }
+}
+
+/// Adds the token to every call. It derives no `Debug`, so that no log can show it.
+#[derive(Clone, Default)]
+pub(in crate::cli) struct BearerToken {
+    header: Option<MetadataValue<Ascii>>,
+    /// The setting that the token was taken from; `None` without a token.
+    pub(super) origin: Option<String>,
+}
+
+impl BearerToken {
+    /// The token of a setting. An empty setting is no token.
+    fn new(origin: String, token: &str) -> Result<Self, Failure> {
+        let token = token.trim();
+        if token.is_empty() {
+            return Ok(Self::default());
+        }
+        let header = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
+        let mut header = header.map_err(|_| {
+            Failure::usage(format!("{origin} is no token: it holds characters that no token has; copy it once more"))
+        })?;
+        header.set_sensitive(true);
+        Ok(Self { header: Some(header), origin: Some(origin) })
+    }
+
+    async fn read(path: &Path, setting: &str) -> Result<Self, Failure> {
+        let origin = format!("{setting} {}", path.display());
+        let unusable = |rule: &dyn std::fmt::Display| Failure::usage(format!("{origin}: {rule}"));
+        let token = tokio::fs::read_to_string(path).await.map_err(|error| unusable(&error))?;
+        if token.trim().is_empty() {
+            return Err(unusable(&"the file is empty"));
+        }
+        Self::new(origin, &token)
+    }
+}
+
+impl Interceptor for BearerToken {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(header) = &self.header {
+            request.metadata_mut().insert("authorization", header.clone());
+        }
+        Ok(request)
+    }
+}

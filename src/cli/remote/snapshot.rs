@@ -1,0 +1,45 @@
+//! All flags at one revision. Pages of a listing may each be of another revision, so a watch is read instead.
+
+use std::collections::BTreeMap;
+
+use indicatif::ProgressBar;
+use tonic::{Response, Status};
+
+use super::ApiClient;
+use crate::api::pb::{FeatureFlag, WatchFeatureFlagsRequest};
+use crate::cli::Failure;
+use crate::domain::Revision;
+
+/// All flags of a server, including archived ones.
+pub(in crate::cli) struct FlagSnapshot {
+    pub by_key: BTreeMap<String, FeatureFlag>,
+    /// The revision that the flags are at.
+    pub revision: Revision,
+    /// The log that the revision is of.
+    pub log_id: String,
+}
+
+impl ApiClient {
+    /// Reads all flags: a watch, up to the message by which it has caught up.
+    pub async fn all_flags(&self, progress: &ProgressBar) -> Result<FlagSnapshot, Failure> {
+        let read = self.call(WatchFeatureFlagsRequest::default(), async |clients, mut request| {
+            // The deadline of a call would end the stream.
+            request.metadata_mut().remove("grpc-timeout");
+            let mut stream = clients.toggle.watch_feature_flags(request).await?.into_inner();
+            let mut by_key = BTreeMap::new();
+            while let Some(message) = stream.message().await? {
+                // A flag that changes during the read is sent again.
+                by_key.extend(message.feature_flags.into_iter().map(|flag| (flag.key.clone(), flag)));
+                progress.set_position(by_key.len() as u64);
+                if message.caught_up {
+                    let (revision, log_id) = (message.revision, message.log_id);
+                    return Ok(Response::new(FlagSnapshot { by_key, revision, log_id }));
+                }
+            }
+            Err(Status::unavailable("the server ended the stream before it had sent all flags"))
+        });
+        let flags = read.await;
+        progress.finish_and_clear();
+        flags
+    }
+}
