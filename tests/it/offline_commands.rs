@@ -45,7 +45,7 @@ on_both_databases! {
 
         assert_eq!(toggled(url, &["token", "revoke", &me.token_id, "--reason", "lost"]).await, "revoked");
         ann.wait_until_unauthenticated().await;
-        assert_eq!(toggled(url, &["token", "revoke", &me.token_id]).await, "it was revoked before");
+        assert_eq!(toggled(url, &["token", "revoke", &me.token_id]).await, "already revoked");
         assert!(toggled(url, &["token", "list", &id]).await.contains("revoked"));
 
         let log = admin.log().await;

@@ -10,7 +10,7 @@ async fn list_shows_every_field_newest_first() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     let shell = Shell::new(server.address);
-    shell.says(&["flag", "create", "a", "--reason", "why not"]).await;
+    shell.succeeds(&["flag", "create", "a", "--reason", "why not"]).await;
     let entry = shell.object(&["audit", "list", "--limit", "1"]).await;
     let kept = admin.log().await.pop().unwrap();
     assert_eq!(entry["id"], kept.id);
@@ -58,7 +58,7 @@ async fn list_reads_as_many_pages_as_needed() {
         let expected: Vec<_> = if from > to { (to..=from).rev().collect() } else { (from..=to).collect() };
         assert_eq!(revisions, expected, "{arguments:?}");
     }
-    assert_eq!(shell.says(&["audit", "tail", "--no-follow", "--lines", "0"]).await, "");
+    assert_eq!(shell.succeeds(&["audit", "tail", "--no-follow", "--lines", "0"]).await, "");
     assert!(shell.fails(&["audit", "list", "--limit", "0"], 2).await.contains("--limit"));
 }
 
@@ -72,7 +72,7 @@ async fn filters_select_entries() {
     }
     let ann = admin.new_user("ann@example.com", &["toggle_feature_flags", "view_feature_flags"]).await;
     let as_ann = Shell::of(server.address, &ann);
-    as_ann.says(&["flag", "disable", "a"]).await;
+    as_ann.succeeds(&["flag", "disable", "a"]).await;
     let id = admin.get("b").await.id;
 
     let shell = Shell::new(server.address);

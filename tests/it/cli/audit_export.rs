@@ -154,7 +154,7 @@ async fn export_to_file_ahead_of_log_is_a_conflict() {
     fs::write(&path, &ahead).unwrap();
     let message = shell.fails(&["audit", "export", "--output-file", &path], 5).await;
     assert!(
-        message.contains(&path) && message.contains("restored from a backup") && message.contains("begin anew"),
+        message.contains(&path) && message.contains("restored from a backup") && message.contains("start again"),
         "{message}"
     );
     assert_eq!(fs::read_to_string(&path).unwrap(), ahead);
@@ -286,7 +286,7 @@ async fn export_continues_after_server_restart() {
     proxy.set(Route::Reject);
     let server = Server::start(&database).await;
     proxy.set(Route::Forward(server.address));
-    let (code, rest, message) = export.ended().await;
+    let (code, rest, message) = export.wait().await;
     assert_eq!((code, message.len()), (0, 2), "{message:?}");
     assert!(message[0].contains("going on"), "{message:?}");
     assert_eq!(message[1], summary.trim_end());

@@ -105,7 +105,7 @@ on_both_databases! {
         let [first, second] = ["first", "second"].map(|name| folder.path().join(name).display().to_string());
         for (path, before) in [(&first, "4"), (&second, "7")] {
             let trim = ["audit", "trim", "--before", before, "--output-file", path, "--remove"];
-            assert!(shell.says(&trim).await.starts_with("removed: "));
+            assert!(shell.succeeds(&trim).await.starts_with("removed: "));
         }
         let keys = shell.object(&["audit", "checkpoint"]).await["verifier_keys"].clone();
         let verify = ["audit", "verify", "--public-key", keys[0].as_str().unwrap()];

@@ -22,7 +22,7 @@ async fn checkpoint_is_printed_as_signed() {
     for revision in [None, Some("2")] {
         let more = revision.map(|revision| ["--revision", revision]).unwrap_or_default();
         let arguments = [&["audit", "checkpoint"][..], if revision.is_some() { &more } else { &[] }].concat();
-        let printed = shell.says(&arguments).await;
+        let printed = shell.succeeds(&arguments).await;
         let note = Note::parse(&printed).unwrap();
         assert_eq!(note.to_string(), printed, "byte for byte");
         assert_eq!(note.verify(&keys).unwrap().id().to_string(), object["key_id"]);

@@ -1,14 +1,14 @@
-//! Where the server is, who calls, and what protects the way.
+//! The server's address, the token, and TLS.
 
 use std::net::TcpListener;
 
-use super::{Shell, server};
+use super::{Shell, assert_output, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::tls::{Ca, Files};
 use crate::support::{Backend, Database, Server, TOKEN, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_am_i() {
+async fn whoami_shows_user_and_permissions() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     let shell = Shell::new(server.address);
@@ -26,7 +26,7 @@ async fn who_am_i() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_token_comes_from_a_setting_or_a_file() {
+async fn token_is_read_from_setting_or_file() {
     let (server, database) = server().await;
     let folder = tempfile::TempDir::new().unwrap();
     let file = |name: &str, text: &str| {
@@ -36,113 +36,114 @@ async fn a_token_comes_from_a_setting_or_a_file() {
     };
     let shell = Shell::anonymous(server.address);
     let good = file("good", &format!("{TOKEN}\n"));
-    shell.says(&["whoami", "--token", TOKEN]).await;
-    shell.says(&["whoami", "--token-file", &good]).await;
-    Shell::anonymous(server.address).with("TOGGLED_TOKEN_FILE", &good).says(&["whoami"]).await;
+    shell.succeeds(&["whoami", "--token", TOKEN]).await;
+    shell.succeeds(&["whoami", "--token-file", &good]).await;
+    Shell::anonymous(server.address).with("TOGGLED_TOKEN_FILE", &good).succeeds(&["whoami"]).await;
 
-    let missing = "--token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)";
-    assert!(shell.fails(&["whoami"], 4).await.contains(missing));
-    assert!(shell.fails(&["whoami", "--token", ""], 4).await.contains(missing));
-    let told = shell.fails(&["whoami", "--token", "not-the-one"], 4).await;
-    assert!(told.contains("the token of --token: it is unknown") && !told.contains("not-the-one"), "{told}");
-    let bad = file("bad", "not-the-one");
-    let told = shell.fails(&["whoami", "--token-file", &bad], 4).await;
-    assert!(told.contains(&format!("the token of --token-file {bad}: it is unknown")), "{told}");
-    let told = Shell::of(server.address, "not-the-one").fails(&["whoami"], 4).await;
-    assert!(told.contains("the token of TOGGLED_TOKEN: it is unknown"), "{told}");
-    for (arguments, named) in [
-        (&["--token", "hidden\nhidden"][..], "--token holds"),
-        (&["--token-file", &file("empty", " \n")], "empty"),
-        (&["--token-file", &file("binary", "hidden\u{1}hidden")], "--token-file"),
-        (&["--token-file", "/nowhere/at/all"], "/nowhere/at/all"),
-        (&["--token", "hidden", "--token-file", &good], "--token-file"),
+    let mut outputs = shell.transcript(&[&["whoami"], &["whoami", "--token", ""]]).await;
+    let (bad, empty) = (file("bad", "not-the-one"), file("empty", " \n"));
+    let binary = file("binary", "hidden\u{1}hidden");
+    for arguments in [
+        &["--token", "not-the-one"][..],
+        &["--token-file", &bad],
+        &["--token", "hidden\nhidden"],
+        &["--token-file", &empty],
+        &["--token-file", &binary],
+        &["--token-file", "/nowhere/at/all"],
+        &["--token", "hidden", "--token-file", &good],
     ] {
-        let told = shell.fails(&[&["whoami"], arguments].concat(), 2).await;
-        assert!(told.contains(named) && !told.contains("hidden"), "{told}");
+        let (_, out, error) = shell.run(&[&["whoami"], arguments].concat()).await;
+        assert!(!(out + &error).contains("hidden") && !error.contains("not-the-one"), "{error}");
+        outputs += &shell.transcript(&[&[&["whoami"], arguments].concat()[..]]).await;
     }
+    outputs += &Shell::of(server.address, "not-the-one").transcript(&[&["whoami"]]).await;
+    assert_output!("token_errors", outputs);
     drop(database);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_typed_counts_and_not_what_the_environment_says() {
+async fn options_override_environment_variables() {
     let (server, _database) = server().await;
     let folder = tempfile::TempDir::new().unwrap();
     let good = folder.path().join("good").display().to_string();
     std::fs::write(&good, TOKEN).unwrap();
-    let wrong = Shell::of(server.address, "of-no-use");
+    let wrong = Shell::of(server.address, "invalid");
     wrong.fails(&["whoami"], 4).await;
-    wrong.says(&["whoami", "--token-file", &good]).await;
-    wrong.says(&["whoami", "--token", TOKEN]).await;
-    Shell::anonymous(server.address).with("TOGGLED_TOKEN_FILE", "/nowhere").says(&["whoami", "--token", TOKEN]).await;
-    // What is empty is not set.
+    wrong.succeeds(&["whoami", "--token-file", &good]).await;
+    wrong.succeeds(&["whoami", "--token", TOKEN]).await;
+    Shell::anonymous(server.address)
+        .with("TOGGLED_TOKEN_FILE", "/nowhere")
+        .succeeds(&["whoami", "--token", TOKEN])
+        .await;
+    // An empty variable is ignored.
     let empty = Shell::of(server.address, "").with("TOGGLED_OUTPUT", "").with("TOGGLED_TIMEOUT", "");
     let empty = empty.with("TOGGLED_CA_CERTIFICATE", "").with("TOGGLED_CLIENT_KEY", "");
-    empty.says(&["whoami", "--token-file", &good]).await;
-    empty.with("TOGGLED_TOKEN_FILE", &good).says(&["whoami"]).await;
+    empty.succeeds(&["whoami", "--token-file", &good]).await;
+    empty.with("TOGGLED_TOKEN_FILE", &good).succeeds(&["whoami"]).await;
     let missing = Shell::of(server.address, "").with("TOGGLED_TOKEN_FILE", "").fails(&["whoami"], 4).await;
-    assert!(missing.contains("wants to know who you are"), "{missing}");
+    assert!(missing.contains("needs a token: pass --token"), "{missing}");
 }
 
 #[tokio::test]
-async fn a_wrong_address_is_told_as_such() {
+async fn invalid_or_closed_address_is_reported() {
     for bad in ["nowhere", "ftp://localhost:1", "http://localhost:1/path", "localhost:port", ""] {
-        let told = Shell::new("127.0.0.1:1").fails(&["whoami", "--addr", bad], 2).await;
-        assert!(told.contains("--addr") && told.contains("http://HOST:PORT"), "{told}");
+        let error = Shell::new("127.0.0.1:1").fails(&["whoami", "--addr", bad], 2).await;
+        assert!(error.contains("--addr") && error.contains("http://HOST:PORT"), "{error}");
     }
     for bad in ["0s", "10", "2h", "-1s"] {
         assert!(
             Shell::new("127.0.0.1:1").with("TOGGLED_TIMEOUT", bad).fails(&["whoami"], 2).await.contains("--timeout")
         );
     }
-    // Bound and not listening any more: nobody else takes it while this test runs, as far as can be.
+    // The port was bound a moment ago and is closed now: it is unlikely that another process takes it during this test.
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     drop(taken);
     for arguments in [&["whoami"][..], &["flag", "watch"], &["audit", "tail"], &["flag", "toggle", "a"], &["health"]] {
-        let told = Shell::new(address).fails(arguments, 6).await;
-        assert!(told.contains(&format!("cannot reach http://{address}")), "{told}");
+        let error = Shell::new(address).fails(arguments, 6).await;
+        assert!(error.contains(&format!("cannot reach http://{address}")), "{error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn health_tells_whether_a_server_serves() {
+async fn health_reports_serving_and_timeout() {
     let (server, _database) = server().await;
     let shell = Shell::anonymous(server.address);
-    assert_eq!(shell.says(&["health"]).await, "SERVING\n");
-    assert_eq!(shell.says(&["health", "--service", "toggled.v1.ToggleService"]).await, "SERVING\n");
+    assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
+    assert_eq!(shell.succeeds(&["health", "--service", "toggled.v1.ToggleService"]).await, "SERVING\n");
     assert_eq!(shell.object(&["health"]).await["status"], "SERVING");
     let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
-    let told =
+    let error =
         with_timeout("an answer", Shell::anonymous(proxy.address).fails(&["health", "--timeout", "50ms"], 6)).await;
-    assert!(told.contains("50ms"), "{told}");
+    assert!(error.contains("50ms"), "{error}");
     drop(server);
 }
 
-/// A server that is cut off from its database for longer than it may be says so, and why it is not served is in the status.
+/// A server without its database for longer than the maximal staleness is not serving. Its status names the reason.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_may_not_serve_is_not_healthy() {
+async fn stale_server_is_not_serving() {
     let database = Database::new(Backend::Postgres).await;
     let proxy = crate::support::postgres_proxy::PostgresProxy::new(&database).await;
     let server = Server::start_with(&proxy.database, &[("TOGGLED_MAX_STALENESS", "1s")]).await;
     let shell = Shell::new(server.address);
-    assert_eq!(shell.says(&["health"]).await, "SERVING\n");
+    assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
     proxy.set(crate::support::postgres_proxy::Link::Stalled);
-    let (out, told) = with_timeout("the server to be unhealthy", async {
+    let (out, error) = with_timeout("the server to be unhealthy", async {
         loop {
-            let (code, out, told) = shell.run(&["health"]).await;
+            let (code, out, error) = shell.run(&["health"]).await;
             if code == 6 {
-                return (out, told);
+                return (out, error);
             }
         }
     })
     .await;
-    assert_eq!((out.as_str(), told.lines().count()), ("NOT_SERVING\n", 1), "{told}");
-    // A change is refused at once each time, for as long as it is asked for again.
+    assert_eq!((out.as_str(), error.lines().count()), ("NOT_SERVING\n", 1), "{error}");
+    // Every attempt to make a change is refused at once.
     assert!(shell.fails(&["flag", "toggle", "a"], 6).await.contains("behind the log"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn tls_protects_the_way() {
+async fn commands_work_over_tls() {
     let ca = Ca::new("the server's");
     let files = Files::new(&ca.server(), None);
     let database = Database::new(Backend::Sqlite).await;
@@ -155,37 +156,34 @@ async fn tls_protects_the_way() {
     let address = format!("https://localhost:{}", server.address.port());
     let shell = Shell::new(&address).with("TOGGLED_CA_CERTIFICATE", roots.display());
 
-    assert_eq!(shell.says(&["health"]).await, "SERVING\n");
-    shell.says(&["flag", "create", "a"]).await;
+    assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
+    shell.succeeds(&["flag", "create", "a"]).await;
     assert_eq!(shell.rows(&["flag", "toggle", "a"]).await, [["a", "enabled", "yes", "4"]]);
     let mut watch = shell.start(&["flag", "watch"]);
     watch.line().await;
     assert!(watch.line().await.contains("enabled"));
     watch.interrupt().await;
 
-    // A plain connection to it, one to who is not trusted, and files that are of no use.
-    let told = Shell::new(server.address).fails(&["whoami"], 6).await;
-    assert!(told.contains("https:// instead of http://"), "{told}");
-    let told = Shell::new(server.address).fails(&["flag", "watch"], 6).await;
-    assert!(told.contains("https:// instead of http://"), "{told}");
+    // A connection without TLS, one to a server with an unknown CA, and files that cannot be used.
+    let plain = Shell::new(server.address);
+    let mut outputs = plain.transcript(&[&["whoami"], &["flag", "watch"]]).await;
     let other = folder.path().join("other.pem");
     std::fs::write(&other, Ca::new("another's").pem()).unwrap();
-    let told = Shell::new(&address).with("TOGGLED_CA_CERTIFICATE", other.display()).fails(&["whoami"], 6).await;
-    assert!(told.contains("--ca-certificate"), "{told}");
-    for (arguments, named) in [
-        (&["--ca-certificate", "/nowhere.pem"][..], "/nowhere.pem"),
-        (&["--ca-certificate", &key], "no certificate in it"),
-        (&["--client-certificate", &certificate], "--client-key"),
-        (&["--client-certificate", &certificate, "--client-key", &certificate], "no private key"),
-        (&["--addr", "localhost:1"], "TOGGLED_CA_CERTIFICATE"),
-    ] {
-        let told = shell.fails(&[&["whoami"], arguments].concat(), 2).await;
-        assert!(told.contains(named), "{told}");
-    }
+    outputs += &Shell::new(&address).with("TOGGLED_CA_CERTIFICATE", other.display()).transcript(&[&["whoami"]]).await;
+    outputs += &shell
+        .transcript(&[
+            &["whoami", "--ca-certificate", "/nowhere.pem"],
+            &["whoami", "--ca-certificate", &key],
+            &["whoami", "--client-certificate", &certificate],
+            &["whoami", "--client-certificate", &certificate, "--client-key", &certificate],
+            &["whoami", "--addr", "localhost:1"],
+        ])
+        .await;
+    assert_output!("tls_errors", outputs);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_demands_a_certificate_gets_one() {
+async fn client_certificate_is_sent_when_demanded() {
     let (ca, clients) = (Ca::new("the server's"), Ca::new("the clients'"));
     let files = Files::new(&ca.server(), Some(&clients));
     let database = Database::new(Backend::Sqlite).await;
@@ -206,21 +204,21 @@ async fn a_server_that_demands_a_certificate_gets_one() {
     let me = clients.client("spiffe://example.com/me");
     let roots = file("ca.pem", &ca.pem());
     let address = format!("https://localhost:{}", server.address.port());
-    let stranger = Shell::anonymous(&address).with("TOGGLED_CA_CERTIFICATE", &roots);
+    let without_certificate = Shell::anonymous(&address).with("TOGGLED_CA_CERTIFICATE", &roots);
     let certificate = file("client.pem", &me.certificate);
     let shell = Shell::anonymous(&address)
         .with("TOGGLED_CA_CERTIFICATE", &roots)
         .with("TOGGLED_CLIENT_CERTIFICATE", &certificate)
         .with("TOGGLED_CLIENT_KEY", file("client.key", &me.key));
 
-    assert_eq!(shell.says(&["health"]).await, "SERVING\n");
+    assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
     let who = shell.object(&["whoami"]).await;
     assert_eq!((who["user"]["email"].as_str(), who.get("token_id")), (Some("admin@localhost"), None));
     for arguments in [&["health"][..], &["whoami"]] {
-        let told = stranger.fails(arguments, 6).await;
-        assert!(told.contains("--client-certificate"), "{told}");
+        let error = without_certificate.fails(arguments, 6).await;
+        assert!(error.contains("--client-certificate"), "{error}");
     }
     let other = file("other.key", &clients.client("spiffe://example.com/other").key);
-    let told = shell.fails(&["whoami", "--client-key", &other], 2).await;
-    assert!(told.contains("--client-key"), "{told}");
+    let error = shell.fails(&["whoami", "--client-key", &other], 2).await;
+    assert!(error.contains("--client-key"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! `flag export`: what it writes is all there is, and can be imported again.
+//! `flag export`: it writes all flags, and its files can be imported.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +13,7 @@ use super::import::flags;
 use super::{Shell, server};
 use crate::support::Client;
 
-/// Flags of every kind, with texts that need care in every format.
+/// Flags of every kind, with texts that each format must escape.
 pub async fn odd_flags(admin: &mut Client) {
     for (key, name, description, on, archived) in [
         ("plain", "Plain", "", false, false),
@@ -40,44 +40,44 @@ pub async fn odd_flags(admin: &mut Client) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_exported_can_be_imported_elsewhere_and_is_the_same() {
+async fn exported_flags_are_the_same_after_import() {
     let (full, _database) = server().await;
     let shell = Shell::new(full.address);
     let mut admin = full.admin().await;
     odd_flags(&mut admin).await;
-    let there = flags(&mut admin).await;
+    let original = flags(&mut admin).await;
     let revision = admin.log().await.len();
     let folder = TempDir::new().unwrap();
     for format in ["ndjson", "csv", "flagd"] {
         let path = folder.path().join(format).display().to_string();
-        fs::write(&path, "what was there before").unwrap();
+        fs::write(&path, "old content").unwrap();
         let export = ["flag", "export", "--format", format, "--archived"];
-        let (code, out, told) = shell.run(&[&export[..], &["--output-file", &path]].concat()).await;
-        assert_eq!((code, out.as_str()), (0, ""), "{told}");
-        assert!(told.starts_with(&format!("5 flags at revision {revision} of log ")), "{told}");
+        let (code, out, error) = shell.run(&[&export[..], &["--output-file", &path]].concat()).await;
+        assert_eq!((code, out.as_str()), (0, ""), "{error}");
+        assert!(error.starts_with(&format!("5 flags at revision {revision} of log ")), "{error}");
         let text = fs::read_to_string(&path).unwrap();
 
-        assert!(shell.says(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
-        let (empty, _elsewhere) = server().await;
-        let elsewhere = Shell::new(empty.address);
-        elsewhere.says(&["flag", "import", &path]).await;
-        let mut brought = flags(&mut empty.admin().await).await;
+        assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
+        let (empty, _database) = server().await;
+        let shell_of_empty = Shell::new(empty.address);
+        shell_of_empty.succeeds(&["flag", "import", &path]).await;
+        let mut imported = flags(&mut empty.admin().await).await;
         if format == "flagd" {
-            for (key, told) in &mut brought {
-                assert_eq!((told.0.as_str(), told.1.as_str()), (key.as_str(), ""));
-                (told.0, told.1) = (there[key].0.clone(), there[key].1.clone());
+            for (key, fields) in &mut imported {
+                assert_eq!((fields.0.as_str(), fields.1.as_str()), (key.as_str(), ""));
+                (fields.0, fields.1) = (original[key].0.clone(), original[key].1.clone());
             }
         }
-        assert_eq!(brought, there, "{format}: {text}");
-        let keys: Vec<_> = there.keys().filter_map(|key| text.find(key)).collect();
+        assert_eq!(imported, original, "{format}: {text}");
+        let keys: Vec<_> = original.keys().filter_map(|key| text.find(key)).collect();
         assert!(keys.len() == 5 && keys.is_sorted(), "sorted by key: {text}");
     }
     let files: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
-    assert_eq!(files, ["csv", "flagd", "ndjson"].map(Into::into).into(), "nothing else is left behind");
+    assert_eq!(files, ["csv", "flagd", "ndjson"].map(Into::into).into(), "no temporary file is left");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flags_are_exported_as_they_are_told_elsewhere() {
+async fn export_equals_list_and_what_flagd_is_sent() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
@@ -85,9 +85,9 @@ async fn flags_are_exported_as_they_are_told_elsewhere() {
     assert_eq!(out, "key,name,description,status,archived\n");
     odd_flags(&mut admin).await;
     let (_, out, _) = shell.run(&["flag", "export"]).await;
-    assert_eq!(out, shell.says(&["flag", "list", "--output", "json"]).await, "without archived ones");
+    assert_eq!(out, shell.succeeds(&["flag", "list", "--output", "json"]).await, "without archived ones");
     let (_, all, _) = shell.run(&["flag", "export", "--archived"]).await;
-    assert_eq!(all, shell.says(&["flag", "list", "--archived", "--output", "json"]).await);
+    assert_eq!(all, shell.succeeds(&["flag", "list", "--archived", "--output", "json"]).await);
     let (_, flagd, _) = shell.run(&["flag", "export", "--format", "flagd"]).await;
     let flagd: Value = serde_json::from_str(&flagd).unwrap();
     let served = admin.sync.fetch_all_flags(FetchAllFlagsRequest::default()).await.unwrap().into_inner();
@@ -96,17 +96,17 @@ async fn flags_are_exported_as_they_are_told_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_written_is_told() {
+async fn unwritable_file_is_a_usage_error() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     for path in ["/nowhere/at/all", "/dev/null", "/"] {
-        let told = shell.fails(&["flag", "export", "--output-file", path], 2).await;
-        assert!(told.contains(path), "{told}");
+        let error = shell.fails(&["flag", "export", "--output-file", path], 2).await;
+        assert!(error.contains(path), "{error}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_is_written_anew_is_read_by_nobody_else_than_before() {
+async fn replaced_file_keeps_its_permissions() {
     let (server, _database) = server().await;
     let folder = TempDir::new().unwrap();
     let path = folder.path().join("flags");

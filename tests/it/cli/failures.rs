@@ -1,13 +1,13 @@
-//! Exit statuses, and changes whose answer is lost on the way.
+//! Exit codes and error messages, and changes whose answer is lost.
 
 use std::os::unix::process::ExitStatusExt;
 
-use super::{Shell, server};
+use super::{Shell, assert_output, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Database, Server, invoke, on_both_databases, with_timeout};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn every_exit_status_tells_what_kind_of_failure_it_was() {
+async fn exit_code_tells_kind_of_failure() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     let ann = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
@@ -15,39 +15,34 @@ async fn every_exit_status_tells_what_kind_of_failure_it_was() {
     admin.create("old").await;
     admin.archive("old").await;
     let (shell, as_ann) = (Shell::new(server.address), Shell::of(server.address, &ann));
-    for (shell, arguments, code, told) in [
-        (&shell, &["flag", "create", "a b", "--name", ""][..], 2, "key must be 1 to 128"),
-        (&shell, &["flag", "create", "b", "--name", ""], 2, "name must be"),
-        (&shell, &["flag", "create"], 2, "<KEY>"),
-        (&shell, &["flag", "frobnicate", "a"], 2, "frobnicate"),
-        (&shell, &["flag"], 2, "command is missing"),
-        (&shell, &["flag", "get"], 2, "KEY"),
-        (&shell, &["flag", "get", "a", "--id", "00000000-0000-0000-0000-000000000000"], 2, "--id"),
-        (&shell, &["flag", "get", "a", "--output", "xml"], 2, "xml"),
-        (&shell, &["flag", "update", "a"], 2, "--name <NAME>|--description <TEXT>"),
-        (&shell, &["flag", "get"], 2, "; see toggled flag get --help"),
-        (&shell, &["flag", "nope", "get"], 2, "; see toggled flag --help"),
-        (&shell, &["--nope"], 2, "; see toggled serve --help"),
-        (&shell, &["flag", "toggle", "a", "--expected-revision", "0"], 2, "expected_revision"),
-        (&shell, &["flag", "get", "nope"], 3, "nope"),
-        (&shell, &["flag", "get", "--id", "00000000-0000-0000-0000-000000000000"], 3, "not found"),
-        (&as_ann, &["flag", "toggle", "a"], 4, "toggle_feature_flags required"),
-        (&as_ann, &["flag", "create", "b"], 4, "manage_feature_flags required"),
-        (&shell, &["flag", "create", "a"], 5, "exists already"),
-        (&shell, &["flag", "toggle", "a", "--expected-revision", "1"], 5, "revision"),
-        (&shell, &["flag", "toggle", "old"], 5, "archived"),
-        (&shell, &["health", "--service", "nope"], 3, "service"),
-    ] {
-        let line = shell.fails(arguments, code).await;
-        assert!(line.starts_with("toggled: ") && line.contains(told), "{arguments:?}: {line}");
-    }
-    let both = shell.fails(&["flag", "create", "a b", "--name", ""], 2).await;
-    assert!(both.contains("key must be") && both.contains("; name must be"), "every fault is told: {both}");
+    let commands: &[&[&str]] = &[
+        &["flag", "create", "a b", "--name", ""],
+        &["flag", "create", "b", "--name", ""],
+        &["flag", "create"],
+        &["flag", "frobnicate", "a"],
+        &["flag"],
+        &["flag", "get"],
+        &["flag", "get", "a", "--id", "00000000-0000-0000-0000-000000000000"],
+        &["flag", "get", "a", "--output", "xml"],
+        &["flag", "update", "a"],
+        &["flag", "nope", "get"],
+        &["--nope"],
+        &["flag", "toggle", "a", "--expected-revision", "0"],
+        &["flag", "get", "nope"],
+        &["flag", "get", "--id", "00000000-0000-0000-0000-000000000000"],
+        &["flag", "create", "a"],
+        &["flag", "toggle", "a", "--expected-revision", "1"],
+        &["flag", "toggle", "old"],
+        &["health", "--service", "nope"],
+    ];
+    let mut outputs = shell.transcript(commands).await;
+    outputs += &as_ann.transcript(&[&["flag", "toggle", "a"], &["flag", "create", "b"]]).await;
+    assert_output!("exit_codes", outputs);
 }
 
 on_both_databases! {
-    /// The answer to a flip is lost, and the server with it: asked for again, it was done once.
-    async fn a_flip_whose_answer_is_lost_happens_once(backend: Backend) {
+    /// The answer to a flip is lost with the server. The command repeats the call, and the flip is made once.
+    async fn flip_with_lost_answer_is_made_once(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let mut admin = server.admin().await;
@@ -71,9 +66,9 @@ on_both_databases! {
     }
 }
 
-/// The same while the server stays, for every command that changes something.
+/// The same with a running server, for every command that makes changes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_change_happens_twice() {
+async fn change_with_lost_answer_is_made_once() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -97,36 +92,36 @@ async fn no_change_happens_twice() {
             }
             proxy.set(Route::Forward(server.address));
         };
-        let (told, ()) = tokio::join!(shell.objects(arguments), with_timeout("the change to arrive", lost));
+        let (output, ()) = tokio::join!(shell.objects(arguments), with_timeout("the change to arrive", lost));
         let log = admin.log().await;
         let own: std::collections::HashSet<_> = log[before..].iter().map(|entry| entry.request_id()).collect();
         let changed = if arguments.len() == 4 && arguments[1] == "enable" { 2 } else { 1 };
-        assert_eq!((log.len() - before, own.len()), (changed, 1), "{arguments:?}: {told:?}");
+        assert_eq!((log.len() - before, own.len()), (changed, 1), "{arguments:?}: {output:?}");
     }
 }
 
-/// A server that has no answer in time is asked again, a few times, and then it is unavailable.
+/// A call without an answer is repeated a few times.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_never_answers_is_unavailable() {
+async fn server_without_answers_is_unavailable() {
     let (server, _database) = server().await;
     let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
     let shell = Shell::new(proxy.address).with("TOGGLED_TIMEOUT", "100ms");
-    let told = shell.fails(&["flag", "list"], 6).await;
-    assert!(told.contains(&proxy.address.to_string()) && told.contains("100ms"), "{told}");
+    let error = shell.fails(&["flag", "list"], 6).await;
+    assert!(error.contains(&proxy.address.to_string()) && error.contains("100ms"), "{error}");
     proxy.set(Route::Reject);
-    let told = shell.fails(&["flag", "list"], 6).await;
-    assert!(told.contains(&proxy.address.to_string()), "{told}");
+    let error = shell.fails(&["flag", "list"], 6).await;
+    assert!(error.contains(&proxy.address.to_string()), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn nobody_who_reads_any_more_is_no_failure() {
+async fn closed_output_ends_watch_as_success() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let mut watch = Shell::new(server.address).start(&["flag", "watch"]);
     watch.line().await;
     watch.line().await;
-    let mut process = watch.stop_reading();
+    let mut process = watch.close_output();
     let status = with_timeout("the command to end", async {
         loop {
             admin.flip("a").await;
@@ -140,7 +135,7 @@ async fn nobody_who_reads_any_more_is_no_failure() {
 }
 
 #[tokio::test]
-async fn what_completes_commands_is_accepted_by_the_shell() {
+async fn completion_scripts_are_valid() {
     let shell = Shell::anonymous("127.0.0.1:1");
     for (name, known) in [
         ("bash", "complete -F"),
@@ -149,7 +144,7 @@ async fn what_completes_commands_is_accepted_by_the_shell() {
         ("elvish", "toggled"),
         ("powershell", "toggled"),
     ] {
-        let script = shell.says(&["completions", name]).await;
+        let script = shell.succeeds(&["completions", name]).await;
         assert!(script.contains(known) && script.contains("unarchive"), "{name}");
         if name == "bash" {
             let folder = tempfile::TempDir::new().unwrap();
@@ -163,7 +158,7 @@ async fn what_completes_commands_is_accepted_by_the_shell() {
 }
 
 #[tokio::test]
-async fn no_help_shows_what_is_set() {
+async fn help_hides_values_of_variables() {
     let secrets = [("TOGGLED_TOKEN", "a-token-that-help-must-not-show-to-anyone"), ("TOGGLED_TOKEN_FILE", "")];
     for arguments in
         [&["whoami", "--help"][..], &["flag", "toggle", "--help"], &["audit", "tail", "--help"], &["health", "-h"]]
@@ -173,16 +168,16 @@ async fn no_help_shows_what_is_set() {
     }
 }
 
-/// The commands that work on the database itself have the same statuses.
+/// Commands that work directly on the database have the same exit codes.
 #[tokio::test]
-async fn a_database_that_is_not_there_is_told_by_its_setting() {
+async fn missing_database_is_named_by_its_setting() {
     let run = async |url: &str| {
         let output = invoke(&["user", "list"], &[("TOGGLED_DATABASE_URL", url)]).await;
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };
-    let (code, told) = run("sqlite:///nowhere/toggled.db").await;
-    assert_eq!((code, told.lines().count()), (1, 1), "{told}");
-    assert!(told.contains("/nowhere/toggled.db") && told.contains("TOGGLED_DATABASE_URL"), "{told}");
-    let (code, told) = run("postgres://nobody@127.0.0.1:1/nothing").await;
-    assert_eq!((code, told.lines().count()), (6, 1), "{told}");
+    let (code, error) = run("sqlite:///nowhere/toggled.db").await;
+    assert_eq!((code, error.lines().count()), (1, 1), "{error}");
+    assert!(error.contains("/nowhere/toggled.db") && error.contains("TOGGLED_DATABASE_URL"), "{error}");
+    let (code, error) = run("postgres://nobody@127.0.0.1:1/nothing").await;
+    assert_eq!((code, error.lines().count()), (6, 1), "{error}");
 }

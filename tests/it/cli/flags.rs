@@ -1,12 +1,12 @@
-//! `toggled flag`, in both outputs.
+//! `toggled flag`, with tables and with JSON.
 
 use serde_json::json;
 
-use super::{Shell, server};
+use super::{Shell, assert_output, server};
 use crate::support::{Database, Server, on_both_databases};
 
 on_both_databases! {
-    async fn a_flag_lives_its_life_at_the_command_line(backend: Backend) {
+    async fn flag_is_created_changed_and_archived(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let shell = Shell::new(server.address);
@@ -16,27 +16,29 @@ on_both_databases! {
         assert_eq!((&flag["key"], &flag["name"], &flag["status"], &flag["description"]), (&json!("checkout"), &json!("New checkout"), &json!("disabled"), &json!("")));
         assert_eq!(created["audit_log"]["reason"], "a start");
         assert_eq!(created["revision"], flag["revision"]);
-        assert!(flag.get("archived_at").is_none(), "what is absent is left out");
+        assert!(flag.get("archived_at").is_none(), "absent values are omitted");
         let id = flag["id"].as_str().unwrap();
 
-        assert_eq!(shell.rows(&["flag", "toggle", "checkout", "--reason", "launch"]).await, [["checkout", "enabled", "yes", "4"]]);
-        assert_eq!(shell.rows(&["flag", "toggle", "--id", id]).await, [["checkout", "disabled", "yes", "5"]]);
-        assert_eq!(shell.rows(&["flag", "enable", "checkout"]).await, [["checkout", "enabled", "yes", "6"]]);
-        assert_eq!(shell.rows(&["flag", "enable", "--id", id]).await, [["checkout", "enabled", "no", "6"]]);
-        assert_eq!(shell.rows(&["flag", "disable", "checkout", "--expected-revision", "6"]).await, [["checkout", "disabled", "yes", "7"]]);
+        let flips = shell.transcript(&[
+            &["flag", "toggle", "checkout", "--reason", "launch"],
+            &["flag", "toggle", "--id", id],
+            &["flag", "enable", "checkout"],
+            &["flag", "enable", "--id", id],
+            &["flag", "disable", "checkout", "--expected-revision", "6"],
+        ]).await;
+        assert_output!("flag_flips", flips);
         let updated = shell.object(&["flag", "update", "checkout", "--description", "what it is for", "--reason", "words"]).await;
         assert_eq!((&updated["feature_flag"]["name"], &updated["feature_flag"]["description"]), (&json!("New checkout"), &json!("what it is for")));
         let updated = shell.object(&["flag", "update", "--id", id, "--name", "Checkout", "--description", ""]).await;
         assert_eq!((&updated["feature_flag"]["name"], &updated["feature_flag"]["description"]), (&json!("Checkout"), &json!("")));
-        assert_eq!(shell.rows(&["flag", "archive", "checkout", "--reason", "done"]).await, [["checkout", "disabled, archived", "yes", "10"]]);
-        let archived = shell.object(&["flag", "get", "checkout"]).await;
-        assert!(archived["archived_at"].as_str().unwrap().ends_with('Z'), "{archived}");
-        assert_eq!(shell.rows(&["flag", "unarchive", "checkout"]).await, [["checkout", "disabled", "yes", "11"]]);
-
-        let shown = shell.says(&["flag", "get", "--id", id]).await;
-        let mut lines = shown.lines();
-        assert_eq!(lines.next().unwrap().split_whitespace().collect::<Vec<_>>(), ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"]);
-        assert!(lines.next().unwrap().ends_with("admin@localhost") && lines.next().is_none(), "{shown}");
+        let archived = shell.transcript(&[
+            &["flag", "archive", "checkout", "--reason", "done"],
+            &["flag", "get", "checkout"],
+            &["flag", "get", "checkout", "--output", "json"],
+            &["flag", "unarchive", "checkout"],
+            &["flag", "get", "--id", id],
+        ]).await;
+        assert_output!("flag_archived", archived);
 
         let log = server.admin().await.log().await;
         let reasons: Vec<_> = log.iter().filter_map(|entry| entry.reason.as_deref()).collect();
@@ -45,37 +47,40 @@ on_both_databases! {
         assert!(ours.iter().all(|entry| entry.user_agent().starts_with(concat!("toggled/", env!("CARGO_PKG_VERSION")))));
         let mut ids: Vec<_> = ours.iter().map(|entry| entry.request_id()).collect();
         ids.dedup();
-        assert!(ids.len() == 9 && ids.iter().all(|id| id.len() == 36), "each change has a name of its own: {ids:?}");
+        assert!(ids.len() == 9 && ids.iter().all(|id| id.len() == 36), "each change has its own idempotency key: {ids:?}");
     }
 
-    async fn several_flags_are_set_together_or_not_at_all(backend: Backend) {
+    async fn several_flags_are_set_all_or_none(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let shell = Shell::new(server.address);
         for key in ["a", "b", "c"] {
-            shell.says(&["flag", "create", key]).await;
+            shell.succeeds(&["flag", "create", key]).await;
         }
-        shell.says(&["flag", "create", "d", "--enabled"]).await;
-        assert_eq!(shell.rows(&["flag", "enable", "d", "a", "b"]).await, [["d", "enabled", "no", "6"], ["a", "enabled", "yes", "7"], ["b", "enabled", "yes", "8"]]);
+        shell.succeeds(&["flag", "create", "d", "--enabled"]).await;
+        assert_output!("flags_enabled_together", shell.transcript(&[&["flag", "enable", "d", "a", "b"]]).await);
         let results = shell.objects(&["flag", "disable", "c", "a"]).await;
         assert_eq!((&results[0]["changed"], results[0].get("audit_log_id")), (&json!(false), None));
         assert_eq!((&results[1]["key"], &results[1]["status"], &results[1]["changed"]), (&json!("a"), &json!("disabled"), &json!(true)));
         assert!(results[1]["audit_log_id"].is_string());
 
         let before = server.admin().await.log().await;
-        assert!(shell.fails(&["flag", "disable", "b", "nope"], 3).await.contains("nope"));
-        assert!(shell.fails(&["flag", "disable", "b", "b"], 2).await.contains("the key b is given twice"));
-        assert!(shell.fails(&["flag", "disable", "a", "b", "--expected-revision", "8"], 2).await.contains("--expected-revision"));
+        let refused = shell.transcript(&[
+            &["flag", "disable", "b", "nope"],
+            &["flag", "disable", "b", "b"],
+            &["flag", "disable", "a", "b", "--expected-revision", "8"],
+        ]).await;
+        assert_output!("flags_disabled_together_refused", refused);
         assert_eq!(server.admin().await.log().await, before);
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_dry_run_changes_nothing() {
+async fn dry_run_changes_nothing() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
-    shell.says(&["flag", "create", "a"]).await;
-    shell.says(&["flag", "create", "b"]).await;
+    shell.succeeds(&["flag", "create", "a"]).await;
+    shell.succeeds(&["flag", "create", "b"]).await;
     let before = server.admin().await.log().await;
     for command in [
         &["flag", "create", "c"][..],
@@ -89,18 +94,22 @@ async fn a_dry_run_changes_nothing() {
             assert_eq!(object["dry_run"], true, "{command:?}: {object}");
         }
     }
-    let both = shell.rows(&["flag", "enable", "a", "b", "--dry-run"]).await;
-    assert_eq!(both.iter().map(|row| row[2].as_str()).collect::<Vec<_>>(), ["dry run", "dry run"]);
-    assert_eq!(shell.rows(&["flag", "toggle", "a", "--dry-run"]).await[0][..3], ["a", "enabled", "dry run"]);
-    assert!(shell.fails(&["flag", "toggle", "nope", "--dry-run"], 3).await.contains("nope"));
+    let dry_runs = shell
+        .transcript(&[
+            &["flag", "enable", "a", "b", "--dry-run"],
+            &["flag", "toggle", "a", "--dry-run"],
+            &["flag", "toggle", "nope", "--dry-run"],
+        ])
+        .await;
+    assert_output!("dry_runs", dry_runs);
     assert_eq!(server.admin().await.log().await, before);
     let real = shell.object(&["flag", "toggle", "a"]).await;
     assert_eq!(real.get("dry_run"), None);
 }
 
-/// More than the thousand that fit a page.
+/// A page holds a thousand flags.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_list_has_all_pages_and_what_was_asked_for() {
+async fn list_reads_all_pages_and_filters() {
     let (server, _database) = server().await;
     let admin = server.admin().await;
     let creating = (0..1_005).map(|n| {
@@ -116,58 +125,62 @@ async fn a_list_has_all_pages_and_what_was_asked_for() {
     assert_eq!(keys(shell.objects(&["flag", "list"]).await), all);
     assert_eq!(shell.rows(&["flag", "list"]).await.len(), 1_005);
 
-    shell.says(&["flag", "enable", "flag-0007", "flag-0011"]).await;
-    shell.says(&["flag", "archive", "flag-0012"]).await;
+    shell.succeeds(&["flag", "enable", "flag-0007", "flag-0011"]).await;
+    shell.succeeds(&["flag", "archive", "flag-0012"]).await;
     assert_eq!(keys(shell.objects(&["flag", "list", "--status", "enabled"]).await), ["flag-0007", "flag-0011"]);
     assert_eq!(keys(shell.objects(&["flag", "list", "--prefix", "flag-001", "--status", "disabled"]).await).len(), 8);
     assert_eq!(keys(shell.objects(&["flag", "list", "--prefix", "flag-001", "--archived"]).await).len(), 10);
-    assert_eq!(shell.says(&["flag", "list", "--prefix", "none"]).await.lines().count(), 1, "a head alone");
+    assert_eq!(shell.succeeds(&["flag", "list", "--prefix", "none"]).await.lines().count(), 1, "only the header");
     assert_eq!(shell.objects(&["flag", "list", "--prefix", "none"]).await, Vec::<serde_json::Value>::new());
 }
 
-/// A name may hold anything but U+0000: a terminal must not obey it, and a script must have it as it is.
+/// A name may hold any character but U+0000. Tables must not let it control the terminal; JSON must keep it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_terminal_would_obey_does_not_reach_it() {
+async fn control_characters_do_not_reach_the_terminal() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
-    let name = "red\u{1b}[31m two\nlines \u{9b}31m \u{202e}turned \u{7f}";
-    shell.says(&["flag", "create", "a", "--name", name, "--reason", name]).await;
+    let name = "red\u{1b}[31m two\nlines \u{9b}31m \u{202e}reversed \u{7f}";
+    shell.succeeds(&["flag", "create", "a", "--name", name, "--reason", name]).await;
     for arguments in [&["flag", "list"][..], &["flag", "get", "a"], &["audit", "list", "--limit", "1"]] {
-        let out = shell.says(arguments).await;
+        let out = shell.succeeds(arguments).await;
         assert_eq!(out.lines().count(), 2, "{out:?}");
         assert!(out.contains("red\u{fffd}[31m two\u{fffd}lines") && !out.contains('\u{202e}'), "{out:?}");
-        let json = shell.says(&[arguments, &["--output", "json"]].concat()).await;
+        let json = shell.succeeds(&[arguments, &["--output", "json"]].concat()).await;
         assert!(!json.contains(['\u{9b}', '\u{7f}', '\u{202e}', '\u{1b}']), "{json:?}");
     }
     assert_eq!(shell.object(&["flag", "get", "a"]).await["name"], name);
-    // An error repeats what was asked for.
+    // An error message repeats the key.
     assert!(shell.fails(&["flag", "get", "nope\u{1b}[31m"], 2).await.contains("key"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn flags_are_shown_as_they_were() {
+async fn as_of_shows_flags_of_the_past() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
-    shell.says(&["flag", "create", "a"]).await;
-    let then = shell.objects(&["flag", "list"]).await;
-    shell.says(&["flag", "create", "b", "--enabled"]).await;
-    shell.says(&["flag", "enable", "a"]).await;
-    let time = then[0]["updated_at"].as_str().unwrap();
+    shell.succeeds(&["flag", "create", "a"]).await;
+    let past = shell.objects(&["flag", "list"]).await;
+    shell.succeeds(&["flag", "create", "b", "--enabled"]).await;
+    shell.succeeds(&["flag", "enable", "a"]).await;
+    let time = past[0]["updated_at"].as_str().unwrap();
     for as_of in ["3", time] {
-        assert_eq!(shell.objects(&["flag", "list", "--as-of", as_of]).await, then);
-        assert_eq!(shell.object(&["flag", "get", "a", "--as-of", as_of]).await, then[0]);
+        assert_eq!(shell.objects(&["flag", "list", "--as-of", as_of]).await, past);
+        assert_eq!(shell.object(&["flag", "get", "a", "--as-of", as_of]).await, past[0]);
         assert!(shell.fails(&["flag", "get", "b", "--as-of", as_of], 3).await.contains('b'));
     }
     assert_eq!(shell.rows(&["flag", "list", "--as-of", "3"]).await[0][..2], ["a", "disabled"]);
     assert_eq!(shell.rows(&["flag", "list", "--as-of", "1h"]).await, Vec::<Vec<String>>::new());
-    assert!(shell.fails(&["flag", "list", "--as-of", "99"], 2).await.contains("beyond the end of the log"));
-    assert!(shell.fails(&["flag", "list", "--as-of", "9999-01-01"], 2).await.contains("must have passed"));
-    let (code, _, told) = shell.run(&["flag", "get", "a", "--as-of", "once"]).await;
-    assert!(code == 2 && told.contains("or a revision"), "{told}");
+    let refused = shell
+        .transcript(&[
+            &["flag", "list", "--as-of", "99"],
+            &["flag", "list", "--as-of", "9999-01-01"],
+            &["flag", "get", "a", "--as-of", "once"],
+        ])
+        .await;
+    assert_output!("as_of_refused", refused);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flip_is_taken_back() {
+async fn flip_is_reverted() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
     let created = shell.object(&["flag", "create", "a"]).await;

@@ -1,11 +1,11 @@
-//! What goes on: `flag watch` and `audit tail`, also when the server goes away and comes back.
+//! Endless commands: `flag watch` and `audit tail`, also across restarts of the server.
 
 use super::{Running, Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Database, Server, on_both_databases};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watching_shows_what_is_there_and_what_comes() {
+async fn watch_shows_flags_and_then_changes() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -34,15 +34,14 @@ async fn watching_shows_what_is_there_and_what_comes() {
     assert_eq!(json.interrupt().await, Vec::<String>::new());
 }
 
-/// With `--changes-only`, what was there before is not shown.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn only_changes_are_shown_if_nothing_else_is_wanted() {
+async fn changes_only_skips_current_flags() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let shell = Shell::new(server.address).with("TOGGLED_OUTPUT", "json");
     let mut watch = shell.start(&["flag", "watch", "--changes-only"]);
-    // Nothing tells when it has begun: something changes until it is seen.
+    // The test cannot see when the watch has started, so it makes changes until one is shown.
     let seen = tokio::select! {
         seen = watch.object() => seen,
         () = async { loop { admin.flip("a").await; } } => unreachable!(),
@@ -52,7 +51,7 @@ async fn only_changes_are_shown_if_nothing_else_is_wanted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_tail_shows_the_last_entries_and_those_that_come() {
+async fn tail_shows_last_and_then_new_entries() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -80,8 +79,8 @@ async fn revision(table: &mut Running) -> i64 {
 }
 
 on_both_databases! {
-    /// The server is killed twice, once while nothing happens and once with changes made meanwhile.
-    async fn a_server_that_comes_back_is_gone_on_with_exactly_there(backend: Backend) {
+    /// The server is killed twice: once without changes, and once with changes before the streams resume.
+    async fn streams_resume_without_gaps_after_restart(backend: Backend) {
         let database = Database::new(backend).await;
         let mut server = Server::start(&database).await;
         let proxy = TcpProxy::new(Route::Forward(server.address)).await;
@@ -96,25 +95,25 @@ on_both_databases! {
             assert_eq!(tail.object().await["revision"], expected);
         }
         let mut expected = 5;
-        for meanwhile in [0, 3] {
+        for changes in [0, 3] {
             drop(server);
             for stream in [&mut watch, &mut tail] {
-                let told = stream.complaint().await;
-                assert!(told.contains(&proxy.address.to_string()) && told.contains("going on where it stopped"), "{told}");
+                let error = stream.error_line().await;
+                assert!(error.contains(&proxy.address.to_string()) && error.contains("resuming where it stopped"), "{error}");
             }
             proxy.set(Route::Reject);
             server = Server::start(&database).await;
             let mut admin = server.admin().await;
-            for _ in 0..meanwhile {
+            for _ in 0..changes {
                 admin.flip("a").await;
             }
             proxy.set(Route::Forward(server.address));
-            for _ in 0..meanwhile {
+            for _ in 0..changes {
                 assert_eq!(tail.object().await["revision"], expected);
                 expected += 1;
             }
-            if meanwhile > 0 {
-                assert_eq!(watch.object().await["revision"], expected - 1, "the flag once, as it is by now");
+            if changes > 0 {
+                assert_eq!(watch.object().await["revision"], expected - 1, "the flag is shown once, with its current status");
             }
             admin.flip("b").await;
             for stream in [&mut watch, &mut tail] {
@@ -126,8 +125,8 @@ on_both_databases! {
         assert_eq!(tail.interrupt().await, Vec::<String>::new());
     }
 
-    /// A server that is stopped says so, and what follows it is another database: the cursor does not fit.
-    async fn another_log_is_not_gone_on_with(backend: Backend) {
+    /// Another server, with another database, takes the address of a server that was stopped.
+    async fn stream_is_not_resumed_on_another_log(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         let proxy = TcpProxy::new(Route::Forward(server.address)).await;
@@ -145,15 +144,15 @@ on_both_databases! {
         server.admin().await.create("other").await;
         proxy.set(Route::Forward(server.address));
         for stream in [watch, tail] {
-            let (code, out, told) = stream.ended().await;
-            assert_eq!((code, out), (5, Vec::new()), "{told:?}");
-            assert!(told.last().unwrap().contains("log"), "{told:?}");
+            let (code, out, errors) = stream.wait().await;
+            assert_eq!((code, out), (5, Vec::new()), "{errors:?}");
+            assert!(errors.last().unwrap().contains("log"), "{errors:?}");
         }
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stream_ends_with_the_permission_for_it() {
+async fn stream_ends_when_token_is_revoked() {
     let (server, _database) = server().await;
     let mut admin = server.admin().await;
     let ann = admin.new_user("ann@example.com", &["view_feature_flags", "view_audit_logs"]).await;
@@ -166,7 +165,7 @@ async fn a_stream_ends_with_the_permission_for_it() {
     let revoke = toggled::api::pb::RevokeTokenRequest { id: ann.token_id, ..Default::default() };
     admin.access.revoke_token(revoke).await.unwrap();
     for stream in [watch, tail] {
-        let (code, _, told) = stream.ended().await;
-        assert_eq!((code, told.len()), (4, 1), "{told:?}");
+        let (code, _, errors) = stream.wait().await;
+        assert_eq!((code, errors.len()), (4, 1), "{errors:?}");
     }
 }

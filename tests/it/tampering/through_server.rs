@@ -22,7 +22,7 @@ on_both_databases! {
         let server = Server::start(&tampered.database).await;
         // The setting of a server's database does not select the database to verify.
         let shell = Shell::new(server.address).with("TOGGLED_DATABASE_URL", "sqlite:///nowhere");
-        let output = shell.says(&["audit", "verify"]).await;
+        let output = shell.succeeds(&["audit", "verify"]).await;
         let last = entries.len();
         assert!(output.starts_with(&format!("intact: entries {last}, revisions 1..{last} of log ")), "{output}");
         let [kept, end] = [&entries[FULL as usize - 1], entries.last().unwrap()].map(plain);
@@ -32,7 +32,7 @@ on_both_databases! {
             ("--since", &end, "entries 0 of log".to_owned()),
             ("--until", &end, format!("revisions 1..{last} ")),
         ] {
-            let output = shell.says(&["audit", "verify", argument, checkpoint]).await;
+            let output = shell.succeeds(&["audit", "verify", argument, checkpoint]).await;
             assert!(output.contains(&range), "{argument} {checkpoint}: {output}");
         }
         tampered.save().await;
@@ -62,7 +62,7 @@ on_both_databases! {
             tampered.undo().await;
         }
         tampered.raw.run(&format!("UPDATE audit_logs SET hash_version = 300 WHERE revision = {}", FULL + 1)).await;
-        shell.says(&["audit", "verify", "--until", &kept]).await;
+        shell.succeeds(&["audit", "verify", "--until", &kept]).await;
         tampered.undo().await;
         let wrong = plain(&entries[FULL as usize]).replacen(&(FULL + 1).to_string(), &FULL.to_string(), 1);
         for argument in ["--since", "--until"] {
@@ -98,7 +98,7 @@ async fn verification_result_is_available_as_json() {
     let signed = file(&folder, "note", &note(&key, id, entries.last().unwrap()));
     let (code, _, output) = shell.run(&["audit", "verify", "--until", &signed]).await;
     assert!(code == 0 && output.contains("not verified"), "{output}");
-    shell.says(&["audit", "verify", "--until", &signed, "--public-key", &key.verifier(id).to_string()]).await;
+    shell.succeeds(&["audit", "verify", "--until", &signed, "--public-key", &key.verifier(id).to_string()]).await;
 
     tampered.raw.run(&format!("DELETE FROM audit_logs WHERE revision = {FULL}")).await;
     let (code, out, _) = shell.run(&["audit", "verify", "--output", "json"]).await;

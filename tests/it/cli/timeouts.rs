@@ -1,5 +1,5 @@
-//! How long a command waits for a server: as long as its limits demand, a little for one that starts, and no longer than a
-//! while for one that is gone.
+//! How long a command waits for a server: as long as the server's limits demand, briefly for one that is starting, and up
+//! to a bound for one that is lost.
 
 use std::fs;
 use std::net::TcpListener;
@@ -12,27 +12,27 @@ use super::{Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Backend, Database, Server, with_timeout};
 
-/// More than the server lets through at once, each created and turned on.
+/// More changes than the rate limit allows at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_comes_to_its_end_however_slow_it_is_let_through() {
+async fn rate_limited_import_completes() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start_with(&database, &[("TOGGLED_MAX_CHANGES_PER_SECOND", "200")]).await;
     let folder = TempDir::new().unwrap();
     let shell = Shell::new(server.address);
     let lines = |status| (0..1_500).map(|n| format!("flag-{n:04},{status}\n")).collect::<String>();
     let path = file(&folder, format!("key,status\n{}", lines("off")));
-    let (code, out, told) = shell.run(&["flag", "import", &path]).await;
-    assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{told}");
-    // Batches now, of which the first needs all that is let through after a rest.
+    let (code, out, error) = shell.run(&["flag", "import", &path]).await;
+    assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{error}");
+    // Now the changes come in batches. The first needs everything that the limit allows after a pause.
     let path = file(&folder, format!("key,status\n{}", lines("on")));
-    let (code, out, told) = shell.run(&["flag", "import", &path]).await;
-    assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{told}");
-    assert!(told.lines().count() == 1 && told.contains("lets no more changes through for now"), "{told}");
-    let there = flags(&mut server.admin().await).await;
-    assert!(there.len() == 1_500 && there.values().all(|(_, _, on, _)| *on));
+    let (code, out, error) = shell.run(&["flag", "import", &path]).await;
+    assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{error}");
+    assert!(error.lines().count() == 1 && error.contains("the server limits the rate of changes"), "{error}");
+    let on_server = flags(&mut server.admin().await).await;
+    assert!(on_server.len() == 1_500 && on_server.values().all(|(_, _, on, _)| *on));
 }
 
-/// A log that does not fit into what a network holds.
+/// A log that is larger than the buffers of a connection.
 async fn long_log(server: &Server) {
     let mut admin = server.admin().await;
     let keys: Vec<_> = (0..1_000).map(|n| format!("flag-{n}")).collect();
@@ -50,7 +50,7 @@ async fn long_log(server: &Server) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_export_whose_server_is_gone_ends_and_is_completed_later() {
+async fn export_with_lost_server_is_completed_by_repeat() {
     let (server, _database) = server().await;
     long_log(&server).await;
     let (_, whole, summary) = Shell::new(server.address).run(&["audit", "export"]).await;
@@ -63,40 +63,40 @@ async fn an_export_whose_server_is_gone_ends_and_is_completed_later() {
     let mut tail = shell.start(&["audit", "tail", "--after", "0", "--no-follow"]);
     tail.line().await;
     let begun = async {
-        while fs::metadata(&path).map_or(0, |there| there.len()) == 0 {
+        while fs::metadata(&path).map_or(0, |metadata| metadata.len()) == 0 {
             tokio::task::yield_now().await;
         }
     };
     with_timeout("the file to grow", begun).await;
     proxy.set(Route::Reject);
     for command in [running, tail] {
-        let (code, _, told) = command.ended().await;
-        assert!(code == 6 && told.last().unwrap().contains(&proxy.address.to_string()), "{told:?}");
+        let (code, _, errors) = command.wait().await;
+        assert!(code == 6 && errors.last().unwrap().contains(&proxy.address.to_string()), "{errors:?}");
     }
-    assert!(fs::metadata(&path).unwrap().len() < whole.len() as u64, "it was cut");
+    assert!(fs::metadata(&path).unwrap().len() < whole.len() as u64, "the export was interrupted");
     proxy.set(Route::Forward(server.address));
-    let (code, _, told) = shell.run(&export).await;
-    assert_eq!((code, told), (0, summary));
-    assert!(fs::read_to_string(&path).unwrap() == whole, "not a line is missing, doubled or different");
+    let (code, _, note) = shell.run(&export).await;
+    assert_eq!((code, note), (0, summary));
+    assert!(fs::read_to_string(&path).unwrap() == whole, "no line is missing, duplicated or different");
 }
 
-/// A connection over which nothing comes, and nobody says that it is gone.
+/// A connection that stays open, but carries nothing from the server.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_silent_server_gives_no_answer_whatever_it_speaks() {
+async fn silent_server_is_unresponsive_not_a_tls_error() {
     let (server, _database) = server().await;
     let proxy = TcpProxy::new(Route::DropReplies(server.address)).await;
-    let told = Shell::anonymous(proxy.address).fails(&["health", "--timeout", "59s"], 6).await;
-    assert!(told.contains("no answer from http://") && !told.contains("TLS") && !told.contains("59s"), "{told}");
+    let error = Shell::anonymous(proxy.address).fails(&["health", "--timeout", "59s"], 6).await;
+    assert!(error.contains("no answer from http://") && !error.contains("TLS") && !error.contains("59s"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_server_that_is_just_starting_is_waited_for() {
+async fn starting_server_is_waited_for() {
     let (server, _database) = server().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap();
     drop(taken);
     let mut me = Shell::new(address).with("TOGGLED_LOG", "off").start(&["whoami", "--output", "json"]);
-    // Nothing tells that it was refused once: it is most of the time, and never fails.
+    // The test cannot see whether the first connection was refused. It is most of the time, and the test passes anyway.
     tokio::task::yield_now().await;
     let _way = TcpProxy::at(address, Route::Forward(server.address)).await;
     assert_eq!(me.object().await["user"]["email"], "admin@localhost");
