@@ -172,9 +172,9 @@ impl Log {
         let before = *self.state.head();
         assert_eq!(step.base, before);
         assert_eq!(step.decisions.len(), proposals.len());
-        let (mut chain, mut time) = (Chain::behind(LOG_ID, before.revision, before.hash), before.timestamp);
+        let (mut chain, mut time) = (Chain::after(LOG_ID, before.revision, before.hash), before.timestamp);
         for entry in &step.entries {
-            chain.take(entry).expect("the hash of an entry does not chain");
+            chain.push(entry).expect("the hash of an entry does not chain");
             assert!(entry.timestamp >= time, "an entry is older than the entry before");
             time = entry.timestamp;
         }
