@@ -95,7 +95,7 @@ CREATE TABLE audit_logs (
     reverts                  UUID,
     hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
     hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
-    -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
+    -- When it was written, by the clock of the writing server, which may run backwards. Not covered by the hash.
     created_at               TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- Version 1 of the hash does not cover it.
     CONSTRAINT audit_logs_reverts_check CHECK (reverts IS NULL OR hash_version >= 2),

@@ -100,7 +100,7 @@ CREATE TABLE audit_logs (
     reverts                  BLOB    CHECK (reverts IS NULL OR (length(reverts) = 16 AND hash_version >= 2)),
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
-    -- The uncorrected clock of whoever wrote, beside `timestamp`, which never runs backwards; outside the hash.
+    -- When it was written, by the clock of the writing server, which may run backwards. Not covered by the hash.
     -- SQLite's own has milliseconds.
     created_at               INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER) * 1000000
                                                        + CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000),

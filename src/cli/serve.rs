@@ -121,7 +121,7 @@ async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failu
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
-/// SIGTERM and SIGINT ask it to stop; whoever asks twice does not want to wait for the rest.
+/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal ends the process at once.
 fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut asked = async move || {

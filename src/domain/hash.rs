@@ -169,7 +169,7 @@ mod tests {
         hash.iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Whoever reads the specification in another language checks against these.
+    /// Implementations in other languages check against these.
     #[test]
     fn hashes_match_the_specification() {
         let specification = include_str!("../../docs/audit-proof.md");

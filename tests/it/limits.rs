@@ -116,7 +116,7 @@ async fn global_stream_limit_refuses_other_callers() {
     with_timeout("a free slot", async { while watch(&mut ann).await.is_err() {} }).await;
 }
 
-/// Health watches need no token. Their callers are told apart by address.
+/// Health watches need no token. Their callers are distinguished by address.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_streams_count_against_the_limit() {
     let (server, _database) = server_with(("TOGGLED_MAX_STREAMS_PER_CALLER", "1")).await;

@@ -54,7 +54,7 @@ pub fn advance<'a>(
             continue;
         }
         let decision = decide(&mut draft, proposal);
-        // Asked again: whoever came by single sign-on for the first time is a user only now.
+        // Looked up again: a first-time caller by single sign-on is a user only now.
         if let (Ok(answer), Some((request, user_id)), false) =
             (&decision, request_key(&draft, proposal), proposal.validate_only)
         {

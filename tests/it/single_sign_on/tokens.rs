@@ -37,7 +37,7 @@ async fn invalid_token_is_rejected() {
     let good = key.token(&claims);
     let tampered = {
         let mut other = claims.clone();
-        other["sub"] = json!("somebody else");
+        other["sub"] = json!("another subject");
         let parts: Vec<_> = good.split('.').collect();
         format!("{}.{}.{}", parts[0], base64url(other.to_string().as_bytes()), parts[2])
     };

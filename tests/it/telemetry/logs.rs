@@ -164,7 +164,7 @@ async fn log_contains_no_secrets() {
     let mut admin = server.admin().await;
     let secret = admin.new_user("ann@example.com", &["view_feature_flags"]).await;
     let signed = issuer.token(&issuer.claims("sue@example.com", &[]));
-    let guessed = "a-token-that-somebody-has-guessed-badly";
+    let guessed = "a-token-that-an-attacker-has-guessed-badly";
     for token in [&secret, &signed, guessed] {
         // The outcome of the call does not matter.
         let _ = server.client(Some(token)).await.access.who_am_i(WhoAmIRequest {}).await;

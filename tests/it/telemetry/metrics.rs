@@ -254,7 +254,7 @@ async fn failed_authentication_is_counted_by_reason() {
     server.ready().await;
     let monitored = MonitoredServer { server, address };
     let channel = channel(&monitored.server).await;
-    let guessed = "a-token-that-somebody-has-guessed-badly";
+    let guessed = "a-token-that-an-attacker-has-guessed-badly";
     let path = "/toggled.v1.ToggleService/ListFeatureFlags";
     for value in [Some(format!("Bearer {guessed}")), Some("Basic x".to_owned()), None] {
         for _ in 0..3 {
