@@ -1,11 +1,11 @@
 //! toggled: a gRPC service that owns on/off feature flags and the log of every change to them.
 //!
-//! Everything that changes is one log. A change is decided by a pure function on the state in memory at revision R, and
+//! All changes form one log. A change is decided by a pure function on the state in memory at revision R, and
 //! appended to the database as revision R+1 on condition that the database is still at R. Data flows one way:
 //!
 //! ```text
 //! request -> api: authorize, parse -> committer: gathers a batch
-//!             -> domain::advance: decides it on the mirror's state -> store: appends it if the log is still there
+//!             -> domain::advance: decides it on the mirror's state -> store: appends it if the log is still at R
 //!             -> mirror: moves on -> api: answers
 //! reads      <- mirror <- follows what other replicas append
 //! ```

@@ -14,7 +14,7 @@ use toggled::api::pb::DESCRIPTORS;
 use toggled::auth::secret::Secret;
 use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::SystemClock;
-use toggled::server::{self, Proof, ServerContext};
+use toggled::server::{self, CheckpointSettings, ServerContext};
 use toggled::store;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
@@ -82,7 +82,7 @@ async fn start(folder: &TempDir) -> Channel {
         clock: Arc::new(SystemClock),
         bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).expect("a token")),
         following: defaults::<Following>(),
-        proof: Proof { key: None, interval: 1_000, verify_all: false },
+        checkpoints: CheckpointSettings { key: None, interval: 1_000, verify_all: false },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
         shutdown_settings: defaults::<Shutdown>(),
         metrics_listener: None,

@@ -17,7 +17,7 @@ use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenLocation;
 use crate::checkpoint::SigningKey;
 use crate::domain::time::SystemClock;
-use crate::server::{self, Proof, Ready, ServerContext};
+use crate::server::{self, CheckpointSettings, Ready, ServerContext};
 use crate::store::Store;
 use crate::telemetry::listener::MetricsListener;
 use crate::tls::{ServerTls, TlsFiles};
@@ -81,7 +81,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         clock: Arc::new(SystemClock),
         bootstrap_token,
         following,
-        proof: Proof {
+        checkpoints: CheckpointSettings {
             key: key.map(Arc::new),
             interval: settings.checkpoints.checkpoint_interval,
             verify_all: settings.checkpoints.verify_on_start,

@@ -10,7 +10,7 @@ use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENG
 
 impl Proposals {
     /// Updates the gauges of the queue.
-    pub fn measure(&self) {
+    pub fn update_gauges(&self) {
         let waiting = self.queue.max_capacity() - self.queue.capacity();
         gauge!(QUEUE_LENGTH).set(waiting as f64);
         gauge!(QUEUE_LIMIT).set(self.queue.max_capacity() as f64);

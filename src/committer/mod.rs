@@ -30,7 +30,7 @@ pub use proposals::{Proposals, Reply};
 /// The most proposals in one batch.
 const MAX_BATCH: usize = 512;
 
-/// About the most entries in one batch: one proposal may have a thousand.
+/// The most entries in one batch. One proposal has at most 1,000.
 const MAX_BATCH_ENTRIES: usize = 2_000;
 
 /// How long a read may take on which the committer waits.
@@ -60,7 +60,7 @@ pub struct Committer {
 }
 
 /// What to do with a batch after an attempt to append it.
-enum NextStep {
+enum BatchAction {
     /// Answer its callers: it is appended.
     Answer,
     /// Follow the log, which has moved, and decide again.
@@ -142,8 +142,8 @@ impl Committer {
                 Err(error) => return reject_all(batch, &error),
             };
             let result = match next {
-                NextStep::Answer => return self.answer_batch(batch, step).await,
-                NextStep::CatchUp => {
+                BatchAction::Answer => return self.answer_batch(batch, step).await,
+                BatchAction::CatchUp => {
                     losses += 1;
                     let caught_up = self.catch_up(losses).await;
                     if caught_up.is_ok() && may_grow {
@@ -151,8 +151,8 @@ impl Committer {
                     }
                     caught_up
                 }
-                NextStep::Replay => self.replay(&mut batch, &step).await,
-                NextStep::Split(problem) => return self.split(batch, problem).await,
+                BatchAction::Replay => self.replay(&mut batch, &step).await,
+                BatchAction::Split(problem) => return self.split(batch, problem).await,
             };
             if let Err(error) = result {
                 return reject_all(batch, &not_written(error));
@@ -170,9 +170,9 @@ impl Committer {
     /// It does so by appending the same step again. The append is conditional on the head, so the step cannot be written twice. If
     /// the condition fails, the entry after that head shows whether this step was committed. This holds even while the lost
     /// statement is still on its way to the database, since both attempts are the same.
-    async fn append(&mut self, step: &Step) -> Result<NextStep, Error> {
+    async fn append(&mut self, step: &Step) -> Result<BatchAction, Error> {
         let deadline = Instant::now() + OUTCOME_TIMEOUT;
-        let mut is_in_doubt = false;
+        let mut is_outcome_unknown = false;
         let mut attempt = 0;
         loop {
             attempt += 1;
@@ -180,17 +180,17 @@ impl Committer {
             let outcome = self.writer.append(step).await;
             metrics::record_append(&outcome, start.elapsed());
             let next = match outcome {
-                Ok(AppendOutcome::Appended) => return Ok(NextStep::Answer),
-                Ok(AppendOutcome::RequestExists) => return Ok(NextStep::Replay),
-                Ok(AppendOutcome::HeadMoved) => Ok(NextStep::CatchUp),
-                Ok(AppendOutcome::Refused(problem)) => Ok(NextStep::Split(problem)),
+                Ok(AppendOutcome::Appended) => return Ok(BatchAction::Answer),
+                Ok(AppendOutcome::RequestExists) => return Ok(BatchAction::Replay),
+                Ok(AppendOutcome::HeadMoved) => Ok(BatchAction::CatchUp),
+                Ok(AppendOutcome::Refused(problem)) => Ok(BatchAction::Split(problem)),
                 Err(error) => Err(error),
             };
-            is_in_doubt |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
+            is_outcome_unknown |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
             let error = match next {
-                next if !is_in_doubt => return next.map_err(not_written),
-                Ok(next) => match self.outcome(step).await {
-                    Ok(CommitOutcome::Committed) => return Ok(NextStep::Answer),
+                next if !is_outcome_unknown => return next.map_err(not_written),
+                Ok(next) => match self.determine_outcome(step).await {
+                    Ok(CommitOutcome::Committed) => return Ok(BatchAction::Answer),
                     Ok(CommitOutcome::NotCommitted) => return Ok(next),
                     Ok(CommitOutcome::Trimmed) => {
                         tracing::error!("commit outcome unknown: its revisions were trimmed");
@@ -211,7 +211,7 @@ impl Committer {
 
     /// Looks for a step's first entry in the log. A step without entries has nothing to look for: if its requests were stored, the
     /// next append finds them.
-    async fn outcome(&self, step: &Step) -> Result<CommitOutcome, StoreError> {
+    async fn determine_outcome(&self, step: &Step) -> Result<CommitOutcome, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(CommitOutcome::NotCommitted) };
         if let Some((id, _)) = with_timeout(READ_TIMEOUT, self.store.entry_at(first.revision)).await? {
             if id != first.id {
@@ -234,13 +234,13 @@ impl Committer {
         }
         let followed = with_timeout(READ_TIMEOUT, self.mirror.follow(&*self.store)).await;
         if followed.is_err() {
-            // The next append may come late: closing the connection unlocks the head.
+            // Unlocks the head by dropping the connection, since the next append may be long in coming.
             self.writer = self.store.writer();
         }
         followed
     }
 
-    /// Moves the mirror, then answers. A rejected proposal with a `request_id` may be a retry of a stored request.
+    /// Moves the mirror, then answers. Proposals that wrote nothing may be retries of stored requests.
     async fn answer_batch(&self, batch: Vec<PendingProposal>, step: Step) {
         metrics::record_batch(batch.len());
         self.mirror.apply(&step.base, step.head, &step.delta);

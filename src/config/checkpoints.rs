@@ -19,7 +19,7 @@ pub struct Checkpoints {
     #[arg(long, value_name = "FILE", env = "TOGGLED_CHECKPOINT_KEY_FILE")]
     checkpoint_key_file: Option<PathBuf>,
     /// How many revisions lie between two stored checkpoints, 1 to 1000000. Use the same value on all replicas
-    // An option because a log with few changes a day would wait months for a checkpoint at the default.
+    // Configurable, since a log with few changes a day would wait months for a checkpoint at the default.
     #[arg(long, value_name = "REVISIONS", env = "TOGGLED_CHECKPOINT_INTERVAL", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
     pub checkpoint_interval: Revision,

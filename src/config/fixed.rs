@@ -1,4 +1,4 @@
-//! The limits that are no options: one value fits every deployment. Tests set them through [`FixedLimits`].
+//! Limits that cannot be configured, since one value fits every deployment. Tests set them through [`FixedLimits`].
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const MAX_RESPONSE_BYTES: usize = 4 << 20;
 /// one response fits beside the state in memory.
 const MAX_FLAGD_BYTES: usize = 64 << 20;
 
-/// Half of it fits the largest token that is accepted (16 KiB); the rest is for what proxies add.
+/// Twice the largest accepted token (16 KiB), to leave room for the headers that proxies add.
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 
 /// Shorter than the idle timeouts of common load balancers (60 s and more), so that an open stream stays open.
@@ -39,7 +39,7 @@ const MAX_PENDING_RESETS: usize = 20;
 /// The `h2` crate's own default against RUSTSEC-2024-0003; tonic leaves it unlimited.
 const MAX_ERROR_RESETS: usize = 1_024;
 
-/// The limits that are no options.
+/// Limits that cannot be configured.
 #[derive(Debug, Clone)]
 pub struct FixedLimits {
     /// Calls in progress on one connection (`SETTINGS_MAX_CONCURRENT_STREAMS`).

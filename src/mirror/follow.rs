@@ -11,7 +11,7 @@ use super::Mirror;
 use crate::store::{FollowOutcome, Store, StoreError, with_timeout};
 
 /// How long one look at the log may take.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long loading the whole state may take.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
@@ -31,7 +31,7 @@ impl Mirror {
                     self.load(store).await?;
                     true
                 }
-                Some(known) => match with_timeout(LOOK_TIMEOUT, store.follow(&known)).await? {
+                Some(known) => match with_timeout(FOLLOW_TIMEOUT, store.follow(&known)).await? {
                     FollowOutcome::Unchanged => true,
                     FollowOutcome::Changed(head, delta) => {
                         missing = head.revision - known.revision;

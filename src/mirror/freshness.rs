@@ -16,10 +16,10 @@ impl Mirror {
 
     /// Whether the mirror was confirmed within `max_staleness`.
     pub fn is_fresh(&self) -> bool {
-        self.relies_on(*self.confirmed.borrow())
+        self.is_recent(*self.confirmed.borrow())
     }
 
-    fn relies_on(&self, confirmed: Option<Instant>) -> bool {
+    fn is_recent(&self, confirmed: Option<Instant>) -> bool {
         confirmed.is_some_and(|at| at.elapsed() <= self.max_staleness)
     }
 
@@ -27,7 +27,7 @@ impl Mirror {
     pub async fn until_fresh(&self) {
         let mut confirmed = self.confirmed.subscribe();
         // Fails only when the sender is dropped, which the mirror owns.
-        let _ = confirmed.wait_for(|at| self.relies_on(*at)).await;
+        let _ = confirmed.wait_for(|at| self.is_recent(*at)).await;
     }
 
     /// Waits until the mirror is no longer fresh.
@@ -43,7 +43,7 @@ impl Mirror {
     }
 
     /// Updates the mirror's gauges.
-    pub fn measure(&self) {
+    pub fn update_gauges(&self) {
         metrics::gauge!(MIRROR_MAX_AGE).set(self.max_staleness);
         // Before the first confirmation, the time since the start counts as age.
         metrics::gauge!(MIRROR_AGE).set(self.age().unwrap_or_else(|| self.began.elapsed()));
@@ -53,8 +53,8 @@ impl Mirror {
         }
     }
 
-    /// Records that the database, asked at `asked`, held nothing that the mirror lacks.
-    pub(super) fn confirm(&self, asked: Instant) {
-        self.confirmed.send_replace(Some(asked));
+    /// Records that a look at the database that started at `started_at` found it to hold nothing that the mirror lacks.
+    pub(super) fn confirm(&self, started_at: Instant) {
+        self.confirmed.send_replace(Some(started_at));
     }
 }

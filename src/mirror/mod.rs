@@ -27,8 +27,7 @@ pub use subscription::Subscription;
 pub struct Mirror {
     /// `None` until the database was read for the first time.
     state: RwLock<Option<State>>,
-    /// Held while following: the look that started last also ends last, so that an older state never replaces a newer
-    /// one.
+    /// Serializes the reads of the log, so that an older one never overwrites a newer one.
     following: Mutex<()>,
     /// The revision of `state`, for tasks that wait for one; -1 without a state.
     revision: watch::Sender<Revision>,

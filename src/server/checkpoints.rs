@@ -35,7 +35,7 @@ pub(super) async fn store_key(
 impl Server {
     /// Starts signing checkpoints, if there is a key.
     pub(super) fn sign_checkpoints(&mut self) {
-        let Some(key) = self.proof.key.clone() else {
+        let Some(key) = self.checkpoints.key.clone() else {
             tracing::warn!(
                 "no checkpoints are signed, so changes to the log cannot be proven later; give every server the same key \
                  with --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
@@ -43,7 +43,7 @@ impl Server {
             return;
         };
         self.log_key(&key);
-        let (store, clock, interval) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.proof.interval);
+        let (store, clock, interval) = (Arc::clone(&self.store), Arc::clone(&self.clock), self.checkpoints.interval);
         self.background.spawn(Signer { store, clock, key, interval }.follow(self.mirror.revisions()));
     }
 

@@ -1,4 +1,4 @@
-//! The server: assembles its parts, starts them and stops them.
+//! The server: assembles its context, starts them and stops them.
 
 mod checkpoints;
 mod open;
@@ -57,7 +57,7 @@ pub struct ServerContext {
     /// How the mirror follows other replicas.
     pub following: Following,
     /// Checkpoints and the verification at the start.
-    pub proof: Proof,
+    pub checkpoints: CheckpointSettings,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
     /// Timeouts of the shutdown.
@@ -70,7 +70,7 @@ pub struct ServerContext {
 
 /// Checkpoints, and the verification at the start.
 #[derive(Debug, Clone)]
-pub struct Proof {
+pub struct CheckpointSettings {
     /// The key that signs checkpoints; without it none are signed.
     pub key: Option<Arc<SigningKey>>,
     /// The number of revisions between two stored checkpoints.
@@ -127,12 +127,13 @@ pub enum ServerError {
 ///
 /// # Errors
 /// Why the server stopped or did not start.
-pub async fn run(parts: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let (shutdown, own_token, queue) = (parts.shutdown.clone(), parts.bootstrap_token.clone(), parts.limits.max_queue);
-    let mirror = Mirror::new(parts.following.max_staleness);
-    let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&parts.clock));
+pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
+    let (shutdown, own_token, queue) =
+        (context.shutdown.clone(), context.bootstrap_token.clone(), context.limits.max_queue);
+    let mirror = Mirror::new(context.following.max_staleness);
+    let (store, clock) = (Arc::clone(&context.store), Arc::clone(&context.clock));
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), store, clock, queue);
-    let mut server = Server::listen(parts, mirror, &proposals).await?;
+    let mut server = Server::listen(context, mirror, &proposals).await?;
     tokio::select! {
         opened = server.open() => opened?,
         () = shutdown.cancelled() => return server.stop_serving().await,
@@ -174,7 +175,7 @@ struct Server {
     last_used: Arc<LastUsed>,
     sign_on: Option<Arc<SignOn>>,
     following: Following,
-    proof: Proof,
+    checkpoints: CheckpointSettings,
     shutdown_settings: Shutdown,
     health: api::Health,
     /// Cancelled when no more calls are accepted.
@@ -190,7 +191,7 @@ struct Server {
 
 impl Server {
     /// Listens before the database answers, so that health checks can report it.
-    async fn listen(parts: ServerContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
+    async fn listen(context: ServerContext, mirror: Arc<Mirror>, proposals: &Proposals) -> Result<Self, ServerError> {
         let ServerContext {
             listener,
             tls,
@@ -198,12 +199,12 @@ impl Server {
             store,
             clock,
             following,
-            proof,
+            checkpoints,
             limits,
             shutdown_settings,
             metrics_listener,
             ..
-        } = parts;
+        } = context;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
         let sign_on = auth_methods.sign_on.clone();
         let (router, health) = api::Router::new(api::ServiceContext {
@@ -213,7 +214,7 @@ impl Server {
             proposals: proposals.clone(),
             last_used: Arc::clone(&last_used),
             auth_methods,
-            checkpoint_key: proof.key.clone(),
+            checkpoint_key: checkpoints.key.clone(),
             limits,
             closing: closing.clone(),
             calls: calls.clone(),
@@ -235,7 +236,7 @@ impl Server {
             last_used,
             sign_on,
             following,
-            proof,
+            checkpoints,
             shutdown_settings,
             health,
             closing,
@@ -251,7 +252,7 @@ impl Server {
         let (store, every) = (|| Arc::clone(&self.store), self.following.poll_interval);
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::delete_expired_requests(store(), Arc::clone(&self.clock)));
-        self.background.spawn(upkeep::remove_trimmed(store(), Arc::clone(&self.mirror)));
+        self.background.spawn(upkeep::delete_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::count_ahead(store()));
         self.background.spawn(upkeep::write_last_uses(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use tokio::time::sleep;
 
-use super::{Proof, RETRY_INTERVAL, Server, ServerError, checkpoints};
+use super::{CheckpointSettings, RETRY_INTERVAL, Server, ServerError, checkpoints};
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenLocation, bootstrap};
 use crate::committer::Proposals;
@@ -35,7 +35,7 @@ impl Server {
         let store = &*self.store;
         store.migrate_up().await?;
         self.verify_log().await?;
-        if let Some(key) = &self.proof.key {
+        if let Some(key) = &self.checkpoints.key {
             let log_id = store.head().await?.log_id;
             checkpoints::store_key(store, key, log_id, &*self.clock).await?;
         }
@@ -45,7 +45,7 @@ impl Server {
     /// Verifies the log; starts again if another server trims it meanwhile.
     async fn verify_log(&self) -> Result<(), ServerError> {
         let started = Instant::now();
-        let Proof { key, verify_all, .. } = &self.proof;
+        let CheckpointSettings { key, verify_all, .. } = &self.checkpoints;
         let scope = if *verify_all { Scope::All } else { Scope::Recent };
         loop {
             match verify_at_start(&*self.store, key.as_deref(), scope).await {

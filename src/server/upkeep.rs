@@ -23,7 +23,7 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// The pause after a failed deletion.
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The interval of counting ahead. Entries that are not counted are walked by queries, which takes some tenths of a
+/// The interval of counting ahead. Queries scan the entries that are not counted, which takes some tenths of a
 /// second for a hundred thousand entries.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -33,8 +33,8 @@ const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
 /// Updates all gauges when the metrics are read.
 pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
     move || {
-        mirror.measure();
-        proposals.measure();
+        mirror.update_gauges();
+        proposals.update_gauges();
         let Connections { idle, used, max } = store.connections();
         for (state, connections) in [("idle", idle), ("used", used)] {
             metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));
@@ -61,7 +61,7 @@ pub(super) async fn delete_expired_requests(store: Arc<dyn Store>, clock: Arc<dy
     loop {
         ticks.tick().await;
         loop {
-            match store.forget_requests(clock.now()).await {
+            match store.delete_expired_requests(clock.now()).await {
                 Ok(0) => break,
                 Ok(forgotten) => tracing::debug!(forgotten, "expired requests deleted"),
                 Err(error) => {
@@ -74,14 +74,14 @@ pub(super) async fn delete_expired_requests(store: Arc<dyn Store>, clock: Arc<dy
 }
 
 /// Deletes trimmed entries: after each trim, and at the start, since a server may have stopped half-way.
-pub(super) async fn remove_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
+pub(super) async fn delete_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
     let mut revisions = mirror.revisions();
     loop {
         let floor = mirror.read(|state| state.head().floor);
         let (mut removed, mut through) = (0, 0);
         let problem = loop {
             let began = Instant::now();
-            match store.remove_trimmed(through).await {
+            match store.delete_trimmed(through).await {
                 Ok(portion) if portion.entries == 0 => break None,
                 Ok(portion) => (removed, through) = (removed + portion.entries, portion.through),
                 Err(error) => break Some(error),

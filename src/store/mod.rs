@@ -122,7 +122,7 @@ impl Connections {
     }
 }
 
-/// A database. The committer writes through a [`Writer`] instead.
+/// A database: everything except appends to the log, which go through a [`Writer`].
 #[async_trait]
 pub trait Store: Send + Sync {
     /// The URL of the database without its password, for logs and operators.
@@ -164,12 +164,12 @@ pub trait Store: Send + Sync {
 
     /// Deletes stored requests that expired before `now`, and returns how many. At most 1,000 per call, so that writers do not
     /// wait long.
-    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
+    async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Removes trimmed entries after a revision and up to the floor, oldest first. A call removes few, so that writers do not
-    /// wait long, and skips entries that another server is removing. Pass the last removed revision to the next call: it
-    /// saves the database a walk through the remains of the entries before it.
-    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError>;
+    /// Deletes trimmed entries after a revision and up to the floor, oldest first. A call removes few, so that writers do not
+    /// wait long, and skips entries that another server is removing. Pass the last removed revision to the next call,
+    /// so that the database does not scan the dead rows of removed entries again.
+    async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError>;
 
     /// When each of a user's tokens was last used, as far as it was stored.
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError>;
@@ -191,8 +191,8 @@ pub trait Store: Send + Sync {
     /// Entries that match a query.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
-    /// How many entries pass a filter in a range of revisions. Blocks that were counted ahead are added up, and the rest is
-    /// walked.
+    /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
+    /// the rest.
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
 
     /// Counts the next block of the log ahead, for [`Store::count`]. `false` if no full block is left, or another server has just
@@ -258,7 +258,7 @@ pub trait Store: Send + Sync {
 #[async_trait]
 pub trait Writer: Send + Sync {
     /// Appends a step if the log is at `step.base`: all of it or nothing. An empty step writes nothing, and checks only
-    /// whether the log is there.
+    /// whether the log is at `step.base`.
     ///
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] if the step may have been appended or not. The caller may append it again: if it was

@@ -15,7 +15,7 @@ impl<E> Stop<E> {
     /// Prefers a fault among the entries that were read before: the lowest revision counts, and a fault counts before an
     /// error.
     pub fn or_earlier_fault(self, verifier: &Verifier) -> Self {
-        match (self, verifier.check_unexplained()) {
+        match (self, verifier.check_nonmatching()) {
             (Self::Fault(fault), Err(earlier)) if fault.revision < earlier.revision => Self::Fault(fault),
             (_, Err(earlier)) => Self::Fault(earlier),
             (stop, Ok(())) => stop,

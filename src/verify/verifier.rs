@@ -68,8 +68,8 @@ pub struct Verifier {
     until: Option<Revision>,
     /// The known hashes that were not compared yet, by rising revision.
     known: VecDeque<KnownHash>,
-    /// The first entry that does not fit and those after it, for the diagnosis.
-    unexplained: Vec<Entry>,
+    /// The first entry that does not fit and the entries after it, for the diagnosis.
+    nonmatching: Vec<Entry>,
 }
 
 impl Verifier {
@@ -83,8 +83,8 @@ impl Verifier {
             Start::Anywhere => ((0, GENESIS), StartState::Empty, None),
         };
         let chain = Chain::after(log_id, revision, hash);
-        let (known, unexplained) = (known.into(), Vec::new());
-        Self { chain, start, required_first, after: revision, entries: 0, until, known, unexplained }
+        let (known, nonmatching) = (known.into(), Vec::new());
+        Self { chain, start, required_first, after: revision, entries: 0, until, known, nonmatching }
     }
 
     /// The last verified revision.
@@ -125,24 +125,24 @@ impl Verifier {
         if self.entries == 0 {
             self.compare_known()?;
         }
-        if !self.unexplained.is_empty() || self.chain.push(&entry).is_err() {
-            self.unexplained.push(entry);
-            return if self.unexplained.len() < WINDOW { Ok(()) } else { self.check_unexplained() };
+        if !self.nonmatching.is_empty() || self.chain.push(&entry).is_err() {
+            self.nonmatching.push(entry);
+            return if self.nonmatching.len() < WINDOW { Ok(()) } else { self.check_nonmatching() };
         }
         self.entries += 1;
         self.confirm_start(&entry)?;
         self.compare_known()
     }
 
-    /// Verifies a whole segment, if nothing within it needs to be looked at. Otherwise returns false; the caller then pushes
-    /// its entries one by one.
+    /// Verifies a whole segment, if no known hash, limit or log start lies in it. Otherwise returns false; the caller then
+    /// pushes its entries one by one.
     pub fn push_segment(&mut self, segment: &Segment) -> bool {
         let is_start_known = match self.start {
             StartState::Known => true,
             StartState::Unconfirmed(..) => !segment.has_log_start,
             StartState::Empty => false,
         };
-        let is_plain = self.unexplained.is_empty()
+        let is_plain = self.nonmatching.is_empty()
             && self.until.is_none_or(|until| segment.last() <= until)
             && self.known.front().is_none_or(|known| known.revision > segment.last());
         let before = self.chain;
@@ -155,10 +155,10 @@ impl Verifier {
         true
     }
 
-    /// The fault of a log in which something that is no valid entry stands where the next one should.
+    /// The fault when the next entry cannot be parsed.
     pub fn invalid_entry(&self) -> Fault {
         let altered = Fault { revision: self.revision() + 1, problem: Problem::Altered };
-        self.check_unexplained().err().unwrap_or(altered)
+        self.check_nonmatching().err().unwrap_or(altered)
     }
 
     /// Ends the log.
@@ -166,7 +166,7 @@ impl Verifier {
     /// # Errors
     /// The first fault of the log.
     pub fn finish(&mut self) -> Result<Verified, Fault> {
-        self.check_unexplained()?;
+        self.check_nonmatching()?;
         if let StartState::Unconfirmed(first, _) = &self.start {
             return Err(unknown_start(first.revision));
         }
@@ -190,8 +190,8 @@ impl Verifier {
     ///
     /// # Errors
     /// The first fault of the log.
-    pub fn check_unexplained(&self) -> Result<(), Fault> {
-        diagnose(&self.chain, &self.unexplained).map_or(Ok(()), Err)
+    pub fn check_nonmatching(&self) -> Result<(), Fault> {
+        diagnose(&self.chain, &self.nonmatching).map_or(Ok(()), Err)
     }
 
     fn push_first(&mut self, first: Entry) -> Result<(), Fault> {

@@ -14,7 +14,7 @@ use toggled::auth::secret::Secret;
 use toggled::checkpoint::SigningKey;
 use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
-use toggled::server::{self, Proof, ServerContext, ServerError};
+use toggled::server::{self, CheckpointSettings, ServerContext, ServerError};
 use toggled::store;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -79,7 +79,11 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
         clock,
         bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
         following: defaults::<Following>(),
-        proof: Proof { key: Some(Arc::new(SigningKey::generate().unwrap())), interval: 100, verify_all: false },
+        checkpoints: CheckpointSettings {
+            key: Some(Arc::new(SigningKey::generate().unwrap())),
+            interval: 100,
+            verify_all: false,
+        },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
         shutdown_settings: defaults::<Shutdown>(),
         metrics_listener: None,

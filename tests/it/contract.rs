@@ -62,8 +62,8 @@ fn assert_unchanged(file: &str, actual: &str) {
         return;
     }
     let committed = std::fs::read_to_string(&path).unwrap();
-    let changed: Vec<_> = diff(&committed, actual);
-    assert!(changed.is_empty(), "{file} differs; if that is intended, run make docs:\n{}", changed.join("\n"));
+    let changed = diff(&committed, actual).join("\n");
+    assert!(committed == actual, "{file} differs; if that is intended, run make docs:\n{changed}");
 }
 
 /// Lines that only one of two texts has.

@@ -46,7 +46,7 @@ fn tracked_files() -> Vec<String> {
     files.lines().filter(is_prose).map(str::to_owned).collect()
 }
 
-/// The avoided phrases in a text, each with its line. A phrase counts only as whole words, also across a line break of a comment.
+/// The avoided phrases in a text, each with its line. A phrase counts only as whole words.
 fn avoided_in(text: &str) -> Vec<(usize, &'static str)> {
     let mut found = Vec::new();
     let lower = text.to_lowercase();

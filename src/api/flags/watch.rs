@@ -46,7 +46,7 @@ impl FlagWatch {
         let mut validator = RequestValidator::default();
         let after = validator.at_least("after_revision", 0, request.after_revision);
         if request.keys.len() > MAX_KEYS {
-            validator.reject::<()>("keys", format!("must be at most {MAX_KEYS}"));
+            validator.reject::<()>("keys", format!("must have at most {MAX_KEYS} items"));
         }
         let parse = |(index, key): (usize, &String)| validator.parse(&format!("keys[{index}]"), key, FlagKey::parse);
         // All keys are parsed before any is dropped, so that the error names every violation.

@@ -95,7 +95,7 @@ pub(in crate::cli) fn stream(list: &ListAuditLogsRequest) -> StreamAuditLogsRequ
 }
 
 /// Moves the cursor of the request after a message of the stream.
-pub(in crate::cli) fn advance(request: &mut StreamAuditLogsRequest, part: &StreamAuditLogsResponse) {
+pub(in crate::cli) fn move_cursor(request: &mut StreamAuditLogsRequest, part: &StreamAuditLogsResponse) {
     request.after_revision = Some(part.through_revision);
     request.after_hash = Some(part.through_hash.clone());
     request.log_id = Some(part.log_id.clone());

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::filters::{Filters, advance, stream};
+use super::filters::{Filters, move_cursor, stream};
 use super::list::newest;
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
@@ -47,7 +47,7 @@ impl Tail {
         }
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
             part.items.iter().try_for_each(|entry| printer.print(entry))?;
-            advance(request, &part);
+            move_cursor(request, &part);
             Ok(())
         };
         let cursor = self.after.is_none().then(|| "the output so far".to_owned());

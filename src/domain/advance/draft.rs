@@ -108,9 +108,9 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.state.user_by_email(email))
     }
 
-    /// Whether an active user who holds `permission` also meets the condition.
-    pub fn any_active_user(&self, permission: Permission, other: impl Fn(&User) -> bool) -> bool {
-        let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && other(user);
+    /// Whether any active user holds `permission` and meets `condition`.
+    pub fn has_active_user_with(&self, permission: Permission, condition: impl Fn(&User) -> bool) -> bool {
+        let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && condition(user);
         let unchanged = self.state.users(None).filter(|user| !self.changes.users.contains_key(&user.id));
         self.changes.users.values().chain(unchanged).any(|user| holds(user))
     }

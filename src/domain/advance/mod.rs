@@ -72,12 +72,12 @@ pub fn advance<'a>(
     draft.finish(requests, decisions)
 }
 
-/// What names a request: whose it is, and what they call it.
+/// The key of a request: its user and `request_id`.
 fn request_key<'p>(draft: &Draft<'_>, proposal: &'p Proposal) -> Option<(&'p RequestKey, Uuid)> {
     proposal.request.as_ref().zip(draft.user_id(&proposal.actor))
 }
 
-/// A request that was made before: its caller must still be who they are, and it must be the same request.
+/// A retry: its caller must still authenticate, and the digest must match.
 fn replay(draft: &Draft<'_>, proposal: &Proposal, request: &RequestKey, stored: &StoredRequest) -> Decision {
     match draft.authenticate(&proposal.actor) {
         Err(error) => Decision::Rejected(error),
@@ -98,7 +98,7 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
         let (object, _) = draft.attempt(|draft| provision_and_execute(draft, proposal, granted), |_| false)?;
         (without_entries(object), None)
     } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
-        // The user goes first, but only before something: a change, or an answer that is kept under their name.
+        // The user is created first, but only if the command changes something or its answer is stored.
         let keeps = |outcome: &Result<Outcome, Error>| {
             outcome
                 .as_ref()
@@ -165,7 +165,7 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
 /// What a command changed, and the entry it wrote.
 type Outcome = (Object, Option<Arc<Entry>>);
 
-/// Nobody hands out what they do not hold.
+/// A caller may grant only permissions that they hold.
 fn check_may_grant(update: Permissions, granted: Permissions) -> Result<(), Error> {
     update.minus(granted).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
 }

@@ -131,7 +131,7 @@ pub(super) fn deactivate(
 fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
     let permission = Permission::ManageAccess;
     let loses = losing.is_active() && losing.permissions.contains(permission);
-    if loses && !draft.any_active_user(permission, |user| user.id != losing.id) {
+    if loses && !draft.has_active_user_with(permission, |user| user.id != losing.id) {
         return Err(Error::LastAccessManager(losing.email.clone()));
     }
     Ok(())

@@ -153,14 +153,14 @@ impl Store for PostgresStore {
         read_all::<Postgres, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(users).bind(ids).fetch(&self.internal)).await
     }
 
-    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
+    async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE (user_id, request_id) IN
             (SELECT user_id, request_id FROM requests WHERE expires_at < $1 LIMIT 1000)";
         let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
+    async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
         // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the
         // work. Index entries stay while a snapshot needs them: a delete that began at the first entry would walk them all.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1

@@ -161,13 +161,13 @@ impl Store for SqliteStore {
         read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(&self.internal)).await
     }
 
-    async fn forget_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
+    async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
         let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
-    async fn remove_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
+    async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
         // Writers wait for it to end, which takes a few milliseconds.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";

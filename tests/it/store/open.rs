@@ -64,7 +64,7 @@ async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) 
         ("head", store.head().await.map(drop)),
         ("follow", store.follow(&known).await.map(drop)),
         ("requests", store.requests(&[key]).await.map(drop)),
-        ("forget_requests", store.forget_requests(Default::default()).await.map(drop)),
+        ("delete_expired_requests", store.delete_expired_requests(Default::default()).await.map(drop)),
         ("entry", store.entry(Uuid::nil()).await.map(drop)),
         ("entry_at", store.entry_at(1).await.map(drop)),
         ("entries", store.entries(&query).await.map(drop)),

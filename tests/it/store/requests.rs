@@ -39,16 +39,16 @@ on_both_databases! {
             world.commit(&[in_full(world.by_admin(toggle("a")), request)]).await;
         }
         let second = world.requests[1].expires_at;
-        assert_eq!(world.store.forget_requests(Timestamp::MIN).await.unwrap(), 0);
-        assert_eq!(world.store.forget_requests(second).await.unwrap(), 1, "one expires now, which is not before now");
+        assert_eq!(world.store.delete_expired_requests(Timestamp::MIN).await.unwrap(), 0);
+        assert_eq!(world.store.delete_expired_requests(second).await.unwrap(), 1, "one expires now, which is not before now");
         world.requests.remove(0);
         world.verify().await;
-        assert_eq!(world.store.forget_requests(Timestamp::from_micros(second.micros() + 1)).await.unwrap(), 1);
+        assert_eq!(world.store.delete_expired_requests(Timestamp::from_micros(second.micros() + 1)).await.unwrap(), 1);
         world.requests.remove(0);
         world.verify().await;
         // Its id can be used again.
         world.commit(&[in_full(world.by_admin(toggle("a")), "first")]).await;
-        assert_eq!(world.store.forget_requests(Timestamp::MAX).await.unwrap(), 2);
+        assert_eq!(world.store.delete_expired_requests(Timestamp::MAX).await.unwrap(), 2);
         world.requests.clear();
         world.verify().await;
     }

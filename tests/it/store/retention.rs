@@ -16,7 +16,7 @@ pub async fn trim_only(world: &mut World, through: Revision) {
 /// The same, and removes the rows.
 pub async fn trim(world: &mut World, through: Revision) {
     trim_only(world, through).await;
-    while world.store.remove_trimmed(0).await.unwrap().entries > 0 {}
+    while world.store.delete_trimmed(0).await.unwrap().entries > 0 {}
     world.entries.retain(|entry| entry.revision > through);
 }
 
@@ -40,15 +40,15 @@ on_both_databases! {
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
         let none = |through| RemovedEntries { entries: 0, through };
-        assert_eq!(world.store.remove_trimmed(0).await.unwrap(), none(0), "nothing was trimmed");
+        assert_eq!(world.store.delete_trimmed(0).await.unwrap(), none(0), "nothing was trimmed");
         let floor = 2_400;
         trim_only(&mut world, floor).await;
-        assert_eq!(world.store.remove_trimmed(floor).await.unwrap(), none(floor), "those before are not looked for");
-        let first = world.store.remove_trimmed(2_390).await.unwrap();
+        assert_eq!(world.store.delete_trimmed(floor).await.unwrap(), none(floor), "those before are not looked for");
+        let first = world.store.delete_trimmed(2_390).await.unwrap();
         assert_eq!(first, RemovedEntries { entries: 10, through: floor });
         let (left, mut removed) = (2_390, 0);
         loop {
-            let portion = world.store.remove_trimmed(removed).await.unwrap();
+            let portion = world.store.delete_trimmed(removed).await.unwrap();
             if portion.entries == 0 {
                 assert_eq!(portion, none(removed));
                 break;
@@ -69,7 +69,7 @@ on_both_databases! {
         world.commit(&[service(create("a"))]).await;
         world.commit(&vec![service(toggle("a")); 2_500]).await;
         trim_only(&mut world, 2_400).await;
-        assert!(world.store.remove_trimmed(0).await.unwrap().entries > 0);
+        assert!(world.store.delete_trimmed(0).await.unwrap().entries > 0);
         assert!(world.raw.number("SELECT count(*) FROM audit_logs WHERE revision <= 2400").await > 0);
         let _server = Server::start(&world.database).await;
         with_timeout("the rest to go", async {

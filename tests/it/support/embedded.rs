@@ -8,7 +8,7 @@ use toggled::api::AuthMethods;
 use toggled::auth::secret::Secret;
 use toggled::config::{Following, Limits, Shutdown};
 use toggled::domain::time::SystemClock;
-use toggled::server::{self, Proof, ServerContext, ServerError};
+use toggled::server::{self, CheckpointSettings, ServerContext, ServerError};
 use toggled::store;
 use toggled::tls::{ServerTls, TlsFiles};
 use tokio::net::TcpListener;
@@ -58,7 +58,7 @@ impl EmbeddedServer {
             clock: Arc::new(SystemClock),
             bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
             following: defaults::<Following>(),
-            proof: Proof { key: None, interval: 1_000, verify_all: false },
+            checkpoints: CheckpointSettings { key: None, interval: 1_000, verify_all: false },
             limits,
             shutdown_settings,
             metrics_listener: None,

@@ -9,7 +9,7 @@ use crate::auth::policy::ServedMethod;
 use crate::domain::error::Error;
 use crate::domain::time::Timestamp;
 
-/// The longest time between two checks of a stream's expiry: a clock that is set, rather than runs, wakes no timer.
+/// The longest time between two checks of a stream's expiry: setting the system clock forward wakes no timer.
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Authorizer {
@@ -49,12 +49,12 @@ impl Authorizer {
         let mut changes = authenticator.mirror.access_changes();
         let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
         let mut keys = sign_on.map(|sign_on| sign_on.key_changes());
-        // Only after a change of keys: the cache drops old tokens, so that a miss alone means nothing.
-        let mut keys_changed = true;
+        // Checked at the start and after a change of keys. Not otherwise: the cache drops old tokens, so that a miss means nothing.
+        let mut must_check_signature = true;
         loop {
             changes.borrow_and_update();
             let now = authenticator.clock.now();
-            if std::mem::take(&mut keys_changed) && !self.has_valid_signature(&call, now) {
+            if std::mem::take(&mut must_check_signature) && !self.has_valid_signature(&call, now) {
                 return Error::Unauthenticated;
             }
             let credential = call.caller.credential.clone();
@@ -72,7 +72,7 @@ impl Authorizer {
             };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return Error::Draining },
-                changed = next_keys => if changed.is_ok() { keys_changed = true } else { return Error::Draining },
+                changed = next_keys => if changed.is_ok() { must_check_signature = true } else { return Error::Draining },
                 () = tokio::time::sleep(time_left.min(EXPIRY_CHECK_INTERVAL)) => {}
             }
         }

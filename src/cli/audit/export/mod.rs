@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 pub(super) use target::ExportTarget;
 
-use super::filters::{Filters, advance, stream};
+use super::filters::{Filters, move_cursor, stream};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::{self, OutputOptions};
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
@@ -94,7 +94,7 @@ impl Export {
             target.write(&part)?;
             bar.set_length(part.head_revision.unsigned_abs());
             bar.set_position(part.through_revision.unsigned_abs());
-            advance(request, &part);
+            move_cursor(request, &part);
             last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
             Ok(())
         };

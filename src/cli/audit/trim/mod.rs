@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::checkpoint::signed;
 use super::export::{ExportTarget, Format, HeldEntries};
-use super::filters::advance;
+use super::filters::move_cursor;
 use super::list::newest;
 use crate::api::pb::*;
 use crate::cli::output::{self, OutputOptions};
@@ -223,7 +223,7 @@ async fn export(
             chain.push(&entry).map_err(|fault| failed(format!("the log is not intact: {fault}")))?;
         }
         target.write(&part)?;
-        advance(request, &part);
+        move_cursor(request, &part);
         end = part.through_revision;
         // At least 1, for a stream that breaks right after the last entry; 0 would be refused.
         request.limit = Some((last - end).max(1));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::report::trimmed;
 use crate::api::pb::*;
 use crate::checkpoint::VerifierKey;
-use crate::cli::audit::filters::advance;
+use crate::cli::audit::filters::move_cursor;
 use crate::cli::remote::{ApiClient, ServerRefusal, ServiceClients, StreamOptions};
 use crate::cli::{EXIT_FAILURE, EXIT_SUCCESS, EXIT_UNAVAILABLE, Failure, progress};
 use crate::domain::audit::Entry;
@@ -105,7 +105,7 @@ impl StreamReader<'_> {
         bar: &ProgressBar,
     ) -> Result<(), Failure> {
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            advance(request, &part);
+            move_cursor(request, &part);
             self.receive(&part, bar)
         };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
