@@ -36,10 +36,16 @@ fn collect(command: &Command, found: &mut BTreeSet<String>) {
     command.get_subcommands().for_each(|inner| collect(inner, found));
 }
 
-/// Whether Kubernetes sets it in every pod beside a Service named `toggled`.
+/// Whether Kubernetes sets it in every pod beside a Service named `toggled` or `toggled-...`: for each Service it sets
+/// `NAME_SERVICE_HOST`, `NAME_SERVICE_PORT`, `NAME_SERVICE_PORT_PORTNAME`, `NAME_PORT` and `NAME_PORT_50051_TCP...`.
 fn is_from_kubernetes(name: &str) -> bool {
-    let rest = name.strip_prefix(PREFIX).unwrap_or_default();
-    rest == "PORT" || rest.starts_with("PORT_") || rest.starts_with("SERVICE_")
+    let name = &name[PREFIX.len() - 1..];
+    let is_port = |rest: &str| {
+        rest.is_empty() || rest.strip_prefix('_').is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || name.match_indices("_PORT").any(|(at, port)| is_port(&name[at + port.len()..]))
 }
 
 #[cfg(test)]
@@ -83,9 +89,15 @@ mod tests {
             "TOGGLED_PORT",
             "TOGGLED_PORT_50051_TCP",
             "TOGGLED_PORT_50051_TCP_ADDR",
+            "TOGGLED_DB_SERVICE_HOST",
+            "TOGGLED_DB_SERVICE_PORT_POSTGRES",
+            "TOGGLED_DB_PORT",
+            "TOGGLED_DB_PORT_5432_TCP_PROTO",
         ] {
             assert_eq!(check(name), Ok(()), "{name}");
         }
-        assert!(check("TOGGLED_PORTS").is_err());
+        for name in ["TOGGLED_PORTS", "TOGGLED_SERVICE", "TOGGLED_PORT_NAME", "TOGGLED_METRICS_LISTENER"] {
+            assert!(check(name).is_err(), "{name}");
+        }
     }
 }

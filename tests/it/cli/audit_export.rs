@@ -288,7 +288,7 @@ async fn export_continues_after_server_restart() {
     proxy.set(Route::Forward(server.address));
     let (code, rest, message) = export.wait().await;
     assert_eq!((code, message.len()), (0, 2), "{message:?}");
-    assert!(message[0].contains("going on"), "{message:?}");
+    assert!(message[0].contains("resuming"), "{message:?}");
     assert_eq!(message[1], summary.trim_end());
     assert!(rest == whole[1..], "not a line is missing, doubled or different");
 }
