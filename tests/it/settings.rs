@@ -41,6 +41,9 @@ fn config(folder: &TempDir, text: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// Arguments, environment, exit code and message.
+type Case<'a> = (&'a [&'a str], &'a [(&'a str, &'a str)], i32, &'a str);
+
 /// A wrong value shows where it came from: each source is overridden by the next.
 #[tokio::test]
 async fn command_line_overrides_environment_overrides_file() {
@@ -52,7 +55,7 @@ async fn command_line_overrides_environment_overrides_file() {
     let occupied = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = occupied.local_addr().unwrap().to_string();
     let started = "cannot listen on";
-    let cases: [(&[&str], &[(&str, &str)], i32, &str); 6] = [
+    let cases: [Case; 6] = [
         (&[], &[], 1, started),
         (&["--config", &path], &[], 2, stale),
         (&[], &[file], 2, stale),
