@@ -1,7 +1,7 @@
 //! toggled: a gRPC service that owns on/off feature flags and the log of every change to them.
 //!
 //! All changes form one log. A change is decided by a pure function on the state in memory at revision R, and
-//! appended to the database as revision R+1 on condition that the database is still at R. Data flows one way:
+//! appended to the database as revision R+1 (a batch of changes from R+1 on), if the database is still at R. Data flows one way:
 //!
 //! ```text
 //! request -> api: authorize, parse -> committer: gathers a batch
@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`, `config` and
-//! `verify`; `store`, `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `api` and `cli::remote` use tonic, only
-//! `store` uses SQL, and `domain` uses neither, nor the clock. A test checks this.
+//! `verify`; `store`, `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `api` and `cli` use tonic, only `store`
+//! uses SQL, and `domain` uses neither; its rules get the time as an argument. A test checks this.
 
 pub mod api;
 pub mod auth;

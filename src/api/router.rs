@@ -120,12 +120,12 @@ impl Router {
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // All services share a limit on requests; `$most` is the limit on answers.
+        // The size limit of a request is the same for every service; `$max_response` names the size limit of a response.
         macro_rules! limited {
-            ($service:expr, $most:ident) => {
+            ($service:expr, $max_response:ident) => {
                 $service
                     .max_decoding_message_size(limits.fixed.max_request_bytes)
-                    .max_encoding_message_size(limits.fixed.$most)
+                    .max_encoding_message_size(limits.fixed.$max_response)
             };
         }
         let router = transport(&limits.fixed)

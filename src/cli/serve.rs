@@ -93,7 +93,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     };
     let ready = |ready: Ready| {
         say(&welcome(&ready, address, flags));
-        tell_manager(NotifyState::Ready);
+        notify_systemd(NotifyState::Ready);
     };
     Ok(server::run(parts, ready).await?)
 }
@@ -114,7 +114,7 @@ fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option
 }
 
 /// The single sign-on, if there is to be one.
-async fn sign_on(settings: &config::SignOn) -> Result<Option<Arc<SignOn>>, Failure> {
+async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>, Failure> {
     let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
     let jwks = Jwks::open(source.clone()).await;
     let jwks = jwks.map_err(|error| Failure::usage(format!("--oidc-jwks (TOGGLED_OIDC_JWKS): {source}: {error}")))?;
@@ -133,7 +133,7 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         asked().await;
-        tell_manager(NotifyState::Stopping);
+        notify_systemd(NotifyState::Stopping);
         shutdown.cancel();
         let again = asked().await;
         tracing::warn!("asked twice to stop; ending at once");
@@ -142,14 +142,14 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells systemd, where that is who started it (`Type=notify`).
-fn tell_manager(state: NotifyState<'_>) {
+/// Notifies systemd, if it started the server (`Type=notify`).
+fn notify_systemd(state: NotifyState<'_>) {
     if let Err(error) = sd_notify::notify(&[state]) {
-        tracing::warn!(%error, "systemd was not told how far the server is");
+        tracing::warn!(%error, "systemd not notified");
     }
 }
 
-/// What grpcurl has to be told to get through.
+/// The flags that grpcurl needs to connect.
 fn grpcurl_flags(files: Option<&TlsFiles>) -> &'static str {
     match files {
         None => "-plaintext",

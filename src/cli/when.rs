@@ -45,7 +45,7 @@ fn before(text: &str, now: Timestamp) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    fn told(text: &str, end: End) -> String {
+    fn normalized(text: &str, end: End) -> String {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
         let time = parse(text, end, now).unwrap();
         Timestamp::new(time.seconds, time.nanos).unwrap().to_string()
@@ -61,7 +61,11 @@ mod tests {
             ("1d 12h", "2026-02-28T00:00:00Z", "2026-02-28T00:00:00Z"),
             ("1mo", "2026-02-01T12:00:00Z", "2026-02-01T12:00:00Z"),
         ] {
-            assert_eq!((told(text, End::From), told(text, End::To)), (from.to_owned(), to.to_owned()), "{text}");
+            assert_eq!(
+                (normalized(text, End::From), normalized(text, End::To)),
+                (from.to_owned(), to.to_owned()),
+                "{text}"
+            );
         }
         let now = Timestamp::now();
         for bad in ["", "yesterday", "2", "-2h", "0s", "2026-02-30", "2026-01-31T12:00:00", "99999y"] {

@@ -33,7 +33,7 @@ const MAX_BATCH: usize = 512;
 /// The most entries in one batch. One proposal has at most 1,000.
 const MAX_BATCH_ENTRIES: usize = 2_000;
 
-/// How long a read may take on which the committer waits.
+/// How long a read that the committer waits for may take.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// After this many lost races for the head in a row, the committer locks the head before its next append.
@@ -90,7 +90,7 @@ impl Committer {
         (Self { queue, received, mirror, store, writer, clock }, Proposals { queue: sender })
     }
 
-    /// Runs until `stop` is cancelled or every [`Proposals`] is dropped, and all queued proposals are answered.
+    /// Runs until `stop` is cancelled or every [`Proposals`] is dropped. Then answers all queued proposals and returns.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -121,7 +121,8 @@ impl Committer {
             entries <= MAX_BATCH_ENTRIES
         });
         let count = fits.count().max(usize::from(batch.is_empty())).min(self.received.len());
-        // Skips callers who cancelled, or whose deadline passed, while they waited.
+        // Skips callers who cancelled, or whose deadline passed, while they waited. A caller whose deadline passes sets
+        // `claimed` itself.
         let claim =
             |pending: &PendingProposal| !pending.reply.is_closed() && !pending.claimed.swap(true, Ordering::AcqRel);
         batch.extend(self.received.drain(..count).filter(claim));
@@ -193,7 +194,7 @@ impl Committer {
                     Ok(CommitOutcome::Committed) => return Ok(BatchAction::Answer),
                     Ok(CommitOutcome::NotCommitted) => return Ok(next),
                     Ok(CommitOutcome::Trimmed) => {
-                        tracing::error!("commit outcome unknown: its revisions were trimmed");
+                        tracing::error!("commit outcome unknown: the step's revisions were trimmed");
                         return Err(Error::CommitOutcomeUnknown);
                     }
                     Err(error) => error,

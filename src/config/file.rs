@@ -34,7 +34,7 @@ pub enum ConfigFileError {
         /// The system's error.
         source: io::Error,
     },
-    /// It is no TOML, or a key or value is wrong.
+    /// It is not valid TOML, or a key or value is wrong.
     #[error("{}:{line}: {problem}", path.display())]
     Invalid {
         /// The file.
@@ -64,7 +64,7 @@ impl ConfigFile {
     /// Reads a file for the options of this command. Each value passes the parser of its option.
     ///
     /// # Errors
-    /// The first problem, by file, line and key.
+    /// The first problem, with its file, line and key.
     pub fn read(path: &Path, serve: &Command) -> Result<Self, ConfigFileError> {
         let text = std::fs::read_to_string(path);
         let text = text.map_err(|source| ConfigFileError::Unreadable { path: path.to_owned(), source })?;

@@ -28,8 +28,8 @@ pub use following::Following;
 pub use limits::Limits;
 pub use listening::Listening;
 pub use shutdown::Shutdown;
-pub use sign_on::SignOn;
-pub use telemetry::{STANDARD_VARIABLES, Telemetry};
+pub use sign_on::SignOnOptions;
+pub use telemetry::{STANDARD_VARIABLES, TelemetryOptions};
 
 /// The database. Every command that works on one has these options.
 #[derive(Debug, Clone, Args)]
@@ -54,7 +54,7 @@ pub struct Logging {
 /// Access without API tokens, and the first token.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Access")]
-pub struct Access {
+pub struct AccessOptions {
     /// The first administrator's token, at least 32 characters; used on the first start only. Without it, a token is created
     /// and written to toggled-admin.token
     // Not parsed here: an error would repeat it.
@@ -65,7 +65,7 @@ pub struct Access {
     pub anonymous_flagd_reads: bool,
 }
 
-impl Access {
+impl AccessOptions {
     /// The first administrator's token.
     ///
     /// # Errors
@@ -88,9 +88,9 @@ pub struct Serve {
     #[command(flatten)]
     pub(crate) following: Following,
     #[command(flatten)]
-    pub(crate) access: Access,
+    pub(crate) access: AccessOptions,
     #[command(flatten)]
-    pub(crate) sign_on: SignOn,
+    pub(crate) sign_on: SignOnOptions,
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
@@ -98,7 +98,7 @@ pub struct Serve {
     #[command(flatten)]
     pub(crate) logging: Logging,
     #[command(flatten)]
-    pub(crate) telemetry: Telemetry,
+    pub(crate) telemetry: TelemetryOptions,
     #[command(flatten)]
     pub(crate) shutdown: Shutdown,
 }

@@ -9,7 +9,7 @@ use crate::domain::access::{Permission, Permissions};
 /// Single sign-on with OpenID Connect; off unless the issuer, audience and keys are set.
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Single sign-on")]
-pub struct SignOn {
+pub struct SignOnOptions {
     /// The issuer of tokens, exactly as in their iss claim. Needs --oidc-audience and --oidc-jwks
     #[arg(long, value_name = "ISSUER", env = "TOGGLED_OIDC_ISSUER")]
     oidc_issuer: Option<String>,
@@ -28,7 +28,7 @@ pub struct SignOn {
     oidc_group: Vec<String>,
 }
 
-impl SignOn {
+impl SignOnOptions {
     /// The rules for tokens and the source of the keys; `None` without single sign-on.
     ///
     /// # Errors
@@ -95,7 +95,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        sign_on: SignOn,
+        sign_on: SignOnOptions,
     }
 
     const NEEDED: [&str; 6] = ["--oidc-issuer", "https://id", "--oidc-audience", "us", "--oidc-jwks", "keys.json"];

@@ -67,7 +67,7 @@ pub const STANDARD_VARIABLES: [(&str, &str, &str); 14] = [
 /// Logs and metrics.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Telemetry")]
-pub struct Telemetry {
+pub struct TelemetryOptions {
     /// The form of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
     #[arg(long, value_name = "FORMAT", env = "TOGGLED_LOG_FORMAT", default_value = "auto")]
     log_format: LogFormat,
@@ -87,7 +87,7 @@ enum LogFormat {
     Json,
 }
 
-impl Telemetry {
+impl TelemetryOptions {
     /// The settings of telemetry, with the filter of the log and the standard variables.
     ///
     /// # Errors
@@ -171,7 +171,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        telemetry: Telemetry,
+        telemetry: TelemetryOptions,
     }
 
     const ENDPOINT: (&str, &str) = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://a:4317");

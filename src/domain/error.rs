@@ -61,7 +61,7 @@ pub enum Error {
     UserDeactivated(Email),
     /// The change would leave its own caller without access.
     #[error("this would remove your own access; create another token first, or ask another access manager")]
-    LastToken,
+    RemovesOwnAccess,
     /// The change would leave no active user who holds `manage_access`.
     #[error("{0} is the last active user with manage_access; grant it to another user first")]
     LastAccessManager(Email),

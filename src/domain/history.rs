@@ -2,7 +2,8 @@
 //!
 //! A flag that has not changed since then was the same. For any other flag, the first entry after that revision holds
 //! the earlier value: an edit holds the whole flag, a flip only the status. The other fields after a flip come from the
-//! first later edit or, without one, from the present flag. So only later entries are read, and nothing is replayed.
+//! first later edit or, without one, from the present flag; when and by whom the flag was changed before the flip comes
+//! from the flag's previous entry, if that is not trimmed. So nothing is replayed.
 
 use std::sync::Arc;
 
@@ -26,9 +27,9 @@ pub struct NextChange {
     pub old_value: Option<String>,
     /// The flag's revision before the change.
     pub previous_revision: Option<Revision>,
-    /// The flag as JSON before the first later edit; `None` if there was none.
+    /// The flag as JSON before its first edit after the asked revision; `None` if there was no edit.
     pub before_edit: Option<String>,
-    /// The flag's change before that one; `None` if its entry was trimmed.
+    /// The change at `previous_revision`, the last one before this change; `None` if its entry was trimmed.
     pub previous: Option<PreviousChange>,
 }
 

@@ -17,7 +17,8 @@ const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
 const LOAD_TIMEOUT: Duration = Duration::from_secs(120);
 
 impl Mirror {
-    /// Catches up with the database. Loads the whole state if the log is not the known one.
+    /// Catches up with the database. Loads the whole state if the log does not continue from the mirror's
+    /// head.
     ///
     /// # Errors
     /// The database's error. The mirror is then unchanged.
@@ -41,7 +42,7 @@ impl Mirror {
                     FollowOutcome::Diverged if self.read(|state| *state.head()) == Some(known) => {
                         tracing::warn!(
                             revision = known.revision,
-                            "log does not continue the known one: loading the whole state"
+                            "log diverged from the state in memory; loading the whole state"
                         );
                         self.load(store).await?;
                         true
@@ -50,11 +51,11 @@ impl Mirror {
                 },
             };
             self.lag.fetch_max(missing, Ordering::Relaxed);
-            // Otherwise the committer has moved the mirror meanwhile, and the changes do not apply to it: follow again.
             if caught_up {
                 self.confirm(asked);
                 return Ok(());
             }
+            // The committer moved the mirror meanwhile, so these changes do not apply: follow again.
         }
     }
 
@@ -65,8 +66,8 @@ impl Mirror {
     }
 }
 
-/// Follows the log until it is dropped: at each notification of an append, and at least once per `every`, since
-/// notifications may be lost.
+/// Follows the log at each notification of an append, and at least once per `every`, since notifications may be lost.
+/// Runs until its future is dropped.
 pub async fn follow(mirror: Arc<Mirror>, store: Arc<dyn Store>, every: Duration) {
     let mut notifications = store.notifications();
     let mut ticks = interval(every);

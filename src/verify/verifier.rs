@@ -134,8 +134,9 @@ impl Verifier {
         self.compare_known()
     }
 
-    /// Verifies a whole segment, if no known hash, limit or log start lies in it. Otherwise returns false; the caller then
-    /// pushes its entries one by one.
+    /// Verifies a whole segment at once. Returns false, and verifies nothing, if the segment does not continue the chain,
+    /// passes `until`, reaches a known hash, or may hold the entry that confirms the start. The caller then pushes its
+    /// entries one by one.
     pub fn push_segment(&mut self, segment: &Segment) -> bool {
         let is_start_known = match self.start {
             StartState::Known => true,
@@ -171,7 +172,8 @@ impl Verifier {
             return Err(unknown_start(first.revision));
         }
         if let Some(first) = self.required_first.filter(|_| matches!(self.start, StartState::Empty)) {
-            // The log is empty and its start unconfirmed: only a known hash after the start shows what is missing.
+            // No entry was pushed. A known hash at or after `first` proves that entries are missing; without one, the
+            // start is unknown.
             self.known.retain(|known| known.revision >= first);
             if self.known.is_empty() {
                 return Err(unknown_start(first));
@@ -208,7 +210,8 @@ impl Verifier {
         let earlier = self.known.partition_point(|known| known.revision < first.revision);
         let (at_floor, trimmed): (Vec<_>, Vec<_>) =
             self.known.drain(..earlier).partition(|known| known.revision == self.after);
-        // Stored checkpoints may be older than the trimmed log. A given one must be compared.
+        // A stored checkpoint may lie before the first kept entry, and is skipped. A hash that the caller gave must be
+        // compared, so it is a fault if it lies there.
         if let Some(KnownHash { revision, source, .. }) =
             trimmed.into_iter().find(|known| known.source == HashSource::Given)
         {

@@ -1,4 +1,4 @@
-//! Compares what clients were told with what the database holds.
+//! Compares the answers that clients received with what the database holds.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;

@@ -53,7 +53,7 @@ impl RunLength {
 pub struct FaultReport {
     /// How often it was injected.
     pub rounds: usize,
-    /// What the clients were told, compared with the database.
+    /// What the clients received, compared with the database.
     pub comparison: Comparison,
     /// Why it was not injected at all.
     skip_reason: Option<&'static str>,

@@ -68,7 +68,7 @@ async fn missing_notify_socket_does_not_stop_the_server() {
     let settings = [("NOTIFY_SOCKET", "/nowhere/at/all")];
     let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
     server.ready().await;
-    log.wait_for_line("systemd was not told").await;
+    log.wait_for_line("systemd not notified").await;
     server.admin().await.create("a").await;
     assert!(server.terminate().await.success());
 }

@@ -154,7 +154,7 @@ impl AuditStream {
             return Err(too_old(self.through, &head));
         }
         let until = if self.follow { head.revision } else { self.end };
-        // A log that was restored during the stream is another one.
+        // If the database is restored from a backup during the stream, the cursor may not belong to its log.
         let mismatch = || Status::from(Error::LogMismatch("the stream's cursor"));
         if self.log_id != Some(head.log_id) || head.revision < self.through.max(until) {
             return Err(mismatch());

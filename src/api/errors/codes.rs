@@ -41,7 +41,7 @@ fn domain_code_and_reason(error: &Error) -> (Code, ErrorReason) {
         Error::AccountTaken(_) => (Code::AlreadyExists, ErrorReason::AccountTaken),
         Error::SignOnEmailTaken(_) => (Code::FailedPrecondition, ErrorReason::EmailTaken),
         Error::UserDeactivated(_) => (Code::FailedPrecondition, ErrorReason::UserDeactivated),
-        Error::LastToken => (Code::FailedPrecondition, ErrorReason::LastWayIn),
+        Error::RemovesOwnAccess => (Code::FailedPrecondition, ErrorReason::LastWayIn),
         Error::LastAccessManager(_) => (Code::FailedPrecondition, ErrorReason::LastAccessManager),
         Error::RevisionMismatch { .. } => (Code::Aborted, ErrorReason::RevisionMismatch),
         Error::FlagArchived(_) => (Code::FailedPrecondition, ErrorReason::FlagArchived),

@@ -51,7 +51,7 @@ fn add_domain_details(details: &mut ErrorDetails, error: &Error, reason: ErrorRe
         Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "name the entry of a flip"),
         Error::SignOnEmailTaken(email) => add_precondition(details, reason, email.as_str(), "another user has it"),
         Error::UserDeactivated(email) => add_precondition(details, reason, email.as_str(), "reactivate the user first"),
-        Error::LastToken => add_precondition(details, reason, "caller", "create another token first"),
+        Error::RemovesOwnAccess => add_precondition(details, reason, "caller", "create another token first"),
         Error::LastAccessManager(email) => {
             add_precondition(details, reason, email.as_str(), "grant manage_access to another user first");
         }

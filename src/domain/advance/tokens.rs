@@ -71,7 +71,7 @@ fn check_not_last_token(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Toke
     let own = draft.user_id(&proposal.actor) == Some(token.user_id);
     let by_token = matches!(proposal.actor, Actor::Caller { credential: Credential::Token(_), .. });
     if own && by_token && token.is_live(draft.now()) && !draft.has_other_token(token.user_id, token.id) {
-        return Err(Error::LastToken);
+        return Err(Error::RemovesOwnAccess);
     }
     Ok(())
 }

@@ -13,12 +13,12 @@ use crate::domain::text::Email;
 pub(super) fn create(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    granted: Permissions,
+    caller_permissions: Permissions,
     email: &Email,
     account: Option<&Account>,
     permissions: Permissions,
 ) -> Result<Outcome, Error> {
-    check_may_grant(permissions, granted)?;
+    check_may_grant(permissions, caller_permissions)?;
     if draft.user_by_email(email).is_some() {
         return Err(Error::EmailTaken(email.clone()));
     }
@@ -33,12 +33,11 @@ fn check_account_free(draft: &Draft<'_>, account: Option<&Account>, id: Option<U
     }
 }
 
-/// Creates the user of a first-time caller by single sign-on. The user holds no permissions, since the claims of their
-/// tokens do. An API token for them permits only what is granted to the user here.
+/// Creates the user of a first-time caller by single sign-on. The stored user has no permissions: those of a caller by
+/// single sign-on come from the claims of the token. An API token of the user has only the stored permissions.
 pub(super) fn provision(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
     // A user with this address may be another person: anyone who can choose an address at the issuer must not become
     // that user.
-    // the user here who has it.
     if draft.user_by_email(&identity.email).is_some() {
         return Err(Error::SignOnEmailTaken(identity.email.clone()));
     }
@@ -77,7 +76,7 @@ pub(super) struct UserUpdate<'a> {
 pub(super) fn update(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    granted: Permissions,
+    caller_permissions: Permissions,
     id: Uuid,
     update: UserUpdate<'_>,
     expected: Option<Revision>,
@@ -89,13 +88,14 @@ pub(super) fn update(
     }
     check_account_free(draft, update.account, Some(id))?;
     let account = update.account.or(before.account.as_ref()).cloned();
-    // Reactivation grants all permissions that the user holds. Those of a single sign-on account are not known here.
-    let handed = match (before.is_active(), &account) {
+    // Reactivation grants all permissions that the user holds. Those of a single sign-on account are not known here,
+    // so the caller must hold all permissions.
+    let newly_granted = match (before.is_active(), &account) {
         (true, _) => update.permissions.minus(before.permissions),
         (false, None) => update.permissions,
         (false, Some(_)) => Permissions::all(),
     };
-    check_may_grant(handed, granted)?;
+    check_may_grant(newly_granted, caller_permissions)?;
     if !update.permissions.contains(Permission::ManageAccess) {
         check_not_last_access_manager(draft, &before)?;
     }
@@ -119,7 +119,7 @@ pub(super) fn deactivate(
     }
     check_not_last_access_manager(draft, &before)?;
     if draft.user_id(&proposal.actor) == Some(id) {
-        return Err(Error::LastToken);
+        return Err(Error::RemovesOwnAccess);
     }
     let deactivated_at = Some(draft.next_position(&proposal.actor).timestamp);
     let after = User { deactivated_at, ..User::clone(&before) };

@@ -16,7 +16,7 @@ use crate::domain::access::Permission;
 use crate::domain::error::Error;
 
 /// What a request may do.
-pub(super) enum Access {
+pub(super) enum Authorization {
     /// The method is public: health checks, reflection, and what is open to anonymous callers.
     Public(Arc<ServedMethod>),
     /// The caller holds the permission.
@@ -26,8 +26,8 @@ pub(super) enum Access {
 }
 
 /// The decision, or what it still needs.
-pub(super) enum Decision {
-    Made(Access),
+pub(super) enum EarlyDecision {
+    Made(Authorization),
     /// The token has to be verified first.
     Pending(PendingCall),
 }
@@ -58,11 +58,11 @@ pub(in crate::api) struct Authorizer {
 
 impl Authorizer {
     /// Decides on a request, as far as that needs no I/O.
-    pub(super) fn decide<B>(&self, request: &Request<B>) -> Result<Decision, ApiError> {
+    pub(super) fn decide<B>(&self, request: &Request<B>) -> Result<EarlyDecision, ApiError> {
         let path = request.uri().path();
         let method = self.policies.method(path);
         if let Some(method) = method.filter(|method| method.policy == Policy::Public || self.is_open(method, request)) {
-            return Ok(Decision::Made(Access::Public(Arc::clone(method))));
+            return Ok(EarlyDecision::Made(Authorization::Public(Arc::clone(method))));
         }
         let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
         let source = CallSource::of(name, request);
@@ -73,13 +73,13 @@ impl Authorizer {
             deadline: deadline(request.headers(), self.request_timeout),
         };
         match identification {
-            Identification::Caller(caller) => self.authorize(caller, call).map(Decision::Made),
-            Identification::Unverified(token) => Ok(Decision::Pending(PendingCall { call, token })),
+            Identification::Caller(caller) => self.authorize(caller, call).map(EarlyDecision::Made),
+            Identification::Unverified(token) => Ok(EarlyDecision::Pending(PendingCall { call, token })),
         }
     }
 
     /// Decides on a call after verifying its token.
-    pub(super) async fn decide_pending(&self, pending: PendingCall) -> Result<Access, ApiError> {
+    pub(super) async fn decide_pending(&self, pending: PendingCall) -> Result<Authorization, ApiError> {
         let PendingCall { call, token } = pending;
         let caller = self.authenticator.verify(token, &call.source, call.deadline).await?;
         self.authorize(caller, call)
@@ -92,7 +92,7 @@ impl Authorizer {
             && !request.headers().contains_key(AUTHORIZATION)
     }
 
-    fn authorize(&self, identified: IdentifiedCaller, call: IncomingCall) -> Result<Access, ApiError> {
+    fn authorize(&self, identified: IdentifiedCaller, call: IncomingCall) -> Result<Authorization, ApiError> {
         let IdentifiedCaller { caller, sign_on_token, .. } = identified;
         let IncomingCall { method, source, deadline } = call;
         let method = method.map_err(ApiError::UnknownMethod)?;
@@ -108,8 +108,8 @@ impl Authorizer {
         }
         let call = Call { caller, sign_on_token, permission, source, deadline };
         Ok(match missing {
-            None => Access::Granted(call, method),
-            Some(missing) => Access::Denied(call, method, missing),
+            None => Authorization::Granted(call, method),
+            Some(missing) => Authorization::Denied(call, method, missing),
         })
     }
 }

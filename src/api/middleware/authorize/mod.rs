@@ -24,7 +24,7 @@ use crate::api::listener::Peer;
 use crate::api::protocol::{Protocol, needs_http2};
 use crate::auth::policy::{Policy, ServedMethod};
 use crate::domain::error::Error;
-use authorizer::{Access, Decision, PendingCall};
+use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
 
 pub(in crate::api) use authorizer::Authorizer;
@@ -71,7 +71,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Answer<S>;
+    type Future = ResponseFuture<S>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -80,8 +80,10 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let Some(protocol) = Protocol::of(&request) else { return at_once::<S>(needs_http2()) };
         match self.layer.0.authorizer.decide(&request) {
-            Ok(Decision::Made(access)) => self.layer.pass(protocol, access, &mut self.inner, request),
-            Ok(Decision::Pending(pending)) => {
+            Ok(EarlyDecision::Made(authorization)) => {
+                self.layer.pass(protocol, authorization, &mut self.inner, request)
+            }
+            Ok(EarlyDecision::Pending(pending)) => {
                 // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
@@ -93,29 +95,36 @@ where
 }
 
 /// The answer to a call: ready at once, the service's own future, or a boxed one.
-type Answer<S> = Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
+type ResponseFuture<S> =
+    Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
 type Own<S> = <S as Service<Request<Body>>>::Future;
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
-fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> Answer<S> {
+fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> ResponseFuture<S> {
     Either::Left(Either::Left(ready(Ok(response))))
 }
 
 impl AuthorizeLayer {
     /// Passes a call on, if its caller has access.
-    fn pass<S>(&self, protocol: Protocol, access: Access, inner: &mut S, mut request: Request<Body>) -> Answer<S>
+    fn pass<S>(
+        &self,
+        protocol: Protocol,
+        authorization: Authorization,
+        inner: &mut S,
+        mut request: Request<Body>,
+    ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
         S::Future: Send + 'static,
     {
-        let (call, method) = match access {
-            Access::Public(method) => (None, method),
-            Access::Granted(call, method) => (Some(call), method),
-            Access::Denied(call, method, permission) if method.makes_changes => {
+        let (call, method) = match authorization {
+            Authorization::Public(method) => (None, method),
+            Authorization::Granted(call, method) => (Some(call), method),
+            Authorization::Denied(call, method, permission) if method.makes_changes => {
                 let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
                 return Either::Right(answer.map(Ok).boxed());
             }
-            Access::Denied(_, _, permission) => {
+            Authorization::Denied(_, _, permission) => {
                 return at_once::<S>(protocol.refuse(Error::PermissionDenied(permission)));
             }
         };
@@ -129,7 +138,8 @@ impl AuthorizeLayer {
         if let Some(call) = call {
             request.extensions_mut().insert(call);
         }
-        // A change keeps its own deadline, since one that has begun is finished. Reads of the mirror do not wait.
+        // No timeout around a change: its deadline applies only until the committer takes it, and then it must finish.
+        // Reads of the mirror never wait.
         if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
             return Either::Left(Either::Right(inner.call(request)));
         }
@@ -147,7 +157,7 @@ impl AuthorizeLayer {
         method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
-    ) -> Answer<S>
+    ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
         S::Future: Send + 'static,
@@ -179,7 +189,7 @@ where
 {
     async move {
         match layer.0.authorizer.decide_pending(pending).await {
-            Ok(access) => layer.pass(protocol, access, &mut inner, request).await,
+            Ok(authorization) => layer.pass(protocol, authorization, &mut inner, request).await,
             Err(error) => Ok(protocol.refuse(error)),
         }
     }
@@ -191,6 +201,7 @@ fn stream_owner(call: Option<&Call>, request: &Request<Body>) -> StreamOwner {
     call.and_then(|call| call.caller.key()).map_or_else(|| StreamOwner::anonymous(address()), StreamOwner::Caller)
 }
 
+/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permit until then.
 async fn with_end<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     authorizer: Arc<Authorizer>,

@@ -24,7 +24,7 @@ const TARGET: &str = "toggled::request";
 pub(super) struct TrackedCall {
     record: Arc<request::RequestContext>,
     series: Arc<MethodSeries>,
-    /// `None` for gRPC over HTTP/1.1, which is count_refusal.
+    /// `None` for gRPC over HTTP/1.1, which is refused.
     protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,

@@ -60,7 +60,7 @@ where
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = Answer<S::Future>;
+    type Future = ObservedResponse<S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -70,13 +70,13 @@ where
         let protocol = Protocol::of(&request);
         let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &request, protocol);
         let answer = catch_unwind(AssertUnwindSafe(|| tracked.record().enter(|| self.inner.call(request))));
-        Answer { answer: answer.ok(), protocol, tracked: Some(tracked) }
+        ObservedResponse { answer: answer.ok(), protocol, tracked: Some(tracked) }
     }
 }
 
 pin_project! {
     /// The future of an answer. Neither boxed nor moved: every read passes here.
-    pub struct Answer<F> {
+    pub struct ObservedResponse<F> {
         // `None` if the service panicked before it returned a future.
         #[pin]
         answer: Option<F>,
@@ -86,7 +86,7 @@ pin_project! {
     }
 }
 
-impl<F, E> Future for Answer<F>
+impl<F, E> Future for ObservedResponse<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {

@@ -17,11 +17,11 @@ pub(super) struct ImportPlan {
     pub unchanged: usize,
     /// The number of flags on the server that the file does not mention. An import never changes them.
     pub only_on_server: usize,
-    /// What the file says that the server's flags do not allow.
+    /// Values in the file that are not imported, because the flag's state on the server does not allow it.
     pub omissions: Vec<Omission>,
 }
 
-/// The steps that change one flag, in this order.
+/// One flag's changes, in the order of `steps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct FlagChange {
     pub key: String,

@@ -161,20 +161,20 @@ fn caller_cannot_remove_their_own_access() {
     let mut world = World::new();
     world.with_user("bob@example.com", &[MANAGE]);
     let (admin, token) = (world.user("admin@localhost").id, world.token("admin@localhost"));
-    assert_eq!(world.reject(world.admin(deactivate(admin))), Error::LastToken);
-    assert_eq!(world.reject(world.admin(revoke(token))), Error::LastToken);
+    assert_eq!(world.reject(world.admin(deactivate(admin))), Error::RemovesOwnAccess);
+    assert_eq!(world.reject(world.admin(revoke(token))), Error::RemovesOwnAccess);
     // Rotation: create a second token first.
     world.accept(world.admin(second_token(admin)));
     let answer = world.accept(world.admin(revoke(token)));
     assert_eq!(answer.entry.unwrap().action, Action::TokenRevoked);
     assert_eq!(world.reject(by(token, MANAGE, revoke(token))), Error::Unauthenticated);
     let second = world.state.token_by_secret(&[0xcd; 32]).unwrap().id;
-    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastToken);
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::RemovesOwnAccess);
     // An expired token does not count as access, and an expired token can always be revoked.
     let dying = NewToken { secret_hash: [0xee; 32], ..new_token(admin, Some(world.now.plus_seconds(1))) };
     world.accept(by(second, MANAGE, Command::CreateToken(dying)));
     world.now = world.now.plus_seconds(2);
-    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::LastToken);
+    assert_eq!(world.reject(by(second, MANAGE, revoke(second))), Error::RemovesOwnAccess);
     let expired = world.state.token_by_secret(&[0xee; 32]).unwrap().id;
     world.accept(by(second, MANAGE, revoke(expired)));
     assert_eq!(world.accept(by(second, MANAGE, revoke(expired))).entry, None);
@@ -407,6 +407,6 @@ fn denial_record_names_the_object() {
     let denial = Denial { permission: MANAGE, subject: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));
-    let told = r#"{"issuer":"https://issuer","permission":"manage_access","subject":"sue","suppressed":0}"#;
-    assert_eq!(entry.new_value.as_deref(), Some(told));
+    let details = r#"{"issuer":"https://issuer","permission":"manage_access","subject":"sue","suppressed":0}"#;
+    assert_eq!(entry.new_value.as_deref(), Some(details));
 }
