@@ -168,7 +168,7 @@ on_both_databases! {
         }
         assert_refused(&world, "development version").await;
         assert_refused(&world, "toggled flag export").await;
-        for arguments in [&["serve"][..], &["migrate", "status"], &["migrate", "up"], &["user", "list"]] {
+        for arguments in [&["serve", "--listen", "127.0.0.1:0"][..], &["migrate", "status"], &["migrate", "up"], &["user", "list"]] {
             let output = invoke(arguments, &[("TOGGLED_DATABASE_URL", &world.database.url)]).await;
             let printed = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(1), "{arguments:?}: {printed}");
