@@ -62,7 +62,9 @@ def command_in(stage: Stage, root: Path, command: list[str], network: Network = 
         enter = ["unshare", f"--map-user={user}", f"--map-group={group}", f"--root={root}"]
     # Both change to /, so the container's WORKDIR has no effect.
     assert stage.environment["TOGGLED_DATABASE_URL"].startswith("sqlite:///"), "the database needs an absolute path"
-    enter = network.command([shutil.which(enter[0]), *enter[1:]])
+    # chroot is in /usr/sbin, which a user's PATH may lack.
+    program = shutil.which(enter[0], path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+    enter = network.command([program, *enter[1:]])
     return {"args": [*enter, *command], "env": {**stage.environment, **more}}
 
 
