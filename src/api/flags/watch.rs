@@ -80,17 +80,17 @@ impl FlagWatch {
     pub fn messages(self, subscription: Subscription) -> Messages {
         let mut through = self.after.unwrap_or(0);
         // The first message, a heartbeat, and the message after a full one are sent even without flags.
-        let mut due = true;
+        let mut heartbeat_due = true;
         Box::pin(async_stream::try_stream! {
             loop {
                 let chunk = subscription.read(|state| Chunk::read(state, through, subscription.keys()));
                 let message = chunk.ok_or(Error::LogMismatch("the stream's cursor"))?.into_message();
                 let caught_up = message.caught_up;
                 through = message.revision;
-                if due || !message.feature_flags.is_empty() {
+                if heartbeat_due || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                due = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
+                heartbeat_due = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
             }
         })
     }

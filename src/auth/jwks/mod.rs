@@ -137,7 +137,7 @@ impl Jwks {
     /// Reads the keys because `seen` lacks the key that a token needs. Returns whether the current keys are newer than
     /// `seen`. Reads at most once per [`MIN_READ_INTERVAL`], and for at most [`MAX_WAITING_CALLS`] calls at a time. Takes at
     /// most twice [`READ_TIMEOUT`]: for a read in progress and for the next one.
-    pub(super) async fn refresh_if_current(self: &Arc<Self>, seen: &Arc<KeySet>) -> bool {
+    pub(super) async fn refresh_if_unchanged_since(self: &Arc<Self>, seen: &Arc<KeySet>) -> bool {
         let Ok(_permit) = self.waiting.try_acquire() else { return !self.is_current(seen) };
         let started_before = self.started.load(Ordering::Relaxed);
         let mut last_requested = Arc::clone(&self.last_requested).lock_owned().await;

@@ -197,7 +197,7 @@ impl SignOn {
         let keys = self.jwks.current();
         let mut verified = header.verify(token, &keys);
         let may_use_new_key = verified.as_ref().is_err_and(|rejection| header.may_use_new_key(*rejection));
-        if may_use_new_key && self.jwks.refresh_if_current(&keys).await {
+        if may_use_new_key && self.jwks.refresh_if_unchanged_since(&keys).await {
             verified = header.verify(token, &self.jwks.current());
         }
         let (key, claims) = verified?;

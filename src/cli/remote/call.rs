@@ -77,7 +77,7 @@ impl ApiClient {
                 Ok(stream) => {
                     let mut stream = stream.into_inner();
                     self.has_answered.store(true, Ordering::Relaxed);
-                    retries.connected(resume_policy);
+                    retries.mark_accepted(resume_policy);
                     opened = true;
                     loop {
                         match stream.message().await {
@@ -94,7 +94,7 @@ impl ApiClient {
             let Some(wait) = retries.wait_after(&status) else {
                 return Err(self.cursor_failure(&status, cursor.as_deref()).unwrap_or_else(|| self.failure(&status)));
             };
-            if (opened || retries.is_unbounded()) && retries.is_first() {
+            if (opened || retries.is_unbounded()) && retries.is_first_failure() {
                 print_error(&format!("{}; resuming where it stopped", self.failure(&status).line));
             }
             tokio::time::sleep(wait).await;

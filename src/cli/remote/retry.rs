@@ -48,7 +48,7 @@ impl Retries {
     }
 
     /// Records that the server has accepted the call, which from now on has this policy.
-    pub fn connected(&mut self, policy: RetryPolicy) {
+    pub fn mark_accepted(&mut self, policy: RetryPolicy) {
         (self.connected, self.policy) = (true, policy);
     }
 
@@ -56,8 +56,8 @@ impl Retries {
         self.policy == RetryPolicy::Unbounded
     }
 
-    /// Whether the failure was the first.
-    pub fn is_first(&self) -> bool {
+    /// Whether exactly one attempt has failed.
+    pub fn is_first_failure(&self) -> bool {
         self.failures == 1
     }
 

@@ -12,17 +12,17 @@ async fn tokens_cause_a_read_every_five_seconds_at_most() {
     let keys = file.open().await.unwrap();
     let first = keys.current();
     file.write(&jwks([&Key::p256("b")]));
-    keys.refresh_if_current(&first).await;
+    keys.refresh_if_unchanged_since(&first).await;
     let second = keys.current();
     assert!(!Arc::ptr_eq(&first, &second));
 
     file.write(&jwks([&Key::p256("c")]));
-    keys.refresh_if_current(&second).await;
+    keys.refresh_if_unchanged_since(&second).await;
     assert!(keys.is_current(&second), "read too soon");
     tokio::time::advance(MIN_READ_INTERVAL).await;
-    keys.refresh_if_current(&first).await;
+    keys.refresh_if_unchanged_since(&first).await;
     assert!(keys.is_current(&second), "read although newer keys were there");
-    keys.refresh_if_current(&second).await;
+    keys.refresh_if_unchanged_since(&second).await;
     assert!(!keys.is_current(&second));
 }
 
@@ -37,14 +37,14 @@ async fn concurrent_calls_wait_for_one_read() {
     let none = keys.current();
 
     // The first call is cancelled. The read that it started serves the others.
-    let cancelled = tokio::time::timeout(Duration::ZERO, keys.refresh_if_current(&none)).await;
+    let cancelled = tokio::time::timeout(Duration::ZERO, keys.refresh_if_unchanged_since(&none)).await;
     assert!(cancelled.is_err());
     tokio::time::timeout(Duration::from_secs(60), issuer.wait_for_key_requests(1)).await.unwrap();
     let calls: Vec<_> = (0..50)
         .map(|_| {
             let (keys, none) = (Arc::clone(&keys), Arc::clone(&none));
             tokio::spawn(async move {
-                keys.refresh_if_current(&none).await;
+                keys.refresh_if_unchanged_since(&none).await;
                 keys.current().len()
             })
         })
@@ -61,7 +61,7 @@ async fn concurrent_calls_wait_for_one_read() {
 /// A call that waits for a read.
 fn waiting_call(keys: &Arc<Jwks>) -> tokio::task::JoinHandle<bool> {
     let (keys, seen) = (Arc::clone(keys), keys.current());
-    tokio::spawn(async move { keys.refresh_if_current(&seen).await })
+    tokio::spawn(async move { keys.refresh_if_unchanged_since(&seen).await })
 }
 
 #[tokio::test]
@@ -72,12 +72,12 @@ async fn call_beyond_the_64_waiting_returns_at_once() {
     let lock = keys.last_requested.lock().await;
     let mut calls: Vec<_> = (0..64).map(|_| waiting_call(&keys)).collect();
     run_ready_tasks().await;
-    assert_eq!(keys.refresh_if_current(&first).now_or_never(), Some(false));
+    assert_eq!(keys.refresh_if_unchanged_since(&first).now_or_never(), Some(false));
 
     // A cancelled call frees its place.
     calls.pop().unwrap().abort();
     run_ready_tasks().await;
-    assert_eq!(keys.refresh_if_current(&first).now_or_never(), None, "the call does not wait");
+    assert_eq!(keys.refresh_if_unchanged_since(&first).now_or_never(), None, "the call does not wait");
 
     file.write(&jwks([&Key::p256("b")]));
     drop(lock);
