@@ -6,7 +6,7 @@ use sqlx::{Connection, PgConnection, SqliteConnection};
 use toggled::api::pb::*;
 use tonic::Code;
 
-use crate::support::{Backend, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
+use crate::support::{Backend, Database, Server, on_both_databases, reason_of, toggle, with_deadline, with_timeout};
 
 /// Whether no transaction is open, and no lock prevents writes.
 async fn is_idle(database: &Database) -> bool {
@@ -70,9 +70,7 @@ async fn queued_flip_is_not_made_after_its_deadline() {
     let first = tokio::spawn(async move { first.flip("a").await });
     held.wait_for_waiter().await;
 
-    let mut request = tonic::Request::new(toggle("a"));
-    request.set_timeout(Duration::from_secs(2));
-    let error = admin.toggle.toggle_feature_flag(request).await.unwrap_err();
+    let error = admin.toggle.toggle_feature_flag(with_deadline(toggle("a"))).await.unwrap_err();
 
     assert_eq!((error.code(), reason_of(&error).as_str()), (Code::DeadlineExceeded, "DEADLINE_BEFORE_START"));
     drop(held);

@@ -1,6 +1,5 @@
 //! Two servers on one PostgreSQL database, and a server during an outage of its database.
 
-use std::time::Duration;
 use toggled::api::pb::flagd::evaluation::{v1, v2};
 use toggled::api::pb::flagd::sync::v1 as sync;
 use toggled::api::pb::*;
@@ -13,11 +12,9 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::support::http::Http;
 use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::{
-    Backend, Client, Database, Server, TOKEN, methods, read_until_error, reason_of, toggle, with_timeout,
+    Backend, Client, Database, RARE_POLLS, Server, TOKEN, methods, read_until_error, reason_of, toggle, with_deadline,
+    with_timeout,
 };
-
-/// Polls so rare that changes can arrive only by notification.
-const RARE_POLLS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
 
 /// Detects a database outage within seconds, but not merely because the machine is busy.
 const SHORT_STALENESS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
@@ -106,9 +103,7 @@ async fn read_waits_for_its_min_revision() {
 
     proxy.set(Link::DropNotifications);
     let missed = admin.create("unheard").await.revision;
-    let mut with_deadline = tonic::Request::new(request(missed));
-    with_deadline.set_timeout(Duration::from_secs(2));
-    let late = reader.toggle.list_feature_flags(with_deadline).await.unwrap_err();
+    let late = reader.toggle.list_feature_flags(with_deadline(request(missed))).await.unwrap_err();
     assert_eq!((late.code(), reason_of(&late).as_str()), (Code::Unavailable, "STALE"));
     let mut waiting_reader = reader.clone();
     let waiting = tokio::spawn(async move { waiting_reader.toggle.list_feature_flags(request(missed)).await });

@@ -34,6 +34,9 @@ pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, checkpoint_key, invoke, pro
 /// How long a test waits for any one thing before it fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Polls so rare that changes can arrive only by notification.
+pub const RARE_POLLS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
+
 /// The database that a test runs on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backend {
@@ -98,6 +101,13 @@ pub async fn with_timeout<T>(what: &str, future: impl Future<Output = T>) -> T {
         Ok(value) => value,
         Err(_) => panic!("timed out after {TIMEOUT:?} waiting for {what}"),
     }
+}
+
+/// A request with a deadline of two seconds.
+pub fn with_deadline<T>(request: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(request);
+    request.set_timeout(Duration::from_secs(2));
+    request
 }
 
 /// Defines each test twice, on SQLite and on PostgreSQL.

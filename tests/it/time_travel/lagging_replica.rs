@@ -1,23 +1,12 @@
 //! Requests for a past state on a server that does not know that state yet.
 
-use std::time::Duration;
-
 use toggled::api::pb::*;
-use tonic::{Code, Request};
+use tonic::Code;
 use tonic_types::StatusExt;
 
 use super::{all, assert_fails, get, get_at, listed};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
-use crate::support::{Backend, Database, Server, with_timeout};
-
-/// Polls so rare that changes can arrive only by notification.
-const RARE_POLLS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "1h"), ("TOGGLED_MAX_STALENESS", "2h")];
-
-fn with_deadline<T>(request: T) -> Request<T> {
-    let mut request = Request::new(request);
-    request.set_timeout(Duration::from_secs(2));
-    request
-}
+use crate::support::{Backend, Database, RARE_POLLS, Server, with_deadline, with_timeout};
 
 /// The server waits until it knows the state or the caller's deadline expires. It cannot answer correctly before.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
