@@ -97,7 +97,7 @@ fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     };
     let origin = Origin { method: "toggled serve".into(), peer: None, user_agent: None };
-    Ok(Proposal::unnamed(Actor::Service { name: BOOTSTRAP_ACTOR.into() }, command, origin))
+    Ok(Proposal::without_request_id(Actor::Service { name: BOOTSTRAP_ACTOR.into() }, command, origin))
 }
 
 /// Writes the secret to a new file that only its owner may read. The name is unique, so concurrent starts do not collide.

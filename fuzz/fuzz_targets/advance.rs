@@ -156,7 +156,7 @@ impl Log {
             id: RequestId::parse(&format!("request {}", number % 4)).expect("an id"),
             digest: [number; 32],
         });
-        let unnamed = Proposal::unnamed(actor, self.command(&input.op, now), origin);
+        let unnamed = Proposal::without_request_id(actor, self.command(&input.op, now), origin);
         Proposal { validate_only: input.validate_only, request, ..unnamed }
     }
 

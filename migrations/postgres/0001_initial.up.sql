@@ -3,17 +3,17 @@
 --
 -- The service decides every change in memory and appends it with one statement that moves `log_head`, writes the
 -- audit entries and writes the rows they are about. The triggers below do not repeat that decision. They hold the
--- promises that must survive a bug in the service, a second program or a person with psql:
+-- invariants that must survive a bug in the service, a second program or a person with psql:
 --   * no flag changes without its entry, and its status is what its newest status entry says;
---   * an entry, once written, is never changed, and goes only by a trim that is itself an entry;
+--   * an entry, once written, is never changed, and deleted only after a trim, which is itself an entry;
 --   * the head never runs backwards.
 --
--- All names are unqualified: the first schema of the search_path takes everything.
+-- All names are unqualified: everything is created in the first schema of the search_path.
 
 -- Tables ------------------------------------------------------------------------------------------------------------
 
--- An index on status, revision or updated_at is unwelcome here, and pages are filled to 70 %: a flip changes just
--- those columns, and only without an index on them, with room in its page, does it stay a heap-only (HOT) update.
+-- Do not index status, revision, updated_at or updated_by: a flip changes them, and an update is heap-only (HOT) only if it
+-- changes no indexed column and its page has room. Hence also the fill factor of 70 %.
 -- A vacuum never shortens the file, because it would take an exclusive lock that every writer waits for.
 CREATE TABLE feature_flags (
     id          UUID        NOT NULL PRIMARY KEY,
@@ -33,7 +33,7 @@ CREATE TABLE feature_flags (
 CREATE TABLE users (
     id             UUID        NOT NULL PRIMARY KEY,
     email          TEXT        COLLATE "C" NOT NULL UNIQUE,
-    -- Who this is at the single sign-on, never concluded from the email.
+    -- The user's single sign-on account. Never derived from the e-mail address.
     issuer         TEXT,
     subject        TEXT,
     permissions    TEXT[]      NOT NULL CHECK (array_position(permissions, NULL) IS NULL),
@@ -57,7 +57,7 @@ CREATE TABLE api_tokens (
     created_at   TIMESTAMPTZ NOT NULL,
     expires_at   TIMESTAMPTZ,
     revoked_at   TIMESTAMPTZ,
-    -- Written behind, now and then, and no part of the log.
+    -- Updated from time to time, in batches. Not part of the log.
     last_used_at TIMESTAMPTZ
 );
 
@@ -71,7 +71,7 @@ CREATE TABLE audit_logs (
     timestamp                TIMESTAMPTZ NOT NULL,
     user_id                  UUID        REFERENCES users (id),
     user_email               TEXT        NOT NULL,
-    -- No foreign key: the entry tells what was used, whether or not a row for it stands.
+    -- No foreign key: the entry names the token that was used, whether or not its row exists.
     token_id                 UUID,
     action_type              TEXT        NOT NULL CHECK (action_type IN (
                                  'toggle_enabled', 'toggle_disabled',
@@ -117,7 +117,7 @@ CREATE INDEX idx_audit_logs_user_email ON audit_logs (user_email, revision DESC)
 CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs (entity_type, entity_id, revision DESC);
 CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type, revision DESC);
 -- Nearly all entries are about flags, so a list of those walks the index of `revision`; this one is for the others.
--- A query must repeat the condition word for word to be given it.
+-- The planner uses it only for a query that contains the condition.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type, revision DESC) WHERE entity_type <> 'feature_flag';
 -- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description.
 CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
@@ -156,8 +156,8 @@ CREATE TABLE requests (
 CREATE INDEX idx_requests_expires_at ON requests (expires_at);
 
 -- One row, updated by every append, hundreds of times a second. The page is left almost empty, so that many versions
--- of the row fit in before it is pruned and each update stays heap-only. The vacuum comes by number of updates, as a
--- share of one row says nothing, and never takes the exclusive lock that shortening the file needs.
+-- of the row fit in before it is pruned and each update stays heap-only. Autovacuum runs after a number
+-- of updates, since a share of a single row would be meaningless, and never takes the exclusive lock that shortening the file needs.
 CREATE TABLE log_head (
     singleton  BOOLEAN     NOT NULL PRIMARY KEY DEFAULT TRUE CHECK (singleton),
     -- Names this log; it is hashed into every entry, so that entries of another log do not fit.
@@ -193,7 +193,7 @@ CREATE TABLE checkpoint_keys (
     added_at TIMESTAMPTZ NOT NULL
 );
 
--- What is never done ------------------------------------------------------------------------------------------------
+-- Refused statements ------------------------------------------------------------------------------------------------
 
 -- Takes the reason as the argument of its trigger.
 CREATE FUNCTION refuse_statement() RETURNS trigger
@@ -220,7 +220,7 @@ CREATE TRIGGER log_head_refuse BEFORE DELETE OR TRUNCATE ON log_head
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a log has exactly one head');
 
 CREATE TRIGGER checkpoints_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoints
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a checkpoint is never changed');
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a checkpoint is never changed or deleted');
 
 CREATE TRIGGER checkpoint_keys_refuse BEFORE UPDATE OR DELETE OR TRUNCATE ON checkpoint_keys
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a key that has signed stays known');
@@ -252,13 +252,13 @@ BEGIN
                     WHERE a.revision = n.revision
                       AND a.entity_type = 'feature_flag' AND a.entity_id = n.id
                       AND a.action_type <> 'access_denied')
-                THEN 'no entry of this flag stands at its revision'
+                THEN 'there is no entry of this flag at its revision'
             WHEN NOT EXISTS (
                     SELECT FROM audit_logs a
                     WHERE a.entity_type = 'feature_flag' AND a.entity_id = n.id
                       AND a.revision <= n.revision
                       AND a.action_type = 'flag_created')
-                THEN 'no flag_created entry tells of it'
+                THEN 'it has no flag_created entry'
             WHEN n.status IS DISTINCT FROM (
                     SELECT CASE a.action_type
                                WHEN 'flag_created' THEN a.new_value::jsonb ->> 'status'
@@ -302,7 +302,7 @@ BEGIN
                 THEN 'id, key and created_at never change'
             WHEN n.revision <= o.revision
                 THEN CASE WHEN n.* IS DISTINCT FROM o.* THEN 'a change needs a higher revision' END
-            -- One look-up serves the common case, a flip whose entry stands at the new revision.
+            -- One look-up serves the common case, a flip whose entry has the new revision.
             ELSE coalesce((
                 SELECT CASE
                     WHEN a.entity_type <> 'feature_flag' OR a.entity_id IS DISTINCT FROM n.id
@@ -323,7 +323,7 @@ BEGIN
                     ELSE 'its status is not what its newest status entry says'
                     END
                 FROM audit_logs a
-                WHERE a.revision = n.revision), 'no entry stands at its revision')
+                WHERE a.revision = n.revision), 'there is no entry at its revision')
             END AS problem
         FROM new_rows n
         LEFT JOIN old_rows o ON o.id = n.id) c
@@ -344,7 +344,7 @@ CREATE TRIGGER feature_flags_check_update AFTER UPDATE ON feature_flags
 
 -- The log -----------------------------------------------------------------------------------------------------------
 
--- Entries go only from below, up to the floor, and the floor moves only by an entry of its own (below).
+-- Only entries up to the floor can be deleted, and the floor moves only together with a log_trimmed entry (below).
 CREATE FUNCTION audit_logs_check_delete() RETURNS trigger
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -1,7 +1,7 @@
 -- The schema: flags, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
 -- checkpoints that sign it.
 --
--- The same tables, columns and promises as on PostgreSQL, in SQLite's types: an id is a BLOB of 16 bytes, a time an
+-- The same tables, columns and invariants as on PostgreSQL, in SQLite's types: an id is a BLOB of 16 bytes, a time an
 -- INTEGER of microseconds since 1970-01-01 UTC, a list of permissions a JSON array.
 --
 -- An append is one transaction: entries first, then the rows they are about, then `log_head`. Triggers run row by
@@ -33,7 +33,7 @@ CREATE TABLE feature_flags (
 CREATE TABLE users (
     id             BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     email          TEXT    NOT NULL UNIQUE,
-    -- Who this is at the single sign-on, never concluded from the email.
+    -- The user's single sign-on account. Never derived from the e-mail address.
     issuer         TEXT,
     subject        TEXT,
     permissions    TEXT    NOT NULL CHECK (json_valid(permissions) AND json_type(permissions) = 'array'),
@@ -58,7 +58,7 @@ CREATE TABLE api_tokens (
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,
     revoked_at   INTEGER,
-    -- Written behind, now and then, and no part of the log.
+    -- Updated from time to time, in batches. Not part of the log.
     last_used_at INTEGER
 ) STRICT, WITHOUT ROWID;
 
@@ -76,7 +76,7 @@ CREATE TABLE audit_logs (
     user_id                  BLOB    REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED
                                      CHECK (length(user_id) = 16),
     user_email               TEXT    NOT NULL,
-    -- No foreign key: the entry tells what was used, whether or not a row for it stands.
+    -- No foreign key: the entry names the token that was used, whether or not its row exists.
     token_id                 BLOB    CHECK (length(token_id) = 16),
     action_type              TEXT    NOT NULL CHECK (action_type IN (
                                  'toggle_enabled', 'toggle_disabled',
@@ -101,7 +101,7 @@ CREATE TABLE audit_logs (
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
     -- When it was written, by the clock of the writing server, which may run backwards. Not covered by the hash.
-    -- SQLite's own has milliseconds.
+    -- The default, from SQLite's clock, has a precision of milliseconds.
     created_at               INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER) * 1000000
                                                        + CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000),
     -- A status entry says its new status twice, and must not contradict itself.
@@ -121,10 +121,10 @@ CREATE INDEX idx_audit_logs_user_email ON audit_logs (user_email);
 CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs (entity_type, entity_id);
 CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type);
 -- Nearly all entries are about flags, so a list of those walks the table itself; this index is for the others.
--- A query must repeat the condition word for word to be given it.
+-- The planner uses it only for a query that repeats the condition.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type) WHERE entity_type <> 'feature_flag';
--- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description. A query must
--- repeat the condition word for word to be given it.
+-- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description. The planner uses
+-- it only for a query that repeats the condition.
 CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id)
     WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
 
@@ -198,7 +198,7 @@ CREATE TABLE checkpoint_keys (
     added_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
--- What is never done ------------------------------------------------------------------------------------------------
+-- Refused statements ------------------------------------------------------------------------------------------------
 
 CREATE TRIGGER feature_flags_refuse_delete BEFORE DELETE ON feature_flags
 BEGIN
@@ -232,7 +232,7 @@ END;
 
 CREATE TRIGGER checkpoints_refuse_delete BEFORE DELETE ON checkpoints
 BEGIN
-    SELECT RAISE(ABORT, 'checkpoints: DELETE is refused: a checkpoint is never changed');
+    SELECT RAISE(ABORT, 'checkpoints: DELETE is refused: a checkpoint is never deleted');
 END;
 
 CREATE TRIGGER checkpoint_keys_refuse_update BEFORE UPDATE ON checkpoint_keys
@@ -301,7 +301,7 @@ END;
 CREATE TRIGGER checkpoints_guard_insert BEFORE INSERT ON checkpoints
 WHEN coalesce(NEW.revision, 0) < 1 OR EXISTS (SELECT 1 FROM checkpoints WHERE revision = NEW.revision)
 BEGIN
-    SELECT RAISE(ABORT, 'checkpoints: insert is refused: there is one at this revision');
+    SELECT RAISE(ABORT, 'checkpoints: insert is refused: a checkpoint needs a positive revision that has none yet');
 END;
 
 -- Flags -------------------------------------------------------------------------------------------------------------
@@ -318,13 +318,13 @@ BEGIN
                 WHERE revision = NEW.revision
                   AND entity_type = 'feature_flag' AND entity_id = NEW.id
                   AND action_type <> 'access_denied')
-            THEN RAISE(ABORT, 'feature_flags: insert is refused: no entry of this flag stands at its revision')
+            THEN RAISE(ABORT, 'feature_flags: insert is refused: there is no entry of this flag at its revision')
         WHEN NOT EXISTS (
                 SELECT 1 FROM audit_logs
                 WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
                   AND revision <= NEW.revision
                   AND +action_type = 'flag_created')
-            THEN RAISE(ABORT, 'feature_flags: insert is refused: no flag_created entry tells of it')
+            THEN RAISE(ABORT, 'feature_flags: insert is refused: it has no flag_created entry')
         WHEN NEW.status IS NOT (
                 SELECT CASE action_type
                            WHEN 'flag_created' THEN json_extract(new_value, '$.status')
@@ -359,8 +359,8 @@ BEGIN
                 WHERE revision = NEW.revision
                   AND entity_type = 'feature_flag' AND entity_id = NEW.id
                   AND action_type <> 'access_denied')
-            THEN RAISE(ABORT, 'feature_flags: update is refused: no entry of this flag stands at its revision')
-        -- The first look-up serves the common case, a flip whose entry stands at the new revision.
+            THEN RAISE(ABORT, 'feature_flags: update is refused: there is no entry of this flag at its revision')
+        -- The first look-up serves the common case, a flip whose entry has the new revision.
         WHEN NEW.status IS NOT coalesce(
                 (SELECT new_value FROM audit_logs
                  WHERE revision = NEW.revision AND action_type IN ('toggle_enabled', 'toggle_disabled')),
@@ -377,7 +377,7 @@ END;
 
 -- The log -----------------------------------------------------------------------------------------------------------
 
--- Entries go only from below, up to the floor, and the floor moves only by an entry of its own (below).
+-- Only entries up to the floor can be deleted, and the floor moves only together with a log_trimmed entry (below).
 CREATE TRIGGER audit_logs_check_delete BEFORE DELETE ON audit_logs
 WHEN OLD.revision > coalesce((SELECT floor FROM log_head), 0)
 BEGIN

@@ -24,7 +24,7 @@ use crate::tls::{ClientCertificate, ServerTls, TlsStream};
 /// The pause after a failed accept. Most likely the process has no file descriptor left, and the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// The least time between two log lines about count_refusal connections.
+/// The minimum time between two warnings about refused connections or failed accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol is not known, and the
@@ -46,7 +46,7 @@ pub(super) struct Connection {
     peer: Peer,
     /// Until the preface has been read.
     preface: Option<Preface>,
-    /// Whether the pending write has yielded to other tasks already.
+    /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
     _permit: OwnedSemaphorePermit,
     _open: GaugeGuard,
@@ -69,8 +69,8 @@ impl Connection {
         Self { stream, peer, preface, has_yielded: false, _permit: permit, _open: GaugeGuard::connection() }
     }
 
-    /// Yields once before each flush, so that answers that are ready go out in one system call. A system call costs a fifth of a
-    /// read.
+    /// Yields once before the first write after a flush, so that all answers that are ready go out in one system call. That call
+    /// takes a fifth of the CPU time of answering a read.
     fn poll_yield(&mut self, cx: &Context<'_>) -> Poll<()> {
         if std::mem::replace(&mut self.has_yielded, true) {
             return Poll::Ready(());

@@ -119,7 +119,7 @@ impl OfflineDatabase {
         let host = hostname::get().unwrap_or_default().to_string_lossy().to_lowercase();
         let actor = Actor::Service { name: format!("cli@{host}").into() };
         let origin = Origin { method: method.into(), peer: None, user_agent: None };
-        let proposal = Proposal { reason: reason.reason, ..Proposal::unnamed(actor, command, origin) };
+        let proposal = Proposal { reason: reason.reason, ..Proposal::without_request_id(actor, command, origin) };
         match self.proposals.propose(proposal, None).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),

@@ -1,4 +1,4 @@
-//! The committer: the one task that writes. It takes all waiting proposals as a batch, decides them on the mirror's state, appends
+//! The committer: the one task that appends to the log. It takes all waiting proposals as a batch, decides them on the mirror's state, appends
 //! them as one transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an
 //! idle server answers at once, and a busy one writes larger batches.
 //!
@@ -108,7 +108,8 @@ impl Committer {
         }
     }
 
-    /// Fills the batch up to its limits; an empty batch always gets at least one proposal.
+    /// Fills the batch up to its limits, without proposals whose callers have gone. If the batch is empty, takes at least one from the
+    /// queue, whatever its size.
     fn fill_batch(&mut self, batch: &mut Vec<PendingProposal>) {
         while self.received.len() < MAX_BATCH
             && let Ok(pending) = self.queue.try_recv()

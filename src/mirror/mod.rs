@@ -76,7 +76,7 @@ impl Mirror {
         self.revision.subscribe()
     }
 
-    /// Notifies of each change of users or tokens.
+    /// A receiver that is notified of each change of users or tokens.
     pub fn access_changes(&self) -> watch::Receiver<u64> {
         self.access.subscribe()
     }

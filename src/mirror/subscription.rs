@@ -15,7 +15,7 @@ use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 
-/// Notifies of changes to flags until it is dropped.
+/// Notifies its owner of changes to flags, until it is dropped.
 pub struct Subscription {
     mirror: Arc<Mirror>,
     number: u64,
@@ -27,19 +27,19 @@ pub struct Subscription {
 }
 
 impl Mirror {
-    /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe first and
-    /// read then, so that no change in between is lost.
+    /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe
+    /// before you read, so that no change in between is lost.
     pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>) -> Subscription {
         let generation = self.read(State::generation).unwrap_or_default();
         let (number, wake) = self.subscribers.add(keys.as_deref());
         Subscription { mirror: Arc::clone(self), number, keys, wake, generation }
     }
 
-    /// How many registrations all subscriptions have together.
+    /// How many subscriptions there are to all flags, and to each key, together.
     #[cfg(test)]
     pub fn subscriptions(&self) -> usize {
         let registry = self.subscribers.lock();
-        registry.to_all.len() + registry.by_key.len()
+        registry.to_all.len() + registry.by_key.values().map(Wakes::len).sum::<usize>()
     }
 }
 
@@ -49,9 +49,9 @@ impl Subscription {
         self.wake.notified().await;
     }
 
-    /// Waits for a change, up to `max_wait`; `false` if none came. Returns no sooner than `min_interval` from now, so that changes
-    /// in quick succession are handled together. Called right after a message was taken, it delays only the second change
-    /// of a burst.
+    /// Waits for a change, up to `max_wait`; `false` if none came. Returns no sooner than `min_interval` after the call, so that
+    /// changes in quick succession are handled together. Called right after a message was sent, it does not delay a change that
+    /// comes later than that.
     pub async fn changed_within(&self, max_wait: Duration, min_interval: Duration) -> bool {
         let earliest = Instant::now() + min_interval;
         if timeout(max_wait, self.changed()).await.is_err() {

@@ -1,4 +1,4 @@
-//! The server: assembles its context, starts them and stops them.
+//! The server: builds all parts from a `ServerContext`, starts them and stops them.
 
 mod checkpoints;
 mod open;
@@ -93,7 +93,7 @@ pub struct Ready {
 /// Why the server stopped or did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// A service must not be served.
+    /// The services cannot be served: a method declares no policy, for example.
     #[error("{0}")]
     Router(#[from] api::RouterError),
     /// The database cannot be used.
@@ -112,7 +112,7 @@ pub enum ServerError {
     /// The first administrator could not be created.
     #[error("{0}")]
     Bootstrap(#[from] BootstrapError),
-    /// The network failed.
+    /// The listener stopped.
     #[error("serving failed: {0}")]
     Serving(String),
     /// The committer has ended.
@@ -128,7 +128,7 @@ pub enum ServerError {
 /// # Errors
 /// Why the server stopped or did not start.
 pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
-    let (shutdown, own_token, queue) =
+    let (shutdown, chosen_token, queue) =
         (context.shutdown.clone(), context.bootstrap_token.clone(), context.limits.max_queue);
     let mirror = Mirror::new(context.following.max_staleness);
     let (store, clock) = (Arc::clone(&context.store), Arc::clone(&context.clock));
@@ -141,7 +141,7 @@ pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<()
     let stop_writing = CancellationToken::new();
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = tokio::select! {
-        token = create_first_administrator(&server.mirror, &proposals, own_token.as_ref(), &*server.store) => token?,
+        token = create_first_administrator(&server.mirror, &proposals, chosen_token.as_ref(), &*server.store) => token?,
         () = shutdown.cancelled() => return server.stop_serving().await,
     };
     drop(proposals);
@@ -253,8 +253,8 @@ impl Server {
         self.background.spawn(mirror::follow(Arc::clone(&self.mirror), store(), every));
         self.background.spawn(upkeep::delete_expired_requests(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::delete_trimmed(store(), Arc::clone(&self.mirror)));
-        self.background.spawn(upkeep::count_ahead(store()));
-        self.background.spawn(upkeep::write_last_uses(store(), Arc::clone(&self.last_used)));
+        self.background.spawn(upkeep::keep_counting_ahead(store()));
+        self.background.spawn(upkeep::keep_writing_last_used(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {
             self.background.spawn(async move { sign_on.refresh_keys().await });
@@ -266,7 +266,7 @@ impl Server {
     async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
             ended = &mut self.serving => match ended.map_err(|e| e.to_string()).flatten() {
-                Ok(()) => ServerError::Serving("the server ended by itself".to_owned()),
+                Ok(()) => ServerError::Serving("the listener stopped unexpectedly".to_owned()),
                 Err(problem) => ServerError::Serving(problem),
             },
             Some(ended) = self.background.join_next() => ServerError::Background(format!("{ended:?}")),

@@ -105,7 +105,7 @@ pub(super) async fn delete_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
 }
 
 /// Counts full blocks of the log; at the first start, the whole log.
-pub(super) async fn count_ahead(store: Arc<dyn Store>) {
+pub(super) async fn keep_counting_ahead(store: Arc<dyn Store>) {
     let mut failing = false;
     loop {
         let began = Instant::now();
@@ -121,7 +121,7 @@ pub(super) async fn count_ahead(store: Arc<dyn Store>) {
 }
 
 /// Writes the last uses of tokens at an interval.
-pub(super) async fn write_last_uses(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
+pub(super) async fn keep_writing_last_used(store: Arc<dyn Store>, last_used: Arc<LastUsed>) {
     let mut ticks = tokio::time::interval(LAST_USED_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -60,13 +60,13 @@ pub(super) async fn status<C: Migrate>(
     Ok(migrations)
 }
 
-/// The version that remains when the newest applied migration is taken back; `None` if none is applied.
+/// The version that remains when the newest applied migration is reverted; `None` if none is applied.
 pub(super) fn below_newest(migrations: &[Migration]) -> Option<i64> {
     let mut applied = migrations.iter().filter(|m| m.applied).rev().map(|m| m.version);
     applied.next().map(|_| applied.next().unwrap_or(0))
 }
 
-/// Refuses to take back the first migration while the log has entries: that would drop them.
+/// Refuses to revert the first migration while the log has entries: that would drop them.
 pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
     if length == 0 {
         return Ok(());
@@ -84,7 +84,7 @@ pub(super) fn error(error: MigrateError, read: fn(sqlx::Error) -> StoreError) ->
         MigrateError::VersionMissing(version) => {
             let message = format!(
                 "the database has migration {version}, which this version of toggled does not know; start the version that \
-                 made it, or take the migration back with that version (`toggled migrate down`)"
+                 made it, or revert the migration with that version (`toggled migrate down`)"
             );
             StoreError::Refused(message.into())
         }

@@ -137,7 +137,7 @@ pub trait Store: Send + Sync {
     /// Applies all pending migrations. Safe to call from several servers at once.
     async fn migrate_up(&self) -> Result<(), StoreError>;
 
-    /// Takes back the newest migration. Without `drop_log`, it refuses to drop a log that has entries.
+    /// Reverts the newest migration. Without `drop_log`, it refuses to drop a log that has entries.
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError>;
 
     /// All migrations, and which of them are applied.
@@ -274,7 +274,7 @@ pub trait Writer: Send + Sync {
 /// use, and creates a missing SQLite file then.
 ///
 /// # Errors
-/// A line for an operator, when the URL cannot be used.
+/// A line for the operator, if the URL is invalid.
 pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
     open_or_create(url, true)
 }
@@ -282,7 +282,7 @@ pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
 /// As [`open`], but does not create a missing SQLite file.
 ///
 /// # Errors
-/// A line for an operator, when the URL cannot be used.
+/// A line for the operator, if the URL is invalid.
 pub fn open_existing(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
     open_or_create(url, false)
 }

@@ -113,10 +113,10 @@ impl Bounds {
 /// The hash that a stored checkpoint proves, if it is authentic.
 pub(super) fn stored_hash(log_id: Uuid, stored: &StoredCheckpoint, keys: &[VerifierKey]) -> Result<KnownHash, Fault> {
     let revision = stored.revision;
-    let note = Note::parse_verified(log_id, revision, &stored.note, keys).map_err(|misfit| {
-        let problem = match misfit {
+    let note = Note::parse_verified(log_id, revision, &stored.note, keys).map_err(|mismatch| {
+        let problem = match mismatch {
             CheckpointMismatch::OtherPosition(_, of) if of != log_id => Problem::OtherLog { of, this: log_id },
-            misfit => Problem::Forged(misfit.to_string()),
+            mismatch => Problem::Forged(mismatch.to_string()),
         };
         Fault { revision, problem }
     })?;

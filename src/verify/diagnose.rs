@@ -40,8 +40,8 @@ fn fits(known: &Chain, previous: &Hash, entry: &Entry, revision: Revision) -> bo
     chain(previous, known.log_id, &Entry { revision, ..entry.clone() }) == entry.hash
 }
 
-/// Whether the entry was written for a later revision. Three hashes may have preceded it there: of the entry before that
-/// revision, of the entry now at that revision, and of the original entry of this revision.
+/// Whether the entry was written for a later revision. If so, its hash was computed after one of three hashes: that of the
+/// entry now before that revision, of the entry now at it, or of the original entry of this revision.
 fn belongs_later(known: &Chain, entry: &Entry, rest: &[Entry], original: Option<usize>) -> bool {
     let after_original = original.map(|at| rest[at].hash);
     rest.iter().enumerate().any(|(at, later)| {

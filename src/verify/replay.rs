@@ -132,7 +132,7 @@ impl Replay {
 }
 
 impl Object {
-    /// The fields that the log tells. In a trimmed log this may be only what the last flip changed.
+    /// The fields as the log records them. In a trimmed log this may be only what the last flip changed.
     fn logged_fields(&self) -> Map<String, Value> {
         let fields = self.fields.as_deref().and_then(|fields| serde_json::from_str(fields).ok());
         let mut fields: Map<String, Value> = fields.unwrap_or_default();

@@ -12,8 +12,8 @@ pub enum Stop<E> {
 }
 
 impl<E> Stop<E> {
-    /// Prefers a fault among the entries that were read before: the lowest revision counts, and a fault counts before an
-    /// error.
+    /// Prefers a fault among the entries that were read before: the lowest revision takes precedence, and a fault
+    /// takes precedence over an error.
     pub fn or_earlier_fault(self, verifier: &Verifier) -> Self {
         match (self, verifier.check_nonmatching()) {
             (Self::Fault(fault), Err(earlier)) if fault.revision < earlier.revision => Self::Fault(fault),

@@ -52,7 +52,7 @@ enum StartState {
     Known,
     /// No entry was pushed yet.
     Empty,
-    /// The first entry, which cannot be verified until a `log_trimmed` entry tells the hash before it, and the known hashes
+    /// The first entry, which cannot be verified until a `log_trimmed` entry contains the hash before it, and the known hashes
     /// to compare that with.
     Unconfirmed(Box<Entry>, Vec<KnownHash>),
 }
@@ -222,7 +222,7 @@ impl Verifier {
         self.compare_known()
     }
 
-    /// Verifies the first entry, if this entry tells the hash before it.
+    /// Verifies the first entry, if this entry contains the hash before it.
     fn confirm_start(&mut self, entry: &Entry) -> Result<(), Fault> {
         let StartState::Unconfirmed(first, at_floor) = &self.start else { return Ok(()) };
         let Some(hash) = entry.log_start().filter(|start| start.floor == self.after).map(|start| start.hash) else {

@@ -76,7 +76,7 @@ async fn connection_over_the_limit_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_over_the_connection_limit_wait() {
+async fn calls_over_limit_of_one_connection_wait() {
     let (server, _database) = server_limited(FixedLimits { max_calls_per_connection: 2, ..Default::default() }).await;
     let mut admin = server.admin().await;
     let held = (watch(&mut admin).await.unwrap(), watch(&mut admin).await.unwrap());
@@ -325,7 +325,7 @@ async fn change_rate_limit_applies_per_caller() {
         while admin.toggle.toggle_feature_flag(toggle("a")).await.is_err() {}
     })
     .await;
-    assert_eq!(admin.log().await.len(), made + 2, "refused changes were not written");
+    assert_eq!(admin.log().await.len(), made + 2, "a refused change was written");
 }
 
 /// A batch counts as one change per item.
@@ -350,7 +350,7 @@ async fn change_rate_limit_counts_batch_items() {
 
 /// Under far more changes than the queue holds, the excess is refused at once, reads are answered, and memory stays bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn overload_is_refused_and_leaves_no_memory_in_use() {
+async fn overload_is_refused_and_memory_stays_bounded() {
     let (server, _database) = server_with(("TOGGLED_MAX_QUEUE", "16")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
@@ -380,7 +380,7 @@ async fn overload_is_refused_and_leaves_no_memory_in_use() {
     let made: usize = rounds.iter().map(|(made, _)| made).sum();
     assert!((1..15_360).contains(&made), "{made} changes were made: none was refused, or all were");
     let flips = admin.log().await.into_iter().filter(|entry| entry.action_type.starts_with("toggle_")).count();
-    assert_eq!(flips, made, "refused changes were not written");
+    assert_eq!(flips, made, "a refused change was written");
     let (first, last) = (rounds[0].1, rounds[2].1);
     assert!(last < first + 32, "{first} MiB after the first round, {last} MiB after the last");
 }

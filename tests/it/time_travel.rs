@@ -135,21 +135,21 @@ async fn make_history(client: &mut Client) -> Vec<Snapshot> {
     past
 }
 
-async fn check_snapshot(client: &mut Client, was: &Snapshot) {
-    let at = Some(was.revision);
+async fn check_snapshot(client: &mut Client, expected: &Snapshot) {
+    let at = Some(expected.revision);
     let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..all() }).await;
-    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
+    assert_eq!((answer.revision, &answer.feature_flags), (expected.revision, &expected.all));
     let answer = listed(client, ListFeatureFlagsRequest { as_of_revision: at, ..enabled() }).await;
-    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.enabled));
-    let answer = listed(client, ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() }).await;
-    assert_eq!((answer.revision, &answer.feature_flags), (was.revision, &was.all));
-    for request in KEYS.into_iter().flat_map(|key| [get(key, at), get_at(key, was.timestamp)]) {
+    assert_eq!((answer.revision, &answer.feature_flags), (expected.revision, &expected.enabled));
+    let answer = listed(client, ListFeatureFlagsRequest { as_of_time: Some(expected.timestamp), ..all() }).await;
+    assert_eq!((answer.revision, &answer.feature_flags), (expected.revision, &expected.all));
+    for request in KEYS.into_iter().flat_map(|key| [get(key, at), get_at(key, expected.timestamp)]) {
         let found = client.toggle.get_feature_flag(request.clone()).await;
         let Some(get_feature_flag_request::Flag::Key(key)) = request.flag else { panic!("{request:?}") };
-        match was.all.iter().find(|flag| flag.key == key) {
+        match expected.all.iter().find(|flag| flag.key == key) {
             Some(flag) => {
                 let found = found.unwrap().into_inner();
-                assert_eq!((found.feature_flag.as_ref(), found.revision), (Some(flag), was.revision));
+                assert_eq!((found.feature_flag.as_ref(), found.revision), (Some(flag), expected.revision));
             }
             None => assert_fails(&found.unwrap_err(), Code::NotFound, "FLAG_NOT_FOUND"),
         }
@@ -181,9 +181,9 @@ on_both_databases! {
         // Also on a server that was started later.
         let other = Server::start(&database).await;
         let mut on_other = other.admin().await;
-        for was in &past {
-            check_snapshot(&mut admin, was).await;
-            check_snapshot(&mut on_other, was).await;
+        for expected in &past {
+            check_snapshot(&mut admin, expected).await;
+            check_snapshot(&mut on_other, expected).await;
         }
         // A time between two entries has the state after the first of them. Before all entries there were no flags.
         let [.., before, last] = past.as_slice() else { panic!("{past:?}") };
@@ -216,20 +216,20 @@ on_both_databases! {
                 admin.flip(&format!("flag-{n:02}")).await;
             }
         }
-        let was = snapshot(&mut admin).await;
+        let expected = snapshot(&mut admin).await;
         for n in 0..25 {
             admin.flip(&format!("flag-{n:02}")).await;
         }
         let answer = listed(&mut admin, all()).await;
         assert_eq!(answer.feature_flags.iter().filter(|flag| flag.status() == FeatureFlagStatus::Enabled).count(), 12);
-        let (revision, time) = (Some(was.revision), Some(was.timestamp));
+        let (revision, time) = (Some(expected.revision), Some(expected.timestamp));
         let by_revision = ListFeatureFlagsRequest { as_of_revision: revision, page_size: 3, ..enabled() };
         let by_time = ListFeatureFlagsRequest { as_of_time: time, page_size: 3, ..enabled() };
         for first in [by_revision.clone(), by_time] {
             let (mut request, mut flags, mut sizes) = (first.clone(), Vec::new(), Vec::new());
             loop {
                 let page = listed(&mut admin, request).await;
-                assert_eq!(page.revision, was.revision);
+                assert_eq!(page.revision, expected.revision);
                 sizes.push(page.feature_flags.len());
                 flags.extend(page.feature_flags);
                 // Changes between two pages do not matter.
@@ -239,7 +239,7 @@ on_both_databases! {
                 }
                 request = ListFeatureFlagsRequest { page_token: page.next_page_token, ..first.clone() };
             }
-            assert_eq!((flags, sizes), (was.enabled.clone(), vec![3, 3, 3, 3, 1]));
+            assert_eq!((flags, sizes), (expected.enabled.clone(), vec![3, 3, 3, 3, 1]));
         }
         // A page token is valid only for the state that it was created for.
         let token = listed(&mut admin, by_revision.clone()).await.next_page_token;
@@ -262,11 +262,11 @@ on_both_databases! {
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
         assert_eq!(error.get_details_error_info().unwrap().metadata["head_revision"], head.to_string());
         let later = prost_types::Timestamp::from(SystemTime::now() + Duration::from_secs(3_600));
-        let now = Some(prost_types::Timestamp::default());
+        let epoch = Some(prost_types::Timestamp::default());
         for (request, field, rule) in [
             (ListFeatureFlagsRequest { as_of_time: Some(later), ..all() }, "as_of_time", "must have passed"),
             (ListFeatureFlagsRequest { as_of_revision: Some(-1), ..all() }, "as_of_revision", "must be at least 0"),
-            (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: now, ..all() }, "as_of_time", "must not be given together"),
+            (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: epoch, ..all() }, "as_of_time", "must not be given together"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), min_revision: Some(2), ..all() }, "min_revision", "must not be beyond"),
         ] {
             let error = refused(&mut admin, request).await;
@@ -276,7 +276,7 @@ on_both_databases! {
         }
         let error = admin.toggle.get_feature_flag(get("a", Some(head + 1))).await.unwrap_err();
         assert_fails(&error, Code::OutOfRange, "CURSOR_IN_FUTURE");
-        let both = GetFeatureFlagRequest { as_of_time: now, ..get("a", Some(1)) };
+        let both = GetFeatureFlagRequest { as_of_time: epoch, ..get("a", Some(1)) };
         for request in [both, get_at("a", later)] {
             let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
             assert_fails(&error, Code::InvalidArgument, "INVALID_FIELD");
@@ -292,26 +292,26 @@ on_both_databases! {
         let (gone, kept) = past.split_at(past.len() / 2);
         let floor = kept[0].revision;
         trim(&mut admin, floor).await;
-        for (index, was) in kept.iter().enumerate() {
-            let request = ListFeatureFlagsRequest { as_of_revision: Some(was.revision), ..all() };
+        for (index, expected) in kept.iter().enumerate() {
+            let request = ListFeatureFlagsRequest { as_of_revision: Some(expected.revision), ..all() };
             let answer = listed(&mut admin, request).await;
-            assert_eq!((answer.revision, answer.feature_flags.len()), (was.revision, was.all.len()));
-            for (found, flag) in answer.feature_flags.iter().zip(&was.all) {
+            assert_eq!((answer.revision, answer.feature_flags.len()), (expected.revision, expected.all.len()));
+            for (found, flag) in answer.feature_flags.iter().zip(&expected.all) {
                 let without_update = FeatureFlag { updated_at: None, updated_by: String::new(), ..flag.clone() };
                 assert!(found == flag || flag.revision <= floor && *found == without_update, "{found:?} {flag:?}");
             }
             let some_without_update = answer.feature_flags.iter().any(|flag| flag.updated_at.is_none());
-            assert!(some_without_update || index > 0, "no flag was last changed before the floor");
+            assert!(some_without_update || index > 0, "no flag was last changed at or before the floor");
         }
-        for was in gone {
-            let time = ListFeatureFlagsRequest { as_of_time: Some(was.timestamp), ..all() };
-            let revision = ListFeatureFlagsRequest { as_of_revision: Some(was.revision), ..all() };
+        for expected in gone {
+            let time = ListFeatureFlagsRequest { as_of_time: Some(expected.timestamp), ..all() };
+            let revision = ListFeatureFlagsRequest { as_of_revision: Some(expected.revision), ..all() };
             for request in [time, revision] {
                 let error = refused(&mut admin, request).await;
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
                 assert_eq!(error.get_details_error_info().unwrap().metadata["oldest_revision"], (floor + 1).to_string());
             }
-            for request in [get("a", Some(was.revision)), get_at("a", was.timestamp)] {
+            for request in [get("a", Some(expected.revision)), get_at("a", expected.timestamp)] {
                 let error = admin.toggle.get_feature_flag(request).await.unwrap_err();
                 assert_fails(&error, Code::OutOfRange, "CURSOR_TOO_OLD");
             }

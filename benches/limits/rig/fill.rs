@@ -69,7 +69,7 @@ fn create_user(number: usize) -> Result<Proposal> {
     let permissions = Permissions::all();
     let command =
         Command::CreateUser { email: Email::parse(&email(number)).map_err(|rule| rule.0)?, account: None, permissions };
-    Ok(Proposal::unnamed(Actor::Service { name: "benchmark".into() }, command, origin()))
+    Ok(Proposal::without_request_id(Actor::Service { name: "benchmark".into() }, command, origin()))
 }
 
 /// A flip of a different flag by a different user than the entry before.
@@ -80,7 +80,7 @@ fn flip(number: Revision, users: &[Uuid]) -> Result<Proposal> {
     let key = FlagKey::parse(&format!("flag-{}", number * 617 % FLAGS + 1)).map_err(|rule| rule.0)?;
     let command = Command::Toggle { flag: FlagRef::Key(key), expected_revision: None };
     let reason = Some(Reason::parse("quick benchmark").map_err(|rule| rule.0)?);
-    Ok(Proposal { reason, ..Proposal::unnamed(actor, command, origin()) })
+    Ok(Proposal { reason, ..Proposal::without_request_id(actor, command, origin()) })
 }
 
 fn origin() -> Origin {

@@ -1,4 +1,4 @@
-//! The load of flips. It must cost little CPU, because clients share the machine with the server and the database. A tonic
+//! A load of flips. It must cost little CPU, because clients share the machine with the server and the database. A tonic
 //! client costs as much as the service itself, so each connection is one thread that drives `h2` directly.
 
 use std::future::poll_fn;
@@ -211,6 +211,7 @@ fn request_head(address: SocketAddr) -> Result<http::Request<()>> {
         .header("content-type", "application/grpc")
         .header("te", "trailers")
         .header("authorization", format!("Bearer {TOKEN}"))
+        // As long as that of a tonic client, since the log stores it.
         .header("user-agent", "quick tonic/0.14.9")
         .body(())?)
 }

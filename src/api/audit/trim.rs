@@ -29,5 +29,5 @@ pub(super) fn parse(
     let through = validator.at_least("through_revision", 1, Some(request.through_revision));
     let hash = Hash::try_from(request.through_hash.as_slice());
     let hash = hash.map_or_else(|_| validator.reject("through_hash", "must be 32 bytes"), Some);
-    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, there: found, generation }))
+    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, found_hash: found, generation }))
 }

@@ -10,7 +10,7 @@ use super::codes::reason_name;
 use crate::api::pb::ErrorReason;
 use crate::domain::error::{Error, Violation};
 
-/// The retry delay sent with failures that pass.
+/// The retry delay sent with transient failures.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Details travel in a header, and large headers break connections: at most this many violations ...
@@ -48,8 +48,10 @@ fn add_domain_details(details: &mut ErrorDetails, error: &Error, reason: ErrorRe
         Error::EmailTaken(email) => add_resource(details, "user", email.as_str(), "the address is taken"),
         Error::AccountTaken(account) => add_resource(details, "user", &account.subject, "the account is taken"),
         Error::FlagArchived(key) => add_precondition(details, reason, key.as_str(), "unarchive the flag first"),
-        Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "name the entry of a flip"),
-        Error::SignOnEmailTaken(email) => add_precondition(details, reason, email.as_str(), "another user has it"),
+        Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "pass the id of a flip's entry"),
+        Error::SignOnEmailTaken(email) => {
+            add_precondition(details, reason, email.as_str(), "another user has this e-mail address")
+        }
         Error::UserDeactivated(email) => add_precondition(details, reason, email.as_str(), "reactivate the user first"),
         Error::RemovesOwnAccess => add_precondition(details, reason, "caller", "create another token first"),
         Error::LastAccessManager(email) => {

@@ -1,4 +1,4 @@
-//! What every error is on the wire: the one place that decides what a client may read of one.
+//! Maps every error to its status. Only this module decides what a client learns about an error.
 
 mod codes;
 mod details;
@@ -135,8 +135,8 @@ pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
     status(Error::LogCorrupt { revision })
 }
 
-/// Replaces tonic's own status at the beginning of an answer by ours: tonic calls a malformed request INTERNAL, and a request
-/// that is too large OUT_OF_RANGE, which is the code of a cursor. Our statuses always carry details; tonic's never do.
+/// Replaces tonic's own status at the beginning of an answer with ours: tonic calls a malformed request INTERNAL, and a request
+/// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log. Our statuses always carry details; tonic's never do.
 pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
     match tonic_status(headers) {
         Some((Code::Internal, message)) => write_status(ApiError::MalformedMessage(message), headers),

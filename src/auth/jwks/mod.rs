@@ -199,7 +199,7 @@ impl Jwks {
         match keys.len() {
             _ if !changed => {}
             0 => {
-                tracing::warn!(%source, error = %JwksError::NoKey, "issuer keys withdrawn, all tokens of the single sign-on are rejected")
+                tracing::warn!(%source, error = %JwksError::NoKey, "issuer keys withdrawn, all single sign-on tokens are rejected")
             }
             keys => tracing::info!(%source, keys, "issuer keys replaced"),
         }

@@ -50,8 +50,8 @@ impl Tail {
             move_cursor(request, &part);
             Ok(())
         };
-        let cursor = self.after.is_none().then(|| "the output so far".to_owned());
-        let reading = StreamOptions { endless: !self.no_follow, cursor };
+        let cursor_origin = self.after.is_none().then(|| "the output so far".to_owned());
+        let reading = StreamOptions { endless: !self.no_follow, cursor_origin };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
         let tailing = remote.follow_stream(request, reading, open, take);
         until_interrupted(tailing).await

@@ -39,7 +39,7 @@ impl WatchArgs {
             request.after_hash = message.hash;
             Ok(())
         };
-        let options = StreamOptions { endless: true, cursor: None };
+        let options = StreamOptions { endless: true, cursor_origin: None };
         let open = async |clients: &mut ServiceClients, request| clients.toggle.watch_feature_flags(request).await;
         let watching = client.follow_stream(request, options, open, take);
         until_interrupted(watching).await

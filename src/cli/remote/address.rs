@@ -12,7 +12,7 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 use crate::cli::Failure;
 use crate::tls;
 
-/// How long a connection may be idle before a ping is sent.
+/// How long a connection with an open call may be silent before a ping is sent.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 
 /// How long the answer to a ping may take before the connection counts as lost.
@@ -96,7 +96,8 @@ impl ServerAddress {
         ]
     }
 
-    /// An error of files that are valid one by one, or of a system without CA certificates.
+    /// The message if TLS cannot be set up although each file is valid by itself (a key does not match its certificate, for example), or
+    /// if the system has no CA certificates.
     fn tls_error(&self, error: &dyn std::error::Error) -> String {
         let given: Vec<_> = self.tls_files().iter().filter_map(|(setting, file)| file.and(Some(*setting))).collect();
         let settings = if given.is_empty() { "without --ca-certificate".to_owned() } else { given.join(", ") };
@@ -104,7 +105,7 @@ impl ServerAddress {
     }
 }
 
-/// The content of a file; a file that cannot be used is a wrong setting.
+/// The content of a file. A file that cannot be used is a usage error.
 fn usable(file: Result<Vec<u8>, tls::TlsError>) -> Result<Vec<u8>, Failure> {
     file.map_err(|error| Failure::usage(error.to_string()))
 }

@@ -56,7 +56,7 @@ impl ApiClient {
         answer.map(Response::into_inner).map_err(|status| self.failure(&status))
     }
 
-    /// Reads a stream to its end. `take` receives each message and moves the request's cursor behind it, so that a broken
+    /// Reads a stream to its end. `take` receives each message and moves the request's cursor past it, so that a broken
     /// stream is resumed there. An endless stream is resumed however long the server is away, once the server has answered.
     pub async fn follow_stream<Q: Clone, A>(
         &self,
@@ -66,7 +66,7 @@ impl ApiClient {
         mut take: impl FnMut(&mut Q, A) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut clients = self.clients.clone();
-        let StreamOptions { endless, mut cursor } = options;
+        let StreamOptions { endless, mut cursor_origin } = options;
         let resume_policy = if endless { RetryPolicy::Unbounded } else { RetryPolicy::Bounded };
         let policy = if self.has_answered() { resume_policy } else { RetryPolicy::Bounded };
         let mut opened = false;
@@ -86,13 +86,15 @@ impl ApiClient {
                             Err(status) => break status,
                         }
                         retries = Retries::new(resume_policy, true);
-                        cursor.get_or_insert_with(|| "the output so far".to_owned());
+                        cursor_origin.get_or_insert_with(|| "the output so far".to_owned());
                     }
                 }
             };
             self.record(&status);
             let Some(wait) = retries.wait_after(&status) else {
-                return Err(self.cursor_failure(&status, cursor.as_deref()).unwrap_or_else(|| self.failure(&status)));
+                return Err(self
+                    .cursor_failure(&status, cursor_origin.as_deref())
+                    .unwrap_or_else(|| self.failure(&status)));
             };
             if (opened || retries.is_unbounded()) && retries.is_first_failure() {
                 print_error(&format!("{}; resuming where it stopped", self.failure(&status).line));
@@ -101,7 +103,7 @@ impl ApiClient {
         }
     }
 
-    /// The same client, but calls that the server limits are repeated for as long as it takes.
+    /// The same client, but rate-limited calls are retried after the delay that the server names, for as long as it takes.
     pub fn waiting_for_limits(self) -> Self {
         Self { waits_for_limits: true, ..self }
     }
@@ -123,7 +125,7 @@ impl ApiClient {
 
     /// Records what a failed call says about the server.
     fn record(&self, status: &Status) {
-        if CallFailure::of(status) == CallFailure::Refused {
+        if CallFailure::of(status) == CallFailure::Status {
             self.has_answered.store(true, Ordering::Relaxed);
             self.is_limited.fetch_or(is_rate_limited(status), Ordering::Relaxed);
             *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(ServerRefusal::of(status));
@@ -144,7 +146,7 @@ pub(in crate::cli) struct StreamOptions {
     /// Whether the stream follows new entries without an end.
     pub endless: bool,
     /// What the request's cursor was taken from, for messages; `None` for one that the user typed.
-    pub cursor: Option<String>,
+    pub cursor_origin: Option<String>,
 }
 
 /// Runs an endless command until Ctrl-C, which is a success.

@@ -13,8 +13,8 @@ use crate::{api, domain};
 /// How a call failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum CallFailure {
-    /// The server answered with an error.
-    Refused,
+    /// The server answered with an error status.
+    Status,
     /// No connection could be made.
     Unreachable,
     /// The connection was closed before the answer.
@@ -32,7 +32,7 @@ impl CallFailure {
         // Only a status that the client made has a source.
         let mut source = status.source();
         if source.is_none() {
-            return Self::Refused;
+            return Self::Status;
         }
         while let Some(error) = source {
             if error.is::<ConnectError>() {
@@ -81,7 +81,7 @@ pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable => true,
         Code::Unknown => is_outcome_unknown(status),
-        // Only a rate limit says when to call again. Any other limit stays reached.
+        // Other limits name no delay, so they are not retried.
         Code::ResourceExhausted => is_rate_limited(status),
         _ => false,
     }
@@ -123,7 +123,7 @@ fn exit_code(code: Code) -> u8 {
     }
 }
 
-/// The exit code for an error of this program's own.
+/// The exit code for an error that did not come from a server.
 pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
     if let Some(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = error.downcast_ref() {
         return EXIT_UNAVAILABLE;
@@ -141,8 +141,8 @@ impl ApiClient {
         let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
         let (address, cause) = (&self.address, || root_cause(status));
         match CallFailure::of(status) {
-            CallFailure::Refused if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
-            CallFailure::Refused => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
+            CallFailure::Status if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
+            CallFailure::Status => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
             CallFailure::Unreachable => {
                 unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
             }
@@ -164,15 +164,15 @@ impl ApiClient {
     }
 
     /// The failure for a stream that cannot be resumed, since the server's log does not have the entry of the cursor: it was
-    /// restored from a backup, for example. `cursor` says what the cursor was taken from. There is none for a cursor that
-    /// the user typed: that one is a wrong argument.
-    pub(super) fn cursor_failure(&self, status: &Status, cursor: Option<&str>) -> Option<Failure> {
-        let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Refused)?;
-        let (cursor, address) = (cursor?, &self.address);
+    /// restored from a backup, for example. `cursor_origin` says what the cursor was taken from. It is `None` for a
+    /// cursor that the user typed: that one is a wrong argument.
+    pub(super) fn cursor_failure(&self, status: &Status, cursor_origin: Option<&str>) -> Option<Failure> {
+        let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Status)?;
+        let (cursor, address) = (cursor_origin?, &self.address);
         let line = match info.reason.as_str() {
             "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
                 "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
-                 keep what you have, and start again"
+                 keep the existing output, and start a new one without a cursor"
             ),
             "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
             _ => return None,

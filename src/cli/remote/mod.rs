@@ -40,9 +40,9 @@ pub(super) struct ApiClient {
     timeout: Duration,
     /// The setting that the token was taken from, for messages; `None` without a token.
     token_origin: Option<String>,
-    /// Whether a call that the server limits is repeated when the server says, however long that takes.
+    /// Whether rate-limited calls are retried after the delay that the server names, for as long as it takes.
     waits_for_limits: bool,
-    /// Whether the server has limited any call.
+    /// Whether any call was rate-limited.
     is_limited: AtomicBool,
     /// Whether a wait for such a limit was reported. It is reported once.
     limit_reported: AtomicBool,

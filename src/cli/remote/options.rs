@@ -106,7 +106,7 @@ impl BearerToken {
         }
         let header = format!("Bearer {token}").parse::<MetadataValue<Ascii>>();
         let mut header = header.map_err(|_| {
-            Failure::usage(format!("{origin} is no token: it holds characters that no token has; copy it once more"))
+            Failure::usage(format!("{origin} is not a valid token: it contains invalid characters; copy it again"))
         })?;
         header.set_sensitive(true);
         Ok(Self { header: Some(header), origin: Some(origin) })

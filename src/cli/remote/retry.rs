@@ -19,7 +19,7 @@ const RETRY_TIMEOUT: Duration = Duration::from_secs(30);
 /// The wait after the first failure, unless the server says how long. It doubles with each failure.
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 
-/// The longest wait between two attempts, unless the server says how long.
+/// The longest wait between two attempts, before jitter, unless the server says how long.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a call is repeated.
@@ -27,7 +27,8 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 pub(super) enum RetryPolicy {
     /// Up to `MAX_ATTEMPTS` attempts within `RETRY_TIMEOUT`.
     Bounded,
-    /// The same, but a wait for a rate limit counts neither as an attempt nor as time.
+    /// The same, but a rate-limited attempt does not count, nor does the wait after it. Any other failure with a retry delay counts as time
+    /// only.
     WaitForLimits,
     /// Without an end.
     Unbounded,
@@ -74,7 +75,7 @@ impl Retries {
         let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(MAX_WAIT);
         let wait = with_jitter(retry_delay.unwrap_or(doubled));
         let may_succeed = match CallFailure::of(status) {
-            CallFailure::Refused => is_transient(status),
+            CallFailure::Status => is_transient(status),
             CallFailure::Unreachable => self.connected || self.may_be_starting(status, wait),
             CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
             CallFailure::NotHttp2 => false,
@@ -89,7 +90,7 @@ impl Retries {
     }
 }
 
-/// Lengthens a wait by up to half, so that clients that were refused together do not return together.
+/// Lengthens a wait by up to half, and at most by half of `MAX_WAIT`, so that clients that were refused together do not return together.
 fn with_jitter(wait: Duration) -> Duration {
     let random = getrandom::u32().map_or(0.5, |random| f64::from(random) / f64::from(u32::MAX));
     wait + wait.min(MAX_WAIT).mul_f64(random / 2.0)

@@ -15,12 +15,12 @@ pub(in crate::cli) struct FlagSnapshot {
     pub by_key: BTreeMap<String, FeatureFlag>,
     /// The revision that the flags are at.
     pub revision: Revision,
-    /// The log that the revision is of.
+    /// The log that the revision belongs to.
     pub log_id: String,
 }
 
 impl ApiClient {
-    /// Reads all flags: a watch, up to the message by which it has caught up.
+    /// Reads all flags from a watch, up to the first message with `caught_up`.
     pub async fn all_flags(&self, progress: &ProgressBar) -> Result<FlagSnapshot, Failure> {
         let read = self.call(WatchFeatureFlagsRequest::default(), async |clients, mut request| {
             // The deadline of a call would end the stream.

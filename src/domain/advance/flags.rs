@@ -96,7 +96,7 @@ pub(super) fn update(
     description: Option<&Description>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = expected_at(draft, flag, expected)?;
+    let before = flag_at_expected_revision(draft, flag, expected)?;
     let mut after = Flag::clone(&before);
     if let Some(name) = name {
         after.name = name.clone();
@@ -114,7 +114,7 @@ pub(super) fn set_archived(
     archived: bool,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = expected_at(draft, flag, expected)?;
+    let before = flag_at_expected_revision(draft, flag, expected)?;
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
@@ -125,7 +125,11 @@ pub(super) fn set_archived(
 }
 
 /// The flag, if it is at the expected revision.
-fn expected_at(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
+fn flag_at_expected_revision(
+    draft: &Draft<'_>,
+    flag: &FlagRef,
+    expected: Option<Revision>,
+) -> Result<Arc<Flag>, Error> {
     let flag = draft.flag(flag)?;
     check_revision(flag.revision, expected)?;
     Ok(flag)
@@ -133,7 +137,7 @@ fn expected_at(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) ->
 
 /// The flag, if it is not archived and is at the expected revision.
 fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
-    let flag = expected_at(draft, flag, expected)?;
+    let flag = flag_at_expected_revision(draft, flag, expected)?;
     if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }
 }
 

@@ -14,7 +14,7 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
     if trim.through <= head.floor {
         return Err(Error::CursorTooOld { asked: trim.through, oldest: head.floor + 1 });
     }
-    if trim.there != Some(trim.hash) {
+    if trim.found_hash != Some(trim.hash) {
         return Err(Error::LogMismatch("through_hash"));
     }
     let subject = Subject {

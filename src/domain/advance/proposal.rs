@@ -72,7 +72,7 @@ pub struct Proposal {
 
 impl Proposal {
     /// A proposal without `request_id` and reason; its answer is not stored.
-    pub fn unnamed(actor: Actor, command: Command, origin: Origin) -> Self {
+    pub fn without_request_id(actor: Actor, command: Command, origin: Origin) -> Self {
         let encode = |_: &Answer| Vec::new();
         Self { actor, command, reason: None, request: None, validate_only: false, origin, encode }
     }
@@ -272,7 +272,7 @@ pub struct TrimLog {
     /// The hash at that revision, as the caller has archived it.
     pub hash: Hash,
     /// The hash at that revision in the log; `None` if the lookup found no such entry.
-    pub there: Option<Hash>,
+    pub found_hash: Option<Hash>,
     /// The generation of the log at the lookup: see [`State::generation`](crate::domain::state::State::generation).
     pub generation: u64,
 }

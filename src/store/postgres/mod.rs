@@ -56,7 +56,7 @@ pub struct PostgresStore {
     options: PgConnectOptions,
     /// For the queries of callers.
     pool: PgPool,
-    /// For the server's own queries, which must not wait for those of callers.
+    /// For those of the server's own queries that must not wait for the queries of callers.
     internal: PgPool,
     follower: Follower,
     /// Marks the notifications of our own appends.
@@ -67,7 +67,7 @@ impl PostgresStore {
     /// Opens a database by its URL. Connects at the first use.
     ///
     /// # Errors
-    /// A line for an operator, when the URL cannot be used.
+    /// A line for the operator, if the URL is invalid.
     pub fn open(url: &str) -> Result<Self, String> {
         let options = connect::parse(url)?;
         Ok(Self {
@@ -99,7 +99,8 @@ impl Store for PostgresStore {
         // A failed migration keeps sqlx's lock until its connection is closed.
         let mut connection = connect::connect(&self.options).await?;
         match MIGRATIONS.run_direct(None, &mut connection, false).await {
-            // sqlx looks for unknown migrations first, and development versions had four.
+            // A database of a development version has migrations that sqlx reports as unknown. `status` recognizes it, and
+            // returns the error that says so.
             Err(problem @ MigrateError::VersionMissing(_)) => {
                 migrate::status(&MIGRATIONS, &mut connection, read).await?;
                 Err(migrate::error(problem, read))
@@ -162,7 +163,8 @@ impl Store for PostgresStore {
 
     async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
         // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the
-        // work. Index entries stay while a snapshot needs them: a delete that began at the first entry would walk them all.
+        // work. Index entries of removed rows
+        // stay until a vacuum. Starting after the last removed revision does not scan them again.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
@@ -205,7 +207,7 @@ impl Store for PostgresStore {
     }
 
     async fn confirm_durable(&self) -> Result<(), StoreError> {
-        // Once this message is safe, so is everything before it in the write-ahead log. Nobody reads it.
+        // Once this message is durable, so is everything before it in the write-ahead log. Nobody reads it.
         let sql = "SELECT pg_logical_emit_message(true, 'toggled', '')";
         sqlx::query(sql).execute(&self.internal).await.map_err(read)?;
         Ok(())

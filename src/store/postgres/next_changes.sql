@@ -1,8 +1,8 @@
 -- The first change of each flag of $1 after revision $2, what was before its first edit, and what came before it.
 --
--- Each is asked for in an order that the index which is to find it has, and no other: where nearly all entries are of one
--- flag, the planner expects any flag's next one close by and walks the log for it, all of it for a flag that is seldom
--- changed. A column that is known to be constant would be left out of the order; LIKE and the bounds hide that it is.
+-- The order of each subquery fits exactly one index. If it fitted the index on the revision too, the planner might scan the whole
+-- log for a flag that is seldom changed, when most entries are of other flags. PostgreSQL ignores a column of the order that is known
+-- to be constant; LIKE and the bounds hide that it is.
 SELECT next.revision, asked.id AS flag_id, next.action_type, next.old_value, next.previous_entity_revision,
     edit.old_value AS before_edit, previous.timestamp AS previous_timestamp, previous.user_email AS previous_user_email
 FROM unnest($1::uuid[]) AS asked (id)

@@ -17,10 +17,10 @@ use crate::domain::flag::Flag;
 use crate::domain::state::Head;
 use crate::store::rows::{BoxError, Column, Kind, Part, Table, assignments, column_list, columns, conflict_update};
 
-/// Moves the head, inserts entries, updates flags and stores requests: all that flips need.
-static FLIPS: LazyLock<Arc<str>> = LazyLock::new(|| Text::flips().outcome());
+/// Moves the head, inserts entries, updates flags and stores requests: all that flips, edits of flags and denials need.
+static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| Text::flips().outcome());
 
-/// As [`FLIPS`], and inserts flags, and inserts or updates users and tokens.
+/// As [`FLAG_UPDATES`], and inserts flags, and inserts or updates users and tokens.
 static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
     let mut text = Text::flips();
     text.insert::<Flag>("new_flags", "");
@@ -35,7 +35,7 @@ static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
 /// A value that cannot be encoded.
 pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Postgres, PgArguments>, BoxError> {
     let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
-    let only_flips = new.is_empty() && step.delta.users.is_empty() && step.delta.tokens.is_empty();
+    let only_updates_flags = new.is_empty() && step.delta.users.is_empty() && step.delta.tokens.is_empty();
     let mut arguments = PgArguments::default();
     arguments.add(step.base.revision)?;
     arguments.add(step.base.log_id)?;
@@ -44,13 +44,13 @@ pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Po
     Entry::bind_arrays(&step.entries, Part::All, &mut arguments)?;
     Flag::bind_arrays(known, Part::Update, &mut arguments)?;
     StoredRequest::bind_arrays(&step.requests, Part::All, &mut arguments)?;
-    if !only_flips {
+    if !only_updates_flags {
         Flag::bind_arrays(new, Part::All, &mut arguments)?;
         User::bind_arrays(&step.delta.users, Part::All, &mut arguments)?;
         Token::bind_arrays(&step.delta.tokens, Part::All, &mut arguments)?;
     }
     arguments.add(instance)?;
-    let text = if only_flips { &FLIPS } else { &EVERYTHING };
+    let text = if only_updates_flags { &FLAG_UPDATES } else { &EVERYTHING };
     Ok(sqlx::query_with(AssertSqlSafe(Arc::clone(text)), arguments))
 }
 
@@ -107,7 +107,7 @@ impl Text {
     }
 
     fn update_flags(&mut self) {
-        // The key comes first.
+        // The id is the first column of `Part::Update`.
         self.flag_ids = format!("${}::uuid[]", self.parameters + 1);
         let assignments = assignments::<Flag>(|_, column| received(column));
         let rows = self.rows::<Flag>(Part::Update);

@@ -1,4 +1,4 @@
-//! The append: one transaction. Rows of a kind are written with few statements of many rows, because every statement costs
+//! The append: one transaction. RowStatement of a kind are written with few statements of many rows, because every statement costs
 //! a trip to the connection's own thread.
 
 use std::borrow::Borrow;
@@ -19,22 +19,22 @@ use crate::domain::state::Head;
 use crate::store::rows::{Part, Table, assignments, column_list, columns, conflict_update};
 use crate::store::{AppendOutcome, StoreError, Writer};
 
-const HEAD_IS: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
+const CHECK_HEAD: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
 
-static HEAD: LazyLock<Arc<str>> =
+static UPDATE_HEAD: LazyLock<Arc<str>> =
     LazyLock::new(|| format!("UPDATE log_head SET {}", assignments::<Head>(|_, _| "?".to_owned())).into());
 
-static ENTRIES: LazyLock<Rows<Entry>> = LazyLock::new(Rows::insert);
-static NEW_FLAGS: LazyLock<Rows<Flag>> = LazyLock::new(Rows::insert);
-static FLAGS: LazyLock<Rows<Flag>> = LazyLock::new(Rows::update);
-static USERS: LazyLock<Rows<User>> = LazyLock::new(Rows::insert_or_update);
-static TOKENS: LazyLock<Rows<Token>> = LazyLock::new(Rows::insert_or_update);
-static REQUESTS: LazyLock<Rows<StoredRequest>> = LazyLock::new(Rows::insert);
+static INSERT_ENTRIES: LazyLock<RowStatement<Entry>> = LazyLock::new(RowStatement::insert);
+static INSERT_FLAGS: LazyLock<RowStatement<Flag>> = LazyLock::new(RowStatement::insert);
+static UPDATE_FLAGS: LazyLock<RowStatement<Flag>> = LazyLock::new(RowStatement::update);
+static UPSERT_USERS: LazyLock<RowStatement<User>> = LazyLock::new(RowStatement::insert_or_update);
+static UPSERT_TOKENS: LazyLock<RowStatement<Token>> = LazyLock::new(RowStatement::insert_or_update);
+static INSERT_REQUESTS: LazyLock<RowStatement<StoredRequest>> = LazyLock::new(RowStatement::insert);
 
-/// Rows per statement: SQLite takes 32,766 values.
+/// The most rows in one statement. SQLite takes 32,766 values: enough for 127 columns.
 const MAX_ROWS: usize = 256;
 
-/// The one connection that writes.
+/// The one connection that appends to the log.
 pub(super) struct SqliteWriter {
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
@@ -67,7 +67,7 @@ impl SqliteWriter {
 
     /// Writes everything but the COMMIT. Returns whether the log is at the expected head.
     async fn write(connection: &mut SqliteConnection, step: &Step) -> Result<bool, sqlx::Error> {
-        let found: Option<i64> = sqlx::query_scalar(HEAD_IS)
+        let found: Option<i64> = sqlx::query_scalar(CHECK_HEAD)
             .bind(step.base.revision)
             .bind(step.base.log_id)
             .bind(&step.base.hash[..])
@@ -80,20 +80,20 @@ impl SqliteWriter {
             return Ok(true);
         }
         let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
-        write_rows(connection, &USERS, &step.delta.users).await?;
-        write_rows(connection, &TOKENS, &step.delta.tokens).await?;
-        write_rows(connection, &ENTRIES, &step.entries).await?;
-        write_rows(connection, &NEW_FLAGS, new).await?;
-        let updated = write_rows(connection, &FLAGS, known).await?;
+        write_rows(connection, &UPSERT_USERS, &step.delta.users).await?;
+        write_rows(connection, &UPSERT_TOKENS, &step.delta.tokens).await?;
+        write_rows(connection, &INSERT_ENTRIES, &step.entries).await?;
+        write_rows(connection, &INSERT_FLAGS, new).await?;
+        let updated = write_rows(connection, &UPDATE_FLAGS, known).await?;
         if updated != known.len() as u64 {
             // No entry without its change.
             return Err(sqlx::Error::Protocol(format!("only {updated} of {} flags to update exist", known.len())));
         }
-        write_rows(connection, &REQUESTS, &step.requests).await?;
+        write_rows(connection, &INSERT_REQUESTS, &step.requests).await?;
         if step.head.revision > step.base.revision {
             let mut arguments = SqliteArguments::default();
             step.head.bind::<Sqlite>(Part::Update, &mut arguments).map_err(sqlx::Error::Encode)?;
-            sqlx::query_with(AssertSqlSafe(Arc::clone(&HEAD)), arguments).execute(&mut *connection).await?;
+            sqlx::query_with(AssertSqlSafe(Arc::clone(&UPDATE_HEAD)), arguments).execute(&mut *connection).await?;
         }
         Ok(true)
     }
@@ -118,7 +118,7 @@ impl Writer for SqliteWriter {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            // A busy or full database has not committed. After an error while syncing, the outcome is unknown.
+            // A full database has not committed. After any other transient error, such as one while syncing, the outcome is unknown.
             Err(error) => match error::append(error) {
                 Err(StoreError::Unavailable(cause)) if !cause.message().contains("full") => {
                     Err(StoreError::OutcomeUnknown(cause))
@@ -141,7 +141,7 @@ impl Writer for SqliteWriter {
 }
 
 /// A statement that writes rows of a table.
-struct Rows<T> {
+struct RowStatement<T> {
     part: Part,
     /// The text before the rows.
     before: String,
@@ -150,7 +150,7 @@ struct Rows<T> {
     table: PhantomData<fn() -> T>,
 }
 
-impl<T: Table> Rows<T> {
+impl<T: Table> RowStatement<T> {
     fn insert() -> Self {
         let before = format!("INSERT INTO {} ({}) VALUES ", T::NAME, column_list::<T>(Part::All));
         Self { part: Part::All, before, after: String::new(), table: PhantomData }
@@ -182,7 +182,7 @@ impl<T: Table> Rows<T> {
 /// powers of two: that keeps the number of different texts small.
 async fn write_rows<T: Table, R: Borrow<T>>(
     connection: &mut SqliteConnection,
-    statement: &Rows<T>,
+    statement: &RowStatement<T>,
     mut rows: &[R],
 ) -> Result<u64, sqlx::Error> {
     let mut written = 0;

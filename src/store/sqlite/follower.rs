@@ -52,7 +52,7 @@ async fn changed_rows<T: Table>(
     revision: Revision,
     kind: EntityType,
 ) -> Result<Vec<Arc<T>>, StoreError> {
-    // The sign keeps SQLite from walking the index of the kind.
+    // The unary plus keeps SQLite from using the index on entity_type.
     let sql = format!(
         "{} WHERE id IN (SELECT entity_id FROM audit_logs WHERE revision > ? AND +entity_type = ?)",
         select::<T>(),

@@ -1,4 +1,4 @@
-//! SQLite, embedded: one file, one connection that writes and a few that read.
+//! SQLite, embedded: one file, one connection that appends, and pools for everything else.
 
 mod append;
 mod error;
@@ -57,7 +57,7 @@ pub struct SqliteStore {
     options: SqliteConnectOptions,
     /// For the queries of callers.
     pool: SqlitePool,
-    /// For the server's own queries, which must not wait for those of callers.
+    /// For those of the server's own queries that must not wait for the queries of callers.
     internal: SqlitePool,
 }
 
@@ -65,7 +65,7 @@ impl SqliteStore {
     /// Opens a database by its URL, `sqlite://path`. With `create`, a missing file is created at the first use.
     ///
     /// # Errors
-    /// A line for an operator, when the URL cannot be used.
+    /// A line for the operator, if the URL is invalid.
     pub fn open(url: &str, create: bool) -> Result<Self, String> {
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err("must name a file: a database in memory would end with its first connection".to_owned());
@@ -109,11 +109,12 @@ impl Store for SqliteStore {
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
-        // sqlx does not keep migrators apart on SQLite. This transaction does: a second one waits, and finds the schema.
-        let mut turn = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *turn, read).await?;
-        MIGRATIONS.run_direct(None, &mut *turn, false).await.map_err(|problem| migrate::error(problem, read))?;
-        turn.commit().await.map_err(read)
+        // sqlx takes no migration lock on SQLite. This write transaction serves as one: a second migrator waits, then finds
+        // the schema.
+        let mut lock = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
+        migrate::status(&MIGRATIONS, &mut *lock, read).await?;
+        MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, read))?;
+        lock.commit().await.map_err(read)
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
@@ -206,7 +207,7 @@ impl Store for SqliteStore {
     }
 
     async fn confirm_durable(&self) -> Result<(), StoreError> {
-        // There is one file.
+        // What can be read is committed, and a commit is durable: there is no standby.
         Ok(())
     }
 

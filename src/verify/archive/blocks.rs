@@ -47,7 +47,7 @@ pub(super) enum FileEnd {
 
 /// A line of the file.
 pub(super) enum Line {
-    /// A valid entry of this log.
+    /// An entry that parses, with its log id. Its hash is not verified yet.
     Entry(Uuid, Box<Entry>),
     /// No valid entry; with the log id and the revision, as far as they can be read.
     Invalid(Option<(Uuid, Option<Revision>)>),
@@ -103,7 +103,8 @@ impl Block {
     }
 }
 
-/// An invalid line still tells an altered export from another file, if it has a log id.
+/// Reads the log id and revision of an invalid line, if it has them: they show that the file is an altered export rather than
+/// some other file.
 fn invalid(text: &[u8]) -> Line {
     #[derive(Deserialize)]
     struct Position {
@@ -121,19 +122,20 @@ type Task = (Block, SyncSender<Block>);
 /// The blocks of a file, verified and in their order.
 pub(super) fn blocks(source: impl Read + Send + 'static) -> impl Iterator<Item = Block> {
     let (task_sender, tasks) = sync_channel::<Task>(MAX_WAITING);
-    let (order, blocks) = sync_channel(MAX_WAITING);
+    // One receiver for each block, in the order of the file; it yields the block once it is verified.
+    let (pending, blocks) = sync_channel(MAX_WAITING);
     let tasks = Arc::new(Mutex::new(tasks));
     for _ in 0..thread::available_parallelism().map_or(1, NonZero::get) {
         let tasks = Arc::clone(&tasks);
         thread::spawn(move || verify_blocks(&tasks));
     }
     // Not joined: reading a pipe may never return.
-    thread::spawn(move || read_blocks(source, &task_sender, &order));
+    thread::spawn(move || read_blocks(source, &task_sender, &pending));
     blocks.into_iter().map_while(|block: Receiver<Block>| block.recv().ok())
 }
 
 /// Reads blocks until the file ends or the receiver is gone. Passes on a smaller block rather than wait for more input.
-fn read_blocks(source: impl Read, tasks: &SyncSender<Task>, order: &SyncSender<Receiver<Block>>) {
+fn read_blocks(source: impl Read, tasks: &SyncSender<Task>, pending: &SyncSender<Receiver<Block>>) {
     let (mut source, mut line) = (BufReader::with_capacity(BLOCK_SIZE, source), Vec::new());
     loop {
         let mut block = Block::default();
@@ -148,7 +150,7 @@ fn read_blocks(source: impl Read, tasks: &SyncSender<Task>, order: &SyncSender<R
         }
         let is_last = block.end.is_some();
         let (verified, receiver) = sync_channel(1);
-        if order.send(receiver).is_err() || tasks.send((block, verified)).is_err() || is_last {
+        if pending.send(receiver).is_err() || tasks.send((block, verified)).is_err() || is_last {
             return;
         }
     }

@@ -1,4 +1,4 @@
-//! Parses a line of an exported file straight into an entry: large files consist of nothing else.
+//! Parses a line of an exported file directly into an entry, without a JSON value in between: a large file has millions of lines.
 
 use std::fmt;
 use std::sync::Arc;

@@ -11,7 +11,7 @@ const MAX_LINE_LENGTH: u64 = 32 * 1024 * 1024;
 pub enum LineEnd {
     /// With its line feed.
     LineFeed,
-    /// With the file. An empty line is no line: the one before was the last.
+    /// At the end of the file. If it is empty, the line before was the last.
     EndOfFile,
     /// Cut off at the longest length.
     TooLong,

@@ -104,7 +104,7 @@ pub fn find_in_archive(
 mod tests {
     use super::*;
 
-    /// A file that can be read only up to here.
+    /// A source whose every read fails.
     struct Broken;
 
     impl Read for Broken {

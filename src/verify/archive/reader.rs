@@ -76,7 +76,7 @@ impl<'a> ArchiveReader<'a> {
         Ok(())
     }
 
-    /// Verifies a whole block, unless a line in it must be looked at.
+    /// Verifies a whole block. Returns false, and verifies nothing, if its lines must be pushed one by one.
     fn push_segment(&mut self, segment: &Segment) -> bool {
         let since = self.since();
         let is_pushed = segment.log_id() == self.log_id
@@ -93,7 +93,8 @@ impl<'a> ArchiveReader<'a> {
         is_pushed
     }
 
-    /// Verifies a line. An invalid line counts only once an entry within the bounds, or the one before them, was read.
+    /// Verifies a line. An invalid line is a fault only within the bounds: after the entry of `since` was read, and before `until`
+    /// is reached.
     fn push_line(&mut self, line: Line) -> Result<(), Fault> {
         let is_first = !std::mem::replace(&mut self.has_begun, true);
         match line {

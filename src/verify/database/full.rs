@@ -19,8 +19,8 @@ pub struct DatabaseReport {
     pub uncompared_rows: usize,
 }
 
-/// Verifies the log of a database within these bounds. Up to the end of the log, compares the flags, users and tokens with
-/// it too.
+/// Verifies the log of a database within these bounds. If they reach the end of the log, also compares the flags,
+/// users and tokens with it.
 ///
 /// # Errors
 /// The database could not be read.
@@ -29,7 +29,7 @@ pub async fn verify_database(
     bounds: &Bounds,
     on_progress: OnProgress<'_>,
 ) -> Result<DatabaseReport, DatabaseError> {
-    // In this order: a checkpoint stored meanwhile is not after the head, and its key is listed.
+    // Checkpoints first, then keys, then the head: so each checkpoint's key is listed, and none is after the head.
     let checkpoints = checkpoints(store).await?;
     let keys = with_timeout(READ_TIMEOUT, store.checkpoint_keys()).await?;
     let (head, rows) = load(store).await?;
@@ -40,12 +40,13 @@ pub async fn verify_database(
     let start = if head.floor == 0 { Start::After(0, GENESIS) } else { Start::At(head.floor + 1) };
     let verifier = bounds.verifier(head.log_id, start, known);
     let after = bounds.since.as_ref().map_or(head.floor, |since| since.revision);
-    let mut full = Full { log, bounds, verifier, replay: Replay::after(after) };
+    let mut full = FullVerification { log, bounds, verifier, replay: Replay::after(after) };
     let compared = full.verify(after, &rows, on_progress).await;
     let compared = full.log.unless_trimmed(compared).await;
     let uncompared_rows = if forged.is_none() { *compared.as_ref().unwrap_or(&0) } else { 0 };
     let end = match compared {
-        // A forged checkpoint counts before a given one that is older than the kept log, which is the caller's mistake.
+        // A forged stored checkpoint is more serious than `BeforeStart`, which only says that the given checkpoint is older than
+        // the kept log.
         Err(Stop::Fault(Fault { problem: Problem::BeforeStart { .. }, .. })) if forged.is_some() => Ok(()),
         compared => compared.map(drop),
     };
@@ -67,7 +68,8 @@ async fn checkpoints(store: &dyn Store) -> Result<Vec<StoredCheckpoint>, StoreEr
 /// The flags, users and tokens; or the row that cannot be read, and why.
 type Rows = Result<State, (String, StoreError)>;
 
-/// The head of the log and the rows, as of one moment. The log is verified even if a row cannot be read.
+/// The head of the log and the rows, as of one moment. The log is verified even if a row cannot be read: then the head is read
+/// alone.
 async fn load(store: &dyn Store) -> Result<(Head, Rows), StoreError> {
     match store.load().await {
         Ok(state) => Ok((*state.head(), Ok(state))),
@@ -80,14 +82,14 @@ async fn load(store: &dyn Store) -> Result<(Head, Rows), StoreError> {
     }
 }
 
-struct Full<'a> {
+struct FullVerification<'a> {
     log: LogReader<'a>,
     bounds: &'a Bounds,
     verifier: Verifier,
     replay: Replay,
 }
 
-impl Full<'_> {
+impl FullVerification<'_> {
     /// Verifies the log and compares the rows; returns the number of rows that were not compared.
     async fn verify(
         &mut self,

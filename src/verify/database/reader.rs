@@ -56,7 +56,7 @@ impl LogReader<'_> {
         let (mut last, mut is_cut) = (None::<Entry>, false);
         loop {
             let page = self.entries(Filter::default(), range, Order::OldestFirst, PAGE_SIZE).await;
-            // An entry that cannot be read: a fault before it comes first.
+            // If an entry cannot be read, verify those before it first: one of them may have an earlier fault.
             if let Some(revision) = page.as_ref().err().and_then(unreadable_entry) {
                 (range.last, is_cut) = (revision - 1, true);
                 continue;

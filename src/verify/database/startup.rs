@@ -33,7 +33,7 @@ pub async fn verify_at_start(
     own_key: Option<&SigningKey>,
     scope: Scope,
 ) -> Result<Verified, Stop<DatabaseError>> {
-    // In this order: a checkpoint stored meanwhile is not after the head, and its key is listed.
+    // Checkpoints first, then keys, then the head: so each checkpoint's key is listed, and none is after the head.
     let checkpoint = with_timeout(READ_TIMEOUT, store.last_checkpoint()).await?;
     let keys = with_timeout(READ_TIMEOUT, store.checkpoint_keys()).await?;
     let head = with_timeout(READ_TIMEOUT, store.head()).await?;

@@ -10,7 +10,7 @@ use crate::support::{Server, on_both_databases, with_timeout};
 /// Trims the log through an entry, and keeps the rows.
 pub async fn trim_only(world: &mut World, through: Revision) {
     let (hash, generation) = (world.entry_at(through).hash, world.state.generation());
-    world.commit(&[service(Command::TrimLog(TrimLog { through, hash, there: Some(hash), generation }))]).await;
+    world.commit(&[service(Command::TrimLog(TrimLog { through, hash, found_hash: Some(hash), generation }))]).await;
 }
 
 /// The same, and removes the rows.

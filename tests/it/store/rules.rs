@@ -35,7 +35,7 @@ on_both_databases! {
         let none = if matches!(world.raw, Raw::Sqlite(_)) {
             "no entry of this flag"
         } else {
-            "no entry stands at its revision"
+            "there is no entry at its revision"
         };
         for (change, words) in [
             ("status = 'enabled'", higher),

@@ -245,7 +245,10 @@ pub fn flag(key: &str) -> FlagRef {
 pub fn service(command: Command) -> Proposal {
     let actor = Actor::Service { name: "bootstrap@localhost".into() };
     let origin = Origin { method: "test/Test".into(), peer: None, user_agent: None };
-    Proposal { encode: |answer| format!("{answer:?}").into_bytes(), ..Proposal::unnamed(actor, command, origin) }
+    Proposal {
+        encode: |answer| format!("{answer:?}").into_bytes(),
+        ..Proposal::without_request_id(actor, command, origin)
+    }
 }
 
 /// The same proposal with all optional fields present.

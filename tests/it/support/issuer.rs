@@ -1,4 +1,4 @@
-//! A local token issuer. Of OpenID Connect it has only the key document (JWKS), served over HTTPS.
+//! A local token issuer. It implements only OpenID Connect's key document (JWKS), served over HTTPS.
 #![allow(dead_code, reason = "the unit tests share this file, and each side uses a part")]
 
 use std::fs;

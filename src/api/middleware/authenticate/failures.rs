@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use crate::api::call::CallSource;
 use crate::auth::jwt::JwtRejection;
 
-/// The least time between two log lines.
+/// The minimum time between two log lines.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Why a caller was not authenticated. Only for logs and metrics: callers get no reason.

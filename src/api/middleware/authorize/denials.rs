@@ -107,7 +107,7 @@ impl Denials {
     async fn write(&self, call: &Call, permission: Permission, subject: Option<ObjectRef>, admitted: AdmittedDenial) {
         let Ok(actor) = call.actor() else { return };
         let command = Command::RecordDenial(Denial { permission, subject, suppressed: admitted.suppressed });
-        let proposal = Proposal::unnamed(actor, command, call.source.origin());
+        let proposal = Proposal::without_request_id(actor, command, call.source.origin());
         let (proposals, limiter) = (self.proposals.clone(), Arc::clone(&self.limiter));
         let write = tokio::spawn(async move {
             if let Err(error) = proposals.propose(proposal, None).await {

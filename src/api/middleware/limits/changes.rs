@@ -12,7 +12,7 @@ use crate::auth::CallerKey;
 use crate::domain::advance::Command;
 use crate::domain::error::Error;
 
-/// The least number of changes that pass at once after a pause: the largest batch.
+/// After a pause at least this many changes pass at once: the largest batch.
 const MIN_BURST: u32 = 1_000;
 
 /// After how many changes idle callers are forgotten.

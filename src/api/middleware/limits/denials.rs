@@ -1,4 +1,4 @@
-//! How many refused changes are recorded.
+//! Limits how many denials of each caller the audit log records.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,17 +6,18 @@ use std::sync::{Mutex, PoisonError};
 use crate::auth::CallerKey;
 use crate::domain::time::Timestamp;
 
-/// Records for one caller in one window ...
+/// The most denials recorded for one caller in one window.
 const MAX_PER_CALLER: u32 = 5;
-/// ... and for all callers together who are not users yet: an issuer may let strangers open accounts.
-const MAX_OF_UNPROVISIONED: u32 = 60;
+/// The most denials recorded in one window for all single sign-on callers who are not users yet, together: an issuer may let
+/// strangers open accounts.
+const MAX_UNPROVISIONED: u32 = 60;
 /// The length of a window.
 const WINDOW_SECONDS: i64 = 60;
 
-/// The most callers that are tracked. Further ones get no records until a window ends.
+/// The most callers that are tracked. Denials of further ones are not recorded until a window ends.
 const MAX_CALLERS: usize = 10_000;
 
-/// Limits the records of each caller.
+/// Limits the recorded denials of each caller.
 #[derive(Default)]
 pub(in crate::api) struct DenialLimiter(Mutex<Windows>);
 
@@ -26,24 +27,24 @@ struct Windows {
     unprovisioned: Window,
 }
 
-/// The refusals of one caller in the current window.
+/// The denials of one caller in the current window.
 #[derive(Default)]
 struct Window {
     began: Timestamp,
     recorded: u32,
-    /// Refusals that were not recorded since the last record.
+    /// Denials that were not recorded since the last one that was.
     suppressed: u64,
 }
 
-/// A refusal that may be recorded.
+/// A denial that may be recorded.
 pub(in crate::api) struct AdmittedDenial {
     key: CallerKey,
-    /// How many refusals of the same caller were not recorded since the last record.
+    /// How many denials of the same caller were not recorded since the last one that was.
     pub suppressed: u64,
 }
 
 impl DenialLimiter {
-    /// Whether to record one more refusal.
+    /// Whether to record one more denial.
     pub fn admit(&self, key: CallerKey, now: Timestamp) -> Option<AdmittedDenial> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if all.callers.len() >= MAX_CALLERS && !all.callers.contains_key(&key) {
@@ -55,7 +56,7 @@ impl DenialLimiter {
         let Windows { callers, unprovisioned } = &mut *all;
         let window = callers.entry(key.clone()).or_default();
         let is_over_limit =
-            matches!(key, CallerKey::Account(_)) && unprovisioned.admit(now, MAX_OF_UNPROVISIONED).is_none();
+            matches!(key, CallerKey::Account(_)) && unprovisioned.admit(now, MAX_UNPROVISIONED).is_none();
         if is_over_limit {
             window.suppressed += 1;
             return None;
@@ -64,7 +65,7 @@ impl DenialLimiter {
         Some(AdmittedDenial { key, suppressed })
     }
 
-    /// Undoes [`DenialLimiter::admit`]: the call was not refused after all.
+    /// Undoes [`DenialLimiter::admit`]: the call was not denied after all.
     pub fn give_back(&self, admitted: &AdmittedDenial) {
         self.change(admitted, |window| {
             window.recorded = window.recorded.saturating_sub(1);
@@ -72,7 +73,7 @@ impl DenialLimiter {
         });
     }
 
-    /// Counts an admitted refusal as not recorded, since writing it failed.
+    /// Counts this denial as not recorded, since writing it failed.
     pub fn suppress(&self, admitted: &AdmittedDenial) {
         self.change(admitted, |window| window.suppressed += admitted.suppressed + 1);
     }
@@ -150,7 +151,7 @@ mod tests {
         let account =
             |number: usize| CallerKey::Account(Account { issuer: "issuer".into(), subject: number.to_string().into() });
         let recorded = (0..1_000).filter(|number| limiter.admit(account(*number), at(0)).is_some()).count();
-        assert_eq!(recorded, MAX_OF_UNPROVISIONED as usize);
+        assert_eq!(recorded, MAX_UNPROVISIONED as usize);
         for number in 0..MAX_CALLERS {
             limiter.admit(user(number as u128), at(1));
         }

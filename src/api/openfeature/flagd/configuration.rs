@@ -11,7 +11,7 @@ use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::mirror::Mirror;
 
-/// The least time between two builds. A build walks all flags, and streams ask at different moments: during steady flips, each
+/// The minimum time between two builds. A build walks all flags, and streams ask at different moments: during steady flips, each
 /// stream would otherwise cause a build of its own.
 const MIN_BUILD_INTERVAL: Duration = Duration::from_millis(100);
 

@@ -16,7 +16,7 @@ use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 use crate::mirror::Mirror;
 
-/// The least time between two events. A client drops its cached value when an event names the flag; that need not happen more
+/// The minimum time between two events. A client drops its cached value when an event names the flag; that need not happen more
 /// often.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
 

@@ -1,4 +1,4 @@
-//! Streams over a mirror alone: many flags, a replaced log, and time.
+//! Streams from a mirror without a database: many flags, a replaced log, and timing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,7 +65,7 @@ fn keys(event: EventStreamResponse) -> Vec<String> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn many_flags_take_several_events_each_key_once() {
+async fn many_flags_are_split_over_events_without_repeats() {
     let all: Vec<String> = (0..30_000).map(|number| format!("{number:05}-{}", "k".repeat(number % 123))).collect();
     let mirror = mirror(state(all.iter().map(String::as_str)));
     let mut stream = stream(&mirror);

@@ -33,7 +33,7 @@ impl ETag {
     pub fn matches<'a>(&self, headers: impl IntoIterator<Item = &'a HeaderValue>) -> bool {
         let tag = self.to_string();
         headers.into_iter().filter_map(|header| header.to_str().ok()).any(|header| {
-            // A tag holds no quotes, so every second part between quotes is a tag.
+            // A tag contains no quotes: split at the quotes, every second part is a tag.
             header.trim() == "*" || header.split('"').skip(1).step_by(2).any(|named| named == tag)
         })
     }

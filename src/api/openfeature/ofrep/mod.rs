@@ -41,7 +41,7 @@ impl Ofrep {
         if head.method != Method::POST {
             return method_not_allowed();
         }
-        // The middleware passes no path but the two of OFREP.
+        // The middleware rejects every path but OFREP's two.
         let key = head.uri.path().strip_prefix(FLAG).map(request::decode_segment);
         let answer = match (request::validate(body).await, &key) {
             (Ok(()), Some(key)) => self.one(key),

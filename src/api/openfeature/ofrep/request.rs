@@ -73,7 +73,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_encoded_is_decode_segment(text in ".{0,40}") {
+        fn encoded_text_is_decoded_unchanged(text in ".{0,40}") {
             let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
             prop_assert_eq!(decode_segment(&encoded), text.clone());
             decode_segment(&text);

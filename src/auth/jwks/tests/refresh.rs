@@ -64,7 +64,7 @@ pub(super) async fn run_ready_tasks() {
 }
 
 #[tokio::test]
-async fn file_must_be_readable_at_start_but_not_url() {
+async fn start_needs_readable_file_but_not_reachable_url() {
     let file = KeyFile::new(&json!({"keys": []}));
     assert!(matches!(file.open().await.err(), Some(JwksError::NoKey)));
     std::fs::write(&file.path, vec![b' '; (1 << 20) + 1]).unwrap();
@@ -122,7 +122,7 @@ async fn withdrawal_of_all_keys_is_logged_once() {
     assert!(keys.refresh().await && keys.refresh().await);
     let logged = std::fs::read_to_string(log.path()).unwrap();
     assert_eq!(logged.lines().count(), 1, "{logged}");
-    assert!(logged.contains("WARN") && logged.contains("all tokens of the single sign-on are rejected"), "{logged}");
+    assert!(logged.contains("WARN") && logged.contains("all single sign-on tokens are rejected"), "{logged}");
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ impl Export {
         let bar = if is_bar_hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
-        let cursor = target.held().last.map(|_| target.name());
+        let cursor_origin = target.held().last.map(|_| target.name());
         let mut last = None;
         let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
             target.write(&part)?;
@@ -98,7 +98,7 @@ impl Export {
             last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
             Ok(())
         };
-        let reading = StreamOptions { endless: false, cursor };
+        let reading = StreamOptions { endless: false, cursor_origin };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
         let exported = remote.follow_stream(request, reading, open, take).await;
         bar.finish_and_clear();

@@ -210,7 +210,7 @@ async fn export(
         ..Default::default()
     };
     let bar = progress::bar((last - from).unsigned_abs(), "revisions");
-    let cursor = target.held().last.map(|_| target.name());
+    let cursor_origin = target.held().last.map(|_| target.name());
     let mut chain = held.map(|held| Chain::after(held.log_id, held.last, held.hash));
     let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
         let chain = match &mut chain {
@@ -231,7 +231,7 @@ async fn export(
         Ok(())
     };
     let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
-    let read = remote.follow_stream(request, StreamOptions { endless: false, cursor }, open, take).await;
+    let read = remote.follow_stream(request, StreamOptions { endless: false, cursor_origin }, open, take).await;
     bar.finish_and_clear();
     read?;
     if end < last {

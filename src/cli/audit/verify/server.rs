@@ -1,4 +1,4 @@
-//! The log as a server streams it. Nothing that the server says of it counts but the hashes.
+//! Verifies the log that a server streams. Nothing that the server claims is trusted: each hash is computed again.
 
 use indicatif::ProgressBar;
 use uuid::Uuid;
@@ -35,12 +35,13 @@ pub(super) async fn verify(bounds: &Bounds, remote: &ApiClient) -> Result<Report
     bar.reset_eta();
     let mut read = reader.read(remote, request.clone(), &bar).await;
     let refusal = remote.refusal().filter(|_| read.is_err());
-    // If nothing was received yet: first the first entry, then the rest.
+    // The server cannot read some entry. The entries before it may have an earlier fault, so read up to there. If nothing was
+    // received yet, that takes two requests: the first entry alone shows where the log starts.
     for _ in 0..2 {
         let earlier = refusal.as_ref().and_then(|refusal| reader.earlier_entries(refusal, request.clone()));
         let Some(earlier) = earlier else { break };
         if let Err(failure) = reader.read(remote, earlier, &bar).await {
-            if failure.code == EXIT_SUCCESS {
+            if is_stop(&failure) {
                 read = Err(failure);
             }
             break;
@@ -65,7 +66,7 @@ impl StoredCheckpoints {
         loop {
             let call = async |clients: &mut ServiceClients, page| clients.audit.list_audit_checkpoints(page).await;
             let page = match remote.call(request.clone(), call).await {
-                // An older server does not have the method, and no checkpoints.
+                // An older server has neither the method nor checkpoints.
                 Err(_) if remote.refusal().is_some_and(|refusal| refusal.is_unimplemented) => return Ok(stored),
                 page => page?,
             };
@@ -80,6 +81,15 @@ impl StoredCheckpoints {
             request.page_token = page.next_page_token;
         }
     }
+}
+
+/// Ends the stream early, though nothing failed: the only failure with the exit code of a success.
+fn stop_reading() -> Failure {
+    Failure { code: EXIT_SUCCESS, line: String::new() }
+}
+
+fn is_stop(failure: &Failure) -> bool {
+    failure.code == EXIT_SUCCESS
 }
 
 /// The part of the log that was received so far.
@@ -112,8 +122,8 @@ impl StreamReader<'_> {
         remote.follow_stream(request, StreamOptions::default(), open, take).await
     }
 
-    /// A request for the entries before one that the server cannot read, which it may not have sent either: the first fault
-    /// counts. While the start of the log is not known, that is its first entry alone.
+    /// A request for the entries before one that the server cannot read: it may not have sent them yet, and one of them may have
+    /// an earlier fault. While the start of the log is unknown, the request is for its first entry alone.
     fn earlier_entries(
         &self,
         refusal: &ServerRefusal,
@@ -138,7 +148,7 @@ impl StreamReader<'_> {
             Ok(true) => {}
             Err(stop) => self.stop = Some(stop),
         }
-        Err(Failure { code: EXIT_SUCCESS, line: String::new() })
+        Err(stop_reading())
     }
 
     /// Verifies the entries of a message; returns whether the rest of the log is not needed.
@@ -170,7 +180,7 @@ impl StreamReader<'_> {
         let Self { bounds, verifier, forged, stop, end, .. } = self;
         let (ended, was_done) = match (stop, read) {
             (Some(stop), _) => (Err(stop), false),
-            (None, Err(failure)) if failure.code != EXIT_SUCCESS => {
+            (None, Err(failure)) if !is_stop(&failure) => {
                 (Err(refused(bounds.since.as_ref(), verifier.as_ref(), failure, refusal)), false)
             }
             // Even an empty log has a message with its log id.
@@ -249,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn given_checkpoint_is_at_fault_only_at_first() {
+    fn given_checkpoint_is_at_fault_before_first_entry() {
         let since = GivenCheckpoint::parse(&format!("7:{}", "0".repeat(64)));
         let (since, received) =
             (since.as_ref(), Verifier::new(Uuid::nil(), Start::After(9, [0; 32]), None, Vec::new()));

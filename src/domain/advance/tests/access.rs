@@ -248,7 +248,7 @@ fn rejected_change_provisions_no_user() {
     assert!(world.state.user_by_email(&email("sue@example.com")).is_none());
 
     // Storing an answer requires a user.
-    let step = world.commit(&[named(world.signed_on("sue", &may, nothing()), "r", 1)]);
+    let step = world.commit(&[with_request_id(world.signed_on("sue", &may, nothing()), "r", 1)]);
     let sue = world.user("sue@example.com");
     assert_eq!((step.entries.len(), step.requests[0].user_id), (1, sue.id));
 }

@@ -4,8 +4,8 @@ use super::*;
 use crate::domain::access::Permission::ManageAuditRetention;
 use crate::domain::hash::GENESIS;
 
-fn trim(through: i64, hash: u8, there: Option<u8>) -> Command {
-    Command::TrimLog(TrimLog { through, hash: [hash; 32], there: there.map(|byte| [byte; 32]), generation: 0 })
+fn trim(through: i64, hash: u8, found: Option<u8>) -> Command {
+    Command::TrimLog(TrimLog { through, hash: [hash; 32], found_hash: found.map(|byte| [byte; 32]), generation: 0 })
 }
 
 #[test]

@@ -60,7 +60,7 @@ impl World {
 
     fn reject(&mut self, proposal: Proposal) -> Error {
         let step = self.commit(&[proposal]);
-        assert!(step.is_empty(), "a rejected proposal writes nothing");
+        assert!(step.is_empty(), "a rejected proposal wrote something");
         rejected(&step, 0)
     }
 
@@ -135,7 +135,10 @@ fn set(flag: &str, status: Status) -> SetStatus {
 
 fn proposal(actor: Actor, command: Command) -> Proposal {
     let origin = Origin { method: "test/Test".into(), peer: None, user_agent: None };
-    Proposal { encode: |answer| format!("{answer:?}").into_bytes(), ..Proposal::unnamed(actor, command, origin) }
+    Proposal {
+        encode: |answer| format!("{answer:?}").into_bytes(),
+        ..Proposal::without_request_id(actor, command, origin)
+    }
 }
 
 fn service(command: Command) -> Proposal {
@@ -146,7 +149,7 @@ fn by(token_id: Uuid, permission: Permission, command: Command) -> Proposal {
     proposal(Actor::Caller { credential: Credential::Token(token_id), permission }, command)
 }
 
-fn named(proposal: Proposal, id: &str, digest: u8) -> Proposal {
+fn with_request_id(proposal: Proposal, id: &str, digest: u8) -> Proposal {
     Proposal { request: Some(RequestKey { id: RequestId::parse(id).unwrap(), digest: [digest; 32] }), ..proposal }
 }
 
@@ -238,7 +241,7 @@ fn archived_flag_keeps_key_and_refuses_flips() {
     world.create("a");
     let archive = |archived| service(Command::SetArchived { flag: key("a"), archived, expected_revision: None });
     assert!(flag_of(&world.accept(archive(true))).archived_at.is_some());
-    assert!(world.accept(archive(true)).entry.is_none(), "archiving twice writes nothing");
+    assert!(world.accept(archive(true)).entry.is_none(), "archiving twice wrote an entry");
     let archived = Error::FlagArchived(FlagKey::parse("a").unwrap());
     assert_eq!(world.reject(service(toggle("a"))), archived);
     assert_eq!(world.reject(service(Command::SetStatus(set("a", Status::Disabled)))), archived);
@@ -271,29 +274,29 @@ fn revert_restores_status_and_names_the_entry() {
     let mut world = World::new();
     world.create("a");
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
-    let taking_back = |entry: &Entry| {
+    let revert_of = |entry: &Entry| {
         let entry = Some(Box::new(entry.clone()));
         service(Command::Revert(Revert { id: flip.id, entry, generation: 0, expected_revision: None }))
     };
-    let dry = Proposal { validate_only: true, ..taking_back(&flip) };
-    assert_eq!(flag_of(&world.accept(dry)).status, Status::Disabled);
-    let answer = world.accept(taking_back(&flip));
+    let validation = Proposal { validate_only: true, ..revert_of(&flip) };
+    assert_eq!(flag_of(&world.accept(validation)).status, Status::Disabled);
+    let answer = world.accept(revert_of(&flip));
     let entry = answer.entry.clone().unwrap();
     assert_eq!((flag_of(&answer).status, entry.action), (Status::Disabled, Action::ToggleDisabled));
     assert_eq!((entry.reverts, entry.hash_version), (Some(flip.id), 2));
-    assert!(world.accept(taking_back(&flip)).entry.is_none(), "it is back already");
+    assert!(world.accept(revert_of(&flip)).entry.is_none(), "it is back already");
     let plain = world.accept(service(toggle("a"))).entry.unwrap();
     assert_eq!((plain.reverts, plain.hash_version), (None, 1));
 
     for action in [Action::FlagCreated, Action::AccessDenied, Action::FlagUpdated] {
         let entry = Entry { action, ..Entry::clone(&flip) };
-        assert_eq!(world.reject(taking_back(&entry)), Error::NotRevertible(flip.id));
+        assert_eq!(world.reject(revert_of(&entry)), Error::NotRevertible(flip.id));
     }
     let unknown = Command::Revert(Revert { id: flip.id, entry: None, generation: 0, expected_revision: None });
     assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
-    let trim = TrimLog { through: flip.revision, hash: flip.hash, there: Some(flip.hash), generation: 0 };
+    let trim = TrimLog { through: flip.revision, hash: flip.hash, found_hash: Some(flip.hash), generation: 0 };
     world.accept(service(Command::TrimLog(trim)));
-    assert_eq!(world.reject(taking_back(&flip)), Error::AuditLogNotFound(flip.id), "trimmed since it was looked up");
+    assert_eq!(world.reject(revert_of(&flip)), Error::AuditLogNotFound(flip.id), "trimmed since it was looked up");
 }
 
 #[test]
@@ -315,8 +318,8 @@ fn edit_without_change_writes_nothing() {
 fn validate_only_answers_and_writes_nothing() {
     let mut world = World::new();
     world.create("a");
-    let dry = Proposal { validate_only: true, ..named(service(toggle("a")), "r", 1) };
-    let step = world.commit(&[dry.clone(), Proposal { command: toggle("nope"), request: None, ..dry }]);
+    let validation = Proposal { validate_only: true, ..with_request_id(service(toggle("a")), "r", 1) };
+    let step = world.commit(&[validation.clone(), Proposal { command: toggle("nope"), request: None, ..validation }]);
     assert!(step.is_empty() && step.delta.flags.is_empty());
     assert_eq!(step.head, step.base);
     let answer = accepted(&step, 0);
@@ -331,8 +334,8 @@ fn same_request_twice_in_a_batch_changes_once() {
     let mut world = World::new();
     world.create("a");
     let token = world.token("admin@localhost");
-    let retry = named(by(token, Permission::ToggleFeatureFlags, toggle("a")), "r", 1);
-    let other = named(by(token, Permission::ToggleFeatureFlags, toggle("a")), "r", 2);
+    let retry = with_request_id(by(token, Permission::ToggleFeatureFlags, toggle("a")), "r", 1);
+    let other = with_request_id(by(token, Permission::ToggleFeatureFlags, toggle("a")), "r", 2);
     let step = world.commit(&[retry.clone(), retry, other]);
     assert_eq!((step.entries.len(), step.requests.len()), (1, 1));
     let Decision::Replayed(bytes) = &step.decisions[1] else { panic!("{:?}", step.decisions[1]) };
@@ -341,12 +344,12 @@ fn same_request_twice_in_a_batch_changes_once() {
 }
 
 #[test]
-fn request_ids_are_per_user_and_skip_errors() {
+fn request_ids_are_per_user_and_unused_after_error() {
     let mut world = World::new();
     world.create("a");
     let ann = world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
     let bob = world.with_user("bob@example.com", &[Permission::ToggleFeatureFlags]);
-    let flip = |token, flag| named(by(token, Permission::ToggleFeatureFlags, toggle(flag)), "same", 1);
+    let flip = |token, flag| with_request_id(by(token, Permission::ToggleFeatureFlags, toggle(flag)), "same", 1);
     let step = world.commit(&[flip(ann, "nope"), flip(ann, "a"), flip(bob, "a")]);
     assert_eq!((step.entries.len(), step.requests.len()), (2, 2));
 }
