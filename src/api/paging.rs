@@ -19,8 +19,9 @@ use crate::domain::text::Malformed;
 const DEFAULT_SIZE: i32 = 100;
 const MAX_SIZE: i32 = 1_000;
 
-/// Longer texts are refused unread: our own tokens have fewer than 200 characters.
-const MAX_TOKEN_LENGTH: usize = 512;
+/// Longer texts are refused unread. The longest token that we make holds an e-mail address, of at most 254 characters in at most 1,016
+/// bytes, after a digest of 8: 1,366 characters.
+const MAX_TOKEN_LENGTH: usize = 1_366;
 
 const MALFORMED: Malformed =
     Malformed("must be a next_page_token of this method, used with the same filters as the page that it came from");
@@ -177,5 +178,13 @@ mod tests {
         let token = encode_key("flags", key.as_str());
         assert_eq!(decode_key("flags", &token, FlagKey::parse), Ok(key));
         assert!(decode_key("other", &token, FlagKey::parse).is_err());
+    }
+
+    #[test]
+    fn token_of_longest_position_is_accepted() {
+        let longest = "\u{1f600}".repeat(254);
+        let token = encode_key("users", &longest);
+        assert_eq!(token.len(), MAX_TOKEN_LENGTH);
+        assert_eq!(decode_key("users", &token, |text| Ok(text.to_owned())), Ok(longest));
     }
 }
