@@ -41,11 +41,11 @@ pub enum BootstrapError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// The change was refused.
+    /// The change failed.
     #[error("{0}")]
-    Refused(#[from] Error),
+    Change(#[from] Error),
     /// The database failed during the commit.
-    #[error("it is unknown whether the administrator was created; start again, and if it was, use the token in {}", .0.display())]
+    #[error("it is unknown whether the administrator was created; start again: if that start creates none, use the token in {}", .0.display())]
     OutcomeUnknown(PathBuf),
     /// The operating system provides no randomness.
     #[error("no randomness for a token: {0}")]
@@ -72,10 +72,10 @@ pub async fn bootstrap(
     match create_administrator(proposals, &secret).await {
         Ok(true) => Ok(Some(TokenLocation::File(rename_token_file(file, folder)))),
         Err(Error::CommitOutcomeUnknown) => Err(BootstrapError::OutcomeUnknown(file)),
-        refused => {
+        not_created => {
             // The token in the file is not valid.
             let _ = fs::remove_file(&file);
-            refused.map(|_| None).map_err(BootstrapError::from)
+            not_created.map(|_| None).map_err(BootstrapError::from)
         }
     }
 }

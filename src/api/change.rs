@@ -63,7 +63,8 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Changes that go to the committer through `proposals`, limited by `rate_limiter`. Refusals are recorded in `denials`.
+    /// Changes that go to the committer through `proposals`, limited by `rate_limiter`. Changes that a permission is missing
+    /// for are recorded in `denials`.
     pub fn new(proposals: Proposals, denials: Denials, rate_limiter: ChangeRateLimiter) -> Self {
         Self { proposals, denials, rate_limiter: Arc::new(rate_limiter) }
     }

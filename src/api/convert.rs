@@ -185,9 +185,9 @@ impl TryFrom<&pb::AuditLog> for Entry {
 
 /// The log holds whole microseconds; other times are invalid.
 fn micros(time: prost_types::Timestamp) -> Option<Timestamp> {
-    let part = (0..1_000_000_000).contains(&time.nanos) && time.nanos % 1_000 == 0;
+    let has_whole_micros = (0..1_000_000_000).contains(&time.nanos) && time.nanos % 1_000 == 0;
     let micros = time.seconds.checked_mul(1_000_000)?.checked_add(i64::from(time.nanos / 1_000))?;
-    (part && (Timestamp::MIN.micros()..=Timestamp::MAX.micros()).contains(&micros))
+    (has_whole_micros && (Timestamp::MIN.micros()..=Timestamp::MAX.micros()).contains(&micros))
         .then(|| Timestamp::from_micros(micros))
 }
 

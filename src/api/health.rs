@@ -23,7 +23,7 @@ impl Health {
         health
     }
 
-    /// The same as a value to watch, with the reason.
+    /// The server's readiness, to watch: whether it serves, and if not, why.
     pub fn readiness(&self) -> watch::Receiver<Readiness> {
         self.readiness.subscribe()
     }

@@ -52,7 +52,7 @@ pub const SERVICES: [&str; 6] = [
     <FlagSyncServiceServer<FlagSync> as NamedService>::NAME,
 ];
 
-/// Public services for probes and tools. They reveal nothing that is not in the .proto files.
+/// Public services for probes and tools. They reveal only what is in the .proto files, and whether the server serves.
 const PUBLIC: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 

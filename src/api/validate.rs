@@ -179,7 +179,7 @@ impl RequestValidator {
         if valid {
             Some(Timestamp::from_micros(time.seconds * 1_000_000 + micros))
         } else {
-            self.reject(field, "must be a time from 0001-01-01T00:00:00Z to 9999-12-30T22:00:00Z")
+            self.reject(field, "must be a time from 0001-01-01T00:00:00Z and before 9999-12-30T22:00:00Z")
         }
     }
 

@@ -100,8 +100,9 @@ mod tests {
         assert_eq!(base62(&[0, 0, 0, 61], 2), "0z");
         assert_eq!(base62(&[0, 0, 0, 62], 2), "10");
         assert_eq!(base62(&u32::MAX.to_be_bytes(), 6), "4gfFC3");
-        // 256 bits fit in 43 digits.
+        // 256 bits need all 43 digits, and no more.
         assert_ne!(&base62(&[0xff; 32], RANDOM_DIGITS)[..1], "0");
+        assert_eq!(&base62(&[0xff; 32], RANDOM_DIGITS + 1)[..1], "0");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use super::{Checkpoint, CheckpointKeyError, Note, VerifierKey, key_file, origin}
 /// The bytes before the 32 bytes of the secret in a PKCS #8 file (RFC 8410, section 7).
 const PKCS8_PREFIX: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];
 
-/// The permission bits that the key of this owner should not have: those of other users. If another user owns the key, the
+/// The permission bits that a key's file must not have: all of group and others. If its owner is not the user of this process, the
 /// group may read it, since Kubernetes mounts secrets that way (`root`, 0440).
 fn forbidden_bits(owner: u32) -> u32 {
     let is_own = fs::metadata("/proc/self").map_or(true, |process| process.uid() == owner);
@@ -58,7 +58,7 @@ impl SigningKey {
         Ok(Self { pkcs8, pair, file: None })
     }
 
-    /// Reads a key from a file, and logs a warning if users other than its owner can read the file.
+    /// Reads a key from a file, and logs a warning if other users have access to the file.
     ///
     /// # Errors
     /// When the file cannot be read or contains no key.
@@ -72,7 +72,7 @@ impl SigningKey {
             tracing::warn!(
                 file = %path.display(),
                 mode = %format!("{mode:o}"),
-                "checkpoint key readable by others; run chmod 600, and replace the key if it may have leaked"
+                "other users have access to the checkpoint key; restrict the file to its owner (0600), and replace the key if it may have leaked"
             );
         }
         Ok(Self { file: Some(path.to_owned()), ..key })
@@ -82,8 +82,8 @@ impl SigningKey {
     /// with the same key.
     ///
     /// # Errors
-    /// When the file cannot be read or written, or contains no key. The file is never overwritten: without hard links, an
-    /// interrupted start can leave an incomplete key.
+    /// When the file cannot be read or written, or contains no key. An existing file is never overwritten, not even an
+    /// incomplete one, which an interrupted start can leave on a file system without hard links: delete it, and start again.
     pub fn read_or_create(path: &Path) -> Result<Self, CheckpointKeyError> {
         match Self::read(path) {
             Err(CheckpointKeyError::Io(error)) if error.kind() == ErrorKind::NotFound => {}

@@ -23,7 +23,7 @@ use crate::telemetry::listener::MetricsListener;
 use crate::tls::{ServerTls, TlsFiles};
 use crate::{config, store, telemetry};
 
-/// What the file is called that a fresh key is written to.
+/// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
 /// What `serve --help` says of the variables that are no options.
@@ -45,7 +45,7 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
 }
 
 async fn serve(settings: config::Serve) -> Result<(), Failure> {
-    // First of all: as the first process of a container it would not be ended by any signal that it does not ask for.
+    // Done first: the first process of a container ignores SIGTERM and SIGINT until it has handlers for them.
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let bootstrap_token = settings.access.bootstrap_token().map_err(Failure::usage)?;
@@ -69,7 +69,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         Some(address) => Some(MetricsListener::bind(address).await?),
         None => None,
     };
-    // A server that cannot start makes no key.
+    // After the listeners are bound, so that a server with wrong settings or a port in use makes no key.
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
@@ -98,15 +98,16 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     Ok(server::run(parts, ready).await?)
 }
 
-/// What checkpoints are signed with: what was given, or the key beside a database that is a file, made where there is none.
+/// The key that signs checkpoints: the given one; without it, the one beside a database that is a file, created if missing; otherwise
+/// `None`.
 fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
     let Some(folder) = store.folder().filter(|_| given.is_none()) else { return Ok(given) };
     let path = folder.join(CHECKPOINT_KEY_FILE);
     let key = SigningKey::read_or_create(&path).map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!(
-            "no key to sign checkpoints with in {}: {error}; mend it, remove it if the first start was cut off while \
-             it wrote it, or name another by --checkpoint-key-file",
+            "cannot read or create the checkpoint key {}: {error}; correct the file, delete it if the first start was \
+             interrupted while writing it, or name another file with --checkpoint-key-file",
             path.display()
         ),
     });

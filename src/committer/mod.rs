@@ -42,7 +42,7 @@ const LOCK_AFTER_LOSSES: u32 = 3;
 /// After this many lost races, the batch fails: something is wrong that a retry cannot mend.
 const MAX_LOSSES: u32 = 100;
 
-/// How long to try to determine the outcome of an append whose connection was lost.
+/// How long after the start of an append to go on determining its outcome, if the connection was lost.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// The pause between two such tries.

@@ -30,8 +30,8 @@ pub struct Proposals {
 pub(super) struct PendingProposal {
     pub proposal: Proposal,
     pub reply: oneshot::Sender<Result<Reply, Error>>,
-    /// Set by the committer when it takes the proposal, or by the caller when its deadline passes. The other then ignores the
-    /// proposal.
+    /// Set by the committer when it takes the proposal: the caller then waits for the outcome. Set by the caller if its deadline
+    /// passes first: the committer then skips the proposal.
     pub claimed: Arc<AtomicBool>,
     /// The span of the caller's request.
     pub span: Span,
@@ -42,7 +42,7 @@ impl Proposals {
     /// waiting. A change that it has not taken by `deadline` is never made.
     ///
     /// # Errors
-    /// Why the change was not made.
+    /// Why the change was not made; or [`Error::CommitOutcomeUnknown`] if it may have been made.
     pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
         let (reply, mut answer) = oneshot::channel();
         let claimed = Arc::new(AtomicBool::new(false));

@@ -34,7 +34,8 @@ impl Committer {
         }
     }
 
-    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it.
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A retry whose caller is no longer
+    /// authenticated stays too, and is rejected when the batch is decided again.
     pub(super) async fn replay(&self, batch: &mut Vec<PendingProposal>, step: &Step) -> Result<(), StoreError> {
         let stored = self.stored_requests(batch.iter()).await?;
         for (pending, decision) in std::mem::take(batch).into_iter().zip(&step.decisions) {

@@ -42,13 +42,13 @@ pub const STANDARD_VARIABLES: [(&str, &str, &str); 14] = [
     (
         SAMPLER,
         "parentbased_always_on",
-        "Which traces are sent: always_on, always_off, traceidratio, or the same after parentbased_, which keeps the \
-         decision of a caller that sends a traceparent",
+        "Which traces are sent: always_on, always_off, traceidratio, or one of these with the prefix parentbased_, which keeps \
+         the decision of a caller that sends a traceparent",
     ),
     (SAMPLER_ARG, "1.0", "The share of traces that traceidratio sends, 0 to 1"),
     ("OTEL_SERVICE_NAME", "toggled", "The service.name of traces. OTEL_RESOURCE_ATTRIBUTES adds further attributes"),
-    (TRACES_EXPORTER, "otlp", "none sends no traces"),
-    (SDK_DISABLED, "false", "true sends no traces"),
+    (TRACES_EXPORTER, "otlp", "otlp, or none to turn traces off"),
+    (SDK_DISABLED, "false", "Set it to true to turn traces off"),
     (
         "OTEL_BSP_SCHEDULE_DELAY",
         "5000",
@@ -144,7 +144,7 @@ fn sampling(variable: &impl Fn(&str) -> Option<String>) -> Result<traces::Sampli
         },
         _ => {
             return Err(format!(
-                "{SAMPLER} must be always_on, always_off or traceidratio, or one of them after parentbased_, and is \
+                "{SAMPLER} must be always_on, always_off or traceidratio, or one of them with the prefix parentbased_, and is \
                  '{name}'"
             ));
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_variable_is_refused_by_its_name() {
+    fn error_names_invalid_variable_without_secret() {
         for (name, value) in [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4317"),

@@ -1,4 +1,4 @@
-//! The audit entry: one change, stored for good.
+//! The audit entry: one change, never altered once written.
 
 use std::sync::Arc;
 
@@ -51,7 +51,7 @@ names! {
         FlagUnarchived = "flag_unarchived",
         /// A user was created.
         UserCreated = "user_created",
-        /// A user's permissions, account or activation were changed.
+        /// A user's permissions or account were changed, or the user was reactivated.
         UserUpdated = "user_updated",
         /// A user was deactivated.
         UserDeactivated = "user_deactivated",

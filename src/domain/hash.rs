@@ -10,8 +10,8 @@ use super::audit::Entry;
 /// The hash before the first entry.
 pub const GENESIS: Hash = [0; 32];
 
-/// The version of the encoding that covers an entry, itself covered by the hash. Version 2 adds what an entry reverts.
-/// Other entries use version 1, so that a verifier without reverts need not know version 2.
+/// The version of an entry's encoding, which the hash covers too. Version 2 adds `reverts`. An entry that reverts nothing uses version
+/// 1, so that a verifier of a log without reverts need not know version 2.
 pub fn version(reverts: Option<Uuid>) -> u8 {
     if reverts.is_some() { 2 } else { 1 }
 }
@@ -27,7 +27,8 @@ pub fn chain(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
 }
 
 /// Feeds fields to the hash: a tag byte (the field's number in the message `AuditLog`), the length in 4 bytes, the
-/// value. Numbers are big-endian. An absent field has length 0; an optional field that is present never has.
+/// value. Numbers are big-endian. An absent field has length 0, and an optional field that is present
+/// never has; an absent `reverts` is left out.
 struct Encoder(Sha256);
 
 impl Encoder {
@@ -118,7 +119,7 @@ mod tests {
         }
     }
 
-    /// A flip with everything that an entry can have.
+    /// A flip with every field but `reverts`.
     fn second() -> Entry {
         Entry {
             id: Uuid::from_u128(0x0190_0000_0000_7000_8000_0000_0000_0003),

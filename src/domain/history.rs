@@ -1,8 +1,8 @@
 //! What a flag was at an earlier revision, from the log.
 //!
 //! A flag that has not changed since then was the same. For any other flag, the first entry after that revision holds
-//! the earlier value: an edit holds the whole flag, a flip only the status. The other fields after a flip come from the
-//! first later edit or, without one, from the present flag; when and by whom the flag was changed before the flip comes
+//! the earlier value: an edit (an update, archiving or unarchiving) holds the whole flag, a flip only the status. If that entry is
+//! a flip, the other fields come from the first later edit or, without one, from the present flag; when and by whom the flag was changed before the flip comes
 //! from the flag's previous entry, if that is not trimmed. So nothing is replayed.
 
 use std::sync::Arc;

@@ -206,7 +206,7 @@ impl State {
     }
 
     /// The flag that changed last. While it is the same, no flag has changed.
-    pub fn newest_flag(&self) -> Option<&Arc<Flag>> {
+    pub fn last_changed_flag(&self) -> Option<&Arc<Flag>> {
         self.changes.last_key_value().map(|(_, flag)| flag)
     }
 
@@ -286,14 +286,17 @@ mod tests {
         ] {
             assert!(!goes_on(at(9, 6), flags), "{what}");
         }
-        assert!(!goes_on(at(9, 5), &[("a", 3), ("b", 5)]), "its entries tell");
+        assert!(
+            !goes_on(at(9, 5), &[("a", 3), ("b", 5)]),
+            "the entry after the known head is kept, so it shows that the log does not continue"
+        );
         assert!(!goes_on(Head { log_id: Uuid::max(), ..at(9, 6) }, &[("a", 3), ("b", 5)]), "another log");
     }
 
     #[test]
     fn flags_since_lists_each_flag_once() {
         let mut state = State::empty(Uuid::nil());
-        assert_eq!((since(&state, 0), state.newest_flag()), (vec![], None));
+        assert_eq!((since(&state, 0), state.last_changed_flag()), (vec![], None));
         for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {
             let head = Head { revision, ..*state.head() };
             state.apply(head, &Delta { flags: vec![Arc::new(Flag::sample(key, revision))], ..Delta::default() });
@@ -301,7 +304,7 @@ mod tests {
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 3), [("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 6), [("a", 7)]);
-        assert_eq!((since(&state, 7), state.newest_flag().map(|flag| flag.revision)), (vec![], Some(7)));
+        assert_eq!((since(&state, 7), state.last_changed_flag().map(|flag| flag.revision)), (vec![], Some(7)));
         // The same change again, as a follower may bring it.
         state.apply(*state.head(), &Delta { flags: vec![Arc::new(Flag::sample("a", 7))], ..Delta::default() });
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);

@@ -36,13 +36,13 @@ pub struct Mirror {
     access: watch::Sender<u64>,
     /// The subscribers to changes of flags.
     subscribers: subscription::Subscribers,
-    /// Keys that a former log had and its replacement has not.
-    removed_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
+    /// The keys of all flags of logs that were replaced.
+    former_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// The most revisions by which the mirror was found to lag since the metric was last read.
     lag: AtomicI64,
     /// When the mirror was created, for its age before the first confirmation.
     began: Instant,
-    /// When the database was last found to hold nothing new.
+    /// When the last look at the database began after which the mirror lacked nothing.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after a confirmation the mirror counts as fresh.
     max_staleness: Duration,
@@ -57,7 +57,7 @@ impl Mirror {
             revision: watch::Sender::new(-1),
             access: watch::Sender::new(0),
             subscribers: subscription::Subscribers::default(),
-            removed_keys: std::sync::Mutex::default(),
+            former_keys: std::sync::Mutex::default(),
             began: Instant::now(),
             confirmed: watch::Sender::new(None),
             lag: AtomicI64::new(0),
@@ -67,7 +67,7 @@ impl Mirror {
 
     /// Reads the state; `None` before the first load. `read` must be quick, since the mirror cannot move meanwhile.
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Option<T> {
-        // A panicking reader has changed nothing, and writers replace values whole, so a poisoned lock is usable.
+        // Only a panic while writing poisons the lock, and `State::apply` does not panic.
         self.state.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(read)
     }
 
@@ -96,9 +96,9 @@ impl Mirror {
 
     /// The keys of flags that disappeared because the log was replaced, as after a restore.
     pub fn removed_keys(&self) -> Vec<FlagKey> {
-        let removed = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
         let still_removed = |state: &State| {
-            removed.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
+            former.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
         };
         self.read(still_removed).unwrap_or_default()
     }
@@ -118,8 +118,8 @@ impl Mirror {
         drop(held);
         // Outside the lock, since it walks over all flags.
         if let Some(old) = old {
-            let mut removed = self.removed_keys.lock().unwrap_or_else(PoisonError::into_inner);
-            removed.extend(old.flags("", None).map(|flag| flag.key.clone()));
+            let mut former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
+            former.extend(old.flags("", None).map(|flag| flag.key.clone()));
         }
         self.access.send_modify(|changes| *changes += 1);
         self.subscribers.notify_all();

@@ -35,9 +35,9 @@ impl Mirror {
         Subscription { mirror: Arc::clone(self), number, keys, wake, generation }
     }
 
-    /// How many subscriptions there are to all flags, and to each key, together.
+    /// The number of registrations: one for a subscription to all flags, else one for each key.
     #[cfg(test)]
-    pub fn subscriptions(&self) -> usize {
+    pub fn registrations(&self) -> usize {
         let registry = self.subscribers.lock();
         registry.to_all.len() + registry.by_key.values().map(Wakes::len).sum::<usize>()
     }
@@ -50,8 +50,8 @@ impl Subscription {
     }
 
     /// Waits for a change, up to `max_wait`; `false` if none came. Returns no sooner than `min_interval` after the call, so that
-    /// changes in quick succession are handled together. Called right after a message was sent, it does not delay a change that
-    /// comes later than that.
+    /// changes in quick succession are handled together. The interval runs from the call, so a change that comes after it is not
+    /// delayed.
     pub async fn changed_within(&self, max_wait: Duration, min_interval: Duration) -> bool {
         let earliest = Instant::now() + min_interval;
         if timeout(max_wait, self.changed()).await.is_err() {

@@ -78,7 +78,7 @@ pub(super) async fn create_first_administrator(
     let mut is_logged = false;
     while !mirror.read(managed).unwrap_or(true) {
         match bootstrap(proposals, own, &folder).await {
-            Err(BootstrapError::Refused(problem @ Error::DatabaseUnavailable)) => {
+            Err(BootstrapError::Change(problem @ Error::DatabaseUnavailable)) => {
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting for the database to create the first administrator");
                 }

@@ -14,10 +14,10 @@ use crate::store::{Connections, Store};
 use crate::telemetry::listener::Readiness;
 use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
-/// The interval of deleting expired requests.
+/// The interval of deleting expired requests, and of looking for trimmed entries.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 
-/// The least pause between two deletions of trimmed entries.
+/// The minimum pause between two deletions of trimmed entries, or between two counts of a block.
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// The pause after a failed deletion.

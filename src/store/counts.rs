@@ -1,7 +1,7 @@
 //! Counting the entries that pass a filter, written once for both databases.
 //!
 //! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in
-//! blocks: apart from its object, what an entry is filtered by has few values, and a block needs a few rows for each user.
+//! blocks: except for the object, each field of a filter has few values, so a block needs only a few rows for each user.
 //! A count adds up the blocks that lie in its range, and walks only the entries at both ends.
 
 use std::ops::RangeInclusive;

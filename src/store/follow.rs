@@ -17,7 +17,7 @@ pub enum FollowOutcome {
     /// The log has this head now, and these objects changed.
     Changed(Head, Delta),
     /// The log does not continue from the known head: it is shorter, or has another entry there, as after a restored backup,
-    /// or the entry there was trimmed. Load the state again.
+    /// or the entry after it was trimmed. Load the state again.
     Diverged,
 }
 
@@ -29,7 +29,7 @@ pub(super) enum Relation {
     Continues,
     /// The log continues from there if the entry there has this hash.
     ContinuesFrom(Hash),
-    /// Another log, an older state of this one, or one whose entry there was trimmed.
+    /// Another log, an older state of this one, or one whose entry after the known head was trimmed.
     Diverged,
 }
 

@@ -143,7 +143,7 @@ pub trait Store: Send + Sync {
     /// All migrations, and which of them are applied.
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError>;
 
-    /// The connection that writes. Each process has one committer, which owns the only one.
+    /// The connection that appends to the log. Each process has one committer, which owns the only one.
     fn writer(&self) -> Box<dyn Writer>;
 
     /// The whole state, at one revision.
@@ -244,17 +244,17 @@ pub trait Store: Send + Sync {
     /// The last checkpoint.
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError>;
 
-    /// Stores a key that signs checkpoints, unless it is stored already.
+    /// Stores the verifier key of a key that signs checkpoints, unless it is stored already.
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError>;
 
-    /// The keys that signed checkpoints, and when each was added, the oldest first.
+    /// The verifier keys of all keys that signed checkpoints, and when each was added, the oldest first.
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
 
     /// The database's plan for [`Store::entries`].
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;
 }
 
-/// The one connection that writes.
+/// The one connection that appends to the log.
 #[async_trait]
 pub trait Writer: Send + Sync {
     /// Appends a step if the log is at `step.base`: all of it or nothing. An empty step writes nothing, and checks only
@@ -262,7 +262,7 @@ pub trait Writer: Send + Sync {
     ///
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] if the step may have been appended or not. The caller may append it again: if it was
-    /// appended, the outcome is [`AppendOutcome::HeadMoved`].
+    /// appended, the outcome is [`AppendOutcome::HeadMoved`], or [`AppendOutcome::RequestExists`] for a step without entries.
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError>;
 
     /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the

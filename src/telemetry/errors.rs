@@ -84,7 +84,7 @@ pub fn report_internal_error(message: &str) {
     sentry::capture_event(Event { message: Some(message), level: Level::Error, ..Event::default() });
 }
 
-/// Makes every panic from here on a log line and a count.
+/// From now on, every panic is logged and counted.
 pub(super) fn install_panic_hook() {
     panic::set_hook(Box::new(report_panic));
 }

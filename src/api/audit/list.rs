@@ -55,8 +55,8 @@ impl AuditLogList {
         validator.finish(list)
     }
 
-    /// The page. It is read again if the log was trimmed meanwhile, since entries may then be missing. Each repetition has a higher
-    /// floor.
+    /// The page. It is read again if the log was trimmed meanwhile, since entries may then be missing: each
+    /// repetition needs another trim, so the loop ends.
     pub async fn page(self, store: &dyn Store) -> Result<pb::ListAuditLogsResponse, Status> {
         let mut head = store.head().await?;
         loop {
@@ -77,7 +77,7 @@ impl AuditLogList {
             }
         }
         if as_of < head.floor {
-            // An empty page would deny entries that existed.
+            // An empty page would claim that there were no entries. At the floor it is right: nothing is kept up to there.
             return Err(Error::CursorTooOld { asked: as_of, oldest: head.floor + 1 }.into());
         }
         let kept = Range { first: head.floor + 1, last: as_of };

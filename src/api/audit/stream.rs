@@ -36,7 +36,8 @@ pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamAuditLogsR
 pub(super) struct AuditStream {
     filter: Filter,
     period: Period,
-    /// Everything up to this revision was sent. `hash` is the hash there, which the log must still have at the next read.
+    /// The next read starts after this revision; what was read up to it may not be sent yet. `hash` is the hash there, which the
+    /// log must still have at the next read.
     through: Revision,
     hash: Hash,
     after: Option<Revision>,
@@ -57,7 +58,7 @@ struct Chunk {
     hash: Hash,
     /// The head at the time of the read.
     head: Head,
-    /// Whether the requested period has ended, so that no entry can follow.
+    /// Whether no entry can follow: the requested period has ended, and this read has reached its end.
     is_last: bool,
 }
 
@@ -162,7 +163,7 @@ impl AuditStream {
         if hash_at(store, &head, self.through).await? != self.hash {
             return Err(mismatch());
         }
-        let is_last = self.period.to.is_some_and(|to| head.timestamp > to);
+        let period_has_ended = self.period.to.is_some_and(|to| head.timestamp > to);
         let rest = Range { first: self.through + 1, last: until };
         let range = store.range(self.period, rest).await?;
         let limit = self.remaining.min(CHUNK_SIZE);
@@ -180,7 +181,7 @@ impl AuditStream {
             Some(entry) => (entry.revision, entry.hash),
             None => (until, hash_at(store, &head, until).await?),
         };
-        Ok(Chunk { entries, through, hash, head, is_last: is_last && !is_full })
+        Ok(Chunk { entries, through, hash, head, is_last: period_has_ended && !is_full })
     }
 }
 

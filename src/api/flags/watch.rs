@@ -26,7 +26,7 @@ const MAX_KEYS: usize = 1_000;
 /// The most flags that one read of the state returns. The mirror cannot move during a read.
 const CHUNK_SIZE: usize = 1_000;
 
-/// The minimum time between two messages. The first change after a quiet time is sent at once. In a burst each flag is sent
+/// The minimum time between two messages, once the client has caught up. The first change after a quiet time is sent at once. In a burst each flag is sent
 /// once an interval, so that the cost does not grow with the number of flips.
 const MIN_INTERVAL: Duration = Duration::from_millis(5);
 
@@ -49,9 +49,8 @@ impl FlagWatch {
             validator.reject::<()>("keys", format!("must have at most {MAX_KEYS} items"));
         }
         let parse = |(index, key): (usize, &String)| validator.parse(&format!("keys[{index}]"), key, FlagKey::parse);
-        // All keys are parsed before any is dropped, so that the error names every violation.
-        let keys: Vec<_> = request.keys.iter().take(MAX_KEYS).enumerate().map(parse).collect();
-        let mut keys: Vec<_> = keys.into_iter().flatten().collect();
+        // An invalid key does not end the iteration, so that the error names the others as well.
+        let mut keys: Vec<_> = request.keys.iter().take(MAX_KEYS).enumerate().filter_map(parse).collect();
         keys.sort_unstable();
         keys.dedup();
         let log_id = request.log_id.as_deref().and_then(|id| validator.uuid("log_id", id));
@@ -252,9 +251,9 @@ mod tests {
     async fn dropped_stream_ends_its_subscription() {
         let mirror = mirror();
         let streams: Vec<_> = [&[][..], &["a"], &["a", "b"]].iter().map(|keys| watch(&mirror, keys)).collect();
-        assert_eq!(mirror.subscriptions(), 4, "one to all flags, one to a, and one to a and b");
+        assert_eq!(mirror.registrations(), 4, "1 for all flags, 1 for a, 2 for a and b");
         drop(streams);
-        assert_eq!(mirror.subscriptions(), 0);
+        assert_eq!(mirror.registrations(), 0);
         change(&mirror, "a");
     }
 

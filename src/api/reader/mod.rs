@@ -1,4 +1,5 @@
-//! The one reader of state: the mirror, as fresh as the caller asks for, and the past, which the log tells.
+//! Reads for the flag and access services: the present from the mirror, not older than `min_revision`, and the past from the
+//! log.
 
 mod as_of;
 
@@ -20,7 +21,7 @@ use crate::store::Store;
 
 pub(super) use as_of::AsOf;
 
-/// How long a read waits for `min_revision`, whatever the caller's deadline is.
+/// The longest that a read waits for `min_revision`, even if the caller's deadline is later.
 const MIN_REVISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a watch waits for the hash at its cursor. Flags are read from memory, whether the database answers or not.

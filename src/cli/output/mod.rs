@@ -121,7 +121,7 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Prints the content of a file to standard output, unchanged unless it is a terminal that it could control.
+/// Prints the content of a file to standard output. On a terminal, replaces characters that could control it.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
         let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(sanitize).collect();

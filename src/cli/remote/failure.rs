@@ -1,4 +1,5 @@
-//! What a failed call means: the message and the exit code. Only this module decides them.
+//! What a failed call means: the message and the exit code. A command that knows more about a refusal
+//! ([`ServerRefusal`]) replaces them.
 
 use std::error::Error;
 
@@ -164,8 +165,8 @@ impl ApiClient {
     }
 
     /// The failure for a stream that cannot be resumed, since the server's log does not have the entry of the cursor: it was
-    /// restored from a backup, for example. `cursor_origin` says what the cursor was taken from. It is `None` for a
-    /// cursor that the user typed: that one is a wrong argument.
+    /// restored from a backup, for example. `cursor_origin` says what the cursor was taken from. `None` if this is another failure,
+    /// or if the user typed the cursor (no `cursor_origin`): then [`Self::failure`] describes it.
     pub(super) fn cursor_failure(&self, status: &Status, cursor_origin: Option<&str>) -> Option<Failure> {
         let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Status)?;
         let (cursor, address) = (cursor_origin?, &self.address);

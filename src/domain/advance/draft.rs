@@ -18,7 +18,7 @@ use crate::domain::text::{Email, FlagKey};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// The object of an entry.
+/// What an entry is about.
 pub(super) struct Subject {
     pub entity_type: EntityType,
     pub id: Option<Uuid>,
@@ -37,6 +37,7 @@ pub(super) struct Values {
 pub(super) struct EntryPosition {
     pub revision: i64,
     pub timestamp: Timestamp,
+    /// The e-mail address of the user, or the name of the service.
     pub by: Arc<str>,
 }
 
@@ -123,7 +124,7 @@ impl<'a> Draft<'a> {
         changed.chain(unchanged).any(|token| token.id != token_id && token.is_live(self.now))
     }
 
-    /// The user of an actor, whatever their permissions; `None` if the actor is not a user (yet).
+    /// The user of an actor, whether or not the credential is valid; `None` for a service, or a caller who is not a user yet.
     pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
         let Actor::Caller { credential, .. } = actor else { return None };
         credential.user_id(self)
@@ -222,7 +223,7 @@ impl<'a> Draft<'a> {
             Actor::Caller { credential: Credential::Token(id), .. } => Some(id),
             _ => None,
         };
-        // Only the flip reverts something, not the entry that provisions its caller.
+        // A revert by a first-time single sign-on caller writes two entries: the new user, and the flip, which is the revert.
         let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
             id: self.new_id(),

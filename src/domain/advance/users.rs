@@ -33,8 +33,8 @@ fn check_account_free(draft: &Draft<'_>, account: Option<&Account>, id: Option<U
     }
 }
 
-/// Creates the user of a first-time caller by single sign-on. The stored user has no permissions: those of a caller by
-/// single sign-on come from the claims of the token. An API token of the user has only the stored permissions.
+/// Creates the user for a single sign-on caller who is not a user yet. The stored user has no permissions: the caller's come from
+/// the claims of the JWT. An API token of the user has none until some are granted to the user.
 pub(super) fn provision(draft: &mut Draft<'_>, proposal: &Proposal, identity: &Identity) -> Result<(), Error> {
     // A user with this address may be another person: anyone who can choose an address at the issuer must not become
     // that user.

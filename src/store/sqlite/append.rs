@@ -1,4 +1,4 @@
-//! The append: one transaction. RowStatement of a kind are written with few statements of many rows, because every statement costs
+//! The append: one transaction. Rows of one table are written with few statements of many rows, because every statement costs
 //! a trip to the connection's own thread.
 
 use std::borrow::Borrow;

@@ -86,7 +86,7 @@ async fn key_readable_by_others_is_warned_about() {
     for (mode, warned) in [(0o640, 1), (0o604, 1), (0o600, 0), (0o400, 0)] {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(mode)).unwrap();
         let (log, _) = logged_key(&database, &[file]).await;
-        assert_eq!(log.matches("chmod 600").count(), warned, "{mode:o}: {log}");
+        assert_eq!(log.matches("restrict the file").count(), warned, "{mode:o}: {log}");
         assert!(warned == 0 || log.contains(file.1) && log.contains(&format!("{mode:o}")), "{log}");
         assert!(!log.contains(CHECKPOINT_KEY.lines().nth(1).unwrap()), "{log}");
     }

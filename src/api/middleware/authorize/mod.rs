@@ -139,7 +139,7 @@ impl AuthorizeLayer {
             request.extensions_mut().insert(call);
         }
         // No timeout around a change: its deadline applies only until the committer takes it, and then it must finish.
-        // Reads of the mirror never wait.
+        // Methods that view flags read the mirror, and those that wait for a revision apply the deadline themselves.
         if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
             return Either::Left(Either::Right(inner.call(request)));
         }
@@ -201,7 +201,8 @@ fn stream_owner(call: Option<&Call>, request: &Request<Body>) -> StreamOwner {
     call.and_then(|call| call.caller.key()).map_or_else(|| StreamOwner::anonymous(address()), StreamOwner::Caller)
 }
 
-/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permit until then.
+/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permit until then, or until the body is
+/// dropped.
 async fn with_end<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     authorizer: Arc<Authorizer>,

@@ -44,13 +44,13 @@ impl ConfigurationCache {
     pub async fn current(&self) -> Result<Arc<Configuration>, Error> {
         let mut latest = self.latest.lock().await;
         if let Some(latest) = &*latest {
-            let same = self.mirror.read(|state| state.newest_flag() == latest.last_changed.as_ref());
+            let same = self.mirror.read(|state| state.last_changed_flag() == latest.last_changed.as_ref());
             if same.ok_or(Error::DatabaseUnavailable)? {
                 return Ok(Arc::clone(latest));
             }
             sleep_until(latest.built + MIN_BUILD_INTERVAL).await;
         }
-        let read = self.mirror.read(|state| (state.newest_flag().cloned(), openfeature::all(state)));
+        let read = self.mirror.read(|state| (state.last_changed_flag().cloned(), openfeature::all(state)));
         let (last_changed, flags) = read.ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
         let current = Arc::new(Configuration { number, json: json(&flags), last_changed, built: Instant::now() });

@@ -20,7 +20,7 @@ pub(super) struct ETag {
 impl ETag {
     /// The tag of the flags in `state`.
     pub fn of(state: &State) -> Self {
-        let newest = state.newest_flag();
+        let newest = state.last_changed_flag();
         Self {
             log_id: state.head().log_id,
             revision: newest.map_or(0, |flag| flag.revision),
