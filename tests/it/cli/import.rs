@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Stdio;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use tokio::io::AsyncWriteExt;
@@ -100,28 +100,46 @@ async fn csv_and_ndjson_import_everything() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn flagd_imports_boolean_flags_and_reports_rest() {
+    let expected = expected([
+        ("checkout", "checkout", "", true, false),
+        ("dark-mode", "dark-mode", "", false, false),
+        ("old", "old", "", false, true),
+        ("search.v2", "search.v2", "", true, false),
+    ]);
     let (preview, flags) = import(&[&fixture("flagd.json")]).await;
     assert_output!("import_flagd", preview);
-    assert_eq!(
-        flags,
-        expected([
-            ("checkout", "checkout", "", true, false),
-            ("dark-mode", "dark-mode", "", false, false),
-            ("old", "old", "", false, true),
-            ("search.v2", "search.v2", "", true, false),
-        ])
-    );
+    assert_eq!(flags, expected);
+    assert_eq!(import(&[&fixture("flagd.yaml")]).await.1, expected);
+    let folder = TempDir::new().unwrap();
+    let (preview, flags) = import(&[&file(&folder, flagd_list())]).await;
+    assert_output!("import_flagd_list", preview);
+    assert_eq!(flags, expected);
+}
+
+/// The flags of flagd.json as a list.
+fn flagd_list() -> String {
+    let mut file: Value = serde_json::from_str(&std::fs::read_to_string(fixture("flagd.json")).unwrap()).unwrap();
+    let flags = file["flags"].as_object().unwrap().iter().map(|(key, flag)| {
+        let mut flag = flag.clone();
+        flag["key"] = key.as_str().into();
+        flag
+    });
+    file["flags"] = flags.collect();
+    file.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unleash_imports_status_if_same_for_all_users() {
-    let flags = expected([
-        ("checkout", "checkout", "The new checkout", true, false),
-        ("dark-mode", "dark-mode", "", false, false),
-        ("old", "old", "", false, true),
-        ("search.v2", "search.v2", "Better search", true, false),
-    ]);
-    for (name, arguments) in [("unleash-state", &["--environment", "production"][..]), ("unleash-environment", &[])] {
+    // In the newer export, `search.v2` depends on `checkout`.
+    for (name, arguments, is_search_on) in
+        [("unleash-state", &["--environment", "production"][..], true), ("unleash-environment", &[], false)]
+    {
+        let flags = expected([
+            ("checkout", "checkout", "The new checkout", true, false),
+            ("dark-mode", "dark-mode", "", false, false),
+            ("old", "old", "", false, true),
+            ("search.v2", "search.v2", "Better search", is_search_on, false),
+        ]);
         let file = fixture(&format!("{name}.json"));
         let (preview, imported) = import(&[&[&*file][..], arguments].concat()).await;
         assert_output!(format!("import_{}", name.replace('-', "_")), preview);
@@ -149,6 +167,17 @@ async fn file_with_any_error_changes_nothing() {
         ("not-utf-8", b"key\n\xff\n".to_vec(), &[]),
         ("other-format", b"key\na\n".to_vec(), &["--format", "flagd"]),
         ("without-environments", b"key\na\n".to_vec(), &["--environment", "production"]),
+        ("duplicate-key", b"{\"flags\":{\"a\":{\"state\":\"ENABLED\",\"state\":\"DISABLED\"}}}".to_vec(), &[]),
+        ("wrong-case", b"{\"flags\":{\"a\":{\"State\":\"ENABLED\"}}}".to_vec(), &[]),
+        ("duplicate-in-yaml", b"flags:\n  a: {state: ENABLED}\n  a: {state: DISABLED}\n".to_vec(), &[]),
+        ("two-documents", b"flags: {}\n---\nflags: {}\n".to_vec(), &[]),
+        ("bomb", bomb().into_bytes(), &[]),
+        (
+            "too-deep",
+            format!("{{\"flags\":{{}},\"metadata\":{}", "[".repeat(1_000)).into_bytes(),
+            &["--format", "flagd"],
+        ),
+        ("flipt", b"version: '1.5'\nflags:\n- key: a\n  enabled: true\n".to_vec(), &[]),
         ("several-environments", unleash.clone(), &[]),
         ("unknown-environment", unleash, &["--environment", "staging"]),
     ] {
@@ -194,6 +223,12 @@ async fn import_changes_only_what_the_file_mentions() {
     assert_eq!(flag("kept"), ("Flag kept", false, false));
     assert_eq!(flag("stays"), ("Flag stays", false, true));
     assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
+}
+
+/// A YAML file that its aliases would make 3^40 times as large.
+fn bomb() -> String {
+    let repeated = (1..=40).map(|n| format!("a{n}: &a{n} [*a{0}, *a{0}, *a{0}]\n", n - 1));
+    format!("flags: {{}}\na0: &a0 [x]\n{}", repeated.collect::<String>())
 }
 
 /// Runs the program with this on standard input.

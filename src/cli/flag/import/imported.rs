@@ -1,10 +1,16 @@
 //! What a file says about flags: the result that every format's parser returns, and the collector that builds it.
 
-use std::collections::HashMap;
-use std::fmt::Display;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt::{self, Display};
+
+use console::truncate_str;
+use serde_json::Value;
 
 use crate::domain::flag::Status;
 use crate::domain::text::{Description, FlagKey, Malformed, Name};
+
+/// How wide the example of a field may be; a longer one is cut, and ends in `...`.
+const MAX_EXAMPLE_WIDTH: usize = 60;
 
 /// The content of a file, checked.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,17 +36,36 @@ pub(super) struct Omission {
     /// The key of the flag, or `the file`.
     pub subject: String,
     pub what: String,
+    /// For a kind of field, which is reported once.
+    pub occurrences: Option<Occurrences>,
 }
 
 impl Omission {
-    pub fn new(subject: &str, what: impl Into<String>) -> Self {
-        Self { subject: subject.to_owned(), what: what.into() }
+    /// Something that concerns one flag: a decision that its owner may want to make differently.
+    pub fn new(key: &str, what: impl Into<String>) -> Self {
+        Self { subject: key.to_owned(), what: what.into(), occurrences: None }
     }
 
-    /// Something that concerns the file as a whole.
-    pub fn of_file(what: impl Into<String>) -> Self {
-        Self::new("the file", what)
+    /// A kind of field, wherever it occurs in the file.
+    fn of_field((path, occurrences): (String, Occurrences)) -> Self {
+        Self { subject: "the file".to_owned(), what: path, occurrences: Some(occurrences) }
     }
+}
+
+impl Display for Omission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.occurrences {
+            Some(Occurrences { count, example }) => write!(f, "{}: {count}, such as {example}", self.what),
+            None => f.write_str(&self.what),
+        }
+    }
+}
+
+/// How often a kind of field occurs, and the first occurrence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Occurrences {
+    pub count: usize,
+    pub example: String,
 }
 
 /// Everything that is wrong with a file, one message each. A file with any error is not imported at all.
@@ -61,6 +86,8 @@ pub(super) struct FlagFields<'a> {
 pub(super) struct FlagCollector {
     flags: Vec<ImportedFlag>,
     omissions: Vec<Omission>,
+    /// The fields that are not imported, by their paths, such as `features[].type`.
+    fields: BTreeMap<String, Occurrences>,
     errors: ParseErrors,
     /// Where each key was first seen.
     locations: HashMap<String, String>,
@@ -80,16 +107,26 @@ impl FlagCollector {
         }
     }
 
-    /// Reports what cannot be imported of one subject, if there is anything.
-    pub fn omit(&mut self, subject: &str, parts: &[String]) {
+    /// Reports what cannot be imported of one flag, if there is anything.
+    pub fn omit(&mut self, key: &str, parts: &[String]) {
         if !parts.is_empty() {
-            self.omissions.push(Omission::new(subject, parts.join("; ")));
+            self.omissions.push(Omission::new(key, parts.join("; ")));
         }
     }
 
-    /// Reports a part of the file that cannot be imported.
-    pub fn omit_from_file(&mut self, part: impl Into<String>) {
-        self.omissions.push(Omission::of_file(part));
+    /// Reports a field that is not imported, unless it is empty. All fields of one path are one line of the report.
+    pub fn omit_field(&mut self, path: &str, key: &str, value: &Value) {
+        if is_empty(value) {
+            return;
+        }
+        if let Some(occurrences) = self.fields.get_mut(path) {
+            occurrences.count += 1;
+            return;
+        }
+        let of_flag = if key.is_empty() { String::new() } else { format!(" of {key}") };
+        let value = value.to_string();
+        let example = format!("{}{of_flag}", truncate_str(&value, MAX_EXAMPLE_WIDTH, "..."));
+        self.fields.insert(path.to_owned(), Occurrences { count: 1, example });
     }
 
     pub fn error(&mut self, location: impl Display, error: impl Display) {
@@ -119,7 +156,8 @@ impl FlagCollector {
 
     pub fn finish(self) -> Result<ImportedFlags, ParseErrors> {
         if self.errors.is_empty() {
-            Ok(ImportedFlags { flags: self.flags, omissions: self.omissions })
+            let fields = self.fields.into_iter().map(Omission::of_field);
+            Ok(ImportedFlags { flags: self.flags, omissions: fields.chain(self.omissions).collect() })
         } else {
             Err(self.errors)
         }
@@ -139,5 +177,16 @@ impl FlagCollector {
                 None
             }
         }
+    }
+}
+
+/// Whether a value holds nothing that could be lost.
+fn is_empty(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        Value::Bool(_) | Value::Number(_) => false,
     }
 }

@@ -34,6 +34,10 @@ struct PlanLineShape<'a> {
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     what: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    count: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    example: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -57,16 +61,24 @@ impl Printable<3> for PlanLine<'_> {
             Self::Step(key, step) => {
                 [Cell::new(step_name(step), step_style(step)), Cell::from(*key), Cell::from(step_details(step))]
             }
-            Self::Omitted(omission) => {
-                [Cell::new("not imported", Style::new().dim()), (&*omission.subject).into(), (&*omission.what).into()]
-            }
+            Self::Omitted(omission) => [
+                Cell::new("not imported", Style::new().dim()),
+                (&*omission.subject).into(),
+                omission.to_string().into(),
+            ],
         }
     }
 
     fn json(&self) -> impl Serialize {
         match self {
             Self::Omitted(omission) => {
-                PlanLineShape { what: Some(&omission.what), ..shape("not_carried", &omission.subject) }
+                let occurrences = omission.occurrences.as_ref();
+                PlanLineShape {
+                    what: Some(&omission.what),
+                    count: occurrences.map(|occurrences| occurrences.count),
+                    example: occurrences.map(|occurrences| &*occurrences.example),
+                    ..shape("not_carried", &omission.subject)
+                }
             }
             Self::Step(key, step) => match step {
                 ChangeStep::Create(FlagContent { name: new_name, description, status }) => PlanLineShape {
@@ -87,7 +99,7 @@ impl Printable<3> for PlanLine<'_> {
 }
 
 fn shape<'a>(change: &'static str, key: &'a str) -> PlanLineShape<'a> {
-    PlanLineShape { change, key, name: None, description: None, status: None, what: None }
+    PlanLineShape { change, key, name: None, description: None, status: None, what: None, count: None, example: None }
 }
 
 fn step_name(step: &ChangeStep) -> &'static str {

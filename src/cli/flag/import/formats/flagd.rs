@@ -1,42 +1,51 @@
-//! flagd's flag definitions. A boolean flag gets the status that its default variant has for every user.
+//! flagd's flag definitions. A boolean flag gets the status that its default variant has, if that is the same for every user.
 
 use std::fmt;
 
-use serde::Deserialize;
-use serde::de::{MapAccess, Visitor};
-use serde_json::{Map, Value};
+use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
-use super::{FileFormat, FileStart, parse_json};
+use super::document::{Entries, UnreadFields, parse_document, read_entries};
+use super::{FileFormat, FileStart};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
 
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "flagd",
-    help: "A flag definition file of flagd, JSON",
-    detect: |start: &FileStart<'_>| start.has_json_field("flags"),
+    help: "A flag definition file of flagd, JSON or YAML",
+    detect: |start: &FileStart<'_>| start.has_field("flags"),
     has_environments: false,
     parse: |text, _| parse(text),
 };
 
 #[derive(Deserialize)]
+#[serde(expecting = "an object")]
 struct File {
     flags: Flags,
-    #[serde(rename = "$evaluators")]
-    evaluators: Option<Map<String, Value>>,
-    metadata: Option<Map<String, Value>>,
+    #[serde(rename = "$schema")]
+    _schema: Option<IgnoredAny>,
+    #[serde(flatten)]
+    unread: UnreadFields,
 }
 
-/// The flags in the order of the file. Duplicate keys are kept, so that they can be reported.
-struct Flags(Vec<(String, Flag)>);
+/// The flags in the order of the file: an object with the flags by their keys, or, for the daemon alone, a list.
+enum Flags {
+    ByKey(Entries<Flag>),
+    List(Vec<Flag>),
+}
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 struct Flag {
+    /// In a list only.
+    key: Option<String>,
     state: State,
-    variants: Option<Map<String, Value>>,
+    variants: Option<Entries<Value>>,
     default_variant: Option<String>,
     targeting: Option<Value>,
-    metadata: Option<Map<String, Value>>,
+    #[serde(flatten)]
+    unread: UnreadFields,
 }
 
 #[derive(Deserialize, PartialEq, Eq)]
@@ -47,84 +56,103 @@ enum State {
 }
 
 impl<'de> Deserialize<'de> for Flags {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct InOrder;
-        impl<'de> Visitor<'de> for InOrder {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct FlagsVisitor;
+        impl<'de> Visitor<'de> for FlagsVisitor {
             type Value = Flags;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object with the flags by their keys")
+                f.write_str("an object with the flags by their keys, or a list of flags")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Flags, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Flags, A::Error> {
+                read_entries(map).map(Flags::ByKey)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Flags, A::Error> {
                 let mut flags = Vec::new();
-                while let Some(flag) = map.next_entry()? {
+                while let Some(flag) = list.next_element()? {
                     flags.push(flag);
                 }
-                Ok(Flags(flags))
+                Ok(Flags::List(flags))
             }
         }
-        deserializer.deserialize_map(InOrder)
+        deserializer.deserialize_any(FlagsVisitor)
     }
 }
 
 fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
-    let file: File = parse_json(text, "a flag definition of flagd")?;
+    let file: File = parse_document(text, "a flag definition of flagd")?;
     let mut collector = FlagCollector::default();
-    for (part, content) in [("$evaluators", &file.evaluators), ("metadata", &file.metadata)] {
-        if content.as_ref().is_some_and(|map| !map.is_empty()) {
-            collector.omit_from_file(part);
+    file.unread.report_document(&mut collector);
+    match &file.flags {
+        Flags::ByKey(Entries(flags)) => {
+            for (key, flag) in flags {
+                let own_key = flag.key.as_deref().filter(|own_key| own_key != key).map(Value::from);
+                collector.omit_field("flags.*.key", key, &own_key.unwrap_or_default());
+                add_flag(&format!("flags.{key}"), "flags.*", key, flag, &mut collector);
+            }
         }
-    }
-    for (key, flag) in &file.flags.0 {
-        add_flag(key, flag, &mut collector);
+        Flags::List(flags) => {
+            for (position, flag) in flags.iter().enumerate() {
+                let location = format!("flags[{position}]");
+                match &flag.key {
+                    Some(key) => add_flag(&location, "flags[]", key, flag, &mut collector),
+                    None => collector.error(location, "key is missing"),
+                }
+            }
+        }
     }
     collector.finish()
 }
 
-fn add_flag(key: &str, flag: &Flag, collector: &mut FlagCollector) {
-    let location = format!("flags.{key}");
-    let empty = Map::new();
-    let variants = flag.variants.as_ref().unwrap_or(&empty);
+/// Adds a flag; `path` is the path of its kind of object.
+fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut FlagCollector) {
+    let variants = flag.variants.as_ref().map(|variants| &*variants.0).unwrap_or_default();
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
         collector.omit(key, &[format!("the flag: variant {name:?} is neither true nor false")]);
         return;
     }
-    let status = match flag.default_variant.as_deref().map(|name| (name, variants.get(name))) {
-        Some((_, Some(value))) => Some(if *value == Value::Bool(true) { Status::Enabled } else { Status::Disabled }),
+    let default = flag.default_variant.as_deref();
+    let value = default.map(|name| (name, variants.iter().find(|(variant, _)| variant == name)));
+    let mut status = match value {
+        Some((_, Some((_, Value::Bool(true))))) => Some(Status::Enabled),
+        Some((_, Some(_))) => Some(Status::Disabled),
         Some((name, None)) => {
-            collector.error(&location, format_args!("defaultVariant {name:?} is not among the variants"));
+            collector.error(location, format_args!("defaultVariant {name:?} is not among the variants"));
             None
         }
         None => None,
     };
-    collector.omit(key, &omissions(flag));
+    let mut reasons = Vec::new();
+    if default.is_none() {
+        reasons.push("no defaultVariant: status not imported".to_owned());
+    }
+    let targeting =
+        flag.targeting.as_ref().filter(|rule| !rule.is_null() && **rule != Value::Object(Default::default()));
+    if let Some(rule) = targeting {
+        reasons.push("targeting decides for each user: status not imported".to_owned());
+        collector.omit_field(&format!("{path}.targeting"), key, rule);
+        status = None;
+    }
+    collector.omit(key, &reasons);
+    flag.unread.report(path, key, collector);
     // flagd's clients treat a disabled flag as missing, as toggled's clients treat an archived one.
     let archived = Some(flag.state == State::Disabled);
-    collector.add(&location, &FlagFields { key, status, archived, ..FlagFields::default() });
-}
-
-/// What of a boolean flag cannot be imported.
-fn omissions(flag: &Flag) -> Vec<String> {
-    let has_targeting = |rule: &Value| !rule.is_null() && *rule != Value::Object(Map::new());
-    let parts = [
-        flag.default_variant.is_none().then_some("no defaultVariant: status not imported"),
-        flag.targeting
-            .as_ref()
-            .is_some_and(has_targeting)
-            .then_some("targeting: the status of defaultVariant applies to every user"),
-        flag.metadata.as_ref().is_some_and(|map| !map.is_empty()).then_some("metadata"),
-    ];
-    parts.into_iter().flatten().map(str::to_owned).collect()
+    collector.add(location, &FlagFields { key, status, archived, ..FlagFields::default() });
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::flag::import::imported::Omission;
 
     fn parse_flag(flag: &str) -> Result<ImportedFlags, ParseErrors> {
         parse(&format!(r#"{{"flags":{{"a":{flag}}}}}"#))
+    }
+
+    /// The report, as the preview shows it.
+    fn report(imported: &ImportedFlags) -> Vec<String> {
+        imported.omissions.iter().map(|omission| format!("{}: {omission}", omission.subject)).collect()
     }
 
     #[test]
@@ -150,42 +178,110 @@ mod tests {
     }
 
     #[test]
-    fn what_no_flag_can_hold_is_reported() {
-        for (flag, imported, expected) in [
-            (r#"{"state":"ENABLED","variants":{"red":"f00","blue":"00f"},"defaultVariant":"red"}"#, 0, "\"blue\""),
-            (r#"{"state":"ENABLED","variants":{"one":1},"defaultVariant":"one"}"#, 0, "\"one\""),
-            (
-                r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on","targeting":{"fractional":[]}}"#,
-                1,
-                "targeting",
-            ),
-            (
-                r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on","metadata":{"owner":"x"}}"#,
-                1,
-                "metadata",
-            ),
-            (r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":null}"#, 1, "status not imported"),
+    fn flag_of_other_type_is_reported() {
+        for (flag, variant) in [
+            (r#"{"state":"ENABLED","variants":{"red":"f00","blue":"00f"},"defaultVariant":"red"}"#, "red"),
+            (r#"{"state":"ENABLED","variants":{"on":true,"one":1},"defaultVariant":"one"}"#, "one"),
         ] {
-            let ImportedFlags { flags, omissions } = parse_flag(flag).unwrap();
-            assert_eq!((flags.len(), omissions.len()), (imported, 1), "{flag}");
-            assert!(omissions[0].subject == "a" && omissions[0].what.contains(expected), "{omissions:?}");
+            let imported = parse_flag(flag).unwrap();
+            assert_eq!(imported.flags, []);
+            assert_eq!(report(&imported), [format!("a: the flag: variant {variant:?} is neither true nor false")]);
         }
-        let file = r#"{"flags":{},"$evaluators":{"mail":{"in":[]}},"metadata":{"version":"1"}}"#;
-        assert_eq!(parse(file).unwrap().omissions, ["$evaluators", "metadata"].map(Omission::of_file));
+    }
+
+    #[test]
+    fn flag_that_differs_by_user_keeps_status() {
+        for default in ["on", "off"] {
+            let targeting = r#"{"fractional":[["on",1],["off",9]]}"#;
+            let variants = r#""variants":{"on":true,"off":false}"#;
+            let flag =
+                format!(r#"{{"state":"ENABLED",{variants},"defaultVariant":"{default}","targeting":{targeting}}}"#);
+            let imported = parse_flag(&flag).unwrap();
+            assert_eq!((imported.flags[0].status, imported.flags[0].archived), (None, Some(false)));
+            assert_eq!(
+                report(&imported),
+                [
+                    &*format!("the file: flags.*.targeting: 1, such as {targeting} of a"),
+                    "a: targeting decides for each user: status not imported",
+                ]
+            );
+        }
+        let imported = parse_flag(r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":null}"#).unwrap();
+        assert_eq!(imported.flags[0].status, None);
+        assert_eq!(report(&imported), ["a: no defaultVariant: status not imported"]);
+    }
+
+    #[test]
+    fn every_other_field_is_reported_once_with_an_example() {
+        let flag =
+            r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on","metadata":{"owner":"x"},"key":"c"}"#;
+        let evaluators = r#""$evaluators":{"mail":{"in":[]}}"#;
+        let file = format!(
+            r#"{{"$schema":"s","flags":{{"a":{flag},"b":{flag}}},{evaluators},"metadata":{{"version":"1"}},"new":[1,2]}}"#
+        );
+        let expected = [
+            r#"$evaluators: 1, such as {"mail":{"in":[]}}"#,
+            r#"flags.*.key: 2, such as "c" of a"#,
+            r#"flags.*.metadata: 2, such as {"owner":"x"} of a"#,
+            r#"metadata: 1, such as {"version":"1"}"#,
+            "new[]: 2, such as 1",
+        ];
+        assert_eq!(report(&parse(&file).unwrap()), expected.map(|line| format!("the file: {line}")));
+    }
+
+    #[test]
+    fn list_of_flags_is_read_like_an_object() {
+        let text = r#"{"flags":[
+            {"key":"a","state":"ENABLED","variants":{"on":true},"defaultVariant":"on","metadata":{"owner":"x"}},
+            {"key":"b","state":"DISABLED","variants":{"on":true,"off":false},"defaultVariant":"off"},
+            {"key":"c","state":"ENABLED","variants":{"red":"f00"},"defaultVariant":"red"}
+        ]}"#;
+        let imported = parse(text).unwrap();
+        let fields: Vec<_> =
+            imported.flags.iter().map(|flag| (flag.key.as_str(), flag.status, flag.archived)).collect();
+        assert_eq!(fields, [("a", Some(Status::Enabled), Some(false)), ("b", Some(Status::Disabled), Some(true))]);
+        assert_eq!(
+            report(&imported),
+            [
+                r#"the file: flags[].metadata: 1, such as {"owner":"x"} of a"#,
+                r#"c: the flag: variant "red" is neither true nor false"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn yaml_is_read_like_json() {
+        let text = "# flags of the shop\nflags:\n  a: &on\n    state: ENABLED\n    variants: {on: true, off: false}\n    \
+                    defaultVariant: on\n  b: *on\n  c:\n    <<: *on\n    defaultVariant: off\n";
+        let imported = parse(text).unwrap();
+        assert_eq!(imported.omissions, []);
+        let fields: Vec<_> = imported.flags.iter().map(|flag| (flag.key.as_str(), flag.status)).collect();
+        assert_eq!(fields, [("a", Some(Status::Enabled)), ("b", Some(Status::Enabled)), ("c", Some(Status::Disabled))]);
     }
 
     #[test]
     fn invalid_definition_or_key_is_an_error() {
         let on = r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}"#;
+        let keyed = r#"{"key":"a","state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}"#;
         for (text, expected) in [
             (
                 r#"{"flags":{"a":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"off"}}}"#.to_owned(),
                 "\"off\"",
             ),
             (r#"{"flags":{"a":{"state":"MAYBE"}}}"#.to_owned(), "MAYBE"),
-            (r#"{"flags":[]}"#.to_owned(), "by their keys"),
+            (r#"{"flags":{"a":{"State":"ENABLED"}}}"#.to_owned(), "missing field `state`"),
+            (r#"{"flags":7}"#.to_owned(), "by their keys, or a list"),
+            (r#"{"flags":{"a":7}}"#.to_owned(), "invalid type: integer `7`, expected an object"),
+            (format!(r#"{{"flags":[{on}]}}"#), "flags[0]: key is missing"),
+            (format!(r#"{{"flags":[{keyed},{keyed}]}}"#), "flags[1]: duplicate key \"a\", first at flags[0]"),
             (format!(r#"{{"flags":{{"a b":{on}}}}}"#), "flags.a b: key must be"),
-            (format!(r#"{{"flags":{{"a":{on},"a":{on}}}}}"#), "duplicate key"),
+            (format!(r#"{{"flags":{{"a":{on},"a":{on}}}}}"#), "duplicate key \"a\""),
+            (format!(r#"{{"flags":{{}},"flags":{{"a":{on}}}}}"#), "duplicate field `flags`"),
+            (
+                r#"{"flags":{"a":{"state":"ENABLED","variants":{"on":true,"on":false},"defaultVariant":"on"}}}"#
+                    .to_owned(),
+                "duplicate key \"on\"",
+            ),
         ] {
             let errors = parse(&text).unwrap_err();
             assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");

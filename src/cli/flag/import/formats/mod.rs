@@ -1,14 +1,16 @@
 //! The file formats of `flag import`. To add one, write its parser in a file here, as a `FileFormat`, and list it in `FORMATS`.
 
 mod csv;
+mod document;
 mod flagd;
 mod ndjson;
 mod unleash;
 
 use std::collections::BTreeMap;
 
+use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::IgnoredAny;
 
 use super::imported::{ImportedFlags, ParseErrors};
 
@@ -29,29 +31,49 @@ pub(super) struct FileFormat {
     detect: fn(&FileStart<'_>) -> bool,
     /// Whether its files describe several environments, of which `--environment` selects one.
     has_environments: bool,
-    /// Reads a file: its text, and the environment that was selected.
-    parse: fn(&str, Option<&str>) -> Result<ImportedFlags, ParseErrors>,
+    /// Reads a file's text.
+    parse: fn(&str, &ParseOptions) -> Result<ImportedFlags, ParseErrors>,
+}
+
+/// How a file is read. The option applies to some formats only.
+#[derive(Debug, Default, Args)]
+pub(super) struct ParseOptions {
+    /// The environment of an Unleash export to import; needed if the export has several
+    #[arg(long, value_name = "NAME")]
+    pub environment: Option<String>,
 }
 
 /// The start of a file, by which its format is detected.
 #[derive(Debug)]
 struct FileStart<'a> {
     first_line: &'a str,
-    /// The names of the fields of the first JSON object; none if the file does not begin with one.
-    json_fields: Vec<String>,
+    is_json: bool,
+    /// The names of the fields of the first JSON object, or of a YAML document.
+    fields: Vec<String>,
 }
 
 impl<'a> FileStart<'a> {
     fn of(text: &'a str) -> Self {
-        type Object = BTreeMap<String, IgnoredAny>;
-        let object = serde_json::Deserializer::from_str(text).into_iter::<Object>().next();
-        let json_fields = object.and_then(Result::ok).map(|fields| fields.into_keys().collect()).unwrap_or_default();
-        Self { first_line: text.lines().next().unwrap_or_default(), json_fields }
+        let is_json = document::is_json(text);
+        let fields = if is_json { json_fields(text) } else { yaml_fields(text) };
+        Self { first_line: text.lines().next().unwrap_or_default(), is_json, fields }
     }
 
-    fn has_json_field(&self, name: &str) -> bool {
-        self.json_fields.iter().any(|field| field == name)
+    fn has_field(&self, name: &str) -> bool {
+        self.fields.iter().any(|field| field == name)
     }
+}
+
+fn json_fields(text: &str) -> Vec<String> {
+    type Object = BTreeMap<String, IgnoredAny>;
+    let object = serde_json::Deserializer::from_str(text).into_iter::<Object>().next();
+    object.and_then(Result::ok).map(|fields| fields.into_keys().collect()).unwrap_or_default()
+}
+
+/// The fields by the lines that are not indented. The file may have errors, which its format's parser reports.
+fn yaml_fields(text: &str) -> Vec<String> {
+    let names = text.lines().filter(|line| !line.starts_with([' ', '#', '-'])).filter_map(|line| line.split_once(':'));
+    names.map(|(name, _)| name.trim_end().trim_matches(['"', '\'']).to_owned()).collect()
 }
 
 /// What `--format` selects.
@@ -71,17 +93,17 @@ pub(super) fn format_parser() -> impl TypedValueParser<Value = FormatChoice> {
 }
 
 /// Reads a file in the given or the detected format.
-pub(super) fn parse(text: &str, choice: FormatChoice, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
+pub(super) fn parse(text: &str, choice: FormatChoice, options: &ParseOptions) -> Result<ImportedFlags, ParseErrors> {
     // Spreadsheets begin the files that they save with a byte order mark.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let format = match choice {
         FormatChoice::Given(format) => format,
         FormatChoice::Detect => detect(text).map_err(|error| vec![error.to_owned()])?,
     };
-    if environment.is_some() && !format.has_environments {
+    if options.environment.is_some() && !format.has_environments {
         return Err(vec!["--environment applies only to exports of Unleash".to_owned()]);
     }
-    (format.parse)(text, environment)
+    (format.parse)(text, options)
 }
 
 /// The format of a file. An empty file could have any, so that one is not guessed.
@@ -91,18 +113,34 @@ fn detect(text: &str) -> Result<&'static FileFormat, &'static str> {
         return Err(EMPTY);
     }
     let start = FileStart::of(text);
+    if let Some((_, product)) = FOREIGN.iter().find(|(fields, _)| fields.iter().all(|field| start.has_field(field))) {
+        return Err(product);
+    }
     FORMATS.iter().find(|format| (format.detect)(&start)).ok_or(UNKNOWN)
 }
 
+/// Fields of files that look like one of the formats, and are not.
+const FOREIGN: [(&[&str], &str); 6] = [
+    (&["flags", "namespace"], FLIPT),
+    (&["flags", "version"], FLIPT),
+    (&["flagValues"], LAUNCHDARKLY),
+    (&["key", "variations"], LAUNCHDARKLY),
+    (&["items", "_links"], LAUNCHDARKLY),
+    (
+        &["flags", "segments"],
+        "a file of Flipt or LaunchDarkly, which no format here can read; write its flags as CSV or NDJSON",
+    ),
+];
+
+const FLIPT: &str = "an export of Flipt, which no format here can read; write its flags as CSV or NDJSON";
+
+const LAUNCHDARKLY: &str = "a file of LaunchDarkly, which no format here can read; write its flags as CSV or NDJSON";
+
 const EMPTY: &str = "the file is empty; if it is meant to be, pass --format ndjson";
 
-const UNKNOWN: &str = "unknown format: neither CSV with a column key, nor NDJSON of flag export, nor JSON of flagd or Unleash; \
+const UNKNOWN: &str = "unknown format: neither CSV with a column key, nor NDJSON of flag export, nor JSON or YAML of flagd or \
+                       Unleash; \
                        pass --format to see the errors for one of them";
-
-/// Parses a file that is one JSON document; `document` is what it should be, for the error.
-fn parse_json<T: DeserializeOwned>(text: &str, document: &str) -> Result<T, ParseErrors> {
-    serde_json::from_str(text).map_err(|error| vec![format!("not {document}: {error}")])
-}
 
 #[cfg(test)]
 mod tests {
@@ -122,11 +160,27 @@ mod tests {
             ("{\"key\":\"a\"}\n{\"key\":\"b\"}\n", "ndjson"),
             ("{\"flags\":{}}", "flagd"),
             ("{\n  \"$schema\": \"https://example.com\",\n  \"flags\": {}\n}", "flagd"),
+            ("{\"flags\":[]}", "flagd"),
+            ("# of the shop\n---\n$schema: x\nflags:\n  a: {}\n", "flagd"),
+            ("\"flags\" : {}\n", "flagd"),
             ("{\"version\":4,\"features\":[]}", "unleash"),
+            ("version: 4\nfeatures:\n- name: a\n", "unleash"),
         ] {
             assert_eq!(detected(text), Ok(format), "{text}");
         }
-        for text in ["hello", "[]", "{}", "{\"flags\":", "name\nA\n", "%PDF-1.7", "{]", "{key}", "[key]"] {
+        for text in [
+            "hello",
+            "[]",
+            "{}",
+            "{\"flags\":",
+            "name\nA\n",
+            "%PDF-1.7",
+            "{]",
+            "{key}",
+            "[key]",
+            "key: a\n",
+            "a:\n  flags: {}\n",
+        ] {
             assert_eq!(detected(text), Err(UNKNOWN), "{text}");
         }
     }
@@ -135,19 +189,38 @@ mod tests {
     fn empty_file_needs_a_format() {
         for text in ["", "\n \n"] {
             assert_eq!(detected(text), Err(EMPTY), "{text:?}");
-            let flags = parse(text, FormatChoice::Given(&ndjson::FORMAT), None).unwrap();
+            let flags = parse(text, FormatChoice::Given(&ndjson::FORMAT), &ParseOptions::default()).unwrap();
             assert_eq!(flags, ImportedFlags { flags: Vec::new(), omissions: Vec::new() });
         }
     }
 
     #[test]
     fn byte_order_mark_is_ignored() {
-        assert_eq!(parse("\u{feff}key\na\n", FormatChoice::Detect, None).unwrap().flags.len(), 1);
+        for text in ["key\na\n", "{\"key\":\"a\"}", "flags: {}\n", "{\"flags\":{}}"] {
+            let imported = parse(&format!("\u{feff}{text}"), FormatChoice::Detect, &ParseOptions::default());
+            assert_eq!(imported.unwrap(), parse(text, FormatChoice::Detect, &ParseOptions::default()).unwrap());
+        }
     }
 
     #[test]
-    fn environment_is_refused_unless_unleash() {
-        assert_eq!(parse("key\na\n", FormatChoice::Detect, Some("production")).unwrap_err().len(), 1);
+    fn option_of_another_format_is_refused() {
+        let environment = ParseOptions { environment: Some("production".to_owned()) };
+        for (text, options, accepted) in [("key\na\n", &environment, false), ("{\"flags\":{}}", &environment, false)] {
+            assert_eq!(parse(text, FormatChoice::Detect, options).is_ok(), accepted, "{text} {options:?}");
+        }
+    }
+
+    #[test]
+    fn file_of_another_product_is_named() {
+        for (text, product) in [
+            ("version: \"1.5\"\nnamespace: default\nflags:\n- key: a\n  enabled: true\n", FLIPT),
+            ("{\"version\":\"1.2\",\"flags\":[{\"key\":\"a\",\"enabled\":true}]}", FLIPT),
+            ("{\"key\":\"a\",\"variations\":[],\"environments\":{}}", LAUNCHDARKLY),
+            ("{\"items\":[],\"_links\":{}}", LAUNCHDARKLY),
+            ("{\"flagValues\":{\"a\":true}}", LAUNCHDARKLY),
+        ] {
+            assert_eq!(detected(text), Err(product), "{text}");
+        }
     }
 
     /// Pieces of files in these formats, cut anywhere and in any order.
@@ -161,6 +234,7 @@ mod tests {
             Just("{\"features\":[{\"name\":\"a\",\"enabled\":true".to_owned()),
             Just("\"featureEnvironments\":[{\"featureName\":\"a\",\"environment\":\"e\",\"enabled\":".to_owned()),
             Just("{\"key\":\"a\",\"status\":\"on\"}\n".to_owned()),
+            Just("flags:\n  a: &x\n    state: ENABLED\n    <<: *x\n".to_owned()),
             "[\\[\\]{}\",:\\\\\n\r a0]{0,8}",
             "\\PC{0,20}",
         ];
@@ -171,8 +245,8 @@ mod tests {
         #[test]
         fn parsers_never_panic(text in prop_oneof![pieces(), any::<String>()]) {
             for choice in FORMATS.iter().map(FormatChoice::Given).chain([FormatChoice::Detect]) {
-                for environment in [None, Some("e")] {
-                    let _ = parse(&text, choice, environment);
+                for environment in [None, Some("e".to_owned())] {
+                    let _ = parse(&text, choice, &ParseOptions { environment });
                 }
             }
         }

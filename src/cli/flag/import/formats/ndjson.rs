@@ -1,7 +1,7 @@
 //! NDJSON: one flag a line, as `flag export` and `flag list --output json` write it. Every field but the key may be missing.
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use serde_json::Value;
 
 use super::{FileFormat, FileStart};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
@@ -9,7 +9,7 @@ use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlag
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "ndjson",
     help: "One JSON object a line, as flag export writes it",
-    detect: |start: &FileStart<'_>| start.has_json_field("key"),
+    detect: |start: &FileStart<'_>| start.is_json && start.has_field("key"),
     has_environments: false,
     parse: |text, _| parse(text),
 };
@@ -23,17 +23,13 @@ struct Line {
     description: Option<String>,
     status: Option<String>,
     archived: Option<bool>,
-    archived_at: Option<IgnoredAny>,
-    id: Option<IgnoredAny>,
-    // Set by the server alone: accepted and ignored.
-    #[serde(rename = "revision")]
-    _revision: Option<IgnoredAny>,
-    #[serde(rename = "created_at")]
-    _created_at: Option<IgnoredAny>,
-    #[serde(rename = "updated_at")]
-    _updated_at: Option<IgnoredAny>,
-    #[serde(rename = "updated_by")]
-    _updated_by: Option<IgnoredAny>,
+    // Set by the server alone: of these, an import takes no more than whether a flag is archived.
+    archived_at: Option<Value>,
+    id: Option<Value>,
+    revision: Option<Value>,
+    created_at: Option<Value>,
+    updated_at: Option<Value>,
+    updated_by: Option<Value>,
 }
 
 impl Line {
@@ -42,6 +38,19 @@ impl Line {
     fn archived(&self) -> Option<bool> {
         self.archived
             .or_else(|| (self.id.is_some() || self.archived_at.is_some()).then_some(self.archived_at.is_some()))
+    }
+
+    /// The fields that only a server sets.
+    fn set_by_server(&self) -> impl Iterator<Item = (&'static str, &Value)> {
+        let fields = [
+            ("id", &self.id),
+            ("revision", &self.revision),
+            ("created_at", &self.created_at),
+            ("updated_at", &self.updated_at),
+            ("updated_by", &self.updated_by),
+            ("archived_at", &self.archived_at),
+        ];
+        fields.into_iter().filter_map(|(name, value)| Some((name, value.as_ref()?)))
     }
 }
 
@@ -58,7 +67,13 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
                     status: line.status.as_deref().and_then(|word| collector.status(&location, word)),
                     archived: line.archived(),
                 };
+                if line.archived == Some(false) && line.archived_at.is_some() {
+                    collector.error(&location, "archived is false, but archived_at is set; remove one of them");
+                }
                 collector.add(&location, &fields);
+                for (name, value) in line.set_by_server() {
+                    collector.omit_field(name, &line.key, value);
+                }
             }
             Err(error) => collector.error(&location, describe(&error)),
         }
@@ -86,7 +101,16 @@ mod tests {
 {"key":"c"}
 {"key":"d","archived":true}
 "#;
-        let flags = parse(text).unwrap().flags;
+        let imported = parse(text).unwrap();
+        let report: Vec<_> = imported.omissions.iter().map(ToString::to_string).collect();
+        let flags = imported.flags;
+        let expected = [
+            r#"archived_at: 1, such as "2026-01-01T00:00:00Z" of b"#,
+            r#"id: 2, such as "7" of a"#,
+            "revision: 1, such as 7 of a",
+            r#"updated_by: 1, such as "ann" of a"#,
+        ];
+        assert_eq!(report, expected);
         let fields: Vec<_> = flags.iter().map(|f| (f.key.as_str(), f.status, f.archived)).collect();
         assert_eq!(
             fields,
@@ -103,12 +127,18 @@ mod tests {
     fn every_error_is_reported_with_its_line() {
         let nul = "{\"key\":\"a\",\"name\":\"\\u0000\"}";
         let text = format!(
-            "{nul}\n{{\"key\":\"b\",\"colour\":1}}\n{{\"key\":\"c\"\n{{\"key\":\"a\"}}\n{{\"name\":\"\"}}\n7\n"
+            "{nul}\n{{\"key\":\"b\",\"colour\":1}}\n{{\"key\":\"c\"\n{{\"key\":\"a\"}}\n{{\"name\":\"\"}}\n7\n{{\"key\":\"e\",\"key\":\"e\"}}\n\
+             {{\"key\":\"f\",\"archived\":false,\"archived_at\":\"2026-01-01T00:00:00Z\"}}\n"
         );
         let errors = parse(&text).unwrap_err();
         let lines: Vec<_> = errors.iter().map(|error| error.split(':').next().unwrap()).collect();
-        assert_eq!(lines, ["line 1", "line 2", "line 3", "line 4", "line 5", "line 6"], "{errors:?}");
+        assert_eq!(
+            lines,
+            ["line 1", "line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8"],
+            "{errors:?}"
+        );
         assert!(errors[0].contains("U+0000") && errors[1].contains("colour"), "{errors:?}");
+        assert!(errors[6].contains("duplicate field `key`") && errors[7].contains("archived_at is set"), "{errors:?}");
         assert!(errors[2].contains("column 10") && !errors[2].contains("at line"), "{errors:?}");
     }
 }

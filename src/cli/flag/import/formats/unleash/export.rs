@@ -1,13 +1,18 @@
 //! The content of an Unleash export. There are two kinds: the older one of a whole instance (`/api/admin/state/export`),
 //! and the newer one of an environment. In the first two versions of the older kind each flag has its own `enabled`.
+//!
+//! Each type names what decides about a flag's key, texts and status. All other fields are `unread`, and are reported.
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Deserializer};
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use crate::cli::flag::import::formats::document::{Entries, UnreadFields, list};
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub(super) struct Export {
     pub features: Vec<Feature>,
     #[serde(default, deserialize_with = "list")]
@@ -17,87 +22,82 @@ pub(super) struct Export {
     #[serde(default, deserialize_with = "list")]
     pub feature_strategy_segments: Vec<StrategySegment>,
     #[serde(default, deserialize_with = "list")]
-    pub feature_tags: Vec<Tag>,
-    #[serde(default, deserialize_with = "list")]
     pub dependencies: Vec<Dependencies>,
-    #[serde(default, deserialize_with = "list")]
-    pub segments: Vec<Value>,
-    #[serde(default, deserialize_with = "list")]
-    pub strategies: Vec<Value>,
-    #[serde(default, deserialize_with = "list")]
-    pub context_fields: Vec<Value>,
+    #[serde(rename = "version")]
+    _version: Option<IgnoredAny>,
+    #[serde(flatten)]
+    pub unread: UnreadFields,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub(super) struct Feature {
     pub name: String,
     pub description: Option<String>,
-    #[serde(rename = "type")]
-    pub kind: Option<String>,
     pub project: Option<String>,
     pub stale: Option<bool>,
     pub impression_data: Option<bool>,
     pub archived: Option<bool>,
     pub archived_at: Option<String>,
-    // These three are here in the first two versions only.
+    /// The flags that it depends on. The newer export lists them in `Export::dependencies`.
+    #[serde(default, deserialize_with = "list")]
+    pub dependencies: Vec<Value>,
+    // These two are here in the first two versions only.
     pub enabled: Option<bool>,
     #[serde(default, deserialize_with = "list")]
     pub strategies: Vec<Strategy>,
-    #[serde(default, deserialize_with = "list")]
-    pub variants: Vec<Value>,
+    #[serde(flatten)]
+    pub unread: UnreadFields,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub(super) struct FeatureEnvironment {
     pub feature_name: String,
     pub environment: String,
     pub enabled: bool,
     #[serde(default, deserialize_with = "list")]
-    pub variants: Vec<Value>,
+    pub strategies: Vec<Strategy>,
+    /// The flag's name once more.
+    #[serde(rename = "name")]
+    _name: Option<IgnoredAny>,
+    #[serde(flatten)]
+    pub unread: UnreadFields,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub(super) struct Strategy {
     pub id: Option<String>,
     pub feature_name: Option<String>,
     pub environment: Option<String>,
     #[serde(alias = "strategyName")]
     pub name: String,
-    pub parameters: Option<Map<String, Value>>,
+    pub parameters: Option<Entries<Value>>,
     pub disabled: Option<bool>,
     #[serde(default, deserialize_with = "list")]
     pub constraints: Vec<Value>,
     #[serde(default, deserialize_with = "list")]
     pub segments: Vec<Value>,
-    #[serde(default, deserialize_with = "list")]
-    pub variants: Vec<Value>,
+    #[serde(flatten)]
+    pub unread: UnreadFields,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[serde(rename_all = "camelCase", expecting = "an object")]
 pub(super) struct StrategySegment {
     pub feature_strategy_id: String,
+    pub segment_id: Value,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Tag {
-    pub feature_name: String,
-}
-
-#[derive(Deserialize)]
+#[serde(expecting = "an object")]
 pub(super) struct Dependencies {
     pub feature: String,
     #[serde(default, deserialize_with = "list")]
     pub dependencies: Vec<Value>,
-}
-
-/// Reads null as an empty list.
-fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    #[serde(flatten)]
+    pub unread: UnreadFields,
 }
 
 impl Export {
@@ -108,14 +108,22 @@ impl Export {
 }
 
 impl Strategy {
+    pub fn is_disabled(&self) -> bool {
+        self.disabled == Some(true)
+    }
+
     /// Whether it turns the flag on for every user, if its segments listed elsewhere do not limit it.
     pub fn is_for_all(&self) -> bool {
         let all = match self.name.as_str() {
             "default" => true,
-            "flexibleRollout" => self.parameters.as_ref().and_then(|all| all.get("rollout")).is_some_and(is_hundred),
+            "flexibleRollout" => self.parameter("rollout").is_some_and(is_hundred),
             _ => false,
         };
         all && self.constraints.is_empty() && self.segments.is_empty()
+    }
+
+    fn parameter(&self, name: &str) -> Option<&Value> {
+        self.parameters.as_ref()?.get(name)
     }
 }
 

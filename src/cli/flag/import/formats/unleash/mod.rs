@@ -1,40 +1,36 @@
-//! Unleash: whether a flag is on in one environment. A flag that is on for some users only keeps its status.
+//! Unleash: whether a flag is on in one environment. A flag that is on for some users only, or only while another flag is on,
+//! keeps its status: a status that is the same for all users would give it to users who do not have it.
 
 mod export;
+mod index;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, HashSet};
-
 use export::{Export, Feature, Strategy};
+use index::ExportIndex;
+use serde_json::Value;
 
-use super::{FileFormat, FileStart, parse_json};
+use super::document::parse_document;
+use super::{FileFormat, FileStart};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
 
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "unleash",
-    help: "An export of Unleash, JSON",
-    detect: |start: &FileStart<'_>| start.has_json_field("features"),
+    help: "An export of Unleash, JSON or YAML",
+    detect: |start: &FileStart<'_>| start.has_field("features"),
     has_environments: true,
-    parse,
+    parse: |text, options| parse(text, options.environment.as_deref()),
 };
 
 fn parse(text: &str, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
-    let export: Export = parse_json(text, "an export of Unleash")?;
+    let export: Export = parse_document(text, "an export of Unleash")?;
     let environment = select_environment(&export, environment).map_err(|error| vec![error])?;
     let mut collector = FlagCollector::default();
-    let parts = [
-        ("segments", &export.segments),
-        ("strategies", &export.strategies),
-        ("context fields", &export.context_fields),
-    ];
-    for (part, items) in parts.into_iter().filter(|(_, items)| !items.is_empty()) {
-        collector.omit_from_file(format!("{part}: {}", items.len()));
-    }
-    let index = ExportIndex::new(&export, environment);
+    export.unread.report_document(&mut collector);
+    let index = ExportIndex::new(&export, environment, &mut collector);
     for (position, feature) in export.features.iter().enumerate() {
-        index.add_flag(&format!("features[{position}]"), feature, &mut collector);
+        add_flag(&index, &format!("features[{position}]"), feature, &mut collector);
     }
     collector.finish()
 }
@@ -56,118 +52,93 @@ fn select_environment<'a>(export: &'a Export, requested: Option<&str>) -> Result
     }
 }
 
-/// What the export says about a flag outside of the flag itself, by the flag's name.
-struct ExportIndex<'a> {
-    environment: Option<&'a str>,
-    enabled: HashMap<&'a str, bool>,
-    strategies: HashMap<&'a str, Vec<&'a Strategy>>,
-    /// The ids of strategies that are limited to segments, as the older export lists them.
-    segmented_strategies: HashSet<&'a str>,
-    variant_counts: HashMap<&'a str, usize>,
-    tag_counts: HashMap<&'a str, usize>,
-    dependency_counts: HashMap<&'a str, usize>,
+fn add_flag(index: &ExportIndex<'_>, location: &str, feature: &Feature, collector: &mut FlagCollector) {
+    let mut reasons = Vec::new();
+    let status = status(index, feature, &mut reasons);
+    collector.omit(&feature.name, &reasons);
+    if feature.archived == Some(false) && feature.archived_at.is_some() {
+        collector.error(location, "archived is false, but archivedAt is set; remove one of them");
+    }
+    let archived = feature.archived.or_else(|| feature.archived_at.as_ref().map(|_| true));
+    let (key, description) = (feature.name.as_str(), feature.description.as_deref());
+    collector.add(location, &FlagFields { key, name: None, description, status, archived });
+    report_fields(index, feature, collector);
+    for (path, strategy) in index.strategies(feature) {
+        report_strategy(path, key, strategy, index.is_for_all(strategy), collector);
+    }
 }
 
-impl<'a> ExportIndex<'a> {
-    fn new(export: &'a Export, environment: Option<&'a str>) -> Self {
-        let in_environment =
-            export.feature_environments.iter().filter(|it| Some(it.environment.as_str()) == environment);
-        let segments = export.feature_strategy_segments.iter();
-        let mut index = Self {
-            environment,
-            enabled: in_environment.clone().map(|it| (it.feature_name.as_str(), it.enabled)).collect(),
-            strategies: HashMap::new(),
-            segmented_strategies: segments.map(|it| it.feature_strategy_id.as_str()).collect(),
-            variant_counts: sums(in_environment.map(|it| (it.feature_name.as_str(), it.variants.len()))),
-            tag_counts: sums(export.feature_tags.iter().map(|tag| (tag.feature_name.as_str(), 1))),
-            dependency_counts: sums(export.dependencies.iter().map(|it| (it.feature.as_str(), it.dependencies.len()))),
-        };
-        // An export of a single environment may omit its name.
-        let is_elsewhere =
-            |strategy: &&Strategy| strategy.environment.as_deref().is_some_and(|e| Some(e) != environment);
-        for strategy in export.feature_strategies.iter().filter(|strategy| !is_elsewhere(strategy)) {
-            if let Some(name) = &strategy.feature_name {
-                index.strategies.entry(name).or_default().push(strategy);
-            }
-        }
-        index
+/// Reports the fields of a flag that no flag of toggled has. Those with the value that Unleash gives a new flag are left out.
+fn report_fields(index: &ExportIndex<'_>, feature: &Feature, collector: &mut FlagCollector) {
+    let key = feature.name.as_str();
+    let is_set = |field: Option<bool>| field.filter(|is_set| *is_set).map(Value::from);
+    let project = feature.project.as_deref().filter(|project| *project != "default");
+    let in_environment = index.environment.is_some();
+    let fields = [
+        ("stale", is_set(feature.stale)),
+        ("impressionData", is_set(feature.impression_data)),
+        ("project", project.map(Value::from)),
+        ("archivedAt", feature.archived_at.as_deref().map(Value::from)),
+        ("enabled", feature.enabled.filter(|_| in_environment).map(Value::from)),
+    ];
+    for (name, value) in fields {
+        collector.omit_field(&format!("features[].{name}"), key, &value.unwrap_or_default());
     }
+    for dependency in index.dependencies(feature) {
+        collector.omit_field("dependencies[]", key, dependency);
+    }
+    feature.unread.report("features[]", key, collector);
+}
 
-    fn add_flag(&self, location: &str, feature: &Feature, collector: &mut FlagCollector) {
-        let mut omitted = Vec::new();
-        let status = self.status(feature, &mut omitted);
-        omitted.extend(self.counted_parts(feature));
-        omitted.extend(feature.stale.filter(|stale| *stale).map(|_| "stale".to_owned()));
-        omitted.extend(feature.impression_data.filter(|has_data| *has_data).map(|_| "impression data".to_owned()));
-        omitted.extend(feature.kind.as_ref().map(|kind| format!("type {kind}")));
-        omitted.extend(feature.project.as_ref().filter(|p| *p != "default").map(|p| format!("project {p}")));
-        collector.omit(&feature.name, &omitted);
-        let archived = feature.archived.or_else(|| feature.archived_at.as_ref().map(|_| true));
-        let (key, description) = (feature.name.as_str(), feature.description.as_deref());
-        collector.add(location, &FlagFields { key, name: None, description, status, archived });
+/// Reports what of a strategy the flag's status does not say.
+fn report_strategy(path: &str, key: &str, strategy: &Strategy, is_for_all: bool, collector: &mut FlagCollector) {
+    let mut report = |name: &str, value: &Value| collector.omit_field(&format!("{path}.{name}"), key, value);
+    if !is_for_all || strategy.is_disabled() {
+        report("name", &Value::from(strategy.name.as_str()));
+        report("constraints", &Value::from(strategy.constraints.clone()));
+        report("segments", &Value::from(strategy.segments.clone()));
     }
+    if strategy.is_disabled() {
+        report("disabled", &Value::from(true));
+    }
+    // Of a rollout to all users, nothing depends on these.
+    let is_relevant = |name: &str| !is_for_all || !["rollout", "stickiness", "groupId"].contains(&name);
+    let parameters = strategy.parameters.iter().flat_map(|parameters| &parameters.0);
+    report("parameters", &parameters.filter(|(name, _)| is_relevant(name)).cloned().collect());
+    strategy.unread.report(path, key, collector);
+}
 
-    /// What a flag has some number of, and cannot be imported.
-    fn counted_parts(&self, feature: &'a Feature) -> impl Iterator<Item = String> {
-        let count = |counts: &HashMap<&str, usize>| counts.get(feature.name.as_str()).copied().unwrap_or_default();
-        let in_strategies: usize = self.strategies(feature).map(|strategy| strategy.variants.len()).sum();
-        let parts = [
-            ("variants", feature.variants.len() + count(&self.variant_counts) + in_strategies),
-            ("tags", count(&self.tag_counts)),
-            ("dependencies on other flags", count(&self.dependency_counts)),
-        ];
-        parts.into_iter().filter(|(_, number)| *number > 0).map(|(part, number)| format!("{part}: {number}"))
+/// The flag's status if it is the same for every user and does not depend on other flags, and otherwise none. The same holds for
+/// a flag of which all strategies are disabled.
+fn status(index: &ExportIndex<'_>, feature: &Feature, reasons: &mut Vec<String>) -> Option<Status> {
+    let Some(enabled) = index.enabled(feature) else {
+        let place = index.environment.map_or_else(String::new, |name| format!(" in {name}"));
+        reasons.push(format!("no status{place}: status not imported"));
+        return None;
+    };
+    if !enabled {
+        return Some(Status::Disabled);
     }
-
-    fn strategies(&self, feature: &'a Feature) -> impl Iterator<Item = &'a Strategy> {
-        self.strategies.get(feature.name.as_str()).into_iter().flatten().copied().chain(&feature.strategies)
+    let strategies = index.strategies(feature).map(|(_, strategy)| strategy);
+    let (disabled, active): (Vec<_>, Vec<_>) = strategies.partition(|strategy| strategy.is_disabled());
+    let is_for_all = active.iter().any(|strategy| index.is_for_all(strategy));
+    if !is_for_all && !active.is_empty() {
+        reasons.push(format!("on for some users only ({}): status not imported", names(&active)));
+    } else if !is_for_all && !disabled.is_empty() {
+        reasons.push(format!("all strategies disabled ({}): status not imported", names(&disabled)));
     }
-
-    /// The flag's status if it is the same for every user, and otherwise none: to turn a flag on that is on for some
-    /// users would give it to all. The same holds for a flag of which all strategies are disabled.
-    fn status(&self, feature: &'a Feature, omitted: &mut Vec<String>) -> Option<Status> {
-        let enabled = match self.environment {
-            Some(_) => self.enabled.get(feature.name.as_str()).copied(),
-            None => feature.enabled,
-        };
-        let Some(enabled) = enabled else {
-            let place = self.environment.map_or_else(String::new, |name| format!(" in {name}"));
-            omitted.push(format!("no status{place}: status not imported"));
-            return None;
-        };
-        let (active, disabled): (Vec<_>, Vec<_>) =
-            self.strategies(feature).partition(|strategy| strategy.disabled != Some(true));
-        let (for_all, for_some): (Vec<_>, Vec<_>) = active.into_iter().partition(|strategy| self.is_for_all(strategy));
-        let on_for_some = enabled && for_all.is_empty() && !for_some.is_empty();
-        let on_for_none = enabled && for_all.is_empty() && for_some.is_empty() && !disabled.is_empty();
-        if on_for_some {
-            omitted.push(format!("on for some users only ({}): status not imported", names(&for_some)));
-        } else if !for_some.is_empty() {
-            omitted.push(format!("strategies: {}", names(&for_some)));
-        }
-        if on_for_none {
-            omitted.push(format!("all strategies disabled ({}): status not imported", names(&disabled)));
-        } else if !disabled.is_empty() {
-            omitted.push(format!("disabled strategies: {}", names(&disabled)));
-        }
-        (!on_for_some && !on_for_none).then_some(if enabled { Status::Enabled } else { Status::Disabled })
+    let parents: Vec<_> = index.dependencies(feature).map(parent_name).collect();
+    if !parents.is_empty() {
+        reasons.push(format!("depends on {}: status not imported", parents.join(", ")));
     }
-
-    fn is_for_all(&self, strategy: &Strategy) -> bool {
-        let segmented = strategy.id.as_deref().is_some_and(|id| self.segmented_strategies.contains(id));
-        strategy.is_for_all() && !segmented
-    }
+    reasons.is_empty().then_some(Status::Enabled)
 }
 
 fn names(strategies: &[&Strategy]) -> String {
     strategies.iter().map(|strategy| strategy.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// Adds up the numbers of each flag.
-fn sums<'a>(counts: impl Iterator<Item = (&'a str, usize)>) -> HashMap<&'a str, usize> {
-    let mut sums = HashMap::new();
-    for (name, count) in counts {
-        *sums.entry(name).or_default() += count;
-    }
-    sums
+/// The flag that a dependency names. In `features` it can be the name alone.
+fn parent_name(dependency: &Value) -> &str {
+    dependency.as_str().or_else(|| dependency.get("feature")?.as_str()).unwrap_or("another flag")
 }

@@ -1,7 +1,6 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cli::flag::import::imported::Omission;
 
 fn read(file: Value, environment: Option<&str>) -> ImportedFlags {
     parse(&file.to_string(), environment).unwrap()
@@ -9,6 +8,11 @@ fn read(file: Value, environment: Option<&str>) -> ImportedFlags {
 
 fn errors(file: &Value, environment: Option<&str>) -> ParseErrors {
     parse(&file.to_string(), environment).unwrap_err()
+}
+
+/// The report, as the preview shows it.
+fn report(imported: &ImportedFlags) -> Vec<String> {
+    imported.omissions.iter().map(|omission| format!("{}: {omission}", omission.subject)).collect()
 }
 
 /// One flag that is on in one environment, with these strategies.
@@ -32,7 +36,6 @@ fn flag_on_for_all_users_is_enabled() {
         json!([{"strategyName": "default", "parameters": {}, "constraints": [], "environment": "production"}]),
         json!([{"name": "flexibleRollout", "parameters": {"rollout": "100", "stickiness": "default"}}]),
         json!([{"name": "flexibleRollout", "parameters": {"rollout": 100}, "segments": null}]),
-        json!([{"name": "userWithId", "environment": "development"}]),
     ] {
         let imported = with_strategies(given.clone());
         assert_eq!(imported.omissions, [], "{given}");
@@ -51,25 +54,80 @@ fn flag_on_for_some_users_keeps_status() {
     ] {
         let imported = with_strategies(given.clone());
         assert_eq!(imported.flags[0].status, None, "{given}");
-        assert!(imported.omissions[0].what.contains("on for some users only"), "{given}: {:?}", imported.omissions);
+        let last = report(&imported).pop().unwrap();
+        assert!(last.starts_with("a: on for some users only ("), "{given}: {last}");
     }
-    let both = with_strategies(json!([{"name": "default"}, {"name": "userWithId"}]));
+    let both = with_strategies(json!([{"name": "default"}, {"name": "userWithId", "parameters": {"userIds": "7"}}]));
+    assert_eq!(both.flags[0].status, Some(Status::Enabled));
     assert_eq!(
-        (both.flags[0].status, both.omissions[0].what.as_str()),
-        (Some(Status::Enabled), "strategies: userWithId")
+        report(&both),
+        [
+            r#"the file: featureStrategies[].name: 1, such as "userWithId" of a"#,
+            r#"the file: featureStrategies[].parameters: 1, such as {"userIds":"7"} of a"#,
+        ]
     );
 }
 
 #[test]
 fn disabled_strategy_is_reported_and_ignored() {
     let beside = with_strategies(json!([{"name": "default"}, {"name": "userWithId", "disabled": true}]));
+    assert_eq!(beside.flags[0].status, Some(Status::Enabled));
     assert_eq!(
-        (beside.flags[0].status, beside.omissions[0].what.as_str()),
-        (Some(Status::Enabled), "disabled strategies: userWithId")
+        report(&beside),
+        [
+            "the file: featureStrategies[].disabled: 1, such as true of a",
+            r#"the file: featureStrategies[].name: 1, such as "userWithId" of a"#,
+        ]
     );
     let alone = with_strategies(json!([{"name": "default", "disabled": true}]));
     assert_eq!(alone.flags[0].status, None);
-    assert!(alone.omissions[0].what.contains("all strategies disabled (default)"), "{:?}", alone.omissions);
+    assert_eq!(report(&alone).pop().unwrap(), "a: all strategies disabled (default): status not imported");
+}
+
+#[test]
+fn flag_that_depends_on_another_keeps_status() {
+    let file = |dependencies: Value| {
+        json!({
+            "features": [{"name": "child"}, {"name": "parent"}],
+            "featureEnvironments": [
+                {"featureName": "child", "environment": "e", "enabled": true},
+                {"featureName": "parent", "environment": "e", "enabled": false},
+            ],
+            "dependencies": [{"feature": "child", "dependencies": dependencies}],
+        })
+    };
+    for dependency in [
+        json!({"feature": "parent", "enabled": true}),
+        json!({"feature": "parent", "enabled": false}),
+        json!({"feature": "parent", "variants": ["red"]}),
+    ] {
+        let imported = read(file(json!([dependency])), None);
+        let statuses: Vec<_> = imported.flags.iter().map(|flag| flag.status).collect();
+        assert_eq!(statuses, [None, Some(Status::Disabled)], "{dependency}");
+        assert_eq!(
+            report(&imported),
+            [
+                format!("the file: dependencies[]: 1, such as {dependency} of child"),
+                "child: depends on parent: status not imported".to_owned(),
+            ]
+        );
+    }
+    assert_eq!(read(file(json!([])), None).flags[0].status, Some(Status::Enabled));
+    let inside = json!({"features": [{"name": "a", "enabled": true, "dependencies": ["b", {"feature": "c"}]}]});
+    assert_eq!(report(&read(inside, None)).pop().unwrap(), "a: depends on b, c: status not imported");
+}
+
+#[test]
+fn flag_that_is_off_is_off_whatever_it_depends_on() {
+    let file = json!({
+        "features": [{"name": "a"}],
+        "featureEnvironments": [{"featureName": "a", "environment": "e", "enabled": false}],
+        "featureStrategies": [{"name": "userWithId", "featureName": "a"}],
+        "dependencies": [{"feature": "a", "dependencies": [{"feature": "b"}]}],
+    });
+    let imported = read(file, None);
+    assert_eq!(imported.flags[0].status, Some(Status::Disabled));
+    assert_eq!(report(&imported).len(), 2, "the dependency and the strategy: {:?}", imported.omissions);
 }
 
 #[test]
@@ -84,7 +142,8 @@ fn segment_of_older_export_limits_strategy() {
     });
     let imported = read(file, None);
     assert_eq!(imported.flags[0].status, None);
-    assert_eq!(imported.omissions[0], Omission::of_file("segments: 1"));
+    assert!(report(&imported).contains(&r#"the file: segments[]: 1, such as {"id":1,"name":"some"}"#.to_owned()));
+    assert!(report(&imported).contains(&"the file: featureStrategySegments[].segmentId: 1, such as 1".to_owned()));
 }
 
 #[test]
@@ -113,6 +172,7 @@ fn several_environments_need_a_selection() {
             {"featureName": "a", "environment": "development", "enabled": true},
             {"featureName": "b", "environment": "development", "enabled": true},
         ],
+        "featureStrategies": [{"name": "default", "featureName": "a", "environment": "staging"}],
     });
     for (asked, expected) in
         [(None, "--environment: development, production"), (Some("staging"), "the export has development, production")]
@@ -121,37 +181,81 @@ fn several_environments_need_a_selection() {
         assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
     }
     let development = read(file.clone(), Some("development"));
-    assert!(
-        development.omissions.is_empty() && development.flags.iter().all(|flag| flag.status == Some(Status::Enabled))
+    assert!(development.flags.iter().all(|flag| flag.status == Some(Status::Enabled)));
+    assert_eq!(
+        report(&development),
+        [
+            r#"the file: featureEnvironments[] of other environments: 1, such as "production" of a"#,
+            r#"the file: featureStrategies[] of other environments: 1, such as "staging" of a"#,
+        ]
     );
     let production = read(file, Some("production"));
     let statuses: Vec<_> = production.flags.iter().map(|flag| flag.status).collect();
     assert_eq!(statuses, [Some(Status::Disabled), None]);
-    assert!(production.omissions[0].subject == "b" && production.omissions[0].what.contains("in production"));
+    assert_eq!(report(&production).pop().unwrap(), "b: no status in production: status not imported");
 }
 
 #[test]
-fn everything_else_of_a_flag_is_reported() {
+fn every_other_field_is_reported_once_with_an_example() {
+    let feature =
+        |name: &str| json!({"name": name, "type": "release", "project": "shop", "stale": true, "nameless": null});
     let file = json!({
-        "features": [{"name": "a", "type": "release", "project": "shop", "stale": true, "impressionData": true}],
-        "featureEnvironments": [{"featureName": "a", "environment": "e", "enabled": true, "variants": [{"name": "red"}]}],
-        "featureStrategies": [{"name": "default", "featureName": "a", "variants": [{"name": "blue"}]}],
-        "featureTags": [{"featureName": "a", "tagType": "simple", "tagValue": "x"}],
-        "dependencies": [{"feature": "a", "dependencies": [{"feature": "b", "enabled": true}]}],
-        "contextFields": [{"name": "country"}],
+        "features": [feature("a"), feature("b"), {"name": "c", "project": "default", "stale": false, "impressionData": true}],
+        "featureEnvironments": [
+            {"featureName": "a", "environment": "e", "enabled": true, "name": "a", "variants": [{"name": "red"}]},
+            {"featureName": "b", "environment": "e", "enabled": false, "safeguards": [{"id": "s"}]},
+            {"featureName": "c", "environment": "e", "enabled": true},
+            {"featureName": "gone", "environment": "e", "enabled": true},
+        ],
+        "featureStrategies": [
+            {"name": "default", "featureName": "a", "title": "everyone", "variants": [{"name": "blue"}], "sortOrder": 0},
+            {"name": "default"},
+        ],
+        "featureTags": [{"featureName": "a", "tagType": "simple", "tagValue": "x"}, {"featureName": "b", "tagValue": "x"}],
+        "contextFields": [{"name": "country", "description": "where the user lives, as two letters of ISO 3166"}],
+        "links": [{"feature": "a", "links": [{"url": "https://example.com"}]}],
+        "tagTypes": [{"name": "simple"}],
+        "segments": [],
+        "newest": {"x": 1},
     });
     let imported = read(file, None);
-    assert_eq!(
-        imported.omissions,
-        [
-            Omission::of_file("context fields: 1"),
-            Omission::new(
-                "a",
-                "variants: 2; tags: 1; dependencies on other flags: 1; stale; impression data; type release; \
-             project shop",
-            ),
-        ]
-    );
+    let statuses: Vec<_> = imported.flags.iter().map(|flag| flag.status).collect();
+    assert_eq!(statuses, [Some(Status::Enabled), Some(Status::Disabled), Some(Status::Enabled)]);
+    let expected = [
+        r#"contextFields[]: 1, such as {"description":"where the user lives, as two letters of I..."#,
+        r#"featureEnvironments[] of flags that the file lacks: 1, such as "gone""#,
+        r#"featureEnvironments[].safeguards: 1, such as [{"id":"s"}] of b"#,
+        r#"featureEnvironments[].variants: 1, such as [{"name":"red"}] of a"#,
+        r#"featureStrategies[] of flags that the file lacks: 1, such as "none""#,
+        r#"featureStrategies[].sortOrder: 1, such as 0 of a"#,
+        r#"featureStrategies[].title: 1, such as "everyone" of a"#,
+        r#"featureStrategies[].variants: 1, such as [{"name":"blue"}] of a"#,
+        r#"featureTags[]: 2, such as {"featureName":"a","tagType":"simple","tagValue":"x"}"#,
+        "features[].impressionData: 1, such as true of c",
+        r#"features[].project: 2, such as "shop" of a"#,
+        "features[].stale: 2, such as true of a",
+        r#"features[].type: 2, such as "release" of a"#,
+        r#"links[]: 1, such as {"feature":"a","links":[{"url":"https://example.com"}]}"#,
+        r#"newest: 1, such as {"x":1}"#,
+        r#"tagTypes[]: 1, such as {"name":"simple"}"#,
+    ];
+    assert_eq!(report(&imported), expected.map(|line| format!("the file: {line}")));
+}
+
+#[test]
+fn contradictions_are_errors() {
+    let status = |enabled: bool| json!({"featureName": "a", "environment": "e", "enabled": enabled});
+    let features = json!([{"name": "a", "archived": false, "archivedAt": "2026-01-01T00:00:00Z"}]);
+    for (file, expected) in [
+        (
+            json!({"features": [{"name": "a"}], "featureEnvironments": [status(true), status(false)]}),
+            "featureEnvironments[1]: a second status",
+        ),
+        (json!({"features": features}), "features[0]: archived is false, but archivedAt is set"),
+    ] {
+        let errors = errors(&file, None);
+        assert!(errors.len() == 1 && errors[0].starts_with(expected), "{errors:?}");
+    }
 }
 
 #[test]
@@ -160,4 +264,15 @@ fn name_that_is_no_key_is_an_error() {
     let errors = errors(&file, None);
     assert!(errors[0].starts_with("features[0]: key must") && errors[1].contains("first at features[1]"), "{errors:?}");
     assert_eq!(errors.len(), 2);
+}
+
+#[test]
+fn yaml_is_read_like_json() {
+    let text = "version: 4\nfeatures:\n  - {name: a, description: 7, stale: no}\nfeatureEnvironments:\n  - featureName: a\n    \
+                environment: e\n    enabled: true\n";
+    assert!(parse(text, None).unwrap_err()[0].contains("line 3"), "YAML 1.1's words for true and false are refused");
+    let imported = parse(&text.replace("no}", "true}"), None).unwrap();
+    assert_eq!(imported.flags[0].status, Some(Status::Enabled));
+    assert_eq!(imported.flags[0].description.as_ref().unwrap().as_str(), "7");
+    assert_eq!(report(&imported), ["the file: features[].stale: 1, such as true of a"]);
 }

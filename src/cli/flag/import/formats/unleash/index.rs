@@ -1,0 +1,117 @@
+//! What an export says about a flag outside of the flag itself, by the flag's name.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::Value;
+
+use super::export::{Export, Feature, FeatureEnvironment, Strategy};
+use crate::cli::flag::import::imported::FlagCollector;
+
+/// A strategy, and the path of the list that it is in.
+type StrategyAt<'a> = (&'static str, &'a Strategy);
+
+pub(super) struct ExportIndex<'a> {
+    pub environment: Option<&'a str>,
+    enabled: HashMap<&'a str, bool>,
+    strategies: HashMap<&'a str, Vec<StrategyAt<'a>>>,
+    /// The ids of strategies that are limited to segments, as the older export lists them.
+    segmented_strategies: HashSet<&'a str>,
+    dependencies: HashMap<&'a str, Vec<&'a Value>>,
+}
+
+impl<'a> ExportIndex<'a> {
+    /// Reports what belongs to another environment, or to a flag that the export lacks.
+    pub fn new(export: &'a Export, environment: Option<&'a str>, collector: &mut FlagCollector) -> Self {
+        let segments = export.feature_strategy_segments.iter();
+        segments.clone().for_each(|it| collector.omit_field("featureStrategySegments[].segmentId", "", &it.segment_id));
+        let mut index = Self {
+            environment,
+            enabled: HashMap::new(),
+            strategies: HashMap::new(),
+            segmented_strategies: segments.map(|it| it.feature_strategy_id.as_str()).collect(),
+            dependencies: HashMap::new(),
+        };
+        let mut selection = Selection { known: names(export), environment, collector };
+        for (position, it) in export.feature_environments.iter().enumerate() {
+            if selection.takes("featureEnvironments[]", &it.feature_name, Some(&it.environment)) {
+                index.add_environment(position, it, selection.collector);
+            }
+        }
+        for strategy in &export.feature_strategies {
+            let name = strategy.feature_name.as_deref().unwrap_or_default();
+            // An export of a single environment may omit its name.
+            if selection.takes("featureStrategies[]", name, strategy.environment.as_deref()) {
+                index.strategies.entry(name).or_default().push(("featureStrategies[]", strategy));
+            }
+        }
+        for it in &export.dependencies {
+            if selection.takes("dependencies[]", &it.feature, None) {
+                index.dependencies.entry(&it.feature).or_default().extend(&it.dependencies);
+                it.unread.report("dependencies[]", &it.feature, selection.collector);
+            }
+        }
+        index
+    }
+
+    fn add_environment(&mut self, position: usize, it: &'a FeatureEnvironment, collector: &mut FlagCollector) {
+        let name = it.feature_name.as_str();
+        if self.enabled.insert(name, it.enabled).is_some() {
+            let location = format!("featureEnvironments[{position}]");
+            collector.error(location, format_args!("a second status of {name:?} in {:?}", it.environment));
+        }
+        let strategies = it.strategies.iter().map(|strategy| ("featureEnvironments[].strategies[]", strategy));
+        self.strategies.entry(name).or_default().extend(strategies);
+        it.unread.report("featureEnvironments[]", name, collector);
+    }
+
+    /// Whether the flag is on, before its strategies; none if the export does not say.
+    pub fn enabled(&self, feature: &Feature) -> Option<bool> {
+        match self.environment {
+            Some(_) => self.enabled.get(feature.name.as_str()).copied(),
+            None => feature.enabled,
+        }
+    }
+
+    pub fn strategies(&self, feature: &'a Feature) -> impl Iterator<Item = StrategyAt<'a>> {
+        let own = feature.strategies.iter().map(|strategy| ("features[].strategies[]", strategy));
+        self.strategies.get(feature.name.as_str()).into_iter().flatten().copied().chain(own)
+    }
+
+    /// The dependencies of a flag on other flags.
+    pub fn dependencies(&self, feature: &'a Feature) -> impl Iterator<Item = &'a Value> {
+        self.dependencies.get(feature.name.as_str()).into_iter().flatten().copied().chain(&feature.dependencies)
+    }
+
+    pub fn is_for_all(&self, strategy: &Strategy) -> bool {
+        let segmented = strategy.id.as_deref().is_some_and(|id| self.segmented_strategies.contains(id));
+        strategy.is_for_all() && !segmented
+    }
+}
+
+fn names(export: &Export) -> HashSet<&str> {
+    export.features.iter().map(|feature| feature.name.as_str()).collect()
+}
+
+/// Selects what concerns the flags of the export in one environment, and reports the rest.
+struct Selection<'a, 'c> {
+    known: HashSet<&'a str>,
+    environment: Option<&'a str>,
+    collector: &'c mut FlagCollector,
+}
+
+impl Selection<'_, '_> {
+    fn takes(&mut self, path: &str, name: &str, environment: Option<&str>) -> bool {
+        if !self.known.contains(name) {
+            let name = if name.is_empty() { "none" } else { name };
+            self.collector.omit_field(&format!("{path} of flags that the file lacks"), "", &Value::from(name));
+            return false;
+        }
+        match environment {
+            Some(elsewhere) if Some(elsewhere) != self.environment => {
+                self.collector.omit_field(&format!("{path} of other environments"), name, &Value::from(elsewhere));
+                false
+            }
+            _ => true,
+        }
+    }
+}
