@@ -4,11 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use csv::WriterBuilder;
-use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
-use crate::cli::output::{self, Printable};
+use crate::cli::output::{self, CellOptions, CsvCells, Printable};
 use crate::cli::progress;
 use crate::cli::remote::ConnectionOptions;
 use crate::cli::{Failure, file};
@@ -26,6 +25,8 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     archived: bool,
     #[command(flatten)]
+    cells: CellOptions,
+    #[command(flatten)]
     connection: ConnectionOptions,
 }
 
@@ -41,11 +42,12 @@ pub(super) enum ExportFormat {
 
 impl ExportArgs {
     pub async fn run(self) -> Result<(), Failure> {
+        let cells = self.cells.cells(self.format == ExportFormat::Csv)?;
         let client = self.connection.connect().await?;
         let all = client.all_flags(&progress::spinner("reading flags")).await?;
         let is_included = |flag: &&FeatureFlag| self.archived || flag.archived_at.is_none();
         let flags: Vec<_> = all.by_key.values().filter(is_included).collect();
-        let bytes = self.format.write(&flags)?;
+        let bytes = self.format.write(&flags, cells)?;
         match &self.output_file {
             None => output::print_bytes(&bytes)?,
             Some(path) => file::replace_file(path, &bytes)
@@ -57,39 +59,25 @@ impl ExportArgs {
 }
 
 impl ExportFormat {
-    pub(super) fn write(self, flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
+    pub(super) fn write(self, flags: &[&FeatureFlag], cells: CsvCells) -> Result<Vec<u8>, Failure> {
         match self {
             Self::Ndjson => {
                 let lines: Result<Vec<_>, _> = flags.iter().map(|flag| output::to_json(&flag.json())).collect();
                 Ok(lines?.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect())
             }
-            Self::Csv => csv(flags),
+            Self::Csv => csv(flags, cells),
             Self::Flagd => flagd(flags),
         }
     }
 }
 
-#[derive(Serialize)]
-struct CsvRow<'a> {
-    key: &'a str,
-    name: &'a str,
-    description: &'a str,
-    status: String,
-    archived: bool,
-}
-
-fn csv(flags: &[&FeatureFlag]) -> Result<Vec<u8>, Failure> {
-    let mut writer = WriterBuilder::new().has_headers(false).from_writer(Vec::new());
-    // The writer would omit the header if there are no flags.
+fn csv(flags: &[&FeatureFlag], cells: CsvCells) -> Result<Vec<u8>, Failure> {
+    let mut writer = WriterBuilder::new().from_writer(Vec::new());
     writer.write_record(["key", "name", "description", "status", "archived"])?;
     for flag in flags {
-        writer.serialize(CsvRow {
-            key: &flag.key,
-            name: &flag.name,
-            description: &flag.description,
-            status: output::status(flag.status),
-            archived: flag.archived_at.is_some(),
-        })?;
+        let (status, archived) = (output::status(flag.status), flag.archived_at.is_some().to_string());
+        let row = [&flag.key, &flag.name, &flag.description, &status, &archived];
+        writer.write_record(row.map(|text| cells.write(text).into_owned()))?;
     }
     Ok(writer.into_inner()?)
 }

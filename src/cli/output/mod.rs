@@ -1,6 +1,7 @@
 //! Printing of results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
 //! protocol's messages; absent values are omitted.
 
+mod cells;
 mod entry;
 mod fields;
 mod flag;
@@ -14,6 +15,7 @@ use serde::Serialize;
 use super::table::{Cell, Table, is_unsafe, sanitize};
 use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
 
+pub(super) use cells::{CellOptions, CsvCells};
 pub(super) use fields::{status, time};
 pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 

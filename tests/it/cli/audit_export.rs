@@ -300,3 +300,37 @@ async fn unwritable_export_file_is_reported() {
     assert!(shell.fails(&["audit", "export", "--output-file", "/nowhere/at/all"], 2).await.contains("/nowhere"));
     assert!(shell.fails(&["audit", "export", "--output-file", "/dev/null"], 2).await.contains("/dev/null"));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exported_csv_runs_nothing_in_a_spreadsheet() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let reason = "=HYPERLINK(\"https://example.com\")".to_owned();
+    admin.toggle.toggle_feature_flag(ToggleFeatureFlagRequest { reason, ..crate::support::toggle("a") }).await.unwrap();
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (defused, raw) = (path("defused"), path("raw"));
+    audit_export(&shell, &defused, &["--format", "csv"]).await;
+    audit_export(&shell, &raw, &["--format", "csv", "--raw-cells"]).await;
+    let reason = |path: &str| {
+        let mut rows = csv::Reader::from_path(path).unwrap();
+        let column = rows.headers().unwrap().iter().position(|name| name == "reason").unwrap();
+        rows.records().last().unwrap().unwrap()[column].to_owned()
+    };
+    let formula = "=HYPERLINK(\"https://example.com\")";
+    assert_eq!((reason(&defused), reason(&raw)), (format!("'{formula}"), formula.to_owned()));
+
+    let export = ["audit", "export", "--format", "csv", "--output-file", &raw];
+    let whole = fs::read(&raw).unwrap();
+    assert!(shell.fails(&export, 2).await.contains("pass --raw-cells"));
+    assert_eq!(fs::read(&raw).unwrap(), whole);
+    assert!(shell.fails(&["audit", "export", "--raw-cells"], 2).await.contains("--format csv"));
+    admin.flip("a").await;
+    for (path, options) in [(&raw, &["--format", "csv", "--raw-cells"][..]), (&defused, &["--format", "csv"])] {
+        let before = fs::read(path).unwrap();
+        audit_export(&shell, path, options).await;
+        assert!(fs::read(path).unwrap().len() > before.len() && fs::read(path).unwrap().starts_with(&before));
+    }
+}

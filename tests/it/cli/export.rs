@@ -48,19 +48,20 @@ async fn exported_flags_are_the_same_after_import() {
     let original = flags(&mut admin).await;
     let revision = admin.log().await.len();
     let folder = TempDir::new().unwrap();
-    for format in ["ndjson", "csv", "flagd"] {
+    for (format, option) in [("ndjson", &[][..]), ("csv", &[]), ("csv", &["--raw-cells"]), ("flagd", &[])] {
         let path = folder.path().join(format).display().to_string();
         fs::write(&path, "old content").unwrap();
         let export = ["flag", "export", "--format", format, "--archived"];
-        let (code, out, error) = shell.run(&[&export[..], &["--output-file", &path]].concat()).await;
+        let (code, out, error) = shell.run(&[&export[..], &["--output-file", &path], option].concat()).await;
         assert_eq!((code, out.as_str()), (0, ""), "{error}");
         assert!(error.starts_with(&format!("5 flags at revision {revision} of log ")), "{error}");
         let text = fs::read_to_string(&path).unwrap();
 
-        assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
+        let import = [&["flag", "import", &path][..], option].concat();
+        assert!(shell.succeeds(&import).await.ends_with("nothing to do\n"), "{format}");
         let (empty, _database) = server().await;
         let shell_of_empty = Shell::new(empty.address);
-        shell_of_empty.succeeds(&["flag", "import", &path]).await;
+        shell_of_empty.succeeds(&import).await;
         let mut imported = flags(&mut empty.admin().await).await;
         if format == "flagd" {
             for (key, fields) in &mut imported {
@@ -74,6 +75,20 @@ async fn exported_flags_are_the_same_after_import() {
     }
     let files: BTreeSet<_> = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert_eq!(files, ["csv", "flagd", "ndjson"].map(Into::into).into(), "no temporary file is left");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn exported_csv_runs_nothing_in_a_spreadsheet() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    odd_flags(&mut server.admin().await).await;
+    let name = async |options: &[&str]| {
+        let (_, out, _) = shell.run(&[&["flag", "export", "--archived", "--format", "csv"], options].concat()).await;
+        let mut rows = csv::Reader::from_reader(out.as_bytes()).into_records().map(Result::unwrap);
+        rows.find(|row| &row[0] == "old").unwrap()[1].to_owned()
+    };
+    assert_eq!((&*name(&[]).await, &*name(&["--raw-cells"]).await), ("'=1+1", "=1+1"));
+    assert!(shell.fails(&["flag", "export", "--raw-cells"], 2).await.contains("--format csv"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,6 +178,7 @@ async fn file_with_any_error_changes_nothing() {
             &["--format", "flagd"],
         ),
         ("flipt", b"version: '1.5'\nflags:\n- key: a\n  enabled: true\n".to_vec(), &[]),
+        ("raw-cells-of-json", b"{\"flags\":{}}".to_vec(), &["--raw-cells"]),
         ("several-environments", unleash.clone(), &[]),
         ("unknown-environment", unleash, &["--environment", "staging"]),
     ] {

@@ -5,8 +5,9 @@ use std::io::{self, BufRead};
 use uuid::Uuid;
 
 use super::Format;
-use super::record;
+use super::record::{self, RecordedEntry};
 use crate::api::pb::AuditLog;
+use crate::cli::output::CsvCells;
 use crate::domain::{Hash, Revision};
 use crate::verify::{LineEnd, read_line};
 
@@ -45,11 +46,16 @@ pub(in crate::cli::audit) enum NotContinuable {
     NotExported(&'static str, u64),
     #[error("an older version wrote it with fewer columns; name another file")]
     OlderColumns,
+    #[error(
+        "line {0} has a cell that a spreadsheet would run, as written with --raw-cells or by an older version; pass \
+             --raw-cells, or name another file"
+    )]
+    RawCells(u64),
 }
 
 impl HeldEntries {
     /// Reads a whole file.
-    pub fn read(mut file: impl BufRead, format: Format) -> Result<Self, NotContinuable> {
+    pub fn read(mut file: impl BufRead, format: Format, cells: CsvCells) -> Result<Self, NotContinuable> {
         let mut held = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
         let head = record::head(format)?;
@@ -76,7 +82,12 @@ impl HeldEntries {
                     });
                 }
             } else {
-                record::read(format, &line).and_then(|entry| held.push(entry)).ok_or_else(not_exported)?;
+                let RecordedEntry { position, has_expected_cells } =
+                    record::read(format, cells, &line).ok_or_else(not_exported)?;
+                held.push(position).ok_or_else(not_exported)?;
+                if !has_expected_cells {
+                    return Err(NotContinuable::RawCells(number));
+                }
             }
             held.bytes += line.len() as u64;
         }
@@ -148,7 +159,9 @@ mod tests {
 
     fn file_of(log_id: &str, format: Format, revisions: &[Revision]) -> Vec<u8> {
         let mut file = record::head(format).unwrap();
-        revisions.iter().for_each(|revision| record::write(format, log_id, &entry(*revision), &mut file).ok().unwrap());
+        revisions.iter().for_each(|revision| {
+            record::write(format, CsvCells::Raw, log_id, &entry(*revision), &mut file).ok().unwrap()
+        });
         file
     }
 
@@ -181,7 +194,7 @@ mod tests {
             let ends = [file(format, &[2]).len(), file(format, &[2, 5]).len(), whole.len()];
             let head = record::head(format).unwrap().len();
             for cut in 0..=whole.len() {
-                let held = HeldEntries::read(&whole[..cut], format).unwrap();
+                let held = HeldEntries::read(&whole[..cut], format, CsvCells::Raw).unwrap();
                 let entries = ends.iter().filter(|end| **end <= cut).count();
                 let bytes = if entries > 0 {
                     ends[entries - 1]
@@ -194,6 +207,21 @@ mod tests {
                 assert_eq!(held.last.map(|last| last.revision), [2, 5, 6].get(entries.wrapping_sub(1)).copied());
                 assert_eq!(held.first, (entries > 0).then_some(2));
             }
+        }
+    }
+
+    #[test]
+    fn raw_formula_is_continued_only_as_raw() {
+        let entry = AuditLog { reason: Some("=1+1".into()), ..entry(2) };
+        let read = |written: CsvCells, expected: CsvCells| {
+            let mut file = record::head(Format::Csv).unwrap();
+            record::write(Format::Csv, written, LOG, &entry, &mut file).ok().unwrap();
+            HeldEntries::read(&file[..], Format::Csv, expected)
+        };
+        let refused = read(CsvCells::Raw, CsvCells::Defused).unwrap_err();
+        assert!(matches!(refused, NotContinuable::RawCells(2)), "{refused}");
+        for (written, expected) in [(CsvCells::Raw, CsvCells::Raw), (CsvCells::Defused, CsvCells::Defused)] {
+            assert_eq!(read(written, expected).unwrap().entries, 1);
         }
     }
 
@@ -216,7 +244,7 @@ mod tests {
             let head = record::head(format).unwrap().len();
             others.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[head..]].concat());
             for file in others {
-                let held = HeldEntries::read(&file[..], format);
+                let held = HeldEntries::read(&file[..], format, CsvCells::Raw);
                 assert!(
                     matches!(held, Err(NotContinuable::NotExported(..))),
                     "{held:?}: {}",

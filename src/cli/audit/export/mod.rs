@@ -15,7 +15,7 @@ pub(super) use target::ExportTarget;
 
 use super::filters::{Filters, move_cursor, stream};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
-use crate::cli::output::{self, OutputOptions};
+use crate::cli::output::{self, CellOptions, OutputOptions};
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
@@ -33,6 +33,8 @@ pub(super) struct Export {
     /// Start after this revision; only for a file without entries
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(0..))]
     after: Option<Revision>,
+    #[command(flatten)]
+    cells: CellOptions,
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
@@ -63,7 +65,8 @@ impl Export {
     pub async fn run(self) -> Result<(), Failure> {
         // A progress bar would mix with entries on the same terminal.
         let is_bar_hidden = self.output_file.is_none() && io::stdout().is_terminal();
-        let mut target = ExportTarget::open(self.output_file, self.format)?;
+        let cells = self.cells.cells(self.format == Format::Csv)?;
+        let mut target = ExportTarget::open(self.output_file, self.format, cells)?;
         let filtered = self.filters.any();
         if target.held().has_holes() && !filtered {
             return Err(Failure::usage(format!(

@@ -10,7 +10,7 @@ use super::Format;
 use super::held::EntryPosition;
 use crate::api::pb::AuditLog;
 use crate::cli::Failure;
-use crate::cli::output::{self, Printable};
+use crate::cli::output::{self, CsvCells, Printable};
 use crate::domain::Revision;
 use crate::domain::hex::parse_hex;
 
@@ -52,7 +52,13 @@ struct Line<'a, T> {
 
 /// Appends an entry as a line. Absent fields are left out in JSON and empty in CSV; an optional field is never empty when
 /// present.
-pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec<u8>) -> Result<(), Failure> {
+pub(super) fn write(
+    format: Format,
+    csv_cells: CsvCells,
+    log_id: &str,
+    entry: &AuditLog,
+    to: &mut Vec<u8>,
+) -> Result<(), Failure> {
     let line = Line { log_id, entry: entry.json() };
     match format {
         Format::Ndjson => {
@@ -62,7 +68,7 @@ pub(super) fn write(format: Format, log_id: &str, entry: &AuditLog, to: &mut Vec
         Format::Csv => {
             let fields = serde_json::to_value(&line)?;
             let cell = |name| match fields.get(name) {
-                Some(Value::String(text)) => text.clone(),
+                Some(Value::String(text)) => csv_cells.write(text).into_owned(),
                 Some(number) => number.to_string(),
                 None => String::new(),
             };
@@ -101,15 +107,25 @@ struct PositionFields {
     hash: String,
 }
 
-/// The position of a line's entry; `None` for any other line.
-pub(super) fn read(format: Format, line: &[u8]) -> Option<EntryPosition> {
+/// A line of a file.
+pub(super) struct RecordedEntry {
+    pub position: EntryPosition,
+    /// Whether the line could be in a file with such cells.
+    pub has_expected_cells: bool,
+}
+
+/// The entry of a line; `None` for any other line.
+pub(super) fn read(format: Format, csv_cells: CsvCells, line: &[u8]) -> Option<RecordedEntry> {
+    let mut has_expected_cells = true;
     let PositionFields { log_id, revision, hash } = match format {
         Format::Ndjson => serde_json::from_slice(line).ok()?,
         Format::Csv => {
             let mut reader = ReaderBuilder::new().has_headers(false).from_reader(line);
             let cells = reader.records().next()?.ok().filter(|cells| cells.len() == COLUMNS.len())?;
+            has_expected_cells = cells.iter().all(|cell| csv_cells.can_hold(cell));
             cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
         }
     };
-    Some(EntryPosition { log_id, revision, hash: parse_hex(&hash)? })
+    let position = EntryPosition { log_id, revision, hash: parse_hex(&hash)? };
+    Some(RecordedEntry { position, has_expected_cells })
 }

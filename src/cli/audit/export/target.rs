@@ -8,10 +8,12 @@ use super::Format;
 use super::held::{EntryPosition, HeldEntries, NotContinuable};
 use super::record;
 use crate::api::pb::StreamAuditLogsResponse;
+use crate::cli::output::CsvCells;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 
 pub(in crate::cli::audit) struct ExportTarget {
     format: Format,
+    cells: CsvCells,
     /// `None` for standard output.
     path: Option<PathBuf>,
     /// `None` for a new file until something is written to it.
@@ -22,8 +24,8 @@ pub(in crate::cli::audit) struct ExportTarget {
 
 impl ExportTarget {
     /// Reads the entries that the file holds. It is not changed before the server continues from them.
-    pub fn open(path: Option<PathBuf>, format: Format) -> Result<Self, Failure> {
-        let mut target = Self { format, path, file: None, held: HeldEntries::default(), has_begun: false };
+    pub fn open(path: Option<PathBuf>, format: Format, cells: CsvCells) -> Result<Self, Failure> {
+        let mut target = Self { format, cells, path, file: None, held: HeldEntries::default(), has_begun: false };
         let Some(path) = &target.path else { return Ok(target) };
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(target),
@@ -39,7 +41,7 @@ impl ExportTarget {
             }
             TryLockError::Error(error) => target.failed(&error),
         })?;
-        target.held = HeldEntries::read(BufReader::new(&file), format).map_err(|error| match error {
+        target.held = HeldEntries::read(BufReader::new(&file), format, cells).map_err(|error| match error {
             NotContinuable::Io(error) => target.failed(&error),
             error => Failure::usage(format!("{}: {error}", path.display())),
         })?;
@@ -55,7 +57,7 @@ impl ExportTarget {
     pub fn write(&mut self, message: &StreamAuditLogsResponse) -> Result<(), Failure> {
         let mut bytes = self.begin()?;
         for entry in &message.items {
-            record::write(self.format, &message.log_id, entry, &mut bytes)?;
+            record::write(self.format, self.cells, &message.log_id, entry, &mut bytes)?;
             let position = EntryPosition::new(&message.log_id, entry);
             position.and_then(|position| self.held.push(position)).ok_or_else(|| Failure {
                 code: EXIT_FAILURE,

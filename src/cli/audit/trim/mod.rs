@@ -14,7 +14,7 @@ use super::export::{ExportTarget, Format, HeldEntries};
 use super::filters::move_cursor;
 use super::list::newest;
 use crate::api::pb::*;
-use crate::cli::output::{self, OutputOptions};
+use crate::cli::output::{self, CsvCells, OutputOptions};
 use crate::cli::remote::{ApiClient, ConnectionOptions, ServiceClients, StreamOptions, request_id};
 use crate::cli::when::{self, End};
 use crate::cli::{EXIT_FAILURE, Failure, file, progress};
@@ -78,7 +78,7 @@ struct Summary {
 
 impl Trim {
     pub async fn run(self) -> Result<(), Failure> {
-        let mut target = ExportTarget::open(Some(self.output_file.clone()), Format::Ndjson)?;
+        let mut target = ExportTarget::open(Some(self.output_file.clone()), Format::Ndjson, CsvCells::Defused)?;
         if target.held().has_holes() {
             let name = target.name();
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));

@@ -133,11 +133,14 @@ mod tests {
     use super::*;
     use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
     use crate::cli::flag::export;
+    use crate::cli::output::CsvCells;
 
     /// Any text that a flag may have; every other character is one that a format must escape.
     fn text(min_length: usize) -> impl Strategy<Value = String> {
-        let character =
-            prop_oneof![prop::sample::select(vec!['"', ',', '\n', '\r', '\\', ' ', '\u{feff}']), any::<char>()];
+        let character = prop_oneof![
+            prop::sample::select(vec!['"', '\'', '=', '-', '\t', ',', '\n', '\r', '\\', ' ', '\u{feff}']),
+            any::<char>()
+        ];
         let character = character.prop_filter("no U+0000", |c| *c != '\0');
         prop::collection::vec(character, min_length..20).prop_map(String::from_iter)
     }
@@ -161,12 +164,15 @@ mod tests {
     proptest! {
         #[test]
         fn exported_flags_are_imported_unchanged(existing in flags()) {
-            for (format, name) in [(export::ExportFormat::Ndjson, "ndjson"), (export::ExportFormat::Csv, "csv")] {
-                let bytes = format.write(&existing.values().collect::<Vec<_>>()).ok().unwrap();
+            let (ndjson, csv) = (export::ExportFormat::Ndjson, export::ExportFormat::Csv);
+            for (format, name, raw_cells) in [(ndjson, "ndjson", false), (csv, "csv", false), (csv, "csv", true)] {
+                let options = ParseOptions { raw_cells, ..ParseOptions::default() };
+                let cells = CsvCells::new(raw_cells);
+                let bytes = format.write(&existing.values().collect::<Vec<_>>(), cells).ok().unwrap();
                 let given = formats::format_parser().parse_ref(&clap::Command::new("test"), None, name.as_ref()).unwrap();
                 // The format of an empty file cannot be detected.
                 for choice in [given, FormatChoice::Detect].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
-                    let imported = formats::parse(str::from_utf8(&bytes).unwrap(), choice, &ParseOptions::default()).unwrap();
+                    let imported = formats::parse(str::from_utf8(&bytes).unwrap(), choice, &options).unwrap();
                     let reported: Vec<_> = imported.omissions.iter().map(|omission| omission.what.as_str()).collect();
                     prop_assert!(reported.iter().all(|field| ["archived_at", "id", "revision"].contains(field)), "{reported:?}");
                     prop_assert_eq!(imported.flags.len(), existing.len());

@@ -6,13 +6,15 @@ use csv::{ReaderBuilder, StringRecord};
 
 use super::{FileFormat, FileStart};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
+use crate::cli::output::CsvCells;
 
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "csv",
     help: "Columns by the names in the first line: key, and any of name, description, status, archived",
     detect: has_key_column,
     has_environments: false,
-    parse: |text, _| parse(text),
+    is_csv: true,
+    parse: |text, options| parse(text, CsvCells::new(options.raw_cells)),
 };
 
 const COLUMNS: [&str; 5] = ["key", "name", "description", "status", "archived"];
@@ -27,7 +29,7 @@ fn column_name(cell: &str) -> String {
     cell.trim().to_ascii_lowercase()
 }
 
-fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
+fn parse(text: &str, cells: CsvCells) -> Result<ImportedFlags, ParseErrors> {
     // The reader takes the end of the file for the end of a quoted field: a file that was cut there must not look whole.
     if text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1 {
         return Err(vec!["a quoted field is not closed; the file may be incomplete".to_owned()]);
@@ -42,7 +44,7 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
     }
     for record in reader.records() {
         match record {
-            Ok(record) => add_flag(&columns, &record, &mut collector),
+            Ok(record) => add_flag(&columns, &record, cells, &mut collector),
             Err(error) => collector.located_error(error),
         }
     }
@@ -64,9 +66,10 @@ fn check_columns(columns: &[String], collector: &mut FlagCollector) {
 }
 
 /// An empty cell leaves its field as it is, except for a description, which may be empty.
-fn add_flag(columns: &[String], record: &StringRecord, collector: &mut FlagCollector) {
+fn add_flag(columns: &[String], record: &StringRecord, cells: CsvCells, collector: &mut FlagCollector) {
     let location = record.position().map_or_else(String::new, |position| format!("line {}", position.line()));
-    let cell = |column| columns.iter().position(|name| name == column).and_then(|index| record.get(index));
+    let position = |column| columns.iter().position(|name| name == column);
+    let cell = |column| position(column).and_then(|index| record.get(index)).map(|cell| cells.read(cell));
     let word = |column| cell(column).map(str::trim).filter(|word| !word.is_empty());
     let status = word("status").and_then(|word| collector.status(&location, word));
     let archived = word("archived").and_then(|word| match word.to_ascii_lowercase().as_str() {
@@ -87,9 +90,13 @@ mod tests {
     use super::*;
     use crate::domain::flag::Status;
 
+    fn parse_defused(text: &str) -> Result<ImportedFlags, ParseErrors> {
+        parse(text, CsvCells::Defused)
+    }
+
     #[test]
     fn columns_in_any_order_need_only_the_key() {
-        let flags = parse("Status,key\r\nON,a\r\n,b\r\ndisabled,c\r\n").unwrap().flags;
+        let flags = parse_defused("Status,key\r\nON,a\r\n,b\r\ndisabled,c\r\n").unwrap().flags;
         let statuses: Vec<_> = flags.iter().map(|flag| (flag.key.as_str(), flag.status)).collect();
         assert_eq!(statuses, [("a", Some(Status::Enabled)), ("b", None), ("c", Some(Status::Disabled))]);
         assert!(flags.iter().all(|flag| flag.name.is_none() && flag.description.is_none()));
@@ -98,16 +105,32 @@ mod tests {
 
     #[test]
     fn quoted_cell_may_hold_any_character() {
-        let flags = parse("key,name,description\na,\"A, \"\"B\"\"\",\"two\nlines\"\nb,B,\n").unwrap().flags;
+        let flags = parse_defused("key,name,description\na,\"A, \"\"B\"\"\",\"two\nlines\"\nb,B,\n").unwrap().flags;
         assert_eq!(flags[0].name.as_ref().unwrap().as_str(), "A, \"B\"");
         assert_eq!(flags[0].description.as_ref().unwrap().as_str(), "two\nlines");
         assert_eq!(flags[1].description.as_ref().unwrap().as_str(), "");
     }
 
     #[test]
+    fn defused_cell_is_read_as_it_was() {
+        let text = "key,name,description\na,'=1,'\tx\nb,'quoted',''=1\n";
+        for (cells, expected) in [
+            (CsvCells::Defused, [("=1", "\tx"), ("'quoted'", "'=1")]),
+            (CsvCells::Raw, [("'=1", "'\tx"), ("'quoted'", "''=1")]),
+        ] {
+            let flags = parse(text, cells).unwrap().flags;
+            let texts: Vec<_> = flags
+                .iter()
+                .map(|flag| (flag.name.as_ref().unwrap().as_str(), flag.description.as_ref().unwrap().as_str()))
+                .collect();
+            assert_eq!(texts, expected);
+        }
+    }
+
+    #[test]
     fn every_error_is_reported_with_its_line() {
         let text = format!("key,name,status,archived\na,,maybe,\n\"a b\",x,,perhaps\na,{},on,true\n", "n".repeat(256));
-        let errors = parse(&text).unwrap_err();
+        let errors = parse_defused(&text).unwrap_err();
         assert_eq!(errors.len(), 5, "{errors:?}");
         for (line, words) in
             [(2, "status"), (3, "archived"), (3, "key"), (4, "duplicate key \"a\", first at line 2"), (4, "name")]
@@ -126,7 +149,7 @@ mod tests {
             ("key,name\na\n", "line: 2"),
             ("key,name\na,\"cut", "not closed"),
         ] {
-            let errors = parse(text).unwrap_err();
+            let errors = parse_defused(text).unwrap_err();
             assert!(errors.len() == 1 && errors[0].contains(expected), "{text}: {errors:?}");
         }
     }

@@ -16,6 +16,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     help: "A flag definition file of flagd, JSON or YAML",
     detect: |start: &FileStart<'_>| start.has_field("flags"),
     has_environments: false,
+    is_csv: false,
     parse: |text, _| parse(text),
 };
 

@@ -31,16 +31,22 @@ pub(super) struct FileFormat {
     detect: fn(&FileStart<'_>) -> bool,
     /// Whether its files describe several environments, of which `--environment` selects one.
     has_environments: bool,
+    /// Whether its files have CSV cells.
+    is_csv: bool,
     /// Reads a file's text.
     parse: fn(&str, &ParseOptions) -> Result<ImportedFlags, ParseErrors>,
 }
 
-/// How a file is read. The option applies to some formats only.
+/// How a file is read. Each option applies to some formats only.
 #[derive(Debug, Default, Args)]
 pub(super) struct ParseOptions {
     /// The environment of an Unleash export to import; needed if the export has several
     #[arg(long, value_name = "NAME")]
     pub environment: Option<String>,
+    /// Take CSV cells as they are, such as those of an export with --raw-cells. By default, the ' before a cell that a
+    /// spreadsheet would run is removed
+    #[arg(long)]
+    pub raw_cells: bool,
 }
 
 /// The start of a file, by which its format is detected.
@@ -102,6 +108,9 @@ pub(super) fn parse(text: &str, choice: FormatChoice, options: &ParseOptions) ->
     };
     if options.environment.is_some() && !format.has_environments {
         return Err(vec!["--environment applies only to exports of Unleash".to_owned()]);
+    }
+    if options.raw_cells && !format.is_csv {
+        return Err(vec!["--raw-cells applies only to CSV".to_owned()]);
     }
     (format.parse)(text, options)
 }
@@ -204,8 +213,14 @@ mod tests {
 
     #[test]
     fn option_of_another_format_is_refused() {
-        let environment = ParseOptions { environment: Some("production".to_owned()) };
-        for (text, options, accepted) in [("key\na\n", &environment, false), ("{\"flags\":{}}", &environment, false)] {
+        let environment = ParseOptions { environment: Some("production".to_owned()), ..ParseOptions::default() };
+        let raw_cells = ParseOptions { raw_cells: true, ..ParseOptions::default() };
+        for (text, options, accepted) in [
+            ("key\na\n", &environment, false),
+            ("{\"key\":\"a\"}", &raw_cells, false),
+            ("key\na\n", &raw_cells, true),
+            ("{\"flags\":{}}", &environment, false),
+        ] {
             assert_eq!(parse(text, FormatChoice::Detect, options).is_ok(), accepted, "{text} {options:?}");
         }
     }
@@ -246,7 +261,7 @@ mod tests {
         fn parsers_never_panic(text in prop_oneof![pieces(), any::<String>()]) {
             for choice in FORMATS.iter().map(FormatChoice::Given).chain([FormatChoice::Detect]) {
                 for environment in [None, Some("e".to_owned())] {
-                    let _ = parse(&text, choice, &ParseOptions { environment });
+                    let _ = parse(&text, choice, &ParseOptions { environment, ..ParseOptions::default() });
                 }
             }
         }

@@ -11,6 +11,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     help: "One JSON object a line, as flag export writes it",
     detect: |start: &FileStart<'_>| start.is_json && start.has_field("key"),
     has_environments: false,
+    is_csv: false,
     parse: |text, _| parse(text),
 };
 

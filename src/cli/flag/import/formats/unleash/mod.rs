@@ -20,6 +20,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     help: "An export of Unleash, JSON or YAML",
     detect: |start: &FileStart<'_>| start.has_field("features"),
     has_environments: true,
+    is_csv: false,
     parse: |text, options| parse(text, options.environment.as_deref()),
 };
 
