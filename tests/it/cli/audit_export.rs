@@ -154,7 +154,7 @@ async fn export_to_file_ahead_of_log_is_a_conflict() {
     fs::write(&path, &ahead).unwrap();
     let message = shell.fails(&["audit", "export", "--output-file", &path], 5).await;
     assert!(
-        message.contains(&path) && message.contains("restored from a backup") && message.contains("start again"),
+        message.contains(&path) && message.contains("restored from a backup") && message.contains("start a new one"),
         "{message}"
     );
     assert_eq!(fs::read_to_string(&path).unwrap(), ahead);
