@@ -10,13 +10,7 @@ use crate::auth::secret::Secret;
 use crate::committer::Proposals;
 use crate::domain::advance::{Actor, Command, Origin, Proposal};
 use crate::domain::error::Error;
-use crate::domain::text::{Email, Malformed, Name};
-
-/// The email address of the first administrator.
-pub const ADMINISTRATOR_EMAIL: &str = "admin@localhost";
-
-/// The actor of the change in the audit log.
-const BOOTSTRAP_ACTOR: &str = "bootstrap@localhost";
+use crate::domain::text::{BOOTSTRAP_ACTOR, Email, FIRST_ADMINISTRATOR, Malformed, Name};
 
 /// The name of the file that a generated token is written to.
 pub const TOKEN_FILE: &str = "toggled-admin.token";
@@ -92,7 +86,7 @@ async fn create_administrator(proposals: &Proposals, secret: &Secret) -> Result<
 
 fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
     let command = Command::CreateAdministrator {
-        email: Email::parse(ADMINISTRATOR_EMAIL)?,
+        email: Email::parse(FIRST_ADMINISTRATOR)?,
         token_name: Name::parse("bootstrap")?,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     };

@@ -11,8 +11,8 @@
 //! ```
 //!
 //! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`, `config` and
-//! `verify`; `store`, `auth`, `checkpoint` and `tls`; `domain` and `telemetry`. Only `api` and `cli` use tonic, only `store`
-//! uses SQL, and `domain` uses neither; its rules get the time as an argument. A test checks this.
+//! `verify`; `store`, `auth`, `checkpoint` and `tls`; `domain` and `telemetry`; `visible`. Only `api` and `cli` use tonic, only
+//! `store` uses SQL, and `domain` uses neither; its rules get the time as an argument. A test checks this.
 
 pub mod api;
 pub mod auth;
@@ -28,3 +28,4 @@ pub mod store;
 pub mod telemetry;
 pub mod tls;
 pub mod verify;
+pub mod visible;

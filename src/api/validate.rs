@@ -213,6 +213,10 @@ impl RequestValidator {
     /// An address to filter by. Unlike a user's address it may be one of the service's own names, which the log contains.
     fn email(&mut self, text: &str) -> Option<Arc<str>> {
         let valid = text.contains('@') && text.chars().count() <= 254 && !text.contains('\0');
-        if valid { Some(text.to_lowercase().into()) } else { self.reject("user_email", "must be an e-mail address") }
+        if valid {
+            Some(text.to_ascii_lowercase().into())
+        } else {
+            self.reject("user_email", "must be an e-mail address")
+        }
     }
 }

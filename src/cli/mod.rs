@@ -29,6 +29,7 @@ use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config;
 use crate::store::Store;
+use crate::visible::visible;
 
 /// Exit code of a success.
 const EXIT_SUCCESS: u8 = 0;
@@ -150,10 +151,10 @@ fn run(command: Command) -> Result<(), Failure> {
 
 /// Prints an error as one line to standard error.
 fn print_error(line: &str) {
-    // The message of a server may hold any character.
-    let line = table::sanitize(&line.replace('\n', " "));
+    // Without its own line breaks, the message is easier to read. Escapes show the rest.
+    let line = line.replace('\n', " ");
     progress::with_bars_hidden(|| {
-        let _ = writeln!(io::stderr(), "toggled: {line}");
+        let _ = writeln!(io::stderr(), "toggled: {}", visible(&line));
     });
 }
 

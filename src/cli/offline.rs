@@ -22,6 +22,7 @@ use crate::domain::time::SystemClock;
 use crate::mirror::Mirror;
 use crate::store::{self, Store};
 use crate::telemetry;
+use crate::visible::visible;
 
 /// Options for the database, and for logging.
 #[derive(Debug, Args)]
@@ -106,7 +107,7 @@ impl OfflineDatabase {
     pub fn user(&self, name: &str) -> Result<Arc<User>, Failure> {
         let found = self.read(|state| match Uuid::try_parse(name) {
             Ok(id) => state.user(id).cloned(),
-            Err(_) => state.user_by_email(&Email::parse(name).ok()?).cloned(),
+            Err(_) => state.user_by_email(&Email::stored(&name.to_ascii_lowercase())).cloned(),
         })?;
         found.ok_or_else(|| Failure {
             code: super::EXIT_NOT_FOUND,
@@ -116,8 +117,8 @@ impl OfflineDatabase {
 
     /// Makes a change. The log records `method`, the name of the command, as its method.
     pub async fn change(&self, method: &str, command: Command, reason: ReasonOption) -> Result<Answer, Failure> {
-        let host = hostname::get().unwrap_or_default().to_string_lossy().to_lowercase();
-        let actor = Actor::Service { name: format!("cli@{host}").into() };
+        let host = hostname::get().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+        let actor = Actor::Service { name: format!("cli@{}", visible(&host)).into() };
         let origin = Origin { method: method.into(), peer: None, user_agent: None };
         let proposal = Proposal { reason: reason.reason, ..Proposal::without_request_id(actor, command, origin) };
         match self.proposals.propose(proposal, None).await? {

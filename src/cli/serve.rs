@@ -21,6 +21,7 @@ use crate::server::{self, CheckpointSettings, Ready, ServerContext};
 use crate::store::Store;
 use crate::telemetry::listener::MetricsListener;
 use crate::tls::{ServerTls, TlsFiles};
+use crate::visible::visible;
 use crate::{config, store, telemetry};
 
 /// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
@@ -164,8 +165,10 @@ fn welcome(ready: &Ready, address: SocketAddr, flags: &str) -> String {
     let Some(place) = &ready.token else { return text };
     let token = match place {
         TokenLocation::File(path) => {
-            text += &format!("\n\nThe token of admin@localhost, who may do everything, is in\n  {}", path.display());
-            format!("$(cat '{}')", path.display())
+            let path = path.display().to_string();
+            let path = visible(&path);
+            text += &format!("\n\nThe token of admin@localhost, who may do everything, is in\n  {path}");
+            format!("$(cat '{path}')")
         }
         TokenLocation::Setting => {
             text += "\n\nThe token of admin@localhost, who may do everything, is the one that you gave: put it into \

@@ -4,10 +4,12 @@ use std::fmt;
 
 use console::{Alignment, Style, measure_text_width, pad_str};
 
+use crate::visible::visible;
+
 /// The space between two columns.
 const COLUMN_GAP: usize = 2;
 
-/// One cell of a table. Its text is safe to print to a terminal.
+/// One cell of a table, in one line. Nothing in its text is hidden: users may put any character into a name.
 pub(super) struct Cell {
     text: String,
     style: Style,
@@ -15,7 +17,7 @@ pub(super) struct Cell {
 
 impl Cell {
     pub fn new(text: impl AsRef<str>, style: Style) -> Self {
-        Self { text: sanitize(text.as_ref()), style }
+        Self { text: visible(text.as_ref()).into_owned(), style }
     }
 
     fn width(&self) -> usize {
@@ -80,16 +82,6 @@ impl<const N: usize> fmt::Display for Table<N> {
     }
 }
 
-/// Replaces every character that could control a terminal: users may put any character into a name.
-pub(super) fn sanitize(text: &str) -> String {
-    text.chars().map(|c| if is_unsafe(c) { '\u{fffd}' } else { c }).collect()
-}
-
-/// Whether a terminal would take the character for a command, or show the text after it in another direction.
-pub(super) fn is_unsafe(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -133,7 +125,10 @@ mod tests {
     }
 
     #[test]
-    fn control_characters_are_replaced() {
-        assert_eq!(sanitize("a\u{1b}[31m\n\u{202e}b\u{9b}"), "a\u{fffd}[31m\u{fffd}\u{fffd}b\u{fffd}");
+    fn cell_shows_hidden_characters() {
+        let table = table([["a\u{200b}", "two\nlines", "\u{1b}[31mann"], ["b", "", "bob"], ["c", "", "eve"]]);
+        let lines = table.to_string();
+        assert_eq!(lines.lines().nth(1), Some(r"a\u{200b}  two\nlines  \u{1b}[31mann"), "{lines}");
+        assert_eq!(lines.lines().count(), 4);
     }
 }

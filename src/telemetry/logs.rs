@@ -1,6 +1,7 @@
 //! Log lines, on standard error.
 
-use std::io::{self, IsTerminal};
+use std::borrow::Cow;
+use std::io::{self, IsTerminal, Write};
 
 use tracing::Subscriber;
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
@@ -9,6 +10,7 @@ use tracing_subscriber::layer::Layer;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::traces;
+use crate::visible::{escape, is_hidden, visible_json};
 
 /// The format of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,12 +43,57 @@ where
     // Spans of requests are for the trace collector alone; this filter keeps them from being created without one.
     let not_traces = filter_fn(|metadata| metadata.target() != traces::TARGET).with_max_level_hint(LevelFilter::TRACE);
     let filter = EnvFilter::builder().parse_lossy(filter).and(not_traces);
-    let lines = fmt::layer().with_writer(io::stderr).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(move || VisibleLines { format }).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Human => lines.with_filter(filter).boxed(),
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
             lines.with_filter(filter).boxed()
         }
+    }
+}
+
+/// Writes log lines to standard error so that nothing in them hides, and each stays one line: an error of a database, for
+/// example, may hold any character.
+struct VisibleLines {
+    format: LogFormat,
+}
+
+impl Write for VisibleLines {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        let text = String::from_utf8_lossy(lines);
+        io::stderr().write_all(shown(&text, self.format).as_bytes())?;
+        Ok(lines.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+/// A line as it is written. The subscriber passes a whole line at once, and has escaped U+001B in values: those that are left
+/// are of its own colours.
+fn shown(line: &str, format: LogFormat) -> Cow<'_, str> {
+    let (content, end) = line.strip_suffix('\n').map_or((line, ""), |content| (content, "\n"));
+    let shown = match format {
+        LogFormat::Json => visible_json(content),
+        LogFormat::Human => escape(content, |c| c != '\u{1b}' && is_hidden(c), |c, to| to.extend(c.escape_default())),
+    };
+    match shown {
+        Cow::Borrowed(_) => Cow::Borrowed(line),
+        Cow::Owned(shown) => Cow::Owned(shown + end),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_line_stays_one_line_and_hides_nothing() {
+        let line = "\u{1b}[31mERROR\u{1b}[0m a\u{202e}b\nWARN forged\u{200b}\n";
+        assert_eq!(shown(line, LogFormat::Human), "\u{1b}[31mERROR\u{1b}[0m a\\u{202e}b\\nWARN forged\\u{200b}\n");
+        assert_eq!(shown("{\"a\":\"\u{202e}\u{e0061}\"}\n", LogFormat::Json), "{\"a\":\"\\u202e\\udb40\\udc61\"}\n");
+        assert!(matches!(shown("plain ✓\n", LogFormat::Human), Cow::Borrowed("plain ✓\n")));
     }
 }

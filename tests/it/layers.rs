@@ -4,7 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The modules of `src`, from the lowest layer up. A module may import only from layers below its own.
-const LAYERS: [&[&str]; 7] = [
+const LAYERS: [&[&str]; 8] = [
+    &["visible"],
     &["domain", "telemetry"],
     &["store", "auth", "checkpoint", "tls"],
     &["mirror", "config", "verify"],
@@ -15,7 +16,7 @@ const LAYERS: [&[&str]; 7] = [
 ];
 
 /// Crates that only the given modules or folders may import.
-const CRATES: [(&str, &str); 22] = [
+const CRATES: [(&str, &str); 24] = [
     ("sqlx", "store"),
     ("tonic", "api cli/remote"),
     ("prost", "api"),
@@ -38,6 +39,8 @@ const CRATES: [(&str, &str); 22] = [
     ("opentelemetry_sdk", "telemetry"),
     ("sentry", "telemetry"),
     ("tracing_opentelemetry", "telemetry"),
+    ("unicode_properties", "visible"),
+    ("unicode_security", "domain visible"),
 ];
 
 fn collect_sources(path: &Path, found: &mut Vec<PathBuf>) {

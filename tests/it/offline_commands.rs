@@ -80,6 +80,10 @@ on_both_databases! {
             (&["token", "revoke", "00000000-0000-0000-0000-000000000000"], 3, "token not found"),
             (&["token", "revoke", "nonsense"], 2, "nonsense"),
             (&["user", "create", "nonsense"], 2, "name@host"),
+            (&["user", "create", "\u{212a}im@example.com"], 2, "UTS #39"),
+            (&["user", "create", "\u{430}dmin@localhost"], 2, "mix scripts"),
+            (&["user", "create", "c1i@localhost"], 2, "service keeps"),
+            (&["token", "create", "\u{430}nn\u{200b}@example.com", "--name", "x"], 3, r"\u{200b}"),
             (&["user", "create", "bob@example.com", "--permission", "fly"], 2, "view_feature_flags"),
             (&["token", "create", "ann@example.com", "--name", "x", "--expires-in", "soon"], 2, "90d"),
         ] {

@@ -154,7 +154,8 @@ impl AccessService for Access {
         let mut validator = RequestValidator::default();
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let scope = format!("users {}", request.include_deactivated);
-        let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, Email::parse);
+        let email = |text: &str| Ok::<_, Malformed>(Email::stored(text));
+        let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, email);
         let paging = validator.finish(paging)?;
         self.reader.wait_for_revision(min_revision, deadline).await?;
         let page = self.reader.read(|state| {

@@ -126,6 +126,6 @@ fn email(claims: &Value) -> Result<Email, JwtRejection> {
         Some(Value::String(text)) if text == "true" => {}
         Some(_) => return Err(JwtRejection::EmailUnverified),
     }
-    let email = claims.get("email").and_then(Value::as_str);
-    email.and_then(|text| Email::parse(text).ok()).ok_or(JwtRejection::Email)
+    let email = claims.get("email").and_then(Value::as_str).ok_or(JwtRejection::Email)?;
+    Email::parse(email).map_err(|_| JwtRejection::EmailRefused)
 }

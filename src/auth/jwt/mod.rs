@@ -77,9 +77,12 @@ pub enum JwtRejection {
     /// The token has no subject, or an invalid one.
     #[error("the token has no valid subject")]
     Subject,
-    /// The token has no email address, or an invalid one.
-    #[error("the token has no valid email address")]
+    /// The token has no email address.
+    #[error("the token has no email address")]
     Email,
+    /// The token's email address is not one that a user may have: it is malformed, looks like another one, or is reserved.
+    #[error("the token's email address is malformed, looks like another one, or is reserved")]
+    EmailRefused,
     /// The issuer has not verified the email address.
     #[error("the token's email address is not verified")]
     EmailUnverified,
@@ -104,6 +107,7 @@ impl JwtRejection {
             Self::IssuedInFuture => "issued_in_future",
             Self::Subject => "subject",
             Self::Email => "email",
+            Self::EmailRefused => "email_refused",
             Self::EmailUnverified => "email_unverified",
         }
     }

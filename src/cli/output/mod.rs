@@ -12,8 +12,9 @@ use std::io::{self, ErrorKind, IsTerminal, Write};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::table::{Cell, Table, is_unsafe, sanitize};
+use super::table::{Cell, Table};
 use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
+use crate::visible::{visible, visible_json};
 
 pub(super) use cells::{CellOptions, CsvCells};
 pub(super) use fields::{status, time};
@@ -65,7 +66,7 @@ impl OutputOptions {
                 for item in items {
                     table.push(item.row());
                 }
-                print_line(&table.to_string())
+                print_own_text(&table.to_string())
             }
         }
     }
@@ -74,7 +75,7 @@ impl OutputOptions {
     pub fn print_one<const N: usize, T: Printable<N>>(self, item: &T) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Json => print_line(&to_json(&item.json())?),
-            OutputFormat::Table => print_line(&Table::new(T::HEADER).line(&item.row())),
+            OutputFormat::Table => print_own_text(&Table::new(T::HEADER).line(&item.row())),
         }
     }
 
@@ -100,9 +101,9 @@ impl<const N: usize> StreamPrinter<N> {
         let table = self.table.get_or_insert_with(|| Table::new(T::HEADER).with_colors(has_colors()));
         table.widen(&item.row());
         if is_first {
-            print_line(&table.to_string())?;
+            print_own_text(&table.to_string())?;
         }
-        print_line(&table.line(&item.row()))
+        print_own_text(&table.line(&item.row()))
     }
 }
 
@@ -111,22 +112,26 @@ fn has_colors() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
-/// One JSON object. Characters that could control a terminal are escaped; `serde_json` escapes only those below U+0020.
+/// One JSON object, with hidden characters as JSON's escapes: it shows all and denotes the exact value.
 pub(super) fn to_json(shape: &impl Serialize) -> Result<String, Failure> {
-    let text = serde_json::to_string(shape)?;
-    let escaped = |c: char| if c >= '\u{7f}' && is_unsafe(c) { format!("\\u{:04x}", c as u32) } else { c.into() };
-    Ok(if text.is_ascii() && !text.contains('\u{7f}') { text } else { text.chars().map(escaped).collect() })
+    Ok(visible_json(&serde_json::to_string(shape)?).into_owned())
 }
 
-/// Prints one line, or several, to standard output.
+/// Prints one line to standard output.
 pub(super) fn print_line(text: &str) -> Result<(), Failure> {
+    print_own_text(&visible(text))
+}
+
+/// Prints lines that hold no text of others, or only in cells of a table.
+pub(super) fn print_own_text(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Prints the content of a file to standard output. On a terminal, replaces characters that could control it.
+/// Prints the content of a file to standard output: exactly, unless it is a terminal, which shows what hides.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
-        let lines: Vec<_> = String::from_utf8_lossy(bytes).split('\n').map(sanitize).collect();
+        let text = String::from_utf8_lossy(bytes);
+        let lines: Vec<_> = text.split('\n').map(visible).collect();
         return write(lines.join("\n").as_bytes());
     }
     write(bytes)
@@ -144,7 +149,7 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
 /// Prints a line to standard error, so that it is no part of the output.
 pub(super) fn print_note(text: &str) {
     super::progress::with_bars_hidden(|| {
-        let _ = writeln!(io::stderr(), "{text}");
+        let _ = writeln!(io::stderr(), "{}", visible(text));
     });
 }
 

@@ -14,7 +14,7 @@ use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::hash;
 use crate::domain::state::{Delta, FlagRef, Head, State};
-use crate::domain::text::{Email, FlagKey};
+use crate::domain::text::{Email, FlagKey, UNNAMED_SIGN_ON};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
@@ -183,6 +183,10 @@ impl<'a> Draft<'a> {
         let user = credential.user_id(self).and_then(|id| self.user(id));
         match (user, credential) {
             (Some(user), _) => user.email.shared(),
+            // The caller may have chosen the address at the issuer: it must not name another person.
+            (None, Credential::SignOn(identity)) if self.user_by_email(&identity.email).is_some() => {
+                UNNAMED_SIGN_ON.into()
+            }
             (None, Credential::SignOn(identity)) => identity.email.shared(),
             // Unreachable: `authorize` rejects an actor whose user does not exist.
             (None, _) => "".into(),

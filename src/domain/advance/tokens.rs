@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::draft::{Draft, EntryPosition, Subject, Values};
 use super::{Actor, NewToken, Object, Outcome, Proposal, check_may_grant, check_revision, users};
 use crate::domain::Revision;
-use crate::domain::access::{Credential, Permissions, SecretHash, Token};
+use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::{Error, Violation};
 use crate::domain::text::{Email, Name};
@@ -22,13 +22,16 @@ pub(super) fn create(
     if !user.is_active() {
         return Err(Error::UserDeactivated(user.email.clone()));
     }
+    let own = draft.user_id(&proposal.actor) == Some(user.id);
+    if !own {
+        users::check_may_act_as(&user, granted)?;
+    }
     // The requested list counts, not only its present effect: the user may get more permissions later.
     check_may_grant(new.permissions.unwrap_or(user.permissions), granted)?;
-    let own = draft.user_id(&proposal.actor) == Some(user.id);
     // A token without a list gains each permission that its user gets. Its creator, who may know the secret, must not
-    // gain it too.
-    let outgrows = new.permissions.is_none() && !own && granted != Permissions::all();
-    let permissions = if outgrows { Some(granted) } else { new.permissions };
+    // gain more by that than they do anyway.
+    let outgrows = new.permissions.is_none() && !(own && grows_with_user(draft, &proposal.actor));
+    let permissions = if outgrows && granted != Permissions::all() { Some(granted) } else { new.permissions };
     let position = draft.next_position(&proposal.actor);
     let token = Token {
         id: draft.new_id(),
@@ -46,6 +49,18 @@ pub(super) fn create(
         return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
     }
     Ok(write(draft, proposal, position, Action::TokenCreated, None, token))
+}
+
+/// Whether the actor's credential gains each permission that its user gets. A token with a list does not, nor does a single
+/// sign-on account, whose permissions are in its claims.
+fn grows_with_user(draft: &Draft<'_>, actor: &Actor) -> bool {
+    match actor {
+        Actor::Caller { credential: Credential::Token(id), .. } => {
+            draft.token(*id).is_some_and(|token| token.permissions.is_none())
+        }
+        Actor::Caller { credential: Credential::Certificate { .. }, .. } => true,
+        Actor::Caller { credential: Credential::SignOn(_), .. } | Actor::Service { .. } => false,
+    }
 }
 
 pub(super) fn revoke(

@@ -86,16 +86,13 @@ pub(super) fn update(
     if !before.is_active() && !update.reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
-    check_account_free(draft, update.account, Some(id))?;
+    check_may_grant(update.permissions.minus(before.permissions), caller_permissions)?;
     let account = update.account.or(before.account.as_ref()).cloned();
-    // Reactivation grants all permissions that the user holds. Those of a single sign-on account are not known here,
-    // so the caller must hold all permissions.
-    let newly_granted = match (before.is_active(), &account) {
-        (true, _) => update.permissions.minus(before.permissions),
-        (false, None) => update.permissions,
-        (false, Some(_)) => Permissions::all(),
-    };
-    check_may_grant(newly_granted, caller_permissions)?;
+    // Both let someone act as the user.
+    if !before.is_active() || account != before.account {
+        check_may_act_as(&before, caller_permissions)?;
+    }
+    check_account_free(draft, update.account, Some(id))?;
     if !update.permissions.contains(Permission::ManageAccess) {
         check_not_last_access_manager(draft, &before)?;
     }
@@ -104,6 +101,17 @@ pub(super) fn update(
         return Ok((Object::User(before), None));
     }
     Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
+}
+
+/// A way to act as a user may be given only by a caller who holds every permission of the user. Otherwise an access manager
+/// with few permissions could become an administrator, or act in the name of one. The permissions of a single sign-on
+/// account are not known here, so they may be all.
+///
+/// What only takes power away needs no more than `manage_access`: revoking permissions and tokens, and deactivating. It
+/// must be possible for each access manager who sees a break-in, and can be undone only by a caller who holds what was taken.
+pub(super) fn check_may_act_as(user: &User, caller_permissions: Permissions) -> Result<(), Error> {
+    let held = if user.account.is_some() { Permissions::all() } else { user.permissions };
+    check_may_grant(held, caller_permissions)
 }
 
 pub(super) fn deactivate(

@@ -65,7 +65,7 @@ field!(Permissions, TextList, PermissionList, |list| PermissionList(*list), |sto
 field!(FlagKey, Text, &'a str, |key| key.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Name, Text, &'a str, |name| name.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Description, Text, &'a str, |description| description.as_str(), |stored| Self::parse(stored).map_err(text));
-field!(Email, Text, &'a str, |email| email.as_str(), |stored| Self::parse(stored).map_err(text));
+field!(Email, Text, &'a str, |email| email.as_str(), |stored| Ok(Self::stored(stored)));
 field!(RequestId, Text, &'a str, |id| id.as_str(), |stored| Self::parse(stored).map_err(text));
 
 field!(Status, Text, &'a str, |status| status.as_str(), |stored| Self::parse(stored).ok_or_else(unknown));

@@ -10,6 +10,7 @@ mod connection;
 mod export;
 mod failures;
 mod flags;
+mod hostile_server;
 mod import;
 mod import_repeat;
 mod streams;

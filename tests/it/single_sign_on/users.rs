@@ -124,6 +124,62 @@ on_both_databases! {
         assert_eq!(who_am_i(&server, &joe).await.unwrap_err().code(), Code::Unauthenticated);
     }
 
+    async fn manager_cannot_act_as_a_stronger_user(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let server = start(&issuer, &database, &[]).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let held = ["manage_access", "view_feature_flags"];
+        let by_token = admin.new_user("clerk@example.com", &held).await;
+        let olga = admin.new_user("olga@example.com", &["manage_access", "toggle_feature_flags"]).await;
+        let olga = server.client(Some(&olga)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap();
+        let by_claims = issuer.token(&issuer.claims("sid@example.com", &held));
+        for caller in [&by_token, &by_claims] {
+            let mut clerk = server.client(Some(caller)).await;
+            let link = UpdateUserRequest {
+                id: olga.id.clone(),
+                permissions: olga.permissions.clone(),
+                issuer: Some(issuer.name().to_owned()),
+                subject: Some("subject of mallory@example.com".to_owned()),
+                ..Default::default()
+            };
+            let stripped = UpdateUserRequest { permissions: Vec::new(), ..link.clone() };
+            let token = CreateTokenRequest { user_id: olga.id.clone(), name: "mine".into(), ..Default::default() };
+            let narrow = CreateTokenRequest { permissions: vec!["view_feature_flags".into()], ..token.clone() };
+            for refused in [
+                clerk.access.update_user(link).await.map(drop),
+                clerk.access.update_user(stripped).await.map(drop),
+                clerk.access.create_token(token).await.map(drop),
+                clerk.access.create_token(narrow).await.map(drop),
+            ] {
+                let refused = refused.unwrap_err();
+                assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::PermissionDenied, "PERMISSION_DENIED"));
+                assert_eq!(refused.message(), "Insufficient permissions: toggle_feature_flags required");
+            }
+        }
+        // So the account is still a user of its own.
+        let mallory = issuer.token(&issuer.claims("mallory@example.com", &["toggle_feature_flags"]));
+        let flip = server.client(Some(&mallory)).await.flip("a").await.audit_log.unwrap();
+        assert_eq!(flip.user_email, "mallory@example.com");
+        assert_ne!(flip.user_id(), olga.id);
+        let denied: Vec<_> = admin.log().await.into_iter().filter(|entry| entry.action_type == "access_denied").collect();
+        assert_eq!(denied.len(), 8);
+        assert!(denied.iter().all(|entry| entry.entity_id() == olga.id), "{denied:?}");
+    }
+
+    async fn denied_stranger_is_not_logged_as_another_user(backend: Backend) {
+        let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
+        let server = start(&issuer, &database, &[]).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let token = issuer.token(&issuer.claims("admin@localhost", &[]));
+        let refused = server.client(Some(&token)).await.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let entry = admin.log().await.pop().unwrap();
+        assert_eq!((&*entry.action_type, &*entry.user_email, entry.user_id.as_ref()), ("access_denied", "sign-on@localhost", None));
+        assert!(entry.new_value().contains("subject of admin@localhost"), "{entry:?}");
+    }
+
     async fn concurrent_first_changes_create_one_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let servers = [start(&issuer, &database, &[]).await, start(&issuer, &database, &[]).await];

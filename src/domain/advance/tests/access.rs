@@ -313,6 +313,132 @@ fn access_manager_links_one_account_per_user() {
     assert_eq!(world.reject(world.admin(new)), Error::AccountTaken(account.unwrap()));
 }
 
+/// Everything that lets someone act as a user, by a caller who lacks one of the user's permissions.
+#[test]
+fn acting_as_a_user_requires_all_their_permissions() {
+    type Caller = Box<dyn Fn(&World, Command) -> Proposal>;
+    let mut world = World::new();
+    world.create("a");
+    let held = [MANAGE, Permission::ViewFeatureFlags];
+    let clerk = world.with_user("clerk@example.com", &held);
+    world.with_user("olga@example.com", &[MANAGE, Permission::ToggleFeatureFlags]);
+    world.with_user("peer@example.com", &[Permission::ViewFeatureFlags]);
+    let [olga, peer] = ["olga@example.com", "peer@example.com"].map(|address| world.user(address).id);
+    let own = Some(Account { issuer: "https://issuer".into(), subject: "mallory".into() });
+    let link = |id, permissions: &[Permission]| Command::UpdateUser {
+        id,
+        account: own.clone(),
+        permissions: set_of(permissions),
+        reactivate: false,
+        expected_revision: None,
+    };
+    let token = |id, list: Option<&[Permission]>| {
+        Command::CreateToken(NewToken { permissions: list.map(set_of), secret_hash: [0xcd; 32], ..new_token(id, None) })
+    };
+    let everything = &[MANAGE, Permission::ToggleFeatureFlags];
+    // A narrowed token of the administrator, and a single sign-on whose claims are few, are no more than the clerk.
+    let narrowed = NewToken { permissions: Some(set_of(&held)), secret_hash: [0xab; 32], ..new_token(olga, None) };
+    world.accept(world.admin(Command::CreateToken(narrowed)));
+    let narrowed = world.state.token_by_secret(&[0xab; 32]).unwrap().id;
+    let missing = Error::PermissionDenied(Permission::ToggleFeatureFlags);
+    let mut callers: Vec<Caller> = vec![
+        Box::new(move |_, command| by(clerk, MANAGE, command)),
+        Box::new(move |world, command| world.signed_on("sid", &held, command)),
+    ];
+    for caller in &callers {
+        for command in [
+            link(olga, everything),
+            // Giving up the permissions in the same change does not help.
+            link(olga, &[]),
+            token(olga, None),
+            token(olga, Some(&[])),
+            token(olga, Some(&[Permission::ViewFeatureFlags])),
+        ] {
+            assert_eq!(world.reject(caller(&world, command)), missing);
+        }
+    }
+    // Nor may a narrowed token of the user give its holder another way in.
+    callers.push(Box::new(move |_, command| by(narrowed, MANAGE, command)));
+    assert_eq!(world.reject(callers[2](&world, link(olga, everything))), missing);
+    assert_eq!(world.reject(callers[2](&world, token(olga, None))), missing);
+    world.accept(world.admin(deactivate(olga)));
+    for caller in &callers[..2] {
+        for command in [reactivate(olga, everything), reactivate(olga, &[])] {
+            assert_eq!(world.reject(caller(&world, command)), missing);
+        }
+    }
+    world.accept(world.admin(reactivate(olga, everything)));
+    // A caller who holds as much may, and taking power away needs no more than before.
+    world.accept(callers[0](&world, token(peer, Some(&[Permission::ViewFeatureFlags]))));
+    world.accept(callers[0](&world, link(peer, &[Permission::ViewFeatureFlags])));
+    world.accept(callers[0](&world, revoke(world.token("olga@example.com"))));
+    world.accept(callers[0](&world, update(olga, &[MANAGE])));
+    world.accept(callers[0](&world, deactivate(olga)));
+}
+
+/// The permissions in the claims of an account are not known, so they may be all.
+#[test]
+fn acting_as_a_sign_on_user_requires_all_permissions() {
+    let mut world = World::new();
+    world.create("a");
+    let clerk = world.with_user("clerk@example.com", &[MANAGE]);
+    world.accept(world.signed_on("sue", &[Permission::ToggleFeatureFlags], toggle("a")));
+    let sue = world.user("sue@example.com").id;
+    let account = Some(Account { issuer: "https://issuer".into(), subject: "clerk".into() });
+    let permissions = Permissions::default();
+    let link = Command::UpdateUser { id: sue, account, permissions, reactivate: false, expected_revision: None };
+    for command in [link, second_token(sue)] {
+        assert!(matches!(world.reject(by(clerk, MANAGE, command.clone())), Error::PermissionDenied(_)), "{command:?}");
+        world.accept(world.admin(command));
+    }
+    // A change that gives no way in does not need them.
+    world.accept(by(clerk, MANAGE, update(sue, &[MANAGE])));
+}
+
+#[test]
+fn own_token_gains_no_more_than_its_creators_credential() {
+    let mut world = World::new();
+    world.create("a");
+    let full = world.with_user("ann@example.com", &[MANAGE]);
+    let ann = world.user("ann@example.com").id;
+    let create = |number: u8| Command::CreateToken(NewToken { secret_hash: [number; 32], ..new_token(ann, None) });
+    let limited = NewToken { permissions: Some(set_of(&[MANAGE])), secret_hash: [1; 32], ..new_token(ann, None) };
+    world.accept(by(full, MANAGE, Command::CreateToken(limited)));
+    let limited = world.state.token_by_secret(&[1; 32]).unwrap().id;
+    let linked = Command::UpdateUser {
+        id: ann,
+        account: Some(Account { issuer: "https://issuer".into(), subject: "ann".into() }),
+        permissions: set_of(&[MANAGE]),
+        reactivate: false,
+        expected_revision: None,
+    };
+    world.accept(world.admin(linked));
+    world.accept(by(full, MANAGE, create(2)));
+    world.accept(by(limited, MANAGE, create(3)));
+    world.accept(world.signed_on("ann", &[MANAGE], create(4)));
+
+    world.accept(world.admin(update(ann, &[MANAGE, Permission::ToggleFeatureFlags])));
+
+    let flip = |world: &World, number: u8| {
+        let token = world.state.token_by_secret(&[number; 32]).unwrap().id;
+        by(token, Permission::ToggleFeatureFlags, toggle("a"))
+    };
+    world.accept(flip(&world, 2));
+    for number in [3, 4] {
+        assert_eq!(world.reject(flip(&world, number)), Error::PermissionDenied(Permission::ToggleFeatureFlags));
+    }
+}
+
+#[test]
+fn denied_newcomer_is_not_named_as_another_user() {
+    let mut world = World::new();
+    world.with_user("sue@example.com", &[]);
+    let denial = Denial { permission: MANAGE, subject: None, suppressed: 0 };
+    let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
+    assert_eq!((entry.user_id, &*entry.user_email), (None, "sign-on@localhost"));
+    assert!(entry.new_value.as_deref().is_some_and(|details| details.contains(r#""subject":"sue""#)));
+}
+
 #[test]
 fn sign_on_and_certificate_expire() {
     let mut world = World::new();
