@@ -288,7 +288,8 @@ fn reject_all(batch: Vec<PendingProposal>, error: &Error) {
 /// The error of a batch that the database did not write.
 fn not_written(error: StoreError) -> Error {
     match error {
-        StoreError::Unavailable(_) => {
+        StoreError::OutcomeUnknown(_) => Error::internal(error),
+        error if error.is_temporary() => {
             tracing::warn!(%error, "batch not written");
             Error::DatabaseUnavailable
         }

@@ -96,10 +96,11 @@ impl Writer for PostgresWriter {
                 Ok(appended)
             }
             Ok(Err(error)) => {
+                // After an error the open transaction would have to be rolled back first.
+                let is_usable = !is_head_locked && !error::is_session_lost(&error);
                 // An empty step writes nothing.
                 let outcome = if step.is_empty() { Err(error::read(error)) } else { error::append(error) };
-                // After an error the open transaction would have to be rolled back first.
-                if !is_head_locked && !matches!(outcome, Err(StoreError::OutcomeUnknown(_))) {
+                if is_usable {
                     self.connection = Some(connection);
                 }
                 outcome

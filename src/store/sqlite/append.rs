@@ -118,13 +118,7 @@ impl Writer for SqliteWriter {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            // A full database has not committed. After any other transient error, such as one while syncing, the outcome is unknown.
-            Err(error) => match error::append(error) {
-                Err(StoreError::Unavailable(cause)) if !cause.message().contains("full") => {
-                    Err(StoreError::OutcomeUnknown(cause))
-                }
-                outcome => outcome,
-            },
+            Err(error) => error::commit(error),
         }
     }
 
