@@ -12,7 +12,7 @@ pub enum StoreError {
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] Cause),
     /// The database cannot be written until an operator acts: it is read-only or full, or its file was moved or replaced.
-    /// Nothing was written.
+    /// Nothing was written. See [`Usability`](super::Usability).
     #[error("the database cannot be used: {0}")]
     Unusable(#[source] Cause),
     /// The database cannot be opened: wrong password, no such database, no permission. At a start, a setting is wrong. Later,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use uuid::Uuid;
 
@@ -124,6 +125,12 @@ impl Writer for PostgresWriter {
             }
             Ok(Err(error)) => Err(error::read(error)),
             Err(_) => Err(StoreError::Unavailable("could not lock the head of the log in time".into())),
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close().await;
         }
     }
 }

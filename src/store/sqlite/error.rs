@@ -24,6 +24,11 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
+/// Whether the content of a file is to blame: it has no such table, is damaged or too short, or is no database.
+pub(super) fn is_content(error: &Error) -> bool {
+    matches!(primary_code(error), Some(ERROR | IOERR | CORRUPT | NOTADB))
+}
+
 /// An error of the COMMIT of an append. A busy, full or read-only database has not committed. After an error while writing
 /// or syncing, the outcome is unknown.
 pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
@@ -34,10 +39,13 @@ pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
+const ERROR: u32 = 1;
 const BUSY: u32 = 5;
 const READONLY: u32 = 8;
 const IOERR: u32 = 10;
+const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
+const NOTADB: u32 = 26;
 
 fn class(error: &Error) -> ErrorClass {
     ErrorClass::of(error, |code| code.parse().map_or(ErrorClass::Defect, class_of_code))
