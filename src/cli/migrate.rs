@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use super::offline::DatabaseTarget;
+use super::offline::{DatabaseTarget, close_after};
 use super::{Failure, say};
 
 /// Arguments of `toggled migrate`.
@@ -29,20 +29,19 @@ enum Direction {
 }
 
 pub(super) async fn run(args: MigrateArgs) -> Result<(), Failure> {
-    let store = match args.direction {
-        Direction::Up(target) => {
-            let store = target.open()?;
-            store.migrate_up().await?;
-            store
-        }
-        Direction::Down { target, drop_log } => {
-            let store = target.open_existing()?;
-            store.migrate_down(drop_log).await?;
-            store
-        }
-        Direction::Status(target) => target.open_existing()?,
+    let store = match &args.direction {
+        Direction::Up(target) => target.open()?,
+        Direction::Down { target, .. } | Direction::Status(target) => target.open_existing()?,
     };
-    let migrations = store.migrations().await?;
+    let migrate = async {
+        match args.direction {
+            Direction::Up(_) => store.migrate_up().await?,
+            Direction::Down { drop_log, .. } => store.migrate_down(drop_log).await?,
+            Direction::Status(_) => {}
+        }
+        Ok(store.migrations().await?)
+    };
+    let migrations = close_after(&*store, migrate).await?;
     say(&store.describe());
     for migration in migrations {
         let state = if migration.applied { "applied" } else { "pending" };

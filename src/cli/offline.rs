@@ -77,6 +77,16 @@ pub(super) struct ReasonOption {
     reason: Option<Reason>,
 }
 
+/// Closes the database after `work`, whatever its outcome: a SQLite database is one file again afterwards.
+pub(super) async fn close_after<T>(
+    store: &dyn Store,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let outcome = work.await;
+    store.close().await;
+    outcome
+}
+
 /// A database that is open for changes, with a committer of its own.
 pub(super) struct OfflineDatabase {
     pub store: Arc<dyn Store>,
@@ -87,16 +97,31 @@ pub(super) struct OfflineDatabase {
 }
 
 impl OfflineDatabase {
-    pub async fn open(target: &DatabaseTarget) -> Result<Self, Failure> {
+    /// Opens the database, runs `work` on it, and closes it.
+    pub async fn with<T>(
+        target: &DatabaseTarget,
+        work: impl AsyncFnOnce(&Self) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
         let store = target.open_existing()?;
-        check_migrated(&*store).await?;
+        let opened = async {
+            let database = Self::open(&store).await?;
+            let outcome = work(&database).await;
+            database.stop.cancel();
+            database.committing.await?;
+            outcome
+        };
+        close_after(&*store, opened).await
+    }
+
+    async fn open(store: &Arc<dyn Store>) -> Result<Self, Failure> {
+        check_migrated(&**store).await?;
         // A command ends before its state can become stale.
         let mirror = Mirror::new(Duration::MAX);
-        mirror.follow(&*store).await?;
-        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(&store), Arc::new(SystemClock), 1);
+        mirror.follow(&**store).await?;
+        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(store), Arc::new(SystemClock), 1);
         let stop = CancellationToken::new();
         let committing = tokio::spawn(committer.run(stop.clone()));
-        Ok(Self { store, mirror, proposals, stop, committing })
+        Ok(Self { store: Arc::clone(store), mirror, proposals, stop, committing })
     }
 
     pub fn read<T>(&self, read: impl FnOnce(&State) -> T) -> Result<T, Failure> {
@@ -125,12 +150,6 @@ impl OfflineDatabase {
             Reply::Answer(answer) => Ok(answer),
             Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),
         }
-    }
-
-    /// Stops the committer.
-    pub async fn close(self) -> Result<(), Failure> {
-        self.stop.cancel();
-        Ok(self.committing.await?)
     }
 }
 

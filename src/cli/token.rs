@@ -48,6 +48,16 @@ enum Action {
 
 #[derive(Debug, Args)]
 struct CreateTokenArgs {
+    #[command(flatten)]
+    token: RequestedToken,
+    #[command(flatten)]
+    reason: ReasonOption,
+    #[command(flatten)]
+    target: DatabaseTarget,
+}
+
+#[derive(Debug, Args)]
+struct RequestedToken {
     /// The user, by e-mail address or id
     user: String,
     /// The token's name
@@ -59,29 +69,31 @@ struct CreateTokenArgs {
     /// How long the token is valid: 90d, 12h; by default it does not expire
     #[arg(long, value_name = "DURATION", value_parser = expiry)]
     expires_in: Option<Timestamp>,
-    #[command(flatten)]
-    reason: ReasonOption,
-    #[command(flatten)]
-    target: DatabaseTarget,
 }
 
 pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
     match args.action {
-        Action::Create(args) => create(args).await,
-        Action::List { user, target } => list(user, &target).await,
+        Action::Create(args) => {
+            let target = args.target;
+            OfflineDatabase::with(&target, async |database| create(args.token, args.reason, database).await).await
+        }
+        Action::List { user, target } => {
+            let table = OfflineDatabase::with(&target, async |database| list(user, database).await).await?;
+            say(&table.to_string());
+            Ok(())
+        }
         Action::Revoke { id, reason, target } => {
-            let database = OfflineDatabase::open(&target).await?;
             let command = Command::RevokeToken { id, expected_revision: None };
-            let answer = database.change("toggled token revoke", command, reason).await?;
-            database.close().await?;
+            let change =
+                async |database: &OfflineDatabase| database.change("toggled token revoke", command, reason).await;
+            let answer = OfflineDatabase::with(&target, change).await?;
             say(if answer.entry.is_some() { "revoked" } else { "already revoked" });
             Ok(())
         }
     }
 }
 
-async fn create(args: CreateTokenArgs) -> Result<(), Failure> {
-    let database = OfflineDatabase::open(&args.target).await?;
+async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDatabase) -> Result<(), Failure> {
     let user = database.user(&args.user)?;
     let secret = Secret::generate()?;
     let command = Command::CreateToken(NewToken {
@@ -91,7 +103,7 @@ async fn create(args: CreateTokenArgs) -> Result<(), Failure> {
         expires_at: args.expires_in,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     });
-    let answer = database.change("toggled token create", command, args.reason).await?;
+    let answer = database.change("toggled token create", command, reason).await?;
     let Object::Token(token) = answer.object else {
         return Err(Failure {
             code: EXIT_FAILURE,
@@ -103,12 +115,10 @@ async fn create(args: CreateTokenArgs) -> Result<(), Failure> {
     try_print(secret.reveal()).map_err(|error| Failure {
         code: EXIT_FAILURE,
         line: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
-    })?;
-    database.close().await
+    })
 }
 
-async fn list(user: Option<String>, target: &DatabaseTarget) -> Result<(), Failure> {
-    let database = OfflineDatabase::open(target).await?;
+async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<7>, Failure> {
     let users = match &user {
         Some(named) => vec![database.user(named)?],
         None => database.read(|state| state.users(None).cloned().collect::<Vec<_>>())?,
@@ -133,9 +143,7 @@ async fn list(user: Option<String>, target: &DatabaseTarget) -> Result<(), Failu
             ]);
         }
     }
-    database.close().await?;
-    say(&table.to_string());
-    Ok(())
+    Ok(table)
 }
 
 fn state(token: &ApiToken, now: Timestamp) -> &'static str {

@@ -7,6 +7,7 @@ use super::table::Table;
 use super::{Failure, say};
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Object};
+use crate::domain::state::State;
 use crate::domain::text::Email;
 
 /// Arguments of `toggled user`.
@@ -41,33 +42,28 @@ enum Action {
 pub(super) async fn run(args: UserArgs) -> Result<(), Failure> {
     match args.action {
         Action::Create { email, permissions, reason, target } => {
-            let database = OfflineDatabase::open(&target).await?;
             let command = Command::CreateUser { email, account: None, permissions: permissions.into_iter().collect() };
-            let answer = database.change("toggled user create", command, reason).await?;
-            database.close().await?;
+            let change =
+                async |database: &OfflineDatabase| database.change("toggled user create", command, reason).await;
+            let answer = OfflineDatabase::with(&target, change).await?;
             if let Object::User(user) = answer.object {
                 say(&user.id.to_string());
             }
         }
         Action::List { target } => {
-            let database = OfflineDatabase::open(&target).await?;
-            let table = database.read(|state| {
-                let mut table = Table::new(["EMAIL", "STATE", "PERMISSIONS", "ID"]);
-                for user in state.users(None) {
-                    let state = if user.is_active() { "active" } else { "deactivated" };
-                    let permissions = user.permissions.names().join(",");
-                    table.push([
-                        user.email.as_str().into(),
-                        state.into(),
-                        permissions.into(),
-                        user.id.to_string().into(),
-                    ]);
-                }
-                table
-            })?;
-            database.close().await?;
-            say(&table.to_string());
+            let users = async |database: &OfflineDatabase| database.read(users_table);
+            say(&OfflineDatabase::with(&target, users).await?.to_string());
         }
     }
     Ok(())
+}
+
+fn users_table(state: &State) -> Table<4> {
+    let mut table = Table::new(["EMAIL", "STATE", "PERMISSIONS", "ID"]);
+    for user in state.users(None) {
+        let state = if user.is_active() { "active" } else { "deactivated" };
+        let permissions = user.permissions.names().join(",");
+        table.push([user.email.as_str().into(), state.into(), permissions.into(), user.id.to_string().into()]);
+    }
+    table
 }

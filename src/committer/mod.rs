@@ -90,8 +90,14 @@ impl Committer {
         (Self { queue, received, mirror, store, writer, clock }, Proposals { queue: sender })
     }
 
-    /// Runs until `stop` is cancelled or every [`Proposals`] is dropped. Then answers all queued proposals and returns.
+    /// Runs until `stop` is cancelled or every [`Proposals`] is dropped. Then answers all queued proposals, closes its connection
+    /// and returns.
     pub async fn run(mut self, stop: CancellationToken) {
+        self.commit_all(stop).await;
+        self.writer.close().await;
+    }
+
+    async fn commit_all(&mut self, stop: CancellationToken) {
         loop {
             tokio::select! {
                 biased;
@@ -186,7 +192,10 @@ impl Committer {
                 Ok(AppendOutcome::RequestExists) => return Ok(BatchAction::Replay),
                 Ok(AppendOutcome::HeadMoved) => Ok(BatchAction::CatchUp),
                 Ok(AppendOutcome::Refused(problem)) => Ok(BatchAction::Split(problem)),
-                Err(error) => Err(error),
+                Err(error) => {
+                    self.store.usability().record_error(&error);
+                    Err(error)
+                }
             };
             is_outcome_unknown |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
             let error = match next {
@@ -288,7 +297,8 @@ fn reject_all(batch: Vec<PendingProposal>, error: &Error) {
 /// The error of a batch that the database did not write.
 fn not_written(error: StoreError) -> Error {
     match error {
-        StoreError::Unavailable(_) => {
+        StoreError::OutcomeUnknown(_) => Error::internal(error),
+        error if error.is_temporary() => {
             tracing::warn!(%error, "batch not written");
             Error::DatabaseUnavailable
         }

@@ -40,6 +40,9 @@ const DISCONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the last writes may take after all calls have ended.
 const LAST_WRITES_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long closing the connections to the database may take. SQLite then moves its write-ahead log into the database.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What the server needs from outside.
 pub struct ServerContext {
     /// The bound listener.
@@ -128,6 +131,15 @@ pub enum ServerError {
 /// # Errors
 /// Why the server stopped or did not start.
 pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
+    let store = Arc::clone(&context.store);
+    let ended = serve(context, ready).await;
+    if timeout(CLOSE_TIMEOUT, store.close()).await.is_err() {
+        tracing::warn!("connections to the database not closed in time");
+    }
+    ended
+}
+
+async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), ServerError> {
     let (shutdown, chosen_token, queue) =
         (context.shutdown.clone(), context.bootstrap_token.clone(), context.limits.max_queue);
     let mirror = Mirror::new(context.following.max_staleness);
@@ -142,12 +154,16 @@ pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<()
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = tokio::select! {
         token = create_first_administrator(&server.mirror, &proposals, chosen_token.as_ref(), &*server.store) => token?,
-        () = shutdown.cancelled() => return server.stop_serving().await,
+        () = shutdown.cancelled() => return server.stop(stop_writing, committing).await,
     };
     drop(proposals);
     server.start_background_tasks();
     server.health.announce(Readiness::Serving).await;
-    let mut health_reporter = tokio::spawn(upkeep::report_health(Arc::clone(&server.mirror), server.health.clone()));
+    let mut health_reporter = tokio::spawn(upkeep::report_health(
+        Arc::clone(&server.mirror),
+        Arc::clone(&server.store),
+        server.health.clone(),
+    ));
     if let Some((log_id, revision)) = server.mirror.read(|state| (state.head().log_id, state.head().revision)) {
         ready(Ready { log_id, revision, token });
     }
@@ -162,9 +178,7 @@ pub async fn run(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<()
     // Waits for its end, so that it cannot announce "serving" again.
     health_reporter.abort();
     let _ = health_reporter.await;
-    let ended = server.stop_serving().await;
-    server.finish_writing(stop_writing, committing).await;
-    ended
+    server.stop(stop_writing, committing).await
 }
 
 /// A listening server.
@@ -254,6 +268,7 @@ impl Server {
         self.background.spawn(upkeep::delete_expired_requests(store(), Arc::clone(&self.clock)));
         self.background.spawn(upkeep::delete_trimmed(store(), Arc::clone(&self.mirror)));
         self.background.spawn(upkeep::keep_counting_ahead(store()));
+        self.background.spawn(upkeep::watch_usability(store()));
         self.background.spawn(upkeep::keep_writing_last_used(store(), Arc::clone(&self.last_used)));
         self.sign_checkpoints();
         if let Some(sign_on) = self.sign_on.clone() {
@@ -271,6 +286,13 @@ impl Server {
             },
             Some(ended) = self.background.join_next() => ServerError::Background(format!("{ended:?}")),
         }
+    }
+
+    /// Stops serving, then finishes writing.
+    async fn stop(mut self, stop_writing: CancellationToken, committing: JoinHandle<()>) -> Result<(), ServerError> {
+        let ended = self.stop_serving().await;
+        self.finish_writing(stop_writing, committing).await;
+        ended
     }
 
     /// Stops serving: announces "not serving", waits until load balancers know, then accepts no more calls, ends all

@@ -21,7 +21,7 @@ impl Server {
         let mut is_logged = false;
         loop {
             let problem = match self.try_open().await {
-                Err(ServerError::Store(StoreError::Unavailable(problem))) => problem,
+                Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => problem,
                 opened => return opened,
             };
             if !std::mem::replace(&mut is_logged, true) {

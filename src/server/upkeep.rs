@@ -10,7 +10,7 @@ use crate::auth::last_used::LastUsed;
 use crate::committer::Proposals;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
-use crate::store::{Connections, Store};
+use crate::store::{Connections, Store, with_timeout};
 use crate::telemetry::listener::Readiness;
 use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
@@ -30,6 +30,12 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 /// The interval of writing the last uses of tokens.
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The interval of checking whether the database can be used.
+const USABILITY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long one check of the database may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Updates all gauges when the metrics are read.
 pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
     move || {
@@ -43,15 +49,57 @@ pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Pro
     }
 }
 
-/// Reports the server healthy only while its mirror is fresh.
-pub(super) async fn report_health(mirror: Arc<Mirror>, health: api::Health) {
+/// Reports the server healthy only while its mirror is fresh and its database can be written.
+pub(super) async fn report_health(mirror: Arc<Mirror>, store: Arc<dyn Store>, health: api::Health) {
+    let mut problems = store.usability().subscribe();
+    let mut reported = Readiness::Serving;
     loop {
-        mirror.until_stale().await;
-        tracing::warn!(age = ?mirror.age(), "database not reachable: serving flags from memory, refusing everything else");
-        health.announce(Readiness::Stale).await;
-        mirror.until_fresh().await;
-        tracing::info!("database reachable again");
-        health.announce(Readiness::Serving).await;
+        let problem = problems.borrow_and_update().clone();
+        let is_fresh = mirror.is_fresh();
+        let readiness = match &problem {
+            Some(_) => Readiness::Unusable,
+            None if !is_fresh => Readiness::Stale,
+            None => Readiness::Serving,
+        };
+        if readiness != reported {
+            match &problem {
+                Some(problem) => {
+                    tracing::error!(problem, database = store.describe(), "database not usable: making no changes");
+                }
+                None if !is_fresh => tracing::warn!(
+                    age = ?mirror.age(),
+                    "database not reachable: serving flags from memory, refusing everything else"
+                ),
+                None if reported == Readiness::Unusable => tracing::info!("database usable again"),
+                None => tracing::info!("database reachable again"),
+            }
+            health.announce(readiness).await;
+            reported = readiness;
+        }
+        let aged = async { if is_fresh { mirror.until_stale().await } else { mirror.until_fresh().await } };
+        tokio::select! {
+            // Fails only when the sender is dropped, which the store owns.
+            _ = problems.changed() => {}
+            () = aged => {}
+        }
+    }
+}
+
+/// Checks at an interval whether the database can be used, also while nobody changes anything. While it cannot be written, only
+/// a probe shows when it can be again: load balancers send no changes to a server that is not ready.
+pub(super) async fn watch_usability(store: Arc<dyn Store>) {
+    let usability = store.usability();
+    let mut ticks = tokio::time::interval(USABILITY_INTERVAL);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if usability.is_usable() {
+            if let Err(error) = with_timeout(PROBE_TIMEOUT, store.check()).await {
+                usability.record_error(&error);
+            }
+        } else {
+            usability.record_probe(&with_timeout(PROBE_TIMEOUT, store.probe()).await);
+        }
     }
 }
 

@@ -11,6 +11,14 @@ pub enum StoreError {
     /// succeed.
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] Cause),
+    /// The database cannot be written until an operator acts: it is read-only or full, or its file was moved or replaced.
+    /// Nothing was written. See [`Usability`](super::Usability).
+    #[error("the database cannot be used: {0}")]
+    Unusable(#[source] Cause),
+    /// The database cannot be opened: wrong password, no such database, no permission. At a start, a setting is wrong. Later,
+    /// an operator is changing something, and a retry may succeed. Nothing was written.
+    #[error("{0}")]
+    Inaccessible(#[source] Cause),
     /// The connection was lost during a write, which may have been committed or not.
     #[error("the connection was lost while writing: {0}")]
     OutcomeUnknown(#[source] Cause),
@@ -26,9 +34,63 @@ pub enum StoreError {
         /// What is wrong with the value.
         problem: String,
     },
-    /// The database refuses the request, and would refuse it again: wrong password, missing table, a log with entries.
+    /// The database refuses the request, and would refuse it again: a missing table, a log with entries.
     #[error("{0}")]
     Refused(#[source] Cause),
+}
+
+impl StoreError {
+    /// Whether the database may do the same later, so that callers should retry. Otherwise it is a defect.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Unusable(_) | Self::Inaccessible(_) | Self::OutcomeUnknown(_) => true,
+            Self::Corrupt { .. } | Self::Refused(_) => false,
+        }
+    }
+}
+
+/// What an error of a database means. Each database has one function that classifies all of its codes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ErrorClass {
+    /// [`StoreError::Unavailable`]
+    Unavailable,
+    /// [`StoreError::Unusable`]
+    Unusable,
+    /// [`StoreError::Inaccessible`]
+    Inaccessible,
+    /// [`StoreError::Refused`]
+    Defect,
+}
+
+impl ErrorClass {
+    /// The class of an error, given that of each code of the database.
+    pub fn of(error: &sqlx::Error, code_class: fn(&str) -> Self) -> Self {
+        match error {
+            sqlx::Error::Database(database) => code_class(database.code().as_deref().unwrap_or_default()),
+            // The values or the statement are wrong, whatever the state of the database.
+            sqlx::Error::Configuration(_)
+            | sqlx::Error::InvalidArgument(_)
+            | sqlx::Error::RowNotFound
+            | sqlx::Error::TypeNotFound { .. }
+            | sqlx::Error::ColumnIndexOutOfBounds { .. }
+            | sqlx::Error::ColumnNotFound(_)
+            | sqlx::Error::ColumnDecode { .. }
+            | sqlx::Error::Encode(_)
+            | sqlx::Error::Decode(_) => Self::Defect,
+            // The connection: lost, not made in time, or ended by the driver.
+            _ => Self::Unavailable,
+        }
+    }
+
+    /// The error of this class. `database` is its name, for messages.
+    pub fn error(self, database: &str, error: sqlx::Error) -> StoreError {
+        match self {
+            Self::Unavailable => StoreError::Unavailable(error.into()),
+            Self::Unusable => StoreError::Unusable(error.into()),
+            Self::Inaccessible => StoreError::Inaccessible(Cause::named(database, error)),
+            Self::Defect => StoreError::Refused(Cause::named(database, error)),
+        }
+    }
 }
 
 /// A message, and the driver's error that it describes, if there is one.

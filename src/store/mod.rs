@@ -18,6 +18,7 @@ mod postgres;
 mod rows;
 mod sql;
 mod sqlite;
+mod usability;
 
 use std::path::PathBuf;
 
@@ -41,6 +42,7 @@ pub use follow::FollowOutcome;
 pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
+pub use usability::Usability;
 
 /// The outcome of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,6 +132,19 @@ pub trait Store: Send + Sync {
 
     /// The folder of the database, if it is a file.
     fn folder(&self) -> Option<PathBuf>;
+
+    /// Whether the database can be written, as far as appends and probes have shown.
+    fn usability(&self) -> &Usability;
+
+    /// Checks cheaply what makes a database unusable while nobody writes: whether its file is still the one that was opened.
+    async fn check(&self) -> Result<(), StoreError>;
+
+    /// Writes something that changes nothing. Fails as an append would while the database is read-only or full.
+    async fn probe(&self) -> Result<(), StoreError>;
+
+    /// Closes all connections, except those of writers. SQLite's database is one file afterwards, unless another program has
+    /// it open. Do not use the store afterwards.
+    async fn close(&self);
 
     /// The state of the pool that callers share. The server itself has other connections.
     fn connections(&self) -> Connections;
@@ -268,6 +283,9 @@ pub trait Writer: Send + Sync {
     /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the
     /// race. The caller must be quick.
     async fn lock_head(&mut self) -> Result<(), StoreError>;
+
+    /// Closes the connection. The next append opens another one.
+    async fn close(&mut self);
 }
 
 /// Opens the database at `url`: `sqlite://path` or `postgres://user:password@host:port/database`. Connects at the first

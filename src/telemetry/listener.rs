@@ -50,6 +50,8 @@ pub enum Readiness {
     Serving,
     /// The database has not answered for longer than `--max-staleness`: not all calls are served.
     Stale,
+    /// The database cannot be written until an operator acts: no change is made.
+    Unusable,
     /// The server is shutting down.
     Draining,
 }
@@ -60,6 +62,7 @@ impl Readiness {
             Self::Starting => "starting",
             Self::Serving => "serving",
             Self::Stale => "stale",
+            Self::Unusable => "unusable",
             Self::Draining => "draining",
         }
     }

@@ -9,9 +9,11 @@ use sqlx::{AssertSqlSafe, Executor};
 use tempfile::TempDir;
 use toggled::api::pb::CreateFeatureFlagRequest;
 use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
 use uuid::Uuid;
 
 use crate::load::Load;
+use crate::moved_file::wait_for_health;
 use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, with_timeout};
 use crate::{FaultReport, RunLength};
 
@@ -86,7 +88,10 @@ async fn fill_once(disk: &Disk, server: &Server) {
     })
     .await;
     assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+    wait_for_health(server, ServingStatus::NotServing).await;
     fs::remove_file(ballast).unwrap();
+    // Without any change that shows that there is space again.
+    wait_for_health(server, ServingStatus::Serving).await;
 }
 
 /// Fills the disk several times; the load must recover each time. Returns the number of rounds.

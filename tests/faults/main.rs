@@ -13,6 +13,7 @@ mod disk;
 mod failover;
 mod hostile_clients;
 mod load;
+mod moved_file;
 mod readers;
 mod replicas;
 mod server_killed;
@@ -105,6 +106,7 @@ faults! {
     "two replicas: one killed": replicas::killed,
     "two replicas: one stopped for 10 seconds": replicas::stopped,
     "two replicas: contention": replicas::contention,
+    "SQLite: file moved away and back": moved_file::moved,
     "SQLite: disk full": disk::sqlite,
     "PostgreSQL: disk of the tables full": disk::tables,
     "PostgreSQL: disk of the write-ahead log full": disk::write_ahead_log,

@@ -1,5 +1,7 @@
 //! `toggled user` and `toggled token`, which work directly on the database, next to a running server.
 
+use std::path::PathBuf;
+
 use crate::support::{Backend, Database, Server, invoke, on_both_databases, secret_forms, toggle};
 
 /// Runs the program, which must succeed, and returns its standard output.
@@ -103,5 +105,29 @@ async fn first_start_with_users_still_creates_administrator() {
         let server = Server::start(&database).await;
         assert_eq!(server.admin().await.log().await.len(), 3);
         assert!(server.terminate().await.success());
+    }
+}
+
+/// Also a command that fails leaves the database in one file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn offline_commands_close_sqlite_database() {
+    let database = Database::new(Backend::Sqlite).await;
+    let (url, file) = (&database.url, PathBuf::from(database.url.strip_prefix("sqlite://").unwrap()));
+    for arguments in [
+        &["migrate", "up"][..],
+        &["migrate", "status"],
+        &["user", "create", "ann@example.com"],
+        &["user", "create", "ann@example.com"],
+        &["user", "list"],
+        &["token", "create", "ann@example.com", "--name", "x"],
+        &["token", "create", "bob@example.com", "--name", "x"],
+        &["token", "list"],
+        &["audit", "verify", "--database", url],
+        &["migrate", "down"],
+    ] {
+        invoke(arguments, &[("TOGGLED_DATABASE_URL", url)]).await;
+        let names: Vec<_> =
+            std::fs::read_dir(file.parent().unwrap()).unwrap().map(|f| f.unwrap().file_name()).collect();
+        assert_eq!(names, ["toggled.db"], "{arguments:?}");
     }
 }

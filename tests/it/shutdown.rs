@@ -1,6 +1,7 @@
 //! Shutdown: no acknowledged change is lost, no call hangs, and no client delays it.
 
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use futures::future::join_all;
@@ -84,6 +85,30 @@ on_both_databases! {
         assert!(server.wait_for_exit().await.success());
         let error = with_timeout("the stream to end", stream.message()).await.unwrap_err();
         assert_eq!((error.code(), reason_of(&error).as_str()), (Code::Unavailable, "DRAINING"));
+    }
+}
+
+/// A copy of the file then has everything.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stopped_server_leaves_sqlite_database_in_one_file() {
+    for attempt in 0..10 {
+        let database = Database::new(Backend::Sqlite).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
+        let _stream = admin.audit.stream_audit_logs(follow).await.unwrap();
+        let reads = (0..4).map(|_| {
+            let mut client = admin.clone();
+            async move { client.log().await }
+        });
+        join_all(reads).await;
+        assert!(server.terminate().await.success());
+        let file = PathBuf::from(database.url.strip_prefix("sqlite://").unwrap());
+        for ending in ["-wal", "-shm"] {
+            let companion = PathBuf::from(format!("{}{ending}", file.display()));
+            assert!(!companion.exists(), "attempt {attempt}: {}", companion.display());
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::support::{Database, Server, invoke, on_both_databases, reason_of, toggle};
+use crate::support::{Backend, Database, Server, invoke, on_both_databases, reason_of, toggle};
 
 #[tokio::test]
 async fn invalid_setting_prints_one_line_and_exits_with_2() {
@@ -218,4 +218,17 @@ async fn first_start_waits_until_database_is_writable() {
     let (server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     log.wait_for_line("waiting for the database to create the first administrator").await;
     assert_eq!(server.terminate().await.code(), Some(0), "the waiting server did not stop cleanly");
+}
+
+/// Its permissions may be intended, so that they are not changed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn start_warns_of_public_sqlite_file() {
+    let database = Database::new(Backend::Sqlite).await;
+    let file = database.url.strip_prefix("sqlite://").unwrap();
+    std::fs::write(file, "").unwrap();
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
+    server.ready().await;
+    log.wait_for_line("every user of this machine").await;
+    assert_eq!(std::fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o644);
 }

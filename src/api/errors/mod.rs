@@ -87,7 +87,7 @@ impl From<Error> for Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+            error if error.is_temporary() => {
                 tracing::warn!(%error, "database read failed");
                 status(Error::DatabaseUnavailable)
             }
@@ -95,7 +95,7 @@ impl From<StoreError> for Status {
                 Ok(revision) => log_corrupt(revision, &error.to_string()),
                 Err(_) => status(Error::internal(error)),
             },
-            StoreError::Corrupt { .. } | StoreError::Refused(_) => status(Error::internal(error)),
+            error => status(Error::internal(error)),
         }
     }
 }

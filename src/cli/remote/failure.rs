@@ -126,7 +126,9 @@ fn exit_code(code: Code) -> u8 {
 
 /// The exit code for an error that did not come from a server.
 pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
-    if let Some(StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_)) = error.downcast_ref() {
+    if let Some(StoreError::Unavailable(_) | StoreError::Unusable(_) | StoreError::OutcomeUnknown(_)) =
+        error.downcast_ref()
+    {
         return EXIT_UNAVAILABLE;
     }
     match error.downcast_ref() {

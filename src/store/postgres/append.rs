@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
+use sqlx::Connection;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use uuid::Uuid;
 
@@ -96,10 +97,11 @@ impl Writer for PostgresWriter {
                 Ok(appended)
             }
             Ok(Err(error)) => {
+                // After an error the open transaction would have to be rolled back first.
+                let is_usable = !is_head_locked && !error::is_session_lost(&error);
                 // An empty step writes nothing.
                 let outcome = if step.is_empty() { Err(error::read(error)) } else { error::append(error) };
-                // After an error the open transaction would have to be rolled back first.
-                if !is_head_locked && !matches!(outcome, Err(StoreError::OutcomeUnknown(_))) {
+                if is_usable {
                     self.connection = Some(connection);
                 }
                 outcome
@@ -123,6 +125,12 @@ impl Writer for PostgresWriter {
             }
             Ok(Err(error)) => Err(error::read(error)),
             Err(_) => Err(StoreError::Unavailable("could not lock the head of the log in time".into())),
+        }
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            let _ = connection.close().await;
         }
     }
 }

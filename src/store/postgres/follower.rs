@@ -56,6 +56,12 @@ impl Follower {
         *idle = Some(connection);
         Ok(outcome)
     }
+
+    pub async fn close(&self) {
+        if let Some(connection) = self.idle.lock().await.take() {
+            let _ = connection.close().await;
+        }
+    }
 }
 
 async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Postgres};
 use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
@@ -22,8 +22,8 @@ use super::counts::Counts;
 use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
 use super::sql::Sql;
 use super::{
-    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
-    audit, follow, migrate,
+    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
+    Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -61,6 +61,7 @@ pub struct PostgresStore {
     follower: Follower,
     /// Marks the notifications of our own appends.
     instance: Uuid,
+    usability: Usability,
 }
 
 impl PostgresStore {
@@ -75,6 +76,7 @@ impl PostgresStore {
             internal: connect::pool(&options, 2),
             follower: Follower::new(connect::for_reading(&options)),
             instance: Uuid::now_v7(),
+            usability: Usability::default(),
             options,
         })
     }
@@ -89,6 +91,32 @@ impl Store for PostgresStore {
 
     fn folder(&self) -> Option<PathBuf> {
         None
+    }
+
+    fn usability(&self) -> &Usability {
+        &self.usability
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        // Rows that need new space, which is given back.
+        let sql = "INSERT INTO requests (user_id, request_id, digest, response, expires_at)
+            SELECT gen_random_uuid(), 'probe', sha256(''), sha256(n::text::bytea), now() FROM generate_series(1, 500) AS n";
+        // A new connection: one that is open may lead to a former primary.
+        let mut connection = connect::connect(&self.options).await?;
+        let mut transaction = connection.begin().await.map_err(read)?;
+        sqlx::query(sql).execute(&mut *transaction).await.map_err(read)?;
+        transaction.rollback().await.map_err(read)?;
+        connection.close().await.map_err(read)
+    }
+
+    async fn close(&self) {
+        self.pool.close().await;
+        self.internal.close().await;
+        self.follower.close().await;
     }
 
     fn connections(&self) -> Connections {

@@ -7,9 +7,10 @@ use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use serde::Serialize;
+use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection};
-use sqlx::{AssertSqlSafe, ConnectOptions};
 
+use super::database::SqliteDatabase;
 use super::error;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::{Step, StoredRequest};
@@ -36,6 +37,7 @@ const MAX_ROWS: usize = 256;
 
 /// The one connection that appends to the log.
 pub(super) struct SqliteWriter {
+    database: Arc<SqliteDatabase>,
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
     /// Whether a transaction is open that has locked the head.
@@ -43,10 +45,10 @@ pub(super) struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub fn new(options: SqliteConnectOptions) -> Self {
+    pub fn new(database: Arc<SqliteDatabase>) -> Self {
         // A statement of many rows keeps a journal to undo itself, which would otherwise be written to a file.
-        let options = options.pragma("temp_store", "MEMORY");
-        Self { options, connection: None, is_head_locked: false }
+        let options = database.options().clone().pragma("temp_store", "MEMORY");
+        Self { database, options, connection: None, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -55,7 +57,7 @@ impl SqliteWriter {
             Some(connection) => Ok(connection),
             None => {
                 self.is_head_locked = false;
-                self.options.connect().await.map_err(error::read)
+                self.database.connect(&self.options).await
             }
         }
     }
@@ -102,6 +104,9 @@ impl SqliteWriter {
 #[async_trait]
 impl Writer for SqliteWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
+        // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT
+        // gets the step, with all that it had before: that cannot be told from a move right after the COMMIT.
+        self.database.open().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {
             Self::begin(&mut connection).await.map_err(error::read)?;
@@ -112,19 +117,14 @@ impl Writer for SqliteWriter {
             Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
             Err(error) => return error::append(error),
         };
+        self.database.check_files()?;
         let end = if is_expected_head { "COMMIT" } else { "ROLLBACK" };
         match sqlx::query(end).execute(&mut connection).await {
             Ok(_) => {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            // A full database has not committed. After any other transient error, such as one while syncing, the outcome is unknown.
-            Err(error) => match error::append(error) {
-                Err(StoreError::Unavailable(cause)) if !cause.message().contains("full") => {
-                    Err(StoreError::OutcomeUnknown(cause))
-                }
-                outcome => outcome,
-            },
+            Err(error) => error::commit(error),
         }
     }
 
@@ -132,11 +132,18 @@ impl Writer for SqliteWriter {
         if self.is_head_locked {
             return Ok(());
         }
+        self.database.open().await?;
         let mut connection = self.take().await?;
         Self::begin(&mut connection).await.map_err(error::read)?;
         self.connection = Some(connection);
         self.is_head_locked = true;
         Ok(())
+    }
+
+    async fn close(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.database.close_connection(connection).await;
+        }
     }
 }
 

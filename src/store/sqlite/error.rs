@@ -2,32 +2,101 @@
 
 use sqlx::Error;
 
-use crate::store::error::Cause;
+use crate::store::error::ErrorClass;
 use crate::store::{AppendOutcome, StoreError};
+
+/// The name for messages.
+const NAME: &str = "SQLite";
 
 /// An error of a statement that only read, or whose write was rolled back for certain.
 pub(in crate::store) fn read(error: Error) -> StoreError {
-    let refused = match &error {
-        Error::Database(database) => !is_transient(database.code().as_deref()),
-        Error::Configuration(_) | Error::ColumnDecode { .. } | Error::Decode(_) | Error::RowNotFound => true,
-        _ => false,
-    };
-    if refused { StoreError::Refused(Cause::named("SQLite", error)) } else { StoreError::Unavailable(error.into()) }
+    class(&error).error(NAME, error)
 }
 
 /// An error of an append before its COMMIT: it was rolled back, or will be when the connection closes.
 pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     match error.as_database_error() {
         Some(database) if database.message().contains("requests.user_id") => Ok(AppendOutcome::RequestExists),
-        Some(database) if !is_transient(database.code().as_deref()) => {
-            Ok(AppendOutcome::Refused(format!("SQLite: {database}")))
+        Some(database) if class(&error) == ErrorClass::Defect => {
+            Ok(AppendOutcome::Refused(format!("{NAME}: {database}")))
         }
-        _ => Err(StoreError::Unavailable(error.into())),
+        _ => Err(read(error)),
     }
 }
 
-/// Whether a retry may succeed, by the primary result code: BUSY (5), LOCKED (6), NOMEM (7), IOERR (10), FULL (13).
-fn is_transient(code: Option<&str>) -> bool {
-    let primary = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
-    matches!(primary, Some(5 | 6 | 7 | 10 | 13))
+/// Whether the content of a file is to blame: it has no such table, is damaged or too short, or is no database.
+pub(super) fn is_content(error: &Error) -> bool {
+    matches!(primary_code(error), Some(ERROR | IOERR | CORRUPT | NOTADB))
+}
+
+/// An error of the COMMIT of an append. A busy, full or read-only database has not committed. After an error while writing
+/// or syncing, the outcome is unknown.
+pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
+    match primary_code(&error) {
+        Some(BUSY | READONLY | FULL) => append(error),
+        Some(_) if class(&error) == ErrorClass::Defect => append(error),
+        _ => Err(StoreError::OutcomeUnknown(error.into())),
+    }
+}
+
+const ERROR: u32 = 1;
+const BUSY: u32 = 5;
+const READONLY: u32 = 8;
+const IOERR: u32 = 10;
+const CORRUPT: u32 = 11;
+const FULL: u32 = 13;
+const NOTADB: u32 = 26;
+
+fn class(error: &Error) -> ErrorClass {
+    ErrorClass::of(error, |code| code.parse().map_or(ErrorClass::Defect, class_of_code))
+}
+
+fn primary_code(error: &Error) -> Option<u32> {
+    error.as_database_error()?.code()?.parse::<u32>().ok().map(primary)
+}
+
+/// The low byte of an extended result code.
+fn primary(code: u32) -> u32 {
+    code & 0xff
+}
+
+/// The class of each result code. An extended code has the class of its primary code: it says where something failed, not
+/// whether it may succeed later.
+fn class_of_code(code: u32) -> ErrorClass {
+    match primary(code) {
+        // ABORT, BUSY, LOCKED, NOMEM, INTERRUPT, PROTOCOL (the locks of the write-ahead log), SCHEMA (changed meanwhile).
+        4 | BUSY | 6 | 7 | 9 | 15 | 17 => ErrorClass::Unavailable,
+        // READONLY, IOERR (the disk, or its file system, which may be read-only), FULL.
+        READONLY | IOERR | FULL => ErrorClass::Unusable,
+        // PERM, CANTOPEN, AUTH.
+        3 | 14 | 23 => ErrorClass::Inaccessible,
+        // ERROR, INTERNAL, CORRUPT, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTADB,
+        // NOTICE, WARNING, and the codes of later versions.
+        _ => ErrorClass::Defect,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_result_code_has_its_class() {
+        use ErrorClass::{Defect, Inaccessible, Unavailable, Unusable};
+        let classes = [
+            (Unavailable, vec![4, 5, 6, 7, 9, 15, 17]),
+            (Unusable, vec![8, 10, 13]),
+            (Inaccessible, vec![3, 14, 23]),
+            (Defect, vec![1, 2, 11, 12, 16, 18, 19, 20, 21, 22, 24, 25, 26, 27, 28]),
+        ];
+        let mut codes: Vec<u32> = classes.iter().flat_map(|(_, codes)| codes.clone()).collect();
+        codes.sort_unstable();
+        assert_eq!(codes, (1..=28).collect::<Vec<_>>(), "each primary code of SQLite once");
+        for (class, codes) in classes {
+            for code in codes {
+                assert_eq!(class_of_code(code), class, "{code}");
+                assert_eq!(class_of_code(code | 3 << 8), class, "extended {code}");
+            }
+        }
+    }
 }

@@ -1,22 +1,22 @@
 //! SQLite, embedded: one file, one connection that appends, and pools for everything else.
 
 mod append;
+mod content;
+mod database;
 mod error;
+mod file;
 mod follower;
 
 use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::LazyLock;
-use std::time::Duration;
+use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{BoxStream, pending};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, ConnectOptions, Row, Sqlite};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+use sqlx::{AssertSqlSafe, Row, Sqlite};
 use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
@@ -24,8 +24,8 @@ use super::counts::Counts;
 use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
 use super::sql::Sql;
 use super::{
-    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Writer,
-    audit, follow, migrate,
+    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
+    Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -37,6 +37,7 @@ use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use append::SqliteWriter;
+use database::SqliteDatabase;
 use error::read;
 
 pub(super) use error::read as read_error;
@@ -54,11 +55,8 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
 /// A SQLite database in a file.
 pub struct SqliteStore {
-    options: SqliteConnectOptions,
-    /// For the queries of callers.
-    pool: SqlitePool,
-    /// For those of the server's own queries that must not wait for the queries of callers.
-    internal: SqlitePool,
+    database: Arc<SqliteDatabase>,
+    usability: Usability,
 }
 
 impl SqliteStore {
@@ -74,78 +72,94 @@ impl SqliteStore {
         if options.get_filename().as_os_str().is_empty() {
             return Err("must name a file: sqlite://PATH".to_owned());
         }
-        let options = options
-            // A slow statement would be logged with its whole text at every call.
-            .disable_statement_logging()
-            .create_if_missing(create)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(5))
-            // Rows that a connection's thread reads ahead. With few, the thread and its reader wake each other all the time.
-            .row_buffer_size(500);
-        let pool = |connections| {
-            SqlitePoolOptions::new()
-                .max_connections(connections)
-                .acquire_timeout(Duration::from_secs(5))
-                .connect_lazy_with(options.clone())
-        };
-        Ok(Self { pool: pool(4), internal: pool(3), options })
+        Ok(Self { database: Arc::new(SqliteDatabase::new(options, create)), usability: Usability::default() })
+    }
+
+    /// The pool for the queries of callers.
+    async fn readers(&self) -> Result<&SqlitePool, StoreError> {
+        Ok(self.database.open().await?.readers())
+    }
+
+    /// The pool for those of the server's own queries that must not wait for the queries of callers.
+    async fn internal(&self) -> Result<&SqlitePool, StoreError> {
+        Ok(self.database.open().await?.internal())
     }
 }
 
 #[async_trait]
 impl Store for SqliteStore {
     fn describe(&self) -> String {
-        format!("sqlite://{}", self.options.get_filename().display())
+        format!("sqlite://{}", self.database.options().get_filename().display())
     }
 
     fn folder(&self) -> Option<PathBuf> {
-        self.options.get_filename().parent().map(PathBuf::from)
+        self.database.options().get_filename().parent().map(PathBuf::from)
+    }
+
+    fn usability(&self) -> &Usability {
+        &self.usability
+    }
+
+    async fn check(&self) -> Result<(), StoreError> {
+        self.database.check().await
+    }
+
+    async fn probe(&self) -> Result<(), StoreError> {
+        // Writes a page of the write-ahead log.
+        let sql = "UPDATE log_head SET revision = revision";
+        sqlx::query(sql).execute(self.internal().await?).await.map_err(read)?;
+        Ok(())
+    }
+
+    async fn close(&self) {
+        self.database.close().await;
     }
 
     fn connections(&self) -> Connections {
-        Connections::of(&self.pool)
+        self.database.connections()
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
         // sqlx takes no migration lock on SQLite. This write transaction serves as one: a second migrator waits, then finds
         // the schema.
-        let mut lock = self.pool.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
+        let mut lock = self.readers().await?.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
         migrate::status(&MIGRATIONS, &mut *lock, read).await?;
         MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, read))?;
-        lock.commit().await.map_err(read)
+        lock.commit().await.map_err(read)?;
+        self.database.warn_if_public();
+        Ok(())
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&self.pool).await.map_err(read)?;
+            let length =
+                sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(self.readers().await?).await.map_err(read)?;
             migrate::check_log_is_empty(length)?;
         }
-        MIGRATIONS.undo(&self.pool, target).await.map_err(|problem| migrate::error(problem, read))
+        MIGRATIONS.undo(self.readers().await?, target).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
+        let mut connection = self.readers().await?.acquire().await.map_err(read)?;
         migrate::status(&MIGRATIONS, &mut *connection, read).await
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(SqliteWriter::new(self.options.clone()))
+        Box::new(SqliteWriter::new(Arc::clone(&self.database)))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
-        follower::load(&self.internal).await
+        follower::load(self.internal().await?).await
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
+        let mut connection = self.readers().await?.acquire().await.map_err(read)?;
         head(&mut connection).await
     }
 
     async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
-        follower::follow(&self.internal, known).await
+        follower::follow(self.internal().await?, known).await
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {
@@ -159,12 +173,15 @@ impl Store for SqliteStore {
              JOIN requests USING (user_id, request_id)",
             column_list::<StoredRequest>(Part::All),
         );
-        read_all::<Sqlite, _, _>(sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(&self.internal)).await
+        read_all::<Sqlite, _, _>(
+            sqlx::query(AssertSqlSafe(sql)).bind(append::json(&keys)).fetch(self.internal().await?),
+        )
+        .await
     }
 
     async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
-        let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
+        let done = sqlx::query(sql).bind(Time(now)).execute(self.readers().await?).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
@@ -172,14 +189,15 @@ impl Store for SqliteStore {
         // Writers wait for it to end, which takes a few milliseconds.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
-        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.internal).await.map_err(read)?;
-        Counts(&self.internal).forget_trimmed().await?;
+        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(self.internal().await?).await.map_err(read)?;
+        Counts(self.internal().await?).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = ? AND last_used_at IS NOT NULL";
-        let rows: Vec<(Uuid, Time)> = sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(read)?;
+        let rows: Vec<(Uuid, Time)> =
+            sqlx::query_as(sql).bind(user_id).fetch_all(self.readers().await?).await.map_err(read)?;
         Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
     }
 
@@ -191,18 +209,18 @@ impl Store for SqliteStore {
              WHERE api_tokens.id = used.id AND (last_used_at IS NULL OR last_used_at < used.time)",
         )
         .bind(append::json(&uses))
-        .execute(&self.pool)
+        .execute(self.readers().await?)
         .await
         .map_err(read)?;
         Ok(())
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        audit::entry(id).row(&self.pool).await
+        audit::entry(id).row(self.readers().await?).await
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-        let entry = follow::entry_hash_at(revision).row::<EntryHash>(&self.pool).await?;
+        let entry = follow::entry_hash_at(revision).row::<EntryHash>(self.readers().await?).await?;
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
@@ -212,54 +230,55 @@ impl Store for SqliteStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        audit::entries("", query).rows(&self.pool).await
+        audit::entries("", query).rows(self.readers().await?).await
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        Counts(&self.pool).count(filter, range).await
+        Counts(self.readers().await?).count(filter, range).await
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
         let head = self.head().await?;
-        Counts(&self.internal).ahead(&head).await
+        Counts(self.internal().await?).ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        audit::first_since(time).first_value(&self.pool).await
+        audit::first_since(time).first_value(self.readers().await?).await
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        audit::last_until(time).first_value(&self.pool).await
+        audit::last_until(time).first_value(self.readers().await?).await
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
         let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
         let query = sqlx::query(NEXT_CHANGES).bind(append::json(&ids)).bind(revision);
-        read_all::<Sqlite, _, _>(query.fetch(&self.pool)).await
+        read_all::<Sqlite, _, _>(query.fetch(self.readers().await?)).await
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
-        Checkpoints(&self.internal).add(revision, note).await
+        Checkpoints(self.internal().await?).add(revision, note).await
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        Checkpoints(&self.pool).list(range, limit).await
+        Checkpoints(self.readers().await?).list(range, limit).await
     }
 
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
-        Checkpoints(&self.internal).last().await
+        Checkpoints(self.internal().await?).last().await
     }
 
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        Checkpoints(&self.internal).add_key(key, at).await
+        Checkpoints(self.internal().await?).add_key(key, at).await
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        Checkpoints(&self.pool).keys().await
+        Checkpoints(self.readers().await?).keys().await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines = audit::entries("EXPLAIN QUERY PLAN ", query).values(&self.pool, |row| row.try_get::<String, _>(3));
+        let lines = audit::entries("EXPLAIN QUERY PLAN ", query)
+            .values(self.readers().await?, |row| row.try_get::<String, _>(3));
         Ok(lines.await?.join("\n"))
     }
 }

@@ -6,11 +6,13 @@
 
 mod append;
 mod counts;
+mod files;
 mod follow;
 mod hold;
 mod lost;
 mod migrations;
 mod million;
+mod moved;
 mod open;
 mod past;
 mod queries;
@@ -19,4 +21,5 @@ mod refused;
 mod requests;
 pub mod retention;
 mod rules;
+mod unusable;
 pub mod world;

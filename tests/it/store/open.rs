@@ -52,7 +52,7 @@ async fn description_omits_the_password() {
 }
 
 /// Asserts that every read fails with the expected error.
-async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) {
+pub async fn every_read_fails(store: &dyn Store, expected: fn(&StoreError) -> bool) {
     let filter = toggled::domain::filter::Filter::default();
     let range = toggled::domain::filter::Range { first: 1, last: 10 };
     let period = toggled::domain::filter::Period { from: Some(Default::default()), to: None };

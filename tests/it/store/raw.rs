@@ -30,6 +30,10 @@ impl Raw {
         }
     }
 
+    pub async fn close(self) {
+        on!(self, connection => connection.close().await).unwrap();
+    }
+
     /// Runs statements. The error is the database's message.
     pub async fn try_run(&mut self, sql: &str) -> Result<(), String> {
         let sql = sqlx::raw_sql(AssertSqlSafe(sql));

@@ -13,7 +13,7 @@ use crate::support::{Backend, Database, TOKEN, with_timeout};
 /// Detects a database outage within seconds, but not merely because the machine is busy.
 const SHORT_STALENESS: [(&str, &str); 2] = [("TOGGLED_POLL_INTERVAL", "50ms"), ("TOGGLED_MAX_STALENESS", "5s")];
 
-async fn until_readiness(address: SocketAddr, status: &str, readiness: &str) {
+pub(super) async fn until_readiness(address: SocketAddr, status: &str, readiness: &str) {
     let reached = async {
         let expected = (status.to_owned(), format!("{readiness}\n"));
         while http_get(address, "/readyz").await != expected {}
@@ -25,7 +25,7 @@ async fn assert_alive(address: SocketAddr) {
     assert_eq!(http_get(address, "/livez").await.0, "200 OK");
 }
 
-const UNAVAILABLE: &str = "503 Service Unavailable";
+pub(super) const UNAVAILABLE: &str = "503 Service Unavailable";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn readiness_follows_database_and_liveness_does_not() {

@@ -5,6 +5,7 @@ mod health;
 mod logs;
 mod metrics;
 mod traces;
+mod unusable;
 
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};

@@ -2,20 +2,24 @@
 
 use super::report::trimmed;
 use crate::cli::{EXIT_UNAVAILABLE, Failure, offline, output, progress};
-use crate::store;
+use crate::store::{self, Store};
 use crate::verify::{Bounds, DatabaseError, Problem, Progress, Report, verify_database};
 
 /// Verifies the database at `url`.
 pub(super) async fn verify(bounds: &Bounds, url: &str) -> Result<Report, Failure> {
     let store = store::open_existing(url).map_err(|rule| Failure::usage(format!("--database {rule}")))?;
     offline::check_exists(&*store, "--database")?;
-    offline::check_migrated(&*store).await?;
+    offline::close_after(&*store, verify_store(bounds, &*store)).await
+}
+
+async fn verify_store(bounds: &Bounds, store: &dyn Store) -> Result<Report, Failure> {
+    offline::check_migrated(store).await?;
     let bar = progress::bar(0, "entries");
     let mut on_progress = |progress: Progress| {
         bar.set_length(progress.expected);
         bar.set_position(progress.entries);
     };
-    let verified = verify_database(&*store, bounds, &mut on_progress).await;
+    let verified = verify_database(store, bounds, &mut on_progress).await;
     bar.finish_and_clear();
     let verified = verified.map_err(|error| match error {
         DatabaseError::Store(error) => error.into(),

@@ -1,0 +1,199 @@
+//! Connections to the database, which all lead to the file that was opened first.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{ConnectOptions, Connection, Executor};
+use tokio::sync::{Mutex, OnceCell};
+
+use super::content::Content;
+use super::error::read;
+use super::file::{DatabaseFile, OpenedFiles};
+use crate::store::{Connections, StoreError};
+
+/// Set on each connection once its file was checked: unlike the settings before, it makes SQLite open the other files.
+/// Whether a file has a write-ahead log is stored in it.
+const AFTER_CHECK: &str = "PRAGMA synchronous = FULL";
+
+/// A database in a file. It is opened at the first use.
+pub(super) struct SqliteDatabase {
+    file: DatabaseFile,
+    /// Whether the first open may create the file.
+    may_create: bool,
+    options: SqliteConnectOptions,
+    opened: OnceCell<OpenDatabase>,
+}
+
+/// A database that is open.
+pub(super) struct OpenDatabase {
+    files: Arc<OpenedFiles>,
+    content: Content,
+    /// The first connection. While it is open, no other program removes the write-ahead log. `None` once closed.
+    first: Mutex<Option<SqliteConnection>>,
+    /// For the queries of callers.
+    readers: SqlitePool,
+    /// For those of the server's own queries that must not wait for the queries of callers.
+    internal: SqlitePool,
+    /// The file, if it was created now.
+    _created: Option<File>,
+}
+
+impl SqliteDatabase {
+    pub fn new(options: SqliteConnectOptions, may_create: bool) -> Self {
+        let options = options
+            // A slow statement would be logged with its whole text at every call.
+            .disable_statement_logging()
+            .create_if_missing(false)
+            .foreign_keys(true)
+            .busy_timeout(Duration::from_secs(5))
+            // Rows that a connection's thread reads ahead. With few, the thread and its reader wake each other all the time.
+            .row_buffer_size(500);
+        Self { file: DatabaseFile::new(options.get_filename()), may_create, options, opened: OnceCell::new() }
+    }
+
+    pub fn options(&self) -> &SqliteConnectOptions {
+        &self.options
+    }
+
+    /// Opens the database, or checks that it still is the one that was opened: a connection that is open already would read a
+    /// file that is no longer the database.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when it is not.
+    pub async fn open(&self) -> Result<&OpenDatabase, StoreError> {
+        let opened = self.opened.get_or_try_init(|| self.open_first()).await?;
+        opened.check().await?;
+        Ok(opened)
+    }
+
+    async fn open_first(&self) -> Result<OpenDatabase, StoreError> {
+        let created = if self.may_create { self.file.create_if_missing()? } else { None };
+        let id = self.file.id()?;
+        let options = self.options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
+        let mut first = options.connect().await.map_err(read)?;
+        // Opens the other files.
+        first.execute("SELECT count(*) FROM sqlite_schema").await.map_err(read)?;
+        let files = Arc::new(OpenedFiles::new(&self.file, id)?);
+        let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
+        let (readers, internal) = (pool(4), pool(3));
+        Ok(OpenDatabase {
+            files,
+            content: Content::default(),
+            first: Mutex::new(Some(first)),
+            readers,
+            internal,
+            _created: created,
+        })
+    }
+
+    /// See [`DatabaseFile::warn_if_public`].
+    pub fn warn_if_public(&self) {
+        self.file.warn_if_public();
+    }
+
+    /// A connection outside the pools.
+    pub async fn connect(&self, options: &SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
+        let files = &self.open().await?.files;
+        let mut connection = options.connect().await.map_err(read)?;
+        files.check()?;
+        connection.execute(AFTER_CHECK).await.map_err(read)?;
+        Ok(connection)
+    }
+
+    /// Checks that the database still is the one that was opened, if it was.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        match self.opened.get() {
+            Some(opened) => opened.check().await,
+            None => Ok(()),
+        }
+    }
+
+    /// The state of the pool that callers share.
+    pub fn connections(&self) -> Connections {
+        self.opened.get().map(|opened| Connections::of(&opened.readers)).unwrap_or_default()
+    }
+
+    /// The part of the check that waits for nothing.
+    ///
+    /// # Errors
+    /// [`StoreError::Unusable`] when a name leads to another file.
+    pub fn check_files(&self) -> Result<(), StoreError> {
+        let Some(opened) = self.opened.get() else { return Ok(()) };
+        opened.files.check()?;
+        Ok(())
+    }
+
+    /// Closes all connections but those of writers. The last one moves the write-ahead log into the database's file, which then
+    /// holds everything. For a file that was moved, that is done here, since SQLite would leave the write-ahead log full, and
+    /// lay it over whatever file has the name at the next start.
+    pub async fn close(&self) {
+        let Some(opened) = self.opened.get() else { return };
+        // Notices a file that was overwritten since the last use.
+        let _ = opened.check().await;
+        if opened.content.is_overwritten() {
+            std::mem::forget((opened.readers.clone(), opened.internal.clone()));
+        } else {
+            opened.readers.close().await;
+            opened.internal.close().await;
+        }
+        let Some(mut first) = opened.first.lock().await.take() else { return };
+        if let (Err(problem), false) = (opened.files.check(), opened.content.is_overwritten()) {
+            tracing::warn!(%problem, "closing a database that is not in its place");
+            if let Err(error) = first.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
+                tracing::warn!(%error, "write-ahead log not emptied");
+            }
+        }
+        self.close_connection(first).await;
+    }
+
+    /// Closes a connection outside the pools. The write-ahead log must not be moved into a file that was overwritten, so its
+    /// connections end with the process.
+    pub async fn close_connection(&self, connection: SqliteConnection) {
+        if self.opened.get().is_some_and(|opened| opened.content.is_overwritten()) {
+            std::mem::forget(connection);
+        } else if let Err(error) = connection.close().await {
+            tracing::warn!(%error, "connection to the database not closed");
+        }
+    }
+}
+
+impl OpenDatabase {
+    pub fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    pub fn internal(&self) -> &SqlitePool {
+        &self.internal
+    }
+
+    /// See [`SqliteDatabase::open`].
+    async fn check(&self) -> Result<(), StoreError> {
+        if self.readers.is_closed() {
+            return Err(StoreError::Unavailable("the database is closed".into()));
+        }
+        let mark = self.files.check()?;
+        self.content.check(&self.files, mark, &self.internal).await
+    }
+}
+
+/// A pool whose connections open only the file that was opened first.
+fn pool(options: SqliteConnectOptions, files: Arc<OpenedFiles>, max_connections: u32) -> SqlitePool {
+    SqlitePoolOptions::new()
+        .max_connections(max_connections)
+        .acquire_timeout(Duration::from_secs(5))
+        // There is nothing to gain from opening files again.
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .after_connect(move |connection, _| {
+            let files = Arc::clone(&files);
+            Box::pin(async move {
+                files.check().map_err(|problem| sqlx::Error::Io(std::io::Error::other(problem.to_string())))?;
+                connection.execute(AFTER_CHECK).await.map(drop)
+            })
+        })
+        .connect_lazy_with(options)
+}

@@ -1,0 +1,216 @@
+//! The files of the database, and whether they still are the ones that were opened.
+//!
+//! SQLite opens its files by name. After the database was moved, a new connection would create another one in its place, and
+//! lay the write-ahead log of the first over it. So the database is created here, once; all connections open a file that
+//! exists; and before each use, every name must still lead to the file that was opened, by device and inode.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File, Metadata, OpenOptions};
+use std::io::{self, ErrorKind};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crate::store::StoreError;
+
+/// The permissions of a new database: its owner may read and write it. SQLite gives the same to its other files.
+const MODE: u32 = 0o600;
+
+/// The permissions of users who are neither the owner nor in the file's group.
+const OTHERS: u32 = 0o007;
+
+/// The endings of the files that SQLite keeps beside an open database.
+const COMPANIONS: [&str; 2] = ["-wal", "-shm"];
+
+/// The same for all names of one file, and for no other file that exists at the same time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// When and how long a file was last written. Another value means that it was written since.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct WriteMark {
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+impl WriteMark {
+    fn of(metadata: &Metadata) -> Self {
+        Self {
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        }
+    }
+}
+
+/// Why the database's files cannot be used any more.
+#[derive(Debug)]
+pub(super) enum FileProblem {
+    /// Nothing is found under this name.
+    Missing(PathBuf, io::Error),
+    /// Another file is found under this name.
+    Replaced(PathBuf),
+    /// The database was overwritten without SQLite.
+    Overwritten(PathBuf),
+}
+
+impl fmt::Display for FileProblem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(path, error) => write!(
+                f,
+                "{} was moved or deleted, or its file system is gone ({error}): move it back, or stop the server, restore the \
+                 database and start again",
+                path.display()
+            ),
+            Self::Replaced(path) => write!(
+                f,
+                "another file was put in the place of {}: stop the server and start it again to use it, or move the first one \
+                 back",
+                path.display()
+            ),
+            Self::Overwritten(path) => write!(
+                f,
+                "{path} was overwritten while it was in use: stop the server, delete {path}-wal and {path}-shm, restore the \
+                 database and start again",
+                path = path.display()
+            ),
+        }
+    }
+}
+
+impl From<FileProblem> for StoreError {
+    fn from(problem: FileProblem) -> Self {
+        Self::Unusable(problem.to_string().into())
+    }
+}
+
+/// The database's file, by the name that the operator gave.
+pub(super) struct DatabaseFile(PathBuf);
+
+impl DatabaseFile {
+    pub fn new(path: &Path) -> Self {
+        Self(std::path::absolute(path).unwrap_or_else(|_| path.to_owned()))
+    }
+
+    /// Creates the file, empty, unless it exists. Keep the handle of a new file open as long as the database: when a process
+    /// closes a file, it loses SQLite's locks on it.
+    ///
+    /// # Errors
+    /// When it cannot be created, or when only its write-ahead log is there. The database was moved then, and SQLite would delete
+    /// the write-ahead log, with all that was not yet moved from it.
+    pub fn create_if_missing(&self) -> Result<Option<File>, StoreError> {
+        let path = &self.0;
+        let log = companion(path, "-wal");
+        if fs::symlink_metadata(path).is_err() && log.exists() {
+            let (path, log) = (path.display(), log.display());
+            return Err(StoreError::Inaccessible(
+                format!(
+                    "{path} is missing, but {log} belongs to it: move {path} back, or {log} away to begin a new log"
+                )
+                .into(),
+            ));
+        }
+        match OpenOptions::new().write(true).create_new(true).mode(MODE).open(path) {
+            Ok(file) => {
+                tracing::info!(path = %path.display(), "database file created");
+                Ok(Some(file))
+            }
+            // A symbolic link that leads nowhere exists as well. It is not followed: its target may be missing for a while.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(None),
+            Err(error) => {
+                let problem = format!("the database {} cannot be created: {error}", path.display());
+                Err(StoreError::Inaccessible(problem.into()))
+            }
+        }
+    }
+
+    /// The file as it is before the first connection is opened.
+    ///
+    /// # Errors
+    /// When there is no file.
+    pub fn id(&self) -> Result<FileId, StoreError> {
+        let metadata = fs::metadata(&self.0).map_err(|error| {
+            StoreError::Inaccessible(format!("the database {} cannot be opened: {error}", self.0.display()).into())
+        })?;
+        Ok(FileId::of(&metadata))
+    }
+
+    /// Warns of a database that every user of the machine may open. Its permissions are the operator's: they are not changed.
+    pub fn warn_if_public(&self) {
+        if fs::metadata(&self.0).is_ok_and(|metadata| metadata.mode() & OTHERS != 0) {
+            let path = self.0.display();
+            tracing::warn!(%path, "every user of this machine has access to the database; remove it with chmod o=");
+        }
+    }
+}
+
+/// The names of the database's files, and what they led to when the first connection had opened them.
+pub(super) struct OpenedFiles {
+    /// The real name of the database.
+    path: PathBuf,
+    names: Vec<(PathBuf, FileId)>,
+}
+
+impl OpenedFiles {
+    /// `before` is what the database's name led to before the first connection was opened.
+    ///
+    /// # Errors
+    /// When it leads elsewhere now.
+    pub fn new(file: &DatabaseFile, before: FileId) -> Result<Self, FileProblem> {
+        // SQLite names the other files after the real one.
+        let path = fs::canonicalize(&file.0).unwrap_or_else(|_| file.0.clone());
+        let mut names = vec![(file.0.clone(), before)];
+        if path != file.0 {
+            names.push((path.clone(), before));
+        }
+        // On a read-only file system there may be none.
+        let companions = COMPANIONS.map(|ending| companion(&path, ending)).into_iter();
+        names.extend(
+            companions
+                .filter_map(|path| Some((FileId::of(&fs::metadata(&path).ok()?), path)))
+                .map(|(id, path)| (path, id)),
+        );
+        let files = Self { path, names };
+        files.check()?;
+        Ok(files)
+    }
+
+    /// The real name of the database.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Checks that all names still lead to the files that were opened. That takes some microseconds on a local disk. Returns
+    /// when the database itself was last written.
+    ///
+    /// # Errors
+    /// The first name that leads elsewhere.
+    pub fn check(&self) -> Result<WriteMark, FileProblem> {
+        let mut mark = WriteMark::default();
+        for (path, id) in self.names.iter().rev() {
+            let metadata = fs::metadata(path).map_err(|error| FileProblem::Missing(path.clone(), error))?;
+            if FileId::of(&metadata) != *id {
+                return Err(FileProblem::Replaced(path.clone()));
+            }
+            mark = WriteMark::of(&metadata);
+        }
+        Ok(mark)
+    }
+}
+
+fn companion(path: &Path, ending: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(ending);
+    name.into()
+}

@@ -1,0 +1,217 @@
+//! A SQLite database whose file is moved, deleted, replaced or overwritten while it is open.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use futures::future::join_all;
+use toggled::domain::filter::Filter;
+use toggled::store::{EntryQuery, Order, StoreError, open, open_existing};
+
+use super::files::{file_of, names};
+use super::open::every_read_fails;
+use super::world::*;
+use crate::support::Backend;
+
+/// How the database is lost, and how it comes back, if it does.
+struct Loss {
+    name: &'static str,
+    lose: fn(&Path),
+    restore: Option<fn(&Path)>,
+    /// Words of the error.
+    words: &'static str,
+}
+
+const LOSSES: [Loss; 8] = [
+    Loss { name: "moved", lose: move_away, restore: Some(move_back), words: "moved or deleted" },
+    Loss { name: "deleted", lose: |file| fs::remove_file(file).unwrap(), restore: None, words: "moved or deleted" },
+    Loss {
+        name: "moved with its companions",
+        lose: |file| companions(file).iter().for_each(|file| move_away(file)),
+        restore: Some(|file| companions(file).iter().for_each(|file| move_back(file))),
+        words: "moved or deleted",
+    },
+    Loss {
+        name: "folder moved",
+        lose: |file| move_away(file.parent().unwrap()),
+        restore: Some(|file| move_back(file.parent().unwrap())),
+        words: "moved or deleted",
+    },
+    Loss {
+        name: "write-ahead log moved",
+        lose: |file| move_away(&companions(file)[1]),
+        restore: Some(|file| move_back(&companions(file)[1])),
+        words: "toggled.db-wal was moved or deleted",
+    },
+    Loss {
+        name: "write-ahead log deleted",
+        lose: |file| fs::remove_file(&companions(file)[1]).unwrap(),
+        restore: None,
+        words: "toggled.db-wal was moved or deleted",
+    },
+    Loss {
+        name: "replaced by a copy",
+        lose: |file| {
+            copy(file, &aside(file));
+            move_back(file);
+        },
+        restore: None,
+        words: "another file",
+    },
+    Loss {
+        name: "folder replaced by a copy",
+        lose: |file| {
+            let folder = file.parent().unwrap();
+            move_away(folder);
+            copy(&aside(folder), folder);
+        },
+        restore: Some(|file| {
+            let folder = file.parent().unwrap();
+            fs::remove_dir_all(folder).unwrap();
+            move_back(folder);
+        }),
+        words: "another file",
+    },
+];
+
+fn companions(file: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|ending| format!("{}{ending}", file.display()).into())
+}
+
+fn aside(path: &Path) -> PathBuf {
+    format!("{}.aside", path.display()).into()
+}
+
+fn move_away(path: &Path) {
+    fs::rename(path, aside(path)).unwrap();
+}
+
+fn move_back(path: &Path) {
+    fs::rename(aside(path), path).unwrap();
+}
+
+/// Copies with another process: when this one closes a file that SQLite has open, SQLite loses its locks.
+fn copy(from: &Path, to: &Path) {
+    assert!(Command::new("cp").arg("-rT").args([from, to]).status().unwrap().success());
+}
+
+fn is_unusable(error: &StoreError) -> bool {
+    matches!(error, StoreError::Unusable(_))
+}
+
+/// Asserts that nothing is read or written any more.
+async fn assert_unusable(world: &mut World, words: &str) {
+    let step = world.decide(&[service(create("later"))]);
+    for outcome in [world.writer.append(&step).await, world.store.writer().append(&step).await] {
+        let problem = outcome.unwrap_err();
+        assert!(is_unusable(&problem) && problem.to_string().contains(words), "{problem:?}");
+    }
+    // More than there are connections, so that some would be opened.
+    let range = world.all();
+    let query = EntryQuery { filter: Filter::default(), range, order: Order::NewestFirst, offset: 0, limit: 10 };
+    for entries in join_all((0..12).map(|_| world.store.entries(&query))).await {
+        assert!(is_unusable(&entries.unwrap_err()));
+    }
+    every_read_fails(&*world.store, is_unusable).await;
+    for outcome in [world.store.check().await, world.store.probe().await, world.writer.lock_head().await] {
+        assert!(is_unusable(&outcome.unwrap_err()));
+    }
+}
+
+#[tokio::test]
+async fn lost_sqlite_file_is_neither_used_nor_replaced() {
+    for Loss { name, lose, restore, words } in LOSSES {
+        println!("{name}");
+        let mut world = World::new(Backend::Sqlite).await;
+        world.commit(&[service(create("a"))]).await;
+        let file = file_of(&world.database);
+        let folders = || [file.parent().unwrap(), &aside(file.parent().unwrap())].map(names);
+        lose(&file);
+        let before = folders();
+
+        assert_unusable(&mut world, words).await;
+
+        assert_eq!(folders(), before, "{name}: nothing is created");
+        if let Some(restore) = restore {
+            restore(&file);
+            world.verify().await;
+            world.commit(&[service(create("b"))]).await;
+        }
+        world.writer.close().await;
+        world.store.close().await;
+        let _ = fs::remove_dir_all(aside(file.parent().unwrap()));
+    }
+}
+
+/// It can be moved back, and no start takes its write-ahead log for that of another file.
+#[tokio::test]
+async fn moved_sqlite_file_is_complete_after_close() {
+    let mut world = World::new(Backend::Sqlite).await;
+    world.commit(&[service(create("a"))]).await;
+    let file = file_of(&world.database);
+    move_away(&file);
+
+    world.writer.close().await;
+    world.store.close().await;
+
+    let moved = open_existing(&format!("sqlite://{}", aside(&file).display())).unwrap();
+    assert_eq!(moved.head().await.unwrap(), *world.state.head());
+    let refused = open(&world.database.url).unwrap().migrate_up().await;
+    assert!(matches!(refused, Err(StoreError::Inaccessible(_))), "{refused:?}");
+    let log = fs::metadata(&companions(&file)[1]).unwrap();
+    assert_eq!(log.len(), 0);
+}
+
+/// A restart would open the other file.
+#[tokio::test]
+async fn link_to_another_file_makes_database_unusable() {
+    let world = World::new(Backend::Sqlite).await;
+    let file = file_of(&world.database);
+    let link = file.with_file_name("link.db");
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    let store = open(&format!("sqlite://{}", link.display())).unwrap();
+    assert_eq!(store.head().await.unwrap(), *world.state.head());
+    let other = World::new(Backend::Sqlite).await;
+    fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(file_of(&other.database), &link).unwrap();
+
+    let problem = store.head().await.unwrap_err();
+
+    assert!(is_unusable(&problem) && problem.to_string().contains("another file"), "{problem:?}");
+}
+
+/// A world whose last entry is in the write-ahead log only, and a copy of the file from before its last two entries.
+async fn with_older_copy() -> (World, PathBuf) {
+    let mut world = World::new(Backend::Sqlite).await;
+    let older = aside(&file_of(&world.database));
+    world.raw.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    copy(&file_of(&world.database), &older);
+    world.commit(&[service(create("a"))]).await;
+    world.raw.run("PRAGMA wal_checkpoint(PASSIVE)").await;
+    world.commit(&[service(create("b"))]).await;
+    (world, older)
+}
+
+/// The file has the same device and inode afterwards, and SQLite would lay its write-ahead log over the other content.
+#[tokio::test]
+async fn overwritten_sqlite_file_is_neither_used_nor_changed() {
+    let (mut world, older) = with_older_copy().await;
+    let file = file_of(&world.database);
+    copy(&older, &file);
+
+    assert_unusable(&mut world, "overwritten").await;
+
+    world.writer.close().await;
+    world.store.close().await;
+    assert!(Command::new("cmp").args([&older, &file]).status().unwrap().success(), "the restored file was changed");
+}
+
+/// SQLite's own restore goes through the write-ahead log.
+#[tokio::test]
+async fn older_state_restored_through_sqlite_is_used() {
+    let (mut world, _) = with_older_copy().await;
+    world.raw.unguard().await;
+    world.raw.run("UPDATE log_head SET revision = 1; PRAGMA wal_checkpoint(TRUNCATE)").await;
+    assert_eq!(world.store.head().await.unwrap().revision, 1);
+    world.store.check().await.unwrap();
+}

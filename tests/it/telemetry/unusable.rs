@@ -1,0 +1,123 @@
+//! A server whose database cannot be used until an operator acts: not ready, no change acknowledged, and as before afterwards.
+
+use std::path::{Path, PathBuf};
+
+use futures::future::join_all;
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
+use toggled::api::pb::*;
+use tonic::{Code, Status};
+use tonic_health::pb::health_check_response::ServingStatus;
+
+use super::health::{UNAVAILABLE, until_readiness};
+use super::{MonitoredServer, free_address};
+use crate::support::{Backend, Client, Database, Server, reason_of, toggle};
+
+fn assert_unavailable(status: &Status) {
+    assert_eq!((status.code(), reason_of(status).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"), "{status:?}");
+}
+
+/// Asserts that the log is not read, on many new connections at once, and that nothing is flipped.
+async fn assert_unusable(server: &Server) {
+    let list = async |server: &Server| {
+        let mut client = server.admin().await;
+        client.audit.list_audit_logs(ListAuditLogsRequest::default()).await.unwrap_err()
+    };
+    join_all((0..12).map(|_| list(server))).await.iter().for_each(assert_unavailable);
+    let mut client = server.admin().await;
+    let request = StreamAuditLogsRequest { follow: true, ..Default::default() };
+    let stream = match client.audit.stream_audit_logs(request).await {
+        Ok(stream) => stream.into_inner().message().await.map(drop),
+        Err(status) => Err(status),
+    };
+    assert_unavailable(&stream.unwrap_err());
+    for _ in 0..2 {
+        assert_unavailable(&client.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err());
+    }
+}
+
+fn aside(file: &Path) -> PathBuf {
+    file.with_extension("aside")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn moved_sqlite_file_loses_nothing() {
+    let database = Database::new(Backend::Sqlite).await;
+    let file = PathBuf::from(database.url.strip_prefix("sqlite://").unwrap());
+    let address = free_address();
+    let (mut server, mut log) =
+        Server::launch_with_log(&database.url, &[("TOGGLED_METRICS_LISTEN", &address.to_string())]).await;
+    server.ready().await;
+    let mut admin = server.admin().await;
+    for key in ["a", "b", "c"] {
+        admin.create(key).await;
+    }
+
+    std::fs::rename(&file, aside(&file)).unwrap();
+
+    // Without any call.
+    log.wait_for_line("was moved or deleted").await;
+    until_readiness(address, UNAVAILABLE, "unusable").await;
+    assert_eq!(server.health().await, ServingStatus::NotServing);
+    assert_unusable(&server).await;
+    assert!(!file.exists());
+    std::fs::rename(aside(&file), &file).unwrap();
+    until_readiness(address, "200 OK", "serving").await;
+    log.wait_for_line("database usable again").await;
+    admin.flip("a").await;
+    let entries = admin.log().await;
+    assert!(server.terminate().await.success());
+    let server = Server::start(&database).await;
+    assert_eq!(server.admin().await.log().await, entries);
+    assert_eq!(server.admin().await.get("a").await.status(), FeatureFlagStatus::Enabled);
+}
+
+/// A clean stop empties the write-ahead log, which belongs to the first file.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replaced_sqlite_file_is_used_after_restart() {
+    let (database, other) = (Database::new(Backend::Sqlite).await, Database::new(Backend::Sqlite).await);
+    let server = Server::start(&other).await;
+    server.admin().await.create("a").await;
+    let restored = server.admin().await.log().await;
+    assert!(server.terminate().await.success());
+    let monitored = MonitoredServer::start(&database, &[]).await;
+    let mut admin = monitored.server.admin().await;
+    for key in ["a", "b"] {
+        admin.create(key).await;
+    }
+    let paths = [&other, &database].map(|database| PathBuf::from(database.url.strip_prefix("sqlite://").unwrap()));
+
+    std::fs::rename(&paths[0], &paths[1]).unwrap();
+
+    until_readiness(monitored.address, UNAVAILABLE, "unusable").await;
+    assert_unusable(&monitored.server).await;
+    assert!(monitored.server.terminate().await.success());
+    let server = Server::start(&database).await;
+    assert_eq!(server.admin().await.log().await, restored);
+}
+
+/// An operator takes the role's login away, as with a rotated password, and ends its sessions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refused_login_is_an_outage() {
+    let database = Database::new(Backend::Postgres).await;
+    let mut operator = PgConnection::connect(&database.url).await.unwrap();
+    let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let mut run = async |sql: String| operator.execute(AssertSqlSafe(sql)).await.map(drop).unwrap();
+    run(format!("CREATE ROLE {role} SUPERUSER LOGIN")).await;
+    let own = Database::from_url(&database.url.replace("postgres@", &format!("{role}@")), Backend::Postgres);
+    let monitored = MonitoredServer::start(&own, &[]).await;
+    let mut admin = monitored.server.admin().await;
+    admin.create("a").await;
+
+    run(format!("ALTER ROLE {role} NOLOGIN")).await;
+    database.end_connections().await;
+
+    // Only shows that the committer's connection is lost. The outcome of a change would be unknown for a while.
+    let dry_run = ToggleFeatureFlagRequest { validate_only: true, ..toggle("a") };
+    assert_unavailable(&admin.toggle.toggle_feature_flag(dry_run).await.unwrap_err());
+    assert_unusable(&monitored.server).await;
+    until_readiness(monitored.address, UNAVAILABLE, "unusable").await;
+    run(format!("ALTER ROLE {role} LOGIN")).await;
+    until_readiness(monitored.address, "200 OK", "serving").await;
+    admin.flip("a").await;
+    let _: Vec<_> = Client::connect(monitored.server.address, Some(crate::support::TOKEN)).await.log().await;
+}
