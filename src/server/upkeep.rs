@@ -31,10 +31,16 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Updates all gauges when the metrics are read.
-pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
+pub(super) fn measure(
+    mirror: Arc<Mirror>,
+    store: Arc<dyn Store>,
+    proposals: Proposals,
+    bytes: Arc<api::ByteBudget>,
+) -> impl Fn() + Send + Sync {
     move || {
         mirror.update_gauges();
         proposals.update_gauges();
+        bytes.update_gauges();
         let Connections { idle, used, max } = store.connections();
         for (state, connections) in [("idle", idle), ("used", used)] {
             metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));
