@@ -11,12 +11,12 @@ use std::time::Duration;
 use futures::Stream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
 use crate::config::Limits;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::tls::{ClientCertificate, ServerTls, TlsStream};
@@ -38,6 +38,14 @@ pub(super) struct Peer {
     pub address: SocketAddr,
     /// The client certificate, verified against the configured CA; only where client certificates are required.
     pub certificate: Option<Arc<ClientCertificate>>,
+    /// What the connection has buffered.
+    pub bytes: Arc<ConnectionBytes>,
+}
+
+impl Peer {
+    fn new(address: SocketAddr, certificate: Option<ClientCertificate>) -> Self {
+        Self { address, certificate: certificate.map(Arc::new), bytes: Arc::default() }
+    }
 }
 
 /// A connection ready for requests.
@@ -48,7 +56,8 @@ pub(super) struct Connection {
     preface: Option<Preface>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
-    _permit: OwnedSemaphorePermit,
+    stall: Stall,
+    _permit: ConnectionPermit,
     _open: GaugeGuard,
 }
 
@@ -58,15 +67,52 @@ struct Preface {
     deadline: Pin<Box<Sleep>>,
 }
 
+/// A client that does not read what was sent. Nothing more is read from it meanwhile, since every request makes an answer, and answers
+/// without data have no flow control: a client that sends and never reads would fill the memory with them.
+struct Stall {
+    timeout: Duration,
+    /// Whether the last write waits for the client to read.
+    is_stalled: bool,
+    /// Whether a read was put off.
+    has_unread: bool,
+    deadline: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stall {
+    /// Notes the outcome of a write; fails when the client has not read for too long.
+    fn after_write<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        self.is_stalled = polled.is_pending();
+        if !self.is_stalled {
+            self.deadline = None;
+            if std::mem::take(&mut self.has_unread) {
+                cx.waker().wake_by_ref();
+            }
+            return polled;
+        }
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
+        deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+/// The timeouts of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Timeouts {
+    /// How long the handshake may take, and then the preface.
+    handshake: Duration,
+    /// How long a client may leave unread what was sent.
+    stall: Duration,
+}
+
 impl Connection {
     fn new(
         stream: Either<TcpStream, Box<TlsStream>>,
         peer: Peer,
-        permit: OwnedSemaphorePermit,
-        timeout: Duration,
+        permit: ConnectionPermit,
+        timeouts: Timeouts,
     ) -> Self {
-        let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeout)) });
-        Self { stream, peer, preface, has_yielded: false, _permit: permit, _open: GaugeGuard::connection() }
+        let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeouts.handshake)) });
+        let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_unread: false, deadline: None };
+        Self { stream, peer, preface, has_yielded: false, stall, _permit: permit, _open: GaugeGuard::connection() }
     }
 
     /// Yields once before the first write after a flush, so that all answers that are ready go out in one system call. That call
@@ -97,8 +143,11 @@ pub(super) fn incoming(
     let incoming = Incoming {
         acceptor: Acceptor { listener, pause: None, last_logged: None },
         tls,
-        permits: Arc::new(Semaphore::new(limits.max_connections)),
-        handshake_timeout: limits.fixed.handshake_timeout,
+        connections: ConnectionLimiter::new(limits.max_connections),
+        timeouts: Timeouts {
+            handshake: limits.fixed.handshake_timeout,
+            stall: limits.fixed.keepalive_interval + limits.fixed.keepalive_timeout,
+        },
         max_handshakes: limits.fixed.max_handshakes,
         handshakes: JoinSet::new(),
         order: VecDeque::new(),
@@ -109,10 +158,8 @@ pub(super) fn incoming(
 struct Incoming {
     acceptor: Acceptor,
     tls: Option<Arc<ServerTls>>,
-    /// One for each connection.
-    permits: Arc<Semaphore>,
-    /// How long the handshake may take, and then the preface.
-    handshake_timeout: Duration,
+    connections: Arc<ConnectionLimiter>,
+    timeouts: Timeouts,
     /// How many handshakes may run at the same time. When this limit is reached, the oldest is aborted: silent clients cannot keep
     /// others out, and an honest handshake ends long before it is the oldest.
     max_handshakes: usize,
@@ -132,19 +179,19 @@ impl Incoming {
                     }
                 }
                 (stream, address) = self.acceptor.accept() => {
-                    let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else {
+                    let Some(permit) = self.connections.open(address.ip()) else {
                         count_refusal("CONNECTION_LIMIT");
                         self.acceptor.log("connection limit reached; closing new connections");
                         continue;
                     };
                     match &self.tls {
                         None => {
-                            let peer = Peer { address, certificate: None };
-                            return Connection::new(Either::Left(stream), peer, permit, self.handshake_timeout);
+                            let peer = Peer::new(address, None);
+                            return Connection::new(Either::Left(stream), peer, permit, self.timeouts);
                         }
                         Some(tls) => {
-                            let timeout = self.handshake_timeout;
-                            self.begin(handshake(Arc::clone(tls), stream, address, permit, timeout));
+                            let timeouts = self.timeouts;
+                            self.begin(handshake(Arc::clone(tls), stream, address, permit, timeouts));
                         }
                     }
                 },
@@ -168,14 +215,14 @@ async fn handshake(
     tls: Arc<ServerTls>,
     stream: TcpStream,
     address: SocketAddr,
-    permit: OwnedSemaphorePermit,
-    handshake_timeout: Duration,
+    permit: ConnectionPermit,
+    timeouts: Timeouts,
 ) -> Option<Connection> {
-    let accepted = timeout(handshake_timeout, tls.accept(stream)).await;
+    let accepted = timeout(timeouts.handshake, tls.accept(stream)).await;
     match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
         Ok((stream, certificate)) => {
-            let peer = Peer { address, certificate: certificate.map(Arc::new) };
-            Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, handshake_timeout))
+            let peer = Peer::new(address, certificate);
+            Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, timeouts))
         }
         Err(error) => {
             tracing::debug!(%address, %error, "TLS handshake failed");
@@ -234,6 +281,11 @@ impl Acceptor {
 
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.stall.is_stalled {
+            // The write wakes this task.
+            self.stall.has_unread = true;
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
         let Some(preface) = &mut self.preface else { return polled };
@@ -250,7 +302,8 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_yield(cx));
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.stall.after_write(polled, cx)
     }
 
     fn poll_write_vectored(
@@ -259,7 +312,8 @@ impl AsyncWrite for Connection {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_yield(cx));
-        Pin::new(&mut self.stream).poll_write_vectored(cx, parts)
+        let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.stall.after_write(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -268,7 +322,8 @@ impl AsyncWrite for Connection {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.has_yielded = false;
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let polled = Pin::new(&mut self.stream).poll_flush(cx);
+        self.stall.after_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -27,4 +27,5 @@ mod validate;
 pub use errors::code;
 pub use health::Health;
 pub use middleware::authenticate::AuthMethods;
+pub use middleware::limits::ByteBudget;
 pub use router::{Router, RouterError, SERVICES, ServiceContext};

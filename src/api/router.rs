@@ -19,7 +19,7 @@ use super::health::Health;
 use super::listener::incoming;
 use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
 use super::middleware::authorize::{AuthorizeLayer, Authorizer, Denials};
-use super::middleware::limits::{ChangeRateLimiter, StreamLimiter};
+use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::ObserveLayer;
 use super::openfeature::flagd::{Evaluation, FlagSync};
 use super::openfeature::ofrep::Ofrep;
@@ -36,7 +36,7 @@ use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
-use crate::config::{FixedLimits, Limits};
+use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -74,6 +74,8 @@ pub struct ServiceContext {
     pub auth_methods: AuthMethods,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
+    /// The budget of buffered bytes.
+    pub bytes: Arc<ByteBudget>,
     /// Cancelled when the server takes no more calls, and open streams have to end.
     pub closing: CancellationToken,
     /// Tracks open calls that are not streams.
@@ -116,31 +118,35 @@ impl Router {
         let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
         let flags = Flags::new(changes.clone(), reader.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror));
-        let sync = FlagSync::new(Arc::clone(&mirror));
+        let sync = FlagSync::new(Arc::clone(&mirror), limits.fixed.max_flagd_bytes);
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // The size limit of a request is the same for every service; `$max_response` names the size limit of a response.
+        // The names of the size limits of a request and a response.
         macro_rules! limited {
-            ($service:expr, $max_response:ident) => {
+            ($service:expr, $max_request:ident, $max_response:ident) => {
                 $service
-                    .max_decoding_message_size(limits.fixed.max_request_bytes)
+                    .max_decoding_message_size(limits.fixed.$max_request)
                     .max_encoding_message_size(limits.fixed.$max_response)
             };
         }
         let router = transport(&limits.fixed)
             .layer(ObserveLayer::new(policies, calls))
             .layer(authorize)
-            .add_service(health_service)
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
-            .add_service(limited!(ToggleServiceServer::new(flags), max_response_bytes))
-            .add_service(limited!(AuditServiceServer::new(audit), max_response_bytes))
-            .add_service(limited!(AccessServiceServer::new(access), max_response_bytes))
+            .add_service(limited!(health_service, max_public_request_bytes, max_response_bytes))
+            .add_service(limited!(reflection().build_v1()?, max_public_request_bytes, max_response_bytes))
+            .add_service(limited!(reflection().build_v1alpha()?, max_public_request_bytes, max_response_bytes))
+            .add_service(limited!(ToggleServiceServer::new(flags), max_request_bytes, max_response_bytes))
+            .add_service(limited!(AuditServiceServer::new(audit), max_request_bytes, max_response_bytes))
+            .add_service(limited!(AccessServiceServer::new(access), max_request_bytes, max_response_bytes))
             // An answer with all flags grows with their number.
-            .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_bytes))
-            .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_bytes))
-            .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_bytes))
+            .add_service(limited!(
+                EvaluationV1Server::new(evaluation.clone()),
+                max_flagd_request_bytes,
+                max_flagd_bytes
+            ))
+            .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_request_bytes, max_flagd_bytes))
+            .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_request_bytes, max_flagd_bytes))
             .add_service(ofrep);
         Ok((Self { router, limits, closing }, health))
     }
@@ -161,7 +167,7 @@ impl Router {
 
 /// The authorization layer, and the recorder of refused changes.
 fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
-    let ServiceContext { store, mirror, clock, proposals, last_used, auth_methods, limits, closing, .. } = parts;
+    let ServiceContext { store, mirror, clock, proposals, last_used, auth_methods, limits, bytes, closing, .. } = parts;
     let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
     let authenticator = Authenticator {
         mirror: Arc::clone(mirror),
@@ -172,7 +178,8 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
     };
     let authorizer =
         Authorizer { policies, authenticator, request_timeout: limits.request_timeout, closing: closing.clone() };
-    (AuthorizeLayer::new(authorizer, denials.clone(), StreamLimiter::new(limits)), denials)
+    let layer = AuthorizeLayer::new(authorizer, denials.clone(), StreamLimiter::new(limits), Arc::clone(bytes));
+    (layer, denials)
 }
 
 /// HTTP/2 with limits. By default, tonic limits neither concurrent streams nor streams that are reset for errors.
@@ -181,6 +188,8 @@ fn transport(limits: &FixedLimits) -> Server {
         // Only OFREP is served over HTTP/1.1.
         .accept_http1(true)
         .max_concurrent_streams(limits.max_calls_per_connection)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .http2_max_header_list_size(Some(limits.max_header_bytes))
         .http2_keepalive_interval(Some(limits.keepalive_interval))
         .http2_keepalive_timeout(Some(limits.keepalive_timeout))

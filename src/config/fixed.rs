@@ -9,6 +9,19 @@ const MAX_CALLS_PER_CONNECTION: u32 = 1_024;
 /// gRPC's own default, which clients and proxies expect.
 const MAX_REQUEST_BYTES: usize = 4 << 20;
 
+/// Requests of health checks and reflection hold a name or two.
+const MAX_PUBLIC_REQUEST_BYTES: usize = 4 << 10;
+
+/// As for OFREP: evaluation contexts have a few hundred bytes.
+const MAX_FLAGD_REQUEST_BYTES: usize = 1 << 20;
+
+/// The window of one stream for request data, HTTP/2's own default: most requests are smaller, and a larger one takes a few round
+/// trips more.
+pub const STREAM_WINDOW: u32 = 64 << 10;
+
+/// The window of a connection for request data, which bounds what it can make the server keep before a handler takes it.
+pub const CONNECTION_WINDOW: u32 = 256 << 10;
+
 /// gRPC's own default: clients refuse larger responses unless they are configured otherwise. A client that meets the limit
 /// asks for smaller pages.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
@@ -46,6 +59,10 @@ pub struct FixedLimits {
     pub max_calls_per_connection: u32,
     /// The size of a request message. A larger one is refused with RESOURCE_EXHAUSTED.
     pub max_request_bytes: usize,
+    /// The size of a request message of a public service.
+    pub max_public_request_bytes: usize,
+    /// The size of a request message of flagd's services, which can be opened to callers without credentials.
+    pub max_flagd_request_bytes: usize,
     /// The size of a response message. A larger one is replaced by RESOURCE_EXHAUSTED.
     pub max_response_bytes: usize,
     /// The same for flagd's services, whose responses hold all flags.
@@ -72,6 +89,8 @@ impl Default for FixedLimits {
         Self {
             max_calls_per_connection: MAX_CALLS_PER_CONNECTION,
             max_request_bytes: MAX_REQUEST_BYTES,
+            max_public_request_bytes: MAX_PUBLIC_REQUEST_BYTES,
+            max_flagd_request_bytes: MAX_FLAGD_REQUEST_BYTES,
             max_response_bytes: MAX_RESPONSE_BYTES,
             max_flagd_bytes: MAX_FLAGD_BYTES,
             max_header_bytes: MAX_HEADER_BYTES,

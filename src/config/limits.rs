@@ -16,17 +16,25 @@ fn count<T: TryFrom<u64> + Clone + Send + Sync + 'static>() -> RangedU64ValuePar
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// The number of open connections, 1 to 1000000. The server closes further connections at once
+    /// The number of open connections, 1 to 1000000. The server closes further connections at once. While more than half are
+    /// open, one IP address gets at most a quarter of them
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_connections: usize,
     /// The number of open streams (watches, audit streams, health watches), 1 to 1000000. Callers without credentials get at
     /// most half of them. Further streams are refused with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
-    /// The number of open streams of one caller over all its connections, 1 to 1000000. Callers without credentials are
-    /// distinguished by IP address. Further streams are refused with RESOURCE_EXHAUSTED
+    /// The number of open streams of one caller over all its connections, 1 to 1000000. Further streams are refused with
+    /// RESOURCE_EXHAUSTED. Callers without credentials are distinguished by IP address, and limited by it only while more
+    /// than half of their streams are open
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
+    /// The memory for requests that have not arrived completely and answers that clients have not read, in MiB, 16 to 1000000.
+    /// Callers without credentials get at most a quarter of it, a connection an eighth. While more than half is in use, one
+    /// caller gets at most a quarter. Further calls are refused with RESOURCE_EXHAUSTED; streams wait, and end if that takes
+    /// longer than 20 seconds
+    #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
+    pub max_buffered_mib: usize,
     /// The number of changes that wait to be written, 1 to 1000000, besides a batch of up to 512. Further changes are refused
     /// with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_QUEUE", default_value_t = 8_192, value_parser = count::<usize>())]

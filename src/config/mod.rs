@@ -23,7 +23,7 @@ use crate::auth::secret::Secret;
 pub use checkpoints::Checkpoints;
 pub use environment::{check_names, variable};
 pub use file::{CONFIG, ConfigFile, ConfigFileError, ConfigPath, first_paragraph};
-pub use fixed::FixedLimits;
+pub use fixed::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
 pub use following::Following;
 pub use limits::Limits;
 pub use listening::Listening;

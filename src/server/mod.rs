@@ -221,6 +221,7 @@ impl Server {
         } = context;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
         let sign_on = auth_methods.sign_on.clone();
+        let bytes = api::ByteBudget::new(&limits);
         let (router, health) = api::Router::new(api::ServiceContext {
             store: Arc::clone(&store),
             mirror: Arc::clone(&mirror),
@@ -230,12 +231,13 @@ impl Server {
             auth_methods,
             checkpoint_key: checkpoints.key.clone(),
             limits,
+            bytes: Arc::clone(&bytes),
             closing: closing.clone(),
             calls: calls.clone(),
         })
         .await?;
         let metrics_server = metrics_listener.map(|listener| {
-            let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone());
+            let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone(), bytes);
             AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
         });
         let mut background = JoinSet::new();

@@ -37,10 +37,16 @@ const USABILITY_INTERVAL: Duration = Duration::from_secs(1);
 const PROBE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Updates all gauges when the metrics are read.
-pub(super) fn measure(mirror: Arc<Mirror>, store: Arc<dyn Store>, proposals: Proposals) -> impl Fn() + Send + Sync {
+pub(super) fn measure(
+    mirror: Arc<Mirror>,
+    store: Arc<dyn Store>,
+    proposals: Proposals,
+    bytes: Arc<api::ByteBudget>,
+) -> impl Fn() + Send + Sync {
     move || {
         mirror.update_gauges();
         proposals.update_gauges();
+        bytes.update_gauges();
         let Connections { idle, used, max } = store.connections();
         for (state, connections) in [("idle", idle), ("used", used)] {
             metrics::gauge!(DATABASE_CONNECTIONS, "state" => state).set(f64::from(connections));

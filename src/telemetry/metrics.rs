@@ -15,6 +15,8 @@ pub const REQUEST_DURATION: &str = "toggled_request_duration_seconds";
 pub const STREAMS_OPEN: &str = "toggled_streams_open";
 /// Open client connections.
 pub const CONNECTIONS_OPEN: &str = "toggled_connections_open";
+/// Bytes of unfinished requests and unread answers, by `direction`: `request` or `response`.
+pub const BUFFERED_BYTES: &str = "toggled_buffered_bytes";
 /// Error responses by `reason`, the name of their `ErrorReason`; also rejected connections.
 pub const REFUSALS: &str = "toggled_refusals_total";
 /// Calls whose authentication failed, by `reason`.
@@ -50,11 +52,12 @@ pub const BUILD_INFO: &str = "toggled_build_info";
 pub const COMMIT_OUTCOMES: [&str; 6] = ["appended", "head_moved", "request_exists", "refused", "failed", "unknown"];
 
 /// The names of all metrics: the server's own, and the metrics of the process.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 25] = [
     REQUESTS,
     REQUEST_DURATION,
     STREAMS_OPEN,
     CONNECTIONS_OPEN,
+    BUFFERED_BYTES,
     REFUSALS,
     AUTHENTICATION_FAILURES,
     QUEUE_LENGTH,
@@ -122,6 +125,7 @@ fn describe() {
     describe_histogram!(REQUEST_DURATION, Unit::Seconds, "Duration of unary calls, by method and gRPC code");
     describe_gauge!(STREAMS_OPEN, count, "Open streams, by method");
     describe_gauge!(CONNECTIONS_OPEN, count, "Open client connections");
+    describe_gauge!(BUFFERED_BYTES, Unit::Bytes, "Bytes of unfinished requests and unread answers, by direction");
     describe_counter!(REFUSALS, count, "Error responses and rejected connections, by reason");
     describe_counter!(AUTHENTICATION_FAILURES, count, "Calls whose authentication failed, by reason");
     describe_gauge!(QUEUE_LENGTH, count, "Changes in the committer's queue");

@@ -34,17 +34,22 @@ const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How long to wait for an answer to invalid input. Usually there is none.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(200);
 
-struct SqliteSetup {
+pub struct SqliteSetup {
     database: Database,
-    server: Server,
+    pub server: Server,
     load: Load,
-    resident: u64,
+    pub resident: u64,
 }
 
 impl SqliteSetup {
     async fn new() -> Self {
+        Self::with(&[]).await
+    }
+
+    /// A server with these settings.
+    pub async fn with(settings: &[(&str, &str)]) -> Self {
         let database = Database::new(Backend::Sqlite).await;
-        let server = Server::start(&database).await;
+        let server = Server::start_with(&database, settings).await;
         let load = Load::start(&[server.address]).await;
         load.wait_for_flips(200).await;
         let resident = server.resident_mib();
@@ -52,12 +57,12 @@ impl SqliteSetup {
     }
 
     /// A new client and the clients of the load are served.
-    async fn assert_serves(&self) {
+    pub async fn assert_serves(&self) {
         self.server.admin().await.wait_until_authenticated().await;
         self.load.wait_for_flips(200).await;
     }
 
-    async fn finish(self, rounds: usize) -> FaultReport {
+    pub async fn finish(self, rounds: usize) -> FaultReport {
         self.assert_serves().await;
         let most = self.resident + RETAINED_MIB;
         with_timeout("memory to be released", async {

@@ -12,6 +12,7 @@ mod database;
 mod disk;
 mod failover;
 mod hostile_clients;
+mod hostile_memory;
 mod load;
 mod moved_file;
 mod readers;
@@ -117,6 +118,7 @@ faults! {
     "clients: floods of cancelled calls": hostile_clients::cancellations,
     "clients: garbage, truncated and oversized frames": hostile_clients::garbage,
     "clients: connections opened and closed": hostile_clients::connections,
+    "clients: unfinished requests, unread answers": hostile_memory::exhaustion,
 }
 
 #[tokio::main]

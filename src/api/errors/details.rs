@@ -28,7 +28,7 @@ pub(super) fn add_details(details: &mut ErrorDetails, error: &ApiError, reason: 
         ApiError::RateLimited { retry_after, .. } => {
             details.set_retry_info(Some(*retry_after));
         }
-        ApiError::StreamLimit | ApiError::IssuerUnavailable => {
+        ApiError::StreamLimit | ApiError::BufferLimit(_) | ApiError::IssuerUnavailable => {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         _ => {}

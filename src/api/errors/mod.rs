@@ -46,6 +46,9 @@ pub enum ApiError {
     /// The server has as many streams open as it may.
     #[error("this server has too many streams open; retry, perhaps on another replica")]
     StreamLimit,
+    /// Too many bytes of unfinished requests and unread answers are in memory.
+    #[error("{0}")]
+    BufferLimit(BufferScope),
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
@@ -69,6 +72,23 @@ pub enum ApiError {
     /// The handler panicked. The panic hook has reported it.
     #[error("internal error")]
     Panicked,
+}
+
+/// The budget of buffered bytes that is exhausted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BufferScope {
+    /// That of the connection.
+    #[error("this connection has too many unread answers or unfinished requests; read and finish them first")]
+    Connection,
+    /// The share of the caller or network, which applies while the server's budget is scarce.
+    #[error("you have too many unread answers or unfinished requests; read and finish them first, then retry")]
+    Owner,
+    /// That of the server, or of all callers without credentials together.
+    #[error(
+        "this server has too many unread answers and unfinished requests (limit: --max-buffered-mib); retry, perhaps on \
+         another replica"
+    )]
+    Server,
 }
 
 impl From<ApiError> for Status {

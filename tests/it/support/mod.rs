@@ -8,9 +8,11 @@
 
 mod client;
 mod embedded;
+pub mod hostile;
 pub mod http;
 pub mod http2_frames;
 pub mod issuer;
+mod memory_limit;
 pub mod methods;
 mod postgres;
 pub mod postgres_proxy;
@@ -28,6 +30,7 @@ use tempfile::TempDir;
 pub use client::{Client, archive, read_until_error, reason_of, secret_forms, toggle};
 pub use embedded::{EmbeddedServer, defaults};
 pub use issuer::Issuer;
+pub use memory_limit::MemoryLimit;
 pub use postgres::{Cluster, LockedHead, alter_system, free_port};
 pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, checkpoint_key, invoke, program};
 

@@ -8,6 +8,7 @@ mod denials;
 mod ending_body;
 mod stream_end;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -17,12 +18,16 @@ use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::limits::{StreamLimiter, StreamOwner, StreamPermit, with_deadline};
+use super::limits::{
+    Account, AnswerKind, Arrival, ByteBudget, CALL_BYTES, Charge, Charged, ConnectionBytes, Owner, StreamLimiter,
+    StreamPermit, charged_body, charged_request,
+};
 use crate::api::call::Call;
 use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
 use crate::api::protocol::{Protocol, needs_http2};
 use crate::auth::policy::{Policy, ServedMethod};
+use crate::config::STREAM_WINDOW;
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -39,12 +44,18 @@ struct Shared {
     authorizer: Arc<Authorizer>,
     denials: Denials,
     streams: Arc<StreamLimiter>,
+    bytes: Arc<ByteBudget>,
 }
 
 impl AuthorizeLayer {
-    /// A layer that passes what `authorizer` grants, records refused changes in `denials`, and limits `streams`.
-    pub(in crate::api) fn new(authorizer: Authorizer, denials: Denials, streams: Arc<StreamLimiter>) -> Self {
-        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams }))
+    /// A layer that passes what `authorizer` grants, records refused changes in `denials`, and limits `streams` and `bytes`.
+    pub(in crate::api) fn new(
+        authorizer: Authorizer,
+        denials: Denials,
+        streams: Arc<StreamLimiter>,
+        bytes: Arc<ByteBudget>,
+    ) -> Self {
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes }))
     }
 }
 
@@ -87,7 +98,14 @@ where
                 // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
-                Either::Right(verify_and_pass(self.layer.clone(), protocol, pending, inner, request))
+                // Not yet known, the caller counts as a stranger.
+                match self.layer.account(&request, &Owner::stranger(address(&request))).begin_call(request.headers()) {
+                    Ok(charge) => {
+                        let pending = (pending, charge);
+                        Either::Right(verify_and_pass(self.layer.clone(), protocol, pending, inner, request))
+                    }
+                    Err(error) => at_once::<S>(protocol.refuse(error)),
+                }
             }
             Err(error) => at_once::<S>(protocol.refuse(error)),
         }
@@ -97,7 +115,7 @@ where
 /// The answer to a call: ready at once, the service's own future, or a boxed one.
 type ResponseFuture<S> =
     Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
-type Own<S> = <S as Service<Request<Body>>>::Future;
+type Own<S> = Charged<<S as Service<Request<Body>>>::Future>;
 type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> ResponseFuture<S> {
@@ -128,22 +146,33 @@ impl AuthorizeLayer {
                 return at_once::<S>(protocol.refuse(Error::PermissionDenied(permission)));
             }
         };
-        let deadline = call.as_ref().map_or_else(|| Instant::now() + self.0.authorizer.request_timeout, |c| c.deadline);
-        if !method.is_client_streaming {
-            request = request.map(|body| with_deadline(body, deadline));
-        }
+        let owner = owner(call.as_ref(), &request);
+        let account = self.account(&request, &owner);
+        let charge = match account.begin_call(request.headers()) {
+            Ok(charge) => charge,
+            Err(error) => return at_once::<S>(protocol.refuse(error)),
+        };
+        let request_timeout = self.0.authorizer.request_timeout;
+        let deadline = call.as_ref().map_or_else(|| Instant::now() + request_timeout, |call| call.deadline);
+        let arrival = match method.is_client_streaming {
+            true => Arrival::EachMessage(request_timeout),
+            false => Arrival::Whole(deadline),
+        };
+        request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if method.is_server_streaming {
-            return self.open_stream(protocol, call, method, inner, request);
+            return self.open_stream(protocol, call, method, inner, request, (owner, account, charge));
         }
         if let Some(call) = call {
             request.extensions_mut().insert(call);
         }
         // No timeout around a change: its deadline applies only until the committer takes it, and then it must finish.
         // Methods that view flags read the mirror, and those that wait for a revision apply the deadline themselves.
+        let kind = if method.makes_changes { AnswerKind::Change } else { AnswerKind::Read };
+        let answer = Charged::new(inner.call(request), protocol, kind, charge);
         if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
-            return Either::Left(Either::Right(inner.call(request)));
+            return Either::Left(Either::Right(answer));
         }
-        let answer = timeout_at(deadline, inner.call(request));
+        let answer = timeout_at(deadline, answer);
         let answer =
             answer.map(move |answer| answer.unwrap_or_else(|_| Ok(protocol.refuse(ApiError::DeadlineExceeded))));
         Either::Right(answer.boxed())
@@ -157,28 +186,49 @@ impl AuthorizeLayer {
         method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
+        (owner, account, charge): (Owner, Arc<Account>, Charge),
     ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
         S::Future: Send + 'static,
     {
-        let permit = match self.0.streams.open(stream_owner(call.as_ref(), &request)) {
-            Ok(permit) => permit,
+        let permits = match self.permits(&method, owner, &account) {
+            Ok(permits) => permits,
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
         let authorizer = Arc::clone(&self.0.authorizer);
-        Either::Right(with_end(inner.call(request), authorizer, call, method, permit).boxed())
+        let answer = inner.call(request).map(|answer| {
+            // An open stream is limited as one of many. What it sends is charged as it is sent.
+            drop(charge);
+            answer.map(|response| charged_body(response, account))
+        });
+        Either::Right(with_end(answer, authorizer, call, method, permits).boxed())
+    }
+
+    /// What an open stream holds. A stream of requests is charged the data that waits while its handler is not ready for it.
+    fn permits(&self, method: &ServedMethod, owner: Owner, account: &Arc<Account>) -> Result<StreamPermits, ApiError> {
+        let window = method.is_client_streaming.then(|| account.charge_request(STREAM_WINDOW as usize + CALL_BYTES));
+        Ok((self.0.streams.open(owner)?, window.transpose()?))
+    }
+
+    fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
+        match request.extensions().get::<Peer>() {
+            Some(peer) => self.0.bytes.account(&peer.bytes, owner),
+            None => self.0.bytes.account(&ConnectionBytes::default(), owner),
+        }
     }
 }
+
+type StreamPermits = (StreamPermit, Option<Charge>);
 
 /// A call whose token is verified before it passes.
 fn verify_and_pass<S>(
     layer: AuthorizeLayer,
     protocol: Protocol,
-    pending: PendingCall,
+    (pending, charge): (PendingCall, Charge),
     mut inner: S,
     request: Request<Body>,
 ) -> Later<S>
@@ -188,7 +238,9 @@ where
     S::Error: Send,
 {
     async move {
-        match layer.0.authorizer.decide_pending(pending).await {
+        let decided = layer.0.authorizer.decide_pending(pending).await;
+        drop(charge);
+        match decided {
             Ok(authorization) => layer.pass(protocol, authorization, &mut inner, request).await,
             Err(error) => Ok(protocol.refuse(error)),
         }
@@ -196,23 +248,27 @@ where
     .boxed()
 }
 
-fn stream_owner(call: Option<&Call>, request: &Request<Body>) -> StreamOwner {
-    let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip());
-    call.and_then(|call| call.caller.key()).map_or_else(|| StreamOwner::anonymous(address()), StreamOwner::Caller)
+fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {
+    let caller = call.and_then(|call| call.caller.key());
+    caller.map_or_else(|| Owner::stranger(address(request)), Owner::Caller)
 }
 
-/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permit until then, or until the body is
+fn address(request: &Request<Body>) -> Option<IpAddr> {
+    request.extensions().get::<Peer>().map(|peer| peer.address.ip())
+}
+
+/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permits until then, or until the body is
 /// dropped.
 async fn with_end<E>(
     answer: impl Future<Output = Result<Response<Body>, E>>,
     authorizer: Arc<Authorizer>,
     call: Option<Call>,
     method: Arc<ServedMethod>,
-    permit: StreamPermit,
+    permits: StreamPermits,
 ) -> Result<Response<Body>, E> {
     let response = answer.await?;
     let end = async move {
-        let _permit = permit;
+        let _permits = permits;
         authorizer.stream_end(call, &method).await
     };
     Ok(response.map(|body| end_when(body, end)))

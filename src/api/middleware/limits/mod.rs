@@ -1,11 +1,19 @@
 //! Limits on what one caller, and all callers together, may use. Each is checked where its resource is taken.
 
-mod body_deadline;
+mod bytes;
 mod changes;
+mod connections;
 mod denials;
+mod owner;
 mod streams;
 
-pub(in crate::api) use body_deadline::with_deadline;
+pub use bytes::ByteBudget;
+pub(in crate::api) use bytes::{
+    Account, AnswerKind, Arrival, CALL_BYTES, Charge, Charged, ConnectionBytes, SharedAnswer, SharedBytes,
+    SharedMessage, charged_body, charged_request,
+};
 pub(in crate::api) use changes::ChangeRateLimiter;
+pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};
 pub(in crate::api) use denials::{AdmittedDenial, DenialLimiter};
-pub(in crate::api) use streams::{StreamLimiter, StreamOwner, StreamPermit};
+pub(in crate::api) use owner::Owner;
+pub(in crate::api) use streams::{StreamLimiter, StreamPermit};

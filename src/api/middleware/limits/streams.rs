@@ -1,35 +1,11 @@
 //! The number of open streams: in all, for anonymous callers, and for one caller.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::owner::{Owner, is_scarce};
 use crate::api::errors::ApiError;
-use crate::auth::CallerKey;
 use crate::config::Limits;
-
-/// The owner of a stream.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(in crate::api) enum StreamOwner {
-    /// An authenticated caller.
-    Caller(CallerKey),
-    /// An anonymous caller, by network.
-    Anonymous(Option<IpAddr>),
-}
-
-impl StreamOwner {
-    /// An anonymous caller at this address. One IPv6 client usually has a whole /64 network.
-    pub fn anonymous(address: Option<IpAddr>) -> Self {
-        Self::Anonymous(address.map(|address| match address.to_canonical() {
-            IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-            address => address,
-        }))
-    }
-
-    fn is_anonymous(&self) -> bool {
-        matches!(self, Self::Anonymous(_))
-    }
-}
 
 /// Limits open streams.
 pub(in crate::api) struct StreamLimiter {
@@ -44,13 +20,13 @@ pub(in crate::api) struct StreamLimiter {
 struct OpenStreams {
     all: usize,
     anonymous: usize,
-    by_owner: HashMap<StreamOwner, usize>,
+    by_owner: HashMap<Owner, usize>,
 }
 
 /// Permits one open stream until it is dropped.
 pub(in crate::api) struct StreamPermit {
     streams: Arc<StreamLimiter>,
-    owner: StreamOwner,
+    owner: Owner,
 }
 
 impl StreamLimiter {
@@ -67,14 +43,16 @@ impl StreamLimiter {
     ///
     /// # Errors
     /// [`ApiError::StreamLimit`] or [`ApiError::CallerStreamLimit`].
-    pub(in crate::api) fn open(self: &Arc<Self>, owner: StreamOwner) -> Result<StreamPermit, ApiError> {
+    pub(in crate::api) fn open(self: &Arc<Self>, owner: Owner) -> Result<StreamPermit, ApiError> {
         let mut open = self.lock();
-        let anonymous = usize::from(owner.is_anonymous());
+        let anonymous = usize::from(owner.is_stranger());
         if open.all >= self.max || anonymous > 0 && open.anonymous >= self.max_anonymous {
             return Err(ApiError::StreamLimit);
         }
+        // A network of strangers may be a proxy with many clients, so its share applies only while streams are scarce.
+        let is_limited = anonymous == 0 || is_scarce(open.anonymous, self.max_anonymous);
         let own = open.by_owner.entry(owner.clone()).or_default();
-        if *own >= self.max_per_owner {
+        if is_limited && *own >= self.max_per_owner {
             return Err(ApiError::CallerStreamLimit(self.max_per_owner));
         }
         *own += 1;
@@ -93,7 +71,7 @@ impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         open.all -= 1;
-        open.anonymous -= usize::from(self.owner.is_anonymous());
+        open.anonymous -= usize::from(self.owner.is_stranger());
         let own = open.by_owner.get_mut(&self.owner);
         if own.is_some_and(|own| {
             *own -= 1;
@@ -107,14 +85,15 @@ impl Drop for StreamPermit {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::auth::CallerKey;
     use uuid::Uuid;
 
     fn streams(max: usize, max_per_owner: usize) -> Arc<StreamLimiter> {
         Arc::new(StreamLimiter { max, max_anonymous: max / 2, max_per_owner, open: Mutex::default() })
     }
 
-    fn user(number: u128) -> StreamOwner {
-        StreamOwner::Caller(CallerKey::User(Uuid::from_u128(number)))
+    fn user(number: u128) -> Owner {
+        Owner::Caller(CallerKey::User(Uuid::from_u128(number)))
     }
 
     #[test]
@@ -132,16 +111,24 @@ mod tests {
     }
 
     #[test]
+    fn limit_of_a_network_applies_while_streams_are_scarce() {
+        let streams = streams(12, 2);
+        let open = |address: &str| streams.open(Owner::stranger(address.parse().ok()));
+        let held: Vec<_> = (0..4).map(|_| open("10.0.0.1").unwrap()).collect();
+        assert_eq!(open("10.0.0.1").err(), Some(ApiError::CallerStreamLimit(2)));
+        assert!(open("10.0.0.2").is_ok());
+        drop(held);
+        assert!(open("10.0.0.1").is_ok());
+    }
+
+    #[test]
     fn anonymous_callers_get_half_of_the_streams() {
         let streams = streams(4, 4);
-        let anonymous = |address: &str| StreamOwner::anonymous(address.parse().ok());
+        let anonymous = |address: &str| Owner::stranger(address.parse().ok());
         let held = [anonymous("10.0.0.1"), anonymous("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
         assert_eq!(streams.open(anonymous("10.0.0.2")).err(), Some(ApiError::StreamLimit));
         let known = [user(1), user(2)].map(|owner| streams.open(owner).unwrap());
         drop((held, known));
         assert_eq!(streams.lock().anonymous, 0);
-        assert_eq!(anonymous("2001:db8::1"), anonymous("2001:db8::ffff:2"), "one network");
-        assert_ne!(anonymous("2001:db8::1"), anonymous("2001:db8:0:1::1"));
-        assert_eq!(anonymous("::ffff:10.0.0.1"), anonymous("10.0.0.1"));
     }
 }

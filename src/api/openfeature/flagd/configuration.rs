@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prost::bytes::{BufMut, BytesMut};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
+use crate::api::errors::ApiError;
+use crate::api::middleware::limits::{SharedBytes, SharedMessage};
 use crate::api::openfeature;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
@@ -20,11 +23,35 @@ pub(super) struct Configuration {
     /// Grows with each build.
     pub number: u64,
     /// The JSON, sorted by key.
-    pub json: String,
+    json: SharedBytes,
     /// The flag that changed last. While it is the same, no flag has changed. A revision would not do: after a restore, the same
     /// revision may stand for another change.
     last_changed: Option<Arc<Flag>>,
     built: Instant,
+}
+
+impl Configuration {
+    /// The tag of the field `flag_configuration` in every message, which holds the JSON: number 1, with a length.
+    const TAG: u8 = 1 << 3 | 2;
+
+    /// A message of these encoded fields and the JSON.
+    ///
+    /// # Errors
+    /// When it is larger than `max`, in bytes.
+    pub fn message(&self, fields: &[u8], max: usize) -> Result<SharedMessage, ApiError> {
+        let json = self.json.len();
+        let length = fields.len() + 1 + prost::length_delimiter_len(json) + json;
+        let too_large = || ApiError::MessageTooLarge(format!("all flags are {length} bytes, the limit is {max}"));
+        let framed = u32::try_from(length).ok().filter(|_| length <= max).ok_or_else(too_large)?;
+        let mut head = BytesMut::with_capacity(32 + fields.len());
+        // Not compressed.
+        head.put_u8(0);
+        head.put_u32(framed);
+        head.put_slice(fields);
+        head.put_u8(Self::TAG);
+        prost::encode_length_delimiter(json, &mut head).map_err(Error::internal)?;
+        Ok(SharedMessage { head: head.freeze(), shared: self.json.clone() })
+    }
 }
 
 /// Builds configurations and keeps the latest.
@@ -53,7 +80,8 @@ impl ConfigurationCache {
         let read = self.mirror.read(|state| (state.last_changed_flag().cloned(), openfeature::all(state)));
         let (last_changed, flags) = read.ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
-        let current = Arc::new(Configuration { number, json: json(&flags), last_changed, built: Instant::now() });
+        let json = SharedBytes::new(json(&flags));
+        let current = Arc::new(Configuration { number, json, last_changed, built: Instant::now() });
         *latest = Some(Arc::clone(&current));
         Ok(current)
     }

@@ -1,14 +1,15 @@
 //! FlagSyncService: all flags at once.
 
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::Stream;
+use futures::{Stream, stream};
+use prost::Message;
 use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
+use crate::api::middleware::limits::{SharedAnswer, SharedMessage};
 use crate::api::pb::flagd::sync::v1 as pb;
 use crate::api::streams::HEARTBEAT;
 use crate::mirror::{Mirror, Subscription};
@@ -17,33 +18,37 @@ use crate::mirror::{Mirror, Subscription};
 pub struct FlagSync {
     configurations: Arc<ConfigurationCache>,
     mirror: Arc<Mirror>,
+    /// The largest message, in bytes.
+    max_bytes: usize,
 }
 
 impl FlagSync {
-    /// A service that reads `mirror`.
-    pub fn new(mirror: Arc<Mirror>) -> Self {
-        Self { configurations: Arc::new(ConfigurationCache::new(Arc::clone(&mirror))), mirror }
+    /// A service that reads `mirror` and sends messages of at most `max_bytes`.
+    pub fn new(mirror: Arc<Mirror>, max_bytes: usize) -> Self {
+        Self { configurations: Arc::new(ConfigurationCache::new(Arc::clone(&mirror))), mirror, max_bytes }
     }
 }
 
 #[tonic::async_trait]
 impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
-    type SyncFlagsStream = Pin<Box<dyn Stream<Item = Result<pb::SyncFlagsResponse, Status>> + Send>>;
+    /// Not used: the messages are shared.
+    type SyncFlagsStream = stream::Empty<Result<pb::SyncFlagsResponse, Status>>;
 
     async fn sync_flags(
         &self,
         _request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
         let subscription = self.mirror.subscribe(None);
-        Ok(Response::new(Box::pin(messages(subscription, Arc::clone(&self.configurations)))))
+        let messages = messages(subscription, Arc::clone(&self.configurations), self.max_bytes);
+        Ok(shared(stream::empty(), messages))
     }
 
     async fn fetch_all_flags(
         &self,
         _request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
-        let flag_configuration = self.configurations.current().await?.json.clone();
-        Ok(Response::new(pb::FetchAllFlagsResponse { flag_configuration }))
+        let message = self.configurations.current().await?.message(&[], self.max_bytes)?;
+        Ok(shared(pb::FetchAllFlagsResponse::default(), stream::iter([Ok(message)])))
     }
 
     async fn get_metadata(
@@ -54,11 +59,21 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
     }
 }
 
+/// A response whose messages are sent instead of `unused`.
+fn shared<T>(unused: T, messages: impl Stream<Item = Result<SharedMessage, Status>> + Send + 'static) -> Response<T> {
+    let mut response = Response::new(unused);
+    response.extensions_mut().insert(SharedAnswer::new(messages));
+    response
+}
+
 /// All flags now, and again after each change. The cache limits how often.
 fn messages(
     subscription: Subscription,
     configurations: Arc<ConfigurationCache>,
-) -> impl Stream<Item = Result<pb::SyncFlagsResponse, Status>> {
+    max_bytes: usize,
+) -> impl Stream<Item = Result<SharedMessage, Status>> {
+    // Besides the flags, a message has an empty context.
+    let fields = pb::SyncFlagsResponse { sync_context: Some(Struct::default()), ..Default::default() }.encode_to_vec();
     async_stream::try_stream! {
         let mut sent = None;
         loop {
@@ -66,7 +81,7 @@ fn messages(
             let message = {
                 let current = configurations.current().await?;
                 let is_new = sent.replace(current.number) != Some(current.number);
-                is_new.then(|| message(current.json.clone()))
+                is_new.then(|| current.message(&fields, max_bytes)).transpose()?
             };
             if let Some(message) = message {
                 yield message;
@@ -74,8 +89,4 @@ fn messages(
             subscription.changed_within(HEARTBEAT, Duration::ZERO).await;
         }
     }
-}
-
-fn message(flag_configuration: String) -> pb::SyncFlagsResponse {
-    pb::SyncFlagsResponse { flag_configuration, sync_context: Some(Struct::default()) }
 }

@@ -1,0 +1,265 @@
+//! The body of an answer, until its client has read it: every byte that the transport keeps is charged.
+//!
+//! A frame carries its charge into the transport, which drops the frame when it is written. Before a stream produces its next message
+//! it waits for the budget; if that takes too long, the stream ends. An answer of one message exists already, and is refused.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use http::Response;
+use http_body::{Frame, SizeHint};
+use pin_project_lite::pin_project;
+use prost::bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep};
+use tonic::Status;
+use tonic::body::Body;
+
+use super::shared::{SharedAnswer, SharedMessages};
+use super::{Account, CALL_BYTES, Charge, Direction, FRAME_BYTES};
+use crate::api::errors::{ApiError, last_frame, status};
+use crate::api::protocol::Protocol;
+
+/// An answer up to this size is part of its call's charge. It is copied, so that it does not keep the larger buffer in which it was
+/// encoded.
+const SMALL_ANSWER: usize = CALL_BYTES / 2;
+
+/// How long a stream waits for the budget before it ends.
+const BUDGET_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The first pause before the budget is checked again; it doubles up to ...
+const MIN_PAUSE: Duration = Duration::from_millis(50);
+/// ... this.
+const MAX_PAUSE: Duration = Duration::from_secs(1);
+
+type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
+
+/// What happens to an answer of one message while a budget is exhausted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum AnswerKind {
+    /// A read is refused.
+    Read,
+    /// A change has been made, so its answer is sent. It is small.
+    Change,
+}
+
+pin_project! {
+    /// A call that is answered with one message.
+    pub struct Charged<F> {
+        #[pin]
+        answer: F,
+        protocol: Protocol,
+        kind: AnswerKind,
+        // `None` once the answer is ready.
+        call: Option<Charge>,
+    }
+}
+
+impl<F> Charged<F> {
+    /// The answer of a call with this charge.
+    pub(in crate::api) fn new(answer: F, protocol: Protocol, kind: AnswerKind, call: Charge) -> Self {
+        Self { answer, protocol, kind, call: Some(call) }
+    }
+}
+
+impl<F, E> Future for Charged<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = self.project();
+        let response = ready!(this.answer.poll(context))?;
+        let Some(call) = this.call.take() else { return Poll::Ready(Ok(response)) };
+        let (mut head, body) = response.into_parts();
+        let source = Source::of(&mut head, body);
+        if source.is_ended() {
+            return Poll::Ready(Ok(Response::from_parts(head, Body::empty())));
+        }
+        let mut body = ChargedBody::new(source, Arc::clone(&call.account));
+        body.call = Some(call);
+        let budget = body.account.check();
+        body.prefetch(context);
+        match budget {
+            Err(error) if *this.kind == AnswerKind::Read && body.ready_bytes() > SMALL_ANSWER => {
+                Poll::Ready(Ok(this.protocol.refuse(error)))
+            }
+            _ => Poll::Ready(Ok(Response::from_parts(head, Body::new(body)))),
+        }
+    }
+}
+
+/// The same stream, with its bytes charged to `account`.
+pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<Account>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let source = Source::of(&mut head, body);
+    if source.is_ended() {
+        return Response::from_parts(head, Body::empty());
+    }
+    Response::from_parts(head, Body::new(ChargedBody { waits: true, ..ChargedBody::new(source, account) }))
+}
+
+/// Where frames come from.
+enum Source {
+    Body(Body),
+    Shared(SharedMessages),
+}
+
+impl Source {
+    /// The messages that the handler shares, or else the body.
+    fn of(head: &mut http::response::Parts, body: Body) -> Self {
+        match head.extensions.remove::<SharedAnswer>().and_then(SharedAnswer::into_messages) {
+            Some(messages) => Self::Shared(messages),
+            None => Self::Body(body),
+        }
+    }
+
+    fn is_ended(&self) -> bool {
+        matches!(self, Self::Body(body) if http_body::Body::is_end_stream(body))
+    }
+}
+
+struct ChargedBody {
+    /// `None` once it has ended.
+    source: Option<Source>,
+    /// Frames that were taken from the source already.
+    ready: [Option<Result<Frame<Bytes>, Status>>; 2],
+    account: Arc<Account>,
+    /// The charge of the call. It goes with the data.
+    call: Option<Charge>,
+    /// Whether the next message waits for the budget.
+    waits: bool,
+    wait: Option<Wait>,
+}
+
+impl ChargedBody {
+    fn new(source: Source, account: Arc<Account>) -> Self {
+        Self { source: Some(source), ready: [None, None], account, call: None, waits: false, wait: None }
+    }
+
+    /// Takes the message and what follows it, so that nothing but the message is kept, and its size is known.
+    fn prefetch(&mut self, context: &mut Context<'_>) {
+        if let Poll::Ready(frame) = self.fetch(context) {
+            let second = self.ready[0].take();
+            let second = second.or_else(|| match self.fetch(context) {
+                Poll::Ready(next) => next,
+                Poll::Pending => None,
+            });
+            self.ready = [frame, second];
+        }
+    }
+
+    fn ready_bytes(&self) -> usize {
+        let data = |frame: &Result<Frame<Bytes>, Status>| Some(frame.as_ref().ok()?.data_ref()?.len());
+        self.ready.iter().flatten().filter_map(data).sum()
+    }
+
+    /// The next frame of the source. A second one may be ready after it.
+    fn fetch(&mut self, context: &mut Context<'_>) -> Polled {
+        let frame = match &mut self.source {
+            None => None,
+            Some(Source::Body(body)) => match ready!(http_body::Body::poll_frame(Pin::new(body), context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => return Poll::Ready(Some(Ok(Frame::data(self.charged(data))))),
+                    Err(trailers) => Some(Ok(trailers)),
+                },
+                ended => ended,
+            },
+            Some(Source::Shared(messages)) => match ready!(messages.as_mut().poll_next(context)) {
+                Some(Ok(message)) => {
+                    let rest = message.shared.lend(&self.account, self.call.take());
+                    self.ready[0] = Some(Ok(Frame::data(rest)));
+                    return Poll::Ready(Some(Ok(Frame::data(message.head))));
+                }
+                Some(Err(status)) => Some(last_frame(&status)),
+                None => Some(last_frame(&Status::ok(""))),
+            },
+        };
+        self.source = None;
+        Poll::Ready(frame)
+    }
+
+    /// The same bytes with their charge.
+    fn charged(&mut self, data: Bytes) -> Bytes {
+        let data = if data.len() <= SMALL_ANSWER { Bytes::copy_from_slice(&data) } else { data };
+        let call = self.call.take();
+        let is_covered = call.is_some() && data.len() <= SMALL_ANSWER;
+        let own = (!is_covered).then(|| self.account.take(Direction::Response, data.len() + FRAME_BYTES));
+        Bytes::from_owner(ChargedBytes { data, _charges: [call, own] })
+    }
+
+    /// Waits until no budget is exhausted; fails if that takes too long.
+    fn poll_budget(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ApiError>> {
+        loop {
+            let Err(error) = self.account.check() else {
+                self.wait = None;
+                return Poll::Ready(Ok(()));
+            };
+            let wait = self.wait.get_or_insert_with(Wait::new);
+            if Instant::now() >= wait.until {
+                return Poll::Ready(Err(error));
+            }
+            ready!(wait.timer.as_mut().poll(context));
+            wait.pause = (wait.pause * 2).min(MAX_PAUSE);
+            wait.timer.as_mut().reset(Instant::now() + wait.pause);
+        }
+    }
+}
+
+/// A wait for the budget.
+struct Wait {
+    until: Instant,
+    pause: Duration,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl Wait {
+    fn new() -> Self {
+        Self { until: Instant::now() + BUDGET_TIMEOUT, pause: MIN_PAUSE, timer: Box::pin(sleep(MIN_PAUSE)) }
+    }
+}
+
+struct ChargedBytes {
+    data: Bytes,
+    _charges: [Option<Charge>; 2],
+}
+
+impl AsRef<[u8]> for ChargedBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl http_body::Body for ChargedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Polled {
+        if let Some(frame) = self.ready.iter_mut().find_map(Option::take) {
+            return Poll::Ready(Some(frame));
+        }
+        if self.waits
+            && self.source.is_some()
+            && let Err(error) = ready!(self.poll_budget(context))
+        {
+            self.source = None;
+            return Poll::Ready(Some(last_frame(&status(error))));
+        }
+        self.fetch(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.ready.iter().all(Option::is_none) && self.source.as_ref().is_none_or(Source::is_ended)
+    }
+
+    /// Known for an answer without trailers: OFREP's clients get a `content-length`.
+    fn size_hint(&self) -> SizeHint {
+        match (&self.source, &self.ready) {
+            (None, [Some(Ok(frame)), None]) => frame.data_ref().map(|data| SizeHint::with_exact(data.len() as u64)),
+            _ => None,
+        }
+        .unwrap_or_default()
+    }
+}

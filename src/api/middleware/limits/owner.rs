@@ -1,0 +1,57 @@
+//! Who uses what is limited: a caller, or for strangers a network.
+
+use std::net::{IpAddr, Ipv6Addr};
+
+use crate::auth::CallerKey;
+
+/// The owner of streams and of buffered bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(in crate::api) enum Owner {
+    /// An authenticated caller.
+    Caller(CallerKey),
+    /// A stranger, which is a caller without credentials, by network.
+    Stranger(Option<IpAddr>),
+}
+
+impl Owner {
+    /// A stranger at this address.
+    pub fn stranger(address: Option<IpAddr>) -> Self {
+        Self::Stranger(address.map(network))
+    }
+
+    pub fn is_stranger(&self) -> bool {
+        matches!(self, Self::Stranger(_))
+    }
+}
+
+/// The network of an address. One IPv6 client usually has a whole /64 network.
+pub(in crate::api) fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
+}
+
+/// Whether so much of a whole is in use that the shares of its users apply: more than half. Until then one user may take more than its
+/// share: behind a proxy all clients are one address.
+pub(super) fn is_scarce(used: usize, whole: usize) -> bool {
+    used > whole / 2
+}
+
+/// The share of one user of a whole: a quarter.
+pub(super) fn share(whole: usize) -> usize {
+    (whole / 4).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv6_network_is_one_stranger() {
+        let stranger = |address: &str| Owner::stranger(address.parse().ok());
+        assert_eq!(stranger("2001:db8::1"), stranger("2001:db8::ffff:2"));
+        assert_ne!(stranger("2001:db8::1"), stranger("2001:db8:0:1::1"));
+        assert_eq!(stranger("::ffff:10.0.0.1"), stranger("10.0.0.1"));
+    }
+}

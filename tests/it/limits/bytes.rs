@@ -1,0 +1,214 @@
+//! Requests that do not end and answers that nobody reads: how much of them is in memory.
+
+use std::time::Duration;
+
+use toggled::api::pb::*;
+use toggled::config::FixedLimits;
+use tokio::io::{AsyncWriteExt, Interest};
+use tokio::time::timeout;
+use tonic::Code;
+
+use super::{server_limited, server_with};
+use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, unfinished_message};
+use crate::support::http2_frames::{HEADERS, connect_http2, frame};
+use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, with_timeout};
+
+const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const FETCH_ALL: &str = "/flagd.sync.v1.FlagSyncService/FetchAllFlags";
+const RESOLVE_ALL: &str = "/flagd.evaluation.v1.Service/ResolveAll";
+const BATCH: &str = "/toggled.v1.ToggleService/BatchSetFeatureFlags";
+const LIST: &str = "/toggled.v1.ToggleService/ListFeatureFlags";
+
+/// The window of a client that reads.
+const WINDOW: u32 = 65_535;
+
+async fn create_flags(admin: &mut Client, count: usize) {
+    for number in 0..count {
+        let request = CreateFeatureFlagRequest {
+            key: format!("flag-{number:04}-{}", "k".repeat(100)),
+            name: "n".into(),
+            description: "d".repeat(2_000),
+            ..Default::default()
+        };
+        admin.toggle.create_feature_flag(request).await.unwrap();
+    }
+}
+
+/// Calls without credentials that are never finished, on one connection.
+async fn unfinished_calls(server: &Server, path: &str, count: usize) -> (HostileConnection, Vec<HostileCall>) {
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut calls = Vec::new();
+    for _ in 0..count {
+        let mut call = connection.call(path, None).await.unwrap();
+        call.send(unfinished_message(), false).await;
+        calls.push(call);
+    }
+    (connection, calls)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_requests_of_strangers_take_no_memory() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let before = server.resident_mib();
+    let mut held = Vec::new();
+    for path in [REFLECTION, HEALTH] {
+        held.push(unfinished_calls(&server, path, 30).await);
+    }
+    admin.flip("a").await;
+    let after = server.resident_mib();
+    assert!(after < before + 32, "{before} MiB before, {after} MiB with {} connections", held.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn begun_message_of_a_stream_has_a_deadline() {
+    let (server, _database) = server_with(("TOGGLED_REQUEST_TIMEOUT", "1s")).await;
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut idle = connection.call(REFLECTION, None).await.unwrap();
+    let mut begun = connection.call(REFLECTION, None).await.unwrap();
+    begun.send(b"\0\0\0\0\x08\x3a"[..].into(), false).await;
+    // The stream ends. Reflection does not report why.
+    begun.status().await;
+    // `list_services: ""`, a second later.
+    assert!(idle.send(b"\0\0\0\0\x02\x3a\0"[..].into(), true).await);
+    let (status, length) = idle.status().await;
+    assert_eq!(status.code(), Code::Ok, "{status}");
+    assert!(length > 100, "{length}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_requests_of_a_caller_have_a_budget() {
+    let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut call = connection.call(BATCH, Some(TOKEN)).await.unwrap();
+        if !call.send(unfinished_message(), false).await {
+            break call;
+        }
+        held.push(call);
+        assert!(held.len() < 4, "no call is refused");
+    };
+    let (status, _) = refused.status().await;
+    assert_eq!((status.code(), reason_of(&status).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{status}");
+    assert!(status.message().contains("this connection"), "{status}");
+    // Other connections of the same caller are served, and this one after its calls have ended.
+    admin.flip("a").await;
+    drop(held);
+    with_timeout("the budget to be free", async {
+        loop {
+            let mut call = connection.call(LIST, Some(TOKEN)).await.unwrap();
+            call.send(EMPTY_MESSAGE, true).await;
+            if call.status().await.0.code() == Code::Ok {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_answers_of_strangers_have_a_budget() {
+    let database = Database::new(Backend::Sqlite).await;
+    let settings = [("TOGGLED_MAX_BUFFERED_MIB", "16"), ("TOGGLED_ANONYMOUS_FLAGD_READS", "true")];
+    let server = Server::start_with(&database, &settings).await;
+    let mut admin = server.admin().await;
+    create_flags(&mut admin, 200).await;
+    // 4 MiB are for strangers, and a connection has five.
+    let mut connection = HostileConnection::open(server.address, 0).await;
+    let mut held = Vec::new();
+    let refused = with_timeout("a refusal", async {
+        loop {
+            let mut call = connection.call(RESOLVE_ALL, None).await.unwrap();
+            call.send(EMPTY_MESSAGE, true).await;
+            let (headers, body) = call.headers().await.unwrap();
+            if let Some(status) = tonic::Status::from_header_map(&headers) {
+                return status;
+            }
+            held.push(body);
+        }
+    })
+    .await;
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{refused}");
+    assert!((20..200).contains(&held.len()), "{} answers of 34 KB were held", held.len());
+    // Callers are served, and strangers once the answers are dropped.
+    admin.flip(&format!("flag-0000-{}", "k".repeat(100))).await;
+    drop((held, connection));
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    with_timeout("the budget to be free", async {
+        loop {
+            let mut call = connection.call(RESOLVE_ALL, None).await.unwrap();
+            call.send(EMPTY_MESSAGE, true).await;
+            if call.status().await.0.code() == Code::Ok {
+                return;
+            }
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_with_all_flags_share_their_bytes() {
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let mut admin = server.admin().await;
+    create_flags(&mut admin, 500).await;
+    let before = server.resident_mib();
+    let mut connection = HostileConnection::open(server.address, 0).await;
+    let mut held = Vec::new();
+    for _ in 0..800 {
+        let mut call = connection.call(FETCH_ALL, None).await.unwrap();
+        call.send(EMPTY_MESSAGE, true).await;
+        let (headers, body) = call.headers().await.unwrap();
+        assert!(tonic::Status::from_header_map(&headers).is_none(), "{headers:?}");
+        held.push(body);
+    }
+    let after = server.resident_mib();
+    // One answer is about 93 KB, 800 are 71 MiB.
+    assert!(after < before + 24, "{before} MiB before, {after} MiB with {} unread answers", held.len());
+    let all = server.client(None).await.sync.fetch_all_flags(flagd::sync::v1::FetchAllFlagsRequest::default()).await;
+    assert_eq!(all.unwrap().into_inner().flag_configuration.matches("defaultVariant").count(), 500);
+}
+
+/// A client with a large window asks for much, does not read from the connection, and goes on to send calls, so that the connection
+/// looks alive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_never_reads_is_disconnected() {
+    let (keepalive_interval, keepalive_timeout) = (Duration::from_secs(1), Duration::from_secs(2));
+    let fixed = FixedLimits { keepalive_interval, keepalive_timeout, ..Default::default() };
+    let (server, _database) = server_limited(fixed).await;
+    let mut admin = server.admin().await;
+    create_flags(&mut admin, 100).await;
+    let mut stream = connect_http2(server.address).await;
+    let window = (i32::MAX as u32 - 65_535).to_be_bytes();
+    let settings = [&4u16.to_be_bytes()[..], &i32::MAX.to_be_bytes()].concat();
+    stream.write_all(&[frame(4, 0, 0, &settings), frame(8, 0, 0, &window)].concat()).await.unwrap();
+    let list = |id| [frame(1, 4, id, &list_headers()), frame(0, 1, id, &EMPTY_MESSAGE)].concat();
+    stream.write_all(&(0..100).flat_map(|n| list(2 * n + 1)).collect::<Vec<_>>()).await.unwrap();
+    with_timeout("the server to close", async {
+        for id in (201..).step_by(2) {
+            let refused = frame(1, 5, id, HEADERS);
+            let closed = timeout(Duration::from_millis(100), stream.ready(Interest::ERROR)).await;
+            if closed.is_ok() || stream.write_all(&refused).await.is_err() {
+                return;
+            }
+        }
+    })
+    .await;
+    admin.create("a").await;
+}
+
+/// The headers of an authenticated `ListFeatureFlags`, as HPACK literals.
+fn list_headers() -> Vec<u8> {
+    let mut headers = b"\x83\x86\x04".to_vec();
+    headers.push(u8::try_from(LIST.len()).unwrap());
+    headers.extend(LIST.bytes());
+    headers.extend(b"\x0f\x10\x10application/grpc\x0f\x08");
+    headers.push(u8::try_from("Bearer ".len() + TOKEN.len()).unwrap());
+    headers.extend(format!("Bearer {TOKEN}").bytes());
+    headers
+}
