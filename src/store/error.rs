@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
+
 /// An error of a database. Its text may name tables, hosts and users: it is for the log and for operators, never for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -71,8 +73,14 @@ impl From<&str> for Cause {
 
 impl From<sqlx::Error> for Cause {
     fn from(error: sqlx::Error) -> Self {
-        // The driver's own text begins with "error returned from database".
-        let message = error.as_database_error().map_or_else(|| error.to_string(), |database| database.to_string());
+        // The driver's own text begins with "error returned from database", and PostgreSQL's ends with a line of its source.
+        let message = error.as_database_error().map_or_else(
+            || error.to_string(),
+            |database| match database.try_downcast_ref::<PgDatabaseError>() {
+                Some(database) => database.message().to_owned(),
+                None => database.to_string(),
+            },
+        );
         Self { message, source: Some(error) }
     }
 }

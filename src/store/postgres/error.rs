@@ -31,7 +31,7 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
         // The queue of notifications is full, because a listener keeps a transaction open. The code has other meanings too.
         "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(error.into())),
         code if is_transient(code) => Err(StoreError::Unavailable(error.into())),
-        _ => Ok(AppendOutcome::Refused(format!("PostgreSQL: {database}"))),
+        _ => Ok(AppendOutcome::Refused(format!("PostgreSQL: {}", database.message()))),
     }
 }
 
