@@ -288,7 +288,7 @@ fn reject_all(batch: Vec<PendingProposal>, error: &Error) {
 /// The error of a batch that the database did not write.
 fn not_written(error: StoreError) -> Error {
     match error {
-        StoreError::Unavailable(_) => {
+        StoreError::Unavailable(_) | StoreError::Misconfigured(_) => {
             tracing::warn!(%error, "batch not written");
             Error::DatabaseUnavailable
         }

@@ -31,6 +31,9 @@ pub enum StoreError {
     /// The database refuses the request, and would refuse it again: wrong password, missing table, a log with entries.
     #[error("{0}")]
     Refused(#[source] Cause),
+    /// A setting must change before the database can be used: the URL, a file that it names, or one of the database itself.
+    #[error("{0}")]
+    Misconfigured(#[source] Cause),
 }
 
 /// A message, and the driver's error that it describes, if there is one.

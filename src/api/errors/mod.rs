@@ -87,7 +87,7 @@ impl From<Error> for Status {
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) => {
+            StoreError::Unavailable(_) | StoreError::OutcomeUnknown(_) | StoreError::Misconfigured(_) => {
                 tracing::warn!(%error, "database read failed");
                 status(Error::DatabaseUnavailable)
             }

@@ -19,4 +19,5 @@ mod refused;
 mod requests;
 pub mod retention;
 mod rules;
+mod session;
 pub mod world;

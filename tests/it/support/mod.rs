@@ -12,6 +12,7 @@ pub mod http;
 pub mod http2_frames;
 pub mod issuer;
 pub mod methods;
+pub mod pgbouncer;
 mod postgres;
 pub mod postgres_proxy;
 pub mod raw_codec;
