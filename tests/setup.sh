@@ -39,6 +39,7 @@ find_missing() {
     need iproute2 env PATH="$PATH:/usr/sbin:/sbin" ip -Version # networks of the tests' own
     need util-linux nsenter --version
     need sqlite3 sqlite3 --version # takes backups
+    need pgbouncer env PATH="$PATH:/usr/sbin" pgbouncer --version
     need systemd systemd-analyze --version
   fi
 }

@@ -18,14 +18,16 @@ use crate::verify::{DatabaseError, Scope, Stop, verify_at_start};
 impl Server {
     /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable.
     pub(super) async fn open(&self) -> Result<(), ServerError> {
-        let mut is_logged = false;
+        let mut logged = String::new();
         loop {
             let problem = match self.try_open().await {
-                Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => problem,
+                Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => problem.to_string(),
                 opened => return opened,
             };
-            if !std::mem::replace(&mut is_logged, true) {
+            // The first is often a refused connection, and another follows.
+            if problem != logged {
                 tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
+                logged = problem;
             }
             sleep(RETRY_INTERVAL).await;
         }
@@ -39,7 +41,11 @@ impl Server {
             let log_id = store.head().await?.log_id;
             checkpoints::store_key(store, key, log_id, &*self.clock).await?;
         }
-        Ok(self.mirror.follow(store).await?)
+        self.mirror.follow(store).await?;
+        for warning in store.warnings().await? {
+            tracing::warn!("{warning}");
+        }
+        Ok(())
     }
 
     /// Verifies the log; starts again if another server trims it meanwhile.

@@ -4,6 +4,8 @@ use std::error::Error;
 use std::fmt;
 use std::time::Duration;
 
+use sqlx::postgres::PgDatabaseError;
+
 /// An error of a database. Its text may name tables, hosts and users: it is for the log and for operators, never for clients.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -37,13 +39,20 @@ pub enum StoreError {
     /// The database refuses the request, and would refuse it again: a missing table, a log with entries.
     #[error("{0}")]
     Refused(#[source] Cause),
+    /// A setting must change before the database can be used: the URL, a file that it names, or one of the database itself.
+    #[error("{0}")]
+    Misconfigured(#[source] Cause),
 }
 
 impl StoreError {
     /// Whether the database may do the same later, so that callers should retry. Otherwise it is a defect.
     pub fn is_temporary(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Unusable(_) | Self::Inaccessible(_) | Self::OutcomeUnknown(_) => true,
+            Self::Unavailable(_)
+            | Self::Unusable(_)
+            | Self::Inaccessible(_)
+            | Self::Misconfigured(_)
+            | Self::OutcomeUnknown(_) => true,
             Self::Corrupt { .. } | Self::Refused(_) => false,
         }
     }
@@ -133,8 +142,14 @@ impl From<&str> for Cause {
 
 impl From<sqlx::Error> for Cause {
     fn from(error: sqlx::Error) -> Self {
-        // The driver's own text begins with "error returned from database".
-        let message = error.as_database_error().map_or_else(|| error.to_string(), |database| database.to_string());
+        // The driver's own text begins with "error returned from database", and PostgreSQL's ends with a line of its source.
+        let message = error.as_database_error().map_or_else(
+            || error.to_string(),
+            |database| match database.try_downcast_ref::<PgDatabaseError>() {
+                Some(database) => database.message().to_owned(),
+                None => database.to_string(),
+            },
+        );
         Self { message, source: Some(error) }
     }
 }

@@ -33,20 +33,29 @@ pub(super) fn migrator(initial_up: &'static str, initial_down: &'static str) -> 
     ])
 }
 
-/// All migrations, and which of them the database has.
+/// The migrations of a database.
+pub(super) struct Schema {
+    /// All known migrations, and which of them the database has.
+    pub migrations: Vec<Migration>,
+    /// Whether the database has them all, and no other.
+    pub is_current: bool,
+}
+
+/// Reads which migrations the database has. It creates nothing, so that it needs no right to.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when the database has a migration in another form than this program.
-pub(super) async fn status<C: Migrate>(
+pub(super) async fn schema<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
+    has_table: bool,
     read: fn(sqlx::Error) -> StoreError,
-) -> Result<Vec<Migration>, StoreError> {
-    let applied = async {
-        connection.ensure_migrations_table(&migrator.table_name).await?;
-        connection.list_applied_migrations(&migrator.table_name).await
+) -> Result<Schema, StoreError> {
+    let applied = match has_table {
+        true => connection.list_applied_migrations(&migrator.table_name).await,
+        false => Ok(Vec::new()),
     };
-    let applied = applied.await.map_err(|problem| error(problem, read))?;
+    let applied = applied.map_err(|problem| error(problem, read))?;
     let applied: HashMap<i64, _> = applied.into_iter().map(|m| (m.version, m.checksum)).collect();
     let mut migrations = Vec::new();
     for migration in migrator.iter().filter(|m| m.migration_type.is_up_migration()) {
@@ -57,7 +66,8 @@ pub(super) async fn status<C: Migrate>(
         let name = migration.description.to_string();
         migrations.push(Migration { version: migration.version, name, applied: checksum.is_some() });
     }
-    Ok(migrations)
+    let is_current = applied.len() == migrations.len() && migrations.iter().all(|m| m.applied);
+    Ok(Schema { migrations, is_current })
 }
 
 /// The version that remains when the newest applied migration is reverted; `None` if none is applied.
@@ -79,7 +89,7 @@ pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
 /// What an error of a migration means. `read` classifies an error of the database itself.
 pub(super) fn error(error: MigrateError, read: fn(sqlx::Error) -> StoreError) -> StoreError {
     match error {
-        MigrateError::Execute(error) => read(error),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => read(error),
         MigrateError::VersionMismatch(_) => made_by_development_version(),
         MigrateError::VersionMissing(version) => {
             let message = format!(

@@ -158,6 +158,11 @@ pub trait Store: Send + Sync {
     /// All migrations, and which of them are applied.
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError>;
 
+    /// What endangers the log although it can be used, one line for an operator each.
+    async fn warnings(&self) -> Result<Vec<String>, StoreError> {
+        Ok(Vec::new())
+    }
+
     /// The connection that appends to the log. Each process has one committer, which owns the only one.
     fn writer(&self) -> Box<dyn Writer>;
 

@@ -93,6 +93,7 @@ faults! {
     "SQLite: kill -9 of the server": server_killed::on_sqlite,
     "PostgreSQL: kill -9 of the server": server_killed::on_postgres,
     "PostgreSQL: immediate stop and restart": database::stopped,
+    "PostgreSQL: crash with synchronous_commit off": database::asynchronous_commits,
     "PostgreSQL: connections cut": database::cut,
     "PostgreSQL: connection cut during COMMIT": database::cut_in_commit,
     "PostgreSQL: session terminated during COMMIT": database::terminated_in_commit,

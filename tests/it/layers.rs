@@ -29,7 +29,7 @@ const CRATES: [(&str, &str); 24] = [
     ("jsonwebtoken", "auth"),
     ("reqwest", "auth telemetry"),
     ("ring", "auth checkpoint telemetry tls"),
-    ("rustls", "auth checkpoint telemetry tls"),
+    ("rustls", "auth checkpoint store telemetry tls"),
     ("axum", "telemetry"),
     ("hyper_util", "telemetry"),
     ("metrics_exporter_prometheus", "telemetry"),

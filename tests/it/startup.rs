@@ -61,11 +61,8 @@ async fn address_in_use_prints_one_line() {
 
 #[tokio::test]
 async fn unusable_database_prints_one_line() {
-    let output = invoke(
-        &[],
-        &[("TOGGLED_DATABASE_URL", "sqlite:///nowhere/at/all/toggled.db"), ("TOGGLED_LISTEN", "127.0.0.1:0")],
-    )
-    .await;
+    let output =
+        invoke(&[], &[("TOGGLED_DATABASE_URL", "sqlite:///proc/toggled.db"), ("TOGGLED_LISTEN", "127.0.0.1:0")]).await;
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
 }

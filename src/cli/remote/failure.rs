@@ -8,6 +8,7 @@ use tonic_types::StatusExt;
 
 use super::ApiClient;
 use crate::cli::{EXIT_CONFLICT, EXIT_DENIED, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, EXIT_USAGE, Failure};
+use crate::server::ServerError;
 use crate::store::StoreError;
 use crate::{api, domain};
 
@@ -126,10 +127,15 @@ fn exit_code(code: Code) -> u8 {
 
 /// The exit code for an error that did not come from a server.
 pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
-    if let Some(StoreError::Unavailable(_) | StoreError::Unusable(_) | StoreError::OutcomeUnknown(_)) =
-        error.downcast_ref()
-    {
-        return EXIT_UNAVAILABLE;
+    if let Some(ServerError::Store(error)) = error.downcast_ref() {
+        return exit_code_of(error);
+    }
+    match error.downcast_ref() {
+        Some(StoreError::Unavailable(_) | StoreError::Unusable(_) | StoreError::OutcomeUnknown(_)) => {
+            return EXIT_UNAVAILABLE;
+        }
+        Some(StoreError::Misconfigured(_)) => return EXIT_USAGE,
+        _ => {}
     }
     match error.downcast_ref() {
         Some(domain::error::Error::CommitOutcomeUnknown) => EXIT_UNAVAILABLE,

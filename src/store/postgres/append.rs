@@ -4,20 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::Connection;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
-use super::connect::connect;
+use super::connect::Connector;
 use super::error;
+use super::session::Purpose;
 use super::statement::statement;
 use crate::domain::advance::Step;
 use crate::store::{AppendOutcome, StoreError, Writer};
-
-/// How long an append may wait for another replica's append. Longer than any append of a live replica takes.
-const LOCK_TIMEOUT: &str = "5s";
-
-/// How long a replica that vanished can keep the head locked.
-const IDLE_IN_TRANSACTION_TIMEOUT: &str = "5s";
 
 /// How long to wait for an answer to an append. After that the connection is dropped. The statement is never cancelled:
 /// cancelling the wait for a synchronous standby would report success.
@@ -25,7 +20,7 @@ const APPEND_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The committer's own connection.
 pub(super) struct PostgresWriter {
-    options: PgConnectOptions,
+    connector: Connector,
     /// The payload of this server's notifications.
     instance: String,
     connection: Option<PgConnection>,
@@ -34,19 +29,8 @@ pub(super) struct PostgresWriter {
 }
 
 impl PostgresWriter {
-    pub fn new(options: PgConnectOptions, instance: Uuid) -> Self {
-        let options = options.options([
-            ("default_transaction_isolation", "read committed"),
-            ("lock_timeout", LOCK_TIMEOUT),
-            ("idle_in_transaction_session_timeout", IDLE_IN_TRANSACTION_TIMEOUT),
-            ("tcp_keepalives_idle", "10"),
-            ("tcp_keepalives_interval", "5"),
-            ("tcp_keepalives_count", "3"),
-            // The statements are always the same, and their plans do not depend on the values.
-            ("plan_cache_mode", "force_generic_plan"),
-            ("jit", "off"),
-        ]);
-        Self { options, instance: instance.to_string(), connection: None, is_head_locked: false }
+    pub fn new(connector: Connector, instance: Uuid) -> Self {
+        Self { connector, instance: instance.to_string(), connection: None, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -55,7 +39,7 @@ impl PostgresWriter {
             return Ok(connection);
         }
         self.is_head_locked = false;
-        connect(&self.options).await
+        self.connector.connect(Purpose::Appending).await
     }
 
     async fn run(

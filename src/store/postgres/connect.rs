@@ -1,74 +1,110 @@
-//! The URL of a PostgreSQL database, and connections to it.
+//! Connections to a PostgreSQL database.
 
-use std::str::FromStr;
+use std::io;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection};
+use sqlx::{Connection, Error};
 
 use super::error::read;
+use super::session::{Purpose, Session};
+use super::url;
 use crate::store::StoreError;
-
-/// The operator decides which of several hosts is the primary. A server that picked one itself could pick one that has been
-/// voted out.
-const ONE_HOST: &str = "names several hosts; name one address that leads to the primary, wherever it moves: a name, a \
-                        virtual address, or a proxy";
+use crate::store::error::Cause;
 
 /// How long to wait for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Plans are made for the values at hand. Random reads cost little more than sequential ones where the log is in memory or
-/// on an SSD. With the default cost, made for hard disks, PostgreSQL would walk the log instead of using a filter's index
-/// for a page of frequent entries, and all of the log for a user who left long ago.
-const READ_SETTINGS: [(&str, &str); 2] = [("plan_cache_mode", "force_custom_plan"), ("random_page_cost", "1.1")];
+/// Opens connections to one database.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    options: PgConnectOptions,
+    session: Session,
+}
 
-/// Parses a URL.
-///
-/// # Errors
-/// A line for an operator, when the URL cannot be used.
-pub(super) fn parse(url: &str) -> Result<PgConnectOptions, String> {
-    // sqlx would report several hosts as a wrong port.
-    if authority(url).contains(',') {
-        return Err(ONE_HOST.to_owned());
+impl Connector {
+    /// For the database of a URL.
+    ///
+    /// # Errors
+    /// A line for an operator, when the URL cannot be used.
+    pub fn new(url: &str) -> Result<Self, String> {
+        let url = url::parse(url)?;
+        Ok(Self { options: url.options, session: Session::new(url.settings) })
     }
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|e| e.to_string())?
-        .application_name("toggled")
-        // Keeps the notice that a table exists already out of the log of every start.
-        .options([("client_min_messages", "warning")])
-        // A slow statement would be logged with its whole text at every call.
-        .disable_statement_logging();
-    if options.get_host().contains(',') {
-        return Err(ONE_HOST.to_owned());
+
+    /// The URL without user, password and parameters.
+    pub fn describe(&self) -> String {
+        let (host, port) = (self.options.get_host(), self.options.get_port());
+        let database = self.options.get_database().unwrap_or_default();
+        let folder = self.options.get_socket().map(|folder| folder.to_string_lossy());
+        match folder.as_deref().or_else(|| host.starts_with('/').then_some(host)) {
+            Some(folder) => format!("postgres:///{database}?host={folder}&port={port}"),
+            None if host.contains(':') => format!("postgres://[{host}]:{port}/{database}"),
+            None => format!("postgres://{host}:{port}/{database}"),
+        }
     }
-    Ok(options)
+
+    /// A pool of connections. It connects at the first use.
+    pub fn pool(&self, purpose: Purpose, max_connections: u32) -> PgPool {
+        let session = self.session.clone();
+        PgPoolOptions::new()
+            .max_connections(max_connections)
+            .acquire_timeout(CONNECT_TIMEOUT)
+            .after_connect(move |connection, _| {
+                let session = session.clone();
+                Box::pin(async move {
+                    session.prepare(connection, purpose).await.map_err(|error| Error::Configuration(error.into()))
+                })
+            })
+            .connect_lazy_with(self.options.clone())
+    }
+
+    /// Opens a connection outside the pools. Unlike a pool, it reports a refused connection at once.
+    pub async fn connect(&self, purpose: Purpose) -> Result<PgConnection, StoreError> {
+        let connect = async {
+            let connected = PgConnection::connect_with(&self.options).await;
+            let mut connection = connected.map_err(|error| self.not_connected(error))?;
+            self.session.prepare(&mut connection, purpose).await.map_err(|error| self.named(error))?;
+            Ok(connection)
+        };
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
+        connected.unwrap_or_else(|_| Err(StoreError::Unavailable("no connection in time".into())))
+    }
+
+    /// What a failed connection means.
+    fn not_connected(&self, error: Error) -> StoreError {
+        let cause = |error| Cause::named(&self.describe(), error);
+        match error {
+            Error::Configuration(_) | Error::Tls(_) => StoreError::Misconfigured(cause(error)),
+            Error::Io(ref problem) if is_untrusted(problem) => StoreError::Misconfigured(cause(error)),
+            Error::Io(_) | Error::Protocol(_) => StoreError::Unavailable(cause(error)),
+            error => read(error),
+        }
+    }
+
+    fn named(&self, error: StoreError) -> StoreError {
+        match error {
+            StoreError::Misconfigured(cause) => {
+                StoreError::Misconfigured(format!("{}: {cause}", self.describe()).into())
+            }
+            error => error,
+        }
+    }
 }
 
-/// The part of a URL that names hosts and ports.
-fn authority(url: &str) -> &str {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?']).next().unwrap_or_default();
-    // A password may contain a comma.
-    authority.rsplit('@').next().unwrap_or_default()
-}
-
-/// Options for connections that read the log.
-pub(super) fn for_reading(options: &PgConnectOptions) -> PgConnectOptions {
-    options.clone().options(READ_SETTINGS)
-}
-
-/// A pool of connections that read the log. It connects at the first use.
-pub(super) fn pool(options: &PgConnectOptions, max_connections: u32) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(max_connections)
-        .acquire_timeout(CONNECT_TIMEOUT)
-        .connect_lazy_with(for_reading(options))
-}
-
-/// Opens a connection outside the pools.
-pub(super) async fn connect(options: &PgConnectOptions) -> Result<PgConnection, StoreError> {
-    match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(options)).await {
-        Ok(connected) => connected.map_err(read),
-        Err(_) => Err(StoreError::Unavailable("no connection in time".into())),
+/// Whether the server's certificate is not the one that the settings demand. One that has expired is the server's problem,
+/// and may be renewed while we wait.
+fn is_untrusted(problem: &io::Error) -> bool {
+    use rustls::{CertificateError, Error};
+    let problem = problem.get_ref().and_then(|inner| inner.downcast_ref());
+    match problem {
+        Some(Error::InvalidCertificate(problem)) => !matches!(
+            problem,
+            CertificateError::Expired
+                | CertificateError::ExpiredContext { .. }
+                | CertificateError::NotValidYet
+                | CertificateError::NotValidYetContext { .. }
+        ),
+        _ => false,
     }
 }

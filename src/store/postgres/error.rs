@@ -28,7 +28,9 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
         // The queue of notifications is full, because a listener keeps a transaction open. The code has other meanings too.
         "54000" if database.message().contains("NOTIFY") => Err(StoreError::Unavailable(error.into())),
         code if ends_session(code) => Err(StoreError::OutcomeUnknown(error.into())),
-        code if class_of_code(code) == ErrorClass::Defect => Ok(AppendOutcome::Refused(format!("{NAME}: {database}"))),
+        code if class_of_code(code) == ErrorClass::Defect => {
+            Ok(AppendOutcome::Refused(format!("{NAME}: {}", database.message())))
+        }
         _ => Err(read(error)),
     }
 }

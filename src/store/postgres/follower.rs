@@ -5,14 +5,15 @@
 
 use std::sync::Arc;
 
-use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection, Postgres};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::connect::connect;
+use super::connect::Connector;
 use super::error::read;
 use super::head;
+use super::session::Purpose;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
@@ -24,19 +25,19 @@ const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// Reads the state, and follows its changes.
 pub(super) struct Follower {
-    options: PgConnectOptions,
+    connector: Connector,
     /// The connection while it is not in use. It is put back only if it is still usable.
     idle: Mutex<Option<PgConnection>>,
 }
 
 impl Follower {
-    pub fn new(options: PgConnectOptions) -> Self {
-        Self { options, idle: Mutex::new(None) }
+    pub fn new(connector: Connector) -> Self {
+        Self { connector, idle: Mutex::new(None) }
     }
 
     pub async fn load(&self) -> Result<State, StoreError> {
         let mut idle = self.idle.lock().await;
-        let mut connection = connect(&self.options).await?;
+        let mut connection = self.connector.connect(Purpose::Querying).await?;
         let state = load(&mut connection).await?;
         *idle = Some(connection);
         Ok(state)
@@ -51,7 +52,7 @@ impl Follower {
             return Ok(outcome);
         }
         // The idle connection may have been lost.
-        let mut connection = connect(&self.options).await?;
+        let mut connection = self.connector.connect(Purpose::Querying).await?;
         let outcome = follow(&mut connection, known).await?;
         *idle = Some(connection);
         Ok(outcome)

@@ -5,20 +5,23 @@ mod connect;
 mod error;
 mod follower;
 mod notifications;
+mod session;
 mod statement;
+mod url;
 
 use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool};
+use sqlx::migrate::Migrator;
+use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{AssertSqlSafe, Connection, Postgres};
 use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
+use super::migrate::Schema;
 use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
 use super::sql::Sql;
 use super::{
@@ -35,8 +38,10 @@ use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
 use crate::domain::time::Timestamp;
 use append::PostgresWriter;
+use connect::Connector;
 use error::read;
 use follower::Follower;
+use session::Purpose;
 
 pub(super) use error::read as read_error;
 pub(super) use follower::changed_since;
@@ -53,7 +58,7 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 
 /// A PostgreSQL database.
 pub struct PostgresStore {
-    options: PgConnectOptions,
+    connector: Connector,
     /// For the queries of callers.
     pool: PgPool,
     /// For those of the server's own queries that must not wait for the queries of callers.
@@ -70,14 +75,14 @@ impl PostgresStore {
     /// # Errors
     /// A line for the operator, if the URL is invalid.
     pub fn open(url: &str) -> Result<Self, String> {
-        let options = connect::parse(url)?;
+        let connector = Connector::new(url)?;
         Ok(Self {
-            pool: connect::pool(&options, 8),
-            internal: connect::pool(&options, 2),
-            follower: Follower::new(connect::for_reading(&options)),
+            pool: connector.pool(Purpose::Querying, 8),
+            internal: connector.pool(Purpose::Querying, 2),
+            follower: Follower::new(connector.clone()),
             instance: Uuid::now_v7(),
             usability: Usability::default(),
-            options,
+            connector,
         })
     }
 }
@@ -85,8 +90,7 @@ impl PostgresStore {
 #[async_trait]
 impl Store for PostgresStore {
     fn describe(&self) -> String {
-        let (host, port) = (self.options.get_host(), self.options.get_port());
-        format!("postgres://{host}:{port}/{}", self.options.get_database().unwrap_or_default())
+        self.connector.describe()
     }
 
     fn folder(&self) -> Option<PathBuf> {
@@ -106,7 +110,7 @@ impl Store for PostgresStore {
         let sql = "INSERT INTO requests (user_id, request_id, digest, response, expires_at)
             SELECT gen_random_uuid(), 'probe', sha256(''), sha256(n::text::bytea), now() FROM generate_series(1, 500) AS n";
         // A new connection: one that is open may lead to a former primary.
-        let mut connection = connect::connect(&self.options).await?;
+        let mut connection = self.connector.connect(Purpose::Querying).await?;
         let mut transaction = connection.begin().await.map_err(read)?;
         sqlx::query(sql).execute(&mut *transaction).await.map_err(read)?;
         transaction.rollback().await.map_err(read)?;
@@ -125,34 +129,37 @@ impl Store for PostgresStore {
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
         // A failed migration keeps sqlx's lock until its connection is closed.
-        let mut connection = connect::connect(&self.options).await?;
-        match MIGRATIONS.run_direct(None, &mut connection, false).await {
-            // A database of a development version has migrations that sqlx reports as unknown. `status` recognizes it, and
-            // returns the error that says so.
-            Err(problem @ MigrateError::VersionMissing(_)) => {
-                migrate::status(&MIGRATIONS, &mut connection, read).await?;
-                Err(migrate::error(problem, read))
-            }
-            outcome => outcome.map_err(|problem| migrate::error(problem, read)),
+        let mut connection = self.connector.connect(Purpose::Migrating).await?;
+        // Refuses a database of a development version, whose migrations sqlx would report as unknown.
+        let schema = schema(&mut connection).await?;
+        if schema.is_current {
+            return Ok(());
         }
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
-        let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
+        let mut connection = self.connector.connect(Purpose::Migrating).await?;
+        let Some(target) = migrate::below_newest(&schema(&mut connection).await?.migrations) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&self.pool).await.map_err(read)?;
+            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&mut connection).await.map_err(read)?;
             migrate::check_log_is_empty(length)?;
         }
-        MIGRATIONS.undo(&self.pool, target).await.map_err(|problem| migrate::error(problem, read))
+        let pool = self.connector.pool(Purpose::Migrating, 1);
+        MIGRATIONS.undo(&pool, target).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *connection, read).await
+        let mut connection = self.connector.connect(Purpose::Querying).await?;
+        Ok(schema(&mut connection).await?.migrations)
+    }
+
+    async fn warnings(&self) -> Result<Vec<String>, StoreError> {
+        warnings(&self.pool).await
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(PostgresWriter::new(self.options.clone(), self.instance))
+        Box::new(PostgresWriter::new(self.connector.clone(), self.instance))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -169,7 +176,7 @@ impl Store for PostgresStore {
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {
-        notifications::notifications(self.options.clone(), self.instance)
+        notifications::notifications(self.connector.clone(), self.instance)
     }
 
     async fn requests(&self, keys: &[(Uuid, RequestId)]) -> Result<Vec<StoredRequest>, StoreError> {
@@ -291,6 +298,28 @@ impl Store for PostgresStore {
         let lines = audit::entries("EXPLAIN ", query).first_values::<String>(&self.pool).await?;
         Ok(lines.join("\n"))
     }
+}
+
+/// The applied migrations. Reads only.
+async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
+    let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
+    let has_table = exists.fetch_one(&mut *connection).await.map_err(read)?;
+    migrate::schema(&MIGRATIONS, connection, has_table, read).await
+}
+
+/// Settings of the server, the role or the database that endanger the log.
+async fn warnings(pool: &PgPool) -> Result<Vec<String>, StoreError> {
+    let sql = "SELECT name, reset_val FROM pg_settings WHERE (name, reset_val) IN (('fsync', 'off'),
+        ('full_page_writes', 'off'), ('zero_damaged_pages', 'on'), ('ignore_checksum_failure', 'on'),
+        ('synchronous_commit', 'off'), ('synchronous_commit', 'local')) ORDER BY name";
+    let found: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(pool).await.map_err(read)?;
+    let warning = |(name, value): (String, String)| match name.as_str() {
+        "synchronous_commit" => {
+            format!("PostgreSQL has {name} = {value}, which loses changes; toggled's sessions use on")
+        }
+        _ => format!("PostgreSQL has {name} = {value}: a crash of its machine or disk can lose acknowledged changes"),
+    };
+    Ok(found.into_iter().map(warning).collect())
 }
 
 /// The end of the log.

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
+use sqlx::postgres::PgListener;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
+
+use super::connect::Connector;
+use super::session::Purpose;
 
 /// The channel. Each database of a PostgreSQL server has its own channels.
 pub(super) const CHANNEL: &str = "toggled";
@@ -17,15 +20,15 @@ const RETRY_DELAY: Duration = Duration::from_millis(500);
 /// After how long without a notification the connection is probed. A lost connection can stay silent.
 const PROBE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// How long to wait for a connection, or for the answer to a probe.
+/// How long to wait for the answer to a probe.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// An item for each append of another server, and one whenever listening begins, because earlier notifications were missed.
-pub(super) fn notifications(options: PgConnectOptions, instance: Uuid) -> BoxStream<'static, ()> {
+pub(super) fn notifications(connector: Connector, instance: Uuid) -> BoxStream<'static, ()> {
     let ours = instance.to_string();
     async_stream::stream! {
         loop {
-            match listen(&options).await {
+            match listen(&connector).await {
                 Ok(mut listener) => {
                     yield ();
                     loop {
@@ -46,11 +49,9 @@ pub(super) fn notifications(options: PgConnectOptions, instance: Uuid) -> BoxStr
     .boxed()
 }
 
-async fn listen(options: &PgConnectOptions) -> Result<PgListener, sqlx::Error> {
+async fn listen(connector: &Connector) -> Result<PgListener, sqlx::Error> {
     // A new pool of one each time, so that a silent connection blocks nothing else.
-    let pool =
-        PgPoolOptions::new().max_connections(1).acquire_timeout(ANSWER_TIMEOUT).connect_lazy_with(options.clone());
-    let mut listener = PgListener::connect_with(&pool).await?;
+    let mut listener = PgListener::connect_with(&connector.pool(Purpose::Querying, 1)).await?;
     // The caller reconnects.
     listener.eager_reconnect(false);
     timeout(ANSWER_TIMEOUT, listener.listen(CHANNEL)).await.map_err(|_| sqlx::Error::PoolTimedOut)??;

@@ -7,7 +7,7 @@ mod error;
 mod file;
 mod follower;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
+use super::migrate::Schema;
 use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
 use super::sql::Sql;
 use super::{
@@ -68,11 +69,14 @@ impl SqliteStore {
         if url.contains(":memory:") || url.contains("mode=memory") {
             return Err("must name a file: a database in memory would end with its first connection".to_owned());
         }
+        let creates = check_parameters(url)?;
         let options = SqliteConnectOptions::from_str(url).map_err(|e| e.to_string())?;
         if options.get_filename().as_os_str().is_empty() {
             return Err("must name a file: sqlite://PATH".to_owned());
         }
-        Ok(Self { database: Arc::new(SqliteDatabase::new(options, create)), usability: Usability::default() })
+        check_folder(options.get_filename())?;
+        let database = Arc::new(SqliteDatabase::new(options, create && creates));
+        Ok(Self { database, usability: Usability::default() })
     }
 
     /// The pool for the queries of callers.
@@ -83,6 +87,34 @@ impl SqliteStore {
     /// The pool for those of the server's own queries that must not wait for the queries of callers.
     async fn internal(&self) -> Result<&SqlitePool, StoreError> {
         Ok(self.database.open().await?.internal())
+    }
+}
+
+/// Returns whether a missing file may be created. Other parameters would make the file unsafe to share (`vfs`, `immutable`)
+/// or impossible to write.
+fn check_parameters(url: &str) -> Result<bool, String> {
+    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
+    let mut creates = true;
+    for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
+        match parameter {
+            "mode=rwc" => {}
+            "mode=rw" => creates = false,
+            other => {
+                let name = other.split('=').next().unwrap_or_default();
+                return Err(format!("has an unknown parameter or value, {name}; SQLite takes mode=rw and mode=rwc"));
+            }
+        }
+    }
+    Ok(creates)
+}
+
+/// A missing folder is a wrong path, not an outage.
+fn check_folder(file: &Path) -> Result<(), String> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match folder.metadata() {
+        Ok(found) if found.is_dir() => Ok(()),
+        Ok(_) => Err(format!("names a file in {}, which is not a folder", folder.display())),
+        Err(problem) => Err(format!("names a file in {}: {problem}", folder.display())),
     }
 }
 
@@ -123,7 +155,7 @@ impl Store for SqliteStore {
         // sqlx takes no migration lock on SQLite. This write transaction serves as one: a second migrator waits, then finds
         // the schema.
         let mut lock = self.readers().await?.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *lock, read).await?;
+        schema(&mut lock).await?;
         MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, read))?;
         lock.commit().await.map_err(read)?;
         self.database.warn_if_public();
@@ -142,7 +174,7 @@ impl Store for SqliteStore {
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
         let mut connection = self.readers().await?.acquire().await.map_err(read)?;
-        migrate::status(&MIGRATIONS, &mut *connection, read).await
+        Ok(schema(&mut connection).await?.migrations)
     }
 
     fn writer(&self) -> Box<dyn Writer> {
@@ -281,6 +313,13 @@ impl Store for SqliteStore {
             .values(self.readers().await?, |row| row.try_get::<String, _>(3));
         Ok(lines.await?.join("\n"))
     }
+}
+
+/// The applied migrations. Reads only.
+async fn schema(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
+    let exists = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')");
+    let has_table = exists.fetch_one(&mut *connection).await.map_err(read)?;
+    migrate::schema(&MIGRATIONS, connection, has_table, read).await
 }
 
 /// The end of the log.

@@ -21,5 +21,6 @@ mod refused;
 mod requests;
 pub mod retention;
 mod rules;
+mod session;
 mod unusable;
 pub mod world;

@@ -41,14 +41,70 @@ async fn url_with_several_hosts_is_refused() {
     }
 }
 
+/// What is ignored would connect elsewhere or without TLS, and no message may show a part of a password.
+#[tokio::test]
+async fn wrong_url_is_refused_without_its_values() {
+    let folder = tempfile::TempDir::new().unwrap();
+    let empty = folder.path().join("empty.pem");
+    std::fs::write(&empty, "").unwrap();
+    let no_pem = format!("postgres://h/x?sslmode=verify-ca&sslrootcert={}", empty.display());
+    for (url, expected) in [
+        ("postgres://h/x?schema=hush", "parameter, schema;"),
+        ("postgres://h/x?ssl=hush", "parameter, ssl;"),
+        ("postgres://h/x?passwd=hush", "parameter, passwd;"),
+        ("postgres://h/x?sslpassword=hush", "parameter, sslpassword;"),
+        ("postgres://h/x?sslmode=hush", "wrong sslmode"),
+        ("postgres://h/x?port=hush", "wrong port"),
+        ("postgres://h/x?hostaddr=hush", "wrong hostaddr"),
+        ("postgres://h/x?sslmode=verify-ca&sslrootcert=/nowhere/ca.pem", "sslrootcert /nowhere/ca.pem: No such file"),
+        ("postgres://h/x?sslcert=/nowhere/c.pem", "sslcert /nowhere/c.pem: No such file"),
+        ("postgres://h/x?sslkey=/nowhere/c.key", "sslkey /nowhere/c.key: No such file"),
+        ("postgres://h/x?sslkey=-----BEGIN%20PRIVATE%20KEY-----hush", "must name a file as sslkey"),
+        ("postgres://h/x?sslrootcert=/etc/hostname", "sslrootcert"),
+        (&no_pem, "empty.pem: the file has no certificate"),
+        ("postgres://u:hu#sh@h/x", "%23"),
+        ("postgres://u:hu/sh@h/x", "%2F"),
+        ("postgres://u:12/hush@h/x", "%2F"),
+        ("postgres://u:12?hush@h/x", "%3F"),
+        ("postgres://u:12?hush=hush@h/x", "%3F"),
+        ("postgres://u:hush@[::1/x", "IPv6"),
+        ("postgres://h/x?host=[::z]", "neither a name nor an address"),
+        ("postgres://h/x?options=hush", "-c NAME=VALUE"),
+        ("postgres://h/x?options=-c%20hush", "-c NAME=VALUE"),
+        ("sqlite://x?vfs=hush", "vfs"),
+        ("sqlite://x?mode=ro", "mode"),
+        ("sqlite:///nowhere/at/all/x.db", "/nowhere/at/all: No such file"),
+        ("sqlite:///etc/hostname/x.db", "/etc/hostname"),
+    ] {
+        let problem = open(url).err().unwrap_or_else(|| panic!("{url} is accepted"));
+        assert!(problem.contains(expected) && !problem.contains("hush"), "{url}: {problem}");
+    }
+    for url in [
+        "postgres://ann%40corp:hush@h/x?sslmode=require",
+        "postgres://h/x?user=ann@corp&password=hu@sh",
+        "postgres:///x?host=/var/run/postgresql&port=5433",
+        "postgres://h/x?options=-c%20search_path=a%20--statement-timeout=1s%20-cjit=off&options[work_mem]=8MB",
+        "sqlite://x?mode=rwc",
+    ] {
+        assert_eq!(open(url).err(), None, "{url}");
+    }
+}
+
 #[tokio::test]
 async fn description_omits_the_password() {
+    for (url, description) in [
+        ("postgres://ann:hush@[::1]/flags", "postgres://[::1]:5432/flags"),
+        ("postgres://h/flags?host=[::1]", "postgres://[::1]:5432/flags"),
+        ("postgres:///flags?host=/run/pg&password=hush", "postgres:///flags?host=/run/pg&port=5432"),
+    ] {
+        assert_eq!(open(url).unwrap().describe(), description);
+    }
     let postgres = open("postgres://ann:hush@db.example:5433/flags?application_name=x").unwrap();
     assert_eq!(postgres.describe(), "postgres://db.example:5433/flags");
     assert_eq!(postgres.folder(), None);
-    let sqlite = open("sqlite:///var/lib/toggled/flags.db").unwrap();
-    assert_eq!(sqlite.describe(), "sqlite:///var/lib/toggled/flags.db");
-    assert_eq!(sqlite.folder().unwrap().to_str(), Some("/var/lib/toggled"));
+    let sqlite = open("sqlite:///var/lib/flags.db").unwrap();
+    assert_eq!(sqlite.describe(), "sqlite:///var/lib/flags.db");
+    assert_eq!(sqlite.folder().unwrap().to_str(), Some("/var/lib"));
 }
 
 /// Asserts that every read fails with the expected error.

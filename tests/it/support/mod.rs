@@ -14,6 +14,7 @@ pub mod http2_frames;
 pub mod issuer;
 mod memory_limit;
 pub mod methods;
+pub mod pgbouncer;
 mod postgres;
 pub mod postgres_proxy;
 pub mod raw_codec;
