@@ -8,7 +8,6 @@ use tokio_util::task::TaskTracker;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router as TonicRouter;
-use tonic_health::server::health_reporter;
 use tower::layer::util::{Identity, Stack};
 
 use super::access::Access;
@@ -29,6 +28,7 @@ use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
 use super::pb::flagd::evaluation::v2::service_server::ServiceServer as EvaluationV2Server;
 use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
+use super::pb::health::health_server::HealthServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::protocol::ofrep;
 use super::reader::StateReader;
@@ -103,13 +103,11 @@ impl Router {
     ///
     /// # Errors
     /// When a served method declares no policy, or the descriptors cannot be read.
-    pub async fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
+    pub fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
         let policies = Arc::new(policies);
-        let (reporter, health_service) = health_reporter();
-        let services = SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect();
-        let health = Health::new(reporter, services).await;
+        let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
         let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
         let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
@@ -131,7 +129,7 @@ impl Router {
         let router = transport(&limits.fixed)
             .layer(ObserveLayer::new(policies, calls))
             .layer(authorize)
-            .add_service(health_service)
+            .add_service(HealthServer::new(health.clone()))
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
             .add_service(limited!(ToggleServiceServer::new(flags), max_response_bytes))
@@ -189,20 +187,16 @@ fn transport(limits: &FixedLimits) -> Server {
 }
 
 /// The descriptors of all services, encoded: the decoded types would lose the options that declare policies.
-fn descriptors() -> [&'static [u8]; 4] {
+fn descriptors() -> [&'static [u8]; 3] {
     [
         pb::DESCRIPTORS,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
         tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
     ]
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
-    let [ours, health, ..] = descriptors();
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ours)
-        .register_encoded_file_descriptor_set(health)
+    tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(pb::DESCRIPTORS)
 }
 
 #[cfg(test)]

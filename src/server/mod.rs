@@ -158,7 +158,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     };
     drop(proposals);
     server.start_background_tasks();
-    server.health.announce(Readiness::Serving).await;
+    server.health.announce(Readiness::Serving);
     let mut health_reporter = tokio::spawn(upkeep::report_health(
         Arc::clone(&server.mirror),
         Arc::clone(&server.store),
@@ -232,8 +232,7 @@ impl Server {
             limits,
             closing: closing.clone(),
             calls: calls.clone(),
-        })
-        .await?;
+        })?;
         let metrics_server = metrics_listener.map(|listener| {
             let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone());
             AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
@@ -299,7 +298,7 @@ impl Server {
     /// streams and waits for open calls up to a timeout. Does not wait for idle connections, nor for streams whose
     /// clients do not read.
     async fn stop_serving(&mut self) -> Result<(), ServerError> {
-        self.health.announce(Readiness::Draining).await;
+        self.health.announce(Readiness::Draining);
         sleep(self.shutdown_settings.drain_delay).await;
         self.closing.cancel();
         self.calls.close();

@@ -17,6 +17,7 @@ mod flagd;
 mod large_flag_set;
 mod layers;
 mod limits;
+mod health;
 mod malformed_requests;
 mod model;
 mod offline_commands;

@@ -22,6 +22,10 @@ pub(super) fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
         ApiError::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
         ApiError::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
+        ApiError::UnsupportedCodec(_) | ApiError::UnsupportedCompression(_) => {
+            (Code::Unimplemented, ErrorReason::UnsupportedEncoding)
+        }
+        ApiError::UnknownService(_) => (Code::NotFound, ErrorReason::UnknownService),
         ApiError::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
         ApiError::Panicked => (Code::Internal, ErrorReason::Internal),
     }

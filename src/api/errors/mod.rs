@@ -52,6 +52,18 @@ pub enum ApiError {
     /// The caller's deadline passed before the answer to a read.
     #[error("the deadline passed before the answer")]
     DeadlineExceeded,
+    /// The `grpc-timeout` is malformed.
+    #[error("malformed grpc-timeout: it must be one number of at most 8 digits with the unit H, M, S, m, u or n")]
+    MalformedTimeout,
+    /// The messages are encoded in another way than gRPC's default.
+    #[error("the content type {0} is not supported; use application/grpc")]
+    UnsupportedCodec(String),
+    /// The request is compressed with an unknown algorithm.
+    #[error("{0}; use gzip or no compression")]
+    UnsupportedCompression(String),
+    /// No service with this name is served, so it has no health.
+    #[error("there is no service {0}")]
+    UnknownService(String),
     /// The request's bytes are not a message of the method.
     #[error("malformed request: {0}; generate the client from the .proto files")]
     MalformedMessage(String),
