@@ -26,6 +26,7 @@ mod permission_matrix;
 mod replicas;
 mod retention;
 mod retry;
+mod reflection;
 mod revert;
 mod security;
 mod settings;
