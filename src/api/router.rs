@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::transport::Server;
 use tonic::transport::server::Router as TonicRouter;
@@ -118,10 +119,17 @@ impl Router {
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // The size limit of a request is the same for every service; `$max_response` names the size limit of a response.
+        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than to make it.
+        macro_rules! gzip {
+            ($service:expr) => {
+                $service.accept_compressed(CompressionEncoding::Gzip)
+            };
+        }
+        // The size limit of a request is the same for every service, before and after decompression; `$max_response` names the
+        // size limit of a response.
         macro_rules! limited {
             ($service:expr, $max_response:ident) => {
-                $service
+                gzip!($service)
                     .max_decoding_message_size(limits.fixed.max_request_bytes)
                     .max_encoding_message_size(limits.fixed.$max_response)
             };
@@ -129,9 +137,9 @@ impl Router {
         let router = transport(&limits.fixed)
             .layer(ObserveLayer::new(policies, calls))
             .layer(authorize)
-            .add_service(HealthServer::new(health.clone()))
-            .add_service(reflection().build_v1()?)
-            .add_service(reflection().build_v1alpha()?)
+            .add_service(gzip!(HealthServer::new(health.clone())))
+            .add_service(gzip!(reflection().build_v1()?))
+            .add_service(gzip!(reflection().build_v1alpha()?))
             .add_service(limited!(ToggleServiceServer::new(flags), max_response_bytes))
             .add_service(limited!(AuditServiceServer::new(audit), max_response_bytes))
             .add_service(limited!(AccessServiceServer::new(access), max_response_bytes))

@@ -9,6 +9,7 @@ mod checkpoints;
 mod cli;
 mod client_certificates;
 mod commit_outcome;
+mod compression;
 mod concurrency;
 mod contract;
 mod denied_changes;

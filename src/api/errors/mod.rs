@@ -148,11 +148,14 @@ pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
 }
 
 /// Replaces tonic's own status at the beginning of an answer with ours: tonic calls a malformed request INTERNAL, and a request
-/// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log. Our statuses always carry details; tonic's never do.
+/// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log, or RESOURCE_EXHAUSTED when decompressed. Our
+/// statuses always carry details; tonic's never do.
 pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
-    match tonic_status(headers) {
-        Some((Code::Internal, message)) => write_status(ApiError::MalformedMessage(message), headers),
-        Some((Code::OutOfRange, message)) => write_status(ApiError::MessageTooLarge(message), headers),
+    let Some((code, message)) = tonic_status(headers) else { return };
+    match code {
+        Code::Internal => write_status(ApiError::MalformedMessage(message), headers),
+        Code::OutOfRange | Code::ResourceExhausted => write_status(ApiError::MessageTooLarge(message), headers),
+        Code::Unimplemented => write_status(ApiError::UnsupportedCompression(message), headers),
         _ => {}
     }
 }
@@ -166,7 +169,8 @@ pub(super) fn replace_final_status(trailers: &mut HeaderMap) {
 
 fn tonic_status(headers: &HeaderMap) -> Option<(Code, String)> {
     let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
-    let status = matches!(code, Code::Internal | Code::OutOfRange).then(|| Status::from_header_map(headers))??;
+    let is_replaced = matches!(code, Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented);
+    let status = is_replaced.then(|| Status::from_header_map(headers))??;
     status.details().is_empty().then(|| (code, status.message().to_owned()))
 }
 

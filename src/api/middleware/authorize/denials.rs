@@ -139,10 +139,10 @@ impl Denials {
     }
 }
 
-/// The message in a refused request; `None` if it is too long, slow, compressed or malformed.
+/// The message in a refused request; `None` if it is too long, slow or malformed.
 async fn read_message(body: Body, input: &MessageDescriptor) -> Option<DynamicMessage> {
     let collected = timeout(READ_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await.ok()?.ok()?;
-    DynamicMessage::decode(input.clone(), single_message(collected.to_bytes())?).ok()
+    DynamicMessage::decode(input.clone(), single_message(collected.to_bytes(), BODY_LIMIT)?).ok()
 }
 
 /// The object that a request names in one of these fields.
