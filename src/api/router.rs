@@ -7,9 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::Router as TonicRouter;
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
+use tower::Layer;
 
 use super::access::Access;
 use super::audit::Audit;
@@ -17,10 +16,11 @@ use super::change::Changes;
 use super::flags::Flags;
 use super::health::Health;
 use super::listener::incoming;
+use super::middleware::admit::{Admit, AdmitLayer};
 use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
-use super::middleware::authorize::{AuthorizeLayer, Authorizer, Denials};
+use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials};
 use super::middleware::limits::{ChangeRateLimiter, StreamLimiter};
-use super::middleware::observe::ObserveLayer;
+use super::middleware::observe::{Observe, ObserveLayer};
 use super::openfeature::flagd::{Evaluation, FlagSync};
 use super::openfeature::ofrep::Ofrep;
 use super::pb;
@@ -33,11 +33,12 @@ use super::pb::health::health_server::HealthServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::protocol::ofrep;
 use super::reader::StateReader;
+use super::transport;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
-use crate::config::{FixedLimits, Limits};
+use crate::config::Limits;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -94,7 +95,7 @@ pub enum RouterError {
 
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    router: TonicRouter<Stack<AuthorizeLayer, Stack<ObserveLayer, Identity>>>,
+    service: Observe<Admit<Authorize<Routes>>>,
     limits: Limits,
     closing: CancellationToken,
 }
@@ -134,10 +135,7 @@ impl Router {
                     .max_encoding_message_size(limits.fixed.$max_response)
             };
         }
-        let router = transport(&limits.fixed)
-            .layer(ObserveLayer::new(policies, calls))
-            .layer(authorize)
-            .add_service(gzip!(HealthServer::new(health.clone())))
+        let services = Routes::new(gzip!(HealthServer::new(health.clone())))
             .add_service(gzip!(reflection().build_v1()?))
             .add_service(gzip!(reflection().build_v1alpha()?))
             .add_service(limited!(ToggleServiceServer::new(flags), max_response_bytes))
@@ -147,21 +145,17 @@ impl Router {
             .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_bytes))
             .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_bytes))
             .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_bytes))
-            .add_service(ofrep);
-        Ok((Self { router, limits, closing }, health))
+            .add_service(ofrep)
+            .prepare();
+        let admit = AdmitLayer::new(limits.request_timeout);
+        let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
+        Ok((Self { service, limits, closing }, health))
     }
 
     /// Serves until `closing` is cancelled and open calls have ended; over TLS if `tls` is given.
-    ///
-    /// # Errors
-    /// When the network fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        tls: Option<Arc<ServerTls>>,
-    ) -> Result<(), tonic::transport::Error> {
+    pub async fn serve(self, listener: TcpListener, tls: Option<Arc<ServerTls>>) {
         let incoming = incoming(listener, tls, &self.limits);
-        self.router.serve_with_incoming_shutdown(incoming, self.closing.cancelled_owned()).await
+        transport::serve(incoming, self.service, &self.limits.fixed, self.closing).await;
     }
 }
 
@@ -176,31 +170,13 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
         last_used: Arc::clone(last_used),
         failures: AuthFailureLog::default(),
     };
-    let authorizer =
-        Authorizer { policies, authenticator, request_timeout: limits.request_timeout, closing: closing.clone() };
+    let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     (AuthorizeLayer::new(authorizer, denials.clone(), StreamLimiter::new(limits)), denials)
-}
-
-/// HTTP/2 with limits. By default, tonic limits neither concurrent streams nor streams that are reset for errors.
-fn transport(limits: &FixedLimits) -> Server {
-    Server::builder()
-        // Only OFREP is served over HTTP/1.1.
-        .accept_http1(true)
-        .max_concurrent_streams(limits.max_calls_per_connection)
-        .http2_max_header_list_size(Some(limits.max_header_bytes))
-        .http2_keepalive_interval(Some(limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .http2_max_pending_accept_reset_streams(Some(limits.max_pending_resets))
-        .http2_max_local_error_reset_streams(Some(limits.max_error_resets))
 }
 
 /// The descriptors of all services, encoded: the decoded types would lose the options that declare policies.
 fn descriptors() -> [&'static [u8]; 3] {
-    [
-        pb::DESCRIPTORS,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    ]
+    [pb::DESCRIPTORS, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET]
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

@@ -196,7 +196,7 @@ struct Server {
     closing: CancellationToken,
     /// Open calls that are not streams.
     calls: TaskTracker,
-    serving: JoinHandle<Result<(), String>>,
+    serving: JoinHandle<()>,
     /// Runs until the process ends, so that a slow shutdown can be observed.
     _metrics_server: Option<AbortOnDropHandle<()>>,
     /// Background tasks. None of them ever ends by itself.
@@ -241,7 +241,7 @@ impl Server {
         if let Some(tls) = tls.clone() {
             background.spawn(async move { tls.reload_on_change().await });
         }
-        let serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
+        let serving = tokio::spawn(router.serve(listener, tls));
         Ok(Self {
             store,
             mirror,
@@ -279,9 +279,9 @@ impl Server {
     /// revoked tokens.
     async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
-            ended = &mut self.serving => match ended.map_err(|e| e.to_string()).flatten() {
+            ended = &mut self.serving => match ended {
                 Ok(()) => ServerError::Serving("the listener stopped unexpectedly".to_owned()),
-                Err(problem) => ServerError::Serving(problem),
+                Err(panicked) => ServerError::Serving(panicked.to_string()),
             },
             Some(ended) = self.background.join_next() => ServerError::Background(format!("{ended:?}")),
         }
@@ -307,7 +307,7 @@ impl Server {
             sleep(DISCONNECT_TIMEOUT).await;
         };
         tokio::select! {
-            ended = &mut self.serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+            ended = &mut self.serving => return ended.map_err(|e| ServerError::Serving(e.to_string())),
             () = answered => {}
             () = sleep(self.shutdown_settings.shutdown_timeout) => tracing::warn!("shutdown timeout reached with calls still open"),
         }

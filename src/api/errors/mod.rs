@@ -49,8 +49,8 @@ pub enum ApiError {
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
-    /// The caller's deadline passed before the answer to a read.
-    #[error("the deadline passed before the answer")]
+    /// The caller's deadline passed before the answer to a read, or before the request had arrived.
+    #[error("the deadline passed before the answer was complete; nothing was written")]
     DeadlineExceeded,
     /// The `grpc-timeout` is malformed.
     #[error("malformed grpc-timeout: it must be one number of at most 8 digits with the unit H, M, S, m, u or n")]
@@ -167,6 +167,7 @@ pub(super) fn replace_final_status(trailers: &mut HeaderMap) {
     }
 }
 
+/// The code and message of a status without details, if it may be one of tonic's.
 fn tonic_status(headers: &HeaderMap) -> Option<(Code, String)> {
     let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
     let is_replaced = matches!(code, Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented);

@@ -13,16 +13,15 @@ use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, Either, FutureExt, Ready, ready};
 use http::{Request, Response};
-use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::limits::{StreamLimiter, StreamOwner, StreamPermit, with_deadline};
+use super::admit::Admission;
+use super::limits::{StreamLimiter, StreamOwner, with_deadline};
 use crate::api::call::Call;
-use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
-use crate::api::protocol::{Protocol, needs_http2};
-use crate::auth::policy::{Policy, ServedMethod};
+use crate::api::protocol::Protocol;
+use crate::auth::policy::ServedMethod;
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -78,16 +77,20 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Some(protocol) = Protocol::of(&request) else { return at_once::<S>(needs_http2()) };
-        match self.layer.0.authorizer.decide(&request) {
+        let admission = match Admission::of(&request) {
+            Ok(admission) => admission.clone(),
+            Err(error) => return at_once::<S>(Protocol::Grpc.refuse(error)),
+        };
+        let protocol = admission.protocol;
+        match self.layer.0.authorizer.decide(&request, &admission.deadline) {
             Ok(EarlyDecision::Made(authorization)) => {
-                self.layer.pass(protocol, authorization, &mut self.inner, request)
+                self.layer.pass(admission, authorization, &mut self.inner, request)
             }
             Ok(EarlyDecision::Pending(pending)) => {
                 // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
-                Either::Right(verify_and_pass(self.layer.clone(), protocol, pending, inner, request))
+                Either::Right(verify_and_pass(self.layer.clone(), admission, pending, inner, request))
             }
             Err(error) => at_once::<S>(protocol.refuse(error)),
         }
@@ -108,7 +111,7 @@ impl AuthorizeLayer {
     /// Passes a call on, if its caller has access.
     fn pass<S>(
         &self,
-        protocol: Protocol,
+        admission: Admission,
         authorization: Authorization,
         inner: &mut S,
         mut request: Request<Body>,
@@ -125,34 +128,25 @@ impl AuthorizeLayer {
                 return Either::Right(answer.map(Ok).boxed());
             }
             Authorization::Denied(_, _, permission) => {
-                return at_once::<S>(protocol.refuse(Error::PermissionDenied(permission)));
+                return at_once::<S>(admission.protocol.refuse(Error::PermissionDenied(permission)));
             }
         };
-        let deadline = call.as_ref().map_or_else(|| Instant::now() + self.0.authorizer.request_timeout, |c| c.deadline);
         if !method.is_client_streaming {
-            request = request.map(|body| with_deadline(body, deadline));
+            request = request.map(|body| with_deadline(body, admission.deadline.answer));
         }
         if method.is_server_streaming {
-            return self.open_stream(protocol, call, method, inner, request);
+            return self.open_stream(admission, call, method, inner, request);
         }
         if let Some(call) = call {
             request.extensions_mut().insert(call);
         }
-        // No timeout around a change: its deadline applies only until the committer takes it, and then it must finish.
-        // Methods that view flags read the mirror, and those that wait for a revision apply the deadline themselves.
-        if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
-            return Either::Left(Either::Right(inner.call(request)));
-        }
-        let answer = timeout_at(deadline, inner.call(request));
-        let answer =
-            answer.map(move |answer| answer.unwrap_or_else(|_| Ok(protocol.refuse(ApiError::DeadlineExceeded))));
-        Either::Right(answer.boxed())
+        Either::Left(Either::Right(inner.call(request)))
     }
 
-    /// Opens a stream, which ends when its caller loses access and when the server stops.
+    /// Opens a stream, which ends when its caller loses access, at its deadline, and when the server stops.
     fn open_stream<S>(
         &self,
-        protocol: Protocol,
+        admission: Admission,
         call: Option<Call>,
         method: Arc<ServedMethod>,
         inner: &mut S,
@@ -164,20 +158,25 @@ impl AuthorizeLayer {
     {
         let permit = match self.0.streams.open(stream_owner(call.as_ref(), &request)) {
             Ok(permit) => permit,
-            Err(error) => return at_once::<S>(protocol.refuse(error)),
+            Err(error) => return at_once::<S>(admission.protocol.refuse(error)),
         };
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
         let authorizer = Arc::clone(&self.0.authorizer);
-        Either::Right(with_end(inner.call(request), authorizer, call, method, permit).boxed())
+        let end = async move {
+            let _permit = permit;
+            authorizer.stream_end(call, &method, admission.deadline.callers).await
+        };
+        let answer = inner.call(request);
+        Either::Right(async move { Ok(answer.await?.map(|body| end_when(body, end))) }.boxed())
     }
 }
 
 /// A call whose token is verified before it passes.
 fn verify_and_pass<S>(
     layer: AuthorizeLayer,
-    protocol: Protocol,
+    admission: Admission,
     pending: PendingCall,
     mut inner: S,
     request: Request<Body>,
@@ -189,8 +188,8 @@ where
 {
     async move {
         match layer.0.authorizer.decide_pending(pending).await {
-            Ok(authorization) => layer.pass(protocol, authorization, &mut inner, request).await,
-            Err(error) => Ok(protocol.refuse(error)),
+            Ok(authorization) => layer.pass(admission, authorization, &mut inner, request).await,
+            Err(error) => Ok(admission.protocol.refuse(error)),
         }
     }
     .boxed()
@@ -199,21 +198,4 @@ where
 fn stream_owner(call: Option<&Call>, request: &Request<Body>) -> StreamOwner {
     let address = || request.extensions().get::<Peer>().map(|peer| peer.address.ip());
     call.and_then(|call| call.caller.key()).map_or_else(|| StreamOwner::anonymous(address()), StreamOwner::Caller)
-}
-
-/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permit until then, or until the body is
-/// dropped.
-async fn with_end<E>(
-    answer: impl Future<Output = Result<Response<Body>, E>>,
-    authorizer: Arc<Authorizer>,
-    call: Option<Call>,
-    method: Arc<ServedMethod>,
-    permit: StreamPermit,
-) -> Result<Response<Body>, E> {
-    let response = answer.await?;
-    let end = async move {
-        let _permit = permit;
-        authorizer.stream_end(call, &method).await
-    };
-    Ok(response.map(|body| end_when(body, end)))
 }

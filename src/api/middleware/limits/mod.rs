@@ -8,4 +8,4 @@ mod streams;
 pub(in crate::api) use body_deadline::with_deadline;
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use denials::{AdmittedDenial, DenialLimiter};
-pub(in crate::api) use streams::{StreamLimiter, StreamOwner, StreamPermit};
+pub(in crate::api) use streams::{StreamLimiter, StreamOwner};
