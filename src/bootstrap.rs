@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::auth;
 use crate::auth::secret::Secret;
-use crate::committer::Proposals;
+use crate::committer::{ChangeStart, Proposals};
 use crate::domain::advance::{Actor, Command, Origin, Proposal};
 use crate::domain::error::Error;
 use crate::domain::text::{BOOTSTRAP_ACTOR, Email, FIRST_ADMINISTRATOR, Malformed, Name};
@@ -77,7 +77,7 @@ pub async fn bootstrap(
 /// Creates the administrator. Returns false if there is one already.
 async fn create_administrator(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
     let proposal = proposal(secret).map_err(Error::internal)?;
-    match proposals.propose(proposal, None).await {
+    match proposals.propose(proposal, ChangeStart::at_any_time()).await {
         Ok(_) => Ok(true),
         Err(Error::EmailTaken(_)) => Ok(false),
         Err(error) => Err(error),

@@ -2,24 +2,20 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::header::USER_AGENT;
-use http::{HeaderMap, HeaderValue, Request};
+use http::{HeaderValue, Request};
 use tokio::time::Instant;
 
 use crate::api::listener::Peer;
 use crate::auth::Caller;
+use crate::committer::ChangeStart;
 use crate::domain::access::{Permission, SecretHash};
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
 
 /// How much of a `user-agent` the audit log keeps, in characters.
 const USER_AGENT_LIMIT: usize = 512;
-
-/// The transport ends a call at its deadline without details. To send details, we answer earlier: by a tenth of the timeout,
-/// but by no more than this.
-const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 
 /// A call that passed authorization; the middleware puts it into the request's extensions.
 #[derive(Debug, Clone)]
@@ -34,6 +30,8 @@ pub(in crate::api) struct Call {
     pub source: CallSource,
     /// When to answer at the latest.
     pub deadline: Instant,
+    /// The start of the change, if the call makes one.
+    pub start: Arc<ChangeStart>,
 }
 
 /// Where a call comes from, unformatted: most calls are reads and never need it as text.
@@ -89,42 +87,4 @@ impl Call {
 
 fn missing() -> Error {
     Error::internal("a request bypassed the authorization layer")
-}
-
-/// When to answer a call at the latest: a little before the caller's own deadline, and `max` from now at most.
-pub(in crate::api) fn deadline(headers: &HeaderMap, max: Duration) -> Instant {
-    let wanted = headers.get("grpc-timeout").and_then(|value| timeout(value.to_str().ok()?));
-    let wanted = wanted.map(|timeout| timeout - (timeout / 10).min(ANSWER_MARGIN));
-    Instant::now() + wanted.map_or(max, |wanted| wanted.min(max))
-}
-
-/// Parses a `grpc-timeout`: up to eight digits and a unit.
-fn timeout(text: &str) -> Option<Duration> {
-    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
-    let plain = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
-    let number: u64 = digits.parse().ok().filter(|_| plain)?;
-    match unit {
-        "H" => Some(Duration::from_secs(number * 3_600)),
-        "M" => Some(Duration::from_secs(number * 60)),
-        "S" => Some(Duration::from_secs(number)),
-        "m" => Some(Duration::from_millis(number)),
-        "u" => Some(Duration::from_micros(number)),
-        "n" => Some(Duration::from_nanos(number)),
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn grpc_timeout_is_parsed() {
-        assert_eq!(timeout("2S"), Some(Duration::from_secs(2)));
-        assert_eq!(timeout("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
-        assert_eq!(timeout("150m"), Some(Duration::from_millis(150)));
-        for bad in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "5ä"] {
-            assert_eq!(timeout(bad), None, "{bad:?}");
-        }
-    }
 }

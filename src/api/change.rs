@@ -80,7 +80,7 @@ impl Changes {
         let caller = call.caller.key().ok_or_else(|| Error::internal("a change without a caller"))?;
         self.rate_limiter.check(&caller, &proposal.command)?;
         let (subject, is_change) = (subject(&proposal.command), !proposal.validate_only);
-        let reply = self.proposals.propose(proposal, Some(call.deadline)).await;
+        let reply = self.proposals.propose(proposal, Arc::clone(&call.start)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
             // For example, the caller granted a permission that they do not hold.
             self.denials.record(&call, missing, subject).await;

@@ -1,7 +1,7 @@
 //! The API: connections, protocols, middleware, and a folder for each service.
 //!
-//! A call passes, in this order: `listener` (connection, TLS), `router` (every service and layer), `middleware` (observe,
-//! authorize), then a service: `flags`, `audit`, `access`, `openfeature`. A service parses with `validate`, reads through `reader`,
+//! A call passes, in this order: `listener` (connection, TLS), `transport` (HTTP), `router` (every service and layer), `middleware` (observe,
+//! admit, authorize), then a service: `flags`, `audit`, `access`, `openfeature`. A service parses with `validate`, reads through `reader`,
 //! changes through `change`, converts with `convert`, and fails with `errors`. Outside this folder only the command line, which is
 //! a client, names generated types, and only its `remote` names tonic.
 
@@ -22,6 +22,7 @@ mod protocol;
 mod reader;
 mod router;
 mod streams;
+mod transport;
 mod validate;
 
 pub use errors::code;

@@ -19,5 +19,9 @@ pub mod flagd {
     }
 }
 
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
 /// All .proto files with their imports, comments and options, encoded.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
-use tonic::transport::Server;
-use tonic::transport::server::Router as TonicRouter;
-use tonic_health::server::health_reporter;
-use tower::layer::util::{Identity, Stack};
+use tonic::service::Routes;
+use tower::Layer;
 
 use super::access::Access;
 use super::audit::Audit;
@@ -17,10 +16,11 @@ use super::change::Changes;
 use super::flags::Flags;
 use super::health::Health;
 use super::listener::incoming;
+use super::middleware::admit::{Admit, AdmitLayer};
 use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
-use super::middleware::authorize::{AuthorizeLayer, Authorizer, Denials};
+use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials};
 use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
-use super::middleware::observe::ObserveLayer;
+use super::middleware::observe::{Observe, ObserveLayer};
 use super::openfeature::flagd::{Evaluation, FlagSync};
 use super::openfeature::ofrep::Ofrep;
 use super::pb;
@@ -29,14 +29,16 @@ use super::pb::audit_service_server::AuditServiceServer;
 use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
 use super::pb::flagd::evaluation::v2::service_server::ServiceServer as EvaluationV2Server;
 use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
+use super::pb::health::health_server::HealthServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::protocol::ofrep;
 use super::reader::StateReader;
+use super::transport;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
-use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
+use crate::config::Limits;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -95,7 +97,7 @@ pub enum RouterError {
 
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    router: TonicRouter<Stack<AuthorizeLayer, Stack<ObserveLayer, Identity>>>,
+    service: Observe<Admit<Authorize<Routes>>>,
     limits: Limits,
     closing: CancellationToken,
 }
@@ -105,13 +107,11 @@ impl Router {
     ///
     /// # Errors
     /// When a served method declares no policy, or the descriptors cannot be read.
-    pub async fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
+    pub fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
         let policies = Arc::new(policies);
-        let (reporter, health_service) = health_reporter();
-        let services = SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect();
-        let health = Health::new(reporter, services).await;
+        let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
         let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
         let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
@@ -122,18 +122,18 @@ impl Router {
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // The names of the size limits of a request and a response.
+        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than to make it.
+        // Takes the names of the size limits of a request, before and after decompression, and of a response.
         macro_rules! limited {
             ($service:expr, $max_request:ident, $max_response:ident) => {
                 $service
+                    .accept_compressed(CompressionEncoding::Gzip)
                     .max_decoding_message_size(limits.fixed.$max_request)
                     .max_encoding_message_size(limits.fixed.$max_response)
             };
         }
-        let router = transport(&limits.fixed)
-            .layer(ObserveLayer::new(policies, calls))
-            .layer(authorize)
-            .add_service(limited!(health_service, max_public_request_bytes, max_response_bytes))
+        let health_service = HealthServer::new(health.clone());
+        let services = Routes::new(limited!(health_service, max_public_request_bytes, max_response_bytes))
             .add_service(limited!(reflection().build_v1()?, max_public_request_bytes, max_response_bytes))
             .add_service(limited!(reflection().build_v1alpha()?, max_public_request_bytes, max_response_bytes))
             .add_service(limited!(ToggleServiceServer::new(flags), max_request_bytes, max_response_bytes))
@@ -147,21 +147,17 @@ impl Router {
             ))
             .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_request_bytes, max_flagd_bytes))
             .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_request_bytes, max_flagd_bytes))
-            .add_service(ofrep);
-        Ok((Self { router, limits, closing }, health))
+            .add_service(ofrep)
+            .prepare();
+        let admit = AdmitLayer::new(limits.request_timeout);
+        let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
+        Ok((Self { service, limits, closing }, health))
     }
 
     /// Serves until `closing` is cancelled and open calls have ended; over TLS if `tls` is given.
-    ///
-    /// # Errors
-    /// When the network fails.
-    pub async fn serve(
-        self,
-        listener: TcpListener,
-        tls: Option<Arc<ServerTls>>,
-    ) -> Result<(), tonic::transport::Error> {
+    pub async fn serve(self, listener: TcpListener, tls: Option<Arc<ServerTls>>) {
         let incoming = incoming(listener, tls, &self.limits);
-        self.router.serve_with_incoming_shutdown(incoming, self.closing.cancelled_owned()).await
+        transport::serve(incoming, self.service, &self.limits.fixed, self.closing).await;
     }
 }
 
@@ -176,42 +172,22 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
         last_used: Arc::clone(last_used),
         failures: AuthFailureLog::default(),
     };
-    let authorizer =
-        Authorizer { policies, authenticator, request_timeout: limits.request_timeout, closing: closing.clone() };
-    let layer = AuthorizeLayer::new(authorizer, denials.clone(), StreamLimiter::new(limits), Arc::clone(bytes));
+    let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
+    let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));
+    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, limits.request_timeout);
     (layer, denials)
 }
 
-/// HTTP/2 with limits. By default, tonic limits neither concurrent streams nor streams that are reset for errors.
-fn transport(limits: &FixedLimits) -> Server {
-    Server::builder()
-        // Only OFREP is served over HTTP/1.1.
-        .accept_http1(true)
-        .max_concurrent_streams(limits.max_calls_per_connection)
-        .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .http2_max_header_list_size(Some(limits.max_header_bytes))
-        .http2_keepalive_interval(Some(limits.keepalive_interval))
-        .http2_keepalive_timeout(Some(limits.keepalive_timeout))
-        .http2_max_pending_accept_reset_streams(Some(limits.max_pending_resets))
-        .http2_max_local_error_reset_streams(Some(limits.max_error_resets))
-}
-
 /// The descriptors of all services, encoded: the decoded types would lose the options that declare policies.
-fn descriptors() -> [&'static [u8]; 4] {
-    [
-        pb::DESCRIPTORS,
-        tonic_health::pb::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    ]
+fn descriptors() -> [&'static [u8]; 3] {
+    [pb::DESCRIPTORS, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET]
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {
-    let [ours, health, ..] = descriptors();
     tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(ours)
-        .register_encoded_file_descriptor_set(health)
+        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
+        // Tools that show the details of errors ask for their types.
+        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 #[cfg(test)]

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
-use tonic_health::pb::HealthCheckRequest;
-use tonic_health::pb::health_check_response::ServingStatus;
 
 use super::output::{OutputOptions, Printable};
 use super::remote::{ApiClient, ServerAddress, timeout};
 use super::table::Cell;
 use super::{EXIT_UNAVAILABLE, Failure};
+use crate::api::pb::health::HealthCheckRequest;
+use crate::api::pb::health::health_check_response::ServingStatus;
 
 /// Arguments of `toggled health`.
 #[derive(Args)]

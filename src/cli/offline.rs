@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Failure;
-use crate::committer::{Committer, Proposals, Reply};
+use crate::committer::{ChangeStart, Committer, Proposals, Reply};
 use crate::config;
 use crate::domain::access::{Directory, Permission, Permissions, User};
 use crate::domain::advance::{Actor, Answer, Command, Origin, Proposal};
@@ -146,7 +146,7 @@ impl OfflineDatabase {
         let actor = Actor::Service { name: format!("cli@{}", visible(&host)).into() };
         let origin = Origin { method: method.into(), peer: None, user_agent: None };
         let proposal = Proposal { reason: reason.reason, ..Proposal::without_request_id(actor, command, origin) };
-        match self.proposals.propose(proposal, None).await? {
+        match self.proposals.propose(proposal, ChangeStart::at_any_time()).await? {
             Reply::Answer(answer) => Ok(answer),
             Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),
         }

@@ -9,7 +9,6 @@ mod proposals;
 mod replay;
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -25,7 +24,7 @@ use crate::mirror::Mirror;
 use crate::store::{AppendOutcome, Store, StoreError, Writer, with_timeout};
 use crate::telemetry::traces;
 use proposals::PendingProposal;
-pub use proposals::{Proposals, Reply};
+pub use proposals::{ChangeStart, Proposals, Reply};
 
 /// The most proposals in one batch.
 const MAX_BATCH: usize = 512;
@@ -128,11 +127,8 @@ impl Committer {
             entries <= MAX_BATCH_ENTRIES
         });
         let count = fits.count().max(usize::from(batch.is_empty())).min(self.received.len());
-        // Skips callers who cancelled, or whose deadline passed, while they waited. A caller whose deadline passes sets
-        // `claimed` itself.
-        let claim =
-            |pending: &PendingProposal| !pending.reply.is_closed() && !pending.claimed.swap(true, Ordering::AcqRel);
-        batch.extend(self.received.drain(..count).filter(claim));
+        let now = Instant::now();
+        batch.extend(self.received.drain(..count).filter_map(|pending| pending.begin(now)));
     }
 
     /// Decides and appends a batch, and answers its callers. If another replica appended first and `may_grow` is set, waiting

@@ -26,44 +26,92 @@ pub struct Proposals {
     pub(super) queue: mpsc::Sender<PendingProposal>,
 }
 
+/// The start of a change: the committer begins it before its deadline, or the caller prevents it, whichever comes first.
+#[derive(Debug, Default)]
+pub struct ChangeStart {
+    /// `None` if the caller waits as long as it takes.
+    deadline: Option<Instant>,
+    is_proposed: AtomicBool,
+    /// Set when the change is begun or prevented.
+    is_decided: AtomicBool,
+}
+
+impl ChangeStart {
+    /// A change that must begin before this time.
+    pub fn before(deadline: Instant) -> Arc<Self> {
+        Arc::new(Self { deadline: Some(deadline), ..Self::default() })
+    }
+
+    /// A change that may begin at any time.
+    pub fn at_any_time() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Whether the change has reached the queue.
+    pub fn is_proposed(&self) -> bool {
+        self.is_proposed.load(Ordering::Acquire)
+    }
+
+    /// Prevents the change for good. False if it has begun: then it is finished, whether its caller waits or not.
+    pub fn prevent(&self) -> bool {
+        self.decide()
+    }
+
+    /// Begins the change. False if it was prevented.
+    fn begin(&self) -> bool {
+        self.decide()
+    }
+
+    /// Whether the caller of this method is the first.
+    fn decide(&self) -> bool {
+        !self.is_decided.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|deadline| now >= deadline)
+    }
+}
+
 /// A proposal in the queue.
 pub(super) struct PendingProposal {
     pub proposal: Proposal,
     pub reply: oneshot::Sender<Result<Reply, Error>>,
-    /// Set by the committer when it takes the proposal: the caller then waits for the outcome. Set by the caller if its deadline
-    /// passes first: the committer then skips the proposal.
-    pub claimed: Arc<AtomicBool>,
+    pub start: Arc<ChangeStart>,
     /// The span of the caller's request.
     pub span: Span,
 }
 
+impl PendingProposal {
+    /// Begins the change, unless its caller has cancelled, or its deadline has passed.
+    pub fn begin(self, now: Instant) -> Option<Self> {
+        if self.start.is_late(now) {
+            if self.start.prevent() {
+                // Fails only if the caller has disconnected.
+                let _ = self.reply.send(Err(Error::DeadlineBeforeStart));
+            }
+            return None;
+        }
+        (!self.reply.is_closed() && self.start.begin()).then_some(self)
+    }
+}
+
 impl Proposals {
-    /// Proposes a change and waits for the reply. A change that the committer has taken is finished, even if the caller stops
-    /// waiting. A change that it has not taken by `deadline` is never made.
+    /// Proposes a change and waits for the reply. A change that the committer has begun is finished, even if the caller stops
+    /// waiting. A change that it has not begun by the deadline of `start` is never made.
     ///
     /// # Errors
     /// Why the change was not made; or [`Error::CommitOutcomeUnknown`] if it may have been made.
-    pub async fn propose(&self, proposal: Proposal, deadline: Option<Instant>) -> Result<Reply, Error> {
-        let (reply, mut answer) = oneshot::channel();
-        let claimed = Arc::new(AtomicBool::new(false));
-        let pending = PendingProposal { proposal, reply, claimed: Arc::clone(&claimed), span: request::current_span() };
+    pub async fn propose(&self, proposal: Proposal, start: Arc<ChangeStart>) -> Result<Reply, Error> {
+        let (reply, answer) = oneshot::channel();
+        start.is_proposed.store(true, Ordering::Release);
+        let pending = PendingProposal { proposal, reply, start: Arc::clone(&start), span: request::current_span() };
         self.queue.try_send(pending).map_err(|refused| match refused {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull,
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
-        if let Some(deadline) = deadline {
-            match tokio::time::timeout_at(deadline, &mut answer).await {
-                Ok(answered) => return answered.unwrap_or_else(|_| Err(no_answer(&claimed))),
-                Err(_) if !claimed.swap(true, Ordering::AcqRel) => return Err(Error::DeadlineBeforeStart),
-                // The committer has taken it: only the outcome of the commit is the truth.
-                Err(_) => {}
-            }
-        }
-        answer.await.unwrap_or_else(|_| Err(no_answer(&claimed)))
+        // The committer has ended without an answer. A change that it had not begun is not written.
+        let has_begun = || start.is_decided.load(Ordering::Acquire);
+        let no_answer = || if has_begun() { Error::CommitOutcomeUnknown } else { Error::Draining };
+        answer.await.unwrap_or_else(|_| Err(no_answer()))
     }
-}
-
-/// The error when the committer ends without an answer. A proposal that it had not taken is not written.
-fn no_answer(claimed: &AtomicBool) -> Error {
-    if claimed.load(Ordering::Acquire) { Error::CommitOutcomeUnknown } else { Error::Draining }
 }

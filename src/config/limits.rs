@@ -44,7 +44,7 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CHANGES_PER_SECOND", default_value_t = 1_000, value_parser = count::<u32>())]
     pub max_changes_per_second: u32,
     /// The longest time for a call that is not a stream, 10ms to 24h; a shorter deadline of the client applies first. A
-    /// change that is already being written is completed and answered
+    /// change that is already being written is completed, and answered unless the client's deadline has passed
     #[arg(long, value_name = "DURATION", env = "TOGGLED_REQUEST_TIMEOUT", default_value = "30s", value_parser = duration)]
     pub request_timeout: Duration,
     /// The limits that are no options.

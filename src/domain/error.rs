@@ -124,6 +124,12 @@ pub enum Error {
     /// The caller's deadline passed before the committer took the change.
     #[error("the deadline passed before the change began; nothing was written")]
     DeadlineBeforeStart,
+    /// The caller's deadline passed while the change was made. It is finished, and the caller does not learn the outcome.
+    #[error(
+        "the deadline passed during the change, which may have been written; retry with the same request_id, or read \
+         first"
+    )]
+    DeadlineDuringChange,
     /// The connection was lost during a commit, and its outcome could not be determined.
     #[error("the connection to the database was lost during the commit; retry with the same request_id")]
     CommitOutcomeUnknown,

@@ -158,7 +158,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     };
     drop(proposals);
     server.start_background_tasks();
-    server.health.announce(Readiness::Serving).await;
+    server.health.announce(Readiness::Serving);
     let mut health_reporter = tokio::spawn(upkeep::report_health(
         Arc::clone(&server.mirror),
         Arc::clone(&server.store),
@@ -196,7 +196,7 @@ struct Server {
     closing: CancellationToken,
     /// Open calls that are not streams.
     calls: TaskTracker,
-    serving: JoinHandle<Result<(), String>>,
+    serving: JoinHandle<()>,
     /// Runs until the process ends, so that a slow shutdown can be observed.
     _metrics_server: Option<AbortOnDropHandle<()>>,
     /// Background tasks. None of them ever ends by itself.
@@ -234,8 +234,7 @@ impl Server {
             bytes: Arc::clone(&bytes),
             closing: closing.clone(),
             calls: calls.clone(),
-        })
-        .await?;
+        })?;
         let metrics_server = metrics_listener.map(|listener| {
             let measure = upkeep::measure(Arc::clone(&mirror), Arc::clone(&store), proposals.clone(), bytes);
             AbortOnDropHandle::new(tokio::spawn(listener.serve(health.readiness(), measure)))
@@ -244,7 +243,7 @@ impl Server {
         if let Some(tls) = tls.clone() {
             background.spawn(async move { tls.reload_on_change().await });
         }
-        let serving = tokio::spawn(async move { router.serve(listener, tls).await.map_err(|e| e.to_string()) });
+        let serving = tokio::spawn(router.serve(listener, tls));
         Ok(Self {
             store,
             mirror,
@@ -282,9 +281,9 @@ impl Server {
     /// revoked tokens.
     async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
-            ended = &mut self.serving => match ended.map_err(|e| e.to_string()).flatten() {
+            ended = &mut self.serving => match ended {
                 Ok(()) => ServerError::Serving("the listener stopped unexpectedly".to_owned()),
-                Err(problem) => ServerError::Serving(problem),
+                Err(panicked) => ServerError::Serving(panicked.to_string()),
             },
             Some(ended) = self.background.join_next() => ServerError::Background(format!("{ended:?}")),
         }
@@ -301,7 +300,7 @@ impl Server {
     /// streams and waits for open calls up to a timeout. Does not wait for idle connections, nor for streams whose
     /// clients do not read.
     async fn stop_serving(&mut self) -> Result<(), ServerError> {
-        self.health.announce(Readiness::Draining).await;
+        self.health.announce(Readiness::Draining);
         sleep(self.shutdown_settings.drain_delay).await;
         self.closing.cancel();
         self.calls.close();
@@ -310,7 +309,7 @@ impl Server {
             sleep(DISCONNECT_TIMEOUT).await;
         };
         tokio::select! {
-            ended = &mut self.serving => return ended.map_err(|e| e.to_string()).flatten().map_err(ServerError::Serving),
+            ended = &mut self.serving => return ended.map_err(|e| ServerError::Serving(e.to_string())),
             () = answered => {}
             () = sleep(self.shutdown_settings.shutdown_timeout) => tracing::warn!("shutdown timeout reached with calls still open"),
         }

@@ -79,7 +79,7 @@ pub(super) async fn report_health(mirror: Arc<Mirror>, store: Arc<dyn Store>, he
                 None if reported == Readiness::Unusable => tracing::info!("database usable again"),
                 None => tracing::info!("database reachable again"),
             }
-            health.announce(readiness).await;
+            health.announce(readiness);
             reported = readiness;
         }
         let aged = async { if is_fresh { mirror.until_stale().await } else { mirror.until_fresh().await } };

@@ -16,7 +16,7 @@ const LAYERS: [&[&str]; 8] = [
 ];
 
 /// Crates that only the given modules or folders may import.
-const CRATES: [(&str, &str); 24] = [
+const CRATES: [(&str, &str); 25] = [
     ("sqlx", "store"),
     ("tonic", "api cli/remote"),
     ("prost", "api"),
@@ -31,7 +31,8 @@ const CRATES: [(&str, &str); 24] = [
     ("ring", "auth checkpoint telemetry tls"),
     ("rustls", "auth checkpoint store telemetry tls"),
     ("axum", "telemetry"),
-    ("hyper_util", "telemetry"),
+    ("hyper", "api"),
+    ("hyper_util", "api telemetry"),
     ("metrics_exporter_prometheus", "telemetry"),
     ("metrics_process", "telemetry"),
     ("opentelemetry", "telemetry"),

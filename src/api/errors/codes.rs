@@ -20,8 +20,13 @@ pub(super) fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::BufferLimit(_) => (Code::ResourceExhausted, ErrorReason::BufferLimit),
         ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
+        ApiError::MalformedTimeout => (Code::InvalidArgument, ErrorReason::Malformed),
         ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
         ApiError::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
+        ApiError::UnsupportedCodec(_) | ApiError::UnsupportedCompression(_) => {
+            (Code::Unimplemented, ErrorReason::UnsupportedEncoding)
+        }
+        ApiError::UnknownService(_) => (Code::NotFound, ErrorReason::UnknownService),
         ApiError::UnknownMethod(_) => (Code::Unimplemented, ErrorReason::UnknownMethod),
         ApiError::NoCheckpointKey => (Code::FailedPrecondition, ErrorReason::NoCheckpointKey),
         ApiError::Panicked => (Code::Internal, ErrorReason::Internal),
@@ -56,6 +61,7 @@ fn domain_code_and_reason(error: &Error) -> (Code, ErrorReason) {
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),
         Error::DeadlineBeforeStart => (Code::DeadlineExceeded, ErrorReason::DeadlineBeforeStart),
+        Error::DeadlineDuringChange => (Code::DeadlineExceeded, ErrorReason::DeadlineDuringChange),
         Error::LogCorrupt { .. } | Error::CheckpointCorrupt { .. } => (Code::DataLoss, ErrorReason::LogCorrupt),
         Error::CommitOutcomeUnknown => (Code::Unknown, ErrorReason::CommitOutcomeUnknown),
         Error::Internal(_) => (Code::Internal, ErrorReason::Internal),

@@ -52,9 +52,21 @@ pub enum ApiError {
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
-    /// The caller's deadline passed before the answer to a read.
-    #[error("the deadline passed before the answer")]
+    /// The caller's deadline passed before the answer to a read, or before the request had arrived.
+    #[error("the deadline passed before the answer was complete; nothing was written")]
     DeadlineExceeded,
+    /// The `grpc-timeout` is malformed.
+    #[error("malformed grpc-timeout: it must be one number of at most 8 digits with the unit H, M, S, m, u or n")]
+    MalformedTimeout,
+    /// The messages are encoded in another way than gRPC's default.
+    #[error("the content type {0} is not supported; use application/grpc")]
+    UnsupportedCodec(String),
+    /// The request is compressed with an unknown algorithm.
+    #[error("{0}; use gzip or no compression")]
+    UnsupportedCompression(String),
+    /// No service with this name is served, so it has no health.
+    #[error("there is no service {0}")]
+    UnknownService(String),
     /// The request's bytes are not a message of the method.
     #[error("malformed request: {0}; generate the client from the .proto files")]
     MalformedMessage(String),
@@ -156,11 +168,14 @@ pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
 }
 
 /// Replaces tonic's own status at the beginning of an answer with ours: tonic calls a malformed request INTERNAL, and a request
-/// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log. Our statuses always carry details; tonic's never do.
+/// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log, or RESOURCE_EXHAUSTED when decompressed. Our
+/// statuses always carry details; tonic's never do.
 pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
-    match tonic_status(headers) {
-        Some((Code::Internal, message)) => write_status(ApiError::MalformedMessage(message), headers),
-        Some((Code::OutOfRange, message)) => write_status(ApiError::MessageTooLarge(message), headers),
+    let Some((code, message)) = tonic_status(headers) else { return };
+    match code {
+        Code::Internal => write_status(ApiError::MalformedMessage(message), headers),
+        Code::OutOfRange | Code::ResourceExhausted => write_status(ApiError::MessageTooLarge(message), headers),
+        Code::Unimplemented => write_status(ApiError::UnsupportedCompression(message), headers),
         _ => {}
     }
 }
@@ -172,9 +187,11 @@ pub(super) fn replace_final_status(trailers: &mut HeaderMap) {
     }
 }
 
+/// The code and message of a status without details, if it may be one of tonic's.
 fn tonic_status(headers: &HeaderMap) -> Option<(Code, String)> {
     let code = Code::from_bytes(headers.get(Status::GRPC_STATUS)?.as_bytes());
-    let status = matches!(code, Code::Internal | Code::OutOfRange).then(|| Status::from_header_map(headers))??;
+    let is_replaced = matches!(code, Code::Internal | Code::OutOfRange | Code::ResourceExhausted | Code::Unimplemented);
+    let status = is_replaced.then(|| Status::from_header_map(headers))??;
     status.details().is_empty().then(|| (code, status.message().to_owned()))
 }
 

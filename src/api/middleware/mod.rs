@@ -1,5 +1,6 @@
-//! The layers that every call passes, outermost first: `observe`, then `authorize`, which uses the others.
+//! The layers that every call passes, outermost first: `observe`, `admit`, then `authorize`, which uses the others.
 
+pub(super) mod admit;
 pub(super) mod authenticate;
 pub(super) mod authorize;
 pub(super) mod idempotency;

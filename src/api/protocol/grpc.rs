@@ -1,5 +1,8 @@
 //! gRPC's framing of messages, where the middleware answers or reads without a service.
 
+use std::io::Read;
+
+use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::{BodyExt, Full};
 use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -27,9 +30,20 @@ pub(in crate::api) fn replayed_response(stored: Vec<u8>) -> Response<Body> {
     response
 }
 
-/// The only message of a body: a byte that says whether it is compressed, four of its length, and the message. `None` if it is
-/// compressed or there is more or less than one.
-pub(in crate::api) fn single_message(mut body: Bytes) -> Option<Bytes> {
-    let (compressed, length) = (body.try_get_u8().ok()?, body.try_get_u32().ok()?);
-    (compressed == 0 && body.len() == length as usize).then_some(body)
+/// The only message of a body: a byte that says whether it is compressed, four of its length, and the message. `None` if there is
+/// more or less than one, if it is longer than `limit` when decompressed, or if it is compressed otherwise than with gzip.
+pub(in crate::api) fn single_message(mut body: Bytes, limit: usize) -> Option<Bytes> {
+    let (is_compressed, length) = (body.try_get_u8().ok()?, body.try_get_u32().ok()?);
+    if body.len() != length as usize {
+        return None;
+    }
+    let message = if is_compressed == 1 { decompress(&body, limit)? } else { body };
+    (is_compressed <= 1 && message.len() <= limit).then_some(message)
+}
+
+fn decompress(message: &[u8], limit: usize) -> Option<Bytes> {
+    let mut decompressed = Vec::new();
+    let longest = u64::try_from(limit).ok()?.saturating_add(1);
+    GzDecoder::new(message).take(longest).read_to_end(&mut decompressed).ok()?;
+    Some(decompressed.into())
 }

@@ -14,12 +14,12 @@ use std::time::Duration;
 
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
-use tonic_health::pb::health_client::HealthClient;
 use uuid::Uuid;
 
 use super::Failure;
 use crate::api::pb::access_service_client::AccessServiceClient;
 use crate::api::pb::audit_service_client::AuditServiceClient;
+use crate::api::pb::health::health_client::HealthClient;
 use crate::api::pb::toggle_service_client::ToggleServiceClient;
 use crate::config::duration::parse_within;
 use options::BearerToken;

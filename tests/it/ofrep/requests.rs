@@ -68,12 +68,40 @@ async fn only_declared_paths_are_served_and_only_by_post() {
         }
         let nothing = ["/ofrep/v1/configuration", "/ofrep/v1/evaluate", "/ofrep/v2/evaluate/flags", "/ofrep/"];
         for path in nothing {
-            for method in ["GET", "POST"] {
-                let answer = http.send(request_with(method, path, Some(TOKEN), "{}")).await;
-                assert_eq!((answer.status().as_u16(), &body(&answer)["errorCode"]), (404, &json!("GENERAL")), "{path}");
-                // Callers without a token do not learn which paths exist.
-                assert_eq!(http.send(request_with(method, path, None, "{}")).await.status(), 401, "{path}");
+            let answer = http.send(request_with("POST", path, Some(TOKEN), "{}")).await;
+            assert_eq!((answer.status().as_u16(), &body(&answer)["errorCode"]), (404, &json!("GENERAL")), "{path}");
+            // Callers without a token do not learn which paths exist.
+            assert_eq!(http.send(request_with("POST", path, None, "{}")).await.status(), 401, "{path}");
+            assert_eq!(http.send(request_with("GET", path, None, "{}")).await.status(), 405, "{path}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_json_is_taken() {
+    let (_database, server, _) = start().await;
+    for mut http in connections(&server).await {
+        for path in [FLAGS.to_owned(), format!("{FLAGS}/a")] {
+            for (content_type, status) in [
+                ("application/json", 200),
+                ("Application/JSON; charset=utf-8", 200),
+                ("text/plain", 415),
+                ("application/x-www-form-urlencoded", 415),
+                ("application/grpc", 415),
+                ("", 415),
+            ] {
+                let mut request = request_with("POST", &path, Some(TOKEN), "{}");
+                request.headers_mut().insert("content-type", content_type.parse().unwrap());
+                let answer = http.send(request).await;
+                assert_eq!(answer.status().as_u16(), status, "{path} {content_type}");
+                if status == 415 {
+                    assert_eq!(body(&answer)["errorDetails"], "the content type must be application/json");
+                }
             }
+            // Before authentication, and also where the header is absent.
+            let mut request = request_with("POST", &path, None, "{}");
+            request.headers_mut().remove("content-type");
+            assert_eq!(http.send(request).await.status(), 415, "{path}");
         }
     }
 }

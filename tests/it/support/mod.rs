@@ -8,6 +8,7 @@
 
 mod client;
 mod embedded;
+pub mod h2_client;
 pub mod hostile;
 pub mod http;
 pub mod http2_frames;

@@ -57,7 +57,8 @@ async fn stopping_server_is_draining_until_last_call_ends() {
     // A call whose body is incomplete.
     let mut call = TcpStream::connect(monitored.server.address).await.unwrap();
     let head = format!(
-        "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\ncontent-length: 2\r\n\r\n{{"
+        "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\n\
+         content-type: application/json\r\ncontent-length: 2\r\n\r\n{{"
     );
     call.write_all(head.as_bytes()).await.unwrap();
     until_connected(&monitored).await;

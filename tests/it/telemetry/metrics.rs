@@ -7,6 +7,7 @@ use toggled::telemetry::metrics::ALL;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{MonitoredServer, free_address, get};
+use crate::support::h2_client::H2Client;
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
@@ -79,6 +80,7 @@ async fn calls_are_counted_by_method_and_code() {
     let mut http = Http::connect(monitored.server.address).await;
     for (key, token) in [("a", TOKEN), ("nowhere", TOKEN), ("a", "a-token-that-is-none")] {
         let request = http::Request::post(format!("/ofrep/v1/evaluate/flags/{key}"));
+        let request = request.header("content-type", "application/json");
         http.send(request.header("authorization", format!("Bearer {token}")).body("{}".to_owned()).unwrap()).await;
     }
     let reading = "toggled.v1.ToggleService/GetFeatureFlag";
@@ -261,6 +263,14 @@ async fn failed_authentication_is_counted_by_reason() {
             let value: Option<MetadataValue<Ascii>> = value.as_ref().map(|text| text.parse().unwrap());
             call(&channel, path, value).await.unwrap_err();
         }
+    }
+    // A request that the port does not take is no failed authentication.
+    let client = H2Client::connect(monitored.server.address).await;
+    for (method, content_type) in
+        [("POST", "text/plain"), ("GET", "application/grpc"), ("POST", "application/grpc+json")]
+    {
+        let request = http::Request::builder().method(method).uri(format!("http://localhost{path}"));
+        client.call(request.header("content-type", content_type), Vec::new()).await;
     }
     let metrics = monitored.metrics().await;
     for reason in ["unknown", "malformed", "missing"] {

@@ -38,7 +38,7 @@ async fn lagging_replica_waits_for_the_requested_point() {
         four.toggle.list_feature_flags(with_deadline(lists[1].clone())),
     );
     for late in [late.0.map(drop), late.1.map(drop), late.2.map(drop), late.3.map(drop)] {
-        assert_fails(&late.unwrap_err(), Code::Unavailable, "STALE");
+        assert_fails(&late.unwrap_err(), Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     }
     // The server answers for states that it knows. The database tells it which revisions do not exist.
     let past = reader.toggle.get_feature_flag(get("a", Some(known.revision))).await.unwrap().into_inner();

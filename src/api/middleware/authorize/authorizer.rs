@@ -1,15 +1,14 @@
 //! The decision on a request: what it may do, or why not.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::Request;
 use http::header::AUTHORIZATION;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::call::{Call, CallSource, deadline};
+use crate::api::call::{Call, CallSource};
 use crate::api::errors::ApiError;
+use crate::api::middleware::admit::CallDeadline;
 use crate::api::middleware::authenticate::{Authenticator, Identification, IdentifiedCaller, UnverifiedToken};
 use crate::auth::policy::{Policies, Policy, ServedMethod};
 use crate::domain::access::Permission;
@@ -43,22 +42,20 @@ struct IncomingCall {
     /// The method, or the path if there is no such method.
     method: Result<Arc<ServedMethod>, String>,
     source: CallSource,
-    deadline: Instant,
+    deadline: CallDeadline,
 }
 
 /// Decides on requests by the policies of methods and the permissions of callers.
 pub(in crate::api) struct Authorizer {
     pub policies: Arc<Policies>,
     pub authenticator: Authenticator,
-    /// How long a call may take that is not a stream.
-    pub request_timeout: Duration,
     /// Cancelled when the server stops and open streams have to end.
     pub closing: CancellationToken,
 }
 
 impl Authorizer {
     /// Decides on a request, as far as that needs no I/O.
-    pub(super) fn decide<B>(&self, request: &Request<B>) -> Result<EarlyDecision, ApiError> {
+    pub(super) fn decide<B>(&self, request: &Request<B>, deadline: &CallDeadline) -> Result<EarlyDecision, ApiError> {
         let path = request.uri().path();
         let method = self.policies.method(path);
         if let Some(method) = method.filter(|method| method.policy == Policy::Public || self.is_open(method, request)) {
@@ -70,7 +67,7 @@ impl Authorizer {
         let call = IncomingCall {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
             source,
-            deadline: deadline(request.headers(), self.request_timeout),
+            deadline: deadline.clone(),
         };
         match identification {
             Identification::Caller(caller) => self.authorize(caller, call).map(EarlyDecision::Made),
@@ -81,7 +78,7 @@ impl Authorizer {
     /// Decides on a call after verifying its token.
     pub(super) async fn decide_pending(&self, pending: PendingCall) -> Result<Authorization, ApiError> {
         let PendingCall { call, token } = pending;
-        let caller = self.authenticator.verify(token, &call.source, call.deadline).await?;
+        let caller = self.authenticator.verify(token, &call.source).await?;
         self.authorize(caller, call)
     }
 
@@ -106,7 +103,8 @@ impl Authorizer {
         if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let call = Call { caller, sign_on_token, permission, source, deadline };
+        let CallDeadline { answer: deadline, start, .. } = deadline;
+        let call = Call { caller, sign_on_token, permission, source, deadline, start };
         Ok(match missing {
             None => Authorization::Granted(call, method),
             Some(missing) => Authorization::Denied(call, method, missing),

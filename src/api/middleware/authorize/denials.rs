@@ -17,7 +17,7 @@ use crate::api::middleware::idempotency::digest;
 use crate::api::middleware::limits::{AdmittedDenial, DenialLimiter};
 use crate::api::protocol::grpc::{replayed_response, single_message};
 use crate::auth::policy::ServedMethod;
-use crate::committer::Proposals;
+use crate::committer::{ChangeStart, Proposals};
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Denial, ObjectRef, Proposal};
 use crate::domain::error::Error;
@@ -110,7 +110,7 @@ impl Denials {
         let proposal = Proposal::without_request_id(actor, command, call.source.origin());
         let (proposals, limiter) = (self.proposals.clone(), Arc::clone(&self.limiter));
         let write = tokio::spawn(async move {
-            if let Err(error) = proposals.propose(proposal, None).await {
+            if let Err(error) = proposals.propose(proposal, ChangeStart::at_any_time()).await {
                 tracing::warn!(%error, "refused change not recorded");
                 limiter.suppress(&admitted);
             }
@@ -139,10 +139,10 @@ impl Denials {
     }
 }
 
-/// The message in a refused request; `None` if it is too long, slow, compressed or malformed.
+/// The message in a refused request; `None` if it is too long, slow or malformed.
 async fn read_message(body: Body, input: &MessageDescriptor) -> Option<DynamicMessage> {
     let collected = timeout(READ_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await.ok()?.ok()?;
-    DynamicMessage::decode(input.clone(), single_message(collected.to_bytes())?).ok()
+    DynamicMessage::decode(input.clone(), single_message(collected.to_bytes(), BODY_LIMIT)?).ok()
 }
 
 /// The object that a request names in one of these fields.

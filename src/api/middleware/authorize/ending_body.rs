@@ -1,4 +1,4 @@
-//! The body of a stream that ends early when its caller loses access.
+//! The body of a stream that ends early: when its caller loses access, or at its deadline.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,14 +7,13 @@ use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
 
-use crate::api::errors::{last_frame, status};
-use crate::domain::error::Error;
+use crate::api::errors::{ApiError, last_frame, status};
 
-type StreamEnd = Pin<Box<dyn Future<Output = Error> + Send>>;
+type StreamEnd = Pin<Box<dyn Future<Output = ApiError> + Send>>;
 
 /// A body that ends between two messages with the error that `end` returns. Bytes that the transport has taken already are
 /// still sent.
-pub(super) fn end_when(body: Body, end: impl Future<Output = Error> + Send + 'static) -> Body {
+pub(super) fn end_when(body: Body, end: impl Future<Output = ApiError> + Send + 'static) -> Body {
     Body::new(EndingBody { state: Some((body, Box::pin(end))) })
 }
 

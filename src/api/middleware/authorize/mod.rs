@@ -11,13 +11,14 @@ mod stream_end;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Ready, ready};
 use http::{Request, Response};
-use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use super::admit::Admission;
 use super::limits::{
     Account, AnswerKind, Arrival, ByteBudget, CALL_BYTES, Charge, Charged, ConnectionBytes, Owner, StreamLimiter,
     StreamPermit, charged_body, charged_request,
@@ -25,8 +26,8 @@ use super::limits::{
 use crate::api::call::Call;
 use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
-use crate::api::protocol::{Protocol, needs_http2};
-use crate::auth::policy::{Policy, ServedMethod};
+use crate::api::protocol::Protocol;
+use crate::auth::policy::ServedMethod;
 use crate::config::STREAM_WINDOW;
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
@@ -45,6 +46,8 @@ struct Shared {
     denials: Denials,
     streams: Arc<StreamLimiter>,
     bytes: Arc<ByteBudget>,
+    /// How long a message of a stream of requests may take to arrive.
+    message_timeout: Duration,
 }
 
 impl AuthorizeLayer {
@@ -54,8 +57,9 @@ impl AuthorizeLayer {
         denials: Denials,
         streams: Arc<StreamLimiter>,
         bytes: Arc<ByteBudget>,
+        message_timeout: Duration,
     ) -> Self {
-        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes }))
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, message_timeout }))
     }
 }
 
@@ -89,10 +93,14 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let Some(protocol) = Protocol::of(&request) else { return at_once::<S>(needs_http2()) };
-        match self.layer.0.authorizer.decide(&request) {
+        let admission = match Admission::of(&request) {
+            Ok(admission) => admission.clone(),
+            Err(error) => return at_once::<S>(Protocol::Grpc.refuse(error)),
+        };
+        let protocol = admission.protocol;
+        match self.layer.0.authorizer.decide(&request, &admission.deadline) {
             Ok(EarlyDecision::Made(authorization)) => {
-                self.layer.pass(protocol, authorization, &mut self.inner, request)
+                self.layer.pass(admission, authorization, &mut self.inner, request)
             }
             Ok(EarlyDecision::Pending(pending)) => {
                 // Only the instance that was polled ready may be called.
@@ -102,7 +110,7 @@ where
                 match self.layer.account(&request, &Owner::stranger(address(&request))).begin_call(request.headers()) {
                     Ok(charge) => {
                         let pending = (pending, charge);
-                        Either::Right(verify_and_pass(self.layer.clone(), protocol, pending, inner, request))
+                        Either::Right(verify_and_pass(self.layer.clone(), admission, pending, inner, request))
                     }
                     Err(error) => at_once::<S>(protocol.refuse(error)),
                 }
@@ -126,7 +134,7 @@ impl AuthorizeLayer {
     /// Passes a call on, if its caller has access.
     fn pass<S>(
         &self,
-        protocol: Protocol,
+        admission: Admission,
         authorization: Authorization,
         inner: &mut S,
         mut request: Request<Body>,
@@ -143,45 +151,35 @@ impl AuthorizeLayer {
                 return Either::Right(answer.map(Ok).boxed());
             }
             Authorization::Denied(_, _, permission) => {
-                return at_once::<S>(protocol.refuse(Error::PermissionDenied(permission)));
+                return at_once::<S>(admission.protocol.refuse(Error::PermissionDenied(permission)));
             }
         };
+        let protocol = admission.protocol;
         let owner = owner(call.as_ref(), &request);
         let account = self.account(&request, &owner);
         let charge = match account.begin_call(request.headers()) {
             Ok(charge) => charge,
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
-        let request_timeout = self.0.authorizer.request_timeout;
-        let deadline = call.as_ref().map_or_else(|| Instant::now() + request_timeout, |call| call.deadline);
         let arrival = match method.is_client_streaming {
-            true => Arrival::EachMessage(request_timeout),
-            false => Arrival::Whole(deadline),
+            true => Arrival::EachMessage(self.0.message_timeout),
+            false => Arrival::Whole(admission.deadline.answer),
         };
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if method.is_server_streaming {
-            return self.open_stream(protocol, call, method, inner, request, (owner, account, charge));
+            return self.open_stream(admission, call, method, inner, request, (owner, account, charge));
         }
         if let Some(call) = call {
             request.extensions_mut().insert(call);
         }
-        // No timeout around a change: its deadline applies only until the committer takes it, and then it must finish.
-        // Methods that view flags read the mirror, and those that wait for a revision apply the deadline themselves.
         let kind = if method.makes_changes { AnswerKind::Change } else { AnswerKind::Read };
-        let answer = Charged::new(inner.call(request), protocol, kind, charge);
-        if method.makes_changes || method.is_served_from_memory() || method.policy == Policy::Public {
-            return Either::Left(Either::Right(answer));
-        }
-        let answer = timeout_at(deadline, answer);
-        let answer =
-            answer.map(move |answer| answer.unwrap_or_else(|_| Ok(protocol.refuse(ApiError::DeadlineExceeded))));
-        Either::Right(answer.boxed())
+        Either::Left(Either::Right(Charged::new(inner.call(request), protocol, kind, charge)))
     }
 
-    /// Opens a stream, which ends when its caller loses access and when the server stops.
+    /// Opens a stream, which ends when its caller loses access, at its deadline, and when the server stops.
     fn open_stream<S>(
         &self,
-        protocol: Protocol,
+        admission: Admission,
         call: Option<Call>,
         method: Arc<ServedMethod>,
         inner: &mut S,
@@ -194,18 +192,24 @@ impl AuthorizeLayer {
     {
         let permits = match self.permits(&method, owner, &account) {
             Ok(permits) => permits,
-            Err(error) => return at_once::<S>(protocol.refuse(error)),
+            Err(error) => return at_once::<S>(admission.protocol.refuse(error)),
         };
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
         let authorizer = Arc::clone(&self.0.authorizer);
-        let answer = inner.call(request).map(|answer| {
+        let end = async move {
+            let _permits = permits;
+            authorizer.stream_end(call, &method, admission.deadline.callers).await
+        };
+        let answer = inner.call(request);
+        let answer = async move {
+            let response = answer.await?;
             // An open stream is limited as one of many. What it sends is charged as it is sent.
             drop(charge);
-            answer.map(|response| charged_body(response, account))
-        });
-        Either::Right(with_end(answer, authorizer, call, method, permits).boxed())
+            Ok(charged_body(response, account).map(|body| end_when(body, end)))
+        };
+        Either::Right(answer.boxed())
     }
 
     /// What an open stream holds. A stream of requests is charged the data that waits while its handler is not ready for it.
@@ -227,7 +231,7 @@ type StreamPermits = (StreamPermit, Option<Charge>);
 /// A call whose token is verified before it passes.
 fn verify_and_pass<S>(
     layer: AuthorizeLayer,
-    protocol: Protocol,
+    admission: Admission,
     (pending, charge): (PendingCall, Charge),
     mut inner: S,
     request: Request<Body>,
@@ -241,8 +245,8 @@ where
         let decided = layer.0.authorizer.decide_pending(pending).await;
         drop(charge);
         match decided {
-            Ok(authorization) => layer.pass(protocol, authorization, &mut inner, request).await,
-            Err(error) => Ok(protocol.refuse(error)),
+            Ok(authorization) => layer.pass(admission, authorization, &mut inner, request).await,
+            Err(error) => Ok(admission.protocol.refuse(error)),
         }
     }
     .boxed()
@@ -255,21 +259,4 @@ fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {
 
 fn address(request: &Request<Body>) -> Option<IpAddr> {
     request.extensions().get::<Peer>().map(|peer| peer.address.ip())
-}
-
-/// Awaits the response, and ends its body when `stream_end` resolves. Holds the permits until then, or until the body is
-/// dropped.
-async fn with_end<E>(
-    answer: impl Future<Output = Result<Response<Body>, E>>,
-    authorizer: Arc<Authorizer>,
-    call: Option<Call>,
-    method: Arc<ServedMethod>,
-    permits: StreamPermits,
-) -> Result<Response<Body>, E> {
-    let response = answer.await?;
-    let end = async move {
-        let _permits = permits;
-        authorizer.stream_end(call, &method).await
-    };
-    Ok(response.map(|body| end_when(body, end)))
 }

@@ -1,9 +1,12 @@
-//! The end of an open stream: when its caller loses access, and when the server stops.
+//! The end of an open stream: when its caller loses access, at its deadline, and when the server stops.
 
 use std::time::Duration;
 
+use tokio::time::{Instant, sleep_until};
+
 use super::authorizer::Authorizer;
 use crate::api::call::Call;
+use crate::api::errors::ApiError;
 use crate::auth::Caller;
 use crate::auth::policy::ServedMethod;
 use crate::domain::error::Error;
@@ -14,16 +17,28 @@ const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
 impl Authorizer {
     /// Waits until an open stream has to end, and returns the reason. An anonymous stream has no call.
-    pub(super) async fn stream_end(&self, call: Option<Call>, method: &ServedMethod) -> Error {
+    pub(super) async fn stream_end(
+        &self,
+        call: Option<Call>,
+        method: &ServedMethod,
+        deadline: Option<Instant>,
+    ) -> ApiError {
         let access_lost = async {
             match call {
                 Some(call) => self.access_lost(call, method).await,
                 None => std::future::pending().await,
             }
         };
+        let deadline = async {
+            match deadline {
+                Some(deadline) => sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            () = self.closing.cancelled() => Error::Draining,
-            error = access_lost => error,
+            () = self.closing.cancelled() => Error::Draining.into(),
+            () = deadline => ApiError::DeadlineExceeded,
+            error = access_lost => error.into(),
         }
     }
 

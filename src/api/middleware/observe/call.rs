@@ -24,7 +24,7 @@ const TARGET: &str = "toggled::request";
 pub(super) struct TrackedCall {
     record: Arc<request::RequestContext>,
     series: Arc<MethodSeries>,
-    /// `None` for gRPC over HTTP/1.1, which is refused.
+    /// `None` if the request is refused for what it speaks.
     protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,
@@ -60,10 +60,8 @@ impl TrackedCall {
 
     /// The code, if the beginning of the answer tells it. gRPC usually sends it at the end.
     pub fn early_code<B>(&self, response: &Response<B>) -> Option<Code> {
-        match self.protocol {
-            Some(Protocol::Grpc) => code::of_headers(response.headers()),
-            Some(Protocol::Ofrep) | None => Some(code::of_http(response.status())),
-        }
+        let of_http = || (self.protocol != Some(Protocol::Grpc)).then(|| code::of_http(response.status()));
+        code::of_headers(response.headers()).or_else(of_http)
     }
 
     /// Ends the call with a code. Later calls of this method have no effect.

@@ -43,7 +43,7 @@ pub(super) fn of_headers(headers: &HeaderMap) -> Option<Code> {
 /// The code that corresponds to an HTTP status.
 pub(super) fn of_http(status: StatusCode) -> Code {
     match status {
-        StatusCode::BAD_REQUEST => Code::InvalidArgument,
+        StatusCode::BAD_REQUEST | StatusCode::UNSUPPORTED_MEDIA_TYPE => Code::InvalidArgument,
         StatusCode::UNAUTHORIZED => Code::Unauthenticated,
         StatusCode::FORBIDDEN => Code::PermissionDenied,
         StatusCode::NOT_FOUND => Code::NotFound,

@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::api::errors::ApiError;
-use crate::api::protocol::{Protocol, needs_http2};
+use crate::api::protocol::Protocol;
 use crate::auth::policy::Policies;
 use body::track;
 use call::TrackedCall;
@@ -67,7 +67,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let protocol = Protocol::of(&request);
+        let protocol = Protocol::of(&request).ok();
         let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &request, protocol);
         let answer = catch_unwind(AssertUnwindSafe(|| tracked.record().enter(|| self.inner.call(request))));
         ObservedResponse { answer: answer.ok(), protocol, tracked: Some(tracked) }
@@ -104,9 +104,7 @@ where
                 return Poll::Pending;
             }
             Some(Ok(Poll::Ready(answered))) => answered?,
-            Some(Err(_)) | None => {
-                record.enter(|| this.protocol.map_or_else(needs_http2, |protocol| protocol.refuse(ApiError::Panicked)))
-            }
+            Some(Err(_)) | None => record.enter(|| this.protocol.unwrap_or(Protocol::Grpc).refuse(ApiError::Panicked)),
         };
         Poll::Ready(Ok(track(tracked, response)))
     }

@@ -42,7 +42,9 @@ async fn panics(request: Request<Body>) -> Result<Response<Body>, Infallible> {
 }
 
 async fn call(path: &str) -> Response<Body> {
-    let request = Request::builder().uri(path).version(Version::HTTP_2).body(Body::empty()).unwrap();
+    let content_type = if path == OFREP { "application/json" } else { "application/grpc" };
+    let request = Request::post(path).version(Version::HTTP_2).header("content-type", content_type);
+    let request = request.body(Body::empty()).unwrap();
     layer().layer(service_fn(panics)).oneshot(request).await.unwrap()
 }
 

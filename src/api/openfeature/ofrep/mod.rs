@@ -12,14 +12,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt};
-use http::header::{ALLOW, IF_NONE_MATCH};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::header::IF_NONE_MATCH;
+use http::{HeaderMap, Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
 use crate::api::openfeature;
-use crate::api::protocol::ofrep::{FLAG, OfrepError, with_header};
+use crate::api::protocol::ofrep::{FLAG, OfrepError};
 use crate::domain::error::Error;
 use crate::mirror::Mirror;
 use etag::ETag;
@@ -38,9 +38,6 @@ impl Ofrep {
 
     async fn answer(self, request: Request<Body>) -> Response<Body> {
         let (head, body) = request.into_parts();
-        if head.method != Method::POST {
-            return method_not_allowed();
-        }
         // The middleware rejects every path but OFREP's two.
         let key = head.uri.path().strip_prefix(FLAG).map(request::decode_segment);
         let answer = match (request::validate(body).await, &key) {
@@ -69,11 +66,6 @@ impl Ofrep {
             (etag, None) => Ok(response::not_modified(&etag)),
         }
     }
-}
-
-fn method_not_allowed() -> Response<Body> {
-    let error = OfrepError::general(StatusCode::METHOD_NOT_ALLOWED, "use POST");
-    with_header(error.response(None), ALLOW, HeaderValue::from_static("POST"))
 }
 
 /// Routes by the first segment of the path, which for gRPC is the name of a service.

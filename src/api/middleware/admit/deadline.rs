@@ -1,0 +1,141 @@
+//! The deadline of a call, from its `grpc-timeout` and the server's own limit.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::HeaderMap;
+use tokio::time::Instant;
+
+use crate::api::errors::ApiError;
+use crate::committer::ChangeStart;
+use crate::domain::error::Error;
+
+/// A client stops waiting at its own deadline. To reach it before that with the reason, we answer earlier: by a tenth of the
+/// timeout, but by no more than this.
+const ANSWER_MARGIN: Duration = Duration::from_millis(200);
+
+/// The deadline of a call. After it, nothing is begun.
+#[derive(Debug, Clone)]
+pub(in crate::api) struct CallDeadline {
+    /// When to answer at the latest, and to begin a change or a stream: the caller's deadline or the server's, whichever comes
+    /// first.
+    pub answer: Instant,
+    /// The caller's deadline, at which a stream ends; `None` if they set none.
+    pub callers: Option<Instant>,
+    /// Tells whether the change that this call may make has begun.
+    pub start: Arc<ChangeStart>,
+}
+
+impl CallDeadline {
+    /// The deadline that these headers ask for, or `max` from now if that is earlier.
+    ///
+    /// # Errors
+    /// [`ApiError::MalformedTimeout`].
+    pub(super) fn of(headers: &HeaderMap, max: Duration) -> Result<Self, ApiError> {
+        let now = Instant::now();
+        let timeout = timeout(headers)?.map(|timeout| timeout - (timeout / 10).min(ANSWER_MARGIN));
+        Ok(Self::new(now + max, timeout.and_then(|timeout| now.checked_add(timeout))))
+    }
+
+    /// The deadline of a protocol without timeouts.
+    pub(super) fn after(max: Duration) -> Self {
+        Self::new(Instant::now() + max, None)
+    }
+
+    fn new(max: Instant, callers: Option<Instant>) -> Self {
+        let answer = callers.map_or(max, |callers| callers.min(max));
+        Self { answer, callers, start: ChangeStart::before(answer) }
+    }
+
+    /// The error to answer now, if the deadline has passed. Prevents a change that has not begun. One that has begun is answered
+    /// with its outcome, unless the caller's own deadline has passed.
+    pub(super) fn error_at(&self, now: Instant) -> Option<ApiError> {
+        if now < self.answer {
+            return None;
+        }
+        if self.start.prevent() {
+            let is_proposed = self.start.is_proposed();
+            return Some(if is_proposed { Error::DeadlineBeforeStart.into() } else { ApiError::DeadlineExceeded });
+        }
+        let is_over = self.callers.is_some_and(|callers| now >= callers);
+        is_over.then(|| Error::DeadlineDuringChange.into())
+    }
+
+    /// When to look at the clock again.
+    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+        if now < self.answer { Some(self.answer) } else { self.callers }
+    }
+}
+
+/// The only `grpc-timeout`.
+fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let mut values = headers.get_all("grpc-timeout").iter();
+    match (values.next(), values.next()) {
+        (None, _) => Ok(None),
+        (Some(only), None) => {
+            let parsed = only.to_str().ok().and_then(parse);
+            parsed.map(Some).ok_or(ApiError::MalformedTimeout)
+        }
+        (Some(_), Some(_)) => Err(ApiError::MalformedTimeout),
+    }
+}
+
+/// Parses a timeout: up to eight digits and a unit. Clients send 0 when their deadline has passed already.
+fn parse(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let is_number = (1..=8).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit());
+    let number: u64 = digits.parse().ok().filter(|_| is_number)?;
+    match unit {
+        "H" => Some(Duration::from_secs(number * 3_600)),
+        "M" => Some(Duration::from_secs(number * 60)),
+        "S" => Some(Duration::from_secs(number)),
+        "m" => Some(Duration::from_millis(number)),
+        "u" => Some(Duration::from_micros(number)),
+        "n" => Some(Duration::from_nanos(number)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_timeout_is_parsed() {
+        assert_eq!(parse("2S"), Some(Duration::from_secs(2)));
+        assert_eq!(parse("0n"), Some(Duration::ZERO));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3_600)));
+        assert_eq!(parse("150m"), Some(Duration::from_millis(150)));
+        for bad in ["", "S", "5", "5s", "-5S", "+5S", "123456789S", "5 S", "5ä"] {
+            assert_eq!(parse(bad), None, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn two_timeouts_are_malformed() {
+        let headers = |values: &[&'static str]| -> HeaderMap {
+            values.iter().map(|value| (http::HeaderName::from_static("grpc-timeout"), value.parse().unwrap())).collect()
+        };
+        assert_eq!(timeout(&headers(&["1S"])), Ok(Some(Duration::from_secs(1))));
+        assert_eq!(timeout(&headers(&["1S", "1S"])), Err(ApiError::MalformedTimeout));
+        assert_eq!(timeout(&headers(&[])), Ok(None));
+    }
+
+    #[test]
+    fn error_tells_whether_the_change_may_be_written() {
+        let now = Instant::now();
+        let (at, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
+        assert_eq!(CallDeadline::new(at, None).error_at(now), None);
+        assert_eq!(CallDeadline::new(at, None).error_at(at), Some(ApiError::DeadlineExceeded));
+
+        let begun = CallDeadline::new(at, Some(later));
+        begun.start.prevent();
+        assert_eq!((begun.error_at(at), begun.next(at)), (None, Some(later)));
+        assert_eq!(begun.error_at(later), Some(Error::DeadlineDuringChange.into()));
+
+        // Without a deadline of the caller, a change that has begun is answered with its outcome.
+        let begun = CallDeadline::new(at, None);
+        begun.start.prevent();
+        assert_eq!((begun.error_at(later), begun.next(later)), (None, None));
+    }
+}

@@ -1,0 +1,146 @@
+//! The layer that reads the head of a request, before its caller is known: does the path take this method and content type, and
+//! when must the call be answered?
+//!
+//! At the deadline it answers, whatever the service does. No other timer ends a call.
+
+mod deadline;
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use futures::future::{self, Either, Ready};
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tonic::body::Body;
+use tower::{Layer, Service};
+
+use crate::api::errors::ApiError;
+use crate::api::protocol::Protocol;
+use crate::domain::error::Error;
+
+pub(in crate::api) use deadline::CallDeadline;
+
+/// What the head of a request says. The layer puts it into the request's extensions.
+#[derive(Debug, Clone)]
+pub(in crate::api) struct Admission {
+    pub protocol: Protocol,
+    pub deadline: CallDeadline,
+}
+
+impl Admission {
+    /// Reads the head of a request; otherwise the response that refuses it.
+    fn read<B>(request: &Request<B>, request_timeout: Duration) -> Result<Self, Box<Response<Body>>> {
+        let protocol = Protocol::of(request).map_err(|refusal| Box::new(refusal.response()))?;
+        let deadline = match protocol {
+            Protocol::Grpc => CallDeadline::of(request.headers(), request_timeout),
+            Protocol::Ofrep => Ok(CallDeadline::after(request_timeout)),
+        };
+        let admission = Self { protocol, deadline: deadline.map_err(|error| Box::new(protocol.refuse(error)))? };
+        match admission.late_answer(Instant::now()) {
+            Some(late) => Err(Box::new(late)),
+            None => Ok(admission),
+        }
+    }
+
+    /// The admission of a request. A request that bypassed the layer has none.
+    pub fn of<B>(request: &Request<B>) -> Result<&Self, ApiError> {
+        let missing = || Error::internal("a request bypassed the layer that reads its head");
+        Ok(request.extensions().get().ok_or_else(missing)?)
+    }
+
+    /// The answer once the deadline has passed.
+    fn late_answer(&self, now: Instant) -> Option<Response<Body>> {
+        self.deadline.error_at(now).map(|error| self.protocol.refuse(error))
+    }
+}
+
+/// Puts [`Admit`] around a service.
+#[derive(Clone)]
+pub struct AdmitLayer {
+    request_timeout: Duration,
+}
+
+impl AdmitLayer {
+    /// A layer that answers after `request_timeout` at the latest; a shorter timeout of the caller applies first.
+    pub(in crate::api) fn new(request_timeout: Duration) -> Self {
+        Self { request_timeout }
+    }
+}
+
+impl<S> Layer<S> for AdmitLayer {
+    type Service = Admit<S>;
+
+    fn layer(&self, inner: S) -> Admit<S> {
+        Admit { request_timeout: self.request_timeout, inner }
+    }
+}
+
+/// A service inside the layer.
+#[derive(Clone)]
+pub struct Admit<S> {
+    request_timeout: Duration,
+    inner: S,
+}
+
+impl<S> Service<Request<Body>> for Admit<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = Either<Ready<Result<Response<Body>, S::Error>>, TimedAnswer<S::Future>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        match Admission::read(&request, self.request_timeout) {
+            Ok(admission) => {
+                request.extensions_mut().insert(admission.clone());
+                Either::Right(TimedAnswer { answer: self.inner.call(request), admission, timer: None })
+            }
+            Err(refused) => Either::Left(future::ready(Ok(*refused))),
+        }
+    }
+}
+
+pin_project! {
+    /// The future of an answer, which comes at the deadline at the latest. Not boxed: every read passes here.
+    pub struct TimedAnswer<F> {
+        #[pin]
+        answer: F,
+        admission: Admission,
+        // Created at the first wait: most reads never wait.
+        timer: Option<Pin<Box<Sleep>>>,
+    }
+}
+
+impl<F, E> Future for TimedAnswer<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        loop {
+            let now = Instant::now();
+            // The clock decides, not the timer, which fires up to a millisecond late: nothing is begun meanwhile.
+            if let Some(late) = this.admission.late_answer(now) {
+                return Poll::Ready(Ok(late));
+            }
+            if let Poll::Ready(answer) = this.answer.as_mut().poll(context) {
+                return Poll::Ready(answer);
+            }
+            let Some(next) = this.admission.deadline.next(now) else { return Poll::Pending };
+            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
+            if timer.deadline() != next {
+                timer.as_mut().reset(next);
+            }
+            ready!(timer.as_mut().poll(context));
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! HTTP on the connections: HTTP/2 with limits, and HTTP/1.1.
+//!
+//! tonic's own server has a timer for `grpc-timeout` that no layer inside it can replace. It answers CANCELLED without a reason, and
+//! not when the caller's change is decided. So its services are served here, and `middleware/admit` has the only timer.
+
+use std::convert::Infallible;
+use std::io;
+use std::pin::pin;
+
+use futures::{Stream, StreamExt};
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+use tonic::transport::server::Connected;
+use tower::{Service, ServiceExt};
+
+use super::listener::Connection;
+use crate::config::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
+
+/// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
+pub(super) async fn serve<S>(
+    connections: impl Stream<Item = io::Result<Connection>>,
+    service: S,
+    limits: &FixedLimits,
+    closing: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let (protocol, open) = (protocol(limits), GracefulShutdown::new());
+    {
+        let mut connections = pin!(connections);
+        while let Some(Some(accepted)) = closing.run_until_cancelled(connections.next()).await {
+            let Ok(connection) = accepted else { continue };
+            let peer = connection.connect_info();
+            let service = service.clone().map_request(move |request: Request<Incoming>| {
+                let mut request = request.map(Body::new);
+                request.extensions_mut().insert(peer.clone());
+                request
+            });
+            let service = TowerToHyperService::new(service);
+            let served = open.watch(protocol.serve_connection(TokioIo::new(connection), service).into_owned());
+            tokio::spawn(async move {
+                if let Err(error) = served.await {
+                    tracing::debug!(%error, "connection failed");
+                }
+            });
+        }
+    }
+    open.shutdown().await;
+}
+
+/// HTTP with limits. By default, hyper limits neither concurrent streams nor streams that are reset for errors.
+fn protocol(limits: &FixedLimits) -> Builder<TokioExecutor> {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_calls_per_connection)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(limits.max_header_bytes)
+        .keep_alive_interval(limits.keepalive_interval)
+        .keep_alive_timeout(limits.keepalive_timeout)
+        .max_pending_accept_reset_streams(limits.max_pending_resets)
+        .max_local_error_reset_streams(limits.max_error_resets);
+    // Without a timer, a client of HTTP/1.1 may take as long as it likes for the head of a request.
+    builder.http1().timer(TokioTimer::new());
+    builder
+}
