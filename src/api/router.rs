@@ -120,7 +120,7 @@ impl Router {
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror), limits.fixed.max_flagd_bytes);
         let ofrep = Ofrep::new(Arc::clone(&mirror));
-        let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
+        let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
         // The names of the size limits of a request and a response.
         macro_rules! limited {
