@@ -95,7 +95,8 @@ CREATE TABLE audit_logs (
     reverts                  UUID,
     hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
     hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
-    -- When it was written, by the clock of the writing server, which may run backwards. Not covered by the hash.
+    -- When it was decided, by the clock of the database, which may be set back. Earlier than it was written, and earlier
+    -- than its timestamp while the log is ahead of that clock. Not covered by the hash.
     created_at               TIMESTAMPTZ NOT NULL DEFAULT now(),
     -- Version 1 of the hash does not cover it.
     CONSTRAINT audit_logs_reverts_check CHECK (reverts IS NULL OR hash_version >= 2),
@@ -170,6 +171,9 @@ CREATE TABLE log_head (
     -- The hash of the entry at `floor`, which the first entry that is kept follows.
     floor_hash BYTEA       NOT NULL DEFAULT '\x0000000000000000000000000000000000000000000000000000000000000000'
                            CHECK (octet_length(floor_hash) = 32),
+    -- No entry will be dated at or before this time, so that an answer about it never changes. It says nothing about the
+    -- entries that exist: no hash covers it, and a log is the same log whatever it is.
+    closed_at  TIMESTAMPTZ NOT NULL DEFAULT TIMESTAMPTZ '0001-01-01 00:00:00+00',
     CHECK (floor BETWEEN 0 AND revision)
 ) WITH (
     fillfactor = 10,
@@ -377,6 +381,8 @@ BEGIN
         WHEN NEW.log_id <> OLD.log_id THEN 'log_id never changes'
         WHEN NEW.revision < OLD.revision THEN 'the revision never decreases'
         WHEN NEW.timestamp < OLD.timestamp THEN 'time never runs backwards'
+        WHEN NEW.closed_at < OLD.closed_at THEN 'closed_at never decreases'
+        WHEN NEW.revision > OLD.revision AND NEW.timestamp <= OLD.closed_at THEN 'an entry is dated after closed_at'
         WHEN NEW.revision = OLD.revision AND (NEW.hash <> OLD.hash OR NEW.timestamp <> OLD.timestamp)
             THEN 'hash and timestamp change only with the revision'
         WHEN NEW.floor < OLD.floor THEN 'the floor never decreases'
@@ -402,6 +408,8 @@ CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head
     WHEN (NEW.log_id <> OLD.log_id
           OR NEW.revision <= OLD.revision
           OR NEW.timestamp < OLD.timestamp
+          OR NEW.timestamp <= OLD.closed_at
+          OR NEW.closed_at < OLD.closed_at
           OR NEW.floor <> OLD.floor
           OR NEW.floor_hash <> OLD.floor_hash)
     EXECUTE FUNCTION log_head_check_update();

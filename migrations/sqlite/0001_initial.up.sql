@@ -100,8 +100,9 @@ CREATE TABLE audit_logs (
     reverts                  BLOB    CHECK (reverts IS NULL OR (length(reverts) = 16 AND hash_version >= 2)),
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
-    -- When it was written, by the clock of the writing server, which may run backwards. Not covered by the hash.
-    -- The default, from SQLite's clock, has a precision of milliseconds.
+    -- When it was decided, by the clock of the machine, which may be set back. Earlier than it was written, and earlier
+    -- than its timestamp while the log is ahead of that clock. Not covered by the hash. The default, from SQLite's clock,
+    -- has a precision of milliseconds.
     created_at               INTEGER NOT NULL DEFAULT (CAST(strftime('%s', 'now') AS INTEGER) * 1000000
                                                        + CAST(substr(strftime('%f', 'now'), 4) AS INTEGER) * 1000),
     -- A status entry says its new status twice, and must not contradict itself.
@@ -173,6 +174,9 @@ CREATE TABLE log_head (
     -- The hash of the entry at `floor`, which the first entry that is kept follows.
     floor_hash BLOB    NOT NULL DEFAULT x'0000000000000000000000000000000000000000000000000000000000000000'
                        CHECK (length(floor_hash) = 32),
+    -- No entry will be dated at or before this time, so that an answer about it never changes. It says nothing about the
+    -- entries that exist: no hash covers it, and a log is the same log whatever it is. The default is the year 1.
+    closed_at  INTEGER NOT NULL DEFAULT -62135596800000000,
     CHECK (floor BETWEEN 0 AND revision)
 ) STRICT;
 
@@ -388,6 +392,8 @@ CREATE TRIGGER log_head_check_update AFTER UPDATE ON log_head
 WHEN NEW.log_id <> OLD.log_id
   OR NEW.revision <= OLD.revision
   OR NEW.timestamp < OLD.timestamp
+  OR NEW.timestamp <= OLD.closed_at
+  OR NEW.closed_at < OLD.closed_at
   OR NEW.floor <> OLD.floor
   OR NEW.floor_hash <> OLD.floor_hash
 BEGIN
@@ -398,6 +404,10 @@ BEGIN
             THEN RAISE(ABORT, 'log_head: UPDATE is refused: the revision never decreases')
         WHEN NEW.timestamp < OLD.timestamp
             THEN RAISE(ABORT, 'log_head: UPDATE is refused: time never runs backwards')
+        WHEN NEW.closed_at < OLD.closed_at
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: closed_at never decreases')
+        WHEN NEW.revision > OLD.revision AND NEW.timestamp <= OLD.closed_at
+            THEN RAISE(ABORT, 'log_head: UPDATE is refused: an entry is dated after closed_at')
         WHEN NEW.revision = OLD.revision AND (NEW.hash <> OLD.hash OR NEW.timestamp <> OLD.timestamp)
             THEN RAISE(ABORT, 'log_head: UPDATE is refused: hash and timestamp change only with the revision')
         WHEN NEW.floor < OLD.floor

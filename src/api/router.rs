@@ -120,7 +120,7 @@ impl Router {
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let sync = FlagSync::new(Arc::clone(&mirror), limits.fixed.max_flagd_bytes);
         let ofrep = Ofrep::new(Arc::clone(&mirror));
-        let audit = Audit::new(changes.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
+        let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
         // Requests may be compressed. Answers are not: most are small, and compressing one costs more than to make it.
         // Takes the names of the size limits of a request, before and after decompression, and of a response.

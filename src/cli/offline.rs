@@ -18,7 +18,6 @@ use crate::domain::advance::{Actor, Answer, Command, Origin, Proposal};
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::text::{Email, Reason};
-use crate::domain::time::SystemClock;
 use crate::mirror::Mirror;
 use crate::store::{self, Store};
 use crate::telemetry;
@@ -118,7 +117,7 @@ impl OfflineDatabase {
         // A command ends before its state can become stale.
         let mirror = Mirror::new(Duration::MAX);
         mirror.follow(&**store).await?;
-        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(store), Arc::new(SystemClock), 1);
+        let (committer, proposals) = Committer::new(Arc::clone(&mirror), Arc::clone(store), store.clock(), 1);
         let stop = CancellationToken::new();
         let committing = tokio::spawn(committer.run(stop.clone()));
         Ok(Self { store: Arc::clone(store), mirror, proposals, stop, committing })

@@ -16,7 +16,6 @@ use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenLocation;
 use crate::checkpoint::SigningKey;
-use crate::domain::time::SystemClock;
 use crate::server::{self, CheckpointSettings, Ready, ServerContext};
 use crate::store::Store;
 use crate::telemetry::listener::MetricsListener;
@@ -78,8 +77,8 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         listener,
         tls,
         auth_methods: AuthMethods { certificate_users, sign_on, anonymous_flagd_reads },
+        clock: store.clock(),
         store,
-        clock: Arc::new(SystemClock),
         bootstrap_token,
         following,
         checkpoints: CheckpointSettings {

@@ -5,8 +5,9 @@ use std::time::Duration;
 use metrics::{counter, gauge, histogram};
 
 use super::Proposals;
+use crate::domain::advance::Step;
 use crate::store::{AppendOutcome, StoreError};
-use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, QUEUE_LENGTH, QUEUE_LIMIT};
+use crate::telemetry::metrics::{BATCH_SIZE, COMMIT_DURATION, COMMITS, DATED_AHEAD, QUEUE_LENGTH, QUEUE_LIMIT};
 
 impl Proposals {
     /// Updates the gauges of the queue.
@@ -34,4 +35,31 @@ pub(super) fn record_append(outcome: &Result<AppendOutcome, StoreError>, duratio
     };
     counter!(COMMITS, "outcome" => outcome).increment(1);
     histogram!(COMMIT_DURATION).record(duration);
+}
+
+/// A difference between the clock and an entry's date that is reported.
+const REPORTED_LEAD: Duration = Duration::from_secs(1);
+
+/// Reports entries that are dated after the present, because the log is ahead of the clock: its last entry, or its closed
+/// time, has a date that the clock has not reached again. Changes are never refused for that.
+#[derive(Default)]
+pub(super) struct DateMonitor {
+    is_ahead: bool,
+}
+
+impl DateMonitor {
+    /// Counts the entries of an appended batch, and logs when the log gets ahead of the clock and when no longer.
+    pub fn check(&mut self, step: &Step) {
+        let Some(first) = step.entries.first() else { return };
+        let lead = first.created_at.until(first.timestamp);
+        let is_ahead = lead > REPORTED_LEAD;
+        if is_ahead {
+            counter!(DATED_AHEAD).increment(step.entries.len() as u64);
+        }
+        match (std::mem::replace(&mut self.is_ahead, is_ahead), is_ahead) {
+            (false, true) => tracing::warn!(?lead, "log is ahead of the clock: entries are dated after the present"),
+            (true, false) => tracing::info!("log is no longer ahead of the clock"),
+            _ => {}
+        }
+    }
 }

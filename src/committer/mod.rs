@@ -4,6 +4,7 @@
 //!
 //! It runs in its own task, so that a caller who disconnects cannot leave a change half done.
 
+mod closing;
 mod metrics;
 mod proposals;
 mod replay;
@@ -17,12 +18,14 @@ use tokio_util::sync::CancellationToken;
 use tracing::{Instrument, Span};
 use uuid::Uuid;
 
-use crate::domain::advance::{Decision, Step, advance};
+use crate::domain::advance::{Decision, RequestOwner, Step, advance};
 use crate::domain::error::Error;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::{AppendOutcome, Store, StoreError, Writer, with_timeout};
 use crate::telemetry::traces;
+use closing::TimeCloser;
+use metrics::DateMonitor;
 use proposals::PendingProposal;
 pub use proposals::{ChangeStart, Proposals, Reply};
 
@@ -41,6 +44,9 @@ const LOCK_AFTER_LOSSES: u32 = 3;
 /// After this many lost races, the batch fails: something is wrong that a retry cannot mend.
 const MAX_LOSSES: u32 = 100;
 
+/// After so many appends that find a request stored which a look at the stored requests does not find, the batch fails.
+const MAX_VAIN_REPLAYS: u32 = 10;
+
 /// How long after the start of an append to go on determining its outcome, if the connection was lost.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
@@ -56,6 +62,9 @@ pub struct Committer {
     store: Arc<dyn Store>,
     writer: Box<dyn Writer>,
     clock: Arc<dyn Clock>,
+    /// Closes times for readers, between batches.
+    closer: TimeCloser,
+    dates: DateMonitor,
 }
 
 /// What to do with a batch after an attempt to append it.
@@ -68,6 +77,14 @@ enum BatchAction {
     Replay,
     /// Append each proposal alone, to find the one that the database refuses.
     Split(String),
+}
+
+/// A proposal that wrote nothing.
+struct Unwritten {
+    pending: PendingProposal,
+    decision: Decision,
+    /// Whose request it is.
+    owner: Option<RequestOwner>,
 }
 
 /// The outcome of an append whose connection was lost.
@@ -86,7 +103,9 @@ impl Committer {
         let (sender, queue) = mpsc::channel(queue);
         let writer = store.writer();
         let received = Vec::with_capacity(MAX_BATCH);
-        (Self { queue, received, mirror, store, writer, clock }, Proposals { queue: sender })
+        let closer = TimeCloser::new(Arc::clone(&mirror), Arc::clone(&clock));
+        let dates = DateMonitor::default();
+        (Self { queue, received, mirror, store, writer, clock, closer, dates }, Proposals { queue: sender })
     }
 
     /// Runs until `stop` is cancelled or every [`Proposals`] is dropped. Then answers all queued proposals, closes its connection
@@ -102,12 +121,14 @@ impl Committer {
                 biased;
                 received = self.queue.recv_many(&mut self.received, MAX_BATCH) => if received == 0 { return },
                 () = stop.cancelled(), if !self.queue.is_closed() => self.queue.close(),
+                () = self.closer.until_due() => self.closer.close(&mut *self.writer, &*self.store).await,
             }
             while !self.received.is_empty() {
                 let mut batch = Vec::new();
                 self.fill_batch(&mut batch);
                 if !batch.is_empty() {
                     self.commit(batch, true).await;
+                    self.closer.close(&mut *self.writer, &*self.store).await;
                 }
             }
         }
@@ -131,22 +152,40 @@ impl Committer {
         batch.extend(self.received.drain(..count).filter_map(|pending| pending.begin(now)));
     }
 
-    /// Decides and appends a batch, and answers its callers. If another replica appended first and `may_grow` is set, waiting
-    /// proposals join the batch: with several replicas each gets fewer turns, and then writes more. A part of a split batch must
-    /// not grow, or waiting proposals would overtake the rest of it.
+    /// Commits a batch, and then the proposals that had to wait for it. There are fewer of them each time, since the first
+    /// proposal of a batch waits for nothing.
     async fn commit(&mut self, mut batch: Vec<PendingProposal>, may_grow: bool) {
-        let mut losses = 0;
+        while !batch.is_empty() {
+            batch = self.commit_once(batch, may_grow).await;
+        }
+    }
+
+    /// Decides and appends a batch, and answers its callers. Returns proposals that must be decided after it.
+    ///
+    /// If another replica appended first and `may_grow` is set, waiting proposals join the batch: with several replicas each
+    /// gets fewer turns, and then writes more. A part of a split batch must not grow, or waiting proposals would overtake the
+    /// rest of it.
+    async fn commit_once(&mut self, mut batch: Vec<PendingProposal>, may_grow: bool) -> Vec<PendingProposal> {
+        let (mut losses, mut vain_replays) = (0, 0);
+        let mut deferred = Vec::new();
         while !batch.is_empty() {
             let Some(step) = self.decide(&batch) else {
-                return reject_all(batch, &Error::DatabaseUnavailable);
+                reject_all(batch, &Error::DatabaseUnavailable);
+                break;
             };
             let span = batch.first().map(|first| traces::commit_span(&first.span, batch.len()));
             let next = match self.append(&step).instrument(span.unwrap_or_else(Span::none)).await {
                 Ok(next) => next,
-                Err(error) => return reject_all(batch, &error),
+                Err(error) => {
+                    reject_all(batch, &error);
+                    break;
+                }
             };
             let result = match next {
-                BatchAction::Answer => return self.answer_batch(batch, step).await,
+                BatchAction::Answer => {
+                    self.answer_batch(batch, step).await;
+                    break;
+                }
                 BatchAction::CatchUp => {
                     losses += 1;
                     let caught_up = self.catch_up(losses).await;
@@ -155,13 +194,23 @@ impl Committer {
                     }
                     caught_up
                 }
-                BatchAction::Replay => self.replay(&mut batch, &step).await,
-                BatchAction::Split(problem) => return self.split(batch, problem).await,
+                BatchAction::Replay => {
+                    let before = batch.len();
+                    let replayed = self.replay(&mut batch, &mut deferred, &step).await;
+                    vain_replays += u32::from(batch.len() == before);
+                    replayed.and_then(|()| check_replays(vain_replays))
+                }
+                BatchAction::Split(problem) => {
+                    self.split(batch, problem).await;
+                    break;
+                }
             };
             if let Err(error) = result {
-                return reject_all(batch, &not_written(error));
+                reject_all(batch, &not_written(error));
+                break;
             }
         }
+        deferred
     }
 
     fn decide(&self, batch: &[PendingProposal]) -> Option<Step> {
@@ -248,16 +297,17 @@ impl Committer {
     }
 
     /// Moves the mirror, then answers. Proposals that wrote nothing may be retries of stored requests.
-    async fn answer_batch(&self, batch: Vec<PendingProposal>, step: Step) {
+    async fn answer_batch(&mut self, batch: Vec<PendingProposal>, step: Step) {
         metrics::record_batch(batch.len());
+        self.dates.check(&step);
         self.mirror.apply(&step.base, step.head, &step.delta);
         let mut unwritten = Vec::new();
-        for (pending, decision) in batch.into_iter().zip(step.decisions) {
+        for ((pending, decision), owner) in batch.into_iter().zip(step.decisions).zip(step.owners) {
             let result = match decision {
                 Decision::Accepted(answer) if !pending.proposal.validate_only => Ok(Reply::Answer(answer)),
                 Decision::Replayed(response) => Ok(Reply::Replayed(response)),
                 decision => {
-                    unwritten.push((pending, decision));
+                    unwritten.push(Unwritten { pending, decision, owner });
                     continue;
                 }
             };
@@ -277,6 +327,15 @@ impl Committer {
             Box::pin(self.commit(vec![pending], false)).await;
         }
     }
+}
+
+/// Fails when replays find nothing again and again, which no retry would mend.
+fn check_replays(vain: u32) -> Result<(), StoreError> {
+    if vain > MAX_VAIN_REPLAYS {
+        let problem = "a request of the batch is reported as stored, and cannot be read";
+        return Err(StoreError::Unavailable(problem.into()));
+    }
+    Ok(())
 }
 
 fn answer(pending: PendingProposal, result: Result<Reply, Error>) {

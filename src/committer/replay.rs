@@ -5,25 +5,31 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::proposals::{PendingProposal, Reply};
-use super::{Committer, READ_TIMEOUT, answer, not_written, reject_all};
-use crate::domain::advance::{Actor, Decision, Proposal, Step, StoredRequest};
+use super::{Committer, READ_TIMEOUT, Unwritten, answer, not_written, reject_all};
+use crate::domain::advance::{Decision, Proposal, RequestOwner, Step, StoredRequest};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
-use crate::mirror::Mirror;
 use crate::store::{StoreError, with_timeout};
+
+/// Stored requests, by user and `request_id`.
+type StoredRequests = HashMap<(Uuid, RequestId), StoredRequest>;
 
 impl Committer {
     /// Answers proposals that wrote nothing. A retry by an authenticated caller gets its first answer, whatever the decision would be
     /// now.
-    pub(super) async fn answer_unwritten(&self, unwritten: Vec<(PendingProposal, Decision)>) {
-        let stored = match self.stored_requests(unwritten.iter().map(|(pending, _)| pending)).await {
+    pub(super) async fn answer_unwritten(&self, unwritten: Vec<Unwritten>) {
+        let keys = unwritten.iter().filter_map(|unwritten| request_key(&unwritten.pending.proposal, unwritten.owner));
+        let stored = match self.stored_requests(keys.collect()).await {
             Ok(stored) => stored,
             Err(error) => {
-                return reject_all(unwritten.into_iter().map(|(pending, _)| pending).collect(), &not_written(error));
+                return reject_all(
+                    unwritten.into_iter().map(|unwritten| unwritten.pending).collect(),
+                    &not_written(error),
+                );
             }
         };
-        for (pending, decision) in unwritten {
-            let result = match (replayed(&self.mirror, &stored, &pending.proposal), decision) {
+        for Unwritten { pending, decision, owner } in unwritten {
+            let result = match (replayed(&stored, &pending.proposal, owner), decision) {
                 (_, Decision::Rejected(Error::Unauthenticated)) => Err(Error::Unauthenticated),
                 (Some(result), _) => result,
                 (None, Decision::Rejected(error)) => Err(error),
@@ -34,25 +40,31 @@ impl Committer {
         }
     }
 
-    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A retry whose caller is no longer
-    /// authenticated stays too, and is rejected when the batch is decided again.
-    pub(super) async fn replay(&self, batch: &mut Vec<PendingProposal>, step: &Step) -> Result<(), StoreError> {
-        let stored = self.stored_requests(batch.iter()).await?;
-        for (pending, decision) in std::mem::take(batch).into_iter().zip(&step.decisions) {
-            match (replayed(&self.mirror, &stored, &pending.proposal), decision) {
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A caller who is the owner of the
+    /// request only by an earlier proposal of the batch, which is not written, moves to `deferred`: whether the answer is
+    /// theirs shows after that. A retry whose caller is no longer authenticated stays too, and is rejected when the batch is
+    /// decided again.
+    pub(super) async fn replay(
+        &self,
+        batch: &mut Vec<PendingProposal>,
+        deferred: &mut Vec<PendingProposal>,
+        step: &Step,
+    ) -> Result<(), StoreError> {
+        let keys = batch.iter().zip(&step.owners).filter_map(|(pending, owner)| request_key(&pending.proposal, *owner));
+        let stored = self.stored_requests(keys.collect()).await?;
+        let decided = std::mem::take(batch).into_iter().zip(&step.decisions).zip(&step.owners);
+        for ((pending, decision), owner) in decided {
+            match (replayed(&stored, &pending.proposal, *owner), decision) {
                 (None, _) | (_, Decision::Rejected(Error::Unauthenticated)) => batch.push(pending),
+                (Some(_), _) if !owner.is_some_and(|owner| owner.is_known_at_base) => deferred.push(pending),
                 (Some(result), _) => answer(pending, result),
             }
         }
         Ok(())
     }
 
-    /// The stored requests that these proposals may be retries of.
-    async fn stored_requests<'a>(
-        &self,
-        pending: impl Iterator<Item = &'a PendingProposal>,
-    ) -> Result<HashMap<(Uuid, RequestId), StoredRequest>, StoreError> {
-        let keys: Vec<_> = pending.filter_map(|pending| request_key(&self.mirror, &pending.proposal)).collect();
+    /// The stored requests among these.
+    async fn stored_requests(&self, keys: Vec<(Uuid, RequestId)>) -> Result<StoredRequests, StoreError> {
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -64,22 +76,16 @@ impl Committer {
     }
 }
 
-/// The key of a proposal's request: its user and `request_id`.
-fn request_key(mirror: &Mirror, proposal: &Proposal) -> Option<(Uuid, RequestId)> {
-    let Actor::Caller { credential, .. } = &proposal.actor else { return None };
-    let request = proposal.request.as_ref()?;
-    let user_id = mirror.read(|state| credential.user_id(state))??;
-    Some((user_id, request.id.clone()))
+/// The key of a proposal's request: its user, as [`advance`](crate::domain::advance::advance) found, and its `request_id`.
+/// Nothing else may decide whose request it is, or an append could find a request that a replay does not.
+fn request_key(proposal: &Proposal, owner: Option<RequestOwner>) -> Option<(Uuid, RequestId)> {
+    Some((owner?.user_id, proposal.request.as_ref()?.id.clone()))
 }
 
 /// The answer to a proposal whose request is stored.
-fn replayed(
-    mirror: &Mirror,
-    stored: &HashMap<(Uuid, RequestId), StoredRequest>,
-    proposal: &Proposal,
-) -> Option<Result<Reply, Error>> {
+fn replayed(stored: &StoredRequests, proposal: &Proposal, owner: Option<RequestOwner>) -> Option<Result<Reply, Error>> {
     let request = proposal.request.as_ref()?;
-    let stored = stored.get(&request_key(mirror, proposal)?)?;
+    let stored = stored.get(&request_key(proposal, owner)?)?;
     Some(if stored.digest == request.digest {
         Ok(Reply::Replayed(stored.response.clone()))
     } else {

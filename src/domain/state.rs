@@ -78,6 +78,8 @@ pub struct State {
     /// See [`State::generation`].
     generation: u64,
     head: Head,
+    /// See [`State::close`].
+    closed_at: Timestamp,
     flags: BTreeMap<FlagKey, Arc<Flag>>,
     flag_keys: HashMap<Uuid, FlagKey>,
     /// Each flag under the revision of its last change, so that changes since a revision are found without a walk over
@@ -98,6 +100,7 @@ impl State {
         Self {
             generation: 0,
             head,
+            closed_at: Timestamp::MIN,
             flags: BTreeMap::new(),
             flag_keys: HashMap::new(),
             changes: BTreeMap::new(),
@@ -149,6 +152,21 @@ impl State {
     /// The head of the log at this state.
     pub fn head(&self) -> &Head {
         &self.head
+    }
+
+    /// Closes a time: after this state's head, no entry is dated at or before it. The closed time never decreases.
+    pub fn close(&mut self, through: Timestamp) {
+        self.closed_at = self.closed_at.max(through);
+    }
+
+    /// The closed time.
+    pub fn closed_at(&self) -> Timestamp {
+        self.closed_at
+    }
+
+    /// Whether all entries up to `time` are known. The next entry may be dated exactly as the last one, but not before it.
+    pub fn is_closed(&self, time: Timestamp) -> bool {
+        time <= self.closed_at || time < self.head.timestamp
     }
 
     /// Counts the logs that this process has known: it grows when the log turns out not to continue the known one, as

@@ -39,6 +39,16 @@ impl Timestamp {
         Duration::from_micros(u64::try_from(end.0.saturating_sub(self.0)).unwrap_or_default())
     }
 
+    /// The next microsecond.
+    pub fn next(self) -> Self {
+        Self::from_micros(self.0.saturating_add(1))
+    }
+
+    /// `duration` earlier.
+    pub fn minus(self, duration: Duration) -> Self {
+        Self::from_micros(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
+    }
+
     /// `seconds` later.
     pub fn plus_seconds(self, seconds: i64) -> Self {
         Self::from_micros(self.0.saturating_add(seconds.saturating_mul(1_000_000)))

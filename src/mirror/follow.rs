@@ -8,7 +8,9 @@ use futures::{FutureExt, StreamExt};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::Mirror;
-use crate::store::{FollowOutcome, Store, StoreError, with_timeout};
+use crate::domain::state::Head;
+use crate::domain::time::Timestamp;
+use crate::store::{FollowOutcome, Followed, Store, StoreError, with_timeout};
 
 /// How long one look at the log may take.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(10);
@@ -24,6 +26,7 @@ impl Mirror {
     /// The database's error. The mirror is then unchanged.
     pub async fn follow(&self, store: &dyn Store) -> Result<(), StoreError> {
         let _guard = self.following.lock().await;
+        // Each repetition finds the mirror moved by the committer, so this makes progress whatever happens.
         loop {
             let asked = Instant::now();
             let mut missing = 0;
@@ -32,23 +35,13 @@ impl Mirror {
                     self.load(store).await?;
                     true
                 }
-                Some(known) => match with_timeout(FOLLOW_TIMEOUT, store.follow(&known)).await? {
-                    FollowOutcome::Unchanged => true,
-                    FollowOutcome::Changed(head, delta) => {
+                Some(known) => {
+                    let Followed { outcome, closed_at } = with_timeout(FOLLOW_TIMEOUT, store.follow(&known)).await?;
+                    if let FollowOutcome::Changed(head, _) = &outcome {
                         missing = head.revision - known.revision;
-                        self.apply(&known, head, &delta);
-                        self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
                     }
-                    FollowOutcome::Diverged if self.read(|state| *state.head()) == Some(known) => {
-                        tracing::warn!(
-                            revision = known.revision,
-                            "log diverged from the state in memory; loading the whole state"
-                        );
-                        self.load(store).await?;
-                        true
-                    }
-                    FollowOutcome::Diverged => false,
-                },
+                    self.take_over(store, &known, outcome, closed_at).await?
+                }
             };
             self.lag.fetch_max(missing, Ordering::Relaxed);
             if caught_up {
@@ -57,6 +50,36 @@ impl Mirror {
             }
             // The committer moved the mirror meanwhile, so these changes do not apply: follow again.
         }
+    }
+
+    /// Takes over what happened since `known`. Returns whether the mirror has caught up.
+    async fn take_over(
+        &self,
+        store: &dyn Store,
+        known: &Head,
+        outcome: FollowOutcome,
+        closed_at: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let caught_up = match outcome {
+            FollowOutcome::Unchanged => true,
+            FollowOutcome::Changed(head, delta) => {
+                self.apply(known, head, &delta);
+                self.read(|state| state.head().revision >= head.revision).unwrap_or_default()
+            }
+            FollowOutcome::Diverged if self.read(|state| *state.head()) == Some(*known) => {
+                tracing::warn!(
+                    revision = known.revision,
+                    "log diverged from the state in memory; loading the whole state"
+                );
+                self.load(store).await?;
+                return Ok(true);
+            }
+            FollowOutcome::Diverged => false,
+        };
+        if caught_up {
+            self.close_behind(closed_at);
+        }
+        Ok(caught_up)
     }
 
     /// Loads the whole state.

@@ -4,6 +4,7 @@
 //! caller is answered. The follower moves it when another replica has appended. If both see the same entries, the
 //! second one finds the mirror moved already and leaves it.
 
+mod closing;
 mod follow;
 mod freshness;
 mod subscription;
@@ -20,6 +21,7 @@ use crate::domain::Revision;
 use crate::domain::state::{Delta, FlagRef, Head, State};
 use crate::domain::text::FlagKey;
 
+pub use closing::NotClosed;
 pub use follow::follow;
 pub use subscription::Subscription;
 
@@ -31,6 +33,8 @@ pub struct Mirror {
     following: Mutex<()>,
     /// The revision of `state`, for tasks that wait for one; -1 without a state.
     revision: watch::Sender<Revision>,
+    /// Questions about times that are not closed yet.
+    closing: closing::Closing,
     /// Counts changes of users and tokens. Open streams check their access after each. Flips, the most frequent
     /// changes, do not wake them.
     access: watch::Sender<u64>,
@@ -55,6 +59,7 @@ impl Mirror {
             state: RwLock::new(None),
             following: Mutex::new(()),
             revision: watch::Sender::new(-1),
+            closing: closing::Closing::default(),
             access: watch::Sender::new(0),
             subscribers: subscription::Subscribers::default(),
             former_keys: std::sync::Mutex::default(),

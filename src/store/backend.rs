@@ -8,10 +8,11 @@ use sqlx::sqlite::Sqlite;
 use sqlx::{Arguments, Database, Executor, IntoArguments, Row};
 
 use super::StoreError;
+use super::follow::LogEnd;
 use super::rows::{BoxError, Value};
 use super::{postgres, sqlite};
 use crate::domain::Revision;
-use crate::domain::state::{Delta, Head};
+use crate::domain::state::Delta;
 
 /// A database that holds the log.
 pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
@@ -31,7 +32,7 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
     ) -> BoxStream<'c, Result<Self::Row, sqlx::Error>>;
 
     /// The end of the log.
-    fn head(connection: &mut Self::Connection) -> BoxFuture<'_, Result<Head, StoreError>>;
+    fn end(connection: &mut Self::Connection) -> BoxFuture<'_, Result<LogEnd, StoreError>>;
 
     /// The objects that entries after `revision` name. They are found by primary key through the log: no table needs an
     /// index on its revision, which would cost every flip an index entry.
@@ -61,8 +62,8 @@ macro_rules! backend {
                 connection.fetch(query)
             }
 
-            fn head(connection: &mut Self::Connection) -> BoxFuture<'_, Result<Head, StoreError>> {
-                Box::pin($module::head(connection))
+            fn end(connection: &mut Self::Connection) -> BoxFuture<'_, Result<LogEnd, StoreError>> {
+                Box::pin($module::end(connection))
             }
 
             fn changed_since(

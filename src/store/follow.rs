@@ -4,10 +4,20 @@ use std::sync::Arc;
 
 use super::StoreError;
 use super::backend::Backend;
-use super::rows::{EntryHash, Table, select};
+use super::rows::{EntryHash, Part, Table, Time, column_list, read, select};
 use super::sql::Sql;
 use crate::domain::state::{Delta, Head, State};
+use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
+
+/// What one look at the log shows.
+#[derive(Debug, Clone)]
+pub struct Followed {
+    /// What happened to the log.
+    pub outcome: FollowOutcome,
+    /// The closed time: no entry after the head that the look found is dated at or before it.
+    pub closed_at: Timestamp,
+}
 
 /// What happened to the log since a known head.
 #[derive(Debug, Clone)]
@@ -19,6 +29,24 @@ pub enum FollowOutcome {
     /// The log does not continue from the known head: it is shorter, or has another entry there, as after a restored backup,
     /// or the entry after it was trimmed. Load the state again.
     Diverged,
+}
+
+/// The end of the log: its head, and the time that is closed there. Both are columns of one row, so they belong together.
+pub(super) struct LogEnd {
+    pub head: Head,
+    pub closed_at: Timestamp,
+}
+
+impl LogEnd {
+    /// The columns that [`LogEnd::decode`] expects first.
+    pub fn columns() -> String {
+        format!("{}, closed_at", column_list::<Head>(Part::All))
+    }
+
+    pub fn decode<B: Backend>(row: &B::Row) -> Result<Self, StoreError> {
+        let Time(closed_at) = B::get(row, Head::COLUMNS.len()).map_err(B::read_error)?;
+        Ok(Self { head: read::<B, Head>(row)?, closed_at })
+    }
 }
 
 /// How the log relates to a known head.
@@ -49,7 +77,7 @@ impl Relation {
 
 /// Reads the whole state.
 pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<State, StoreError> {
-    let head = B::head(snapshot).await?;
+    let LogEnd { head, closed_at } = B::end(snapshot).await?;
     let delta = Delta {
         flags: all_rows::<B, _>(snapshot).await?,
         users: all_rows::<B, _>(snapshot).await?,
@@ -57,6 +85,7 @@ pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<Sta
     };
     let mut state = State::new(head);
     state.apply(head, &delta);
+    state.close(closed_at);
     Ok(state)
 }
 
@@ -65,13 +94,11 @@ async fn all_rows<B: Backend, T: Table>(snapshot: &mut B::Connection) -> Result<
 }
 
 /// Reads what happened to the log since `known`.
-pub(super) async fn follow<B: Backend>(
-    snapshot: &mut B::Connection,
-    known: &Head,
-) -> Result<FollowOutcome, StoreError> {
-    let head = B::head(snapshot).await?;
+pub(super) async fn follow<B: Backend>(snapshot: &mut B::Connection, known: &Head) -> Result<Followed, StoreError> {
+    let LogEnd { head, closed_at } = B::end(snapshot).await?;
+    let followed = |outcome| Ok(Followed { outcome, closed_at });
     let continues = match Relation::of(&head, known) {
-        Relation::Same => return Ok(FollowOutcome::Unchanged),
+        Relation::Same => return followed(FollowOutcome::Unchanged),
         Relation::Continues => true,
         Relation::ContinuesFrom(hash) => {
             let entries = entry_hash_at::<B>(known.revision).rows_on::<EntryHash, EntryHash>(snapshot).await?;
@@ -80,9 +107,9 @@ pub(super) async fn follow<B: Backend>(
         Relation::Diverged => false,
     };
     if !continues {
-        return Ok(FollowOutcome::Diverged);
+        return followed(FollowOutcome::Diverged);
     }
-    Ok(FollowOutcome::Changed(head, B::changed_since(snapshot, known.revision).await?))
+    followed(FollowOutcome::Changed(head, B::changed_since(snapshot, known.revision).await?))
 }
 
 /// Selects the id and hash of the entry at a revision, unless it was trimmed.

@@ -21,6 +21,7 @@ mod sqlite;
 mod usability;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
@@ -34,11 +35,11 @@ use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use follow::Relation;
 
 pub use error::{Cause, StoreError, with_timeout};
-pub use follow::FollowOutcome;
+pub use follow::{FollowOutcome, Followed};
 pub use migrate::Migration;
 pub use postgres::PostgresStore;
 pub use sqlite::SqliteStore;
@@ -49,7 +50,8 @@ pub use usability::Usability;
 pub enum AppendOutcome {
     /// The step is in the log, durably.
     Appended,
-    /// The head of the log is not the one that the step was decided at. Nothing was written.
+    /// The head of the log is not the one that the step was decided at, or the time of the step's first entry was closed
+    /// meanwhile. Nothing was written. Following the log brings both up to date.
     HeadMoved,
     /// A request of the step is stored already, so an earlier attempt succeeded. Nothing was written.
     RequestExists,
@@ -146,6 +148,10 @@ pub trait Store: Send + Sync {
     /// it open. Do not use the store afterwards.
     async fn close(&self);
 
+    /// The clock that all servers on this database share, so that servers whose own clocks are wrong agree on the present:
+    /// PostgreSQL's, or the machine's for a file. Until the database was read for the first time, the machine's.
+    fn clock(&self) -> Arc<dyn Clock>;
+
     /// The state of the pool that callers share. The server itself has other connections.
     fn connections(&self) -> Connections;
 
@@ -172,8 +178,8 @@ pub trait Store: Send + Sync {
     /// The end of the log.
     async fn head(&self) -> Result<Head, StoreError>;
 
-    /// What happened since `known`. The new head and the changed objects are read at one moment.
-    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError>;
+    /// What happened since `known`. The new head, the changed objects and the closed time are read at one moment.
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError>;
 
     /// An endless stream with an item for each append by another server. Items may be late, lost, or without a change, so
     /// callers must poll as well. SQLite sends none.
@@ -277,13 +283,17 @@ pub trait Store: Send + Sync {
 /// The one connection that appends to the log.
 #[async_trait]
 pub trait Writer: Send + Sync {
-    /// Appends a step if the log is at `step.base`: all of it or nothing. An empty step writes nothing, and checks only
-    /// whether the log is at `step.base`.
+    /// Appends a step if the log is at `step.base` and the time of its first entry is not closed: all of it or nothing. An
+    /// empty step writes nothing, and checks only whether the log is at `step.base`.
     ///
     /// # Errors
     /// [`StoreError::OutcomeUnknown`] if the step may have been appended or not. The caller may append it again: if it was
     /// appended, the outcome is [`AppendOutcome::HeadMoved`], or [`AppendOutcome::RequestExists`] for a step without entries.
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError>;
+
+    /// Closes a time, as durably as an append: from then on, no entry is dated at or before it. Returns the head at that
+    /// moment. `None` if nothing was written, because a later time is closed already or the log is another one.
+    async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError>;
 
     /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the
     /// race. The caller must be quick.
@@ -298,7 +308,7 @@ pub trait Writer: Send + Sync {
 ///
 /// # Errors
 /// A line for the operator, if the URL is invalid.
-pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
+pub fn open(url: &str) -> Result<Arc<dyn Store>, String> {
     open_or_create(url, true)
 }
 
@@ -306,14 +316,14 @@ pub fn open(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
 ///
 /// # Errors
 /// A line for the operator, if the URL is invalid.
-pub fn open_existing(url: &str) -> Result<std::sync::Arc<dyn Store>, String> {
+pub fn open_existing(url: &str) -> Result<Arc<dyn Store>, String> {
     open_or_create(url, false)
 }
 
-fn open_or_create(url: &str, create: bool) -> Result<std::sync::Arc<dyn Store>, String> {
+fn open_or_create(url: &str, create: bool) -> Result<Arc<dyn Store>, String> {
     match url.split_once(':').map(|(scheme, _)| scheme) {
-        Some("sqlite") => Ok(std::sync::Arc::new(SqliteStore::open(url, create)?)),
-        Some("postgres" | "postgresql") => Ok(std::sync::Arc::new(PostgresStore::open(url)?)),
+        Some("sqlite") => Ok(Arc::new(SqliteStore::open(url, create)?)),
+        Some("postgres" | "postgresql") => Ok(Arc::new(PostgresStore::open(url)?)),
         _ => Err("must begin with sqlite:// or postgres://".to_owned()),
     }
 }

@@ -31,6 +31,8 @@ pub const BATCH_SIZE: &str = "toggled_committer_batch_size";
 pub const COMMIT_DURATION: &str = "toggled_commit_duration_seconds";
 /// Appends to the log, by `outcome`.
 pub const COMMITS: &str = "toggled_commits_total";
+/// Entries dated after the present, because the log is ahead of the clock.
+pub const DATED_AHEAD: &str = "toggled_entries_dated_ahead_total";
 /// Revision of the state in memory.
 pub const MIRROR_REVISION: &str = "toggled_mirror_revision";
 /// The most revisions that a check of the log found missing in memory, since the last scrape.
@@ -52,7 +54,7 @@ pub const BUILD_INFO: &str = "toggled_build_info";
 pub const COMMIT_OUTCOMES: [&str; 6] = ["appended", "head_moved", "request_exists", "refused", "failed", "unknown"];
 
 /// The names of all metrics: the server's own, and the metrics of the process.
-pub const ALL: [&str; 25] = [
+pub const ALL: [&str; 26] = [
     REQUESTS,
     REQUEST_DURATION,
     STREAMS_OPEN,
@@ -65,6 +67,7 @@ pub const ALL: [&str; 25] = [
     BATCH_SIZE,
     COMMIT_DURATION,
     COMMITS,
+    DATED_AHEAD,
     MIRROR_REVISION,
     MIRROR_LAG,
     MIRROR_AGE,
@@ -98,6 +101,7 @@ pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
     ::metrics::gauge!(BUILD_INFO, "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     // Start at 0: Prometheus sees no increase in a counter that first appears with the value 1.
     ::metrics::counter!(PANICS).absolute(0);
+    ::metrics::counter!(DATED_AHEAD).absolute(0);
     for outcome in COMMIT_OUTCOMES {
         ::metrics::counter!(COMMITS, "outcome" => outcome).absolute(0);
     }
@@ -133,6 +137,7 @@ fn describe() {
     describe_histogram!(BATCH_SIZE, count, "Changes per batch");
     describe_histogram!(COMMIT_DURATION, Unit::Seconds, "Duration of an append to the log");
     describe_counter!(COMMITS, count, "Appends to the log, by outcome");
+    describe_counter!(DATED_AHEAD, count, "Entries dated after the present, because the log is ahead of the clock");
     describe_gauge!(MIRROR_REVISION, count, "Revision of the state in memory");
     describe_gauge!(
         MIRROR_LAG,

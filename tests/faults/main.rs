@@ -18,6 +18,7 @@ mod moved_file;
 mod readers;
 mod replicas;
 mod server_killed;
+mod tied_accounts;
 
 #[path = "../it/support/mod.rs"]
 mod support;
@@ -114,6 +115,7 @@ faults! {
     "PostgreSQL: disk of the write-ahead log full": disk::write_ahead_log,
     "SQLite: clock jumps back and forth": clock::on_sqlite,
     "PostgreSQL: clock jumps back and forth": clock::on_postgres,
+    "clients: accounts tied while they retry": tied_accounts::tied,
     "clients: 1,000 idle connections": hostile_clients::idle,
     "clients: slow readers of every stream": hostile_clients::slow_readers,
     "clients: floods of cancelled calls": hostile_clients::cancellations,

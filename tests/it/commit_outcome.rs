@@ -181,3 +181,43 @@ async fn retry_waits_for_synchronous_standby() {
     let answer = with_timeout("the answer", retry).await.unwrap().unwrap();
     assert!(answer.metadata().contains_key("x-request-replayed"), "the first flip was not made");
 }
+
+/// Breaks the database, flips a flag, and returns the error and the line in the log.
+async fn flip_on_broken_database(sql: &str, line: &str) -> tonic::Status {
+    let database = Database::new(Backend::Postgres).await;
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &[]).await;
+    server.ready().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let mut raw = Raw::connect(&database).await;
+    raw.run(sql).await;
+    let refused = with_timeout("an answer", admin.toggle.toggle_feature_flag(request())).await.unwrap_err();
+    log.wait_for_line(line).await;
+    // The committer lives on.
+    admin.toggle.get_feature_flag(GetFeatureFlagRequest::default()).await.unwrap_err();
+    let no_op = DisableFeatureFlagRequest {
+        flag: Some(disable_feature_flag_request::Flag::Key("a".into())),
+        ..Default::default()
+    };
+    with_timeout("a change of nothing", admin.toggle.disable_feature_flag(no_op)).await.unwrap();
+    refused
+}
+
+/// The append says that the request exists, and nobody finds it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn request_that_cannot_be_read_fails_the_batch() {
+    let sql = "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            RAISE EXCEPTION 'exists' USING ERRCODE = 'unique_violation', TABLE = 'requests', CONSTRAINT = 'requests_pkey';
+        END $$;
+        CREATE TRIGGER fail BEFORE INSERT ON requests FOR EACH ROW EXECUTE FUNCTION fail()";
+    let refused = flip_on_broken_database(sql, "is reported as stored, and cannot be read").await;
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}
+
+/// No entry can be dated after the end of time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn endless_lost_races_fail_the_batch() {
+    let sql = "UPDATE log_head SET closed_at = '9999-12-30 21:59:59.999999+00'";
+    let refused = flip_on_broken_database(sql, "races for the head of the log").await;
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
+}

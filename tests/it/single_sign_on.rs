@@ -1,5 +1,6 @@
 //! Single sign-on: settings, users, tokens, and outages of the issuer.
 
+mod request_owner;
 mod settings;
 mod tokens;
 mod users;

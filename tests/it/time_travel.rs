@@ -1,5 +1,7 @@
 //! Past states of flags: a request for a past revision or time gets the answer that was given at that time.
 
+mod clocks;
+mod closed_times;
 mod lagging_replica;
 
 use std::time::{Duration, SystemTime};
@@ -264,7 +266,7 @@ on_both_databases! {
         let later = prost_types::Timestamp::from(SystemTime::now() + Duration::from_secs(3_600));
         let epoch = Some(prost_types::Timestamp::default());
         for (request, field, rule) in [
-            (ListFeatureFlagsRequest { as_of_time: Some(later), ..all() }, "as_of_time", "must have passed"),
+            (ListFeatureFlagsRequest { as_of_time: Some(later), ..all() }, "as_of_time", "must not be more than 5 seconds ahead"),
             (ListFeatureFlagsRequest { as_of_revision: Some(-1), ..all() }, "as_of_revision", "must be at least 0"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), as_of_time: epoch, ..all() }, "as_of_time", "must not be given together"),
             (ListFeatureFlagsRequest { as_of_revision: Some(1), min_revision: Some(2), ..all() }, "min_revision", "must not be beyond"),

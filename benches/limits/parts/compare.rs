@@ -9,6 +9,7 @@ use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::flip_load::FlipLoad;
 use crate::rig::h2load::Calls;
+use crate::rig::past_readers::{self, PastReaders};
 use crate::rig::program::Program;
 use crate::rig::requests::read_request;
 use crate::rig::{Deployment, Rig};
@@ -49,11 +50,46 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
         rig.cluster.vacuum_and_checkpoint(&served.url).await?;
         deployed.push(Deployed { build, served });
     }
-    reads(rig, report, &deployed).await?;
-    flips(rig, report, &deployed, "PostgreSQL").await?;
+    for beside in [Beside::Nothing, Beside::PastReaders] {
+        reads(rig, report, &deployed, beside).await?;
+        flips(rig, report, &deployed, "PostgreSQL", beside).await?;
+    }
     drop(deployed);
     let folder = TempDir::new()?;
-    flips(rig, report, &on_sqlite(rig, folder.path()).await?, "SQLite").await
+    let deployed = on_sqlite(rig, folder.path()).await?;
+    for beside in [Beside::Nothing, Beside::PastReaders] {
+        flips(rig, report, &deployed, "SQLite", beside).await?;
+    }
+    Ok(())
+}
+
+/// What goes on beside the measured load.
+#[derive(Clone, Copy)]
+enum Beside {
+    Nothing,
+    PastReaders,
+}
+
+impl Beside {
+    fn name(self, load: &str) -> String {
+        match self {
+            Self::Nothing => load.to_owned(),
+            Self::PastReaders => format!("{load}, while {} callers ask about the last second", past_readers::CALLERS),
+        }
+    }
+
+    /// Measures a load with this beside it.
+    async fn measure(self, served: &Deployment, load: impl Future<Output = Result<f64>>) -> Result<f64> {
+        match self {
+            Self::Nothing => load.await,
+            Self::PastReaders => {
+                let readers = PastReaders::start(&served.callers)?;
+                let measured = load.await?;
+                readers.stop().await?;
+                Ok(measured)
+            }
+        }
+    }
 }
 
 fn builds(rig: &Rig) -> Vec<(Build, Program)> {
@@ -71,21 +107,24 @@ async fn on_sqlite(rig: &Rig, folder: &Path) -> Result<Vec<Deployed>> {
     Ok(deployed)
 }
 
-async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed]) -> Result<()> {
+async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed], beside: Beside) -> Result<()> {
     let mut calls = Vec::new();
     for Deployed { served, .. } in deployed {
         calls.push(Calls::new(GET, &read_request(), &served.callers.flag_1().await?, rig.scale.compared_reads)?);
     }
-    take_turns(rig, report, deployed, "GetFeatureFlag with a token", async |index| {
-        calls[index].load(deployed[index].served.server.address).await
+    take_turns(rig, report, deployed, &beside.name("GetFeatureFlag with a token"), async |index| {
+        let served = &deployed[index].served;
+        beside.measure(served, calls[index].load(served.server.address)).await
     })
     .await
 }
 
-async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: &str) -> Result<()> {
+async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: &str, beside: Beside) -> Result<()> {
     let load = FlipLoad::of_all_flags(IN_FLIGHT, rig.scale.compared_length);
-    take_turns(rig, report, deployed, &format!("flips on {database}, {IN_FLIGHT} in flight"), async |index| {
-        Ok(deployed[index].served.callers.flip(&load).await?.per_second)
+    let name = beside.name(&format!("flips on {database}, {IN_FLIGHT} in flight"));
+    take_turns(rig, report, deployed, &name, async |index| {
+        let served = &deployed[index].served;
+        beside.measure(served, async { Ok(served.callers.flip(&load).await?.per_second) }).await
     })
     .await
 }

@@ -7,6 +7,7 @@ mod cluster;
 pub mod fill;
 pub mod flip_load;
 pub mod h2load;
+pub mod past_readers;
 pub mod pgbench;
 pub mod process;
 pub mod program;

@@ -10,6 +10,7 @@ use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::state::Head;
+use crate::domain::time::Timestamp;
 use crate::store::{EntryQuery, Order, Store};
 
 const DEFAULT_LIMIT: i32 = 50;
@@ -53,6 +54,12 @@ impl AuditLogList {
             Self { filter, period, page, limit, cursor, as_of, min_revision, scope }
         });
         validator.finish(list)
+    }
+
+    /// The time up to which the answer is asked for, if an entry that is written later could belong to it. A page that is anchored
+    /// at a revision never changes.
+    pub fn open_end(&self) -> Option<Timestamp> {
+        self.period.to.filter(|_| self.cursor.is_none() && self.as_of.is_none())
     }
 
     /// The page. It is read again if the log was trimmed meanwhile, since entries may then be missing: each

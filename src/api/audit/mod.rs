@@ -10,10 +10,12 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::call::Call;
 use super::change::Changes;
 use super::errors::ApiError;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
+use super::reader::StateReader;
 use super::validate::RequestValidator;
 use crate::checkpoint::SigningKey;
 use crate::domain::error::Error;
@@ -28,6 +30,7 @@ use stream::{AuditStream, Messages};
 /// AuditService.
 pub struct Audit {
     changes: Changes,
+    reader: StateReader,
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     signer: Option<CheckpointSigner>,
@@ -38,6 +41,7 @@ impl Audit {
     /// A service that reads `store` and makes changes through `changes`. Without a `key` it signs no checkpoints.
     pub fn new(
         changes: Changes,
+        reader: StateReader,
         store: Arc<dyn Store>,
         mirror: Arc<Mirror>,
         key: Option<Arc<SigningKey>>,
@@ -45,6 +49,7 @@ impl Audit {
     ) -> Self {
         Self {
             changes,
+            reader,
             store,
             mirror,
             signer: key.map(|key| CheckpointSigner { key, clock }),
@@ -59,7 +64,11 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::ListAuditLogsRequest>,
     ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
+        let deadline = Call::of(&request)?.deadline;
         let list = AuditLogList::parse(request.into_inner())?;
+        if let Some(time) = list.open_end() {
+            self.reader.until_closed("to_date", time, deadline).await?;
+        }
         list.page(&*self.store).await.map(Response::new)
     }
 
@@ -110,7 +119,11 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
+        let deadline = Call::of(&request)?.deadline;
         let request = AuditStream::parse(request.into_inner())?;
+        if let Some(time) = request.end_date() {
+            self.reader.until_closed("to_date", time, deadline).await?;
+        }
         let head = self.store.head().await?;
         let stream = request.start(&*self.store, &head).await?;
         Ok(Response::new(stream.messages(Arc::clone(&self.store), self.mirror.revisions())))

@@ -21,6 +21,7 @@ use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::hash::GENESIS;
 use crate::domain::state::Head;
+use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 use crate::store::{EntryQuery, Order, Store};
 use crate::telemetry::request;
@@ -83,6 +84,12 @@ impl AuditStream {
             remaining,
             end: 0,
         }))
+    }
+
+    /// The time at which the stream ends although the log goes on. A stream with `follow` ends with the first entry after its
+    /// time, when no earlier one can come any more.
+    pub fn end_date(&self) -> Option<Timestamp> {
+        self.period.to.filter(|_| !self.follow)
     }
 
     /// Positions the stream at its cursor, after checking that the cursor belongs to this log.

@@ -11,10 +11,10 @@ use super::StateReader;
 use crate::api::errors::log_corrupt;
 use crate::api::validate::{Edge, RequestValidator};
 use crate::domain::Revision;
-use crate::domain::error::{Error, Violation};
+use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::history::{NextChange, PastFlag, flag_as_of};
-use crate::domain::state::Head;
+use crate::domain::state::{Head, State};
 use crate::domain::time::Timestamp;
 
 /// A point in the past.
@@ -50,17 +50,21 @@ impl StateReader {
     pub(in crate::api) async fn resolve(&self, as_of: AsOf, deadline: Instant) -> Result<Revision, Status> {
         let revision = match as_of {
             AsOf::Revision(revision) => revision,
-            AsOf::Time(time) => self.last_revision_until(time).await?,
+            AsOf::Time(time) => self.last_revision_until(time, deadline).await?,
         };
         self.wait_for_revision(Some(revision), deadline).await?;
         Ok(revision)
     }
 
-    async fn last_revision_until(&self, time: Timestamp) -> Result<Revision, Status> {
-        let now = self.clock.now();
-        if time > now {
-            let rule = format!("must have passed by this server's clock: it is {now} now");
-            return Err(Error::Invalid(vec![Violation { field: "as_of_time".to_owned(), rule }]).into());
+    async fn last_revision_until(&self, time: Timestamp, deadline: Instant) -> Result<Revision, Status> {
+        self.until_closed("as_of_time", time, deadline).await?;
+        // Usually the time is that of the last entry or later.
+        let last = |state: &State| {
+            let head = state.head();
+            (state.is_closed(time) && head.timestamp <= time).then_some(head.revision)
+        };
+        if let Some(revision) = self.read(last)? {
+            return Ok(revision);
         }
         if let Some(revision) = self.store.last_until(time).await? {
             return Ok(revision);

@@ -2,6 +2,7 @@
 //! log.
 
 mod as_of;
+mod closed;
 
 use std::sync::Arc;
 use std::time::Duration;

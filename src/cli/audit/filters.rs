@@ -35,6 +35,12 @@ pub(in crate::cli) struct Filters {
     to: Option<prost_types::Timestamp>,
 }
 
+/// Whether a time has passed. A server answers only for such times: until then, there is no entry after it anyway.
+fn has_passed(time: &prost_types::Timestamp) -> bool {
+    let now = Timestamp::now();
+    (time.seconds, time.nanos) <= (now.as_second(), now.subsec_nanosecond())
+}
+
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
     when::parse(text, End::From, Timestamp::now())
 }
@@ -51,7 +57,12 @@ impl Filters {
         texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
     }
 
-    /// The request for the first page.
+    /// The time up to which entries are asked for, which may lie ahead.
+    pub fn end(&self) -> Option<prost_types::Timestamp> {
+        self.to
+    }
+
+    /// The request for the first page. Up to a time ahead means up to the end of the log.
     pub async fn list(self, remote: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
         let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
@@ -64,7 +75,7 @@ impl Filters {
             entity_id,
             action_type: self.action,
             from_date: self.from,
-            to_date: self.to,
+            to_date: self.to.filter(has_passed),
             ..Default::default()
         })
     }

@@ -33,8 +33,12 @@ impl Tail {
     pub async fn run(self) -> Result<(), Failure> {
         let remote = self.connection.connect().await?;
         let mut printer: StreamPrinter<6> = self.output.stream();
+        let end = self.filters.end();
         let list = self.filters.list(&remote).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
+        if request.follow {
+            request.to_date = end;
+        }
         request.after_revision = self.after;
         if self.after.is_none() {
             // Even with --lines 0 one entry is read, for the revision to start after.

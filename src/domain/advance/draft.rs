@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Actor, Created, Decision, Proposal, Step, StoredRequest};
+use super::{Actor, Created, Decision, Proposal, RequestOwner, Step, StoredRequest};
 use crate::domain::access::{
     Account, Credential, Directory, Grant, Identity, Permission, Permissions, Token, User, authenticate,
 };
@@ -126,8 +126,12 @@ impl<'a> Draft<'a> {
 
     /// The user of an actor, whether or not the credential is valid; `None` for a service, or a caller who is not a user yet.
     pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
-        let Actor::Caller { credential, .. } = actor else { return None };
-        credential.user_id(self)
+        user_id(self, actor)
+    }
+
+    /// As [`user_id`](Self::user_id), before the batch.
+    pub fn user_id_at_base(&self, actor: &Actor) -> Option<Uuid> {
+        user_id(self.state, actor)
     }
 
     /// The identity of a single sign-on caller who is not a user yet.
@@ -166,11 +170,12 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The position of the next entry. Timestamps never decrease along revisions, whatever the clock does.
+    /// The position of the next entry. Timestamps never decrease along revisions, whatever the clock does, and none lies in a
+    /// closed time, which was answered for already.
     pub fn next_position(&self, actor: &Actor) -> EntryPosition {
         EntryPosition {
             revision: self.head.revision + 1,
-            timestamp: self.now.max(self.head.timestamp),
+            timestamp: self.now.max(self.head.timestamp).max(self.state.closed_at().next()),
             by: self.actor_name(actor),
         }
     }
@@ -277,7 +282,12 @@ impl<'a> Draft<'a> {
     }
 
     /// Completes the batch.
-    pub fn finish(self, requests: Vec<StoredRequest>, decisions: Vec<Decision>) -> Step {
+    pub fn finish(
+        self,
+        requests: Vec<StoredRequest>,
+        owners: Vec<Option<RequestOwner>>,
+        decisions: Vec<Decision>,
+    ) -> Step {
         let Changes { flags, users, tokens, entries, .. } = self.changes;
         let state = self.state;
         let (flags, new_flags) = new_ones_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
@@ -290,6 +300,7 @@ impl<'a> Draft<'a> {
             delta: Delta { flags, users, tokens },
             created: Created { flags: new_flags, users: new_users, tokens: new_tokens },
             requests,
+            owners,
             decisions,
         }
     }
@@ -310,6 +321,11 @@ impl Directory for Draft<'_> {
     fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
         self.changes.tokens.get(&id).or_else(|| self.state.token(id))
     }
+}
+
+fn user_id(directory: &impl Directory, actor: &Actor) -> Option<Uuid> {
+    let Actor::Caller { credential, .. } = actor else { return None };
+    credential.user_id(directory)
 }
 
 /// The changed objects with the new ones last, and the number of new ones. Each part is sorted by id, so that rows are

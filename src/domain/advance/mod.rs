@@ -45,18 +45,23 @@ pub fn advance<'a>(
     let mut draft = Draft::new(state, now, new_id);
     let mut requests: Vec<StoredRequest> = Vec::new();
     let mut named: HashMap<(Uuid, RequestId), usize> = HashMap::new();
-    let mut decisions = Vec::new();
+    let (mut owners, mut decisions) = (Vec::new(), Vec::new());
     for proposal in proposals {
-        if let Some((request, user_id)) = request_key(&draft, proposal)
-            && let Some(&earlier) = named.get(&(user_id, request.id.clone()))
+        let owner = owner(&draft, proposal);
+        if let Some((request, owner)) = proposal.request.as_ref().zip(owner)
+            && let Some(&earlier) = named.get(&(owner.user_id, request.id.clone()))
         {
             decisions.push(replay(&draft, proposal, request, &requests[earlier]));
+            owners.push(Some(owner));
             continue;
         }
         let decision = decide(&mut draft, proposal);
-        // Looked up again: a first-time caller by single sign-on is a user only now.
-        if let (Ok(answer), Some((request, user_id)), false) =
-            (&decision, request_key(&draft, proposal), proposal.validate_only)
+        // A first-time caller by single sign-on is a user only now. Any other caller stays who they were, even if the change
+        // gives their account to another user.
+        let owner = owner.or_else(|| self::owner(&draft, proposal));
+        owners.push(owner);
+        if let (Ok(answer), Some((request, RequestOwner { user_id, .. })), false) =
+            (&decision, proposal.request.as_ref().zip(owner), proposal.validate_only)
         {
             named.insert((user_id, request.id.clone()), requests.len());
             requests.push(StoredRequest {
@@ -69,12 +74,13 @@ pub fn advance<'a>(
         }
         decisions.push(decision.map_or_else(Decision::Rejected, Decision::Accepted));
     }
-    draft.finish(requests, decisions)
+    draft.finish(requests, owners, decisions)
 }
 
-/// The key of a request: its user and `request_id`.
-fn request_key<'p>(draft: &Draft<'_>, proposal: &'p Proposal) -> Option<(&'p RequestKey, Uuid)> {
-    proposal.request.as_ref().zip(draft.user_id(&proposal.actor))
+/// The user whose request a proposal is, at its position in the batch.
+fn owner(draft: &Draft<'_>, proposal: &Proposal) -> Option<RequestOwner> {
+    let user_id = draft.user_id(&proposal.actor)?;
+    Some(RequestOwner { user_id, is_known_at_base: draft.user_id_at_base(&proposal.actor) == Some(user_id) })
 }
 
 /// A retry: its caller must still authenticate, and the digest must match.

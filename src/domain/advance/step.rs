@@ -86,6 +86,16 @@ pub struct StoredRequest {
     pub expires_at: Timestamp,
 }
 
+/// The user whose request a proposal is, as `advance` found at the proposal's position in the batch. An earlier proposal of the
+/// batch may have made the caller that user, so the state before or after the batch may tell otherwise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RequestOwner {
+    /// The user.
+    pub user_id: Uuid,
+    /// Whether the caller was this user before the batch.
+    pub is_known_at_base: bool,
+}
+
 /// What to append for a batch, and how to answer its callers afterwards.
 #[derive(Debug, Clone)]
 pub struct Step {
@@ -101,6 +111,8 @@ pub struct Step {
     pub created: Created,
     /// The answers to store.
     pub requests: Vec<StoredRequest>,
+    /// For each proposal, in order, the user whose request it is; `None` if the actor is not a user.
+    pub owners: Vec<Option<RequestOwner>>,
     /// One decision for each proposal, in order.
     pub decisions: Vec<Decision>,
 }
@@ -109,6 +121,12 @@ impl Step {
     /// Whether there is nothing to write.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty() && self.requests.is_empty()
+    }
+
+    /// The time that must not be closed yet for the step to be appended: that of its first entry. Requests alone have no
+    /// time, so nothing can be too late for them.
+    pub fn first_timestamp(&self) -> Timestamp {
+        self.entries.first().map_or(Timestamp::MAX, |entry| entry.timestamp)
     }
 }
 

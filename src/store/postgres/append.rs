@@ -1,17 +1,23 @@
 //! The append: one statement, one round trip, one implicit transaction.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use sqlx::Connection;
-use sqlx::postgres::PgConnection;
+use sqlx::postgres::{PgConnection, Postgres};
+use sqlx::{AssertSqlSafe, Connection, Row};
 use uuid::Uuid;
 
+use super::clock::DatabaseClock;
 use super::connect::Connector;
 use super::error;
 use super::session::Purpose;
 use super::statement::statement;
 use crate::domain::advance::Step;
+use crate::domain::state::Head;
+use crate::domain::time::Timestamp;
+use crate::store::follow::LogEnd;
+use crate::store::rows::Time;
 use crate::store::{AppendOutcome, StoreError, Writer};
 
 /// How long to wait for an answer to an append. After that the connection is dropped. The statement is never cancelled:
@@ -24,13 +30,15 @@ pub(super) struct PostgresWriter {
     /// The payload of this server's notifications.
     instance: String,
     connection: Option<PgConnection>,
+    /// Corrected by each append.
+    clock: Arc<DatabaseClock>,
     /// Whether a transaction is open that has locked the head.
     is_head_locked: bool,
 }
 
 impl PostgresWriter {
-    pub fn new(connector: Connector, instance: Uuid) -> Self {
-        Self { connector, instance: instance.to_string(), connection: None, is_head_locked: false }
+    pub fn new(connector: Connector, instance: Uuid, clock: Arc<DatabaseClock>) -> Self {
+        Self { connector, instance: instance.to_string(), connection: None, clock, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -43,9 +51,9 @@ impl PostgresWriter {
     }
 
     async fn run(
+        &self,
         connection: &mut PgConnection,
         step: &Step,
-        instance: &str,
         is_head_locked: bool,
     ) -> Result<AppendOutcome, sqlx::Error> {
         let has_moved = if step.is_empty() {
@@ -58,7 +66,14 @@ impl PostgresWriter {
                 .await?;
             found.is_none()
         } else {
-            statement(step, instance).map_err(sqlx::Error::Encode)?.fetch_optional(&mut *connection).await?.is_none()
+            let asked = Instant::now();
+            let statement = statement(step, &self.instance).map_err(sqlx::Error::Encode)?;
+            let row = statement.fetch_optional(&mut *connection).await?;
+            // Whatever the reading is: the step is appended.
+            if let Some(Ok(Time(reading))) = row.as_ref().map(|row| row.try_get("present")) {
+                self.clock.correct(reading, asked);
+            }
+            row.is_none()
         };
         if is_head_locked {
             sqlx::query("COMMIT").execute(connection).await?;
@@ -72,9 +87,7 @@ impl Writer for PostgresWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let mut connection = self.take().await?;
         let is_head_locked = std::mem::take(&mut self.is_head_locked);
-        let result =
-            tokio::time::timeout(APPEND_TIMEOUT, Self::run(&mut connection, step, &self.instance, is_head_locked))
-                .await;
+        let result = tokio::time::timeout(APPEND_TIMEOUT, self.run(&mut connection, step, is_head_locked)).await;
         match result {
             Ok(Ok(appended)) => {
                 self.connection = Some(connection);
@@ -92,6 +105,27 @@ impl Writer for PostgresWriter {
             }
             Err(_) if step.is_empty() => Err(StoreError::Unavailable("no answer in time".into())),
             Err(_) => Err(StoreError::OutcomeUnknown("no answer in time".into())),
+        }
+    }
+
+    async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError> {
+        if self.is_head_locked {
+            // Rolls back: the close would otherwise be part of a transaction that nobody commits.
+            self.connection = None;
+        }
+        let mut connection = self.take().await?;
+        let sql = format!(
+            "UPDATE log_head SET closed_at = $1 WHERE log_id = $2 AND closed_at < $1 RETURNING {}",
+            LogEnd::columns(),
+        );
+        let close = sqlx::query(AssertSqlSafe(sql)).bind(Time(through)).bind(log_id).fetch_optional(&mut connection);
+        match tokio::time::timeout(APPEND_TIMEOUT, close).await {
+            Ok(Ok(row)) => {
+                self.connection = Some(connection);
+                row.map(|row| Ok(LogEnd::decode::<Postgres>(&row)?.head)).transpose()
+            }
+            Ok(Err(error)) => Err(error::read(error)),
+            Err(_) => Err(StoreError::Unavailable("no answer in time".into())),
         }
     }
 

@@ -10,15 +10,17 @@ use sqlx::{AssertSqlSafe, Connection, Postgres};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
+use super::clock::DatabaseClock;
 use super::connect::Connector;
+use super::end_with_time;
 use super::error::read;
-use super::head;
 use super::session::Purpose;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
+use crate::store::follow::LogEnd;
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{FollowOutcome, StoreError, follow};
+use crate::store::{FollowOutcome, Followed, StoreError, follow};
 
 /// Several reads at one moment.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
@@ -28,34 +30,37 @@ pub(super) struct Follower {
     connector: Connector,
     /// The connection while it is not in use. It is put back only if it is still usable.
     idle: Mutex<Option<PgConnection>>,
+    /// Corrected by each look at the log.
+    clock: Arc<DatabaseClock>,
 }
 
 impl Follower {
-    pub fn new(connector: Connector) -> Self {
-        Self { connector, idle: Mutex::new(None) }
+    pub fn new(connector: Connector, clock: Arc<DatabaseClock>) -> Self {
+        Self { connector, idle: Mutex::new(None), clock }
     }
 
     pub async fn load(&self) -> Result<State, StoreError> {
         let mut idle = self.idle.lock().await;
         let mut connection = self.connector.connect(Purpose::Querying).await?;
+        end_with_time(&mut connection, &self.clock).await?;
         let state = load(&mut connection).await?;
         *idle = Some(connection);
         Ok(state)
     }
 
-    pub async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
+    pub async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
         let mut idle = self.idle.lock().await;
         if let Some(mut connection) = idle.take()
-            && let Ok(outcome) = follow(&mut connection, known).await
+            && let Ok(followed) = follow(&mut connection, known, &self.clock).await
         {
             *idle = Some(connection);
-            return Ok(outcome);
+            return Ok(followed);
         }
         // The idle connection may have been lost.
         let mut connection = self.connector.connect(Purpose::Querying).await?;
-        let outcome = follow(&mut connection, known).await?;
+        let followed = follow(&mut connection, known, &self.clock).await?;
         *idle = Some(connection);
-        Ok(outcome)
+        Ok(followed)
     }
 
     pub async fn close(&self) {
@@ -72,15 +77,16 @@ async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {
     Ok(state)
 }
 
-async fn follow(connection: &mut PgConnection, known: &Head) -> Result<FollowOutcome, StoreError> {
+async fn follow(connection: &mut PgConnection, known: &Head, clock: &DatabaseClock) -> Result<Followed, StoreError> {
     // Usually nothing changed, which one small read shows.
-    if head(connection).await? == *known {
-        return Ok(FollowOutcome::Unchanged);
+    let LogEnd { head, closed_at } = end_with_time(connection, clock).await?;
+    if head == *known {
+        return Ok(Followed { outcome: FollowOutcome::Unchanged, closed_at });
     }
     let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
-    let outcome = follow::follow::<Postgres>(&mut snapshot, known).await?;
+    let followed = follow::follow::<Postgres>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
-    Ok(outcome)
+    Ok(followed)
 }
 
 /// See [`Backend::changed_since`](crate::store::backend::Backend::changed_since).

@@ -1,6 +1,7 @@
 //! PostgreSQL, 13 or newer.
 
 mod append;
+mod clock;
 mod connect;
 mod error;
 mod follower;
@@ -10,22 +11,23 @@ mod statement;
 mod url;
 
 use std::path::PathBuf;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
-use sqlx::postgres::{PgConnection, PgPool};
-use sqlx::{AssertSqlSafe, Connection, Postgres};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
+use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
 use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
+use super::follow::LogEnd;
 use super::migrate::Schema;
-use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
-use super::sql::Sql;
+use super::rows::{EntryHash, Part, Time, column_list, read_all};
 use super::{
-    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
+    Connections, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
     Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
@@ -36,8 +38,9 @@ use crate::domain::filter::{Filter, Range};
 use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, Timestamp};
 use append::PostgresWriter;
+use clock::DatabaseClock;
 use connect::Connector;
 use error::read;
 use follower::Follower;
@@ -64,6 +67,8 @@ pub struct PostgresStore {
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: PgPool,
     follower: Follower,
+    /// The clock of the database, corrected by each look at the log and each append.
+    clock: Arc<DatabaseClock>,
     /// Marks the notifications of our own appends.
     instance: Uuid,
     usability: Usability,
@@ -76,10 +81,12 @@ impl PostgresStore {
     /// A line for the operator, if the URL is invalid.
     pub fn open(url: &str) -> Result<Self, String> {
         let connector = Connector::new(url)?;
+        let clock = Arc::new(DatabaseClock::default());
         Ok(Self {
             pool: connector.pool(Purpose::Querying, 8),
             internal: connector.pool(Purpose::Querying, 2),
-            follower: Follower::new(connector.clone()),
+            follower: Follower::new(connector.clone(), Arc::clone(&clock)),
+            clock,
             instance: Uuid::now_v7(),
             usability: Usability::default(),
             connector,
@@ -123,6 +130,10 @@ impl Store for PostgresStore {
         self.follower.close().await;
     }
 
+    fn clock(&self) -> Arc<dyn Clock> {
+        Arc::clone(&self.clock) as _
+    }
+
     fn connections(&self) -> Connections {
         Connections::of(&self.pool)
     }
@@ -159,7 +170,7 @@ impl Store for PostgresStore {
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(PostgresWriter::new(self.connector.clone(), self.instance))
+        Box::new(PostgresWriter::new(self.connector.clone(), self.instance, Arc::clone(&self.clock)))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -168,10 +179,10 @@ impl Store for PostgresStore {
 
     async fn head(&self) -> Result<Head, StoreError> {
         let mut connection = self.pool.acquire().await.map_err(read)?;
-        head(&mut connection).await
+        Ok(end(&mut connection).await?.head)
     }
 
-    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
         self.follower.follow(known).await
     }
 
@@ -323,11 +334,27 @@ async fn warnings(pool: &PgPool) -> Result<Vec<String>, StoreError> {
 }
 
 /// The end of the log.
-pub(super) async fn head(connection: &mut PgConnection) -> Result<Head, StoreError> {
+pub(super) async fn end(connection: &mut PgConnection) -> Result<LogEnd, StoreError> {
+    LogEnd::decode::<Postgres>(&end_row(connection).await?)
+}
+
+/// The end of the log, and a reading of the database's clock.
+async fn end_with_time(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<LogEnd, StoreError> {
+    let asked = Instant::now();
+    let row = end_row(connection).await?;
+    let Time(reading) = row.try_get("present").map_err(read)?;
+    clock.correct(reading, asked);
+    LogEnd::decode::<Postgres>(&row)
+}
+
+async fn end_row(connection: &mut PgConnection) -> Result<PgRow, StoreError> {
     // A standby may be behind without any sign of it.
-    let sql = Sql::<Postgres>::new(format!("{} WHERE NOT pg_is_in_recovery()", select::<Head>()));
-    let head = sql.rows_on::<Head, Head>(connection).await?.pop();
-    head.ok_or_else(|| {
+    let sql = format!(
+        "SELECT {}, clock_timestamp() AS present FROM log_head WHERE NOT pg_is_in_recovery()",
+        LogEnd::columns(),
+    );
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_optional(connection).await.map_err(read)?;
+    row.ok_or_else(|| {
         StoreError::Unavailable("the server is a standby, which may be behind; connect to the primary".into())
     })
 }

@@ -1,7 +1,7 @@
 //! The statement of an append: its text, and the values in the order of the text.
 //!
 //! Everything depends on the row that the update of the head returns. If the log is not at the expected revision, that
-//! update returns no row and nothing is written.
+//! update returns no row and nothing is written. The same holds if the time of the first entry is closed.
 
 use std::sync::{Arc, LazyLock};
 
@@ -15,7 +15,9 @@ use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::flag::Flag;
 use crate::domain::state::Head;
-use crate::store::rows::{BoxError, Column, Kind, Part, Table, assignments, column_list, columns, conflict_update};
+use crate::store::rows::{
+    BoxError, Column, Kind, Part, Table, Time, assignments, column_list, columns, conflict_update,
+};
 
 /// Moves the head, inserts entries, updates flags and stores requests: all that flips, edits of flags and denials need.
 static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| Text::flips().outcome());
@@ -40,6 +42,7 @@ pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Po
     arguments.add(step.base.revision)?;
     arguments.add(step.base.log_id)?;
     arguments.add(&step.base.hash[..])?;
+    arguments.add(Time(step.first_timestamp()))?;
     step.head.bind::<Postgres>(Part::Update, &mut arguments)?;
     Entry::bind_arrays(&step.entries, Part::All, &mut arguments)?;
     Flag::bind_arrays(known, Part::Update, &mut arguments)?;
@@ -88,10 +91,12 @@ impl Text {
 
     fn update_head(&mut self) {
         let (revision, log_id, hash) = (self.parameter(), self.parameter(), self.parameter());
+        let first_timestamp = self.parameter();
         let assignments = assignments::<Head>(|_, _| self.parameter());
         self.sql = format!(
             "WITH head AS (UPDATE log_head SET {assignments}
-                WHERE revision = {revision} AND log_id = {log_id} AND hash = {hash} RETURNING revision)"
+                WHERE revision = {revision} AND log_id = {log_id} AND hash = {hash} AND closed_at < {first_timestamp}
+                RETURNING revision)"
         );
     }
 
@@ -118,11 +123,12 @@ impl Text {
     }
 
     /// The one row of an append that happened. If a flag to update is missing, it divides by zero, which rolls everything
-    /// back: no entry without its change. The row also notifies the other replicas.
+    /// back: no entry without its change. The row also notifies the other replicas, and reads the clock.
     fn outcome(mut self) -> Arc<str> {
         let instance = self.parameter();
         self.sql += &format!(
-            " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality({}))::int, pg_notify('{}', {instance}::text) FROM head",
+            " SELECT 1 / ((SELECT count(*) FROM flags) = cardinality({}))::int, pg_notify('{}', {instance}::text),
+                clock_timestamp() AS present FROM head",
             self.flag_ids,
             notifications::CHANNEL,
         );

@@ -134,8 +134,8 @@ pub(super) async fn read_all<B: Backend, T: Table, R: From<T>>(
     rows.map(|row| read::<B, T>(&row.map_err(B::read_error)?).map(R::from)).try_collect().await
 }
 
-/// Decodes one row.
-fn read<B: Backend, T: Table>(row: &B::Row) -> Result<T, StoreError> {
+/// Decodes one row. Columns after those of the table are left to the caller.
+pub(super) fn read<B: Backend, T: Table>(row: &B::Row) -> Result<T, StoreError> {
     let mut columns = Columns { row, position: 0 };
     T::decode::<B>(&mut columns).map_err(|problem| StoreError::Corrupt {
         table: T::NAME,

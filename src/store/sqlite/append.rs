@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{Sqlite, SqliteArguments, SqliteConnectOptions, SqliteConnection};
+use uuid::Uuid;
 
 use super::database::SqliteDatabase;
 use super::error;
@@ -17,10 +18,12 @@ use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
 use crate::domain::flag::Flag;
 use crate::domain::state::Head;
-use crate::store::rows::{Part, Table, assignments, column_list, columns, conflict_update};
+use crate::domain::time::Timestamp;
+use crate::store::follow::LogEnd;
+use crate::store::rows::{Part, Table, Time, assignments, column_list, columns, conflict_update};
 use crate::store::{AppendOutcome, StoreError, Writer};
 
-const CHECK_HEAD: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ?";
+const CHECK_HEAD: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ? AND closed_at < ?";
 
 static UPDATE_HEAD: LazyLock<Arc<str>> =
     LazyLock::new(|| format!("UPDATE log_head SET {}", assignments::<Head>(|_, _| "?".to_owned())).into());
@@ -73,6 +76,7 @@ impl SqliteWriter {
             .bind(step.base.revision)
             .bind(step.base.log_id)
             .bind(&step.base.hash[..])
+            .bind(Time(step.first_timestamp()))
             .fetch_optional(&mut *connection)
             .await?;
         if found.is_none() {
@@ -126,6 +130,24 @@ impl Writer for SqliteWriter {
             }
             Err(error) => error::commit(error),
         }
+    }
+
+    async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError> {
+        if self.is_head_locked {
+            // Rolls back: the close would otherwise be part of a transaction that nobody commits.
+            self.connection = None;
+        }
+        self.database.open().await?;
+        let mut connection = self.take().await?;
+        let sql = format!(
+            "UPDATE log_head SET closed_at = $1 WHERE log_id = $2 AND closed_at < $1 RETURNING {}",
+            LogEnd::columns(),
+        );
+        // Reads all rows, since the statement commits only at its end.
+        let close = sqlx::query(AssertSqlSafe(sql)).bind(Time(through)).bind(log_id).fetch_all(&mut connection);
+        let rows = close.await.map_err(error::read)?;
+        self.connection = Some(connection);
+        rows.first().map(|row| Ok(LogEnd::decode::<Sqlite>(row)?.head)).transpose()
     }
 
     async fn lock_head(&mut self) -> Result<(), StoreError> {

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 
+use super::end;
 use super::error::read;
-use super::head;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
+use crate::store::follow::LogEnd;
 use crate::store::rows::{Table, read_all, select};
-use crate::store::{FollowOutcome, StoreError, follow};
+use crate::store::{FollowOutcome, Followed, StoreError, follow};
 
 /// The whole state, at one revision.
 pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
@@ -22,17 +23,18 @@ pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
 }
 
 /// What happened to the log since `known`.
-pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<FollowOutcome, StoreError> {
+pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<Followed, StoreError> {
     // Usually nothing changed, which one small read shows.
     let mut connection = pool.acquire().await.map_err(read)?;
-    if head(&mut connection).await? == *known {
-        return Ok(FollowOutcome::Unchanged);
+    let LogEnd { head, closed_at } = end(&mut connection).await?;
+    if head == *known {
+        return Ok(Followed { outcome: FollowOutcome::Unchanged, closed_at });
     }
     drop(connection);
     let mut snapshot = pool.begin().await.map_err(read)?;
-    let outcome = follow::follow::<Sqlite>(&mut snapshot, known).await?;
+    let followed = follow::follow::<Sqlite>(&mut snapshot, known).await?;
     snapshot.commit().await.map_err(read)?;
-    Ok(outcome)
+    Ok(followed)
 }
 
 /// See [`Backend::changed_since`](crate::store::backend::Backend::changed_since).

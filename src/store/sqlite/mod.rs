@@ -21,11 +21,11 @@ use uuid::Uuid;
 
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
+use super::follow::LogEnd;
 use super::migrate::Schema;
-use super::rows::{EntryHash, Part, Time, column_list, read_all, select};
-use super::sql::Sql;
+use super::rows::{EntryHash, Part, Time, column_list, read_all};
 use super::{
-    Connections, EntryQuery, FollowOutcome, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
+    Connections, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
     Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
@@ -36,7 +36,7 @@ use crate::domain::filter::{Filter, Range};
 use crate::domain::history::NextChange;
 use crate::domain::state::{Head, State};
 use crate::domain::text::RequestId;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Clock, SystemClock, Timestamp};
 use append::SqliteWriter;
 use database::SqliteDatabase;
 use error::read;
@@ -147,6 +147,11 @@ impl Store for SqliteStore {
         self.database.close().await;
     }
 
+    fn clock(&self) -> Arc<dyn Clock> {
+        // All processes that have the file open run on this machine.
+        Arc::new(SystemClock)
+    }
+
     fn connections(&self) -> Connections {
         self.database.connections()
     }
@@ -187,10 +192,10 @@ impl Store for SqliteStore {
 
     async fn head(&self) -> Result<Head, StoreError> {
         let mut connection = self.readers().await?.acquire().await.map_err(read)?;
-        head(&mut connection).await
+        Ok(end(&mut connection).await?.head)
     }
 
-    async fn follow(&self, known: &Head) -> Result<FollowOutcome, StoreError> {
+    async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
         follower::follow(self.internal().await?, known).await
     }
 
@@ -323,7 +328,8 @@ async fn schema(connection: &mut SqliteConnection) -> Result<Schema, StoreError>
 }
 
 /// The end of the log.
-pub(super) async fn head(connection: &mut SqliteConnection) -> Result<Head, StoreError> {
-    let head = Sql::<Sqlite>::new(select::<Head>()).rows_on::<Head, Head>(connection).await?.pop();
-    head.ok_or_else(|| read(sqlx::Error::RowNotFound))
+pub(super) async fn end(connection: &mut SqliteConnection) -> Result<LogEnd, StoreError> {
+    let sql = format!("SELECT {} FROM log_head", LogEnd::columns());
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(read)?;
+    LogEnd::decode::<Sqlite>(&row)
 }

@@ -1,6 +1,7 @@
 //! Model-based tests: random sequences of changes run on the real server and on a model, and must give the same answers,
-//! the same state and the same log.
+//! the same state and the same log. What was answered for past times meanwhile must never change, on any replica.
 
+mod past;
 mod reference;
 mod service;
 
@@ -10,6 +11,7 @@ use proptest::test_runner::{Config, TestRunner};
 use tonic::Code;
 
 use crate::support::{Backend, Database, Server};
+use past::{Past, Question};
 use service::Service;
 
 /// The number of flags, and of users. Few, so that operations hit the same ones.
@@ -73,6 +75,16 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Questions about the past beside some of the changes.
+fn questions() -> impl Strategy<Value = Vec<Question>> {
+    let question = (0..500u64, 0..2usize, 0..8usize).prop_map(|(microseconds_ago, replica, reads_before)| Question {
+        microseconds_ago,
+        replica,
+        reads_before,
+    });
+    prop_oneof![2 => Just(Vec::new()), 1 => proptest::collection::vec(question, 1..8)]
+}
+
 async fn create(server: &Server, flag: usize) {
     server.admin().await.create(&format!("flag-{flag}")).await;
 }
@@ -80,18 +92,21 @@ async fn create(server: &Server, flag: usize) {
 fn compare_with_model(backend: Backend) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let database = runtime.block_on(Database::new(backend));
-    let server = runtime.block_on(Server::start(&database));
+    let servers = [runtime.block_on(Server::start(&database)), runtime.block_on(Server::start(&database))];
+    let server = &servers[0];
     // The log has enough entries that a trim always keeps some.
-    runtime.block_on(async { futures::future::join_all((0..6).map(|flag| create(&server, flag))).await });
+    runtime.block_on(async { futures::future::join_all((0..6).map(|flag| create(server, flag))).await });
     let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });
-    let result = runner.run(&proptest::collection::vec(op(), 1..40), |ops| {
+    let result = runner.run(&proptest::collection::vec((op(), questions()), 1..40), |ops| {
         runtime.block_on(async {
-            let mut service = Service::new(&server).await;
+            let mut service = Service::new(server).await;
             let mut model = service.model().await;
-            for op in &ops {
-                let answer = service.apply(op, &model).await;
+            let mut past = Past::new(&servers, service.prefix()).await;
+            for (op, questions) in &ops {
+                let (answer, ()) = tokio::join!(service.apply(op, &model), past.ask(questions));
                 prop_assert_eq!(answer, model.apply(op), "{:?}", op);
             }
+            prop_assert_eq!(past.changed_answers().await, Vec::<String>::new());
             prop_assert_eq!(service.entries().await, model.entries_kept());
             prop_assert_eq!(service.flags().await, model.flags);
             prop_assert_eq!(service.users().await, model.users);

@@ -224,6 +224,11 @@ impl Service {
         change_once!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
     }
 
+    /// What the keys of this sequence begin with.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     fn key(&self, flag: usize) -> String {
         format!("{}-{flag}", self.prefix)
     }

@@ -15,7 +15,7 @@ use crate::support::on_both_databases;
 
 /// Asserts that following from `known` returns the head of the log and exactly what changed.
 async fn leads_to_the_end(world: &World, known: &Head) {
-    let (head, delta) = match world.store.follow(known).await.unwrap() {
+    let (head, delta) = match world.store.follow(known).await.unwrap().outcome {
         FollowOutcome::Changed(head, delta) => (head, delta),
         other => panic!("from {}: {other:?}", known.revision),
     };
@@ -72,9 +72,9 @@ on_both_databases! {
 
     async fn unchanged_log_is_reported_as_unchanged(backend: Backend) {
         let mut world = World::empty(backend).await;
-        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap().outcome, FollowOutcome::Unchanged));
         world.commit(&[service(create("a"))]).await;
-        assert!(matches!(world.store.follow(world.state.head()).await.unwrap(), FollowOutcome::Unchanged));
+        assert!(matches!(world.store.follow(world.state.head()).await.unwrap().outcome, FollowOutcome::Unchanged));
     }
 
     async fn other_log_has_diverged(backend: Backend) {
@@ -90,7 +90,7 @@ on_both_databases! {
             ("another past", Head { hash: [0xee; 32], ..middle }),
             ("another past, with the end's hash", Head { hash: end.hash, ..middle }),
         ] {
-            let followed = world.store.follow(&known).await.unwrap();
+            let followed = world.store.follow(&known).await.unwrap().outcome;
             assert!(matches!(followed, FollowOutcome::Diverged), "{what}: {followed:?}");
         }
         leads_to_the_end(&world, &middle).await;
@@ -106,7 +106,7 @@ on_both_databases! {
             .collect();
         trim(&mut world, floor).await;
         for known in known {
-            let followed = world.store.follow(&known).await.unwrap();
+            let followed = world.store.follow(&known).await.unwrap().outcome;
             match followed {
                 FollowOutcome::Diverged => assert!(known.revision < floor, "from {}", known.revision),
                 FollowOutcome::Changed(head, _) => assert!(known.revision >= floor && head.floor == floor),
@@ -114,9 +114,9 @@ on_both_databases! {
             }
         }
         let elsewhere = Head { revision: floor, hash: [0xee; 32], ..world.heads[0] };
-        assert!(matches!(world.store.follow(&elsewhere).await.unwrap(), FollowOutcome::Diverged), "the hash there is known");
+        assert!(matches!(world.store.follow(&elsewhere).await.unwrap().outcome, FollowOutcome::Diverged), "the hash there is known");
         let state = world.store.load().await.unwrap();
         assert_eq!(state.flag(&flag("b")).unwrap().status, Status::Enabled, "flags outlive their entries");
-        assert!(matches!(world.store.follow(state.head()).await.unwrap(), FollowOutcome::Unchanged));
+        assert!(matches!(world.store.follow(state.head()).await.unwrap().outcome, FollowOutcome::Unchanged));
     }
 }

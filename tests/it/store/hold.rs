@@ -66,7 +66,7 @@ async fn race(store: Arc<dyn Store>) {
             if losses >= 3 {
                 writer.lock_head().await.unwrap();
             }
-            match store.follow(state.head()).await.unwrap() {
+            match store.follow(state.head()).await.unwrap().outcome {
                 FollowOutcome::Changed(head, delta) => state.apply(head, &delta),
                 other => panic!("{other:?}"),
             }
@@ -104,7 +104,7 @@ on_both_databases! {
 
         with_timeout("the head", world.writer.lock_head()).await.unwrap();
         with_timeout("the head that it has", world.writer.lock_head()).await.unwrap();
-        let FollowOutcome::Changed(head, delta) = world.store.follow(&known).await.unwrap() else { panic!("not changed") };
+        let FollowOutcome::Changed(head, delta) = world.store.follow(&known).await.unwrap().outcome else { panic!("not changed") };
 
         assert_eq!((head, delta.flags.len()), (other.head, 1));
         world.appended(&other);
@@ -162,7 +162,7 @@ on_both_databases! {
         let flips = i64::try_from(RACERS * FLIPS).unwrap();
         assert_eq!(state.head().revision, before.revision + flips);
         assert_eq!(state.flag(&flag("a")).unwrap().status, Status::Disabled, "{flips} flips");
-        let FollowOutcome::Changed(head, delta) = world.store.follow(&before).await.unwrap() else { panic!("not changed") };
+        let FollowOutcome::Changed(head, delta) = world.store.follow(&before).await.unwrap().outcome else { panic!("not changed") };
         world.state.apply(head, &delta);
         let mut previous = before.hash;
         for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(3) {

@@ -5,6 +5,7 @@
 //! what was written, and the database itself refuses changes that must never happen.
 
 mod append;
+mod closing;
 mod counts;
 mod files;
 mod follow;

@@ -200,9 +200,9 @@ on_both_databases! {
             world.raw.refuses(&format!("UPDATE log_head SET {change}"), words).await;
         }
         let second = match world.raw {
-            Raw::Sqlite(_) => "INSERT INTO log_head SELECT 2, log_id, revision, hash, timestamp, floor, floor_hash FROM log_head",
+            Raw::Sqlite(_) => "INSERT INTO log_head SELECT 2, log_id, revision, hash, timestamp, floor, floor_hash, closed_at FROM log_head",
             Raw::Postgres(_) => {
-                "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor, floor_hash FROM log_head"
+                "INSERT INTO log_head SELECT NOT singleton, log_id, revision, hash, timestamp, floor, floor_hash, closed_at FROM log_head"
             }
         };
         world.raw.refuses(second, "").await;

@@ -7,7 +7,6 @@ use clap::{Args, Command};
 use toggled::api::AuthMethods;
 use toggled::auth::secret::Secret;
 use toggled::config::{Following, Limits, Shutdown};
-use toggled::domain::time::SystemClock;
 use toggled::server::{self, CheckpointSettings, ServerContext, ServerError};
 use toggled::store;
 use toggled::tls::{ServerTls, TlsFiles};
@@ -46,6 +45,7 @@ impl EmbeddedServer {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (address, shutdown) = (listener.local_addr().unwrap(), CancellationToken::new());
+        let store = store::open(&database.url).unwrap();
         let tls = match tls {
             Some(files) => Some(Arc::new(ServerTls::load(files).await.unwrap())),
             None => None,
@@ -54,8 +54,8 @@ impl EmbeddedServer {
             listener,
             tls,
             auth_methods: AuthMethods::default(),
-            store: store::open(&database.url).unwrap(),
-            clock: Arc::new(SystemClock),
+            clock: store.clock(),
+            store,
             bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
             following: defaults::<Following>(),
             checkpoints: CheckpointSettings { key: None, interval: 1_000, verify_all: false },

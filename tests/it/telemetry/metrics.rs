@@ -20,7 +20,7 @@ pub(super) fn value(metrics: &str, series: &str) -> Option<f64> {
 }
 
 /// Waits until a time series has this value.
-async fn until(monitored: &MonitoredServer, series: &str, expected: f64) {
+pub(super) async fn until(monitored: &MonitoredServer, series: &str, expected: f64) {
     let seen = async { while value(&monitored.metrics().await, series) != Some(expected) {} };
     with_timeout(&format!("{series} to be {expected}"), seen).await;
 }
@@ -294,4 +294,20 @@ async fn metrics_address_in_use_prints_one_line() {
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
     assert!(stderr.contains("metrics") && stderr.contains(&address), "{stderr}");
+}
+
+/// As after the clock was set back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_dated_ahead_of_the_clock_are_counted() {
+    let database = Database::new(Backend::Sqlite).await;
+    let monitored = MonitoredServer::start(&database, &[]).await;
+    let mut admin = monitored.server.admin().await;
+    admin.create("a").await;
+    assert_eq!(value(&monitored.metrics().await, "toggled_entries_dated_ahead_total"), Some(0.0));
+    let mut raw = crate::store::raw::Raw::connect(&database).await;
+    raw.run("UPDATE log_head SET closed_at = (unixepoch() + 3600) * 1000000").await;
+    for _ in 0..3 {
+        admin.flip("a").await;
+    }
+    assert_eq!(value(&monitored.metrics().await, "toggled_entries_dated_ahead_total"), Some(3.0));
 }

@@ -18,14 +18,14 @@ use crate::support::Server;
 use crate::support::http::Http;
 
 /// A server that serves metrics.
-struct MonitoredServer {
-    server: Server,
+pub struct MonitoredServer {
+    pub server: Server,
     address: SocketAddr,
 }
 
 impl MonitoredServer {
     /// Starts a server and waits until it is ready.
-    async fn start(database: &Database, settings: &[(&str, &str)]) -> Self {
+    pub async fn start(database: &Database, settings: &[(&str, &str)]) -> Self {
         let mut monitored = Self::launch(database, settings).await;
         monitored.server.ready().await;
         monitored
@@ -43,6 +43,13 @@ impl MonitoredServer {
         let (status, text) = http_get(self.address, "/metrics").await;
         assert_eq!(status, "200 OK", "{text}");
         text
+    }
+}
+
+impl MonitoredServer {
+    /// Waits until exactly this many changes are queued. The committer has others in hand.
+    pub async fn until_queued(&self, changes: u32) {
+        metrics::until(self, "toggled_committer_queue_length", f64::from(changes)).await;
     }
 }
 

@@ -439,6 +439,39 @@ fn denied_newcomer_is_not_named_as_another_user() {
     assert!(entry.new_value.as_deref().is_some_and(|details| details.contains(r#""subject":"sue""#)));
 }
 
+/// A request belongs to the user that its caller is at its position in the batch.
+#[test]
+fn owner_of_a_request_follows_the_batch() {
+    let mut world = World::new();
+    world.create("a");
+    world.with_user("sue@example.com", &[]);
+    let sue = world.user("sue@example.com").id;
+    let tie = Command::UpdateUser {
+        id: sue,
+        account: Some(Account { issuer: "https://issuer".into(), subject: "sun".into() }),
+        permissions: Permissions::default(),
+        reactivate: false,
+        expected_revision: None,
+    };
+    let flip = |subject: &str| {
+        let flip = world.signed_on(subject, &[Permission::ToggleFeatureFlags], toggle("a"));
+        with_request_id(flip, &format!("by {subject}"), 1)
+    };
+    let proposals = [service(toggle("a")), flip("joe"), flip("joe"), world.admin(tie), flip("sun"), flip("sun")];
+
+    let step = world.commit(&proposals);
+
+    let joe = world.user("joe@example.com").id;
+    let owner = |user_id, is_known_at_base| Some(RequestOwner { user_id, is_known_at_base });
+    let admin = world.user("admin@localhost").id;
+    assert_eq!(
+        step.owners,
+        [None, owner(joe, false), owner(joe, false), owner(admin, true), owner(sue, false), owner(sue, false)]
+    );
+    let stored: Vec<_> = step.requests.iter().map(|request| (request.user_id, request.request_id.as_str())).collect();
+    assert_eq!(stored, [(joe, "by joe"), (sue, "by sun")]);
+}
+
 #[test]
 fn sign_on_and_certificate_expire() {
     let mut world = World::new();

@@ -439,6 +439,34 @@ fn timestamps_never_decrease_along_revisions() {
     assert_eq!((entry.timestamp.micros(), entry.created_at.micros()), (1_000, 5));
 }
 
+#[test]
+fn entries_are_dated_after_the_closed_time() {
+    let mut world = World::new();
+    world.create("a");
+    world.state.close(Timestamp::from_micros(9_000));
+    // Closing an earlier time changes nothing.
+    world.state.close(Timestamp::from_micros(8_000));
+    let step = world.commit(&[service(toggle("a")), service(toggle("a"))]);
+    let dates: Vec<_> = step.entries.iter().map(|entry| entry.timestamp.micros()).collect();
+    assert_eq!((dates, step.first_timestamp().micros()), (vec![9_001, 9_001], 9_001));
+    assert_eq!(world.state.flag(&key("a")).unwrap().updated_at.micros(), 9_001);
+    world.now = Timestamp::from_micros(10_000);
+    assert_eq!(world.commit(&[service(toggle("a"))]).first_timestamp(), world.now);
+    // Nothing is too late for a step without entries.
+    assert_eq!(world.decide(&[]).first_timestamp(), Timestamp::MAX);
+}
+
+#[test]
+fn time_is_closed_before_the_last_entry() {
+    let mut world = World::new();
+    let closed =
+        |world: &World| [998, 999, 1_000, 1_001].map(|time| world.state.is_closed(Timestamp::from_micros(time)));
+    // The next entry may have the date of the last one.
+    assert_eq!(closed(&world), [true, true, false, false]);
+    world.state.close(Timestamp::from_micros(1_000));
+    assert_eq!(closed(&world), [true, true, true, false]);
+}
+
 proptest! {
     /// Whatever the input, revisions stay gap-free, the chain stays whole, and status equals the parity of flips.
     #[test]

@@ -1,0 +1,108 @@
+//! Closes times for readers: see `mirror/closing.rs`.
+//!
+//! Closing belongs to the committer, because only the one that may append can promise what will not be appended. If replicas
+//! ever take turns at writing, the replica whose turn it is closes times for the others.
+
+use std::future::pending;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use super::READ_TIMEOUT;
+use crate::domain::state::Head;
+use crate::domain::time::{Clock, Timestamp};
+use crate::mirror::Mirror;
+use crate::store::{Store, StoreError, Writer, with_timeout};
+
+/// The least time between two closed times. One serves all readers who ask meanwhile.
+const MIN_INTERVAL: Duration = Duration::from_millis(50);
+
+/// How long a time must have passed before it is closed, at the least and at the most. A batch that another replica has dated
+/// and is writing must not become invalid, so this is longer than an append usually takes. A batch that takes longer is
+/// dated again, which costs its replica one lost race.
+const MARGINS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+
+/// Closes the latest time that a reader waits for.
+pub(super) struct TimeCloser {
+    mirror: Arc<Mirror>,
+    clock: Arc<dyn Clock>,
+    wanted: watch::Receiver<Timestamp>,
+    /// Twice the duration of the last close, within [`MARGINS`]: on a slow line, appends take long as well.
+    margin: Duration,
+    /// When a time was last closed.
+    closed: Option<Instant>,
+    is_failing: bool,
+}
+
+impl TimeCloser {
+    pub fn new(mirror: Arc<Mirror>, clock: Arc<dyn Clock>) -> Self {
+        let wanted = mirror.wanted_times();
+        Self { mirror, clock, wanted, margin: MARGINS.0, closed: None, is_failing: false }
+    }
+
+    /// Waits until a time may have to be closed. Waits no longer than the margin or the interval once a reader waits: if the
+    /// clock is set back meanwhile, the next reader must not wait until it has caught up.
+    pub async fn until_due(&mut self) {
+        let mirror = &self.mirror;
+        let Ok(wanted) = self.wanted.wait_for(|time| is_open(mirror, *time)).await.map(|time| *time) else {
+            // The mirror is gone, and its readers with it.
+            return pending().await;
+        };
+        let passed = wanted.until(self.clock.now());
+        sleep(self.margin.saturating_sub(passed).max(self.interval_left())).await;
+    }
+
+    /// Closes the latest time that a reader waits for and that has passed by the margin. Does nothing if there is none, or if
+    /// the last entry is dated after it: then it is closed already. Readers learn of a failure at once.
+    pub async fn close(&mut self, writer: &mut dyn Writer, store: &dyn Store) {
+        let wanted = *self.wanted.borrow();
+        if !is_open(&self.mirror, wanted) || !self.interval_left().is_zero() {
+            return;
+        }
+        let through = wanted.min(self.clock.now().minus(self.margin));
+        let Some(head) = self.mirror.read(|state| (!state.is_closed(through)).then(|| *state.head())).flatten() else {
+            return;
+        };
+        let began = Instant::now();
+        let outcome = self.write(&head, through, writer, store).await;
+        self.margin = (began.elapsed() * 2).clamp(MARGINS.0, MARGINS.1);
+        self.closed = Some(Instant::now());
+        match outcome {
+            Ok(()) => self.is_failing = false,
+            Err(error) => {
+                store.usability().record_error(&error);
+                // Logged once for each outage.
+                if !std::mem::replace(&mut self.is_failing, true) {
+                    tracing::warn!(%error, "time not closed: questions about the last moments are refused");
+                }
+                self.mirror.fail_closing();
+            }
+        }
+    }
+
+    async fn write(
+        &self,
+        head: &Head,
+        through: Timestamp,
+        writer: &mut dyn Writer,
+        store: &dyn Store,
+    ) -> Result<(), StoreError> {
+        let closed_at = writer.close_time(head.log_id, through).await?;
+        if closed_at.is_some_and(|head| self.mirror.close(&head, through)) {
+            return Ok(());
+        }
+        // Another replica has appended, or has closed a later time. The closed time is read together with the head.
+        with_timeout(READ_TIMEOUT, self.mirror.follow(store)).await
+    }
+
+    fn interval_left(&self) -> Duration {
+        self.closed.map_or(Duration::ZERO, |at| MIN_INTERVAL.saturating_sub(at.elapsed()))
+    }
+}
+
+/// Whether entries may still be dated at or before this time. Not before the first load, when nobody can ask.
+fn is_open(mirror: &Mirror, time: Timestamp) -> bool {
+    mirror.read(|state| !state.is_closed(time)).unwrap_or_default()
+}
