@@ -21,7 +21,9 @@ impl Server {
         let mut logged = String::new();
         loop {
             let problem = match self.try_open().await {
-                Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => problem.to_string(),
+                Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => {
+                    problem.to_string()
+                }
                 opened => return opened,
             };
             // The first is often a refused connection, and another follows.

@@ -66,7 +66,11 @@ async fn answer_waits_for_entries_that_are_being_written() {
         // No answer is possible yet.
         let mut request = Request::new(get_at("a", asked));
         request.set_timeout(Duration::from_millis(300));
-        assert_fails(&client.toggle.get_feature_flag(request).await.unwrap_err(), Code::Unavailable, "STALE");
+        assert_fails(
+            &client.toggle.get_feature_flag(request).await.unwrap_err(),
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+        );
     }
     let questions = [admin.clone(), reader.clone()].map(|mut client| {
         tokio::spawn(async move {
