@@ -19,8 +19,10 @@ const MAX_FLAGD_REQUEST_BYTES: usize = 1 << 20;
 /// trips more.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 
-/// The window of a connection for request data, which bounds what it can make the server keep before a handler takes it.
-pub const CONNECTION_WINDOW: u32 = 256 << 10;
+/// The window of a connection for request data, which bounds what it can make the server keep before a handler takes it. `h2` closes
+/// a connection whose small frames wait for handlers, at 256 bytes each less their data, when they exceed half of it: this allows two
+/// for each of [`MAX_CALLS_PER_CONNECTION`].
+pub const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// gRPC's own default: clients refuse larger responses unless they are configured otherwise. A client that meets the limit
 /// asks for smaller pages.

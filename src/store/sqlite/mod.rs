@@ -98,10 +98,12 @@ fn check_parameters(url: &str) -> Result<bool, String> {
     for parameter in parameters.split('&').filter(|parameter| !parameter.is_empty()) {
         match parameter {
             "mode=rwc" => {}
-            "mode=rw" => creates = false,
+            "mode=ro" | "mode=rw" => creates = false,
             other => {
                 let name = other.split('=').next().unwrap_or_default();
-                return Err(format!("has an unknown parameter or value, {name}; SQLite takes mode=rw and mode=rwc"));
+                return Err(format!(
+                    "has an unknown parameter or value, {name}; SQLite takes mode=ro, mode=rw and mode=rwc"
+                ));
             }
         }
     }

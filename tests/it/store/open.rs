@@ -150,15 +150,15 @@ on_both_databases! {
     /// The error says where the value is, so that an operator can repair it.
     async fn invalid_value_is_named_with_its_row(backend: Backend) {
         let mut world = World::new(backend).await;
-        let id = world.user("admin@localhost").id;
-        world.raw.run(&format!("UPDATE users SET email = 'nobody' WHERE id = {}", world.raw.id(id))).await;
+        let id = world.token(1).id;
+        world.raw.run(&format!("UPDATE api_tokens SET name = '' WHERE id = {}", world.raw.id(id))).await;
         let problem = world.store.load().await.unwrap_err();
         let StoreError::Corrupt { table, column, row, .. } = &problem else { panic!("{problem:?}") };
-        assert_eq!((*table, *column, row.as_str()), ("users", "email", id.to_string().as_str()));
+        assert_eq!((*table, *column, row.as_str()), ("api_tokens", "name", id.to_string().as_str()));
 
         let unknown = match world.raw {
-            Raw::Sqlite(_) => r#"UPDATE users SET email = 'a@b', permissions = '["rule_the_world"]'"#,
-            Raw::Postgres(_) => "UPDATE users SET email = 'a@b', permissions = '{rule_the_world}'",
+            Raw::Sqlite(_) => r#"UPDATE users SET permissions = '["rule_the_world"]'"#,
+            Raw::Postgres(_) => "UPDATE users SET permissions = '{rule_the_world}'",
         };
         world.raw.run(unknown).await;
         let problem = world.store.load().await.unwrap_err().to_string();

@@ -4,7 +4,7 @@ use toggled::store::{StoreError, open};
 
 use super::raw::Raw;
 use super::world::*;
-use crate::support::{Backend, Database};
+use crate::support::{Backend, Database, with_timeout};
 
 /// What an append needs, and what the database is set to instead.
 const ENDANGERED: [(&str, &str, &str); 9] = [
@@ -120,8 +120,21 @@ async fn url_names_the_schema() {
 async fn migration_overrides_timeouts() {
     let database = Database::new(Backend::Postgres).await;
     let mut raw = Raw::connect(&database).await;
-    set_for_database(&mut raw, "statement_timeout", "1ms").await;
-    open(&database.url).unwrap().migrate_up().await.unwrap();
+    set_for_database(&mut raw, "statement_timeout", "200ms").await;
+    // Keeps the migration waiting for longer than that.
+    let mut other = Raw::connect(&database).await;
+    other.run("BEGIN; CREATE TABLE feature_flags (id int)").await;
+    let store = open(&database.url).unwrap();
+    let migration = tokio::spawn(async move { store.migrate_up().await });
+    let waits =
+        "SELECT count(*)::text FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+        AND clock_timestamp() - query_start > interval '300 ms'";
+    with_timeout("the migration to wait", async {
+        while raw.texts(waits).await == ["0"] && !migration.is_finished() {}
+    })
+    .await;
+    other.run("ROLLBACK").await;
+    with_timeout("the migration", migration).await.unwrap().unwrap();
 }
 
 /// A superuser has set it for a role that may not change it.

@@ -11,7 +11,7 @@
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
-//! | request data that no handler has taken | 256 KiB | the window of the connection; charged for streams of requests |
+//! | request data that no handler has taken | 1 MiB | the window of the connection; charged for streams of requests |
 //! | request data that handlers have taken, headers of open calls, unread answers | 8 MiB of 64 | this budget |
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
