@@ -90,7 +90,7 @@ async fn other_methods_are_refused_before_authentication() {
     let client = H2Client::connect(server.address).await;
     let health = ("/grpc.health.v1.Health/Check", framed(&HealthCheckRequest::default()));
     for (path, body) in [(TOGGLE, framed(&toggle("a"))), health, ("/", Vec::new()), ("/nothing/at/all", Vec::new())] {
-        for method in ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "post"] {
+        for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS", "QUERY", "post"] {
             for token in [Some(TOKEN), None] {
                 let answer = client.call(grpc_call(path, token).method(method), body.clone()).await;
                 let (status, allow) = (answer.http_status, answer.header("allow"));

@@ -43,7 +43,8 @@ async fn list_has_every_service() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_of_unknown_service_stays_open() {
     let database = Database::new(Backend::Sqlite).await;
-    let server = Server::start(&database).await;
+    // Between the message and the end of the stream.
+    let server = Server::start_with(&database, &[("TOGGLED_DRAIN_DELAY", "1s")]).await;
     let mut health = HealthClient::new(channel(&server).await);
     let request = |service: &str| HealthCheckRequest { service: service.into() };
     let refused = health.check(request("nothing")).await.unwrap_err();

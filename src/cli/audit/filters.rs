@@ -35,11 +35,9 @@ pub(in crate::cli) struct Filters {
     to: Option<prost_types::Timestamp>,
 }
 
-/// Whether a time has passed. A server answers only for such times: until then, there is no entry after it anyway.
-fn has_passed(time: &prost_types::Timestamp) -> bool {
-    let now = Timestamp::now();
-    (time.seconds, time.nanos) <= (now.as_second(), now.subsec_nanosecond())
-}
+/// How wrong the clock of this machine may be, in seconds: whether a time has passed is asked of the server if it is not more than
+/// this past.
+const MAX_CLOCK_ERROR: i64 = 24 * 60 * 60;
 
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
     when::parse(text, End::From, Timestamp::now())
@@ -68,6 +66,10 @@ impl Filters {
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
             return Err(Failure::usage("--from is after --to; swap them"));
         }
+        let to_date = match self.to {
+            Some(to) => closed_end(remote, to).await?,
+            None => None,
+        };
         let entity_id = self.entity(remote).await?;
         Ok(ListAuditLogsRequest {
             user_email: self.user,
@@ -75,7 +77,7 @@ impl Filters {
             entity_id,
             action_type: self.action,
             from_date: self.from,
-            to_date: self.to.filter(has_passed),
+            to_date,
             ..Default::default()
         })
     }
@@ -88,6 +90,21 @@ impl Filters {
         let answer =
             remote.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         Ok(answer.feature_flag.map(|flag| flag.id))
+    }
+}
+
+/// The end of a period, unless it lies ahead of the server's clock: a server answers only for times that have passed, or pass while
+/// it waits, and until then no entry comes after them. This machine's clock may be wrong, so the server decides.
+async fn closed_end(remote: &ApiClient, to: prost_types::Timestamp) -> Result<Option<prost_types::Timestamp>, Failure> {
+    if to.seconds < Timestamp::now().as_second() - MAX_CLOCK_ERROR {
+        return Ok(Some(to));
+    }
+    let request = ListAuditLogsRequest { to_date: Some(to), limit: Some(1), ..Default::default() };
+    let answer = remote.call(request, async |clients, request| clients.audit.list_audit_logs(request).await).await;
+    match answer {
+        Ok(_) => Ok(Some(to)),
+        Err(_) if remote.refusal().is_some_and(|refusal| refusal.reason == "INVALID_FIELD") => Ok(None),
+        Err(failure) => Err(failure),
     }
 }
 

@@ -38,7 +38,7 @@ const CHARACTERS: Malformed = Malformed(
 const MIXED_SCRIPTS: Malformed =
     Malformed("must not mix scripts, such as Latin and Cyrillic letters, before the @ or between two dots after it");
 const LIKE_ASCII: Malformed =
-    Malformed("must not be spelt in letters of another script that all look like ASCII characters");
+    Malformed("must not be spelt in letters beside ASCII that each look like an ASCII character");
 
 /// Checks an address, and converts its ASCII letters to lower case.
 pub(super) fn parse(text: &str) -> Result<String, Malformed> {
@@ -58,7 +58,7 @@ pub(super) fn parse(text: &str) -> Result<String, Malformed> {
         if !part.is_single_script() {
             return Err(MIXED_SCRIPTS);
         }
-        if skeleton(part).all(|c| c.is_ascii()) {
+        if part.chars().filter(|c| !c.is_ascii()).all(is_like_ascii) {
             return Err(LIKE_ASCII);
         }
     }
@@ -75,6 +75,13 @@ pub(super) fn parse(text: &str) -> Result<String, Malformed> {
 /// unassigned and compatibility characters are not.
 fn is_recommended(c: char) -> bool {
     c.is_ascii_graphic() || (!c.is_ascii() && c.identifier_allowed())
+}
+
+/// Whether a character looks like one in ASCII. `æ` looks like two, and is not mistaken for them.
+fn is_like_ascii(c: char) -> bool {
+    let text = c.to_string();
+    let mut like = skeleton(&text);
+    like.next().is_some_and(|c| c.is_ascii()) && like.next().is_none()
 }
 
 /// Whether two texts print alike: `c1i` and `cli`, for example.
@@ -97,6 +104,7 @@ mod tests {
             "ann@example.com",
             "o'neill+a_b.c=d/1@x-y.example",
             "jörg.müller@bücher.example",
+            "søren@æble.dk",
             "иван@пример.рф",
             "иван@example.com",
             "почта.иван-2@mail.пример.com",

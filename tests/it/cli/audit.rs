@@ -62,6 +62,25 @@ async fn list_reads_as_many_pages_as_needed() {
     assert!(shell.fails(&["audit", "list", "--limit", "0"], 2).await.contains("--limit"));
 }
 
+/// The server's clock decides what lies ahead, and the list waits for what is about to pass.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn list_up_to_a_time_just_ahead_waits_for_it() {
+    let (server, _database) = server().await;
+    let mut admin = server.admin().await;
+    let to = jiff::Timestamp::now() + std::time::Duration::from_secs(3);
+    let listing = Shell::new(server.address).start(&["audit", "list", "--to", &to.to_string(), "--output", "json"]);
+    let mut last = 0;
+    while jiff::Timestamp::now() < to {
+        last += 1;
+        admin.create(&format!("flag-{last}")).await;
+    }
+    let (code, lines, _) = listing.wait().await;
+    let keys: Vec<_> = lines.iter().filter(|line| line.contains("flag_created")).collect();
+    assert_eq!(code, 0);
+    // The last one may be dated after that time.
+    assert!(keys.len() >= (last - 1).min(50), "{} of {last}", keys.len());
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn filters_select_entries() {
     let (server, _database) = server().await;

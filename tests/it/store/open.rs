@@ -72,7 +72,7 @@ async fn wrong_url_is_refused_without_its_values() {
         ("postgres://h/x?options=hush", "-c NAME=VALUE"),
         ("postgres://h/x?options=-c%20hush", "-c NAME=VALUE"),
         ("sqlite://x?vfs=hush", "vfs"),
-        ("sqlite://x?mode=ro", "mode"),
+        ("sqlite://x?mode=hush", "mode"),
         ("sqlite:///nowhere/at/all/x.db", "/nowhere/at/all: No such file"),
         ("sqlite:///etc/hostname/x.db", "/etc/hostname"),
     ] {

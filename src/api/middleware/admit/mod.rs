@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::future::{self, Either, Ready};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
@@ -32,7 +32,11 @@ pub(in crate::api) struct Admission {
 impl Admission {
     /// Reads the head of a request; otherwise the response that refuses it.
     fn read<B>(request: &Request<B>, request_timeout: Duration) -> Result<Self, Box<Response<Body>>> {
-        let protocol = Protocol::of(request).map_err(|refusal| Box::new(refusal.response()))?;
+        let protocol = Protocol::of(request).map_err(|refusal| {
+            // An answer to HEAD has no body; over HTTP/2 one would break the protocol.
+            let is_head = request.method() == Method::HEAD;
+            Box::new(if is_head { refusal.response().map(|_| Body::empty()) } else { refusal.response() })
+        })?;
         let deadline = match protocol {
             Protocol::Grpc => CallDeadline::of(request.headers(), request_timeout),
             Protocol::Ofrep => Ok(CallDeadline::after(request_timeout)),
