@@ -110,7 +110,7 @@ impl Writer for SqliteWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT
         // gets the step, with all that it had before: that cannot be told from a move right after the COMMIT.
-        self.database.open().await?;
+        self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {
             Self::begin(&mut connection).await.map_err(error::read)?;
@@ -137,7 +137,7 @@ impl Writer for SqliteWriter {
             // Rolls back: the close would otherwise be part of a transaction that nobody commits.
             self.connection = None;
         }
-        self.database.open().await?;
+        self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         let sql = format!(
             "UPDATE log_head SET closed_at = $1 WHERE log_id = $2 AND closed_at < $1 RETURNING {}",
@@ -154,7 +154,7 @@ impl Writer for SqliteWriter {
         if self.is_head_locked {
             return Ok(());
         }
-        self.database.open().await?;
+        self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         Self::begin(&mut connection).await.map_err(error::read)?;
         self.connection = Some(connection);

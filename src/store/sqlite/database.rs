@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::content::Content;
+use super::content::{Content, PAUSE};
 use super::error::read;
 use super::file::{DatabaseFile, OpenedFiles};
 use crate::store::{Connections, StoreError};
@@ -18,6 +18,9 @@ use crate::store::{Connections, StoreError};
 /// Set on each connection once its file was checked: unlike the settings before, it makes SQLite open the other files.
 /// Whether a file has a write-ahead log is stored in it.
 const AFTER_CHECK: &str = "PRAGMA synchronous = FULL";
+
+/// How long a write waits for a file that is in doubt, in pauses.
+const MAX_PAUSES: u32 = 30;
 
 /// A database in a file. It is opened at the first use.
 pub(super) struct SqliteDatabase {
@@ -70,6 +73,16 @@ impl SqliteDatabase {
         Ok(opened)
     }
 
+    /// Opens the database to write to it. Waits while it is in doubt whether the file was overwritten.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub async fn open_to_write(&self) -> Result<&OpenDatabase, StoreError> {
+        let opened = self.opened.get_or_try_init(|| self.open_first()).await?;
+        opened.settle().await?;
+        Ok(opened)
+    }
+
     async fn open_first(&self) -> Result<OpenDatabase, StoreError> {
         let created = if self.may_create { self.file.create_if_missing()? } else { None };
         let id = self.file.id()?;
@@ -107,7 +120,7 @@ impl SqliteDatabase {
     /// Checks that the database still is the one that was opened, if it was.
     pub async fn check(&self) -> Result<(), StoreError> {
         match self.opened.get() {
-            Some(opened) => opened.check().await,
+            Some(opened) => opened.check().await.map(drop),
             None => Ok(()),
         }
     }
@@ -129,11 +142,12 @@ impl SqliteDatabase {
 
     /// Closes all connections but those of writers. The last one moves the write-ahead log into the database's file, which then
     /// holds everything. For a file that was moved, that is done here, since SQLite would leave the write-ahead log full, and
-    /// lay it over whatever file has the name at the next start.
+    /// lay it over whatever file has the name at the next start. For a file that was deleted it is kept: the file ends with
+    /// the process, and no start creates another one beside the write-ahead log.
     pub async fn close(&self) {
         let Some(opened) = self.opened.get() else { return };
         // Notices a file that was overwritten since the last use.
-        let _ = opened.check().await;
+        let _ = opened.settle().await;
         if opened.content.is_overwritten() {
             std::mem::forget((opened.readers.clone(), opened.internal.clone()));
         } else {
@@ -142,6 +156,15 @@ impl SqliteDatabase {
         }
         let Some(mut first) = opened.first.lock().await.take() else { return };
         if let (Err(problem), false) = (opened.files.check(), opened.content.is_overwritten()) {
+            if opened.files.is_deleted() {
+                tracing::warn!(
+                    %problem,
+                    "the database was deleted: keep its -wal, which holds the changes since the last checkpoint, for a copy of \
+                     the database that was made from /proc/PID/fd before this stop"
+                );
+                std::mem::forget(first);
+                return;
+            }
             tracing::warn!(%problem, "closing a database that is not in its place");
             if let Err(error) = first.execute("PRAGMA wal_checkpoint(TRUNCATE)").await {
                 tracing::warn!(%error, "write-ahead log not emptied");
@@ -170,13 +193,24 @@ impl OpenDatabase {
         &self.internal
     }
 
-    /// See [`SqliteDatabase::open`].
-    async fn check(&self) -> Result<(), StoreError> {
+    /// See [`SqliteDatabase::open`]. Returns whether the file is known not to be overwritten.
+    async fn check(&self) -> Result<bool, StoreError> {
         if self.readers.is_closed() {
             return Err(StoreError::Unavailable("the database is closed".into()));
         }
         let mark = self.files.check()?;
         self.content.check(&self.files, mark, &self.internal).await
+    }
+
+    /// See [`SqliteDatabase::open_to_write`].
+    async fn settle(&self) -> Result<(), StoreError> {
+        for _ in 0..MAX_PAUSES {
+            if self.check().await? {
+                return Ok(());
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(StoreError::Unavailable("the database's file is being written, and cannot be checked meanwhile".into()))
     }
 }
 

@@ -69,9 +69,10 @@ impl fmt::Display for FileProblem {
         match self {
             Self::Missing(path, error) => write!(
                 f,
-                "{} was moved or deleted, or its file system is gone ({error}): move it back, or stop the server, restore the \
-                 database and start again",
-                path.display()
+                "{} was moved or deleted, or its file system is gone ({error}): move it back, or copy a deleted one from \
+                 /proc/{}/fd, keep its -wal, stop the server, restore the database and start again",
+                path.display(),
+                std::process::id()
             ),
             Self::Replaced(path) => write!(
                 f,
@@ -81,8 +82,8 @@ impl fmt::Display for FileProblem {
             ),
             Self::Overwritten(path) => write!(
                 f,
-                "{path} was overwritten while it was in use: stop the server, delete {path}-wal and {path}-shm, restore the \
-                 database and start again",
+                "{path} was overwritten while it was in use: stop the server, keep a copy of {path}, {path}-wal and \
+                 {path}-shm, then delete {path}-wal and {path}-shm, restore the database and start again",
                 path = path.display()
             ),
         }
@@ -206,6 +207,17 @@ impl OpenedFiles {
             mark = WriteMark::of(&metadata);
         }
         Ok(mark)
+    }
+
+    /// Whether the database has no name any more, and nothing else has its name: it ends with its last open handle. Where the
+    /// system does not tell, it counts as moved.
+    pub fn is_deleted(&self) -> bool {
+        let Some((_, id)) = self.names.first() else { return false };
+        let is_gone = |handle: &Path| {
+            fs::metadata(handle).is_ok_and(|metadata| FileId::of(&metadata) == *id && metadata.nlink() == 0)
+        };
+        let is_missing = fs::symlink_metadata(&self.path).is_err();
+        is_missing && fs::read_dir("/proc/self/fd").is_ok_and(|handles| handles.flatten().any(|at| is_gone(&at.path())))
     }
 }
 

@@ -220,7 +220,7 @@ impl Store for SqliteStore {
 
     async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
-        let done = sqlx::query(sql).bind(Time(now)).execute(self.readers().await?).await;
+        let done = sqlx::query(sql).bind(Time(now)).execute(self.database.open_to_write().await?.readers()).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
@@ -228,7 +228,11 @@ impl Store for SqliteStore {
         // Writers wait for it to end, which takes a few milliseconds.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 500) RETURNING revision";
-        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(self.internal().await?).await.map_err(read)?;
+        let removed = sqlx::query_scalar(sql)
+            .bind(after)
+            .fetch_all(self.database.open_to_write().await?.internal())
+            .await
+            .map_err(read)?;
         Counts(self.internal().await?).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
@@ -248,7 +252,7 @@ impl Store for SqliteStore {
              WHERE api_tokens.id = used.id AND (last_used_at IS NULL OR last_used_at < used.time)",
         )
         .bind(append::json(&uses))
-        .execute(self.readers().await?)
+        .execute(self.database.open_to_write().await?.readers())
         .await
         .map_err(read)?;
         Ok(())
@@ -296,7 +300,7 @@ impl Store for SqliteStore {
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
-        Checkpoints(self.internal().await?).add(revision, note).await
+        Checkpoints(self.database.open_to_write().await?.internal()).add(revision, note).await
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
@@ -308,7 +312,7 @@ impl Store for SqliteStore {
     }
 
     async fn add_checkpoint_key(&self, key: &str, at: Timestamp) -> Result<(), StoreError> {
-        Checkpoints(self.internal().await?).add_key(key, at).await
+        Checkpoints(self.database.open_to_write().await?.internal()).add_key(key, at).await
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {

@@ -206,6 +206,74 @@ async fn overwritten_sqlite_file_is_neither_used_nor_changed() {
     assert!(Command::new("cmp").args([&older, &file]).status().unwrap().success(), "the restored file was changed");
 }
 
+/// A backup of the same log at the same revision. Its pages lie elsewhere, so the write-ahead log would destroy it.
+#[tokio::test]
+async fn sqlite_file_overwritten_by_newer_backup_is_neither_used_nor_changed() {
+    let (mut world, _) = with_older_copy().await;
+    let file = file_of(&world.database);
+    world.store.check().await.unwrap();
+    let backup = file.with_file_name("backup.db");
+    world.raw.run(&format!("VACUUM INTO '{}'", backup.display())).await;
+    copy(&backup, &file);
+
+    assert_unusable(&mut world, "keep a copy").await;
+
+    world.writer.close().await;
+    world.store.close().await;
+    assert!(Command::new("cmp").args([&backup, &file]).status().unwrap().success(), "the restored file was changed");
+}
+
+/// SQLite's own checkpoint leaves the file unreadable for a moment: its first page already counts the pages that follow.
+#[tokio::test]
+async fn sqlite_file_that_is_unreadable_for_a_moment_is_used() {
+    let mut world = World::new(Backend::Sqlite).await;
+    let file = file_of(&world.database);
+    world.raw.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    world.store.check().await.unwrap();
+    // Puts all pages into the write-ahead log.
+    world.raw.run("VACUUM").await;
+    let whole = file.with_file_name("whole.db");
+    copy(&file, &whole);
+    for size in ["4096", "8192"] {
+        assert!(Command::new("truncate").args(["-s", size]).arg(&file).status().unwrap().success());
+        world.store.check().await.unwrap();
+    }
+    copy(&whole, &file);
+
+    world.commit(&[service(create("c"))]).await;
+
+    world.verify().await;
+}
+
+/// SQLite's own VACUUM changes what it shows first, and the file at the next checkpoint.
+#[tokio::test]
+async fn vacuumed_sqlite_file_is_used() {
+    let (mut world, _) = with_older_copy().await;
+    world.store.check().await.unwrap();
+    world.raw.run("VACUUM").await;
+    world.commit(&[service(create("c"))]).await;
+    world.raw.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    world.commit(&[service(create("d"))]).await;
+    world.verify().await;
+}
+
+/// The file ends with the process, so the changes since the last checkpoint are nowhere else.
+#[tokio::test]
+async fn deleted_sqlite_file_leaves_its_write_ahead_log() {
+    let (mut world, _) = with_older_copy().await;
+    let file = file_of(&world.database);
+    let log = &companions(&file)[1];
+    let kept = aside(log);
+    copy(log, &kept);
+    fs::remove_file(&file).unwrap();
+
+    world.writer.close().await;
+    world.store.close().await;
+
+    assert!(fs::metadata(log).unwrap().len() > 0);
+    assert!(Command::new("cmp").args([log, &kept]).status().unwrap().success(), "the write-ahead log was changed");
+}
+
 /// SQLite's own restore goes through the write-ahead log.
 #[tokio::test]
 async fn older_state_restored_through_sqlite_is_used() {
