@@ -79,7 +79,7 @@ impl SqliteDatabase {
     /// See [`open`](Self::open).
     pub async fn open_to_write(&self) -> Result<&OpenDatabase, StoreError> {
         let opened = self.opened.get_or_try_init(|| self.open_first()).await?;
-        opened.settle().await?;
+        opened.check_until_certain().await?;
         Ok(opened)
     }
 
@@ -147,7 +147,7 @@ impl SqliteDatabase {
     pub async fn close(&self) {
         let Some(opened) = self.opened.get() else { return };
         // Notices a file that was overwritten since the last use.
-        let _ = opened.settle().await;
+        let _ = opened.check_until_certain().await;
         if opened.content.is_overwritten() {
             std::mem::forget((opened.readers.clone(), opened.internal.clone()));
         } else {
