@@ -5,6 +5,7 @@ use std::time::Duration;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
 use tokio::io::{AsyncWriteExt, Interest};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Code;
 
@@ -79,11 +80,66 @@ async fn begun_message_of_a_stream_has_a_deadline() {
     assert!(length > 100, "{length}");
 }
 
+/// Also behind a proxy, where strangers and callers use one connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_streams_of_strangers_shut_nobody_out() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut held = Vec::new();
+    for _ in 0..250 {
+        held.push(connection.call(REFLECTION, None).await.unwrap());
+    }
+    let mut other = HostileConnection::open(server.address, WINDOW).await;
+    for (path, token) in [(LIST, Some(TOKEN)), (HEALTH, None), (REFLECTION, None)] {
+        for connection in [&mut connection, &mut other] {
+            let mut call = connection.call(path, token).await.unwrap();
+            call.send(EMPTY_MESSAGE, true).await;
+            let (status, _) = call.status().await;
+            assert_ne!(status.code(), Code::ResourceExhausted, "{path}: {status}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn client_that_reads_may_ask_for_much_at_once() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    for number in 0..1_000 {
+        admin.create(&format!("flag-{number:04}-{}", "k".repeat(100))).await;
+    }
+    let mut lists = JoinSet::new();
+    for _ in 0..100 {
+        let mut client = admin.toggle.clone();
+        let request = ListFeatureFlagsRequest { page_size: 1_000, ..Default::default() };
+        lists.spawn(async move { client.list_feature_flags(request).await });
+    }
+    while let Some(list) = lists.join_next().await {
+        list.unwrap().unwrap();
+    }
+    let mut watches = JoinSet::new();
+    for _ in 0..500 {
+        let mut client = admin.toggle.clone();
+        watches.spawn(async move {
+            let mut stream = client.watch_feature_flags(WatchFeatureFlagsRequest::default()).await?.into_inner();
+            stream.message().await.map(|_| stream)
+        });
+    }
+    let mut open = Vec::new();
+    while let Some(watch) = watches.join_next().await {
+        open.push(watch.unwrap().unwrap());
+    }
+    assert_eq!(open.len(), 500);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unfinished_requests_of_a_caller_have_a_budget() {
     let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
+    let token = admin.new_user("other@example.com", &["toggle_feature_flags"]).await;
+    let mut other = server.client(Some(&token)).await;
     let mut connection = HostileConnection::open(server.address, WINDOW).await;
     let mut held = Vec::new();
     let refused = loop {
@@ -97,8 +153,8 @@ async fn unfinished_requests_of_a_caller_have_a_budget() {
     let (status, _) = refused.status().await;
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{status}");
     assert!(status.message().contains("this connection"), "{status}");
-    // Other connections of the same caller are served, and this one after its calls have ended.
-    admin.flip("a").await;
+    // Other callers are served, and this one after its calls have ended.
+    other.flip("a").await;
     drop(held);
     with_timeout("the budget to be free", async {
         loop {

@@ -20,15 +20,13 @@ use tower::{Layer, Service};
 
 use super::admit::Admission;
 use super::limits::{
-    Account, AnswerKind, Arrival, ByteBudget, CALL_BYTES, Charge, Charged, ConnectionBytes, Owner, StreamLimiter,
-    StreamPermit, charged_body, charged_request,
+    Account, AnswerKind, Arrival, ByteBudget, Charge, Charged, ConnectionBytes, Owner, Precedence, StreamLimiter,
+    charged_body, charged_request,
 };
 use crate::api::call::Call;
-use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
-use crate::auth::policy::ServedMethod;
-use crate::config::STREAM_WINDOW;
+use crate::auth::policy::{Policy, ServedMethod};
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -107,7 +105,8 @@ where
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
                 // Not yet known, the caller counts as a stranger.
-                match self.layer.account(&request, &Owner::stranger(address(&request))).begin_call(request.headers()) {
+                let account = self.layer.account(&request, &Owner::stranger(address(&request)));
+                match account.begin_call(request.headers(), Precedence::Vital) {
                     Ok(charge) => {
                         let pending = (pending, charge);
                         Either::Right(verify_and_pass(self.layer.clone(), admission, pending, inner, request))
@@ -157,7 +156,7 @@ impl AuthorizeLayer {
         let protocol = admission.protocol;
         let owner = owner(call.as_ref(), &request);
         let account = self.account(&request, &owner);
-        let charge = match account.begin_call(request.headers()) {
+        let charge = match account.begin_call(request.headers(), precedence(&method)) {
             Ok(charge) => charge,
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
@@ -190,8 +189,8 @@ impl AuthorizeLayer {
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
         S::Future: Send + 'static,
     {
-        let permits = match self.permits(&method, owner, &account) {
-            Ok(permits) => permits,
+        let permit = match self.0.streams.open(owner) {
+            Ok(permit) => permit,
             Err(error) => return at_once::<S>(admission.protocol.refuse(error)),
         };
         if let Some(call) = call.clone() {
@@ -199,23 +198,17 @@ impl AuthorizeLayer {
         }
         let authorizer = Arc::clone(&self.0.authorizer);
         let end = async move {
-            let _permits = permits;
+            let _permit = permit;
             authorizer.stream_end(call, &method, admission.deadline.callers).await
         };
         let answer = inner.call(request);
         let answer = async move {
             let response = answer.await?;
-            // An open stream is limited as one of many. What it sends is charged as it is sent.
+            // An open stream is limited as one of many. What it receives and sends is charged meanwhile.
             drop(charge);
             Ok(charged_body(response, account).map(|body| end_when(body, end)))
         };
         Either::Right(answer.boxed())
-    }
-
-    /// What an open stream holds. A stream of requests is charged the data that waits while its handler is not ready for it.
-    fn permits(&self, method: &ServedMethod, owner: Owner, account: &Arc<Account>) -> Result<StreamPermits, ApiError> {
-        let window = method.is_client_streaming.then(|| account.charge_request(STREAM_WINDOW as usize + CALL_BYTES));
-        Ok((self.0.streams.open(owner)?, window.transpose()?))
     }
 
     fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
@@ -225,8 +218,6 @@ impl AuthorizeLayer {
         }
     }
 }
-
-type StreamPermits = (StreamPermit, Option<Charge>);
 
 /// A call whose token is verified before it passes.
 fn verify_and_pass<S>(
@@ -250,6 +241,15 @@ where
         }
     }
     .boxed()
+}
+
+fn precedence(method: &ServedMethod) -> Precedence {
+    match method.policy {
+        _ if method.is_server_streaming => Precedence::Stream,
+        // Health checks.
+        Policy::Public => Precedence::Vital,
+        _ => Precedence::Ordinary,
+    }
 }
 
 fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {

@@ -9,11 +9,11 @@ mod streams;
 
 pub use bytes::ByteBudget;
 pub(in crate::api) use bytes::{
-    Account, AnswerKind, Arrival, CALL_BYTES, Charge, Charged, ConnectionBytes, SharedAnswer, SharedBytes,
+    Account, AnswerKind, Arrival, Charge, Charged, ConnectionBytes, Precedence, SharedAnswer, SharedBytes,
     SharedMessage, charged_body, charged_request,
 };
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};
 pub(in crate::api) use denials::{AdmittedDenial, DenialLimiter};
 pub(in crate::api) use owner::Owner;
-pub(in crate::api) use streams::{StreamLimiter, StreamPermit};
+pub(in crate::api) use streams::StreamLimiter;

@@ -7,12 +7,15 @@
 //! What is checked is whether a budget is exhausted, not whether the next bytes fit: it may be exceeded by one frame of a request, or
 //! by one answer. So every answer can be sent while nothing else is buffered, and nobody waits for a budget while holding part of it.
 //!
+//! The shares of a connection and of an owner apply only while the whole is scarce; the whole, which is the server's budget or the
+//! strangers' quarter of it, applies always. [`Precedence`] says which calls begin beyond that.
+//!
 //! # One connection at its worst
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
-//! | request data that no handler has taken | 1 MiB | the window of the connection; charged for streams of requests |
-//! | request data that handlers have taken, headers of open calls, unread answers | 8 MiB of 64 | this budget |
+//! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
+//! | request data that handlers have taken, headers of open calls, unread answers | 8 MiB of 64, for its callers and for its strangers, while memory is scarce | this budget |
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
@@ -41,7 +44,7 @@ pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
 
 /// What a call is charged besides its headers, from its beginning until its answer is written: its state in `h2`, `hyper` and our
 /// layers, and a small answer.
-pub(in crate::api) const CALL_BYTES: usize = 4_096;
+const CALL_BYTES: usize = 4_096;
 
 /// What a header is charged besides its name and value, as HTTP/2 counts it.
 const HEADER_BYTES: usize = 32;
@@ -79,10 +82,23 @@ struct OwnedBytes {
     used: AtomicUsize,
 }
 
+/// What begins although a budget is exhausted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum Precedence {
+    /// Nothing.
+    Ordinary,
+    /// A stream begins beyond the shares, since its messages wait.
+    Stream,
+    /// A health check, and a call whose caller is not yet known: they are small, and strangers that fill their quarter must not stop
+    /// them. So they may use what strangers may, once more.
+    Vital,
+}
+
 /// What one connection has buffered.
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
-    used: Arc<AtomicUsize>,
+    /// That of callers and that of strangers: behind a proxy both use one connection.
+    used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<Account>>>,
 }
@@ -133,12 +149,10 @@ impl ByteBudget {
         if let Some(account) = last.as_ref().filter(|account| account.owned.owner == *owner) {
             return Arc::clone(account);
         }
-        let account = Arc::new(Account {
-            budget: Arc::clone(self),
-            connection: Arc::clone(&connection.used),
-            owned: self.owned(owner),
-            is_stranger: owner.is_stranger(),
-        });
+        let is_stranger = owner.is_stranger();
+        let used = Arc::clone(&connection.used[usize::from(is_stranger)]);
+        let account = Account { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_stranger };
+        let account = Arc::new(account);
         Arc::clone(last.insert(account))
     }
 
@@ -183,9 +197,13 @@ impl Account {
     ///
     /// # Errors
     /// When a budget is exhausted.
-    pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap) -> Result<Charge, ApiError> {
+    pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap, precedence: Precedence) -> Result<Charge, ApiError> {
         let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
-        self.charge(Direction::Request, CALL_BYTES + sizes.sum::<usize>())
+        let bytes = CALL_BYTES + sizes.sum::<usize>();
+        // With large headers, many streams would exceed a share by much.
+        let is_large_stream = precedence == Precedence::Stream && bytes > 2 * CALL_BYTES;
+        self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
+        Ok(self.take(Direction::Request, bytes))
     }
 
     /// Charges request bytes that are about to be kept.
@@ -193,12 +211,19 @@ impl Account {
     /// # Errors
     /// When a budget is exhausted.
     pub fn charge_request(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        self.charge(Direction::Request, bytes)
+        self.check()?;
+        Ok(self.take(Direction::Request, bytes))
     }
 
-    fn charge(self: &Arc<Self>, direction: Direction, bytes: usize) -> Result<Charge, ApiError> {
-        self.check()?;
-        Ok(self.take(direction, bytes))
+    /// Charges the first bytes of a call's request. A small request is not refused, since its call has begun.
+    ///
+    /// # Errors
+    /// When a budget is exhausted.
+    fn charge_first(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
+        match bytes <= CALL_BYTES {
+            true => Ok(self.take(Direction::Request, bytes)),
+            false => self.charge_request(bytes),
+        }
     }
 
     /// Charges bytes that exist already, without a check.
@@ -210,19 +235,25 @@ impl Account {
 
     /// Whether more may be buffered.
     fn check(&self) -> Result<(), ApiError> {
-        self.exhausted().map_or(Ok(()), |scope| Err(ApiError::BufferLimit(scope)))
+        self.check_for(Precedence::Ordinary)
     }
 
-    fn exhausted(&self) -> Option<BufferScope> {
+    fn check_for(&self, precedence: Precedence) -> Result<(), ApiError> {
+        self.exhausted(precedence).map_or(Ok(()), |scope| Err(ApiError::BufferLimit(scope)))
+    }
+
+    fn exhausted(&self, precedence: Precedence) -> Option<BufferScope> {
         let budget = &*self.budget;
         let used = budget.used();
         let (own_whole, own_used) = match self.is_stranger {
             true => (budget.strangers_limit, budget.used_by_strangers.load(Ordering::Relaxed)),
             false => (budget.limit, used),
         };
-        if self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
+        let own_whole = if self.is_stranger && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
+        let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
+        if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
             Some(BufferScope::Connection)
-        } else if is_scarce(own_used, own_whole) && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
+        } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
             Some(BufferScope::Owner)
         } else if own_used >= own_whole || used >= budget.limit {
             Some(BufferScope::Server)
@@ -320,17 +351,48 @@ mod tests {
         assert_eq!((budget.used(), budget.owners().len()), (0, 0), "owners without bytes are forgotten");
     }
 
+    fn begin(budget: &Arc<ByteBudget>, connection: &ConnectionBytes, owner: &Owner, precedence: Precedence) -> bool {
+        budget.account(connection, owner).begin_call(&HeaderMap::new(), precedence).is_ok()
+    }
+
     #[test]
-    fn connection_has_a_budget_of_its_own() {
+    fn connection_has_a_share_while_memory_is_scarce() {
+        use Precedence::{Ordinary, Stream};
         let budget = ByteBudget::of(LIMIT);
         let connection = ConnectionBytes::default();
         let account = budget.account(&connection, &caller(1));
-        let held: Vec<_> = (0..8).map(|_| account.charge_request(MIB).unwrap()).collect();
-        let refused = account.begin_call(&HeaderMap::new()).err();
+        let mut held: Vec<_> = (0..33).map(|_| account.charge_request(MIB).unwrap()).collect();
+        let refused = account.begin_call(&HeaderMap::new(), Ordinary).err();
         assert_eq!(refused, Some(ApiError::BufferLimit(BufferScope::Connection)));
-        assert!(budget.account(&connection, &caller(2)).begin_call(&HeaderMap::new()).is_err(), "the same connection");
-        assert!(budget.account(&ConnectionBytes::default(), &caller(1)).begin_call(&HeaderMap::new()).is_ok());
+        assert!(!begin(&budget, &connection, &caller(2), Ordinary), "the same connection");
+        assert!(begin(&budget, &ConnectionBytes::default(), &caller(2), Ordinary), "another one");
+        assert!(begin(&budget, &connection, &caller(1), Stream), "its messages wait");
+        held.extend((33..64).map(|_| account.take(Direction::Request, MIB)));
+        assert!(!begin(&budget, &connection, &caller(1), Stream), "the whole budget always applies");
         drop(held);
-        assert!(account.begin_call(&HeaderMap::new()).is_ok());
+        assert!(begin(&budget, &connection, &caller(1), Ordinary));
+    }
+
+    #[test]
+    fn strangers_do_not_shut_callers_of_their_connection_out() {
+        let budget = ByteBudget::of(LIMIT);
+        let connection = ConnectionBytes::default();
+        let strangers = budget.account(&connection, &stranger("10.0.0.1")).take(Direction::Request, 15 * MIB);
+        let others = budget.account(&ConnectionBytes::default(), &caller(2)).take(Direction::Request, 25 * MIB);
+        assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
+        drop((strangers, others));
+    }
+
+    #[test]
+    fn vital_calls_begin_beyond_the_quarter_of_strangers() {
+        let budget = ByteBudget::of(LIMIT);
+        let held = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| fill(&budget, &stranger(address)).0);
+        let connection = ConnectionBytes::default();
+        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Ordinary));
+        assert!(begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital));
+        let more = budget.account(&connection, &stranger("10.0.0.4")).take(Direction::Request, 16 * MIB);
+        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital), "half is for callers");
+        assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
+        drop((held, more));
     }
 }

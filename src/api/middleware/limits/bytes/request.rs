@@ -7,13 +7,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
 use super::{Account, Charge};
 use crate::api::errors::{ApiError, status};
+use crate::config::STREAM_WINDOW;
 
 /// The length of the header of a gRPC message: a byte that says whether it is compressed, and four of its length.
 const HEADER_LENGTH: usize = 5;
@@ -28,14 +29,14 @@ pub(in crate::api) enum Arrival {
 
 /// The same body; it fails if it is late, or if a budget is exhausted.
 pub(in crate::api) fn charged_request(body: Body, account: Arc<Account>, arrival: Arrival) -> Body {
-    if http_body::Body::is_end_stream(&body) {
+    if body.is_end_stream() {
         return body;
     }
     let (deadline, messages) = match arrival {
         Arrival::Whole(deadline) => (Some(deadline), None),
         Arrival::EachMessage(limit) => (None, Some(Messages { limit, position: Position::default() })),
     };
-    Body::new(RequestBody { body, account, kept: 0, charge: None, deadline, messages, timer: None })
+    Body::new(RequestBody { body, account, kept: 0, charge: None, window: None, deadline, messages, timer: None })
 }
 
 struct RequestBody {
@@ -45,6 +46,8 @@ struct RequestBody {
     kept: usize,
     /// Their charge, from the first wait on: most requests arrive together with their headers.
     charge: Option<Charge>,
+    /// The charge of a stream of requests for data that may wait while its handler is not ready: from a frame on, until none follows.
+    window: Option<Charge>,
     /// When the rest must have arrived; `None` between two messages.
     deadline: Option<Instant>,
     /// For a stream of requests, which has a deadline for each message.
@@ -127,11 +130,20 @@ impl RequestBody {
         (self.kept, self.charge, self.deadline, self.timer) = (0, None, None, None);
     }
 
+    /// Charges what may arrive before the handler asks for more.
+    fn expect_more(&mut self) -> Result<(), ApiError> {
+        if self.messages.is_some() && self.window.is_none() && !self.body.is_end_stream() {
+            self.window = Some(self.account.charge_request(STREAM_WINDOW as usize)?);
+        }
+        Ok(())
+    }
+
     /// Waits for more bytes: what has arrived is charged, and the deadline applies.
     fn wait(&mut self, context: &mut Context<'_>) -> Poll<ApiError> {
+        self.window = None;
         let Some(deadline) = self.deadline else { return Poll::Pending };
         if self.charge.is_none() && self.kept > 0 {
-            match self.account.charge_request(self.kept) {
+            match self.account.charge_first(self.kept) {
                 Ok(charge) => self.charge = Some(charge),
                 Err(error) => return Poll::Ready(error),
             }
@@ -152,9 +164,13 @@ impl http_body::Body for RequestBody {
         match Pin::new(&mut self.body).poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 let kept = frame.data_ref().map_or(Ok(()), |data| self.keep(data));
+                let kept = kept.and_then(|()| self.expect_more());
                 Poll::Ready(Some(kept.map(|()| frame).map_err(status)))
             }
-            Poll::Ready(ended) => Poll::Ready(ended),
+            Poll::Ready(ended) => {
+                self.window = None;
+                Poll::Ready(ended)
+            }
             Poll::Pending => self.wait(context).map(|error| Some(Err(status(error)))),
         }
     }
