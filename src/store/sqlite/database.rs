@@ -203,7 +203,7 @@ impl OpenDatabase {
     }
 
     /// See [`SqliteDatabase::open_to_write`].
-    async fn settle(&self) -> Result<(), StoreError> {
+    async fn check_until_certain(&self) -> Result<(), StoreError> {
         for _ in 0..MAX_PAUSES {
             if self.check().await? {
                 return Ok(());
