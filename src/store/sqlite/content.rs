@@ -6,8 +6,9 @@
 //! write-ahead log. If the head is missing or went back, although the database as SQLite shows it did not, or the layout is a
 //! third one, the file was overwritten. An older state that was restored through SQLite shows in both.
 //!
-//! In the middle of a checkpoint the file may look like that too, or be unreadable. So a surprise is believed only once it was
-//! read several times from a file that was not written meanwhile. Until then nothing is written, but reads go on.
+//! In the middle of a checkpoint the file may look like that too. So a surprise is believed only once it was read several times from
+//! a file that was not written meanwhile. Until then nothing is written, but reads go on. A file that is unreadable without its
+//! write-ahead log is no surprise: a checkpoint that ran out of space leaves it like that.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -95,7 +96,11 @@ impl Content {
         if seen.doubt.as_ref().is_some_and(|doubt| doubt.last.elapsed() < PAUSE) {
             return Ok(false);
         }
-        let found = in_file(files).await?;
+        let Some(found) = in_file(files).await? else {
+            // A checkpoint is being written, or had no space for all of it. With the write-ahead log the file is whole.
+            (seen.mark, seen.doubt) = (mark, None);
+            return Ok(true);
+        };
         let is_surprise = match &seen.content {
             Some(before) => surprises(found.as_ref(), before, pool).await?,
             None => false,
@@ -151,8 +156,8 @@ async fn surprises(found: Option<&FileContent>, before: &FileContent, pool: &Sql
     Ok(went_back || has_new_layout && !is_new_shown)
 }
 
-/// The content of the file itself. `None` if it holds no log, or nothing that can be read.
-async fn in_file(files: &OpenedFiles) -> Result<Option<FileContent>, StoreError> {
+/// The content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
+async fn in_file(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
     // An immutable database is read without locks and without its write-ahead log. SQLite also keeps our other connections'
     // locks when this one closes the file.
     let options = SqliteConnectOptions::new().filename(files.path()).immutable(true).read_only(true);
@@ -160,9 +165,10 @@ async fn in_file(files: &OpenedFiles) -> Result<Option<FileContent>, StoreError>
     let content = sqlx::query_as(CONTENT).fetch_optional(&mut connection).await;
     let _ = connection.close().await;
     match content {
-        Err(Error::ColumnDecode { .. }) => Ok(None),
-        Err(error) if error::is_content(&error) => Ok(None),
-        content => content.map_err(read),
+        Err(Error::ColumnDecode { .. }) => Ok(Some(None)),
+        Err(error) if error::is_damage(&error) => Ok(None),
+        Err(error) if error::is_content(&error) => Ok(Some(None)),
+        content => content.map(Some).map_err(read),
     }
 }
 

@@ -26,7 +26,12 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
 
 /// Whether the content of a file is to blame: it has no such table, is damaged or too short, or is no database.
 pub(super) fn is_content(error: &Error) -> bool {
-    matches!(primary_code(error), Some(ERROR | IOERR | CORRUPT | NOTADB))
+    is_damage(error) || matches!(primary_code(error), Some(ERROR | NOTADB))
+}
+
+/// Whether the file is damaged or too short.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(primary_code(error), Some(IOERR | CORRUPT))
 }
 
 /// An error of the COMMIT of an append. A busy, full or read-only database has not committed. After an error while writing
