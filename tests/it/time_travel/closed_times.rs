@@ -63,14 +63,11 @@ async fn answer_waits_for_entries_that_are_being_written() {
     held.wait_for_waiter().await;
     let asked = now();
     for client in [&mut admin, &mut reader] {
-        // No answer is possible yet.
+        // No answer is possible yet. The client's own timer may be the first.
         let mut request = Request::new(get_at("a", asked));
         request.set_timeout(Duration::from_millis(300));
-        assert_fails(
-            &client.toggle.get_feature_flag(request).await.unwrap_err(),
-            Code::DeadlineExceeded,
-            "DEADLINE_EXCEEDED",
-        );
+        let late = client.toggle.get_feature_flag(request).await.unwrap_err();
+        assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late}");
     }
     let questions = [admin.clone(), reader.clone()].map(|mut client| {
         tokio::spawn(async move {
