@@ -16,7 +16,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::mirror::Mirror;
 use crate::store::{Store, StoreError, Writer, with_timeout};
 
-/// The least time between two closed times. One serves all readers who ask meanwhile.
+/// The minimum time between two closed times. One serves all readers who ask meanwhile.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a time must have passed before it is closed, at the least and at the most. A batch that another replica has dated

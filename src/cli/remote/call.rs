@@ -108,7 +108,7 @@ impl ApiClient {
         Self { waits_for_limits: true, ..self }
     }
 
-    /// Whether the server has limited the rate of any call.
+    /// Whether any call was rate-limited.
     pub fn is_rate_limited(&self) -> bool {
         self.is_limited.load(Ordering::Relaxed)
     }

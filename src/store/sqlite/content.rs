@@ -76,7 +76,7 @@ impl<'r> FromRow<'r, SqliteRow> for FileContent {
 /// How often a surprise must be read before it is believed.
 const READINGS: u32 = 3;
 
-/// The least time between two readings of a surprise.
+/// The minimum time between two readings of a surprise.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl Content {

@@ -32,14 +32,14 @@ struct Windows {
 struct Window {
     began: Timestamp,
     recorded: u32,
-    /// Denials that were not recorded since the last one that was.
+    /// Denials since the last recorded one.
     suppressed: u64,
 }
 
 /// A denial that may be recorded.
 pub(in crate::api) struct AdmittedDenial {
     key: CallerKey,
-    /// How many denials of the same caller were not recorded since the last one that was.
+    /// How many denials of the same caller were not recorded since the last recorded one.
     pub suppressed: u64,
 }
 
