@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn time_before_1970_has_positive_nanos() {
-        let protocol = time(Timestamp::from_micros(-1));
-        assert_eq!((protocol.seconds, protocol.nanos), (-1, 999_999_000));
+        let converted = time(Timestamp::from_micros(-1));
+        assert_eq!((converted.seconds, converted.nanos), (-1, 999_999_000));
     }
 }

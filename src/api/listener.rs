@@ -27,8 +27,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The minimum time between two warnings about refused connections or failed accepts.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
-/// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol is not known, and the
-/// transport would wait for the rest without limit.
+/// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol may not be
+/// known, and the transport would wait for the rest without limit.
 const PREFACE_LENGTH: usize = 24;
 
 /// The other end of a connection.
@@ -52,7 +52,7 @@ impl Peer {
 pub(super) struct Connection {
     stream: Either<TcpStream, Box<TlsStream>>,
     peer: Peer,
-    /// Until the preface has been read.
+    /// `None` once the preface has been read.
     preface: Option<Preface>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
@@ -61,9 +61,11 @@ pub(super) struct Connection {
     _open: GaugeGuard,
 }
 
-/// Reads the preface, with a deadline.
+/// A preface that has not arrived completely.
 struct Preface {
+    /// How many bytes of it have been read.
     read: usize,
+    /// When the rest must have arrived.
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -74,7 +76,7 @@ struct Stall {
     /// Whether the last write waits for the client to read.
     is_stalled: bool,
     /// Whether a read was put off.
-    has_unread: bool,
+    has_deferred_read: bool,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -84,7 +86,7 @@ impl Stall {
         self.is_stalled = polled.is_pending();
         if !self.is_stalled {
             self.deadline = None;
-            if std::mem::take(&mut self.has_unread) {
+            if std::mem::take(&mut self.has_deferred_read) {
                 cx.waker().wake_by_ref();
             }
             return polled;
@@ -111,7 +113,7 @@ impl Connection {
         timeouts: Timeouts,
     ) -> Self {
         let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeouts.handshake)) });
-        let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_unread: false, deadline: None };
+        let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_deferred_read: false, deadline: None };
         Self { stream, peer, preface, has_yielded: false, stall, _permit: permit, _open: GaugeGuard::connection() }
     }
 
@@ -283,7 +285,7 @@ impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stall.is_stalled {
             // The write wakes this task.
-            self.stall.has_unread = true;
+            self.stall.has_deferred_read = true;
             return Poll::Pending;
         }
         let before = buffer.filled().len();

@@ -104,7 +104,7 @@ pub struct LogCursor {
     pub as_of: Revision,
     /// The page holds entries before this revision.
     pub before: Revision,
-    /// The page's number, from 1.
+    /// The page's number, from 2: no token leads to the first page.
     pub page: i32,
 }
 
@@ -136,7 +136,7 @@ impl LogCursor {
     }
 }
 
-/// A short digest of a method and its filters, in any fixed form.
+/// A short digest of `scope`, which names a method and its filters in any form that does not change.
 pub fn scope_digest(scope: &str) -> [u8; 8] {
     let full: [u8; 32] = Sha256::digest(scope.as_bytes()).into();
     let mut short = [0; 8];

@@ -122,8 +122,8 @@ impl Router {
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than to make it.
-        // Takes the names of the size limits of a request, before and after decompression, and of a response.
+        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than making it. Takes the
+        // names of two size limits: that of a request, which holds before and after decompression, and that of a response.
         macro_rules! limited {
             ($service:expr, $max_request:ident, $max_response:ident) => {
                 $service
@@ -154,7 +154,7 @@ impl Router {
         Ok((Self { service, limits, closing }, health))
     }
 
-    /// Serves until `closing` is cancelled and open calls have ended; over TLS if `tls` is given.
+    /// Serves until `closing` is cancelled and open connections have ended; over TLS if `tls` is given.
     pub async fn serve(self, listener: TcpListener, tls: Option<Arc<ServerTls>>) {
         let incoming = incoming(listener, tls, &self.limits);
         transport::serve(incoming, self.service, &self.limits.fixed, self.closing).await;

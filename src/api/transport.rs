@@ -1,7 +1,8 @@
 //! HTTP on the connections: HTTP/2 with limits, and HTTP/1.1.
 //!
-//! tonic's own server has a timer for `grpc-timeout` that no layer inside it can replace. It answers CANCELLED without a reason, and
-//! not when the caller's change is decided. So its services are served here, and `middleware/admit` has the only timer.
+//! tonic's own server has a timer for `grpc-timeout` that no layer inside it can replace. It answers CANCELLED without a reason,
+//! even while the caller's change is being written. So its services are served here: `middleware/admit` keeps the deadline of a call, and
+//! `middleware/authorize` that of an open stream.
 
 use std::convert::Infallible;
 use std::io;
@@ -32,7 +33,7 @@ pub(super) async fn serve<S>(
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let (protocol, open) = (protocol(limits), GracefulShutdown::new());
+    let (http, graceful) = (http(limits), GracefulShutdown::new());
     {
         let mut connections = pin!(connections);
         while let Some(Some(accepted)) = closing.run_until_cancelled(connections.next()).await {
@@ -44,7 +45,7 @@ pub(super) async fn serve<S>(
                 request
             });
             let service = TowerToHyperService::new(service);
-            let served = open.watch(protocol.serve_connection(TokioIo::new(connection), service).into_owned());
+            let served = graceful.watch(http.serve_connection(TokioIo::new(connection), service).into_owned());
             tokio::spawn(async move {
                 if let Err(error) = served.await {
                     tracing::debug!(%error, "connection failed");
@@ -52,11 +53,11 @@ pub(super) async fn serve<S>(
             });
         }
     }
-    open.shutdown().await;
+    graceful.shutdown().await;
 }
 
-/// HTTP with limits. By default, hyper limits neither concurrent streams nor streams that are reset for errors.
-fn protocol(limits: &FixedLimits) -> Builder<TokioExecutor> {
+/// HTTP with our own limits: hyper's defaults differ, or may change with an update.
+fn http(limits: &FixedLimits) -> Builder<TokioExecutor> {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http2()

@@ -26,10 +26,10 @@ const DOMAIN: &str = "toggled";
 /// The whole message of an internal error.
 const INTERNAL: &str = "internal error; the server's log has the details";
 
-/// Why a call failed: a rule of the domain, or the transport.
+/// Why a call failed: an error of the domain, or one of the API itself.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ApiError {
-    /// A rule of the domain.
+    /// An error of the domain: a rule refuses the call, or the service cannot answer it.
     #[error(transparent)]
     Domain(#[from] Error),
     /// The caller exceeds the limit on changes per second.
@@ -43,7 +43,7 @@ pub enum ApiError {
     /// The caller has this many streams open, which is the limit for one caller.
     #[error("you have {0} streams open already; close some, or share one")]
     CallerStreamLimit(usize),
-    /// The server has as many streams open as it may.
+    /// The server has as many streams open as it may, in all or for callers without credentials.
     #[error("this server has too many streams open; retry, perhaps on another replica")]
     StreamLimit,
     /// Too many bytes of unfinished requests and unread answers are in memory.
@@ -52,7 +52,8 @@ pub enum ApiError {
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
-    /// The caller's deadline passed before the answer to a read, or before the request had arrived.
+    /// The caller's deadline or the server's limit passed before the answer to a read, or before the request had arrived. Or a stream
+    /// reached the caller's deadline.
     #[error("the deadline passed before the answer was complete; nothing was written")]
     DeadlineExceeded,
     /// The `grpc-timeout` is malformed.
@@ -71,7 +72,7 @@ pub enum ApiError {
     #[error("malformed request: {0}; generate the client from the .proto files")]
     MalformedMessage(String),
     /// A request or an answer exceeds its size limit.
-    #[error("message too large: {0}; split the request")]
+    #[error("message too large: {0}; send or ask for less in one call")]
     MessageTooLarge(String),
     /// The path names no method.
     #[error("there is no method {0}")]
@@ -115,12 +116,12 @@ impl From<Error> for Status {
     }
 }
 
-/// A failed read of the database.
+/// A failed read or write of the database, outside the committer.
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
         match error {
             error if error.is_temporary() => {
-                tracing::warn!(%error, "database read failed");
+                tracing::warn!(%error, "database call failed");
                 status(Error::DatabaseUnavailable)
             }
             StoreError::Corrupt { table: "audit_logs", ref row, .. } => match row.parse() {
@@ -241,8 +242,8 @@ mod tests {
     fn internal_error_hides_its_cause() {
         let status = status(Error::internal("password=hunter2 at table users"));
         assert_eq!(status.code(), Code::Internal);
-        let protocol = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
-        assert!(!protocol.contains("hunter2") && !protocol.contains("users"), "{protocol}");
+        let sent = format!("{} {:?}", status.message(), String::from_utf8_lossy(status.details()));
+        assert!(!sent.contains("hunter2") && !sent.contains("users"), "{sent}");
         let (code, text) = http_status(&Error::internal("password=hunter2 at table users").into());
         assert_eq!((code, text.as_str()), (StatusCode::INTERNAL_SERVER_ERROR, status.message()));
     }

@@ -66,16 +66,16 @@ pub(super) enum Refusal {
     /// The path needs a newer version of HTTP.
     Version,
     /// The path does not take this method.
-    Method(Unaccepted),
+    Method(Expected),
     /// The path does not take this content type.
-    ContentType(Unaccepted),
+    ContentType(Expected),
     /// gRPC with another encoding than protobuf's. Its clients expect a gRPC status.
     Codec(String),
 }
 
-/// What a path takes instead.
+/// What a path takes, instead of what the request has.
 #[derive(Debug)]
-pub(super) struct Unaccepted {
+pub(super) struct Expected {
     paths: Paths,
     accepted: String,
 }
@@ -99,13 +99,13 @@ impl Protocol {
         }
         if of_method().next().is_none() {
             let methods: Vec<_> = of_version().map(|accepted| accepted.method.as_str()).collect();
-            return Err(Refusal::Method(Unaccepted { paths, accepted: methods.join(", ") }));
+            return Err(Refusal::Method(Expected { paths, accepted: methods.join(", ") }));
         }
         if let Some(codec) = content_type.filter(|own| is_codec(own) && paths == Paths::Services) {
             return Err(Refusal::Codec(codec.chars().take(100).collect()));
         }
         let types: Vec<_> = of_method().flat_map(|accepted| accepted.content_types).copied().collect();
-        Err(Refusal::ContentType(Unaccepted { paths, accepted: types.join(" or ") }))
+        Err(Refusal::ContentType(Expected { paths, accepted: types.join(" or ") }))
     }
 
     /// The response that refuses a request.
@@ -145,14 +145,14 @@ impl Refusal {
                 StatusCode::HTTP_VERSION_NOT_SUPPORTED,
                 "gRPC needs HTTP/2; over HTTP/1.1 only /ofrep/ is served",
             ),
-            Self::Method(Unaccepted { paths, accepted }) => {
+            Self::Method(Expected { paths, accepted }) => {
                 let response = paths.error(StatusCode::METHOD_NOT_ALLOWED, &format!("use {accepted}"));
                 match HeaderValue::try_from(accepted) {
                     Ok(allow) => with_header(response, ALLOW, allow),
                     Err(_) => response,
                 }
             }
-            Self::ContentType(Unaccepted { paths, accepted }) => {
+            Self::ContentType(Expected { paths, accepted }) => {
                 paths.error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &format!("the content type must be {accepted}"))
             }
             Self::Codec(name) => Protocol::Grpc.refuse(ApiError::UnsupportedCodec(name)),
