@@ -2,7 +2,7 @@
 
 use sha2::{Digest, Sha256};
 
-/// Identifies a request: SHA-256 of its method and of all its fields but `request_id`.
+/// Identifies a request: SHA-256 of its method and of `body`, which is the encoded message without its `request_id`.
 pub(in crate::api) fn digest(method: &str, body: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(method).chain_update([0]).chain_update(body).finalize().into()
 }

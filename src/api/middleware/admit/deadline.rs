@@ -17,11 +17,10 @@ const ANSWER_MARGIN: Duration = Duration::from_millis(200);
 /// The deadline of a call. After it, nothing is begun.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct CallDeadline {
-    /// When to answer at the latest, and to begin a change or a stream: the caller's deadline or the server's, whichever comes
-    /// first.
-    pub answer: Instant,
-    /// The caller's deadline, at which a stream ends; `None` if they set none.
-    pub callers: Option<Instant>,
+    /// When to answer at the latest, and to begin a change or a stream: `requested` or the server's limit, whichever comes first.
+    pub answer_by: Instant,
+    /// The caller's deadline, less the margin, at which a stream ends; `None` if they set none.
+    pub requested: Option<Instant>,
     /// Tells whether the change that this call may make has begun.
     pub start: Arc<ChangeStart>,
 }
@@ -42,28 +41,28 @@ impl CallDeadline {
         Self::new(Instant::now() + max, None)
     }
 
-    fn new(max: Instant, callers: Option<Instant>) -> Self {
-        let answer = callers.map_or(max, |callers| callers.min(max));
-        Self { answer, callers, start: ChangeStart::before(answer) }
+    fn new(max: Instant, requested: Option<Instant>) -> Self {
+        let answer_by = requested.map_or(max, |requested| requested.min(max));
+        Self { answer_by, requested, start: ChangeStart::before(answer_by) }
     }
 
-    /// The error to answer now, if the deadline has passed. Prevents a change that has not begun. One that has begun is answered
-    /// with its outcome, unless the caller's own deadline has passed.
-    pub(super) fn error_at(&self, now: Instant) -> Option<ApiError> {
-        if now < self.answer {
+    /// If the deadline has passed, prevents a change that has not begun, and returns the error to answer. A change that has begun is
+    /// answered with its outcome, unless the caller's own deadline has passed.
+    pub(super) fn expire(&self, now: Instant) -> Option<ApiError> {
+        if now < self.answer_by {
             return None;
         }
         if self.start.prevent() {
             let is_proposed = self.start.is_proposed();
             return Some(if is_proposed { Error::DeadlineBeforeStart.into() } else { ApiError::DeadlineExceeded });
         }
-        let is_over = self.callers.is_some_and(|callers| now >= callers);
+        let is_over = self.requested.is_some_and(|requested| now >= requested);
         is_over.then(|| Error::DeadlineDuringChange.into())
     }
 
     /// When to look at the clock again.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
-        if now < self.answer { Some(self.answer) } else { self.callers }
+        if now < self.answer_by { Some(self.answer_by) } else { self.requested }
     }
 }
 
@@ -125,17 +124,17 @@ mod tests {
     fn error_tells_whether_the_change_may_be_written() {
         let now = Instant::now();
         let (at, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
-        assert_eq!(CallDeadline::new(at, None).error_at(now), None);
-        assert_eq!(CallDeadline::new(at, None).error_at(at), Some(ApiError::DeadlineExceeded));
+        assert_eq!(CallDeadline::new(at, None).expire(now), None);
+        assert_eq!(CallDeadline::new(at, None).expire(at), Some(ApiError::DeadlineExceeded));
 
         let begun = CallDeadline::new(at, Some(later));
         begun.start.prevent();
-        assert_eq!((begun.error_at(at), begun.next(at)), (None, Some(later)));
-        assert_eq!(begun.error_at(later), Some(Error::DeadlineDuringChange.into()));
+        assert_eq!((begun.expire(at), begun.next(at)), (None, Some(later)));
+        assert_eq!(begun.expire(later), Some(Error::DeadlineDuringChange.into()));
 
         // Without a deadline of the caller, a change that has begun is answered with its outcome.
         let begun = CallDeadline::new(at, None);
         begun.start.prevent();
-        assert_eq!((begun.error_at(later), begun.next(later)), (None, None));
+        assert_eq!((begun.expire(later), begun.next(later)), (None, None));
     }
 }

@@ -1,7 +1,8 @@
 //! The layer that reads the head of a request, before its caller is known: does the path take this method and content type, and
 //! when must the call be answered?
 //!
-//! At the deadline it answers, whatever the service does. No other timer ends a call.
+//! At the deadline it answers, whatever the service does. It waits longer only for a change that has begun, at most until the caller's own
+//! deadline. A stream that has begun is ended by `authorize/stream_end` instead.
 
 mod deadline;
 
@@ -42,7 +43,7 @@ impl Admission {
             Protocol::Ofrep => Ok(CallDeadline::after(request_timeout)),
         };
         let admission = Self { protocol, deadline: deadline.map_err(|error| Box::new(protocol.refuse(error)))? };
-        match admission.late_answer(Instant::now()) {
+        match admission.expire(Instant::now()) {
             Some(late) => Err(Box::new(late)),
             None => Ok(admission),
         }
@@ -54,9 +55,9 @@ impl Admission {
         Ok(request.extensions().get().ok_or_else(missing)?)
     }
 
-    /// The answer once the deadline has passed.
-    fn late_answer(&self, now: Instant) -> Option<Response<Body>> {
-        self.deadline.error_at(now).map(|error| self.protocol.refuse(error))
+    /// The answer once the deadline has passed; see [`CallDeadline::expire`].
+    fn expire(&self, now: Instant) -> Option<Response<Body>> {
+        self.deadline.expire(now).map(|error| self.protocol.refuse(error))
     }
 }
 
@@ -67,7 +68,7 @@ pub struct AdmitLayer {
 }
 
 impl AdmitLayer {
-    /// A layer that answers after `request_timeout` at the latest; a shorter timeout of the caller applies first.
+    /// A layer that gives each call `request_timeout`; a shorter timeout of the caller applies first.
     pub(in crate::api) fn new(request_timeout: Duration) -> Self {
         Self { request_timeout }
     }
@@ -112,7 +113,7 @@ where
 }
 
 pin_project! {
-    /// The future of an answer, which comes at the deadline at the latest. Not boxed: every read passes here.
+    /// The future of an answer. At the deadline it returns an error, unless a change has begun. Not boxed: every read passes here.
     pub struct TimedAnswer<F> {
         #[pin]
         answer: F,
@@ -133,7 +134,7 @@ where
         loop {
             let now = Instant::now();
             // The clock decides, not the timer, which fires up to a millisecond late: nothing is begun meanwhile.
-            if let Some(late) = this.admission.late_answer(now) {
+            if let Some(late) = this.admission.expire(now) {
                 return Poll::Ready(Ok(late));
             }
             if let Poll::Ready(answer) = this.answer.as_mut().poll(context) {

@@ -1,5 +1,5 @@
-//! Authentication: who calls, by API token, single sign-on token or client certificate. Only a single sign-on token that was
-//! not seen before may need I/O; everything else is decided on the users and tokens in the mirror.
+//! Authentication: who calls, by API token, single sign-on token or client certificate. Only a single sign-on token that is
+//! not in the cache may need I/O; everything else is decided on the users and tokens in the mirror.
 
 mod failures;
 
@@ -29,7 +29,7 @@ pub(in crate::api) use failures::{AuthFailure, AuthFailureLog};
 /// The ways to authenticate besides API tokens.
 #[derive(Clone, Default)]
 pub struct AuthMethods {
-    /// The user that a client certificate stands for, by a subject alternative name of it.
+    /// The user that a client certificate stands for, by subject alternative name.
     pub certificate_users: HashMap<String, Email>,
     /// The issuer of single sign-on tokens.
     pub sign_on: Option<Arc<SignOn>>,
@@ -63,7 +63,7 @@ pub(in crate::api) struct IdentifiedCaller {
     pub at: Timestamp,
 }
 
-/// A single sign-on token that was not seen before.
+/// A single sign-on token that is not in the cache of verified ones.
 pub(in crate::api) struct UnverifiedToken {
     token: Vec<u8>,
     hash: SecretHash,

@@ -103,7 +103,7 @@ impl Authorizer {
         if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let CallDeadline { answer: deadline, start, .. } = deadline;
+        let CallDeadline { answer_by: deadline, start, .. } = deadline;
         let call = Call { caller, sign_on_token, permission, source, deadline, start };
         Ok(match missing {
             None => Authorization::Granted(call, method),

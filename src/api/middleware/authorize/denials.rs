@@ -50,7 +50,8 @@ impl Denials {
     }
 
     /// Answers a call whose caller lacks `permission`. A retry of a change that was granted gets its first answer, since a replay
-    /// comes before the check of permissions. Any other call is refused and recorded, even if its caller disconnects.
+    /// comes before the check of permissions. Any other call is refused and recorded, even if its caller disconnects. A caller who
+    /// was refused too often lately is refused without either.
     pub(super) async fn answer(
         self,
         call: Call,

@@ -1,4 +1,4 @@
-//! The body of a stream that ends early: when its caller loses access, or at its deadline.
+//! The body of a stream that the server ends: see `stream_end` for when.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

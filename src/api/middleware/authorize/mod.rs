@@ -1,7 +1,8 @@
 //! The layer that every call passes: is the caller authenticated, and do they hold the permission?
 //!
 //! It encloses all services at once, so that no service and no kind of method can bypass it, and passes only the methods that
-//! the policies name. It also ends a stream when its caller loses access.
+//! the policies name. It also charges each call to the budget of bytes, limits open streams, and ends a stream when its caller loses
+//! access.
 
 mod authorizer;
 mod denials;
@@ -121,9 +122,9 @@ where
 
 /// The answer to a call: ready at once, the service's own future, or a boxed one.
 type ResponseFuture<S> =
-    Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Own<S>>, Later<S>>;
-type Own<S> = Charged<<S as Service<Request<Body>>>::Future>;
-type Later<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
+    Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Unboxed<S>>, Boxed<S>>;
+type Unboxed<S> = Charged<<S as Service<Request<Body>>>::Future>;
+type Boxed<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> ResponseFuture<S> {
     Either::Left(Either::Left(ready(Ok(response))))
@@ -162,7 +163,7 @@ impl AuthorizeLayer {
         };
         let arrival = match method.is_client_streaming {
             true => Arrival::EachMessage(self.0.message_timeout),
-            false => Arrival::Whole(admission.deadline.answer),
+            false => Arrival::Whole(admission.deadline.answer_by),
         };
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if method.is_server_streaming {
@@ -199,12 +200,12 @@ impl AuthorizeLayer {
         let authorizer = Arc::clone(&self.0.authorizer);
         let end = async move {
             let _permit = permit;
-            authorizer.stream_end(call, &method, admission.deadline.callers).await
+            authorizer.stream_end(call, &method, admission.deadline.requested).await
         };
         let answer = inner.call(request);
         let answer = async move {
             let response = answer.await?;
-            // An open stream is limited as one of many. What it receives and sends is charged meanwhile.
+            // From here on the permit limits the stream itself, and what it receives and sends is charged.
             drop(charge);
             Ok(charged_body(response, account).map(|body| end_when(body, end)))
         };
@@ -226,7 +227,7 @@ fn verify_and_pass<S>(
     (pending, charge): (PendingCall, Charge),
     mut inner: S,
     request: Request<Body>,
-) -> Later<S>
+) -> Boxed<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Send + 'static,
     S::Future: Send + 'static,

@@ -9,7 +9,7 @@ use crate::domain::time::Timestamp;
 /// The most denials recorded for one caller in one window.
 const MAX_PER_CALLER: u32 = 5;
 /// The most denials recorded in one window for all single sign-on callers who are not users yet, together: an issuer may let
-/// strangers open accounts.
+/// anyone open an account.
 const MAX_UNPROVISIONED: u32 = 60;
 /// The length of a window.
 const WINDOW_SECONDS: i64 = 60;

@@ -1,4 +1,4 @@
-//! Who uses what is limited: a caller, or for strangers a network.
+//! The owner of a limited resource: a caller, or for strangers a network.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,7 +9,7 @@ use crate::auth::CallerKey;
 pub(in crate::api) enum Owner {
     /// An authenticated caller.
     Caller(CallerKey),
-    /// A stranger, which is a caller without credentials, by network.
+    /// A stranger, which is a caller without credentials, or whose credentials are not verified yet; by network.
     Stranger(Option<IpAddr>),
 }
 

@@ -1,4 +1,4 @@
-//! The number of open streams: in all, for anonymous callers, and for one caller.
+//! The number of open streams: in all, for strangers, and for one owner.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use crate::config::Limits;
 /// Limits open streams.
 pub(in crate::api) struct StreamLimiter {
     max: usize,
-    /// For all anonymous callers together: authenticated callers always keep the rest.
-    max_anonymous: usize,
+    /// For all strangers together: authenticated callers always keep the rest.
+    max_strangers: usize,
     max_per_owner: usize,
     open: Mutex<OpenStreams>,
 }
@@ -19,7 +19,7 @@ pub(in crate::api) struct StreamLimiter {
 #[derive(Default)]
 struct OpenStreams {
     all: usize,
-    anonymous: usize,
+    strangers: usize,
     by_owner: HashMap<Owner, usize>,
 }
 
@@ -33,7 +33,7 @@ impl StreamLimiter {
     pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             max: limits.max_streams,
-            max_anonymous: (limits.max_streams / 2).max(1),
+            max_strangers: (limits.max_streams / 2).max(1),
             max_per_owner: limits.max_streams_per_caller,
             open: Mutex::default(),
         })
@@ -45,19 +45,19 @@ impl StreamLimiter {
     /// [`ApiError::StreamLimit`] or [`ApiError::CallerStreamLimit`].
     pub(in crate::api) fn open(self: &Arc<Self>, owner: Owner) -> Result<StreamPermit, ApiError> {
         let mut open = self.lock();
-        let anonymous = usize::from(owner.is_stranger());
-        if open.all >= self.max || anonymous > 0 && open.anonymous >= self.max_anonymous {
+        let is_stranger = owner.is_stranger();
+        if open.all >= self.max || is_stranger && open.strangers >= self.max_strangers {
             return Err(ApiError::StreamLimit);
         }
         // A network of strangers may be a proxy with many clients, so its share applies only while streams are scarce.
-        let is_limited = anonymous == 0 || is_scarce(open.anonymous, self.max_anonymous);
+        let is_limited = !is_stranger || is_scarce(open.strangers, self.max_strangers);
         let own = open.by_owner.entry(owner.clone()).or_default();
         if is_limited && *own >= self.max_per_owner {
             return Err(ApiError::CallerStreamLimit(self.max_per_owner));
         }
         *own += 1;
         open.all += 1;
-        open.anonymous += anonymous;
+        open.strangers += usize::from(is_stranger);
         drop(open);
         Ok(StreamPermit { streams: Arc::clone(self), owner })
     }
@@ -71,7 +71,7 @@ impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         open.all -= 1;
-        open.anonymous -= usize::from(self.owner.is_stranger());
+        open.strangers -= usize::from(self.owner.is_stranger());
         let own = open.by_owner.get_mut(&self.owner);
         if own.is_some_and(|own| {
             *own -= 1;
@@ -89,7 +89,7 @@ mod tests {
     use uuid::Uuid;
 
     fn streams(max: usize, max_per_owner: usize) -> Arc<StreamLimiter> {
-        Arc::new(StreamLimiter { max, max_anonymous: max / 2, max_per_owner, open: Mutex::default() })
+        Arc::new(StreamLimiter { max, max_strangers: max / 2, max_per_owner, open: Mutex::default() })
     }
 
     fn user(number: u128) -> Owner {
@@ -122,13 +122,13 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_callers_get_half_of_the_streams() {
+    fn strangers_get_half_of_the_streams() {
         let streams = streams(4, 4);
-        let anonymous = |address: &str| Owner::stranger(address.parse().ok());
-        let held = [anonymous("10.0.0.1"), anonymous("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
-        assert_eq!(streams.open(anonymous("10.0.0.2")).err(), Some(ApiError::StreamLimit));
+        let stranger = |address: &str| Owner::stranger(address.parse().ok());
+        let held = [stranger("10.0.0.1"), stranger("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
+        assert_eq!(streams.open(stranger("10.0.0.2")).err(), Some(ApiError::StreamLimit));
         let known = [user(1), user(2)].map(|owner| streams.open(owner).unwrap());
         drop((held, known));
-        assert_eq!(streams.lock().anonymous, 0);
+        assert_eq!(streams.lock().strangers, 0);
     }
 }

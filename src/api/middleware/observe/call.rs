@@ -24,7 +24,7 @@ const TARGET: &str = "toggled::request";
 pub(super) struct TrackedCall {
     record: Arc<request::RequestContext>,
     series: Arc<MethodSeries>,
-    /// `None` if the request is refused for what it speaks.
+    /// `None` if the request fits no protocol, and is refused for that.
     protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,

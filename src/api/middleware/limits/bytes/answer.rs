@@ -1,7 +1,8 @@
 //! The body of an answer, until its client has read it: every byte that the transport keeps is charged.
 //!
 //! A frame carries its charge into the transport, which drops the frame when it is written. Before a stream produces its next message
-//! it waits for the budget; if that takes too long, the stream ends. An answer of one message exists already, and is refused.
+//! it waits for the budget; if that takes too long, the stream ends. An answer of one message exists already: it is refused, unless it
+//! is small or a change's.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -38,7 +39,7 @@ type Polled = Poll<Option<Result<Frame<Bytes>, Status>>>;
 /// What happens to an answer of one message while a budget is exhausted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum AnswerKind {
-    /// A read is refused.
+    /// A read is refused, unless its answer is small.
     Read,
     /// A change has been made, so its answer is sent. It is small.
     Change,

@@ -60,6 +60,7 @@ const MIB: usize = 1 << 20;
 /// The budget of the server.
 pub struct ByteBudget {
     limit: usize,
+    /// By [`Direction`].
     used: [AtomicUsize; 2],
     /// The part of the budget for strangers: they cannot shut callers out.
     strangers_limit: usize,
@@ -90,7 +91,7 @@ pub(in crate::api) enum Precedence {
     /// A stream begins beyond the shares, since its messages wait.
     Stream,
     /// A health check, and a call whose caller is not yet known: they are small, and strangers that fill their quarter must not stop
-    /// them. So they may use what strangers may, once more.
+    /// them. For them that quarter counts twice.
     Vital,
 }
 
@@ -262,7 +263,7 @@ impl Account {
         }
     }
 
-    /// An account for bytes that several connections share.
+    /// An account for bytes that several connections share: they count for the server and for strangers as a whole, but for no owner.
     fn shared(&self) -> Arc<Self> {
         let owned =
             OwnedBytes { budget: Arc::clone(&self.budget), owner: Owner::Stranger(None), used: AtomicUsize::new(0) };
