@@ -20,13 +20,13 @@ use crate::domain::{Hash, Revision};
 use crate::store::{Store, StoredCheckpoint};
 use crate::telemetry::errors;
 
-/// Converts stored verifier keys. A key that cannot be parsed is left out, and reported once.
+/// Parses stored verifier keys. A key that cannot be parsed is left out, and reported once.
 #[derive(Default)]
-pub(super) struct KeyReader {
+pub(super) struct KeyParser {
     reported: Mutex<HashSet<String>>,
 }
 
-impl KeyReader {
+impl KeyParser {
     /// The valid keys, in their order.
     fn valid_keys(&self, stored: Vec<(String, Timestamp)>) -> Vec<pb::CheckpointKey> {
         let key = |(text, added_at): (String, Timestamp)| match VerifierKey::parse(&text) {
@@ -58,7 +58,7 @@ impl CheckpointSigner {
     pub async fn checkpoint(
         &self,
         store: &dyn Store,
-        keys: &KeyReader,
+        keys: &KeyParser,
         revision: Option<Revision>,
     ) -> Result<pb::GetAuditCheckpointResponse, Status> {
         let head = store.head().await?;
@@ -120,7 +120,7 @@ impl CheckpointList {
         validator.finish(paging.map(|paging| Self { paging, from }))
     }
 
-    pub async fn page(self, store: &dyn Store, keys: &KeyReader) -> Result<pb::ListAuditCheckpointsResponse, Status> {
+    pub async fn page(self, store: &dyn Store, keys: &KeyParser) -> Result<pb::ListAuditCheckpointsResponse, Status> {
         let first = self.paging.after.map_or(self.from, |after| after.saturating_add(1).max(self.from));
         let range = Range { first, last: Revision::MAX };
         let stored = store.checkpoints(range, self.paging.read_limit()).await?;

@@ -23,7 +23,7 @@ use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
-use checkpoints::{CheckpointList, CheckpointSigner, KeyReader};
+use checkpoints::{CheckpointList, CheckpointSigner, KeyParser};
 use list::AuditLogList;
 use stream::{AuditStream, Messages};
 
@@ -34,7 +34,7 @@ pub struct Audit {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     signer: Option<CheckpointSigner>,
-    keys: KeyReader,
+    keys: KeyParser,
 }
 
 impl Audit {
@@ -53,7 +53,7 @@ impl Audit {
             store,
             mirror,
             signer: key.map(|key| CheckpointSigner { key, clock }),
-            keys: KeyReader::default(),
+            keys: KeyParser::default(),
         }
     }
 }
@@ -106,7 +106,7 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
-        // Read before the entry: the entry may then belong to a later log, but not to an earlier one.
+        // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the change.
         let generation = self.mirror.read(State::generation).unwrap_or_default();
         let found = self.store.entry_at(request.get_ref().through_revision).await?;
         let found = found.map(|(_, hash)| hash);

@@ -17,7 +17,7 @@ const CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl StateReader {
     /// Waits until the mirror has all entries up to `time`, and no other replica can add one. What is read after that about
-    /// this time is the same for ever, on every replica. A time up to the last entry costs nothing.
+    /// this time is the same for ever, on every replica. A time before that of the last entry costs nothing.
     pub(in crate::api) async fn until_closed(
         &self,
         field: &str,
