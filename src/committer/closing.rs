@@ -1,7 +1,7 @@
 //! Closes times for readers: see `mirror/closing.rs`.
 //!
-//! Closing belongs to the committer, because only the one that may append can promise what will not be appended. If replicas
-//! ever take turns at writing, the replica whose turn it is closes times for the others.
+//! Closing belongs to the committer: between its own batches, it makes none of them invalid. A batch of another replica has a margin, and is
+//! decided again if it is later still. If replicas ever take turns at writing, the replica whose turn it is closes times for the others.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::domain::time::{Clock, Timestamp};
 use crate::mirror::Mirror;
 use crate::store::{Store, StoreError, Writer, with_timeout};
 
-/// The minimum time between two closed times. One serves all readers who ask meanwhile.
+/// The minimum time between two attempts to close a time. One serves all readers who ask meanwhile.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How long a time must have passed before it is closed, at the least and at the most. A batch that another replica has dated
@@ -24,22 +24,22 @@ const MIN_INTERVAL: Duration = Duration::from_millis(50);
 /// dated again, which costs its replica one lost race.
 const MARGINS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
 
-/// Closes the latest time that a reader waits for.
+/// Closes times for the readers that wait.
 pub(super) struct TimeCloser {
     mirror: Arc<Mirror>,
     clock: Arc<dyn Clock>,
     wanted: watch::Receiver<Timestamp>,
     /// Twice the duration of the last close, within [`MARGINS`]: on a slow line, appends take long as well.
     margin: Duration,
-    /// When a time was last closed.
-    closed: Option<Instant>,
+    /// When the last attempt to close a time ended.
+    last_attempt: Option<Instant>,
     is_failing: bool,
 }
 
 impl TimeCloser {
     pub fn new(mirror: Arc<Mirror>, clock: Arc<dyn Clock>) -> Self {
         let wanted = mirror.wanted_times();
-        Self { mirror, clock, wanted, margin: MARGINS.0, closed: None, is_failing: false }
+        Self { mirror, clock, wanted, margin: MARGINS.0, last_attempt: None, is_failing: false }
     }
 
     /// Waits until a time may have to be closed. Waits no longer than the margin or the interval once a reader waits: if the
@@ -54,8 +54,8 @@ impl TimeCloser {
         sleep(self.margin.saturating_sub(passed).max(self.interval_left())).await;
     }
 
-    /// Closes the latest time that a reader waits for and that has passed by the margin. Does nothing if there is none, or if
-    /// the last entry is dated after it: then it is closed already. Readers learn of a failure at once.
+    /// Closes the latest time that a reader waits for, or the present less the margin if that is earlier. Does nothing if no reader
+    /// waits, or if that time is closed already: the last entry may be dated after it. Readers learn of a failure at once.
     pub async fn close(&mut self, writer: &mut dyn Writer, store: &dyn Store) {
         let wanted = *self.wanted.borrow();
         if !is_open(&self.mirror, wanted) || !self.interval_left().is_zero() {
@@ -68,7 +68,7 @@ impl TimeCloser {
         let began = Instant::now();
         let outcome = self.write(&head, through, writer, store).await;
         self.margin = (began.elapsed() * 2).clamp(MARGINS.0, MARGINS.1);
-        self.closed = Some(Instant::now());
+        self.last_attempt = Some(Instant::now());
         match outcome {
             Ok(()) => self.is_failing = false,
             Err(error) => {
@@ -98,7 +98,7 @@ impl TimeCloser {
     }
 
     fn interval_left(&self) -> Duration {
-        self.closed.map_or(Duration::ZERO, |at| MIN_INTERVAL.saturating_sub(at.elapsed()))
+        self.last_attempt.map_or(Duration::ZERO, |at| MIN_INTERVAL.saturating_sub(at.elapsed()))
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) fn record_append(outcome: &Result<AppendOutcome, StoreError>, duratio
     histogram!(COMMIT_DURATION).record(duration);
 }
 
-/// A difference between the clock and an entry's date that is reported.
+/// How far an entry's date must be ahead of the clock to be reported.
 const REPORTED_LEAD: Duration = Duration::from_secs(1);
 
 /// Reports entries that are dated after the present, because the log is ahead of the clock: its last entry, or its closed

@@ -1,5 +1,5 @@
-//! The committer: the one task that appends to the log. It takes all waiting proposals as a batch, decides them on the mirror's state, appends
-//! them as one transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an
+//! The committer: the one task of a server that appends to the log. It takes the waiting proposals as a batch, up to its limits, decides them
+//! on the mirror's state, appends them as one transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an
 //! idle server answers at once, and a busy one writes larger batches.
 //!
 //! It runs in its own task, so that a caller who disconnects cannot leave a change half done.
@@ -41,11 +41,11 @@ const READ_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this many lost races for the head in a row, the committer locks the head before its next append.
 const LOCK_AFTER_LOSSES: u32 = 3;
 
-/// After this many lost races, the batch fails: something is wrong that a retry cannot mend.
+/// After more lost races than this, the batch fails: something is wrong that a retry cannot mend.
 const MAX_LOSSES: u32 = 100;
 
-/// After so many appends that find a request stored which a look at the stored requests does not find, the batch fails.
-const MAX_VAIN_REPLAYS: u32 = 10;
+/// After more replays than this that settle no proposal, the batch fails: appends report a stored request that a read does not find.
+const MAX_EMPTY_REPLAYS: u32 = 10;
 
 /// How long after the start of an append to go on determining its outcome, if the connection was lost.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
@@ -166,7 +166,7 @@ impl Committer {
     /// gets fewer turns, and then writes more. A part of a split batch must not grow, or waiting proposals would overtake the
     /// rest of it.
     async fn commit_once(&mut self, mut batch: Vec<PendingProposal>, may_grow: bool) -> Vec<PendingProposal> {
-        let (mut losses, mut vain_replays) = (0, 0);
+        let (mut losses, mut empty_replays) = (0, 0);
         let mut deferred = Vec::new();
         while !batch.is_empty() {
             let Some(step) = self.decide(&batch) else {
@@ -197,8 +197,8 @@ impl Committer {
                 BatchAction::Replay => {
                     let before = batch.len();
                     let replayed = self.replay(&mut batch, &mut deferred, &step).await;
-                    vain_replays += u32::from(batch.len() == before);
-                    replayed.and_then(|()| check_replays(vain_replays))
+                    empty_replays += u32::from(batch.len() == before);
+                    replayed.and_then(|()| check_replays(empty_replays))
                 }
                 BatchAction::Split(problem) => {
                     self.split(batch, problem).await;
@@ -215,7 +215,7 @@ impl Committer {
 
     fn decide(&self, batch: &[PendingProposal]) -> Option<Step> {
         let now = self.clock.now();
-        self.mirror.read(|state| advance(state, batch.iter().map(|w| &w.proposal), now, &mut Uuid::now_v7))
+        self.mirror.read(|state| advance(state, batch.iter().map(|pending| &pending.proposal), now, &mut Uuid::now_v7))
     }
 
     /// Appends a step, and determines the outcome if the connection is lost meanwhile.
@@ -329,9 +329,9 @@ impl Committer {
     }
 }
 
-/// Fails when replays find nothing again and again, which no retry would mend.
-fn check_replays(vain: u32) -> Result<(), StoreError> {
-    if vain > MAX_VAIN_REPLAYS {
+/// Fails when replays settle no proposal again and again, which no retry would mend.
+fn check_replays(empty: u32) -> Result<(), StoreError> {
+    if empty > MAX_EMPTY_REPLAYS {
         let problem = "a request of the batch is reported as stored, and cannot be read";
         return Err(StoreError::Unavailable(problem.into()));
     }

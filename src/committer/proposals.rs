@@ -14,7 +14,7 @@ use crate::telemetry::request;
 /// The reply to a proposal.
 #[derive(Debug, Clone)]
 pub enum Reply {
-    /// It was decided now, and written unless it changed nothing.
+    /// It was decided now, and written unless it changed nothing or was only to be validated.
     Answer(Answer),
     /// It is a retry: the encoded answer to the first request.
     Replayed(Vec<u8>),
@@ -52,7 +52,8 @@ impl ChangeStart {
         self.is_proposed.load(Ordering::Acquire)
     }
 
-    /// Prevents the change for good. False if it has begun: then it is finished, whether its caller waits or not.
+    /// Prevents the change for good. False if it was prevented before, or has begun: then it is finished, whether its caller waits or
+    /// not.
     pub fn prevent(&self) -> bool {
         self.decide()
     }
@@ -62,7 +63,7 @@ impl ChangeStart {
         self.decide()
     }
 
-    /// Whether the caller of this method is the first.
+    /// Decides, once, whether the change begins. True for the first call only.
     fn decide(&self) -> bool {
         !self.is_decided.swap(true, Ordering::AcqRel)
     }

@@ -40,10 +40,10 @@ impl Committer {
         }
     }
 
-    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A caller who is the owner of the
-    /// request only by an earlier proposal of the batch, which is not written, moves to `deferred`: whether the answer is
-    /// theirs shows after that. A retry whose caller is no longer authenticated stays too, and is rejected when the batch is
-    /// decided again.
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. If a caller is the owner of the
+    /// request only by an earlier proposal of the batch, which is not written yet, theirs moves to `deferred`: once that one is
+    /// decided, it shows whether the answer is theirs. A retry whose caller is no longer authenticated stays in the batch, and is
+    /// rejected when the batch is decided again.
     pub(super) async fn replay(
         &self,
         batch: &mut Vec<PendingProposal>,
