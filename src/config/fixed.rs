@@ -51,7 +51,7 @@ const MAX_HANDSHAKES: usize = 256;
 /// The `h2` crate's own default against rapid reset (CVE-2023-44487); set here so that an update does not change it.
 const MAX_PENDING_RESETS: usize = 20;
 
-/// The `h2` crate's own default against RUSTSEC-2024-0003; tonic leaves it unlimited.
+/// The `h2` crate's own default against RUSTSEC-2024-0003; set here so that an update does not change it.
 const MAX_ERROR_RESETS: usize = 1_024;
 
 /// Limits that cannot be configured.

@@ -53,7 +53,7 @@ impl Mirror {
         }
     }
 
-    /// Records that a look at the database that started at `started_at` found it to hold nothing that the mirror lacks.
+    /// Records that the mirror has everything that the database held at `started_at`.
     pub(super) fn confirm(&self, started_at: Instant) {
         self.confirmed.send_replace(Some(started_at));
     }

@@ -46,7 +46,7 @@ pub struct Mirror {
     lag: AtomicI64,
     /// When the mirror was created, for its age before the first confirmation.
     began: Instant,
-    /// When the last look at the database began after which the mirror lacked nothing.
+    /// When the last successful look at the database began: the mirror has everything that was appended before.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after a confirmation the mirror counts as fresh.
     max_staleness: Duration,

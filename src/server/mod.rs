@@ -55,7 +55,7 @@ pub struct ServerContext {
     pub store: Arc<dyn Store>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// The first administrator's own token, instead of a generated one.
+    /// The token that the operator chose for the first administrator; without it, one is generated.
     pub bootstrap_token: Option<Secret>,
     /// How the mirror follows other replicas.
     pub following: Following,

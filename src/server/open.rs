@@ -16,7 +16,8 @@ use crate::store::{Store, StoreError};
 use crate::verify::{DatabaseError, Scope, Stop, verify_at_start};
 
 impl Server {
-    /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable.
+    /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable or
+    /// cannot be used.
     pub(super) async fn open(&self) -> Result<(), ServerError> {
         let mut logged = String::new();
         loop {
@@ -26,7 +27,7 @@ impl Server {
                 }
                 opened => return opened,
             };
-            // The first is often a refused connection, and another follows.
+            // Each time that it changes: often the first problem is a refused connection, and another follows.
             if problem != logged {
                 tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
                 logged = problem;
@@ -78,14 +79,14 @@ impl Server {
 pub(super) async fn create_first_administrator(
     mirror: &Mirror,
     proposals: &Proposals,
-    own: Option<&Secret>,
+    chosen_token: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenLocation>, ServerError> {
     let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
     let folder = store.folder().unwrap_or_default();
     let mut is_logged = false;
     while !mirror.read(managed).unwrap_or(true) {
-        match bootstrap(proposals, own, &folder).await {
+        match bootstrap(proposals, chosen_token, &folder).await {
             Err(BootstrapError::Change(problem @ Error::DatabaseUnavailable)) => {
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting for the database to create the first administrator");

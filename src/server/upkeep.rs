@@ -14,7 +14,7 @@ use crate::store::{Connections, Store, with_timeout};
 use crate::telemetry::listener::Readiness;
 use crate::telemetry::metrics::{DATABASE_CONNECTIONS, DATABASE_CONNECTIONS_MAX};
 
-/// The interval of deleting expired requests, and of looking for trimmed entries.
+/// The interval of deleting expired stored requests, and of looking for trimmed entries.
 const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 
 /// The minimum pause between two deletions of trimmed entries, or between two counts of a block.
@@ -23,8 +23,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 /// The pause after a failed deletion.
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The interval of counting ahead. Queries scan the entries that are not counted, which takes some tenths of a
-/// second for a hundred thousand entries.
+/// The interval of counting the log's entries ahead, for the totals of lists (see `store/counts.rs`). Queries walk the entries that are not
+/// counted yet, which takes some tenths of a second for a hundred thousand.
 const COUNT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The interval of writing the last uses of tokens.
@@ -158,7 +158,7 @@ pub(super) async fn delete_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
     }
 }
 
-/// Counts full blocks of the log; at the first start, the whole log.
+/// Counts full blocks of the log ahead; at the first start, all of them.
 pub(super) async fn keep_counting_ahead(store: Arc<dyn Store>) {
     let mut failing = false;
     loop {
@@ -168,9 +168,9 @@ pub(super) async fn keep_counting_ahead(store: Arc<dyn Store>) {
             tracing::warn!(%error, "log not counted ahead; retrying");
         }
         failing = counted.is_err();
-        let is_more = counted.unwrap_or_default();
+        let has_more = counted.unwrap_or_default();
         // Leaves the database to the committer for at least half of the time.
-        sleep(if is_more { began.elapsed().max(MIN_PAUSE) } else { COUNT_INTERVAL }).await;
+        sleep(if has_more { began.elapsed().max(MIN_PAUSE) } else { COUNT_INTERVAL }).await;
     }
 }
 
