@@ -183,7 +183,7 @@ impl Incoming {
                 (stream, address) = self.acceptor.accept() => {
                     let Some(permit) = self.connections.open(address.ip()) else {
                         count_refusal("CONNECTION_LIMIT");
-                        self.acceptor.log("connection limit reached; closing new connections");
+                        self.acceptor.log("connection limit reached, in all or for one network; closing new connections");
                         continue;
                     };
                     match &self.tls {

@@ -40,9 +40,9 @@ impl Committer {
         }
     }
 
-    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. If a caller is the owner of the
-    /// request only by an earlier proposal of the batch, which is not written yet, theirs moves to `deferred`: once that one is
-    /// decided, it shows whether the answer is theirs. A retry whose caller is no longer authenticated stays in the batch, and is
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A proposal whose caller owns the
+    /// request only by an earlier proposal of the batch moves to `deferred`: the earlier one is not written yet, and shows only then
+    /// whether the stored answer is the caller's. A retry whose caller is no longer authenticated stays in the batch, and is
     /// rejected when the batch is decided again.
     pub(super) async fn replay(
         &self,

@@ -15,7 +15,7 @@ use crate::api::errors::{ApiError, last_frame, replace_final_status, replace_ini
 
 /// Tracks the answer to a call until it ends.
 pub(super) fn track(mut call: TrackedCall, mut response: Response<Body>) -> Response<Body> {
-    call.record().enter(|| replace_initial_status(response.headers_mut()));
+    call.request_context().enter(|| replace_initial_status(response.headers_mut()));
     match call.early_code(&response) {
         Some(code) => {
             call.end(code);
@@ -36,7 +36,7 @@ impl TrackedBody {
     /// The last frame after a panic.
     fn panicked(&mut self) -> Result<Frame<<Body as http_body::Body>::Data>, Status> {
         self.body = None;
-        let status = self.call.record().enter(|| status(ApiError::Panicked));
+        let status = self.call.request_context().enter(|| status(ApiError::Panicked));
         self.call.end(status.code());
         last_frame(&status)
     }
@@ -52,12 +52,13 @@ impl http_body::Body for TrackedBody {
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
         let Self { body, call } = &mut *self;
         let Some(body) = body else { return Poll::Ready(None) };
-        let polled = catch_unwind(AssertUnwindSafe(|| call.record().enter(|| Pin::new(body).poll_frame(context))));
+        let polled =
+            catch_unwind(AssertUnwindSafe(|| call.request_context().enter(|| Pin::new(body).poll_frame(context))));
         let Ok(mut polled) = polled else { return Poll::Ready(Some(self.panicked())) };
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    call.record().enter(|| replace_final_status(trailers));
+                    call.request_context().enter(|| replace_final_status(trailers));
                     call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }

@@ -22,7 +22,7 @@ const TARGET: &str = "toggled::request";
 
 /// An open call. If it is dropped before it ended, it was cancelled.
 pub(super) struct TrackedCall {
-    record: Arc<request::RequestContext>,
+    context: Arc<request::RequestContext>,
     series: Arc<MethodSeries>,
     /// `None` if the request fits no protocol, and is refused for that.
     protocol: Option<Protocol>,
@@ -46,16 +46,16 @@ impl TrackedCall {
         let began = Instant::now();
         let series = Arc::clone(methods.at(request.uri().path()));
         let traced = RequestTrace::from_headers(request.headers(), &series.method, protocol == Some(Protocol::Grpc));
-        let record = request::RequestContext::new(Arc::clone(&series.method), traced);
+        let context = request::RequestContext::new(Arc::clone(&series.method), traced);
         let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
         let open = series.open();
         let in_flight = open.is_none().then(|| calls.token());
-        Self { record, series, protocol, peer, began, open, _in_flight: in_flight, ended: false }
+        Self { context, series, protocol, peer, began, open, _in_flight: in_flight, ended: false }
     }
 
-    /// The record that handlers add to.
-    pub fn record(&self) -> &Arc<request::RequestContext> {
-        &self.record
+    /// The attributes of the call, which handlers add to.
+    pub fn request_context(&self) -> &Arc<request::RequestContext> {
+        &self.context
     }
 
     /// The code, if the beginning of the answer tells it. gRPC usually sends it at the end.
@@ -73,8 +73,8 @@ impl TrackedCall {
         self.open = None;
         self.series.end(code, took);
         let rpc = (self.protocol == Some(Protocol::Grpc)).then_some(code as i32);
-        traces::record_outcome(&self.record.span, rpc, code::is_server_failure(code));
-        let reason = self.record.reason().filter(|_| code != Code::Ok && code != Code::Cancelled);
+        traces::record_outcome(&self.context.span, rpc, code::is_server_failure(code));
+        let reason = self.context.reason().filter(|_| code != Code::Ok && code != Code::Cancelled);
         if let Some(reason) = reason {
             count_refusal(reason);
         }
@@ -90,13 +90,13 @@ impl TrackedCall {
                 tracing::event!(
                     target: TARGET,
                     $level,
-                    method = &*self.record.method,
+                    method = &*self.context.method,
                     code = code::name(code),
                     reason,
-                    caller = self.record.caller().map(tracing::field::display),
-                    revision = self.record.revision(),
+                    caller = self.context.caller().map(tracing::field::display),
+                    revision = self.context.revision(),
                     duration_ms = took.as_secs_f64() * 1_000.0,
-                    trace_id = %self.record.trace_id,
+                    trace_id = %self.context.trace_id,
                     peer = peer.map(tracing::field::display),
                     "request"
                 )

@@ -69,7 +69,7 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let protocol = Protocol::of(&request).ok();
         let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &request, protocol);
-        let answer = catch_unwind(AssertUnwindSafe(|| tracked.record().enter(|| self.inner.call(request))));
+        let answer = catch_unwind(AssertUnwindSafe(|| tracked.request_context().enter(|| self.inner.call(request))));
         ObservedResponse { answer: answer.ok(), protocol, tracked: Some(tracked) }
     }
 }
@@ -96,15 +96,15 @@ where
         let mut this = self.project();
         // Polled again after it was ready: nothing more will come.
         let Some(tracked) = this.tracked.take() else { return Poll::Pending };
-        let record = tracked.record();
-        let poll = |answer: Pin<&mut F>| catch_unwind(AssertUnwindSafe(|| record.enter(|| answer.poll(context))));
+        let request = tracked.request_context();
+        let poll = |answer: Pin<&mut F>| catch_unwind(AssertUnwindSafe(|| request.enter(|| answer.poll(context))));
         let response = match this.answer.as_mut().as_pin_mut().map(poll) {
             Some(Ok(Poll::Pending)) => {
                 *this.tracked = Some(tracked);
                 return Poll::Pending;
             }
             Some(Ok(Poll::Ready(answered))) => answered?,
-            Some(Err(_)) | None => record.enter(|| this.protocol.unwrap_or(Protocol::Grpc).refuse(ApiError::Panicked)),
+            Some(Err(_)) | None => request.enter(|| this.protocol.unwrap_or(Protocol::Grpc).refuse(ApiError::Panicked)),
         };
         Poll::Ready(Ok(track(tracked, response)))
     }
