@@ -1,7 +1,8 @@
 //! Closes times for readers: see `mirror/closing.rs`.
 //!
-//! Closing belongs to the committer: between its own batches, it makes none of them invalid. A batch of another replica has a margin, and is
-//! decided again if it is later still. If replicas ever take turns at writing, the replica whose turn it is closes times for the others.
+//! Closing belongs to the committer: between its own batches, it makes none of them invalid. A batch of another replica has a margin,
+//! and is decided again if it is later still. If replicas ever take turns at writing, the replica whose turn it is closes times for
+//! the others.
 
 use std::future::pending;
 use std::sync::Arc;

@@ -1,6 +1,6 @@
-//! The committer: the one task of a server that appends to the log. It takes the waiting proposals as a batch, up to its limits, decides them
-//! on the mirror's state, appends them as one transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an
-//! idle server answers at once, and a busy one writes larger batches.
+//! The committer: the one task of a server that appends to the log. It takes the waiting proposals as a batch, up to its limits,
+//! decides them on the mirror's state, appends them as one transaction, moves the mirror and answers the callers. Meanwhile the next
+//! batch gathers. There is no timer: an idle server answers at once, and a busy one writes larger batches.
 //!
 //! It runs in its own task, so that a caller who disconnects cannot leave a change half done.
 
