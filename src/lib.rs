@@ -7,7 +7,7 @@
 //! request -> api: authorize, parse -> committer: gathers a batch
 //!             -> domain::advance: decides it on the mirror's state -> store: appends it if the log is still at R
 //!             -> mirror: moves on -> api: answers
-//! reads      <- mirror <- follows what other replicas append
+//! reads      <- mirror <- follower: what other replicas append
 //! ```
 //!
 //! Each layer imports only from those below it: `cli`; `server`; `api` and `bootstrap`; `committer`; `mirror`, `config` and

@@ -8,10 +8,10 @@ use std::borrow::Cow;
 use unicode_properties::{GeneralCategory, UnicodeGeneralCategory};
 use unicode_security::skeleton;
 
-/// A wide blank, as usual in Japanese as U+0020 is elsewhere.
+/// A wide space. Japanese text has it where other text has U+0020.
 const IDEOGRAPHIC_SPACE: char = '\u{3000}';
 
-/// A symbol without ink, in a category of visible ones.
+/// Looks blank, although Unicode counts it among the visible symbols.
 const BRAILLE_BLANK: char = '\u{2800}';
 
 /// Whether a character does not show as what it is: it controls a terminal or the direction of text, has no width, looks like a
@@ -59,7 +59,7 @@ pub fn visible_json(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// Whether the text surely hides nothing. It is faster than a look at each character, and true for nearly all texts.
+/// A quick check before that of each character: printable ASCII, as nearly all texts are, hides nothing.
 fn is_printable_ascii(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }

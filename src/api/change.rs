@@ -79,11 +79,11 @@ impl Changes {
         let proposal = proposal(&call, message, parse)?;
         let caller = call.caller.key().ok_or_else(|| Error::internal("a change without a caller"))?;
         self.rate_limiter.check(&caller, &proposal.command)?;
-        let (subject, is_change) = (subject(&proposal.command), !proposal.validate_only);
+        let (object, is_change) = (object(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Arc::clone(&call.start)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {
             // For example, the caller granted a permission that they do not hold.
-            self.denials.record(&call, missing, subject).await;
+            self.denials.record(&call, missing, object).await;
         }
         match reply? {
             Reply::Answer(answer) => {
@@ -103,7 +103,7 @@ impl Changes {
 }
 
 /// The object that a change is about; `None` if there are several or none.
-fn subject(command: &Command) -> Option<ObjectRef> {
+fn object(command: &Command) -> Option<ObjectRef> {
     match command {
         Command::Toggle { flag, .. }
         | Command::SetStatus(SetStatus { flag, .. })

@@ -42,7 +42,8 @@ pub struct ServedMethod {
 }
 
 impl ServedMethod {
-    /// Whether the state in memory suffices for the answer, even if it is stale. True for methods that only view flags.
+    /// Whether calls are served even while the state in memory is stale. True for methods that only view flags. Those whose
+    /// answer must not be stale check that themselves, such as one about the past.
     pub fn is_served_from_memory(&self) -> bool {
         self.policy == Policy::Permission(Permission::ViewFeatureFlags)
     }

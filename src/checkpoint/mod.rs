@@ -37,7 +37,7 @@ pub struct Checkpoint {
     pub revision: Revision,
     /// The hash of that entry.
     pub hash: Hash,
-    /// When the checkpoint was signed, by the signer's clock.
+    /// When the checkpoint was signed. A server signs by the clock of its database.
     pub time: Timestamp,
 }
 

@@ -19,7 +19,7 @@ pub enum NoteError {
     #[error("not a signed checkpoint of a toggled log")]
     Malformed,
     /// None of the known keys has signed the checkpoint.
-    #[error("not signed by any of the given keys")]
+    #[error("not signed by any of the known keys")]
     UnknownKey,
     /// The signature of a known key is invalid for this text.
     #[error("the signature of key {0} does not match the checkpoint")]

@@ -96,25 +96,29 @@ pub struct Entry {
     pub revision: Revision,
     /// When the change happened; never before the previous entry.
     pub timestamp: Timestamp,
-    /// The user who made the change; `None` for the service itself.
+    /// The user who made the change. `None` for the service itself, and in an `access_denied` entry of a single sign-on caller
+    /// who is not a user yet.
     pub user_id: Option<Uuid>,
-    /// The user's e-mail address at the time, or the service's name.
+    /// The user's e-mail address at the time, or the service's name. For a caller who is not a user yet, the address in their
+    /// token, or [`UNNAMED_SIGN_ON`](super::text::UNNAMED_SIGN_ON) if it is another user's.
     pub user_email: Arc<str>,
-    /// The API token used.
+    /// The API token that authenticated the call; `None` for other credentials.
     pub token_id: Option<Uuid>,
     /// The action.
     pub action: Action,
     /// The type of the object.
     pub entity_type: EntityType,
-    /// The object's id.
+    /// The object's id; `None` in an `access_denied` entry about no existing object.
     pub entity_id: Option<Uuid>,
-    /// The object's key: a flag's key, a user's e-mail address, a token's id.
+    /// The object's key: a flag's key, a user's e-mail address, a token's id, the log's id. Without an existing object, the name
+    /// in the request.
     pub entity_key: Arc<str>,
     /// The object's name at the time.
     pub entity_name: Arc<str>,
-    /// The value before: a status for a flip, else the object as JSON.
+    /// The value before: a status for a flip, else JSON: a [`LogStart`] for a trim, otherwise the object. `None` for a creation
+    /// and in an `access_denied` entry.
     pub old_value: Option<Arc<str>>,
-    /// The value after.
+    /// The value after, in the same form; details of the refusal as JSON in an `access_denied` entry.
     pub new_value: Option<Arc<str>>,
     /// The reason that the caller gave.
     pub reason: Option<Arc<str>>,
@@ -134,7 +138,7 @@ pub struct Entry {
     pub hash_version: u8,
     /// The hash of this entry and the previous hash.
     pub hash: Hash,
-    /// When the entry was written, by the server's own clock, which may run backwards. Not covered by the hash.
+    /// When the change was decided, by the clock of the database, which may be set back. Not covered by the hash.
     pub created_at: Timestamp,
 }
 

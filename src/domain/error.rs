@@ -124,7 +124,8 @@ pub enum Error {
     /// The caller's deadline passed before the committer took the change.
     #[error("the deadline passed before the change began; nothing was written")]
     DeadlineBeforeStart,
-    /// The caller's deadline passed while the change was made. It is finished, and the caller does not learn the outcome.
+    /// The caller's deadline passed while the change was made. The change is still completed; the caller does not get its
+    /// outcome.
     #[error(
         "the deadline passed during the change, which may have been written; retry with the same request_id, or read \
          first"

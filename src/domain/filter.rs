@@ -41,7 +41,8 @@ pub struct Period {
 
 /// A range of revisions, both ends included; empty if `first > last`.
 ///
-/// Timestamps never decrease along revisions, so every [`Period`] is a `Range`, and no query filters by time.
+/// Timestamps never decrease along revisions, so the entries of a [`Period`] are a `Range`. Its ends are looked up first, and
+/// lists and counts filter only by revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Range {
     /// The first revision.

@@ -17,7 +17,7 @@ pub fn version(reverts: Option<Uuid>) -> u8 {
 }
 
 /// The hash of `entry` after the entry with hash `previous` in the log `log_id`. Ignores the entry's own `hash`.
-pub fn chain(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
+pub fn entry_hash(previous: &Hash, log_id: Uuid, entry: &Entry) -> Hash {
     let mut encoder = Encoder(Sha256::new());
     encoder.0.update(previous);
     encoder.0.update(log_id.as_bytes());
@@ -174,9 +174,9 @@ mod tests {
     #[test]
     fn hashes_match_the_specification() {
         let specification = include_str!("../../docs/audit-proof.md");
-        let one = chain(&GENESIS, LOG, &first());
-        let two = chain(&one, LOG, &second());
-        let three = chain(&two, LOG, &third());
+        let one = entry_hash(&GENESIS, LOG, &first());
+        let two = entry_hash(&one, LOG, &second());
+        let three = entry_hash(&two, LOG, &third());
         for (name, hash) in [("hash of entry 1", one), ("hash of entry 2", two), ("hash of entry 3", three)] {
             let line = format!("{name}: {}", hex(&hash));
             assert!(specification.lines().any(|l| l == line), "not in docs/audit-proof.md: {line}");
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn every_field_changes_the_hash() {
-        let original = chain(&GENESIS, LOG, &second());
+        let original = entry_hash(&GENESIS, LOG, &second());
         let alterations: [fn(&mut Entry); 21] = [
             |e| e.id = Uuid::nil(),
             |e| e.revision += 1,
@@ -212,17 +212,17 @@ mod tests {
         for (index, alter) in alterations.iter().enumerate() {
             let mut altered = second();
             alter(&mut altered);
-            assert_ne!(chain(&GENESIS, LOG, &altered), original, "alteration {index}");
+            assert_ne!(entry_hash(&GENESIS, LOG, &altered), original, "alteration {index}");
         }
-        assert_ne!(chain(&[1; 32], LOG, &second()), original);
-        assert_ne!(chain(&GENESIS, Uuid::nil(), &second()), original);
+        assert_ne!(entry_hash(&[1; 32], LOG, &second()), original);
+        assert_ne!(entry_hash(&GENESIS, Uuid::nil(), &second()), original);
         let stored_later = Entry { created_at: Timestamp::from_micros(7), hash: [9; 32], ..second() };
-        assert_eq!(chain(&GENESIS, LOG, &stored_later), original, "these two are not part of it");
+        assert_eq!(entry_hash(&GENESIS, LOG, &stored_later), original, "these two are not part of it");
     }
 
     #[test]
     fn field_boundaries_change_the_hash() {
         let with = |key: &str, name: &str| Entry { entity_key: key.into(), entity_name: name.into(), ..second() };
-        assert_ne!(chain(&GENESIS, LOG, &with("ab", "c")), chain(&GENESIS, LOG, &with("a", "bc")));
+        assert_ne!(entry_hash(&GENESIS, LOG, &with("ab", "c")), entry_hash(&GENESIS, LOG, &with("a", "bc")));
     }
 }

@@ -1,9 +1,10 @@
-//! What a flag was at an earlier revision, from the log.
+//! Reconstructs a flag as of an earlier revision from the log, without replaying it.
 //!
-//! A flag that has not changed since then was the same. For any other flag, the first entry after that revision holds
-//! the earlier value: an edit (an update, archiving or unarchiving) holds the whole flag, a flip only the status. If that entry is
-//! a flip, the other fields come from the first later edit or, without one, from the present flag; when and by whom the flag was changed before the flip comes
-//! from the flag's previous entry, if that is not trimmed. So nothing is replayed.
+//! * A flag that has not changed since that revision was the same.
+//! * For any other flag, its first entry after that revision holds the earlier value: an edit (an update, archiving or
+//!   unarchiving) holds the whole flag, a flip only the status.
+//! * If that entry is a flip, the other fields come from the first later edit or, without one, from the present flag. When and by
+//!   whom the flag was changed before the flip comes from its previous entry, unless that is trimmed.
 
 use std::sync::Arc;
 

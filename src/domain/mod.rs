@@ -1,5 +1,5 @@
-//! The rules of the service, free of I/O: flags, users, audit entries, and the effect of every change. Nothing here
-//! depends on gRPC, SQL or the clock; callers pass in what a rule needs.
+//! The rules of the service, free of I/O: flags, users, audit entries, and the effect of every change. No rule depends on
+//! gRPC, SQL or the clock; callers pass in what it needs.
 
 pub mod access;
 pub mod advance;
@@ -9,7 +9,6 @@ pub mod filter;
 pub mod flag;
 pub mod hash;
 pub mod hex;
-
 pub mod history;
 pub mod state;
 pub mod text;

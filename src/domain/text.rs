@@ -113,8 +113,8 @@ text!(
 );
 
 text!(
-    /// A user's e-mail address: `name@host`, at most 254 characters. It does not look like another one, or like the
-    /// service's own names. ASCII letters are converted to lower case.
+    /// A user's e-mail address: `name@host`, at most 254 characters. Letters beyond ASCII do not imitate an ASCII address, and
+    /// it does not look like one of the service's own names. ASCII letters are converted to lower case.
     Email,
     |text| address::parse(text).map(Into::into)
 );

@@ -22,7 +22,7 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
     /// Adds one value to the arguments of a statement.
     fn add<'q, V: Value<'q>>(arguments: &mut Self::Arguments, value: V) -> Result<(), BoxError>;
 
-    /// Classifies an error of a statement that wrote nothing.
+    /// Classifies an error of any statement but an append.
     fn read_error(error: sqlx::Error) -> StoreError;
 
     /// Runs a query on one connection.

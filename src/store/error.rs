@@ -7,21 +7,24 @@ use std::time::Duration;
 use sqlx::postgres::PgDatabaseError;
 
 /// An error of a database. Its text may name tables, hosts and users: it is for the log and for operators, never for clients.
+///
+/// "Nothing was appended" is a promise about the audit log alone. Another write may have been committed, such as a checkpoint
+/// or a closed time. All of these may be repeated.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The database does not answer, or has no space, connection or lock at the moment. Nothing was written; a retry may
+    /// The database does not answer, or has no space, connection or lock at the moment. Nothing was appended; a retry may
     /// succeed.
     #[error("the database is unavailable: {0}")]
     Unavailable(#[source] Cause),
     /// The database cannot be written until an operator acts: it is read-only or full, or its file was moved or replaced.
-    /// Nothing was written. See [`Usability`](super::Usability).
+    /// Nothing was appended. See [`Usability`](super::Usability).
     #[error("the database cannot be used: {0}")]
     Unusable(#[source] Cause),
     /// The database cannot be opened: wrong password, no such database, no permission. At a start, a setting is wrong. Later,
-    /// an operator is changing something, and a retry may succeed. Nothing was written.
+    /// an operator is changing something, and a retry may succeed. Nothing was appended.
     #[error("{0}")]
     Inaccessible(#[source] Cause),
-    /// The connection was lost during a write, which may have been committed or not.
+    /// The connection was lost during an append, which may have been committed or not.
     #[error("the connection was lost while writing: {0}")]
     OutcomeUnknown(#[source] Cause),
     /// A row has an invalid value.
@@ -45,7 +48,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the database may do the same later, so that callers should retry. Otherwise it is a defect.
+    /// Whether the same call may succeed later, so that callers should retry. Otherwise it is a defect.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Unavailable(_)

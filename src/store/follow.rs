@@ -56,7 +56,7 @@ pub(super) enum Relation {
     /// The log continues from there: the known head is right before the first entry that is kept.
     Continues,
     /// The log continues from there if the entry there has this hash.
-    ContinuesFrom(Hash),
+    ContinuesIfHash(Hash),
     /// Another log, an older state of this one, or one whose entry after the known head was trimmed.
     Diverged,
 }
@@ -70,7 +70,7 @@ impl Relation {
         } else if known.revision == now.floor {
             if known.hash == now.floor_hash { Self::Continues } else { Self::Diverged }
         } else {
-            Self::ContinuesFrom(known.hash)
+            Self::ContinuesIfHash(known.hash)
         }
     }
 }
@@ -100,7 +100,7 @@ pub(super) async fn follow<B: Backend>(snapshot: &mut B::Connection, known: &Hea
     let continues = match Relation::of(&head, known) {
         Relation::Same => return followed(FollowOutcome::Unchanged),
         Relation::Continues => true,
-        Relation::ContinuesFrom(hash) => {
+        Relation::ContinuesIfHash(hash) => {
             let entries = entry_hash_at::<B>(known.revision).rows_on::<EntryHash, EntryHash>(snapshot).await?;
             entries.first().is_some_and(|entry| entry.hash == hash)
         }

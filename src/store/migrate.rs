@@ -18,7 +18,7 @@ pub struct Migration {
     pub applied: bool,
 }
 
-/// The number of entries that were ever written.
+/// The number of entries that were ever written, including trimmed ones.
 pub(super) const LOG_LENGTH: &str = "SELECT revision FROM log_head";
 
 /// The migrations of one database, from the texts of its files. sqlx's macro would do the same, but compiles both drivers
@@ -41,7 +41,7 @@ pub(super) struct Schema {
     pub is_current: bool,
 }
 
-/// Reads which migrations the database has. It creates nothing, so that it needs no right to.
+/// Reads which migrations the database has. Creates no table, so a role that may not create tables can call it.
 ///
 /// # Errors
 /// [`StoreError::Refused`] when the database has a migration in another form than this program.
@@ -81,8 +81,7 @@ pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
     if length == 0 {
         return Ok(());
     }
-    let message =
-        format!("the log has {length} entries, and this migration would drop it; to drop it, pass --drop-log");
+    let message = format!("the log is at revision {length}, and this would drop it; to drop it, pass --drop-log");
     Err(StoreError::Refused(message.into()))
 }
 

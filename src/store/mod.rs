@@ -53,7 +53,7 @@ pub enum AppendOutcome {
     /// The head of the log is not the one that the step was decided at, or the time of the step's first entry was closed
     /// meanwhile. Nothing was written. Following the log brings both up to date.
     HeadMoved,
-    /// A request of the step is stored already, so an earlier attempt succeeded. Nothing was written.
+    /// A request of the step is stored already: it is a retry, or its id was used for another request. Nothing was written.
     RequestExists,
     /// The database refuses the data. It may accept a smaller step. Nothing was written.
     Refused(String),
@@ -164,12 +164,12 @@ pub trait Store: Send + Sync {
     /// All migrations, and which of them are applied.
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError>;
 
-    /// What endangers the log although it can be used, one line for an operator each.
+    /// Settings of the database that endanger the log without keeping the server from using it: one line each, for an operator.
     async fn warnings(&self) -> Result<Vec<String>, StoreError> {
         Ok(Vec::new())
     }
 
-    /// The connection that appends to the log. Each process has one committer, which owns the only one.
+    /// A connection that appends to the log. A process has only one at a time, owned by its committer.
     fn writer(&self) -> Box<dyn Writer>;
 
     /// The whole state, at one revision.
@@ -236,12 +236,12 @@ pub trait Store: Send + Sync {
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
     /// Whether the log, which ends at `now`, continues from `known`, so that no backup was restored in between. `false` if the
-    /// entry there was trimmed, because then it cannot be known.
+    /// entry after `known` was trimmed, because then it cannot be known.
     async fn continues_from(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
         Ok(match Relation::of(now, known) {
             Relation::Same | Relation::Continues => true,
             Relation::Diverged => false,
-            Relation::ContinuesFrom(hash) => {
+            Relation::ContinuesIfHash(hash) => {
                 self.entry_at(known.revision).await?.is_some_and(|(_, found)| found == hash)
             }
         })
@@ -292,7 +292,7 @@ pub trait Writer: Send + Sync {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError>;
 
     /// Closes a time, as durably as an append: from then on, no entry is dated at or before it. Returns the head at that
-    /// moment. `None` if nothing was written, because a later time is closed already or the log is another one.
+    /// moment. `None` if nothing was written, because the time is closed already or the log is another one.
     async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError>;
 
     /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the

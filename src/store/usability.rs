@@ -4,8 +4,8 @@ use tokio::sync::watch;
 
 use super::StoreError;
 
-/// Why the database cannot be used until an operator acts, if so. An append that fails for such a reason sets it. The server
-/// then probes the database, and clears it.
+/// The problem that an operator must solve before the database can be used, if there is one. An append that fails for such a
+/// reason sets it. The server then probes the database, and clears it once a probe succeeds.
 #[derive(Debug, Default)]
 pub struct Usability(watch::Sender<Option<String>>);
 

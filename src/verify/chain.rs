@@ -4,7 +4,7 @@ use uuid::Uuid;
 
 use super::{Fault, Problem};
 use crate::domain::audit::Entry;
-use crate::domain::hash::chain;
+use crate::domain::hash::entry_hash;
 use crate::domain::{Hash, Revision};
 
 /// The last verified entry of a log. [`Chain::push`] verifies the next one.
@@ -61,7 +61,7 @@ impl Chain {
     fn is_next(&self, entry: &Entry) -> bool {
         let texts =
             [&entry.old_value, &entry.new_value, &entry.reason, &entry.request_id, &entry.peer, &entry.user_agent];
-        chain(&self.hash, self.log_id, entry) == entry.hash
+        entry_hash(&self.hash, self.log_id, entry) == entry.hash
             && !texts.into_iter().any(|text| text.as_deref() == Some(""))
     }
 }

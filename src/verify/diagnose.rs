@@ -2,7 +2,7 @@
 
 use super::{Chain, Fault, Problem};
 use crate::domain::audit::Entry;
-use crate::domain::hash::chain;
+use crate::domain::hash::entry_hash;
 use crate::domain::{Hash, Revision};
 
 /// How many entries are kept for a diagnosis, from the first that does not fit.
@@ -37,7 +37,7 @@ pub(super) fn diagnose(known: &Chain, window: &[Entry]) -> Option<Fault> {
 
 /// Whether the entry's hash is right at this revision and after this hash.
 fn fits(known: &Chain, previous: &Hash, entry: &Entry, revision: Revision) -> bool {
-    chain(previous, known.log_id, &Entry { revision, ..entry.clone() }) == entry.hash
+    entry_hash(previous, known.log_id, &Entry { revision, ..entry.clone() }) == entry.hash
 }
 
 /// Whether the entry was written for a later revision. If so, its hash was computed after one of three hashes: that of the

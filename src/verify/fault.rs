@@ -64,7 +64,7 @@ pub enum Problem {
         /// The source of the known hash.
         known_by: HashSource,
     },
-    /// Another entry of this log stands in its place, and it stands further on.
+    /// An entry that was written for another revision of this log stands here.
     #[error("reordered: an entry of another revision stands here")]
     Reordered,
     /// The entry is not part of the chain, which continues or ends without it.

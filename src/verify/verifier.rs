@@ -104,7 +104,7 @@ impl Verifier {
     }
 
     /// Adds a known hash, which must not come before those added earlier.
-    pub fn expect(&mut self, known: KnownHash) {
+    pub fn add_known_hash(&mut self, known: KnownHash) {
         if self.until.is_none_or(|until| known.revision <= until) {
             self.known.push_back(known);
         }

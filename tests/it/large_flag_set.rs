@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use sqlx::{Connection, Executor, PgConnection};
 use toggled::api::pb::*;
 use toggled::domain::audit::{Action, EntityType, Entry, LogStart};
-use toggled::domain::hash::chain;
+use toggled::domain::hash::entry_hash;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
@@ -69,7 +69,7 @@ async fn database_with_flags() -> Database {
         sqlx::query_as("SELECT log_id, floor_hash FROM log_head").fetch_one(&mut connection).await.unwrap();
     let start = LogStart { floor: FLAGS as i64, hash: head.1.try_into().unwrap() };
     let trim = trim_entry(start);
-    let hash = chain(&start.hash, head.0, &trim);
+    let hash = entry_hash(&start.hash, head.0, &trim);
     let written = sqlx::query(INSERT_TRIM_ENTRY).bind(trim.id).bind(&hash[..]).bind(trim.new_value.as_deref());
     written.execute(&mut connection).await.unwrap();
     connection.close().await.unwrap();

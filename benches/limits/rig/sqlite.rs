@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::{Connection, TransactionBehavior, params};
 use toggled::domain::Hash;
 use toggled::domain::audit::{Action, EntityType, Entry};
-use toggled::domain::hash::{self, chain};
+use toggled::domain::hash::{self, entry_hash};
 use toggled::domain::time::{Clock, SystemClock};
 use uuid::Uuid;
 
@@ -84,7 +84,7 @@ impl Sqlite {
             hash,
             created_at: now,
         };
-        entry.hash = chain(&hash, self.log_id, &entry);
+        entry.hash = entry_hash(&hash, self.log_id, &entry);
         transaction
             .prepare_cached(
                 "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type,

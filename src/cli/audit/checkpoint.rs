@@ -159,7 +159,7 @@ mod tests {
         let problem =
             |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
         assert!(problem(&good, Some(4)).contains("signed for revision 3"));
-        assert!(problem(&answer(&key, &other), None).contains("not signed by any of the given keys"));
+        assert!(problem(&answer(&key, &other), None).contains("not signed by any of the known keys"));
         assert!(problem(&GetAuditCheckpointResponse::default(), None).contains("it is missing"));
         type Alteration = (&'static str, fn(&mut AuditCheckpoint));
         let alterations: [Alteration; 9] = [

@@ -71,7 +71,7 @@ pub trait Directory {
 /// What a valid credential permits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
-    /// The user. `None` for a single sign-on caller who has not changed anything yet.
+    /// The user. `None` for a single sign-on caller who is not a user yet.
     pub user: Option<Arc<User>>,
     /// The permissions.
     pub permissions: Permissions,
@@ -88,7 +88,7 @@ impl Grant {
 
 /// What a credential permits at `now`. `None` if it is not valid: revoked, expired, or its user is deactivated.
 pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Timestamp) -> Option<Grant> {
-    let granted = match credential {
+    let grant = match credential {
         Credential::Token(id) => {
             let token = directory.token(*id).filter(|token| token.revoked_at.is_none())?;
             let user = directory.user(token.user_id)?;
@@ -104,7 +104,7 @@ pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Ti
             Grant { user: Some(Arc::clone(user)), permissions: user.permissions, until: Some(*expires_at) }
         }
     };
-    let shut_out = granted.user.as_ref().is_some_and(|user| !user.is_active());
-    let expired = granted.until.is_some_and(|end| now >= end);
-    (!shut_out && !expired).then_some(granted)
+    let is_deactivated = grant.user.as_ref().is_some_and(|user| !user.is_active());
+    let is_expired = grant.until.is_some_and(|end| now >= end);
+    (!is_deactivated && !is_expired).then_some(grant)
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::draft::{Draft, Subject, Values};
+use super::draft::{Draft, Entity, Values};
 use super::{Denial, Object, ObjectRef, Outcome, Proposal};
 use crate::domain::access::Directory;
 use crate::domain::audit::{Action, EntityType};
@@ -29,25 +29,20 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
         subject: newcomer.as_ref().map(|identity| &*identity.subject),
         suppressed: denial.suppressed,
     });
-    let subject = subject(draft, denial);
-    let position = draft.next_position(&proposal.actor);
+    let entity = entity(draft, denial);
+    let stamp = draft.next_stamp(&proposal.actor);
     let values = Values { old: None, new: Some(new.into()) };
-    let entry = draft.write_entry(proposal, position, Action::AccessDenied, subject, values);
+    let entry = draft.write_entry(proposal, stamp, Action::AccessDenied, entity, values);
     (Object::Nothing, Some(entry))
 }
 
 /// The object that the request named, if it exists: an entry never pairs an id with the wrong type of object. Otherwise
 /// the name alone, under the type that the permission is about.
-fn subject(draft: &Draft<'_>, denial: &Denial) -> Subject {
+fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
     let kind = denial.permission.governs();
-    let about = |entity_type, id, key: Arc<str>, name: Arc<str>| Subject {
-        entity_type,
-        id,
-        key,
-        name,
-        previous_revision: None,
-    };
-    let found = denial.subject.as_ref().and_then(|named| {
+    let about =
+        |entity_type, id, key: Arc<str>, name: Arc<str>| Entity { entity_type, id, key, name, previous_revision: None };
+    let found = denial.object.as_ref().and_then(|named| {
         let flag = match named {
             ObjectRef::Key(key) => Some(FlagRef::Key(key.clone())),
             ObjectRef::Id(id) => Some(FlagRef::Id(*id)),
@@ -69,7 +64,7 @@ fn subject(draft: &Draft<'_>, denial: &Denial) -> Subject {
         Some(about(EntityType::ApiToken, Some(token.id), token.id.to_string().into(), token.name.shared()))
     });
     found.unwrap_or_else(|| {
-        let name: Arc<str> = match &denial.subject {
+        let name: Arc<str> = match &denial.object {
             Some(ObjectRef::Key(key)) => key.shared(),
             Some(ObjectRef::Email(email)) => email.shared(),
             Some(ObjectRef::Id(id)) => id.to_string().into(),

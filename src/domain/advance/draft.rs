@@ -18,12 +18,13 @@ use crate::domain::text::{Email, FlagKey, UNNAMED_SIGN_ON};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// What an entry is about.
-pub(super) struct Subject {
+/// The object that an entry is about: the values of the entry's `entity_...` fields.
+pub(super) struct Entity {
     pub entity_type: EntityType,
     pub id: Option<Uuid>,
     pub key: Arc<str>,
     pub name: Arc<str>,
+    /// The object's revision before the change.
     pub previous_revision: Option<i64>,
 }
 
@@ -33,12 +34,12 @@ pub(super) struct Values {
     pub new: Option<Arc<str>>,
 }
 
-/// The position of a new entry, which its object needs before the entry is written.
-pub(super) struct EntryPosition {
+/// When and by whom an object is changed. The object gets it first, since its JSON is part of the entry.
+pub(super) struct ChangeStamp {
     pub revision: i64,
     pub timestamp: Timestamp,
-    /// The e-mail address of the user, or the name of the service.
-    pub by: Arc<str>,
+    /// The actor's name in the audit log: the e-mail address of a user, or the name of the service.
+    pub changed_by: Arc<str>,
 }
 
 /// The changes of the batch so far.
@@ -124,7 +125,7 @@ impl<'a> Draft<'a> {
         changed.chain(unchanged).any(|token| token.id != token_id && token.is_live(self.now))
     }
 
-    /// The user of an actor, whether or not the credential is valid; `None` for a service, or a caller who is not a user yet.
+    /// The user of an actor, whether or not the credential is valid; `None` for the service, or a caller who is not a user yet.
     pub fn user_id(&self, actor: &Actor) -> Option<Uuid> {
         user_id(self, actor)
     }
@@ -170,13 +171,13 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The position of the next entry. Timestamps never decrease along revisions, whatever the clock does, and none lies in a
-    /// closed time, which was answered for already.
-    pub fn next_position(&self, actor: &Actor) -> EntryPosition {
-        EntryPosition {
+    /// The stamp of the next change. Timestamps never decrease along revisions, whatever the clock does. None is at or before
+    /// the closed time, because questions about that were answered already.
+    pub fn next_stamp(&self, actor: &Actor) -> ChangeStamp {
+        ChangeStamp {
             revision: self.head.revision + 1,
             timestamp: self.now.max(self.head.timestamp).max(self.state.closed_at().next()),
-            by: self.actor_name(actor),
+            changed_by: self.actor_name(actor),
         }
     }
 
@@ -193,7 +194,7 @@ impl<'a> Draft<'a> {
                 UNNAMED_SIGN_ON.into()
             }
             (None, Credential::SignOn(identity)) => identity.email.shared(),
-            // Unreachable: `authorize` rejects an actor whose user does not exist.
+            // Unreachable: `authenticate` rejects an actor whose user does not exist.
             (None, _) => "".into(),
         }
     }
@@ -219,13 +220,13 @@ impl<'a> Draft<'a> {
         token
     }
 
-    /// Writes the entry of a change at `position` and moves the head there.
+    /// Writes the entry of a change, and moves the head to it.
     pub fn write_entry(
         &mut self,
         proposal: &Proposal,
-        position: EntryPosition,
+        stamp: ChangeStamp,
         action: Action,
-        subject: Subject,
+        entity: Entity,
         values: Values,
     ) -> Arc<Entry> {
         let token_id = match proposal.actor {
@@ -236,16 +237,16 @@ impl<'a> Draft<'a> {
         let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
             id: self.new_id(),
-            revision: position.revision,
-            timestamp: position.timestamp,
+            revision: stamp.revision,
+            timestamp: stamp.timestamp,
             user_id: self.user_id(&proposal.actor),
-            user_email: position.by,
+            user_email: stamp.changed_by,
             token_id,
             action,
-            entity_type: subject.entity_type,
-            entity_id: subject.id,
-            entity_key: subject.key,
-            entity_name: subject.name,
+            entity_type: entity.entity_type,
+            entity_id: entity.id,
+            entity_key: entity.key,
+            entity_name: entity.name,
             old_value: values.old,
             new_value: values.new,
             reason: proposal.reason.as_ref().map(|r| r.shared()),
@@ -253,13 +254,13 @@ impl<'a> Draft<'a> {
             method: Arc::clone(&proposal.origin.method),
             peer: proposal.origin.peer.clone(),
             user_agent: proposal.origin.user_agent.clone(),
-            previous_entity_revision: subject.previous_revision,
+            previous_entity_revision: entity.previous_revision,
             reverts,
             hash_version: hash::version(reverts),
             hash: hash::GENESIS,
             created_at: self.now,
         };
-        entry.hash = hash::chain(&self.head.hash, self.head.log_id, &entry);
+        entry.hash = hash::entry_hash(&self.head.hash, self.head.log_id, &entry);
         self.head = Head { revision: entry.revision, hash: entry.hash, timestamp: entry.timestamp, ..self.head };
         let entry = Arc::new(entry);
         self.changes.entries.push(Arc::clone(&entry));

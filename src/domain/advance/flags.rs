@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::draft::{ChangeStamp, Draft, Entity, Values};
 use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
@@ -70,21 +70,21 @@ pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) 
     if draft.flag(&FlagRef::Key(new.key.clone())).is_ok() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
-    let position = draft.next_position(&proposal.actor);
+    let stamp = draft.next_stamp(&proposal.actor);
     let flag = Flag {
         id: draft.new_id(),
         key: new.key.clone(),
         name: new.name.clone(),
         description: new.description.clone(),
         status: new.status,
-        revision: position.revision,
-        created_at: position.timestamp,
-        updated_at: position.timestamp,
-        updated_by: Arc::clone(&position.by),
+        revision: stamp.revision,
+        created_at: stamp.timestamp,
+        updated_at: stamp.timestamp,
+        updated_by: Arc::clone(&stamp.changed_by),
         archived_at: None,
     };
     let values = Values { old: None, new: Some(flag.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, position, Action::FlagCreated, None, flag, values);
+    let (flag, entry) = write(draft, proposal, stamp, Action::FlagCreated, None, flag, values);
     Ok((Object::Flag(flag), Some(entry)))
 }
 
@@ -118,7 +118,7 @@ pub(super) fn set_archived(
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
-    let archived_at = archived.then(|| draft.next_position(&proposal.actor).timestamp);
+    let archived_at = archived.then(|| draft.next_stamp(&proposal.actor).timestamp);
     let after = Flag { archived_at, ..Flag::clone(&before) };
     let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
     Ok(edit(draft, proposal, action, before, after))
@@ -142,14 +142,14 @@ fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> R
 }
 
 fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {
-    let position = draft.next_position(&proposal.actor);
-    let after = stamped(Flag { status, ..Flag::clone(before) }, &position);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = stamped(Flag { status, ..Flag::clone(before) }, &stamp);
     let action = match status {
         Status::Enabled => Action::ToggleEnabled,
         Status::Disabled => Action::ToggleDisabled,
     };
     let values = Values { old: Some(before.status.as_str().into()), new: Some(status.as_str().into()) };
-    write(draft, proposal, position, action, Some(before.revision), after, values)
+    write(draft, proposal, stamp, action, Some(before.revision), after, values)
 }
 
 /// Writes an edit, unless it changes nothing.
@@ -157,27 +157,27 @@ fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<
     if after == *before {
         return (Object::Flag(before), None);
     }
-    let position = draft.next_position(&proposal.actor);
-    let after = stamped(after, &position);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = stamped(after, &stamp);
     let values = Values { old: Some(before.to_json().into()), new: Some(after.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, position, action, Some(before.revision), after, values);
+    let (flag, entry) = write(draft, proposal, stamp, action, Some(before.revision), after, values);
     (Object::Flag(flag), Some(entry))
 }
 
-fn stamped(flag: Flag, position: &EntryPosition) -> Flag {
-    Flag { revision: position.revision, updated_at: position.timestamp, updated_by: Arc::clone(&position.by), ..flag }
+fn stamped(flag: Flag, stamp: &ChangeStamp) -> Flag {
+    Flag { revision: stamp.revision, updated_at: stamp.timestamp, updated_by: Arc::clone(&stamp.changed_by), ..flag }
 }
 
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    position: EntryPosition,
+    stamp: ChangeStamp,
     action: Action,
     previous_revision: Option<Revision>,
     flag: Flag,
     values: Values,
 ) -> (Arc<Flag>, Arc<Entry>) {
-    let subject = Subject {
+    let entity = Entity {
         entity_type: EntityType::FeatureFlag,
         id: Some(flag.id),
         key: flag.key.shared(),
@@ -185,6 +185,6 @@ fn write(
         previous_revision,
     };
     let flag = draft.put_flag(flag);
-    let entry = draft.write_entry(proposal, position, action, subject, values);
+    let entry = draft.write_entry(proposal, stamp, action, entity, values);
     (flag, entry)
 }

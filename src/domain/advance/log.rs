@@ -1,6 +1,6 @@
 //! The rules of trimming the audit log.
 
-use super::draft::{Draft, Subject, Values};
+use super::draft::{Draft, Entity, Values};
 use super::{Object, Outcome, Proposal, TrimLog};
 use crate::domain::audit::{Action, EntityType, LogStart};
 use crate::domain::error::Error;
@@ -17,7 +17,7 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
     if trim.found_hash != Some(trim.hash) {
         return Err(Error::LogMismatch("through_hash"));
     }
-    let subject = Subject {
+    let entity = Entity {
         entity_type: EntityType::Log,
         id: Some(head.log_id),
         key: head.log_id.to_string().into(),
@@ -27,8 +27,8 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
     let old = LogStart { floor: head.floor, hash: head.floor_hash };
     let new = LogStart { floor: trim.through, hash: trim.hash };
     let values = Values { old: Some(old.to_json().into()), new: Some(new.to_json().into()) };
-    let position = draft.next_position(&proposal.actor);
-    let entry = draft.write_entry(proposal, position, Action::LogTrimmed, subject, values);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let entry = draft.write_entry(proposal, stamp, Action::LogTrimmed, entity, values);
     draft.raise_floor(trim.through, trim.hash);
     Ok((Object::Log(trim.through + 1), Some(entry)))
 }

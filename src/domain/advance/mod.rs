@@ -32,7 +32,7 @@ use draft::Draft;
 pub use proposal::*;
 pub use step::*;
 
-/// How long a stored answer is kept at the least: 24 hours.
+/// How long a stored answer is kept at least: 24 hours.
 pub const REQUEST_LIFETIME_SECONDS: i64 = 24 * 60 * 60;
 
 /// Decides `proposals`, in order, on `state`. `now` is the present and `new_id` makes ids.
@@ -44,12 +44,13 @@ pub fn advance<'a>(
 ) -> Step {
     let mut draft = Draft::new(state, now, new_id);
     let mut requests: Vec<StoredRequest> = Vec::new();
-    let mut named: HashMap<(Uuid, RequestId), usize> = HashMap::new();
+    // Where each stands in `requests`.
+    let mut positions: HashMap<(Uuid, RequestId), usize> = HashMap::new();
     let (mut owners, mut decisions) = (Vec::new(), Vec::new());
     for proposal in proposals {
-        let owner = owner(&draft, proposal);
+        let owner = request_owner(&draft, proposal);
         if let Some((request, owner)) = proposal.request.as_ref().zip(owner)
-            && let Some(&earlier) = named.get(&(owner.user_id, request.id.clone()))
+            && let Some(&earlier) = positions.get(&(owner.user_id, request.id.clone()))
         {
             decisions.push(replay(&draft, proposal, request, &requests[earlier]));
             owners.push(Some(owner));
@@ -58,12 +59,12 @@ pub fn advance<'a>(
         let decision = decide(&mut draft, proposal);
         // A first-time caller by single sign-on is a user only now. Any other caller stays who they were, even if the change
         // gives their account to another user.
-        let owner = owner.or_else(|| self::owner(&draft, proposal));
+        let owner = owner.or_else(|| request_owner(&draft, proposal));
         owners.push(owner);
         if let (Ok(answer), Some((request, RequestOwner { user_id, .. })), false) =
             (&decision, proposal.request.as_ref().zip(owner), proposal.validate_only)
         {
-            named.insert((user_id, request.id.clone()), requests.len());
+            positions.insert((user_id, request.id.clone()), requests.len());
             requests.push(StoredRequest {
                 user_id,
                 request_id: request.id.clone(),
@@ -77,8 +78,8 @@ pub fn advance<'a>(
     draft.finish(requests, owners, decisions)
 }
 
-/// The user whose request a proposal is, at its position in the batch.
-fn owner(draft: &Draft<'_>, proposal: &Proposal) -> Option<RequestOwner> {
+/// The user who makes a proposal's request, as of the proposal's position in the batch.
+fn request_owner(draft: &Draft<'_>, proposal: &Proposal) -> Option<RequestOwner> {
     let user_id = draft.user_id(&proposal.actor)?;
     Some(RequestOwner { user_id, is_known_at_base: draft.user_id_at_base(&proposal.actor) == Some(user_id) })
 }
@@ -99,10 +100,11 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
         let (object, entry) = denials::record(draft, proposal, denial);
         return Ok(Answer { object, entry, revision: draft.head().revision });
     }
-    let granted = draft.authorize(&proposal.actor)?;
+    let caller_permissions = draft.authorize(&proposal.actor)?;
     let (object, entry) = if proposal.validate_only {
-        let (object, _) = draft.attempt(|draft| provision_and_execute(draft, proposal, granted), |_| false)?;
-        (without_entries(object), None)
+        let (object, _) =
+            draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), |_| false)?;
+        (without_entry_ids(object), None)
     } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
         // The user is created first, but only if the command changes something or its answer is stored.
         let keeps = |outcome: &Result<Outcome, Error>| {
@@ -110,22 +112,26 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
                 .as_ref()
                 .is_ok_and(|(object, entry)| entry.is_some() || object.changed_in_batch() || proposal.request.is_some())
         };
-        draft.attempt(|draft| provision_and_execute(draft, proposal, granted), keeps)?
+        draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), keeps)?
     } else {
-        execute(draft, proposal, granted)?
+        execute(draft, proposal, caller_permissions)?
     };
     Ok(Answer { object, entry, revision: draft.head().revision })
 }
 
-fn provision_and_execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> Result<Outcome, Error> {
+fn provision_and_execute(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    caller_permissions: Permissions,
+) -> Result<Outcome, Error> {
     if let Some(identity) = draft.unprovisioned_identity(&proposal.actor) {
         users::provision(draft, proposal, &identity)?;
     }
-    execute(draft, proposal, granted)
+    execute(draft, proposal, caller_permissions)
 }
 
-/// With `validate_only` nothing was written that an id could name.
-fn without_entries(object: Object) -> Object {
+/// Removes the ids of entries, which were not written with `validate_only`.
+fn without_entry_ids(object: Object) -> Object {
     match object {
         Object::Batch(results) => {
             Object::Batch(results.into_iter().map(|r| BatchResult { entry_id: None, ..r }).collect())
@@ -134,7 +140,7 @@ fn without_entries(object: Object) -> Object {
     }
 }
 
-fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> Result<Outcome, Error> {
+fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: Permissions) -> Result<Outcome, Error> {
     match &proposal.command {
         Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, flag, *expected_revision),
         Command::SetStatus(item) => flags::set_status(draft, proposal, item),
@@ -148,20 +154,20 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
             flags::set_archived(draft, proposal, flag, *archived, *expected_revision)
         }
         Command::CreateUser { email, account, permissions } => {
-            users::create(draft, proposal, granted, email, account.as_ref(), *permissions)
+            users::create(draft, proposal, caller_permissions, email, account.as_ref(), *permissions)
         }
         Command::UpdateUser { id, account, permissions, reactivate, expected_revision } => {
             let update =
                 users::UserUpdate { account: account.as_ref(), permissions: *permissions, reactivate: *reactivate };
-            users::update(draft, proposal, granted, *id, update, *expected_revision)
+            users::update(draft, proposal, caller_permissions, *id, update, *expected_revision)
         }
         Command::DeactivateUser { id, expected_revision } => {
             users::deactivate(draft, proposal, *id, *expected_revision)
         }
-        Command::CreateToken(new) => tokens::create(draft, proposal, granted, new),
+        Command::CreateToken(new) => tokens::create(draft, proposal, caller_permissions, new),
         Command::RevokeToken { id, expected_revision } => tokens::revoke(draft, proposal, *id, *expected_revision),
         Command::CreateAdministrator { email, token_name, secret_hash } => {
-            tokens::create_administrator(draft, proposal, granted, email, token_name, *secret_hash)
+            tokens::create_administrator(draft, proposal, caller_permissions, email, token_name, *secret_hash)
         }
         Command::TrimLog(trim) => log::trim(draft, proposal, trim),
         Command::RecordDenial(denial) => Ok(denials::record(draft, proposal, denial)),
@@ -172,8 +178,8 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, granted: Permissions) -> 
 type Outcome = (Object, Option<Arc<Entry>>);
 
 /// A caller may grant only permissions that they hold.
-fn check_may_grant(update: Permissions, granted: Permissions) -> Result<(), Error> {
-    update.minus(granted).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
+fn check_may_grant(wanted: Permissions, caller_permissions: Permissions) -> Result<(), Error> {
+    wanted.minus(caller_permissions).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
 }
 
 /// An object is changed only at the revision that the caller expects, if they expect one.

@@ -154,7 +154,7 @@ pub enum Command {
         /// Fail unless the token is at this revision.
         expected_revision: Option<Revision>,
     },
-    /// Create the first user, with all permissions and a token: both or neither.
+    /// Create the first administrator, a user with all permissions, and a token: both or neither.
     CreateAdministrator {
         /// The user's e-mail address.
         email: Email,
@@ -192,8 +192,8 @@ impl Command {
 pub struct Denial {
     /// The missing permission.
     pub permission: Permission,
-    /// The object that the refused request named, if one was found.
-    pub subject: Option<ObjectRef>,
+    /// The object that the refused request named, if it named one. It may not exist.
+    pub object: Option<ObjectRef>,
     /// How many refusals of this caller were not recorded since the last record.
     pub suppressed: u64,
 }

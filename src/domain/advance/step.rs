@@ -86,8 +86,8 @@ pub struct StoredRequest {
     pub expires_at: Timestamp,
 }
 
-/// The user whose request a proposal is, as `advance` found at the proposal's position in the batch. An earlier proposal of the
-/// batch may have made the caller that user, so the state before or after the batch may tell otherwise.
+/// The user who makes a proposal's request, as of the proposal's position in the batch. An earlier proposal may have created
+/// that user, or linked the caller's account to it. So the state before or after the batch may show another user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestOwner {
     /// The user.
@@ -111,7 +111,7 @@ pub struct Step {
     pub created: Created,
     /// The answers to store.
     pub requests: Vec<StoredRequest>,
-    /// For each proposal, in order, the user whose request it is; `None` if the actor is not a user.
+    /// For each proposal, in order, the user who makes its request; `None` if the actor is not a user.
     pub owners: Vec<Option<RequestOwner>>,
     /// One decision for each proposal, in order.
     pub decisions: Vec<Decision>,
@@ -123,8 +123,8 @@ impl Step {
         self.entries.is_empty() && self.requests.is_empty()
     }
 
-    /// The time that must not be closed yet for the step to be appended: that of its first entry. Requests alone have no
-    /// time, so nothing can be too late for them.
+    /// The time that must not be closed yet for the step to be appended: that of its first entry. A step without entries has
+    /// no such time, so this is the latest one there is, which is never closed.
     pub fn first_timestamp(&self) -> Timestamp {
         self.entries.first().map_or(Timestamp::MAX, |entry| entry.timestamp)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::draft::{ChangeStamp, Draft, Entity, Values};
 use super::{Actor, NewToken, Object, Outcome, Proposal, check_may_grant, check_revision, users};
 use crate::domain::Revision;
 use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
@@ -15,7 +15,7 @@ use crate::domain::text::{Email, Name};
 pub(super) fn create(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    granted: Permissions,
+    caller_permissions: Permissions,
     new: &NewToken,
 ) -> Result<Outcome, Error> {
     let user = draft.find_user(new.user_id)?;
@@ -24,23 +24,24 @@ pub(super) fn create(
     }
     let own = draft.user_id(&proposal.actor) == Some(user.id);
     if !own {
-        users::check_may_act_as(&user, granted)?;
+        users::check_may_act_as(&user, caller_permissions)?;
     }
     // The requested list counts, not only its present effect: the user may get more permissions later.
-    check_may_grant(new.permissions.unwrap_or(user.permissions), granted)?;
+    check_may_grant(new.permissions.unwrap_or(user.permissions), caller_permissions)?;
     // A token without a list gains each permission that its user gets. Its creator, who may know the secret, must not
     // gain more by that than they do anyway.
     let outgrows = new.permissions.is_none() && !(own && grows_with_user(draft, &proposal.actor));
-    let permissions = if outgrows && granted != Permissions::all() { Some(granted) } else { new.permissions };
-    let position = draft.next_position(&proposal.actor);
+    let permissions =
+        if outgrows && caller_permissions != Permissions::all() { Some(caller_permissions) } else { new.permissions };
+    let stamp = draft.next_stamp(&proposal.actor);
     let token = Token {
         id: draft.new_id(),
         user_id: user.id,
         name: new.name.clone(),
         secret_hash: new.secret_hash,
         permissions,
-        revision: position.revision,
-        created_at: position.timestamp,
+        revision: stamp.revision,
+        created_at: stamp.timestamp,
         expires_at: new.expires_at,
         revoked_at: None,
     };
@@ -48,7 +49,7 @@ pub(super) fn create(
         let rule = "must be in the future".to_owned();
         return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
     }
-    Ok(write(draft, proposal, position, Action::TokenCreated, None, token))
+    Ok(write(draft, proposal, stamp, Action::TokenCreated, None, token))
 }
 
 /// Whether the actor's credential gains each permission that its user gets. A token with a list does not, nor does a single
@@ -75,9 +76,9 @@ pub(super) fn revoke(
         return Ok((Object::Token(before), None));
     }
     check_not_last_token(draft, proposal, &before)?;
-    let position = draft.next_position(&proposal.actor);
-    let after = Token { revision: position.revision, revoked_at: Some(position.timestamp), ..Token::clone(&before) };
-    Ok(write(draft, proposal, position, Action::TokenRevoked, Some(&before), after))
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = Token { revision: stamp.revision, revoked_at: Some(stamp.timestamp), ..Token::clone(&before) };
+    Ok(write(draft, proposal, stamp, Action::TokenRevoked, Some(&before), after))
 }
 
 /// A caller cannot revoke their own last valid token. A caller by single sign-on or client certificate has another
@@ -94,27 +95,27 @@ fn check_not_last_token(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Toke
 pub(super) fn create_administrator(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    granted: Permissions,
+    caller_permissions: Permissions,
     email: &Email,
     token_name: &Name,
     secret_hash: SecretHash,
 ) -> Result<Outcome, Error> {
-    let (object, entry) = users::create(draft, proposal, granted, email, None, Permissions::all())?;
+    let (object, entry) = users::create(draft, proposal, caller_permissions, email, None, Permissions::all())?;
     let Object::User(user) = &object else { return Ok((object, entry)) };
     let token =
         NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };
-    create(draft, proposal, granted, &token)
+    create(draft, proposal, caller_permissions, &token)
 }
 
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    position: EntryPosition,
+    stamp: ChangeStamp,
     action: Action,
     before: Option<&Token>,
     after: Token,
 ) -> Outcome {
-    let subject = Subject {
+    let entity = Entity {
         entity_type: EntityType::ApiToken,
         id: Some(after.id),
         key: after.id.to_string().into(),
@@ -123,6 +124,6 @@ fn write(
     };
     let values = Values { old: before.map(|token| token.to_json().into()), new: Some(after.to_json().into()) };
     let token = draft.put_token(after);
-    let entry = draft.write_entry(proposal, position, action, subject, values);
+    let entry = draft.write_entry(proposal, stamp, action, entity, values);
     (Object::Token(token), Some(entry))
 }

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use super::draft::{Draft, EntryPosition, Subject, Values};
+use super::draft::{ChangeStamp, Draft, Entity, Values};
 use super::{Object, Outcome, Proposal, check_may_grant, check_revision};
 use crate::domain::Revision;
 use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, User};
@@ -52,18 +52,18 @@ fn write_new(
     account: Option<Account>,
     permissions: Permissions,
 ) -> Outcome {
-    let position = draft.next_position(&proposal.actor);
+    let stamp = draft.next_stamp(&proposal.actor);
     let user = User {
         id: draft.new_id(),
         email: email.clone(),
         account,
         permissions,
-        revision: position.revision,
-        created_at: position.timestamp,
-        updated_at: position.timestamp,
+        revision: stamp.revision,
+        created_at: stamp.timestamp,
+        updated_at: stamp.timestamp,
         deactivated_at: None,
     };
-    write(draft, proposal, position, Action::UserCreated, None, user)
+    write(draft, proposal, stamp, Action::UserCreated, None, user)
 }
 
 /// The requested change of a user.
@@ -88,7 +88,7 @@ pub(super) fn update(
     }
     check_may_grant(update.permissions.minus(before.permissions), caller_permissions)?;
     let account = update.account.or(before.account.as_ref()).cloned();
-    // Both let someone act as the user.
+    // Reactivating the user and linking another account both let someone act as the user.
     if !before.is_active() || account != before.account {
         check_may_act_as(&before, caller_permissions)?;
     }
@@ -129,7 +129,7 @@ pub(super) fn deactivate(
     if draft.user_id(&proposal.actor) == Some(id) {
         return Err(Error::RemovesOwnAccess);
     }
-    let deactivated_at = Some(draft.next_position(&proposal.actor).timestamp);
+    let deactivated_at = Some(draft.next_stamp(&proposal.actor).timestamp);
     let after = User { deactivated_at, ..User::clone(&before) };
     Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
 }
@@ -146,20 +146,20 @@ fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(),
 }
 
 fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: &User, after: User) -> Outcome {
-    let position = draft.next_position(&proposal.actor);
-    let after = User { revision: position.revision, updated_at: position.timestamp, ..after };
-    write(draft, proposal, position, action, Some(before), after)
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = User { revision: stamp.revision, updated_at: stamp.timestamp, ..after };
+    write(draft, proposal, stamp, action, Some(before), after)
 }
 
 fn write(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    position: EntryPosition,
+    stamp: ChangeStamp,
     action: Action,
     before: Option<&User>,
     after: User,
 ) -> Outcome {
-    let subject = Subject {
+    let entity = Entity {
         entity_type: EntityType::User,
         id: Some(after.id),
         key: after.email.shared(),
@@ -168,6 +168,6 @@ fn write(
     };
     let values = Values { old: before.map(|user| user.to_json().into()), new: Some(after.to_json().into()) };
     let user = draft.put_user(after);
-    let entry = draft.write_entry(proposal, position, action, subject, values);
+    let entry = draft.write_entry(proposal, stamp, action, entity, values);
     (Object::User(user), Some(entry))
 }

@@ -1,8 +1,8 @@
-//! The rules of e-mail addresses. An address identifies a person in the audit log, so it must not pass for an address in
-//! ASCII, nor for one of the service's own names.
+//! The rules of e-mail addresses. An address identifies a person in the audit log. So one with letters beyond ASCII must not
+//! look like an ASCII address, and none may look like one of the service's own names.
 //!
-//! Nothing is folded but `A` to `Z`. Everything beyond ASCII follows UTS #39, Unicode's rules for identifiers, by the tables
-//! of `unicode-security`.
+//! Only `A` to `Z` are converted to lower case. Everything beyond ASCII follows UTS #39, Unicode's rules for identifiers, by
+//! the tables of `unicode-security`.
 
 use unicode_normalization::is_nfc;
 use unicode_security::{GeneralSecurityProfile, MixedScript, skeleton};
@@ -15,7 +15,7 @@ pub const FIRST_ADMINISTRATOR: &str = "admin@localhost";
 /// The name in the audit log of a server that creates the first administrator.
 pub const BOOTSTRAP_ACTOR: &str = "bootstrap@localhost";
 
-/// The name in the audit log of a caller by single sign-on who has no user and claims the address of another one.
+/// The name in the audit log of a single sign-on caller who has no user, and whose token has the address of another user.
 pub const UNNAMED_SIGN_ON: &str = "sign-on@localhost";
 
 /// What stands before the `@` in the service's names in the audit log: of its offline commands, its first start, and
@@ -32,13 +32,14 @@ const RESERVED: Malformed = Malformed(
 );
 const LIKE_ADMINISTRATOR: Malformed = Malformed("must not look like 'admin@localhost'");
 const CHARACTERS: Malformed = Malformed(
-    "must not hold invisible, decomposed or compatibility characters: beside ASCII, only the letters, marks and digits \
+    "must not hold invisible, decomposed or compatibility characters: besides ASCII, only the letters, marks and digits \
      that Unicode recommends for identifiers (UTS #39), in normal form C",
 );
 const MIXED_SCRIPTS: Malformed =
     Malformed("must not mix scripts, such as Latin and Cyrillic letters, before the @ or between two dots after it");
-const LIKE_ASCII: Malformed =
-    Malformed("must not be spelt in letters beside ASCII that each look like an ASCII character");
+const LIKE_ASCII: Malformed = Malformed(
+    "must not have, before the @ or between two dots after it, non-ASCII letters that all look like ASCII characters",
+);
 
 /// Checks an address, and converts its ASCII letters to lower case.
 pub(super) fn parse(text: &str) -> Result<String, Malformed> {

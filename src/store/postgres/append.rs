@@ -69,7 +69,7 @@ impl PostgresWriter {
             let asked = Instant::now();
             let statement = statement(step, &self.instance).map_err(sqlx::Error::Encode)?;
             let row = statement.fetch_optional(&mut *connection).await?;
-            // Whatever the reading is: the step is appended.
+            // A clock that cannot be read is no failure: the step is appended.
             if let Some(Ok(Time(reading))) = row.as_ref().map(|row| row.try_get("present")) {
                 self.clock.correct(reading, asked);
             }
@@ -95,7 +95,7 @@ impl Writer for PostgresWriter {
             }
             Ok(Err(error)) => {
                 // After an error the open transaction would have to be rolled back first.
-                let is_usable = !is_head_locked && !error::is_session_lost(&error);
+                let is_usable = !is_head_locked && !error::must_reconnect(&error);
                 // An empty step writes nothing.
                 let outcome = if step.is_empty() { Err(error::read(error)) } else { error::append(error) };
                 if is_usable {

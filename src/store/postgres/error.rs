@@ -12,7 +12,7 @@ const NAME: &str = "PostgreSQL";
 /// read_only_sql_transaction
 const READ_ONLY: &str = "25006";
 
-/// An error of a statement that only read, or whose write was rolled back for certain.
+/// An error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
 pub(in crate::store) fn read(error: Error) -> StoreError {
     class(&error).error(NAME, error)
 }
@@ -35,8 +35,8 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
-/// Whether to connect again after this error: the session is lost, or read-only, as with a former primary.
-pub(super) fn is_session_lost(error: &Error) -> bool {
+/// Whether the connection must be replaced after this error: the session is lost, or read-only, as with a former primary.
+pub(super) fn must_reconnect(error: &Error) -> bool {
     let code = error.as_database_error().and_then(|database| database.code());
     code.is_none_or(|code| ends_session(&code) || code == READ_ONLY)
 }

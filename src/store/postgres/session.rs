@@ -21,12 +21,13 @@ pub(super) enum Purpose {
     Migrating,
 }
 
-/// The least that an acknowledged change needs. The others that are kept wait for a standby in addition, if there is one:
-/// until it has applied the change, or only until its operating system has it.
+/// A commit waits until it is on the disk, and on that of a synchronous standby if there is one. Set unless the session has
+/// another of [`DURABLE`] already.
 const SYNCHRONOUS_COMMIT: &str = "on";
 
-/// The settings of `synchronous_commit` with which a change survives the loss of any one machine. `off` loses acknowledged
-/// changes in a crash of PostgreSQL, `local` in a failover.
+/// The settings of `synchronous_commit` with which a change survives the loss of any one machine, if there is a synchronous
+/// standby: `remote_write` waits until the standby's operating system has the change, `remote_apply` until the standby shows it.
+/// `off` loses acknowledged changes in a crash of PostgreSQL, `local` in a failover.
 const DURABLE: [&str; 3] = [SYNCHRONOUS_COMMIT, "remote_write", "remote_apply"];
 
 /// What every session relies on.
@@ -47,7 +48,7 @@ const ALWAYS: [(&str, &str); 9] = [
 ];
 
 /// How long an append may wait for another replica's append, and how long a replica that vanished can keep the head locked.
-/// The first is longer than any append of a live replica takes.
+/// The first is longer than an append usually takes.
 const APPENDING: [(&str, &str); 2] = [("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "5s")];
 
 /// A migration may take long, and waits for other servers that migrate. After a timeout each start would fail again.
@@ -134,6 +135,8 @@ impl Session {
                 _ => of(name) == *wanted,
             };
             if !is_set {
+                let first = self.search_path.get().map_or("", String::as_str);
+                let wanted = if *name == SEARCH_PATH { first } else { wanted };
                 return Err(misconfigured(format!(
                     "the session has {name} = {} although it was set to {wanted}; connect directly, or through a pooler \
                      in session mode",

@@ -20,11 +20,11 @@ use crate::store::rows::{
 };
 
 /// Moves the head, inserts entries, updates flags and stores requests: all that flips, edits of flags and denials need.
-static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| Text::flips().outcome());
+static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| Text::flag_updates().outcome());
 
 /// As [`FLAG_UPDATES`], and inserts flags, and inserts or updates users and tokens.
 static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
-    let mut text = Text::flips();
+    let mut text = Text::flag_updates();
     text.insert::<Flag>("new_flags", "");
     text.insert::<User>("changed_users", &conflict_update::<User>());
     text.insert::<Token>("changed_tokens", &conflict_update::<Token>());
@@ -67,7 +67,7 @@ struct Text {
 }
 
 impl Text {
-    fn flips() -> Self {
+    fn flag_updates() -> Self {
         let mut text = Self { sql: String::new(), parameters: 0, flag_ids: String::new() };
         text.update_head();
         text.insert::<Entry>("entries", "");

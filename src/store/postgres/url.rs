@@ -238,7 +238,8 @@ fn check_host(options: PgConnectOptions) -> Result<PgConnectOptions, String> {
     Ok(options)
 }
 
-/// As libpq, verifies the server's certificate wherever a root certificate is given. sqlx would not for `require`.
+/// With `sslmode=require` and a root certificate, verifies the server's certificate, as libpq does and sqlx does not. Refuses a
+/// weaker mode with an `sslrootcert`, which would be ignored.
 fn check_tls<'a>(
     options: PgConnectOptions,
     value: &impl Fn(&str) -> Option<&'a str>,

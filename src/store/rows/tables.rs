@@ -1,4 +1,4 @@
-//! The columns of each table. Add a column here, to the domain type and to the migrations; nothing else names it.
+//! The columns of each table. Add a column here, to the domain type and to the migrations; nothing else in the store lists it.
 //!
 //! Columns are selected by name: a column that a later version adds does not disturb this one while both run.
 

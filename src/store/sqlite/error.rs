@@ -8,7 +8,7 @@ use crate::store::{AppendOutcome, StoreError};
 /// The name for messages.
 const NAME: &str = "SQLite";
 
-/// An error of a statement that only read, or whose write was rolled back for certain.
+/// An error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
 pub(in crate::store) fn read(error: Error) -> StoreError {
     class(&error).error(NAME, error)
 }

@@ -35,7 +35,7 @@ impl FileId {
     }
 }
 
-/// When and how long a file was last written. Another value means that it was written since.
+/// The size of a file and when it was last written. Another value means that it was written since.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct WriteMark {
     size: u64,
@@ -69,8 +69,8 @@ impl fmt::Display for FileProblem {
         match self {
             Self::Missing(path, error) => write!(
                 f,
-                "{} was moved or deleted, or its file system is gone ({error}): move it back, or copy a deleted one from \
-                 /proc/{}/fd, keep its -wal, stop the server, restore the database and start again",
+                "{} was moved or deleted, or its file system is gone ({error}): if it was moved, move it back; if it was \
+                 deleted, copy it from /proc/{}/fd and keep its -wal, then stop the server, restore the database and start again",
                 path.display(),
                 std::process::id()
             ),
@@ -151,7 +151,7 @@ impl DatabaseFile {
     pub fn warn_if_public(&self) {
         if fs::metadata(&self.0).is_ok_and(|metadata| metadata.mode() & OTHERS != 0) {
             let path = self.0.display();
-            tracing::warn!(%path, "every user of this machine has access to the database; remove it with chmod o=");
+            tracing::warn!(%path, "every user of this machine has access to the database; withdraw that access with chmod o=");
         }
     }
 }

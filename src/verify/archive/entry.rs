@@ -12,9 +12,9 @@ use crate::domain::hex::parse_hex;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
-/// The JSON of one line. Absent fields are left out.
+/// The JSON of one line. A field without a value is left out.
 #[derive(Deserialize)]
-struct Line {
+struct LineJson {
     log_id: Uuid,
     id: Uuid,
     revision: Revision,
@@ -44,7 +44,7 @@ struct Line {
 /// covers it.
 pub(super) fn parse_entry(line: &[u8]) -> Option<(Uuid, Entry)> {
     // Checks UTF-8 once for the whole line, not for each text.
-    let line: Line = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
+    let line: LineJson = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
     let text = |text: Option<Parsed<Arc<str>>>| text.map(|text| text.0);
     let entry = Entry {
         id: line.id,

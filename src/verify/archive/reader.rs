@@ -8,7 +8,7 @@ use crate::domain::audit::Entry;
 use crate::domain::{Hash, Revision};
 use crate::verify::{Bounds, Fault, HashSource, Problem, Report, Segment, Start, Stop, Verifier};
 
-/// How far a file was read.
+/// Verifies the lines of a file, and knows how far it was read.
 pub(super) struct ArchiveReader<'a> {
     bounds: &'a Bounds,
     log_id: Uuid,

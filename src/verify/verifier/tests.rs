@@ -1,6 +1,6 @@
 use super::*;
 use crate::domain::audit::{Action, EntityType};
-use crate::domain::hash::chain;
+use crate::domain::hash::entry_hash;
 use crate::domain::hex::hex_digits;
 use crate::domain::time::Timestamp;
 
@@ -38,7 +38,7 @@ fn log(entries: usize, trims: &[(usize, Revision, Hash)]) -> Vec<Entry> {
             hash: GENESIS,
             created_at: Timestamp::default(),
         };
-        entry.hash = chain(&log.last().map_or(GENESIS, |last| last.hash), LOG, &entry);
+        entry.hash = entry_hash(&log.last().map_or(GENESIS, |last| last.hash), LOG, &entry);
         log.push(entry);
     }
     log

@@ -149,8 +149,8 @@ on_both_databases! {
         let nil = uuid::Uuid::nil();
         for (forged, why) in [
             ("hello".to_owned(), "not a signed checkpoint of a toggled log".to_owned()),
-            (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "not signed by any of the given keys".into()),
-            (own.sign(other_log).to_string(), "not signed by any of the given keys".into()),
+            (SigningKey::generate().unwrap().sign(checkpoint).to_string(), "not signed by any of the known keys".into()),
+            (own.sign(other_log).to_string(), "not signed by any of the known keys".into()),
             (own.sign(other_revision).to_string(), format!("signed for revision 19 of log {}", checkpoint.log_id)),
             (text.replace("\ntime 2", "\ntime 3"), format!("the signature of key {} does not match the checkpoint",
                 own.verifier(checkpoint.log_id).id())),

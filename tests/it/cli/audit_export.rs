@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use toggled::api::pb::*;
 use toggled::domain::audit::{Action, EntityType, Entry};
-use toggled::domain::hash::{GENESIS, chain};
+use toggled::domain::hash::{GENESIS, entry_hash};
 use toggled::domain::hex::hex_digits;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
@@ -248,7 +248,7 @@ async fn hashes_can_be_recomputed_from_a_file() {
     assert!(lines.iter().all(|line| line["timestamp"].as_str().unwrap().len() == "2026-01-31T12:00:00.000000Z".len()));
     let mut hash = GENESIS;
     for line in &lines {
-        hash = chain(&hash, line["log_id"].as_str().unwrap().parse().unwrap(), &entry(line));
+        hash = entry_hash(&hash, line["log_id"].as_str().unwrap().parse().unwrap(), &entry(line));
         assert_eq!(line["hash"], hex(&hash), "{line}");
     }
     assert!(message.trim_end().ends_with(&format!(", through {}:{}", lines.len(), hex(&hash))), "{message}");

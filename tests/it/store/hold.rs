@@ -167,7 +167,7 @@ on_both_databases! {
         let mut previous = before.hash;
         for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(3) {
             assert_eq!(
-                hash::chain(&previous, before.log_id, &entry),
+                hash::entry_hash(&previous, before.log_id, &entry),
                 entry.hash,
                 "the chain breaks at {}",
                 entry.revision

@@ -28,7 +28,7 @@ async fn eventful(backend: Backend) -> (World, States) {
     let mut states = Vec::new();
     let denied = Denial {
         permission: Permission::ToggleFeatureFlags,
-        subject: Some(ObjectRef::Key(FlagKey::parse("a").unwrap())),
+        object: Some(ObjectRef::Key(FlagKey::parse("a").unwrap())),
         suppressed: 0,
     };
     for command in [

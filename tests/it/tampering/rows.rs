@@ -3,7 +3,7 @@
 use tempfile::TempDir;
 use toggled::checkpoint::SigningKey;
 use toggled::domain::audit::Entry;
-use toggled::domain::hash::chain;
+use toggled::domain::hash::entry_hash;
 use toggled::domain::time::Timestamp;
 use uuid::Uuid;
 
@@ -59,7 +59,7 @@ pub fn insert(raw: &Raw, of: i64, at: i64) -> String {
 fn rewrite(entries: &mut [Entry], log_id: Uuid, from: usize) {
     entries[from].reason = Some("nothing to see".into());
     for at in from..entries.len() {
-        entries[at].hash = chain(&entries[at - 1].hash, log_id, &entries[at]);
+        entries[at].hash = entry_hash(&entries[at - 1].hash, log_id, &entries[at]);
     }
 }
 

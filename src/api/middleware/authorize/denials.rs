@@ -85,18 +85,18 @@ impl Denials {
             self.limiter.give_back(&admitted);
             return replayed;
         }
-        let subject = match &message {
-            Some(message) => self.subject(message).await,
+        let object = match &message {
+            Some(message) => self.object(message).await,
             None => None,
         };
-        self.write(&call, permission, subject, admitted).await;
+        self.write(&call, permission, object, admitted).await;
         None
     }
 
     /// Records that `call` was refused, unless its caller was refused too often lately.
-    pub async fn record(&self, call: &Call, permission: Permission, subject: Option<ObjectRef>) {
+    pub async fn record(&self, call: &Call, permission: Permission, object: Option<ObjectRef>) {
         if let Some(admitted) = self.admit(call) {
-            self.write(call, permission, subject, admitted).await;
+            self.write(call, permission, object, admitted).await;
         }
     }
 
@@ -105,9 +105,9 @@ impl Denials {
     }
 
     /// Writes the record in a task of its own, and waits for it for a limited time.
-    async fn write(&self, call: &Call, permission: Permission, subject: Option<ObjectRef>, admitted: AdmittedDenial) {
+    async fn write(&self, call: &Call, permission: Permission, object: Option<ObjectRef>, admitted: AdmittedDenial) {
         let Ok(actor) = call.actor() else { return };
-        let command = Command::RecordDenial(Denial { permission, subject, suppressed: admitted.suppressed });
+        let command = Command::RecordDenial(Denial { permission, object, suppressed: admitted.suppressed });
         let proposal = Proposal::without_request_id(actor, command, call.source.origin());
         let (proposals, limiter) = (self.proposals.clone(), Arc::clone(&self.limiter));
         let write = tokio::spawn(async move {
@@ -120,7 +120,7 @@ impl Denials {
     }
 
     /// The object that a request is about. A request that names an audit entry is about that entry's object.
-    async fn subject(&self, message: &DynamicMessage) -> Option<ObjectRef> {
+    async fn object(&self, message: &DynamicMessage) -> Option<ObjectRef> {
         let Some(id) = message.get_field_by_name("audit_log_id") else { return object_in(message) };
         let id = Uuid::try_parse(id.as_str()?).ok()?;
         let entry = timeout(READ_TIMEOUT, self.store.entry(id)).await.ok()?.ok()??;

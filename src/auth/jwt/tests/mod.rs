@@ -236,6 +236,7 @@ fn rejection_labels_are_unique() {
         IssuedInFuture,
         Subject,
         Email,
+        EmailRefused,
         EmailUnverified,
     ];
     let labels: HashSet<_> = all.iter().map(JwtRejection::label).collect();

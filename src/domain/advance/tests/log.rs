@@ -30,7 +30,7 @@ fn trim_writes_one_entry_with_both_starts() {
     let log_start = |floor, byte: &str| Some(format!("{{\"floor\":{floor},\"hash\":\"{}\"}}", byte.repeat(32)));
     assert_eq!(entry.old_value.as_deref(), log_start(0, "00").as_deref());
     assert_eq!(entry.new_value.as_deref(), log_start(1, "07").as_deref());
-    assert_eq!(entry.hash, hash::chain(&before.hash, head.log_id, &entry), "the chain goes on");
+    assert_eq!(entry.hash, hash::entry_hash(&before.hash, head.log_id, &entry), "the chain goes on");
     // The next trim begins where this one ended; it may also remove the entry of the last trim.
     let last = head.revision;
     let second = world.accept(by(admin, ManageAuditRetention, trim(last, 8, Some(8)))).entry.unwrap();

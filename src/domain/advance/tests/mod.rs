@@ -74,7 +74,7 @@ impl World {
         flag_of(&self.accept(proposal))
     }
 
-    /// Adds a user with these permissions and one token.
+    /// Adds a user with these permissions and one token. Returns the id of the token.
     fn with_user(&mut self, address: &str, permissions: &[Permission]) -> Uuid {
         let permissions = permissions.iter().copied().collect();
         let user = self.accept(service(Command::CreateUser { email: email(address), account: None, permissions }));
@@ -486,7 +486,7 @@ proptest! {
             for entry in &step.entries {
                 prop_assert_eq!(entry.revision, previous.revision + 1);
                 prop_assert!(entry.timestamp >= previous.timestamp);
-                prop_assert_eq!(hash::chain(&previous.hash, previous.log_id, entry), entry.hash);
+                prop_assert_eq!(hash::entry_hash(&previous.hash, previous.log_id, entry), entry.hash);
                 previous = Head { revision: entry.revision, hash: entry.hash, timestamp: entry.timestamp, ..previous };
                 flips[usize::from(&*entry.entity_key == "b")] += 1;
             }
