@@ -35,6 +35,10 @@ pub struct Scale {
     pub many_flags: usize,
     /// Flips in a turn with watchers.
     pub watched_flips: usize,
+    /// Numbers of watchers beside a load of flips. The last one is also measured idle, with lone flips, and without readers.
+    pub watchers: [usize; 3],
+    /// Lone flips in a turn with that many watchers.
+    pub lone_flips: usize,
     /// Duration of the sustained load.
     pub load: Duration,
     /// Entries of the two exported logs that are verified.
@@ -59,8 +63,10 @@ pub const FULL: Scale = Scale {
     few_entries: 10_000,
     streamed: 1_000_000,
     far_page: 50_000,
-    many_flags: 100_000,
-    watched_flips: 200,
+    many_flags: 1_000_000,
+    watched_flips: 100,
+    watchers: [100, 1_000, 10_000],
+    lone_flips: 20,
     load: Duration::from_secs(60),
     verified: [200_000, 1_000_000],
     writes_results: true,
@@ -82,8 +88,10 @@ pub const QUICK: Scale = Scale {
     few_entries: 5_000,
     streamed: 25_000,
     far_page: 500,
-    many_flags: 10_000,
+    many_flags: 50_000,
     watched_flips: 30,
+    watchers: [20, 200, 2_000],
+    lone_flips: 10,
     load: Duration::from_secs(3),
     verified: [30_000, 100_000],
     writes_results: false,

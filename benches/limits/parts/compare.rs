@@ -4,14 +4,13 @@ use std::path::Path;
 
 use tempfile::TempDir;
 
-use super::reads::GET;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::flip_load::FlipLoad;
+use crate::rig::call_load::CallLoad;
 use crate::rig::h2load::Calls;
 use crate::rig::past_readers::{self, PastReaders};
 use crate::rig::program::Program;
-use crate::rig::requests::read_request;
+use crate::rig::requests::{GET, read_request};
 use crate::rig::{Deployment, Rig};
 
 /// Least and desired ratio of this build to the one before.
@@ -120,7 +119,7 @@ async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed], beside: Be
 }
 
 async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: &str, beside: Beside) -> Result<()> {
-    let load = FlipLoad::of_all_flags(IN_FLIGHT, rig.scale.compared_length);
+    let load = CallLoad::flips(IN_FLIGHT, rig.scale.compared_length);
     let name = beside.name(&format!("flips on {database}, {IN_FLIGHT} in flight"));
     take_turns(rig, report, deployed, &name, async |index| {
         let served = &deployed[index].served;

@@ -4,7 +4,7 @@ use tempfile::TempDir;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
-use crate::rig::flip_load::FlipLoad;
+use crate::rig::call_load::CallLoad;
 use crate::rig::server::Server;
 use crate::rig::sqlite::Sqlite;
 use crate::rig::{Deployment, Rig};
@@ -20,7 +20,7 @@ async fn many_in_flight(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let callers = &rig.main_server().await?.callers;
     let row = |in_flight, goal| {
         let name = format!("flips on PostgreSQL, {in_flight} in flight");
-        (FlipLoad::of_all_flags(in_flight, turn), Row::compared(name, pgbench.to_string(), "/s", goal))
+        (CallLoad::flips(in_flight, turn), Row::compared(name, pgbench.to_string(), "/s", goal))
     };
     let mut rows = [row(64, Goal::AtLeast(1.8, 2.5)), row(256, Goal::AtLeast(2.2, 3.0))];
     for _ in 0..rounds {
@@ -38,7 +38,7 @@ async fn one_at_a_time(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let callers = &rig.main_server().await?.callers;
     let mut row = Row::compared("one flip at a time, median", pgbench.to_string(), " ms", Goal::AtMost(2.0, 1.4));
     for _ in 0..rounds {
-        let service = callers.flip(&FlipLoad::of_all_flags(1, turn)).await?.median_ms();
+        let service = callers.flip(&CallLoad::flips(1, turn)).await?.median_ms();
         row.add(service, pgbench.median_ms(turn).await?);
     }
     report.add(row);
@@ -56,7 +56,7 @@ async fn on_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
     let against = "SQLite's C library, prepared statements, one commit per flip";
     let mut row = Row::compared("flips on SQLite, 64 in flight", against, "/s", Goal::AtLeast(2.0, 4.0));
     for _ in 0..rig.scale.rounds {
-        let flips = service.callers.flip(&FlipLoad::of_all_flags(64, rig.scale.turn)).await?;
+        let flips = service.callers.flip(&CallLoad::flips(64, rig.scale.turn)).await?;
         row.add(flips.per_second, tokio::task::block_in_place(|| library.flip_for(rig.scale.turn))?);
     }
     report.add(row);

@@ -13,8 +13,8 @@ use tonic::transport::Channel;
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
+use crate::rig::call_load::CallLoad;
 use crate::rig::callers::{Callers, join_all};
-use crate::rig::flip_load::FlipLoad;
 use crate::rig::requests::{token, with_token};
 use crate::rig::server::Server;
 use crate::stats::percentile;
@@ -38,7 +38,7 @@ async fn sustained_load(rig: &mut Rig, report: &mut Report) -> Result<()> {
     for reader in 0..READERS {
         readers.spawn(read_until_over(AuditServiceClient::new(callers.channel(reader)), Arc::clone(&over)));
     }
-    let flips = callers.flip(&FlipLoad::of_all_flags(FLIPS_IN_FLIGHT, length)).await?;
+    let flips = callers.flip(&CallLoad::flips(FLIPS_IN_FLIGHT, length)).await?;
     over.store(true, Ordering::Relaxed);
     let mut pages = join_all(readers).await?.concat();
     pages.sort_unstable();
@@ -73,7 +73,7 @@ async fn overload(rig: &mut Rig, report: &mut Report) -> Result<()> {
     served.server.stop().await?;
     let server = Server::start_with_max_queue(&rig.current, &served.url, MAX_QUEUE).await?;
     let callers = Callers::connect(server.address).await?;
-    let flips = callers.flip_with_refusals(&FlipLoad::of_all_flags(OVERLOAD, rig.scale.turn * 2)).await?;
+    let flips = callers.flip_with_refusals(&CallLoad::flips(OVERLOAD, rig.scale.turn * 2)).await?;
     println!("  {} flips accepted, {} refused", flips.succeeded, flips.refused);
     if flips.refused == 0 {
         return Err("no flip was refused; the load is too small for this machine".into());

@@ -1,22 +1,29 @@
 //! The parts of the benchmark, in the order of the table.
 
 mod compare;
+mod deep_pages;
 mod fanout;
+mod filters;
 mod flips;
 mod lists;
 mod load;
+mod many_flags;
 mod reads;
 mod replicas;
 mod sizes;
 mod streams;
 mod verify;
+mod watchers;
 
 use crate::Result;
 use crate::report::Report;
 use crate::rig::Rig;
 
 /// The parts that measure this build, by name.
-pub const NAMES: [&str; 9] = ["flips", "reads", "fanout", "replicas", "streams", "lists", "load", "sizes", "verify"];
+pub const NAMES: [&str; 13] = [
+    "flips", "reads", "fanout", "watchers", "replicas", "streams", "lists", "pages", "filters", "load", "sizes",
+    "flags", "verify",
+];
 
 /// The part that compares this build with others.
 pub const COMPARE: &str = "compare";
@@ -29,11 +36,15 @@ pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<(
         "flips" => flips::measure(rig, report).await,
         "reads" => reads::measure(rig, report).await,
         "fanout" => fanout::measure(rig, report).await,
+        "watchers" => watchers::measure(rig, report).await,
         "replicas" => replicas::measure(rig, report).await,
         "streams" => streams::measure(rig, report).await,
         "lists" => lists::measure(rig, report).await,
+        "pages" => deep_pages::measure(rig, report).await,
+        "filters" => filters::measure(rig, report).await,
         "load" => load::measure(rig, report).await,
         "sizes" => sizes::measure(rig, report).await,
+        "flags" => many_flags::measure(rig, report).await,
         "verify" => verify::measure(rig, report).await,
         _ => Err(format!("unknown part {name:?}").into()),
     }

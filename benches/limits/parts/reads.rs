@@ -9,11 +9,10 @@ use crate::rig::Rig;
 use crate::rig::bare::Answers;
 use crate::rig::callers::Callers;
 use crate::rig::h2load::Calls;
-use crate::rig::requests::{read_request, token, with_token};
+use crate::rig::requests::{GET, read_request, token, with_token};
 use crate::rig::server::Server;
 use crate::rig::watchers::observe_change;
 
-pub const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
 const RESOLVE: &str = "/flagd.evaluation.v2.Service/ResolveBoolean";
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {

@@ -3,8 +3,8 @@
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
+use crate::rig::call_load::CallLoad;
 use crate::rig::callers::Callers;
-use crate::rig::flip_load::FlipLoad;
 use crate::rig::program::Program;
 use crate::rig::server::Server;
 use crate::stats::median;
@@ -26,7 +26,7 @@ impl Replica {
     }
 
     /// Runs one turn and records its mean batch size. Returns flips per second.
-    async fn flip(&mut self, load: &FlipLoad) -> Result<f64> {
+    async fn flip(&mut self, load: &CallLoad) -> Result<f64> {
         let before = self.batches_so_far().await?;
         let flips = self.callers.flip_with_other_changes(load).await?;
         let after = self.batches_so_far().await?;
@@ -52,7 +52,7 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     ];
     let name = "flips of two replicas together, 64 in flight each";
     let mut row = Row::compared(name, "one replica, 128 in flight", "/s", Goal::Informational);
-    let [half, all] = [64, 128].map(|in_flight| FlipLoad::of_all_flags(in_flight, rig.scale.turn));
+    let [half, all] = [64, 128].map(|in_flight| CallLoad::flips(in_flight, rig.scale.turn));
     for _ in 0..rig.scale.rounds {
         let (first, second) = tokio::try_join!(one.flip(&half), other.flip(&half))?;
         row.add(first + second, alone.flip(&all).await?);

@@ -1,25 +1,23 @@
-//! Sizes: how a long log and many flags affect flips, starts and memory.
+//! Sizes: how a long log affects flips and starts.
 
 use tempfile::TempDir;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
 use crate::rig::Rig;
+use crate::rig::call_load::CallLoad;
 use crate::rig::callers::Callers;
-use crate::rig::flip_load::FlipLoad;
 use crate::rig::program::Program;
 use crate::rig::server::Server;
-use crate::scale::FLAGS;
 
 pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
     flips_on_a_long_log(rig, report).await?;
-    many_flags(rig, report).await?;
     starts(rig, report).await
 }
 
 async fn flips_on_a_long_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let (rounds, entries) = (rig.scale.rounds, rig.scale.entries);
-    let load = FlipLoad::of_all_flags(64, rig.scale.turn);
+    let load = CallLoad::flips(64, rig.scale.turn);
     let short = rig.new_on_postgres("short").await?;
     let long = rig.large_log().await?;
     let name = format!("flips on a log of {entries} entries");
@@ -31,38 +29,16 @@ async fn flips_on_a_long_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn many_flags(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    let (rounds, flags, length) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.turn);
-    let url = rig.cluster.new_database("many").await?;
-    let server = Server::start(&rig.current, &url).await?;
-    report.add(Row::single("memory: idle, no flags", " MiB", Goal::Informational).with(server.resident_mib()?));
-    let callers = Callers::connect(server.address).await?;
-    callers.create_flags(flags).await?;
-    rig.cluster.vacuum_and_checkpoint(&url).await?;
-    let load = FlipLoad { in_flight: 64, flags: 1..flags + 1, length };
-    let few = rig.main_server().await?;
-    let mut row =
-        Row::compared(format!("flips among {flags} flags"), format!("among {FLAGS} flags"), "/s", Goal::Informational);
-    for _ in 0..rounds {
-        let flips = callers.flip(&load).await?.per_second;
-        row.add(flips, few.callers.flip(&FlipLoad::of_all_flags(64, length)).await?.per_second);
-    }
-    report.add(row);
-    server.stop().await?;
-    let server = Server::start(&rig.current, &url).await?;
-    report.add(Row::single(format!("memory: {flags} flags"), " MiB", Goal::Informational).with(server.resident_mib()?));
-    Ok(())
-}
-
 /// Flags of the server on SQLite whose start is measured.
 const FLAGS_ON_SQLITE: usize = 10_000;
 
 /// Time until the server is ready. On PostgreSQL, except for one database on SQLite.
 async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
-    let (rounds, flags, entries) = (rig.scale.rounds, rig.scale.many_flags, rig.scale.entries);
+    let (rounds, entries) = (rig.scale.rounds, rig.scale.entries);
     let empty = rig.cluster.new_database("empty").await?;
-    Server::start(&rig.current, &empty).await?.stop().await?;
-    let many = rig.cluster.url("many");
+    let server = Server::start(&rig.current, &empty).await?;
+    report.add(Row::single("memory: idle, no flags", " MiB", Goal::Informational).with(server.resident_mib()?));
+    server.stop().await?;
     let few = rig.main_server().await?.url.clone();
     let long = rig.large_log().await?.url.clone();
     let folder = TempDir::new()?;
@@ -73,7 +49,6 @@ async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let row = |name: String, goal| Row::single(name, " ms", goal);
     let mut on_empty = row("start, empty".to_owned(), Goal::Informational);
     let mut on_sqlite = row(format!("start, {FLAGS_ON_SQLITE} flags, SQLite"), Goal::AtMost(1_000.0, 200.0));
-    let mut on_many = row(format!("start, {flags} flags"), Goal::Informational);
     let mut on_long = Row::compared(
         format!("start, a log of {entries} entries"),
         "the same flags, a new log",
@@ -84,14 +59,14 @@ async fn starts(rig: &mut Rig, report: &mut Report) -> Result<()> {
     for _ in 0..rounds {
         on_empty = on_empty.with(start_ms(program, &empty).await?);
         on_sqlite = on_sqlite.with(start_ms(program, &sqlite).await?);
-        on_many = on_many.with(start_ms(program, &many).await?);
         on_long.add(start_ms(program, &long).await?, start_ms(program, &few).await?);
     }
-    [on_empty, on_sqlite, on_many, on_long].into_iter().for_each(|row| report.add(row));
+    [on_empty, on_sqlite, on_long].into_iter().for_each(|row| report.add(row));
     Ok(())
 }
 
-async fn start_ms(program: &Program, url: &str) -> Result<f64> {
+/// Milliseconds until a server on this database is ready.
+pub async fn start_ms(program: &Program, url: &str) -> Result<f64> {
     let server = Server::start(program, url).await?;
     let took = server.started_in;
     server.stop().await?;

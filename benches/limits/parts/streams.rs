@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 use prost::Message;
 use prost::bytes::{Buf, Bytes};
 use prost::encoding::{DecodeContext, WireType, decode_key, skip_field};
-use tempfile::TempDir;
 use toggled::api::pb::StreamAuditLogsRequest;
 use toggled::domain::Revision;
 use tokio::process::Command;
@@ -16,10 +15,10 @@ use tonic::codegen::http::uri::PathAndQuery;
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
+use crate::rig::Rig;
 use crate::rig::callers::Callers;
 use crate::rig::raw_codec::RawCodec;
 use crate::rig::requests::{token, with_token};
-use crate::rig::{Deployment, Rig, fill};
 
 /// Columns that the service sends.
 const COLUMNS: &str = "id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, \
@@ -40,7 +39,7 @@ async fn from_postgres(rig: &mut Rig, report: &mut Report) -> Result<()> {
     let psql = rig.cluster.program("psql");
     let large = rig.large_log().await?;
     let name = format!("StreamAuditLogs from PostgreSQL, {streamed} entries");
-    let mut row = Row::compared(name, "psql, COPY of the same rows to STDOUT", "/s", Goal::AtLeast(0.3, 0.6));
+    let mut row = Row::compared(name, "psql, COPY of the same rows to STDOUT", "/s", Goal::AtLeast(0.5, 0.8));
     for _ in 0..rounds {
         let head = large.callers.flag_1().await?.revision;
         let service = stream(&large.callers, head - streamed, streamed).await?;
@@ -80,19 +79,16 @@ async fn memory_of_whole_log(rig: &mut Rig, report: &mut Report) -> Result<()> {
     Ok(())
 }
 
-async fn from_sqlite(rig: &Rig, report: &mut Report) -> Result<()> {
-    let (folder, streamed) = (TempDir::new()?, rig.scale.sqlite_entries);
-    let file = folder.path().join("large.db");
-    let url = format!("sqlite://{}", file.display());
-    Deployment::start(&rig.current, url.clone()).await?.server.stop().await?;
-    fill::fill(&url, streamed + 1).await?;
-    let served = Deployment::start(&rig.current, url).await?;
+async fn from_sqlite(rig: &mut Rig, report: &mut Report) -> Result<()> {
+    let (rounds, streamed) = (rig.scale.rounds, rig.scale.sqlite_entries);
+    let served = rig.large_sqlite().await?;
+    let file = Path::new(served.url.trim_start_matches("sqlite://"));
     let name = format!("StreamAuditLogs from SQLite, {streamed} entries");
     let mut row = Row::compared(name, "the sqlite3 shell, CSV of the same rows", "/s", Goal::AtLeast(0.1, 0.4));
-    for _ in 0..rig.scale.rounds {
+    for _ in 0..rounds {
         let head = served.callers.flag_1().await?.revision;
         let service = stream(&served.callers, head - streamed, streamed).await?;
-        row.add(service, rows_per_second(shell(&file, head - streamed), streamed).await?);
+        row.add(service, rows_per_second(shell(file, head - streamed), streamed).await?);
     }
     report.add(row);
     Ok(())

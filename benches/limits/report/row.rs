@@ -37,8 +37,13 @@ impl Row {
 
     /// Adds a round without a limit.
     pub fn with(mut self, measured: f64) -> Self {
-        self.measured.push(measured);
+        self.measure(measured);
         self
+    }
+
+    /// The same, in place.
+    pub fn measure(&mut self, measured: f64) {
+        self.measured.push(measured);
     }
 
     /// Adds a round of a comparison and prints it.

@@ -6,6 +6,8 @@ use std::future::ready;
 use std::io::Read;
 use std::marker::PhantomData;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
 
 use prost::Message;
@@ -71,7 +73,7 @@ impl Answers {
 pub async fn serve() -> Result<()> {
     let mut answers = Vec::new();
     std::io::stdin().read_to_end(&mut answers)?;
-    let (changes, _) = broadcast::channel(CHANNEL_CAPACITY);
+    let changes = Changes { sender: broadcast::channel(CHANNEL_CAPACITY).0, revision: Arc::default() };
     let answers = Answers::decode(&answers)?;
     let (flags, values) = (Bare::<Flags>::new(&answers, &changes), Bare::<Values>::new(&answers, &changes));
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -80,15 +82,22 @@ pub async fn serve() -> Result<()> {
     Ok(Server::builder().add_service(flags).add_service(values).serve_with_incoming(incoming).await?)
 }
 
+/// The flips so far: their number is the revision.
+#[derive(Clone)]
+struct Changes {
+    sender: broadcast::Sender<WatchFeatureFlagsResponse>,
+    revision: Arc<AtomicI64>,
+}
+
 /// Implements a few methods of the service `S`, which is one of the two below.
 struct Bare<S> {
     answers: Answers,
-    changes: broadcast::Sender<WatchFeatureFlagsResponse>,
+    changes: Changes,
     service: PhantomData<fn() -> S>,
 }
 
 impl<S> Bare<S> {
-    fn new(answers: &Answers, changes: &broadcast::Sender<WatchFeatureFlagsResponse>) -> Self {
+    fn new(answers: &Answers, changes: &Changes) -> Self {
         Self { answers: answers.clone(), changes: changes.clone(), service: PhantomData }
     }
 }
@@ -144,25 +153,23 @@ where
 
 /// Sends the change to all watchers, then answers the caller.
 fn flip(
-    changes: broadcast::Sender<WatchFeatureFlagsResponse>,
+    changes: Changes,
     change: WatchFeatureFlagsResponse,
     request: http::Request<Body>,
 ) -> impl Future<Output = Answered> {
-    let answer = ToggleFeatureFlagResponse { revision: change.revision, ..Default::default() };
+    let revision = changes.revision.fetch_add(1, Ordering::Relaxed) + 1;
+    let answer = ToggleFeatureFlagResponse { revision, ..Default::default() };
     // Fails if there are no watchers, which is allowed.
-    let _ = changes.send(change);
+    let _ = changes.sender.send(WatchFeatureFlagsResponse { revision, ..change });
     unary::<ToggleFeatureFlagRequest, _>(request, answer)
 }
 
 /// Sends an initial state, then every change.
-async fn watch(
-    changes: broadcast::Sender<WatchFeatureFlagsResponse>,
-    change: WatchFeatureFlagsResponse,
-    request: http::Request<Body>,
-) -> Answered {
+async fn watch(changes: Changes, change: WatchFeatureFlagsResponse, request: http::Request<Body>) -> Answered {
     let method = service_fn(move |_: Request<WatchFeatureFlagsRequest>| {
-        let first = WatchFeatureFlagsResponse { feature_flags: Vec::new(), ..change.clone() };
-        let changes = BroadcastStream::new(changes.subscribe());
+        let revision = changes.revision.load(Ordering::Relaxed);
+        let first = WatchFeatureFlagsResponse { feature_flags: Vec::new(), revision, ..change.clone() };
+        let changes = BroadcastStream::new(changes.sender.subscribe());
         let changes = changes.map(|change| change.map_err(|behind| Status::data_loss(behind.to_string())));
         ready(Ok::<_, Status>(Response::new(tokio_stream::once(Ok(first)).chain(changes))))
     });

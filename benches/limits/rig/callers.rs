@@ -7,7 +7,7 @@ use toggled::api::pb::{CreateFeatureFlagRequest, GetFeatureFlagResponse};
 use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
-use super::flip_load::{FlipLoad, FlipResult};
+use super::call_load::{CallLoad, LoadResult};
 use super::requests::{connect, read_request, token, with_token};
 use crate::Result;
 
@@ -50,7 +50,7 @@ impl Callers {
     }
 
     /// Runs a load. Fails unless the log grew by exactly these flips.
-    pub async fn flip(&self, load: &FlipLoad) -> Result<FlipResult> {
+    pub async fn flip(&self, load: &CallLoad) -> Result<LoadResult> {
         let before = self.flag_1().await?.revision;
         let result = self.flip_with_other_changes(load).await?;
         let after = self.flag_1().await?.revision;
@@ -62,13 +62,23 @@ impl Callers {
     }
 
     /// Runs a load while other clients change flags. Fails if a flip is refused.
-    pub async fn flip_with_other_changes(&self, load: &FlipLoad) -> Result<FlipResult> {
+    pub async fn flip_with_other_changes(&self, load: &CallLoad) -> Result<LoadResult> {
         let result = self.flip_with_refusals(load).await?;
         if result.refused > 0 { Err(format!("{} flips were refused", result.refused).into()) } else { Ok(result) }
     }
 
+    /// Runs a load of reads. Fails if one is refused.
+    pub async fn read(&self, load: &CallLoad) -> Result<LoadResult> {
+        let result = self.run(load).await?;
+        if result.refused > 0 { Err(format!("{} reads were refused", result.refused).into()) } else { Ok(result) }
+    }
+
     /// Runs a load in which the server may refuse flips.
-    pub async fn flip_with_refusals(&self, load: &FlipLoad) -> Result<FlipResult> {
+    pub async fn flip_with_refusals(&self, load: &CallLoad) -> Result<LoadResult> {
+        self.run(load).await
+    }
+
+    async fn run(&self, load: &CallLoad) -> Result<LoadResult> {
         let (address, load) = (self.address, load.clone());
         tokio::task::spawn_blocking(move || load.run(address)).await?
     }

@@ -1,12 +1,13 @@
-//! Writes a long log with the service's own code. Its batches are larger than those of real calls, so that it takes less time.
+//! Writes a long log, or many flags, with the service's own code. Its batches are larger than those of real calls, so that it takes less time.
 
 use std::time::Duration;
 
 use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Permission, Permissions};
-use toggled::domain::advance::{Actor, Command, Origin, Proposal, advance};
+use toggled::domain::advance::{Actor, Command, NewFlag, Origin, Proposal, advance};
+use toggled::domain::flag::Status;
 use toggled::domain::state::{FlagRef, State};
-use toggled::domain::text::{Email, FlagKey, Reason};
+use toggled::domain::text::{Description, Email, FlagKey, Name, Reason};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::store::{AppendOutcome, Writer, open};
 use uuid::Uuid;
@@ -52,6 +53,21 @@ pub async fn fill(url: &str, entries: Revision) -> Result<()> {
     Ok(())
 }
 
+/// Creates `flag-1` to `flag-COUNT` in a database without flags.
+pub async fn create_flags(url: &str, count: usize) -> Result<()> {
+    let store = open(url)?;
+    let mut state = store.load().await?;
+    let mut writer = store.writer();
+    let numbers: Vec<_> = (1..=count).collect();
+    for batch in numbers.chunks(usize::try_from(BATCH)?) {
+        let flags = batch.iter().map(|n| create_flag(*n)).collect::<Result<Vec<_>>>()?;
+        append(&mut state, &mut *writer, &flags, SystemClock.now()).await?;
+    }
+    while store.count_ahead().await? {}
+    println!("  {count} flags created");
+    Ok(())
+}
+
 async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposal], now: Timestamp) -> Result<()> {
     let step = advance(state, proposals, now, &mut Uuid::now_v7);
     if step.entries.len() != proposals.len() {
@@ -65,11 +81,25 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
     Ok(())
 }
 
+fn create_flag(number: usize) -> Result<Proposal> {
+    let new = NewFlag {
+        key: FlagKey::parse(&format!("flag-{number}")).map_err(|rule| rule.0)?,
+        name: Name::parse(&format!("Flag {number}")).map_err(|rule| rule.0)?,
+        description: Description::parse("").map_err(|rule| rule.0)?,
+        status: Status::Disabled,
+    };
+    Ok(Proposal::without_request_id(service(), Command::CreateFlag(new), origin()))
+}
+
+fn service() -> Actor {
+    Actor::Service { name: "benchmark".into() }
+}
+
 fn create_user(number: usize) -> Result<Proposal> {
     let permissions = Permissions::all();
     let command =
         Command::CreateUser { email: Email::parse(&email(number)).map_err(|rule| rule.0)?, account: None, permissions };
-    Ok(Proposal::without_request_id(Actor::Service { name: "benchmark".into() }, command, origin()))
+    Ok(Proposal::without_request_id(service(), command, origin()))
 }
 
 /// A flip of a different flag by a different user than the entry before.

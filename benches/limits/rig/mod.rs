@@ -2,10 +2,11 @@
 //! and data are created on first use and shared by later parts.
 
 pub mod bare;
+pub mod call_load;
 pub mod callers;
 mod cluster;
+mod connection;
 pub mod fill;
-pub mod flip_load;
 pub mod h2load;
 pub mod past_readers;
 pub mod pgbench;
@@ -16,10 +17,14 @@ pub mod program;
 pub mod raw_codec;
 pub mod requests;
 pub mod server;
+pub mod silent_watchers;
 pub mod sqlite;
+mod watch_messages;
 pub mod watchers;
 
 use std::path::Path;
+
+use tempfile::TempDir;
 
 use crate::Result;
 use crate::scale::{FLAGS, Scale};
@@ -40,6 +45,9 @@ pub struct Rig {
     pub cluster: Cluster,
     main_server: Option<Deployment>,
     large_log: Option<Deployment>,
+    large_sqlite: Option<Deployment>,
+    /// Holds the files of the shared databases on SQLite.
+    folder: TempDir,
     pgbench: Option<Pgbench>,
 }
 
@@ -54,6 +62,10 @@ impl Deployment {
     /// Starts a server on a database and creates [`FLAGS`] flags if they do not exist.
     pub async fn start(program: &Program, url: String) -> Result<Self> {
         let server = Server::start(program, &url).await?;
+        Self::on(server, url).await
+    }
+
+    async fn on(server: Server, url: String) -> Result<Self> {
         let callers = Callers::connect(server.address).await?;
         if callers.flag_1().await.is_err() {
             callers.create_flags(FLAGS).await?;
@@ -78,6 +90,8 @@ impl Rig {
             cluster: Cluster::start().await?,
             main_server: None,
             large_log: None,
+            large_sqlite: None,
+            folder: TempDir::new()?,
             pgbench: None,
         })
     }
@@ -85,6 +99,15 @@ impl Rig {
     /// A server on a new PostgreSQL database.
     pub async fn new_on_postgres(&self, name: &str) -> Result<Deployment> {
         let served = Deployment::start(&self.current, self.cluster.new_database(name).await?).await?;
+        self.cluster.vacuum_and_checkpoint(&served.url).await?;
+        Ok(served)
+    }
+
+    /// The same with a server that exposes its metrics.
+    pub async fn new_on_postgres_with_metrics(&self, name: &str) -> Result<Deployment> {
+        let url = self.cluster.new_database(name).await?;
+        let server = Server::start_with_metrics(&self.current, &url).await?;
+        let served = Deployment::on(server, url).await?;
         self.cluster.vacuum_and_checkpoint(&served.url).await?;
         Ok(served)
     }
@@ -111,6 +134,19 @@ impl Rig {
                 Deployment::start(&self.current, url.clone()).await?.server.stop().await?;
                 fill::fill(&url, self.scale.entries).await?;
                 self.cluster.vacuum_and_checkpoint(&url).await?;
+                Ok(empty.insert(Deployment::start(&self.current, url).await?))
+            }
+        }
+    }
+
+    /// A server on SQLite whose log is long.
+    pub async fn large_sqlite(&mut self) -> Result<&Deployment> {
+        match &mut self.large_sqlite {
+            Some(served) => Ok(served),
+            empty => {
+                let url = format!("sqlite://{}", self.folder.path().join("large.db").display());
+                Deployment::start(&self.current, url.clone()).await?.server.stop().await?;
+                fill::fill(&url, self.scale.sqlite_entries + 1).await?;
                 Ok(empty.insert(Deployment::start(&self.current, url).await?))
             }
         }

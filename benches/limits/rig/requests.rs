@@ -17,6 +17,11 @@ use crate::Result;
 /// Length of gRPC's message prefix, in bytes.
 pub const GRPC_PREFIX: usize = 5;
 
+/// Paths of methods that light clients call.
+pub const FLIP: &str = "/toggled.v1.ToggleService/ToggleFeatureFlag";
+pub const GET: &str = "/toggled.v1.ToggleService/GetFeatureFlag";
+pub const WATCH: &str = "/toggled.v1.ToggleService/WatchFeatureFlags";
+
 type Token = MetadataValue<Ascii>;
 
 /// Flips the flag with this number.
@@ -28,10 +33,15 @@ pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
     }
 }
 
+/// Reads the flag with this number.
+pub fn get_request(number: usize) -> GetFeatureFlagRequest {
+    let flag = get_feature_flag_request::Flag::Key(format!("flag-{number}"));
+    GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
+}
+
 /// Reads `flag-1`.
 pub fn read_request() -> GetFeatureFlagRequest {
-    let flag = get_feature_flag_request::Flag::Key("flag-1".to_owned());
-    GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
+    get_request(1)
 }
 
 /// Opens a connection.

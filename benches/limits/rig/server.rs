@@ -56,6 +56,8 @@ impl Server {
             ("TOGGLED_LOG", "warn,toggled::server::checkpoints=error"),
             // One user stands for many.
             ("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000"),
+            ("TOGGLED_MAX_STREAMS", "20000"),
+            ("TOGGLED_MAX_STREAMS_PER_CALLER", "20000"),
         ];
         Self::spawn(program.serve(&[&settings, more].concat()), &[]).await
     }
@@ -93,10 +95,19 @@ impl Server {
 
     /// Resident memory in MiB.
     pub fn resident_mib(&self) -> Result<f64> {
-        resident_mib(self.process.id().ok_or("the server has stopped")?, "VmRSS:")
+        self.memory("VmRSS:")
     }
 
-    /// Value of a metric without labels. A counter that does not exist yet is 0.
+    /// The most resident memory so far, in MiB.
+    pub fn peak_mib(&self) -> Result<f64> {
+        self.memory("VmHWM:")
+    }
+
+    fn memory(&self, field: &str) -> Result<f64> {
+        resident_mib(self.process.id().ok_or("the server has stopped")?, field)
+    }
+
+    /// Value of a metric, whose name includes its labels. A counter that does not exist yet is 0.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let address = self.metrics.ok_or("this server exposes no metrics")?;
         let mut connection = TcpStream::connect(address).await?;

@@ -1,56 +1,81 @@
-//! A load of flips. It must cost little CPU, because clients share the machine with the server and the database. A tonic
-//! client costs as much as the service itself, so each connection is one thread that drives `h2` directly.
+//! A load of calls about single flags: flips, or reads.
 
-use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use h2::client::SendRequest;
 use prost::bytes::Bytes;
-use tokio::net::TcpStream;
-use tokio::runtime;
-use tokio::task::{JoinSet, LocalSet};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::requests::{encode_grpc, flip_request};
-use super::server::TOKEN;
+use super::connection::{Connection, run_client};
+use super::requests::{FLIP, GET, encode_grpc, flip_request, get_request};
 use crate::Result;
 use crate::scale::FLAGS;
 use crate::stats::percentile;
 
-/// Connections that carry the load. With fewer flips in flight, there are fewer connections.
+/// Connections that carry the load. With fewer calls in flight, there are fewer connections.
 const CONNECTIONS: usize = 4;
 
-/// Time before flips are counted, or half of the measured time if that is less.
+/// Time before calls are counted, or half of the measured time if that is less.
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// The longest time until a flip is answered.
+/// The longest time until a call is answered.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// HTTP/2 window of a connection, the largest possible: flow control must not limit the load.
-const WINDOW: u32 = i32::MAX as u32;
+/// What a load calls.
+#[derive(Clone, Copy)]
+pub enum Method {
+    Flip,
+    Read,
+}
 
-/// One round of flips: how many, of which flags, for how long.
+impl Method {
+    fn path(self) -> &'static str {
+        match self {
+            Self::Flip => FLIP,
+            Self::Read => GET,
+        }
+    }
+
+    fn request(self, flag: usize) -> Result<Bytes> {
+        match self {
+            Self::Flip => encode_grpc(&flip_request(flag)),
+            Self::Read => encode_grpc(&get_request(flag)),
+        }
+    }
+}
+
+/// One round of calls: how many, about which flags, for how long.
 #[derive(Clone)]
-pub struct FlipLoad {
-    /// Flips in flight at any moment.
+pub struct CallLoad {
+    pub method: Method,
+    /// Calls in flight at any moment.
     pub in_flight: usize,
-    /// Numbers of the flags to flip, at random.
+    /// Numbers of the flags, at random.
     pub flags: Range<usize>,
     /// Measured time, after the warm-up.
     pub length: Duration,
 }
 
-impl FlipLoad {
+impl CallLoad {
     /// Flips any of the [`FLAGS`].
-    pub fn of_all_flags(in_flight: usize, length: Duration) -> Self {
-        Self { in_flight, flags: 1..FLAGS + 1, length }
+    pub fn flips(in_flight: usize, length: Duration) -> Self {
+        Self::flips_of(1..FLAGS + 1, in_flight, length)
+    }
+
+    /// Flips any of these flags.
+    pub fn flips_of(flags: Range<usize>, in_flight: usize, length: Duration) -> Self {
+        Self { method: Method::Flip, in_flight, flags, length }
+    }
+
+    /// Reads any of these flags.
+    pub fn reads_of(flags: Range<usize>, in_flight: usize, length: Duration) -> Self {
+        Self { method: Method::Read, in_flight, flags, length }
     }
 
     /// Runs the load with one thread per connection.
-    pub fn run(&self, address: SocketAddr) -> Result<FlipResult> {
+    pub fn run(&self, address: SocketAddr) -> Result<LoadResult> {
         let measured_from = Instant::now() + WARM_UP.min(self.length / 2);
         let window = Window { from: measured_from, until: measured_from + self.length };
         let connections = self.in_flight.min(CONNECTIONS);
@@ -67,19 +92,17 @@ impl FlipLoad {
             }
             Ok::<_, Box<dyn std::error::Error + Send + Sync>>(())
         })?;
-        Ok(FlipResult::new(total, self.length))
+        Ok(LoadResult::new(total, self.length))
     }
 
     fn run_connection(&self, address: SocketAddr, number: usize, in_flight: usize, window: Window) -> Result<Counts> {
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        LocalSet::new().block_on(&runtime, async {
-            let connection = open(address).await?;
-            let request = Rc::new(request_head(address)?);
+        run_client(async {
+            let connection = Connection::open(address, self.method.path()).await?;
             let mut callers = JoinSet::new();
             for caller in 0..in_flight {
                 let caller = Caller {
+                    method: self.method,
                     connection: connection.clone(),
-                    request: Rc::clone(&request),
                     flags: RandomFlags::new(self.flags.clone(), (number * 1_000 + caller) as u64),
                     window,
                     counts: Counts::default(),
@@ -97,17 +120,17 @@ impl FlipLoad {
 }
 
 /// Result of one round.
-pub struct FlipResult {
+pub struct LoadResult {
     pub per_second: f64,
-    /// Durations of the measured flips, shortest first.
+    /// Durations of the measured calls, shortest first.
     pub durations: Vec<Duration>,
-    /// Successful flips, including those outside of the measured time.
+    /// Successful calls, including those outside of the measured time.
     pub succeeded: i64,
-    /// Refused flips, including those outside of the measured time.
+    /// Refused calls, including those outside of the measured time.
     pub refused: i64,
 }
 
-impl FlipResult {
+impl LoadResult {
     fn new(mut counts: Counts, length: Duration) -> Self {
         counts.durations.sort_unstable();
         Self {
@@ -118,13 +141,13 @@ impl FlipResult {
         }
     }
 
-    /// Median duration of a flip, in milliseconds.
+    /// Median duration of a call, in milliseconds.
     pub fn median_ms(&self) -> f64 {
         percentile(&self.durations, 0.5).as_secs_f64() * 1_000.0
     }
 }
 
-/// The measured time. Flips that are answered within it count; no flips start after it.
+/// The measured time. Calls that are answered within it count; no calls start after it.
 #[derive(Clone, Copy)]
 struct Window {
     from: Instant,
@@ -146,10 +169,10 @@ impl Counts {
     }
 }
 
-/// Flips one flag after the other.
+/// Makes one call after the other.
 struct Caller {
-    connection: SendRequest<Bytes>,
-    request: Rc<http::Request<()>>,
+    method: Method,
+    connection: Connection,
     flags: RandomFlags,
     window: Window,
     counts: Counts,
@@ -158,9 +181,10 @@ struct Caller {
 impl Caller {
     async fn run(mut self) -> Result<Counts> {
         loop {
-            let body = encode_grpc(&flip_request(self.flags.next()))?;
+            let request = self.method.request(self.flags.next())?;
             let began = Instant::now();
-            let succeeded = timeout(ANSWER_TIMEOUT, self.flip(body)).await.map_err(|_| "a flip was not answered")??;
+            let answer = timeout(ANSWER_TIMEOUT, self.connection.call(request)).await;
+            let succeeded = answer.map_err(|_| "a call was not answered")??.is_some();
             let now = Instant::now();
             if succeeded {
                 self.counts.succeeded += 1;
@@ -175,45 +199,6 @@ impl Caller {
             }
         }
     }
-
-    /// Whether the flip was made; false if the server refused it.
-    async fn flip(&mut self, body: Bytes) -> Result<bool> {
-        poll_fn(|context| self.connection.poll_ready(context)).await?;
-        let (response, mut stream) = self.connection.send_request((*self.request).clone(), false)?;
-        stream.send_data(body, true)?;
-        let mut body = response.await?.into_body();
-        let mut has_message = false;
-        while let Some(data) = body.data().await {
-            let data = data?;
-            body.flow_control().release_capacity(data.len())?;
-            // gRPC sends no message with an error.
-            has_message |= !data.is_empty();
-        }
-        body.trailers().await?;
-        Ok(has_message)
-    }
-}
-
-/// An HTTP/2 connection, driven by a task of its own.
-async fn open(address: SocketAddr) -> Result<SendRequest<Bytes>> {
-    let socket = TcpStream::connect(address).await?;
-    socket.set_nodelay(true)?;
-    let mut builder = h2::client::Builder::new();
-    builder.enable_push(false).initial_connection_window_size(WINDOW);
-    let (sender, connection) = builder.handshake(socket).await?;
-    tokio::task::spawn_local(connection);
-    Ok(sender)
-}
-
-fn request_head(address: SocketAddr) -> Result<http::Request<()>> {
-    Ok(http::Request::post(format!("http://{address}/toggled.v1.ToggleService/ToggleFeatureFlag"))
-        .version(http::Version::HTTP_2)
-        .header("content-type", "application/grpc")
-        .header("te", "trailers")
-        .header("authorization", format!("Bearer {TOKEN}"))
-        // As long as that of a tonic client, since the log stores it.
-        .header("user-agent", "quick tonic/0.14.9")
-        .body(())?)
 }
 
 /// Numbers of flags, from Knuth's linear congruential generator. Its high bits are the random ones.
