@@ -125,7 +125,8 @@ CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
     WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
 
 -- How many entries of each kind a block of the log has: block 0 holds the revisions 1 to 16,384, block 1 the next as many,
--- and so on. A block is counted once, when it is full, because entries never change. The table is derived from the log: if
+-- and so on. The rows of all users together have the empty address, which no user has. A block is counted once, when it is
+-- full, because entries never change. The table is derived from the log: if
 -- it is emptied, the log is counted again. Counts are deleted soon after the first entry of their block is trimmed, because
 -- an address must not outlive the log.
 CREATE TABLE audit_log_counts (

@@ -24,8 +24,8 @@ const MIN_PAUSE: Duration = Duration::from_millis(5);
 const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The interval of counting the log's entries ahead, for the totals of lists (see `store/counts.rs`). Queries walk the entries that are not
-/// counted yet, which takes some tenths of a second for a hundred thousand.
-const COUNT_INTERVAL: Duration = Duration::from_secs(5);
+/// counted yet, and there may be ten thousand new ones a second.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The interval of writing the last uses of tokens.
 const LAST_USED_INTERVAL: Duration = Duration::from_secs(30);

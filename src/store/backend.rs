@@ -1,7 +1,11 @@
 //! What code that serves both databases needs from each of them.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::Postgres;
 use sqlx::query::Query;
 use sqlx::sqlite::Sqlite;
@@ -30,6 +34,21 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
         connection: &'c mut Self::Connection,
         query: Query<'c, Self, Self::Arguments>,
     ) -> BoxStream<'c, Result<Self::Row, sqlx::Error>>;
+
+    /// Makes the database stop a statement of this connection soon after `is_abandoned`, where it can be told so.
+    fn stop_when(
+        connection: &mut Self::Connection,
+        is_abandoned: Arc<AtomicBool>,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>>;
+
+    /// Gives up a connection in the middle of a statement.
+    fn abandon(connection: &mut PoolConnection<Self>);
+
+    /// The part of a statement that makes the database use this index of the log, or none. Empty where it decides itself.
+    fn index_hint(index: Option<&str>) -> String;
+
+    /// One line of a plan.
+    fn plan_line(row: &Self::Row) -> Result<String, sqlx::Error>;
 
     /// The end of the log.
     fn end(connection: &mut Self::Connection) -> BoxFuture<'_, Result<LogEnd, StoreError>>;
@@ -60,6 +79,25 @@ macro_rules! backend {
                 query: Query<'c, Self, Self::Arguments>,
             ) -> BoxStream<'c, Result<Self::Row, sqlx::Error>> {
                 connection.fetch(query)
+            }
+
+            fn stop_when(
+                connection: &mut Self::Connection,
+                is_abandoned: Arc<AtomicBool>,
+            ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+                Box::pin($module::stop_when(connection, is_abandoned))
+            }
+
+            fn abandon(connection: &mut PoolConnection<Self>) {
+                $module::abandon(connection);
+            }
+
+            fn index_hint(index: Option<&str>) -> String {
+                $module::index_hint(index)
+            }
+
+            fn plan_line(row: &Self::Row) -> Result<String, sqlx::Error> {
+                $module::plan_line(row)
             }
 
             fn end(connection: &mut Self::Connection) -> BoxFuture<'_, Result<LogEnd, StoreError>> {

@@ -1,7 +1,8 @@
 //! Storage: the traits that a database must implement, and the two databases that do. All SQL is here.
 //!
 //! * `rows` describes each table once.
-//! * `sql`, `audit`, `counts`, `checkpoints` and `follow` are written once for both databases.
+//! * `sql`, `audit`, `counts`, `pages`, `checkpoints` and `follow` are written once for both databases.
+//! * `share` and `reading` keep questions to the log from slowing changes.
 //! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
 //! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
@@ -14,8 +15,11 @@ mod counts;
 mod error;
 mod follow;
 mod migrate;
+mod pages;
 mod postgres;
+mod reading;
 mod rows;
+mod share;
 mod sql;
 mod sqlite;
 mod usability;
@@ -107,22 +111,28 @@ impl RemovedEntries {
     }
 }
 
-/// The pool of database connections that callers share.
+/// The database connections that callers share.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
     /// Open connections that are not in use.
     pub idle: u32,
     /// Connections in use.
     pub used: u32,
-    /// The limit of the pool.
+    /// The most that can be open.
     pub max: u32,
 }
 
 impl Connections {
-    fn of<D: sqlx::Database>(pool: &sqlx::Pool<D>) -> Self {
-        let (all, max) = (pool.size(), pool.options().get_max_connections());
-        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX).min(all);
-        Self { idle, used: all - idle, max }
+    fn of<D: sqlx::Database>(pools: [&sqlx::Pool<D>; 2]) -> Self {
+        pools.into_iter().fold(Self::default(), |sum, pool| {
+            let all = pool.size();
+            let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX).min(all);
+            Self {
+                idle: sum.idle + idle,
+                used: sum.used + all - idle,
+                max: sum.max + pool.options().get_max_connections(),
+            }
+        })
     }
 }
 
@@ -152,7 +162,7 @@ pub trait Store: Send + Sync {
     /// PostgreSQL's, or the machine's for a file. Until the database was read for the first time, the machine's.
     fn clock(&self) -> Arc<dyn Clock>;
 
-    /// The state of the pool that callers share. The server itself has other connections.
+    /// The state of the connections that callers share. The server itself has other connections.
     fn connections(&self) -> Connections;
 
     /// Applies all pending migrations. Safe to call from several servers at once.
@@ -214,7 +224,9 @@ pub trait Store: Send + Sync {
     /// change is reported as made because it was read.
     async fn confirm_durable(&self) -> Result<(), StoreError>;
 
-    /// Entries that match a query.
+    /// Entries that match a query. Walks only the blocks of the log that have such entries, as far as it is counted.
+    ///
+    /// Like [`Store::count`] and [`Store::next_changes`], it waits for its turn, and ends in the database when it is dropped.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
     /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
@@ -276,8 +288,8 @@ pub trait Store: Send + Sync {
     /// The verifier keys of all keys that signed checkpoints, and when each was added, the oldest first.
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
 
-    /// The database's plan for [`Store::entries`].
-    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError>;
+    /// Runs [`Store::entries`], and returns the database's plan for each of its statements.
+    async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError>;
 }
 
 /// The one connection that appends to the log.

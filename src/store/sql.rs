@@ -77,20 +77,37 @@ impl<B: Backend> Sql<B> {
         pool: &Pool<B>,
         decode: impl Fn(&B::Row) -> Result<V, sqlx::Error>,
     ) -> Result<Vec<V>, StoreError> {
-        let query = self.query()?;
         let mut connection = pool.acquire().await.map_err(B::read_error)?;
-        let rows = B::fetch(&mut connection, query).try_collect::<Vec<_>>().await.map_err(B::read_error)?;
-        rows.iter().map(decode).collect::<Result<_, _>>().map_err(B::read_error)
+        self.values_on(&mut connection, decode).await
     }
 
-    /// The first value of each row.
-    pub async fn first_values<V: for<'r> Value<'r>>(self, pool: &Pool<B>) -> Result<Vec<V>, StoreError> {
-        self.values(pool, |row| B::get(row, 0)).await
+    /// As [`values`](Self::values), on one connection.
+    pub async fn values_on<V>(
+        self,
+        connection: &mut B::Connection,
+        decode: impl Fn(&B::Row) -> Result<V, sqlx::Error>,
+    ) -> Result<Vec<V>, StoreError> {
+        let rows = B::fetch(connection, self.query()?).try_collect::<Vec<_>>().await.map_err(B::read_error)?;
+        rows.iter().map(decode).collect::<Result<_, _>>().map_err(B::read_error)
     }
 
     /// The first value of the first row.
     pub async fn first_value<V: for<'r> Value<'r>>(self, pool: &Pool<B>) -> Result<Option<V>, StoreError> {
-        Ok(self.first_values(pool).await?.into_iter().next())
+        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        self.first_value_on(&mut connection).await
+    }
+
+    /// As [`first_value`](Self::first_value), on one connection.
+    pub async fn first_value_on<V: for<'r> Value<'r>>(
+        self,
+        connection: &mut B::Connection,
+    ) -> Result<Option<V>, StoreError> {
+        Ok(self.values_on(connection, |row| B::get(row, 0)).await?.into_iter().next())
+    }
+
+    /// The only value, a number.
+    pub async fn number_on(self, connection: &mut B::Connection) -> Result<i64, StoreError> {
+        self.first_value_on(connection).await?.ok_or_else(|| B::read_error(sqlx::Error::RowNotFound))
     }
 
     /// Runs a statement that returns nothing of interest.

@@ -7,7 +7,7 @@ use crate::api::paging::LogCursor;
 use crate::api::pb;
 use crate::api::validate::{Edge, RequestValidator};
 use crate::domain::Revision;
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Violation};
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
@@ -15,6 +15,9 @@ use crate::store::{EntryQuery, Order, Store};
 
 const DEFAULT_LIMIT: i32 = 50;
 const MAX_LIMIT: i32 = 100;
+
+/// How many entries of one object may be skipped. The log is not counted by object, so they are walked.
+const MAX_SKIPPED_OF_OBJECT: i64 = 100_000;
 
 /// ListAuditLogs, parsed.
 pub(super) struct AuditLogList {
@@ -95,7 +98,7 @@ impl AuditLogList {
             None if self.filter.is_empty() => Some(range.len()),
             None => Some(store.count(&self.filter, range).await?),
         };
-        let mut entries = match self.query(range) {
+        let mut entries = match self.query(range, total)? {
             Some(query) if !query.range.is_empty() => store.entries(&query).await?,
             _ => Vec::new(),
         };
@@ -113,22 +116,65 @@ impl AuditLogList {
         })
     }
 
-    /// The query for the page's entries and one more, which tells whether there is a next page. `None` for a page number beyond any
-    /// log.
-    fn query(&self, range: Range) -> Option<EntryQuery> {
-        let skipped = i64::from(self.page - 1).checked_mul(i64::from(self.limit))?;
+    /// The query for the page's entries and one more, which tells whether there is a next page. `None` for a page number beyond
+    /// the last of `total` entries.
+    fn query(&self, range: Range, total: Option<i64>) -> Result<Option<EntryQuery>, Error> {
+        let skipped = i64::from(self.page - 1) * i64::from(self.limit);
         let (last, offset) = match self.cursor {
             Some(cursor) => (range.last.min(cursor.before - 1), 0),
+            None if total.is_some_and(|total| skipped >= total) => return Ok(None),
             // Without a filter the page's first revision is computed: page 50,000 is as fast as page 1.
-            None if self.filter.is_empty() => (range.last.checked_sub(skipped)?, 0),
+            None if self.filter.is_empty() => (range.last - skipped, 0),
+            None if self.filter.entity_id.is_some() && skipped > MAX_SKIPPED_OF_OBJECT => {
+                let rule = format!(
+                    "must not skip more than {MAX_SKIPPED_OF_OBJECT} entries of one object: use page_token, or to_date"
+                );
+                return Err(Error::Invalid(vec![Violation { field: "page".to_owned(), rule }]));
+            }
             None => (range.last, skipped),
         };
-        Some(EntryQuery {
+        Ok(Some(EntryQuery {
             filter: self.filter.clone(),
             range: Range { first: range.first, last },
             order: Order::NewestFirst,
             offset,
             limit: i64::from(self.limit) + 1,
-        })
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(page: i32) -> pb::ListAuditLogsRequest {
+        pb::ListAuditLogsRequest { page: Some(page), limit: Some(100), ..Default::default() }
+    }
+
+    fn query(request: pb::ListAuditLogsRequest, total: i64) -> Result<Option<(i64, i64)>, Error> {
+        let list = AuditLogList::parse(request).unwrap();
+        let query = list.query(Range { first: 1, last: 1_000_000 }, Some(total))?;
+        Ok(query.map(|query| (query.range.last, query.offset)))
+    }
+
+    #[test]
+    fn page_past_the_end_is_not_looked_for() {
+        let flags = |page| pb::ListAuditLogsRequest { entity_type: Some("feature_flag".to_owned()), ..request(page) };
+        assert_eq!(query(flags(5), 401).unwrap(), Some((1_000_000, 400)));
+        assert_eq!(query(flags(5), 400).unwrap(), None);
+        assert_eq!(query(flags(i32::MAX), 1_000_000).unwrap(), None);
+        assert_eq!(query(request(10_000), 1_000_000).unwrap(), Some((100, 0)));
+        assert_eq!(query(request(i32::MAX), 1_000_000).unwrap(), None);
+    }
+
+    #[test]
+    fn deep_page_of_one_object_is_refused() {
+        let id = "0198c0de-0000-7000-8000-000000000000".to_owned();
+        let of_object = |page| pb::ListAuditLogsRequest { entity_id: Some(id.clone()), ..request(page) };
+        assert_eq!(query(of_object(1_001), 1_000_000).unwrap(), Some((1_000_000, 100_000)));
+        assert_eq!(query(of_object(1_002), 100_100).unwrap(), None);
+        let Err(Error::Invalid(violations)) = query(of_object(1_002), 1_000_000) else { panic!("not refused") };
+        assert_eq!(violations[0].field, "page");
+        assert!(violations[0].rule.contains("use page_token"), "{}", violations[0].rule);
     }
 }

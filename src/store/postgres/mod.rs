@@ -11,12 +11,14 @@ mod statement;
 mod url;
 
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use sqlx::migrate::Migrator;
+use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
 use uuid::Uuid;
@@ -25,10 +27,13 @@ use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
 use super::migrate::Schema;
+use super::pages::Pages;
+use super::reading::LogQuestion;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
+use super::share::LogShare;
 use super::{
     Connections, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
-    Writer, audit, follow, migrate,
+    Writer, audit, follow, migrate, share,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -62,8 +67,11 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 /// A PostgreSQL database.
 pub struct PostgresStore {
     connector: Connector,
-    /// For the queries of callers.
+    /// For look-ups of callers, which are short.
     pool: PgPool,
+    /// For questions to the log.
+    log: PgPool,
+    share: Arc<LogShare>,
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: PgPool,
     follower: Follower,
@@ -83,7 +91,9 @@ impl PostgresStore {
         let connector = Connector::new(url)?;
         let clock = Arc::new(DatabaseClock::default());
         Ok(Self {
-            pool: connector.pool(Purpose::Querying, 8),
+            pool: connector.pool(Purpose::Querying, 4),
+            log: connector.pool(Purpose::Querying, share::TURNS),
+            share: Arc::default(),
             internal: connector.pool(Purpose::Querying, 2),
             follower: Follower::new(connector.clone(), Arc::clone(&clock)),
             clock,
@@ -91,6 +101,10 @@ impl PostgresStore {
             usability: Usability::default(),
             connector,
         })
+    }
+
+    async fn question(&self) -> Result<LogQuestion<'_, Postgres>, StoreError> {
+        LogQuestion::begin(&self.log, &self.share).await
     }
 }
 
@@ -126,6 +140,7 @@ impl Store for PostgresStore {
 
     async fn close(&self) {
         self.pool.close().await;
+        self.log.close().await;
         self.internal.close().await;
         self.follower.close().await;
     }
@@ -135,7 +150,7 @@ impl Store for PostgresStore {
     }
 
     fn connections(&self) -> Connections {
-        Connections::of(&self.pool)
+        Connections::of([&self.pool, &self.log])
     }
 
     async fn migrate_up(&self) -> Result<(), StoreError> {
@@ -170,7 +185,8 @@ impl Store for PostgresStore {
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(PostgresWriter::new(self.connector.clone(), self.instance, Arc::clone(&self.clock)))
+        let (clock, share) = (Arc::clone(&self.clock), Arc::clone(&self.share));
+        Box::new(PostgresWriter::new(self.connector.clone(), self.instance, clock, share))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -215,7 +231,7 @@ impl Store for PostgresStore {
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
         let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
-        Counts(&self.pool).forget_trimmed().await?;
+        Counts::<Postgres>(&mut *self.pool.acquire().await.map_err(read)?).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
 
@@ -260,16 +276,23 @@ impl Store for PostgresStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        audit::entries("", query).rows(&self.pool).await
+        let mut question = self.question().await?;
+        let entries = Pages::<Postgres>::new(question.connection()).entries(query).await;
+        question.end();
+        entries
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        Counts(&self.pool).count(filter, range).await
+        let mut question = self.question().await?;
+        let count = Counts::<Postgres>(question.connection()).count(filter, range).await;
+        question.end();
+        count
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
-        let head = self.head().await?;
-        Counts(&self.pool).ahead(&head).await
+        let mut connection = self.pool.acquire().await.map_err(read)?;
+        let head = end(&mut connection).await?.head;
+        Counts::<Postgres>(&mut connection).ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
@@ -281,8 +304,11 @@ impl Store for PostgresStore {
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
+        let mut question = self.question().await?;
         let query = sqlx::query(NEXT_CHANGES).bind(flags).bind(revision);
-        read_all::<Postgres, _, _>(query.fetch(&self.pool)).await
+        let changes = read_all::<Postgres, _, _>(query.fetch(question.connection())).await;
+        question.end();
+        changes
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
@@ -305,10 +331,33 @@ impl Store for PostgresStore {
         Checkpoints(&self.pool).keys().await
     }
 
-    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines = audit::entries("EXPLAIN ", query).first_values::<String>(&self.pool).await?;
-        Ok(lines.join("\n"))
+    async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {
+        let mut question = self.question().await?;
+        let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ";
+        let plans = Pages::<Postgres>::new(question.connection()).explain(explain, query).await;
+        question.end();
+        plans
     }
+}
+
+/// PostgreSQL has no way to tell it before. See [`abandon`].
+pub(super) async fn stop_when(_: &mut PgConnection, _: Arc<AtomicBool>) -> Result<(), sqlx::Error> {
+    Ok(())
+}
+
+/// Closes the connection. The database looks for that while it works on a statement
+/// ([`session`](session::CLIENT_CHECK)).
+pub(super) fn abandon(connection: &mut PoolConnection<Postgres>) {
+    connection.close_on_drop();
+}
+
+/// PostgreSQL has statistics, and decides itself.
+pub(super) fn index_hint(_: Option<&str>) -> String {
+    String::new()
+}
+
+pub(super) fn plan_line(row: &PgRow) -> Result<String, sqlx::Error> {
+    row.try_get(0)
 }
 
 /// The applied migrations. Reads only.

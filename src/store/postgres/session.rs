@@ -70,6 +70,10 @@ const TUNED_FOR_APPENDS: [(&str, &str); 5] = [
     ("jit", "off"),
 ];
 
+/// How often the server looks whether the client of a running statement is still there. PostgreSQL 13 does not know the
+/// setting, and not every system can look.
+pub(super) const CLIENT_CHECK: (&str, &str) = ("client_connection_check_interval", "250ms");
+
 /// Only a superuser may set it, so it is set only if it differs.
 const REPLICATION_ROLE: &str = "session_replication_role";
 
@@ -113,6 +117,14 @@ impl Session {
         let (names, values): (Vec<_>, Vec<_>) = relied_on.iter().chain(tuned).copied().unzip();
         let set = sqlx::query(SET).bind(names).bind(values).bind(&DURABLE[..]).bind(self.search_path.get());
         set.persistent(false).execute(&mut *connection).await.map_err(|error| refused(error, "a setting"))?;
+        if purpose == Purpose::Querying {
+            let (name, value) = CLIENT_CHECK;
+            let set = sqlx::query("SELECT set_config($1, $2, false)").bind(name).bind(value).persistent(false);
+            match set.execute(&mut *connection).await {
+                Err(error) if error.as_database_error().is_none() => return Err(read(error)),
+                _ => {}
+            }
+        }
         self.check(connection, &relied_on).await
     }
 

@@ -4,6 +4,7 @@
 use std::borrow::Borrow;
 use std::marker::PhantomData;
 use std::sync::{Arc, LazyLock};
+use std::time::Instant;
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -21,6 +22,7 @@ use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::store::follow::LogEnd;
 use crate::store::rows::{Part, Table, Time, assignments, column_list, columns, conflict_update};
+use crate::store::share::LogShare;
 use crate::store::{AppendOutcome, StoreError, Writer};
 
 const CHECK_HEAD: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ? AND closed_at < ?";
@@ -41,6 +43,7 @@ const MAX_ROWS: usize = 256;
 /// The one connection that appends to the log.
 pub(super) struct SqliteWriter {
     database: Arc<SqliteDatabase>,
+    share: Arc<LogShare>,
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
     /// Whether a transaction is open that has locked the head.
@@ -48,10 +51,10 @@ pub(super) struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub fn new(database: Arc<SqliteDatabase>) -> Self {
+    pub fn new(database: Arc<SqliteDatabase>, share: Arc<LogShare>) -> Self {
         // A statement of many rows keeps a journal to undo itself, which would otherwise be written to a file.
         let options = database.options().clone().pragma("temp_store", "MEMORY");
-        Self { database, options, connection: None, is_head_locked: false }
+        Self { database, share, options, connection: None, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -103,11 +106,8 @@ impl SqliteWriter {
         }
         Ok(true)
     }
-}
 
-#[async_trait]
-impl Writer for SqliteWriter {
-    async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
+    async fn append_now(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT
         // gets the step, with all that it had before: that cannot be told from a move right after the COMMIT.
         self.database.open_to_write().await?;
@@ -130,6 +130,16 @@ impl Writer for SqliteWriter {
             }
             Err(error) => error::commit(error),
         }
+    }
+}
+
+#[async_trait]
+impl Writer for SqliteWriter {
+    async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
+        let start = Instant::now();
+        let outcome = self.append_now(step).await;
+        self.share.record_writing(start.elapsed());
+        outcome
     }
 
     async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError> {

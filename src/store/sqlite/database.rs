@@ -13,6 +13,7 @@ use tokio::sync::{Mutex, OnceCell};
 use super::content::{Content, PAUSE};
 use super::error::read;
 use super::file::{DatabaseFile, OpenedFiles};
+use crate::store::share::TURNS;
 use crate::store::{Connections, StoreError};
 
 /// Set on each connection once its file was checked: unlike the settings before, it makes SQLite open the other files.
@@ -37,8 +38,10 @@ pub(super) struct OpenDatabase {
     content: Content,
     /// The first connection. While it is open, no other program removes the write-ahead log. `None` once closed.
     first: Mutex<Option<SqliteConnection>>,
-    /// For the queries of callers.
+    /// For look-ups of callers, which are short.
     readers: SqlitePool,
+    /// For questions to the log.
+    log: SqlitePool,
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: SqlitePool,
     /// The file, if it was created now.
@@ -92,12 +95,13 @@ impl SqliteDatabase {
         first.execute("SELECT count(*) FROM sqlite_schema").await.map_err(read)?;
         let files = Arc::new(OpenedFiles::new(&self.file, id)?);
         let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
-        let (readers, internal) = (pool(4), pool(3));
+        let (readers, log, internal) = (pool(4), pool(TURNS), pool(3));
         Ok(OpenDatabase {
             files,
             content: Content::default(),
             first: Mutex::new(Some(first)),
             readers,
+            log,
             internal,
             _created: created,
         })
@@ -125,9 +129,9 @@ impl SqliteDatabase {
         }
     }
 
-    /// The state of the pool that callers share.
+    /// The state of the connections that callers share.
     pub fn connections(&self) -> Connections {
-        self.opened.get().map(|opened| Connections::of(&opened.readers)).unwrap_or_default()
+        self.opened.get().map(|opened| Connections::of([&opened.readers, &opened.log])).unwrap_or_default()
     }
 
     /// The part of the check that waits for nothing.
@@ -149,9 +153,10 @@ impl SqliteDatabase {
         // Notices a file that was overwritten since the last use.
         let _ = opened.check_until_certain().await;
         if opened.content.is_overwritten() {
-            std::mem::forget((opened.readers.clone(), opened.internal.clone()));
+            std::mem::forget((opened.readers.clone(), opened.log.clone(), opened.internal.clone()));
         } else {
             opened.readers.close().await;
+            opened.log.close().await;
             opened.internal.close().await;
         }
         let Some(mut first) = opened.first.lock().await.take() else { return };
@@ -187,6 +192,10 @@ impl SqliteDatabase {
 impl OpenDatabase {
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
+    }
+
+    pub fn log(&self) -> &SqlitePool {
+        &self.log
     }
 
     pub fn internal(&self) -> &SqlitePool {

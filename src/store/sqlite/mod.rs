@@ -9,13 +9,15 @@ mod follower;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use async_trait::async_trait;
 use futures::StreamExt;
 use futures::stream::{BoxStream, pending};
 use sqlx::migrate::Migrator;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool};
+use sqlx::pool::PoolConnection;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow};
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 use uuid::Uuid;
 
@@ -23,7 +25,10 @@ use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
 use super::migrate::Schema;
+use super::pages::Pages;
+use super::reading::LogQuestion;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
+use super::share::LogShare;
 use super::{
     Connections, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
     Writer, audit, follow, migrate,
@@ -57,6 +62,7 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 /// A SQLite database in a file.
 pub struct SqliteStore {
     database: Arc<SqliteDatabase>,
+    share: Arc<LogShare>,
     usability: Usability,
 }
 
@@ -76,10 +82,14 @@ impl SqliteStore {
         }
         check_folder(options.get_filename())?;
         let database = Arc::new(SqliteDatabase::new(options, create && creates));
-        Ok(Self { database, usability: Usability::default() })
+        Ok(Self { database, share: Arc::default(), usability: Usability::default() })
     }
 
-    /// The pool for the queries of callers.
+    async fn question(&self) -> Result<LogQuestion<'_, Sqlite>, StoreError> {
+        LogQuestion::begin(self.database.open().await?.log(), &self.share).await
+    }
+
+    /// The pool for look-ups of callers, which are short.
     async fn readers(&self) -> Result<&SqlitePool, StoreError> {
         Ok(self.database.open().await?.readers())
     }
@@ -185,7 +195,7 @@ impl Store for SqliteStore {
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(SqliteWriter::new(Arc::clone(&self.database)))
+        Box::new(SqliteWriter::new(Arc::clone(&self.database), Arc::clone(&self.share)))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -233,7 +243,8 @@ impl Store for SqliteStore {
             .fetch_all(self.database.open_to_write().await?.internal())
             .await
             .map_err(read)?;
-        Counts(self.internal().await?).forget_trimmed().await?;
+        let mut connection = self.internal().await?.acquire().await.map_err(read)?;
+        Counts::<Sqlite>(&mut connection).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
 
@@ -273,16 +284,23 @@ impl Store for SqliteStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        audit::entries("", query).rows(self.readers().await?).await
+        let mut question = self.question().await?;
+        let entries = Pages::<Sqlite>::new(question.connection()).entries(query).await;
+        question.end();
+        entries
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        Counts(self.readers().await?).count(filter, range).await
+        let mut question = self.question().await?;
+        let count = Counts::<Sqlite>(question.connection()).count(filter, range).await;
+        question.end();
+        count
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
-        let head = self.head().await?;
-        Counts(self.internal().await?).ahead(&head).await
+        let mut connection = self.internal().await?.acquire().await.map_err(read)?;
+        let head = end(&mut connection).await?.head;
+        Counts::<Sqlite>(&mut connection).ahead(&head).await
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
@@ -295,8 +313,11 @@ impl Store for SqliteStore {
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
         let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
+        let mut question = self.question().await?;
         let query = sqlx::query(NEXT_CHANGES).bind(append::json(&ids)).bind(revision);
-        read_all::<Sqlite, _, _>(query.fetch(self.readers().await?)).await
+        let changes = read_all::<Sqlite, _, _>(query.fetch(question.connection())).await;
+        question.end();
+        changes
     }
 
     async fn add_checkpoint(&self, revision: Revision, note: &str) -> Result<(), StoreError> {
@@ -319,11 +340,36 @@ impl Store for SqliteStore {
         Checkpoints(self.readers().await?).keys().await
     }
 
-    async fn explain(&self, query: &EntryQuery) -> Result<String, StoreError> {
-        let lines = audit::entries("EXPLAIN QUERY PLAN ", query)
-            .values(self.readers().await?, |row| row.try_get::<String, _>(3));
-        Ok(lines.await?.join("\n"))
+    async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {
+        let mut question = self.question().await?;
+        let plans = Pages::<Sqlite>::new(question.connection()).explain("EXPLAIN QUERY PLAN ", query).await;
+        question.end();
+        plans
     }
+}
+
+/// How many steps of SQLite's virtual machine lie between two looks at whether a question was abandoned: a millisecond.
+const STEPS_BETWEEN_LOOKS: i32 = 20_000;
+
+pub(super) async fn stop_when(
+    connection: &mut SqliteConnection,
+    is_abandoned: Arc<AtomicBool>,
+) -> Result<(), sqlx::Error> {
+    let mut handle = connection.lock_handle().await?;
+    handle.set_progress_handler(STEPS_BETWEEN_LOOKS, move || !is_abandoned.load(Ordering::Relaxed));
+    Ok(())
+}
+
+/// The pool gets the connection back once the statement has stopped.
+pub(super) fn abandon(_: &mut PoolConnection<Sqlite>) {}
+
+/// SQLite has no statistics, so it would take any index.
+pub(super) fn index_hint(index: Option<&str>) -> String {
+    index.map_or_else(|| " NOT INDEXED".to_owned(), |index| format!(" INDEXED BY {index}"))
+}
+
+pub(super) fn plan_line(row: &SqliteRow) -> Result<String, sqlx::Error> {
+    row.try_get(3)
 }
 
 /// The applied migrations. Reads only.

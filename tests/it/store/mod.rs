@@ -17,6 +17,7 @@ mod moved;
 mod open;
 mod past;
 mod queries;
+mod questions;
 pub mod raw;
 mod refused;
 mod requests;

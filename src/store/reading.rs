@@ -1,0 +1,80 @@
+//! Questions of callers to the log: each has its turn and a connection, and ends in the database when its call ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use sqlx::Pool;
+use sqlx::pool::PoolConnection;
+
+use super::StoreError;
+use super::backend::Backend;
+use super::share::{LogShare, Turn};
+
+/// One question. If it is dropped before [`end`](Self::end), because the call was cancelled or its deadline has passed, the
+/// database stops working on it.
+pub(super) struct LogQuestion<'s, B: Backend> {
+    connection: PoolConnection<B>,
+    is_abandoned: Arc<AtomicBool>,
+    is_ended: bool,
+    _turn: Turn<'s>,
+}
+
+impl<'s, B: Backend> LogQuestion<'s, B> {
+    /// Waits for a turn and a connection.
+    pub async fn begin(pool: &Pool<B>, share: &'s LogShare) -> Result<Self, StoreError> {
+        let turn = share.turn().await;
+        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let is_abandoned = Arc::default();
+        B::stop_when(&mut connection, Arc::clone(&is_abandoned)).await.map_err(B::read_error)?;
+        Ok(Self { connection, is_abandoned, is_ended: false, _turn: turn })
+    }
+
+    pub fn connection(&mut self) -> &mut B::Connection {
+        &mut self.connection
+    }
+
+    /// Returns the connection to its pool.
+    pub fn end(mut self) {
+        self.is_ended = true;
+    }
+}
+
+impl<B: Backend> Drop for LogQuestion<'_, B> {
+    fn drop(&mut self) {
+        if !self.is_ended {
+            self.is_abandoned.store(true, Ordering::Relaxed);
+            B::abandon(&mut self.connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sqlx::Sqlite;
+    use sqlx::sqlite::SqlitePoolOptions;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::store::sql::Sql;
+
+    async fn ask(pool: &Pool<Sqlite>, share: &LogShare, sql: &str) -> Result<i64, StoreError> {
+        let mut question = LogQuestion::begin(pool, share).await?;
+        let answer = Sql::<Sqlite>::new(sql).number_on(question.connection()).await;
+        question.end();
+        answer
+    }
+
+    /// The only connection is free again, although the statement would never have ended.
+    #[tokio::test]
+    async fn abandoned_question_ends_in_sqlite() {
+        let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
+        let share = LogShare::default();
+        let endless =
+            "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n WHERE n < 0";
+        assert!(timeout(Duration::from_millis(50), ask(&pool, &share, endless)).await.is_err());
+        let next = timeout(Duration::from_secs(20), ask(&pool, &share, "SELECT 7")).await;
+        assert_eq!(next.expect("the connection is not free").unwrap(), 7);
+    }
+}
