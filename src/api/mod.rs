@@ -20,6 +20,7 @@ pub mod paging;
 pub mod pb;
 mod protocol;
 mod reader;
+mod request_body;
 mod router;
 mod streams;
 mod transport;
