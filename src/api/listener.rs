@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
 use crate::config::Limits;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
@@ -64,6 +65,7 @@ pub(super) struct Connection {
 /// Reads the preface, with a deadline.
 struct Preface {
     read: usize,
+    timeout: Duration,
     deadline: Pin<Box<Sleep>>,
 }
 
@@ -90,7 +92,7 @@ impl Stall {
             return polled;
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-        deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        deadline.as_mut().poll(cx).map(|()| Err(timed_out(STALL_TIME, self.timeout)))
     }
 }
 
@@ -110,7 +112,8 @@ impl Connection {
         permit: ConnectionPermit,
         timeouts: Timeouts,
     ) -> Self {
-        let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeouts.handshake)) });
+        let preface =
+            Some(Preface { read: 0, timeout: timeouts.handshake, deadline: Box::pin(sleep(timeouts.handshake)) });
         let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_unread: false, deadline: None };
         Self { stream, peer, preface, has_yielded: false, stall, _permit: permit, _open: GaugeGuard::connection() }
     }
@@ -179,10 +182,13 @@ impl Incoming {
                     }
                 }
                 (stream, address) = self.acceptor.accept() => {
-                    let Some(permit) = self.connections.open(address.ip()) else {
-                        count_refusal("CONNECTION_LIMIT");
-                        self.acceptor.log("connection limit reached; closing new connections");
-                        continue;
+                    let permit = match self.connections.open(address.ip()) {
+                        Ok(permit) => permit,
+                        Err(limit) => {
+                            count_refusal("CONNECTION_LIMIT");
+                            self.acceptor.log(&format!("connection limit reached; closing new connections ({limit})"));
+                            continue;
+                        }
                     };
                     match &self.tls {
                         None => {
@@ -204,6 +210,8 @@ impl Incoming {
         if self.order.len() >= self.max_handshakes
             && let Some(oldest) = self.order.pop_front()
         {
+            let limit = HANDSHAKES.with(self.max_handshakes);
+            self.acceptor.log(&format!("too many TLS handshakes at once; closing the oldest ({limit})"));
             oldest.abort();
         }
         self.order.push_back(self.handshakes.spawn(handshake));
@@ -219,7 +227,7 @@ async fn handshake(
     timeouts: Timeouts,
 ) -> Option<Connection> {
     let accepted = timeout(timeouts.handshake, tls.accept(stream)).await;
-    match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    match accepted.unwrap_or_else(|_| Err(timed_out(HANDSHAKE_TIME, timeouts.handshake))) {
         Ok((stream, certificate)) => {
             let peer = Peer::new(address, certificate);
             Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, timeouts))
@@ -229,6 +237,11 @@ async fn handshake(
             None
         }
     }
+}
+
+/// The error of a connection whose client takes too long.
+fn timed_out(limit: LimitName, time: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("the client takes too long ({})", limit.with(millis(time))))
 }
 
 /// A listener that survives failed accepts.
@@ -293,7 +306,7 @@ impl AsyncRead for Connection {
         if preface.read >= PREFACE_LENGTH {
             self.preface = None;
         } else if polled.is_pending() && preface.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return Poll::Ready(Err(timed_out(HANDSHAKE_TIME, preface.timeout)));
         }
         polled
     }

@@ -26,7 +26,7 @@ mod streams;
 mod transport;
 mod validate;
 
-pub use errors::code;
+pub use errors::{Limit, LimitRow, code, list as list_limits};
 pub use health::Health;
 pub use middleware::authenticate::AuthMethods;
 pub use middleware::limits::ByteBudget;

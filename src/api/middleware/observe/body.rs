@@ -57,7 +57,7 @@ impl http_body::Body for TrackedBody {
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    call.record().enter(|| replace_final_status(trailers));
+                    call.record().enter(|| replace_final_status(&call.record().method, trailers));
                     call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }
