@@ -1,11 +1,10 @@
-//! An authorized call, as handlers see it: caller, origin and deadline.
+//! An authorized call, as handlers see it: caller and origin.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::USER_AGENT;
 use http::{HeaderValue, Request};
-use tokio::time::Instant;
 
 use crate::api::listener::Peer;
 use crate::auth::Caller;
@@ -28,8 +27,6 @@ pub(in crate::api) struct Call {
     pub permission: Option<Permission>,
     /// Where the call comes from.
     pub source: CallSource,
-    /// When to answer at the latest.
-    pub deadline: Instant,
     /// The start of the change, if the call makes one.
     pub start: Arc<ChangeStart>,
 }

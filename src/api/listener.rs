@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
 use crate::config::Limits;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
@@ -65,6 +66,7 @@ pub(super) struct Connection {
 struct Preface {
     /// How many bytes of it have been read.
     read: usize,
+    timeout: Duration,
     /// When the rest must have arrived.
     deadline: Pin<Box<Sleep>>,
 }
@@ -92,7 +94,7 @@ impl Stall {
             return polled;
         }
         let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(self.timeout)));
-        deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
+        deadline.as_mut().poll(cx).map(|()| Err(timed_out(STALL_TIME, self.timeout)))
     }
 }
 
@@ -112,7 +114,8 @@ impl Connection {
         permit: ConnectionPermit,
         timeouts: Timeouts,
     ) -> Self {
-        let preface = Some(Preface { read: 0, deadline: Box::pin(sleep(timeouts.handshake)) });
+        let preface =
+            Some(Preface { read: 0, timeout: timeouts.handshake, deadline: Box::pin(sleep(timeouts.handshake)) });
         let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_deferred_read: false, deadline: None };
         Self { stream, peer, preface, has_yielded: false, stall, _permit: permit, _open: GaugeGuard::connection() }
     }
@@ -181,10 +184,13 @@ impl Incoming {
                     }
                 }
                 (stream, address) = self.acceptor.accept() => {
-                    let Some(permit) = self.connections.open(address.ip()) else {
-                        count_refusal("CONNECTION_LIMIT");
-                        self.acceptor.log("connection limit reached, in all or for one network; closing new connections");
-                        continue;
+                    let permit = match self.connections.open(address.ip()) {
+                        Ok(permit) => permit,
+                        Err(limit) => {
+                            count_refusal("CONNECTION_LIMIT");
+                            self.acceptor.log(&format!("connection limit reached; closing new connections ({limit})"));
+                            continue;
+                        }
                     };
                     match &self.tls {
                         None => {
@@ -206,6 +212,8 @@ impl Incoming {
         if self.order.len() >= self.max_handshakes
             && let Some(oldest) = self.order.pop_front()
         {
+            let limit = HANDSHAKES.with(self.max_handshakes);
+            self.acceptor.log(&format!("too many TLS handshakes at once; closing the oldest ({limit})"));
             oldest.abort();
         }
         self.order.push_back(self.handshakes.spawn(handshake));
@@ -221,7 +229,7 @@ async fn handshake(
     timeouts: Timeouts,
 ) -> Option<Connection> {
     let accepted = timeout(timeouts.handshake, tls.accept(stream)).await;
-    match accepted.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+    match accepted.unwrap_or_else(|_| Err(timed_out(HANDSHAKE_TIME, timeouts.handshake))) {
         Ok((stream, certificate)) => {
             let peer = Peer::new(address, certificate);
             Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, timeouts))
@@ -231,6 +239,11 @@ async fn handshake(
             None
         }
     }
+}
+
+/// The error of a connection whose client takes too long.
+fn timed_out(limit: LimitName, time: Duration) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, format!("the client takes too long ({})", limit.with(millis(time))))
 }
 
 /// A listener that survives failed accepts.
@@ -295,7 +308,7 @@ impl AsyncRead for Connection {
         if preface.read >= PREFACE_LENGTH {
             self.preface = None;
         } else if polled.is_pending() && preface.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            return Poll::Ready(Err(timed_out(HANDSHAKE_TIME, preface.timeout)));
         }
         polled
     }

@@ -21,12 +21,13 @@ pub mod paging;
 pub mod pb;
 mod protocol;
 mod reader;
+mod request_body;
 mod router;
 mod streams;
 mod transport;
 mod validate;
 
-pub use errors::code;
+pub use errors::{Limit, LimitRow, code, list as list_limits};
 pub use health::Health;
 pub use middleware::authenticate::AuthMethods;
 pub use middleware::limits::ByteBudget;

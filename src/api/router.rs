@@ -118,20 +118,22 @@ impl Router {
         let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
         let flags = Flags::new(changes.clone(), reader.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror));
-        let sync = FlagSync::new(Arc::clone(&mirror), limits.fixed.max_flagd_bytes);
+        let max_flag_set = limits.max_flag_set_bytes();
+        let sync = FlagSync::new(Arc::clone(&mirror), max_flag_set);
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
         // Requests may be compressed. Answers are not: most are small, and compressing one costs more than making it. Takes the
-        // names of two size limits: that of a request, which holds before and after decompression, and that of a response.
+        // name of the size limit of a request, which holds before and after decompression, and the limit of a response.
         macro_rules! limited {
-            ($service:expr, $max_request:ident, $max_response:ident) => {
+            ($service:expr, $max_request:ident, $max_response:expr) => {
                 $service
                     .accept_compressed(CompressionEncoding::Gzip)
                     .max_decoding_message_size(limits.fixed.$max_request)
-                    .max_encoding_message_size(limits.fixed.$max_response)
+                    .max_encoding_message_size($max_response)
             };
         }
+        let max_response_bytes = limits.fixed.max_response_bytes;
         let health_service = HealthServer::new(health.clone());
         let services = Routes::new(limited!(health_service, max_public_request_bytes, max_response_bytes))
             .add_service(limited!(reflection().build_v1()?, max_public_request_bytes, max_response_bytes))
@@ -140,13 +142,9 @@ impl Router {
             .add_service(limited!(AuditServiceServer::new(audit), max_request_bytes, max_response_bytes))
             .add_service(limited!(AccessServiceServer::new(access), max_request_bytes, max_response_bytes))
             // An answer with all flags grows with their number.
-            .add_service(limited!(
-                EvaluationV1Server::new(evaluation.clone()),
-                max_flagd_request_bytes,
-                max_flagd_bytes
-            ))
-            .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_request_bytes, max_flagd_bytes))
-            .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_request_bytes, max_flagd_bytes))
+            .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_request_bytes, max_flag_set))
+            .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_request_bytes, max_flag_set))
+            .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_request_bytes, max_flag_set))
             .add_service(ofrep)
             .prepare();
         let admit = AdmitLayer::new(limits.request_timeout);

@@ -21,6 +21,7 @@ use tonic::transport::server::Connected;
 use tower::{Service, ServiceExt};
 
 use super::listener::Connection;
+use super::request_body::RequestBody;
 use crate::config::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
 
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
@@ -40,7 +41,7 @@ pub(super) async fn serve<S>(
             let Ok(connection) = accepted else { continue };
             let peer = connection.connect_info();
             let service = service.clone().map_request(move |request: Request<Incoming>| {
-                let mut request = request.map(Body::new);
+                let mut request = RequestBody::of(request).map(Body::new);
                 request.extensions_mut().insert(peer.clone());
                 request
             });

@@ -136,7 +136,11 @@ impl RequestValidator {
         if (least..=most).contains(&value) {
             Some(value)
         } else {
-            self.reject(field, format!("must be {least} to {most}"))
+            let rule = match most {
+                i32::MAX => format!("must be at least {least}"),
+                most => format!("must be {least} to {most}, a fixed limit"),
+            };
+            self.reject(field, rule)
         }
     }
 

@@ -107,7 +107,7 @@ impl Proposals {
         start.is_proposed.store(true, Ordering::Release);
         let pending = PendingProposal { proposal, reply, start: Arc::clone(&start), span: request::current_span() };
         self.queue.try_send(pending).map_err(|refused| match refused {
-            mpsc::error::TrySendError::Full(_) => Error::QueueFull,
+            mpsc::error::TrySendError::Full(_) => Error::QueueFull { max: self.queue.max_capacity() },
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
         // The committer has ended without an answer. A change that it had not begun is not written.

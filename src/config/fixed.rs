@@ -28,10 +28,6 @@ pub const CONNECTION_WINDOW: u32 = 1 << 20;
 /// asks for smaller pages.
 const MAX_RESPONSE_BYTES: usize = 4 << 20;
 
-/// A flagd client gets all flags in one message, at about 100 bytes a flag: enough for 600,000 flags, and little enough that
-/// one response fits beside the state in memory.
-const MAX_FLAGD_BYTES: usize = 64 << 20;
-
 /// Twice the largest accepted token (16 KiB), to leave room for the headers that proxies add.
 const MAX_HEADER_BYTES: u32 = 32 << 10;
 
@@ -67,8 +63,6 @@ pub struct FixedLimits {
     pub max_flagd_request_bytes: usize,
     /// The size of a response message. A larger one is replaced by RESOURCE_EXHAUSTED.
     pub max_response_bytes: usize,
-    /// The same for flagd's services, whose responses hold all flags.
-    pub max_flagd_bytes: usize,
     /// The headers of an HTTP/2 request. Larger ones are refused with 431. For HTTP/1.1, hyper allows 100 headers and about
     /// 400 KiB.
     pub max_header_bytes: u32,
@@ -94,7 +88,6 @@ impl Default for FixedLimits {
             max_public_request_bytes: MAX_PUBLIC_REQUEST_BYTES,
             max_flagd_request_bytes: MAX_FLAGD_REQUEST_BYTES,
             max_response_bytes: MAX_RESPONSE_BYTES,
-            max_flagd_bytes: MAX_FLAGD_BYTES,
             max_header_bytes: MAX_HEADER_BYTES,
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,

@@ -35,6 +35,11 @@ pub struct Limits {
     /// are refused with RESOURCE_EXHAUSTED; messages of streams wait, and a stream ends if that takes longer than 20 seconds
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
     pub max_buffered_mib: usize,
+    /// The size of a message that holds all flags, in MiB, 1 to 4095: flagd's FetchAllFlags, SyncFlags and ResolveAll, at about
+    /// 100 bytes a flag. Larger ones are refused with RESOURCE_EXHAUSTED. Clients have limits of their own, often 4 MiB. One
+    /// such message may take more than the memory for unread answers, and then delays other calls
+    #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_FLAG_SET_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(1..=4_095))]
+    pub max_flag_set_mib: usize,
     /// The number of changes that wait to be written, 1 to 1000000, besides a batch of up to 512. Further changes are refused
     /// with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_QUEUE", default_value_t = 8_192, value_parser = count::<usize>())]
@@ -50,6 +55,14 @@ pub struct Limits {
     /// The limits that are no options.
     #[arg(skip)]
     pub fixed: FixedLimits,
+}
+
+impl Limits {
+    /// The size of a message that holds all flags, in bytes.
+    #[must_use]
+    pub fn max_flag_set_bytes(&self) -> usize {
+        self.max_flag_set_mib.saturating_mul(1 << 20)
+    }
 }
 
 #[cfg(test)]

@@ -111,7 +111,10 @@ pub enum Error {
     },
     /// The committer's queue is full.
     #[error("too many changes are waiting; nothing was written; retry")]
-    QueueFull,
+    QueueFull {
+        /// How many changes may wait.
+        max: usize,
+    },
     /// The database does not answer. Nothing was written.
     #[error("the database is unavailable; nothing was written; retry")]
     DatabaseUnavailable,

@@ -25,6 +25,7 @@ pub struct RequestContext {
     caller: OnceLock<CallerId>,
     revision: OnceLock<i64>,
     reason: OnceLock<&'static str>,
+    broken_off: OnceLock<()>,
 }
 
 /// A pseudonymous identifier of the caller, for logs.
@@ -49,8 +50,15 @@ impl RequestContext {
     /// The context of a new request.
     pub fn new(method: Arc<str>, trace: RequestTrace) -> Arc<Self> {
         let RequestTrace { id: trace_id, span } = trace;
-        let (caller, revision, reason) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
-        Arc::new(Self { trace_id, span, method, caller, revision, reason })
+        Arc::new(Self {
+            trace_id,
+            span,
+            method,
+            caller: OnceLock::new(),
+            revision: OnceLock::new(),
+            reason: OnceLock::new(),
+            broken_off: OnceLock::new(),
+        })
     }
 
     /// Runs `future` with this as the current request.
@@ -82,6 +90,11 @@ impl RequestContext {
     pub fn reason(&self) -> Option<&'static str> {
         self.reason.get().copied()
     }
+
+    /// Whether the request broke off before all of it had arrived.
+    pub fn is_broken_off(&self) -> bool {
+        self.broken_off.get().is_some()
+    }
 }
 
 /// Records the caller of the current request.
@@ -97,6 +110,11 @@ pub fn record_revision(revision: i64) {
 /// Records the name of the `ErrorReason` that the current request failed with.
 pub fn record_reason(reason: &'static str) {
     record(|request| &request.reason, reason);
+}
+
+/// Records that the current request broke off before all of it had arrived.
+pub fn record_broken_off() {
+    record(|request| &request.broken_off, ());
 }
 
 fn record<T>(field: impl FnOnce(&RequestContext) -> &OnceLock<T>, value: T) {

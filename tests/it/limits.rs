@@ -41,7 +41,22 @@ async fn watch(client: &mut Client) -> Result<Streaming<WatchFeatureFlagsRespons
 fn assert_refused<T>(result: Result<T, Status>, code: Code, reason: &str) -> Status {
     let status = result.map(|_| panic!("the call was accepted")).unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (code, reason), "{status}");
+    assert_names_its_limit(&status);
     status
+}
+
+/// Asserts that a refusal names its limit, with the value and with what sets it, in its message and in its ErrorInfo.
+fn assert_names_its_limit(status: &Status) {
+    let info = status.get_details_error_info().unwrap();
+    let (limit, setting) = (info.metadata.get("limit"), info.metadata.get("setting"));
+    let limit = limit.unwrap_or_else(|| panic!("no limit in {status}"));
+    let named = status.message().rsplit_once("limit: ").unwrap_or_else(|| panic!("no limit in {status}")).1;
+    assert!(named.starts_with(limit.as_str()) && limit.starts_with(|c: char| ('1'..='9').contains(&c)), "{status}");
+    match setting {
+        Some(setting) => assert!(setting.starts_with("--max-") || setting == "--request-timeout", "{status}"),
+        None => assert!(named.ends_with(", fixed)"), "{status}"),
+    }
+    assert!(named.contains(setting.map_or("fixed", String::as_str)), "{status}");
 }
 
 /// The retry delay in the error's details.
@@ -138,8 +153,7 @@ async fn anonymous_streams_count_against_the_limit() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn oversized_messages_are_refused() {
-    let (max_request_bytes, max_response_bytes, max_flagd_bytes) = (4_096, 8_192, 2_048);
-    let fixed = FixedLimits { max_request_bytes, max_response_bytes, max_flagd_bytes, ..Default::default() };
+    let fixed = FixedLimits { max_request_bytes: 4_096, max_response_bytes: 8_192, ..Default::default() };
     let (server, _database) = server_limited(fixed).await;
     let mut admin = server.admin().await;
     let create = |key: &str, length| CreateFeatureFlagRequest {
@@ -159,12 +173,28 @@ async fn oversized_messages_are_refused() {
     let all = admin.toggle.list_feature_flags(ListFeatureFlagsRequest::default()).await;
     assert_refused(all, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
     admin.get("e").await;
-    let all = flagd::sync::v1::FetchAllFlagsRequest::default;
-    admin.sync.fetch_all_flags(all()).await.unwrap();
-    for number in 0..30 {
-        admin.create(&format!("flag-with-a-rather-long-key-{number}")).await;
+}
+
+/// The sizes of real flags and limits are tested with the service alone. Here, no size fits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn oversized_flag_set_names_its_setting() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = EmbeddedServer::start(&database, Limits { max_flag_set_mib: 0, ..defaults() }).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let all = admin.sync.fetch_all_flags(flagd::sync::v1::FetchAllFlagsRequest::default()).await;
+    let mut stream = admin.sync.sync_flags(flagd::sync::v1::SyncFlagsRequest::default()).await.unwrap().into_inner();
+    let resolved = flagd::evaluation::v1::ResolveAllRequest::default();
+    let refused =
+        [all.map(drop), stream.message().await.map(drop), admin.evaluation_v1.resolve_all(resolved).await.map(drop)];
+    for refused in refused {
+        let status = refused.unwrap_err();
+        assert_eq!((status.code(), reason_of(&status).as_str()), (Code::ResourceExhausted, "MESSAGE_TOO_LARGE"));
+        assert!(
+            status.message().ends_with("limit: 0 bytes for all flags in one message, set by --max-flag-set-mib)"),
+            "{status}"
+        );
     }
-    assert_refused(admin.sync.fetch_all_flags(all()).await, Code::ResourceExhausted, "MESSAGE_TOO_LARGE");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -133,13 +133,12 @@ impl AccessService for Access {
     }
 
     async fn get_user(&self, request: Request<pb::GetUserRequest>) -> Result<Response<pb::GetUserResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
         let mut validator = RequestValidator::default();
         let id = validator.uuid("id", &request.id);
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let id = validator.finish(id)?;
-        self.reader.wait_for_revision(min_revision, deadline).await?;
+        self.reader.wait_for_revision(min_revision).await?;
         let (found, revision) = self.reader.read(|state| (state.user(id).cloned(), state.head().revision))?;
         let found = found.ok_or(Error::UserNotFound(id))?;
         Ok(Response::new(pb::GetUserResponse { user: Some((&found).into()), revision }))
@@ -149,7 +148,6 @@ impl AccessService for Access {
         &self,
         request: Request<pb::ListUsersRequest>,
     ) -> Result<Response<pb::ListUsersResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
         let mut validator = RequestValidator::default();
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
@@ -157,7 +155,7 @@ impl AccessService for Access {
         let email = |text: &str| Ok::<_, Malformed>(Email::stored(text));
         let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, email);
         let paging = validator.finish(paging)?;
-        self.reader.wait_for_revision(min_revision, deadline).await?;
+        self.reader.wait_for_revision(min_revision).await?;
         let page = self.reader.read(|state| {
             let users =
                 state.users(paging.after.as_ref()).filter(|user| request.include_deactivated || user.is_active());
@@ -204,7 +202,6 @@ impl AccessService for Access {
         &self,
         request: Request<pb::ListTokensRequest>,
     ) -> Result<Response<pb::ListTokensResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
         let mut validator = RequestValidator::default();
         let user_id = validator.uuid("user_id", &request.user_id);
@@ -213,7 +210,7 @@ impl AccessService for Access {
         let scope = format!("tokens {user_id:?}");
         let paging = PageRequest::parse(&mut validator, request.page_size, &request.page_token, scope, id);
         let (user_id, paging) = validator.finish(user_id.zip(paging))?;
-        self.reader.wait_for_revision(min_revision, deadline).await?;
+        self.reader.wait_for_revision(min_revision).await?;
         let page = self.reader.read(|state| {
             state.user(user_id)?;
             let (tokens, next_page_token) =

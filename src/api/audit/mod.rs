@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::Call;
 use super::change::Changes;
 use super::errors::ApiError;
 use super::pb;
@@ -64,10 +63,9 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::ListAuditLogsRequest>,
     ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let list = AuditLogList::parse(request.into_inner())?;
         if let Some(time) = list.open_end() {
-            self.reader.until_closed("to_date", time, deadline).await?;
+            self.reader.until_closed("to_date", time).await?;
         }
         list.page(&*self.store).await.map(Response::new)
     }
@@ -119,10 +117,9 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let request = AuditStream::parse(request.into_inner())?;
         if let Some(time) = request.end_date() {
-            self.reader.until_closed("to_date", time, deadline).await?;
+            self.reader.until_closed("to_date", time).await?;
         }
         let head = self.store.head().await?;
         let stream = request.start(&*self.store, &head).await?;

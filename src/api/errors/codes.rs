@@ -14,15 +14,11 @@ pub fn code(error: &Error) -> Code {
 pub(super) fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
     match error {
         ApiError::Domain(error) => domain_code_and_reason(error),
-        ApiError::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
-        ApiError::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
-        ApiError::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
-        ApiError::BufferLimit(_) => (Code::ResourceExhausted, ErrorReason::BufferLimit),
+        ApiError::Limit(reached) => reached.limit.code_and_reason(),
         ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         ApiError::MalformedTimeout => (Code::InvalidArgument, ErrorReason::Malformed),
         ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
-        ApiError::MessageTooLarge(_) => (Code::ResourceExhausted, ErrorReason::MessageTooLarge),
         ApiError::UnsupportedCodec(_) | ApiError::UnsupportedCompression(_) => {
             (Code::Unimplemented, ErrorReason::UnsupportedEncoding)
         }
@@ -56,7 +52,7 @@ fn domain_code_and_reason(error: &Error) -> (Code, ErrorReason) {
         Error::LogMismatch(_) => (Code::FailedPrecondition, ErrorReason::LogMismatch),
         Error::CursorInFuture { .. } => (Code::OutOfRange, ErrorReason::CursorInFuture),
         Error::CursorTooOld { .. } | Error::TimeTooOld { .. } => (Code::OutOfRange, ErrorReason::CursorTooOld),
-        Error::QueueFull => (Code::Unavailable, ErrorReason::QueueFull),
+        Error::QueueFull { .. } => (Code::Unavailable, ErrorReason::QueueFull),
         Error::DatabaseUnavailable => (Code::Unavailable, ErrorReason::DatabaseUnavailable),
         Error::Stale => (Code::Unavailable, ErrorReason::Stale),
         Error::Draining => (Code::Unavailable, ErrorReason::Draining),

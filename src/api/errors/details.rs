@@ -11,7 +11,7 @@ use crate::api::pb::ErrorReason;
 use crate::domain::error::{Error, Violation};
 
 /// The retry delay sent with transient failures.
-const RETRY_DELAY: Duration = Duration::from_millis(500);
+pub(super) const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// Details travel in a header, and large headers break connections: at most this many violations ...
 pub(super) const MAX_VIOLATIONS: usize = 20;
@@ -25,10 +25,10 @@ pub(super) fn add_details(details: &mut ErrorDetails, error: &ApiError, reason: 
         ApiError::NoCheckpointKey => {
             add_precondition(details, reason, "server", "start the server with --checkpoint-key-file");
         }
-        ApiError::RateLimited { retry_after, .. } => {
-            details.set_retry_info(Some(*retry_after));
+        ApiError::Limit(reached) => {
+            details.set_retry_info(reached.retry_after());
         }
-        ApiError::StreamLimit | ApiError::BufferLimit(_) | ApiError::IssuerUnavailable => {
+        ApiError::IssuerUnavailable => {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         _ => {}
@@ -59,7 +59,7 @@ fn add_domain_details(details: &mut ErrorDetails, error: &Error, reason: ErrorRe
         }
         Error::RequestIdReused => add_precondition(details, reason, "request_id", "use a new request_id"),
         Error::LogMismatch(field) => add_precondition(details, reason, field, "start again without a cursor"),
-        Error::QueueFull | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
+        Error::QueueFull { .. } | Error::DatabaseUnavailable | Error::Stale | Error::Draining => {
             details.set_retry_info(Some(RETRY_DELAY));
         }
         _ => {}
@@ -76,8 +76,16 @@ fn add_precondition(details: &mut ErrorDetails, reason: ErrorReason, subject: &s
 
 /// The metadata of ErrorInfo.
 pub(super) fn metadata(error: &ApiError) -> HashMap<String, String> {
-    let ApiError::Domain(error) = error else { return HashMap::new() };
     let pair = match error {
+        ApiError::Domain(error) => domain_metadata(error),
+        ApiError::Limit(reached) => return reached.metadata().map(|(key, value)| (key.to_owned(), value)).collect(),
+        _ => None,
+    };
+    pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+}
+
+fn domain_metadata(error: &Error) -> Option<(&'static str, String)> {
+    match error {
         Error::PermissionDenied(permission) => Some(("permission", permission.to_string())),
         Error::RevisionMismatch { current, .. } => Some(("current_revision", current.to_string())),
         Error::CursorInFuture { head, .. } => Some(("head_revision", head.to_string())),
@@ -88,8 +96,7 @@ pub(super) fn metadata(error: &ApiError) -> HashMap<String, String> {
             Some(("first_bad_revision", revision.to_string()))
         }
         _ => None,
-    };
-    pair.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
 }
 
 /// As many violations as fit into a header.

@@ -2,8 +2,7 @@
 
 mod codes;
 mod details;
-
-use std::time::Duration;
+mod limits;
 
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
@@ -19,6 +18,11 @@ use codes::{code_and_reason, reason_name};
 use details::{add_details, metadata};
 
 pub use codes::code;
+pub(super) use limits::{
+    CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, LimitName, NETWORK_CONNECTIONS, NamedLimit, OFREP_BODY, OFREP_TIME,
+    STALL_TIME, millis,
+};
+pub use limits::{Limit, LimitReached, LimitRow, list};
 
 /// The `domain` of every ErrorInfo.
 const DOMAIN: &str = "toggled";
@@ -31,24 +35,10 @@ const INTERNAL: &str = "internal error; the server's log has the details";
 pub enum ApiError {
     /// An error of the domain: a rule refuses the call, or the service cannot answer it.
     #[error(transparent)]
-    Domain(#[from] Error),
-    /// The caller exceeds the limit on changes per second.
-    #[error("you make more than {limit} changes a second; nothing was written; retry later")]
-    RateLimited {
-        /// The limit, in changes per second.
-        limit: u32,
-        /// How long until this change would pass.
-        retry_after: Duration,
-    },
-    /// The caller has this many streams open, which is the limit for one caller.
-    #[error("you have {0} streams open already; close some, or share one")]
-    CallerStreamLimit(usize),
-    /// The server has as many streams open as it may, in all or for callers without credentials.
-    #[error("this server has too many streams open; retry, perhaps on another replica")]
-    StreamLimit,
-    /// Too many bytes of unfinished requests and unread answers are in memory.
+    Domain(Error),
+    /// A limit is reached.
     #[error("{0}")]
-    BufferLimit(BufferScope),
+    Limit(LimitReached),
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
@@ -71,9 +61,6 @@ pub enum ApiError {
     /// The request's bytes are not a message of the method.
     #[error("malformed request: {0}; generate the client from the .proto files")]
     MalformedMessage(String),
-    /// A request or an answer exceeds its size limit.
-    #[error("message too large: {0}; send or ask for less in one call")]
-    MessageTooLarge(String),
     /// The path names no method.
     #[error("there is no method {0}")]
     UnknownMethod(String),
@@ -87,21 +74,19 @@ pub enum ApiError {
     Panicked,
 }
 
-/// The budget of buffered bytes that is exhausted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum BufferScope {
-    /// That of the connection.
-    #[error("this connection has too many unread answers or unfinished requests; read and finish them first")]
-    Connection,
-    /// The share of the caller or network, which applies while the server's budget is scarce.
-    #[error("you have too many unread answers or unfinished requests; read and finish them first, then retry")]
-    Owner,
-    /// That of the server, or of all callers without credentials together.
-    #[error(
-        "this server has too many unread answers and unfinished requests (limit: --max-buffered-mib); retry, perhaps on \
-         another replica"
-    )]
-    Server,
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::QueueFull { max } => Self::Limit(Limit::Queue.reached(max)),
+            error => Self::Domain(error),
+        }
+    }
+}
+
+impl From<LimitReached> for ApiError {
+    fn from(reached: LimitReached) -> Self {
+        Self::Limit(reached)
+    }
 }
 
 impl From<ApiError> for Status {
@@ -175,16 +160,20 @@ pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
     let Some((code, message)) = tonic_status(headers) else { return };
     match code {
         Code::Internal => write_status(ApiError::MalformedMessage(message), headers),
-        Code::OutOfRange | Code::ResourceExhausted => write_status(ApiError::MessageTooLarge(message), headers),
+        Code::OutOfRange | Code::ResourceExhausted => {
+            write_status(LimitReached::of_size(Limit::RequestSize, &message), headers);
+        }
         Code::Unimplemented => write_status(ApiError::UnsupportedCompression(message), headers),
         _ => {}
     }
 }
 
 /// The same at the end of an answer, where OUT_OF_RANGE means that the answer is too large. Anything else is a defect.
-pub(super) fn replace_final_status(trailers: &mut HeaderMap) {
+pub(super) fn replace_final_status(method: &str, trailers: &mut HeaderMap) {
     if let Some((Code::OutOfRange, message)) = tonic_status(trailers) {
-        write_status(ApiError::MessageTooLarge(message), trailers);
+        // The answers of flagd's services hold all flags.
+        let limit = if method.starts_with("flagd.") { Limit::FlagSetSize } else { Limit::ResponseSize };
+        write_status(LimitReached::of_size(limit, &message), trailers);
     }
 }
 
@@ -196,7 +185,7 @@ fn tonic_status(headers: &HeaderMap) -> Option<(Code, String)> {
     status.details().is_empty().then(|| (code, status.message().to_owned()))
 }
 
-fn write_status(error: ApiError, headers: &mut HeaderMap) {
+fn write_status(error: impl Into<ApiError>, headers: &mut HeaderMap) {
     // A status that cannot be written as headers leaves the old one in place.
     let _ = status(error).add_header(headers);
 }

@@ -101,7 +101,7 @@ pub(super) fn batch_set(
     validator: &mut RequestValidator,
 ) -> Option<Command> {
     if request.items.is_empty() || request.items.len() > MAX_ITEMS {
-        return validator.reject("items", format!("must have 1 to {MAX_ITEMS} items"));
+        return validator.reject("items", format!("must have 1 to {MAX_ITEMS} items, a fixed limit"));
     }
     let mut seen = HashSet::new();
     let items = request.items.iter().enumerate().map(|(index, item)| {

@@ -7,7 +7,6 @@ mod watch;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::api::call::Call;
 use crate::api::change::Changes;
 use crate::api::pb;
 use crate::api::pb::toggle_service_server::ToggleService;
@@ -122,16 +121,15 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::GetFeatureFlagRequest>,
     ) -> Result<Response<pb::GetFeatureFlagResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let request = request.into_inner();
         let mut validator = RequestValidator::default();
         let flag = validator.flag(request.flag);
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let as_of = AsOf::parse(&mut validator, request.as_of_revision, request.as_of_time, min_revision);
         let flag = validator.finish(flag)?;
-        self.reader.wait_for_revision(min_revision, deadline).await?;
+        self.reader.wait_for_revision(min_revision).await?;
         if let Some(as_of) = as_of {
-            let revision = self.reader.resolve(as_of, deadline).await?;
+            let revision = self.reader.resolve(as_of).await?;
             return self.get_as_of(&flag, revision).await.map(Response::new);
         }
         let (found, revision) = self.reader.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
@@ -143,11 +141,10 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::ListFeatureFlagsRequest>,
     ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let list = FlagList::parse(request.into_inner())?;
-        self.reader.wait_for_revision(list.min_revision, deadline).await?;
+        self.reader.wait_for_revision(list.min_revision).await?;
         if let Some(as_of) = list.as_of {
-            let revision = self.reader.resolve(as_of, deadline).await?;
+            let revision = self.reader.resolve(as_of).await?;
             return list.page_as_of(&self.reader, revision).await.map(Response::new);
         }
         Ok(Response::new(self.reader.read(|state| list.page(state))?))
@@ -159,11 +156,10 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::WatchFeatureFlagsRequest>,
     ) -> Result<Response<watch::Messages>, Status> {
-        let deadline = Call::of(&request)?.deadline;
         let mut watch = FlagWatch::parse(request.into_inner())?;
         // Subscribed before the state is read, so that no change in between is lost.
         let subscription = self.reader.subscribe(watch.keys.take());
-        self.reader.wait_for_revision(watch.after, deadline).await?;
+        self.reader.wait_for_revision(watch.after).await?;
         watch.check_cursor(&self.reader).await?;
         Ok(Response::new(watch.messages(subscription)))
     }

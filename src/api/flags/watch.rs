@@ -46,7 +46,7 @@ impl FlagWatch {
         let mut validator = RequestValidator::default();
         let after = validator.at_least("after_revision", 0, request.after_revision);
         if request.keys.len() > MAX_KEYS {
-            validator.reject::<()>("keys", format!("must have at most {MAX_KEYS} items"));
+            validator.reject::<()>("keys", format!("must have at most {MAX_KEYS} items, a fixed limit"));
         }
         let parse = |(index, key): (usize, &String)| validator.parse(&format!("keys[{index}]"), key, FlagKey::parse);
         // An invalid key does not end the iteration, so that the error names the others as well.

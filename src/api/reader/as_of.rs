@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use tokio::time::Instant;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -47,17 +46,17 @@ impl AsOf {
 
 impl StateReader {
     /// The revision that `as_of` means. The mirror has reached it when this returns.
-    pub(in crate::api) async fn resolve(&self, as_of: AsOf, deadline: Instant) -> Result<Revision, Status> {
+    pub(in crate::api) async fn resolve(&self, as_of: AsOf) -> Result<Revision, Status> {
         let revision = match as_of {
             AsOf::Revision(revision) => revision,
-            AsOf::Time(time) => self.last_revision_until(time, deadline).await?,
+            AsOf::Time(time) => self.last_revision_until(time).await?,
         };
-        self.wait_for_revision(Some(revision), deadline).await?;
+        self.wait_for_revision(Some(revision)).await?;
         Ok(revision)
     }
 
-    async fn last_revision_until(&self, time: Timestamp, deadline: Instant) -> Result<Revision, Status> {
-        self.until_closed("as_of_time", time, deadline).await?;
+    async fn last_revision_until(&self, time: Timestamp) -> Result<Revision, Status> {
+        self.until_closed("as_of_time", time).await?;
         // Usually the time is that of the last entry or later.
         let last = |state: &State| {
             let head = state.head();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{sleep, timeout};
 use tonic::Status;
 
 use super::StateReader;
@@ -12,18 +12,13 @@ use crate::domain::time::Timestamp;
 /// How far ahead of the present a time may lie, in seconds. Clocks of callers differ a little, so the server waits for it.
 const MAX_SECONDS_AHEAD: i64 = 5;
 
-/// How long a question waits for its time to be closed, whatever the caller's deadline is.
+/// How long a question waits for its time to be closed. At the deadline of its call, `middleware/admit` answers.
 const CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl StateReader {
     /// Waits until the mirror has all entries up to `time`, and no other replica can add one. What is read after that about
     /// this time is the same for ever, on every replica. A time before that of the last entry costs nothing.
-    pub(in crate::api) async fn until_closed(
-        &self,
-        field: &str,
-        time: Timestamp,
-        deadline: Instant,
-    ) -> Result<(), Status> {
+    pub(in crate::api) async fn until_closed(&self, field: &str, time: Timestamp) -> Result<(), Status> {
         if self.mirror.is_closed(time) {
             return Ok(());
         }
@@ -36,7 +31,7 @@ impl StateReader {
         if !self.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let closed = timeout_at(deadline.min(Instant::now() + CLOSED_TIMEOUT), async {
+        let closed = timeout(CLOSED_TIMEOUT, async {
             // Repeated only if the clock was set back meanwhile.
             while let Some(ahead) = Some(self.clock.now().until(time)).filter(|ahead| !ahead.is_zero()) {
                 sleep(ahead).await;

@@ -7,7 +7,7 @@ mod closed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tonic::Status;
 use uuid::Uuid;
 
@@ -22,7 +22,7 @@ use crate::store::Store;
 
 pub(super) use as_of::AsOf;
 
-/// The longest that a read waits for `min_revision`, even if the caller's deadline is later.
+/// The longest that a read waits for `min_revision`. At the deadline of its call, `middleware/admit` answers.
 const MIN_REVISION_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a watch waits for the hash at its cursor. Flags are read from memory, whether the database answers or not.
@@ -47,12 +47,8 @@ impl StateReader {
         self.mirror.read(read).ok_or(Error::DatabaseUnavailable)
     }
 
-    /// Waits until the mirror has reached `min_revision`, until `deadline` at most.
-    pub(super) async fn wait_for_revision(
-        &self,
-        min_revision: Option<Revision>,
-        deadline: Instant,
-    ) -> Result<(), Status> {
+    /// Waits until the mirror has reached `min_revision`.
+    pub(super) async fn wait_for_revision(&self, min_revision: Option<Revision>) -> Result<(), Status> {
         let Some(wanted) = min_revision else { return Ok(()) };
         let mut revisions = self.mirror.revisions();
         if *revisions.borrow_and_update() >= wanted {
@@ -61,7 +57,7 @@ impl StateReader {
         if !self.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let reached = timeout_at(deadline.min(Instant::now() + MIN_REVISION_TIMEOUT), async {
+        let reached = timeout(MIN_REVISION_TIMEOUT, async {
             // The mirror may lag: only the database knows which revisions exist.
             let head = self.store.head().await?;
             if wanted > head.revision {

@@ -21,7 +21,7 @@ All methods, with the meaning, limits, defaults and errors of each field. `make 
 
 Call a method as `toggled.v1.SERVICE/METHOD`, with a token in the metadata: `authorization: Bearer TOKEN`. The permission that
 a method requires stands below its name. Requests and responses may have up to 4 MiB, and responses of flagd's services, which
-hold all flags at once, up to 64 MiB.
+hold all flags at once, up to 64 MiB (`--max-flag-set-mib`). Every [limit](operations.md#limits) names itself where it is reached.
 ";
 
 const FLAGD: &str = "\

@@ -1,6 +1,7 @@
 //! Generated documents are up to date, and links between documents work. `make docs` regenerates the documents.
 
 mod api;
+mod limits;
 mod links;
 mod markdown;
 mod settings;
@@ -44,7 +45,8 @@ fn generated_api_reference_is_current() {
 #[test]
 fn generated_settings_are_current() {
     let operations = read("docs/operations.md");
-    assert_current("docs/operations.md", &with_part(&operations, "settings", &settings::tables()));
+    let operations = with_part(&operations, "settings", &settings::tables());
+    assert_current("docs/operations.md", &with_part(&operations, "limits", &limits::table()));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Telemetry for operators: log lines, metrics, health, traces and error reports.
 
+mod broken_connections;
 mod errors;
 mod health;
 mod logs;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::api::errors::ApiError;
+use crate::api::errors::{ApiError, Limit, millis};
 use crate::committer::ChangeStart;
 use crate::domain::error::Error;
 
@@ -21,6 +21,8 @@ pub(in crate::api) struct CallDeadline {
     pub answer_by: Instant,
     /// The caller's deadline, less the margin, at which a stream ends; `None` if they set none.
     pub requested: Option<Instant>,
+    /// The server's own limit.
+    max: Duration,
     /// Tells whether the change that this call may make has begun.
     pub start: Arc<ChangeStart>,
 }
@@ -33,17 +35,17 @@ impl CallDeadline {
     pub(super) fn of(headers: &HeaderMap, max: Duration) -> Result<Self, ApiError> {
         let now = Instant::now();
         let timeout = timeout(headers)?.map(|timeout| timeout - (timeout / 10).min(ANSWER_MARGIN));
-        Ok(Self::new(now + max, timeout.and_then(|timeout| now.checked_add(timeout))))
+        Ok(Self::new(now, max, timeout.and_then(|timeout| now.checked_add(timeout))))
     }
 
     /// The deadline of a protocol without timeouts.
     pub(super) fn after(max: Duration) -> Self {
-        Self::new(Instant::now() + max, None)
+        Self::new(Instant::now(), max, None)
     }
 
-    fn new(max: Instant, requested: Option<Instant>) -> Self {
-        let answer_by = requested.map_or(max, |requested| requested.min(max));
-        Self { answer_by, requested, start: ChangeStart::before(answer_by) }
+    fn new(now: Instant, max: Duration, requested: Option<Instant>) -> Self {
+        let answer_by = requested.map_or(now + max, |requested| requested.min(now + max));
+        Self { answer_by, requested, max, start: ChangeStart::before(answer_by) }
     }
 
     /// If the deadline has passed, prevents a change that has not begun, and returns the error to answer. A change that has begun is
@@ -53,8 +55,13 @@ impl CallDeadline {
             return None;
         }
         if self.start.prevent() {
-            let is_proposed = self.start.is_proposed();
-            return Some(if is_proposed { Error::DeadlineBeforeStart.into() } else { ApiError::DeadlineExceeded });
+            let limit = |limit: Limit| limit.reached(millis(self.max)).into();
+            return Some(match (self.start.is_proposed(), self.requested == Some(self.answer_by)) {
+                (true, true) => Error::DeadlineBeforeStart.into(),
+                (true, false) => limit(Limit::ChangeStart),
+                (false, true) => ApiError::DeadlineExceeded,
+                (false, false) => limit(Limit::CallTime),
+            });
         }
         let is_over = self.requested.is_some_and(|requested| now >= requested);
         is_over.then(|| Error::DeadlineDuringChange.into())
@@ -123,17 +130,21 @@ mod tests {
     #[test]
     fn error_tells_whether_the_change_may_be_written() {
         let now = Instant::now();
-        let (at, later) = (now + Duration::from_secs(1), now + Duration::from_secs(2));
-        assert_eq!(CallDeadline::new(at, None).expire(now), None);
-        assert_eq!(CallDeadline::new(at, None).expire(at), Some(ApiError::DeadlineExceeded));
+        let second = Duration::from_secs(1);
+        let (at, later) = (now + second, now + 2 * second);
+        assert_eq!(CallDeadline::new(now, second, None).expire(now), None);
+        let limit = ApiError::from(Limit::CallTime.reached(1_000));
+        assert_eq!(CallDeadline::new(now, second, None).expire(at), Some(limit.clone()));
+        assert_eq!(CallDeadline::new(now, second, Some(later)).expire(at), Some(limit));
+        assert_eq!(CallDeadline::new(now, 2 * second, Some(at)).expire(at), Some(ApiError::DeadlineExceeded));
 
-        let begun = CallDeadline::new(at, Some(later));
+        let begun = CallDeadline::new(now, second, Some(later));
         begun.start.prevent();
         assert_eq!((begun.expire(at), begun.next(at)), (None, Some(later)));
         assert_eq!(begun.expire(later), Some(Error::DeadlineDuringChange.into()));
 
         // Without a deadline of the caller, a change that has begun is answered with its outcome.
-        let begun = CallDeadline::new(at, None);
+        let begun = CallDeadline::new(now, second, None);
         begun.start.prevent();
         assert_eq!((begun.expire(later), begun.next(later)), (None, None));
     }

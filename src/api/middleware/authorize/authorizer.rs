@@ -11,6 +11,7 @@ use crate::api::errors::ApiError;
 use crate::api::middleware::admit::CallDeadline;
 use crate::api::middleware::authenticate::{Authenticator, Identification, IdentifiedCaller, UnverifiedToken};
 use crate::auth::policy::{Policies, Policy, ServedMethod};
+use crate::committer::ChangeStart;
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
 
@@ -42,7 +43,7 @@ struct IncomingCall {
     /// The method, or the path if there is no such method.
     method: Result<Arc<ServedMethod>, String>,
     source: CallSource,
-    deadline: CallDeadline,
+    start: Arc<ChangeStart>,
 }
 
 /// Decides on requests by the policies of methods and the permissions of callers.
@@ -67,7 +68,7 @@ impl Authorizer {
         let call = IncomingCall {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
             source,
-            deadline: deadline.clone(),
+            start: Arc::clone(&deadline.start),
         };
         match identification {
             Identification::Caller(caller) => self.authorize(caller, call).map(EarlyDecision::Made),
@@ -91,7 +92,7 @@ impl Authorizer {
 
     fn authorize(&self, identified: IdentifiedCaller, call: IncomingCall) -> Result<Authorization, ApiError> {
         let IdentifiedCaller { caller, sign_on_token, .. } = identified;
-        let IncomingCall { method, source, deadline } = call;
+        let IncomingCall { method, source, start } = call;
         let method = method.map_err(ApiError::UnknownMethod)?;
         let permission = match method.policy {
             Policy::Permission(permission) => Some(permission),
@@ -103,8 +104,7 @@ impl Authorizer {
         if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let CallDeadline { answer_by: deadline, start, .. } = deadline;
-        let call = Call { caller, sign_on_token, permission, source, deadline, start };
+        let call = Call { caller, sign_on_token, permission, source, start };
         Ok(match missing {
             None => Authorization::Granted(call, method),
             Some(missing) => Authorization::Denied(call, method, missing),

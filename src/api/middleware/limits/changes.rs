@@ -7,7 +7,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 
-use crate::api::errors::ApiError;
+use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::auth::CallerKey;
 use crate::domain::advance::Command;
 use crate::domain::error::Error;
@@ -20,7 +20,7 @@ const CLEANUP_INTERVAL: u32 = 10_000;
 
 /// Limits the changes of each caller, by the generic cell rate algorithm.
 pub(in crate::api) struct ChangeRateLimiter {
-    limit: u32,
+    limit: NonZeroU32,
     limiter: RateLimiter<CallerKey, HashMapStateStore<CallerKey>, DefaultClock>,
     checks: AtomicU32,
 }
@@ -31,13 +31,13 @@ impl ChangeRateLimiter {
         let per_second = NonZeroU32::new(limit).unwrap_or(NonZeroU32::MIN);
         let burst = per_second.max(NonZeroU32::new(MIN_BURST).unwrap_or(NonZeroU32::MIN));
         let quota = Quota::per_second(per_second).allow_burst(burst);
-        Self { limit, limiter: RateLimiter::hashmap(quota), checks: AtomicU32::new(0) }
+        Self { limit: per_second, limiter: RateLimiter::hashmap(quota), checks: AtomicU32::new(0) }
     }
 
     /// Checks that a caller may make this change now.
     ///
     /// # Errors
-    /// [`ApiError::RateLimited`], with the time until the change would pass.
+    /// [`Limit::ChangeRate`], with the time until the change would pass.
     pub fn check(&self, caller: &CallerKey, command: &Command) -> Result<(), ApiError> {
         if self.checks.fetch_add(1, Ordering::Relaxed) % CLEANUP_INTERVAL == CLEANUP_INTERVAL - 1 {
             self.limiter.retain_recent();
@@ -48,8 +48,9 @@ impl ChangeRateLimiter {
             // Unreachable: no command is larger than a burst.
             Err(error) => return Err(Error::internal(error).into()),
         };
-        let retry_after = refused.wait_time_from(self.limiter.clock().now());
-        Err(ApiError::RateLimited { limit: self.limit, retry_after })
+        let wait = Some(refused.wait_time_from(self.limiter.clock().now()));
+        let limit = usize::try_from(self.limit.get()).unwrap_or(usize::MAX);
+        Err(LimitReached { wait, ..Limit::ChangeRate.reached(limit) }.into())
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::owner::{is_scarce, network, share};
+use crate::api::errors::{CONNECTIONS, NETWORK_CONNECTIONS, NamedLimit};
 
 /// Limits open connections.
 pub(in crate::api) struct ConnectionLimiter {
@@ -29,18 +30,24 @@ impl ConnectionLimiter {
         Arc::new(Self { max, open: Mutex::default() })
     }
 
-    /// Permits one more connection, unless all are in use, or connections are scarce and this network has its share.
-    pub fn open(self: &Arc<Self>, address: IpAddr) -> Option<ConnectionPermit> {
+    /// Permits one more connection.
+    ///
+    /// # Errors
+    /// The limit that is reached: all are in use, or they are scarce and this network has its share.
+    pub fn open(self: &Arc<Self>, address: IpAddr) -> Result<ConnectionPermit, NamedLimit> {
         let network = network(address);
         let mut open = self.lock();
         let own = open.by_network.get(&network).copied().unwrap_or_default();
-        if open.all >= self.max || is_scarce(open.all, self.max) && own >= share(self.max) {
-            return None;
+        if open.all >= self.max {
+            return Err(CONNECTIONS.with(self.max));
+        }
+        if is_scarce(open.all, self.max) && own >= share(self.max) {
+            return Err(NETWORK_CONNECTIONS.with(share(self.max)));
         }
         open.all += 1;
         open.by_network.insert(network, own + 1);
         drop(open);
-        Some(ConnectionPermit { connections: Arc::clone(self), network })
+        Ok(ConnectionPermit { connections: Arc::clone(self), network })
     }
 
     fn lock(&self) -> MutexGuard<'_, OpenConnections> {
@@ -70,11 +77,12 @@ mod tests {
         let connections = ConnectionLimiter::new(8);
         let open = |address: &str| connections.open(address.parse().unwrap());
         // Alone, one network gets more than half.
-        let proxy: Vec<_> = std::iter::from_fn(|| open("10.0.0.1")).collect();
+        let proxy: Vec<_> = std::iter::from_fn(|| open("10.0.0.1").ok()).collect();
         assert_eq!(proxy.len(), 5);
         let others = [open("10.0.0.2"), open("10.0.0.2"), open("10.0.0.3")];
-        assert!(others.iter().all(Option::is_some));
-        assert!(open("10.0.0.4").is_none(), "all are in use");
+        assert!(others.iter().all(Result::is_ok));
+        let refused = ["10.0.0.1", "10.0.0.4"].map(|address| open(address).err().unwrap());
+        assert_eq!(refused, [CONNECTIONS.with(8); 2]);
         drop((proxy, others));
         let open = connections.lock();
         assert_eq!((open.all, open.by_network.len()), (0, 0), "networks without connections are forgotten");

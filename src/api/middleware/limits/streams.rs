@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::owner::{Owner, is_scarce};
-use crate::api::errors::ApiError;
+use crate::api::errors::{Limit, LimitReached};
 use crate::config::Limits;
 
 /// Limits open streams.
@@ -42,18 +42,21 @@ impl StreamLimiter {
     /// Opens one more stream.
     ///
     /// # Errors
-    /// [`ApiError::StreamLimit`] or [`ApiError::CallerStreamLimit`].
-    pub(in crate::api) fn open(self: &Arc<Self>, owner: Owner) -> Result<StreamPermit, ApiError> {
+    /// The limit that is reached.
+    pub(in crate::api) fn open(self: &Arc<Self>, owner: Owner) -> Result<StreamPermit, LimitReached> {
         let mut open = self.lock();
         let is_stranger = owner.is_stranger();
-        if open.all >= self.max || is_stranger && open.strangers >= self.max_strangers {
-            return Err(ApiError::StreamLimit);
+        if open.all >= self.max {
+            return Err(Limit::Streams.reached(self.max));
+        }
+        if is_stranger && open.strangers >= self.max_strangers {
+            return Err(Limit::StrangerStreams.reached(self.max_strangers));
         }
         // A network of strangers may be a proxy with many clients, so its share applies only while streams are scarce.
         let is_limited = !is_stranger || is_scarce(open.strangers, self.max_strangers);
         let own = open.by_owner.entry(owner.clone()).or_default();
         if is_limited && *own >= self.max_per_owner {
-            return Err(ApiError::CallerStreamLimit(self.max_per_owner));
+            return Err(Limit::CallerStreams.reached(self.max_per_owner));
         }
         *own += 1;
         open.all += 1;
@@ -100,9 +103,9 @@ mod tests {
     fn streams_are_limited_per_caller_and_in_all() {
         let streams = streams(3, 2);
         let mut held = vec![streams.open(user(1)).unwrap(), streams.open(user(1)).unwrap()];
-        assert_eq!(streams.open(user(1)).err(), Some(ApiError::CallerStreamLimit(2)));
+        assert_eq!(streams.open(user(1)).err(), Some(Limit::CallerStreams.reached(2)));
         held.push(streams.open(user(2)).unwrap());
-        assert_eq!(streams.open(user(2)).err(), Some(ApiError::StreamLimit));
+        assert_eq!(streams.open(user(2)).err(), Some(Limit::Streams.reached(3)));
         held.remove(0);
         assert_eq!(streams.open(user(1)).err(), None);
         drop(held);
@@ -115,7 +118,7 @@ mod tests {
         let streams = streams(12, 2);
         let open = |address: &str| streams.open(Owner::stranger(address.parse().ok()));
         let held: Vec<_> = (0..4).map(|_| open("10.0.0.1").unwrap()).collect();
-        assert_eq!(open("10.0.0.1").err(), Some(ApiError::CallerStreamLimit(2)));
+        assert_eq!(open("10.0.0.1").err(), Some(Limit::CallerStreams.reached(2)));
         assert!(open("10.0.0.2").is_ok());
         drop(held);
         assert!(open("10.0.0.1").is_ok());
@@ -126,7 +129,7 @@ mod tests {
         let streams = streams(4, 4);
         let stranger = |address: &str| Owner::stranger(address.parse().ok());
         let held = [stranger("10.0.0.1"), stranger("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
-        assert_eq!(streams.open(stranger("10.0.0.2")).err(), Some(ApiError::StreamLimit));
+        assert_eq!(streams.open(stranger("10.0.0.2")).err(), Some(Limit::StrangerStreams.reached(2)));
         let known = [user(1), user(2)].map(|owner| streams.open(owner).unwrap());
         drop((held, known));
         assert_eq!(streams.lock().strangers, 0);

@@ -58,7 +58,7 @@ impl http_body::Body for TrackedBody {
         match &mut polled {
             Poll::Ready(Some(Ok(frame))) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    call.request_context().enter(|| replace_final_status(trailers));
+                    call.request_context().enter(|| replace_final_status(&call.request_context().method, trailers));
                     call.end(code::of_headers(trailers).unwrap_or(Code::Unknown));
                 }
             }

@@ -69,6 +69,8 @@ impl TrackedCall {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
+        // Whatever was answered reached nobody.
+        let code = if code != Code::Ok && self.context.is_broken_off() { Code::Cancelled } else { code };
         let took = self.began.elapsed();
         self.open = None;
         self.series.end(code, took);

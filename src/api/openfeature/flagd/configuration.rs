@@ -7,7 +7,7 @@ use prost::bytes::{BufMut, BytesMut};
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep_until};
 
-use crate::api::errors::ApiError;
+use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::api::middleware::limits::{SharedBytes, SharedMessage};
 use crate::api::openfeature;
 use crate::domain::error::Error;
@@ -41,7 +41,8 @@ impl Configuration {
     pub fn message(&self, fields: &[u8], max: usize) -> Result<SharedMessage, ApiError> {
         let json = self.json.len();
         let length = fields.len() + 1 + prost::length_delimiter_len(json) + json;
-        let too_large = || ApiError::MessageTooLarge(format!("all flags are {length} bytes, the limit is {max}"));
+        let found = u64::try_from(length).ok();
+        let too_large = || ApiError::from(LimitReached { found, ..Limit::FlagSetSize.reached(max) });
         let framed = u32::try_from(length).ok().filter(|_| length <= max).ok_or_else(too_large)?;
         let mut head = BytesMut::with_capacity(32 + fields.len());
         // Not compressed.

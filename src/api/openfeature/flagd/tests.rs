@@ -210,3 +210,14 @@ async fn restored_log_gets_a_new_configuration() {
     mirror.replace(state([]));
     assert_eq!(json(&cache.current().await.unwrap()), r#"{"flags":{}}"#);
 }
+
+#[tokio::test]
+async fn flag_set_over_its_limit_is_refused_with_its_size() {
+    let mirror = mirror(state(["a", "b"]));
+    let configuration = ConfigurationCache::new(mirror).current().await.unwrap();
+    let message = configuration.message(&[], usize::MAX).unwrap();
+    let length = message.head.len() + message.shared.len() - 5;
+    assert!(configuration.message(&[], length).is_ok());
+    let refused = configuration.message(&[], length - 1).map(drop).unwrap_err().to_string();
+    assert!(refused.contains(&format!("({length} bytes; limit: {} bytes", length - 1)), "{refused}");
+}

@@ -24,6 +24,8 @@ use crate::domain::error::Error;
 use crate::mirror::Mirror;
 use etag::ETag;
 
+pub(in crate::api) use request::{BODY_LIMIT, BODY_TIMEOUT};
+
 /// The service.
 #[derive(Clone)]
 pub(in crate::api) struct Ofrep {

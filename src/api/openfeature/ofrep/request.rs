@@ -9,13 +9,14 @@ use prost::bytes::Bytes;
 use serde_json::{Map, Value};
 use tonic::body::Body;
 
+use crate::api::errors::{OFREP_BODY, OFREP_TIME, millis};
 use crate::api::protocol::ofrep::OfrepError;
 
 /// The largest accepted body, in bytes. Contexts have a few hundred.
-const BODY_LIMIT: usize = 1024 * 1024;
+pub(in crate::api) const BODY_LIMIT: usize = 1024 * 1024;
 
 /// How long a body may take to arrive. Over HTTP/1.1 nothing else ends the wait for a silent client.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+pub(in crate::api) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Checks that a body is a JSON object whose `context`, if present, is an object. OFREP requires a context, but its own clients
 /// omit an empty one.
@@ -31,11 +32,13 @@ pub(super) async fn validate(body: Body) -> Result<(), OfrepError> {
 
 async fn read(body: Body) -> Result<Bytes, OfrepError> {
     let Ok(read) = tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await else {
-        return Err(OfrepError::general(StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time"));
+        let late = format!("the body did not arrive in time ({})", OFREP_TIME.with(millis(BODY_TIMEOUT)));
+        return Err(OfrepError::general(StatusCode::REQUEST_TIMEOUT, &late));
     };
     read.map(|collected| collected.to_bytes()).map_err(|error| {
         if error.is::<LengthLimitError>() {
-            OfrepError::general(StatusCode::PAYLOAD_TOO_LARGE, "the body must be at most 1 MiB")
+            let too_large = format!("the body is too large ({})", OFREP_BODY.with(BODY_LIMIT));
+            OfrepError::general(StatusCode::PAYLOAD_TOO_LARGE, &too_large)
         } else {
             OfrepError::bad_request("PARSE_ERROR", "the body was cut short")
         }

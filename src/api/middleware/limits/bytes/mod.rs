@@ -34,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use http::HeaderMap;
 
 use super::owner::{Owner, is_scarce, share};
-use crate::api::errors::{ApiError, BufferScope};
+use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
@@ -240,10 +240,10 @@ impl Account {
     }
 
     fn check_for(&self, precedence: Precedence) -> Result<(), ApiError> {
-        self.exhausted(precedence).map_or(Ok(()), |scope| Err(ApiError::BufferLimit(scope)))
+        self.exhausted(precedence).map_or(Ok(()), |limit| Err(limit.into()))
     }
 
-    fn exhausted(&self, precedence: Precedence) -> Option<BufferScope> {
+    fn exhausted(&self, precedence: Precedence) -> Option<LimitReached> {
         let budget = &*self.budget;
         let used = budget.used();
         let (own_whole, own_used) = match self.is_stranger {
@@ -253,11 +253,14 @@ impl Account {
         let own_whole = if self.is_stranger && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
         let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
         if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
-            Some(BufferScope::Connection)
+            Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
         } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
-            Some(BufferScope::Owner)
-        } else if own_used >= own_whole || used >= budget.limit {
-            Some(BufferScope::Server)
+            let limit = if self.is_stranger { Limit::NetworkBytes } else { Limit::OwnerBytes };
+            Some(limit.reached(share(own_whole)))
+        } else if used >= budget.limit {
+            Some(Limit::ServerBytes.reached(budget.limit))
+        } else if own_used >= own_whole {
+            Some(Limit::StrangerBytes.reached(own_whole))
         } else {
             None
         }
@@ -341,11 +344,11 @@ mod tests {
         let budget = ByteBudget::of(LIMIT);
         let (first, error) = fill(&budget, &stranger("10.0.0.1"));
         // Alone, one network gets more than half of it.
-        assert_eq!((first.len(), error), (9, ApiError::BufferLimit(BufferScope::Owner)));
+        assert_eq!((first.len(), error), (9, Limit::NetworkBytes.reached(LIMIT / 16).into()));
         let (second, _) = fill(&budget, &stranger("10.0.0.2"));
         let (third, error) = fill(&budget, &stranger("10.0.0.3"));
         assert_eq!((second.len(), third.len()), (4, 3), "{error}");
-        assert_eq!(error, ApiError::BufferLimit(BufferScope::Server));
+        assert_eq!(error, Limit::StrangerBytes.reached(LIMIT / 4).into());
         let (callers, _) = fill(&budget, &caller(1));
         assert_eq!(callers.len(), 17, "while most is free, a caller may take more than a share");
         drop((first, second, third, callers));
@@ -364,7 +367,7 @@ mod tests {
         let account = budget.account(&connection, &caller(1));
         let mut held: Vec<_> = (0..33).map(|_| account.charge_request(MIB).unwrap()).collect();
         let refused = account.begin_call(&HeaderMap::new(), Ordinary).err();
-        assert_eq!(refused, Some(ApiError::BufferLimit(BufferScope::Connection)));
+        assert_eq!(refused, Some(Limit::ConnectionBytes.reached(LIMIT / 8).into()));
         assert!(!begin(&budget, &connection, &caller(2), Ordinary), "the same connection");
         assert!(begin(&budget, &ConnectionBytes::default(), &caller(2), Ordinary), "another one");
         assert!(begin(&budget, &connection, &caller(1), Stream), "its messages wait");

@@ -13,7 +13,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::{Account, Charge};
-use crate::api::errors::{ApiError, status};
+use crate::api::errors::{ApiError, Limit, millis, status};
 use crate::config::STREAM_WINDOW;
 
 /// The length of the header of a gRPC message: a byte that says whether it is compressed, and four of its length.
@@ -149,7 +149,10 @@ impl RequestBody {
             }
         }
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        timer.as_mut().poll(context).map(|()| ApiError::DeadlineExceeded)
+        timer.as_mut().poll(context).map(|()| match &self.messages {
+            Some(messages) => Limit::CallTime.reached(millis(messages.limit)).into(),
+            None => ApiError::DeadlineExceeded,
+        })
     }
 }
 
