@@ -1,5 +1,7 @@
 //! The state at one revision: all flags, users and tokens. The mirror holds it, and `advance` decides on it.
 
+mod flags;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use super::flag::Flag;
 use super::hash::GENESIS;
 use super::text::{Email, FlagKey};
 use super::time::Timestamp;
+use flags::Flags;
 
 /// The head of the log: its last entry, and its floor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,11 +83,7 @@ pub struct State {
     head: Head,
     /// See [`State::close`].
     closed_at: Timestamp,
-    flags: BTreeMap<FlagKey, Arc<Flag>>,
-    flag_keys: HashMap<Uuid, FlagKey>,
-    /// Each flag under the revision of its last change, so that changes since a revision are found without a walk over
-    /// all flags.
-    changes: BTreeMap<Revision, Arc<Flag>>,
+    flags: Flags,
     users: HashMap<Uuid, Arc<User>>,
     emails: BTreeMap<Email, Uuid>,
     accounts: HashMap<Account, Uuid>,
@@ -101,9 +100,7 @@ impl State {
             generation: 0,
             head,
             closed_at: Timestamp::MIN,
-            flags: BTreeMap::new(),
-            flag_keys: HashMap::new(),
-            changes: BTreeMap::new(),
+            flags: Flags::default(),
             users: HashMap::new(),
             emails: BTreeMap::new(),
             accounts: HashMap::new(),
@@ -121,13 +118,7 @@ impl State {
 
     /// Moves to `head` and takes over the changed objects. The cost grows with the number of changes, not of objects.
     pub fn apply(&mut self, head: Head, delta: &Delta) {
-        for flag in &delta.flags {
-            match self.flags.insert(flag.key.clone(), Arc::clone(flag)) {
-                Some(before) => self.changes.remove(&before.revision),
-                None => self.flag_keys.insert(flag.id, flag.key.clone()).and(None),
-            };
-            self.changes.insert(flag.revision, Arc::clone(flag));
-        }
+        self.flags.apply(&delta.flags);
         for user in &delta.users {
             let before = self.users.insert(user.id, Arc::clone(user));
             // Unless another user of the same delta has taken over the account.
@@ -185,19 +176,19 @@ impl State {
     /// decide: if each is unchanged or has changed later, a reader of `older` can continue here and misses nothing.
     fn continues(&self, older: &Self) -> bool {
         let at = older.head.revision;
-        let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.get(&flag.key) == Some(flag);
-        let stays = |flag: &Arc<Flag>| self.flags.get(&flag.key).is_some_and(|now| now.id == flag.id);
+        let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.by_key(&flag.key) == Some(flag);
+        let stays = |flag: &Arc<Flag>| self.flags.by_key(&flag.key).is_some_and(|now| now.id == flag.id);
         self.head.log_id == older.head.log_id
             && self.head.floor > at
-            && self.flags.values().all(fits)
-            && older.flags.values().all(stays)
+            && self.flags.all().all(fits)
+            && older.flags.all().all(stays)
     }
 
     /// The flag, even if it is archived.
     pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
         match flag {
-            FlagRef::Id(id) => self.flags.get(self.flag_keys.get(id)?),
-            FlagRef::Key(key) => self.flags.get(key),
+            FlagRef::Id(id) => self.flags.by_id(*id),
+            FlagRef::Key(key) => self.flags.by_key(key),
         }
     }
 
@@ -206,26 +197,23 @@ impl State {
         // A prefix that is not a valid key (empty, or `-x`) cannot be a start of the range. It still ends the range.
         let start = FlagKey::parse(prefix).ok();
         let from = match (after, &start) {
-            (Some(after), Some(start)) if after < start => Bound::Included(start.clone()),
-            (Some(after), _) => Bound::Excluded(after.clone()),
-            (None, Some(start)) => Bound::Included(start.clone()),
+            (Some(after), Some(start)) if after < start => Bound::Included(start),
+            (Some(after), _) => Bound::Excluded(after),
+            (None, Some(start)) => Bound::Included(start),
             (None, None) => Bound::Unbounded,
         };
-        self.flags
-            .range((from, Bound::Unbounded))
-            .map(|(_, flag)| flag)
-            .take_while(move |flag| flag.key.as_str().starts_with(prefix))
+        self.flags.from(from).take_while(move |flag| flag.key.as_str().starts_with(prefix))
     }
 
     /// The flags that changed after a revision, in their present form, archived ones included, in the order of their
     /// last change.
     pub fn flags_since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Flag>> {
-        self.changes.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(_, flag)| flag)
+        self.flags.changed_since(revision)
     }
 
     /// The flag that changed last. While it is the same, no flag has changed.
     pub fn last_changed_flag(&self) -> Option<&Arc<Flag>> {
-        self.changes.last_key_value().map(|(_, flag)| flag)
+        self.flags.last_changed()
     }
 
     /// All users, sorted by e-mail address, after `after`.

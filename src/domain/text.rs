@@ -7,7 +7,7 @@ mod address;
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -130,7 +130,13 @@ impl Email {
 fn sized(text: &str, least: usize, most: usize, rule: &'static str) -> Result<Arc<str>, Malformed> {
     // Counting characters walks the text: a text that is too long in bytes is refused first.
     let fits = text.len() <= most * 4 && (least..=most).contains(&text.chars().count());
-    if fits && !text.contains('\0') { Ok(text.into()) } else { Err(Malformed(rule)) }
+    if fits && !text.contains('\0') { Ok(shared(text)) } else { Err(Malformed(rule)) }
+}
+
+/// The text, shared. All empty texts are one, since most flags have no description.
+fn shared(text: &str) -> Arc<str> {
+    static EMPTY: LazyLock<Arc<str>> = LazyLock::new(|| "".into());
+    if text.is_empty() { Arc::clone(&EMPTY) } else { text.into() }
 }
 
 #[cfg(test)]

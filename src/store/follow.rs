@@ -1,11 +1,15 @@
 //! Reading the state and following the log, for both databases. Each function runs in a transaction that shows one moment.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
 
 use super::StoreError;
 use super::backend::Backend;
 use super::rows::{EntryHash, Part, Table, Time, column_list, read, select};
 use super::sql::Sql;
+use crate::domain::flag::Flag;
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
@@ -79,7 +83,7 @@ impl Relation {
 pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<State, StoreError> {
     let LogEnd { head, closed_at } = B::end(snapshot).await?;
     let delta = Delta {
-        flags: all_rows::<B, _>(snapshot).await?,
+        flags: all_flags::<B>(snapshot).await?,
         users: all_rows::<B, _>(snapshot).await?,
         tokens: all_rows::<B, _>(snapshot).await?,
     };
@@ -87,6 +91,21 @@ pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<Sta
     state.apply(head, &delta);
     state.close(closed_at);
     Ok(state)
+}
+
+/// Reads all flags. Those that one user has changed share that user's name, since there may be a million of them.
+async fn all_flags<B: Backend>(snapshot: &mut B::Connection) -> Result<Vec<Arc<Flag>>, StoreError> {
+    let mut names: HashSet<Arc<str>> = HashSet::new();
+    let query = Sql::<B>::new(select::<Flag>()).query()?;
+    let flags = B::fetch(snapshot, query).map(|row| {
+        let mut flag = read::<B, Flag>(&row.map_err(B::read_error)?)?;
+        match names.get(&flag.updated_by) {
+            Some(name) => flag.updated_by = Arc::clone(name),
+            None => drop(names.insert(Arc::clone(&flag.updated_by))),
+        }
+        Ok(Arc::new(flag))
+    });
+    flags.try_collect().await
 }
 
 async fn all_rows<B: Backend, T: Table>(snapshot: &mut B::Connection) -> Result<Vec<Arc<T>>, StoreError> {

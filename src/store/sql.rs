@@ -48,7 +48,8 @@ impl<B: Backend> Sql<B> {
         }
     }
 
-    fn query<'q>(self) -> Result<Query<'q, B, B::Arguments>, StoreError> {
+    /// The query, for a caller who reads rows as they arrive.
+    pub fn query<'q>(self) -> Result<Query<'q, B, B::Arguments>, StoreError> {
         match self.error {
             Some(error) => Err(B::read_error(sqlx::Error::Encode(error))),
             None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments)),

@@ -96,7 +96,11 @@ impl Watched {
 
     /// Runs a load. Returns flips per second and how late the last watcher was at most. All watchers have all flips afterwards.
     async fn flip(&self, load: &CallLoad) -> Result<(f64, Duration)> {
-        let (flips, late) = self.watchers.lateness_during(self.served.callers.flip(load)).await?;
+        let flips = self.served.callers.flip_with_refusals(load);
+        let (flips, late) = self.watchers.lateness_during(flips).await?;
+        if flips.refused > 0 {
+            println!("  {} flips were refused", flips.refused);
+        }
         self.watchers.reached(self.served.callers.flag_1().await?.revision).await?;
         Ok((flips.per_second, late))
     }
