@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::call::Call;
 use super::change::Changes;
 use super::errors::ApiError;
+use super::listener::Peer;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
 use super::reader::StateReader;
@@ -120,13 +121,14 @@ impl AuditService for Audit {
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
         let deadline = Call::of(&request)?.deadline;
+        let connection = Peer::connection(request.extensions());
         let request = AuditStream::parse(request.into_inner())?;
         if let Some(time) = request.end_date() {
             self.reader.until_closed("to_date", time, deadline).await?;
         }
         let head = self.store.head().await?;
         let stream = request.start(&*self.store, &head).await?;
-        Ok(Response::new(stream.messages(Arc::clone(&self.store), self.mirror.revisions())))
+        Ok(Response::new(stream.messages(Arc::clone(&self.store), &self.mirror, connection)))
     }
 }
 

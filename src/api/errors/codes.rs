@@ -17,7 +17,7 @@ pub(super) fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::RateLimited { .. } => (Code::ResourceExhausted, ErrorReason::RateLimited),
         ApiError::CallerStreamLimit(_) => (Code::ResourceExhausted, ErrorReason::StreamLimit),
         ApiError::StreamLimit => (Code::Unavailable, ErrorReason::StreamLimit),
-        ApiError::BufferLimit(_) => (Code::ResourceExhausted, ErrorReason::BufferLimit),
+        ApiError::BufferLimit(_) | ApiError::Unread(_) => (Code::ResourceExhausted, ErrorReason::BufferLimit),
         ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
         ApiError::MalformedTimeout => (Code::InvalidArgument, ErrorReason::Malformed),

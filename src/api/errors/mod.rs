@@ -49,6 +49,9 @@ pub enum ApiError {
     /// Too many bytes of unfinished requests and unread answers are in memory.
     #[error("{0}")]
     BufferLimit(BufferScope),
+    /// The client of a stream of the current state has not read what it was sent.
+    #[error("you have not read this stream for more than {} s; open it again, and read it all the time", .0.as_secs())]
+    Unread(Duration),
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,

@@ -3,6 +3,8 @@
 //! tonic's own server has a timer for `grpc-timeout` that no layer inside it can replace. It answers CANCELLED without a reason, and
 //! not when the caller's change is decided. So its services are served here, and `middleware/admit` has the only timer.
 
+mod stream_task;
+
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
@@ -10,7 +12,7 @@ use std::pin::pin;
 use futures::{Stream, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -21,6 +23,13 @@ use tower::{Service, ServiceExt};
 
 use super::listener::Connection;
 use crate::config::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
+use stream_task::StreamExecutor;
+
+pub(super) use stream_task::reset_when;
+
+/// How many bytes of an answer `h2` takes before they can be sent, besides those of one frame. Enough to keep a connection busy: they
+/// are copied to the socket in parts of this size.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
 pub(super) async fn serve<S>(
@@ -56,14 +65,15 @@ pub(super) async fn serve<S>(
 }
 
 /// HTTP with limits. By default, hyper limits neither concurrent streams nor streams that are reset for errors.
-fn protocol(limits: &FixedLimits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn protocol(limits: &FixedLimits) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_calls_per_connection)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(limits.max_header_bytes)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)
