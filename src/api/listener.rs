@@ -19,6 +19,7 @@ use tonic::transport::server::Connected;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
 use crate::config::Limits;
+use crate::mirror::WriteTime;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::tls::{ClientCertificate, ServerTls, TlsStream};
 
@@ -47,6 +48,11 @@ impl Peer {
     fn new(address: SocketAddr, certificate: Option<ClientCertificate>) -> Self {
         Self { address, certificate: certificate.map(Arc::new), bytes: Arc::default() }
     }
+
+    /// The number of the connection with these extensions. Streams of one connection have the same.
+    pub fn connection(extensions: &http::Extensions) -> usize {
+        extensions.get::<Self>().map_or(0, |peer| Arc::as_ptr(&peer.bytes).addr())
+    }
 }
 
 /// A connection ready for requests.
@@ -58,6 +64,7 @@ pub(super) struct Connection {
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
     stall: Stall,
+    write_time: WriteTime,
     _permit: ConnectionPermit,
     _open: GaugeGuard,
 }
@@ -98,6 +105,13 @@ impl Stall {
     }
 }
 
+/// What connections share.
+#[derive(Clone)]
+struct Settings {
+    timeouts: Timeouts,
+    write_time: WriteTime,
+}
+
 /// The timeouts of a connection.
 #[derive(Debug, Clone, Copy)]
 struct Timeouts {
@@ -112,12 +126,13 @@ impl Connection {
         stream: Either<TcpStream, Box<TlsStream>>,
         peer: Peer,
         permit: ConnectionPermit,
-        timeouts: Timeouts,
+        Settings { timeouts, write_time }: Settings,
     ) -> Self {
         let preface =
             Some(Preface { read: 0, timeout: timeouts.handshake, deadline: Box::pin(sleep(timeouts.handshake)) });
         let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_deferred_read: false, deadline: None };
-        Self { stream, peer, preface, has_yielded: false, stall, _permit: permit, _open: GaugeGuard::connection() }
+        let _open = GaugeGuard::connection();
+        Self { stream, peer, preface, has_yielded: false, stall, write_time, _permit: permit, _open }
     }
 
     /// Yields once before the first write after a flush, so that all answers that are ready go out in one system call. That call
@@ -144,14 +159,18 @@ pub(super) fn incoming(
     listener: TcpListener,
     tls: Option<Arc<ServerTls>>,
     limits: &Limits,
+    write_time: WriteTime,
 ) -> impl Stream<Item = io::Result<Connection>> + use<> {
     let incoming = Incoming {
         acceptor: Acceptor { listener, pause: None, last_logged: None },
         tls,
         connections: ConnectionLimiter::new(limits.max_connections),
-        timeouts: Timeouts {
-            handshake: limits.fixed.handshake_timeout,
-            stall: limits.fixed.keepalive_interval + limits.fixed.keepalive_timeout,
+        settings: Settings {
+            timeouts: Timeouts {
+                handshake: limits.fixed.handshake_timeout,
+                stall: limits.fixed.keepalive_interval + limits.fixed.keepalive_timeout,
+            },
+            write_time,
         },
         max_handshakes: limits.fixed.max_handshakes,
         handshakes: JoinSet::new(),
@@ -164,7 +183,7 @@ struct Incoming {
     acceptor: Acceptor,
     tls: Option<Arc<ServerTls>>,
     connections: Arc<ConnectionLimiter>,
-    timeouts: Timeouts,
+    settings: Settings,
     /// How many handshakes may run at the same time. When this limit is reached, the oldest is aborted: silent clients cannot keep
     /// others out, and an honest handshake ends long before it is the oldest.
     max_handshakes: usize,
@@ -195,11 +214,11 @@ impl Incoming {
                     match &self.tls {
                         None => {
                             let peer = Peer::new(address, None);
-                            return Connection::new(Either::Left(stream), peer, permit, self.timeouts);
+                            return Connection::new(Either::Left(stream), peer, permit, self.settings.clone());
                         }
                         Some(tls) => {
-                            let timeouts = self.timeouts;
-                            self.begin(handshake(Arc::clone(tls), stream, address, permit, timeouts));
+                            let settings = self.settings.clone();
+                            self.begin(handshake(Arc::clone(tls), stream, address, permit, settings));
                         }
                     }
                 },
@@ -226,13 +245,14 @@ async fn handshake(
     stream: TcpStream,
     address: SocketAddr,
     permit: ConnectionPermit,
-    timeouts: Timeouts,
+    settings: Settings,
 ) -> Option<Connection> {
-    let accepted = timeout(timeouts.handshake, tls.accept(stream)).await;
-    match accepted.unwrap_or_else(|_| Err(timed_out(HANDSHAKE_TIME, timeouts.handshake))) {
+    let handshake_time = settings.timeouts.handshake;
+    let accepted = timeout(handshake_time, tls.accept(stream)).await;
+    match accepted.unwrap_or_else(|_| Err(timed_out(HANDSHAKE_TIME, handshake_time))) {
         Ok((stream, certificate)) => {
             let peer = Peer::new(address, certificate);
-            Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, timeouts))
+            Some(Connection::new(Either::Right(Box::new(stream)), peer, permit, settings))
         }
         Err(error) => {
             tracing::debug!(%address, %error, "TLS handshake failed");
@@ -317,7 +337,9 @@ impl AsyncRead for Connection {
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_yield(cx));
+        let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.write_time.add(begun.elapsed());
         self.stall.after_write(polled, cx)
     }
 
@@ -327,7 +349,9 @@ impl AsyncWrite for Connection {
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_yield(cx));
+        let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.write_time.add(begun.elapsed());
         self.stall.after_write(polled, cx)
     }
 

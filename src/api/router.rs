@@ -18,7 +18,7 @@ use super::health::Health;
 use super::listener::incoming;
 use super::middleware::admit::{Admit, AdmitLayer};
 use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
-use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials};
+use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials, StreamTimeouts};
 use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::{Observe, ObserveLayer};
 use super::openfeature::flagd::{Evaluation, FlagSync};
@@ -40,7 +40,7 @@ use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
 use crate::config::Limits;
 use crate::domain::time::Clock;
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, WriteTime};
 use crate::store::Store;
 use crate::tls::ServerTls;
 
@@ -98,6 +98,7 @@ pub enum RouterError {
 /// All services behind their layers, ready to serve.
 pub struct Router {
     service: Observe<Admit<Authorize<Routes>>>,
+    write_time: WriteTime,
     limits: Limits,
     closing: CancellationToken,
 }
@@ -109,6 +110,7 @@ impl Router {
     /// When a served method declares no policy, or the descriptors cannot be read.
     pub fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
+        let write_time = parts.mirror.write_time();
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
         let policies = Arc::new(policies);
         let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
@@ -149,12 +151,12 @@ impl Router {
             .prepare();
         let admit = AdmitLayer::new(limits.request_timeout);
         let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
-        Ok((Self { service, limits, closing }, health))
+        Ok((Self { service, write_time, limits, closing }, health))
     }
 
     /// Serves until `closing` is cancelled and open connections have ended; over TLS if `tls` is given.
     pub async fn serve(self, listener: TcpListener, tls: Option<Arc<ServerTls>>) {
-        let incoming = incoming(listener, tls, &self.limits);
+        let incoming = incoming(listener, tls, &self.limits, self.write_time);
         transport::serve(incoming, self.service, &self.limits.fixed, self.closing).await;
     }
 }
@@ -172,7 +174,12 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
     };
     let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));
-    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, limits.request_timeout);
+    let timeouts = StreamTimeouts {
+        message: limits.request_timeout,
+        unread: limits.fixed.unread_timeout,
+        reset: limits.fixed.reset_timeout,
+    };
+    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, timeouts);
     (layer, denials)
 }
 

@@ -37,6 +37,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// gRPC's own default. With the interval, a dead client frees its connection after 50 s.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Three heartbeats. A client that has read nothing for so long has stopped, or cannot use what it would read.
+const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Long enough for a client that reads slowly to get the status of a stream that has ended, and short enough for a caller that has
+/// lost access.
+const RESET_TIMEOUT: Duration = Duration::from_secs(20);
+
 /// A handshake takes a few round trips; a client that takes longer is not going to call.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -70,6 +77,10 @@ pub struct FixedLimits {
     pub keepalive_interval: Duration,
     /// How long the client may take to answer that ping before the connection is closed.
     pub keepalive_timeout: Duration,
+    /// How long the client of a watch may read nothing, although there is something to read, before the watch ends.
+    pub unread_timeout: Duration,
+    /// How long the client of a stream that has ended may take to read the rest before the stream is reset.
+    pub reset_timeout: Duration,
     /// How long the TLS handshake may take, and after it the first bytes of HTTP.
     pub handshake_timeout: Duration,
     /// TLS handshakes in progress. A further one drops the oldest.
@@ -91,6 +102,8 @@ impl Default for FixedLimits {
             max_header_bytes: MAX_HEADER_BYTES,
             keepalive_interval: KEEPALIVE_INTERVAL,
             keepalive_timeout: KEEPALIVE_TIMEOUT,
+            unread_timeout: UNREAD_TIMEOUT,
+            reset_timeout: RESET_TIMEOUT,
             handshake_timeout: HANDSHAKE_TIMEOUT,
             max_handshakes: MAX_HANDSHAKES,
             max_pending_resets: MAX_PENDING_RESETS,

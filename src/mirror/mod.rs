@@ -5,12 +5,13 @@
 //! second one finds the mirror moved already and leaves it.
 
 mod closing;
+mod fan_out;
 mod follow;
 mod freshness;
 mod subscription;
 
 use std::collections::BTreeSet;
-use std::sync::atomic::AtomicI64;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -20,10 +21,17 @@ use tokio::time::Instant;
 use crate::domain::Revision;
 use crate::domain::state::{Delta, FlagRef, Head, State};
 use crate::domain::text::FlagKey;
+use fan_out::FanOut;
 
 pub use closing::NotClosed;
+#[cfg(test)]
+pub use fan_out::MIN_INTERVAL;
+pub use fan_out::WriteTime;
 pub use follow::follow;
-pub use subscription::Subscription;
+pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
+
+/// What a reader of the log costs when it is notified: a few queries, most of which the database works on.
+const LOG_READ: Duration = Duration::from_micros(250);
 
 /// The state in memory, shared by all tasks. Reads do not block each other.
 pub struct Mirror {
@@ -37,9 +45,14 @@ pub struct Mirror {
     closing: closing::Closing,
     /// Counts changes of users and tokens. Open streams check their access after each. Flips, the most frequent
     /// changes, do not wake them.
-    access: watch::Sender<u64>,
-    /// The subscribers to changes of flags.
-    subscribers: subscription::Subscribers,
+    access_changes: AtomicU64,
+    /// The subscribers to changes of flags, ...
+    flags: Arc<FanOut>,
+    /// ... to entries of the log, ...
+    log: Arc<FanOut>,
+    /// ... and to changes of users and tokens.
+    access: Arc<FanOut>,
+    write_time: WriteTime,
     /// The keys of all flags of logs that were replaced.
     former_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// The most revisions by which the mirror was found to lag since the metric was last read.
@@ -55,13 +68,18 @@ pub struct Mirror {
 impl Mirror {
     /// An empty mirror. It stops counting as fresh `max_staleness` after its last comparison with the database.
     pub fn new(max_staleness: Duration) -> Arc<Self> {
+        let write_time = WriteTime::default();
+        let fan_out = |cost_each| FanOut::new(cost_each, write_time.clone());
         Arc::new(Self {
             state: RwLock::new(None),
             following: Mutex::new(()),
             revision: watch::Sender::new(-1),
             closing: closing::Closing::default(),
-            access: watch::Sender::new(0),
-            subscribers: subscription::Subscribers::default(),
+            access_changes: AtomicU64::new(0),
+            flags: fan_out(Duration::ZERO),
+            log: fan_out(LOG_READ),
+            access: fan_out(Duration::ZERO),
+            write_time,
             former_keys: std::sync::Mutex::default(),
             began: Instant::now(),
             confirmed: watch::Sender::new(None),
@@ -81,9 +99,9 @@ impl Mirror {
         self.revision.subscribe()
     }
 
-    /// A receiver that is notified of each change of users or tokens.
-    pub fn access_changes(&self) -> watch::Receiver<u64> {
-        self.access.subscribe()
+    /// Takes the time of all writes to clients, by which subscribers are paced.
+    pub fn write_time(&self) -> WriteTime {
+        self.write_time.clone()
     }
 
     /// Moves from `base` to `head`. Does nothing if the mirror is not at `base`: another task has moved it already.
@@ -91,12 +109,16 @@ impl Mirror {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let Some(state) = held.as_mut().filter(|state| state.head() == base) else { return };
         state.apply(head, delta);
+        let position = Position::of(state);
         self.revision.send_replace(head.revision);
+        let changes_access = !delta.users.is_empty() || !delta.tokens.is_empty();
+        self.access_changes.fetch_add(changes_access.into(), Ordering::AcqRel);
         drop(held);
-        if !delta.users.is_empty() || !delta.tokens.is_empty() {
-            self.access.send_modify(|changes| *changes += 1);
+        if changes_access {
+            self.access.tell_everyone(position);
         }
-        self.subscribers.notify(&delta.flags);
+        self.flags.tell(position, &delta.flags);
+        self.log.tell_everyone(position);
     }
 
     /// The keys of flags that disappeared because the log was replaced, as after a restore.
@@ -112,21 +134,22 @@ impl Mirror {
     /// trimmed beyond the old state.
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        let revision = new.head().revision;
         let new = match &*held {
             Some(old) => new.replacing(old),
             None => new,
         };
-        let generation = new.generation();
-        let old = held.replace(new).filter(|old| old.generation() != generation);
-        self.revision.send_replace(revision);
+        let position = Position::of(&new);
+        let old = held.replace(new).filter(|old| old.generation() != position.generation);
+        self.revision.send_replace(position.revision);
+        self.access_changes.fetch_add(1, Ordering::AcqRel);
         drop(held);
         // Outside the lock, since it walks over all flags.
         if let Some(old) = old {
             let mut former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
             former.extend(old.flags("", None).map(|flag| flag.key.clone()));
         }
-        self.access.send_modify(|changes| *changes += 1);
-        self.subscribers.notify_all();
+        for subscribers in [&self.access, &self.flags, &self.log] {
+            subscribers.tell_everyone(position);
+        }
     }
 }

@@ -1,64 +1,133 @@
-//! Subscriptions: notifications of changes to flags.
+//! Subscriptions: notifications of changes to flags, to the log, and to users and tokens.
 //!
 //! Nothing is queued for a subscriber. It is woken and reads from the state which flags have changed since the revision that it
 //! has seen. A slow subscriber therefore finds each flag once, in its current form, and costs nothing meanwhile.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::Mirror;
-use crate::domain::flag::Flag;
+use super::fan_out::{FanOut, Place};
+use crate::domain::Revision;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 
 /// Notifies its owner of changes to flags, until it is dropped.
 pub struct Subscription {
     mirror: Arc<Mirror>,
-    number: u64,
-    /// `None` for all flags.
-    keys: Option<Vec<FlagKey>>,
-    wake: Arc<Notify>,
+    member: Member,
     /// The generation of the log that it began on, see [`State::generation`].
     generation: u64,
+    /// What the next read must include, besides what the latest wave tells of.
+    needed: Position,
+}
+
+/// Notifies its owner of entries of the log, until it is dropped.
+pub struct LogSubscription(Member);
+
+/// Notifies its owner of changes of users or tokens, until it is dropped.
+pub struct AccessChanges {
+    mirror: Arc<Mirror>,
+    member: Member,
+    /// The number of changes that its owner knows.
+    seen: u64,
+}
+
+/// A place in the waves of one kind.
+struct Member {
+    fan_out: Arc<FanOut>,
+    place: Place,
+    /// `None` for all flags.
+    keys: Option<Arc<[FlagKey]>>,
+    wake: Arc<Notify>,
+}
+
+/// A state of the flags. A later one is greater.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Position {
+    /// See [`State::generation`].
+    pub generation: u64,
+    /// The revision of the state.
+    pub revision: Revision,
+}
+
+impl Position {
+    /// The position of a state.
+    pub fn of(state: &State) -> Self {
+        Self { generation: state.generation(), revision: state.head().revision }
+    }
+
+    /// Whether a state here includes all changes up to `needed`.
+    pub fn includes(self, needed: Self) -> bool {
+        self.generation == needed.generation && self.revision >= needed.revision
+    }
 }
 
 impl Mirror {
     /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe
-    /// before you read, so that no change in between is lost.
-    pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>) -> Subscription {
-        let generation = self.read(State::generation).unwrap_or_default();
-        let (number, wake) = self.subscribers.add(keys.as_deref());
-        Subscription { mirror: Arc::clone(self), number, keys, wake, generation }
+    /// before you read, so that no change in between is lost. Subscribers with the same `connection` are woken together.
+    pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>, connection: usize) -> Subscription {
+        let member = Member::new(&self.flags, keys.map(Into::into), connection);
+        let needed = self.position();
+        Subscription { mirror: Arc::clone(self), member, generation: needed.generation, needed }
     }
 
-    /// The number of registrations: one for a subscription to all flags, else one for each key.
+    /// Subscribes to the entries of the log.
+    pub fn subscribe_to_log(&self, connection: usize) -> LogSubscription {
+        LogSubscription(Member::new(&self.log, None, connection))
+    }
+
+    /// Subscribes to changes of users and tokens.
+    pub fn subscribe_to_access(self: &Arc<Self>, connection: usize) -> AccessChanges {
+        let member = Member::new(&self.access, None, connection);
+        AccessChanges { mirror: Arc::clone(self), member, seen: self.access_changes.load(Ordering::Acquire) }
+    }
+
+    fn position(&self) -> Position {
+        self.read(Position::of).unwrap_or_default()
+    }
+
+    /// The number of registrations for flags: one for a subscription to all flags, else one for each key.
     #[cfg(test)]
     pub fn registrations(&self) -> usize {
-        let registry = self.subscribers.lock();
-        registry.to_all.len() + registry.by_key.values().map(Wakes::len).sum::<usize>()
+        self.flags.registrations()
+    }
+}
+
+impl Member {
+    fn new(fan_out: &Arc<FanOut>, keys: Option<Arc<[FlagKey]>>, connection: usize) -> Self {
+        let (place, wake) = fan_out.add(keys.as_deref(), connection);
+        Self { fan_out: Arc::clone(fan_out), place, keys, wake }
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.fan_out.remove(self.place, self.keys.as_deref());
     }
 }
 
 impl Subscription {
-    /// Waits until one of the flags may have changed since the last wait, or the log was replaced.
-    pub async fn changed(&self) {
-        self.wake.notified().await;
+    /// Waits for a change of one of the flags, or until the log was replaced, up to `max_wait`; `false` if none came.
+    pub async fn changed_within(&mut self, max_wait: Duration) -> bool {
+        let has_changed = timeout(max_wait, self.member.wake.notified()).await.is_ok();
+        if !has_changed {
+            self.needed = self.mirror.position();
+        }
+        has_changed
     }
 
-    /// Waits for a change, up to `max_wait`; `false` if none came. Returns no sooner than `min_interval` after the call, so that
-    /// changes in quick succession are handled together. The interval runs from the call, so a change that comes after it is not
-    /// delayed.
-    pub async fn changed_within(&self, max_wait: Duration, min_interval: Duration) -> bool {
-        let earliest = Instant::now() + min_interval;
-        if timeout(max_wait, self.changed()).await.is_err() {
-            return false;
-        }
-        sleep_until(earliest).await;
-        true
+    /// What the next read must include. Later changes notify it again, so that a state read for another subscriber may be used as
+    /// long as it includes this.
+    pub fn needed(&self) -> Position {
+        self.needed.max(self.member.fan_out.reached())
     }
 
     /// Reads the state; `None` once the log was replaced, as after a restore: a cursor in the old log means nothing in the
@@ -68,82 +137,32 @@ impl Subscription {
     }
 
     /// The keys that it watches; `None` for all flags.
-    pub fn keys(&self) -> Option<&[FlagKey]> {
-        self.keys.as_deref()
+    pub fn keys(&self) -> Option<&Arc<[FlagKey]>> {
+        self.member.keys.as_ref()
     }
 }
 
-impl Drop for Subscription {
-    fn drop(&mut self) {
-        self.mirror.subscribers.remove(self.number, self.keys.as_deref());
+impl LogSubscription {
+    /// Waits for an entry that was appended since the last wait, up to `max_wait`.
+    pub async fn changed_within(&self, max_wait: Duration) {
+        // An entry that never comes is no failure.
+        let _ = timeout(max_wait, self.0.wake.notified()).await;
     }
 }
 
-/// All subscriptions.
-#[derive(Default)]
-pub(super) struct Subscribers(Mutex<Registry>);
-
-type Wakes = HashMap<u64, Arc<Notify>>;
-
-#[derive(Default)]
-struct Registry {
-    last_number: u64,
-    to_all: Wakes,
-    by_key: HashMap<FlagKey, Wakes>,
-}
-
-impl Subscribers {
-    fn lock(&self) -> MutexGuard<'_, Registry> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn add(&self, keys: Option<&[FlagKey]>) -> (u64, Arc<Notify>) {
-        let wake = Arc::new(Notify::new());
-        let mut registry = self.lock();
-        registry.last_number += 1;
-        let number = registry.last_number;
-        match keys {
-            None => drop(registry.to_all.insert(number, Arc::clone(&wake))),
-            Some(keys) => {
-                for key in keys {
-                    registry.by_key.entry(key.clone()).or_default().insert(number, Arc::clone(&wake));
-                }
+impl AccessChanges {
+    /// Waits for a change that its owner does not know. Its owner may be polled before its turn to be woken comes, and then learns
+    /// of a change at once.
+    pub async fn changed(&mut self) {
+        let mut woken = pin!(self.member.wake.notified());
+        let (mirror, seen) = (&self.mirror, &mut self.seen);
+        poll_fn(|context| {
+            let changes = mirror.access_changes.load(Ordering::Acquire);
+            if std::mem::replace(seen, changes) != changes {
+                return Poll::Ready(());
             }
-        }
-        (number, wake)
-    }
-
-    fn remove(&self, number: u64, keys: Option<&[FlagKey]>) {
-        let mut registry = self.lock();
-        let Some(keys) = keys else {
-            registry.to_all.remove(&number);
-            return;
-        };
-        for key in keys {
-            if let Some(wakes) = registry.by_key.get_mut(key) {
-                wakes.remove(&number);
-                if wakes.is_empty() {
-                    registry.by_key.remove(key);
-                }
-            }
-        }
-    }
-
-    /// Wakes the subscribers of these flags.
-    pub fn notify(&self, flags: &[Arc<Flag>]) {
-        if flags.is_empty() {
-            return;
-        }
-        let registry = self.lock();
-        let by_key = flags.iter().filter_map(|flag| registry.by_key.get(&flag.key)).flat_map(Wakes::values);
-        // A subscriber that is not waiting is woken at its next wait.
-        registry.to_all.values().chain(by_key).for_each(|wake| wake.notify_one());
-    }
-
-    /// Wakes all subscribers.
-    pub fn notify_all(&self) {
-        let registry = self.lock();
-        let by_key = registry.by_key.values().flat_map(Wakes::values);
-        registry.to_all.values().chain(by_key).for_each(|wake| wake.notify_one());
+            woken.as_mut().poll(context)
+        })
+        .await;
     }
 }

@@ -12,6 +12,7 @@ use tonic::{Request, Response, Status};
 
 use super::change::Changes;
 use super::errors::ApiError;
+use super::listener::Peer;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
 use super::reader::StateReader;
@@ -117,13 +118,14 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
+        let connection = Peer::connection(request.extensions());
         let request = AuditStream::parse(request.into_inner())?;
         if let Some(time) = request.end_date() {
             self.reader.until_closed("to_date", time).await?;
         }
         let head = self.store.head().await?;
         let stream = request.start(&*self.store, &head).await?;
-        Ok(Response::new(stream.messages(Arc::clone(&self.store), self.mirror.revisions())))
+        Ok(Response::new(stream.messages(Arc::clone(&self.store), &self.mirror, connection)))
     }
 }
 

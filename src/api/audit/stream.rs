@@ -6,8 +6,6 @@ use std::sync::Arc;
 
 use futures::Stream;
 use prost::Message;
-use tokio::sync::watch;
-use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
@@ -23,6 +21,7 @@ use crate::domain::hash::GENESIS;
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
+use crate::mirror::Mirror;
 use crate::store::{EntryQuery, Order, Store};
 use crate::telemetry::request;
 
@@ -117,7 +116,9 @@ impl AuditStream {
 
     /// The stream. It reads a chunk when the client asks for more, and the next chunk while that one is sent: a slow client costs the
     /// memory of two chunks.
-    pub fn messages(mut self, store: Arc<dyn Store>, mut revisions: watch::Receiver<Revision>) -> Messages {
+    pub fn messages(mut self, store: Arc<dyn Store>, mirror: &Mirror, connection: usize) -> Messages {
+        // Subscribed before the log is read, so that no entry in between is missed.
+        let appended = self.follow.then(|| mirror.subscribe_to_log(connection));
         Box::pin(async_stream::try_stream! {
             let mut next = self.spawn_read(&store);
             loop {
@@ -137,7 +138,9 @@ impl AuditStream {
                     Some(ahead) => ahead,
                     None => {
                         // The mirror moves at every append, on this replica or another.
-                        let _ = timeout(HEARTBEAT, revisions.wait_for(|revision| *revision > head)).await;
+                        if let Some(appended) = &appended {
+                            appended.changed_within(HEARTBEAT).await;
+                        }
                         self.spawn_read(&store)
                     }
                 };

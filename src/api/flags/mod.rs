@@ -4,10 +4,15 @@ mod changes;
 mod list;
 mod watch;
 
+use std::sync::Arc;
+
+use futures::stream;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 use crate::api::change::Changes;
+use crate::api::listener::Peer;
+use crate::api::middleware::limits::{SharedAnswer, Unsent};
 use crate::api::pb;
 use crate::api::pb::toggle_service_server::ToggleService;
 use crate::api::reader::{AsOf, StateReader};
@@ -17,18 +22,20 @@ use crate::domain::advance::{Command, Revert};
 use crate::domain::error::Error;
 use crate::domain::state::{FlagRef, State};
 use list::FlagList;
-use watch::FlagWatch;
+use watch::{FlagWatch, WatchCache};
 
 /// ToggleService.
 pub struct Flags {
     changes: Changes,
     reader: StateReader,
+    /// The messages of watches.
+    watched: Arc<WatchCache>,
 }
 
 impl Flags {
     /// A service that makes changes through `changes` and reads through `reader`.
     pub fn new(changes: Changes, reader: StateReader) -> Self {
-        Self { changes, reader }
+        Self { changes, reader, watched: Arc::default() }
     }
 
     async fn get_as_of(&self, flag: &FlagRef, revision: Revision) -> Result<pb::GetFeatureFlagResponse, Status> {
@@ -150,17 +157,21 @@ impl ToggleService for Flags {
         Ok(Response::new(self.reader.read(|state| list.page(state))?))
     }
 
-    type WatchFeatureFlagsStream = watch::Messages;
+    /// Not used: the messages are shared.
+    type WatchFeatureFlagsStream = stream::Empty<Result<pb::WatchFeatureFlagsResponse, Status>>;
 
     async fn watch_feature_flags(
         &self,
         request: Request<pb::WatchFeatureFlagsRequest>,
-    ) -> Result<Response<watch::Messages>, Status> {
+    ) -> Result<Response<Self::WatchFeatureFlagsStream>, Status> {
+        let connection = Peer::connection(request.extensions());
         let mut watch = FlagWatch::parse(request.into_inner())?;
         // Subscribed before the state is read, so that no change in between is lost.
-        let subscription = self.reader.subscribe(watch.keys.take());
+        let subscription = self.reader.subscribe(watch.keys.take(), connection);
         self.reader.wait_for_revision(watch.after).await?;
         watch.check_cursor(&self.reader).await?;
-        Ok(Response::new(watch.messages(subscription)))
+        let unsent = Unsent::default();
+        let messages = watch.messages(subscription, Arc::clone(&self.watched), unsent.clone());
+        Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))
     }
 }

@@ -2,23 +2,23 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use prost::Message;
 use tonic::Status;
 use uuid::Uuid;
 
+use crate::api::middleware::limits::{SharedMessage, Unsent};
 use crate::api::pb;
 use crate::api::reader::StateReader;
-use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES};
+use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES, MessageCache};
 use crate::api::validate::RequestValidator;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::{FlagRef, Head, State};
 use crate::domain::text::FlagKey;
 use crate::domain::{Hash, Revision};
-use crate::mirror::Subscription;
+use crate::mirror::{Position, Subscription};
 
 /// The most keys in one request.
 const MAX_KEYS: usize = 1_000;
@@ -26,12 +26,11 @@ const MAX_KEYS: usize = 1_000;
 /// The most flags that one read of the state returns. The mirror cannot move during a read.
 const CHUNK_SIZE: usize = 1_000;
 
-/// The minimum time between two messages, once the client has caught up. The first change after a quiet time is sent at once. In a burst each flag is sent
-/// once an interval, so that the cost does not grow with the number of flips.
-const MIN_INTERVAL: Duration = Duration::from_millis(5);
-
 /// The messages of one watch.
-pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::WatchFeatureFlagsResponse, Status>> + Send>>;
+pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
+
+/// The messages of all watches, by the keys that they watch, and by what they have seen.
+pub(super) type WatchCache = MessageCache<(Option<Arc<[FlagKey]>>, Revision), EncodedChunk>;
 
 /// WatchFeatureFlags, parsed.
 pub(super) struct FlagWatch {
@@ -74,23 +73,51 @@ impl FlagWatch {
         }
     }
 
-    /// The stream. It keeps only its cursor and reads the state when the client takes a message, so that a slow client costs
-    /// no memory and misses nothing.
-    pub fn messages(self, subscription: Subscription) -> Messages {
-        let mut through = self.after.unwrap_or(0);
+    /// The stream. It keeps only its cursor. It reads the state when the client has taken the last message, so that a slow client
+    /// costs no memory and misses nothing.
+    pub fn messages(self, mut subscription: Subscription, cache: Arc<WatchCache>, unsent: Unsent) -> Messages {
+        let mut seen = self.after.unwrap_or(0);
         // The first message, a heartbeat, and the message after a full one are sent even without flags.
         let mut send_even_if_empty = true;
         Box::pin(async_stream::try_stream! {
             loop {
-                let chunk = subscription.read(|state| Chunk::read(state, through, subscription.keys()));
-                let message = chunk.ok_or(Error::LogMismatch("the stream's cursor"))?.into_message();
-                let caught_up = message.caught_up;
-                through = message.revision;
-                if send_even_if_empty || !message.feature_flags.is_empty() {
-                    yield message;
+                let chunk = EncodedChunk::after(seen, &subscription, &cache)?;
+                seen = chunk.seen;
+                let is_last = chunk.caught_up;
+                if send_even_if_empty || chunk.has_flags {
+                    yield chunk.message;
                 }
-                send_even_if_empty = !caught_up || !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await;
+                send_even_if_empty = !is_last || !subscription.changed_within(HEARTBEAT).await;
+                unsent.all_sent().await;
             }
+        })
+    }
+}
+
+/// A message, encoded. It is the same for all watches of the same keys that have seen the same flags.
+#[derive(Clone)]
+pub(super) struct EncodedChunk {
+    message: SharedMessage,
+    /// The last change that a client has seen after it. Not the revision of the message, which heartbeats move: watches that have seen
+    /// the same flags need the same messages.
+    seen: Revision,
+    has_flags: bool,
+    caught_up: bool,
+}
+
+impl EncodedChunk {
+    /// The changes after `seen`.
+    fn after(seen: Revision, subscription: &Subscription, cache: &WatchCache) -> Result<Self, Status> {
+        // A cached message may be of a log that was replaced.
+        let mismatch = || Error::LogMismatch("the stream's cursor");
+        subscription.read(|_| ()).ok_or_else(mismatch)?;
+        cache.get((subscription.keys().cloned(), seen), subscription.needed(), || {
+            let read = |state: &State| {
+                (Position::of(state), Chunk::read(state, seen, subscription.keys().map(|keys| &**keys)))
+            };
+            let (position, chunk) = subscription.read(read).ok_or_else(mismatch)?;
+            let chunk = chunk.encode(seen)?;
+            Ok((position, chunk.message.len(), chunk))
         })
     }
 }
@@ -105,12 +132,12 @@ struct Chunk {
 }
 
 impl Chunk {
-    fn read(state: &State, through: Revision, keys: Option<&[FlagKey]>) -> Self {
+    fn read(state: &State, seen: Revision, keys: Option<&[FlagKey]>) -> Self {
         let mut flags: Vec<_> = match keys {
-            None => state.flags_since(through).take(CHUNK_SIZE).cloned().collect(),
+            None => state.flags_since(seen).take(CHUNK_SIZE).cloned().collect(),
             Some(keys) => {
                 let watched = keys.iter().filter_map(|key| state.flag(&FlagRef::Key(key.clone())));
-                watched.filter(|flag| flag.revision > through).cloned().collect()
+                watched.filter(|flag| flag.revision > seen).cloned().collect()
             }
         };
         if keys.is_some() {
@@ -120,8 +147,8 @@ impl Chunk {
         Self { flags, is_full, head: *state.head() }
     }
 
-    /// As many of the flags as fit into a message.
-    fn into_message(self) -> pb::WatchFeatureFlagsResponse {
+    /// A message with as many of the flags as fit.
+    fn encode(self, seen: Revision) -> Result<EncodedChunk, Error> {
         let Self { flags, is_full, head } = self;
         let mut bytes = 0;
         let fits = |flag: &pb::FeatureFlag| {
@@ -131,25 +158,29 @@ impl Chunk {
         };
         let feature_flags: Vec<_> = flags.iter().map(pb::FeatureFlag::from).take_while(fits).collect();
         let caught_up = !is_full && feature_flags.len() == flags.len();
-        let last = feature_flags.last().map_or(head.revision, |flag| flag.revision);
-        pb::WatchFeatureFlagsResponse {
+        let last = feature_flags.last().map(|flag| flag.revision);
+        let has_flags = last.is_some();
+        let message = SharedMessage::encode(&pb::WatchFeatureFlagsResponse {
             feature_flags,
-            revision: if caught_up { head.revision } else { last },
+            revision: last.filter(|_| !caught_up).unwrap_or(head.revision),
             caught_up,
             log_id: head.log_id.to_string(),
             hash: if caught_up { head.hash.to_vec() } else { Vec::new() },
-        }
+        })?;
+        Ok(EncodedChunk { message, seen: last.unwrap_or(seen), has_flags, caught_up })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use futures::{FutureExt, StreamExt};
     use tokio::time::{Instant, sleep};
 
     use super::*;
     use crate::domain::state::Delta;
-    use crate::mirror::Mirror;
+    use crate::mirror::{MIN_INTERVAL, Mirror};
 
     fn head(revision: Revision) -> Head {
         Head { revision, ..*State::empty(Uuid::nil()).head() }
@@ -171,12 +202,12 @@ mod tests {
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take());
-        watch.messages(subscription)
+        let subscription = mirror.subscribe(watch.keys.take(), 0);
+        watch.messages(subscription, Arc::default(), Unsent::default())
     }
 
     async fn next(stream: &mut Messages) -> pb::WatchFeatureFlagsResponse {
-        tokio::time::timeout(2 * HEARTBEAT, stream.next()).await.unwrap().unwrap().unwrap()
+        tokio::time::timeout(2 * HEARTBEAT, stream.next()).await.unwrap().unwrap().unwrap().decode()
     }
 
     fn keys(message: &pb::WatchFeatureFlagsResponse) -> Vec<&str> {
@@ -196,7 +227,7 @@ mod tests {
         assert_eq!(begun.elapsed(), HEARTBEAT);
         change(&mirror, "a");
         assert_eq!(keys(&next(&mut stream).await), ["a"]);
-        assert_eq!(begun.elapsed(), HEARTBEAT + MIN_INTERVAL, "sent without waiting for the next heartbeat");
+        assert_eq!(begun.elapsed(), HEARTBEAT, "sent without waiting for the next heartbeat");
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,8 +294,80 @@ mod tests {
         let mut stream = watch(&mirror, &["a"]);
         next(&mut stream).await;
         mirror.replace(State::empty(Uuid::max()));
-        let ended = stream.next().await.unwrap().unwrap_err();
+        let ended = stream.next().await.unwrap().err().unwrap();
         assert_eq!(ended.code(), tonic::Code::FailedPrecondition);
         assert!(stream.next().await.is_none());
+    }
+
+    fn shared(mirror: &Arc<Mirror>, keys: &[&str], cache: &Arc<WatchCache>) -> Messages {
+        let keys = keys.iter().map(|key| (*key).to_owned()).collect();
+        let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
+        let subscription = mirror.subscribe(watch.keys.take(), 0);
+        watch.messages(subscription, Arc::clone(cache), Unsent::default())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn message_is_encoded_once_for_all_watches() {
+        let mirror = mirror();
+        let cache = Arc::default();
+        change(&mirror, "a");
+        for keys in [&[][..], &["a", "b"]] {
+            let mut streams = [shared(&mirror, keys, &cache), shared(&mirror, keys, &cache)];
+            for _ in 0..3 {
+                let mut addresses = Vec::new();
+                for stream in &mut streams {
+                    addresses.push(stream.next().await.unwrap().unwrap().shared.as_bytes().as_ptr());
+                    assert!(stream.next().now_or_never().is_none());
+                }
+                assert_eq!(addresses[0], addresses[1]);
+                change(&mirror, "a");
+            }
+        }
+    }
+
+    /// Watches of the same and of other keys, whose clients read at different speeds, and some of which begin later.
+    #[tokio::test(start_paused = true)]
+    async fn watches_that_share_messages_miss_nothing() {
+        const CHANGES: Revision = 1_000;
+        const KEYS: [&str; 4] = ["a", "b", "c", "d"];
+        let mirror = mirror();
+        let cache = Arc::default();
+        let mut watches = tokio::task::JoinSet::new();
+        let mut random = 1_u64;
+        let mut next_random = move |below: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (random >> 33) % below
+        };
+        for _ in 0..CHANGES {
+            if watches.len() < 40 && next_random(5) == 0 {
+                let keys = [&[][..], &["a"], &["a", "b"], &["d"], &["e"]][watches.len() % 5];
+                let mut stream = shared(&mirror, keys, &cache);
+                let pause = Duration::from_millis(next_random(40));
+                watches.spawn(async move {
+                    let (mut known, mut revision) = (std::collections::BTreeMap::new(), 0);
+                    while revision < CHANGES {
+                        let message = next(&mut stream).await;
+                        assert!(message.revision >= revision, "{} after {revision}", message.revision);
+                        revision = message.revision;
+                        for flag in message.feature_flags {
+                            let old = known.insert(flag.key, flag.revision);
+                            assert!(old.is_none_or(|old| old < flag.revision), "{old:?}");
+                        }
+                        sleep(pause).await;
+                    }
+                    (keys, known)
+                });
+            }
+            change(&mirror, KEYS[next_random(4) as usize]);
+            sleep(Duration::from_millis(next_random(3))).await;
+        }
+        assert_eq!(watches.len(), 40);
+        let now = mirror.read(|state| state.flags_since(0).map(|flag| (flag.key.to_string(), flag.revision)).collect());
+        let now: Vec<(String, Revision)> = now.unwrap();
+        while let Some(watched) = watches.join_next().await {
+            let (keys, known) = watched.unwrap();
+            let expected = now.iter().filter(|(key, _)| keys.is_empty() || keys.contains(&key.as_str())).cloned();
+            assert_eq!(known, expected.collect(), "{keys:?}");
+        }
     }
 }

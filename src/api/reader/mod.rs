@@ -75,9 +75,9 @@ impl StateReader {
         Ok(self.store.entry(id).await?)
     }
 
-    /// Subscribes to changes of the flags with these keys, or of all flags.
-    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>) -> Subscription {
-        self.mirror.subscribe(keys)
+    /// Subscribes to changes of the flags with these keys, or of all flags, for a stream of this connection.
+    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>, connection: usize) -> Subscription {
+        self.mirror.subscribe(keys, connection)
     }
 
     /// The log's hash at a revision; `None` if the entry was trimmed or the database does not answer.

@@ -24,7 +24,7 @@ const LIST: &str = "/toggled.v1.ToggleService/ListFeatureFlags";
 /// The window of a client that reads.
 const WINDOW: u32 = 65_535;
 
-async fn create_flags(admin: &mut Client, count: usize) {
+pub async fn create_flags(admin: &mut Client, count: usize) {
     for number in 0..count {
         let request = CreateFeatureFlagRequest {
             key: format!("flag-{number:04}-{}", "k".repeat(100)),

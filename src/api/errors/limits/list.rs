@@ -1,6 +1,6 @@
 //! All limits of the server, for the handbook.
 
-use super::{Bytes, Count, Fixed};
+use super::{Bytes, Count, Fixed, Milliseconds};
 use super::{
     CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, Limit, LimitName, NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME, STALL_TIME,
     millis, reason_name,
@@ -48,6 +48,7 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
         (Limit::ChangeRate, usize::try_from(*max_changes_per_second).unwrap_or(usize::MAX)),
         (Limit::CallTime, timeout),
         (Limit::ChangeStart, timeout),
+        (Limit::UnreadTime, millis(fixed.unread_timeout)),
         (Limit::RequestSize, fixed.max_request_bytes),
         (Limit::ResponseSize, fixed.max_response_bytes),
         (Limit::FlagSetSize, limits.max_flag_set_bytes()),
@@ -73,6 +74,8 @@ fn fixed_rows(limits: &FixedLimits) -> Vec<LimitRow> {
         max_header_bytes,
         keepalive_interval,
         keepalive_timeout,
+        unread_timeout: _,
+        reset_timeout,
         handshake_timeout,
         max_handshakes,
         max_pending_resets,
@@ -93,6 +96,11 @@ fn fixed_rows(limits: &FixedLimits) -> Vec<LimitRow> {
         row(HANDSHAKES, *max_handshakes, "the oldest is closed"),
         row(HANDSHAKE_TIME, millis(*handshake_timeout), "the connection is closed"),
         row(STALL_TIME, millis(*keepalive_interval + *keepalive_timeout), "the connection is closed"),
+        row(
+            fixed(Milliseconds, "for reading the rest of a stream that has ended"),
+            millis(*reset_timeout),
+            "the stream is reset",
+        ),
         row(fixed(Count, "calls cancelled before they began"), *max_pending_resets, "the connection is closed"),
         row(fixed(Count, "calls reset for protocol errors"), *max_error_resets, "the connection is closed"),
     ]

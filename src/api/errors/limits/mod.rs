@@ -195,6 +195,11 @@ limits! {
         Milliseconds, "for a call", Set("--request-timeout");
         DeadlineExceeded, DeadlineBeforeStart, "the server's time for the call passed before the change began; nothing was written"
     }
+    /// The time in which the client of a watch reads nothing, although there is something to read.
+    UnreadTime {
+        Milliseconds, "without reading a watch", Fixed;
+        ResourceExhausted, BufferLimit, "you have not read this stream; open it again, and read it all the time"
+    }
     /// The size of a request, before and after decompression.
     RequestSize {
         Bytes, "for a request of this service", Fixed;

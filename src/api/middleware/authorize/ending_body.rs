@@ -1,25 +1,43 @@
 //! The body of a stream that the server ends: see `stream_end` for when.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use http_body::Frame;
+use tokio::time::sleep;
 use tonic::Status;
 use tonic::body::Body;
 
 use crate::api::errors::{ApiError, last_frame, status};
+use crate::api::middleware::limits::ChargedBody;
+use crate::api::transport::reset_when;
 
-type StreamEnd = Pin<Box<dyn Future<Output = ApiError> + Send>>;
-
-/// A body that ends between two messages with the error that `end` returns. Bytes that the transport has taken already are
-/// still sent.
-pub(super) fn end_when(body: Body, end: impl Future<Output = ApiError> + Send + 'static) -> Body {
-    Body::new(EndingBody { state: Some((body, Box::pin(end))) })
+/// A body that ends between two messages with the error that `end` returns. Bytes that the transport has taken already are still
+/// sent. If the client does not take them within `grace`, the stream is reset.
+pub(super) fn end_when(
+    body: ChargedBody,
+    end: impl Future<Output = ApiError> + Send + 'static,
+    grace: Duration,
+) -> Body {
+    let error = Arc::new(OnceLock::new());
+    let ended = Arc::clone(&error);
+    let reset = Box::pin(async move {
+        // Fails only if it is set already, which happens nowhere else.
+        let _ = ended.set(end.await);
+        sleep(grace).await;
+    });
+    Body::new(EndingBody { body: Some(body), error, end: Some(reset) })
 }
 
 struct EndingBody {
-    /// The stream and its end; `None` once it has ended.
-    state: Option<(Body, StreamEnd)>,
+    /// `None` once it has ended.
+    body: Option<ChargedBody>,
+    /// Why it ends.
+    error: Arc<OnceLock<ApiError>>,
+    /// Until the task of the stream has taken it. HTTP/1.1 has no streams that could be reset: there, the body keeps it.
+    end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
 impl http_body::Body for EndingBody {
@@ -30,16 +48,26 @@ impl http_body::Body for EndingBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let Some((body, end)) = &mut self.state else { return Poll::Ready(None) };
-        // Polled first: a caller without access gets no further message.
-        if let Poll::Ready(error) = end.as_mut().poll(context) {
-            self.state = None;
-            return Poll::Ready(Some(last_frame(&status(error))));
+        let Self { body: Some(body), error, end } = &mut *self else { return Poll::Ready(None) };
+        // Polled first, here or by the task: a caller without access gets no further message.
+        let is_over = end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready());
+        if !is_over {
+            *end = end.take().and_then(|end| reset_when(end).err());
         }
-        Pin::new(body).poll_frame(context)
+        let Some(error) = error.get() else { return Pin::new(body).poll_frame(context) };
+        if let Some(rest) = body.finish() {
+            return Poll::Ready(Some(rest));
+        }
+        // With this frame the task of the stream ends, and nothing can reset it any more.
+        if !is_over {
+            ready!(body.unsent().poll_all_sent(context));
+        }
+        let frame = last_frame(&status(error.clone()));
+        self.body = None;
+        Poll::Ready(Some(frame))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state.as_ref().is_none_or(|(body, _)| body.is_end_stream())
+        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 }

@@ -22,9 +22,10 @@ use tower::{Layer, Service};
 use super::admit::Admission;
 use super::limits::{
     Account, AnswerKind, Arrival, ByteBudget, Charge, Charged, ConnectionBytes, Owner, Precedence, StreamLimiter,
-    charged_body, charged_request,
+    Unsent, charged_body, charged_request,
 };
 use crate::api::call::Call;
+use crate::api::errors::{ApiError, Limit, millis};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 use crate::auth::policy::{Policy, ServedMethod};
@@ -45,8 +46,18 @@ struct Shared {
     denials: Denials,
     streams: Arc<StreamLimiter>,
     bytes: Arc<ByteBudget>,
-    /// How long a message of a stream of requests may take to arrive.
-    message_timeout: Duration,
+    timeouts: StreamTimeouts,
+}
+
+/// How long streams may take.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::api) struct StreamTimeouts {
+    /// For a message of a stream of requests to arrive.
+    pub message: Duration,
+    /// For the client of a watch to read something.
+    pub unread: Duration,
+    /// For the client of a stream that has ended to read the rest.
+    pub reset: Duration,
 }
 
 impl AuthorizeLayer {
@@ -56,9 +67,9 @@ impl AuthorizeLayer {
         denials: Denials,
         streams: Arc<StreamLimiter>,
         bytes: Arc<ByteBudget>,
-        message_timeout: Duration,
+        timeouts: StreamTimeouts,
     ) -> Self {
-        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, message_timeout }))
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, timeouts }))
     }
 }
 
@@ -162,7 +173,7 @@ impl AuthorizeLayer {
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
         let arrival = match method.is_client_streaming {
-            true => Arrival::EachMessage(self.0.message_timeout),
+            true => Arrival::EachMessage(self.0.timeouts.message),
             false => Arrival::Whole(admission.deadline.answer_by),
         };
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
@@ -197,17 +208,24 @@ impl AuthorizeLayer {
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
-        let authorizer = Arc::clone(&self.0.authorizer);
-        let end = async move {
-            let _permit = permit;
-            authorizer.stream_end(call, &method, admission.deadline.requested).await
-        };
+        let (authorizer, timeouts) = (Arc::clone(&self.0.authorizer), self.0.timeouts);
+        let connection = Peer::connection(request.extensions());
         let answer = inner.call(request);
         let answer = async move {
             let response = answer.await?;
             // From here on the permit limits the stream itself, and what it receives and sends is charged.
             drop(charge);
-            Ok(charged_body(response, account).map(|body| end_when(body, end)))
+            Ok(charged_body(response, account).map(|body| {
+                let unread = body.is_current_state().then(|| body.unsent().clone());
+                let end = async move {
+                    let _permit = permit;
+                    tokio::select! {
+                        error = authorizer.stream_end(call, &method, admission.deadline.requested, connection) => error,
+                        error = unread_for(unread, timeouts.unread) => error,
+                    }
+                };
+                end_when(body, end, timeouts.reset)
+            }))
         };
         Either::Right(answer.boxed())
     }
@@ -242,6 +260,15 @@ where
         }
     }
     .boxed()
+}
+
+/// Waits until the client has read nothing for too long.
+async fn unread_for(unsent: Option<Unsent>, limit: Duration) -> ApiError {
+    match unsent {
+        Some(unsent) => unsent.unread_for(limit).await,
+        None => std::future::pending().await,
+    }
+    Limit::UnreadTime.reached(millis(limit)).into()
 }
 
 fn precedence(method: &ServedMethod) -> Precedence {

@@ -22,10 +22,11 @@ impl Authorizer {
         call: Option<Call>,
         method: &ServedMethod,
         deadline: Option<Instant>,
+        connection: usize,
     ) -> ApiError {
         let access_lost = async {
             match call {
-                Some(call) => self.access_lost(call, method).await,
+                Some(call) => self.access_lost(call, method, connection).await,
                 None => std::future::pending().await,
             }
         };
@@ -43,7 +44,7 @@ impl Authorizer {
     }
 
     /// Waits until a stream's caller loses access, or the mirror is stale and the stream needs the database.
-    async fn access_lost(&self, call: Call, method: &ServedMethod) -> Error {
+    async fn access_lost(&self, call: Call, method: &ServedMethod, connection: usize) -> Error {
         let stale = async {
             if method.is_served_from_memory() {
                 std::future::pending().await
@@ -53,22 +54,21 @@ impl Authorizer {
         };
         tokio::select! {
             () = stale => Error::Stale,
-            error = self.credentials_ended(call) => error,
+            error = self.credentials_ended(call, connection) => error,
         }
     }
 
     /// Waits until the caller's credentials or permission end. Checks again after each change of users or tokens, after a change
     /// of the issuer's keys, and when the credentials expire.
-    async fn credentials_ended(&self, call: Call) -> Error {
+    async fn credentials_ended(&self, call: Call, connection: usize) -> Error {
         let authenticator = &self.authenticator;
-        let mut changes = authenticator.mirror.access_changes();
+        let mut changes = authenticator.mirror.subscribe_to_access(connection);
         let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
         let mut keys = sign_on.map(|sign_on| sign_on.key_changes());
         // Checked at the start and after a change of keys, not each time: the cache drops valid tokens when it is full, and the stream
         // of such a token would end.
         let mut must_check_signature = true;
         loop {
-            changes.borrow_and_update();
             let now = authenticator.clock.now();
             if std::mem::take(&mut must_check_signature) && !self.has_valid_signature(&call, now) {
                 return Error::Unauthenticated;
@@ -87,7 +87,7 @@ impl Authorizer {
                 }
             };
             tokio::select! {
-                changed = changes.changed() => if changed.is_err() { return Error::Draining },
+                () = changes.changed() => {}
                 changed = next_keys => if changed.is_ok() { must_check_signature = true } else { return Error::Draining },
                 () = tokio::time::sleep(time_left.min(EXPIRY_CHECK_INTERVAL)) => {}
             }

@@ -12,7 +12,8 @@ use crate::api::middleware::limits::{SharedBytes, SharedMessage};
 use crate::api::openfeature;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
-use crate::mirror::Mirror;
+use crate::domain::state::State;
+use crate::mirror::{Mirror, Position};
 
 /// The minimum time between two builds. A build walks all flags, and streams ask at different moments: during steady flips, each
 /// stream would otherwise cause a build of its own.
@@ -24,6 +25,8 @@ pub(super) struct Configuration {
     pub number: u64,
     /// The JSON, sorted by key.
     json: SharedBytes,
+    /// The state that it was built from.
+    position: Position,
     /// The flag that changed last. While it is the same, no flag has changed. A revision would not do: after a restore, the same
     /// revision may stand for another change.
     last_changed: Option<Arc<Flag>>,
@@ -68,21 +71,25 @@ impl ConfigurationCache {
         Self { mirror, latest: Mutex::new(None) }
     }
 
-    /// The current configuration.
-    pub async fn current(&self) -> Result<Arc<Configuration>, Error> {
+    /// A configuration that includes all changes up to `needed`. Not always the current one: while flags change all the time, a
+    /// build that serves one caller only would make the others wait for theirs, one after the other.
+    pub async fn including(&self, needed: Position) -> Result<Arc<Configuration>, Error> {
         let mut latest = self.latest.lock().await;
         if let Some(latest) = &*latest {
-            let same = self.mirror.read(|state| state.last_changed_flag() == latest.last_changed.as_ref());
-            if same.ok_or(Error::DatabaseUnavailable)? {
+            let is_current = |state: &State| {
+                let is_same = state.last_changed_flag() == latest.last_changed.as_ref();
+                is_same || latest.position.includes(needed) && latest.position.generation == state.generation()
+            };
+            if self.mirror.read(is_current).ok_or(Error::DatabaseUnavailable)? {
                 return Ok(Arc::clone(latest));
             }
             sleep_until(latest.built + MIN_BUILD_INTERVAL).await;
         }
-        let read = self.mirror.read(|state| (state.last_changed_flag().cloned(), openfeature::all(state)));
-        let (last_changed, flags) = read.ok_or(Error::DatabaseUnavailable)?;
+        let read = |state: &State| (Position::of(state), state.last_changed_flag().cloned(), openfeature::all(state));
+        let (position, last_changed, flags) = self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
         let json = SharedBytes::new(json(&flags));
-        let current = Arc::new(Configuration { number, json, last_changed, built: Instant::now() });
+        let current = Arc::new(Configuration { number, json, position, last_changed, built: Instant::now() });
         *latest = Some(Arc::clone(&current));
         Ok(current)
     }

@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 
+use futures::stream;
 use tonic::{Request, Response, Status};
 
-use super::events::{Event, Events, events};
+use super::events::{EventCache, events};
+use crate::api::listener::Peer;
+use crate::api::middleware::limits::{SharedAnswer, Unsent};
 use crate::api::openfeature::{self, REASON, find, value, variant};
 use crate::api::pb::flagd::evaluation::{v1, v2};
 use crate::domain::error::{Error, Violation};
@@ -15,12 +18,13 @@ use crate::mirror::Mirror;
 #[derive(Clone)]
 pub struct Evaluation {
     mirror: Arc<Mirror>,
+    events: Arc<EventCache>,
 }
 
 impl Evaluation {
     /// Services that read `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
-        Self { mirror }
+        Self { mirror, events: Arc::default() }
     }
 
     /// The error of reading a flag as another type than boolean.
@@ -30,21 +34,17 @@ impl Evaluation {
         Err(Error::Invalid(vec![violation]).into())
     }
 
-    fn events<T: From<Event> + Send + 'static>(&self) -> Result<Response<Events<T>>, Status> {
+    fn events<T>(&self, connection: usize) -> Result<Response<stream::Empty<T>>, Status> {
         self.mirror.read(|_| ()).ok_or(Error::DatabaseUnavailable)?;
-        Ok(Response::new(events(Arc::clone(&self.mirror))))
+        let unsent = Unsent::default();
+        let events = events(Arc::clone(&self.mirror), connection, Arc::clone(&self.events), unsent.clone());
+        Ok(SharedAnswer::with(unsent, events).in_response(stream::empty()))
     }
 }
 
 /// Implements one version of the service. The versions differ in optional fields and in `$more` methods.
 macro_rules! service {
     ($pb:ident { $($more:tt)* }) => {
-        impl From<Event> for $pb::EventStreamResponse {
-            fn from(event: Event) -> Self {
-                Self { r#type: event.kind.to_owned(), data: event.data }
-            }
-        }
-
         #[tonic::async_trait]
         impl $pb::service_server::Service for Evaluation {
             async fn resolve_boolean(
@@ -88,13 +88,14 @@ macro_rules! service {
                 self.mistyped(&request.get_ref().flag_key)
             }
 
-            type EventStreamStream = Events<$pb::EventStreamResponse>;
+            /// Not used: the messages are shared.
+            type EventStreamStream = stream::Empty<Result<$pb::EventStreamResponse, Status>>;
 
             async fn event_stream(
                 &self,
-                _request: Request<$pb::EventStreamRequest>,
+                request: Request<$pb::EventStreamRequest>,
             ) -> Result<Response<Self::EventStreamStream>, Status> {
-                self.events()
+                self.events(Peer::connection(request.extensions()))
             }
 
             $($more)*

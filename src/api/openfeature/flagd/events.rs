@@ -2,23 +2,21 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::Stream;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use tonic::Status;
 
-use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES};
+use crate::api::middleware::limits::{SharedMessage, Unsent};
+use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
+use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES, MessageCache};
 use crate::domain::Revision;
+use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
-use crate::mirror::Mirror;
-
-/// The minimum time between two events. A client drops its cached value when an event names the flag; that need not happen more
-/// often.
-const MIN_INTERVAL: Duration = Duration::from_millis(10);
+use crate::mirror::{Mirror, Position, Subscription};
 
 /// The change type of a removed or archived flag.
 const DELETE: &str = "delete";
@@ -29,15 +27,18 @@ const REMOVED_PER_EVENT: usize = 4_096;
 /// The most bytes that naming a flag takes besides its key.
 const BYTES_PER_FLAG: usize = 64;
 
-/// The events of one stream, in either version.
-pub(super) type Events<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+/// The events of one stream, in either version: both encode them in the same way.
+pub(super) type Events = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
+
+/// The events of all streams, by what they have seen.
+pub(super) type EventCache = MessageCache<Revision, EncodedChanges>;
 
 /// An event.
-pub(super) struct Event {
+struct Event {
     /// The event's type in flagd's protocol.
-    pub kind: &'static str,
+    kind: &'static str,
     /// The event's data.
-    pub data: Option<Struct>,
+    data: Option<Struct>,
 }
 
 impl Event {
@@ -48,6 +49,10 @@ impl Event {
         Self { kind: "configuration_change", data: Some(data) }
     }
 
+    fn of(flags: &[Arc<Flag>]) -> Self {
+        Self::changes(flags.iter().map(|flag| (flag.key.to_string(), change_type(flag))))
+    }
+
     fn removed(keys: &[FlagKey]) -> Self {
         Self::changes(keys.iter().map(|key| (key.to_string(), DELETE)))
     }
@@ -55,41 +60,75 @@ impl Event {
     fn plain(kind: &'static str) -> Self {
         Self { kind, data: None }
     }
+
+    fn encode(self) -> Result<SharedMessage, Error> {
+        SharedMessage::encode(&EventStreamResponse { r#type: self.kind.to_owned(), data: self.data })
+    }
 }
 
 /// The stream: first the keys of all flags, since a client may hold cached values from an earlier stream; then the keys of flags
 /// that change.
-pub(super) fn events<T>(mirror: Arc<Mirror>) -> Events<T>
-where
-    T: From<Event> + Send + 'static,
-{
+pub(super) fn events(mirror: Arc<Mirror>, connection: usize, cache: Arc<EventCache>, unsent: Unsent) -> Events {
     Box::pin(async_stream::try_stream! {
-        yield T::from(Event::plain("provider_ready"));
-        let mut subscription = mirror.subscribe(None);
-        let mut through = None;
+        yield Event::plain("provider_ready").encode()?;
+        let mut subscription = mirror.subscribe(None, connection);
+        let mut seen = None;
         loop {
             // No later change names these keys: clients must drop cached values now.
-            let removed = if through.is_none() { mirror.removed_keys() } else { Vec::new() };
+            let removed = if seen.is_none() { mirror.removed_keys() } else { Vec::new() };
             for keys in removed.chunks(REMOVED_PER_EVENT) {
-                yield T::from(Event::removed(keys));
+                yield Event::removed(keys).encode()?;
             }
-            let Some(changes) = subscription.read(|state| Changes::since(state, through.unwrap_or(0))) else {
+            let Some(changes) = EncodedChanges::after(seen.unwrap_or(0), &subscription, &cache)? else {
                 // The log was replaced: all flags may differ.
-                subscription = mirror.subscribe(None);
-                through = None;
+                subscription = mirror.subscribe(None, connection);
+                seen = None;
                 continue;
             };
-            let has_more = changes.has_more;
             // The first event is sent even without flags.
-            if through.is_none() || !changes.flags.is_empty() {
-                through = Some(changes.through);
-                yield T::from(changes.into());
+            if seen.is_none() || changes.has_flags {
+                yield changes.message;
             }
-            if !has_more && !subscription.changed_within(HEARTBEAT, MIN_INTERVAL).await {
-                yield T::from(Event::plain("keep_alive"));
+            seen = Some(changes.seen);
+            if !changes.has_more && !subscription.changed_within(HEARTBEAT).await {
+                yield Event::plain("keep_alive").encode()?;
             }
+            unsent.all_sent().await;
         }
     })
+}
+
+/// An event of changes, encoded.
+#[derive(Clone)]
+pub(super) struct EncodedChanges {
+    message: SharedMessage,
+    /// The last change that a client has seen after it.
+    seen: Revision,
+    has_flags: bool,
+    /// Whether more flags have changed.
+    has_more: bool,
+}
+
+impl EncodedChanges {
+    /// The changes after `seen`; `None` if the log was replaced.
+    fn after(seen: Revision, subscription: &Subscription, cache: &EventCache) -> Result<Option<Self>, Error> {
+        if subscription.read(|_| ()).is_none() {
+            return Ok(None);
+        }
+        let built = cache.get(seen, subscription.needed(), || {
+            let read = |state: &State| (Position::of(state), Changes::since(state, seen));
+            let (position, changes) = subscription.read(read).ok_or(None)?;
+            let Changes { flags, through, has_more } = changes;
+            let has_flags = !flags.is_empty();
+            let message = Event::of(&flags).encode().map_err(Some)?;
+            Ok((position, message.len(), Self { message, seen: through, has_flags, has_more }))
+        });
+        match built {
+            Ok(changes) => Ok(Some(changes)),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
+    }
 }
 
 /// Changed flags, as many as fit into a message.
@@ -112,12 +151,6 @@ impl Changes {
         }
         let through = flags.last().map_or(revision, |flag| flag.revision);
         Self { flags, through, has_more: changed.peek().is_some() }
-    }
-}
-
-impl From<Changes> for Event {
-    fn from(changes: Changes) -> Self {
-        Self::changes(changes.flags.iter().map(|flag| (flag.key.to_string(), change_type(flag))))
     }
 }
 

@@ -1,7 +1,6 @@
 //! FlagSyncService: all flags at once.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::{Stream, stream};
 use prost::Message;
@@ -9,10 +8,12 @@ use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
-use crate::api::middleware::limits::{SharedAnswer, SharedMessage};
+use crate::api::listener::Peer;
+use crate::api::middleware::limits::{SharedAnswer, SharedMessage, Unsent};
 use crate::api::pb::flagd::sync::v1 as pb;
 use crate::api::streams::HEARTBEAT;
-use crate::mirror::{Mirror, Subscription};
+use crate::domain::error::Error;
+use crate::mirror::{Mirror, Position, Subscription};
 
 /// FlagSyncService.
 pub struct FlagSync {
@@ -36,19 +37,21 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
 
     async fn sync_flags(
         &self,
-        _request: Request<pb::SyncFlagsRequest>,
+        request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let subscription = self.mirror.subscribe(None);
-        let messages = messages(subscription, Arc::clone(&self.configurations), self.max_bytes);
-        Ok(shared(stream::empty(), messages))
+        let subscription = self.mirror.subscribe(None, Peer::connection(request.extensions()));
+        let unsent = Unsent::default();
+        let messages = messages(subscription, Arc::clone(&self.configurations), self.max_bytes, unsent.clone());
+        Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))
     }
 
     async fn fetch_all_flags(
         &self,
         _request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
-        let message = self.configurations.current().await?.message(&[], self.max_bytes)?;
-        Ok(shared(pb::FetchAllFlagsResponse::default(), stream::iter([Ok(message)])))
+        let now = self.mirror.read(Position::of).ok_or(Error::DatabaseUnavailable)?;
+        let message = self.configurations.including(now).await?.message(&[], self.max_bytes)?;
+        Ok(SharedAnswer::new(stream::iter([Ok(message)])).in_response(pb::FetchAllFlagsResponse::default()))
     }
 
     async fn get_metadata(
@@ -59,18 +62,12 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
     }
 }
 
-/// A response whose messages are sent instead of `unused`.
-fn shared<T>(unused: T, messages: impl Stream<Item = Result<SharedMessage, Status>> + Send + 'static) -> Response<T> {
-    let mut response = Response::new(unused);
-    response.extensions_mut().insert(SharedAnswer::new(messages));
-    response
-}
-
 /// All flags now, and again after each change. The cache limits how often.
 fn messages(
-    subscription: Subscription,
+    mut subscription: Subscription,
     configurations: Arc<ConfigurationCache>,
     max_bytes: usize,
+    unsent: Unsent,
 ) -> impl Stream<Item = Result<SharedMessage, Status>> {
     // Besides the flags, a message has an empty context.
     let fields = pb::SyncFlagsResponse { sync_context: Some(Struct::default()), ..Default::default() }.encode_to_vec();
@@ -79,14 +76,15 @@ fn messages(
         loop {
             // Released before the client takes the message: slow clients must not keep old configurations in memory.
             let message = {
-                let current = configurations.current().await?;
+                let current = configurations.including(subscription.needed()).await?;
                 let is_new = sent.replace(current.number) != Some(current.number);
                 is_new.then(|| current.message(&fields, max_bytes)).transpose()?
             };
             if let Some(message) = message {
                 yield message;
             }
-            subscription.changed_within(HEARTBEAT, Duration::ZERO).await;
+            subscription.changed_within(HEARTBEAT).await;
+            unsent.all_sent().await;
         }
     }
 }

@@ -12,13 +12,14 @@ use uuid::Uuid;
 
 use super::configuration::{Configuration, ConfigurationCache};
 use super::events::{Events, events};
+use crate::api::middleware::limits::Unsent;
 use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
 use crate::api::pb::flagd::sync::v1::SyncFlagsResponse;
 use crate::api::streams::MESSAGE_BYTES;
 use crate::domain::Revision;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Delta, Head, State};
-use crate::mirror::Mirror;
+use crate::mirror::{Mirror, Position};
 
 fn flag(key: &str, revision: Revision, status: FlagStatus) -> Arc<Flag> {
     Arc::new(Flag { status, ..Flag::sample(key, revision) })
@@ -48,12 +49,12 @@ fn turn_on(mirror: &Mirror, key: &str) {
     mirror.apply(&base, head, &Delta { flags, ..Delta::default() });
 }
 
-fn stream(mirror: &Arc<Mirror>) -> Events<EventStreamResponse> {
-    events(Arc::clone(mirror))
+fn stream(mirror: &Arc<Mirror>) -> Events {
+    events(Arc::clone(mirror), 0, Arc::default(), Unsent::default())
 }
 
-async fn next(stream: &mut Events<EventStreamResponse>) -> EventStreamResponse {
-    stream.next().await.unwrap().unwrap()
+async fn next(stream: &mut Events) -> EventStreamResponse {
+    stream.next().await.unwrap().unwrap().decode()
 }
 
 /// The keys that an event names, sorted.
@@ -139,7 +140,7 @@ async fn burst_is_coalesced_and_first_change_is_not() {
         turn_on(&mirror, key);
     }
     assert_eq!(keys(next(&mut stream).await), ["a", "b"]);
-    assert!((10..15).contains(&quiet.elapsed().as_millis()), "{:?}", quiet.elapsed());
+    assert!((5..10).contains(&quiet.elapsed().as_millis()), "{:?}", quiet.elapsed());
 }
 
 #[tokio::test(start_paused = true)]
@@ -160,42 +161,43 @@ async fn replaced_log_starts_a_new_snapshot() {
 /// The JSON, from a message as a client decodes it.
 fn json(configuration: &Configuration) -> String {
     let fields = SyncFlagsResponse { sync_context: Some(Struct::default()), ..Default::default() }.encode_to_vec();
-    let message = configuration.message(&fields, MESSAGE_BYTES).unwrap();
-    let bytes = [&message.head[5..], message.shared.as_bytes()].concat();
-    assert_eq!(message.head[1..5], u32::try_from(bytes.len()).unwrap().to_be_bytes());
-    let decoded = SyncFlagsResponse::decode(&*bytes).unwrap();
+    let decoded: SyncFlagsResponse = configuration.message(&fields, MESSAGE_BYTES).unwrap().decode();
     assert_eq!(decoded.sync_context, Some(Struct::default()));
     decoded.flag_configuration
+}
+
+fn now(mirror: &Mirror) -> Position {
+    mirror.read(Position::of).unwrap()
 }
 
 #[tokio::test]
 async fn configuration_is_built_once_for_each_change() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.current().await.unwrap();
-    assert!(Arc::ptr_eq(&first, &cache.current().await.unwrap()));
+    let first = cache.including(now(&mirror)).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &cache.including(now(&mirror)).await.unwrap()));
     turn_on(&mirror, "a");
-    let second = cache.current().await.unwrap();
+    let second = cache.including(now(&mirror)).await.unwrap();
     assert!(second.number > first.number && json(&second) != json(&first));
-    assert!(Arc::ptr_eq(&second, &cache.current().await.unwrap()));
+    assert!(Arc::ptr_eq(&second, &cache.including(now(&mirror)).await.unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn configuration_builds_are_throttled() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.current().await.unwrap();
+    let first = cache.including(now(&mirror)).await.unwrap();
     let start = Instant::now();
     for change in 1..=20 {
         turn_on(&mirror, "a");
-        let current = cache.current().await.unwrap();
+        let current = cache.including(now(&mirror)).await.unwrap();
         assert_eq!((current.number, start.elapsed().as_millis() / 100), (first.number + change, u128::from(change)));
     }
     // After a pause the next build is immediate.
     sleep(Duration::from_secs(1)).await;
     let pause_end = Instant::now();
     turn_on(&mirror, "a");
-    cache.current().await.unwrap();
+    cache.including(now(&mirror)).await.unwrap();
     assert_eq!(pause_end.elapsed(), Duration::ZERO);
 }
 
@@ -203,12 +205,12 @@ async fn configuration_builds_are_throttled() {
 async fn restored_log_gets_a_new_configuration() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.current().await.unwrap();
+    let first = cache.including(now(&mirror)).await.unwrap();
     mirror.replace(state(["b"]));
-    let second = cache.current().await.unwrap();
+    let second = cache.including(now(&mirror)).await.unwrap();
     assert!(second.number > first.number && json(&second).contains(r#""b":"#), "{}", json(&second));
     mirror.replace(state([]));
-    assert_eq!(json(&cache.current().await.unwrap()), r#"{"flags":{}}"#);
+    assert_eq!(json(&cache.including(now(&mirror)).await.unwrap()), r#"{"flags":{}}"#);
 }
 
 #[tokio::test]

@@ -18,6 +18,7 @@ use tonic::Status;
 use tonic::body::Body;
 
 use super::shared::{SharedAnswer, SharedMessages};
+use super::unsent::{Unsent, UnsentFrame};
 use super::{Account, CALL_BYTES, Charge, Direction, FRAME_BYTES};
 use crate::api::errors::{ApiError, last_frame, status};
 use crate::api::protocol::Protocol;
@@ -93,26 +94,23 @@ where
 }
 
 /// The same stream, with its bytes charged to `account`.
-pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<Account>) -> Response<Body> {
+pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<Account>) -> Response<ChargedBody> {
     let (mut head, body) = response.into_parts();
     let source = Source::of(&mut head, body);
-    if source.is_ended() {
-        return Response::from_parts(head, Body::empty());
-    }
-    Response::from_parts(head, Body::new(ChargedBody { waits: true, ..ChargedBody::new(source, account) }))
+    Response::from_parts(head, ChargedBody { waits: true, ..ChargedBody::new(source, account) })
 }
 
 /// Where frames come from.
 enum Source {
     Body(Body),
-    Shared(SharedMessages),
+    Shared(SharedMessages, Unsent),
 }
 
 impl Source {
     /// The messages that the handler shares, or else the body.
     fn of(head: &mut http::response::Parts, body: Body) -> Self {
         match head.extensions.remove::<SharedAnswer>().and_then(SharedAnswer::into_messages) {
-            Some(messages) => Self::Shared(messages),
+            Some((messages, unsent)) => Self::Shared(messages, unsent),
             None => Self::Body(body),
         }
     }
@@ -122,7 +120,8 @@ impl Source {
     }
 }
 
-struct ChargedBody {
+/// The body of an answer whose bytes are charged.
+pub(in crate::api) struct ChargedBody {
     /// `None` once it has ended.
     source: Option<Source>,
     /// Frames that were taken from the source already.
@@ -133,11 +132,35 @@ struct ChargedBody {
     /// Whether the next message waits for the budget.
     waits: bool,
     wait: Option<Wait>,
+    unsent: Unsent,
+    /// Whether its messages are shared.
+    is_shared: bool,
 }
 
 impl ChargedBody {
     fn new(source: Source, account: Arc<Account>) -> Self {
-        Self { source: Some(source), ready: [None, None], account, call: None, waits: false, wait: None }
+        let (unsent, is_shared) = match &source {
+            Source::Body(_) => (Unsent::default(), false),
+            Source::Shared(_, unsent) => (unsent.clone(), true),
+        };
+        let source = Some(source);
+        Self { source, ready: [None, None], account, call: None, waits: false, wait: None, unsent, is_shared }
+    }
+
+    /// What the transport has not sent.
+    pub fn unsent(&self) -> &Unsent {
+        &self.unsent
+    }
+
+    /// Whether each message tells the current state, so that it may be read when the client has taken the one before.
+    pub fn is_current_state(&self) -> bool {
+        self.is_shared
+    }
+
+    /// Takes no further message. Returns the rest of the last one.
+    pub fn finish(&mut self) -> Option<Result<Frame<Bytes>, Status>> {
+        self.source = None;
+        self.ready.iter_mut().find_map(Option::take)
     }
 
     /// Takes the message and what follows it, so that nothing but the message is kept, and its size is known.
@@ -168,9 +191,13 @@ impl ChargedBody {
                 },
                 ended => ended,
             },
-            Some(Source::Shared(messages)) => match ready!(messages.as_mut().poll_next(context)) {
+            Some(Source::Shared(messages, _)) => match ready!(messages.as_mut().poll_next(context)) {
                 Some(Ok(message)) => {
-                    let rest = message.shared.lend(&self.account, self.call.take());
+                    let unsent = self.unsent.frame(message.shared.len());
+                    let rest = message.shared.lend(&self.account, self.call.take(), unsent);
+                    if message.head.is_empty() {
+                        return Poll::Ready(Some(Ok(Frame::data(rest))));
+                    }
                     self.ready[0] = Some(Ok(Frame::data(rest)));
                     return Poll::Ready(Some(Ok(Frame::data(message.head))));
                 }
@@ -188,7 +215,8 @@ impl ChargedBody {
         let call = self.call.take();
         let is_covered = call.is_some() && data.len() <= SMALL_ANSWER;
         let own = (!is_covered).then(|| self.account.take(Direction::Response, data.len() + FRAME_BYTES));
-        Bytes::from_owner(ChargedBytes { data, _charges: [call, own] })
+        let unsent = self.unsent.frame(data.len());
+        Bytes::from_owner(ChargedBytes { data, _charges: [call, own], _unsent: unsent })
     }
 
     /// Waits until no budget is exhausted; fails if that takes too long.
@@ -225,6 +253,7 @@ impl Wait {
 struct ChargedBytes {
     data: Bytes,
     _charges: [Option<Charge>; 2],
+    _unsent: UnsentFrame,
 }
 
 impl AsRef<[u8]> for ChargedBytes {

@@ -25,6 +25,7 @@
 mod answer;
 mod request;
 mod shared;
+mod unsent;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -38,9 +39,10 @@ use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
-pub(in crate::api) use answer::{AnswerKind, Charged, charged_body};
+pub(in crate::api) use answer::{AnswerKind, Charged, ChargedBody, charged_body};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
+pub(in crate::api) use unsent::Unsent;
 
 /// What a call is charged besides its headers, from its beginning until its answer is written: its state in `h2`, `hyper` and our
 /// layers, and a small answer.

@@ -4,6 +4,8 @@
 //! even while the caller's change is being written. So its services are served here: `middleware/admit` keeps the deadline of a call, and
 //! `middleware/authorize` that of an open stream.
 
+mod stream_task;
+
 use std::convert::Infallible;
 use std::io;
 use std::pin::pin;
@@ -11,7 +13,7 @@ use std::pin::pin;
 use futures::{Stream, StreamExt};
 use http::{Request, Response};
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -23,6 +25,13 @@ use tower::{Service, ServiceExt};
 use super::listener::Connection;
 use super::request_body::RequestBody;
 use crate::config::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
+use stream_task::StreamExecutor;
+
+pub(super) use stream_task::reset_when;
+
+/// How many bytes of an answer `h2` takes before they can be sent, besides those of one frame. Enough to keep a connection busy: they
+/// are copied to the socket in parts of this size.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
 pub(super) async fn serve<S>(
@@ -58,14 +67,15 @@ pub(super) async fn serve<S>(
 }
 
 /// HTTP with our own limits: hyper's defaults differ, or may change with an update.
-fn http(limits: &FixedLimits) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new());
+fn http(limits: &FixedLimits) -> Builder<StreamExecutor> {
+    let mut builder = Builder::new(StreamExecutor);
     builder
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_calls_per_connection)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(limits.max_header_bytes)
         .keep_alive_interval(limits.keepalive_interval)
         .keep_alive_timeout(limits.keepalive_timeout)

@@ -1,0 +1,348 @@
+//! Fan-out: wakes subscribers in waves.
+//!
+//! A change wakes nobody itself. It marks its subscribers as due, and a task of its own wakes all that are due as one wave: in slices,
+//! between which it yields, so that commits and answers are not queued behind thousands of woken tasks. Changes during a wave
+//! wait for the next one. How long that pauses depends on what a wave costs: the time to wake its subscribers, and the time to write
+//! what they send. So fan-out leaves most of the machine to changes, however many subscribers there are. A change after a quiet time is
+//! sent at once.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until};
+
+use super::Position;
+use crate::domain::flag::Flag;
+use crate::domain::text::FlagKey;
+
+/// How many subscribers are woken between two yields. An answer then waits for a fraction of a millisecond.
+const SLICE: usize = 32;
+
+/// The minimum time from the beginning of a wave to the next. In a burst, each flag is sent once an interval.
+pub const MIN_INTERVAL: Duration = Duration::from_millis(5);
+
+/// How late a subscriber may be while waves are cheap enough.
+const MAX_LATENESS: Duration = Duration::from_millis(250);
+
+/// Under load, a wave takes at most this share of the time until the next: one part in ten, ...
+const CHEAP_SHARE: u32 = 10;
+/// ... or one in three, if subscribers would be later than [`MAX_LATENESS`] otherwise.
+const LARGEST_SHARE: u32 = 3;
+
+/// The time that the server has spent writing to clients. Writes are most of what large messages cost.
+#[derive(Clone, Default)]
+pub struct WriteTime(Arc<AtomicU64>);
+
+impl WriteTime {
+    /// Adds the time of a write.
+    pub fn add(&self, time: Duration) {
+        self.0.fetch_add(time.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    fn total(&self) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+}
+
+/// The subscribers of one kind.
+#[derive(Default)]
+pub(super) struct FanOut {
+    registry: Mutex<Registry>,
+    /// The state that the latest wave tells of.
+    reached: Mutex<Position>,
+    /// What a subscriber costs at least when it is woken, if most of that is not spent in the tasks of this server.
+    cost_each: Duration,
+    write_time: WriteTime,
+}
+
+/// A subscriber's place in a wave. The subscribers of one connection are neighbours, so that it writes once for all of them.
+pub(super) type Place = (usize, u64);
+
+type Members = BTreeMap<Place, Arc<Notify>>;
+
+#[derive(Default)]
+struct Registry {
+    last_number: u64,
+    to_all: Members,
+    by_key: HashMap<FlagKey, Members>,
+    due: Due,
+    /// Whether a task sends waves.
+    is_sending: bool,
+    last_wave: Option<Wave>,
+}
+
+/// A wave that has ended.
+#[derive(Clone, Copy)]
+struct Wave {
+    began: Instant,
+    /// What waking its subscribers took.
+    cost: Duration,
+    /// The write time at its beginning.
+    written: Duration,
+}
+
+/// What the next wave tells.
+#[derive(Default)]
+struct Due {
+    /// The latest state.
+    position: Position,
+    /// When the first of these changes was told.
+    since: Option<Instant>,
+    to_all: bool,
+    /// Changed flags that somebody watches.
+    keys: HashSet<FlagKey>,
+    to_everyone: bool,
+}
+
+impl Due {
+    fn is_empty(&self) -> bool {
+        !self.to_all && !self.to_everyone && self.keys.is_empty()
+    }
+}
+
+impl FanOut {
+    /// For subscribers that cost at least this much each time they are woken.
+    pub fn new(cost_each: Duration, write_time: WriteTime) -> Arc<Self> {
+        Arc::new(Self { cost_each, write_time, ..Self::default() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Registry> {
+        self.registry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a subscriber to these flags, or to all, that has this connection.
+    pub fn add(&self, keys: Option<&[FlagKey]>, connection: usize) -> (Place, Arc<Notify>) {
+        let wake = Arc::new(Notify::new());
+        let mut registry = self.lock();
+        registry.last_number += 1;
+        let place = (connection, registry.last_number);
+        match keys {
+            None => drop(registry.to_all.insert(place, Arc::clone(&wake))),
+            Some(keys) => {
+                for key in keys {
+                    registry.by_key.entry(key.clone()).or_default().insert(place, Arc::clone(&wake));
+                }
+            }
+        }
+        (place, wake)
+    }
+
+    pub fn remove(&self, place: Place, keys: Option<&[FlagKey]>) {
+        let mut registry = self.lock();
+        let Some(keys) = keys else {
+            registry.to_all.remove(&place);
+            return;
+        };
+        for key in keys {
+            if let Some(members) = registry.by_key.get_mut(key) {
+                members.remove(&place);
+                if members.is_empty() {
+                    registry.by_key.remove(key);
+                }
+            }
+        }
+    }
+
+    /// The state that the latest wave tells of. Later changes come with another wave.
+    pub fn reached(&self) -> Position {
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the subscribers of these flags that they have changed, in the state at `position`.
+    pub fn tell(self: &Arc<Self>, position: Position, flags: &[Arc<Flag>]) {
+        let mut registry = self.lock();
+        let Registry { to_all, by_key, due, .. } = &mut *registry;
+        due.to_all |= !flags.is_empty() && !to_all.is_empty();
+        due.keys.extend(flags.iter().map(|flag| &flag.key).filter(|key| by_key.contains_key(*key)).cloned());
+        self.send(registry, position);
+    }
+
+    /// Tells all subscribers that something changed, in the state at `position`.
+    pub fn tell_everyone(self: &Arc<Self>, position: Position) {
+        let mut registry = self.lock();
+        registry.due.to_everyone |= !registry.to_all.is_empty() || !registry.by_key.is_empty();
+        self.send(registry, position);
+    }
+
+    /// Begins to send waves, unless nobody is due or a task sends them already.
+    fn send(self: &Arc<Self>, mut registry: MutexGuard<'_, Registry>, position: Position) {
+        // The committer and the follower may tell of their states in another order than they made them.
+        registry.due.position = registry.due.position.max(position);
+        if registry.due.is_empty() {
+            return;
+        }
+        registry.due.since.get_or_insert_with(Instant::now);
+        if !std::mem::replace(&mut registry.is_sending, true) {
+            drop(registry);
+            tokio::spawn(Arc::clone(self).send_waves());
+        }
+    }
+
+    async fn send_waves(self: Arc<Self>) {
+        loop {
+            // The callers of the changes are answered first.
+            yield_now().await;
+            while let Some(next) = self.next_wave().filter(|next| *next > Instant::now()) {
+                sleep_until(next).await;
+            }
+            let (began, written) = (Instant::now(), self.write_time.total());
+            let members = self.begin_wave();
+            for slice in members.chunks(SLICE) {
+                // A subscriber that is not waiting is woken at its next wait.
+                slice.iter().for_each(|wake| wake.notify_one());
+                yield_now().await;
+            }
+            let least_cost = self.cost_each.saturating_mul(members.len().try_into().unwrap_or(u32::MAX));
+            let cost = began.elapsed().max(least_cost);
+            let mut registry = self.lock();
+            registry.last_wave = Some(Wave { began, cost, written });
+            if registry.due.is_empty() {
+                registry.is_sending = false;
+                return;
+            }
+        }
+    }
+
+    /// When the next wave may begin. Under load, that is when something changed during the last one, it is later while that one is
+    /// still being written.
+    fn next_wave(&self) -> Option<Instant> {
+        let registry = self.lock();
+        let Wave { began, cost, written } = registry.last_wave?;
+        let is_loaded = registry.due.since.is_some_and(|since| since < began + cost);
+        let cost = cost.max(self.write_time.total().saturating_sub(written));
+        Some(began + if is_loaded { interval(cost) } else { MIN_INTERVAL })
+    }
+
+    /// The subscribers that are due, in the order of their places.
+    fn begin_wave(&self) -> Vec<Arc<Notify>> {
+        let mut registry = self.lock();
+        let Due { position, to_all, keys, to_everyone, since: _ } = std::mem::take(&mut registry.due);
+        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        let by_key = |key| registry.by_key.get(key).into_iter().flatten();
+        if keys.is_empty() && !to_everyone {
+            return registry.to_all.values().cloned().collect();
+        }
+        if !to_all && !to_everyone && keys.len() == 1 {
+            return keys.iter().flat_map(by_key).map(|(_, wake)| Arc::clone(wake)).collect();
+        }
+        let all = registry.to_all.iter().filter(|_| to_all || to_everyone);
+        let every_key = registry.by_key.values().filter(|_| to_everyone).flatten();
+        let members = all.chain(keys.iter().flat_map(by_key)).chain(every_key);
+        let wave: Members = members.map(|(place, wake)| (*place, Arc::clone(wake))).collect();
+        wave.into_values().collect()
+    }
+
+    /// The number of registrations: one for a subscriber to all flags, else one for each key.
+    #[cfg(test)]
+    pub fn registrations(&self) -> usize {
+        let registry = self.lock();
+        registry.to_all.len() + registry.by_key.values().map(Members::len).sum::<usize>()
+    }
+}
+
+/// The time from the beginning of a wave that took `cost` to the next, while changes go on.
+fn interval(cost: Duration) -> Duration {
+    let longest = MAX_LATENESS.saturating_sub(cost).max(cost * LARGEST_SHARE);
+    (cost * CHEAP_SHARE).min(longest).max(MIN_INTERVAL)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(revision: i64) -> Position {
+        Position { generation: 0, revision }
+    }
+
+    fn flag(key: &str, revision: i64) -> [Arc<Flag>; 1] {
+        [Arc::new(Flag::sample(key, revision))]
+    }
+
+    #[test]
+    fn interval_bounds_share_and_lateness() {
+        let ms = |cost| interval(Duration::from_millis(cost)).as_millis();
+        assert_eq!([0, 1, 10, 20, 25].map(ms), [5, 10, 100, 200, 225], "a tenth");
+        assert_eq!([50, 60].map(ms), [200, 190], "late by 250 ms at most");
+        assert_eq!([100, 1_000].map(ms), [300, 3_000], "a third");
+    }
+
+    /// A thousand subscribers, and a change each millisecond.
+    #[tokio::test(start_paused = true)]
+    async fn subscribers_under_load_are_late_by_250_ms_at_most() {
+        const CHANGES: i64 = 5_000;
+        let fan_out = FanOut::new(Duration::from_micros(50), WriteTime::default());
+        // When each change happened.
+        let changed = Arc::new(Mutex::new(Vec::new()));
+        let mut subscribers = tokio::task::JoinSet::new();
+        for number in 0..1_000 {
+            let (fan_out, changed) = (Arc::clone(&fan_out), Arc::clone(&changed));
+            let keys = [FlagKey::parse("a").unwrap()];
+            let (_, wake) = fan_out.add((number % 2 == 0).then_some(&keys[..]), number % 7);
+            subscribers.spawn(async move {
+                let (mut waves, mut known, mut latest) = (0, 0, Duration::ZERO);
+                while known < CHANGES {
+                    wake.notified().await;
+                    let oldest: Instant = changed.lock().unwrap()[usize::try_from(known).unwrap()];
+                    latest = latest.max(oldest.elapsed());
+                    known = fan_out.reached().revision;
+                    waves += 1;
+                }
+                (waves, latest)
+            });
+        }
+        for revision in 1..=CHANGES {
+            changed.lock().unwrap().push(Instant::now());
+            fan_out.tell(at(revision), &flag("a", revision));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        while let Some(subscriber) = subscribers.join_next().await {
+            let (waves, latest) = subscriber.unwrap();
+            assert!(latest <= MAX_LATENESS, "{latest:?}");
+            // Each costs 50 ms. A sleep may take two milliseconds.
+            assert!((20..55).contains(&waves), "{waves} waves");
+        }
+    }
+
+    #[tokio::test]
+    async fn other_tasks_run_between_slices() {
+        let fan_out = Arc::new(FanOut::default());
+        let woken = Arc::new(AtomicU64::new(0));
+        for _ in 0..1_000 {
+            let (_, wake) = fan_out.add(None, 0);
+            let woken = Arc::clone(&woken);
+            tokio::spawn(async move {
+                wake.notified().await;
+                woken.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        fan_out.tell(at(1), &flag("a", 1));
+        let mut before = 0;
+        while before < 1_000 {
+            yield_now().await;
+            let now = woken.load(Ordering::Relaxed);
+            assert!(now <= before + SLICE as u64, "{before}, then {now}");
+            before = now;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn next_wave_waits_for_the_writes_of_the_last() {
+        let write_time = WriteTime::default();
+        let fan_out = FanOut::new(Duration::ZERO, write_time.clone());
+        let (_, wake) = fan_out.add(None, 0);
+        let mut waves = Vec::new();
+        for revision in 1..10 {
+            fan_out.tell(at(revision), &flag("a", revision));
+            wake.notified().await;
+            waves.push(Instant::now());
+            // The next change comes during the wave, and the wave is written meanwhile.
+            fan_out.tell(at(revision), &flag("b", revision));
+            write_time.add(Duration::from_millis(400));
+        }
+        assert!(waves.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_millis(1_200)), "{waves:?}");
+    }
+}
