@@ -216,7 +216,8 @@ async fn restored_log_gets_a_new_configuration() {
 #[tokio::test]
 async fn flag_set_over_its_limit_is_refused_with_its_size() {
     let mirror = mirror(state(["a", "b"]));
-    let configuration = ConfigurationCache::new(mirror).current().await.unwrap();
+    let position = now(&mirror);
+    let configuration = ConfigurationCache::new(mirror).including(position).await.unwrap();
     let message = configuration.message(&[], usize::MAX).unwrap();
     let length = message.head.len() + message.shared.len() - 5;
     assert!(configuration.message(&[], length).is_ok());
