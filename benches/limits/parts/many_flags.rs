@@ -45,7 +45,7 @@ async fn compare(rig: &Rig, report: &mut Report, database: &str, url: &str, few:
     report.add(starts);
     let server = Server::start(&rig.current, url).await?;
     let name = format!("memory: {flags} flags, {database}");
-    report.add(Row::single(name, " MiB", Goal::AtMost(700.0, 400.0)).with(server.resident_mib()?));
+    report.add(Row::single(name, " MiB", Goal::AtMost(450.0, 300.0)).with(server.resident_mib()?));
     let callers = Callers::connect(server.address).await?;
     let row = |what: &str, goal| {
         let name = format!("{what} {flags} flags on {database}, {IN_FLIGHT} in flight");

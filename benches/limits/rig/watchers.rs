@@ -166,7 +166,7 @@ async fn watch(
 struct Progress {
     /// The revision that each watch has reached; -1 before its first message.
     reached: Vec<Cell<Revision>>,
-    /// Watches that have not caught up for the first time, and who is told when all have.
+    /// Watches that have not caught up for the first time, and the channel that reports when all have.
     opening: RefCell<Option<(usize, oneshot::Sender<()>)>>,
     has_caught_up: Vec<Cell<bool>>,
     /// The present question, and how many watchers have not reached its revision.
@@ -234,15 +234,15 @@ struct Flipped {
     at: Instant,
 }
 
-/// Flips `flag-1` each time it is told to, on a thread of its own, so that it does not wait for the watchers' messages.
+/// Flips `flag-1` at each message on the channel, on a thread of its own, so that it does not wait for the watchers' messages.
 fn lone_flipper(address: SocketAddr) -> (mpsc::UnboundedSender<()>, mpsc::UnboundedReceiver<Flipped>) {
-    let (flip, mut told) = mpsc::unbounded_channel();
+    let (flip, mut flips) = mpsc::unbounded_channel();
     let (report, flipped) = mpsc::unbounded_channel();
     std::thread::spawn(move || {
-        let flips = run_client(async {
+        let result = run_client(async {
             let mut connection = Connection::open(address, FLIP).await?;
             let request = encode_grpc(&flip_request(1))?;
-            while let Some(()) = told.recv().await {
+            while let Some(()) = flips.recv().await {
                 let began = Instant::now();
                 let answer = connection.call(request.clone()).await?.ok_or("a flip was refused")?;
                 let at = Instant::now();
@@ -251,7 +251,7 @@ fn lone_flipper(address: SocketAddr) -> (mpsc::UnboundedSender<()>, mpsc::Unboun
             }
             Ok(())
         });
-        if let Err(problem) = flips {
+        if let Err(problem) = result {
             eprintln!("bench: the flips ended: {problem}");
         }
     });
