@@ -173,6 +173,15 @@ impl LogStart {
 }
 
 impl Entry {
+    /// About how much memory the entry takes, and a message with it, in bytes: its texts and a little more than all else.
+    pub fn size(&self) -> usize {
+        const ALL_ELSE: usize = 400;
+        let optional = [&self.old_value, &self.new_value, &self.reason, &self.request_id, &self.peer, &self.user_agent];
+        let optional = optional.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        let required = [&self.user_email, &self.entity_key, &self.entity_name, &self.method].map(|text| text.len());
+        ALL_ELSE + optional + required.into_iter().sum::<usize>()
+    }
+
     /// The start of the log that this entry set, if it is a `log_trimmed` entry.
     pub fn log_start(&self) -> Option<LogStart> {
         let text = self.new_value.as_deref().filter(|_| self.action == Action::LogTrimmed)?;

@@ -6,7 +6,7 @@
 use super::backend::Backend;
 use super::rows::{Time, select};
 use super::sql::Sql;
-use super::{EntryQuery, Order};
+use super::{EntryQuery, Order, SomeEntries, StoreError};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::time::Timestamp;
@@ -29,6 +29,22 @@ pub(super) fn entries<B: Backend>(prefix: &str, query: &EntryQuery) -> Sql<B> {
     }
     sql.push(order).push_value(query.limit);
     sql
+}
+
+/// Reads the first of the entries that match a query with one statement, up to about `max_bytes`.
+pub(super) async fn some_entries<B: Backend>(
+    query: &EntryQuery,
+    max_bytes: usize,
+    connection: &mut B::Connection,
+) -> Result<SomeEntries, StoreError> {
+    let (mut rows, mut bytes) = (0, 0);
+    let has_room = |entry: &Entry| {
+        rows += 1;
+        bytes += entry.size();
+        rows < 2 || bytes < max_bytes
+    };
+    let (entries, is_cut) = entries::<B>("", query).rows_while(connection, has_room).await?;
+    Ok(SomeEntries { entries, is_cut })
 }
 
 /// Counts entries by walking them.

@@ -87,6 +87,15 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
+/// Some of the entries that match a query.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SomeEntries {
+    /// The entries, in the order of the query.
+    pub entries: Vec<Entry>,
+    /// Whether they ended at the size that was asked for, so that others may follow.
+    pub is_cut: bool,
+}
+
 /// A checkpoint that is stored with the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredCheckpoint {
@@ -228,6 +237,9 @@ pub trait Store: Send + Sync {
     ///
     /// Like [`Store::count`] and [`Store::next_changes`], it waits for its turn, and ends in the database when it is dropped.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
+
+    /// The first of these entries, up to about `max_bytes` by [`Entry::size`], but at least two if there are so many.
+    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError>;
 
     /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
     /// the rest.

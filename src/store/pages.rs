@@ -7,12 +7,15 @@ use std::ops::RangeInclusive;
 
 use super::backend::Backend;
 use super::counts::{Counted, Counts, revisions, runs};
-use super::{EntryQuery, Order, StoreError, audit};
+use super::{EntryQuery, Order, SomeEntries, StoreError, audit};
 use crate::domain::audit::Entry;
 use crate::domain::filter::Range;
 
 /// How many blocks are looked up in the counts at first. Later look-ups are for as many times more.
 const BLOCKS: i64 = 8;
+
+/// The most entries that are read block by block before their size is looked at.
+const MAX_ENTRIES: i64 = 500;
 
 /// The entries of a query, on one connection.
 pub(super) struct Pages<'c, B: Backend> {
@@ -61,6 +64,25 @@ impl<'c, B: Backend> Pages<'c, B> {
     /// See [`super::Store::entries`].
     pub async fn entries(mut self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         self.read(query).await
+    }
+
+    /// See [`super::Store::some_entries`].
+    pub async fn some_entries(mut self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
+        if query.filter.is_empty() || audit::has_own_index(&query.filter) {
+            return audit::some_entries::<B>(query, max_bytes, self.counts.0).await;
+        }
+        let limit = query.limit.min(MAX_ENTRIES);
+        let mut entries = self.read(&EntryQuery { limit, ..query.clone() }).await?;
+        let is_full = limit < query.limit && entries.len() as i64 >= limit;
+        let found = entries.len();
+        let mut bytes = 0;
+        let fitting = entries.iter().take_while(|entry| {
+            let has_room = bytes < max_bytes;
+            bytes += entry.size();
+            has_room
+        });
+        entries.truncate(fitting.count().max(2));
+        Ok(SomeEntries { is_cut: is_full || entries.len() < found, entries })
     }
 
     async fn read(&mut self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {

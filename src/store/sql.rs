@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Pool};
 
 use super::StoreError;
 use super::backend::Backend;
-use super::rows::{BoxError, Table, Value, read_all};
+use super::rows::{BoxError, Table, Value, read, read_all};
 
 /// The text of a statement, with `$1`, `$2` and so on for its values. Only constants and values go in: a text never holds
 /// data.
@@ -60,6 +60,26 @@ impl<B: Backend> Sql<B> {
     pub async fn rows<T: Table>(self, pool: &Pool<B>) -> Result<Vec<T>, StoreError> {
         let mut connection = pool.acquire().await.map_err(B::read_error)?;
         self.rows_on::<T, T>(&mut connection).await
+    }
+
+    /// The rows of a table up to the first after which `has_room` is false, and whether there was such a row. The database may have
+    /// sent others already: the connection skips them.
+    pub async fn rows_while<T: Table>(
+        self,
+        connection: &mut B::Connection,
+        mut has_room: impl FnMut(&T) -> bool,
+    ) -> Result<(Vec<T>, bool), StoreError> {
+        let mut rows = B::fetch(connection, self.query()?);
+        let mut read_rows = Vec::new();
+        while let Some(row) = rows.try_next().await.map_err(B::read_error)? {
+            let row = read::<B, T>(&row)?;
+            let is_last = !has_room(&row);
+            read_rows.push(row);
+            if is_last {
+                return Ok((read_rows, true));
+            }
+        }
+        Ok((read_rows, false))
     }
 
     /// As [`rows`](Self::rows), on one connection.

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status};
 use super::change::Changes;
 use super::errors::ApiError;
 use super::listener::Peer;
+use super::middleware::limits::Account;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
 use super::reader::StateReader;
@@ -119,13 +120,14 @@ impl AuditService for Audit {
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
         let connection = Peer::connection(request.extensions());
+        let account = request.extensions().get::<Arc<Account>>().cloned();
         let request = AuditStream::parse(request.into_inner())?;
         if let Some(time) = request.end_date() {
             self.reader.until_closed("to_date", time).await?;
         }
         let head = self.store.head().await?;
         let stream = request.start(&*self.store, &head).await?;
-        Ok(Response::new(stream.messages(Arc::clone(&self.store), &self.mirror, connection)))
+        Ok(Response::new(stream.messages(Arc::clone(&self.store), &self.mirror, connection, account)))
     }
 }
 

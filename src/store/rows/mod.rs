@@ -104,8 +104,8 @@ pub(super) trait Table: Sized {
 }
 
 /// The columns that name a row.
-fn key<T: Table>() -> impl Iterator<Item = &'static str> {
-    T::COLUMNS.iter().filter(|column| column.role == Role::Key).map(|column| column.name)
+fn key<T: Table>() -> impl Iterator<Item = &'static Column> {
+    T::COLUMNS.iter().filter(|column| column.role == Role::Key)
 }
 
 /// Reads the columns of a row from left to right.
@@ -147,12 +147,15 @@ pub(super) fn read<B: Backend, T: Table>(row: &B::Row) -> Result<T, StoreError> 
 
 /// The key of a row as text, for errors.
 fn row_name<B: Backend, T: Table>(row: &B::Row) -> String {
-    let value = |name| {
-        let position = row.columns().iter().position(|column| column.name() == name)?;
-        let uuid = B::get::<Uuid>(row, position).map(|id| id.to_string());
-        let number = uuid.or_else(|_| B::get::<i64>(row, position).map(|number| number.to_string()));
-        number.or_else(|_| B::get::<&str>(row, position).map(str::to_owned)).ok()
+    let value = |key: &Column| {
+        let position = row.columns().iter().position(|column| column.name() == key.name)?;
+        let value = match key.kind {
+            Kind::Uuid => B::get::<Uuid>(row, position).map(|id| id.to_string()),
+            Kind::Integer => B::get::<i64>(row, position).map(|number| number.to_string()),
+            _ => B::get::<&str>(row, position).map(str::to_owned),
+        };
+        value.ok()
     };
-    let values: Vec<_> = key::<T>().map(|name| value(name).unwrap_or_else(|| "(unreadable)".to_owned())).collect();
+    let values: Vec<_> = key::<T>().map(|key| value(key).unwrap_or_else(|| "(unreadable)".to_owned())).collect();
     values.join(" ")
 }

@@ -26,7 +26,7 @@ pub(in crate::store) fn assignments<T: Table>(mut value: impl FnMut(usize, &Colu
 
 /// The clause that makes an insert update a row that exists.
 pub(in crate::store) fn conflict_update<T: Table>() -> String {
-    let key = join(key::<T>().map(str::to_owned));
+    let key = join(key::<T>().map(|column| column.name.to_owned()));
     let assignments = assignments::<T>(|_, column| format!("excluded.{}", column.name));
     format!("ON CONFLICT ({key}) DO UPDATE SET {assignments}")
 }

@@ -30,8 +30,8 @@ use super::reading::LogQuestion;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
 use super::share::LogShare;
 use super::{
-    Connections, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint, Usability,
-    Writer, audit, follow, migrate,
+    Connections, EntryQuery, Followed, Migration, RemovedEntries, SomeEntries, Store, StoreError, StoredCheckpoint,
+    Usability, Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -286,6 +286,13 @@ impl Store for SqliteStore {
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
         let mut question = self.question().await?;
         let entries = Pages::<Sqlite>::new(question.connection()).entries(query).await;
+        question.end();
+        entries
+    }
+
+    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
+        let mut question = self.question().await?;
+        let entries = Pages::<Sqlite>::new(question.connection()).some_entries(query, max_bytes).await;
         question.end();
         entries
     }

@@ -1,9 +1,10 @@
 //! Streaming the audit log over gRPC.
 
+use prost::Message;
 use toggled::api::pb::*;
 
 use super::write_history;
-use crate::support::{Client, Database, Server, on_both_databases, reason_of, with_timeout};
+use crate::support::{Client, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
 
 /// The position of a reader, with which it resumes a stream.
 #[derive(Default, Clone)]
@@ -100,6 +101,40 @@ on_both_databases! {
         }
         for revisions in seen {
             assert_eq!(revisions, (1..=last).collect::<Vec<_>>());
+        }
+    }
+
+    /// A part is limited by its size, not by the number of its entries: short ones before and after long ones.
+    async fn parts_of_a_stream_are_limited_in_bytes(backend: Backend) {
+        const LONG: usize = 300;
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        admin.create("a").await;
+        let long = "\u{1f6a9}".repeat(2_000);
+        for reason in ["", &*long, ""] {
+            let flips = (0..LONG).map(|_| {
+                let (mut client, flip) = (admin.clone(), ToggleFeatureFlagRequest { reason: reason.into(), ..toggle("a") });
+                async move { client.toggle.toggle_feature_flag(flip).await.unwrap() }
+            });
+            futures::future::join_all(flips).await;
+        }
+        let last = 3 * LONG as i64 + 3;
+        let action_type = |action: &str| Some(action.to_owned());
+        for (after, action) in [(0, None), (LONG as i64, None), (0, action_type("toggle_enabled"))] {
+            let request = StreamAuditLogsRequest { after_revision: Some(after), action_type: action.clone(), ..Default::default() };
+            let mut stream = admin.audit.stream_audit_logs(request).await.unwrap().into_inner();
+            let (mut seen, mut through) = (Vec::new(), after);
+            while let Some(part) = with_timeout("the next part", stream.message()).await.unwrap() {
+                // Half a mebibyte, and an entry.
+                assert!(part.encoded_len() < 540_000, "{} bytes", part.encoded_len());
+                assert!(part.through_revision > through);
+                through = part.through_revision;
+                seen.extend(part.items.into_iter().map(|entry| entry.revision));
+            }
+            assert_eq!(through, last);
+            let flips = if action.is_some() { 3 * LONG / 2 } else { usize::try_from(last - after).unwrap() };
+            assert!(seen.is_sorted() && seen.len() == flips, "{} entries", seen.len());
         }
     }
 

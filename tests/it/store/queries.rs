@@ -73,6 +73,12 @@ pub fn passes(entry: &Entry, filter: &Filter) -> bool {
         || action.is_some_and(|action| action != entry.action))
 }
 
+/// The query for all entries.
+fn whole(world: &World) -> EntryQuery {
+    let range = Range { first: 1, last: world.entries.len() as i64 };
+    EntryQuery { filter: Filter::default(), range, order: Order::OldestFirst, offset: 0, limit: 1_000 }
+}
+
 /// The expected result of a query.
 fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
     let within = |entry: &Entry| (query.range.first..=query.range.last).contains(&entry.revision);
@@ -86,6 +92,28 @@ fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
 }
 
 on_both_databases! {
+    async fn some_entries_end_at_a_size(backend: Backend) {
+        let world = busy(backend).await;
+        let all = expected(&world, &whole(&world));
+        for order in [Order::OldestFirst, Order::NewestFirst] {
+            let query = EntryQuery { order, ..whole(&world) };
+            let all = expected(&world, &query);
+            let whole: usize = all.iter().map(Entry::size).sum();
+            for max_bytes in [0, 1, whole / 3, whole - 1, whole, whole + 1, usize::MAX] {
+                let some = world.store.some_entries(&query, max_bytes).await.unwrap();
+                let mut bytes = 0;
+                let fit = all.iter().take_while(|entry| { let before = bytes; bytes += entry.size(); before < max_bytes }).count().max(2);
+                assert_eq!(some.entries, all[..fit], "{max_bytes} of {whole}");
+                assert_eq!(some.is_cut, whole >= max_bytes, "{max_bytes} of {whole}");
+            }
+        }
+        // What the database sent beyond the size disturbs no later query.
+        for _ in 0..20 {
+            world.store.some_entries(&whole(&world), 1).await.unwrap();
+            assert_eq!(world.store.entries(&whole(&world)).await.unwrap(), all);
+        }
+    }
+
     /// Each filter alone and all together: entries, counts and plans.
     async fn filter_returns_exactly_what_passes(backend: Backend) {
         let world = busy(backend).await;

@@ -208,6 +208,7 @@ impl AuthorizeLayer {
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
+        request.extensions_mut().insert(Arc::clone(&account));
         let (authorizer, timeouts) = (Arc::clone(&self.0.authorizer), self.0.timeouts);
         let connection = Peer::connection(request.extensions());
         let answer = inner.call(request);

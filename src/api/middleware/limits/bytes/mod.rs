@@ -19,6 +19,7 @@
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
+//! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
 //! | TLS records | 64 KiB, and 16 KiB | rustls |
 
@@ -229,6 +230,12 @@ impl Account {
         }
     }
 
+    /// Charges what a stream keeps before its client asks for it. `None` unless memory is plentiful: then the stream does without.
+    pub fn charge_ahead(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        let Self { budget, is_stranger, .. } = &**self;
+        (!is_stranger && budget.used() + bytes <= budget.limit / 4).then(|| self.take(Direction::Response, bytes))
+    }
+
     /// Charges bytes that exist already, without a check.
     fn take(self: &Arc<Self>, direction: Direction, bytes: usize) -> Charge {
         let mut charge = Charge { account: Arc::clone(self), direction, bytes: 0 };
@@ -377,6 +384,19 @@ mod tests {
         assert!(!begin(&budget, &connection, &caller(1), Stream), "the whole budget always applies");
         drop(held);
         assert!(begin(&budget, &connection, &caller(1), Ordinary));
+    }
+
+    #[test]
+    fn reading_ahead_leaves_most_memory_to_answers() {
+        let budget = ByteBudget::of(LIMIT);
+        let account = |number| budget.account(&ConnectionBytes::default(), &caller(number));
+        let ahead: Vec<_> = (0..).map_while(|number| account(number).charge_ahead(MIB)).collect();
+        assert_eq!(ahead.len(), 16);
+        assert!(account(99).check().is_ok() && account(0).charge_request(MIB).is_ok());
+        drop(ahead);
+        let answers = account(1).take(Direction::Response, 15 * MIB);
+        assert!(account(2).charge_ahead(MIB).is_some() && account(2).charge_ahead(2 * MIB).is_none());
+        drop(answers);
     }
 
     #[test]
