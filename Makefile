@@ -75,7 +75,7 @@ deny:
 
 # Writes the generated documents: docs/api.md, the settings in docs/configuration.md, and the picture in README.
 docs:
-	WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_ contract::
+	WRITE_DOCS=1 cargo test --locked --test it -- generated_ contract::
 
 # Measures the service against what this machine can do, in less than 15 minutes, and writes docs/benchmarks.
 bench: BENCH_SIZE =
