@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from network import Network
@@ -145,11 +146,13 @@ class Machine:
 
     def __exit__(self, *_) -> None:
         for _, process in self._servers:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
         service = self.root / "toggled.service.pid"
         if service.exists():
-            os.kill(int(service.read_text()), signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(int(service.read_text()), signal.SIGKILL)
 
     def _start(self, block: Block) -> str:
         output = self._state.with_name(f"server-{len(list(self._state.parent.glob('server-*')))}")
