@@ -73,9 +73,9 @@ deny:
 	cargo install --quiet --locked --root .tools cargo-deny@0.20.2
 	PATH="$(CURDIR)/.tools/bin:$$PATH" cargo deny --locked check bans licenses sources
 
-# Writes the generated documents: docs/api.md, and the settings in docs/operations.md.
+# Writes the generated documents: docs/api.md, the settings in docs/configuration.md, and the picture in README.
 docs:
-	TOGGLED_WRITE_DOCS=1 cargo test --locked --test it -- docs::generated_ contract::
+	WRITE_DOCS=1 cargo test --locked --test it -- generated_ contract::
 
 # Measures the service against what this machine can do, in less than 15 minutes, and writes docs/benchmarks.
 bench: BENCH_SIZE =

@@ -28,7 +28,10 @@ pub enum TokenLocation {
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// The file for the token cannot be written.
-    #[error("cannot write the administrator's token to {}: {source}", path.display())]
+    #[error(
+        "cannot write the administrator's token to {}: {source}; start in a folder that you may write to, or set \
+         TOGGLED_BOOTSTRAP_TOKEN", path.display()
+    )]
     TokenFile {
         /// The path of the file.
         path: PathBuf,

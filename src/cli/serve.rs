@@ -26,6 +26,13 @@ use crate::{config, store, telemetry};
 /// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
+/// What the first start suggests, with the program as its own client.
+const FIRST_COMMANDS: [&str; 3] = [
+    "toggled flag create hello --name \"My first flag\"",
+    "toggled flag enable hello --reason \"first flip\"",
+    "toggled audit list --flag hello",
+];
+
 /// What `serve --help` says of the variables that are no options.
 pub(super) fn standard_variables() -> String {
     let mut text = "Standard environment variables:\n".to_owned();
@@ -52,7 +59,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let files = settings.listening.tls_files().map_err(Failure::usage)?;
     let certificate_users = settings.listening.certificate_users().map_err(Failure::usage)?;
     let following = settings.following.checked().map_err(Failure::usage)?;
-    let flags = grpcurl_flags(files.as_ref());
+    let client = client_variables(files.as_ref());
     let tls = match files {
         Some(files) => Some(Arc::new(ServerTls::load(files).await.map_err(|e| Failure::usage(e.to_string()))?)),
         None => None,
@@ -62,7 +69,10 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     let store = super::database(store::open(&settings.database.database_url))?;
     let listener = TcpListener::bind(settings.listening.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!("cannot listen on {}: {error}", settings.listening.listen),
+        line: format!(
+            "cannot listen on {}: {error}; stop the other program, or choose another address with --listen (TOGGLED_LISTEN)",
+            settings.listening.listen
+        ),
     })?;
     let address = listener.local_addr()?;
     let metrics_listener = match settings.telemetry.metrics_listen {
@@ -92,7 +102,7 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         shutdown,
     };
     let ready = |ready: Ready| {
-        say(&welcome(&ready, address, flags));
+        say(&welcome(&ready, address, client));
         notify_systemd(NotifyState::Ready);
     };
     Ok(server::run(parts, ready).await?)
@@ -150,16 +160,19 @@ fn notify_systemd(state: NotifyState<'_>) {
     }
 }
 
-/// The flags that grpcurl needs to connect.
-fn grpcurl_flags(files: Option<&TlsFiles>) -> &'static str {
+/// The scheme of the server's address, and the variables with which the program as client connects to it.
+fn client_variables(files: Option<&TlsFiles>) -> (&'static str, &'static str) {
     match files {
-        None => "-plaintext",
-        Some(TlsFiles { client_ca: None, .. }) => "-cacert CA.pem",
-        Some(_) => "-cacert CA.pem -cert CLIENT.pem -key CLIENT.key",
+        None => ("http", ""),
+        Some(TlsFiles { client_ca: None, .. }) => ("https", " TOGGLED_CA_CERTIFICATE=CA.pem"),
+        Some(_) => (
+            "https",
+            " TOGGLED_CA_CERTIFICATE=CA.pem TOGGLED_CLIENT_CERTIFICATE=CLIENT.pem TOGGLED_CLIENT_KEY=CLIENT.key",
+        ),
     }
 }
 
-fn welcome(ready: &Ready, address: SocketAddr, flags: &str) -> String {
+fn welcome(ready: &Ready, address: SocketAddr, (scheme, variables): (&str, &str)) -> String {
     let mut text = format!("ready: log {} at revision {}", ready.log_id, ready.revision);
     let Some(place) = &ready.token else { return text };
     let token = match place {
@@ -167,24 +180,31 @@ fn welcome(ready: &Ready, address: SocketAddr, flags: &str) -> String {
             let path = path.display().to_string();
             let path = visible(&path);
             text += &format!("\n\nThe token of admin@localhost, who may do everything, is in\n  {path}");
-            format!("$(cat '{path}')")
+            format!("TOGGLED_TOKEN_FILE='{path}'")
         }
         TokenLocation::Setting => {
             text += "\n\nThe token of admin@localhost, who may do everything, is the one that you gave: put it into \
                      TOGGLED_BOOTSTRAP_TOKEN for the commands below.";
-            "$TOGGLED_BOOTSTRAP_TOKEN".to_owned()
+            "TOGGLED_TOKEN=\"$TOGGLED_BOOTSTRAP_TOKEN\"".to_owned()
         }
     };
-    text += "\n\nTo create a flag, flip it, and read who did:\n";
-    let calls = [
-        ("ToggleService/CreateFeatureFlag", r#"{"key":"checkout","name":"New checkout"}"#),
-        ("ToggleService/ToggleFeatureFlag", r#"{"key":"checkout","reason":"first flip"}"#),
-        ("AuditService/ListAuditLogs", r#"{"entity_type":"feature_flag"}"#),
-    ];
-    for (method, body) in calls {
-        text += &format!(
-            "  grpcurl {flags} -H \"authorization: Bearer {token}\" -d '{body}' {address} toggled.v1.{method}\n"
-        );
+    text += "\n\nTo create a flag, flip it, and read who did, in another terminal:\n";
+    let mut commands = vec![format!("export TOGGLED_ADDR={scheme}://{address} {token}{variables}")];
+    if let Some(folder) = folder_outside_path() {
+        commands.insert(0, format!("export PATH='{}':\"$PATH\"", visible(&folder)));
+    }
+    commands.extend(FIRST_COMMANDS.map(str::to_owned));
+    for command in commands {
+        text += &format!("  {command}\n");
     }
     text
+}
+
+/// The folder of this program, if a shell would not find the program by its name.
+fn folder_outside_path() -> Option<String> {
+    let program = std::env::current_exe().ok()?;
+    let folder = program.parent()?;
+    let path = std::env::var_os("PATH")?;
+    let is_on_path = std::env::split_paths(&path).any(|one| one == folder);
+    (!is_on_path).then(|| folder.display().to_string())
 }

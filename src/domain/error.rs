@@ -48,7 +48,7 @@ pub enum Error {
     #[error("a feature flag with the key {0} exists already; archived flags keep their keys")]
     KeyTaken(FlagKey),
     /// Another user has this address.
-    #[error("a user with the e-mail address {0} exists already")]
+    #[error("a user with the e-mail address {0} exists already; use that user, or another address")]
     EmailTaken(Email),
     /// A first-time caller by single sign-on has the address of another user.
     #[error("another user has the e-mail address {0}; ask an access manager to link that user to your single sign-on")]

@@ -57,7 +57,7 @@ fn describe_enum(text: &mut String, values: &EnumDescriptor) {
 /// Compares with the committed text; writes it instead when documents are written.
 fn assert_unchanged(file: &str, actual: &str) {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/contract").join(file);
-    if std::env::var_os("TOGGLED_WRITE_DOCS").is_some() {
+    if std::env::var_os("WRITE_DOCS").is_some() {
         std::fs::write(path, actual).unwrap();
         return;
     }

@@ -23,6 +23,7 @@ mod large_flag_set;
 mod layers;
 mod limits;
 mod malformed_requests;
+mod messages;
 mod model;
 mod offline_commands;
 mod ofrep;

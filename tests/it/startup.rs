@@ -86,7 +86,7 @@ async fn first_start_writes_token_to_a_private_file() {
     assert!(log.iter().all(|e| e.user_email == "bootstrap@localhost" && e.user_id.is_none()));
     let stderr = server.terminate_with_output().await;
     assert!(stderr.contains(&path.display().to_string()) && !stderr.contains(&token), "{stderr}");
-    assert_eq!(stderr.matches("  grpcurl ").count(), 3, "{stderr}");
+    assert_eq!(stderr.matches("\n  toggled ").count(), 3, "{stderr}");
 
     // The second start creates no token, and the first token is still valid.
     std::fs::remove_file(&path).unwrap();

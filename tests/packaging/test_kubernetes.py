@@ -144,7 +144,7 @@ def test_secrets_come_from_a_secret_object(file):
     assert environment(deployment(file))["TOGGLED_CHECKPOINT_KEY_FILE"] == f"{mount['mountPath']}/{item['path']}"
     taken["TOGGLED_CHECKPOINT_KEY_FILE"] = (volume["secretName"], item["key"])
     # The commands in the comment and in the document create the same secret.
-    for text in [PLAIN.read_text(), (ROOT / "docs" / "operations.md").read_text()]:
+    for text in [PLAIN.read_text(), (ROOT / "docs" / "deployment.md").read_text()]:
         made = re.search(r"kubectl create secret generic (\S+) .*?(?=kubectl apply|apiVersion)", text, re.DOTALL)
         keys = set(re.findall(r"--from-(?:literal|file)=([a-z-]+)=", made[0]))
         assert made[1] == "toggled" and keys == {key for _, key in taken.values()}

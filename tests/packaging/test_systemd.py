@@ -77,7 +77,7 @@ def test_start_and_stop_timeouts_are_sufficient():
     # systemd never gives up restarting.
     assert sections()["Unit"]["StartLimitIntervalSec"] == "0"
     # The table in the document is generated from the program.
-    table = (ROOT / "docs" / "operations.md").read_text()
+    table = (ROOT / "docs" / "configuration.md").read_text()
     defaults = {
         name: re.search(rf"^\| `--{name} \w+` \| `\w+` \| `(\d+)s` \|", table, re.MULTILINE)
         for name in ["drain-delay", "shutdown-timeout"]

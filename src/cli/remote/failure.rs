@@ -203,6 +203,9 @@ impl ApiClient {
             };
         }
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
+        if status.code() == Code::PermissionDenied {
+            return format!("{}; ask an access manager to grant it", status.message());
+        }
         if violations.is_empty() {
             return status.message().to_owned();
         }

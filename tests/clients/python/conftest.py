@@ -17,7 +17,7 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def postgres_url():
-    with postgres.cluster() as url:
+    with postgres.cluster() as (url, _):
         yield url
 
 

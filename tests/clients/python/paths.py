@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
-README = ROOT / "README.md"
 PROTO = ROOT / "proto"
 BINARY = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "debug" / "toggled"
 TOOLS = ROOT / ".tools"

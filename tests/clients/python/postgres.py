@@ -8,10 +8,12 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
+from network import Network
+
 
 @contextmanager
-def cluster():
-    """Runs a new cluster, and yields the URL of its database."""
+def cluster(network: Network = Network(), port: int | None = None, superuser: str = "toggled"):
+    """Runs a new cluster, and yields the URL of its database. Its folder has a Unix socket as well."""
     programs = _programs()
     # Not below pytest's temporary folder, which other users cannot enter.
     folder = Path(tempfile.mkdtemp(prefix="toggled-postgres-"))
@@ -28,18 +30,18 @@ def cluster():
         # To a file: the server keeps its output open, so a pipe would never end.
         with log.open("wb") as output:
             ended = subprocess.run(
-                [*user, programs / program, *arguments], cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
+                network.command([*user, programs / program, *arguments]), cwd=folder, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
         assert ended.returncode == 0, f"{program}:\n{log.read_text()}"
 
     data = str(folder / "data")
     try:
-        run("initdb", "--pgdata", data, "--username=toggled", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
-        port = _free_port()
-        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories=''"
+        run("initdb", "--pgdata", data, f"--username={superuser}", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        port = port or _free_port()
+        options = f"-c listen_addresses=127.0.0.1 -c port={port} -c unix_socket_directories={folder}"
         run("pg_ctl", "start", "--pgdata", data, "--wait", "--options", options)
         try:
-            yield f"postgres://toggled@127.0.0.1:{port}/postgres"
+            yield f"postgres://{superuser}@127.0.0.1:{port}/postgres", folder
         finally:
             run("pg_ctl", "stop", "--pgdata", data, "--mode=immediate")
     finally:

@@ -79,6 +79,10 @@ class Server:
         return self
 
     def __exit__(self, *_) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops the server, if it runs."""
         self._process.terminate()
         try:
             self._process.wait(TIMEOUT)

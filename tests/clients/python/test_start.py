@@ -1,10 +1,12 @@
 """The first start, and later starts."""
 
+import re
 import stat
 
 import pytest
 
 from client import Client, refusal
+from paths import BINARY
 from server import Server
 from shell import shell
 from toggled.v1 import access_service_pb2 as access
@@ -15,7 +17,7 @@ ANY_PORT = ("serve", "--listen", "127.0.0.1:0")
 
 
 def is_command(line):
-    return line.lstrip().startswith("grpcurl ")
+    return line.startswith(("  export ", "  toggled "))
 
 
 def test_admin_token_is_only_in_a_private_file(tmp_path):
@@ -55,13 +57,14 @@ def test_commands_of_the_first_start_work(tmp_path, folder):
         def commands():
             return [line for line in server.stdout if is_command(line)]
 
-        if len(commands()) < 3:
-            server.wait_for(lambda _: len(commands()) == 3)
-        create, flip, read = (shell(command, tmp_path) for command in commands())
+        # The last one reads who flipped the flag.
+        if not any("audit list" in line for line in commands()):
+            server.wait_for(lambda line: "audit list" in line)
+        output = shell("\n".join(commands()), tmp_path)
 
-    assert '"featureFlag"' in create
-    assert '"FEATURE_FLAG_STATUS_ENABLED"' in flip
-    assert '"admin@localhost"' in read and '"toggle_enabled"' in read
+    assert any(str(BINARY.parent) in line for line in commands()), "the program is not on the PATH"
+    assert re.search(r"^hello +enabled +yes", output, re.MULTILINE), output
+    assert re.search(r"admin@localhost +toggle_enabled +hello +first flip$", output, re.MULTILINE), output
 
 
 def test_configured_token_is_used_and_not_stored(tmp_path):

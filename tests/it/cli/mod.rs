@@ -14,7 +14,7 @@ mod hostile_server;
 mod import;
 mod import_repeat;
 mod streams;
-mod terminal;
+pub mod terminal;
 mod timeouts;
 
 use std::fmt::Display;

@@ -16,7 +16,7 @@ async fn on_terminal(arguments: &str, address: impl ToString, input: &str) -> (b
 }
 
 /// The same, with environment variables.
-async fn on_terminal_with(
+pub async fn on_terminal_with(
     arguments: &str,
     address: impl ToString,
     input: &str,

@@ -14,18 +14,49 @@ use super::markdown::{cell, paragraphs, table};
 const PACKAGE: &str = "toggled.v1";
 
 const INTRODUCTION: &str = "\
-# The API
+# API
 
-All methods, with the meaning, limits, defaults and errors of each field. `make docs` writes this page from the comments in
-[`proto/toggled/v1`](../proto/toggled/v1). Clients generated from those files carry the same comments.
+With this page you look up every method, with the meaning, limits, defaults and errors of each field. `make docs` writes it from
+the comments in [`proto/toggled/v1`](../proto/toggled/v1), which is the contract. Clients generated from those files carry the
+same comments.
 
 Call a method as `toggled.v1.SERVICE/METHOD`, with a token in the metadata: `authorization: Bearer TOKEN`. The permission that
 a method requires stands below its name. Requests and responses may have up to 4 MiB, and responses of flagd's services, which
-hold all flags at once, up to 64 MiB (`--max-flag-set-mib`). Every [limit](operations.md#limits) names itself where it is reached.
+hold all flags at once, up to 64 MiB (`--max-flag-set-mib`). Every [limit](configuration.md#limits) names itself where it is reached.
+
+On the same port are also:
+
+- `grpc.health.v1.Health` and reflection (v1 and v1alpha), which need no token
+- [flagd's services](#flagds-services), for [OpenFeature](clients.md#openfeature)
+- OFREP, the [OpenFeature Remote Evaluation Protocol](https://github.com/open-feature/protocol), for [clients without
+  gRPC](clients.md#without-grpc): `POST /ofrep/v1/evaluate/flags/KEY` and `POST /ofrep/v1/evaluate/flags`
+
+## Changes
+
+Every change takes a `reason`, a `request_id` (at most once, for 24 hours) and `validate_only`. Changes of one existing
+object also take an `expected_revision`. Every answer to a change carries a `revision`. Pass it as `min_revision` to a read
+on any replica, and you read your own write.
+
+## Errors and retries
+
+Every error carries a `google.rpc.ErrorInfo` whose reason is one of [ErrorReason](#errorreason). Decide on the reason, not on
+the message.
+
+| code | reason | what happened | what to do |
+|---|---|---|---|
+| UNAVAILABLE | any | nothing was written | retry |
+| UNAVAILABLE | none: your client lost its connection | unknown | retry with the same `request_id` |
+| UNKNOWN | `COMMIT_OUTCOME_UNKNOWN` | unknown | retry with the same `request_id` |
+| DEADLINE_EXCEEDED | `DEADLINE_DURING_CHANGE` | unknown | retry with the same `request_id` |
+| DEADLINE_EXCEEDED | any other | nothing was written | retry with a longer deadline |
+| RESOURCE_EXHAUSTED | `RATE_LIMITED` and other limits | nothing was written | slow down; `RetryInfo` says how long to wait, if it is there |
+| all others | any | nothing was written | correct the request, or report a defect |
+
+## Contents
 ";
 
 const FLAGD: &str = "\
-For [OpenFeature](../README.md#openfeature) providers. These are [flagd's protocols](https://flagd.dev/reference/specifications/protos/),
+For [OpenFeature](clients.md#openfeature) providers. These are [flagd's protocols](https://flagd.dev/reference/specifications/protos/),
 unchanged. The comments in [`proto/flagd`](../proto/flagd) say what this service answers. The server also speaks OFREP over plain
 HTTP, which [OpenFeature specifies](https://github.com/open-feature/protocol).
 ";
