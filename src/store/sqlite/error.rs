@@ -24,9 +24,22 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
-/// Whether the content of a file is to blame: it has no such table, is damaged or too short, or is no database.
+/// Whether the content of a file is to blame: it has no such table or value, is damaged or too short, or is no database.
 pub(super) fn is_content(error: &Error) -> bool {
-    is_damage(error) || matches!(primary_code(error), Some(ERROR | NOTADB))
+    is_damage(error) || is_undecodable(error) || matches!(primary_code(error), Some(ERROR | NOTADB))
+}
+
+/// Whether a statement of this program found content that SQLite would not have written for it.
+pub(super) fn is_damaged_content(error: &StoreError) -> bool {
+    match error {
+        StoreError::Corrupt { .. } | StoreError::Damaged(_) => true,
+        StoreError::Refused(cause) => cause.driver_error().is_some_and(is_undecodable),
+        _ => false,
+    }
+}
+
+fn is_undecodable(error: &Error) -> bool {
+    matches!(error, Error::ColumnDecode { .. } | Error::Decode(_))
 }
 
 /// Whether the file is damaged or too short.
@@ -38,7 +51,7 @@ pub(super) fn is_damage(error: &Error) -> bool {
 /// or syncing, the outcome is unknown.
 pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
     match primary_code(&error) {
-        Some(BUSY | READONLY | FULL) => append(error),
+        Some(BUSY | READONLY | FULL | CORRUPT | NOTADB) => append(error),
         Some(_) if class(&error) == ErrorClass::Defect => append(error),
         _ => Err(StoreError::OutcomeUnknown(error.into())),
     }
@@ -73,10 +86,11 @@ fn class_of_code(code: u32) -> ErrorClass {
         4 | BUSY | 6 | 7 | 9 | 15 | 17 => ErrorClass::Unavailable,
         // READONLY, IOERR (the disk, or its file system, which may be read-only), FULL.
         READONLY | IOERR | FULL => ErrorClass::Unusable,
+        CORRUPT | NOTADB => ErrorClass::Damaged,
         // PERM, CANTOPEN, AUTH.
         3 | 14 | 23 => ErrorClass::Inaccessible,
-        // ERROR, INTERNAL, CORRUPT, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTADB,
-        // NOTICE, WARNING, and the codes of later versions.
+        // ERROR, INTERNAL, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTICE, WARNING, and
+        // the codes of later versions.
         _ => ErrorClass::Defect,
     }
 }
@@ -87,12 +101,13 @@ mod tests {
 
     #[test]
     fn every_result_code_has_its_class() {
-        use ErrorClass::{Defect, Inaccessible, Unavailable, Unusable};
+        use ErrorClass::{Damaged, Defect, Inaccessible, Unavailable, Unusable};
         let classes = [
             (Unavailable, vec![4, 5, 6, 7, 9, 15, 17]),
             (Unusable, vec![8, 10, 13]),
+            (Damaged, vec![11, 26]),
             (Inaccessible, vec![3, 14, 23]),
-            (Defect, vec![1, 2, 11, 12, 16, 18, 19, 20, 21, 22, 24, 25, 26, 27, 28]),
+            (Defect, vec![1, 2, 12, 16, 18, 19, 20, 21, 22, 24, 25, 27, 28]),
         ];
         let mut codes: Vec<u32> = classes.iter().flat_map(|(_, codes)| codes.clone()).collect();
         codes.sort_unstable();

@@ -6,6 +6,7 @@ mod database;
 mod error;
 mod file;
 mod follower;
+mod wal_index;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -198,7 +199,7 @@ impl Store for SqliteStore {
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
-        follower::follow(self.internal().await?, known).await
+        follower::follow(self.internal().await?, known).await.map_err(|error| self.database.judge(error))
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {
