@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -25,6 +26,9 @@ use crate::{config, store, telemetry};
 
 /// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
+
+/// A second signal so soon belongs to the first: `timeout` sends one to the process and one to its group.
+const REPEATED_SIGNAL: Duration = Duration::from_millis(500);
 
 /// What `serve --help` says of the variables that are no options.
 pub(super) fn standard_variables() -> String {
@@ -122,7 +126,7 @@ async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal ends the process at once.
+/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal, after [`REPEATED_SIGNAL`], ends the process at once.
 fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut asked = async move || {
@@ -136,10 +140,16 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
         asked().await;
         notify_systemd(NotifyState::Stopping);
         shutdown.cancel();
-        let again = asked().await;
+        let again = loop {
+            let again = asked().await;
+            if first.elapsed() >= REPEATED_SIGNAL {
+                break again;
+            }
+        };
         tracing::warn!("asked twice to stop; ending at once");
         process::exit(128 + again.as_raw_value());
     });
+        let first = Instant::now();
     Ok(())
 }
 
