@@ -17,8 +17,8 @@ use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenLocation;
 use crate::checkpoint::SigningKey;
-use crate::server::{self, CheckpointSettings, Ready, ServerContext};
-use crate::store::Store;
+use crate::server::{self, CheckpointSettings, Ready, ServerContext, ServerError};
+use crate::store::{Store, StoreError};
 use crate::telemetry::listener::MetricsListener;
 use crate::tls::{ServerTls, TlsFiles};
 use crate::visible::visible;
@@ -73,7 +73,13 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         Some(address) => Some(MetricsListener::bind(address).await?),
         None => None,
     };
-    // After the listeners are bound, so that a server with wrong settings or a port in use makes no key.
+    // After the listeners are bound and the database's file is open, so that a server with wrong settings or a port in use
+    // makes no key. For a file that is locked or full, the server waits.
+    if let Err(error) = store.open_files().await
+        && !matches!(error, StoreError::Unavailable(_) | StoreError::Unusable(_))
+    {
+        return Err(ServerError::from(error).into());
+    }
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
@@ -138,6 +144,7 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         asked().await;
+        let first = Instant::now();
         notify_systemd(NotifyState::Stopping);
         shutdown.cancel();
         let again = loop {
@@ -149,7 +156,6 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
         tracing::warn!("asked twice to stop; ending at once");
         process::exit(128 + again.as_raw_value());
     });
-        let first = Instant::now();
     Ok(())
 }
 

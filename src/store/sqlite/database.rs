@@ -115,9 +115,13 @@ impl SqliteDatabase {
         let created = if self.may_create { self.file.create_if_missing()? } else { None };
         let id = self.file.id()?;
         let options = self.options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-        let mut first = options.connect().await.map_err(read)?;
-        // Opens the other files.
-        first.execute("SELECT count(*) FROM sqlite_schema").await.map_err(read)?;
+        let open = async {
+            let mut first = options.connect().await?;
+            // Opens the other files.
+            first.execute("SELECT count(*) FROM sqlite_schema").await?;
+            Ok(first)
+        };
+        let first = open.await.map_err(|error| error::open(error, &self.file))?;
         let files = Arc::new(OpenedFiles::new(&self.file, id)?);
         let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
         let (readers, internal) = (pool(4), pool(3));

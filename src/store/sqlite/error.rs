@@ -2,7 +2,8 @@
 
 use sqlx::Error;
 
-use crate::store::error::ErrorClass;
+use super::file::DatabaseFile;
+use crate::store::error::{Cause, ErrorClass};
 use crate::store::{AppendOutcome, StoreError};
 
 /// The name for messages.
@@ -21,6 +22,25 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
             Ok(AppendOutcome::Refused(format!("{NAME}: {database}")))
         }
         _ => Err(read(error)),
+    }
+}
+
+/// An error of the first connection. What an operator must correct names the file and the cause.
+pub(super) fn open(error: Error, file: &DatabaseFile) -> StoreError {
+    let path = file.path().display();
+    match primary_code(&error) {
+        Some(NOTADB) => StoreError::Misconfigured(format!("{path} is not a SQLite database").into()),
+        Some(PERM | READONLY | CANTOPEN | AUTH) => {
+            let cause = match file.problem() {
+                Some(problem) => problem.to_string(),
+                None => format!("{}; its folder must be writable too", Cause::from(error)),
+            };
+            StoreError::Misconfigured(format!("the database {path} cannot be opened: {cause}").into())
+        }
+        _ => match read(error) {
+            StoreError::Damaged(cause) => StoreError::Damaged(format!("{path}: {cause}").into()),
+            error => error,
+        },
     }
 }
 
@@ -58,11 +78,14 @@ pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
 }
 
 const ERROR: u32 = 1;
+const PERM: u32 = 3;
 const BUSY: u32 = 5;
 const READONLY: u32 = 8;
 const IOERR: u32 = 10;
 const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
+const CANTOPEN: u32 = 14;
+const AUTH: u32 = 23;
 const NOTADB: u32 = 26;
 
 fn class(error: &Error) -> ErrorClass {
@@ -87,8 +110,7 @@ fn class_of_code(code: u32) -> ErrorClass {
         // READONLY, IOERR (the disk, or its file system, which may be read-only), FULL.
         READONLY | IOERR | FULL => ErrorClass::Unusable,
         CORRUPT | NOTADB => ErrorClass::Damaged,
-        // PERM, CANTOPEN, AUTH.
-        3 | 14 | 23 => ErrorClass::Inaccessible,
+        PERM | CANTOPEN | AUTH => ErrorClass::Inaccessible,
         // ERROR, INTERNAL, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTICE, WARNING, and
         // the codes of later versions.
         _ => ErrorClass::Defect,

@@ -169,6 +169,16 @@ impl DatabaseFile {
         Ok(FileId::of(&metadata))
     }
 
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Why it cannot be opened to read and write, when SQLite could not.
+    pub fn problem(&self) -> Option<io::Error> {
+        OpenOptions::new().read(true).write(true).open(&self.0).err()
+    }
+
     /// Warns of a database that every user of the machine may open. Its permissions are the operator's: they are not changed.
     pub fn warn_if_public(&self) {
         if fs::metadata(&self.0).is_ok_and(|metadata| metadata.mode() & OTHERS != 0) {

@@ -113,6 +113,9 @@ fn check_parameters(url: &str) -> Result<bool, String> {
 
 /// A missing folder is a wrong path, not an outage.
 fn check_folder(file: &Path) -> Result<(), String> {
+    if file.is_dir() {
+        return Err(format!("names {}, which is a folder; add the name of a file", file.display()));
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.metadata() {
         Ok(found) if found.is_dir() => Ok(()),
@@ -133,6 +136,10 @@ impl Store for SqliteStore {
 
     fn usability(&self) -> &Usability {
         &self.usability
+    }
+
+    async fn open_files(&self) -> Result<(), StoreError> {
+        self.database.open().await.map(drop)
     }
 
     async fn check(&self) -> Result<(), StoreError> {
