@@ -22,6 +22,9 @@ const AFTER_CHECK: &str = "PRAGMA synchronous = FULL";
 /// How long a write waits for a file that is in doubt, in pauses.
 const MAX_PAUSES: u32 = 30;
 
+/// What a probe writes: as much as the write-ahead log grows to, and more than a batch of ordinary size.
+const PROBE_BYTES: u32 = 4 << 20;
+
 /// A database in a file. It is opened at the first use.
 pub(super) struct SqliteDatabase {
     file: DatabaseFile,
@@ -147,6 +150,23 @@ impl SqliteDatabase {
         files.check()?;
         connection.execute(AFTER_CHECK).await.map_err(read)?;
         Ok(connection)
+    }
+
+    /// Writes to the write-ahead log what a large batch would, and rolls back. The cache is so small that the pages are written
+    /// before. The next writer overwrites them.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.open_to_write().await?;
+        let mut connection = self.connect(&self.options.clone().pragma("cache_size", "10")).await?;
+        let write = async {
+            connection.execute("BEGIN IMMEDIATE").await?;
+            let sql = "INSERT INTO requests (user_id, request_id, digest, expires_at, response)
+                VALUES (randomblob(16), 'probe', randomblob(32), 0, zeroblob($1))";
+            sqlx::query(sql).bind(PROBE_BYTES).execute(&mut connection).await?;
+            connection.execute("ROLLBACK").await
+        };
+        let written = write.await.map(drop).map_err(read);
+        self.close_connection(connection).await;
+        written
     }
 
     /// Checks that the database still is the one that was opened, if it was.

@@ -147,10 +147,7 @@ impl Store for SqliteStore {
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        // Writes a page of the write-ahead log.
-        let sql = "UPDATE log_head SET revision = revision";
-        sqlx::query(sql).execute(self.internal().await?).await.map_err(read)?;
-        Ok(())
+        self.database.probe().await
     }
 
     async fn close(&self) {
