@@ -136,6 +136,9 @@ async fn unsafe_settings_are_warned_of_at_start() {
     let (_server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     log.wait_for_line("fsync = off").await;
     log.wait_for_line("synchronous_commit = off").await;
+    let url = format!("{}?options=-c%20synchronous_commit%3Dlocal", database.url);
+    let (_server, mut log) = Server::launch_with_log(&url, &[]).await;
+    log.wait_for_line("the URL has synchronous_commit = local").await;
 }
 
 /// The schema's owner migrates. The server's role may create nothing.

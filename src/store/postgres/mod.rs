@@ -167,7 +167,10 @@ impl Store for PostgresStore {
     }
 
     async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        warnings(&self.pool).await
+        let given = self.connector.lossy_setting().map(|value| {
+            format!("the URL has synchronous_commit = {value}, which loses changes; toggled's sessions use on")
+        });
+        Ok(given.into_iter().chain(warnings(&self.pool).await?).collect())
     }
 
     fn writer(&self) -> Box<dyn Writer> {
