@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::process;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
@@ -16,8 +17,8 @@ use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
 use crate::bootstrap::TokenLocation;
 use crate::checkpoint::SigningKey;
-use crate::server::{self, CheckpointSettings, Ready, ServerContext};
-use crate::store::Store;
+use crate::server::{self, CheckpointSettings, Ready, ServerContext, ServerError};
+use crate::store::{Store, StoreError};
 use crate::telemetry::listener::MetricsListener;
 use crate::tls::{ServerTls, TlsFiles};
 use crate::visible::visible;
@@ -32,6 +33,9 @@ const FIRST_COMMANDS: [&str; 3] = [
     "toggled flag enable hello --reason \"first flip\"",
     "toggled audit list --flag hello",
 ];
+
+/// A second signal so soon belongs to the first: `timeout` sends one to the process and one to its group.
+const REPEATED_SIGNAL: Duration = Duration::from_millis(500);
 
 /// What `serve --help` says of the variables that are no options.
 pub(super) fn standard_variables() -> String {
@@ -79,7 +83,13 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         Some(address) => Some(MetricsListener::bind(address).await?),
         None => None,
     };
-    // After the listeners are bound, so that a server with wrong settings or a port in use makes no key.
+    // After the listeners are bound and the database's file is open, so that a server with wrong settings or a port in use
+    // makes no key. For a file that is locked or full, the server waits.
+    if let Err(error) = store.open_files().await
+        && !matches!(error, StoreError::Unavailable(_) | StoreError::Unusable(_))
+    {
+        return Err(ServerError::from(error).into());
+    }
     let key = checkpoint_key(given, &*store)?;
     say(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
@@ -132,7 +142,7 @@ async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal ends the process at once.
+/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal, after [`REPEATED_SIGNAL`], ends the process at once.
 fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut asked = async move || {
@@ -144,9 +154,15 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         asked().await;
+        let first = Instant::now();
         notify_systemd(NotifyState::Stopping);
         shutdown.cancel();
-        let again = asked().await;
+        let again = loop {
+            let again = asked().await;
+            if first.elapsed() >= REPEATED_SIGNAL {
+                break again;
+            }
+        };
         tracing::warn!("asked twice to stop; ending at once");
         process::exit(128 + again.as_raw_value());
     });

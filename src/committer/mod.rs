@@ -6,6 +6,7 @@
 
 mod closing;
 mod metrics;
+mod outage;
 mod proposals;
 mod replay;
 
@@ -26,6 +27,7 @@ use crate::store::{AppendOutcome, Store, StoreError, Writer, with_timeout};
 use crate::telemetry::traces;
 use closing::TimeCloser;
 use metrics::DateMonitor;
+use outage::Outage;
 use proposals::PendingProposal;
 pub use proposals::{ChangeStart, Proposals, Reply};
 
@@ -65,6 +67,7 @@ pub struct Committer {
     /// Closes times for readers, between batches.
     closer: TimeCloser,
     dates: DateMonitor,
+    outage: Outage,
 }
 
 /// What to do with a batch after an attempt to append it.
@@ -104,8 +107,8 @@ impl Committer {
         let writer = store.writer();
         let received = Vec::with_capacity(MAX_BATCH);
         let closer = TimeCloser::new(Arc::clone(&mirror), Arc::clone(&clock));
-        let dates = DateMonitor::default();
-        (Self { queue, received, mirror, store, writer, clock, closer, dates }, Proposals { queue: sender })
+        let (dates, outage) = (DateMonitor::default(), Outage::default());
+        (Self { queue, received, mirror, store, writer, clock, closer, dates, outage }, Proposals { queue: sender })
     }
 
     /// Runs until `stop` is cancelled or every [`Proposals`] is dropped. Then answers all queued proposals, closes its connection
@@ -206,7 +209,8 @@ impl Committer {
                 }
             };
             if let Err(error) = result {
-                reject_all(batch, &not_written(error));
+                let error = self.outage.not_written(error);
+                reject_all(batch, &error);
                 break;
             }
         }
@@ -233,7 +237,12 @@ impl Committer {
             let outcome = self.writer.append(step).await;
             metrics::record_append(&outcome, start.elapsed());
             let next = match outcome {
-                Ok(AppendOutcome::Appended) => return Ok(BatchAction::Answer),
+                Ok(AppendOutcome::Appended) => {
+                    if !step.is_empty() {
+                        self.outage.end();
+                    }
+                    return Ok(BatchAction::Answer);
+                }
                 Ok(AppendOutcome::RequestExists) => return Ok(BatchAction::Replay),
                 Ok(AppendOutcome::HeadMoved) => Ok(BatchAction::CatchUp),
                 Ok(AppendOutcome::Refused(problem)) => Ok(BatchAction::Split(problem)),
@@ -244,7 +253,7 @@ impl Committer {
             };
             is_outcome_unknown |= matches!(next, Err(StoreError::OutcomeUnknown(_)));
             let error = match next {
-                next if !is_outcome_unknown => return next.map_err(not_written),
+                next if !is_outcome_unknown => return next.map_err(|error| self.outage.not_written(error)),
                 Ok(next) => match self.determine_outcome(step).await {
                     Ok(CommitOutcome::Committed) => return Ok(BatchAction::Answer),
                     Ok(CommitOutcome::NotCommitted) => return Ok(next),
@@ -346,17 +355,5 @@ fn answer(pending: PendingProposal, result: Result<Reply, Error>) {
 fn reject_all(batch: Vec<PendingProposal>, error: &Error) {
     for pending in batch {
         answer(pending, Err(error.clone()));
-    }
-}
-
-/// The error of a batch that the database did not write.
-fn not_written(error: StoreError) -> Error {
-    match error {
-        StoreError::OutcomeUnknown(_) => Error::internal(error),
-        error if error.is_temporary() => {
-            tracing::warn!(%error, "batch not written");
-            Error::DatabaseUnavailable
-        }
-        error => Error::internal(error),
     }
 }

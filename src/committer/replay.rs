@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use uuid::Uuid;
 
 use super::proposals::{PendingProposal, Reply};
-use super::{Committer, READ_TIMEOUT, Unwritten, answer, not_written, reject_all};
+use super::{Committer, READ_TIMEOUT, Unwritten, answer, reject_all};
 use crate::domain::advance::{Decision, Proposal, RequestOwner, Step, StoredRequest};
 use crate::domain::error::Error;
 use crate::domain::text::RequestId;
@@ -17,15 +17,13 @@ type StoredRequests = HashMap<(Uuid, RequestId), StoredRequest>;
 impl Committer {
     /// Answers proposals that wrote nothing. A retry by an authenticated caller gets its first answer, whatever the decision would be
     /// now.
-    pub(super) async fn answer_unwritten(&self, unwritten: Vec<Unwritten>) {
+    pub(super) async fn answer_unwritten(&mut self, unwritten: Vec<Unwritten>) {
         let keys = unwritten.iter().filter_map(|unwritten| request_key(&unwritten.pending.proposal, unwritten.owner));
         let stored = match self.stored_requests(keys.collect()).await {
             Ok(stored) => stored,
             Err(error) => {
-                return reject_all(
-                    unwritten.into_iter().map(|unwritten| unwritten.pending).collect(),
-                    &not_written(error),
-                );
+                let error = self.outage.not_written(error);
+                return reject_all(unwritten.into_iter().map(|unwritten| unwritten.pending).collect(), &error);
             }
         };
         for Unwritten { pending, decision, owner } in unwritten {

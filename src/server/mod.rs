@@ -158,7 +158,11 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     };
     drop(proposals);
     server.start_background_tasks();
-    server.health.announce(Readiness::Serving);
+    upkeep::probe(&*server.store).await;
+    if server.store.usability().is_usable() {
+        server.health.announce(Readiness::Serving);
+    }
+    // Announces an unusable database, with its log line.
     let mut health_reporter = tokio::spawn(upkeep::report_health(
         Arc::clone(&server.mirror),
         Arc::clone(&server.store),

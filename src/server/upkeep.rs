@@ -91,6 +91,11 @@ pub(super) async fn report_health(mirror: Arc<Mirror>, store: Arc<dyn Store>, he
     }
 }
 
+/// Probes the database before a server reports that it is ready. An outage is not recorded: the mirror's age shows it.
+pub(super) async fn probe(store: &dyn Store) {
+    store.usability().record_probe(&with_timeout(PROBE_TIMEOUT, store.probe()).await);
+}
+
 /// Checks at an interval whether the database can be used, also while nobody changes anything. While it cannot be written, only
 /// a probe shows when it can be again: load balancers send no changes to a server that is not ready.
 pub(super) async fn watch_usability(store: Arc<dyn Store>) {
@@ -104,7 +109,7 @@ pub(super) async fn watch_usability(store: Arc<dyn Store>) {
                 usability.record_error(&error);
             }
         } else {
-            usability.record_probe(&with_timeout(PROBE_TIMEOUT, store.probe()).await);
+            probe(&*store).await;
         }
     }
 }

@@ -20,6 +20,10 @@ pub enum StoreError {
     /// Nothing was appended. See [`Usability`](super::Usability).
     #[error("the database cannot be used: {0}")]
     Unusable(#[source] Cause),
+    /// The database is damaged, or none. At a start it cannot be used. Later its file was overwritten, perhaps, and an operator
+    /// must act. Nothing was written.
+    #[error("the database is damaged: {0}")]
+    Damaged(#[source] Cause),
     /// The database cannot be opened: wrong password, no such database, no permission. At a start, a setting is wrong. Later,
     /// an operator is changing something, and a retry may succeed. Nothing was appended.
     #[error("{0}")]
@@ -53,6 +57,7 @@ impl StoreError {
         match self {
             Self::Unavailable(_)
             | Self::Unusable(_)
+            | Self::Damaged(_)
             | Self::Inaccessible(_)
             | Self::Misconfigured(_)
             | Self::OutcomeUnknown(_) => true,
@@ -68,6 +73,8 @@ pub(super) enum ErrorClass {
     Unavailable,
     /// [`StoreError::Unusable`]
     Unusable,
+    /// [`StoreError::Damaged`]
+    Damaged,
     /// [`StoreError::Inaccessible`]
     Inaccessible,
     /// [`StoreError::Refused`]
@@ -99,6 +106,7 @@ impl ErrorClass {
         match self {
             Self::Unavailable => StoreError::Unavailable(error.into()),
             Self::Unusable => StoreError::Unusable(error.into()),
+            Self::Damaged => StoreError::Damaged(Cause::named(database, error)),
             Self::Inaccessible => StoreError::Inaccessible(Cause::named(database, error)),
             Self::Defect => StoreError::Refused(Cause::named(database, error)),
         }
@@ -158,6 +166,11 @@ impl From<sqlx::Error> for Cause {
 }
 
 impl Cause {
+    /// The driver's error, if there is one.
+    pub(super) fn driver_error(&self) -> Option<&sqlx::Error> {
+        self.source.as_ref()
+    }
+
     /// As `From<sqlx::Error>`, with the name of the database before the message.
     pub(super) fn named(database: &str, error: sqlx::Error) -> Self {
         let cause = Self::from(error);

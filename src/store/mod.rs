@@ -157,7 +157,13 @@ pub trait Store: Send + Sync {
     /// Whether the database can be written, as far as appends and probes have shown.
     fn usability(&self) -> &Usability;
 
-    /// Checks cheaply what makes a database unusable while nobody writes: whether its file is still the one that was opened.
+    /// Opens the files of a database that is one, and creates them if they are missing and may be created.
+    async fn open_files(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Checks cheaply what makes a database unusable while nobody writes: whether its file is still the one that was opened,
+    /// whether its sessions may write.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Writes something that changes nothing. Fails as an append would while the database is read-only or full.

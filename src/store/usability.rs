@@ -22,7 +22,7 @@ impl Usability {
 
     /// Records why an append failed. An outage of the database is not recorded: the mirror's age shows it.
     pub fn record_error(&self, error: &StoreError) {
-        if let StoreError::Unusable(cause) | StoreError::Inaccessible(cause) = error {
+        if let StoreError::Unusable(cause) | StoreError::Damaged(cause) | StoreError::Inaccessible(cause) = error {
             self.set(Some(cause.message().to_owned()));
         }
     }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::io::{self, IsTerminal, Write};
 
-use tracing::Subscriber;
+use tracing::{Level, Subscriber};
 use tracing_subscriber::filter::{EnvFilter, FilterExt, LevelFilter, filter_fn};
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::Layer;
@@ -41,7 +41,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     // Spans of requests are for the trace collector alone; this filter keeps them from being created without one.
-    let not_traces = filter_fn(|metadata| metadata.target() != traces::TARGET).with_max_level_hint(LevelFilter::TRACE);
+    // The driver's pool logs lost connections, with lines of PostgreSQL's source; the calls that need one report them as well.
+    let not_traces = filter_fn(|metadata| {
+        let is_pool = metadata.target().starts_with("sqlx_core::pool") && *metadata.level() >= Level::INFO;
+        metadata.target() != traces::TARGET && !is_pool
+    });
+    let not_traces = not_traces.with_max_level_hint(LevelFilter::TRACE);
     let filter = EnvFilter::builder().parse_lossy(filter).and(not_traces);
     let lines = fmt::layer().with_writer(move || VisibleLines { format }).with_ansi(io::stderr().is_terminal());
     match format {

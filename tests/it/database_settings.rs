@@ -53,6 +53,19 @@ async fn url_that_cannot_work_exits_with_2() {
     }
 }
 
+/// The line names the file and the cause, and no checkpoint key is made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn file_that_is_no_database_exits_with_2() {
+    let folder = TempDir::new().unwrap();
+    let text = folder.path().join("text.db");
+    std::fs::write(&text, "not a database\n".repeat(100)).unwrap();
+    for (path, expected) in [(&*text, "text.db is not a SQLite database"), (folder.path(), "which is a folder")] {
+        assert_setting_is_refused(&format!("sqlite://{}", path.display()), expected).await;
+    }
+    let names: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["text.db"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn tls_that_the_server_lacks_exits_with_2() {
     let database = Database::new(Backend::Postgres).await;
@@ -123,6 +136,9 @@ async fn unsafe_settings_are_warned_of_at_start() {
     let (_server, mut log) = Server::launch_with_log(&database.url, &[]).await;
     log.wait_for_line("fsync = off").await;
     log.wait_for_line("synchronous_commit = off").await;
+    let url = format!("{}?options=-c%20synchronous_commit%3Dlocal", database.url);
+    let (_server, mut log) = Server::launch_with_log(&url, &[]).await;
+    log.wait_for_line("the URL has synchronous_commit = local").await;
 }
 
 /// The schema's owner migrates. The server's role may create nothing.

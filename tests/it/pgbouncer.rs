@@ -36,3 +36,15 @@ async fn servers_work_through_pgbouncer() {
         assert!(output.status.success(), "{arguments:?}: {output:?}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transaction_mode_is_refused_by_name() {
+    let database = Database::new(Backend::Postgres).await;
+    drop(Server::start(&database).await);
+    let settings = "pool_mode = transaction\ndefault_pool_size = 1\n";
+    let pooler = PgBouncer::with_settings(&database, settings).await;
+    let arguments = ["serve", "--listen", "127.0.0.1:0"];
+    let output = invoke(&arguments, &[("TOGGLED_DATABASE_URL", &pooler.database.url)]).await;
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.code() == Some(2) && text.contains("session mode"), "{text}");
+}

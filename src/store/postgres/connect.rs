@@ -44,6 +44,11 @@ impl Connector {
         }
     }
 
+    /// The URL's setting of `synchronous_commit`, if sessions do not use it.
+    pub fn lossy_setting(&self) -> Option<&str> {
+        self.session.lossy_setting()
+    }
+
     /// A pool of connections. It connects at the first use.
     pub fn pool(&self, purpose: Purpose, max_connections: u32) -> PgPool {
         let session = self.session.clone();
@@ -74,6 +79,14 @@ impl Connector {
     /// What a failed connection means.
     fn not_connected(&self, error: Error) -> StoreError {
         let cause = |error| Cause::named(&self.describe(), error);
+        if format!("{error:?}").contains("CaUsedAsEndEntity") {
+            let message = format!(
+                "{}: the server's certificate is a CA's, as a self-signed one often is, which toggled accepts from no server: \
+                 issue one for the server (with CA:FALSE), by a CA whose certificate sslrootcert names",
+                self.describe()
+            );
+            return StoreError::Misconfigured(message.into());
+        }
         match error {
             Error::Configuration(_) | Error::Tls(_) => StoreError::Misconfigured(cause(error)),
             Error::Io(ref problem) if is_untrusted(problem) => StoreError::Misconfigured(cause(error)),

@@ -3,7 +3,7 @@
 use sqlx::Error;
 use sqlx::postgres::PgDatabaseError;
 
-use crate::store::error::ErrorClass;
+use crate::store::error::{Cause, ErrorClass};
 use crate::store::{AppendOutcome, StoreError};
 
 /// The name for messages.
@@ -12,8 +12,18 @@ const NAME: &str = "PostgreSQL";
 /// read_only_sql_transaction
 const READ_ONLY: &str = "25006";
 
+/// duplicate_prepared_statement and invalid_sql_statement_name: the session is not the one that prepared the statement.
+const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
+
 /// An error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
 pub(in crate::store) fn read(error: Error) -> StoreError {
+    let code = error.as_database_error().and_then(|database| database.code());
+    if code.is_some_and(|code| FOREIGN_SESSION.contains(&&*code)) {
+        let cause = Cause::named(NAME, error);
+        return StoreError::Misconfigured(
+            format!("{cause}; a pooler shares sessions: use its session mode, or connect directly").into(),
+        );
+    }
     class(&error).error(NAME, error)
 }
 

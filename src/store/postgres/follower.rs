@@ -25,6 +25,27 @@ use crate::store::{FollowOutcome, Followed, StoreError, follow};
 /// Several reads at one moment.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
+/// Whether the session is read-only, its role, and which rights that an append needs are missing. No right is missing on a
+/// table that does not exist yet.
+const WRITABLE: &str =
+    "SELECT current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery(), current_user::text,
+    (SELECT string_agg(privilege || ' on ' || relation, ', ')
+        FROM unnest($1::text[], $2::text[]) AS needed (privilege, relation)
+        WHERE NOT has_table_privilege(to_regclass(relation), privilege))";
+
+/// The rights that an append needs.
+const RIGHTS: [(&str, &str); 9] = [
+    ("UPDATE", "log_head"),
+    ("INSERT", "audit_logs"),
+    ("INSERT", "feature_flags"),
+    ("UPDATE", "feature_flags"),
+    ("INSERT", "users"),
+    ("UPDATE", "users"),
+    ("INSERT", "api_tokens"),
+    ("UPDATE", "api_tokens"),
+    ("INSERT", "requests"),
+];
+
 /// Reads the state, and follows its changes.
 pub(super) struct Follower {
     connector: Connector,
@@ -63,10 +84,42 @@ impl Follower {
         Ok(followed)
     }
 
+    /// See [`check_writable`].
+    pub async fn check_writable(&self) -> Result<(), StoreError> {
+        let mut idle = self.idle.lock().await;
+        let mut connection = match idle.take() {
+            Some(connection) => connection,
+            None => self.connector.connect(Purpose::Querying).await?,
+        };
+        // On an error the connection is closed: a later session may have other settings.
+        check_writable(&mut connection).await?;
+        *idle = Some(connection);
+        Ok(())
+    }
+
     pub async fn close(&self) {
         if let Some(connection) = self.idle.lock().await.take() {
             let _ = connection.close().await;
         }
+    }
+}
+
+/// Checks without writing that this session could append.
+///
+/// # Errors
+/// [`StoreError::Unusable`] when it is read-only, and [`StoreError::Inaccessible`] when its role lacks a right.
+pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), StoreError> {
+    let (privileges, relations): (Vec<_>, Vec<_>) = RIGHTS.iter().copied().unzip();
+    let query = sqlx::query_as::<_, (bool, String, Option<String>)>(WRITABLE).bind(privileges).bind(relations);
+    let (is_read_only, role, missing) = query.fetch_one(connection).await.map_err(read)?;
+    if is_read_only {
+        return Err(StoreError::Unusable(
+            "PostgreSQL is read-only: a standby, or a session with default_transaction_read_only = on".into(),
+        ));
+    }
+    match missing {
+        Some(missing) => Err(StoreError::Inaccessible(format!("PostgreSQL: the role {role} lacks {missing}").into())),
+        None => Ok(()),
     }
 }
 

@@ -123,7 +123,7 @@ impl Store for PostgresStore {
     }
 
     async fn check(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.follower.check_writable().await
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
@@ -132,6 +132,7 @@ impl Store for PostgresStore {
             SELECT gen_random_uuid(), 'probe', sha256(''), sha256(n::text::bytea), now() FROM generate_series(1, 500) AS n";
         // A new connection: one that is open may lead to a former primary.
         let mut connection = self.connector.connect(Purpose::Querying).await?;
+        follower::check_writable(&mut connection).await?;
         let mut transaction = connection.begin().await.map_err(read)?;
         sqlx::query(sql).execute(&mut *transaction).await.map_err(read)?;
         transaction.rollback().await.map_err(read)?;
@@ -181,7 +182,10 @@ impl Store for PostgresStore {
     }
 
     async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        warnings(&self.pool).await
+        let given = self.connector.lossy_setting().map(|value| {
+            format!("the URL has synchronous_commit = {value}, which loses changes; toggled's sessions use on")
+        });
+        Ok(given.into_iter().chain(warnings(&self.pool).await?).collect())
     }
 
     fn writer(&self) -> Box<dyn Writer> {

@@ -107,6 +107,12 @@ impl Session {
         Self { given: given.into(), search_path: Arc::default() }
     }
 
+    /// See [`Connector::lossy_setting`](super::connect::Connector::lossy_setting).
+    pub fn lossy_setting(&self) -> Option<&str> {
+        let (_, value) = self.given.iter().rev().find(|(name, _)| name == "synchronous_commit")?;
+        (!DURABLE.contains(&value.as_str())).then_some(value)
+    }
+
     /// Sets the settings of a new session, and reads them back.
     pub async fn prepare(&self, connection: &mut PgConnection, purpose: Purpose) -> Result<(), StoreError> {
         for (name, value) in &*self.given {

@@ -1,6 +1,7 @@
 //! The URL of a PostgreSQL database. It is read strictly: with a parameter that was ignored, the server would connect
 //! elsewhere, or without TLS. No message quotes a value that may be a secret.
 
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
@@ -51,7 +52,8 @@ pub(super) struct DatabaseUrl {
 /// A line for an operator, when the URL cannot be used.
 pub(super) fn parse(url: &str) -> Result<DatabaseUrl, String> {
     check_characters(url)?;
-    let mut url = Url::parse(url).map_err(|problem| {
+    let url = with_host(url);
+    let mut url = Url::parse(&url).map_err(|problem| {
         format!("is not a URL: {problem}; if the user name or the password has one of / ? # [ ] @ :, percent-encode it")
     })?;
     let parameters = parameters(&url)?;
@@ -70,11 +72,47 @@ pub(super) fn parse(url: &str) -> Result<DatabaseUrl, String> {
     let options = PgConnectOptions::from_url(&url).map_err(|problem| problem.to_string())?;
     let options = check_host(options)?;
     let options = check_tls(options, &value)?;
+    check_names(&url, &options, &value)?;
     let options = if value("application_name").is_some() { options } else { options.application_name("toggled") };
     // PgBouncer refuses it, and nothing here is a floating point number. A slow statement would be logged with its whole
     // text at every call.
     let options = options.extra_float_digits(None).disable_statement_logging();
     Ok(DatabaseUrl { options, settings })
+}
+
+/// Gives a URL of the form `postgres://USER:PASSWORD@/DATABASE?host=FOLDER` a host, which the parameter overrides. The `url`
+/// crate, and so sqlx, takes none without.
+fn with_host(url: &str) -> Cow<'_, str> {
+    let (authority, _, query) = parts(url);
+    let is_hostless = authority.ends_with('@') || authority.rsplit_once('@').is_some_and(|(_, at)| at.starts_with(':'));
+    let names_host = query.split('&').any(|pair| pair.starts_with("host=") || pair.starts_with("hostaddr="));
+    match url.split_once(authority) {
+        Some((before, after)) if is_hostless && names_host => {
+            let (user, port) = authority.rsplit_once('@').unwrap_or((authority, ""));
+            format!("{before}{user}@localhost{port}{after}").into()
+        }
+        _ => url.into(),
+    }
+}
+
+/// Refuses what sqlx would guess or mix up: a user who is not named, and a host that is not the one that is connected to.
+fn check_names<'a>(
+    url: &Url,
+    options: &PgConnectOptions,
+    value: &impl Fn(&str) -> Option<&'a str>,
+) -> Result<(), String> {
+    if url.username().is_empty() && given(value, "user", "PGUSER").is_none() {
+        return Err("names no user; write postgres://USER@HOST/DATABASE, or set PGUSER".to_owned());
+    }
+    let has_name = value("host").is_some() || matches!(url.host(), Some(Host::Domain(_)));
+    if has_name && value("hostaddr").is_some() && matches!(options.get_ssl_mode(), PgSslMode::VerifyFull) {
+        return Err(
+            "has hostaddr with sslmode=verify-full, which would compare the certificate with that address instead of \
+                    the host's name; leave hostaddr out"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 fn into_owned((name, value): (impl Into<String>, impl Into<String>)) -> (String, String) {

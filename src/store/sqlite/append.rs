@@ -113,22 +113,22 @@ impl SqliteWriter {
         self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {
-            Self::begin(&mut connection).await.map_err(error::read)?;
+            Self::begin(&mut connection).await.map_err(|error| self.database.judge(error::read(error)))?;
         }
         // On an error the connection is dropped, which rolls back.
         let is_expected_head = match Self::write(&mut connection, step).await {
             Ok(is_expected_head) => is_expected_head,
             Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
-            Err(error) => return error::append(error),
+            Err(error) => return error::append(error).map_err(|error| self.database.judge(error)),
         };
-        self.database.check_files()?;
+        self.database.check_to_commit().await?;
         let end = if is_expected_head { "COMMIT" } else { "ROLLBACK" };
         match sqlx::query(end).execute(&mut connection).await {
             Ok(_) => {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            Err(error) => error::commit(error),
+            Err(error) => error::commit(error).map_err(|error| self.database.judge(error)),
         }
     }
 }
@@ -155,7 +155,7 @@ impl Writer for SqliteWriter {
         );
         // Reads all rows, since the statement commits only at its end.
         let close = sqlx::query(AssertSqlSafe(sql)).bind(Time(through)).bind(log_id).fetch_all(&mut connection);
-        let rows = close.await.map_err(error::read)?;
+        let rows = close.await.map_err(|error| self.database.judge(error::read(error)))?;
         self.connection = Some(connection);
         rows.first().map(|row| Ok(LogEnd::decode::<Sqlite>(row)?.head)).transpose()
     }

@@ -1,16 +1,19 @@
 //! Notices that the database was overwritten while it was open, by a program other than SQLite, such as `cp`.
 //!
 //! The file is then still the same one, and SQLite lays its write-ahead log over the other content. Only checkpoints of the
-//! write-ahead log write to the file itself. They move the head of the log in it forward, and keep its layout (where each table
-//! begins), or give it the one that SQLite shows. So whenever the file was written, both are read from it, without the
-//! write-ahead log. If the head is missing or went back, although the database as SQLite shows it did not, or the layout is a
-//! third one, the file was overwritten. An older state that was restored through SQLite shows in both.
+//! write-ahead log write to the file itself, and each shows in the `-shm` file. So a file that has other content than before,
+//! without a checkpoint meanwhile, was overwritten.
 //!
-//! In the middle of a checkpoint the file may look like that too. So a surprise is believed only once it was read several times from
-//! a file that was not written meanwhile. Until then nothing is written, but reads go on. A file that is unreadable without its
-//! write-ahead log is no surprise: a checkpoint that ran out of space leaves it like that.
+//! After a checkpoint the content is read from the file, without the write-ahead log. A checkpoint moves the head of the log in it
+//! forward, and keeps its layout (where each table begins), or gives it the one that SQLite shows. If the head is missing or went
+//! back, although the database as SQLite shows it did not, or the layout is a third one, the file was overwritten. An older state
+//! that was restored through SQLite shows in both.
+//!
+//! In the middle of a checkpoint the file may look like that too. So a surprise after a checkpoint is believed only once it was read
+//! several times from a file that was not written meanwhile. Until then nothing is written, but reads go on. A file that is
+//! unreadable without its write-ahead log is no surprise then: a checkpoint that ran out of space leaves it like that.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePool, SqliteRow};
@@ -21,6 +24,7 @@ use uuid::Uuid;
 
 use super::error::{self, read};
 use super::file::{FileProblem, OpenedFiles, WriteMark};
+use super::wal_index::Checkpointed;
 use crate::domain::Revision;
 use crate::store::StoreError;
 
@@ -28,13 +32,16 @@ use crate::store::StoreError;
 #[derive(Default)]
 pub(super) struct Content {
     seen: Mutex<Seen>,
-    is_overwritten: AtomicBool,
+    /// Why nothing may be read or written any more, until the next start.
+    problem: OnceLock<FileProblem>,
 }
 
 #[derive(Default)]
 struct Seen {
     /// When the file was last written.
     mark: WriteMark,
+    /// The state of the write-ahead log when the file was last seen with this mark.
+    checkpointed: Option<Checkpointed>,
     /// What was in the file at that time; `None` before the first checkpoint of a new log.
     content: Option<FileContent>,
     /// What was found since and is not yet believed.
@@ -59,17 +66,24 @@ struct FileContent {
     roots: String,
     /// Counts the changes of the schema. A copy by `VACUUM INTO` is one ahead, even if its pages lie as they did.
     schema_version: i64,
+    hash: Vec<u8>,
+    closed_at: i64,
+    pages: i64,
+    free_pages: i64,
 }
 
 const CONTENT: &str = "SELECT log_id, revision,
     (SELECT group_concat(name || ' ' || rootpage) FROM (SELECT name, rootpage FROM sqlite_schema ORDER BY name)) AS roots,
-    (SELECT schema_version FROM pragma_schema_version) AS schema_version
+    (SELECT schema_version FROM pragma_schema_version) AS schema_version,
+    hash, closed_at,
+    (SELECT page_count FROM pragma_page_count) AS pages,
+    (SELECT freelist_count FROM pragma_freelist_count) AS free_pages
     FROM log_head";
 
 impl<'r> FromRow<'r, SqliteRow> for FileContent {
     fn from_row(row: &'r SqliteRow) -> Result<Self, Error> {
-        let (log_id, revision, roots, schema_version) = FromRow::from_row(row)?;
-        Ok(Self { log_id, revision, roots, schema_version })
+        let (log_id, revision, roots, schema_version, hash, closed_at, pages, free_pages) = FromRow::from_row(row)?;
+        Ok(Self { log_id, revision, roots, schema_version, hash, closed_at, pages, free_pages })
     }
 }
 
@@ -80,25 +94,42 @@ const READINGS: u32 = 3;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl Content {
-    /// Checks the content, if the file was written since the last check. `mark` is when it was last written; `pool` shows the
-    /// database through SQLite. Returns whether the content is known to be SQLite's: if not, check again after [`PAUSE`].
+    /// Checks the content, if the file was written since the last check. `pool` shows the database through SQLite. Returns whether
+    /// the content is known to be SQLite's: if not, check again after [`PAUSE`].
     ///
     /// # Errors
-    /// [`StoreError::Unusable`] when the file was overwritten.
-    pub async fn check(&self, files: &OpenedFiles, mark: WriteMark, pool: &SqlitePool) -> Result<bool, StoreError> {
+    /// [`StoreError::Unusable`] when the file is not the one that was opened, or was overwritten, or found damaged before.
+    pub async fn check(&self, files: &OpenedFiles, pool: &SqlitePool) -> Result<bool, StoreError> {
         let mut seen = self.seen.lock().await;
-        if self.is_overwritten() {
-            return Err(FileProblem::Overwritten(files.path().to_owned()).into());
+        if let Some(problem) = self.problem.get() {
+            return Err(problem.into());
         }
+        // Read before the mark: a checkpoint that begins after this shows at the next check.
+        let checkpointed = files.checkpointed();
+        let mark = files.check()?;
         if seen.mark == mark {
+            seen.checkpointed = checkpointed;
             return Ok(true);
         }
         if seen.doubt.as_ref().is_some_and(|doubt| doubt.last.elapsed() < PAUSE) {
             return Ok(false);
         }
-        let Some(found) = in_file(files).await? else {
+        let found = in_file(files).await?;
+        // Read after the file: a checkpoint that wrote what was found had begun before.
+        if seen.is_untouched_by_sqlite(files.checkpointed()) {
+            let is_same = match &found {
+                Some(found) => *found == seen.content,
+                None => !mark.has_other_content(&seen.mark),
+            };
+            if !is_same {
+                return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
+            }
+            seen.mark = mark;
+            return Ok(true);
+        }
+        let Some(found) = found else {
             // A checkpoint is being written, or had no space for all of it. With the write-ahead log the file is whole.
-            (seen.mark, seen.doubt) = (mark, None);
+            (seen.mark, seen.checkpointed, seen.doubt) = (mark, checkpointed, None);
             return Ok(true);
         };
         let is_surprise = match &seen.content {
@@ -106,7 +137,7 @@ impl Content {
             None => false,
         };
         if !is_surprise {
-            *seen = Seen { mark, content: found, doubt: None };
+            *seen = Seen { mark, checkpointed, content: found, doubt: None };
             return Ok(true);
         }
         let is_at_rest = files.check()? == mark;
@@ -115,16 +146,28 @@ impl Content {
             _ => u32::from(is_at_rest),
         };
         if readings >= READINGS {
-            self.is_overwritten.store(true, Ordering::Relaxed);
-            return Err(FileProblem::Overwritten(files.path().to_owned()).into());
+            return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
         }
         seen.doubt = Some(Doubt { mark, found, readings, last: Instant::now() });
         Ok(false)
     }
 
-    /// Whether the file was ever found overwritten.
-    pub fn is_overwritten(&self) -> bool {
-        self.is_overwritten.load(Ordering::Relaxed)
+    /// Whether the file was overwritten or found damaged, so that its write-ahead log must be kept.
+    pub fn is_lost(&self) -> bool {
+        self.problem.get().is_some()
+    }
+
+    /// Lets every later check fail.
+    pub fn give_up(&self, problem: FileProblem) -> StoreError {
+        self.problem.get_or_init(|| problem).into()
+    }
+}
+
+impl Seen {
+    /// Whether SQLite wrote nothing to the file since it was seen, given the state of the write-ahead log now.
+    fn is_untouched_by_sqlite(&self, now: Option<Checkpointed>) -> bool {
+        let is_unmoved = |before: Checkpointed| now.is_some_and(|now| now.is_unmoved_since(&before));
+        self.mark != WriteMark::default() && self.checkpointed.is_some_and(is_unmoved)
     }
 }
 

@@ -11,8 +11,8 @@ use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::{Mutex, OnceCell};
 
 use super::content::{Content, PAUSE};
-use super::error::read;
-use super::file::{DatabaseFile, OpenedFiles};
+use super::error::{self, read};
+use super::file::{DatabaseFile, FileProblem, OpenedFiles};
 use crate::store::share::TURNS;
 use crate::store::{Connections, StoreError};
 
@@ -22,6 +22,9 @@ const AFTER_CHECK: &str = "PRAGMA synchronous = FULL";
 
 /// How long a write waits for a file that is in doubt, in pauses.
 const MAX_PAUSES: u32 = 30;
+
+/// What a probe writes: as much as the write-ahead log grows to, and more than a batch of ordinary size.
+const PROBE_BYTES: u32 = 4 << 20;
 
 /// A database in a file. It is opened at the first use.
 pub(super) struct SqliteDatabase {
@@ -56,6 +59,8 @@ impl SqliteDatabase {
             .create_if_missing(false)
             .foreign_keys(true)
             .busy_timeout(Duration::from_secs(5))
+            // A COMMIT must not write to a file that was not checked: see `OpenDatabase::checkpoint`.
+            .pragma("wal_autocheckpoint", "0")
             // Rows that a connection's thread reads ahead. With few, the thread and its reader wake each other all the time.
             .row_buffer_size(500);
         Self { file: DatabaseFile::new(options.get_filename()), may_create, options, opened: OnceCell::new() }
@@ -76,23 +81,53 @@ impl SqliteDatabase {
         Ok(opened)
     }
 
-    /// Opens the database to write to it. Waits while it is in doubt whether the file was overwritten.
+    /// Opens the database to write to it. Waits while it is in doubt whether the file was overwritten. Shortens the write-ahead
+    /// log.
     ///
     /// # Errors
     /// See [`open`](Self::open).
     pub async fn open_to_write(&self) -> Result<&OpenDatabase, StoreError> {
         let opened = self.opened.get_or_try_init(|| self.open_first()).await?;
         opened.check_until_certain().await?;
+        if opened.checkpoint().await {
+            opened.check_until_certain().await?;
+        }
         Ok(opened)
+    }
+
+    /// Checks again, right before a COMMIT.
+    ///
+    /// # Errors
+    /// See [`open`](Self::open).
+    pub async fn check_to_commit(&self) -> Result<(), StoreError> {
+        match self.opened.get() {
+            Some(opened) => opened.check_until_certain().await,
+            None => Ok(()),
+        }
+    }
+
+    /// What an error of one of the server's own statements says about the file. Content that nobody could have written through
+    /// SQLite makes the file unusable until the next start: an overwritten one often shows like that.
+    pub fn judge(&self, error: StoreError) -> StoreError {
+        match self.opened.get() {
+            Some(opened) if error::is_damaged_content(&error) => {
+                opened.content.give_up(FileProblem::Damaged(opened.files.path().to_owned(), error.to_string()))
+            }
+            _ => error,
+        }
     }
 
     async fn open_first(&self) -> Result<OpenDatabase, StoreError> {
         let created = if self.may_create { self.file.create_if_missing()? } else { None };
         let id = self.file.id()?;
         let options = self.options.clone().journal_mode(SqliteJournalMode::Wal).synchronous(SqliteSynchronous::Full);
-        let mut first = options.connect().await.map_err(read)?;
-        // Opens the other files.
-        first.execute("SELECT count(*) FROM sqlite_schema").await.map_err(read)?;
+        let open = async {
+            let mut first = options.connect().await?;
+            // Opens the other files.
+            first.execute("SELECT count(*) FROM sqlite_schema").await?;
+            Ok(first)
+        };
+        let first = open.await.map_err(|error| error::open(error, &self.file))?;
         let files = Arc::new(OpenedFiles::new(&self.file, id)?);
         let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
         let (readers, log, internal) = (pool(4), pool(TURNS), pool(3));
@@ -121,6 +156,23 @@ impl SqliteDatabase {
         Ok(connection)
     }
 
+    /// Writes to the write-ahead log what a large batch would, and rolls back. The cache is so small that the pages are written
+    /// before. The next writer overwrites them.
+    pub async fn probe(&self) -> Result<(), StoreError> {
+        self.open_to_write().await?;
+        let mut connection = self.connect(&self.options.clone().pragma("cache_size", "10")).await?;
+        let write = async {
+            connection.execute("BEGIN IMMEDIATE").await?;
+            let sql = "INSERT INTO requests (user_id, request_id, digest, expires_at, response)
+                VALUES (randomblob(16), 'probe', randomblob(32), 0, zeroblob($1))";
+            sqlx::query(sql).bind(PROBE_BYTES).execute(&mut connection).await?;
+            connection.execute("ROLLBACK").await
+        };
+        let written = write.await.map(drop).map_err(read);
+        self.close_connection(connection).await;
+        written
+    }
+
     /// Checks that the database still is the one that was opened, if it was.
     pub async fn check(&self) -> Result<(), StoreError> {
         match self.opened.get() {
@@ -134,16 +186,6 @@ impl SqliteDatabase {
         self.opened.get().map(|opened| Connections::of([&opened.readers, &opened.log])).unwrap_or_default()
     }
 
-    /// The part of the check that waits for nothing.
-    ///
-    /// # Errors
-    /// [`StoreError::Unusable`] when a name leads to another file.
-    pub fn check_files(&self) -> Result<(), StoreError> {
-        let Some(opened) = self.opened.get() else { return Ok(()) };
-        opened.files.check()?;
-        Ok(())
-    }
-
     /// Closes all connections but those of writers. The last one moves the write-ahead log into the database's file, which then
     /// holds everything. For a file that was moved, that is done here, since SQLite would leave the write-ahead log full, and
     /// lay it over whatever file has the name at the next start. For a file that was deleted it is kept: the file ends with
@@ -151,16 +193,20 @@ impl SqliteDatabase {
     pub async fn close(&self) {
         let Some(opened) = self.opened.get() else { return };
         // Notices a file that was overwritten since the last use.
-        let _ = opened.check_until_certain().await;
-        if opened.content.is_overwritten() {
-            std::mem::forget((opened.readers.clone(), opened.log.clone(), opened.internal.clone()));
-        } else {
+        if opened.is_safe_to_close().await {
             opened.readers.close().await;
             opened.log.close().await;
             opened.internal.close().await;
+        } else {
+            std::mem::forget((opened.readers.clone(), opened.log.clone(), opened.internal.clone()));
         }
         let Some(mut first) = opened.first.lock().await.take() else { return };
-        if let (Err(problem), false) = (opened.files.check(), opened.content.is_overwritten()) {
+        if !opened.is_safe_to_close().await {
+            tracing::warn!("write-ahead log kept: the database is not the one that it belongs to");
+            std::mem::forget(first);
+            return;
+        }
+        if let Err(problem) = opened.files.check() {
             if opened.files.is_deleted() {
                 tracing::warn!(
                     %problem,
@@ -181,7 +227,7 @@ impl SqliteDatabase {
     /// Closes a connection outside the pools. The write-ahead log must not be moved into a file that was overwritten, so its
     /// connections end with the process.
     pub async fn close_connection(&self, connection: SqliteConnection) {
-        if self.opened.get().is_some_and(|opened| opened.content.is_overwritten()) {
+        if self.opened.get().is_some_and(|opened| opened.content.is_lost()) {
             std::mem::forget(connection);
         } else if let Err(error) = connection.close().await {
             tracing::warn!(%error, "connection to the database not closed");
@@ -207,8 +253,7 @@ impl OpenDatabase {
         if self.readers.is_closed() {
             return Err(StoreError::Unavailable("the database is closed".into()));
         }
-        let mark = self.files.check()?;
-        self.content.check(&self.files, mark, &self.internal).await
+        self.content.check(&self.files, &self.internal).await
     }
 
     /// See [`SqliteDatabase::open_to_write`].
@@ -220,6 +265,34 @@ impl OpenDatabase {
             tokio::time::sleep(PAUSE).await;
         }
         Err(StoreError::Unavailable("the database's file is being written, and cannot be checked meanwhile".into()))
+    }
+
+    /// Moves the write-ahead log into the file, when that is due. The file was checked right before. Returns whether it was
+    /// written. An error needs no report: the write-ahead log grows, and the next write tries again.
+    async fn checkpoint(&self) -> bool {
+        if !self.files.checkpointed().is_some_and(|state| state.is_due) {
+            return false;
+        }
+        let Ok(mut first) = self.first.try_lock() else { return false };
+        let Some(first) = first.as_mut() else { return false };
+        // Waits for nobody, and leaves what readers still need.
+        if let Err(error) = first.execute("PRAGMA wal_checkpoint(PASSIVE)").await {
+            tracing::debug!(%error, "write-ahead log not moved into the database");
+        }
+        true
+    }
+
+    /// Whether the last connection may move the write-ahead log into the file. Waits while that is in doubt. A file that was
+    /// moved is still the database.
+    async fn is_safe_to_close(&self) -> bool {
+        for _ in 0..MAX_PAUSES {
+            match self.content.check(&self.files, &self.internal).await {
+                Ok(true) => return true,
+                Ok(false) => tokio::time::sleep(PAUSE).await,
+                Err(_) => return !self.content.is_lost() && self.files.check().is_err(),
+            }
+        }
+        false
     }
 }
 

@@ -2,7 +2,8 @@
 
 use sqlx::Error;
 
-use crate::store::error::ErrorClass;
+use super::file::DatabaseFile;
+use crate::store::error::{Cause, ErrorClass};
 use crate::store::{AppendOutcome, StoreError};
 
 /// The name for messages.
@@ -24,9 +25,41 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
-/// Whether the content of a file is to blame: it has no such table, is damaged or too short, or is no database.
+/// An error of the first connection. What an operator must correct names the file and the cause.
+pub(super) fn open(error: Error, file: &DatabaseFile) -> StoreError {
+    let path = file.path().display();
+    match primary_code(&error) {
+        Some(NOTADB) => StoreError::Misconfigured(format!("{path} is not a SQLite database").into()),
+        Some(PERM | READONLY | CANTOPEN | AUTH) => {
+            let cause = match file.problem() {
+                Some(problem) => problem.to_string(),
+                None => format!("{}; its folder must be writable too", Cause::from(error)),
+            };
+            StoreError::Misconfigured(format!("the database {path} cannot be opened: {cause}").into())
+        }
+        _ => match read(error) {
+            StoreError::Damaged(cause) => StoreError::Damaged(format!("{path}: {cause}").into()),
+            error => error,
+        },
+    }
+}
+
+/// Whether the content of a file is to blame: it has no such table or value, is damaged or too short, or is no database.
 pub(super) fn is_content(error: &Error) -> bool {
-    is_damage(error) || matches!(primary_code(error), Some(ERROR | NOTADB))
+    is_damage(error) || is_undecodable(error) || matches!(primary_code(error), Some(ERROR | NOTADB))
+}
+
+/// Whether a statement of this program found content that SQLite would not have written for it.
+pub(super) fn is_damaged_content(error: &StoreError) -> bool {
+    match error {
+        StoreError::Corrupt { .. } | StoreError::Damaged(_) => true,
+        StoreError::Refused(cause) => cause.driver_error().is_some_and(is_undecodable),
+        _ => false,
+    }
+}
+
+fn is_undecodable(error: &Error) -> bool {
+    matches!(error, Error::ColumnDecode { .. } | Error::Decode(_))
 }
 
 /// Whether the file is damaged or too short.
@@ -38,18 +71,21 @@ pub(super) fn is_damage(error: &Error) -> bool {
 /// or syncing, the outcome is unknown.
 pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
     match primary_code(&error) {
-        Some(BUSY | READONLY | FULL) => append(error),
+        Some(BUSY | READONLY | FULL | CORRUPT | NOTADB) => append(error),
         Some(_) if class(&error) == ErrorClass::Defect => append(error),
         _ => Err(StoreError::OutcomeUnknown(error.into())),
     }
 }
 
 const ERROR: u32 = 1;
+const PERM: u32 = 3;
 const BUSY: u32 = 5;
 const READONLY: u32 = 8;
 const IOERR: u32 = 10;
 const CORRUPT: u32 = 11;
 const FULL: u32 = 13;
+const CANTOPEN: u32 = 14;
+const AUTH: u32 = 23;
 const NOTADB: u32 = 26;
 
 fn class(error: &Error) -> ErrorClass {
@@ -73,10 +109,10 @@ fn class_of_code(code: u32) -> ErrorClass {
         4 | BUSY | 6 | 7 | 9 | 15 | 17 => ErrorClass::Unavailable,
         // READONLY, IOERR (the disk, or its file system, which may be read-only), FULL.
         READONLY | IOERR | FULL => ErrorClass::Unusable,
-        // PERM, CANTOPEN, AUTH.
-        3 | 14 | 23 => ErrorClass::Inaccessible,
-        // ERROR, INTERNAL, CORRUPT, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTADB,
-        // NOTICE, WARNING, and the codes of later versions.
+        CORRUPT | NOTADB => ErrorClass::Damaged,
+        PERM | CANTOPEN | AUTH => ErrorClass::Inaccessible,
+        // ERROR, INTERNAL, NOTFOUND, EMPTY, TOOBIG, CONSTRAINT, MISMATCH, MISUSE, NOLFS, FORMAT, RANGE, NOTICE, WARNING, and
+        // the codes of later versions.
         _ => ErrorClass::Defect,
     }
 }
@@ -87,12 +123,13 @@ mod tests {
 
     #[test]
     fn every_result_code_has_its_class() {
-        use ErrorClass::{Defect, Inaccessible, Unavailable, Unusable};
+        use ErrorClass::{Damaged, Defect, Inaccessible, Unavailable, Unusable};
         let classes = [
             (Unavailable, vec![4, 5, 6, 7, 9, 15, 17]),
             (Unusable, vec![8, 10, 13]),
+            (Damaged, vec![11, 26]),
             (Inaccessible, vec![3, 14, 23]),
-            (Defect, vec![1, 2, 11, 12, 16, 18, 19, 20, 21, 22, 24, 25, 26, 27, 28]),
+            (Defect, vec![1, 2, 12, 16, 18, 19, 20, 21, 22, 24, 25, 27, 28]),
         ];
         let mut codes: Vec<u32> = classes.iter().flat_map(|(_, codes)| codes.clone()).collect();
         codes.sort_unstable();

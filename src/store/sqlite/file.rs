@@ -11,6 +11,7 @@ use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::wal_index::{Checkpointed, WalIndex};
 use crate::store::StoreError;
 
 /// The permissions of a new database: its owner may read and write it. SQLite gives the same to its other files.
@@ -51,6 +52,12 @@ impl WriteMark {
             changed: (metadata.ctime(), metadata.ctime_nsec()),
         }
     }
+
+    /// Whether the content may differ from that of `other`. Renaming a file and changing its permissions count as a change
+    /// of the file only.
+    pub fn has_other_content(&self, other: &Self) -> bool {
+        (self.size, self.modified) != (other.size, other.modified)
+    }
 }
 
 /// Why the database's files cannot be used any more.
@@ -62,6 +69,8 @@ pub(super) enum FileProblem {
     Replaced(PathBuf),
     /// The database was overwritten without SQLite.
     Overwritten(PathBuf),
+    /// The database has content that SQLite or this program did not write so.
+    Damaged(PathBuf, String),
 }
 
 impl fmt::Display for FileProblem {
@@ -86,13 +95,26 @@ impl fmt::Display for FileProblem {
                  {path}-shm, then delete {path}-wal and {path}-shm, restore the database and start again",
                 path = path.display()
             ),
+            Self::Damaged(path, error) => write!(
+                f,
+                "{path} is damaged, or was overwritten while it was in use ({error}): stop the server, keep a copy of {path}, \
+                 {path}-wal and {path}-shm, then check the copy with `toggled audit verify`, or delete all three and restore the \
+                 database, and start again",
+                path = path.display()
+            ),
         }
+    }
+}
+
+impl From<&FileProblem> for StoreError {
+    fn from(problem: &FileProblem) -> Self {
+        Self::Unusable(problem.to_string().into())
     }
 }
 
 impl From<FileProblem> for StoreError {
     fn from(problem: FileProblem) -> Self {
-        Self::Unusable(problem.to_string().into())
+        Self::from(&problem)
     }
 }
 
@@ -147,6 +169,16 @@ impl DatabaseFile {
         Ok(FileId::of(&metadata))
     }
 
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// Why it cannot be opened to read and write, when SQLite could not.
+    pub fn problem(&self) -> Option<io::Error> {
+        OpenOptions::new().read(true).write(true).open(&self.0).err()
+    }
+
     /// Warns of a database that every user of the machine may open. Its permissions are the operator's: they are not changed.
     pub fn warn_if_public(&self) {
         if fs::metadata(&self.0).is_ok_and(|metadata| metadata.mode() & OTHERS != 0) {
@@ -161,6 +193,7 @@ pub(super) struct OpenedFiles {
     /// The real name of the database.
     path: PathBuf,
     names: Vec<(PathBuf, FileId)>,
+    wal_index: Option<WalIndex>,
 }
 
 impl OpenedFiles {
@@ -182,7 +215,8 @@ impl OpenedFiles {
                 .filter_map(|path| Some((FileId::of(&fs::metadata(&path).ok()?), path)))
                 .map(|(id, path)| (path, id)),
         );
-        let files = Self { path, names };
+        let wal_index = WalIndex::open(&companion(&path, "-shm"));
+        let files = Self { path, names, wal_index };
         files.check()?;
         Ok(files)
     }
@@ -207,6 +241,11 @@ impl OpenedFiles {
             mark = WriteMark::of(&metadata);
         }
         Ok(mark)
+    }
+
+    /// How much of the write-ahead log was moved into the database; `None` without a `-shm` file.
+    pub fn checkpointed(&self) -> Option<Checkpointed> {
+        self.wal_index.as_ref()?.read()
     }
 
     /// Whether the database has no name any more, and nothing else has its name: it ends with its last open handle. Where the

@@ -6,6 +6,7 @@ mod database;
 mod error;
 mod file;
 mod follower;
+mod wal_index;
 
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -122,6 +123,9 @@ fn check_parameters(url: &str) -> Result<bool, String> {
 
 /// A missing folder is a wrong path, not an outage.
 fn check_folder(file: &Path) -> Result<(), String> {
+    if file.is_dir() {
+        return Err(format!("names {}, which is a folder; add the name of a file", file.display()));
+    }
     let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match folder.metadata() {
         Ok(found) if found.is_dir() => Ok(()),
@@ -144,15 +148,16 @@ impl Store for SqliteStore {
         &self.usability
     }
 
+    async fn open_files(&self) -> Result<(), StoreError> {
+        self.database.open().await.map(drop)
+    }
+
     async fn check(&self) -> Result<(), StoreError> {
         self.database.check().await
     }
 
     async fn probe(&self) -> Result<(), StoreError> {
-        // Writes a page of the write-ahead log.
-        let sql = "UPDATE log_head SET revision = revision";
-        sqlx::query(sql).execute(self.internal().await?).await.map_err(read)?;
-        Ok(())
+        self.database.probe().await
     }
 
     async fn close(&self) {
@@ -208,7 +213,7 @@ impl Store for SqliteStore {
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
-        follower::follow(self.internal().await?, known).await
+        follower::follow(self.internal().await?, known).await.map_err(|error| self.database.judge(error))
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {

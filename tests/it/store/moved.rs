@@ -2,14 +2,15 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use futures::future::join_all;
 use toggled::domain::filter::Filter;
-use toggled::store::{EntryQuery, Order, StoreError, open, open_existing};
+use toggled::store::{AppendOutcome, EntryQuery, Order, StoreError, open, open_existing};
 
 use super::files::{file_of, names};
 use super::open::every_read_fails;
+use super::raw::Raw;
 use super::world::*;
 use crate::support::Backend;
 
@@ -223,6 +224,161 @@ async fn sqlite_file_overwritten_by_newer_backup_is_neither_used_nor_changed() {
     assert!(Command::new("cmp").args([&backup, &file]).status().unwrap().success(), "the restored file was changed");
 }
 
+/// The backup was made from a server that had itself started from such a backup: the tables begin at the same pages, and the
+/// head of the log is in the write-ahead log only, before and after. Nothing but the missing checkpoint tells it.
+#[tokio::test]
+async fn restored_sqlite_file_overwritten_by_its_backup_is_unusable() {
+    let (mut world, backup) = restored_with_backup().await;
+    let file = file_of(&world.database);
+    let log = &companions(&file)[1];
+    copy(&backup, &file);
+    let kept = aside(log);
+    copy(log, &kept);
+
+    assert_unusable(&mut world, "overwritten").await;
+
+    world.writer.close().await;
+    world.store.close().await;
+    assert!(Command::new("cmp").args([&backup, &file]).status().unwrap().success(), "the restored file was changed");
+    assert!(Command::new("cmp").args([log, &kept]).status().unwrap().success(), "the write-ahead log was changed");
+}
+
+/// A long write-ahead log, which SQLite would move into the file in the middle of a COMMIT.
+#[tokio::test]
+async fn write_ahead_log_is_not_moved_into_overwritten_file() {
+    let (mut world, backup) = restored_with_backup().await;
+    let file = file_of(&world.database);
+    let mut step = world.decide(&[service(create("last"))]);
+    for part in 0..200 {
+        if is_long(&file) {
+            break;
+        }
+        world.writer.append(&step).await.unwrap();
+        world.appended(&step);
+        let flags: Vec<_> = (0..50).map(|flag| service(create(&format!("long-{part}-{flag}")))).collect();
+        step = world.decide(&flags);
+    }
+    assert!(is_long(&file));
+    copy(&backup, &file);
+
+    for _ in 0..3 {
+        assert!(is_unusable(&world.writer.append(&step).await.unwrap_err()));
+    }
+
+    assert!(Command::new("cmp").args([&backup, &file]).status().unwrap().success(), "the restored file was changed");
+}
+
+/// A world on a copy by `VACUUM INTO`, and another such copy of it. Both lack later entries.
+async fn restored_with_backup() -> (World, PathBuf) {
+    let mut world = World::new(Backend::Sqlite).await;
+    world.commit(&[service(create("a"))]).await;
+    let file = file_of(&world.database);
+    let backup = |name: &str| file.with_file_name(name);
+    world.raw.run(&format!("VACUUM INTO '{}'", backup("first.db").display())).await;
+    world.writer.close().await;
+    world.store.close().await;
+    let elsewhere = World::empty(Backend::Sqlite).await;
+    std::mem::replace(&mut world.raw, elsewhere.raw).close().await;
+    for file in companions(&file) {
+        let _ = fs::remove_file(file);
+    }
+    copy(&backup("first.db"), &file);
+    world.store = open(&world.database.url).unwrap();
+    world.store.migrate_up().await.unwrap();
+    world.writer = world.store.writer();
+    world.raw = Raw::connect(&world.database).await;
+    world.commit(&[service(create("b"))]).await;
+    world.raw.run(&format!("VACUUM INTO '{}'", backup("second.db").display())).await;
+    world.commit(&[service(create("c"))]).await;
+    (world, backup("second.db"))
+}
+
+/// Whether the write-ahead log is so long that the next write moves it into the file.
+fn is_long(file: &Path) -> bool {
+    fs::metadata(&companions(file)[1]).unwrap().len() > 1000 * (4096 + 24)
+}
+
+/// Lets the file look as if a checkpoint had begun to write to it, and was not finished. Another process does it: see `copy`.
+fn begin_checkpoint(file: &Path) {
+    let write =
+        format!("printf '\\377\\377\\377\\0' | dd of='{}' bs=1 seek=128 conv=notrunc", companions(file)[2].display());
+    assert!(Command::new("sh").args(["-c", &write]).stderr(Stdio::null()).status().unwrap().success());
+}
+
+/// What a careful operator does beside a server, and other processes that write, leave the database usable.
+#[tokio::test]
+async fn sqlite_file_that_others_read_and_write_is_used() {
+    let (mut world, _) = with_older_copy().await;
+    let file = file_of(&world.database);
+    let backup = file.with_file_name("backup.db");
+    let run = |program: &str, arguments: &[&str]| {
+        assert!(Command::new(program).args(arguments).arg(&file).status().unwrap().success(), "{program}");
+    };
+    world.store.check().await.unwrap();
+    run("chmod", &["640"]);
+    run("touch", &[]);
+    world.store.check().await.unwrap();
+    fs::hard_link(&file, file.with_file_name("link.db")).unwrap();
+    world.store.check().await.unwrap();
+    world.raw.run(&format!("VACUUM INTO '{}'", backup.display())).await;
+    for checkpoint in ["PASSIVE", "FULL", "RESTART", "TRUNCATE"] {
+        world.commit(&[service(create(checkpoint))]).await;
+        world.raw.run(&format!("PRAGMA wal_checkpoint({checkpoint})")).await;
+        // Reads what the checkpoint wrote, at the second time without a change.
+        world.store.check().await.unwrap();
+        world.store.check().await.unwrap();
+    }
+    let other = open(&world.database.url).unwrap();
+    let mut writer = other.writer();
+    let step = world.decide(&[service(create("other"))]);
+    writer.append(&step).await.unwrap();
+    world.appended(&step);
+    writer.close().await;
+    other.close().await;
+    world.commit(&[service(create("last"))]).await;
+}
+
+#[tokio::test]
+async fn long_write_ahead_log_is_moved_into_file() {
+    let mut world = World::new(Backend::Sqlite).await;
+    let file = file_of(&world.database);
+    let size = |file: &Path| fs::metadata(file).unwrap().len();
+    let before = size(&file);
+    for part in 0..200 {
+        let flags: Vec<_> = (0..50).map(|flag| service(create(&format!("long-{part}-{flag}")))).collect();
+        let step = world.decide(&flags);
+        assert_eq!(world.writer.append(&step).await.unwrap(), AppendOutcome::Appended);
+        world.appended(&step);
+        if size(&file) > before {
+            break;
+        }
+    }
+    assert!(size(&file) > before);
+    world.verify().await;
+}
+
+/// A page of another file that does not fit, for example.
+#[tokio::test]
+async fn content_that_cannot_be_read_makes_sqlite_file_unusable() {
+    let (mut world, _) = with_older_copy().await;
+    let (file, known) = (file_of(&world.database), *world.state.head());
+    world.store.load().await.unwrap();
+    world.commit(&[service(create("c"))]).await;
+    world.raw.unguard().await;
+    world.raw.run("UPDATE feature_flags SET name = CAST(X'ff' AS TEXT)").await;
+    let log = &companions(&file)[1];
+    let kept = aside(log);
+    copy(log, &kept);
+
+    let problem = world.store.follow(&known).await.unwrap_err();
+
+    assert!(is_unusable(&problem) && problem.to_string().contains("is damaged"), "{problem:?}");
+    assert_unusable(&mut world, "is damaged").await;
+    world.writer.close().await;
+    world.store.close().await;
+    assert!(Command::new("cmp").args([log, &kept]).status().unwrap().success(), "the write-ahead log was changed");
+}
+
 /// SQLite's own checkpoint leaves the file unreadable for a moment: its first page already counts the pages that follow.
 #[tokio::test]
 async fn sqlite_file_that_is_unreadable_for_a_moment_is_used() {
@@ -234,6 +390,7 @@ async fn sqlite_file_that_is_unreadable_for_a_moment_is_used() {
     world.raw.run("VACUUM").await;
     let whole = file.with_file_name("whole.db");
     copy(&file, &whole);
+    begin_checkpoint(&file);
     for size in ["4096", "8192"] {
         assert!(Command::new("truncate").args(["-s", size]).arg(&file).status().unwrap().success());
         world.store.check().await.unwrap();

@@ -36,7 +36,7 @@ async fn url_with_several_hosts_is_refused() {
         let problem = open(url).err().unwrap_or_else(|| panic!("{url} is accepted"));
         assert!(problem.contains("one address that leads to the primary"), "{url}: {problem}");
     }
-    for url in ["postgres://ann:hu,sh@one/flags", "postgres://one/fl,ags", "postgres://one/flags?user=a,nn"] {
+    for url in ["postgres://ann:hu,sh@one/flags", "postgres://ann@one/fl,ags", "postgres://one/flags?user=a,nn"] {
         assert!(open(url).is_ok(), "{url}");
     }
 }
@@ -71,6 +71,9 @@ async fn wrong_url_is_refused_without_its_values() {
         ("postgres://h/x?host=[::z]", "neither a name nor an address"),
         ("postgres://h/x?options=hush", "-c NAME=VALUE"),
         ("postgres://h/x?options=-c%20hush", "-c NAME=VALUE"),
+        ("postgres://h/x", "names no user"),
+        ("postgres://u:hush@h/x?hostaddr=127.0.0.1&sslmode=verify-full", "hostaddr"),
+        ("sqlite:///tmp", "/tmp, which is a folder"),
         ("sqlite://x?vfs=hush", "vfs"),
         ("sqlite://x?mode=hush", "mode"),
         ("sqlite:///nowhere/at/all/x.db", "/nowhere/at/all: No such file"),
@@ -82,8 +85,10 @@ async fn wrong_url_is_refused_without_its_values() {
     for url in [
         "postgres://ann%40corp:hush@h/x?sslmode=require",
         "postgres://h/x?user=ann@corp&password=hu@sh",
-        "postgres:///x?host=/var/run/postgresql&port=5433",
-        "postgres://h/x?options=-c%20search_path=a%20--statement-timeout=1s%20-cjit=off&options[work_mem]=8MB",
+        "postgres:///x?host=/var/run/postgresql&port=5433&user=ann",
+        "postgres://ann:hush@/x?host=/var/run/postgresql&port=5433",
+        "postgres://ann@h/x?hostaddr=127.0.0.1",
+        "postgres://ann@h/x?options=-c%20search_path=a%20--statement-timeout=1s%20-cjit=off&options[work_mem]=8MB",
         "sqlite://x?mode=rwc",
     ] {
         assert_eq!(open(url).err(), None, "{url}");
@@ -94,8 +99,9 @@ async fn wrong_url_is_refused_without_its_values() {
 async fn description_omits_the_password() {
     for (url, description) in [
         ("postgres://ann:hush@[::1]/flags", "postgres://[::1]:5432/flags"),
-        ("postgres://h/flags?host=[::1]", "postgres://[::1]:5432/flags"),
-        ("postgres:///flags?host=/run/pg&password=hush", "postgres:///flags?host=/run/pg&port=5432"),
+        ("postgres://ann@h/flags?host=[::1]", "postgres://[::1]:5432/flags"),
+        ("postgres:///flags?host=/run/pg&user=ann&password=hush", "postgres:///flags?host=/run/pg&port=5432"),
+        ("postgres://ann:hush@/flags?host=/run/pg", "postgres:///flags?host=/run/pg&port=5432"),
     ] {
         assert_eq!(open(url).unwrap().describe(), description);
     }

@@ -2,6 +2,7 @@
 
 use toggled::store::{AppendOutcome, StoreError, open};
 
+use super::files::file_of;
 use super::raw::Raw;
 use super::world::*;
 use crate::support::{Backend, on_both_databases};
@@ -48,6 +49,25 @@ on_both_databases! {
         assert!(is_unusable(&probed), "{probed:?}");
         assert_eq!(store.head().await.unwrap(), *world.state.head());
     }
+}
+
+/// A probe that writes less than a change finds space where the change has none.
+#[tokio::test]
+async fn sqlite_probe_needs_the_space_of_a_batch() {
+    let mut world = World::new(Backend::Sqlite).await;
+    let log = format!("{}-wal", file_of(&world.database).display());
+    let length = || std::fs::metadata(&log).unwrap().len();
+    let flags: Vec<_> = (0..100).map(|flag| service(create(&format!("flag-{flag}")))).collect();
+    let before = length();
+    world.commit(&flags).await;
+    let batch = length() - before;
+
+    let before = length();
+    world.store.probe().await.unwrap();
+
+    assert!(length() > before + batch, "{batch} {before} {}", length());
+    world.verify().await;
+    world.commit(&[service(create("a"))]).await;
 }
 
 #[tokio::test]

@@ -19,13 +19,18 @@ pub struct PgBouncer {
 
 impl PgBouncer {
     pub async fn new(behind: &Database) -> Self {
+        Self::with_settings(behind, "").await
+    }
+
+    /// With further lines of its settings.
+    pub async fn with_settings(behind: &Database, settings: &str) -> Self {
         let (server, name) = behind.url.rsplit_once('/').unwrap();
         let (host, port) = server.rsplit_once('@').unwrap().1.split_once(':').unwrap();
         let folder = TempDir::new().unwrap();
         // Another process may take the port before PgBouncer binds it, so try several.
         for _ in 0..5 {
             let own = free_port();
-            let mut process = start(&folder, &configuration(&folder, host, port, own));
+            let mut process = start(&folder, &(configuration(&folder, host, port, own) + settings));
             if is_listening(&mut process, own).await {
                 let url = format!("postgres://postgres@127.0.0.1:{own}/{name}");
                 let database = Database::from_url(&url, Backend::Postgres);

@@ -180,6 +180,17 @@ impl Server {
         assert!(Command::new("kill").args(["-s", signal, &pid]).status().await.unwrap().success());
     }
 
+    /// Sends a signal to a server that may have ended.
+    pub async fn try_signal(&self, signal: &str) {
+        if let Some(pid) = self.process.id() {
+            let _ = Command::new("kill").args(["-s", signal, &pid.to_string()]).stderr(Stdio::null()).status().await;
+        }
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
     /// Sends SIGKILL and waits for the exit.
     pub async fn kill(mut self) {
         self.process.start_kill().unwrap();

@@ -95,6 +95,89 @@ async fn replaced_sqlite_file_is_used_after_restart() {
     assert_eq!(server.admin().await.log().await, restored);
 }
 
+/// Without any call. A start shows it as well.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_server_on_read_only_postgres_is_not_ready() {
+    let database = Database::new(Backend::Postgres).await;
+    let name = database.url.rsplit_once('/').unwrap().1.to_owned();
+    let mut operator = PgConnection::connect(&database.url).await.unwrap();
+    let mut set = async |value: &str| {
+        let sql = format!(
+            "SET default_transaction_read_only = off; ALTER DATABASE {name} SET default_transaction_read_only = {value}"
+        );
+        operator.execute(AssertSqlSafe(sql)).await.map(drop).unwrap();
+        database.end_connections().await;
+    };
+    let monitored = MonitoredServer::start(&database, &[]).await;
+    monitored.server.admin().await.create("a").await;
+
+    set("on").await;
+
+    until_readiness(monitored.address, UNAVAILABLE, "unusable").await;
+    assert_eq!(monitored.server.health().await, ServingStatus::NotServing);
+    let address = free_address();
+    let variables = [("TOGGLED_METRICS_LISTEN", &*address.to_string())];
+    let (mut started, _log) = Server::launch_with_log(&database.url, &variables).await;
+    started.ready().await;
+    until_readiness(address, UNAVAILABLE, "unusable").await;
+    set("off").await;
+    for address in [address, monitored.address] {
+        until_readiness(address, "200 OK", "serving").await;
+    }
+    monitored.server.admin().await.flip("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn idle_server_without_a_right_is_not_ready() {
+    let database = Database::new(Backend::Postgres).await;
+    let mut operator = PgConnection::connect(&database.url).await.unwrap();
+    let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let first = Server::start(&database).await;
+    first.admin().await.create("a").await;
+    assert!(first.terminate().await.success());
+    let mut run = async |sql: String| operator.execute(AssertSqlSafe(sql)).await.map(drop).unwrap();
+    run(format!("CREATE ROLE {role} LOGIN")).await;
+    run(format!("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    let own = Database::from_url(&database.url.replace("postgres@", &format!("{role}@")), Backend::Postgres);
+    let monitored = MonitoredServer::start(&own, &[]).await;
+
+    run(format!("REVOKE INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public FROM {role}")).await;
+
+    until_readiness(monitored.address, UNAVAILABLE, "unusable").await;
+    // What the probe itself writes is not enough.
+    run(format!("GRANT INSERT ON requests TO {role}")).await;
+    run(format!("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}")).await;
+    until_readiness(monitored.address, "200 OK", "serving").await;
+    monitored.server.admin().await.flip("a").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_of_an_outage_are_logged_once() {
+    let database = Database::new(Backend::Sqlite).await;
+    let file = PathBuf::from(database.url.strip_prefix("sqlite://").unwrap());
+    let address = free_address();
+    let (mut server, log) =
+        Server::launch_with_log(&database.url, &[("TOGGLED_METRICS_LISTEN", &address.to_string())]).await;
+    server.ready().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    std::fs::rename(&file, aside(&file)).unwrap();
+    until_readiness(address, UNAVAILABLE, "unusable").await;
+    for _ in 0..5 {
+        assert_unavailable(&admin.toggle.toggle_feature_flag(toggle("a")).await.unwrap_err());
+    }
+    std::fs::rename(aside(&file), &file).unwrap();
+    until_readiness(address, "200 OK", "serving").await;
+    admin.flip("a").await;
+    assert!(server.terminate().await.success());
+
+    let log = log.rest().await;
+
+    assert_eq!(log.matches("batch not written").count(), 1, "{log}");
+    let end = log.lines().find(|line| line.contains("batches written again")).unwrap();
+    assert!(end.contains("not_written=5"), "{end}");
+}
+
 /// An operator takes the role's login away, as with a rotated password, and ends its sessions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn refused_login_is_an_outage() {
