@@ -174,7 +174,7 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
     };
     let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));
-    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, limits.request_timeout);
+    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, limits.clone());
     (layer, denials)
 }
 

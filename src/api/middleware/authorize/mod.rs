@@ -11,7 +11,6 @@ mod stream_end;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::future::{BoxFuture, Either, FutureExt, Ready, ready};
 use http::{Request, Response};
@@ -27,6 +26,7 @@ use crate::api::call::Call;
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 use crate::auth::policy::{Policy, ServedMethod};
+use crate::config::{FixedLimits, Limits};
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -44,8 +44,7 @@ struct Shared {
     denials: Denials,
     streams: Arc<StreamLimiter>,
     bytes: Arc<ByteBudget>,
-    /// How long a message of a stream of requests may take to arrive.
-    message_timeout: Duration,
+    limits: Limits,
 }
 
 impl AuthorizeLayer {
@@ -55,9 +54,9 @@ impl AuthorizeLayer {
         denials: Denials,
         streams: Arc<StreamLimiter>,
         bytes: Arc<ByteBudget>,
-        message_timeout: Duration,
+        limits: Limits,
     ) -> Self {
-        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, message_timeout }))
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, limits }))
     }
 }
 
@@ -160,10 +159,7 @@ impl AuthorizeLayer {
             Ok(charge) => charge,
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
-        let arrival = match method.is_client_streaming {
-            true => Arrival::EachMessage(self.0.message_timeout),
-            false => Arrival::Whole(admission.deadline.answer),
-        };
+        let arrival = self.arrival(&admission, &method);
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if method.is_server_streaming {
             return self.open_stream(admission, call, method, inner, request, (owner, account, charge));
@@ -196,6 +192,8 @@ impl AuthorizeLayer {
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
+        // For what the stream keeps of its request.
+        request.extensions_mut().insert(Arc::clone(&account));
         let authorizer = Arc::clone(&self.0.authorizer);
         let end = async move {
             let _permit = permit;
@@ -209,6 +207,18 @@ impl AuthorizeLayer {
             Ok(charged_body(response, account).map(|body| end_when(body, end)))
         };
         Either::Right(answer.boxed())
+    }
+
+    /// How the request arrives. The services refuse longer messages than this.
+    fn arrival(&self, admission: &Admission, method: &ServedMethod) -> Arrival {
+        let deadline = admission.deadline.answer;
+        if method.is_client_streaming {
+            return Arrival::EachMessage(self.0.limits.request_timeout);
+        }
+        match admission.protocol {
+            Protocol::Grpc => Arrival::Message { deadline, max_bytes: max_message_bytes(&self.0.limits.fixed, method) },
+            Protocol::Ofrep => Arrival::Other(deadline),
+        }
     }
 
     fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
@@ -249,6 +259,16 @@ fn precedence(method: &ServedMethod) -> Precedence {
         // Health checks.
         Policy::Public => Precedence::Vital,
         _ => Precedence::Ordinary,
+    }
+}
+
+/// The size of a method's request message. The router gives its service the same limit.
+fn max_message_bytes(limits: &FixedLimits, method: &ServedMethod) -> usize {
+    match method.policy {
+        Policy::Public => limits.max_public_request_bytes,
+        // flagd's.
+        _ if method.anonymous_on_request => limits.max_flagd_request_bytes,
+        _ => limits.max_request_bytes,
     }
 }
 

@@ -45,8 +45,10 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
 
     async fn fetch_all_flags(
         &self,
-        _request: Request<pb::FetchAllFlagsRequest>,
+        request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
+        // Not used, and not kept while the configuration is made.
+        drop(request);
         let message = self.configurations.current().await?.message(&[], self.max_bytes)?;
         Ok(shared(pb::FetchAllFlagsResponse::default(), stream::iter([Ok(message)])))
     }
