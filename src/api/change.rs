@@ -1,5 +1,6 @@
 //! The path that all changing methods share: request to proposal, and reply to response.
 
+use std::future::ready;
 use std::sync::Arc;
 
 use prost::Message;
@@ -75,10 +76,25 @@ impl Changes {
         request: Request<R>,
         parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
+        self.make_completed(request, parse, |command| ready(Ok(command))).await
+    }
+
+    /// Makes the change that `parse` reads from the request and `complete` adds to, for example from the database. Nothing is awaited
+    /// before the request is known to be valid: an invalid one may be large.
+    pub(super) async fn make_completed<R: Change, F>(
+        &self,
+        request: Request<R>,
+        parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
+        complete: impl FnOnce(Command) -> F,
+    ) -> Result<Response<R::Response>, Status>
+    where
+        F: Future<Output = Result<Command, Status>>,
+    {
         let (call, message) = Call::take(request)?;
-        let proposal = proposal(&call, message, parse)?;
+        let mut proposal = proposal(&call, message, parse)?;
         let caller = call.caller.key().ok_or_else(|| Error::internal("a change without a caller"))?;
         self.rate_limiter.check(&caller, &proposal.command)?;
+        proposal.command = complete(proposal.command).await?;
         let (object, is_change) = (object(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Arc::clone(&call.start)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {

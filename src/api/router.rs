@@ -18,7 +18,7 @@ use super::health::Health;
 use super::listener::incoming;
 use super::middleware::admit::{Admit, AdmitLayer};
 use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
-use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials, StreamTimeouts};
+use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials};
 use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::{Observe, ObserveLayer};
 use super::openfeature::flagd::{Evaluation, FlagSync};
@@ -174,12 +174,7 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
     };
     let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));
-    let timeouts = StreamTimeouts {
-        message: limits.request_timeout,
-        unread: limits.fixed.unread_timeout,
-        reset: limits.fixed.reset_timeout,
-    };
-    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, timeouts);
+    let layer = AuthorizeLayer::new(authorizer, denials.clone(), streams, bytes, limits.clone());
     (layer, denials)
 }
 

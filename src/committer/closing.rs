@@ -47,7 +47,7 @@ impl TimeCloser {
     /// clock is set back meanwhile, the next reader must not wait until it has caught up.
     pub async fn until_due(&mut self) {
         let mirror = &self.mirror;
-        let Ok(wanted) = self.wanted.wait_for(|time| is_open(mirror, *time)).await.map(|time| *time) else {
+        let Ok(wanted) = self.wanted.wait_for(|time| is_wanted(mirror, *time)).await.map(|time| *time) else {
             // The mirror is gone, and its readers with it.
             return pending().await;
         };
@@ -59,7 +59,7 @@ impl TimeCloser {
     /// waits, or if that time is closed already: the last entry may be dated after it. Readers learn of a failure at once.
     pub async fn close(&mut self, writer: &mut dyn Writer, store: &dyn Store) {
         let wanted = *self.wanted.borrow();
-        if !is_open(&self.mirror, wanted) || !self.interval_left().is_zero() {
+        if !is_wanted(&self.mirror, wanted) || !self.interval_left().is_zero() {
             return;
         }
         let through = wanted.min(self.clock.now().minus(self.margin));
@@ -103,7 +103,52 @@ impl TimeCloser {
     }
 }
 
-/// Whether entries may still be dated at or before this time. Not before the first load, when nobody can ask.
-fn is_open(mirror: &Mirror, time: Timestamp) -> bool {
-    mirror.read(|state| !state.is_closed(time)).unwrap_or_default()
+/// Whether a reader waits, and entries may still be dated at or before this time. Not before the first load, when nobody can ask.
+fn is_wanted(mirror: &Mirror, time: Timestamp) -> bool {
+    mirror.has_waiting_readers() && mirror.read(|state| !state.is_closed(time)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicI64, Ordering};
+
+    use tokio::time::timeout;
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::domain::state::State;
+
+    struct SetClock(AtomicI64);
+
+    impl Clock for SetClock {
+        fn now(&self) -> Timestamp {
+            Timestamp::from_micros(self.0.load(Ordering::Relaxed))
+        }
+    }
+
+    /// The clock is set back by an hour after a reader has asked about the present. Nothing is due once that reader has given up.
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_closed_for_readers_who_are_gone() {
+        let mirror = Mirror::new(Duration::from_secs(1));
+        mirror.replace(State::empty(Uuid::nil()));
+        let clock = Arc::new(SetClock(AtomicI64::new(3_600_000_000)));
+        let mut closer = TimeCloser::new(Arc::clone(&mirror), Arc::clone(&clock) as Arc<dyn Clock>);
+        let question = mirror.until_closed(clock.now(), clock.now());
+        assert!(timeout(Duration::from_millis(10), question).await.is_err());
+        clock.0.store(1_000_000, Ordering::Relaxed);
+        assert!(timeout(Duration::from_secs(3_600), closer.until_due()).await.is_err(), "due without a reader");
+
+        // The next reader is served, even one that asks about an earlier time than the first did.
+        let now = clock.now();
+        let question = mirror.until_closed(now, now);
+        tokio::pin!(question);
+        tokio::select! {
+            biased;
+            closed = &mut question => panic!("{closed:?}"),
+            () = closer.until_due() => {}
+        }
+        let head = mirror.read(|state| *state.head()).unwrap();
+        assert!(mirror.close(&head, now));
+        assert_eq!(question.await, Ok(()));
+    }
 }

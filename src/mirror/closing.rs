@@ -6,6 +6,7 @@
 //! a later date.
 
 use std::sync::PoisonError;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::watch;
 
@@ -21,6 +22,9 @@ pub struct NotClosed;
 pub(super) struct Closing {
     /// The latest time that a reader asked about. One for all readers, so that many cost no more than one.
     wanted: watch::Sender<Timestamp>,
+    /// How many readers wait. Without any, no time is closed: a time that was registered before the clock was set back lies ahead
+    /// until the clock has caught up.
+    readers: AtomicUsize,
     /// Counts closed times and failures, to wake readers.
     outcomes: watch::Sender<Outcomes>,
 }
@@ -33,7 +37,17 @@ struct Outcomes {
 
 impl Default for Closing {
     fn default() -> Self {
-        Self { wanted: watch::Sender::new(Timestamp::MIN), outcomes: watch::Sender::default() }
+        let wanted = watch::Sender::new(Timestamp::MIN);
+        Self { wanted, readers: AtomicUsize::new(0), outcomes: watch::Sender::default() }
+    }
+}
+
+/// A reader that waits, until it is dropped.
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -51,10 +65,13 @@ impl Mirror {
     pub async fn until_closed(&self, time: Timestamp, now: Timestamp) -> Result<(), NotClosed> {
         let (mut revisions, mut outcomes) = (self.revision.subscribe(), self.closing.outcomes.subscribe());
         let failed = outcomes.borrow_and_update().failed;
+        // Counted before the committer is woken.
+        let is_first = self.closing.readers.fetch_add(1, Ordering::Relaxed) == 0;
+        let _waiting = Waiting(&self.closing.readers);
         self.closing.wanted.send_if_modified(|wanted| {
             // A time after the present was registered before the clock was set back; it must not keep others waiting.
             let latest = (*wanted).min(now).max(time);
-            std::mem::replace(wanted, latest) != latest
+            std::mem::replace(wanted, latest) != latest || is_first
         });
         while !self.is_closed(time) {
             if outcomes.borrow_and_update().failed != failed {
@@ -72,6 +89,11 @@ impl Mirror {
     /// The latest time that a reader waits for, for the committer.
     pub fn wanted_times(&self) -> watch::Receiver<Timestamp> {
         self.closing.wanted.subscribe()
+    }
+
+    /// Whether any reader waits for a time to be closed.
+    pub fn has_waiting_readers(&self) -> bool {
+        self.closing.readers.load(Ordering::Relaxed) > 0
     }
 
     /// Takes over a closed time from the database, if the mirror is at the head that the database had then. Returns whether

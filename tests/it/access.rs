@@ -94,7 +94,7 @@ on_both_databases! {
         assert!(tokens_of(&mut admin, &user.id).await[0].revoked_at.is_some());
         let gone = admin.access.deactivate_user(deactivate(&user.id)).await.unwrap().into_inner();
         assert_eq!(gone.audit_log.unwrap().action_type, "user_deactivated");
-        let back = UpdateUserRequest { reactivate: true, ..update(&user.id, &[]) };
+        let back = UpdateUserRequest { reactivate: true, ..update(&user.id, &["toggle_feature_flags"]) };
         assert_eq!(admin.access.update_user(back).await.unwrap().into_inner().user.unwrap().deactivated_at, None);
 
         // Each change has one revision, and no entry contains a secret.

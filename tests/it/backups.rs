@@ -4,6 +4,7 @@ mod log_proof;
 mod restored_while_running;
 
 use std::path::Path;
+use std::process::Output;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 
@@ -72,6 +73,13 @@ fn documented(heading: &str) -> String {
 /// Runs the documented commands, with the system's folders replaced by folders in `folder`. Returns the calls of
 /// `systemctl`, each with the first bytes of the SQLite file at that moment.
 async fn run_documented(heading: &str, folder: &Path, url: &str) -> Vec<String> {
+    let (done, calls) = run_documented_after("", heading, folder, url).await;
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    calls
+}
+
+/// The same after other commands. Like a shell that a person types into, it does not end at the first error.
+async fn run_documented_after(before: &str, heading: &str, folder: &Path, url: &str) -> (Output, Vec<String>) {
     let path = |name: &str| folder.join(name).to_str().unwrap().to_owned();
     let commands =
         documented(heading).replace("/var/lib/toggled", &path("lib")).replace("/var/backups", &path("backups"));
@@ -80,13 +88,12 @@ async fn run_documented(heading: &str, folder: &Path, url: &str) -> Vec<String> 
     let (file, calls) = (path("lib/toggled.db"), path("systemctl-calls"));
     let script = format!(
         "systemctl() {{ echo \"$* $(head -c 6 '{file}')\" >>'{calls}'; }}\n\
-         runuser() {{ [ \"$1 $2 $3\" = '-u toggled --' ] && shift 3 && \"$@\"; }}\n{commands}"
+         runuser() {{ [ \"$1 $2 $3\" = '-u toggled --' ] && shift 3 && \"$@\"; }}\n{before}\n{commands}"
     );
     let mut command = Command::new("bash");
-    command.args(["-euo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
+    command.args(["-uo", "pipefail", "-c", &script]).env("TOGGLED_DATABASE_URL", url);
     let done = with_timeout(heading, command.output()).await.unwrap();
-    assert!(done.status.success(), "{script}\n{}", String::from_utf8_lossy(&done.stderr));
-    std::fs::read_to_string(calls).unwrap_or_default().lines().map(str::to_owned).collect()
+    (done, std::fs::read_to_string(calls).unwrap_or_default().lines().map(str::to_owned).collect())
 }
 
 /// An installation: a database, a folder in place of the system's, and the headings for its database.
@@ -144,6 +151,35 @@ impl Site {
         assert!(!lib.join("toggled.db-wal").exists() && !lib.join("toggled.db-shm").exists());
         fresh
     }
+}
+
+on_both_databases! {
+    async fn failed_backup_leaves_no_finished_file(backend: Backend) {
+        let site = Site::new(backend).await;
+        // The disk is full: half of the file is written.
+        let full = r#"sqlite3() { echo half >"$backup.part"; return 1; }; pg_dump() { sqlite3; }"#;
+        let (done, _) = run_documented_after(full, site.headings[0], site.folder.path(), &site.url).await;
+        assert!(!done.status.success(), "the failure is reported");
+        let files = std::fs::read_dir(site.folder.path().join("backups/toggled")).unwrap();
+        let files: Vec<_> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(files.len() == 1 && files[0].ends_with(".part"), "{files:?}");
+    }
+}
+
+/// The server takes parameters in its URL that PostgreSQL's own programs refuse.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn backup_works_with_every_parameter_of_the_url() {
+    let site = Site::new(Backend::Postgres).await;
+    site.start().await;
+    let separator = if site.url.contains('?') { '&' } else { '?' };
+    let parameters = "options[search_path]=public&statement-cache-capacity=10&ssl-mode=disable&password=x\
+                      &options%5Bstatement_timeout%5D=0&application_name=backup&options=-c%20work_mem=8MB";
+    let url = format!("{}{separator}{parameters}", site.url);
+    run_documented(site.headings[0], site.folder.path(), &url).await;
+    let mut list = Command::new("bash");
+    list.args(["-c", "pg_restore --list backups/toggled/*.dump"]).current_dir(site.folder.path());
+    let list = list.output().await.unwrap();
+    assert!(String::from_utf8_lossy(&list.stdout).contains("audit_logs"), "{}", String::from_utf8_lossy(&list.stderr));
 }
 
 /// The errors for a client whose cursor or `min_revision` is beyond the log, from every method that takes one.

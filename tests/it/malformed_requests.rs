@@ -3,11 +3,14 @@
 use http::uri::PathAndQuery;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestRunner};
+use prost::Message;
 use prost::bytes::Bytes;
+use toggled::api::pb::*;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 use crate::support::methods::{channel, methods};
+use crate::support::postgres_proxy::{Link, PostgresProxy};
 use crate::support::raw_codec::RawCodec;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
@@ -101,5 +104,41 @@ async fn malformed_request_is_an_invalid_argument() {
             assert_eq!(error, (Code::InvalidArgument, "MALFORMED".to_owned()), "{}: {refused}", method.path);
             assert!(refused.message().contains(text), "{}: {refused}", method.path);
         }
+    }
+}
+
+/// A decoded request may be large until it is known to be valid, so nothing is awaited before. Here the database does not answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn invalid_request_is_refused_without_database() {
+    let database = Database::new(Backend::Postgres).await;
+    let proxy = PostgresProxy::new(&database).await;
+    let server = Server::start(&proxy.database).await;
+    let channel = channel(&server).await;
+    server.admin().await.wait_until_authenticated().await;
+    proxy.set(Link::Stalled);
+    let id = "01890000-0000-7000-8000-000000000000".to_owned();
+    // Each is valid but for one field.
+    let revert = RevertFeatureFlagRequest { audit_log_id: id, reason: "r".repeat(3 << 20), ..Default::default() };
+    let trim = TrimAuditLogsRequest {
+        through_revision: 1,
+        through_hash: vec![0; 32],
+        reason: "r".repeat(3 << 20),
+        ..Default::default()
+    };
+    let list = ListAuditLogsRequest { page_token: "t".repeat(3 << 20), ..Default::default() };
+    let stream = StreamAuditLogsRequest { after_hash: Some(vec![0; 3 << 20]), ..Default::default() };
+    let requests = [
+        ("ToggleService/RevertFeatureFlag", revert.encode_to_vec()),
+        ("AuditService/TrimAuditLogs", trim.encode_to_vec()),
+        ("AuditService/ListAuditLogs", list.encode_to_vec()),
+        ("AuditService/StreamAuditLogs", stream.encode_to_vec()),
+    ];
+    for (method, message) in requests {
+        let refused = call(&channel, &format!("/toggled.v1.{method}"), Some(message)).await.unwrap_err();
+        assert_eq!(
+            (refused.code(), &*reason_of(&refused)),
+            (Code::InvalidArgument, "INVALID_FIELD"),
+            "{method}: {refused}"
+        );
     }
 }

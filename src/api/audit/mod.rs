@@ -19,6 +19,7 @@ use super::pb::audit_service_server::AuditService;
 use super::reader::StateReader;
 use super::validate::RequestValidator;
 use crate::checkpoint::SigningKey;
+use crate::domain::advance::{Command, TrimLog};
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::domain::time::Clock;
@@ -106,11 +107,16 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::TrimAuditLogsRequest>,
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
-        // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the change.
-        let generation = self.mirror.read(State::generation).unwrap_or_default();
-        let found = self.store.entry_at(request.get_ref().through_revision).await?;
-        let found = found.map(|(_, hash)| hash);
-        self.changes.make(request, |request, validator| trim::parse(request, validator, found, generation)).await
+        let with_hash = async |command: Command| match command {
+            Command::TrimLog(trim) => {
+                // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the change.
+                let generation = self.mirror.read(State::generation).unwrap_or_default();
+                let found_hash = self.store.entry_at(trim.through).await?.map(|(_, hash)| hash);
+                Ok(Command::TrimLog(TrimLog { found_hash, generation, ..trim }))
+            }
+            command => Ok(command),
+        };
+        self.changes.make_completed(request, trim::parse, with_hash).await
     }
 
     type StreamAuditLogsStream = Messages;

@@ -19,15 +19,10 @@ fn oldest(answer: &Answer) -> i64 {
     }
 }
 
-/// `found` is the hash of the entry at the requested revision, if the log of `generation` has that entry.
-pub(super) fn parse(
-    request: &pb::TrimAuditLogsRequest,
-    validator: &mut RequestValidator,
-    found: Option<Hash>,
-    generation: u64,
-) -> Option<Command> {
+/// The command lacks what the log has at the requested revision.
+pub(super) fn parse(request: &pb::TrimAuditLogsRequest, validator: &mut RequestValidator) -> Option<Command> {
     let through = validator.at_least("through_revision", 1, Some(request.through_revision));
     let hash = Hash::try_from(request.through_hash.as_slice());
     let hash = hash.map_or_else(|_| validator.reject("through_hash", "must be 32 bytes"), Some);
-    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, found_hash: found, generation }))
+    Some(Command::TrimLog(TrimLog { through: through?, hash: hash?, found_hash: None, generation: 0 }))
 }

@@ -6,13 +6,12 @@ mod watch;
 
 use std::sync::Arc;
 
-use futures::stream;
+use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
-use uuid::Uuid;
 
 use crate::api::change::Changes;
 use crate::api::listener::Peer;
-use crate::api::middleware::limits::{SharedAnswer, Unsent};
+use crate::api::middleware::limits::{Account, SharedAnswer, Unsent};
 use crate::api::pb;
 use crate::api::pb::toggle_service_server::ToggleService;
 use crate::api::reader::{AsOf, StateReader};
@@ -23,6 +22,10 @@ use crate::domain::error::Error;
 use crate::domain::state::{FlagRef, State};
 use list::FlagList;
 use watch::{FlagWatch, WatchCache};
+
+/// What a watched key takes besides its text, as long as its stream is open: its places in the stream and in the registry of
+/// subscriptions, which are largest for a key that nobody else watches.
+const WATCHED_KEY_BYTES: usize = 256;
 
 /// ToggleService.
 pub struct Flags {
@@ -108,20 +111,23 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::RevertFeatureFlagRequest>,
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
-        // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the
-        // change.
-        let generation = self.reader.read(State::generation)?;
-        // A missing entry is no error here: `advance` decides, since this may be a retry whose entry was trimmed.
-        let entry = match Uuid::try_parse(&request.get_ref().audit_log_id) {
-            Ok(id) => self.reader.entry(id).await?.map(Box::new),
-            Err(_) => None,
-        };
         let parse = |request: &pb::RevertFeatureFlagRequest, validator: &mut RequestValidator| {
             let id = validator.uuid("audit_log_id", &request.audit_log_id);
             let expected_revision = validator.expected_revision(request.expected_revision);
-            Some(Command::Revert(Revert { id: id?, entry, generation, expected_revision }))
+            Some(Command::Revert(Revert { id: id?, entry: None, generation: 0, expected_revision }))
         };
-        self.changes.make(request, parse).await
+        let with_entry = async |command: Command| match command {
+            Command::Revert(revert) => {
+                // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses
+                // the change.
+                let generation = self.reader.read(State::generation)?;
+                // A missing entry is no error here: `advance` decides, since this may be a retry whose entry was trimmed.
+                let entry = self.reader.entry(revert.id).await?.map(Box::new);
+                Ok(Command::Revert(Revert { entry, generation, ..revert }))
+            }
+            command => Ok(command),
+        };
+        self.changes.make_completed(request, parse, with_entry).await
     }
 
     async fn get_feature_flag(
@@ -165,13 +171,20 @@ impl ToggleService for Flags {
         request: Request<pb::WatchFeatureFlagsRequest>,
     ) -> Result<Response<Self::WatchFeatureFlagsStream>, Status> {
         let connection = Peer::connection(request.extensions());
+        let account = request.extensions().get::<Arc<Account>>().cloned();
         let mut watch = FlagWatch::parse(request.into_inner())?;
+        let bytes = watch.keys.iter().flatten().map(|key| key.as_str().len() + WATCHED_KEY_BYTES).sum();
+        let charge = account.filter(|_| bytes > 0).map(|account| account.charge_request(bytes)).transpose()?;
         // Subscribed before the state is read, so that no change in between is lost.
         let subscription = self.reader.subscribe(watch.keys.take(), connection);
         self.reader.wait_for_revision(watch.after).await?;
         watch.check_cursor(&self.reader).await?;
         let unsent = Unsent::default();
         let messages = watch.messages(subscription, Arc::clone(&self.watched), unsent.clone());
+        // The keys are charged until the stream is dropped.
+        let messages = messages.inspect(move |_| {
+            let _held = &charge;
+        });
         Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))
     }
 }

@@ -6,9 +6,9 @@ use uuid::Uuid;
 
 use super::selector::FlagSelector;
 use crate::api::pb::*;
-use crate::cli::Failure;
 use crate::cli::output::OutputOptions;
-use crate::cli::remote::ConnectionOptions;
+use crate::cli::remote::{ApiClient, ConnectionOptions, request_id};
+use crate::cli::{EXIT_UNAVAILABLE, Failure};
 
 /// The options of every command that changes flags.
 #[derive(Args)]
@@ -23,6 +23,33 @@ pub(super) struct ChangeOptions {
     pub connection: ConnectionOptions,
     #[command(flatten)]
     pub output: OutputOptions,
+}
+
+/// The options of every command that makes one change.
+#[derive(Args)]
+pub(super) struct SingleChangeOptions {
+    #[command(flatten)]
+    pub change: ChangeOptions,
+    /// The idempotency key of the change, by default a new one. Repeated with the same key, a command that failed without a known
+    /// outcome changes nothing twice, and shows the first outcome
+    #[arg(long, value_name = "ID")]
+    pub request_id: Option<String>,
+}
+
+impl SingleChangeOptions {
+    /// The idempotency key of the command.
+    pub fn request_id(&self) -> Option<String> {
+        self.request_id.clone().or_else(request_id)
+    }
+
+    /// The failure of a change that may have been made, with the way to learn its outcome.
+    pub fn failure(&self, client: &ApiClient, request_id: Option<&str>, failure: Failure) -> Failure {
+        let request_id = request_id.filter(|_| client.has_lost_answer() && !self.change.dry_run);
+        let Some(id) = request_id.filter(|_| failure.code == EXIT_UNAVAILABLE) else { return failure };
+        let line =
+            format!("{}; the change may have been made: repeat the command with --request-id {id}", failure.line);
+        Failure { line, ..failure }
+    }
 }
 
 /// The option for a condition on the flag.
@@ -50,13 +77,29 @@ macro_rules! change_request {
 }
 pub(super) use change_request;
 
+/// Makes one change, and returns the answer.
+macro_rules! make_change {
+    ($options:expr, $method:ident, $request:ident $fields:tt) => {{
+        let options: &$crate::cli::flag::change::SingleChangeOptions = $options;
+        let client = options.change.connection.connect().await?;
+        let (reason, dry_run) = (options.change.reason.as_str(), options.change.dry_run);
+        let id = options.request_id();
+        let request = $request {
+            request_id: id.clone(),
+            ..$crate::cli::flag::change::change_request!(reason, dry_run, $request $fields)
+        };
+        let answer = client.call(request, async |clients, request| clients.toggle.$method(request).await).await;
+        answer.map_err(|failure| options.failure(&client, id.as_deref(), failure))?
+    }};
+}
+pub(super) use make_change;
+
 /// Makes a change to one flag, and prints its result.
 macro_rules! change_flag {
     ($options:expr, $method:ident, $request:ident $fields:tt) => {{
         let options = $options;
-        let client = options.connection.connect().await?;
-        let request = $crate::cli::flag::change::change_request!(options.reason, options.dry_run, $request $fields);
-        let answer = client.call(request, async |clients, request| clients.toggle.$method(request).await).await?;
+        let answer = $crate::cli::flag::change::make_change!(&options, $method, $request $fields);
+        let options = options.change;
         options.output.print_all(&[$crate::cli::output::ChangeResult {
             flag: answer.feature_flag,
             audit_log: answer.audit_log,
@@ -82,7 +125,7 @@ pub(super) struct CreateArgs {
     #[arg(long)]
     enabled: bool,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: SingleChangeOptions,
 }
 
 impl CreateArgs {
@@ -109,7 +152,7 @@ pub(super) struct ChangeArgs {
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: SingleChangeOptions,
 }
 
 impl ChangeArgs {
@@ -147,7 +190,7 @@ pub(super) struct RevertArgs {
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: SingleChangeOptions,
 }
 
 impl RevertArgs {
@@ -173,7 +216,7 @@ pub(super) struct UpdateArgs {
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: SingleChangeOptions,
 }
 
 /// The new texts, at least one.

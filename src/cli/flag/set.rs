@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use clap::Args;
 use uuid::Uuid;
 
-use super::change::{ChangeOptions, RevisionCondition, change_flag, change_request};
+use super::change::{ChangeOptions, RevisionCondition, SingleChangeOptions, change_flag, make_change};
 use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::Failure;
@@ -23,7 +23,7 @@ pub(super) struct SetArgs {
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
-    options: ChangeOptions,
+    options: SingleChangeOptions,
 }
 
 impl SetArgs {
@@ -69,15 +69,9 @@ impl SetArgs {
             status: status.into(),
             expected_revision: None,
         };
-        let client = self.options.connection.connect().await?;
         let items = self.keys.into_iter().map(item).collect();
-        let request = change_request!(self.options.reason, self.options.dry_run, BatchSetFeatureFlagsRequest { items });
-        let answer = client
-            .call(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await)
-            .await?;
-        let dry_run = self.options.dry_run;
-        self.options
-            .output
-            .print_all(&answer.results.into_iter().map(|result| SetResult { result, dry_run }).collect::<Vec<_>>())
+        let answer = make_change!(&self.options, batch_set_feature_flags, BatchSetFeatureFlagsRequest { items });
+        let ChangeOptions { output, dry_run, .. } = self.options.change;
+        output.print_all(&answer.results.into_iter().map(|result| SetResult { result, dry_run }).collect::<Vec<_>>())
     }
 }

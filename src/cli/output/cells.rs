@@ -1,5 +1,5 @@
 //! CSV cells. A spreadsheet runs a cell that begins like a formula, and anyone who may name a flag or give a reason can write
-//! one. Such a cell begins with `'`, which makes it text; an import removes the `'` again.
+//! one. Such a cell, or part of a cell, begins with `'`, which makes it text; an import removes the `'` again.
 
 use std::borrow::Cow;
 
@@ -41,25 +41,45 @@ impl CsvCells {
 
     /// The cell of a text.
     pub fn write(self, text: &str) -> Cow<'_, str> {
-        if self == Self::Defused && is_formula(text) { format!("'{text}").into() } else { text.into() }
+        if self == Self::Raw || !parts(text).any(is_formula) {
+            return text.into();
+        }
+        parts(text).flat_map(|part| [if is_formula(part) { "'" } else { "" }, part]).collect::<String>().into()
     }
 
     /// The text of a cell.
-    pub fn read(self, cell: &str) -> &str {
-        match cell.strip_prefix('\'') {
-            Some(text) if self == Self::Defused && is_formula(text) => text,
-            _ => cell,
+    pub fn read(self, cell: &str) -> Cow<'_, str> {
+        if self == Self::Raw || !has_defused_part(cell) {
+            return cell.into();
         }
-    }
-
-    /// Whether a file with such cells can have this one.
-    pub fn can_hold(self, cell: &str) -> bool {
-        self == Self::Raw || cell.starts_with('\'') || !is_formula(cell)
+        parts(cell).map(|part| defused(part).unwrap_or(part)).collect::<String>().into()
     }
 }
 
+/// Whether a spreadsheet could run a part of this cell: then its file was written raw.
+pub(in crate::cli) fn has_formula(cell: &str) -> bool {
+    parts(cell).any(|part| is_formula(part) && !part.starts_with('\''))
+}
+
+/// Whether the cell looks like one that was defused.
+pub(in crate::cli) fn has_defused_part(cell: &str) -> bool {
+    parts(cell).any(|part| defused(part).is_some())
+}
+
+/// The text of a part that was defused.
+fn defused(part: &str) -> Option<&str> {
+    part.strip_prefix('\'').filter(|text| is_formula(text))
+}
+
+/// The parts of a cell that become cells of their own where another character than the comma separates cells: a spreadsheet that
+/// expects `;` takes `x;=1` for two cells, even if it is quoted. Each ends with its separator. A comma separates nothing: a cell that
+/// has one is quoted, and who expects commas reads it whole.
+fn parts(cell: &str) -> impl Iterator<Item = &str> {
+    cell.split_inclusive([';', '|', '\t', '\r', '\n', '；', '﹔', '｜', '，'])
+}
+
 /// Whether a spreadsheet could run a cell with this text, after it has dropped quotes, spaces and invisible characters at its
-/// start, or split it at a tab or line break there. It holds for `'` and the text as well, so that `read` can tell the two.
+/// start, or split it at a tab or line break there. It holds for `'` and the text as well, so that a reader can tell the two.
 fn is_formula(text: &str) -> bool {
     for c in text.chars() {
         match c {
@@ -92,9 +112,6 @@ mod tests {
             "+1",
             "-1",
             "@SUM(A1)",
-            "\t=1",
-            "\r=1",
-            "\n=1",
             " =1",
             "\u{a0}=1",
             "\"=1",
@@ -113,30 +130,65 @@ mod tests {
         ] {
             let cell = CsvCells::Defused.write(text);
             assert_eq!(cell, format!("'{text}"));
-            assert_eq!((CsvCells::Defused.read(&cell), CsvCells::Raw.read(&cell)), (text, &*cell));
-            assert!(CsvCells::Defused.can_hold(&cell));
+            assert_eq!((&*CsvCells::Defused.read(&cell), &*CsvCells::Raw.read(&cell)), (text, &*cell));
+            assert!(!has_formula(&cell) && has_defused_part(&cell), "{cell:?}");
+            assert!(has_formula(text) || has_defused_part(text), "{text:?}");
             assert_eq!(CsvCells::Raw.write(text), text);
         }
-        assert!(!CsvCells::Defused.can_hold("=1") && CsvCells::Raw.can_hold("=1"));
+    }
+
+    /// As where a semicolon separates cells, or as normalized.
+    #[test]
+    fn formulas_after_other_separators_are_defused() {
+        for (text, cell) in [
+            ("x;=1+1", "x;'=1+1"),
+            ("x；＝1", "x；'＝1"),
+            ("a;b; =1;-2", "a;b;' =1;'-2"),
+            ("x|@A", "x|'@A"),
+            ("x\t+1", "x\t'+1"),
+            ("x\n=1", "x\n'=1"),
+            ("\t=1", "'\t'=1"),
+            ("\r\n=1", "'\r'\n'=1"),
+            (";=1", ";'=1"),
+            ("x;'=1", "x;''=1"),
+            ("x;\"=1", "x;'\"=1"),
+        ] {
+            assert_eq!(CsvCells::Defused.write(text), cell);
+            assert_eq!(CsvCells::Defused.read(cell), text);
+            assert!(has_formula(text) || has_defused_part(text), "{text:?}");
+            assert!(!has_formula(cell), "{cell:?}");
+        }
     }
 
     #[test]
     fn other_texts_stay_as_they_are() {
-        for text in
-            ["", "checkout", "a=b", "1-2", "'quoted'", "it's", "2026-01-31T12:00:00Z", "ann@example.com", "é", "'"]
-        {
-            assert_eq!((&*CsvCells::Defused.write(text), CsvCells::Defused.read(text)), (text, text));
-            assert!(CsvCells::Defused.can_hold(text));
+        for text in [
+            "",
+            "checkout",
+            "a=b",
+            "1-2",
+            "'quoted'",
+            "it's",
+            "a; b",
+            "a, -1",
+            "x;'y'",
+            "2026-01-31T12:00:00Z",
+            "ann@example.com",
+            "é",
+            "'",
+        ] {
+            assert_eq!((&*CsvCells::Defused.write(text), &*CsvCells::Defused.read(text)), (text, text));
+            assert!(!has_formula(text) && !has_defused_part(text), "{text}");
         }
     }
 
     proptest! {
         #[test]
-        fn written_cell_is_read_unchanged(text in "(['\"=+@\t\r\n a\u{feff}＝-]{0,4}|\\PC{0,3})\\PC{0,3}") {
+        fn written_cell_is_read_unchanged(text in "(['\"=+@\t\r\n a;|；\u{feff}＝-]{0,6}|\\PC{0,3})\\PC{0,3}") {
             for cells in [CsvCells::Defused, CsvCells::Raw] {
                 let cell = cells.write(&text);
-                prop_assert_eq!(cells.read(&cell), &text);
-                prop_assert!(cells.can_hold(&cell));
+                prop_assert_eq!(&*cells.read(&cell), &text);
+                prop_assert!(cells == CsvCells::Raw || !has_formula(&cell), "{}", cell);
             }
         }
     }

@@ -16,7 +16,7 @@ use super::table::{Cell, Table};
 use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
 use crate::visible::{visible, visible_json};
 
-pub(super) use cells::{CellOptions, CsvCells};
+pub(super) use cells::{CellOptions, CsvCells, has_defused_part, has_formula};
 pub(super) use fields::{status, time};
 pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 

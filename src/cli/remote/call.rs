@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::failure::{CallFailure, is_rate_limited};
+use super::failure::{CallFailure, is_rate_limited, may_have_been_made};
 use super::retry::{Retries, RetryPolicy};
 use super::{ApiClient, ServerRefusal, ServiceClients};
 use crate::cli::{Failure, print_error};
@@ -123,8 +123,14 @@ impl ApiClient {
         self.has_answered.load(Ordering::Relaxed)
     }
 
+    /// Whether a change may have been made by a call that failed. Repeated with the same `request_id`, it reports the outcome.
+    pub fn has_lost_answer(&self) -> bool {
+        self.has_lost_answer.load(Ordering::Relaxed)
+    }
+
     /// Records what a failed call says about the server.
     fn record(&self, status: &Status) {
+        self.has_lost_answer.fetch_or(may_have_been_made(status), Ordering::Relaxed);
         if CallFailure::of(status) == CallFailure::Status {
             self.has_answered.store(true, Ordering::Relaxed);
             self.is_limited.fetch_or(is_rate_limited(status), Ordering::Relaxed);

@@ -78,10 +78,10 @@ impl ServerRefusal {
 }
 
 /// Whether the same call may succeed later. That includes a change of which the outcome is unknown: repeated with the same
-/// `request_id`, it reports the outcome.
+/// `request_id`, it reports the outcome. A deadline counts like the client's own timer, which fires at the same time.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
-        Code::Unavailable => true,
+        Code::Unavailable | Code::DeadlineExceeded => true,
         Code::Unknown => is_outcome_unknown(status),
         // Other limits name no delay, so they are not retried.
         Code::ResourceExhausted => is_rate_limited(status),
@@ -108,7 +108,25 @@ pub(super) fn is_connection_refused(status: &Status) -> bool {
 }
 
 fn is_outcome_unknown(status: &Status) -> bool {
-    status.get_details_error_info().is_some_and(|info| info.reason == "COMMIT_OUTCOME_UNKNOWN")
+    has_reason(status, "COMMIT_OUTCOME_UNKNOWN")
+}
+
+fn has_reason(status: &Status, reason: &str) -> bool {
+    status.get_details_error_info().is_some_and(|info| info.reason == reason)
+}
+
+/// Whether a change may have been made, although the call failed.
+pub(super) fn may_have_been_made(status: &Status) -> bool {
+    match CallFailure::of(status) {
+        CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
+        CallFailure::Unreachable | CallFailure::NotHttp2 => false,
+        // A server's own refusals have details; those of a proxy or a library may come after the change.
+        CallFailure::Status => match status.code() {
+            Code::DeadlineExceeded if has_reason(status, "DEADLINE_DURING_CHANGE") => true,
+            Code::DeadlineExceeded | Code::Unavailable => status.get_details_error_info().is_none(),
+            _ => is_outcome_unknown(status),
+        },
+    }
 }
 
 /// The exit code for a status.

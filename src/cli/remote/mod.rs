@@ -44,6 +44,8 @@ pub(super) struct ApiClient {
     waits_for_limits: bool,
     /// Whether any call was rate-limited.
     is_limited: AtomicBool,
+    /// Whether a change may have been made by a call that failed.
+    has_lost_answer: AtomicBool,
     /// Whether a wait for such a limit was reported. It is reported once.
     limit_reported: AtomicBool,
     /// Whether the server has answered any call. If so, it is waited for when it becomes unreachable.
@@ -84,6 +86,7 @@ impl ApiClient {
             token_origin: token.origin,
             waits_for_limits: false,
             is_limited: AtomicBool::new(false),
+            has_lost_answer: AtomicBool::new(false),
             limit_reported: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             last_refusal: Mutex::default(),

@@ -178,6 +178,16 @@ mod tests {
         assert!(Retries::new(RetryPolicy::Unbounded, true).wait_after(&unavailable(Some(RETRY_TIMEOUT))).is_some());
     }
 
+    /// The server's timer and the client's fire at the same time.
+    #[test]
+    fn deadline_of_the_server_is_retried_too() {
+        for details in [ErrorDetails::with_error_info("DEADLINE_DURING_CHANGE", "toggled", []), ErrorDetails::new()] {
+            let late = Status::with_error_details(Code::DeadlineExceeded, "too late", details);
+            let mut retries = Retries::new(RetryPolicy::Bounded, true);
+            assert_eq!((0..2 * MAX_ATTEMPTS).filter(|_| retries.wait_after(&late).is_some()).count(), 5);
+        }
+    }
+
     #[test]
     fn only_transient_failures_are_retried() {
         for code in [Code::PermissionDenied, Code::NotFound, Code::Aborted, Code::Internal, Code::Unknown] {

@@ -7,7 +7,7 @@ use super::{Object, Outcome, Proposal, check_may_grant, check_revision};
 use crate::domain::Revision;
 use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, User};
 use crate::domain::audit::{Action, EntityType};
-use crate::domain::error::Error;
+use crate::domain::error::{Error, Violation};
 use crate::domain::text::Email;
 
 pub(super) fn create(
@@ -92,6 +92,7 @@ pub(super) fn update(
     if !before.is_active() || account != before.account {
         check_may_act_as(&before, caller_permissions)?;
     }
+    check_permissions_given(&before, &update)?;
     check_account_free(draft, update.account, Some(id))?;
     if !update.permissions.contains(Permission::ManageAccess) {
         check_not_last_access_manager(draft, &before)?;
@@ -101,6 +102,21 @@ pub(super) fn update(
         return Ok((Object::User(before), None));
     }
     Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
+}
+
+/// A request without permissions cannot be told from one that revokes all. Together with something else, that would happen
+/// unnoticed, so it needs a request of its own.
+fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), Error> {
+    let none = Permissions::default();
+    if (update.account.is_none() && !update.reactivate) || update.permissions != none || user.permissions == none {
+        return Ok(());
+    }
+    let rule = format!(
+        "must list the user's permissions ({}), since all others are revoked; revoke all in a request without issuer, subject \
+         and reactivate",
+        user.permissions.names().join(", ")
+    );
+    Err(Error::Invalid(vec![Violation { field: "permissions".to_owned(), rule }]))
 }
 
 /// A way to act as a user may be given only by a caller who holds every permission of the user. Otherwise an access manager

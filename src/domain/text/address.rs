@@ -1,9 +1,11 @@
 //! The rules of e-mail addresses. An address identifies a person in the audit log. So one with letters beyond ASCII must not
 //! look like an ASCII address, and none may look like one of the service's own names.
 //!
-//! Only `A` to `Z` are converted to lower case. Everything beyond ASCII follows UTS #39, Unicode's rules for identifiers, by
-//! the tables of `unicode-security`.
+//! Only `A` to `Z` are converted to lower case. ASCII follows RFC 5322's dot-atom before the `@`, and RFC 1123's host names after
+//! it; quoted names and address literals are not accepted. Everything beyond ASCII follows UTS #39, Unicode's rules for
+//! identifiers, by the tables of `unicode-security`.
 
+use unicode_normalization::char::is_combining_mark;
 use unicode_normalization::is_nfc;
 use unicode_security::{GeneralSecurityProfile, MixedScript, skeleton};
 
@@ -25,7 +27,22 @@ const RESERVED_NAMES: [&str; 3] = ["cli", "bootstrap", "sign-on"];
 /// The longest address, in characters.
 const MAX_CHARACTERS: usize = 254;
 
+/// The longest part of a host between two dots, in characters.
+const MAX_LABEL: usize = 63;
+
+/// The ASCII characters before the `@`, beside letters, digits and dots.
+const NAME_MARKS: &str = "!#$%&'*+-/=?^_`{|}~";
+
 const SHAPE: Malformed = Malformed("must be an e-mail address (name@host) of at most 254 characters, without spaces");
+const NAME: Malformed =
+    Malformed("must have only letters, digits and !#$%&'*+-/=?^_`{|}~ before the @, and single dots between them");
+const HOST: Malformed = Malformed(
+    "must have a host name after the @: parts of 1 to 63 letters, digits and inner hyphens, with single dots between them and \
+     none at the end",
+);
+const MARKS: Malformed = Malformed(
+    "must not have a combining mark that does not follow a letter, or a combining dot above (U+0307), which is not seen above an i",
+);
 const RESERVED: Malformed = Malformed(
     "must not begin with 'cli@', 'bootstrap@' or 'sign-on@', or look as if it did: the service keeps these for its own \
      entries",
@@ -55,6 +72,15 @@ pub(super) fn parse(text: &str) -> Result<String, Malformed> {
     if !address.chars().all(is_recommended) || !is_nfc(&address) {
         return Err(CHARACTERS);
     }
+    if !name.split('.').all(|part| is_part(part, NAME_MARKS)) {
+        return Err(NAME);
+    }
+    if !host.split('.').all(is_host_part) {
+        return Err(HOST);
+    }
+    if has_hidden_mark(&address) {
+        return Err(MARKS);
+    }
     for part in host.split('.').chain([name]).filter(|part| !part.is_ascii()) {
         if !part.is_single_script() {
             return Err(MIXED_SCRIPTS);
@@ -76,6 +102,26 @@ pub(super) fn parse(text: &str) -> Result<String, Malformed> {
 /// unassigned and compatibility characters are not.
 fn is_recommended(c: char) -> bool {
     c.is_ascii_graphic() || (!c.is_ascii() && c.identifier_allowed())
+}
+
+/// Whether what stands between two dots is not empty, and holds of ASCII only letters, digits and `marks`.
+fn is_part(part: &str, marks: &str) -> bool {
+    !part.is_empty() && part.chars().all(|c| !c.is_ascii() || c.is_ascii_alphanumeric() || marks.contains(c))
+}
+
+fn is_host_part(part: &str) -> bool {
+    is_part(part, "-") && !part.starts_with('-') && !part.ends_with('-') && part.chars().count() <= MAX_LABEL
+}
+
+/// Whether a combining mark may print like nothing: over a character that is no letter, or as the dot that `i` and `j` have
+/// already. In normal form C, no other letter of a living language needs that dot as a character of its own.
+fn has_hidden_mark(address: &str) -> bool {
+    let mut previous = None;
+    address.chars().any(|c| {
+        let base = previous.replace(c);
+        c == '\u{307}'
+            || (is_combining_mark(c) && !base.is_some_and(|base| base.is_alphabetic() || is_combining_mark(base)))
+    })
 }
 
 /// Whether a character looks like one in ASCII. `æ` looks like two, and is not mistaken for them.
@@ -163,6 +209,56 @@ mod tests {
             ("admin@1ocalhost", LIKE_ADMINISTRATOR),
         ] {
             assert_eq!(parse(bad), Err(rule), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn combining_mark_that_hides_is_refused() {
+        for bad in [
+            "admi\u{307}n@localhost", // the dot of i, twice
+            "cli\u{307}@host",
+            "si\u{307}gn-on@localhost",
+            "ann@exampl\u{456}\u{307}.com",
+            "i\u{323}\u{307}@example.com",
+            "\u{301}admin@localhost", // over nothing
+            "ann@\u{301}example.com",
+            "ann.\u{301}b@example.com",
+            "sign-\u{335}on@localhost", // a stroke over a hyphen
+            "ann1\u{301}@example.com",
+        ] {
+            assert!(matches!(parse(bad), Err(MARKS | CHARACTERS | MIXED_SCRIPTS)), "{bad:?}: {:?}", parse(bad));
+        }
+        assert_eq!(parse("admi\u{307}n@localhost"), Err(MARKS));
+        assert_eq!(parse("\u{301}admin@localhost"), Err(MARKS));
+    }
+
+    #[test]
+    fn ascii_parts_follow_dot_atom_and_host_names() {
+        for bad in
+            [".ann@b.c", "ann.@b.c", "a..b@b.c", "<a@b.c>", "\"a\"@b.c", "a,b@b.c", "a:b@b.c", "a(b)@b.c", "cli.@host"]
+        {
+            assert_eq!(parse(bad), Err(NAME), "{bad:?}");
+        }
+        for bad in [
+            "admin@localhost.",
+            "admin@localhost..",
+            "a@.b.c",
+            "a@b..c",
+            "a@b.c>",
+            "a@-b.c",
+            "a@b-.c",
+            "a@b_c.d",
+            "a@[127.0.0.1]",
+            "a@b:25",
+            "a@b/c",
+            &format!("a@{}.c", "b".repeat(64)),
+        ] {
+            assert_eq!(parse(bad), Err(HOST), "{bad:?}");
+        }
+        for good in
+            ["!#$%&'*+-/=?^_`{|}~@b.c", "a@1.2.3.4", &format!("a@{}.c", "b".repeat(63)), "a@xn--bcher-kva.example"]
+        {
+            assert_eq!(parse(good).as_deref(), Ok(good));
         }
     }
 

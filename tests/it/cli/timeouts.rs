@@ -11,6 +11,7 @@ use super::import::{file, flags};
 use super::{Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{Backend, Database, Server, with_timeout};
+use crate::telemetry::MonitoredServer;
 
 /// More changes than the rate limit allows at once.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -100,4 +101,43 @@ async fn starting_server_is_waited_for() {
     tokio::task::yield_now().await;
     let _way = TcpProxy::at(address, Route::Forward(server.address)).await;
     assert_eq!(me.object().await["user"]["email"], "admin@localhost");
+}
+
+/// The flip is being written when the first attempt ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_after_its_deadline_is_made_once() {
+    let database = Database::new(Backend::Postgres).await;
+    let monitored = MonitoredServer::start(&database, &[]).await;
+    let mut admin = monitored.server.admin().await;
+    admin.create("a").await;
+    let shell = Shell::new(monitored.server.address);
+    let held = database.lock_head().await;
+    let toggle = shell.start(&["flag", "toggle", "a", "--timeout", "300ms"]);
+    monitored.until_refused("DEADLINE_DURING_CHANGE").await;
+    drop(held);
+    let (code, _, errors) = toggle.wait().await;
+    assert_eq!(code, 0, "{errors:?}");
+    assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Enabled);
+    assert_eq!(admin.log().await.iter().filter(|entry| entry.action_type.starts_with("toggle_")).count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_outcome_is_learnt_with_the_request_id() {
+    let database = Database::new(Backend::Postgres).await;
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let shell = Shell::new(server.address);
+    let held = database.lock_head().await;
+    let toggle = ["flag", "toggle", "a", "--timeout", "50ms"];
+    let error = shell.fails(&toggle, 6).await;
+    let (_, id) =
+        error.trim_end().rsplit_once("repeat the command with --request-id ").unwrap_or_else(|| panic!("{error}"));
+    drop(held);
+    let repeated = [&toggle[..3], &["--request-id", id]].concat();
+    for _ in 0..2 {
+        let (code, _, error) = shell.run(&repeated).await;
+        assert_eq!(code, 0, "{error}");
+    }
+    assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Enabled);
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
 use tokio::io::{AsyncWriteExt, Interest};
@@ -10,7 +11,7 @@ use tokio::time::timeout;
 use tonic::Code;
 
 use super::{server_limited, server_with};
-use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, unfinished_message};
+use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, gzip_message, unfinished_message};
 use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, with_timeout};
 
@@ -62,6 +63,68 @@ async fn unfinished_requests_of_strangers_take_no_memory() {
     admin.flip("a").await;
     let after = server.resident_mib();
     assert!(after < before + 32, "{before} MiB before, {after} MiB with {} connections", held.len());
+}
+
+/// Nothing is reserved for bytes that a client only promises, nor is a message decoded before its request has ended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn declared_bytes_take_no_memory() {
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let begun = |length: u32| {
+        let mut message = vec![0; 3_000];
+        message[1..5].copy_from_slice(&length.to_be_bytes());
+        Bytes::from(message)
+    };
+    // Compressed to a thousandth; decoded, each empty item of the batch takes more than a hundred bytes.
+    let decoded = gzip_message(&b"\x0a\x00".repeat(2 << 20));
+    let before = server.data_mib();
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut held = Vec::new();
+    for number in 0..300 {
+        let (path, token, message, encoding) = match number % 3 {
+            0 => (RESOLVE_ALL, None, begun(1 << 20), None),
+            1 => (BATCH, Some(TOKEN), begun(4 << 20), None),
+            _ => (BATCH, Some(TOKEN), decoded.clone(), Some("gzip")),
+        };
+        let mut call = connection.call_encoded(path, token, encoding).await.unwrap();
+        call.send(message, false).await;
+        held.push(call);
+    }
+    // By the time that it is answered, the others have been read.
+    admin.flip("a").await;
+    let after = server.data_mib();
+    // Reserved: 500 MiB; decoded: gigabytes.
+    assert!(after < before + 100, "{before} MiB before, {after} MiB with {} calls", held.len());
+    admin.flip("a").await;
+}
+
+/// The keys of a watch are kept as long as it is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_watches_have_a_budget() {
+    let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
+    let mut admin = server.admin().await;
+    let token = admin.new_user("other@example.com", &["view_feature_flags"]).await;
+    let mut other = server.client(Some(&token)).await;
+    let keys: Vec<_> = (0..1_000).map(|number| format!("{number:0100}")).collect();
+    let mut watch = async |keys: &[String]| {
+        let request = WatchFeatureFlagsRequest { keys: keys.to_vec(), ..Default::default() };
+        let mut stream = admin.toggle.watch_feature_flags(request).await?.into_inner();
+        stream.message().await.map(|_| stream)
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match watch(&keys).await {
+            Ok(stream) => held.push(stream),
+            Err(refused) => break refused,
+        }
+        assert!(held.len() < 100, "no watch is refused");
+    };
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{refused}");
+    assert!(held.len() > 20, "{}", held.len());
+    other.toggle.watch_feature_flags(WatchFeatureFlagsRequest::default()).await.unwrap();
+    held.clear();
+    with_timeout("the budget to be free", async { while watch(&keys).await.is_err() {} }).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -138,6 +138,9 @@ impl Model {
                 if !before.active && !reactivate {
                     return refuse(Code::FailedPrecondition, "USER_DEACTIVATED");
                 }
+                if reactivate && before.permitted && !permitted {
+                    return refuse(Code::InvalidArgument, "INVALID_FIELD");
+                }
                 self.put_user(user, User { active: true, permitted, ..before }, "user_updated")
             }
             Op::Deactivate { user } => {

@@ -1,8 +1,11 @@
 //! A client that begins calls and neither finishes nor reads them. No client library would: it speaks HTTP/2 itself.
 
 use std::future::poll_fn;
+use std::io::Write;
 use std::net::SocketAddr;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{RecvStream, SendStream};
 use http::{HeaderMap, Request};
@@ -18,6 +21,16 @@ pub fn unfinished_message() -> Bytes {
     let length = 4 << 20;
     let mut message = vec![0; 5 + length - 1];
     message[1..5].copy_from_slice(&u32::try_from(length).unwrap().to_be_bytes());
+    message.into()
+}
+
+/// A compressed message.
+pub fn gzip_message(bytes: &[u8]) -> Bytes {
+    let mut encoder = GzEncoder::new(vec![1, 0, 0, 0, 0], Compression::best());
+    encoder.write_all(bytes).unwrap();
+    let mut message = encoder.finish().unwrap();
+    let length = u32::try_from(message.len() - 5).unwrap();
+    message[1..5].copy_from_slice(&length.to_be_bytes());
     message.into()
 }
 
@@ -49,9 +62,22 @@ impl HostileConnection {
 
     /// Begins a call. `None` if the server has closed the connection.
     pub async fn call(&mut self, path: &str, token: Option<&str>) -> Option<HostileCall> {
+        self.call_encoded(path, token, None).await
+    }
+
+    /// Like [`Self::call`], with a `grpc-encoding`.
+    pub async fn call_encoded(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+        encoding: Option<&str>,
+    ) -> Option<HostileCall> {
         let mut request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(encoding) = encoding {
+            request = request.header("grpc-encoding", encoding);
         }
         with_timeout("a free stream", poll_fn(|context| self.send.poll_ready(context))).await.ok()?;
         let (response, request) = self.send.send_request(request.body(()).unwrap(), false).ok()?;

@@ -158,6 +158,11 @@ impl Server {
         self.memory_mib("VmHWM:")
     }
 
+    /// The memory that is allocated for data, whether it is resident or not, in MiB.
+    pub fn data_mib(&self) -> u64 {
+        self.memory_mib("VmData:")
+    }
+
     fn memory_mib(&self, name: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();

@@ -17,6 +17,7 @@ use toggled::api::pb::{ToggleFeatureFlagRequest, get_feature_flag_request};
 use crate::support::Database;
 use crate::support::Server;
 use crate::support::http::Http;
+use crate::support::with_timeout;
 
 /// A server that serves metrics.
 pub struct MonitoredServer {
@@ -51,6 +52,12 @@ impl MonitoredServer {
     /// Waits until exactly this many changes are queued. The committer has others in hand.
     pub async fn until_queued(&self, changes: u32) {
         metrics::until(self, "toggled_committer_queue_length", f64::from(changes)).await;
+    }
+
+    /// Waits until a call was refused for this reason.
+    pub async fn until_refused(&self, reason: &str) {
+        let refused = format!("reason=\"{reason}\"");
+        with_timeout("a refusal", async { while !self.metrics().await.contains(&refused) {} }).await;
     }
 }
 

@@ -29,6 +29,7 @@ use crate::api::errors::{ApiError, Limit, millis};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 use crate::auth::policy::{Policy, ServedMethod};
+use crate::config::{FixedLimits, Limits};
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -46,18 +47,7 @@ struct Shared {
     denials: Denials,
     streams: Arc<StreamLimiter>,
     bytes: Arc<ByteBudget>,
-    timeouts: StreamTimeouts,
-}
-
-/// How long streams may take.
-#[derive(Debug, Clone, Copy)]
-pub(in crate::api) struct StreamTimeouts {
-    /// For a message of a stream of requests to arrive.
-    pub message: Duration,
-    /// For the client of a watch to read something.
-    pub unread: Duration,
-    /// For the client of a stream that has ended to read the rest.
-    pub reset: Duration,
+    limits: Limits,
 }
 
 impl AuthorizeLayer {
@@ -67,9 +57,9 @@ impl AuthorizeLayer {
         denials: Denials,
         streams: Arc<StreamLimiter>,
         bytes: Arc<ByteBudget>,
-        timeouts: StreamTimeouts,
+        limits: Limits,
     ) -> Self {
-        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, timeouts }))
+        Self(Arc::new(Shared { authorizer: Arc::new(authorizer), denials, streams, bytes, limits }))
     }
 }
 
@@ -172,10 +162,7 @@ impl AuthorizeLayer {
             Ok(charge) => charge,
             Err(error) => return at_once::<S>(protocol.refuse(error)),
         };
-        let arrival = match method.is_client_streaming {
-            true => Arrival::EachMessage(self.0.timeouts.message),
-            false => Arrival::Whole(admission.deadline.answer_by),
-        };
+        let arrival = self.arrival(&admission, &method);
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if method.is_server_streaming {
             return self.open_stream(admission, call, method, inner, request, (owner, account, charge));
@@ -208,8 +195,9 @@ impl AuthorizeLayer {
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
         }
+        // For what the stream keeps of its request, and reads ahead.
         request.extensions_mut().insert(Arc::clone(&account));
-        let (authorizer, timeouts) = (Arc::clone(&self.0.authorizer), self.0.timeouts);
+        let (authorizer, limits) = (Arc::clone(&self.0.authorizer), self.0.limits.fixed.clone());
         let connection = Peer::connection(request.extensions());
         let answer = inner.call(request);
         let answer = async move {
@@ -222,13 +210,25 @@ impl AuthorizeLayer {
                     let _permit = permit;
                     tokio::select! {
                         error = authorizer.stream_end(call, &method, admission.deadline.requested, connection) => error,
-                        error = unread_for(unread, timeouts.unread) => error,
+                        error = unread_for(unread, limits.unread_timeout) => error,
                     }
                 };
-                end_when(body, end, timeouts.reset)
+                end_when(body, end, limits.reset_timeout)
             }))
         };
         Either::Right(answer.boxed())
+    }
+
+    /// How the request arrives. The services refuse longer messages than this.
+    fn arrival(&self, admission: &Admission, method: &ServedMethod) -> Arrival {
+        let deadline = admission.deadline.answer_by;
+        if method.is_client_streaming {
+            return Arrival::EachMessage(self.0.limits.request_timeout);
+        }
+        match admission.protocol {
+            Protocol::Grpc => Arrival::Message { deadline, max_bytes: max_message_bytes(&self.0.limits.fixed, method) },
+            Protocol::Ofrep => Arrival::Other(deadline),
+        }
     }
 
     fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
@@ -278,6 +278,16 @@ fn precedence(method: &ServedMethod) -> Precedence {
         // Health checks.
         Policy::Public => Precedence::Vital,
         _ => Precedence::Ordinary,
+    }
+}
+
+/// The size of a method's request message. The router gives its service the same limit.
+fn max_message_bytes(limits: &FixedLimits, method: &ServedMethod) -> usize {
+    match method.policy {
+        Policy::Public => limits.max_public_request_bytes,
+        // flagd's.
+        _ if method.anonymous_on_request => limits.max_flagd_request_bytes,
+        _ => limits.max_request_bytes,
     }
 }
 

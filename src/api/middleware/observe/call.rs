@@ -97,7 +97,7 @@ impl TrackedCall {
                     reason,
                     caller = self.context.caller().map(tracing::field::display),
                     revision = self.context.revision(),
-                    duration_ms = took.as_secs_f64() * 1_000.0,
+                    duration_ms = milliseconds(took),
                     trace_id = %self.context.trace_id,
                     peer = peer.map(tracing::field::display),
                     "request"
@@ -112,8 +112,25 @@ impl TrackedCall {
     }
 }
 
+/// To the microsecond.
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_micros() as f64 / 1_000.0
+}
+
 impl Drop for TrackedCall {
     fn drop(&mut self) {
         self.end(Code::Cancelled);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn duration_is_logged_to_the_microsecond() {
+        for (nanoseconds, logged) in [(714_219, "0.714"), (0, "0.0"), (12_345_678_901, "12345.678")] {
+            assert_eq!(format!("{:?}", milliseconds(Duration::from_nanos(nanoseconds))), logged);
+        }
     }
 }

@@ -47,8 +47,10 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
 
     async fn fetch_all_flags(
         &self,
-        _request: Request<pb::FetchAllFlagsRequest>,
+        request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
+        // Not used, and not kept while the configuration is made.
+        drop(request);
         let now = self.mirror.read(Position::of).ok_or(Error::DatabaseUnavailable)?;
         let message = self.configurations.including(now).await?.message(&[], self.max_bytes)?;
         Ok(SharedAnswer::new(stream::iter([Ok(message)])).in_response(pb::FetchAllFlagsResponse::default()))

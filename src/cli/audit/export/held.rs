@@ -51,6 +51,11 @@ pub(in crate::cli::audit) enum NotContinuable {
              --raw-cells, or name another file"
     )]
     RawCells(u64),
+    #[error(
+        "line {0} has a cell with a ' before what a spreadsheet would run, as written without --raw-cells; omit --raw-cells, or \
+             name another file"
+    )]
+    DefusedCells(u64),
 }
 
 impl HeldEntries {
@@ -58,6 +63,8 @@ impl HeldEntries {
     pub fn read(mut file: impl BufRead, format: Format, cells: CsvCells) -> Result<Self, NotContinuable> {
         let mut held = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
+        // The first line with a cell of each kind. A raw text may look like a defused one, but not the other way round.
+        let (mut formula, mut defused) = (None, None);
         let head = record::head(format)?;
         let quote = (format == Format::Csv).then_some(b'"');
         loop {
@@ -71,7 +78,14 @@ impl HeldEntries {
             if end == LineEnd::EndOfFile {
                 // An incomplete line must match the start of the line that belongs there.
                 let common = expected.len().min(line.len());
-                return if line[..common] == expected[..common] { Ok(held) } else { Err(not_exported()) };
+                if line[..common] != expected[..common] {
+                    return Err(not_exported());
+                }
+                return match (cells, formula, defused) {
+                    (CsvCells::Defused, Some(line), _) => Err(NotContinuable::RawCells(line)),
+                    (CsvCells::Raw, None, Some(line)) => Err(NotContinuable::DefusedCells(line)),
+                    _ => Ok(held),
+                };
             }
             if held.bytes < head.len() as u64 {
                 if line != head {
@@ -82,12 +96,11 @@ impl HeldEntries {
                     });
                 }
             } else {
-                let RecordedEntry { position, has_expected_cells } =
-                    record::read(format, cells, &line).ok_or_else(not_exported)?;
+                let RecordedEntry { position, has_formula, has_defused } =
+                    record::read(format, &line).ok_or_else(not_exported)?;
                 held.push(position).ok_or_else(not_exported)?;
-                if !has_expected_cells {
-                    return Err(NotContinuable::RawCells(number));
-                }
+                formula = formula.or(has_formula.then_some(number));
+                defused = defused.or(has_defused.then_some(number));
             }
             held.bytes += line.len() as u64;
         }
@@ -211,17 +224,24 @@ mod tests {
     }
 
     #[test]
-    fn raw_formula_is_continued_only_as_raw() {
-        let entry = AuditLog { reason: Some("=1+1".into()), ..entry(2) };
-        let read = |written: CsvCells, expected: CsvCells| {
+    fn file_is_continued_as_it_was_written() {
+        let held = |texts: &[&str], written: CsvCells, expected: CsvCells| {
             let mut file = record::head(Format::Csv).unwrap();
-            record::write(Format::Csv, written, LOG, &entry, &mut file).ok().unwrap();
+            for (text, revision) in texts.iter().zip(2..) {
+                let entry = AuditLog { reason: Some((*text).to_owned()), ..entry(revision) };
+                record::write(Format::Csv, written, LOG, &entry, &mut file).ok().unwrap();
+            }
             HeldEntries::read(&file[..], Format::Csv, expected)
         };
-        let refused = read(CsvCells::Raw, CsvCells::Defused).unwrap_err();
-        assert!(matches!(refused, NotContinuable::RawCells(2)), "{refused}");
-        for (written, expected) in [(CsvCells::Raw, CsvCells::Raw), (CsvCells::Defused, CsvCells::Defused)] {
-            assert_eq!(read(written, expected).unwrap().entries, 1);
+        let formula = ["plain", "=1+1"];
+        let refused = held(&formula, CsvCells::Raw, CsvCells::Defused).unwrap_err();
+        assert!(matches!(refused, NotContinuable::RawCells(3)), "{refused}");
+        let refused = held(&formula, CsvCells::Defused, CsvCells::Raw).unwrap_err();
+        assert!(matches!(refused, NotContinuable::DefusedCells(3)), "{refused}");
+        for cells in [CsvCells::Raw, CsvCells::Defused] {
+            assert_eq!(held(&formula, cells, cells).unwrap().entries, 2);
+            // A text that looks defused, before one that shows that it is not.
+            assert_eq!(held(&["'=1", "=1+1"], cells, cells).unwrap().entries, 2);
         }
     }
 

@@ -110,22 +110,25 @@ struct PositionFields {
 /// A line of a file.
 pub(super) struct RecordedEntry {
     pub position: EntryPosition,
-    /// Whether the line could be in a file with such cells.
-    pub has_expected_cells: bool,
+    /// Whether it has a cell that only a file with raw cells has.
+    pub has_formula: bool,
+    /// Whether it has a cell as a file with defused cells has.
+    pub has_defused: bool,
 }
 
 /// The entry of a line; `None` for any other line.
-pub(super) fn read(format: Format, csv_cells: CsvCells, line: &[u8]) -> Option<RecordedEntry> {
-    let mut has_expected_cells = true;
+pub(super) fn read(format: Format, line: &[u8]) -> Option<RecordedEntry> {
+    let (mut has_formula, mut has_defused) = (false, false);
     let PositionFields { log_id, revision, hash } = match format {
         Format::Ndjson => serde_json::from_slice(line).ok()?,
         Format::Csv => {
             let mut reader = ReaderBuilder::new().has_headers(false).from_reader(line);
             let cells = reader.records().next()?.ok().filter(|cells| cells.len() == COLUMNS.len())?;
-            has_expected_cells = cells.iter().all(|cell| csv_cells.can_hold(cell));
+            has_formula = cells.iter().any(output::has_formula);
+            has_defused = cells.iter().any(output::has_defused_part);
             cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
         }
     };
     let position = EntryPosition { log_id, revision, hash: parse_hex(&hash)? };
-    Some(RecordedEntry { position, has_expected_cells })
+    Some(RecordedEntry { position, has_formula, has_defused })
 }

@@ -303,6 +303,7 @@ fn access_manager_links_one_account_per_user() {
     // Fields that are not given stay unchanged.
     world.accept(world.admin(update(sue, &[Permission::ViewAuditLogs])));
     assert_eq!(world.user("sue@example.com").account, Some(account("sue")));
+    world.accept(world.admin(update(sue, &[])));
     // Linking another account frees the first one, even within the same batch.
     let step = world.commit(&[world.admin(tie(sue, "susan")), world.admin(tie(joe, "sue"))]);
     assert!(step.decisions.iter().all(|decision| matches!(decision, Decision::Accepted(_))), "{:?}", step.decisions);
@@ -311,6 +312,34 @@ fn access_manager_links_one_account_per_user() {
     let (email, account) = (email("x@example.com"), Some(account("sue")));
     let new = Command::CreateUser { email, account: account.clone(), permissions: Permissions::default() };
     assert_eq!(world.reject(world.admin(new)), Error::AccountTaken(account.unwrap()));
+}
+
+/// A list that was left out looks like an empty one.
+#[test]
+fn permissions_are_revoked_only_by_name() {
+    let mut world = World::new();
+    world.with_user("sue@example.com", &[Permission::ToggleFeatureFlags, Permission::ViewFeatureFlags]);
+    let sue = world.user("sue@example.com").id;
+    let link = |permissions: &[Permission]| Command::UpdateUser {
+        id: sue,
+        account: Some(Account { issuer: "https://issuer".into(), subject: "sue".into() }),
+        permissions: set_of(permissions),
+        reactivate: false,
+        expected_revision: None,
+    };
+    for command in [link(&[]), reactivate(sue, &[])] {
+        let Error::Invalid(violations) = world.reject(world.admin(command)) else { panic!("another error") };
+        assert_eq!(violations[0].field, "permissions");
+        let rule = &violations[0].rule;
+        assert!(rule.contains("(toggle_feature_flags, view_feature_flags)"), "{rule}");
+    }
+
+    world.accept(world.admin(link(&[Permission::ViewFeatureFlags])));
+    world.accept(world.admin(update(sue, &[])));
+    world.accept(world.admin(link(&[])));
+    world.accept(world.admin(deactivate(sue)));
+    world.accept(world.admin(reactivate(sue, &[])));
+    assert_eq!(world.user("sue@example.com").permissions, Permissions::default());
 }
 
 /// Everything that lets someone act as a user, by a caller who lacks one of the user's permissions.

@@ -1,4 +1,5 @@
-//! The budget of buffered bytes: requests that have not arrived completely, and answers that their clients have not read.
+//! The budget of buffered bytes: requests that have not arrived completely, answers that their clients have not read, and the keys of
+//! open watches.
 //!
 //! Every such byte is charged to its connection, to its owner (a caller or, for strangers, a network) and to the server, and to
 //! strangers as a whole. A charge is made before bytes are kept, and ends when they are dropped: for an answer, when the transport
@@ -15,7 +16,7 @@
 //! | what | bytes | limited by |
 //! |---|---|---|
 //! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
-//! | request data that handlers have taken, headers of open calls, unread answers | 8 MiB of 64, for its callers and for its strangers, while memory is scarce | this budget |
+//! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, for its callers and for its strangers, while memory is scarce | this budget |
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |

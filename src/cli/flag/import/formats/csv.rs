@@ -17,11 +17,25 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     parse: |text, options| parse(text, CsvCells::new(options.raw_cells)),
 };
 
+/// What separates columns in files that some spreadsheets save.
+const OTHER_SEPARATORS: [(char, &str); 3] = [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")];
+
 const COLUMNS: [&str; 5] = ["key", "name", "description", "status", "archived"];
 
 fn has_key_column(start: &FileStart<'_>) -> bool {
     let is_json = start.first_line.starts_with(['{', '[']);
-    !is_json && start.first_line.split(',').any(|cell| column_name(cell.trim().trim_matches('"')) == "key")
+    !is_json && (has_key(start.first_line, ',') || other_separator(start.first_line).is_some())
+}
+
+fn has_key(first_line: &str, separator: char) -> bool {
+    first_line.split(separator).any(|cell| column_name(cell.trim().trim_matches('"')) == "key")
+}
+
+/// What separates the columns instead of commas.
+fn other_separator(first_line: &str) -> Option<&'static str> {
+    let has_columns = |separator: char| first_line.contains(separator) && has_key(first_line, separator);
+    let (_, name) = OTHER_SEPARATORS.iter().find(|(separator, _)| has_columns(*separator))?;
+    (!has_key(first_line, ',')).then_some(name)
 }
 
 /// A column's name as it is compared.
@@ -34,7 +48,11 @@ fn parse(text: &str, cells: CsvCells) -> Result<ImportedFlags, ParseErrors> {
     if text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1 {
         return Err(vec!["a quoted field is not closed; the file may be incomplete".to_owned()]);
     }
-    let mut reader = ReaderBuilder::new().from_reader(text.as_bytes());
+    if let Some(separator) = text.lines().next().and_then(other_separator) {
+        return Err(vec![format!("line 1: the columns are separated by {separator}; save the file with commas")]);
+    }
+    // A record of another length is an error here as well, but does not hide the other errors in its line.
+    let mut reader = ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|error| vec![error.to_string()])?;
     let columns: Vec<_> = headers.iter().map(column_name).collect();
     let mut collector = FlagCollector::default();
@@ -69,9 +87,12 @@ fn check_columns(columns: &[String], collector: &mut FlagCollector) {
 fn add_flag(columns: &[String], record: &StringRecord, cells: CsvCells, collector: &mut FlagCollector) {
     let location = record.position().map_or_else(String::new, |position| format!("line {}", position.line()));
     let position = |column| columns.iter().position(|name| name == column);
+    if record.len() != columns.len() {
+        collector.error(&location, format_args!("{} cells, but {} columns", record.len(), columns.len()));
+    }
     let cell = |column| position(column).and_then(|index| record.get(index)).map(|cell| cells.read(cell));
-    let word = |column| cell(column).map(str::trim).filter(|word| !word.is_empty());
-    let status = word("status").and_then(|word| collector.status(&location, word));
+    let word = |column| cell(column).map(|cell| cell.trim().to_owned()).filter(|word| !word.is_empty());
+    let status = word("status").and_then(|word| collector.status(&location, &word));
     let archived = word("archived").and_then(|word| match word.to_ascii_lowercase().as_str() {
         "true" => Some(true),
         "false" => Some(false),
@@ -80,9 +101,10 @@ fn add_flag(columns: &[String], record: &StringRecord, cells: CsvCells, collecto
             None
         }
     });
-    let name = cell("name").filter(|name| !name.is_empty());
-    let key = cell("key").unwrap_or_default();
-    collector.add(&location, &FlagFields { key, name, description: cell("description"), status, archived });
+    let (key, name, description) = (cell("key"), cell("name"), cell("description"));
+    let name = name.as_deref().filter(|name| !name.is_empty());
+    let (key, description) = (key.as_deref().unwrap_or_default(), description.as_deref());
+    collector.add(&location, &FlagFields { key, name, description, status, archived });
 }
 
 #[cfg(test)]
@@ -141,12 +163,29 @@ mod tests {
     }
 
     #[test]
+    fn short_row_does_not_hide_other_errors() {
+        let errors = parse_defused("status,key,name\nmaybe,a\non\noff,a b,A\n").unwrap_err();
+        let expected = [
+            "line 2: 2 cells, but 3 columns",
+            "line 2: status must be",
+            "line 3: 1 cells, but 3 columns",
+            "line 3: key must",
+            "line 4: key must",
+        ];
+        assert_eq!(errors.len(), expected.len(), "{errors:?}");
+        assert!(errors.iter().zip(expected).all(|(error, expected)| error.starts_with(expected)), "{errors:?}");
+    }
+
+    #[test]
     fn wrong_columns_are_named() {
         for (text, expected) in [
             ("key,colour\na,red\n", "colour"),
             ("name\nA\n", "column key is missing"),
             ("key,name,name\na,b,c\n", "duplicate column \"name\""),
-            ("key,name\na\n", "line: 2"),
+            ("key,name\na\n", "line 2: 1 cells, but 2 columns"),
+            ("key,name\na,b,c\n", "line 2: 3 cells, but 2 columns"),
+            ("key;name\na;A\n", "separated by semicolons"),
+            ("\"name\"\t\"key\"\nA\ta\n", "separated by tabs"),
             ("key,name\na,\"cut", "not closed"),
         ] {
             let errors = parse_defused(text).unwrap_err();

@@ -134,6 +134,16 @@ impl UnreadFields {
         }
     }
 
+    /// The items of the lists with one of these names, and the objects.
+    pub fn items<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Value> {
+        let fields = self.0.0.iter().filter(|(name, _)| names.contains(&name.as_str()));
+        fields.flat_map(|(_, value)| match value {
+            Value::Array(items) => items.as_slice(),
+            Value::Null => &[],
+            value => std::slice::from_ref(value),
+        })
+    }
+
     /// Reports those of the whole document. Each item of a list counts.
     pub fn report_document(&self, collector: &mut FlagCollector) {
         for (name, value) in &self.0.0 {

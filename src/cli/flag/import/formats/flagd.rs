@@ -41,19 +41,13 @@ enum Flags {
 struct Flag {
     /// In a list only.
     key: Option<String>,
-    state: State,
+    /// Checked when the file is read, so that each wrong one is reported.
+    state: Option<Value>,
     variants: Option<Entries<Value>>,
     default_variant: Option<String>,
     targeting: Option<Value>,
     #[serde(flatten)]
     unread: UnreadFields,
-}
-
-#[derive(Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "UPPERCASE")]
-enum State {
-    Enabled,
-    Disabled,
 }
 
 impl<'de> Deserialize<'de> for Flags {
@@ -109,6 +103,20 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
 
 /// Adds a flag; `path` is the path of its kind of object.
 fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut FlagCollector) {
+    // flagd's clients treat a disabled flag as missing, as toggled's clients treat an archived one.
+    let archived = match flag.state.as_ref().map(Value::as_str) {
+        Some(Some("ENABLED")) => Some(false),
+        Some(Some("DISABLED")) => Some(true),
+        state => {
+            let problem = if state.is_some() {
+                "state is neither ENABLED nor DISABLED"
+            } else {
+                "state is missing: ENABLED or DISABLED"
+            };
+            collector.error(location, format_args!("{problem}"));
+            None
+        }
+    };
     let variants = flag.variants.as_ref().map(|variants| &*variants.0).unwrap_or_default();
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
         collector.omit(key, &[format!("the flag: variant {name:?} is neither true nor false")]);
@@ -138,8 +146,6 @@ fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut 
     }
     collector.omit(key, &reasons);
     flag.unread.report(path, key, collector);
-    // flagd's clients treat a disabled flag as missing, as toggled's clients treat an archived one.
-    let archived = Some(flag.state == State::Disabled);
     collector.add(location, &FlagFields { key, status, archived, ..FlagFields::default() });
 }
 
@@ -261,6 +267,15 @@ mod tests {
     }
 
     #[test]
+    fn every_wrong_state_is_reported() {
+        let text =
+            r#"{"flags":{"a":{},"b":{"state":"on"},"c":{"state":7},"d e":{"state":null},"f":{"state":"ENABLED"}}}"#;
+        let errors = parse(text).unwrap_err();
+        let places: Vec<_> = errors.iter().filter_map(|error| error.split(':').next()).collect();
+        assert_eq!(places, ["flags.a", "flags.b", "flags.c", "flags.d e", "flags.d e"], "{errors:?}");
+    }
+
+    #[test]
     fn invalid_definition_or_key_is_an_error() {
         let on = r#"{"state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}"#;
         let keyed = r#"{"key":"a","state":"ENABLED","variants":{"on":true},"defaultVariant":"on"}"#;
@@ -269,8 +284,8 @@ mod tests {
                 r#"{"flags":{"a":{"state":"ENABLED","variants":{"on":true},"defaultVariant":"off"}}}"#.to_owned(),
                 "\"off\"",
             ),
-            (r#"{"flags":{"a":{"state":"MAYBE"}}}"#.to_owned(), "MAYBE"),
-            (r#"{"flags":{"a":{"State":"ENABLED"}}}"#.to_owned(), "missing field `state`"),
+            (r#"{"flags":{"a":{"state":"MAYBE"}}}"#.to_owned(), "flags.a: state is neither ENABLED nor DISABLED"),
+            (r#"{"flags":{"a":{"State":"ENABLED"}}}"#.to_owned(), "flags.a: state is missing"),
             (r#"{"flags":7}"#.to_owned(), "by their keys, or a list"),
             (r#"{"flags":{"a":7}}"#.to_owned(), "invalid type: integer `7`, expected an object"),
             (format!(r#"{{"flags":[{on}]}}"#), "flags[0]: key is missing"),

@@ -166,6 +166,7 @@ mod tests {
         for (text, format) in [
             ("key,name\na,A\n", "csv"),
             ("name,\"Key\"\r\nA,a\r\n", "csv"),
+            ("key;name\na;A\n", "csv"),
             ("{\"key\":\"a\"}\n{\"key\":\"b\"}\n", "ndjson"),
             ("{\"flags\":{}}", "flagd"),
             ("{\n  \"$schema\": \"https://example.com\",\n  \"flags\": {}\n}", "flagd"),

@@ -7,6 +7,9 @@ use serde_json::Value;
 use super::export::{Export, Feature, FeatureEnvironment, Strategy};
 use crate::cli::flag::import::imported::FlagCollector;
 
+/// The fields of release plans, whose milestones turn a flag on for more and more users.
+const RELEASE_PLANS: [&str; 4] = ["releasePlans", "releasePlan", "milestones", "releasePlanMilestones"];
+
 /// A strategy, and the path of the list that it is in.
 type StrategyAt<'a> = (&'static str, &'a Strategy);
 
@@ -17,6 +20,8 @@ pub(super) struct ExportIndex<'a> {
     /// The ids of strategies that are limited to segments, as the older export lists them.
     segmented_strategies: HashSet<&'a str>,
     dependencies: HashMap<&'a str, Vec<&'a Value>>,
+    /// The flags with a release plan in the environment.
+    planned: HashSet<&'a str>,
 }
 
 impl<'a> ExportIndex<'a> {
@@ -30,7 +35,15 @@ impl<'a> ExportIndex<'a> {
             strategies: HashMap::new(),
             segmented_strategies: segments.map(|it| it.feature_strategy_id.as_str()).collect(),
             dependencies: HashMap::new(),
+            planned: HashSet::new(),
         };
+        let text = |plan: &'a Value, name: &str| plan.get(name).and_then(Value::as_str);
+        for plan in export.unread.items(&RELEASE_PLANS) {
+            // A plan that names no environment may be of any.
+            if text(plan, "environment").is_none_or(|of_plan| environment.is_none_or(|selected| of_plan == selected)) {
+                index.planned.extend(text(plan, "featureName").or(text(plan, "feature")));
+            }
+        }
         let mut selection = Selection { known: names(export), environment, collector };
         for (position, it) in export.feature_environments.iter().enumerate() {
             if selection.takes("featureEnvironments[]", &it.feature_name, Some(&it.environment)) {
@@ -61,6 +74,9 @@ impl<'a> ExportIndex<'a> {
         }
         let strategies = it.strategies.iter().map(|strategy| ("featureEnvironments[].strategies[]", strategy));
         self.strategies.entry(name).or_default().extend(strategies);
+        if it.unread.items(&RELEASE_PLANS).next().is_some() {
+            self.planned.insert(name);
+        }
         it.unread.report("featureEnvironments[]", name, collector);
     }
 
@@ -80,6 +96,11 @@ impl<'a> ExportIndex<'a> {
     /// The dependencies of a flag on other flags.
     pub fn dependencies(&self, feature: &'a Feature) -> impl Iterator<Item = &'a Value> {
         self.dependencies.get(feature.name.as_str()).into_iter().flatten().copied().chain(&feature.dependencies)
+    }
+
+    /// Whether a release plan decides who gets a flag that is on.
+    pub fn has_release_plan(&self, feature: &Feature) -> bool {
+        self.planned.contains(feature.name.as_str()) || feature.unread.items(&RELEASE_PLANS).next().is_some()
     }
 
     pub fn is_for_all(&self, strategy: &Strategy) -> bool {

@@ -128,6 +128,9 @@ fn status(index: &ExportIndex<'_>, feature: &Feature, reasons: &mut Vec<String>)
     } else if !is_for_all && !disabled.is_empty() {
         reasons.push(format!("all strategies disabled ({}): status not imported", names(&disabled)));
     }
+    if index.has_release_plan(feature) {
+        reasons.push("a release plan decides who gets it: status not imported".to_owned());
+    }
     let parents: Vec<_> = index.dependencies(feature).map(parent_name).collect();
     if !parents.is_empty() {
         reasons.push(format!("depends on {}: status not imported", parents.join(", ")));

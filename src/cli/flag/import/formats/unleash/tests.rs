@@ -85,6 +85,38 @@ fn disabled_strategy_is_reported_and_ignored() {
 }
 
 #[test]
+fn flag_with_a_release_plan_keeps_status() {
+    let file = |fields: Value, of_environment: Value| {
+        let mut file = json!({
+            "features": [{"name": "a"}, {"name": "b"}, {"name": "off"}],
+            "featureEnvironments": [
+                {"featureName": "a", "environment": "e", "enabled": true},
+                {"featureName": "b", "environment": "e", "enabled": true},
+                {"featureName": "off", "environment": "e", "enabled": false},
+            ],
+        });
+        file.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        file["featureEnvironments"][0].as_object_mut().unwrap().extend(of_environment.as_object().unwrap().clone());
+        read(file, None)
+    };
+    let milestones = json!([{"name": "first", "strategies": [{"name": "flexibleRollout"}]}]);
+    let plan = |flag: &str, environment: &str| json!({"featureName": flag, "environment": environment, "milestones": milestones});
+    for (fields, of_environment) in [
+        (json!({"releasePlans": [plan("a", "e"), plan("off", "e"), plan("b", "other")]}), json!({})),
+        (json!({"milestones": [{"feature": "a"}]}), json!({})),
+        (json!({}), json!({"milestones": milestones})),
+        (json!({}), json!({"releasePlans": [{"name": "p"}]})),
+    ] {
+        let imported = file(fields, of_environment);
+        let statuses: Vec<_> = imported.flags.iter().map(|flag| flag.status).collect();
+        assert_eq!(statuses, [None, Some(Status::Enabled), Some(Status::Disabled)]);
+        let report = report(&imported);
+        assert_eq!(report.last().unwrap(), "a: a release plan decides who gets it: status not imported", "{report:?}");
+        assert!(report[0].contains("releasePlans") || report[0].contains("milestones"), "{report:?}");
+    }
+}
+
+#[test]
 fn flag_that_depends_on_another_keeps_status() {
     let file = |dependencies: Value| {
         json!({
