@@ -212,7 +212,7 @@ impl FanOut {
     fn next_wave(&self) -> Option<Instant> {
         let registry = self.lock();
         let Wave { began, cost, written } = registry.last_wave?;
-        let is_loaded = registry.due.since.is_some_and(|since| since < began + cost);
+        let is_loaded = registry.due.since.is_some_and(|since| since <= began + cost);
         let cost = cost.max(self.write_time.total().saturating_sub(written));
         Some(began + if is_loaded { interval(cost) } else { MIN_INTERVAL })
     }

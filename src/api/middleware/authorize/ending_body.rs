@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body::Frame;
+use prost::bytes::Bytes;
 use tokio::time::sleep;
 use tonic::Status;
 use tonic::body::Body;
@@ -28,12 +29,14 @@ pub(super) fn end_when(
         let _ = ended.set(end.await);
         sleep(grace).await;
     });
-    Body::new(EndingBody { body: Some(body), error, end: Some(reset) })
+    Body::new(EndingBody { body: Some(body), last: None, error, end: Some(reset) })
 }
 
 struct EndingBody {
     /// `None` once it has ended.
     body: Option<ChargedBody>,
+    /// The last frame, until everything before it is sent.
+    last: Option<Result<Frame<Bytes>, Status>>,
     /// Why it ends.
     error: Arc<OnceLock<ApiError>>,
     /// Until the task of the stream has taken it. HTTP/1.1 has no streams that could be reset: there, the body keeps it.
@@ -48,26 +51,38 @@ impl http_body::Body for EndingBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        let Self { body: Some(body), error, end } = &mut *self else { return Poll::Ready(None) };
+        let Self { body: Some(body), last, error, end } = &mut *self else { return Poll::Ready(None) };
         // Polled first, here or by the task: a caller without access gets no further message.
         let is_over = end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready());
         if !is_over {
             *end = end.take().and_then(|end| reset_when(end).err());
         }
-        let Some(error) = error.get() else { return Pin::new(body).poll_frame(context) };
-        if let Some(rest) = body.finish() {
-            return Poll::Ready(Some(rest));
+        if last.is_none() {
+            let frame = match error.get() {
+                Some(error) => body.finish().unwrap_or_else(|| last_frame(&status(error.clone()))),
+                None => match ready!(Pin::new(&mut *body).poll_frame(context)) {
+                    Some(frame) => frame,
+                    None => {
+                        self.body = None;
+                        return Poll::Ready(None);
+                    }
+                },
+            };
+            if frame.as_ref().is_ok_and(Frame::is_data) {
+                return Poll::Ready(Some(frame));
+            }
+            *last = Some(frame);
         }
         // With this frame the task of the stream ends, and nothing can reset it any more.
         if !is_over {
             ready!(body.unsent().poll_all_sent(context));
         }
-        let frame = last_frame(&status(error.clone()));
+        let last = last.take();
         self.body = None;
-        Poll::Ready(Some(frame))
+        Poll::Ready(last)
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.last.is_none() && self.body.as_ref().is_none_or(http_body::Body::is_end_stream)
     }
 }
