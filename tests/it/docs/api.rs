@@ -45,7 +45,7 @@ the message.
 | code | reason | what happened | what to do |
 |---|---|---|---|
 | UNAVAILABLE | any | nothing was written | retry |
-| UNAVAILABLE | none: your client lost its connection | unknown | retry with the same `request_id` |
+| DEADLINE_EXCEEDED, UNAVAILABLE, CANCELLED, others | none: your client or a proxy made it. Its own timer fired first, or it lost the connection | unknown | retry with the same `request_id` |
 | UNKNOWN | `COMMIT_OUTCOME_UNKNOWN` | unknown | retry with the same `request_id` |
 | DEADLINE_EXCEEDED | `DEADLINE_DURING_CHANGE` | unknown | retry with the same `request_id` |
 | DEADLINE_EXCEEDED | any other | nothing was written | retry with a longer deadline |
