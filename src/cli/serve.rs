@@ -83,8 +83,11 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         Some(address) => Some(MetricsListener::bind(address).await?),
         None => None,
     };
-    // After the listeners are bound and the database's file is open, so that a server with wrong settings or a port in use
-    // makes no key. For a file that is locked or full, the server waits.
+    // A broken key ends the program before a database is created.
+    let has_key = store.folder().is_some_and(|folder| folder.join(CHECKPOINT_KEY_FILE).exists());
+    let given = if has_key { checkpoint_key(given, &*store)? } else { given };
+    // A new one is made after the listeners are bound and the database's file is open, so that a server with wrong settings or
+    // a port in use makes none. For a file that is locked or full, the server waits.
     if let Err(error) = store.open_files().await
         && !matches!(error, StoreError::Unavailable(_) | StoreError::Unusable(_))
     {

@@ -66,6 +66,15 @@ impl Limits {
 }
 
 #[cfg(test)]
+impl Limits {
+    /// The limits without settings.
+    pub fn defaults() -> Self {
+        let command = Self::augment_args(clap::Command::new("toggled"));
+        clap::FromArgMatches::from_arg_matches(&command.get_matches_from(["toggled"])).unwrap()
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::Parser;

@@ -93,7 +93,7 @@ struct Due {
     /// When the first of these changes was told.
     since: Option<Instant>,
     to_all: bool,
-    /// Changed flags that somebody watches.
+    /// Changed flags that have watchers.
     keys: HashSet<FlagKey>,
     to_everyone: bool,
 }

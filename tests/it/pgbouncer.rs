@@ -1,4 +1,4 @@
-//! Servers that reach PostgreSQL through a pooler in session mode, with its default settings.
+//! Servers that reach PostgreSQL through a pooler in session mode, with its default settings and room for their connections.
 
 use toggled::api::pb::*;
 
@@ -8,7 +8,8 @@ use crate::support::{Backend, Database, RARE_POLLS, Server, invoke, with_timeout
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn servers_work_through_pgbouncer() {
     let database = Database::new(Backend::Postgres).await;
-    let pooler = PgBouncer::new(&database).await;
+    // 13 for each server, and some for the command line.
+    let pooler = PgBouncer::with_settings(&database, "default_pool_size = 30\n").await;
     let first = Server::start(&pooler.database).await;
     let second = Server::start_with(&pooler.database, &RARE_POLLS).await;
     database.wait_for_listeners(2).await;

@@ -6,6 +6,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::MonitoredServer;
+use crate::support::http::Http;
 use crate::support::http2_frames::{PREFACE, frame};
 use crate::support::tls::{self, Ca, Files};
 use crate::support::{Backend, Database, TOKEN, with_timeout};
@@ -137,8 +138,8 @@ async fn bytes_that_are_no_request_are_not_counted() {
     assert_eq!(ended(&server, "unknown").await, before);
     // HTTP/1.1 is no gRPC, whatever it asks for.
     let request = format!("POST /{FLIP} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
-    let answer = send_raw(server.server.address, request.as_bytes()).await;
-    assert!(answer.starts_with(b"HTTP/1.1 505 "), "{}", String::from_utf8_lossy(&answer));
+    let answer = Http::connect(server.server.address).await.send_raw(request.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
     assert_eq!(ended(&server, FLIP).await, [("UNIMPLEMENTED".to_owned(), 1.0)]);
 
     let (ca, database) = (Ca::new("ours"), Database::new(Backend::Sqlite).await);

@@ -321,12 +321,10 @@ pub(in crate::api) const OFREP_TIME: LimitName = LimitName::new(Milliseconds, "f
 mod tests {
     use super::*;
     use crate::config::Limits;
-    use clap::{Args, Command, FromArgMatches};
 
     #[test]
     fn every_limit_has_its_words_and_its_row() {
-        let defaults = Limits::augment_args(Command::new("toggled")).get_matches_from(["toggled"]);
-        let rows = list(&Limits::from_arg_matches(&defaults).unwrap());
+        let rows = list(&Limits::defaults());
         for limit in Limit::ALL {
             let reached = limit.reached(1 << 20);
             let message = reached.to_string();
