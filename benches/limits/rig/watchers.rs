@@ -219,10 +219,10 @@ fn count_down<T>(counted: &RefCell<Option<(usize, T)>>, at_zero: impl FnOnce(T))
     let mut counted = counted.borrow_mut();
     if let Some((left, _)) = &mut *counted {
         *left -= 1;
-        if *left == 0 {
-            if let Some((_, value)) = counted.take() {
-                at_zero(value);
-            }
+        if *left == 0
+            && let Some((_, value)) = counted.take()
+        {
+            at_zero(value);
         }
     }
 }

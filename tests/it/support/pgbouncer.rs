@@ -18,11 +18,7 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    pub async fn new(behind: &Database) -> Self {
-        Self::with_settings(behind, "").await
-    }
-
-    /// With further lines of its settings.
+    /// A pooler before this database, with further lines of its settings.
     pub async fn with_settings(behind: &Database, settings: &str) -> Self {
         let (server, name) = behind.url.rsplit_once('/').unwrap();
         let (host, port) = server.rsplit_once('@').unwrap().1.split_once(':').unwrap();
