@@ -221,7 +221,7 @@ pub async fn stalled(length: RunLength) -> FaultReport {
     setup.finish(rounds).await
 }
 
-/// Callers use up all connections for reads, and one more is rejected. Flips continue.
+/// Callers use up the four connections for look-ups, and one more is rejected. Flips continue.
 pub async fn pool_exhausted(length: RunLength) -> FaultReport {
     let setup = PostgresSetup::new("").await;
     let rounds = length.rounds(1, 5);
@@ -235,7 +235,7 @@ pub async fn pool_exhausted(length: RunLength) -> FaultReport {
                 async move { client.audit.list_audit_checkpoints(ListAuditCheckpointsRequest::default()).await },
             );
         }
-        setup.wait_for_sessions(8, "wait_event_type = 'Lock'").await;
+        setup.wait_for_sessions(4, "wait_event_type = 'Lock'").await;
         setup.load.wait_for_flips(200).await;
         let refused = with_timeout("a call to be rejected", callers.join_next()).await.unwrap().unwrap().unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::Unavailable, "DATABASE_UNAVAILABLE"));
