@@ -5,13 +5,14 @@
 //! without a checkpoint meanwhile, was overwritten.
 //!
 //! After a checkpoint the content is read from the file, without the write-ahead log. A checkpoint moves the head of the log in it
-//! forward, and keeps its layout (where each table begins), or gives it the one that SQLite shows. If the head is missing or went
-//! back, although the database as SQLite shows it did not, or the layout is a third one, the file was overwritten. An older state
-//! that was restored through SQLite shows in both.
+//! forward. If the head went back, although the database as SQLite shows it did not, the file was overwritten. An older state that
+//! was restored through SQLite shows in both.
 //!
-//! In the middle of a checkpoint the file may look like that too. So a surprise after a checkpoint is believed only once it was read
-//! several times from a file that was not written meanwhile. Until then nothing is written, but reads go on. A file that is
-//! unreadable without its write-ahead log is no surprise then: a checkpoint that ran out of space leaves it like that.
+//! In the middle of a checkpoint the file may look like that too. So a head that went back is believed only once it was read several
+//! times from a file that was not written meanwhile. Until then nothing is written, but reads go on. Nothing else in the file counts
+//! then: a checkpoint leaves pages as they were that another process still reads, or for which there was no space.
+//!
+//! The write-ahead log itself must be as long as the `-shm` file says.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -51,7 +52,7 @@ struct Seen {
 /// A surprise in the file.
 struct Doubt {
     mark: WriteMark,
-    found: Option<FileContent>,
+    found: FileContent,
     /// How often the same was found while the file was not written.
     readings: u32,
     last: Instant,
@@ -104,6 +105,9 @@ impl Content {
         if let Some(problem) = self.problem.get() {
             return Err(problem.into());
         }
+        if files.is_log_cut() {
+            return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
+        }
         // Read before the mark: a checkpoint that begins after this shows at the next check.
         let checkpointed = files.checkpointed();
         let mark = files.check()?;
@@ -127,17 +131,18 @@ impl Content {
             seen.mark = mark;
             return Ok(true);
         }
-        let Some(found) = found else {
-            // A checkpoint is being written, or had no space for all of it. With the write-ahead log the file is whole.
+        let Some(Some(found)) = found else {
+            // A checkpoint is being written, had no space for all of it, or left pages that others still read as they were. With the
+            // write-ahead log the file is whole.
             (seen.mark, seen.checkpointed, seen.doubt) = (mark, checkpointed, None);
             return Ok(true);
         };
-        let is_surprise = match &seen.content {
-            Some(before) => surprises(found.as_ref(), before, pool).await?,
+        let went_back = match &seen.content {
+            Some(before) => went_back(&found, before, pool).await?,
             None => false,
         };
-        if !is_surprise {
-            *seen = Seen { mark, checkpointed, content: found, doubt: None };
+        if !went_back {
+            *seen = Seen { mark, checkpointed, content: Some(found), doubt: None };
             return Ok(true);
         }
         let is_at_rest = files.check()? == mark;
@@ -176,27 +181,18 @@ impl FileContent {
     fn continues(&self, before: &Self) -> bool {
         self.log_id == before.log_id && self.revision >= before.revision
     }
-
-    fn has_layout_of(&self, other: &Self) -> bool {
-        self.roots == other.roots && self.schema_version == other.schema_version
-    }
 }
 
-/// Whether SQLite would not have written what was found in the file after `before`.
-async fn surprises(found: Option<&FileContent>, before: &FileContent, pool: &SqlitePool) -> Result<bool, StoreError> {
-    if found.is_some_and(|found| found.continues(before) && found.has_layout_of(before)) {
+/// Whether the log in the file is not a later state of the one before, although the database as SQLite shows it is.
+async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool) -> Result<bool, StoreError> {
+    if found.continues(before) {
         return Ok(false);
     }
-    let has_new_layout = found.is_some_and(|found| !found.has_layout_of(before));
-    let shown = match shown(pool).await {
-        // Pages from the write-ahead log do not fit to those of another layout.
-        Err(error) if has_new_layout && error::is_content(&error) => None,
-        shown => shown.map_err(read)?,
-    };
-    let went_back = !found.is_some_and(|found| found.continues(before))
-        && shown.as_ref().is_some_and(|shown| shown.continues(before));
-    let is_new_shown = found.zip(shown.as_ref()).is_some_and(|(found, shown)| found.has_layout_of(shown));
-    Ok(went_back || has_new_layout && !is_new_shown)
+    match shown(pool).await {
+        // Pages from the write-ahead log do not fit to those of another file.
+        Err(error) if error::is_content(&error) => Ok(true),
+        shown => Ok(shown.map_err(read)?.is_some_and(|shown| shown.continues(before))),
+    }
 }
 
 /// The content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.

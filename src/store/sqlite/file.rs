@@ -248,6 +248,14 @@ impl OpenedFiles {
         self.wal_index.as_ref()?.read()
     }
 
+    /// Whether the write-ahead log is shorter than its frames, so that another program than SQLite cut it.
+    pub fn is_log_cut(&self) -> bool {
+        let Some(before) = self.checkpointed() else { return false };
+        let is_short = fs::metadata(companion(&self.path, "-wal")).is_ok_and(|log| log.len() < before.least_length);
+        // A checkpoint empties the index before it cuts the file.
+        is_short && self.checkpointed() == Some(before)
+    }
+
     /// Whether the database has no name any more, and nothing else has its name: it ends with its last open handle. Where the
     /// system does not tell, it counts as moved.
     pub fn is_deleted(&self) -> bool {

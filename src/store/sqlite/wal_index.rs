@@ -17,6 +17,10 @@ const VERSION: u32 = 3_007_000;
 /// After so many frames the write-ahead log is moved into the database: SQLite's own default.
 const CHECKPOINT_FRAMES: u32 = 1000;
 
+/// The lengths of the headers of the write-ahead log and of each frame in it, in bytes.
+const WAL_HEADER: u64 = 32;
+const FRAME_HEADER: u64 = 24;
+
 /// The `-shm` file.
 pub(super) struct WalIndex {
     /// Never closed: when a process closes a file, it loses SQLite's locks on it.
@@ -34,6 +38,8 @@ pub(super) struct Checkpointed {
     moved: u32,
     /// Whether frames should be moved: the write-ahead log is long, or a checkpoint was not finished.
     pub is_due: bool,
+    /// The least length of the write-ahead log with all its frames, in bytes.
+    pub least_length: u64,
 }
 
 impl WalIndex {
@@ -51,11 +57,15 @@ impl WalIndex {
             return None;
         }
         let (frames, moved, begun) = (number(16)?, number(96)?, number(128)?);
+        let page_size = u16::from_ne_bytes(bytes.get(14..16)?.try_into().ok()?);
+        // The largest size does not fit into the field, and is written as 1.
+        let page_size = if page_size == 1 { 65_536 } else { u64::from(page_size) };
         Some(Checkpointed {
             generation: u64::from(number(32)?) << 32 | u64::from(number(36)?),
             begun,
             moved,
             is_due: moved < frames && (frames >= CHECKPOINT_FRAMES || begun != moved),
+            least_length: if frames == 0 { 0 } else { WAL_HEADER + u64::from(frames) * (FRAME_HEADER + page_size) },
         })
     }
 }

@@ -338,6 +338,35 @@ async fn sqlite_file_that_others_read_and_write_is_used() {
     world.commit(&[service(create("last"))]).await;
 }
 
+/// A checkpoint between two changes of the schema leaves a layout in the file that is neither that before nor the one that SQLite
+/// shows.
+#[tokio::test]
+async fn sqlite_file_whose_schema_others_change_is_used() {
+    let (mut world, _) = with_older_copy().await;
+    world.store.check().await.unwrap();
+    for night in ["first", "second"] {
+        world.raw.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+        world.raw.run("VACUUM; PRAGMA wal_checkpoint(PASSIVE); ANALYZE; CREATE TABLE others (a)").await;
+        // A change waits until the content is certain.
+        world.commit(&[service(create(night))]).await;
+        world.raw.run("DROP TABLE others; DROP TABLE sqlite_stat1").await;
+        world.commit(&[service(create(&format!("after-{night}")))]).await;
+    }
+    world.verify().await;
+}
+
+#[tokio::test]
+async fn cut_write_ahead_log_makes_sqlite_file_unusable() {
+    let mut world = World::new(Backend::Sqlite).await;
+    world.commit(&[service(create("a"))]).await;
+    let file = file_of(&world.database);
+    world.store.check().await.unwrap();
+    let log = &companions(&file)[1];
+    assert!(Command::new("truncate").args(["-s", "0"]).arg(log).status().unwrap().success());
+
+    assert_unusable(&mut world, "overwritten").await;
+}
+
 #[tokio::test]
 async fn long_write_ahead_log_is_moved_into_file() {
     let mut world = World::new(Backend::Sqlite).await;
