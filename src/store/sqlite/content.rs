@@ -105,11 +105,11 @@ impl Content {
         if let Some(problem) = self.problem.get() {
             return Err(problem.into());
         }
-        if files.is_log_cut() {
-            return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
-        }
         // Read before the mark: a checkpoint that begins after this shows at the next check.
         let checkpointed = files.checkpointed();
+        if checkpointed.is_some_and(|now| files.is_log_cut(now)) {
+            return Err(self.overwritten(files));
+        }
         let mark = files.check()?;
         if seen.mark == mark {
             seen.checkpointed = checkpointed;
@@ -126,7 +126,7 @@ impl Content {
                 None => !mark.has_other_content(&seen.mark),
             };
             if !is_same {
-                return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
+                return Err(self.overwritten(files));
             }
             seen.mark = mark;
             return Ok(true);
@@ -151,10 +151,14 @@ impl Content {
             _ => u32::from(is_at_rest),
         };
         if readings >= READINGS {
-            return Err(self.give_up(FileProblem::Overwritten(files.path().to_owned())));
+            return Err(self.overwritten(files));
         }
         seen.doubt = Some(Doubt { mark, found, readings, last: Instant::now() });
         Ok(false)
+    }
+
+    fn overwritten(&self, files: &OpenedFiles) -> StoreError {
+        self.give_up(FileProblem::Overwritten(files.path().to_owned()))
     }
 
     /// Whether the file was overwritten or found damaged, so that its write-ahead log must be kept.

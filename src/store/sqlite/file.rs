@@ -248,9 +248,9 @@ impl OpenedFiles {
         self.wal_index.as_ref()?.read()
     }
 
-    /// Whether the write-ahead log is shorter than its frames, so that another program than SQLite cut it.
-    pub fn is_log_cut(&self) -> bool {
-        let Some(before) = self.checkpointed() else { return false };
+    /// Whether the write-ahead log is shorter than its frames, of which `before` was just read, so that another program than SQLite
+    /// cut it.
+    pub fn is_log_cut(&self, before: Checkpointed) -> bool {
         let is_short = fs::metadata(companion(&self.path, "-wal")).is_ok_and(|log| log.len() < before.least_length);
         // A checkpoint empties the index before it cuts the file.
         is_short && self.checkpointed() == Some(before)
