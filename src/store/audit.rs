@@ -31,19 +31,23 @@ pub(super) fn entries<B: Backend>(prefix: &str, query: &EntryQuery) -> Sql<B> {
     sql
 }
 
+/// Whether another entry fits after each of these, in turn: there is room for about `max_bytes`, and for at least two entries.
+pub(super) fn has_room(max_bytes: usize) -> impl FnMut(&Entry) -> bool {
+    let (mut rows, mut bytes) = (0, 0);
+    move |entry| {
+        rows += 1;
+        bytes += entry.size();
+        rows < 2 || bytes < max_bytes
+    }
+}
+
 /// Reads the first of the entries that match a query with one statement, up to about `max_bytes`.
 pub(super) async fn some_entries<B: Backend>(
     query: &EntryQuery,
     max_bytes: usize,
     connection: &mut B::Connection,
 ) -> Result<SomeEntries, StoreError> {
-    let (mut rows, mut bytes) = (0, 0);
-    let has_room = |entry: &Entry| {
-        rows += 1;
-        bytes += entry.size();
-        rows < 2 || bytes < max_bytes
-    };
-    let (entries, is_cut) = entries::<B>("", query).rows_while(connection, has_room).await?;
+    let (entries, is_cut) = entries::<B>("", query).rows_while(connection, has_room(max_bytes)).await?;
     Ok(SomeEntries { entries, is_cut })
 }
 

@@ -74,15 +74,12 @@ impl<'c, B: Backend> Pages<'c, B> {
         let limit = query.limit.min(MAX_ENTRIES);
         let mut entries = self.read(&EntryQuery { limit, ..query.clone() }).await?;
         let is_full = limit < query.limit && entries.len() as i64 >= limit;
-        let found = entries.len();
-        let mut bytes = 0;
-        let fitting = entries.iter().take_while(|entry| {
-            let has_room = bytes < max_bytes;
-            bytes += entry.size();
-            has_room
-        });
-        entries.truncate(fitting.count().max(2));
-        Ok(SomeEntries { is_cut: is_full || entries.len() < found, entries })
+        let mut has_room = audit::has_room(max_bytes);
+        let last = entries.iter().position(|entry| !has_room(entry));
+        if let Some(last) = last {
+            entries.truncate(last + 1);
+        }
+        Ok(SomeEntries { is_cut: is_full || last.is_some(), entries })
     }
 
     async fn read(&mut self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
