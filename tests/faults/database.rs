@@ -93,8 +93,12 @@ async fn require_no_standby(admin: &mut PgConnection) {
 }
 
 pub async fn stopped(length: RunLength) -> FaultReport {
-    let mut setup = PostgresSetup::new("").await;
-    let rounds = length.rounds(2, 20);
+    let setup = PostgresSetup::new("").await;
+    stop_and_start(setup, length.rounds(2, 20)).await
+}
+
+/// Stops PostgreSQL at once and starts it, again and again.
+async fn stop_and_start(mut setup: PostgresSetup, rounds: usize) -> FaultReport {
     for _ in 0..rounds {
         setup.load.wait_for_some_flips().await;
         setup.cluster.command("stop").await;
@@ -106,18 +110,12 @@ pub async fn stopped(length: RunLength) -> FaultReport {
 /// The role and the server's file ask for commits that PostgreSQL acknowledges before it has written them. It crashes before it
 /// writes them by itself.
 pub async fn asynchronous_commits(length: RunLength) -> FaultReport {
-    let mut setup = PostgresSetup::new("-c wal_writer_delay=10s -c wal_writer_flush_after=1GB").await;
+    let setup = PostgresSetup::new("-c wal_writer_delay=10s -c wal_writer_flush_after=1GB").await;
     let mut admin = setup.cluster.admin_connection().await;
     admin.execute("ALTER ROLE postgres SET synchronous_commit = off").await.unwrap();
     // The first round is about open sessions, which reload the file. Later ones begin with the role's setting.
     alter_system(&mut admin, "SET synchronous_commit = off").await;
-    let rounds = length.rounds(2, 20);
-    for _ in 0..rounds {
-        setup.load.wait_for_some_flips().await;
-        setup.cluster.command("stop").await;
-        setup.cluster.command("start").await;
-    }
-    setup.finish(rounds).await
+    stop_and_start(setup, length.rounds(2, 20)).await
 }
 
 /// Connections are lost during appends, in each way that a network can lose them.
