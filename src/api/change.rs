@@ -151,8 +151,8 @@ fn proposal<R: Change>(
     let key = request_id
         .and_then(|id| validator.parse("request_id", &id, RequestId::parse))
         .map(|id| RequestKey { id, digest: digest(&origin.method, &body.encode_to_vec()) });
-    let given = Some(body.reason()).filter(|reason| !reason.is_empty());
-    let reason = given.and_then(|reason| validator.parse("reason", reason, Reason::parse));
+    let text = Some(body.reason()).filter(|reason| !reason.is_empty());
+    let reason = text.and_then(|reason| validator.parse("reason", reason, Reason::parse));
     let command = parse(&body, &mut validator);
     let command = validator.finish(command)?;
     let encode = |answer: &Answer| R::response(answer).encode_to_vec();

@@ -31,7 +31,7 @@ pub use follow::follow;
 pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
 
 /// What a reader of the log costs when it is notified: a few queries, most of which the database works on.
-const LOG_READ: Duration = Duration::from_micros(250);
+const LOG_READ_COST: Duration = Duration::from_micros(250);
 
 /// The state in memory, shared by all tasks. Reads do not block each other.
 pub struct Mirror {
@@ -77,7 +77,7 @@ impl Mirror {
             closing: closing::Closing::default(),
             access_changes: AtomicU64::new(0),
             flags: fan_out(Duration::ZERO),
-            log: fan_out(LOG_READ),
+            log: fan_out(LOG_READ_COST),
             access: fan_out(Duration::ZERO),
             write_time,
             former_keys: std::sync::Mutex::default(),
@@ -115,10 +115,10 @@ impl Mirror {
         self.access_changes.fetch_add(changes_access.into(), Ordering::AcqRel);
         drop(held);
         if changes_access {
-            self.access.tell_everyone(position);
+            self.access.notify_all(position);
         }
-        self.flags.tell(position, &delta.flags);
-        self.log.tell_everyone(position);
+        self.flags.notify(position, &delta.flags);
+        self.log.notify_all(position);
     }
 
     /// The keys of flags that disappeared because the log was replaced, as after a restore.
@@ -149,7 +149,7 @@ impl Mirror {
             former.extend(old.flags("", None).map(|flag| flag.key.clone()));
         }
         for subscribers in [&self.access, &self.flags, &self.log] {
-            subscribers.tell_everyone(position);
+            subscribers.notify_all(position);
         }
     }
 }

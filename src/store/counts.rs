@@ -28,7 +28,7 @@ impl<B: Backend> Counts<'_, B> {
     pub async fn ahead(&mut self, head: &Head) -> Result<bool, StoreError> {
         let sql = "SELECT max(block) FROM audit_log_counts";
         let last: Option<Option<i64>> = Sql::<B>::new(sql).first_value_on(self.0).await?;
-        let block = next(last.flatten(), head.floor);
+        let block = next_block(last.flatten(), head.floor);
         if revisions(&(block..=block)).last > head.revision {
             return Ok(false);
         }
@@ -76,7 +76,7 @@ impl<B: Backend> Counts<'_, B> {
 
     /// The counted blocks in a range that are of use for this filter. `None` if walking the range is as good.
     pub async fn counted(&mut self, filter: &Filter, range: Range) -> Result<Option<Counted>, StoreError> {
-        let blocks = within(range);
+        let blocks = blocks_within(range);
         if blocks.is_empty() || filter.is_empty() || self.is_small_object(filter, range).await? {
             return Ok(None);
         }
@@ -179,7 +179,7 @@ pub(super) fn runs(counts: Vec<(i64, i64)>, enough: i64) -> Vec<RangeInclusive<i
 }
 
 /// The block to count after the last counted one. A log that begins after `floor` starts with its first complete block.
-fn next(last: Option<i64>, floor: Revision) -> i64 {
+fn next_block(last: Option<i64>, floor: Revision) -> i64 {
     let whole = (floor + BLOCK - 1).div_euclid(BLOCK);
     last.map_or(whole, |last| whole.max(last + 1))
 }
@@ -190,7 +190,7 @@ pub(super) fn revisions(blocks: &RangeInclusive<i64>) -> Range {
 }
 
 /// The blocks that lie completely in a range.
-fn within(range: Range) -> RangeInclusive<i64> {
+fn blocks_within(range: Range) -> RangeInclusive<i64> {
     let first = (range.first.max(1) - 1 + BLOCK - 1).div_euclid(BLOCK);
     first..=range.last.div_euclid(BLOCK) - 1
 }
@@ -209,12 +209,12 @@ mod tests {
             (BLOCK + 1, 3 * BLOCK + 5, 1..=2),
             (BLOCK, 3 * BLOCK - 1, 1..=1),
         ] {
-            assert_eq!(within(Range { first, last }), blocks, "{first} to {last}");
+            assert_eq!(blocks_within(Range { first, last }), blocks, "{first} to {last}");
             let Range { first: begin, last: end } = revisions(&blocks);
             assert!(begin >= first && end <= last, "{blocks:?} are not in {first} to {last}");
         }
         for (first, last) in [(1, BLOCK - 1), (2, BLOCK), (2, 2 * BLOCK - 1), (BLOCK, BLOCK + 5), (9, 8), (1, 0)] {
-            assert!(within(Range { first, last }).is_empty(), "{first} to {last}");
+            assert!(blocks_within(Range { first, last }).is_empty(), "{first} to {last}");
         }
     }
 
@@ -231,12 +231,12 @@ mod tests {
 
     #[test]
     fn next_block_is_complete_and_follows_the_last() {
-        assert_eq!(next(None, 0), 0);
-        assert_eq!(next(Some(4), 0), 5);
+        assert_eq!(next_block(None, 0), 0);
+        assert_eq!(next_block(Some(4), 0), 5);
         for (floor, whole) in [(1, 1), (BLOCK, 1), (BLOCK + 1, 2), (10 * BLOCK - 1, 10)] {
-            assert_eq!(next(None, floor), whole);
-            assert_eq!(next(Some(0), floor), whole);
-            assert_eq!(next(Some(20), floor), 21);
+            assert_eq!(next_block(None, floor), whole);
+            assert_eq!(next_block(Some(0), floor), whole);
+            assert_eq!(next_block(Some(20), floor), 21);
         }
     }
 }

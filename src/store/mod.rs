@@ -2,7 +2,7 @@
 //!
 //! * `rows` describes each table once.
 //! * `sql`, `audit`, `counts`, `pages`, `checkpoints` and `follow` are written once for both databases.
-//! * `share` and `reading` keep questions to the log from slowing changes.
+//! * `log_query` and `query_throttle` keep queries of the log from slowing changes.
 //! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
 //! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
@@ -14,12 +14,12 @@ mod checkpoints;
 mod counts;
 mod error;
 mod follow;
+mod log_query;
 mod migrate;
 mod pages;
 mod postgres;
-mod reading;
+mod query_throttle;
 mod rows;
-mod share;
 mod sql;
 mod sqlite;
 mod usability;
@@ -89,7 +89,7 @@ pub struct EntryQuery {
 
 /// Some of the entries that match a query.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SomeEntries {
+pub struct EntryChunk {
     /// The entries, in the order of the query.
     pub entries: Vec<Entry>,
     /// Whether they ended at the size that was asked for, so that others may follow.
@@ -245,7 +245,7 @@ pub trait Store: Send + Sync {
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
     /// The first of these entries, up to about `max_bytes` by [`Entry::size`], but at least two if there are so many.
-    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError>;
+    async fn entry_chunk(&self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError>;
 
     /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
     /// the rest.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 
 use super::backend::Backend;
 use super::counts::{Counted, Counts, revisions, runs};
-use super::{EntryQuery, Order, SomeEntries, StoreError, audit};
+use super::{EntryChunk, EntryQuery, Order, StoreError, audit};
 use crate::domain::audit::Entry;
 use crate::domain::filter::Range;
 
@@ -66,10 +66,10 @@ impl<'c, B: Backend> Pages<'c, B> {
         self.read(query).await
     }
 
-    /// See [`super::Store::some_entries`].
-    pub async fn some_entries(mut self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
+    /// See [`super::Store::entry_chunk`].
+    pub async fn entry_chunk(mut self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError> {
         if query.filter.is_empty() || audit::has_own_index(&query.filter) {
-            return audit::some_entries::<B>(query, max_bytes, self.counts.0).await;
+            return audit::entry_chunk::<B>(query, max_bytes, self.counts.0).await;
         }
         let limit = query.limit.min(MAX_ENTRIES);
         let mut entries = self.read(&EntryQuery { limit, ..query.clone() }).await?;
@@ -79,7 +79,7 @@ impl<'c, B: Backend> Pages<'c, B> {
         if let Some(last) = last {
             entries.truncate(last + 1);
         }
-        Ok(SomeEntries { is_cut: is_full || last.is_some(), entries })
+        Ok(EntryChunk { is_cut: is_full || last.is_some(), entries })
     }
 
     async fn read(&mut self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {

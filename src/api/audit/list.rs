@@ -61,7 +61,7 @@ impl AuditLogList {
 
     /// The time up to which the answer is asked for, if an entry that is written later could belong to it. A page that is anchored
     /// at a revision never changes.
-    pub fn open_end(&self) -> Option<Timestamp> {
+    pub fn time_to_close(&self) -> Option<Timestamp> {
         self.period.to.filter(|_| self.cursor.is_none() && self.as_of.is_none())
     }
 

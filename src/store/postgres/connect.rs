@@ -45,8 +45,8 @@ impl Connector {
     }
 
     /// The URL's setting of `synchronous_commit`, if sessions do not use it.
-    pub fn lossy_setting(&self) -> Option<&str> {
-        self.session.lossy_setting()
+    pub fn lossy_synchronous_commit(&self) -> Option<&str> {
+        self.session.lossy_synchronous_commit()
     }
 
     /// A pool of connections. It connects at the first use.

@@ -136,7 +136,7 @@ limits! {
         Unavailable, StreamLimit, "this server has too many streams open; retry, perhaps on another replica"
     }
     /// Those of all callers without credentials.
-    StrangerStreams {
+    UnauthenticatedStreams {
         Count, "open streams of callers without credentials", Part("half of", "--max-streams");
         Unavailable, StreamLimit, "this server has too many streams open; retry, perhaps on another replica"
     }
@@ -152,7 +152,7 @@ limits! {
         "this connection has too many unread answers or unfinished requests; read and finish them first"
     }
     /// Those of a caller, or of a network of callers without credentials, while memory is scarce.
-    OwnerBytes {
+    CallerBytes {
         Bytes, "for one caller while memory is scarce", Part("a quarter of", "--max-buffered-mib");
         ResourceExhausted, BufferLimit,
         "you have too many unread answers or unfinished requests; read and finish them first, then retry"
@@ -164,7 +164,7 @@ limits! {
         "you have too many unread answers or unfinished requests; read and finish them first, then retry"
     }
     /// Those of all callers without credentials.
-    StrangerBytes {
+    UnauthenticatedBytes {
         Bytes, "for callers without credentials", Part("a quarter of", "--max-buffered-mib");
         ResourceExhausted, BufferLimit,
         "this server has too many unread answers and unfinished requests; retry, perhaps on another replica"

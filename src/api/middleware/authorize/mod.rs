@@ -21,8 +21,8 @@ use tower::{Layer, Service};
 
 use super::admit::Admission;
 use super::limits::{
-    Account, AnswerKind, Arrival, ByteBudget, Charge, Charged, ConnectionBytes, Owner, Precedence, StreamLimiter,
-    Unsent, charged_body, charged_request,
+    AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
+    StreamLimiter, Unsent, charged_body, charged_request,
 };
 use crate::api::call::Call;
 use crate::api::errors::{ApiError, Limit, millis};
@@ -107,7 +107,7 @@ where
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
                 // Not yet known, the caller counts as a stranger.
-                let account = self.layer.account(&request, &Owner::stranger(address(&request)));
+                let account = self.layer.account(&request, &Owner::unauthenticated(address(&request)));
                 match account.begin_call(request.headers(), Precedence::Vital) {
                     Ok(charge) => {
                         let pending = (pending, charge);
@@ -124,7 +124,7 @@ where
 /// The answer to a call: ready at once, the service's own future, or a boxed one.
 type ResponseFuture<S> =
     Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Unboxed<S>>, Boxed<S>>;
-type Unboxed<S> = Charged<<S as Service<Request<Body>>>::Future>;
+type Unboxed<S> = ChargedAnswer<<S as Service<Request<Body>>>::Future>;
 type Boxed<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> ResponseFuture<S> {
@@ -171,7 +171,7 @@ impl AuthorizeLayer {
             request.extensions_mut().insert(call);
         }
         let kind = if method.makes_changes { AnswerKind::Change } else { AnswerKind::Read };
-        Either::Left(Either::Right(Charged::new(inner.call(request), protocol, kind, charge)))
+        Either::Left(Either::Right(ChargedAnswer::new(inner.call(request), protocol, kind, charge)))
     }
 
     /// Opens a stream, which ends when its caller loses access, at its deadline, and when the server stops.
@@ -182,7 +182,7 @@ impl AuthorizeLayer {
         method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
-        (owner, account, charge): (Owner, Arc<Account>, Charge),
+        (owner, account, charge): (Owner, Arc<ByteAccount>, Charge),
     ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
@@ -231,7 +231,7 @@ impl AuthorizeLayer {
         }
     }
 
-    fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
+    fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<ByteAccount> {
         match request.extensions().get::<Peer>() {
             Some(peer) => self.0.bytes.account(&peer.bytes, owner),
             None => self.0.bytes.account(&ConnectionBytes::default(), owner),
@@ -293,7 +293,7 @@ fn max_message_bytes(limits: &FixedLimits, method: &ServedMethod) -> usize {
 
 fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {
     let caller = call.and_then(|call| call.caller.key());
-    caller.map_or_else(|| Owner::stranger(address(request)), Owner::Caller)
+    caller.map_or_else(|| Owner::unauthenticated(address(request)), Owner::Caller)
 }
 
 fn address(request: &Request<Body>) -> Option<IpAddr> {

@@ -10,17 +10,17 @@ pub(in crate::api) enum Owner {
     /// An authenticated caller.
     Caller(CallerKey),
     /// A stranger, which is a caller without credentials, or whose credentials are not verified yet; by network.
-    Stranger(Option<IpAddr>),
+    Unauthenticated(Option<IpAddr>),
 }
 
 impl Owner {
     /// A stranger at this address.
-    pub fn stranger(address: Option<IpAddr>) -> Self {
-        Self::Stranger(address.map(network))
+    pub fn unauthenticated(address: Option<IpAddr>) -> Self {
+        Self::Unauthenticated(address.map(network))
     }
 
-    pub fn is_stranger(&self) -> bool {
-        matches!(self, Self::Stranger(_))
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Unauthenticated(_))
     }
 }
 
@@ -48,10 +48,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv6_network_is_one_stranger() {
-        let stranger = |address: &str| Owner::stranger(address.parse().ok());
-        assert_eq!(stranger("2001:db8::1"), stranger("2001:db8::ffff:2"));
-        assert_ne!(stranger("2001:db8::1"), stranger("2001:db8:0:1::1"));
-        assert_eq!(stranger("::ffff:10.0.0.1"), stranger("10.0.0.1"));
+    fn ipv6_network_is_one_owner() {
+        let at = |address: &str| Owner::unauthenticated(address.parse().ok());
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:2"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"));
     }
 }

@@ -41,7 +41,7 @@ use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
-pub(in crate::api) use answer::{AnswerKind, Charged, ChargedBody, charged_body};
+pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
 pub(in crate::api) use unsent::Unsent;
@@ -67,8 +67,8 @@ pub struct ByteBudget {
     /// By [`Direction`].
     used: [AtomicUsize; 2],
     /// The part of the budget for strangers: they cannot shut callers out.
-    strangers_limit: usize,
-    used_by_strangers: AtomicUsize,
+    unauthenticated_limit: usize,
+    used_unauthenticated: AtomicUsize,
     max_per_connection: usize,
     owners: Mutex<HashMap<Owner, Weak<OwnedBytes>>>,
 }
@@ -105,20 +105,20 @@ pub(in crate::api) struct ConnectionBytes {
     /// That of callers and that of strangers: behind a proxy both use one connection.
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
-    last: Mutex<Option<Arc<Account>>>,
+    last: Mutex<Option<Arc<ByteAccount>>>,
 }
 
 /// What is charged for an owner's bytes on a connection.
-pub(in crate::api) struct Account {
+pub(in crate::api) struct ByteAccount {
     budget: Arc<ByteBudget>,
     connection: Arc<AtomicUsize>,
     owned: Arc<OwnedBytes>,
-    is_stranger: bool,
+    is_unauthenticated: bool,
 }
 
 /// Buffered bytes, charged until the value is dropped.
 pub(in crate::api) struct Charge {
-    account: Arc<Account>,
+    account: Arc<ByteAccount>,
     direction: Direction,
     bytes: usize,
 }
@@ -134,8 +134,8 @@ impl ByteBudget {
         Arc::new(Self {
             limit,
             used: Default::default(),
-            strangers_limit: limit / 4,
-            used_by_strangers: AtomicUsize::new(0),
+            unauthenticated_limit: limit / 4,
+            used_unauthenticated: AtomicUsize::new(0),
             max_per_connection: (limit / 8).max(MIN_PER_CONNECTION),
             owners: Mutex::default(),
         })
@@ -149,14 +149,15 @@ impl ByteBudget {
     }
 
     /// The account of an owner on a connection.
-    pub(in crate::api) fn account(self: &Arc<Self>, connection: &ConnectionBytes, owner: &Owner) -> Arc<Account> {
+    pub(in crate::api) fn account(self: &Arc<Self>, connection: &ConnectionBytes, owner: &Owner) -> Arc<ByteAccount> {
         let mut last = connection.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = last.as_ref().filter(|account| account.owned.owner == *owner) {
             return Arc::clone(account);
         }
-        let is_stranger = owner.is_stranger();
-        let used = Arc::clone(&connection.used[usize::from(is_stranger)]);
-        let account = Account { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_stranger };
+        let is_unauthenticated = owner.is_unauthenticated();
+        let used = Arc::clone(&connection.used[usize::from(is_unauthenticated)]);
+        let account =
+            ByteAccount { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_unauthenticated };
         let account = Arc::new(account);
         Arc::clone(last.insert(account))
     }
@@ -197,7 +198,7 @@ impl fmt::Debug for ConnectionBytes {
     }
 }
 
-impl Account {
+impl ByteAccount {
     /// Charges a call that begins with these headers.
     ///
     /// # Errors
@@ -233,8 +234,9 @@ impl Account {
 
     /// Charges what a stream keeps before its client asks for it. `None` unless memory is plentiful: then the stream does without.
     pub fn charge_ahead(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let Self { budget, is_stranger, .. } = &**self;
-        (!is_stranger && budget.used() + bytes <= budget.limit / 4).then(|| self.take(Direction::Response, bytes))
+        let Self { budget, is_unauthenticated, .. } = &**self;
+        (!is_unauthenticated && budget.used() + bytes <= budget.limit / 4)
+            .then(|| self.take(Direction::Response, bytes))
     }
 
     /// Charges bytes that exist already, without a check.
@@ -256,21 +258,22 @@ impl Account {
     fn exhausted(&self, precedence: Precedence) -> Option<LimitReached> {
         let budget = &*self.budget;
         let used = budget.used();
-        let (own_whole, own_used) = match self.is_stranger {
-            true => (budget.strangers_limit, budget.used_by_strangers.load(Ordering::Relaxed)),
+        let (own_whole, own_used) = match self.is_unauthenticated {
+            true => (budget.unauthenticated_limit, budget.used_unauthenticated.load(Ordering::Relaxed)),
             false => (budget.limit, used),
         };
-        let own_whole = if self.is_stranger && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
+        let own_whole =
+            if self.is_unauthenticated && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
         let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
         if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
             Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
         } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
-            let limit = if self.is_stranger { Limit::NetworkBytes } else { Limit::OwnerBytes };
+            let limit = if self.is_unauthenticated { Limit::NetworkBytes } else { Limit::CallerBytes };
             Some(limit.reached(share(own_whole)))
         } else if used >= budget.limit {
             Some(Limit::ServerBytes.reached(budget.limit))
         } else if own_used >= own_whole {
-            Some(Limit::StrangerBytes.reached(own_whole))
+            Some(Limit::UnauthenticatedBytes.reached(own_whole))
         } else {
             None
         }
@@ -278,13 +281,16 @@ impl Account {
 
     /// An account for bytes that several connections share: they count for the server and for strangers as a whole, but for no owner.
     fn shared(&self) -> Arc<Self> {
-        let owned =
-            OwnedBytes { budget: Arc::clone(&self.budget), owner: Owner::Stranger(None), used: AtomicUsize::new(0) };
+        let owned = OwnedBytes {
+            budget: Arc::clone(&self.budget),
+            owner: Owner::Unauthenticated(None),
+            used: AtomicUsize::new(0),
+        };
         Arc::new(Self {
             budget: Arc::clone(&self.budget),
             connection: Arc::default(),
             owned: Arc::new(owned),
-            is_stranger: self.is_stranger,
+            is_unauthenticated: self.is_unauthenticated,
         })
     }
 }
@@ -308,9 +314,9 @@ impl Charge {
     }
 
     fn counters(&self) -> impl Iterator<Item = &AtomicUsize> {
-        let Account { budget, connection, owned, is_stranger } = &*self.account;
-        let strangers = is_stranger.then_some(&budget.used_by_strangers);
-        [&**connection, &owned.used, &budget.used[self.direction as usize]].into_iter().chain(strangers)
+        let ByteAccount { budget, connection, owned, is_unauthenticated } = &*self.account;
+        let unauthenticated = is_unauthenticated.then_some(&budget.used_unauthenticated);
+        [&**connection, &owned.used, &budget.used[self.direction as usize]].into_iter().chain(unauthenticated)
     }
 }
 
@@ -330,8 +336,8 @@ mod tests {
 
     const LIMIT: usize = 64 * MIB;
 
-    fn stranger(address: &str) -> Owner {
-        Owner::stranger(address.parse().ok())
+    fn network(address: &str) -> Owner {
+        Owner::unauthenticated(address.parse().ok())
     }
 
     fn caller(number: u128) -> Owner {
@@ -350,15 +356,15 @@ mod tests {
     }
 
     #[test]
-    fn strangers_get_a_quarter_of_the_budget() {
+    fn unauthenticated_callers_get_a_quarter() {
         let budget = ByteBudget::of(LIMIT);
-        let (first, error) = fill(&budget, &stranger("10.0.0.1"));
+        let (first, error) = fill(&budget, &network("10.0.0.1"));
         // Alone, one network gets more than half of it.
         assert_eq!((first.len(), error), (9, Limit::NetworkBytes.reached(LIMIT / 16).into()));
-        let (second, _) = fill(&budget, &stranger("10.0.0.2"));
-        let (third, error) = fill(&budget, &stranger("10.0.0.3"));
+        let (second, _) = fill(&budget, &network("10.0.0.2"));
+        let (third, error) = fill(&budget, &network("10.0.0.3"));
         assert_eq!((second.len(), third.len()), (4, 3), "{error}");
-        assert_eq!(error, Limit::StrangerBytes.reached(LIMIT / 4).into());
+        assert_eq!(error, Limit::UnauthenticatedBytes.reached(LIMIT / 4).into());
         let (callers, _) = fill(&budget, &caller(1));
         assert_eq!(callers.len(), 17, "while most is free, a caller may take more than a share");
         drop((first, second, third, callers));
@@ -401,24 +407,24 @@ mod tests {
     }
 
     #[test]
-    fn strangers_do_not_shut_callers_of_their_connection_out() {
+    fn unauthenticated_use_leaves_a_connections_callers() {
         let budget = ByteBudget::of(LIMIT);
         let connection = ConnectionBytes::default();
-        let strangers = budget.account(&connection, &stranger("10.0.0.1")).take(Direction::Request, 15 * MIB);
+        let unauthenticated = budget.account(&connection, &network("10.0.0.1")).take(Direction::Request, 15 * MIB);
         let others = budget.account(&ConnectionBytes::default(), &caller(2)).take(Direction::Request, 25 * MIB);
         assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
-        drop((strangers, others));
+        drop((unauthenticated, others));
     }
 
     #[test]
-    fn vital_calls_begin_beyond_the_quarter_of_strangers() {
+    fn vital_calls_begin_beyond_unauthenticated_quarter() {
         let budget = ByteBudget::of(LIMIT);
-        let held = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| fill(&budget, &stranger(address)).0);
+        let held = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| fill(&budget, &network(address)).0);
         let connection = ConnectionBytes::default();
-        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Ordinary));
-        assert!(begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital));
-        let more = budget.account(&connection, &stranger("10.0.0.4")).take(Direction::Request, 16 * MIB);
-        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital), "half is for callers");
+        assert!(!begin(&budget, &connection, &network("10.0.0.4"), Precedence::Ordinary));
+        assert!(begin(&budget, &connection, &network("10.0.0.4"), Precedence::Vital));
+        let more = budget.account(&connection, &network("10.0.0.4")).take(Direction::Request, 16 * MIB);
+        assert!(!begin(&budget, &connection, &network("10.0.0.4"), Precedence::Vital), "half is for callers");
         assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
         drop((held, more));
     }

@@ -9,7 +9,7 @@ use prost::bytes::{BufMut, Bytes, BytesMut};
 use tonic::Status;
 
 use super::unsent::{Unsent, UnsentFrame};
-use super::{Account, Charge, Direction, FRAME_BYTES};
+use super::{ByteAccount, Charge, Direction, FRAME_BYTES};
 use crate::domain::error::Error;
 
 /// What gRPC puts before a message: whether it is compressed, and its length.
@@ -111,9 +111,9 @@ impl SharedBytes {
     }
 
     /// The bytes for one client. `call` is charged as long as they are.
-    pub(super) fn lend(&self, account: &Arc<Account>, call: Option<Charge>, unsent: UnsentFrame) -> Bytes {
+    pub(super) fn lend(&self, account: &Arc<ByteAccount>, call: Option<Charge>, unsent: UnsentFrame) -> Bytes {
         let mut charges = self.charges.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut charges[usize::from(account.is_stranger)];
+        let slot = &mut charges[usize::from(account.is_unauthenticated)];
         let shared = slot.upgrade().unwrap_or_else(|| {
             let charge = Arc::new(account.shared().take(Direction::Response, self.bytes.len()));
             *slot = Arc::downgrade(&charge);

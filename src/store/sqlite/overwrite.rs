@@ -31,14 +31,14 @@ use crate::store::StoreError;
 
 /// The content of the file as far as it was seen.
 #[derive(Default)]
-pub(super) struct Content {
-    seen: Mutex<Seen>,
+pub(super) struct OverwriteDetector {
+    seen: Mutex<LastSeen>,
     /// Why nothing may be read or written any more, until the next start.
     problem: OnceLock<FileProblem>,
 }
 
 #[derive(Default)]
-struct Seen {
+struct LastSeen {
     /// When the file was last written.
     mark: WriteMark,
     /// The state of the write-ahead log when the file was last seen with this mark.
@@ -46,11 +46,11 @@ struct Seen {
     /// What was in the file at that time; `None` before the first checkpoint of a new log.
     content: Option<FileContent>,
     /// What was found since and is not yet believed.
-    doubt: Option<Doubt>,
+    suspicion: Option<Suspicion>,
 }
 
 /// A surprise in the file.
-struct Doubt {
+struct Suspicion {
     mark: WriteMark,
     found: FileContent,
     /// How often the same was found while the file was not written.
@@ -89,12 +89,12 @@ impl<'r> FromRow<'r, SqliteRow> for FileContent {
 }
 
 /// How often a surprise must be read before it is believed.
-const READINGS: u32 = 3;
+const CONFIRMING_READINGS: u32 = 3;
 
 /// The minimum time between two readings of a surprise.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
-impl Content {
+impl OverwriteDetector {
     /// Checks the content, if the file was written since the last check. `pool` shows the database through SQLite. Returns whether
     /// the content is known to be SQLite's: if not, check again after [`PAUSE`].
     ///
@@ -115,10 +115,10 @@ impl Content {
             seen.checkpointed = checkpointed;
             return Ok(true);
         }
-        if seen.doubt.as_ref().is_some_and(|doubt| doubt.last.elapsed() < PAUSE) {
+        if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.last.elapsed() < PAUSE) {
             return Ok(false);
         }
-        let found = in_file(files).await?;
+        let found = read_file_alone(files).await?;
         // Read after the file: a checkpoint that wrote what was found had begun before.
         if seen.is_untouched_by_sqlite(files.checkpointed()) {
             let is_same = match &found {
@@ -134,7 +134,7 @@ impl Content {
         let Some(Some(found)) = found else {
             // A checkpoint is being written, had no space for all of it, or left pages that others still read as they were. With the
             // write-ahead log the file is whole.
-            (seen.mark, seen.checkpointed, seen.doubt) = (mark, checkpointed, None);
+            (seen.mark, seen.checkpointed, seen.suspicion) = (mark, checkpointed, None);
             return Ok(true);
         };
         let went_back = match &seen.content {
@@ -142,18 +142,20 @@ impl Content {
             None => false,
         };
         if !went_back {
-            *seen = Seen { mark, checkpointed, content: Some(found), doubt: None };
+            *seen = LastSeen { mark, checkpointed, content: Some(found), suspicion: None };
             return Ok(true);
         }
         let is_at_rest = files.check()? == mark;
-        let readings = match &seen.doubt {
-            Some(doubt) if is_at_rest && doubt.mark == mark && doubt.found == found => doubt.readings + 1,
+        let readings = match &seen.suspicion {
+            Some(suspicion) if is_at_rest && suspicion.mark == mark && suspicion.found == found => {
+                suspicion.readings + 1
+            }
             _ => u32::from(is_at_rest),
         };
-        if readings >= READINGS {
+        if readings >= CONFIRMING_READINGS {
             return Err(self.overwritten(files));
         }
-        seen.doubt = Some(Doubt { mark, found, readings, last: Instant::now() });
+        seen.suspicion = Some(Suspicion { mark, found, readings, last: Instant::now() });
         Ok(false)
     }
 
@@ -172,7 +174,7 @@ impl Content {
     }
 }
 
-impl Seen {
+impl LastSeen {
     /// Whether SQLite wrote nothing to the file since it was seen, given the state of the write-ahead log now.
     fn is_untouched_by_sqlite(&self, now: Option<Checkpointed>) -> bool {
         let is_unmoved = |before: Checkpointed| now.is_some_and(|now| now.is_unmoved_since(&before));
@@ -192,7 +194,7 @@ async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool)
     if found.continues(before) {
         return Ok(false);
     }
-    match shown(pool).await {
+    match read_through_sqlite(pool).await {
         // Pages from the write-ahead log do not fit to those of another file.
         Err(error) if error::is_content(&error) => Ok(true),
         shown => Ok(shown.map_err(read)?.is_some_and(|shown| shown.continues(before))),
@@ -200,7 +202,7 @@ async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool)
 }
 
 /// The content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
-async fn in_file(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
+async fn read_file_alone(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
     // An immutable database is read without locks and without its write-ahead log. SQLite also keeps our other connections'
     // locks when this one closes the file.
     let options = SqliteConnectOptions::new().filename(files.path()).immutable(true).read_only(true);
@@ -216,7 +218,7 @@ async fn in_file(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, Sto
 }
 
 /// The content that SQLite shows. `None` if the schema was taken back.
-async fn shown(pool: &SqlitePool) -> Result<Option<FileContent>, Error> {
+async fn read_through_sqlite(pool: &SqlitePool) -> Result<Option<FileContent>, Error> {
     match sqlx::query_as(CONTENT).fetch_optional(pool).await {
         Err(Error::Database(database)) if database.message().contains("no such table") => Ok(None),
         content => content,
