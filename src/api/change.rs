@@ -79,8 +79,8 @@ impl Changes {
         self.make_completed(request, parse, |command| ready(Ok(command))).await
     }
 
-    /// Makes the change that `parse` reads from the request and `complete` adds to, for example from the database. Nothing is awaited
-    /// before the request is known to be valid: an invalid one may be large.
+    /// As [`make`](Self::make), but `complete` adds to the command before it is proposed, for example from the database. Nothing is
+    /// awaited before the request is known to be valid: an invalid one may be large.
     pub(super) async fn make_completed<R: Change, F>(
         &self,
         request: Request<R>,

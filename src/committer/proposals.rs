@@ -26,13 +26,13 @@ pub struct Proposals {
     pub(super) queue: mpsc::Sender<PendingProposal>,
 }
 
-/// The start of a change: the committer begins it before its deadline, or the caller prevents it, whichever comes first.
+/// The start of a change: the committer begins it, or its deadline or caller prevents it, whichever comes first.
 #[derive(Debug, Default)]
 pub struct ChangeStart {
     /// `None` if the caller waits as long as it takes.
     deadline: Option<Instant>,
     is_proposed: AtomicBool,
-    /// Set when the change is begun or prevented.
+    /// Set by the first of [`begin`](Self::begin) and [`prevent`](Self::prevent).
     is_claimed: AtomicBool,
 }
 
@@ -52,8 +52,8 @@ impl ChangeStart {
         self.is_proposed.load(Ordering::Acquire)
     }
 
-    /// Prevents the change for good. False if it was prevented before, or has begun: then it is finished, whether its caller waits or
-    /// not.
+    /// Prevents the change for good. False if it was prevented before, or has begun: a change that has begun is finished, whether its
+    /// caller waits or not.
     pub fn prevent(&self) -> bool {
         self.claim()
     }
@@ -63,7 +63,7 @@ impl ChangeStart {
         self.claim()
     }
 
-    /// Decides, once, whether the change begins. True for the first call only.
+    /// True for the first call only, so that a change is begun or prevented, never both.
     fn claim(&self) -> bool {
         !self.is_claimed.swap(true, Ordering::AcqRel)
     }

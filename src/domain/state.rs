@@ -89,7 +89,7 @@ pub struct State {
     accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     secrets: HashMap<SecretHash, Uuid>,
-    /// The tokens of each user, sorted by id: oldest first, as far as clocks agree.
+    /// User and token ids, sorted: the tokens of each user from the oldest on, as far as clocks agree.
     tokens_by_user: BTreeSet<(Uuid, Uuid)>,
 }
 

@@ -1,9 +1,8 @@
-//! Closed times: a question about a time is answered once no entry can be dated at or before it any more. Then the answer never
+//! Closed times: a read as of a time is answered once no entry can be dated at or before that time any more. Then the answer never
 //! changes, on any replica.
 //!
 //! An entry is dated when it is decided, and can be read when it is committed. In between, an answer would miss it. Readers never
-//! write. They register the time that they ask about and wait until the committer has closed it, or has written an entry with
-//! a later date.
+//! write. They request a time, and wait until the committer has closed it or has written an entry with a later date.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,11 +17,11 @@ use crate::domain::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotClosed;
 
-/// What readers and the committer tell each other.
+/// The requests of readers for a closed time, and the committer's outcomes.
 pub(super) struct Closing {
-    /// The latest time that a reader asked about. One for all readers, so that many cost no more than one.
+    /// The latest requested time. One for all readers, so that many cost no more than one.
     requested: watch::Sender<Timestamp>,
-    /// How many readers wait. Without any, no time is closed: a time that was registered before the clock was set back lies ahead
+    /// How many readers wait. Without any, no time is closed: a time that was requested before the clock was set back lies ahead
     /// until the clock has caught up.
     readers: AtomicUsize,
     /// Counts closed times and failures, to wake readers.
@@ -69,7 +68,7 @@ impl Mirror {
         let is_first = self.closing.readers.fetch_add(1, Ordering::Relaxed) == 0;
         let _waiting = Waiting(&self.closing.readers);
         self.closing.requested.send_if_modified(|requested| {
-            // A time after the present was registered before the clock was set back; it must not keep others waiting.
+            // A time after the present was requested before the clock was set back; it must not keep others waiting.
             let latest = (*requested).min(now).max(time);
             std::mem::replace(requested, latest) != latest || is_first
         });
@@ -96,13 +95,12 @@ impl Mirror {
         self.closing.readers.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes over a closed time from the database, if the mirror is at the head that the database had then. Returns whether
-    /// it is.
+    /// Applies a closed time from the database, if the mirror is at the head that the database had then. Returns whether it is.
     pub fn close(&self, head: &Head, through: Timestamp) -> bool {
         self.close_if(through, |state| state.head() == head)
     }
 
-    /// Takes over a closed time that was read together with a head which the mirror has reached.
+    /// Applies a closed time that was read together with a head. The mirror has reached that head, or is beyond it.
     pub(super) fn close_reached(&self, through: Timestamp) {
         self.close_if(through, |_| true);
     }

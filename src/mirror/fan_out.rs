@@ -1,10 +1,11 @@
 //! Fan-out: wakes subscribers in waves.
 //!
-//! A change wakes nobody itself. It marks its subscribers as due, and a task of its own wakes all that are due as one wave: in slices,
-//! between which it yields, so that commits and answers are not queued behind thousands of woken tasks. Changes during a wave
-//! wait for the next one. How long that pauses depends on what a wave costs: the time to wake its subscribers, and the time to write
-//! what they send. So fan-out leaves most of the machine to changes, however many subscribers there are. A change after a quiet time is
-//! sent at once.
+//! A change only marks its subscribers as due. A separate task wakes all that are due, as one wave. It wakes them in slices and yields
+//! in between, so that commits and answers are not queued behind thousands of woken tasks.
+//!
+//! Changes during a wave wait for the next one. The pause until then grows with the cost of a wave: the time to wake its subscribers,
+//! and the time to write what they send. So fan-out leaves most of the machine to changes, however many subscribers there are. A change
+//! after a quiet time is sent at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,9 +29,9 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// How late a subscriber may be while waves are cheap enough.
 const MAX_LATENESS: Duration = Duration::from_millis(250);
 
-/// Under load, a wave takes at most this share of the time until the next: one part in ten, ...
+/// Under load, a wave begins this many times the cost of the last one after its beginning: waves take a tenth of the time.
 const INTERVAL_FACTOR: u32 = 10;
-/// ... or one in three, if subscribers would be later than [`MAX_LATENESS`] otherwise.
+/// The least such factor. It is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
 const MIN_INTERVAL_FACTOR: u32 = 3;
 
 /// The time that the server has spent writing to clients. Writes are most of what large messages cost.
@@ -52,14 +53,15 @@ impl WriteTime {
 #[derive(Default)]
 pub(super) struct FanOut {
     registry: Mutex<Registry>,
-    /// The state that the latest wave tells of.
+    /// The state that the latest wave announced.
     announced: Mutex<Position>,
-    /// What a subscriber costs at least when it is woken, if most of that is not spent in the tasks of this server.
+    /// The least cost of waking one subscriber. Set where most of the work is done outside this server's tasks.
     cost_each: Duration,
     write_time: WriteTime,
 }
 
-/// A subscriber's id in a wave. The subscribers of one connection are neighbours, so that it writes once for all of them.
+/// A subscriber's connection and number. A wave wakes subscribers in this order: those of one connection follow each other, so that the
+/// connection writes once for all of them.
 pub(super) type SubscriberId = (usize, u64);
 
 type Subscribers = BTreeMap<SubscriberId, Arc<Notify>>;
@@ -67,7 +69,9 @@ type Subscribers = BTreeMap<SubscriberId, Arc<Notify>>;
 #[derive(Default)]
 struct Registry {
     last_number: u64,
+    /// Subscribers to all flags. Those of the log, and of users and tokens, are here as well.
     all_flags: Subscribers,
+    /// Subscribers to some flags, by the key of each.
     by_key: HashMap<FlagKey, Subscribers>,
     due: Due,
     /// Whether a task sends waves.
@@ -85,16 +89,18 @@ struct Wave {
     written: Duration,
 }
 
-/// What the next wave tells.
+/// What the next wave announces, and to which subscribers.
 #[derive(Default)]
 struct Due {
     /// The latest state.
     position: Position,
-    /// When the first of these changes was told.
+    /// When the first of these changes was announced to this fan-out.
     since: Option<Instant>,
+    /// Whether subscribers to all flags are due.
     all_flags: bool,
-    /// Changed flags that have watchers.
+    /// Changed flags that have subscribers of their own, which are due.
     keys: HashSet<FlagKey>,
+    /// Whether all subscribers are due, those to some flags too.
     everyone: bool,
 }
 
@@ -147,12 +153,12 @@ impl FanOut {
         }
     }
 
-    /// The state that the latest wave tells of. Later changes come with another wave.
+    /// The state that the latest wave announced. Later changes come with another wave.
     pub fn announced(&self) -> Position {
         *self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the subscribers of these flags that they have changed, in the state at `position`.
+    /// Notifies the subscribers of these flags, which have changed in the state at `position`.
     pub fn notify(self: &Arc<Self>, position: Position, flags: &[Arc<Flag>]) {
         let mut registry = self.lock();
         let Registry { all_flags, by_key, due, .. } = &mut *registry;
@@ -161,16 +167,16 @@ impl FanOut {
         self.send(registry, position);
     }
 
-    /// Tells all subscribers that something changed, in the state at `position`.
+    /// Notifies all subscribers that something changed, in the state at `position`.
     pub fn notify_all(self: &Arc<Self>, position: Position) {
         let mut registry = self.lock();
         registry.due.everyone |= !registry.all_flags.is_empty() || !registry.by_key.is_empty();
         self.send(registry, position);
     }
 
-    /// Begins to send waves, unless nobody is due or a task sends them already.
+    /// Begins to send waves, unless no subscriber is due or a task sends them already.
     fn send(self: &Arc<Self>, mut registry: MutexGuard<'_, Registry>, position: Position) {
-        // The committer and the follower may tell of their states in another order than they made them.
+        // The committer and the follower may announce their states in another order than they made them.
         registry.due.position = registry.due.position.max(position);
         if registry.due.is_empty() {
             return;
@@ -207,8 +213,8 @@ impl FanOut {
         }
     }
 
-    /// When the next wave may begin. Under load, that is when something changed during the last one, it is later while that one is
-    /// still being written.
+    /// When the next wave may begin. Under load, the last wave's cost decides, which grows while that wave is still being written. Load
+    /// means that something changed during the last wave.
     fn next_wave(&self) -> Option<Instant> {
         let registry = self.lock();
         let Wave { began, cost, written } = registry.last_wave?;
@@ -217,7 +223,7 @@ impl FanOut {
         Some(began + if is_loaded { interval(cost) } else { MIN_INTERVAL })
     }
 
-    /// The subscribers that are due, in the order of their places.
+    /// Takes the subscribers that are due, in the order of their ids.
     fn begin_wave(&self) -> Vec<Arc<Notify>> {
         let mut registry = self.lock();
         let Due { position, all_flags, keys, everyone, since: _ } = std::mem::take(&mut registry.due);

@@ -1,4 +1,4 @@
-//! The follower: takes over what other replicas append.
+//! The follower: applies to the mirror what other replicas append.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,7 +52,7 @@ impl Mirror {
         }
     }
 
-    /// Takes over what happened since `known`. Returns whether the mirror has caught up.
+    /// Applies what happened to the log since `known`. Returns whether the mirror has caught up.
     async fn apply_outcome(
         &self,
         store: &dyn Store,

@@ -25,7 +25,7 @@ pub struct Subscription {
     registration: Registration,
     /// The generation of the log that it began on, see [`State::generation`].
     generation: u64,
-    /// What the next read must include, besides what the latest wave tells of.
+    /// What the next read must include, besides what the latest wave announced.
     needed: Position,
 }
 
@@ -40,7 +40,7 @@ pub struct AccessChanges {
     seen: u64,
 }
 
-/// A id in the waves of one kind.
+/// A subscriber's registration with a fan-out, until it is dropped.
 struct Registration {
     fan_out: Arc<FanOut>,
     id: SubscriberId,

@@ -89,8 +89,8 @@ pub(super) fn last_until<B: Backend>(time: Timestamp) -> Sql<B> {
 /// The index that holds the entries of a filter in the order of their revisions, for a database that has to be told. `None`
 /// to walk the log itself.
 ///
-/// Of several conditions, the first in this list is the one that the fewest entries pass: a change that is not a flip, or is
-/// about something else than a flag, is rare. A new filter gets a line here.
+/// The list is ordered by how few entries pass a condition, and the first that applies is used. Changes that are not flips, or that
+/// concern other objects than flags, are rare. A new filter gets a line here.
 fn index(filter: &Filter) -> Option<&'static str> {
     let is_action = |is_flip| filter.action.is_some_and(|action| action.is_flip() == is_flip);
     [

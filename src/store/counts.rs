@@ -1,9 +1,11 @@
 //! Counting the entries that pass a filter, written once for both databases.
 //!
-//! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in
-//! blocks: except for the object, each field of a filter has few values, so a block needs only a few rows for each user,
-//! and a few for all users together. A count adds up the blocks that lie in its range, and walks only the entries at both
-//! ends. The same counts say in which blocks a page's entries are (`pages.rs`).
+//! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in blocks. Except
+//! for the object, each field of a filter has few values. So a block needs only a few rows for each user, and a few for all users
+//! together.
+//!
+//! A count adds up the blocks that lie in its range, and walks only the entries at both ends. The same counts say in which blocks a
+//! page's entries are (`pages.rs`).
 
 use std::ops::RangeInclusive;
 
@@ -80,7 +82,7 @@ impl<B: Backend> Counts<'_, B> {
         if blocks.is_empty() || filter.is_empty() || self.is_small_object(filter, range).await? {
             return Ok(None);
         }
-        // They have no gap.
+        // The counted blocks have no gap, so the first and the last are enough.
         let sql = "SELECT (SELECT min(block) FROM audit_log_counts WHERE block >= $1),
             (SELECT max(block) FROM audit_log_counts WHERE block <= $2)";
         let query = Sql::<B>::new(sql).bind(*blocks.start()).bind(*blocks.end());
@@ -111,8 +113,8 @@ impl<B: Backend> Counts<'_, B> {
         Ok(entries < FEW_ENTRIES)
     }
 
-    /// The blocks among these that have entries which pass the filter, in this order, and how many. The object is left out of
-    /// account.
+    /// The blocks among these that have entries which pass the filter, in this order, with their number of entries. Ignores the
+    /// filter's object.
     pub async fn by_block(
         &mut self,
         filter: &Filter,

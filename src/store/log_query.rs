@@ -1,4 +1,4 @@
-//! Questions of callers to the log: each has its turn and a connection, and ends in the database when its call ends.
+//! Queries of the log for callers: each has its turn and a connection, and is stopped in the database when its call ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,7 +10,7 @@ use super::StoreError;
 use super::backend::Backend;
 use super::query_throttle::{QueryThrottle, Turn};
 
-/// One question. If it is dropped before [`end`](Self::end), because the call was cancelled or its deadline has passed, the
+/// A query of the log in progress. If it is dropped before [`end`](Self::end), because the call was cancelled or its deadline has passed, the
 /// database stops working on it.
 pub(super) struct LogQuery<'s, B: Backend> {
     connection: PoolConnection<B>,

@@ -5,8 +5,8 @@
 //! * `log_query` and `query_throttle` keep queries of the log from slowing changes.
 //! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
-//! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
-//! to the conformance suite in `tests/it/store`, which runs every method against every backend.
+//! To add a backend, implement [`Store`] and [`Writer`], and give it migrations with the same tables and columns. Add it to the
+//! conformance suite in `tests/it/store`, which runs every method against every backend.
 
 mod audit;
 mod backend;
@@ -54,7 +54,7 @@ pub use usability::Usability;
 pub enum AppendOutcome {
     /// The step is in the log, durably.
     Appended,
-    /// The head of the log is not the one that the step was decided at, or the time of the step's first entry was closed
+    /// The log has another head than the one that the step was decided at. Or the time of the step's first entry was closed
     /// meanwhile. Nothing was written. Following the log brings both up to date.
     HeadMoved,
     /// A request of the step is stored already: it is a retry, or its id was used for another request. Nothing was written.
@@ -87,12 +87,12 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
-/// Some of the entries that match a query.
+/// The first entries that match a query, up to a size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntryChunk {
     /// The entries, in the order of the query.
     pub entries: Vec<Entry>,
-    /// Whether they ended at the size that was asked for, so that others may follow.
+    /// Whether the chunk ended at its size, so that other entries may follow.
     pub is_cut: bool,
 }
 

@@ -1,7 +1,7 @@
 //! Reading the entries that pass a filter, written once for both databases.
 //!
-//! A condition alone has an index that gives its entries in order. For several conditions, and for entries to skip, the
-//! counts say how many entries each block of the log has: only blocks with entries on the page are walked.
+//! For a single condition there is an index that gives its entries in order. For several conditions, and to skip entries, the counts
+//! are used. They say how many entries each block of the log has, so that only blocks with entries on the page are walked.
 
 use std::ops::RangeInclusive;
 
@@ -37,7 +37,7 @@ impl Page<'_> {
         self.query.limit.saturating_sub_unsigned(self.entries.len() as u64)
     }
 
-    /// The blocks that are not skipped as a whole, of blocks with so many entries each.
+    /// Skips whole blocks, given the number of entries in each, and returns the rest.
     fn skip_blocks(&mut self, counts: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
         let rest = counts.into_iter().skip_while(|(_, entries)| {
             let is_skipped = *entries <= self.skip;

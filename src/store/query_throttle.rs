@@ -1,8 +1,8 @@
-//! The share of the database that questions to the log get while changes are made.
+//! Throttles queries of the log while changes are made.
 //!
-//! A question costs the database far more than a flip, and callers can ask without a pause. So questions take turns, in the
-//! order in which they came, and after each of them the next one waits for a multiple of the time in which changes were
-//! being written meanwhile. Without changes, nothing waits.
+//! A query of the log costs the database far more than a flip, and callers can send them without a pause. So they take turns, in the
+//! order in which they came. After each query the next one rests for a multiple of the time in which changes were written meanwhile.
+//! Without changes, there are no rests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,22 +11,22 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
-/// How many questions run at once. Each has a connection.
+/// How many queries run at once. Each has a connection.
 pub(super) const TURNS: u32 = 4;
 
-/// How many times as long as changes were written during a question the next one waits. All questions together then get
-/// about a quarter of one core while changes are written without a pause.
+/// A rest is this many times as long as changes were written during the query before. All queries together then get about a quarter of
+/// one core while changes are written without a pause.
 const REST_FACTOR: u32 = 3;
 
-/// The longest rest after one question, so that one that was slow does not stop the others for long.
+/// The longest rest after one query, so that a slow one does not stop the others for long.
 const MAX_REST: Duration = Duration::from_secs(1);
 
-/// The share of one server's callers.
+/// The turns of the queries of one server's callers.
 pub(super) struct QueryThrottle {
     turns: Semaphore,
     /// For how many microseconds changes were being written so far.
     writing: AtomicU64,
-    /// Until when no question begins.
+    /// Until when no query begins.
     rest_until: Mutex<Instant>,
 }
 
@@ -69,7 +69,7 @@ impl QueryThrottle {
     }
 }
 
-/// One question's turn. It ends when this is dropped.
+/// One query's turn. It ends when this is dropped.
 pub(super) struct Turn<'s> {
     throttle: &'s QueryThrottle,
     /// See [`QueryThrottle::writing`], at the beginning.
@@ -90,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// How long this many questions take that are asked at once, with changes being written for `written` during each.
+    /// How long so many queries take that begin at once, with changes being written for `written` during each.
     async fn run(queries: u32, written: Duration) -> Duration {
         let (throttle, start) = (Arc::new(QueryThrottle::default()), Instant::now());
         let run = (0..queries).map(|_| {

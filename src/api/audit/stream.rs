@@ -102,8 +102,8 @@ impl AuditStream {
         }))
     }
 
-    /// The time at which the stream ends although the log goes on. A stream with `follow` ends with the first entry after its
-    /// time, when no earlier one can come any more.
+    /// The `to_date` that must be closed before the stream begins. A stream with `follow` needs none: it ends with the first entry after
+    /// its `to_date`, when no earlier one can come any more.
     pub fn time_to_close(&self) -> Option<Timestamp> {
         self.period.to.filter(|_| !self.follow)
     }

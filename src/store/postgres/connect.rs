@@ -44,7 +44,7 @@ impl Connector {
         }
     }
 
-    /// The URL's setting of `synchronous_commit`, if sessions do not use it.
+    /// The URL's `synchronous_commit`, if it loses changes. Sessions do not use it then.
     pub fn lossy_synchronous_commit(&self) -> Option<&str> {
         self.session.lossy_synchronous_commit()
     }

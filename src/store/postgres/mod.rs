@@ -67,9 +67,9 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 /// A PostgreSQL database.
 pub struct PostgresStore {
     connector: Connector,
-    /// For look-ups of callers, which are short.
+    /// For the short look-ups of callers, and for the server's own small writes.
     pool: PgPool,
-    /// For questions to the log.
+    /// For queries of the log.
     log: PgPool,
     throttle: Arc<QueryThrottle>,
     /// For those of the server's own queries that must not wait for the queries of callers.
@@ -228,9 +228,8 @@ impl Store for PostgresStore {
     }
 
     async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
-        // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the
-        // work. Index entries of removed rows
-        // stay until a vacuum. Starting after the last removed revision does not scan them again.
+        // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the work. Index
+        // entries of removed rows stay until a vacuum, so each call starts after the last removed revision.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
@@ -351,18 +350,17 @@ impl Store for PostgresStore {
     }
 }
 
-/// PostgreSQL has no way to tell it before. See [`abandon`].
+/// Does nothing: PostgreSQL notices only a closed connection. See [`abandon`].
 pub(super) async fn stop_when(_: &mut PgConnection, _: Arc<AtomicBool>) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Closes the connection. The database looks for that while it works on a statement
-/// ([`session`](session::CLIENT_CHECK)).
+/// Closes the connection, which stops its statement ([`CLIENT_CHECK`](session::CLIENT_CHECK)).
 pub(super) fn abandon(connection: &mut PoolConnection<Postgres>) {
     connection.close_on_drop();
 }
 
-/// PostgreSQL has statistics, and decides itself.
+/// PostgreSQL has statistics, and chooses the index itself.
 pub(super) fn index_hint(_: Option<&str>) -> String {
     String::new()
 }

@@ -1,6 +1,7 @@
-//! The settings of a session. They are set after connecting, because PgBouncer refuses them in the startup message, and read
-//! back, because durability, isolation and the results of reads rest on them: whatever the role, the database, the URL or
-//! the server's file say, also when that changes later.
+//! The settings of a session. They are set after connecting, because PgBouncer refuses them in the startup message.
+//!
+//! Durability, isolation and the results of reads rest on them. So they are read back, and win over those of the role, the database, the
+//! URL and the server's file, also when these change later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -30,7 +31,7 @@ const SYNCHRONOUS_COMMIT: &str = "on";
 /// `off` loses acknowledged changes in a crash of PostgreSQL, `local` in a failover.
 const DURABLE: [&str; 3] = [SYNCHRONOUS_COMMIT, "remote_write", "remote_apply"];
 
-/// What every session relies on.
+/// The settings that every session requires.
 const REQUIRED_ALWAYS: [(&str, &str); 9] = [
     ("default_transaction_isolation", "read committed"),
     // `replica` would switch the triggers off that check every write.
@@ -55,9 +56,9 @@ const REQUIRED_FOR_APPENDS: [(&str, &str); 2] = [("lock_timeout", "5s"), ("idle_
 const REQUIRED_FOR_MIGRATIONS: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
-/// Plans are made for the values at hand. Random reads cost little more than sequential ones where the log is in memory or
-/// on an SSD. With the default cost, made for hard disks, PostgreSQL would walk the log instead of using a filter's index
-/// for a page of frequent entries, and all of the log for a user who left long ago.
+/// Plans are made for the values at hand. Random reads cost little more than sequential ones where the log is in memory or on an SSD.
+/// The default cost is made for hard disks. With it, PostgreSQL would walk the log instead of using a filter's index: much of it for a
+/// page of frequent entries, and all of it for a user who left long ago.
 const TUNED_FOR_QUERIES: [(&str, &str); 2] = [("plan_cache_mode", "force_custom_plan"), ("random_page_cost", "1.1")];
 
 /// Keepalives end a dead connection soon. They read as 0 on a Unix socket.
@@ -166,7 +167,7 @@ impl Session {
     }
 }
 
-/// Settings that are read back.
+/// Settings that a session must have: they are read back.
 fn required_settings(purpose: Purpose) -> Vec<(&'static str, &'static str)> {
     let own: &[_] = match purpose {
         Purpose::Querying => &[],
@@ -177,7 +178,7 @@ fn required_settings(purpose: Purpose) -> Vec<(&'static str, &'static str)> {
     always.into_iter().chain(REQUIRED_ALWAYS).chain(own.iter().copied()).collect()
 }
 
-/// Settings that make it faster.
+/// Settings that only make a session faster: they are not read back.
 fn performance_settings(purpose: Purpose) -> &'static [(&'static str, &'static str)] {
     match purpose {
         Purpose::Querying => &TUNED_FOR_QUERIES,

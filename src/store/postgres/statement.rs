@@ -57,7 +57,7 @@ pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Po
     Ok(sqlx::query_with(AssertSqlSafe(Arc::clone(text)), arguments))
 }
 
-/// The text while it is written, one part after the other. Only constants go into it.
+/// Builds the text, one part after the other. Only constants go into it.
 struct StatementBuilder {
     sql: String,
     /// How many parameters it has so far.

@@ -38,7 +38,7 @@ const OPTIONS: &str = "options";
 /// Files that a parameter names, or a variable that libpq reads as well.
 const FILES: [(&str, &str); 3] = [("sslrootcert", "PGSSLROOTCERT"), ("sslcert", "PGSSLCERT"), ("sslkey", "PGSSLKEY")];
 
-/// A URL, read.
+/// A parsed URL.
 pub(super) struct DatabaseUrl {
     /// How to connect. Nothing in it makes sqlx send a startup parameter that PgBouncer refuses.
     pub options: PgConnectOptions,
@@ -95,7 +95,7 @@ fn with_host(url: &str) -> Cow<'_, str> {
     }
 }
 
-/// Refuses what sqlx would guess or mix up: a user who is not named, and a host that is not the one that is connected to.
+/// Refuses a URL without a user, whom sqlx would guess, and one whose certificate sqlx would compare with the wrong name.
 fn check_names<'a>(
     url: &Url,
     options: &PgConnectOptions,
@@ -119,7 +119,7 @@ fn into_owned((name, value): (impl Into<String>, impl Into<String>)) -> (String,
     (name.into(), value.into())
 }
 
-/// Refuses characters that end the user name and the password early: what follows would be taken for a host, a port or a
+/// Refuses characters that end the user name or the password early. The rest of a password would be taken for a host, a port or a
 /// database, and logged as such.
 fn check_characters(url: &str) -> Result<(), String> {
     if url.contains('#') {
@@ -173,7 +173,7 @@ fn unknown_parameter(url: &Url, name: &str) -> String {
     format!("has an unknown parameter, {name}; the parameters are {}", known.join(", "))
 }
 
-/// A parameter's value, or else that of a variable that libpq and sqlx read, and what to call it.
+/// The value of a parameter, or else of the environment variable that libpq and sqlx read. With the name of its source, for messages.
 fn parameter_or_variable<'a>(
     value: &impl Fn(&str) -> Option<&'a str>,
     name: &str,

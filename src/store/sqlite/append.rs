@@ -108,8 +108,8 @@ impl SqliteWriter {
     }
 
     async fn append_now(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
-        // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT
-        // gets the step, with all that it had before: that cannot be told from a move right after the COMMIT.
+        // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT still gets
+        // the step. Nothing distinguishes that from a move right after the COMMIT.
         self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {

@@ -16,11 +16,11 @@ use super::overwrite::{OverwriteDetector, PAUSE};
 use crate::store::query_throttle::TURNS;
 use crate::store::{Connections, StoreError};
 
-/// Set on each connection once its file was checked: unlike the settings before, it makes SQLite open the other files.
-/// Whether a file has a write-ahead log is stored in it.
+/// Makes commits durable. Run on each connection only once its file was checked, since it makes SQLite open the other files, unlike the
+/// settings of `options`. The write-ahead log need not be switched on: that is stored in the file.
 const SET_SYNCHRONOUS: &str = "PRAGMA synchronous = FULL";
 
-/// How long a write waits for a file that is in doubt, in pauses.
+/// How long a write waits while the file may have been overwritten, in pauses.
 const MAX_PAUSES: u32 = 30;
 
 /// What a probe writes: as much as the write-ahead log grows to, and more than a batch of ordinary size.
@@ -41,9 +41,9 @@ pub(super) struct OpenDatabase {
     overwrite_detector: OverwriteDetector,
     /// The first connection. While it is open, no other program removes the write-ahead log. `None` once closed.
     first: Mutex<Option<SqliteConnection>>,
-    /// For look-ups of callers, which are short.
+    /// For the short look-ups of callers, and for small writes outside the log.
     pool: SqlitePool,
-    /// For questions to the log.
+    /// For queries of the log.
     log: SqlitePool,
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: SqlitePool,
@@ -70,8 +70,8 @@ impl SqliteDatabase {
         &self.options
     }
 
-    /// Opens the database, or checks that it still is the one that was opened: a connection that is open already would read a
-    /// file that is no longer the database.
+    /// Opens the database, or checks that its file still is the one that was opened. Otherwise an open connection would read a file
+    /// that is no longer the database.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when it is not.
@@ -81,8 +81,7 @@ impl SqliteDatabase {
         Ok(opened)
     }
 
-    /// Opens the database to write to it. Waits while it is in doubt whether the file was overwritten. Shortens the write-ahead
-    /// log.
+    /// Opens the database to write to it. Waits while the file may have been overwritten. Moves a long write-ahead log into the file.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -106,8 +105,8 @@ impl SqliteDatabase {
         }
     }
 
-    /// What an error of one of the server's own statements says about the file. Content that nobody could have written through
-    /// SQLite makes the file unusable until the next start: an overwritten one often shows like that.
+    /// Gives up the file if an error of one of the server's own statements shows content that SQLite cannot have written. An overwritten
+    /// file often fails like that. The file stays unusable until the next start. Returns the error to report.
     pub fn give_up_if_damaged(&self, error: StoreError) -> StoreError {
         match self.opened.get() {
             Some(opened) if error::is_damaged_content(&error) => opened
@@ -187,9 +186,11 @@ impl SqliteDatabase {
     }
 
     /// Closes all connections but those of writers. The last one moves the write-ahead log into the database's file, which then
-    /// holds everything. For a file that was moved, that is done here, since SQLite would leave the write-ahead log full, and
-    /// lay it over whatever file has the name at the next start. For a file that was deleted it is kept: the file ends with
-    /// the process, and no start creates another one beside the write-ahead log.
+    /// holds everything.
+    ///
+    /// SQLite would not do that for a file that was moved. At the next start it would lay the log over the file that has the name then.
+    /// So the log is moved here. For a file that was deleted, the log is kept: the file ends with the process, and no start creates
+    /// another one beside the log.
     pub async fn close(&self) {
         let Some(opened) = self.opened.get() else { return };
         // Notices a file that was overwritten since the last use.
@@ -275,15 +276,15 @@ impl OpenDatabase {
         }
         let Ok(mut first) = self.first.try_lock() else { return false };
         let Some(first) = first.as_mut() else { return false };
-        // Waits for nobody, and leaves what readers still need.
+        // Does not wait for other connections, and leaves what readers still need.
         if let Err(error) = first.execute("PRAGMA wal_checkpoint(PASSIVE)").await {
             tracing::debug!(%error, "write-ahead log not moved into the database");
         }
         true
     }
 
-    /// Whether the last connection may move the write-ahead log into the file. Waits while that is in doubt. A file that was
-    /// moved is still the database.
+    /// Whether the last connection may move the write-ahead log into the file. Waits while the file may have been overwritten. A file
+    /// that was moved is still the database.
     async fn is_safe_to_close(&self) -> bool {
         for _ in 0..MAX_PAUSES {
             match self.overwrite_detector.check(&self.files, &self.internal).await {

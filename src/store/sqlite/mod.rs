@@ -90,7 +90,7 @@ impl SqliteStore {
         LogQuery::begin(self.database.open().await?.log(), &self.throttle).await
     }
 
-    /// The pool for look-ups of callers, which are short.
+    /// The pool for the short look-ups of callers, and for small writes outside the log.
     async fn pool(&self) -> Result<&SqlitePool, StoreError> {
         Ok(self.database.open().await?.pool())
     }
@@ -359,7 +359,7 @@ impl Store for SqliteStore {
     }
 }
 
-/// How many steps of SQLite's virtual machine lie between two looks at whether a question was abandoned: a millisecond.
+/// How many steps of SQLite's virtual machine lie between two checks whether a query was abandoned: about a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 20_000;
 
 pub(super) async fn stop_when(

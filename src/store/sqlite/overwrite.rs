@@ -1,18 +1,17 @@
 //! Notices that the database was overwritten while it was open, by a program other than SQLite, such as `cp`.
 //!
-//! The file is then still the same one, and SQLite lays its write-ahead log over the other content. Only checkpoints of the
-//! write-ahead log write to the file itself, and each shows in the `-shm` file. So a file that has other content than before,
-//! without a checkpoint meanwhile, was overwritten.
+//! An overwritten file has the same inode, and SQLite lays its write-ahead log over the other content. There are three checks:
 //!
-//! After a checkpoint the content is read from the file, without the write-ahead log. A checkpoint moves the head of the log in it
-//! forward. If the head went back, although the database as SQLite shows it did not, the file was overwritten. An older state that
-//! was restored through SQLite shows in both.
+//! 1. Only a checkpoint of the write-ahead log writes to the file, and each one shows in the `-shm` file. A file whose content changed
+//!    without a checkpoint was overwritten.
+//! 2. After a checkpoint, the content is read from the file alone, without the write-ahead log. A checkpoint moves the head of our audit
+//!    log forward. If the head went back in the file, but not in the database as SQLite shows it, the file was overwritten. An older
+//!    state that was restored through SQLite shows in both.
+//! 3. The write-ahead log must be as long as the `-shm` file says.
 //!
-//! In the middle of a checkpoint the file may look like that too. So a head that went back is believed only once it was read several
-//! times from a file that was not written meanwhile. Until then nothing is written, but reads go on. Nothing else in the file counts
-//! then: a checkpoint leaves pages as they were that another process still reads, or for which there was no space.
-//!
-//! The write-ahead log itself must be as long as the `-shm` file says.
+//! During a checkpoint, a file may fail the second check by chance. So an overwrite is only suspected, until the same content was read
+//! several times while the file was not written. Meanwhile nothing is written, and reads continue. The second check compares nothing but
+//! the head: a checkpoint leaves pages unwritten that another process still reads, or for which there was no space.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -29,7 +28,7 @@ use super::wal_index::Checkpointed;
 use crate::domain::Revision;
 use crate::store::StoreError;
 
-/// The content of the file as far as it was seen.
+/// Detects that the file was overwritten.
 #[derive(Default)]
 pub(super) struct OverwriteDetector {
     seen: Mutex<LastSeen>,
@@ -37,6 +36,7 @@ pub(super) struct OverwriteDetector {
     problem: OnceLock<FileProblem>,
 }
 
+/// The file when it was last seen as SQLite wrote it.
 #[derive(Default)]
 struct LastSeen {
     /// When the file was last written.
@@ -45,20 +45,20 @@ struct LastSeen {
     checkpointed: Option<Checkpointed>,
     /// What was in the file at that time; `None` before the first checkpoint of a new log.
     content: Option<FileContent>,
-    /// What was found since and is not yet believed.
+    /// Content that was found since and suggests an overwrite.
     suspicion: Option<Suspicion>,
 }
 
-/// A surprise in the file.
+/// Content in which the head went back.
 struct Suspicion {
     mark: WriteMark,
     found: FileContent,
-    /// How often the same was found while the file was not written.
+    /// How often the same content was read while the file was not written.
     readings: u32,
     last: Instant,
 }
 
-/// What tells one content from another.
+/// What distinguishes one content from another.
 #[derive(Debug, PartialEq, Eq)]
 struct FileContent {
     log_id: Uuid,
@@ -88,10 +88,10 @@ impl<'r> FromRow<'r, SqliteRow> for FileContent {
     }
 }
 
-/// How often a surprise must be read before it is believed.
+/// So many readings of the same content confirm an overwrite.
 const CONFIRMING_READINGS: u32 = 3;
 
-/// The minimum time between two readings of a surprise.
+/// The minimum time between two readings of suspicious content.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl OverwriteDetector {
@@ -201,7 +201,7 @@ async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool)
     }
 }
 
-/// The content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
+/// Reads the content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
 async fn read_file_alone(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
     // An immutable database is read without locks and without its write-ahead log. SQLite also keeps our other connections'
     // locks when this one closes the file.
@@ -217,7 +217,7 @@ async fn read_file_alone(files: &OpenedFiles) -> Result<Option<Option<FileConten
     }
 }
 
-/// The content that SQLite shows. `None` if the schema was taken back.
+/// Reads the content as SQLite shows it, with the write-ahead log. `None` if the migration was reverted.
 async fn read_through_sqlite(pool: &SqlitePool) -> Result<Option<FileContent>, Error> {
     match sqlx::query_as(CONTENT).fetch_optional(pool).await {
         Err(Error::Database(database)) if database.message().contains("no such table") => Ok(None),

@@ -19,7 +19,7 @@ pub struct LimitRow {
     pub effect: String,
 }
 
-/// Names all limits, with these values. A limit without its line does not compile: each setting is unpacked here.
+/// Names all limits, with these values. Every setting is unpacked here, so that a new one does not compile until it is listed.
 #[must_use]
 pub fn list(limits: &Limits) -> Vec<LimitRow> {
     let Limits {

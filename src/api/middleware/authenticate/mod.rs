@@ -1,5 +1,5 @@
-//! Authentication: who calls, by API token, single sign-on token or client certificate. Only a single sign-on token that is
-//! not in the cache may need I/O; everything else is decided on the users and tokens in the mirror.
+//! Authentication: who calls, by API token, single sign-on token or client certificate. Callers are looked up in the mirror, without I/O.
+//! Only a single sign-on token that is not in the cache may need its issuer's keys.
 
 mod failures;
 

@@ -1,8 +1,7 @@
 //! The layer that every call passes: is the caller authenticated, and do they hold the permission?
 //!
-//! It encloses all services at once, so that no service and no kind of method can bypass it, and passes only the methods that
-//! the policies name. It also charges each call to the budget of bytes, limits open streams, and ends a stream when its caller loses
-//! access.
+//! It encloses all services at once, so that no service and no kind of method can bypass it. It passes only methods that have a policy.
+//! It also charges each call to the budget of bytes, limits open streams, and ends a stream when its caller loses access.
 
 mod authorizer;
 mod denials;
@@ -41,7 +40,7 @@ pub(in crate::api) use denials::Denials;
 #[derive(Clone)]
 pub struct AuthorizeLayer(Arc<Shared>);
 
-/// Shared by all calls; behind one pointer, since the layer is cloned with every call.
+/// What the layer's calls share; behind one pointer, since the layer is cloned with every call.
 struct Shared {
     authorizer: Arc<Authorizer>,
     denials: Denials,
@@ -106,7 +105,7 @@ where
                 // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
-                // Not yet known, the caller counts as a stranger.
+                // Until the token is verified, the caller counts as unauthenticated.
                 let account = self.layer.account(&request, &Owner::unauthenticated(address(&request)));
                 match account.begin_call(request.headers(), Precedence::Vital) {
                     Ok(charge) => {

@@ -8,8 +8,8 @@ use crate::domain::time::Timestamp;
 
 /// The most denials recorded for one caller in one window.
 const MAX_PER_CALLER: u32 = 5;
-/// The most denials recorded in one window for all single sign-on callers who are not users yet, together: an issuer may let
-/// anyone open an account.
+/// The most denials recorded in one window for all single sign-on callers together who are not users yet. Their issuer may let anyone
+/// open an account.
 const MAX_UNPROVISIONED: u32 = 60;
 /// The length of a window.
 const WINDOW_SECONDS: i64 = 60;

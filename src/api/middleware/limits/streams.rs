@@ -1,4 +1,4 @@
-//! The number of open streams: in all, for strangers, and for one owner.
+//! The number of open streams: in all, for unauthenticated callers, and for one owner.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use crate::config::Limits;
 /// Limits open streams.
 pub(in crate::api) struct StreamLimiter {
     max: usize,
-    /// For all strangers together: authenticated callers always keep the rest.
+    /// For all unauthenticated callers together. Authenticated callers always keep the rest.
     max_unauthenticated: usize,
     max_per_owner: usize,
     open: Mutex<OpenStreams>,
@@ -52,7 +52,7 @@ impl StreamLimiter {
         if is_unauthenticated && open.unauthenticated >= self.max_unauthenticated {
             return Err(Limit::UnauthenticatedStreams.reached(self.max_unauthenticated));
         }
-        // A network of strangers may be a proxy with many clients, so its share applies only while streams are scarce.
+        // An unauthenticated network may be a proxy with many clients, so its share applies only while streams are scarce.
         let is_limited = !is_unauthenticated || is_scarce(open.unauthenticated, self.max_unauthenticated);
         let own = open.by_owner.entry(owner.clone()).or_default();
         if is_limited && *own >= self.max_per_owner {

@@ -47,7 +47,7 @@ pub(in crate::api) enum AnswerKind {
 }
 
 pin_project! {
-    /// A call that is answered with one message.
+    /// The future of an answer of one message, whose bytes are charged.
     pub struct ChargedAnswer<F> {
         #[pin]
         answer: F,
@@ -129,8 +129,9 @@ pub(in crate::api) struct ChargedBody {
     account: Arc<ByteAccount>,
     /// The charge of the call. It goes with the data.
     call: Option<Charge>,
-    /// Whether the next message waits for the budget.
+    /// Whether the next message waits while the budget is exhausted.
     waits_for_budget: bool,
+    /// The wait that has begun.
     budget_wait: Option<BudgetWait>,
     unsent: Unsent,
     /// Whether its messages are shared.
@@ -161,7 +162,7 @@ impl ChargedBody {
         &self.unsent
     }
 
-    /// Whether each message tells the current state, so that it may be read when the client has taken the one before.
+    /// Whether each message holds the current state, so that it is made only when the client has taken the one before.
     pub fn is_current_state(&self) -> bool {
         self.is_shared
     }

@@ -1,22 +1,23 @@
 //! The budget of buffered bytes: requests that have not arrived completely, answers that their clients have not read, and the keys of
 //! open watches.
 //!
-//! Every such byte is charged to its connection, to its owner (a caller or, for strangers, a network) and to the server, and to
-//! strangers as a whole. A charge is made before bytes are kept, and ends when they are dropped: for an answer, when the transport
-//! has written it.
+//! Every such byte is charged to its connection, its owner and the server. The owner is a caller, or a network of unauthenticated
+//! callers. All unauthenticated callers together have a quarter of the server's budget. A charge is made before bytes are kept, and ends
+//! when they are dropped: for an answer, when the transport has written it.
 //!
-//! What is checked is whether a budget is exhausted, not whether the next bytes fit: it may be exceeded by one frame of a request, or
-//! by one answer. So every answer can be sent while nothing else is buffered, and nobody waits for a budget while holding part of it.
+//! A check asks whether a budget is exhausted, not whether the next bytes fit. So a budget may be exceeded by one frame of a request, or
+//! by one answer. In return, every answer can be sent while nothing else is buffered, and no call waits for a budget of which it holds
+//! part.
 //!
-//! The shares of a connection and of an owner apply only while the whole is scarce; the whole, which is the server's budget or the
-//! strangers' quarter of it, applies always. [`Precedence`] says which calls begin beyond that.
+//! The shares of a connection and of an owner apply only while memory is scarce. The server's budget, and the quarter for unauthenticated
+//! callers, always apply. [`Precedence`] says which calls begin beyond that.
 //!
 //! # One connection at its worst
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
 //! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
-//! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, for its callers and for its strangers, while memory is scarce | this budget |
+//! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
@@ -46,8 +47,8 @@ pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
 pub(in crate::api) use unsent::Unsent;
 
-/// What a call is charged besides its headers, from its beginning until its answer is written: its state in `h2`, `hyper` and our
-/// layers, and a small answer.
+/// What a call is charged besides its headers, until its answer is written. It covers the call's state in `h2`, `hyper` and our layers,
+/// and a small answer.
 const CALL_BYTES: usize = 4_096;
 
 /// What a header is charged besides its name and value, as HTTP/2 counts it.
@@ -66,7 +67,7 @@ pub struct ByteBudget {
     limit: usize,
     /// By [`Direction`].
     used: [AtomicUsize; 2],
-    /// The part of the budget for strangers: they cannot shut callers out.
+    /// The part of the budget for unauthenticated callers. The rest is always left to authenticated ones.
     unauthenticated_limit: usize,
     used_unauthenticated: AtomicUsize,
     max_per_connection: usize,
@@ -87,28 +88,28 @@ struct OwnedBytes {
     used: AtomicUsize,
 }
 
-/// What begins although a budget is exhausted.
+/// Which budgets may be exhausted when a call begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::api) enum Precedence {
-    /// Nothing.
+    /// None.
     Ordinary,
-    /// A stream begins beyond the shares, since its messages wait.
+    /// The shares of its connection and owner: a stream may begin, since its messages wait for the budget.
     Stream,
-    /// A health check, and a call whose caller is not yet known: they are small, and strangers that fill their quarter must not stop
-    /// them. For them that quarter counts twice.
+    /// The quarter for unauthenticated callers, up to twice its size. For health checks, and for calls whose caller is not yet known: they
+    /// are small, and must work while other unauthenticated callers fill the quarter.
     Vital,
 }
 
 /// What one connection has buffered.
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
-    /// That of callers and that of strangers: behind a proxy both use one connection.
+    /// By authenticated and by unauthenticated callers: behind a proxy both use one connection.
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<ByteAccount>>>,
 }
 
-/// What is charged for an owner's bytes on a connection.
+/// The account to which an owner's bytes on a connection are charged.
 pub(in crate::api) struct ByteAccount {
     budget: Arc<ByteBudget>,
     connection: Arc<AtomicUsize>,
@@ -279,7 +280,8 @@ impl ByteAccount {
         }
     }
 
-    /// An account for bytes that several connections share: they count for the server and for strangers as a whole, but for no owner.
+    /// An account for bytes that several connections share. They count for the server, and for unauthenticated callers as a whole, but
+    /// for no owner.
     fn shared(&self) -> Arc<Self> {
         let owned = OwnedBytes {
             budget: Arc::clone(&self.budget),

@@ -2,8 +2,8 @@
 //!
 //! Without a deadline, a client that sends headers and part of a message would keep its call, and what has arrived, for ever.
 //!
-//! A method with one request message gets it when the whole request has arrived: tonic reserves the length that a message declares
-//! when it sees the first bytes, and keeps the decoded message, which may be many times larger, until the request ends.
+//! A method with one request message gets it when the whole request has arrived. If tonic got the first bytes earlier, it would reserve the
+//! length that the message declares. It would also keep the decoded message, which may be many times larger, until the request ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -170,7 +170,7 @@ impl HeldMessage {
 }
 
 impl Messages {
-    /// Notes bytes that the handler is about to keep. Returns whether a message has begun with them.
+    /// Counts bytes that the handler is about to keep. Returns whether a message has begun with them.
     fn add(&mut self, bytes: &[u8]) -> bool {
         let was_between = self.position.is_between_messages();
         let unfinished = self.position.advance(bytes);
@@ -223,7 +223,7 @@ impl ChargedRequestBody {
         }
     }
 
-    /// Notes that no more data waits for the handler.
+    /// Ends the charge for data that may wait for the handler: none does.
     fn close_window(&mut self) {
         if let Kind::Stream(messages) = &mut self.kind {
             messages.window = None;

@@ -32,7 +32,7 @@ impl SharedAnswer {
         Self::with(Unsent::default(), messages)
     }
 
-    /// An answer of these messages, which know what of them is unsent.
+    /// An answer of these messages. Their source waits on `unsent` before it makes the next one.
     pub fn with(unsent: Unsent, messages: impl Stream<Item = Result<SharedMessage, Status>> + Send + 'static) -> Self {
         Self { messages: Arc::new(Mutex::new(Some(Box::pin(messages)))), unsent }
     }
@@ -88,7 +88,8 @@ impl SharedMessage {
     }
 }
 
-/// Bytes that many answers share. They are charged while any client has not read them: once for all strangers, once for all callers.
+/// Bytes that many answers share. They are charged until every client has read them: once for all authenticated callers, and once for
+/// all unauthenticated ones.
 #[derive(Clone)]
 pub(in crate::api) struct SharedBytes {
     bytes: Bytes,
