@@ -25,6 +25,7 @@
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
 //! | TLS records | 64 KiB, and 16 KiB | rustls |
 
+mod account;
 mod answer;
 mod request;
 mod shared;
@@ -35,27 +36,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use http::HeaderMap;
-
-use super::owner::{Owner, is_scarce, share};
-use crate::api::errors::{ApiError, Limit, LimitReached};
+use super::owner::Owner;
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
+pub(in crate::api) use account::{ByteAccount, Charge, Precedence};
 pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
 pub(in crate::api) use unsent::Unsent;
 
-/// What a call is charged besides its headers, until its answer is written. It covers the call's state in `h2`, `hyper` and our layers,
-/// and a small answer.
-const CALL_BYTES: usize = 4_096;
-
-/// What a header is charged besides its name and value, as HTTP/2 counts it.
-const HEADER_BYTES: usize = 32;
-
-/// What a frame is charged besides its bytes: its places in queues.
-const FRAME_BYTES: usize = 256;
+use account::{CALL_BYTES, Direction, FRAME_BYTES};
 
 /// The least budget of a connection: a request of the largest size, and more.
 const MIN_PER_CONNECTION: usize = 5 << 20;
@@ -74,30 +65,11 @@ pub struct ByteBudget {
     owners: Mutex<HashMap<Owner, Weak<OwnedBytes>>>,
 }
 
-/// The direction of buffered bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Request,
-    Response,
-}
-
 /// What one owner has buffered on all connections.
 struct OwnedBytes {
     budget: Arc<ByteBudget>,
     owner: Owner,
     used: AtomicUsize,
-}
-
-/// Which budgets may be exhausted when a call begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::api) enum Precedence {
-    /// None.
-    Ordinary,
-    /// The shares of its connection and owner: a stream may begin, since its messages wait for the budget.
-    Stream,
-    /// The quarter for unauthenticated callers, up to twice its size. For health checks, and for calls whose caller is not yet known: they
-    /// are small, and must work while other unauthenticated callers fill the quarter.
-    Vital,
 }
 
 /// What one connection has buffered.
@@ -107,21 +79,6 @@ pub(in crate::api) struct ConnectionBytes {
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<ByteAccount>>>,
-}
-
-/// The account to which an owner's bytes on a connection are charged.
-pub(in crate::api) struct ByteAccount {
-    budget: Arc<ByteBudget>,
-    connection: Arc<AtomicUsize>,
-    owned: Arc<OwnedBytes>,
-    is_unauthenticated: bool,
-}
-
-/// Buffered bytes, charged until the value is dropped.
-pub(in crate::api) struct Charge {
-    account: Arc<ByteAccount>,
-    direction: Direction,
-    bytes: usize,
 }
 
 impl ByteBudget {
@@ -199,140 +156,12 @@ impl fmt::Debug for ConnectionBytes {
     }
 }
 
-impl ByteAccount {
-    /// Charges a call that begins with these headers.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap, precedence: Precedence) -> Result<Charge, ApiError> {
-        let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
-        let bytes = CALL_BYTES + sizes.sum::<usize>();
-        // With large headers, many streams would exceed a share by much.
-        let is_large_stream = precedence == Precedence::Stream && bytes > 2 * CALL_BYTES;
-        self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
-        Ok(self.take(Direction::Request, bytes))
-    }
-
-    /// Charges request bytes that are about to be kept.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    pub fn charge_request(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        self.check()?;
-        Ok(self.take(Direction::Request, bytes))
-    }
-
-    /// Charges the first bytes of a call's request. A small request is not refused, since its call has begun.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    fn charge_first(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        match bytes <= CALL_BYTES {
-            true => Ok(self.take(Direction::Request, bytes)),
-            false => self.charge_request(bytes),
-        }
-    }
-
-    /// Charges what a stream keeps before its client asks for it. `None` unless memory is plentiful: then the stream does without.
-    pub fn charge_ahead(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let Self { budget, is_unauthenticated, .. } = &**self;
-        (!is_unauthenticated && budget.used() + bytes <= budget.limit / 4)
-            .then(|| self.take(Direction::Response, bytes))
-    }
-
-    /// Charges bytes that exist already, without a check.
-    fn take(self: &Arc<Self>, direction: Direction, bytes: usize) -> Charge {
-        let mut charge = Charge { account: Arc::clone(self), direction, bytes: 0 };
-        charge.add(bytes);
-        charge
-    }
-
-    /// Whether more may be buffered.
-    fn check(&self) -> Result<(), ApiError> {
-        self.check_for(Precedence::Ordinary)
-    }
-
-    fn check_for(&self, precedence: Precedence) -> Result<(), ApiError> {
-        self.exhausted(precedence).map_or(Ok(()), |limit| Err(limit.into()))
-    }
-
-    fn exhausted(&self, precedence: Precedence) -> Option<LimitReached> {
-        let budget = &*self.budget;
-        let used = budget.used();
-        let (own_whole, own_used) = match self.is_unauthenticated {
-            true => (budget.unauthenticated_limit, budget.used_unauthenticated.load(Ordering::Relaxed)),
-            false => (budget.limit, used),
-        };
-        let own_whole =
-            if self.is_unauthenticated && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
-        let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
-        if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
-            Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
-        } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
-            let limit = if self.is_unauthenticated { Limit::NetworkBytes } else { Limit::CallerBytes };
-            Some(limit.reached(share(own_whole)))
-        } else if used >= budget.limit {
-            Some(Limit::ServerBytes.reached(budget.limit))
-        } else if own_used >= own_whole {
-            Some(Limit::UnauthenticatedBytes.reached(own_whole))
-        } else {
-            None
-        }
-    }
-
-    /// An account for bytes that several connections share. They count for the server, and for unauthenticated callers as a whole, but
-    /// for no owner.
-    fn shared(&self) -> Arc<Self> {
-        let owned = OwnedBytes {
-            budget: Arc::clone(&self.budget),
-            owner: Owner::Unauthenticated(None),
-            used: AtomicUsize::new(0),
-        };
-        Arc::new(Self {
-            budget: Arc::clone(&self.budget),
-            connection: Arc::default(),
-            owned: Arc::new(owned),
-            is_unauthenticated: self.is_unauthenticated,
-        })
-    }
-}
-
-impl Charge {
-    /// Charges more.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        self.account.check()?;
-        self.add(bytes);
-        Ok(())
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        for used in self.counters() {
-            used.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
-    fn counters(&self) -> impl Iterator<Item = &AtomicUsize> {
-        let ByteAccount { budget, connection, owned, is_unauthenticated } = &*self.account;
-        let unauthenticated = is_unauthenticated.then_some(&budget.used_unauthenticated);
-        [&**connection, &owned.used, &budget.used[self.direction as usize]].into_iter().chain(unauthenticated)
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        for used in self.counters() {
-            used.fetch_sub(self.bytes, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
+    use crate::api::errors::{ApiError, Limit};
     use crate::auth::CallerKey;
     use uuid::Uuid;
 
