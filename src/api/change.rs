@@ -79,8 +79,8 @@ impl Changes {
         self.make_completed(request, parse, |command| ready(Ok(command))).await
     }
 
-    /// Makes the change that `parse` reads from the request and `complete` adds to, for example from the database. Nothing is awaited
-    /// before the request is known to be valid: an invalid one may be large.
+    /// As [`make`](Self::make), but `complete` adds to the command before it is proposed, for example from the database. Nothing is
+    /// awaited before the request is known to be valid: an invalid one may be large.
     pub(super) async fn make_completed<R: Change, F>(
         &self,
         request: Request<R>,
@@ -151,8 +151,8 @@ fn proposal<R: Change>(
     let key = request_id
         .and_then(|id| validator.parse("request_id", &id, RequestId::parse))
         .map(|id| RequestKey { id, digest: digest(&origin.method, &body.encode_to_vec()) });
-    let given = Some(body.reason()).filter(|reason| !reason.is_empty());
-    let reason = given.and_then(|reason| validator.parse("reason", reason, Reason::parse));
+    let text = Some(body.reason()).filter(|reason| !reason.is_empty());
+    let reason = text.and_then(|reason| validator.parse("reason", reason, Reason::parse));
     let command = parse(&body, &mut validator);
     let command = validator.finish(command)?;
     let encode = |answer: &Answer| R::response(answer).encode_to_vec();

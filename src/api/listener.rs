@@ -160,7 +160,7 @@ pub(super) fn incoming(
     tls: Option<Arc<ServerTls>>,
     limits: &Limits,
     write_time: WriteTime,
-) -> impl Stream<Item = io::Result<Connection>> + use<> {
+) -> impl Stream<Item = Connection> + use<> {
     let incoming = Incoming {
         acceptor: Acceptor { listener, pause: None, last_logged: None },
         tls,
@@ -176,7 +176,7 @@ pub(super) fn incoming(
         handshakes: JoinSet::new(),
         order: VecDeque::new(),
     };
-    futures::stream::unfold(incoming, async |mut incoming| Some((Ok(incoming.next().await), incoming)))
+    futures::stream::unfold(incoming, async |mut incoming| Some((incoming.next().await, incoming)))
 }
 
 struct Incoming {

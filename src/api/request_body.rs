@@ -1,4 +1,4 @@
-//! The body of a request as it arrives. Notes when it breaks off.
+//! The body of a request as it arrives. Records that it broke off.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -12,8 +12,8 @@ use crate::telemetry::request::record_broken_off;
 
 /// The body of a request.
 ///
-/// tonic takes a body that breaks off for a malformed or missing message, so the outcome of the call would be that its caller made a
-/// mistake. In fact the client cancelled, or its connection broke or was closed for an error of the protocol.
+/// tonic reports a body that breaks off as a malformed or missing message, which would blame the caller. In fact the client cancelled, or
+/// its connection broke or was closed for an error of the protocol.
 pub(super) struct RequestBody {
     incoming: Incoming,
     is_http2: bool,

@@ -1,4 +1,4 @@
-//! What all streams share.
+//! Heartbeats, message sizes and the cache of messages, which all streams share.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -14,7 +14,7 @@ pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 /// log is limited by its 100 entries.
 pub(super) const MESSAGE_BYTES: usize = 1024 * 1024;
 
-/// A cache is emptied when it holds more bytes than this: a few messages of the largest size.
+/// A cache is emptied when more bytes than this were put into it: a few messages of the largest size.
 const MAX_CACHED_BYTES: usize = 4 * MESSAGE_BYTES;
 
 /// What a message takes in the cache besides its bytes.
@@ -26,6 +26,7 @@ pub(super) struct MessageCache<K, M>(Mutex<Cached<K, M>>);
 
 struct Cached<K, M> {
     messages: HashMap<K, (Position, M)>,
+    /// The bytes that were put in since the cache was last emptied, with those of messages that were replaced.
     bytes: usize,
 }
 

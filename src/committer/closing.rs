@@ -1,8 +1,7 @@
 //! Closes times for readers: see `mirror/closing.rs`.
 //!
-//! Closing belongs to the committer: between its own batches, it makes none of them invalid. A batch of another replica has a margin,
-//! and is decided again if it is later still. If replicas ever take turns at writing, the replica whose turn it is closes times for
-//! the others.
+//! Closing belongs to the committer: between its own batches, it makes none of them invalid. For the batches of other replicas there is
+//! a margin. A batch that takes longer than the margin is decided again.
 
 use std::future::pending;
 use std::sync::Arc;
@@ -20,17 +19,20 @@ use crate::store::{Store, StoreError, Writer, with_timeout};
 /// The minimum time between two attempts to close a time. One serves all readers who ask meanwhile.
 const MIN_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long a time must have passed before it is closed, at the least and at the most. A batch that another replica has dated
-/// and is writing must not become invalid, so this is longer than an append usually takes. A batch that takes longer is
-/// dated again, which costs its replica one lost race.
-const MARGINS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
+/// How long ago a time must be before it is closed, at the least. A batch that another replica has dated and is writing must not become
+/// invalid, so this is longer than an append usually takes. A batch that takes longer is dated again, which costs its replica one lost
+/// race.
+const MIN_MARGIN: Duration = Duration::from_millis(20);
+
+/// The margin on a slow line, at the most.
+const MAX_MARGIN: Duration = Duration::from_millis(500);
 
 /// Closes times for the readers that wait.
 pub(super) struct TimeCloser {
     mirror: Arc<Mirror>,
     clock: Arc<dyn Clock>,
-    wanted: watch::Receiver<Timestamp>,
-    /// Twice the duration of the last close, within [`MARGINS`]: on a slow line, appends take long as well.
+    requested: watch::Receiver<Timestamp>,
+    /// Twice the duration of the last close, from [`MIN_MARGIN`] to [`MAX_MARGIN`]: on a slow line, appends take long as well.
     margin: Duration,
     /// When the last attempt to close a time ended.
     last_attempt: Option<Instant>,
@@ -39,36 +41,36 @@ pub(super) struct TimeCloser {
 
 impl TimeCloser {
     pub fn new(mirror: Arc<Mirror>, clock: Arc<dyn Clock>) -> Self {
-        let wanted = mirror.wanted_times();
-        Self { mirror, clock, wanted, margin: MARGINS.0, last_attempt: None, is_failing: false }
+        let requested = mirror.requested_times();
+        Self { mirror, clock, requested, margin: MIN_MARGIN, last_attempt: None, is_failing: false }
     }
 
-    /// Waits until a time may have to be closed. Waits no longer than the margin or the interval once a reader waits: if the
+    /// Waits until a time may have to be closed. Once a reader waits, this takes no longer than the margin or the interval. If the
     /// clock is set back meanwhile, the next reader must not wait until it has caught up.
     pub async fn until_due(&mut self) {
         let mirror = &self.mirror;
-        let Ok(wanted) = self.wanted.wait_for(|time| is_wanted(mirror, *time)).await.map(|time| *time) else {
-            // The mirror is gone, and its readers with it.
+        let Ok(requested) = self.requested.wait_for(|time| is_requested(mirror, *time)).await.map(|time| *time) else {
+            // The mirror was dropped, so there are no readers.
             return pending().await;
         };
-        let passed = wanted.until(self.clock.now());
+        let passed = requested.until(self.clock.now());
         sleep(self.margin.saturating_sub(passed).max(self.interval_left())).await;
     }
 
     /// Closes the latest time that a reader waits for, or the present less the margin if that is earlier. Does nothing if no reader
     /// waits, or if that time is closed already: the last entry may be dated after it. Readers learn of a failure at once.
     pub async fn close(&mut self, writer: &mut dyn Writer, store: &dyn Store) {
-        let wanted = *self.wanted.borrow();
-        if !is_wanted(&self.mirror, wanted) || !self.interval_left().is_zero() {
+        let requested = *self.requested.borrow();
+        if !is_requested(&self.mirror, requested) || !self.interval_left().is_zero() {
             return;
         }
-        let through = wanted.min(self.clock.now().minus(self.margin));
+        let through = requested.min(self.clock.now().minus(self.margin));
         let Some(head) = self.mirror.read(|state| (!state.is_closed(through)).then(|| *state.head())).flatten() else {
             return;
         };
         let began = Instant::now();
         let outcome = self.write(&head, through, writer, store).await;
-        self.margin = (began.elapsed() * 2).clamp(MARGINS.0, MARGINS.1);
+        self.margin = (began.elapsed() * 2).clamp(MIN_MARGIN, MAX_MARGIN);
         self.last_attempt = Some(Instant::now());
         match outcome {
             Ok(()) => self.is_failing = false,
@@ -103,8 +105,8 @@ impl TimeCloser {
     }
 }
 
-/// Whether a reader waits, and entries may still be dated at or before this time. Not before the first load, when nobody can ask.
-fn is_wanted(mirror: &Mirror, time: Timestamp) -> bool {
+/// Whether a reader waits, and entries may still be dated at or before this time. False before the first load, when nothing can be read.
+fn is_requested(mirror: &Mirror, time: Timestamp) -> bool {
     mirror.has_waiting_readers() && mirror.read(|state| !state.is_closed(time)).unwrap_or_default()
 }
 

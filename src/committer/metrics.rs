@@ -40,8 +40,8 @@ pub(super) fn record_append(outcome: &Result<AppendOutcome, StoreError>, duratio
 /// How far an entry's date must be ahead of the clock to be reported.
 const REPORTED_LEAD: Duration = Duration::from_secs(1);
 
-/// Reports entries that are dated after the present, because the log is ahead of the clock: its last entry, or its closed
-/// time, has a date that the clock has not reached again. Changes are never refused for that.
+/// Reports a log that is ahead of the clock: the clock was set back, and is behind the last entry's date or the closed time. New entries
+/// are then dated after the present. Changes are never refused for that.
 #[derive(Default)]
 pub(super) struct DateMonitor {
     is_ahead: bool,

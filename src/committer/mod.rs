@@ -1,6 +1,8 @@
-//! The committer: the one task of a server that appends to the log. It takes the waiting proposals as a batch, up to its limits,
-//! decides them on the mirror's state, appends them as one transaction, moves the mirror and answers the callers. Meanwhile the next
-//! batch gathers. There is no timer: an idle server answers at once, and a busy one writes larger batches.
+//! The committer: the one task of a server that appends to the log.
+//!
+//! It takes the waiting proposals as a batch, up to its limits, and decides them on the mirror's state. It appends the batch as one
+//! transaction, moves the mirror and answers the callers. Meanwhile the next batch gathers. There is no timer: an idle server answers
+//! at once, and a busy one writes larger batches.
 //!
 //! It runs in its own task, so that a caller who disconnects cannot leave a change half done.
 
@@ -46,13 +48,13 @@ const LOCK_AFTER_LOSSES: u32 = 3;
 /// After more lost races than this, the batch fails: something is wrong that a retry cannot mend.
 const MAX_LOSSES: u32 = 100;
 
-/// After more replays than this that settle no proposal, the batch fails: appends report a stored request that a read does not find.
+/// After more replays than this that answer no proposal, the batch fails: appends report a stored request that a read does not find.
 const MAX_EMPTY_REPLAYS: u32 = 10;
 
-/// How long after the start of an append to go on determining its outcome, if the connection was lost.
+/// If the connection was lost during an append, how long after its start the committer keeps trying to determine the outcome.
 const OUTCOME_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// The pause between two such tries.
+/// The pause between two attempts to determine an outcome.
 const OUTCOME_RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 /// The committer, with the receiving end of the queue.
@@ -86,7 +88,7 @@ enum BatchAction {
 struct Unwritten {
     pending: PendingProposal,
     decision: Decision,
-    /// Whose request it is.
+    /// The user whose request it is, as the decision found.
     owner: Option<RequestOwner>,
 }
 
@@ -155,8 +157,8 @@ impl Committer {
         batch.extend(self.received.drain(..count).filter_map(|pending| pending.begin(now)));
     }
 
-    /// Commits a batch, and then the proposals that had to wait for it. There are fewer of them each time, since the first
-    /// proposal of a batch waits for nothing.
+    /// Commits a batch, and then the proposals that had to wait for it. Each round has fewer, since the first proposal of a batch
+    /// is never deferred.
     async fn commit(&mut self, mut batch: Vec<PendingProposal>, may_grow: bool) {
         while !batch.is_empty() {
             batch = self.commit_once(batch, may_grow).await;
@@ -224,9 +226,9 @@ impl Committer {
 
     /// Appends a step, and determines the outcome if the connection is lost meanwhile.
     ///
-    /// It does so by appending the same step again. The append is conditional on the head, so the step cannot be written twice. If
-    /// the condition fails, the entry after that head shows whether this step was committed. This holds even while the lost
-    /// statement is still on its way to the database, since both attempts are the same.
+    /// To determine it, the same step is appended again. The append is conditional on the head, so the step cannot be written twice.
+    /// If the condition fails, the entry after that head shows whether this step was committed. That holds even if the lost statement
+    /// reaches the database later, since both attempts are the same.
     async fn append(&mut self, step: &Step) -> Result<BatchAction, Error> {
         let deadline = Instant::now() + OUTCOME_TIMEOUT;
         let mut is_outcome_unknown = false;
@@ -274,7 +276,7 @@ impl Committer {
         }
     }
 
-    /// Looks for a step's first entry in the log. A step without entries has nothing to look for: if its requests were stored, the
+    /// Looks for a step's first entry in the log. A step without entries counts as not committed: if its requests were stored, the
     /// next append finds them.
     async fn determine_outcome(&self, step: &Step) -> Result<CommitOutcome, StoreError> {
         let Some(first) = step.entries.first() else { return Ok(CommitOutcome::NotCommitted) };
@@ -338,7 +340,7 @@ impl Committer {
     }
 }
 
-/// Fails when replays settle no proposal again and again, which no retry would mend.
+/// Fails when replays answer no proposal again and again, since no retry would change that.
 fn check_replays(empty: u32) -> Result<(), StoreError> {
     if empty > MAX_EMPTY_REPLAYS {
         let problem = "a request of the batch is reported as stored, and cannot be read";

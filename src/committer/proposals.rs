@@ -26,14 +26,14 @@ pub struct Proposals {
     pub(super) queue: mpsc::Sender<PendingProposal>,
 }
 
-/// The start of a change: the committer begins it before its deadline, or the caller prevents it, whichever comes first.
+/// The start of a change: the committer begins it, or its deadline or caller prevents it, whichever comes first.
 #[derive(Debug, Default)]
 pub struct ChangeStart {
     /// `None` if the caller waits as long as it takes.
     deadline: Option<Instant>,
     is_proposed: AtomicBool,
-    /// Set when the change is begun or prevented.
-    is_decided: AtomicBool,
+    /// Set by the first of [`begin`](Self::begin) and [`prevent`](Self::prevent).
+    is_claimed: AtomicBool,
 }
 
 impl ChangeStart {
@@ -52,20 +52,20 @@ impl ChangeStart {
         self.is_proposed.load(Ordering::Acquire)
     }
 
-    /// Prevents the change for good. False if it was prevented before, or has begun: then it is finished, whether its caller waits or
-    /// not.
+    /// Prevents the change for good. False if it was prevented before, or has begun: a change that has begun is finished, whether its
+    /// caller waits or not.
     pub fn prevent(&self) -> bool {
-        self.decide()
+        self.claim()
     }
 
     /// Begins the change. False if it was prevented.
     fn begin(&self) -> bool {
-        self.decide()
+        self.claim()
     }
 
-    /// Decides, once, whether the change begins. True for the first call only.
-    fn decide(&self) -> bool {
-        !self.is_decided.swap(true, Ordering::AcqRel)
+    /// True for the first call only, so that a change is begun or prevented, never both.
+    fn claim(&self) -> bool {
+        !self.is_claimed.swap(true, Ordering::AcqRel)
     }
 
     fn is_late(&self, now: Instant) -> bool {
@@ -111,7 +111,7 @@ impl Proposals {
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
         // The committer has ended without an answer. A change that it had not begun is not written.
-        let has_begun = || start.is_decided.load(Ordering::Acquire);
+        let has_begun = || start.is_claimed.load(Ordering::Acquire);
         let no_answer = || if has_begun() { Error::CommitOutcomeUnknown } else { Error::Draining };
         answer.await.unwrap_or_else(|_| Err(no_answer()))
     }

@@ -38,10 +38,11 @@ impl Committer {
         }
     }
 
-    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it. A proposal whose caller owns the
-    /// request only by an earlier proposal of the batch moves to `deferred`: the earlier one is not written yet, and shows only then
-    /// whether the stored answer is the caller's. A retry whose caller is no longer authenticated stays in the batch, and is
-    /// rejected when the batch is decided again.
+    /// Answers the proposals of a batch whose requests are stored, and leaves the others in it.
+    ///
+    /// A proposal moves to `deferred` if its caller is tied to the request's user only by an earlier proposal of the batch. That one is
+    /// not written yet; once it is, the stored answer may be the caller's. A retry whose caller is no longer authenticated stays in the
+    /// batch, and is rejected when the batch is decided again.
     pub(super) async fn replay(
         &self,
         batch: &mut Vec<PendingProposal>,
@@ -75,7 +76,7 @@ impl Committer {
 }
 
 /// The key of a proposal's request: its user, as [`advance`](crate::domain::advance::advance) found, and its `request_id`.
-/// Nothing else may decide whose request it is, or an append could find a request that a replay does not.
+/// A replay must look for the same key as the append, or it would not find the request that the append found.
 fn request_key(proposal: &Proposal, owner: Option<RequestOwner>) -> Option<(Uuid, RequestId)> {
     Some((owner?.user_id, proposal.request.as_ref()?.id.clone()))
 }

@@ -89,8 +89,8 @@ pub struct State {
     accounts: HashMap<Account, Uuid>,
     tokens: HashMap<Uuid, Arc<Token>>,
     secrets: HashMap<SecretHash, Uuid>,
-    /// The tokens of each user, sorted by id: oldest first, as far as clocks agree.
-    owners: BTreeSet<(Uuid, Uuid)>,
+    /// User and token ids, sorted: the tokens of each user from the oldest on, as far as clocks agree.
+    tokens_by_user: BTreeSet<(Uuid, Uuid)>,
 }
 
 impl State {
@@ -106,7 +106,7 @@ impl State {
             accounts: HashMap::new(),
             tokens: HashMap::new(),
             secrets: HashMap::new(),
-            owners: BTreeSet::new(),
+            tokens_by_user: BTreeSet::new(),
         }
     }
 
@@ -134,7 +134,7 @@ impl State {
         for token in &delta.tokens {
             if self.tokens.insert(token.id, Arc::clone(token)).is_none() {
                 self.secrets.insert(token.secret_hash, token.id);
-                self.owners.insert((token.user_id, token.id));
+                self.tokens_by_user.insert((token.user_id, token.id));
             }
         }
         self.head = head;
@@ -234,7 +234,7 @@ impl State {
             None => Bound::Included((user_id, Uuid::nil())),
         };
         let to = Bound::Included((user_id, Uuid::max()));
-        self.owners.range((from, to)).filter_map(|(_, id)| self.tokens.get(id))
+        self.tokens_by_user.range((from, to)).filter_map(|(_, id)| self.tokens.get(id))
     }
 
     /// All tokens, unsorted, including tokens of unknown users.

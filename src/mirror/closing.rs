@@ -1,9 +1,8 @@
-//! Closed times: a question about a time is answered once no entry can be dated at or before it any more. Then the answer never
+//! Closed times: a read as of a time is answered once no entry can be dated at or before that time any more. Then the answer never
 //! changes, on any replica.
 //!
 //! An entry is dated when it is decided, and can be read when it is committed. In between, an answer would miss it. Readers never
-//! write. They register the time that they ask about and wait until the committer has closed it, or has written an entry with
-//! a later date.
+//! write. They request a time, and wait until the committer has closed it or has written an entry with a later date.
 
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,11 +17,11 @@ use crate::domain::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NotClosed;
 
-/// What readers and the committer tell each other.
+/// The requests of readers for a closed time, and the committer's outcomes.
 pub(super) struct Closing {
-    /// The latest time that a reader asked about. One for all readers, so that many cost no more than one.
-    wanted: watch::Sender<Timestamp>,
-    /// How many readers wait. Without any, no time is closed: a time that was registered before the clock was set back lies ahead
+    /// The latest requested time. One for all readers, so that many cost no more than one.
+    requested: watch::Sender<Timestamp>,
+    /// How many readers wait. Without any, no time is closed: a time that was requested before the clock was set back lies ahead
     /// until the clock has caught up.
     readers: AtomicUsize,
     /// Counts closed times and failures, to wake readers.
@@ -37,8 +36,8 @@ struct Outcomes {
 
 impl Default for Closing {
     fn default() -> Self {
-        let wanted = watch::Sender::new(Timestamp::MIN);
-        Self { wanted, readers: AtomicUsize::new(0), outcomes: watch::Sender::default() }
+        let requested = watch::Sender::new(Timestamp::MIN);
+        Self { requested, readers: AtomicUsize::new(0), outcomes: watch::Sender::default() }
     }
 }
 
@@ -68,10 +67,10 @@ impl Mirror {
         // Counted before the committer is woken.
         let is_first = self.closing.readers.fetch_add(1, Ordering::Relaxed) == 0;
         let _waiting = Waiting(&self.closing.readers);
-        self.closing.wanted.send_if_modified(|wanted| {
-            // A time after the present was registered before the clock was set back; it must not keep others waiting.
-            let latest = (*wanted).min(now).max(time);
-            std::mem::replace(wanted, latest) != latest || is_first
+        self.closing.requested.send_if_modified(|requested| {
+            // A time after the present was requested before the clock was set back; it must not keep others waiting.
+            let latest = (*requested).min(now).max(time);
+            std::mem::replace(requested, latest) != latest || is_first
         });
         while !self.is_closed(time) {
             if outcomes.borrow_and_update().failed != failed {
@@ -87,8 +86,8 @@ impl Mirror {
     }
 
     /// The latest time that a reader waits for, for the committer.
-    pub fn wanted_times(&self) -> watch::Receiver<Timestamp> {
-        self.closing.wanted.subscribe()
+    pub fn requested_times(&self) -> watch::Receiver<Timestamp> {
+        self.closing.requested.subscribe()
     }
 
     /// Whether any reader waits for a time to be closed.
@@ -96,14 +95,13 @@ impl Mirror {
         self.closing.readers.load(Ordering::Relaxed) > 0
     }
 
-    /// Takes over a closed time from the database, if the mirror is at the head that the database had then. Returns whether
-    /// it is.
+    /// Applies a closed time from the database, if the mirror is at the head that the database had then. Returns whether it is.
     pub fn close(&self, head: &Head, through: Timestamp) -> bool {
         self.close_if(through, |state| state.head() == head)
     }
 
-    /// Takes over a closed time that was read together with a head which the mirror has reached.
-    pub(super) fn close_behind(&self, through: Timestamp) {
+    /// Applies a closed time that was read together with a head. The mirror has reached that head, or is beyond it.
+    pub(super) fn close_reached(&self, through: Timestamp) {
         self.close_if(through, |_| true);
     }
 
@@ -123,7 +121,7 @@ impl Mirror {
     /// Fails all readers that wait for a time to be closed.
     pub fn fail_closing(&self) {
         // In this order: a reader who registers in between is failed, but not forgotten.
-        self.closing.wanted.send_replace(Timestamp::MIN);
+        self.closing.requested.send_replace(Timestamp::MIN);
         self.closing.outcomes.send_modify(|outcomes| outcomes.failed += 1);
     }
 }
@@ -152,8 +150,8 @@ mod tests {
         mirror.read(|state| *state.head()).unwrap()
     }
 
-    async fn wanted(mirror: &Mirror, time: Timestamp) {
-        mirror.wanted_times().wait_for(|wanted| *wanted == time).await.unwrap();
+    async fn requested(mirror: &Mirror, time: Timestamp) {
+        mirror.requested_times().wait_for(|requested| *requested == time).await.unwrap();
     }
 
     #[tokio::test]
@@ -163,7 +161,7 @@ mod tests {
             let mirror = Arc::clone(&mirror);
             tokio::spawn(async move { mirror.until_closed(at(time), at(9)).await })
         });
-        wanted(&mirror, at(7)).await;
+        requested(&mirror, at(7)).await;
         let elsewhere = Head { revision: 1, ..head(&mirror) };
         assert!(!mirror.close(&elsewhere, at(7)), "the mirror lacks an entry");
         assert!(readers.iter().all(|reader| !reader.is_finished()));
@@ -181,7 +179,7 @@ mod tests {
             let mirror = Arc::clone(&mirror);
             tokio::spawn(async move { mirror.until_closed(at(5), at(5)).await })
         };
-        wanted(&mirror, at(5)).await;
+        requested(&mirror, at(5)).await;
         let base = head(&mirror);
         mirror.apply(&base, Head { revision: 1, timestamp: at(6), ..base }, &Delta::default());
         assert_eq!(reader.await.unwrap(), Ok(()));
@@ -194,15 +192,15 @@ mod tests {
             let mirror = Arc::clone(&mirror);
             tokio::spawn(async move { mirror.until_closed(at(5), at(5)).await })
         };
-        wanted(&mirror, at(5)).await;
+        requested(&mirror, at(5)).await;
         mirror.fail_closing();
         assert_eq!(reader.await.unwrap(), Err(NotClosed));
-        wanted(&mirror, Timestamp::MIN).await;
+        requested(&mirror, Timestamp::MIN).await;
         let next = mirror.until_closed(at(4), at(5));
         tokio::select! {
             biased;
             closed = next => panic!("{closed:?}"),
-            () = wanted(&mirror, at(4)) => {}
+            () = requested(&mirror, at(4)) => {}
         }
     }
 
@@ -213,7 +211,7 @@ mod tests {
             tokio::select! {
                 biased;
                 closed = mirror.until_closed(at(time), at(now)) => panic!("{closed:?}"),
-                () = wanted(&mirror, at(expected)) => {}
+                () = requested(&mirror, at(expected)) => {}
             }
         }
     }

@@ -1,10 +1,11 @@
 //! Fan-out: wakes subscribers in waves.
 //!
-//! A change wakes nobody itself. It marks its subscribers as due, and a task of its own wakes all that are due as one wave: in slices,
-//! between which it yields, so that commits and answers are not queued behind thousands of woken tasks. Changes during a wave
-//! wait for the next one. How long that pauses depends on what a wave costs: the time to wake its subscribers, and the time to write
-//! what they send. So fan-out leaves most of the machine to changes, however many subscribers there are. A change after a quiet time is
-//! sent at once.
+//! A change only marks its subscribers as due. A separate task wakes all that are due, as one wave. It wakes them in slices and yields
+//! in between, so that commits and answers are not queued behind thousands of woken tasks.
+//!
+//! Changes during a wave wait for the next one. The pause until then grows with the cost of a wave: the time to wake its subscribers,
+//! and the time to write what they send. So fan-out leaves most of the machine to changes, however many subscribers there are. A change
+//! after a quiet time is sent at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,10 +29,10 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// How late a subscriber may be while waves are cheap enough.
 const MAX_LATENESS: Duration = Duration::from_millis(250);
 
-/// Under load, a wave takes at most this share of the time until the next: one part in ten, ...
-const CHEAP_SHARE: u32 = 10;
-/// ... or one in three, if subscribers would be later than [`MAX_LATENESS`] otherwise.
-const LARGEST_SHARE: u32 = 3;
+/// Under load, a wave begins this many times the cost of the last one after its beginning: waves take a tenth of the time.
+const INTERVAL_FACTOR: u32 = 10;
+/// The least such factor. It is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
+const MIN_INTERVAL_FACTOR: u32 = 3;
 
 /// The time that the server has spent writing to clients. Writes are most of what large messages cost.
 #[derive(Clone, Default)]
@@ -52,23 +53,26 @@ impl WriteTime {
 #[derive(Default)]
 pub(super) struct FanOut {
     registry: Mutex<Registry>,
-    /// The state that the latest wave tells of.
-    reached: Mutex<Position>,
-    /// What a subscriber costs at least when it is woken, if most of that is not spent in the tasks of this server.
+    /// The state that the latest wave announced.
+    announced: Mutex<Position>,
+    /// The least cost of waking one subscriber. Set where most of the work is done outside this server's tasks.
     cost_each: Duration,
     write_time: WriteTime,
 }
 
-/// A subscriber's place in a wave. The subscribers of one connection are neighbours, so that it writes once for all of them.
-pub(super) type Place = (usize, u64);
+/// A subscriber's connection and number. A wave wakes subscribers in this order: those of one connection follow each other, so that the
+/// connection writes once for all of them.
+pub(super) type SubscriberId = (usize, u64);
 
-type Members = BTreeMap<Place, Arc<Notify>>;
+type Subscribers = BTreeMap<SubscriberId, Arc<Notify>>;
 
 #[derive(Default)]
 struct Registry {
     last_number: u64,
-    to_all: Members,
-    by_key: HashMap<FlagKey, Members>,
+    /// Subscribers to all flags. Those of the log, and of users and tokens, are here as well.
+    all_flags: Subscribers,
+    /// Subscribers to some flags, by the key of each.
+    by_key: HashMap<FlagKey, Subscribers>,
     due: Due,
     /// Whether a task sends waves.
     is_sending: bool,
@@ -85,22 +89,24 @@ struct Wave {
     written: Duration,
 }
 
-/// What the next wave tells.
+/// What the next wave announces, and to which subscribers.
 #[derive(Default)]
 struct Due {
     /// The latest state.
     position: Position,
-    /// When the first of these changes was told.
+    /// When the first of these changes was announced to this fan-out.
     since: Option<Instant>,
-    to_all: bool,
-    /// Changed flags that have watchers.
+    /// Whether subscribers to all flags are due.
+    all_flags: bool,
+    /// Changed flags that have subscribers of their own, which are due.
     keys: HashSet<FlagKey>,
-    to_everyone: bool,
+    /// Whether all subscribers are due, those to some flags too.
+    everyone: bool,
 }
 
 impl Due {
     fn is_empty(&self) -> bool {
-        !self.to_all && !self.to_everyone && self.keys.is_empty()
+        !self.all_flags && !self.everyone && self.keys.is_empty()
     }
 }
 
@@ -115,62 +121,62 @@ impl FanOut {
     }
 
     /// Adds a subscriber to these flags, or to all, that has this connection.
-    pub fn add(&self, keys: Option<&[FlagKey]>, connection: usize) -> (Place, Arc<Notify>) {
+    pub fn add(&self, keys: Option<&[FlagKey]>, connection: usize) -> (SubscriberId, Arc<Notify>) {
         let wake = Arc::new(Notify::new());
         let mut registry = self.lock();
         registry.last_number += 1;
-        let place = (connection, registry.last_number);
+        let id = (connection, registry.last_number);
         match keys {
-            None => drop(registry.to_all.insert(place, Arc::clone(&wake))),
+            None => drop(registry.all_flags.insert(id, Arc::clone(&wake))),
             Some(keys) => {
                 for key in keys {
-                    registry.by_key.entry(key.clone()).or_default().insert(place, Arc::clone(&wake));
+                    registry.by_key.entry(key.clone()).or_default().insert(id, Arc::clone(&wake));
                 }
             }
         }
-        (place, wake)
+        (id, wake)
     }
 
-    pub fn remove(&self, place: Place, keys: Option<&[FlagKey]>) {
+    pub fn remove(&self, id: SubscriberId, keys: Option<&[FlagKey]>) {
         let mut registry = self.lock();
         let Some(keys) = keys else {
-            registry.to_all.remove(&place);
+            registry.all_flags.remove(&id);
             return;
         };
         for key in keys {
-            if let Some(members) = registry.by_key.get_mut(key) {
-                members.remove(&place);
-                if members.is_empty() {
+            if let Some(subscribers) = registry.by_key.get_mut(key) {
+                subscribers.remove(&id);
+                if subscribers.is_empty() {
                     registry.by_key.remove(key);
                 }
             }
         }
     }
 
-    /// The state that the latest wave tells of. Later changes come with another wave.
-    pub fn reached(&self) -> Position {
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The state that the latest wave announced. Later changes come with another wave.
+    pub fn announced(&self) -> Position {
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells the subscribers of these flags that they have changed, in the state at `position`.
-    pub fn tell(self: &Arc<Self>, position: Position, flags: &[Arc<Flag>]) {
+    /// Notifies the subscribers of these flags, which have changed in the state at `position`.
+    pub fn notify(self: &Arc<Self>, position: Position, flags: &[Arc<Flag>]) {
         let mut registry = self.lock();
-        let Registry { to_all, by_key, due, .. } = &mut *registry;
-        due.to_all |= !flags.is_empty() && !to_all.is_empty();
+        let Registry { all_flags, by_key, due, .. } = &mut *registry;
+        due.all_flags |= !flags.is_empty() && !all_flags.is_empty();
         due.keys.extend(flags.iter().map(|flag| &flag.key).filter(|key| by_key.contains_key(*key)).cloned());
         self.send(registry, position);
     }
 
-    /// Tells all subscribers that something changed, in the state at `position`.
-    pub fn tell_everyone(self: &Arc<Self>, position: Position) {
+    /// Notifies all subscribers that something changed, in the state at `position`.
+    pub fn notify_all(self: &Arc<Self>, position: Position) {
         let mut registry = self.lock();
-        registry.due.to_everyone |= !registry.to_all.is_empty() || !registry.by_key.is_empty();
+        registry.due.everyone |= !registry.all_flags.is_empty() || !registry.by_key.is_empty();
         self.send(registry, position);
     }
 
-    /// Begins to send waves, unless nobody is due or a task sends them already.
+    /// Begins to send waves, unless no subscriber is due or a task sends them already.
     fn send(self: &Arc<Self>, mut registry: MutexGuard<'_, Registry>, position: Position) {
-        // The committer and the follower may tell of their states in another order than they made them.
+        // The committer and the follower may announce their states in another order than they made them.
         registry.due.position = registry.due.position.max(position);
         if registry.due.is_empty() {
             return;
@@ -190,13 +196,13 @@ impl FanOut {
                 sleep_until(next).await;
             }
             let (began, written) = (Instant::now(), self.write_time.total());
-            let members = self.begin_wave();
-            for slice in members.chunks(SLICE) {
+            let subscribers = self.begin_wave();
+            for slice in subscribers.chunks(SLICE) {
                 // A subscriber that is not waiting is woken at its next wait.
                 slice.iter().for_each(|wake| wake.notify_one());
                 yield_now().await;
             }
-            let least_cost = self.cost_each.saturating_mul(members.len().try_into().unwrap_or(u32::MAX));
+            let least_cost = self.cost_each.saturating_mul(subscribers.len().try_into().unwrap_or(u32::MAX));
             let cost = began.elapsed().max(least_cost);
             let mut registry = self.lock();
             registry.last_wave = Some(Wave { began, cost, written });
@@ -207,8 +213,8 @@ impl FanOut {
         }
     }
 
-    /// When the next wave may begin. Under load, that is when something changed during the last one, it is later while that one is
-    /// still being written.
+    /// When the next wave may begin. Under load, the last wave's cost decides, which grows while that wave is still being written. Load
+    /// means that something changed during the last wave.
     fn next_wave(&self) -> Option<Instant> {
         let registry = self.lock();
         let Wave { began, cost, written } = registry.last_wave?;
@@ -217,22 +223,22 @@ impl FanOut {
         Some(began + if is_loaded { interval(cost) } else { MIN_INTERVAL })
     }
 
-    /// The subscribers that are due, in the order of their places.
+    /// Takes the subscribers that are due, in the order of their ids.
     fn begin_wave(&self) -> Vec<Arc<Notify>> {
         let mut registry = self.lock();
-        let Due { position, to_all, keys, to_everyone, since: _ } = std::mem::take(&mut registry.due);
-        *self.reached.lock().unwrap_or_else(PoisonError::into_inner) = position;
+        let Due { position, all_flags, keys, everyone, since: _ } = std::mem::take(&mut registry.due);
+        *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = position;
         let by_key = |key| registry.by_key.get(key).into_iter().flatten();
-        if keys.is_empty() && !to_everyone {
-            return registry.to_all.values().cloned().collect();
+        if keys.is_empty() && !everyone {
+            return registry.all_flags.values().cloned().collect();
         }
-        if !to_all && !to_everyone && keys.len() == 1 {
+        if !all_flags && !everyone && keys.len() == 1 {
             return keys.iter().flat_map(by_key).map(|(_, wake)| Arc::clone(wake)).collect();
         }
-        let all = registry.to_all.iter().filter(|_| to_all || to_everyone);
-        let every_key = registry.by_key.values().filter(|_| to_everyone).flatten();
-        let members = all.chain(keys.iter().flat_map(by_key)).chain(every_key);
-        let wave: Members = members.map(|(place, wake)| (*place, Arc::clone(wake))).collect();
+        let all = registry.all_flags.iter().filter(|_| all_flags || everyone);
+        let every_key = registry.by_key.values().filter(|_| everyone).flatten();
+        let subscribers = all.chain(keys.iter().flat_map(by_key)).chain(every_key);
+        let wave: Subscribers = subscribers.map(|(id, wake)| (*id, Arc::clone(wake))).collect();
         wave.into_values().collect()
     }
 
@@ -240,14 +246,14 @@ impl FanOut {
     #[cfg(test)]
     pub fn registrations(&self) -> usize {
         let registry = self.lock();
-        registry.to_all.len() + registry.by_key.values().map(Members::len).sum::<usize>()
+        registry.all_flags.len() + registry.by_key.values().map(Subscribers::len).sum::<usize>()
     }
 }
 
 /// The time from the beginning of a wave that took `cost` to the next, while changes go on.
 fn interval(cost: Duration) -> Duration {
-    let longest = MAX_LATENESS.saturating_sub(cost).max(cost * LARGEST_SHARE);
-    (cost * CHEAP_SHARE).min(longest).max(MIN_INTERVAL)
+    let longest = MAX_LATENESS.saturating_sub(cost).max(cost * MIN_INTERVAL_FACTOR);
+    (cost * INTERVAL_FACTOR).min(longest).max(MIN_INTERVAL)
 }
 
 #[cfg(test)]
@@ -288,7 +294,7 @@ mod tests {
                     wake.notified().await;
                     let oldest: Instant = changed.lock().unwrap()[usize::try_from(known).unwrap()];
                     latest = latest.max(oldest.elapsed());
-                    known = fan_out.reached().revision;
+                    known = fan_out.announced().revision;
                     waves += 1;
                 }
                 (waves, latest)
@@ -296,7 +302,7 @@ mod tests {
         }
         for revision in 1..=CHANGES {
             changed.lock().unwrap().push(Instant::now());
-            fan_out.tell(at(revision), &flag("a", revision));
+            fan_out.notify(at(revision), &flag("a", revision));
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         while let Some(subscriber) = subscribers.join_next().await {
@@ -319,7 +325,7 @@ mod tests {
                 woken.fetch_add(1, Ordering::Relaxed);
             });
         }
-        fan_out.tell(at(1), &flag("a", 1));
+        fan_out.notify(at(1), &flag("a", 1));
         let mut before = 0;
         while before < 1_000 {
             yield_now().await;
@@ -336,11 +342,11 @@ mod tests {
         let (_, wake) = fan_out.add(None, 0);
         let mut waves = Vec::new();
         for revision in 1..10 {
-            fan_out.tell(at(revision), &flag("a", revision));
+            fan_out.notify(at(revision), &flag("a", revision));
             wake.notified().await;
             waves.push(Instant::now());
             // The next change comes during the wave, and the wave is written meanwhile.
-            fan_out.tell(at(revision), &flag("b", revision));
+            fan_out.notify(at(revision), &flag("b", revision));
             write_time.add(Duration::from_millis(400));
         }
         assert!(waves.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_millis(1_200)), "{waves:?}");

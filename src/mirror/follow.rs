@@ -1,4 +1,4 @@
-//! The follower: takes over what other replicas append.
+//! The follower: applies to the mirror what other replicas append.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -40,7 +40,7 @@ impl Mirror {
                     if let FollowOutcome::Changed(head, _) = &outcome {
                         missing = head.revision - known.revision;
                     }
-                    self.take_over(store, &known, outcome, closed_at).await?
+                    self.apply_outcome(store, &known, outcome, closed_at).await?
                 }
             };
             self.lag.fetch_max(missing, Ordering::Relaxed);
@@ -52,8 +52,8 @@ impl Mirror {
         }
     }
 
-    /// Takes over what happened since `known`. Returns whether the mirror has caught up.
-    async fn take_over(
+    /// Applies what happened to the log since `known`. Returns whether the mirror has caught up.
+    async fn apply_outcome(
         &self,
         store: &dyn Store,
         known: &Head,
@@ -77,7 +77,7 @@ impl Mirror {
             FollowOutcome::Diverged => false,
         };
         if caught_up {
-            self.close_behind(closed_at);
+            self.close_reached(closed_at);
         }
         Ok(caught_up)
     }

@@ -30,36 +30,36 @@ pub use fan_out::WriteTime;
 pub use follow::follow;
 pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
 
-/// What a reader of the log costs when it is notified: a few queries, most of which the database works on.
-const LOG_READ: Duration = Duration::from_micros(250);
+/// The cost of notifying one reader of the log: a few queries, whose time is mostly spent in the database.
+const LOG_READ_COST: Duration = Duration::from_micros(250);
 
 /// The state in memory, shared by all tasks. Reads do not block each other.
 pub struct Mirror {
     /// `None` until the database was read for the first time.
     state: RwLock<Option<State>>,
-    /// Serializes the reads of the log, so that an older one never overwrites a newer one.
+    /// One look at the log at a time, so that an older one never overwrites a newer one.
     following: Mutex<()>,
     /// The revision of `state`, for tasks that wait for one; -1 without a state.
     revision: watch::Sender<Revision>,
-    /// Questions about times that are not closed yet.
+    /// Reads as of times that are not closed yet.
     closing: closing::Closing,
     /// Counts changes of users and tokens. Open streams check their access after each. Flips, the most frequent
     /// changes, do not wake them.
     access_changes: AtomicU64,
-    /// The subscribers to changes of flags, ...
+    /// The subscribers to changes of flags.
     flags: Arc<FanOut>,
-    /// ... to entries of the log, ...
+    /// The subscribers to entries of the log.
     log: Arc<FanOut>,
-    /// ... and to changes of users and tokens.
+    /// The subscribers to changes of users and tokens.
     access: Arc<FanOut>,
     write_time: WriteTime,
-    /// The keys of all flags of logs that were replaced.
+    /// The keys of all flags in logs that this mirror held before they were replaced, as by a restore.
     former_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
-    /// The most revisions by which the mirror was found to lag since the metric was last read.
+    /// The largest lag in revisions that was found since the metric was last read.
     lag: AtomicI64,
     /// When the mirror was created, for its age before the first confirmation.
     began: Instant,
-    /// When the last successful look at the database began: the mirror has everything that was appended before.
+    /// When the last successful look at the database began. Everything that was appended before is in the mirror.
     confirmed: watch::Sender<Option<Instant>>,
     /// How long after a confirmation the mirror counts as fresh.
     max_staleness: Duration,
@@ -77,7 +77,7 @@ impl Mirror {
             closing: closing::Closing::default(),
             access_changes: AtomicU64::new(0),
             flags: fan_out(Duration::ZERO),
-            log: fan_out(LOG_READ),
+            log: fan_out(LOG_READ_COST),
             access: fan_out(Duration::ZERO),
             write_time,
             former_keys: std::sync::Mutex::default(),
@@ -99,7 +99,7 @@ impl Mirror {
         self.revision.subscribe()
     }
 
-    /// Takes the time of all writes to clients, by which subscribers are paced.
+    /// The counter of time spent writing to clients. Connections add to it, and it sets the pace of waves.
     pub fn write_time(&self) -> WriteTime {
         self.write_time.clone()
     }
@@ -115,10 +115,10 @@ impl Mirror {
         self.access_changes.fetch_add(changes_access.into(), Ordering::AcqRel);
         drop(held);
         if changes_access {
-            self.access.tell_everyone(position);
+            self.access.notify_all(position);
         }
-        self.flags.tell(position, &delta.flags);
-        self.log.tell_everyone(position);
+        self.flags.notify(position, &delta.flags);
+        self.log.notify_all(position);
     }
 
     /// The keys of flags that disappeared because the log was replaced, as after a restore.
@@ -149,7 +149,7 @@ impl Mirror {
             former.extend(old.flags("", None).map(|flag| flag.key.clone()));
         }
         for subscribers in [&self.access, &self.flags, &self.log] {
-            subscribers.tell_everyone(position);
+            subscribers.notify_all(position);
         }
     }
 }

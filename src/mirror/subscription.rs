@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Mirror;
-use super::fan_out::{FanOut, Place};
+use super::fan_out::{FanOut, SubscriberId};
 use crate::domain::Revision;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
@@ -22,28 +22,28 @@ use crate::domain::text::FlagKey;
 /// Notifies its owner of changes to flags, until it is dropped.
 pub struct Subscription {
     mirror: Arc<Mirror>,
-    member: Member,
+    registration: Registration,
     /// The generation of the log that it began on, see [`State::generation`].
     generation: u64,
-    /// What the next read must include, besides what the latest wave tells of.
+    /// What the next read must include, besides what the latest wave announced.
     needed: Position,
 }
 
 /// Notifies its owner of entries of the log, until it is dropped.
-pub struct LogSubscription(Member);
+pub struct LogSubscription(Registration);
 
 /// Notifies its owner of changes of users or tokens, until it is dropped.
 pub struct AccessChanges {
     mirror: Arc<Mirror>,
-    member: Member,
+    registration: Registration,
     /// The number of changes that its owner knows.
     seen: u64,
 }
 
-/// A place in the waves of one kind.
-struct Member {
+/// A subscriber's registration with a fan-out, until it is dropped.
+struct Registration {
     fan_out: Arc<FanOut>,
-    place: Place,
+    id: SubscriberId,
     /// `None` for all flags.
     keys: Option<Arc<[FlagKey]>>,
     wake: Arc<Notify>,
@@ -74,20 +74,20 @@ impl Mirror {
     /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe
     /// before you read, so that no change in between is lost. Subscribers with the same `connection` are woken together.
     pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>, connection: usize) -> Subscription {
-        let member = Member::new(&self.flags, keys.map(Into::into), connection);
+        let registration = Registration::new(&self.flags, keys.map(Into::into), connection);
         let needed = self.position();
-        Subscription { mirror: Arc::clone(self), member, generation: needed.generation, needed }
+        Subscription { mirror: Arc::clone(self), registration, generation: needed.generation, needed }
     }
 
     /// Subscribes to the entries of the log.
     pub fn subscribe_to_log(&self, connection: usize) -> LogSubscription {
-        LogSubscription(Member::new(&self.log, None, connection))
+        LogSubscription(Registration::new(&self.log, None, connection))
     }
 
     /// Subscribes to changes of users and tokens.
     pub fn subscribe_to_access(self: &Arc<Self>, connection: usize) -> AccessChanges {
-        let member = Member::new(&self.access, None, connection);
-        AccessChanges { mirror: Arc::clone(self), member, seen: self.access_changes.load(Ordering::Acquire) }
+        let registration = Registration::new(&self.access, None, connection);
+        AccessChanges { mirror: Arc::clone(self), registration, seen: self.access_changes.load(Ordering::Acquire) }
     }
 
     fn position(&self) -> Position {
@@ -101,23 +101,23 @@ impl Mirror {
     }
 }
 
-impl Member {
+impl Registration {
     fn new(fan_out: &Arc<FanOut>, keys: Option<Arc<[FlagKey]>>, connection: usize) -> Self {
-        let (place, wake) = fan_out.add(keys.as_deref(), connection);
-        Self { fan_out: Arc::clone(fan_out), place, keys, wake }
+        let (id, wake) = fan_out.add(keys.as_deref(), connection);
+        Self { fan_out: Arc::clone(fan_out), id, keys, wake }
     }
 }
 
-impl Drop for Member {
+impl Drop for Registration {
     fn drop(&mut self) {
-        self.fan_out.remove(self.place, self.keys.as_deref());
+        self.fan_out.remove(self.id, self.keys.as_deref());
     }
 }
 
 impl Subscription {
     /// Waits for a change of one of the flags, or until the log was replaced, up to `max_wait`; `false` if none came.
     pub async fn changed_within(&mut self, max_wait: Duration) -> bool {
-        let has_changed = timeout(max_wait, self.member.wake.notified()).await.is_ok();
+        let has_changed = timeout(max_wait, self.registration.wake.notified()).await.is_ok();
         if !has_changed {
             self.needed = self.mirror.position();
         }
@@ -127,7 +127,7 @@ impl Subscription {
     /// What the next read must include. Later changes notify it again, so that a state read for another subscriber may be used as
     /// long as it includes this.
     pub fn needed(&self) -> Position {
-        self.needed.max(self.member.fan_out.reached())
+        self.needed.max(self.registration.fan_out.announced())
     }
 
     /// Reads the state; `None` once the log was replaced, as after a restore: a cursor in the old log means nothing in the
@@ -138,7 +138,7 @@ impl Subscription {
 
     /// The keys that it watches; `None` for all flags.
     pub fn keys(&self) -> Option<&Arc<[FlagKey]>> {
-        self.member.keys.as_ref()
+        self.registration.keys.as_ref()
     }
 }
 
@@ -154,7 +154,7 @@ impl AccessChanges {
     /// Waits for a change that its owner does not know. Its owner may be polled before its turn to be woken comes, and then learns
     /// of a change at once.
     pub async fn changed(&mut self) {
-        let mut woken = pin!(self.member.wake.notified());
+        let mut woken = pin!(self.registration.wake.notified());
         let (mirror, seen) = (&self.mirror, &mut self.seen);
         poll_fn(|context| {
             let changes = mirror.access_changes.load(Ordering::Acquire);

@@ -6,7 +6,7 @@
 use super::backend::Backend;
 use super::rows::{Time, select};
 use super::sql::Sql;
-use super::{EntryQuery, Order, SomeEntries, StoreError};
+use super::{EntryChunk, EntryQuery, Order, StoreError};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
 use crate::domain::time::Timestamp;
@@ -42,13 +42,13 @@ pub(super) fn has_room(max_bytes: usize) -> impl FnMut(&Entry) -> bool {
 }
 
 /// Reads the first of the entries that match a query with one statement, up to about `max_bytes`.
-pub(super) async fn some_entries<B: Backend>(
+pub(super) async fn entry_chunk<B: Backend>(
     query: &EntryQuery,
     max_bytes: usize,
     connection: &mut B::Connection,
-) -> Result<SomeEntries, StoreError> {
+) -> Result<EntryChunk, StoreError> {
     let (entries, is_cut) = entries::<B>("", query).rows_while(connection, has_room(max_bytes)).await?;
-    Ok(SomeEntries { entries, is_cut })
+    Ok(EntryChunk { entries, is_cut })
 }
 
 /// Counts entries by walking them.
@@ -89,8 +89,8 @@ pub(super) fn last_until<B: Backend>(time: Timestamp) -> Sql<B> {
 /// The index that holds the entries of a filter in the order of their revisions, for a database that has to be told. `None`
 /// to walk the log itself.
 ///
-/// Of several conditions, the first in this list is the one that the fewest entries pass: a change that is not a flip, or is
-/// about something else than a flag, is rare. A new filter gets a line here.
+/// The list is ordered by how few entries pass a condition, and the first that applies is used. Changes that are not flips, or that
+/// concern other objects than flags, are rare. A new filter gets a line here.
 fn index(filter: &Filter) -> Option<&'static str> {
     let is_action = |is_flip| filter.action.is_some_and(|action| action.is_flip() == is_flip);
     [

@@ -1,9 +1,11 @@
 //! Counting the entries that pass a filter, written once for both databases.
 //!
-//! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in
-//! blocks: except for the object, each field of a filter has few values, so a block needs only a few rows for each user,
-//! and a few for all users together. A count adds up the blocks that lie in its range, and walks only the entries at both
-//! ends. The same counts say in which blocks a page's entries are (`pages.rs`).
+//! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in blocks. Except
+//! for the object, each field of a filter has few values. So a block needs only a few rows for each user, and a few for all users
+//! together.
+//!
+//! A count adds up the blocks that lie in its range, and walks only the entries at both ends. The same counts say in which blocks a
+//! page's entries are (`pages.rs`).
 
 use std::ops::RangeInclusive;
 
@@ -28,7 +30,7 @@ impl<B: Backend> Counts<'_, B> {
     pub async fn ahead(&mut self, head: &Head) -> Result<bool, StoreError> {
         let sql = "SELECT max(block) FROM audit_log_counts";
         let last: Option<Option<i64>> = Sql::<B>::new(sql).first_value_on(self.0).await?;
-        let block = next(last.flatten(), head.floor);
+        let block = next_block(last.flatten(), head.floor);
         if revisions(&(block..=block)).last > head.revision {
             return Ok(false);
         }
@@ -76,11 +78,11 @@ impl<B: Backend> Counts<'_, B> {
 
     /// The counted blocks in a range that are of use for this filter. `None` if walking the range is as good.
     pub async fn counted(&mut self, filter: &Filter, range: Range) -> Result<Option<Counted>, StoreError> {
-        let blocks = within(range);
+        let blocks = blocks_within(range);
         if blocks.is_empty() || filter.is_empty() || self.is_small_object(filter, range).await? {
             return Ok(None);
         }
-        // They have no gap.
+        // The counted blocks have no gap, so the first and the last are enough.
         let sql = "SELECT (SELECT min(block) FROM audit_log_counts WHERE block >= $1),
             (SELECT max(block) FROM audit_log_counts WHERE block <= $2)";
         let query = Sql::<B>::new(sql).bind(*blocks.start()).bind(*blocks.end());
@@ -111,8 +113,8 @@ impl<B: Backend> Counts<'_, B> {
         Ok(entries < FEW_ENTRIES)
     }
 
-    /// The blocks among these that have entries which pass the filter, in this order, and how many. The object is left out of
-    /// account.
+    /// The blocks among these that have entries which pass the filter, in this order, with their number of entries. Ignores the
+    /// filter's object.
     pub async fn by_block(
         &mut self,
         filter: &Filter,
@@ -179,7 +181,7 @@ pub(super) fn runs(counts: Vec<(i64, i64)>, enough: i64) -> Vec<RangeInclusive<i
 }
 
 /// The block to count after the last counted one. A log that begins after `floor` starts with its first complete block.
-fn next(last: Option<i64>, floor: Revision) -> i64 {
+fn next_block(last: Option<i64>, floor: Revision) -> i64 {
     let whole = (floor + BLOCK - 1).div_euclid(BLOCK);
     last.map_or(whole, |last| whole.max(last + 1))
 }
@@ -190,7 +192,7 @@ pub(super) fn revisions(blocks: &RangeInclusive<i64>) -> Range {
 }
 
 /// The blocks that lie completely in a range.
-fn within(range: Range) -> RangeInclusive<i64> {
+fn blocks_within(range: Range) -> RangeInclusive<i64> {
     let first = (range.first.max(1) - 1 + BLOCK - 1).div_euclid(BLOCK);
     first..=range.last.div_euclid(BLOCK) - 1
 }
@@ -209,12 +211,12 @@ mod tests {
             (BLOCK + 1, 3 * BLOCK + 5, 1..=2),
             (BLOCK, 3 * BLOCK - 1, 1..=1),
         ] {
-            assert_eq!(within(Range { first, last }), blocks, "{first} to {last}");
+            assert_eq!(blocks_within(Range { first, last }), blocks, "{first} to {last}");
             let Range { first: begin, last: end } = revisions(&blocks);
             assert!(begin >= first && end <= last, "{blocks:?} are not in {first} to {last}");
         }
         for (first, last) in [(1, BLOCK - 1), (2, BLOCK), (2, 2 * BLOCK - 1), (BLOCK, BLOCK + 5), (9, 8), (1, 0)] {
-            assert!(within(Range { first, last }).is_empty(), "{first} to {last}");
+            assert!(blocks_within(Range { first, last }).is_empty(), "{first} to {last}");
         }
     }
 
@@ -231,12 +233,12 @@ mod tests {
 
     #[test]
     fn next_block_is_complete_and_follows_the_last() {
-        assert_eq!(next(None, 0), 0);
-        assert_eq!(next(Some(4), 0), 5);
+        assert_eq!(next_block(None, 0), 0);
+        assert_eq!(next_block(Some(4), 0), 5);
         for (floor, whole) in [(1, 1), (BLOCK, 1), (BLOCK + 1, 2), (10 * BLOCK - 1, 10)] {
-            assert_eq!(next(None, floor), whole);
-            assert_eq!(next(Some(0), floor), whole);
-            assert_eq!(next(Some(20), floor), 21);
+            assert_eq!(next_block(None, floor), whole);
+            assert_eq!(next_block(Some(0), floor), whole);
+            assert_eq!(next_block(Some(20), floor), 21);
         }
     }
 }

@@ -30,8 +30,8 @@ pub enum FollowOutcome {
     Unchanged,
     /// The log has this head now, and these objects changed.
     Changed(Head, Delta),
-    /// The log does not continue from the known head: it is shorter, or has another entry there, as after a restored backup,
-    /// or the entry after it was trimmed. Load the state again.
+    /// The log does not continue from the known head. Either a backup was restored, so that the log is shorter or has another entry
+    /// there. Or the entry after the head was trimmed. Load the state again.
     Diverged,
 }
 

@@ -2,11 +2,11 @@
 //!
 //! * `rows` describes each table once.
 //! * `sql`, `audit`, `counts`, `pages`, `checkpoints` and `follow` are written once for both databases.
-//! * `share` and `reading` keep questions to the log from slowing changes.
+//! * `log_query` and `query_throttle` keep queries of the log from slowing changes.
 //! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
-//! To add a backend, implement [`Store`] and [`Writer`], give it migrations with the same tables and columns, and add it
-//! to the conformance suite in `tests/it/store`, which runs every method against every backend.
+//! To add a backend, implement [`Store`] and [`Writer`], and give it migrations with the same tables and columns. Add it to the
+//! conformance suite in `tests/it/store`, which runs every method against every backend.
 
 mod audit;
 mod backend;
@@ -14,12 +14,12 @@ mod checkpoints;
 mod counts;
 mod error;
 mod follow;
+mod log_query;
 mod migrate;
 mod pages;
 mod postgres;
-mod reading;
+mod query_throttle;
 mod rows;
-mod share;
 mod sql;
 mod sqlite;
 mod usability;
@@ -54,7 +54,7 @@ pub use usability::Usability;
 pub enum AppendOutcome {
     /// The step is in the log, durably.
     Appended,
-    /// The head of the log is not the one that the step was decided at, or the time of the step's first entry was closed
+    /// The log has another head than the one that the step was decided at. Or the time of the step's first entry was closed
     /// meanwhile. Nothing was written. Following the log brings both up to date.
     HeadMoved,
     /// A request of the step is stored already: it is a retry, or its id was used for another request. Nothing was written.
@@ -87,12 +87,12 @@ pub struct EntryQuery {
     pub limit: i64,
 }
 
-/// Some of the entries that match a query.
+/// The first entries that match a query, up to a size.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SomeEntries {
+pub struct EntryChunk {
     /// The entries, in the order of the query.
     pub entries: Vec<Entry>,
-    /// Whether they ended at the size that was asked for, so that others may follow.
+    /// Whether the chunk ended at its size, so that other entries may follow.
     pub is_cut: bool,
 }
 
@@ -245,7 +245,7 @@ pub trait Store: Send + Sync {
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
     /// The first of these entries, up to about `max_bytes` by [`Entry::size`], but at least two if there are so many.
-    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError>;
+    async fn entry_chunk(&self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError>;
 
     /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
     /// the rest.

@@ -1,13 +1,13 @@
 //! Reading the entries that pass a filter, written once for both databases.
 //!
-//! A condition alone has an index that gives its entries in order. For several conditions, and for entries to skip, the
-//! counts say how many entries each block of the log has: only blocks with entries on the page are walked.
+//! For a single condition there is an index that gives its entries in order. For several conditions, and to skip entries, the counts
+//! are used. They say how many entries each block of the log has, so that only blocks with entries on the page are walked.
 
 use std::ops::RangeInclusive;
 
 use super::backend::Backend;
 use super::counts::{Counted, Counts, revisions, runs};
-use super::{EntryQuery, Order, SomeEntries, StoreError, audit};
+use super::{EntryChunk, EntryQuery, Order, StoreError, audit};
 use crate::domain::audit::Entry;
 use crate::domain::filter::Range;
 
@@ -37,7 +37,7 @@ impl Page<'_> {
         self.query.limit.saturating_sub_unsigned(self.entries.len() as u64)
     }
 
-    /// The blocks that are not skipped as a whole, of blocks with so many entries each.
+    /// Skips whole blocks, given the number of entries in each, and returns the rest.
     fn skip_blocks(&mut self, counts: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
         let rest = counts.into_iter().skip_while(|(_, entries)| {
             let is_skipped = *entries <= self.skip;
@@ -66,10 +66,10 @@ impl<'c, B: Backend> Pages<'c, B> {
         self.read(query).await
     }
 
-    /// See [`super::Store::some_entries`].
-    pub async fn some_entries(mut self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
+    /// See [`super::Store::entry_chunk`].
+    pub async fn entry_chunk(mut self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError> {
         if query.filter.is_empty() || audit::has_own_index(&query.filter) {
-            return audit::some_entries::<B>(query, max_bytes, self.counts.0).await;
+            return audit::entry_chunk::<B>(query, max_bytes, self.counts.0).await;
         }
         let limit = query.limit.min(MAX_ENTRIES);
         let mut entries = self.read(&EntryQuery { limit, ..query.clone() }).await?;
@@ -79,7 +79,7 @@ impl<'c, B: Backend> Pages<'c, B> {
         if let Some(last) = last {
             entries.truncate(last + 1);
         }
-        Ok(SomeEntries { is_cut: is_full || last.is_some(), entries })
+        Ok(EntryChunk { is_cut: is_full || last.is_some(), entries })
     }
 
     async fn read(&mut self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {

@@ -135,7 +135,7 @@ async fn global_stream_limit_refuses_other_callers() {
 }
 
 /// Health watches need no token. Their callers are distinguished by address, and an address may be a proxy: its limit applies while
-/// more than half of the streams of strangers, here two of four, are open.
+/// more than half of the streams of unauthenticated callers, here two of four, are open.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn anonymous_streams_count_against_the_limit() {
     let database = Database::new(Backend::Sqlite).await;

@@ -59,9 +59,9 @@ impl AuditLogList {
         validator.finish(list)
     }
 
-    /// The time up to which the answer is asked for, if an entry that is written later could belong to it. A page that is anchored
-    /// at a revision never changes.
-    pub fn open_end(&self) -> Option<Timestamp> {
+    /// The `to_date` that must be closed before the page is read, if a later entry could still belong to the page. A page that is
+    /// anchored at a revision never changes.
+    pub fn time_to_close(&self) -> Option<Timestamp> {
         self.period.to.filter(|_| self.cursor.is_none() && self.as_of.is_none())
     }
 

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use super::change::Changes;
 use super::errors::ApiError;
 use super::listener::Peer;
-use super::middleware::limits::Account;
+use super::middleware::limits::ByteAccount;
 use super::pb;
 use super::pb::audit_service_server::AuditService;
 use super::reader::StateReader;
@@ -67,7 +67,7 @@ impl AuditService for Audit {
         request: Request<pb::ListAuditLogsRequest>,
     ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
         let list = AuditLogList::parse(request.into_inner())?;
-        if let Some(time) = list.open_end() {
+        if let Some(time) = list.time_to_close() {
             self.reader.until_closed("to_date", time).await?;
         }
         list.page(&*self.store).await.map(Response::new)
@@ -126,9 +126,9 @@ impl AuditService for Audit {
         request: Request<pb::StreamAuditLogsRequest>,
     ) -> Result<Response<Messages>, Status> {
         let connection = Peer::connection(request.extensions());
-        let account = request.extensions().get::<Arc<Account>>().cloned();
+        let account = request.extensions().get::<Arc<ByteAccount>>().cloned();
         let request = AuditStream::parse(request.into_inner())?;
-        if let Some(time) = request.end_date() {
+        if let Some(time) = request.time_to_close() {
             self.reader.until_closed("to_date", time).await?;
         }
         let head = self.store.head().await?;

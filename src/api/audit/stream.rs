@@ -11,7 +11,7 @@ use tonic::Status;
 
 use super::conditions;
 use crate::api::errors::log_corrupt;
-use crate::api::middleware::limits::{Account, Charge};
+use crate::api::middleware::limits::{ByteAccount, Charge};
 use crate::api::pb;
 use crate::api::streams::HEARTBEAT;
 use crate::api::validate::{Edge, RequestValidator};
@@ -23,7 +23,7 @@ use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 use crate::mirror::Mirror;
-use crate::store::{EntryQuery, Order, SomeEntries, Store};
+use crate::store::{EntryChunk, EntryQuery, Order, Store};
 use crate::telemetry::request;
 
 /// The size of the entries that one read returns, by [`Entry::size`]: about a thousand flips. They are one message.
@@ -102,9 +102,9 @@ impl AuditStream {
         }))
     }
 
-    /// The time at which the stream ends although the log goes on. A stream with `follow` ends with the first entry after its
-    /// time, when no earlier one can come any more.
-    pub fn end_date(&self) -> Option<Timestamp> {
+    /// The `to_date` that must be closed before the stream begins. A stream with `follow` needs none: it ends with the first entry after
+    /// its `to_date`, when no earlier one can come any more.
+    pub fn time_to_close(&self) -> Option<Timestamp> {
         self.period.to.filter(|_| !self.follow)
     }
 
@@ -138,7 +138,7 @@ impl AuditStream {
         store: Arc<dyn Store>,
         mirror: &Mirror,
         connection: usize,
-        account: Option<Arc<Account>>,
+        account: Option<Arc<ByteAccount>>,
     ) -> Messages {
         // Subscribed before the log is read, so that no entry in between is missed.
         let appended = self.follow.then(|| mirror.subscribe_to_log(connection));
@@ -214,7 +214,7 @@ impl AuditStream {
             });
         }
         let limit = self.remaining.min(self.chunk_size);
-        let SomeEntries { mut entries, is_cut } = match begins_at_cursor {
+        let EntryChunk { mut entries, is_cut } = match begins_at_cursor {
             true => self.entries(store, Range { first: self.through, ..range }, limit.saturating_add(1)).await?,
             false => self.entries(store, range, limit).await?,
         };
@@ -243,9 +243,9 @@ impl AuditStream {
         Ok(Chunk { entries, bytes, through, hash, head, now, is_last })
     }
 
-    async fn entries(&self, store: &dyn Store, range: Range, limit: i64) -> Result<SomeEntries, Status> {
+    async fn entries(&self, store: &dyn Store, range: Range, limit: i64) -> Result<EntryChunk, Status> {
         let query = EntryQuery { filter: self.filter.clone(), range, order: Order::OldestFirst, offset: 0, limit };
-        Ok(store.some_entries(&query, CHUNK_BYTES).await?)
+        Ok(store.entry_chunk(&query, CHUNK_BYTES).await?)
     }
 
     /// Fails if entries after the cursor were trimmed, or if the log cannot be the one that the stream reads: during the stream, a backup

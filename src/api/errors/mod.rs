@@ -153,7 +153,7 @@ pub(super) fn log_corrupt(revision: Revision, details: &str) -> Status {
     status(Error::LogCorrupt { revision })
 }
 
-/// Replaces tonic's own status at the beginning of an answer with ours: tonic calls a malformed request INTERNAL, and a request
+/// Replaces tonic's own status at the beginning of an answer with ours. tonic calls a malformed request INTERNAL. It calls a request
 /// that is too large OUT_OF_RANGE, which clients take for a cursor outside the log, or RESOURCE_EXHAUSTED when decompressed. Our
 /// statuses always carry details; tonic's never do.
 pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
@@ -168,7 +168,8 @@ pub(super) fn replace_initial_status(headers: &mut HeaderMap) {
     }
 }
 
-/// The same at the end of an answer, where OUT_OF_RANGE means that the answer is too large. Anything else is a defect.
+/// Replaces tonic's own status at the end of an answer, where OUT_OF_RANGE means that the answer is too large. Other statuses of
+/// tonic there are defects of the server, and stay.
 pub(super) fn replace_final_status(method: &str, trailers: &mut HeaderMap) {
     if let Some((Code::OutOfRange, message)) = tonic_status(trailers) {
         // The answers of flagd's services hold all flags.

@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::change::Changes;
 use crate::api::listener::Peer;
-use crate::api::middleware::limits::{Account, SharedAnswer, Unsent};
+use crate::api::middleware::limits::{ByteAccount, SharedAnswer, Unsent};
 use crate::api::pb;
 use crate::api::pb::toggle_service_server::ToggleService;
 use crate::api::reader::{AsOf, StateReader};
@@ -171,7 +171,7 @@ impl ToggleService for Flags {
         request: Request<pb::WatchFeatureFlagsRequest>,
     ) -> Result<Response<Self::WatchFeatureFlagsStream>, Status> {
         let connection = Peer::connection(request.extensions());
-        let account = request.extensions().get::<Arc<Account>>().cloned();
+        let account = request.extensions().get::<Arc<ByteAccount>>().cloned();
         let mut watch = FlagWatch::parse(request.into_inner())?;
         let bytes = watch.keys.iter().flatten().map(|key| key.as_str().len() + WATCHED_KEY_BYTES).sum();
         let charge = account.filter(|_| bytes > 0).map(|account| account.charge_request(bytes)).transpose()?;

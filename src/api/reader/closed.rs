@@ -1,4 +1,4 @@
-//! Questions about a time: answered once the answer can no longer change.
+//! Reads as of a time: answered once the answer can no longer change.
 
 use std::time::Duration;
 
@@ -12,12 +12,12 @@ use crate::domain::time::Timestamp;
 /// How far ahead of the present a time may lie, in seconds. Clocks of callers differ a little, so the server waits for it.
 const MAX_SECONDS_AHEAD: i64 = 5;
 
-/// How long a question waits for its time to be closed. At the deadline of its call, `middleware/admit` answers.
+/// How long a read waits for its time to be closed. At the deadline of its call, `middleware/admit` answers.
 const CLOSED_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl StateReader {
-    /// Waits until the mirror has all entries up to `time`, and no other replica can add one. What is read after that about
-    /// this time is the same for ever, on every replica. A time before that of the last entry costs nothing.
+    /// Waits until the mirror has all entries up to `time`, and no replica can add one. What is read about this time afterwards is
+    /// the same for ever, on every replica. A time before that of the last entry costs nothing.
     pub(in crate::api) async fn until_closed(&self, field: &str, time: Timestamp) -> Result<(), Status> {
         if self.mirror.is_closed(time) {
             return Ok(());

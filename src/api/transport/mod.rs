@@ -7,7 +7,6 @@
 mod stream_task;
 
 use std::convert::Infallible;
-use std::io;
 use std::pin::pin;
 
 use futures::{Stream, StreamExt};
@@ -35,7 +34,7 @@ const SEND_BUFFER: usize = 64 << 10;
 
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
 pub(super) async fn serve<S>(
-    connections: impl Stream<Item = io::Result<Connection>>,
+    connections: impl Stream<Item = Connection>,
     service: S,
     limits: &FixedLimits,
     closing: CancellationToken,
@@ -46,8 +45,7 @@ pub(super) async fn serve<S>(
     let (http, graceful) = (http(limits), GracefulShutdown::new());
     {
         let mut connections = pin!(connections);
-        while let Some(Some(accepted)) = closing.run_until_cancelled(connections.next()).await {
-            let Ok(connection) = accepted else { continue };
+        while let Some(Some(connection)) = closing.run_until_cancelled(connections.next()).await {
             let peer = connection.connect_info();
             let service = service.clone().map_request(move |request: Request<Incoming>| {
                 let mut request = RequestBody::of(request).map(Body::new);

@@ -1,8 +1,8 @@
 //! The task of one HTTP/2 stream, which can reset it.
 //!
-//! hyper polls the body of an answer only while the client takes data. So a body cannot end itself while its client takes nothing: it
-//! would keep its memory for as long as the client likes. The task can: when it is dropped, `h2` drops what is unsent and resets the
-//! stream.
+//! hyper polls the body of an answer only while the client takes data. A body whose client takes nothing therefore cannot end itself, and
+//! would keep its memory for as long as the client likes. The stream's task can end it: when the task is dropped, `h2` drops what is
+//! unsent and resets the stream.
 
 use std::cell::RefCell;
 use std::pin::Pin;
@@ -18,8 +18,8 @@ thread_local! {
     static CURRENT: RefCell<Option<Option<Reset>>> = const { RefCell::new(None) };
 }
 
-/// Resets the current stream when `reset` completes, whatever its client does. From now on, `reset` is polled before each poll of the
-/// stream; it was polled once already.
+/// Resets the current stream when `reset` completes, whatever its client does. Poll `reset` once before: from now on it is polled before
+/// each poll of the stream.
 ///
 /// # Errors
 /// Returns `reset` if this is not the task of an HTTP/2 stream.

@@ -17,8 +17,8 @@ use crate::domain::advance::Step;
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::store::follow::LogEnd;
+use crate::store::query_throttle::QueryThrottle;
 use crate::store::rows::Time;
-use crate::store::share::LogShare;
 use crate::store::{AppendOutcome, StoreError, Writer};
 
 /// How long to wait for an answer to an append. After that the connection is dropped. The statement is never cancelled:
@@ -33,14 +33,14 @@ pub(super) struct PostgresWriter {
     connection: Option<PgConnection>,
     /// Corrected by each append.
     clock: Arc<DatabaseClock>,
-    share: Arc<LogShare>,
+    throttle: Arc<QueryThrottle>,
     /// Whether a transaction is open that has locked the head.
     is_head_locked: bool,
 }
 
 impl PostgresWriter {
-    pub fn new(connector: Connector, instance: Uuid, clock: Arc<DatabaseClock>, share: Arc<LogShare>) -> Self {
-        Self { connector, instance: instance.to_string(), connection: None, clock, share, is_head_locked: false }
+    pub fn new(connector: Connector, instance: Uuid, clock: Arc<DatabaseClock>, throttle: Arc<QueryThrottle>) -> Self {
+        Self { connector, instance: instance.to_string(), connection: None, clock, throttle, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -91,7 +91,7 @@ impl Writer for PostgresWriter {
         let is_head_locked = std::mem::take(&mut self.is_head_locked);
         let start = Instant::now();
         let result = tokio::time::timeout(APPEND_TIMEOUT, self.run(&mut connection, step, is_head_locked)).await;
-        self.share.record_writing(start.elapsed());
+        self.throttle.record_writing(start.elapsed());
         match result {
             Ok(Ok(appended)) => {
                 self.connection = Some(connection);

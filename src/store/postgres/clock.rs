@@ -26,8 +26,8 @@ impl Default for DatabaseClock {
 }
 
 impl DatabaseClock {
-    /// Corrects the clock by a reading that was asked for at `asked` and has just arrived. It was taken at some moment in
-    /// between, so a clock that fits any of these moments stays as it is: a slow answer says little, and disturbs little.
+    /// Corrects the clock by a reading that was asked for at `asked` and has just arrived. It was taken at some moment in between. A
+    /// clock that fits any of these moments stays as it is, so a slow answer changes little.
     pub fn correct(&self, reading: Timestamp, asked: Instant) {
         self.correct_between(reading, self.micros(asked), self.micros(Instant::now()));
     }

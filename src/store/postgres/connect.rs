@@ -44,9 +44,9 @@ impl Connector {
         }
     }
 
-    /// The URL's setting of `synchronous_commit`, if sessions do not use it.
-    pub fn lossy_setting(&self) -> Option<&str> {
-        self.session.lossy_setting()
+    /// The URL's `synchronous_commit`, if it loses changes. Sessions do not use it then.
+    pub fn lossy_synchronous_commit(&self) -> Option<&str> {
+        self.session.lossy_synchronous_commit()
     }
 
     /// A pool of connections. It connects at the first use.

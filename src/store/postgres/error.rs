@@ -27,8 +27,8 @@ pub(in crate::store) fn read(error: Error) -> StoreError {
     class(&error).error(NAME, error)
 }
 
-/// An error of an append. PostgreSQL has rolled back what it reports an error for, unless it is shutting down: then, as when
-/// the connection is lost, it may have committed first.
+/// An error of an append. PostgreSQL has rolled back a statement for which it reports an error, except while it shuts down. Then, as
+/// after a lost connection, it may have committed before.
 pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
         return Err(StoreError::OutcomeUnknown(error.into()));
@@ -45,7 +45,7 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
     }
 }
 
-/// Whether the connection must be replaced after this error: the session is lost, or read-only, as with a former primary.
+/// Whether the connection must be replaced after this error: the session is lost, or is read-only as on a former primary.
 pub(super) fn must_reconnect(error: &Error) -> bool {
     let code = error.as_database_error().and_then(|database| database.code());
     code.is_none_or(|code| ends_session(&code) || code == READ_ONLY)

@@ -26,14 +26,14 @@ use uuid::Uuid;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
+use super::log_query::LogQuery;
 use super::migrate::Schema;
 use super::pages::Pages;
-use super::reading::LogQuestion;
+use super::query_throttle::QueryThrottle;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
-use super::share::LogShare;
 use super::{
-    Connections, EntryQuery, Followed, Migration, RemovedEntries, SomeEntries, Store, StoreError, StoredCheckpoint,
-    Usability, Writer, audit, follow, migrate, share,
+    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint,
+    Usability, Writer, audit, follow, migrate, query_throttle,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -67,11 +67,11 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 /// A PostgreSQL database.
 pub struct PostgresStore {
     connector: Connector,
-    /// For look-ups of callers, which are short.
+    /// For the short look-ups of callers, and for the server's own small writes.
     pool: PgPool,
-    /// For questions to the log.
+    /// For queries of the log.
     log: PgPool,
-    share: Arc<LogShare>,
+    throttle: Arc<QueryThrottle>,
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: PgPool,
     follower: Follower,
@@ -92,8 +92,8 @@ impl PostgresStore {
         let clock = Arc::new(DatabaseClock::default());
         Ok(Self {
             pool: connector.pool(Purpose::Querying, 4),
-            log: connector.pool(Purpose::Querying, share::TURNS),
-            share: Arc::default(),
+            log: connector.pool(Purpose::Querying, query_throttle::TURNS),
+            throttle: Arc::default(),
             internal: connector.pool(Purpose::Querying, 2),
             follower: Follower::new(connector.clone(), Arc::clone(&clock)),
             clock,
@@ -103,8 +103,8 @@ impl PostgresStore {
         })
     }
 
-    async fn question(&self) -> Result<LogQuestion<'_, Postgres>, StoreError> {
-        LogQuestion::begin(&self.log, &self.share).await
+    async fn log_query(&self) -> Result<LogQuery<'_, Postgres>, StoreError> {
+        LogQuery::begin(&self.log, &self.throttle).await
     }
 }
 
@@ -182,15 +182,15 @@ impl Store for PostgresStore {
     }
 
     async fn warnings(&self) -> Result<Vec<String>, StoreError> {
-        let given = self.connector.lossy_setting().map(|value| {
+        let url_warning = self.connector.lossy_synchronous_commit().map(|value| {
             format!("the URL has synchronous_commit = {value}, which loses changes; toggled's sessions use on")
         });
-        Ok(given.into_iter().chain(warnings(&self.pool).await?).collect())
+        Ok(url_warning.into_iter().chain(warnings(&self.pool).await?).collect())
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        let (clock, share) = (Arc::clone(&self.clock), Arc::clone(&self.share));
-        Box::new(PostgresWriter::new(self.connector.clone(), self.instance, clock, share))
+        let (clock, throttle) = (Arc::clone(&self.clock), Arc::clone(&self.throttle));
+        Box::new(PostgresWriter::new(self.connector.clone(), self.instance, clock, throttle))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -228,9 +228,8 @@ impl Store for PostgresStore {
     }
 
     async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
-        // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the
-        // work. Index entries of removed rows
-        // stay until a vacuum. Starting after the last removed revision does not scan them again.
+        // These rows are not read any more, and appends do not touch them. Servers that remove at the same time share the work. Index
+        // entries of removed rows stay until a vacuum, so each call starts after the last removed revision.
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
@@ -280,23 +279,23 @@ impl Store for PostgresStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        let mut question = self.question().await?;
-        let entries = Pages::<Postgres>::new(question.connection()).entries(query).await;
-        question.end();
+        let mut log_query = self.log_query().await?;
+        let entries = Pages::<Postgres>::new(log_query.connection()).entries(query).await;
+        log_query.end();
         entries
     }
 
-    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
-        let mut question = self.question().await?;
-        let entries = Pages::<Postgres>::new(question.connection()).some_entries(query, max_bytes).await;
-        question.end();
+    async fn entry_chunk(&self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError> {
+        let mut log_query = self.log_query().await?;
+        let entries = Pages::<Postgres>::new(log_query.connection()).entry_chunk(query, max_bytes).await;
+        log_query.end();
         entries
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        let mut question = self.question().await?;
-        let count = Counts::<Postgres>(question.connection()).count(filter, range).await;
-        question.end();
+        let mut log_query = self.log_query().await?;
+        let count = Counts::<Postgres>(log_query.connection()).count(filter, range).await;
+        log_query.end();
         count
     }
 
@@ -315,10 +314,10 @@ impl Store for PostgresStore {
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
-        let mut question = self.question().await?;
+        let mut log_query = self.log_query().await?;
         let query = sqlx::query(NEXT_CHANGES).bind(flags).bind(revision);
-        let changes = read_all::<Postgres, _, _>(query.fetch(question.connection())).await;
-        question.end();
+        let changes = read_all::<Postgres, _, _>(query.fetch(log_query.connection())).await;
+        log_query.end();
         changes
     }
 
@@ -343,26 +342,25 @@ impl Store for PostgresStore {
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {
-        let mut question = self.question().await?;
+        let mut log_query = self.log_query().await?;
         let explain = "EXPLAIN (ANALYZE, COSTS OFF, TIMING OFF, SUMMARY OFF) ";
-        let plans = Pages::<Postgres>::new(question.connection()).explain(explain, query).await;
-        question.end();
+        let plans = Pages::<Postgres>::new(log_query.connection()).explain(explain, query).await;
+        log_query.end();
         plans
     }
 }
 
-/// PostgreSQL has no way to tell it before. See [`abandon`].
+/// Does nothing: PostgreSQL notices only a closed connection. See [`abandon`].
 pub(super) async fn stop_when(_: &mut PgConnection, _: Arc<AtomicBool>) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Closes the connection. The database looks for that while it works on a statement
-/// ([`session`](session::CLIENT_CHECK)).
+/// Closes the connection, which stops its statement ([`CLIENT_CHECK`](session::CLIENT_CHECK)).
 pub(super) fn abandon(connection: &mut PoolConnection<Postgres>) {
     connection.close_on_drop();
 }
 
-/// PostgreSQL has statistics, and decides itself.
+/// PostgreSQL has statistics, and chooses the index itself.
 pub(super) fn index_hint(_: Option<&str>) -> String {
     String::new()
 }

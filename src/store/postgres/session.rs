@@ -1,6 +1,7 @@
-//! The settings of a session. They are set after connecting, because PgBouncer refuses them in the startup message, and read
-//! back, because durability, isolation and the results of reads rest on them: whatever the role, the database, the URL or
-//! the server's file say, also when that changes later.
+//! The settings of a session. They are set after connecting, because PgBouncer refuses them in the startup message.
+//!
+//! Durability, isolation and the results of reads rest on them. So they are read back, and win over those of the role, the database, the
+//! URL and the server's file, also when these change later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
@@ -30,8 +31,8 @@ const SYNCHRONOUS_COMMIT: &str = "on";
 /// `off` loses acknowledged changes in a crash of PostgreSQL, `local` in a failover.
 const DURABLE: [&str; 3] = [SYNCHRONOUS_COMMIT, "remote_write", "remote_apply"];
 
-/// What every session relies on.
-const ALWAYS: [(&str, &str); 9] = [
+/// The settings that every session requires.
+const REQUIRED_ALWAYS: [(&str, &str); 9] = [
     ("default_transaction_isolation", "read committed"),
     // `replica` would switch the triggers off that check every write.
     (REPLICATION_ROLE, "origin"),
@@ -49,15 +50,15 @@ const ALWAYS: [(&str, &str); 9] = [
 
 /// How long an append may wait for another replica's append, and how long a replica that vanished can keep the head locked.
 /// The first is longer than an append usually takes.
-const APPENDING: [(&str, &str); 2] = [("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "5s")];
+const REQUIRED_FOR_APPENDS: [(&str, &str); 2] = [("lock_timeout", "5s"), ("idle_in_transaction_session_timeout", "5s")];
 
 /// A migration may take long, and waits for other servers that migrate. After a timeout each start would fail again.
-const MIGRATING: [(&str, &str); 3] =
+const REQUIRED_FOR_MIGRATIONS: [(&str, &str); 3] =
     [("statement_timeout", "0"), ("lock_timeout", "0"), ("idle_in_transaction_session_timeout", "0")];
 
-/// Plans are made for the values at hand. Random reads cost little more than sequential ones where the log is in memory or
-/// on an SSD. With the default cost, made for hard disks, PostgreSQL would walk the log instead of using a filter's index
-/// for a page of frequent entries, and all of the log for a user who left long ago.
+/// Plans are made for the values at hand. Random reads cost little more than sequential ones where the log is in memory or on an SSD.
+/// The default cost is made for hard disks. With it, PostgreSQL would walk the log instead of using a filter's index: much of it for a
+/// page of frequent entries, and all of it for a user who left long ago.
 const TUNED_FOR_QUERIES: [(&str, &str); 2] = [("plan_cache_mode", "force_custom_plan"), ("random_page_cost", "1.1")];
 
 /// Keepalives end a dead connection soon. They read as 0 on a Unix socket.
@@ -96,33 +97,33 @@ const READ: &str = "SELECT name, current_setting(name) FROM unnest($1::text[]) A
 #[derive(Debug, Clone, Default)]
 pub(super) struct Session {
     /// The operator's settings, from the URL.
-    given: Arc<[(String, String)]>,
+    url_settings: Arc<[(String, String)]>,
     /// The search path of the first session, for all later ones. If the role's changes, a server must not read one log and
     /// append to another.
     search_path: Arc<OnceLock<String>>,
 }
 
 impl Session {
-    pub fn new(given: Vec<(String, String)>) -> Self {
-        Self { given: given.into(), search_path: Arc::default() }
+    pub fn new(url_settings: Vec<(String, String)>) -> Self {
+        Self { url_settings: url_settings.into(), search_path: Arc::default() }
     }
 
-    /// See [`Connector::lossy_setting`](super::connect::Connector::lossy_setting).
-    pub fn lossy_setting(&self) -> Option<&str> {
-        let (_, value) = self.given.iter().rev().find(|(name, _)| name == "synchronous_commit")?;
+    /// See [`Connector::lossy_synchronous_commit`](super::connect::Connector::lossy_synchronous_commit).
+    pub fn lossy_synchronous_commit(&self) -> Option<&str> {
+        let (_, value) = self.url_settings.iter().rev().find(|(name, _)| name == "synchronous_commit")?;
         (!DURABLE.contains(&value.as_str())).then_some(value)
     }
 
     /// Sets the settings of a new session, and reads them back.
     pub async fn prepare(&self, connection: &mut PgConnection, purpose: Purpose) -> Result<(), StoreError> {
-        for (name, value) in &*self.given {
+        for (name, value) in &*self.url_settings {
             let set = sqlx::query("SELECT set_config($1, $2, false)").bind(name).bind(value).persistent(false);
-            set.execute(&mut *connection).await.map_err(|error| refused(error, &format!("{name} of the URL")))?;
+            set.execute(&mut *connection).await.map_err(|error| set_error(error, &format!("{name} of the URL")))?;
         }
-        let (relied_on, tuned) = (relied_on(purpose), tuned(purpose));
-        let (names, values): (Vec<_>, Vec<_>) = relied_on.iter().chain(tuned).copied().unzip();
+        let (required, performance) = (required_settings(purpose), performance_settings(purpose));
+        let (names, values): (Vec<_>, Vec<_>) = required.iter().chain(performance).copied().unzip();
         let set = sqlx::query(SET).bind(names).bind(values).bind(&DURABLE[..]).bind(self.search_path.get());
-        set.persistent(false).execute(&mut *connection).await.map_err(|error| refused(error, "a setting"))?;
+        set.persistent(false).execute(&mut *connection).await.map_err(|error| set_error(error, "a setting"))?;
         if purpose == Purpose::Querying {
             let (name, value) = CLIENT_CHECK;
             let set = sqlx::query("SELECT set_config($1, $2, false)").bind(name).bind(value).persistent(false);
@@ -131,7 +132,7 @@ impl Session {
                 _ => {}
             }
         }
-        self.check(connection, &relied_on).await
+        self.check(connection, &required).await
     }
 
     async fn check(&self, connection: &mut PgConnection, settings: &[(&str, &str)]) -> Result<(), StoreError> {
@@ -166,19 +167,19 @@ impl Session {
     }
 }
 
-/// Settings that are read back.
-fn relied_on(purpose: Purpose) -> Vec<(&'static str, &'static str)> {
+/// Settings that a session must have: they are read back.
+fn required_settings(purpose: Purpose) -> Vec<(&'static str, &'static str)> {
     let own: &[_] = match purpose {
         Purpose::Querying => &[],
-        Purpose::Appending => &APPENDING,
-        Purpose::Migrating => &MIGRATING,
+        Purpose::Appending => &REQUIRED_FOR_APPENDS,
+        Purpose::Migrating => &REQUIRED_FOR_MIGRATIONS,
     };
     let always = [("synchronous_commit", SYNCHRONOUS_COMMIT), (SEARCH_PATH, "")];
-    always.into_iter().chain(ALWAYS).chain(own.iter().copied()).collect()
+    always.into_iter().chain(REQUIRED_ALWAYS).chain(own.iter().copied()).collect()
 }
 
-/// Settings that make it faster.
-fn tuned(purpose: Purpose) -> &'static [(&'static str, &'static str)] {
+/// Settings that only make a session faster: they are not read back.
+fn performance_settings(purpose: Purpose) -> &'static [(&'static str, &'static str)] {
     match purpose {
         Purpose::Querying => &TUNED_FOR_QUERIES,
         Purpose::Appending => &TUNED_FOR_APPENDS,
@@ -188,7 +189,7 @@ fn tuned(purpose: Purpose) -> &'static [(&'static str, &'static str)] {
 
 /// An error of setting `what`: unknown parameter (42704), invalid value (22023), cannot be changed (55P02), not allowed
 /// (42501).
-fn refused(error: sqlx::Error, what: &str) -> StoreError {
+fn set_error(error: sqlx::Error, what: &str) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
     if !["42704", "22023", "55P02", "42501"].contains(&code.as_str()) {
         return read(error);

@@ -20,11 +20,11 @@ use crate::store::rows::{
 };
 
 /// Moves the head, inserts entries, updates flags and stores requests: all that flips, edits of flags and denials need.
-static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| Text::flag_updates().outcome());
+static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| StatementBuilder::flag_updates().outcome());
 
 /// As [`FLAG_UPDATES`], and inserts flags, and inserts or updates users and tokens.
 static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
-    let mut text = Text::flag_updates();
+    let mut text = StatementBuilder::flag_updates();
     text.insert::<Flag>("new_flags", "");
     text.insert::<User>("changed_users", &conflict_update::<User>());
     text.insert::<Token>("changed_tokens", &conflict_update::<Token>());
@@ -57,8 +57,8 @@ pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Po
     Ok(sqlx::query_with(AssertSqlSafe(Arc::clone(text)), arguments))
 }
 
-/// The text while it is written, one part after the other. Only constants go into it.
-struct Text {
+/// Builds the text, one part after the other. Only constants go into it.
+struct StatementBuilder {
     sql: String,
     /// How many parameters it has so far.
     parameters: usize,
@@ -66,7 +66,7 @@ struct Text {
     flag_ids: String,
 }
 
-impl Text {
+impl StatementBuilder {
     fn flag_updates() -> Self {
         let mut text = Self { sql: String::new(), parameters: 0, flag_ids: String::new() };
         text.update_head();
@@ -148,7 +148,7 @@ fn sent_as(kind: Kind) -> &'static str {
     }
 }
 
-/// The value of a column in [`Text::rows`].
+/// The value of a column in [`StatementBuilder::rows`].
 fn received(column: &Column) -> String {
     match column.kind {
         Kind::TextList => format!("string_to_array(rows.{}, ',')", column.name),

@@ -38,7 +38,7 @@ const OPTIONS: &str = "options";
 /// Files that a parameter names, or a variable that libpq reads as well.
 const FILES: [(&str, &str); 3] = [("sslrootcert", "PGSSLROOTCERT"), ("sslcert", "PGSSLCERT"), ("sslkey", "PGSSLKEY")];
 
-/// A URL, read.
+/// A parsed URL.
 pub(super) struct DatabaseUrl {
     /// How to connect. Nothing in it makes sqlx send a startup parameter that PgBouncer refuses.
     pub options: PgConnectOptions,
@@ -95,13 +95,13 @@ fn with_host(url: &str) -> Cow<'_, str> {
     }
 }
 
-/// Refuses what sqlx would guess or mix up: a user who is not named, and a host that is not the one that is connected to.
+/// Refuses a URL without a user, whom sqlx would guess, and one whose certificate sqlx would compare with the wrong name.
 fn check_names<'a>(
     url: &Url,
     options: &PgConnectOptions,
     value: &impl Fn(&str) -> Option<&'a str>,
 ) -> Result<(), String> {
-    if url.username().is_empty() && given(value, "user", "PGUSER").is_none() {
+    if url.username().is_empty() && parameter_or_variable(value, "user", "PGUSER").is_none() {
         return Err("names no user; write postgres://USER@HOST/DATABASE, or set PGUSER".to_owned());
     }
     let has_name = value("host").is_some() || matches!(url.host(), Some(Host::Domain(_)));
@@ -119,7 +119,7 @@ fn into_owned((name, value): (impl Into<String>, impl Into<String>)) -> (String,
     (name.into(), value.into())
 }
 
-/// Refuses characters that end the user name and the password early: what follows would be taken for a host, a port or a
+/// Refuses characters that end the user name or the password early. The rest of a password would be taken for a host, a port or a
 /// database, and logged as such.
 fn check_characters(url: &str) -> Result<(), String> {
     if url.contains('#') {
@@ -173,20 +173,24 @@ fn unknown_parameter(url: &Url, name: &str) -> String {
     format!("has an unknown parameter, {name}; the parameters are {}", known.join(", "))
 }
 
-/// A parameter's value, or else that of a variable that libpq and sqlx read, and what to call it.
-fn given<'a>(value: &impl Fn(&str) -> Option<&'a str>, name: &str, variable: &str) -> Option<(String, String)> {
+/// The value of a parameter, or else of the environment variable that libpq and sqlx read. With the name of its source, for messages.
+fn parameter_or_variable<'a>(
+    value: &impl Fn(&str) -> Option<&'a str>,
+    name: &str,
+    variable: &str,
+) -> Option<(String, String)> {
     let from_environment = || Some((std::env::var(variable).ok()?, format!("{variable} (in the environment)")));
     value(name).map(|text| (text.to_owned(), name.to_owned())).or_else(from_environment)
 }
 
 /// Checks values here that sqlx would quote in its error, or ignore in a variable.
 fn check_values<'a>(value: &impl Fn(&str) -> Option<&'a str>) -> Result<(), String> {
-    if let Some((mode, from)) = given(value, "sslmode", "PGSSLMODE")
+    if let Some((mode, from)) = parameter_or_variable(value, "sslmode", "PGSSLMODE")
         && PgSslMode::from_str(&mode).is_err()
     {
         return Err(format!("has a wrong {from}: it must be disable, prefer, require, verify-ca or verify-full"));
     }
-    if let Some((port, from)) = given(value, "port", "PGPORT")
+    if let Some((port, from)) = parameter_or_variable(value, "port", "PGPORT")
         && port.parse::<u16>().is_err()
     {
         return Err(format!("has a wrong {from}: it must be a port"));
@@ -203,7 +207,7 @@ fn check_values<'a>(value: &impl Fn(&str) -> Option<&'a str>) -> Result<(), Stri
 /// Checks that a certificate or key can be read. sqlx would take a missing file for an outage.
 fn check_file<'a>(value: &impl Fn(&str) -> Option<&'a str>, name: &str, variable: &str) -> Result<(), String> {
     const BEGIN: &[u8] = b"-----BEGIN ";
-    let Some((path, from)) = given(value, name, variable) else { return Ok(()) };
+    let Some((path, from)) = parameter_or_variable(value, name, variable) else { return Ok(()) };
     if path.trim_start().as_bytes().starts_with(BEGIN) {
         // A variable may hold the text itself. A parameter may not: sqlx would take it for a path, and log it.
         return if value(name).is_none() { Ok(()) } else { Err(format!("must name a file as {name}")) };

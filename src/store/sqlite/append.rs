@@ -21,8 +21,8 @@ use crate::domain::flag::Flag;
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::store::follow::LogEnd;
+use crate::store::query_throttle::QueryThrottle;
 use crate::store::rows::{Part, Table, Time, assignments, column_list, columns, conflict_update};
-use crate::store::share::LogShare;
 use crate::store::{AppendOutcome, StoreError, Writer};
 
 const CHECK_HEAD: &str = "SELECT 1 FROM log_head WHERE revision = ? AND log_id = ? AND hash = ? AND closed_at < ?";
@@ -43,7 +43,7 @@ const MAX_ROWS: usize = 256;
 /// The one connection that appends to the log.
 pub(super) struct SqliteWriter {
     database: Arc<SqliteDatabase>,
-    share: Arc<LogShare>,
+    throttle: Arc<QueryThrottle>,
     options: SqliteConnectOptions,
     connection: Option<SqliteConnection>,
     /// Whether a transaction is open that has locked the head.
@@ -51,10 +51,10 @@ pub(super) struct SqliteWriter {
 }
 
 impl SqliteWriter {
-    pub fn new(database: Arc<SqliteDatabase>, share: Arc<LogShare>) -> Self {
+    pub fn new(database: Arc<SqliteDatabase>, throttle: Arc<QueryThrottle>) -> Self {
         // A statement of many rows keeps a journal to undo itself, which would otherwise be written to a file.
         let options = database.options().clone().pragma("temp_store", "MEMORY");
-        Self { database, share, options, connection: None, is_head_locked: false }
+        Self { database, throttle, options, connection: None, is_head_locked: false }
     }
 
     /// Takes the connection out. The caller puts it back only if it is still usable.
@@ -108,18 +108,18 @@ impl SqliteWriter {
     }
 
     async fn append_now(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
-        // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT
-        // gets the step, with all that it had before: that cannot be told from a move right after the COMMIT.
+        // Checked before the transaction and again before its COMMIT. A file that is moved between that check and the COMMIT still gets
+        // the step. Nothing distinguishes that from a move right after the COMMIT.
         self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {
-            Self::begin(&mut connection).await.map_err(|error| self.database.judge(error::read(error)))?;
+            Self::begin(&mut connection).await.map_err(|error| self.database.give_up_if_damaged(error::read(error)))?;
         }
         // On an error the connection is dropped, which rolls back.
         let is_expected_head = match Self::write(&mut connection, step).await {
             Ok(is_expected_head) => is_expected_head,
             Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
-            Err(error) => return error::append(error).map_err(|error| self.database.judge(error)),
+            Err(error) => return error::append(error).map_err(|error| self.database.give_up_if_damaged(error)),
         };
         self.database.check_to_commit().await?;
         let end = if is_expected_head { "COMMIT" } else { "ROLLBACK" };
@@ -128,7 +128,7 @@ impl SqliteWriter {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            Err(error) => error::commit(error).map_err(|error| self.database.judge(error)),
+            Err(error) => error::commit(error).map_err(|error| self.database.give_up_if_damaged(error)),
         }
     }
 }
@@ -138,7 +138,7 @@ impl Writer for SqliteWriter {
     async fn append(&mut self, step: &Step) -> Result<AppendOutcome, StoreError> {
         let start = Instant::now();
         let outcome = self.append_now(step).await;
-        self.share.record_writing(start.elapsed());
+        self.throttle.record_writing(start.elapsed());
         outcome
     }
 
@@ -155,7 +155,7 @@ impl Writer for SqliteWriter {
         );
         // Reads all rows, since the statement commits only at its end.
         let close = sqlx::query(AssertSqlSafe(sql)).bind(Time(through)).bind(log_id).fetch_all(&mut connection);
-        let rows = close.await.map_err(|error| self.database.judge(error::read(error)))?;
+        let rows = close.await.map_err(|error| self.database.give_up_if_damaged(error::read(error)))?;
         self.connection = Some(connection);
         rows.first().map(|row| Ok(LogEnd::decode::<Sqlite>(row)?.head)).transpose()
     }

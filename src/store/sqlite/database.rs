@@ -10,17 +10,17 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::content::{Content, PAUSE};
 use super::error::{self, read};
 use super::file::{DatabaseFile, FileProblem, OpenedFiles};
-use crate::store::share::TURNS;
+use super::overwrite::{OverwriteDetector, PAUSE};
+use crate::store::query_throttle::TURNS;
 use crate::store::{Connections, StoreError};
 
-/// Set on each connection once its file was checked: unlike the settings before, it makes SQLite open the other files.
-/// Whether a file has a write-ahead log is stored in it.
-const AFTER_CHECK: &str = "PRAGMA synchronous = FULL";
+/// Makes commits durable. Run on each connection only once its file was checked, since it makes SQLite open the other files, unlike the
+/// settings of `options`. The write-ahead log need not be switched on: that is stored in the file.
+const SET_SYNCHRONOUS: &str = "PRAGMA synchronous = FULL";
 
-/// How long a write waits for a file that is in doubt, in pauses.
+/// How long a write waits while the file may have been overwritten, in pauses.
 const MAX_PAUSES: u32 = 30;
 
 /// What a probe writes: as much as the write-ahead log grows to, and more than a batch of ordinary size.
@@ -38,12 +38,12 @@ pub(super) struct SqliteDatabase {
 /// A database that is open.
 pub(super) struct OpenDatabase {
     files: Arc<OpenedFiles>,
-    content: Content,
+    overwrite_detector: OverwriteDetector,
     /// The first connection. While it is open, no other program removes the write-ahead log. `None` once closed.
     first: Mutex<Option<SqliteConnection>>,
-    /// For look-ups of callers, which are short.
-    readers: SqlitePool,
-    /// For questions to the log.
+    /// For the short look-ups of callers, and for small writes outside the log.
+    pool: SqlitePool,
+    /// For queries of the log.
     log: SqlitePool,
     /// For those of the server's own queries that must not wait for the queries of callers.
     internal: SqlitePool,
@@ -70,8 +70,8 @@ impl SqliteDatabase {
         &self.options
     }
 
-    /// Opens the database, or checks that it still is the one that was opened: a connection that is open already would read a
-    /// file that is no longer the database.
+    /// Opens the database, or checks that its file still is the one that was opened. Otherwise an open connection would read a file
+    /// that is no longer the database.
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when it is not.
@@ -81,8 +81,7 @@ impl SqliteDatabase {
         Ok(opened)
     }
 
-    /// Opens the database to write to it. Waits while it is in doubt whether the file was overwritten. Shortens the write-ahead
-    /// log.
+    /// Opens the database to write to it. Waits while the file may have been overwritten. Moves a long write-ahead log into the file.
     ///
     /// # Errors
     /// See [`open`](Self::open).
@@ -106,13 +105,13 @@ impl SqliteDatabase {
         }
     }
 
-    /// What an error of one of the server's own statements says about the file. Content that nobody could have written through
-    /// SQLite makes the file unusable until the next start: an overwritten one often shows like that.
-    pub fn judge(&self, error: StoreError) -> StoreError {
+    /// Gives up the file if an error of one of the server's own statements shows content that SQLite cannot have written. An overwritten
+    /// file often fails like that. The file stays unusable until the next start. Returns the error to report.
+    pub fn give_up_if_damaged(&self, error: StoreError) -> StoreError {
         match self.opened.get() {
-            Some(opened) if error::is_damaged_content(&error) => {
-                opened.content.give_up(FileProblem::Damaged(opened.files.path().to_owned(), error.to_string()))
-            }
+            Some(opened) if error::is_damaged_content(&error) => opened
+                .overwrite_detector
+                .give_up(FileProblem::Damaged(opened.files.path().to_owned(), error.to_string())),
             _ => error,
         }
     }
@@ -130,12 +129,12 @@ impl SqliteDatabase {
         let first = open.await.map_err(|error| error::open(error, &self.file))?;
         let files = Arc::new(OpenedFiles::new(&self.file, id)?);
         let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
-        let (readers, log, internal) = (pool(4), pool(TURNS), pool(3));
+        let (shared, log, internal) = (pool(4), pool(TURNS), pool(3));
         Ok(OpenDatabase {
             files,
-            content: Content::default(),
+            overwrite_detector: OverwriteDetector::default(),
             first: Mutex::new(Some(first)),
-            readers,
+            pool: shared,
             log,
             internal,
             _created: created,
@@ -152,7 +151,7 @@ impl SqliteDatabase {
         let files = &self.open().await?.files;
         let mut connection = options.connect().await.map_err(read)?;
         files.check()?;
-        connection.execute(AFTER_CHECK).await.map_err(read)?;
+        connection.execute(SET_SYNCHRONOUS).await.map_err(read)?;
         Ok(connection)
     }
 
@@ -183,22 +182,24 @@ impl SqliteDatabase {
 
     /// The state of the connections that callers share.
     pub fn connections(&self) -> Connections {
-        self.opened.get().map(|opened| Connections::of([&opened.readers, &opened.log])).unwrap_or_default()
+        self.opened.get().map(|opened| Connections::of([&opened.pool, &opened.log])).unwrap_or_default()
     }
 
     /// Closes all connections but those of writers. The last one moves the write-ahead log into the database's file, which then
-    /// holds everything. For a file that was moved, that is done here, since SQLite would leave the write-ahead log full, and
-    /// lay it over whatever file has the name at the next start. For a file that was deleted it is kept: the file ends with
-    /// the process, and no start creates another one beside the write-ahead log.
+    /// holds everything.
+    ///
+    /// SQLite would not do that for a file that was moved. At the next start it would lay the log over the file that has the name then.
+    /// So the log is moved here. For a file that was deleted, the log is kept: the file ends with the process, and no start creates
+    /// another one beside the log.
     pub async fn close(&self) {
         let Some(opened) = self.opened.get() else { return };
         // Notices a file that was overwritten since the last use.
         if opened.is_safe_to_close().await {
-            opened.readers.close().await;
+            opened.pool.close().await;
             opened.log.close().await;
             opened.internal.close().await;
         } else {
-            std::mem::forget((opened.readers.clone(), opened.log.clone(), opened.internal.clone()));
+            std::mem::forget((opened.pool.clone(), opened.log.clone(), opened.internal.clone()));
         }
         let Some(mut first) = opened.first.lock().await.take() else { return };
         if !opened.is_safe_to_close().await {
@@ -227,7 +228,7 @@ impl SqliteDatabase {
     /// Closes a connection outside the pools. The write-ahead log must not be moved into a file that was overwritten, so its
     /// connections end with the process.
     pub async fn close_connection(&self, connection: SqliteConnection) {
-        if self.opened.get().is_some_and(|opened| opened.content.is_lost()) {
+        if self.opened.get().is_some_and(|opened| opened.overwrite_detector.is_lost()) {
             std::mem::forget(connection);
         } else if let Err(error) = connection.close().await {
             tracing::warn!(%error, "connection to the database not closed");
@@ -236,8 +237,8 @@ impl SqliteDatabase {
 }
 
 impl OpenDatabase {
-    pub fn readers(&self) -> &SqlitePool {
-        &self.readers
+    pub fn pool(&self) -> &SqlitePool {
+        &self.pool
     }
 
     pub fn log(&self) -> &SqlitePool {
@@ -250,10 +251,10 @@ impl OpenDatabase {
 
     /// See [`SqliteDatabase::open`]. Returns whether the file is known not to be overwritten.
     async fn check(&self) -> Result<bool, StoreError> {
-        if self.readers.is_closed() {
+        if self.pool.is_closed() {
             return Err(StoreError::Unavailable("the database is closed".into()));
         }
-        self.content.check(&self.files, &self.internal).await
+        self.overwrite_detector.check(&self.files, &self.internal).await
     }
 
     /// See [`SqliteDatabase::open_to_write`].
@@ -275,21 +276,21 @@ impl OpenDatabase {
         }
         let Ok(mut first) = self.first.try_lock() else { return false };
         let Some(first) = first.as_mut() else { return false };
-        // Waits for nobody, and leaves what readers still need.
+        // Does not wait for other connections, and leaves what readers still need.
         if let Err(error) = first.execute("PRAGMA wal_checkpoint(PASSIVE)").await {
             tracing::debug!(%error, "write-ahead log not moved into the database");
         }
         true
     }
 
-    /// Whether the last connection may move the write-ahead log into the file. Waits while that is in doubt. A file that was
-    /// moved is still the database.
+    /// Whether the last connection may move the write-ahead log into the file. Waits while the file may have been overwritten. A file
+    /// that was moved is still the database.
     async fn is_safe_to_close(&self) -> bool {
         for _ in 0..MAX_PAUSES {
-            match self.content.check(&self.files, &self.internal).await {
+            match self.overwrite_detector.check(&self.files, &self.internal).await {
                 Ok(true) => return true,
                 Ok(false) => tokio::time::sleep(PAUSE).await,
-                Err(_) => return !self.content.is_lost() && self.files.check().is_err(),
+                Err(_) => return !self.overwrite_detector.is_lost() && self.files.check().is_err(),
             }
         }
         false
@@ -308,7 +309,7 @@ fn pool(options: SqliteConnectOptions, files: Arc<OpenedFiles>, max_connections:
             let files = Arc::clone(&files);
             Box::pin(async move {
                 files.check().map_err(|problem| sqlx::Error::Io(std::io::Error::other(problem.to_string())))?;
-                connection.execute(AFTER_CHECK).await.map(drop)
+                connection.execute(SET_SYNCHRONOUS).await.map(drop)
             })
         })
         .connect_lazy_with(options)

@@ -1,8 +1,8 @@
 //! The files of the database, and whether they still are the ones that were opened.
 //!
 //! SQLite opens its files by name. After the database was moved, a new connection would create another one in its place, and
-//! lay the write-ahead log of the first over it. So the database is created here, once; all connections open a file that
-//! exists; and before each use, every name must still lead to the file that was opened, by device and inode.
+//! lay the write-ahead log of the first over it. So the database is created here, once, and connections open only a file that exists.
+//! Before each use, every name must still lead to the file that was opened, by device and inode.
 
 use std::ffi::OsString;
 use std::fmt;

@@ -1,11 +1,11 @@
 //! SQLite, embedded: one file, one connection that appends, and pools for everything else.
 
 mod append;
-mod content;
 mod database;
 mod error;
 mod file;
 mod follower;
+mod overwrite;
 mod wal_index;
 
 use std::path::{Path, PathBuf};
@@ -25,13 +25,13 @@ use uuid::Uuid;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
+use super::log_query::LogQuery;
 use super::migrate::Schema;
 use super::pages::Pages;
-use super::reading::LogQuestion;
+use super::query_throttle::QueryThrottle;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
-use super::share::LogShare;
 use super::{
-    Connections, EntryQuery, Followed, Migration, RemovedEntries, SomeEntries, Store, StoreError, StoredCheckpoint,
+    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint,
     Usability, Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
@@ -63,7 +63,7 @@ const NEXT_CHANGES: &str = include_str!("next_changes.sql");
 /// A SQLite database in a file.
 pub struct SqliteStore {
     database: Arc<SqliteDatabase>,
-    share: Arc<LogShare>,
+    throttle: Arc<QueryThrottle>,
     usability: Usability,
 }
 
@@ -83,16 +83,16 @@ impl SqliteStore {
         }
         check_folder(options.get_filename())?;
         let database = Arc::new(SqliteDatabase::new(options, create && creates));
-        Ok(Self { database, share: Arc::default(), usability: Usability::default() })
+        Ok(Self { database, throttle: Arc::default(), usability: Usability::default() })
     }
 
-    async fn question(&self) -> Result<LogQuestion<'_, Sqlite>, StoreError> {
-        LogQuestion::begin(self.database.open().await?.log(), &self.share).await
+    async fn log_query(&self) -> Result<LogQuery<'_, Sqlite>, StoreError> {
+        LogQuery::begin(self.database.open().await?.log(), &self.throttle).await
     }
 
-    /// The pool for look-ups of callers, which are short.
-    async fn readers(&self) -> Result<&SqlitePool, StoreError> {
-        Ok(self.database.open().await?.readers())
+    /// The pool for the short look-ups of callers, and for small writes outside the log.
+    async fn pool(&self) -> Result<&SqlitePool, StoreError> {
+        Ok(self.database.open().await?.pool())
     }
 
     /// The pool for those of the server's own queries that must not wait for the queries of callers.
@@ -176,7 +176,7 @@ impl Store for SqliteStore {
     async fn migrate_up(&self) -> Result<(), StoreError> {
         // sqlx takes no migration lock on SQLite. This write transaction serves as one: a second migrator waits, then finds
         // the schema.
-        let mut lock = self.readers().await?.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
+        let mut lock = self.pool().await?.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
         schema(&mut lock).await?;
         MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, read))?;
         lock.commit().await.map_err(read)?;
@@ -187,20 +187,19 @@ impl Store for SqliteStore {
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let length =
-                sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(self.readers().await?).await.map_err(read)?;
+            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(self.pool().await?).await.map_err(read)?;
             migrate::check_log_is_empty(length)?;
         }
-        MIGRATIONS.undo(self.readers().await?, target).await.map_err(|problem| migrate::error(problem, read))
+        MIGRATIONS.undo(self.pool().await?, target).await.map_err(|problem| migrate::error(problem, read))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let mut connection = self.readers().await?.acquire().await.map_err(read)?;
+        let mut connection = self.pool().await?.acquire().await.map_err(read)?;
         Ok(schema(&mut connection).await?.migrations)
     }
 
     fn writer(&self) -> Box<dyn Writer> {
-        Box::new(SqliteWriter::new(Arc::clone(&self.database), Arc::clone(&self.share)))
+        Box::new(SqliteWriter::new(Arc::clone(&self.database), Arc::clone(&self.throttle)))
     }
 
     async fn load(&self) -> Result<State, StoreError> {
@@ -208,12 +207,12 @@ impl Store for SqliteStore {
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let mut connection = self.readers().await?.acquire().await.map_err(read)?;
+        let mut connection = self.pool().await?.acquire().await.map_err(read)?;
         Ok(end(&mut connection).await?.head)
     }
 
     async fn follow(&self, known: &Head) -> Result<Followed, StoreError> {
-        follower::follow(self.internal().await?, known).await.map_err(|error| self.database.judge(error))
+        follower::follow(self.internal().await?, known).await.map_err(|error| self.database.give_up_if_damaged(error))
     }
 
     fn notifications(&self) -> BoxStream<'static, ()> {
@@ -235,7 +234,7 @@ impl Store for SqliteStore {
 
     async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
-        let done = sqlx::query(sql).bind(Time(now)).execute(self.database.open_to_write().await?.readers()).await;
+        let done = sqlx::query(sql).bind(Time(now)).execute(self.database.open_to_write().await?.pool()).await;
         Ok(done.map_err(read)?.rows_affected())
     }
 
@@ -256,7 +255,7 @@ impl Store for SqliteStore {
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = ? AND last_used_at IS NOT NULL";
         let rows: Vec<(Uuid, Time)> =
-            sqlx::query_as(sql).bind(user_id).fetch_all(self.readers().await?).await.map_err(read)?;
+            sqlx::query_as(sql).bind(user_id).fetch_all(self.pool().await?).await.map_err(read)?;
         Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
     }
 
@@ -268,18 +267,18 @@ impl Store for SqliteStore {
              WHERE api_tokens.id = used.id AND (last_used_at IS NULL OR last_used_at < used.time)",
         )
         .bind(append::json(&uses))
-        .execute(self.database.open_to_write().await?.readers())
+        .execute(self.database.open_to_write().await?.pool())
         .await
         .map_err(read)?;
         Ok(())
     }
 
     async fn entry(&self, id: Uuid) -> Result<Option<Entry>, StoreError> {
-        audit::entry(id).row(self.readers().await?).await
+        audit::entry(id).row(self.pool().await?).await
     }
 
     async fn entry_at(&self, revision: Revision) -> Result<Option<(Uuid, Hash)>, StoreError> {
-        let entry = follow::entry_hash_at(revision).row::<EntryHash>(self.readers().await?).await?;
+        let entry = follow::entry_hash_at(revision).row::<EntryHash>(self.pool().await?).await?;
         Ok(entry.map(|entry| (entry.id, entry.hash)))
     }
 
@@ -289,23 +288,23 @@ impl Store for SqliteStore {
     }
 
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError> {
-        let mut question = self.question().await?;
-        let entries = Pages::<Sqlite>::new(question.connection()).entries(query).await;
-        question.end();
+        let mut log_query = self.log_query().await?;
+        let entries = Pages::<Sqlite>::new(log_query.connection()).entries(query).await;
+        log_query.end();
         entries
     }
 
-    async fn some_entries(&self, query: &EntryQuery, max_bytes: usize) -> Result<SomeEntries, StoreError> {
-        let mut question = self.question().await?;
-        let entries = Pages::<Sqlite>::new(question.connection()).some_entries(query, max_bytes).await;
-        question.end();
+    async fn entry_chunk(&self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError> {
+        let mut log_query = self.log_query().await?;
+        let entries = Pages::<Sqlite>::new(log_query.connection()).entry_chunk(query, max_bytes).await;
+        log_query.end();
         entries
     }
 
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError> {
-        let mut question = self.question().await?;
-        let count = Counts::<Sqlite>(question.connection()).count(filter, range).await;
-        question.end();
+        let mut log_query = self.log_query().await?;
+        let count = Counts::<Sqlite>(log_query.connection()).count(filter, range).await;
+        log_query.end();
         count
     }
 
@@ -316,19 +315,19 @@ impl Store for SqliteStore {
     }
 
     async fn first_since(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        audit::first_since(time).first_value(self.readers().await?).await
+        audit::first_since(time).first_value(self.pool().await?).await
     }
 
     async fn last_until(&self, time: Timestamp) -> Result<Option<Revision>, StoreError> {
-        audit::last_until(time).first_value(self.readers().await?).await
+        audit::last_until(time).first_value(self.pool().await?).await
     }
 
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError> {
         let ids: Vec<_> = flags.iter().map(|id| id.simple().to_string()).collect();
-        let mut question = self.question().await?;
+        let mut log_query = self.log_query().await?;
         let query = sqlx::query(NEXT_CHANGES).bind(append::json(&ids)).bind(revision);
-        let changes = read_all::<Sqlite, _, _>(query.fetch(question.connection())).await;
-        question.end();
+        let changes = read_all::<Sqlite, _, _>(query.fetch(log_query.connection())).await;
+        log_query.end();
         changes
     }
 
@@ -337,7 +336,7 @@ impl Store for SqliteStore {
     }
 
     async fn checkpoints(&self, range: Range, limit: i64) -> Result<Vec<StoredCheckpoint>, StoreError> {
-        Checkpoints(self.readers().await?).list(range, limit).await
+        Checkpoints(self.pool().await?).list(range, limit).await
     }
 
     async fn last_checkpoint(&self) -> Result<Option<StoredCheckpoint>, StoreError> {
@@ -349,18 +348,18 @@ impl Store for SqliteStore {
     }
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
-        Checkpoints(self.readers().await?).keys().await
+        Checkpoints(self.pool().await?).keys().await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {
-        let mut question = self.question().await?;
-        let plans = Pages::<Sqlite>::new(question.connection()).explain("EXPLAIN QUERY PLAN ", query).await;
-        question.end();
+        let mut log_query = self.log_query().await?;
+        let plans = Pages::<Sqlite>::new(log_query.connection()).explain("EXPLAIN QUERY PLAN ", query).await;
+        log_query.end();
         plans
     }
 }
 
-/// How many steps of SQLite's virtual machine lie between two looks at whether a question was abandoned: a millisecond.
+/// How many steps of SQLite's virtual machine lie between two checks whether a query was abandoned: about a millisecond.
 const STEPS_BETWEEN_LOOKS: i32 = 20_000;
 
 pub(super) async fn stop_when(

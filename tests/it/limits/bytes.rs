@@ -50,7 +50,7 @@ async fn unfinished_calls(server: &Server, path: &str, count: usize) -> (Hostile
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unfinished_requests_of_strangers_take_no_memory() {
+async fn unauthenticated_requests_have_a_budget() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -143,9 +143,9 @@ async fn begun_message_of_a_stream_has_a_deadline() {
     assert!(length > 100, "{length}");
 }
 
-/// Also behind a proxy, where strangers and callers use one connection.
+/// Also behind a proxy, where authenticated and other callers use one connection.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn idle_streams_of_strangers_shut_nobody_out() {
+async fn unauthenticated_idle_streams_leave_room_to_callers() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut connection = HostileConnection::open(server.address, WINDOW).await;
@@ -232,13 +232,13 @@ async fn unfinished_requests_of_a_caller_have_a_budget() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unread_answers_of_strangers_have_a_budget() {
+async fn unauthenticated_unread_answers_have_a_budget() {
     let database = Database::new(Backend::Sqlite).await;
     let settings = [("TOGGLED_MAX_BUFFERED_MIB", "16"), ("TOGGLED_ANONYMOUS_FLAGD_READS", "true")];
     let server = Server::start_with(&database, &settings).await;
     let mut admin = server.admin().await;
     create_flags(&mut admin, 200).await;
-    // 4 MiB are for strangers, and a connection has five.
+    // 4 MiB are for unauthenticated callers, and a connection has five.
     let mut connection = HostileConnection::open(server.address, 0).await;
     let mut held = Vec::new();
     let refused = with_timeout("a refusal", async {
@@ -255,7 +255,7 @@ async fn unread_answers_of_strangers_have_a_budget() {
     .await;
     assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{refused}");
     assert!((20..200).contains(&held.len()), "{} answers of 34 KB were held", held.len());
-    // Callers are served, and strangers once the answers are dropped.
+    // Authenticated callers are served, and the others once the answers are dropped.
     admin.flip(&format!("flag-0000-{}", "k".repeat(100))).await;
     drop((held, connection));
     let mut connection = HostileConnection::open(server.address, WINDOW).await;

@@ -167,7 +167,7 @@ on_both_databases! {
         assert!(denied.iter().all(|entry| entry.entity_id() == olga.id), "{denied:?}");
     }
 
-    async fn denied_stranger_is_not_logged_as_another_user(backend: Backend) {
+    async fn denied_account_is_not_logged_as_another_user(backend: Backend) {
         let (issuer, database) = (Issuer::start().await, Database::new(backend).await);
         let server = start(&issuer, &database, &[]).await;
         let mut admin = server.admin().await;

@@ -92,7 +92,7 @@ fn expected(world: &World, query: &EntryQuery) -> Vec<Entry> {
 }
 
 on_both_databases! {
-    async fn some_entries_end_at_a_size(backend: Backend) {
+    async fn entry_chunk_ends_at_a_size(backend: Backend) {
         let world = busy(backend).await;
         let all = expected(&world, &whole(&world));
         for order in [Order::OldestFirst, Order::NewestFirst] {
@@ -100,16 +100,16 @@ on_both_databases! {
             let all = expected(&world, &query);
             let whole: usize = all.iter().map(Entry::size).sum();
             for max_bytes in [0, 1, whole / 3, whole - 1, whole, whole + 1, usize::MAX] {
-                let some = world.store.some_entries(&query, max_bytes).await.unwrap();
+                let chunk = world.store.entry_chunk(&query, max_bytes).await.unwrap();
                 let mut bytes = 0;
                 let fit = all.iter().take_while(|entry| { let before = bytes; bytes += entry.size(); before < max_bytes }).count().max(2);
-                assert_eq!(some.entries, all[..fit], "{max_bytes} of {whole}");
-                assert_eq!(some.is_cut, whole >= max_bytes, "{max_bytes} of {whole}");
+                assert_eq!(chunk.entries, all[..fit], "{max_bytes} of {whole}");
+                assert_eq!(chunk.is_cut, whole >= max_bytes, "{max_bytes} of {whole}");
             }
         }
         // What the database sent beyond the size disturbs no later query.
         for _ in 0..20 {
-            world.store.some_entries(&whole(&world), 1).await.unwrap();
+            world.store.entry_chunk(&whole(&world), 1).await.unwrap();
             assert_eq!(world.store.entries(&whole(&world)).await.unwrap(), all);
         }
     }

@@ -1,6 +1,6 @@
 //! Questions to the log that take long: others do not wait for them, and they end with their calls.
 //!
-//! On PostgreSQL a locked table makes them take long. SQLite has no such lock; `src/store/reading.rs` has its test.
+//! On PostgreSQL a locked table makes them take long. SQLite has no such lock; `src/store/log_query.rs` has its test.
 
 use std::sync::Arc;
 

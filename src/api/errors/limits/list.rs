@@ -19,7 +19,7 @@ pub struct LimitRow {
     pub effect: String,
 }
 
-/// Names all limits, with these values. A limit without its line does not compile: each setting is unpacked here.
+/// Names all limits, with these values. Every setting is unpacked here, so that a new one does not compile until it is listed.
 #[must_use]
 pub fn list(limits: &Limits) -> Vec<LimitRow> {
     let Limits {
@@ -37,12 +37,12 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
     let timeout = millis(*request_timeout);
     let refusing = [
         (Limit::Streams, *max_streams),
-        (Limit::StrangerStreams, max_streams / 2),
+        (Limit::UnauthenticatedStreams, max_streams / 2),
         (Limit::CallerStreams, *max_streams_per_caller),
         (Limit::ServerBytes, buffered),
-        (Limit::OwnerBytes, buffered / 4),
+        (Limit::CallerBytes, buffered / 4),
         (Limit::ConnectionBytes, buffered / 8),
-        (Limit::StrangerBytes, buffered / 4),
+        (Limit::UnauthenticatedBytes, buffered / 4),
         (Limit::NetworkBytes, buffered / 16),
         (Limit::Queue, *max_queue),
         (Limit::ChangeRate, usize::try_from(*max_changes_per_second).unwrap_or(usize::MAX)),

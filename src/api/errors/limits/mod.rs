@@ -135,12 +135,12 @@ limits! {
         Count, "open streams", Set("--max-streams");
         Unavailable, StreamLimit, "this server has too many streams open; retry, perhaps on another replica"
     }
-    /// Those of all callers without credentials.
-    StrangerStreams {
+    /// The open streams of all unauthenticated callers.
+    UnauthenticatedStreams {
         Count, "open streams of callers without credentials", Part("half of", "--max-streams");
         Unavailable, StreamLimit, "this server has too many streams open; retry, perhaps on another replica"
     }
-    /// Those of one caller, or of one network of callers without credentials.
+    /// The open streams of one caller, or of one network of unauthenticated callers.
     CallerStreams {
         Count, "open streams of one caller", Set("--max-streams-per-caller");
         ResourceExhausted, StreamLimit, "you have too many streams open; close some, or share one"
@@ -151,25 +151,25 @@ limits! {
         ResourceExhausted, BufferLimit,
         "this connection has too many unread answers or unfinished requests; read and finish them first"
     }
-    /// Those of a caller, or of a network of callers without credentials, while memory is scarce.
-    OwnerBytes {
+    /// The buffered bytes of one authenticated caller, while memory is scarce.
+    CallerBytes {
         Bytes, "for one caller while memory is scarce", Part("a quarter of", "--max-buffered-mib");
         ResourceExhausted, BufferLimit,
         "you have too many unread answers or unfinished requests; read and finish them first, then retry"
     }
-    /// Those of one network of callers without credentials, while their memory is scarce.
+    /// The buffered bytes of one network of unauthenticated callers, while their memory is scarce.
     NetworkBytes {
         Bytes, "for one address without credentials while memory is scarce", Part("a sixteenth of", "--max-buffered-mib");
         ResourceExhausted, BufferLimit,
         "you have too many unread answers or unfinished requests; read and finish them first, then retry"
     }
-    /// Those of all callers without credentials.
-    StrangerBytes {
+    /// The buffered bytes of all unauthenticated callers.
+    UnauthenticatedBytes {
         Bytes, "for callers without credentials", Part("a quarter of", "--max-buffered-mib");
         ResourceExhausted, BufferLimit,
         "this server has too many unread answers and unfinished requests; retry, perhaps on another replica"
     }
-    /// Those of the server.
+    /// The buffered bytes of the server.
     ServerBytes {
         Bytes, "for unread answers and unfinished requests", Set("--max-buffered-mib");
         ResourceExhausted, BufferLimit,
@@ -293,7 +293,7 @@ pub(in crate::api) fn millis(time: Duration) -> usize {
 /// The open connections of the server. Further ones are closed.
 pub(in crate::api) const CONNECTIONS: LimitName = LimitName::new(Count, "open connections", Set("--max-connections"));
 
-/// Those of one network, while connections are scarce.
+/// The open connections of one network, while connections are scarce.
 pub(in crate::api) const NETWORK_CONNECTIONS: LimitName = LimitName::new(
     Count,
     "open connections of one IP address while most are open",

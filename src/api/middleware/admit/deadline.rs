@@ -67,7 +67,7 @@ impl CallDeadline {
         is_over.then(|| Error::DeadlineDuringChange.into())
     }
 
-    /// When to look at the clock again.
+    /// When to call [`expire`](Self::expire) again.
     pub(super) fn next(&self, now: Instant) -> Option<Instant> {
         if now < self.answer_by { Some(self.answer_by) } else { self.requested }
     }

@@ -1,5 +1,5 @@
-//! The layer that reads the head of a request, before its caller is known: does the path take this method and content type, and
-//! when must the call be answered?
+//! The layer that reads the head of a request, before its caller is known. It refuses methods and content types that the path does not
+//! take, and sets the call's deadline.
 //!
 //! At the deadline it answers, whatever the service does. It waits longer only for a change that has begun, at most until the caller's own
 //! deadline. A stream that has begun is ended by `authorize/stream_end` instead.

@@ -1,5 +1,5 @@
-//! Authentication: who calls, by API token, single sign-on token or client certificate. Only a single sign-on token that is
-//! not in the cache may need I/O; everything else is decided on the users and tokens in the mirror.
+//! Authentication: who calls, by API token, single sign-on token or client certificate. Callers are looked up in the mirror, without I/O.
+//! Only a single sign-on token that is not in the cache may need its issuer's keys.
 
 mod failures;
 
@@ -80,7 +80,7 @@ impl Authenticator {
         let identification =
             identified.ok_or(Error::DatabaseUnavailable)?.map_err(|failure| self.failed(failure, source))?;
         if let Identification::Caller(caller) = &identification {
-            self.note(caller);
+            self.record(caller);
         }
         Ok(identification)
     }
@@ -101,7 +101,7 @@ impl Authenticator {
         let caller = self.mirror.read(|state| Caller::authenticate(state, Credential::SignOn(identity), now)).flatten();
         let caller = caller.ok_or_else(|| self.failed(AuthFailure::Ended, source))?;
         let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
-        self.note(&identified);
+        self.record(&identified);
         Ok(identified)
     }
 
@@ -153,7 +153,7 @@ impl Authenticator {
         Error::Unauthenticated
     }
 
-    fn note(&self, identified: &IdentifiedCaller) {
+    fn record(&self, identified: &IdentifiedCaller) {
         let caller = &identified.caller;
         if let Some(key) = caller.key() {
             record_caller(pseudonym(&key));

@@ -39,7 +39,8 @@ struct EndingBody {
     last: Option<Result<Frame<Bytes>, Status>>,
     /// Why it ends.
     error: Arc<OnceLock<ApiError>>,
-    /// Until the task of the stream has taken it. HTTP/1.1 has no streams that could be reset: there, the body keeps it.
+    /// Sets `error`, and ends when the grace is over. `None` once the stream's task has taken it. HTTP/1.1 has no streams that could be
+    /// reset: there, the body keeps it.
     end: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
 }
 
@@ -52,7 +53,7 @@ impl http_body::Body for EndingBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
         let Self { body: Some(body), last, error, end } = &mut *self else { return Poll::Ready(None) };
-        // Polled first, here or by the task: a caller without access gets no further message.
+        // Polled before the body, here or by the stream's task: a caller without access gets no further message.
         let is_over = end.as_mut().is_some_and(|end| end.as_mut().poll(context).is_ready());
         if !is_over {
             *end = end.take().and_then(|end| reset_when(end).err());

@@ -1,8 +1,7 @@
 //! The layer that every call passes: is the caller authenticated, and do they hold the permission?
 //!
-//! It encloses all services at once, so that no service and no kind of method can bypass it, and passes only the methods that
-//! the policies name. It also charges each call to the budget of bytes, limits open streams, and ends a stream when its caller loses
-//! access.
+//! It encloses all services at once, so that no service and no kind of method can bypass it. It passes only methods that have a policy.
+//! It also charges each call to the budget of bytes, limits open streams, and ends a stream when its caller loses access.
 
 mod authorizer;
 mod denials;
@@ -21,8 +20,8 @@ use tower::{Layer, Service};
 
 use super::admit::Admission;
 use super::limits::{
-    Account, AnswerKind, Arrival, ByteBudget, Charge, Charged, ConnectionBytes, Owner, Precedence, StreamLimiter,
-    Unsent, charged_body, charged_request,
+    AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
+    StreamLimiter, Unsent, charged_body, charged_request,
 };
 use crate::api::call::Call;
 use crate::api::errors::{ApiError, Limit, millis};
@@ -41,7 +40,7 @@ pub(in crate::api) use denials::Denials;
 #[derive(Clone)]
 pub struct AuthorizeLayer(Arc<Shared>);
 
-/// Shared by all calls; behind one pointer, since the layer is cloned with every call.
+/// What the layer's calls share; behind one pointer, since the layer is cloned with every call.
 struct Shared {
     authorizer: Arc<Authorizer>,
     denials: Denials,
@@ -106,8 +105,8 @@ where
                 // Only the instance that was polled ready may be called.
                 let fresh = self.inner.clone();
                 let inner = std::mem::replace(&mut self.inner, fresh);
-                // Not yet known, the caller counts as a stranger.
-                let account = self.layer.account(&request, &Owner::stranger(address(&request)));
+                // Until the token is verified, the caller counts as unauthenticated.
+                let account = self.layer.account(&request, &Owner::unauthenticated(address(&request)));
                 match account.begin_call(request.headers(), Precedence::Vital) {
                     Ok(charge) => {
                         let pending = (pending, charge);
@@ -124,7 +123,7 @@ where
 /// The answer to a call: ready at once, the service's own future, or a boxed one.
 type ResponseFuture<S> =
     Either<Either<Ready<Result<Response<Body>, <S as Service<Request<Body>>>::Error>>, Unboxed<S>>, Boxed<S>>;
-type Unboxed<S> = Charged<<S as Service<Request<Body>>>::Future>;
+type Unboxed<S> = ChargedAnswer<<S as Service<Request<Body>>>::Future>;
 type Boxed<S> = BoxFuture<'static, Result<Response<Body>, <S as Service<Request<Body>>>::Error>>;
 
 fn at_once<S: Service<Request<Body>>>(response: Response<Body>) -> ResponseFuture<S> {
@@ -171,7 +170,7 @@ impl AuthorizeLayer {
             request.extensions_mut().insert(call);
         }
         let kind = if method.makes_changes { AnswerKind::Change } else { AnswerKind::Read };
-        Either::Left(Either::Right(Charged::new(inner.call(request), protocol, kind, charge)))
+        Either::Left(Either::Right(ChargedAnswer::new(inner.call(request), protocol, kind, charge)))
     }
 
     /// Opens a stream, which ends when its caller loses access, at its deadline, and when the server stops.
@@ -182,7 +181,7 @@ impl AuthorizeLayer {
         method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
-        (owner, account, charge): (Owner, Arc<Account>, Charge),
+        (owner, account, charge): (Owner, Arc<ByteAccount>, Charge),
     ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
@@ -231,7 +230,7 @@ impl AuthorizeLayer {
         }
     }
 
-    fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<Account> {
+    fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<ByteAccount> {
         match request.extensions().get::<Peer>() {
             Some(peer) => self.0.bytes.account(&peer.bytes, owner),
             None => self.0.bytes.account(&ConnectionBytes::default(), owner),
@@ -293,7 +292,7 @@ fn max_message_bytes(limits: &FixedLimits, method: &ServedMethod) -> usize {
 
 fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {
     let caller = call.and_then(|call| call.caller.key());
-    caller.map_or_else(|| Owner::stranger(address(request)), Owner::Caller)
+    caller.map_or_else(|| Owner::unauthenticated(address(request)), Owner::Caller)
 }
 
 fn address(request: &Request<Body>) -> Option<IpAddr> {

@@ -65,8 +65,8 @@ impl Authorizer {
         let mut changes = authenticator.mirror.subscribe_to_access(connection);
         let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
         let mut keys = sign_on.map(|sign_on| sign_on.key_changes());
-        // Checked at the start and after a change of keys, not each time: the cache drops valid tokens when it is full, and the stream
-        // of such a token would end.
+        // Checked at the start and after a change of keys, not each time. The cache drops valid tokens when it is full, and their streams
+        // would end.
         let mut must_check_signature = true;
         loop {
             let now = authenticator.clock.now();

@@ -8,8 +8,8 @@ use crate::domain::time::Timestamp;
 
 /// The most denials recorded for one caller in one window.
 const MAX_PER_CALLER: u32 = 5;
-/// The most denials recorded in one window for all single sign-on callers who are not users yet, together: an issuer may let
-/// anyone open an account.
+/// The most denials recorded in one window for all single sign-on callers together who are not users yet. Their issuer may let anyone
+/// open an account.
 const MAX_UNPROVISIONED: u32 = 60;
 /// The length of a window.
 const WINDOW_SECONDS: i64 = 60;
@@ -55,22 +55,18 @@ impl DenialLimiter {
         }
         let Windows { callers, unprovisioned } = &mut *all;
         let window = callers.entry(key.clone()).or_default();
-        let is_over_limit =
-            matches!(key, CallerKey::Account(_)) && unprovisioned.admit(now, MAX_UNPROVISIONED).is_none();
-        if is_over_limit {
-            window.suppressed += 1;
+        let suppressed = window.admit(now, MAX_PER_CALLER)?;
+        // Asked last, so that a denial which is not recorded uses up nothing that all of them share.
+        if matches!(key, CallerKey::Account(_)) && unprovisioned.admit(now, MAX_UNPROVISIONED).is_none() {
+            window.take_back(suppressed + 1);
             return None;
         }
-        let suppressed = window.admit(now, MAX_PER_CALLER)?;
         Some(AdmittedDenial { key, suppressed })
     }
 
     /// Undoes [`DenialLimiter::admit`]: the call was not denied after all.
     pub fn give_back(&self, admitted: &AdmittedDenial) {
-        self.change(admitted, |window| {
-            window.recorded = window.recorded.saturating_sub(1);
-            window.suppressed += admitted.suppressed;
-        });
+        self.change(admitted, |window| window.take_back(admitted.suppressed));
     }
 
     /// Counts this denial as not recorded, since writing it failed.
@@ -101,6 +97,12 @@ impl Window {
         }
         self.recorded += 1;
         Some(std::mem::take(&mut self.suppressed))
+    }
+
+    /// Undoes [`admit`](Self::admit). So many denials are then counted as suppressed.
+    fn take_back(&mut self, suppressed: u64) {
+        self.recorded = self.recorded.saturating_sub(1);
+        self.suppressed += suppressed;
     }
 }
 
@@ -145,11 +147,21 @@ mod tests {
         }
     }
 
+    fn account(number: usize) -> CallerKey {
+        CallerKey::Account(Account { issuer: "issuer".into(), subject: number.to_string().into() })
+    }
+
+    #[test]
+    fn one_unprovisioned_caller_leaves_records_to_others() {
+        let limiter = DenialLimiter::default();
+        let recorded = (0..1_000).filter(|_| limiter.admit(account(1), at(0)).is_some()).count();
+        assert_eq!(recorded, MAX_PER_CALLER as usize);
+        assert_eq!(limiter.admit(account(2), at(1)).map(|admitted| admitted.suppressed), Some(0));
+    }
+
     #[test]
     fn unprovisioned_callers_share_one_window() {
         let limiter = DenialLimiter::default();
-        let account =
-            |number: usize| CallerKey::Account(Account { issuer: "issuer".into(), subject: number.to_string().into() });
         let recorded = (0..1_000).filter(|number| limiter.admit(account(*number), at(0)).is_some()).count();
         assert_eq!(recorded, MAX_UNPROVISIONED as usize);
         for number in 0..MAX_CALLERS {

@@ -9,8 +9,8 @@ mod streams;
 
 pub use bytes::ByteBudget;
 pub(in crate::api) use bytes::{
-    Account, AnswerKind, Arrival, Charge, Charged, ChargedBody, ConnectionBytes, Precedence, SharedAnswer, SharedBytes,
-    SharedMessage, Unsent, charged_body, charged_request,
+    AnswerKind, Arrival, ByteAccount, Charge, ChargedAnswer, ChargedBody, ConnectionBytes, Precedence, SharedAnswer,
+    SharedBytes, SharedMessage, Unsent, charged_body, charged_request,
 };
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};

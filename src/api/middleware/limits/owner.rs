@@ -1,4 +1,4 @@
-//! The owner of a limited resource: a caller, or for strangers a network.
+//! The owner of a limited resource: an authenticated caller, or a network of unauthenticated ones.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -9,18 +9,18 @@ use crate::auth::CallerKey;
 pub(in crate::api) enum Owner {
     /// An authenticated caller.
     Caller(CallerKey),
-    /// A stranger, which is a caller without credentials, or whose credentials are not verified yet; by network.
-    Stranger(Option<IpAddr>),
+    /// The unauthenticated callers of one network: those without credentials, and those whose credentials are not verified yet.
+    Unauthenticated(Option<IpAddr>),
 }
 
 impl Owner {
-    /// A stranger at this address.
-    pub fn stranger(address: Option<IpAddr>) -> Self {
-        Self::Stranger(address.map(network))
+    /// An unauthenticated caller at this address.
+    pub fn unauthenticated(address: Option<IpAddr>) -> Self {
+        Self::Unauthenticated(address.map(network))
     }
 
-    pub fn is_stranger(&self) -> bool {
-        matches!(self, Self::Stranger(_))
+    pub fn is_unauthenticated(&self) -> bool {
+        matches!(self, Self::Unauthenticated(_))
     }
 }
 
@@ -32,13 +32,13 @@ pub(in crate::api) fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether so much of a whole is in use that the shares of its users apply: more than half. Until then one user may take more than its
-/// share: behind a proxy all clients are one address.
+/// Whether a resource is scarce: more than half of it is in use. Only then do the shares of its owners apply. Until then one owner may
+/// take more than its share, since behind a proxy all clients have one address.
 pub(super) fn is_scarce(used: usize, whole: usize) -> bool {
     used > whole / 2
 }
 
-/// The share of one user of a whole: a quarter.
+/// The share of one owner in a resource: a quarter.
 pub(super) fn share(whole: usize) -> usize {
     (whole / 4).max(1)
 }
@@ -48,10 +48,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ipv6_network_is_one_stranger() {
-        let stranger = |address: &str| Owner::stranger(address.parse().ok());
-        assert_eq!(stranger("2001:db8::1"), stranger("2001:db8::ffff:2"));
-        assert_ne!(stranger("2001:db8::1"), stranger("2001:db8:0:1::1"));
-        assert_eq!(stranger("::ffff:10.0.0.1"), stranger("10.0.0.1"));
+    fn ipv6_network_is_one_owner() {
+        let at = |address: &str| Owner::unauthenticated(address.parse().ok());
+        assert_eq!(at("2001:db8::1"), at("2001:db8::ffff:2"));
+        assert_ne!(at("2001:db8::1"), at("2001:db8:0:1::1"));
+        assert_eq!(at("::ffff:10.0.0.1"), at("10.0.0.1"));
     }
 }

@@ -1,4 +1,4 @@
-//! The number of open streams: in all, for strangers, and for one owner.
+//! The number of open streams: in all, for unauthenticated callers, and for one owner.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,8 +10,8 @@ use crate::config::Limits;
 /// Limits open streams.
 pub(in crate::api) struct StreamLimiter {
     max: usize,
-    /// For all strangers together: authenticated callers always keep the rest.
-    max_strangers: usize,
+    /// For all unauthenticated callers together. Authenticated callers always keep the rest.
+    max_unauthenticated: usize,
     max_per_owner: usize,
     open: Mutex<OpenStreams>,
 }
@@ -19,7 +19,7 @@ pub(in crate::api) struct StreamLimiter {
 #[derive(Default)]
 struct OpenStreams {
     all: usize,
-    strangers: usize,
+    unauthenticated: usize,
     by_owner: HashMap<Owner, usize>,
 }
 
@@ -33,7 +33,7 @@ impl StreamLimiter {
     pub fn new(limits: &Limits) -> Arc<Self> {
         Arc::new(Self {
             max: limits.max_streams,
-            max_strangers: (limits.max_streams / 2).max(1),
+            max_unauthenticated: (limits.max_streams / 2).max(1),
             max_per_owner: limits.max_streams_per_caller,
             open: Mutex::default(),
         })
@@ -45,22 +45,22 @@ impl StreamLimiter {
     /// The limit that is reached.
     pub(in crate::api) fn open(self: &Arc<Self>, owner: Owner) -> Result<StreamPermit, LimitReached> {
         let mut open = self.lock();
-        let is_stranger = owner.is_stranger();
+        let is_unauthenticated = owner.is_unauthenticated();
         if open.all >= self.max {
             return Err(Limit::Streams.reached(self.max));
         }
-        if is_stranger && open.strangers >= self.max_strangers {
-            return Err(Limit::StrangerStreams.reached(self.max_strangers));
+        if is_unauthenticated && open.unauthenticated >= self.max_unauthenticated {
+            return Err(Limit::UnauthenticatedStreams.reached(self.max_unauthenticated));
         }
-        // A network of strangers may be a proxy with many clients, so its share applies only while streams are scarce.
-        let is_limited = !is_stranger || is_scarce(open.strangers, self.max_strangers);
+        // An unauthenticated network may be a proxy with many clients, so its share applies only while streams are scarce.
+        let is_limited = !is_unauthenticated || is_scarce(open.unauthenticated, self.max_unauthenticated);
         let own = open.by_owner.entry(owner.clone()).or_default();
         if is_limited && *own >= self.max_per_owner {
             return Err(Limit::CallerStreams.reached(self.max_per_owner));
         }
         *own += 1;
         open.all += 1;
-        open.strangers += usize::from(is_stranger);
+        open.unauthenticated += usize::from(is_unauthenticated);
         drop(open);
         Ok(StreamPermit { streams: Arc::clone(self), owner })
     }
@@ -74,7 +74,7 @@ impl Drop for StreamPermit {
     fn drop(&mut self) {
         let mut open = self.streams.lock();
         open.all -= 1;
-        open.strangers -= usize::from(self.owner.is_stranger());
+        open.unauthenticated -= usize::from(self.owner.is_unauthenticated());
         let own = open.by_owner.get_mut(&self.owner);
         if own.is_some_and(|own| {
             *own -= 1;
@@ -92,7 +92,7 @@ mod tests {
     use uuid::Uuid;
 
     fn streams(max: usize, max_per_owner: usize) -> Arc<StreamLimiter> {
-        Arc::new(StreamLimiter { max, max_strangers: max / 2, max_per_owner, open: Mutex::default() })
+        Arc::new(StreamLimiter { max, max_unauthenticated: max / 2, max_per_owner, open: Mutex::default() })
     }
 
     fn user(number: u128) -> Owner {
@@ -116,7 +116,7 @@ mod tests {
     #[test]
     fn limit_of_a_network_applies_while_streams_are_scarce() {
         let streams = streams(12, 2);
-        let open = |address: &str| streams.open(Owner::stranger(address.parse().ok()));
+        let open = |address: &str| streams.open(Owner::unauthenticated(address.parse().ok()));
         let held: Vec<_> = (0..4).map(|_| open("10.0.0.1").unwrap()).collect();
         assert_eq!(open("10.0.0.1").err(), Some(Limit::CallerStreams.reached(2)));
         assert!(open("10.0.0.2").is_ok());
@@ -125,13 +125,13 @@ mod tests {
     }
 
     #[test]
-    fn strangers_get_half_of_the_streams() {
+    fn unauthenticated_callers_get_half_of_the_streams() {
         let streams = streams(4, 4);
-        let stranger = |address: &str| Owner::stranger(address.parse().ok());
-        let held = [stranger("10.0.0.1"), stranger("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
-        assert_eq!(streams.open(stranger("10.0.0.2")).err(), Some(Limit::StrangerStreams.reached(2)));
+        let network = |address: &str| Owner::unauthenticated(address.parse().ok());
+        let held = [network("10.0.0.1"), network("2001:db8::1")].map(|owner| streams.open(owner).unwrap());
+        assert_eq!(streams.open(network("10.0.0.2")).err(), Some(Limit::UnauthenticatedStreams.reached(2)));
         let known = [user(1), user(2)].map(|owner| streams.open(owner).unwrap());
         drop((held, known));
-        assert_eq!(streams.lock().strangers, 0);
+        assert_eq!(streams.lock().unauthenticated, 0);
     }
 }

@@ -28,9 +28,9 @@ pub(super) struct TrackedCall {
     protocol: Option<Protocol>,
     peer: Option<SocketAddr>,
     began: Instant,
-    /// Counts the call as an open stream, if it is one ...
+    /// Counts the call as an open stream, if it is one.
     open: Option<GaugeGuard>,
-    /// ... and delays shutdown, if it is not.
+    /// Delays shutdown until the call has ended, unless it is a stream.
     _in_flight: Option<TaskTrackerToken>,
     ended: bool,
 }
@@ -58,7 +58,7 @@ impl TrackedCall {
         &self.context
     }
 
-    /// The code, if the beginning of the answer tells it. gRPC usually sends it at the end.
+    /// The code, if it is in the headers of the answer. gRPC usually sends it in the trailers.
     pub fn early_code<B>(&self, response: &Response<B>) -> Option<Code> {
         let of_http = || (self.protocol != Some(Protocol::Grpc)).then(|| code::of_http(response.status()));
         code::of_headers(response.headers()).or_else(of_http)
@@ -69,7 +69,7 @@ impl TrackedCall {
         if std::mem::replace(&mut self.ended, true) {
             return;
         }
-        // Whatever was answered reached nobody.
+        // The client is gone, so it got no answer.
         let code = if code != Code::Ok && self.context.is_broken_off() { Code::Cancelled } else { code };
         let took = self.began.elapsed();
         self.open = None;

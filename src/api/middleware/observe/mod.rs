@@ -1,5 +1,5 @@
-//! The outermost layer: logs, counts and traces every call when it ends (a stream when the stream ends), and turns a panic
-//! into an internal error of its call alone.
+//! The outermost layer: logs, counts and traces every call when it ends. A panic becomes an internal error of its call alone. A stream's
+//! call ends with the stream.
 
 mod body;
 mod call;

@@ -19,7 +19,7 @@ use tonic::body::Body;
 
 use super::shared::{SharedAnswer, SharedMessages};
 use super::unsent::{Unsent, UnsentFrame};
-use super::{Account, CALL_BYTES, Charge, Direction, FRAME_BYTES};
+use super::{ByteAccount, CALL_BYTES, Charge, Direction, FRAME_BYTES};
 use crate::api::errors::{ApiError, last_frame, status};
 use crate::api::protocol::Protocol;
 
@@ -47,8 +47,8 @@ pub(in crate::api) enum AnswerKind {
 }
 
 pin_project! {
-    /// A call that is answered with one message.
-    pub struct Charged<F> {
+    /// The future of an answer of one message, whose bytes are charged.
+    pub struct ChargedAnswer<F> {
         #[pin]
         answer: F,
         protocol: Protocol,
@@ -58,14 +58,14 @@ pin_project! {
     }
 }
 
-impl<F> Charged<F> {
+impl<F> ChargedAnswer<F> {
     /// The answer of a call with this charge.
     pub(in crate::api) fn new(answer: F, protocol: Protocol, kind: AnswerKind, call: Charge) -> Self {
         Self { answer, protocol, kind, call: Some(call) }
     }
 }
 
-impl<F, E> Future for Charged<F>
+impl<F, E> Future for ChargedAnswer<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -94,10 +94,10 @@ where
 }
 
 /// The same stream, with its bytes charged to `account`.
-pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<Account>) -> Response<ChargedBody> {
+pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<ByteAccount>) -> Response<ChargedBody> {
     let (mut head, body) = response.into_parts();
     let source = Source::of(&mut head, body);
-    Response::from_parts(head, ChargedBody { waits: true, ..ChargedBody::new(source, account) })
+    Response::from_parts(head, ChargedBody { waits_for_budget: true, ..ChargedBody::new(source, account) })
 }
 
 /// Where frames come from.
@@ -126,25 +126,35 @@ pub(in crate::api) struct ChargedBody {
     source: Option<Source>,
     /// Frames that were taken from the source already.
     ready: [Option<Result<Frame<Bytes>, Status>>; 2],
-    account: Arc<Account>,
+    account: Arc<ByteAccount>,
     /// The charge of the call. It goes with the data.
     call: Option<Charge>,
-    /// Whether the next message waits for the budget.
-    waits: bool,
-    wait: Option<Wait>,
+    /// Whether the next message waits while the budget is exhausted.
+    waits_for_budget: bool,
+    /// The wait that has begun.
+    budget_wait: Option<BudgetWait>,
     unsent: Unsent,
     /// Whether its messages are shared.
     is_shared: bool,
 }
 
 impl ChargedBody {
-    fn new(source: Source, account: Arc<Account>) -> Self {
+    fn new(source: Source, account: Arc<ByteAccount>) -> Self {
         let (unsent, is_shared) = match &source {
             Source::Body(_) => (Unsent::default(), false),
             Source::Shared(_, unsent) => (unsent.clone(), true),
         };
         let source = Some(source);
-        Self { source, ready: [None, None], account, call: None, waits: false, wait: None, unsent, is_shared }
+        Self {
+            source,
+            ready: [None, None],
+            account,
+            call: None,
+            waits_for_budget: false,
+            budget_wait: None,
+            unsent,
+            is_shared,
+        }
     }
 
     /// What the transport has not sent.
@@ -152,7 +162,7 @@ impl ChargedBody {
         &self.unsent
     }
 
-    /// Whether each message tells the current state, so that it may be read when the client has taken the one before.
+    /// Whether each message holds the current state, so that it is made only when the client has taken the one before.
     pub fn is_current_state(&self) -> bool {
         self.is_shared
     }
@@ -223,10 +233,10 @@ impl ChargedBody {
     fn poll_budget(&mut self, context: &mut Context<'_>) -> Poll<Result<(), ApiError>> {
         loop {
             let Err(error) = self.account.check() else {
-                self.wait = None;
+                self.budget_wait = None;
                 return Poll::Ready(Ok(()));
             };
-            let wait = self.wait.get_or_insert_with(Wait::new);
+            let wait = self.budget_wait.get_or_insert_with(BudgetWait::new);
             if Instant::now() >= wait.until {
                 return Poll::Ready(Err(error));
             }
@@ -238,13 +248,13 @@ impl ChargedBody {
 }
 
 /// A wait for the budget.
-struct Wait {
+struct BudgetWait {
     until: Instant,
     pause: Duration,
     timer: Pin<Box<Sleep>>,
 }
 
-impl Wait {
+impl BudgetWait {
     fn new() -> Self {
         Self { until: Instant::now() + BUDGET_TIMEOUT, pause: MIN_PAUSE, timer: Box::pin(sleep(MIN_PAUSE)) }
     }
@@ -270,7 +280,7 @@ impl http_body::Body for ChargedBody {
         if let Some(frame) = self.ready.iter_mut().find_map(Option::take) {
             return Poll::Ready(Some(frame));
         }
-        if self.waits
+        if self.waits_for_budget
             && self.source.is_some()
             && let Err(error) = ready!(self.poll_budget(context))
         {

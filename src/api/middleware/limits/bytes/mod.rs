@@ -1,22 +1,23 @@
 //! The budget of buffered bytes: requests that have not arrived completely, answers that their clients have not read, and the keys of
 //! open watches.
 //!
-//! Every such byte is charged to its connection, to its owner (a caller or, for strangers, a network) and to the server, and to
-//! strangers as a whole. A charge is made before bytes are kept, and ends when they are dropped: for an answer, when the transport
-//! has written it.
+//! Every such byte is charged to its connection, its owner and the server. The owner is a caller, or a network of unauthenticated
+//! callers. All unauthenticated callers together have a quarter of the server's budget. A charge is made before bytes are kept, and ends
+//! when they are dropped: for an answer, when the transport has written it.
 //!
-//! What is checked is whether a budget is exhausted, not whether the next bytes fit: it may be exceeded by one frame of a request, or
-//! by one answer. So every answer can be sent while nothing else is buffered, and nobody waits for a budget while holding part of it.
+//! A check asks whether a budget is exhausted, not whether the next bytes fit. So a budget may be exceeded by one frame of a request, or
+//! by one answer. In return, every answer can be sent while nothing else is buffered, and no call waits for a budget of which it holds
+//! part.
 //!
-//! The shares of a connection and of an owner apply only while the whole is scarce; the whole, which is the server's budget or the
-//! strangers' quarter of it, applies always. [`Precedence`] says which calls begin beyond that.
+//! The shares of a connection and of an owner apply only while memory is scarce. The server's budget, and the quarter for unauthenticated
+//! callers, always apply. [`Precedence`] says which calls begin beyond that.
 //!
 //! # One connection at its worst
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
 //! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
-//! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, for its callers and for its strangers, while memory is scarce | this budget |
+//! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
 //! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
 //! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
@@ -24,6 +25,7 @@
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
 //! | TLS records | 64 KiB, and 16 KiB | rustls |
 
+mod account;
 mod answer;
 mod request;
 mod shared;
@@ -34,27 +36,17 @@ use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use http::HeaderMap;
-
-use super::owner::{Owner, is_scarce, share};
-use crate::api::errors::{ApiError, Limit, LimitReached};
+use super::owner::Owner;
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
-pub(in crate::api) use answer::{AnswerKind, Charged, ChargedBody, charged_body};
+pub(in crate::api) use account::{ByteAccount, Charge, Precedence};
+pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
 pub(in crate::api) use unsent::Unsent;
 
-/// What a call is charged besides its headers, from its beginning until its answer is written: its state in `h2`, `hyper` and our
-/// layers, and a small answer.
-const CALL_BYTES: usize = 4_096;
-
-/// What a header is charged besides its name and value, as HTTP/2 counts it.
-const HEADER_BYTES: usize = 32;
-
-/// What a frame is charged besides its bytes: its places in queues.
-const FRAME_BYTES: usize = 256;
+use account::{CALL_BYTES, Direction, FRAME_BYTES};
 
 /// The least budget of a connection: a request of the largest size, and more.
 const MIN_PER_CONNECTION: usize = 5 << 20;
@@ -66,18 +58,11 @@ pub struct ByteBudget {
     limit: usize,
     /// By [`Direction`].
     used: [AtomicUsize; 2],
-    /// The part of the budget for strangers: they cannot shut callers out.
-    strangers_limit: usize,
-    used_by_strangers: AtomicUsize,
+    /// The part of the budget for unauthenticated callers. The rest is always left to authenticated ones.
+    unauthenticated_limit: usize,
+    used_unauthenticated: AtomicUsize,
     max_per_connection: usize,
     owners: Mutex<HashMap<Owner, Weak<OwnedBytes>>>,
-}
-
-/// The direction of buffered bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Direction {
-    Request,
-    Response,
 }
 
 /// What one owner has buffered on all connections.
@@ -87,40 +72,13 @@ struct OwnedBytes {
     used: AtomicUsize,
 }
 
-/// What begins although a budget is exhausted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::api) enum Precedence {
-    /// Nothing.
-    Ordinary,
-    /// A stream begins beyond the shares, since its messages wait.
-    Stream,
-    /// A health check, and a call whose caller is not yet known: they are small, and strangers that fill their quarter must not stop
-    /// them. For them that quarter counts twice.
-    Vital,
-}
-
 /// What one connection has buffered.
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
-    /// That of callers and that of strangers: behind a proxy both use one connection.
+    /// By authenticated and by unauthenticated callers: behind a proxy both use one connection.
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
-    last: Mutex<Option<Arc<Account>>>,
-}
-
-/// What is charged for an owner's bytes on a connection.
-pub(in crate::api) struct Account {
-    budget: Arc<ByteBudget>,
-    connection: Arc<AtomicUsize>,
-    owned: Arc<OwnedBytes>,
-    is_stranger: bool,
-}
-
-/// Buffered bytes, charged until the value is dropped.
-pub(in crate::api) struct Charge {
-    account: Arc<Account>,
-    direction: Direction,
-    bytes: usize,
+    last: Mutex<Option<Arc<ByteAccount>>>,
 }
 
 impl ByteBudget {
@@ -134,8 +92,8 @@ impl ByteBudget {
         Arc::new(Self {
             limit,
             used: Default::default(),
-            strangers_limit: limit / 4,
-            used_by_strangers: AtomicUsize::new(0),
+            unauthenticated_limit: limit / 4,
+            used_unauthenticated: AtomicUsize::new(0),
             max_per_connection: (limit / 8).max(MIN_PER_CONNECTION),
             owners: Mutex::default(),
         })
@@ -149,14 +107,15 @@ impl ByteBudget {
     }
 
     /// The account of an owner on a connection.
-    pub(in crate::api) fn account(self: &Arc<Self>, connection: &ConnectionBytes, owner: &Owner) -> Arc<Account> {
+    pub(in crate::api) fn account(self: &Arc<Self>, connection: &ConnectionBytes, owner: &Owner) -> Arc<ByteAccount> {
         let mut last = connection.last.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(account) = last.as_ref().filter(|account| account.owned.owner == *owner) {
             return Arc::clone(account);
         }
-        let is_stranger = owner.is_stranger();
-        let used = Arc::clone(&connection.used[usize::from(is_stranger)]);
-        let account = Account { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_stranger };
+        let is_unauthenticated = owner.is_unauthenticated();
+        let used = Arc::clone(&connection.used[usize::from(is_unauthenticated)]);
+        let account =
+            ByteAccount { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_unauthenticated };
         let account = Arc::new(account);
         Arc::clone(last.insert(account))
     }
@@ -197,141 +156,19 @@ impl fmt::Debug for ConnectionBytes {
     }
 }
 
-impl Account {
-    /// Charges a call that begins with these headers.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap, precedence: Precedence) -> Result<Charge, ApiError> {
-        let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
-        let bytes = CALL_BYTES + sizes.sum::<usize>();
-        // With large headers, many streams would exceed a share by much.
-        let is_large_stream = precedence == Precedence::Stream && bytes > 2 * CALL_BYTES;
-        self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
-        Ok(self.take(Direction::Request, bytes))
-    }
-
-    /// Charges request bytes that are about to be kept.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    pub fn charge_request(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        self.check()?;
-        Ok(self.take(Direction::Request, bytes))
-    }
-
-    /// Charges the first bytes of a call's request. A small request is not refused, since its call has begun.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    fn charge_first(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        match bytes <= CALL_BYTES {
-            true => Ok(self.take(Direction::Request, bytes)),
-            false => self.charge_request(bytes),
-        }
-    }
-
-    /// Charges what a stream keeps before its client asks for it. `None` unless memory is plentiful: then the stream does without.
-    pub fn charge_ahead(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
-        let Self { budget, is_stranger, .. } = &**self;
-        (!is_stranger && budget.used() + bytes <= budget.limit / 4).then(|| self.take(Direction::Response, bytes))
-    }
-
-    /// Charges bytes that exist already, without a check.
-    fn take(self: &Arc<Self>, direction: Direction, bytes: usize) -> Charge {
-        let mut charge = Charge { account: Arc::clone(self), direction, bytes: 0 };
-        charge.add(bytes);
-        charge
-    }
-
-    /// Whether more may be buffered.
-    fn check(&self) -> Result<(), ApiError> {
-        self.check_for(Precedence::Ordinary)
-    }
-
-    fn check_for(&self, precedence: Precedence) -> Result<(), ApiError> {
-        self.exhausted(precedence).map_or(Ok(()), |limit| Err(limit.into()))
-    }
-
-    fn exhausted(&self, precedence: Precedence) -> Option<LimitReached> {
-        let budget = &*self.budget;
-        let used = budget.used();
-        let (own_whole, own_used) = match self.is_stranger {
-            true => (budget.strangers_limit, budget.used_by_strangers.load(Ordering::Relaxed)),
-            false => (budget.limit, used),
-        };
-        let own_whole = if self.is_stranger && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
-        let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
-        if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
-            Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
-        } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
-            let limit = if self.is_stranger { Limit::NetworkBytes } else { Limit::OwnerBytes };
-            Some(limit.reached(share(own_whole)))
-        } else if used >= budget.limit {
-            Some(Limit::ServerBytes.reached(budget.limit))
-        } else if own_used >= own_whole {
-            Some(Limit::StrangerBytes.reached(own_whole))
-        } else {
-            None
-        }
-    }
-
-    /// An account for bytes that several connections share: they count for the server and for strangers as a whole, but for no owner.
-    fn shared(&self) -> Arc<Self> {
-        let owned =
-            OwnedBytes { budget: Arc::clone(&self.budget), owner: Owner::Stranger(None), used: AtomicUsize::new(0) };
-        Arc::new(Self {
-            budget: Arc::clone(&self.budget),
-            connection: Arc::default(),
-            owned: Arc::new(owned),
-            is_stranger: self.is_stranger,
-        })
-    }
-}
-
-impl Charge {
-    /// Charges more.
-    ///
-    /// # Errors
-    /// When a budget is exhausted.
-    fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
-        self.account.check()?;
-        self.add(bytes);
-        Ok(())
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes;
-        for used in self.counters() {
-            used.fetch_add(bytes, Ordering::Relaxed);
-        }
-    }
-
-    fn counters(&self) -> impl Iterator<Item = &AtomicUsize> {
-        let Account { budget, connection, owned, is_stranger } = &*self.account;
-        let strangers = is_stranger.then_some(&budget.used_by_strangers);
-        [&**connection, &owned.used, &budget.used[self.direction as usize]].into_iter().chain(strangers)
-    }
-}
-
-impl Drop for Charge {
-    fn drop(&mut self) {
-        for used in self.counters() {
-            used.fetch_sub(self.bytes, Ordering::Relaxed);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use http::HeaderMap;
+
     use super::*;
+    use crate::api::errors::{ApiError, Limit};
     use crate::auth::CallerKey;
     use uuid::Uuid;
 
     const LIMIT: usize = 64 * MIB;
 
-    fn stranger(address: &str) -> Owner {
-        Owner::stranger(address.parse().ok())
+    fn network(address: &str) -> Owner {
+        Owner::unauthenticated(address.parse().ok())
     }
 
     fn caller(number: u128) -> Owner {
@@ -350,15 +187,15 @@ mod tests {
     }
 
     #[test]
-    fn strangers_get_a_quarter_of_the_budget() {
+    fn unauthenticated_callers_get_a_quarter() {
         let budget = ByteBudget::of(LIMIT);
-        let (first, error) = fill(&budget, &stranger("10.0.0.1"));
+        let (first, error) = fill(&budget, &network("10.0.0.1"));
         // Alone, one network gets more than half of it.
         assert_eq!((first.len(), error), (9, Limit::NetworkBytes.reached(LIMIT / 16).into()));
-        let (second, _) = fill(&budget, &stranger("10.0.0.2"));
-        let (third, error) = fill(&budget, &stranger("10.0.0.3"));
+        let (second, _) = fill(&budget, &network("10.0.0.2"));
+        let (third, error) = fill(&budget, &network("10.0.0.3"));
         assert_eq!((second.len(), third.len()), (4, 3), "{error}");
-        assert_eq!(error, Limit::StrangerBytes.reached(LIMIT / 4).into());
+        assert_eq!(error, Limit::UnauthenticatedBytes.reached(LIMIT / 4).into());
         let (callers, _) = fill(&budget, &caller(1));
         assert_eq!(callers.len(), 17, "while most is free, a caller may take more than a share");
         drop((first, second, third, callers));
@@ -401,24 +238,24 @@ mod tests {
     }
 
     #[test]
-    fn strangers_do_not_shut_callers_of_their_connection_out() {
+    fn unauthenticated_use_leaves_a_connections_callers() {
         let budget = ByteBudget::of(LIMIT);
         let connection = ConnectionBytes::default();
-        let strangers = budget.account(&connection, &stranger("10.0.0.1")).take(Direction::Request, 15 * MIB);
+        let unauthenticated = budget.account(&connection, &network("10.0.0.1")).take(Direction::Request, 15 * MIB);
         let others = budget.account(&ConnectionBytes::default(), &caller(2)).take(Direction::Request, 25 * MIB);
         assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
-        drop((strangers, others));
+        drop((unauthenticated, others));
     }
 
     #[test]
-    fn vital_calls_begin_beyond_the_quarter_of_strangers() {
+    fn vital_calls_begin_beyond_unauthenticated_quarter() {
         let budget = ByteBudget::of(LIMIT);
-        let held = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| fill(&budget, &stranger(address)).0);
+        let held = ["10.0.0.1", "10.0.0.2", "10.0.0.3"].map(|address| fill(&budget, &network(address)).0);
         let connection = ConnectionBytes::default();
-        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Ordinary));
-        assert!(begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital));
-        let more = budget.account(&connection, &stranger("10.0.0.4")).take(Direction::Request, 16 * MIB);
-        assert!(!begin(&budget, &connection, &stranger("10.0.0.4"), Precedence::Vital), "half is for callers");
+        assert!(!begin(&budget, &connection, &network("10.0.0.4"), Precedence::Ordinary));
+        assert!(begin(&budget, &connection, &network("10.0.0.4"), Precedence::Vital));
+        let more = budget.account(&connection, &network("10.0.0.4")).take(Direction::Request, 16 * MIB);
+        assert!(!begin(&budget, &connection, &network("10.0.0.4"), Precedence::Vital), "half is for callers");
         assert!(begin(&budget, &connection, &caller(1), Precedence::Ordinary));
         drop((held, more));
     }

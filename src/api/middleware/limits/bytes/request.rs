@@ -2,8 +2,8 @@
 //!
 //! Without a deadline, a client that sends headers and part of a message would keep its call, and what has arrived, for ever.
 //!
-//! A method with one request message gets it when the whole request has arrived: tonic reserves the length that a message declares
-//! when it sees the first bytes, and keeps the decoded message, which may be many times larger, until the request ends.
+//! A method with one request message gets it when the whole request has arrived. If tonic got the first bytes earlier, it would reserve the
+//! length that the message declares. It would also keep the decoded message, which may be many times larger, until the request ends.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{Account, Charge};
+use super::{ByteAccount, Charge};
 use crate::api::errors::{ApiError, Limit, millis, status};
 use crate::config::STREAM_WINDOW;
 
@@ -35,7 +35,7 @@ pub(in crate::api) enum Arrival {
 }
 
 /// The same body; it fails if it is late, or if a budget is exhausted.
-pub(in crate::api) fn charged_request(body: Body, account: Arc<Account>, arrival: Arrival) -> Body {
+pub(in crate::api) fn charged_request(body: Body, account: Arc<ByteAccount>, arrival: Arrival) -> Body {
     if body.is_end_stream() {
         return body;
     }
@@ -46,12 +46,12 @@ pub(in crate::api) fn charged_request(body: Body, account: Arc<Account>, arrival
             (None, Kind::Stream(Messages { limit, position: Position::default(), kept: 0, window: None }))
         }
     };
-    Body::new(RequestBody { body, account, kind, charge: None, deadline, timer: None })
+    Body::new(ChargedRequestBody { body, account, kind, charge: None, deadline, timer: None })
 }
 
-struct RequestBody {
+struct ChargedRequestBody {
     body: Body,
-    account: Arc<Account>,
+    account: Arc<ByteAccount>,
     kind: Kind,
     /// The charge of what has arrived, from the first wait or the first full window on: most requests arrive together with their headers.
     charge: Option<Charge>,
@@ -170,7 +170,7 @@ impl HeldMessage {
 }
 
 impl Messages {
-    /// Notes bytes that the handler is about to keep. Returns whether a message has begun with them.
+    /// Counts bytes that the handler is about to keep. Returns whether a message has begun with them.
     fn add(&mut self, bytes: &[u8]) -> bool {
         let was_between = self.position.is_between_messages();
         let unfinished = self.position.advance(bytes);
@@ -180,7 +180,7 @@ impl Messages {
     }
 }
 
-impl RequestBody {
+impl ChargedRequestBody {
     /// The bytes that are kept, or reserved, for what has not arrived completely.
     fn kept(&self) -> usize {
         match &self.kind {
@@ -223,7 +223,7 @@ impl RequestBody {
         }
     }
 
-    /// Notes that no more data waits for the handler.
+    /// Ends the charge for data that may wait for the handler: none does.
     fn close_window(&mut self) {
         if let Kind::Stream(messages) = &mut self.kind {
             messages.window = None;
@@ -263,7 +263,7 @@ impl RequestBody {
     }
 }
 
-impl http_body::Body for RequestBody {
+impl http_body::Body for ChargedRequestBody {
     type Data = Bytes;
     type Error = Status;
 
@@ -330,10 +330,10 @@ mod tests {
     }
 
     /// A body to send frames to, as a method with one message of at most `max_bytes` sees it.
-    fn message(max_bytes: usize) -> (tokio::sync::mpsc::UnboundedSender<Frame<Bytes>>, Body, Arc<Account>) {
+    fn message(max_bytes: usize) -> (tokio::sync::mpsc::UnboundedSender<Frame<Bytes>>, Body, Arc<ByteAccount>) {
         let (sender, mut receiver) = tokio::sync::mpsc::unbounded_channel();
         let frames = futures::stream::poll_fn(move |context| receiver.poll_recv(context)).map(Ok::<_, Status>);
-        let account = ByteBudget::of(64 << 20).account(&ConnectionBytes::default(), &Owner::Stranger(None));
+        let account = ByteBudget::of(64 << 20).account(&ConnectionBytes::default(), &Owner::Unauthenticated(None));
         let arrival = Arrival::Message { deadline: Instant::now() + Duration::from_secs(9), max_bytes };
         let body = charged_request(Body::new(StreamBody::new(frames)), Arc::clone(&account), arrival);
         (sender, body, account)

@@ -9,7 +9,7 @@ use prost::bytes::{BufMut, Bytes, BytesMut};
 use tonic::Status;
 
 use super::unsent::{Unsent, UnsentFrame};
-use super::{Account, Charge, Direction, FRAME_BYTES};
+use super::{ByteAccount, Charge, Direction, FRAME_BYTES};
 use crate::domain::error::Error;
 
 /// What gRPC puts before a message: whether it is compressed, and its length.
@@ -32,7 +32,7 @@ impl SharedAnswer {
         Self::with(Unsent::default(), messages)
     }
 
-    /// An answer of these messages, which know what of them is unsent.
+    /// An answer of these messages. Their source waits on `unsent` before it makes the next one.
     pub fn with(unsent: Unsent, messages: impl Stream<Item = Result<SharedMessage, Status>> + Send + 'static) -> Self {
         Self { messages: Arc::new(Mutex::new(Some(Box::pin(messages)))), unsent }
     }
@@ -88,7 +88,8 @@ impl SharedMessage {
     }
 }
 
-/// Bytes that many answers share. They are charged while any client has not read them: once for all strangers, once for all callers.
+/// Bytes that many answers share. They are charged until every client has read them: once for all authenticated callers, and once for
+/// all unauthenticated ones.
 #[derive(Clone)]
 pub(in crate::api) struct SharedBytes {
     bytes: Bytes,
@@ -111,9 +112,9 @@ impl SharedBytes {
     }
 
     /// The bytes for one client. `call` is charged as long as they are.
-    pub(super) fn lend(&self, account: &Arc<Account>, call: Option<Charge>, unsent: UnsentFrame) -> Bytes {
+    pub(super) fn lend(&self, account: &Arc<ByteAccount>, call: Option<Charge>, unsent: UnsentFrame) -> Bytes {
         let mut charges = self.charges.lock().unwrap_or_else(PoisonError::into_inner);
-        let slot = &mut charges[usize::from(account.is_stranger)];
+        let slot = &mut charges[usize::from(account.is_unauthenticated)];
         let shared = slot.upgrade().unwrap_or_else(|| {
             let charge = Arc::new(account.shared().take(Direction::Response, self.bytes.len()));
             *slot = Arc::downgrade(&charge);

@@ -1,4 +1,4 @@
-//! What a stream has handed to the transport, and the transport has not written.
+//! The frames that a stream has handed to the transport, and that the transport has not written.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures::task::AtomicWaker;
 use tokio::time::{Instant, sleep_until};
 
-/// A client that has this many bytes to read may take a second longer to read them: the slowest links are faster.
+/// The slowest reading that is accepted: a client may take a second longer for each of so many bytes. The slowest links are faster.
 const LEAST_BYTES_PER_SECOND: usize = 16 << 10;
 
 /// The unsent frames of one stream. Its owners are parts of one task: only the last one that waits is woken.
@@ -26,7 +26,9 @@ struct Frames {
 }
 
 struct Due {
+    /// When the client last read a frame, or got the first one.
     since: Instant,
+    /// The bytes of all frames since none was unsent.
     bytes: usize,
 }
 
@@ -42,8 +44,8 @@ impl Unsent {
         UnsentFrame(Arc::clone(&self.0))
     }
 
-    /// Waits until everything is sent. A stream of the current state waits before it reads the next message: while its client does
-    /// not read, it keeps one message, and then gets the latest state.
+    /// Waits until everything is sent. A stream of the current state waits for this before it makes its next message. While its client
+    /// does not read, it keeps one message; then it sends the latest state.
     pub async fn all_sent(&self) {
         poll_fn(|context| self.poll_all_sent(context)).await;
     }

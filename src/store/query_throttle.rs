@@ -1,8 +1,8 @@
-//! The share of the database that questions to the log get while changes are made.
+//! Throttles queries of the log while changes are made.
 //!
-//! A question costs the database far more than a flip, and callers can ask without a pause. So questions take turns, in the
-//! order in which they came, and after each of them the next one waits for a multiple of the time in which changes were
-//! being written meanwhile. Without changes, nothing waits.
+//! A query of the log costs the database far more than a flip, and callers can send them without a pause. So they take turns, in the
+//! order in which they came. After each query the next one rests for a multiple of the time in which changes were written meanwhile.
+//! Without changes, there are no rests.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -11,26 +11,26 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep_until};
 
-/// How many questions run at once. Each has a connection.
+/// How many queries run at once. Each has a connection.
 pub(super) const TURNS: u32 = 4;
 
-/// How many times as long as changes were written during a question the next one waits. All questions together then get
-/// about a quarter of one core while changes are written without a pause.
+/// A rest is this many times as long as changes were written during the query before. All queries together then get about a quarter of
+/// one core while changes are written without a pause.
 const REST_FACTOR: u32 = 3;
 
-/// The longest rest after one question, so that one that was slow does not stop the others for long.
+/// The longest rest after one query, so that a slow one does not stop the others for long.
 const MAX_REST: Duration = Duration::from_secs(1);
 
-/// The share of one server's callers.
-pub(super) struct LogShare {
+/// The turns of the queries of one server's callers.
+pub(super) struct QueryThrottle {
     turns: Semaphore,
     /// For how many microseconds changes were being written so far.
     writing: AtomicU64,
-    /// Until when no question begins.
+    /// Until when no query begins.
     rest_until: Mutex<Instant>,
 }
 
-impl Default for LogShare {
+impl Default for QueryThrottle {
     fn default() -> Self {
         Self {
             turns: Semaphore::new(TURNS as usize),
@@ -40,7 +40,7 @@ impl Default for LogShare {
     }
 }
 
-impl LogShare {
+impl QueryThrottle {
     /// Waits for a turn. The caller gives up by dropping this, and keeps its place as long as it waits.
     pub async fn turn(&self) -> Turn<'_> {
         // Fails only for a closed semaphore, and this one is never closed.
@@ -52,7 +52,7 @@ impl LogShare {
             }
             sleep_until(until).await;
         }
-        Turn { share: self, writing: self.writing.load(Ordering::Relaxed), _permit: permit }
+        Turn { throttle: self, writing: self.writing.load(Ordering::Relaxed), _permit: permit }
     }
 
     /// Records how long it took to write a change.
@@ -69,18 +69,18 @@ impl LogShare {
     }
 }
 
-/// One question's turn. It ends when this is dropped.
+/// One query's turn. It ends when this is dropped.
 pub(super) struct Turn<'s> {
-    share: &'s LogShare,
-    /// See [`LogShare::writing`], at the beginning.
+    throttle: &'s QueryThrottle,
+    /// See [`QueryThrottle::writing`], at the beginning.
     writing: u64,
     _permit: Option<SemaphorePermit<'s>>,
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let now = self.share.writing.load(Ordering::Relaxed);
-        self.share.rest(Duration::from_micros(now.saturating_sub(self.writing)));
+        let now = self.throttle.writing.load(Ordering::Relaxed);
+        self.throttle.rest(Duration::from_micros(now.saturating_sub(self.writing)));
     }
 }
 
@@ -90,49 +90,49 @@ mod tests {
 
     use super::*;
 
-    /// How long this many questions take that are asked at once, with changes being written for `written` during each.
-    async fn ask(questions: u32, written: Duration) -> Duration {
-        let (share, start) = (Arc::new(LogShare::default()), Instant::now());
-        let asked = (0..questions).map(|_| {
-            let share = Arc::clone(&share);
+    /// How long so many queries take that begin at once, with changes being written for `written` during each.
+    async fn run(queries: u32, written: Duration) -> Duration {
+        let (throttle, start) = (Arc::new(QueryThrottle::default()), Instant::now());
+        let run = (0..queries).map(|_| {
+            let throttle = Arc::clone(&throttle);
             async move {
-                let _turn = share.turn().await;
+                let _turn = throttle.turn().await;
                 tokio::time::sleep(Duration::from_millis(10)).await;
-                share.record_writing(written);
+                throttle.record_writing(written);
             }
         });
-        futures::future::join_all(asked).await;
+        futures::future::join_all(run).await;
         start.elapsed()
     }
 
     #[tokio::test(start_paused = true)]
-    async fn questions_rest_only_while_changes_are_made() {
-        let idle = ask(10 * TURNS, Duration::ZERO).await;
+    async fn queries_rest_only_while_changes_are_made() {
+        let idle = run(10 * TURNS, Duration::ZERO).await;
         assert!(idle <= Duration::from_millis(120), "{idle:?}");
-        let busy = ask(10 * TURNS, Duration::from_millis(10)).await;
+        let busy = run(10 * TURNS, Duration::from_millis(10)).await;
         assert!(busy >= REST_FACTOR * Duration::from_millis(10) * 9 * TURNS, "{busy:?}");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn rest_of_one_question_is_limited() {
-        let share = LogShare::default();
-        let turn = share.turn().await;
-        share.record_writing(Duration::from_secs(3_600));
+    async fn rest_of_one_query_is_limited() {
+        let throttle = QueryThrottle::default();
+        let turn = throttle.turn().await;
+        throttle.record_writing(Duration::from_secs(3_600));
         drop(turn);
         let start = Instant::now();
-        drop(share.turn().await);
+        drop(throttle.turn().await);
         assert!(start.elapsed() <= MAX_REST + Duration::from_millis(2), "{:?}", start.elapsed());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn questions_are_asked_in_order() {
-        let share = Arc::new(LogShare::default());
-        let running = futures::future::join_all((0..TURNS).map(|_| share.turn())).await;
+    async fn queries_run_in_order() {
+        let throttle = Arc::new(QueryThrottle::default());
+        let running = futures::future::join_all((0..TURNS).map(|_| throttle.turn())).await;
         let (order, mut seen) = tokio::sync::mpsc::unbounded_channel();
         for number in 0..20 {
-            let (share, order) = (Arc::clone(&share), order.clone());
+            let (throttle, order) = (Arc::clone(&throttle), order.clone());
             tokio::spawn(async move {
-                let _turn = share.turn().await;
+                let _turn = throttle.turn().await;
                 order.send(number).unwrap();
             });
             // Lets it wait before the next one.

@@ -1,4 +1,4 @@
-//! Questions of callers to the log: each has its turn and a connection, and ends in the database when its call ends.
+//! Queries of the log for callers: each has its turn and a connection, and is stopped in the database when its call ends.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,21 +8,21 @@ use sqlx::pool::PoolConnection;
 
 use super::StoreError;
 use super::backend::Backend;
-use super::share::{LogShare, Turn};
+use super::query_throttle::{QueryThrottle, Turn};
 
-/// One question. If it is dropped before [`end`](Self::end), because the call was cancelled or its deadline has passed, the
+/// A query of the log in progress. If it is dropped before [`end`](Self::end), because the call was cancelled or its deadline has passed, the
 /// database stops working on it.
-pub(super) struct LogQuestion<'s, B: Backend> {
+pub(super) struct LogQuery<'s, B: Backend> {
     connection: PoolConnection<B>,
     is_abandoned: Arc<AtomicBool>,
     is_ended: bool,
     _turn: Turn<'s>,
 }
 
-impl<'s, B: Backend> LogQuestion<'s, B> {
+impl<'s, B: Backend> LogQuery<'s, B> {
     /// Waits for a turn and a connection.
-    pub async fn begin(pool: &Pool<B>, share: &'s LogShare) -> Result<Self, StoreError> {
-        let turn = share.turn().await;
+    pub async fn begin(pool: &Pool<B>, throttle: &'s QueryThrottle) -> Result<Self, StoreError> {
+        let turn = throttle.turn().await;
         let mut connection = pool.acquire().await.map_err(B::read_error)?;
         let is_abandoned = Arc::default();
         B::stop_when(&mut connection, Arc::clone(&is_abandoned)).await.map_err(B::read_error)?;
@@ -39,7 +39,7 @@ impl<'s, B: Backend> LogQuestion<'s, B> {
     }
 }
 
-impl<B: Backend> Drop for LogQuestion<'_, B> {
+impl<B: Backend> Drop for LogQuery<'_, B> {
     fn drop(&mut self) {
         if !self.is_ended {
             self.is_abandoned.store(true, Ordering::Relaxed);
@@ -59,22 +59,22 @@ mod tests {
     use super::*;
     use crate::store::sql::Sql;
 
-    async fn ask(pool: &Pool<Sqlite>, share: &LogShare, sql: &str) -> Result<i64, StoreError> {
-        let mut question = LogQuestion::begin(pool, share).await?;
-        let answer = Sql::<Sqlite>::new(sql).number_on(question.connection()).await;
-        question.end();
+    async fn run(pool: &Pool<Sqlite>, throttle: &QueryThrottle, sql: &str) -> Result<i64, StoreError> {
+        let mut log_query = LogQuery::begin(pool, throttle).await?;
+        let answer = Sql::<Sqlite>::new(sql).number_on(log_query.connection()).await;
+        log_query.end();
         answer
     }
 
     /// The only connection is free again, although the statement would never have ended.
     #[tokio::test]
-    async fn abandoned_question_ends_in_sqlite() {
+    async fn abandoned_query_ends_in_sqlite() {
         let pool = SqlitePoolOptions::new().max_connections(1).connect("sqlite::memory:").await.unwrap();
-        let share = LogShare::default();
+        let throttle = QueryThrottle::default();
         let endless =
             "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n) SELECT count(*) FROM n WHERE n < 0";
-        assert!(timeout(Duration::from_millis(50), ask(&pool, &share, endless)).await.is_err());
-        let next = timeout(Duration::from_secs(20), ask(&pool, &share, "SELECT 7")).await;
+        assert!(timeout(Duration::from_millis(50), run(&pool, &throttle, endless)).await.is_err());
+        let next = timeout(Duration::from_secs(20), run(&pool, &throttle, "SELECT 7")).await;
         assert_eq!(next.expect("the connection is not free").unwrap(), 7);
     }
 }

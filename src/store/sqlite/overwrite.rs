@@ -1,18 +1,17 @@
 //! Notices that the database was overwritten while it was open, by a program other than SQLite, such as `cp`.
 //!
-//! The file is then still the same one, and SQLite lays its write-ahead log over the other content. Only checkpoints of the
-//! write-ahead log write to the file itself, and each shows in the `-shm` file. So a file that has other content than before,
-//! without a checkpoint meanwhile, was overwritten.
+//! An overwritten file has the same inode, and SQLite lays its write-ahead log over the other content. There are three checks:
 //!
-//! After a checkpoint the content is read from the file, without the write-ahead log. A checkpoint moves the head of the log in it
-//! forward. If the head went back, although the database as SQLite shows it did not, the file was overwritten. An older state that
-//! was restored through SQLite shows in both.
+//! 1. Only a checkpoint of the write-ahead log writes to the file, and each one shows in the `-shm` file. A file whose content changed
+//!    without a checkpoint was overwritten.
+//! 2. After a checkpoint, the content is read from the file alone, without the write-ahead log. A checkpoint moves the head of our audit
+//!    log forward. If the head went back in the file, but not in the database as SQLite shows it, the file was overwritten. An older
+//!    state that was restored through SQLite shows in both.
+//! 3. The write-ahead log must be as long as the `-shm` file says.
 //!
-//! In the middle of a checkpoint the file may look like that too. So a head that went back is believed only once it was read several
-//! times from a file that was not written meanwhile. Until then nothing is written, but reads go on. Nothing else in the file counts
-//! then: a checkpoint leaves pages as they were that another process still reads, or for which there was no space.
-//!
-//! The write-ahead log itself must be as long as the `-shm` file says.
+//! During a checkpoint, a file may fail the second check by chance. So an overwrite is only suspected, until the same content was read
+//! several times while the file was not written. Meanwhile nothing is written, and reads continue. The second check compares nothing but
+//! the head: a checkpoint leaves pages unwritten that another process still reads, or for which there was no space.
 
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -29,36 +28,37 @@ use super::wal_index::Checkpointed;
 use crate::domain::Revision;
 use crate::store::StoreError;
 
-/// The content of the file as far as it was seen.
+/// Detects that the file was overwritten.
 #[derive(Default)]
-pub(super) struct Content {
-    seen: Mutex<Seen>,
+pub(super) struct OverwriteDetector {
+    seen: Mutex<LastSeen>,
     /// Why nothing may be read or written any more, until the next start.
     problem: OnceLock<FileProblem>,
 }
 
+/// The file when it was last seen as SQLite wrote it.
 #[derive(Default)]
-struct Seen {
+struct LastSeen {
     /// When the file was last written.
     mark: WriteMark,
     /// The state of the write-ahead log when the file was last seen with this mark.
     checkpointed: Option<Checkpointed>,
     /// What was in the file at that time; `None` before the first checkpoint of a new log.
     content: Option<FileContent>,
-    /// What was found since and is not yet believed.
-    doubt: Option<Doubt>,
+    /// Content that was found since and suggests an overwrite.
+    suspicion: Option<Suspicion>,
 }
 
-/// A surprise in the file.
-struct Doubt {
+/// Content in which the head went back.
+struct Suspicion {
     mark: WriteMark,
     found: FileContent,
-    /// How often the same was found while the file was not written.
+    /// How often the same content was read while the file was not written.
     readings: u32,
     last: Instant,
 }
 
-/// What tells one content from another.
+/// What distinguishes one content from another.
 #[derive(Debug, PartialEq, Eq)]
 struct FileContent {
     log_id: Uuid,
@@ -88,13 +88,13 @@ impl<'r> FromRow<'r, SqliteRow> for FileContent {
     }
 }
 
-/// How often a surprise must be read before it is believed.
-const READINGS: u32 = 3;
+/// So many readings of the same content confirm an overwrite.
+const CONFIRMING_READINGS: u32 = 3;
 
-/// The minimum time between two readings of a surprise.
+/// The minimum time between two readings of suspicious content.
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
-impl Content {
+impl OverwriteDetector {
     /// Checks the content, if the file was written since the last check. `pool` shows the database through SQLite. Returns whether
     /// the content is known to be SQLite's: if not, check again after [`PAUSE`].
     ///
@@ -115,10 +115,10 @@ impl Content {
             seen.checkpointed = checkpointed;
             return Ok(true);
         }
-        if seen.doubt.as_ref().is_some_and(|doubt| doubt.last.elapsed() < PAUSE) {
+        if seen.suspicion.as_ref().is_some_and(|suspicion| suspicion.last.elapsed() < PAUSE) {
             return Ok(false);
         }
-        let found = in_file(files).await?;
+        let found = read_file_alone(files).await?;
         // Read after the file: a checkpoint that wrote what was found had begun before.
         if seen.is_untouched_by_sqlite(files.checkpointed()) {
             let is_same = match &found {
@@ -134,7 +134,7 @@ impl Content {
         let Some(Some(found)) = found else {
             // A checkpoint is being written, had no space for all of it, or left pages that others still read as they were. With the
             // write-ahead log the file is whole.
-            (seen.mark, seen.checkpointed, seen.doubt) = (mark, checkpointed, None);
+            (seen.mark, seen.checkpointed, seen.suspicion) = (mark, checkpointed, None);
             return Ok(true);
         };
         let went_back = match &seen.content {
@@ -142,18 +142,20 @@ impl Content {
             None => false,
         };
         if !went_back {
-            *seen = Seen { mark, checkpointed, content: Some(found), doubt: None };
+            *seen = LastSeen { mark, checkpointed, content: Some(found), suspicion: None };
             return Ok(true);
         }
         let is_at_rest = files.check()? == mark;
-        let readings = match &seen.doubt {
-            Some(doubt) if is_at_rest && doubt.mark == mark && doubt.found == found => doubt.readings + 1,
+        let readings = match &seen.suspicion {
+            Some(suspicion) if is_at_rest && suspicion.mark == mark && suspicion.found == found => {
+                suspicion.readings + 1
+            }
             _ => u32::from(is_at_rest),
         };
-        if readings >= READINGS {
+        if readings >= CONFIRMING_READINGS {
             return Err(self.overwritten(files));
         }
-        seen.doubt = Some(Doubt { mark, found, readings, last: Instant::now() });
+        seen.suspicion = Some(Suspicion { mark, found, readings, last: Instant::now() });
         Ok(false)
     }
 
@@ -172,7 +174,7 @@ impl Content {
     }
 }
 
-impl Seen {
+impl LastSeen {
     /// Whether SQLite wrote nothing to the file since it was seen, given the state of the write-ahead log now.
     fn is_untouched_by_sqlite(&self, now: Option<Checkpointed>) -> bool {
         let is_unmoved = |before: Checkpointed| now.is_some_and(|now| now.is_unmoved_since(&before));
@@ -192,15 +194,15 @@ async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool)
     if found.continues(before) {
         return Ok(false);
     }
-    match shown(pool).await {
+    match read_through_sqlite(pool).await {
         // Pages from the write-ahead log do not fit to those of another file.
         Err(error) if error::is_content(&error) => Ok(true),
         shown => Ok(shown.map_err(read)?.is_some_and(|shown| shown.continues(before))),
     }
 }
 
-/// The content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
-async fn in_file(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
+/// Reads the content of the file itself: `None` if it cannot be read without its write-ahead log, `Some(None)` if it holds no log.
+async fn read_file_alone(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, StoreError> {
     // An immutable database is read without locks and without its write-ahead log. SQLite also keeps our other connections'
     // locks when this one closes the file.
     let options = SqliteConnectOptions::new().filename(files.path()).immutable(true).read_only(true);
@@ -215,8 +217,8 @@ async fn in_file(files: &OpenedFiles) -> Result<Option<Option<FileContent>>, Sto
     }
 }
 
-/// The content that SQLite shows. `None` if the schema was taken back.
-async fn shown(pool: &SqlitePool) -> Result<Option<FileContent>, Error> {
+/// Reads the content as SQLite shows it, with the write-ahead log. `None` if the migration was reverted.
+async fn read_through_sqlite(pool: &SqlitePool) -> Result<Option<FileContent>, Error> {
     match sqlx::query_as(CONTENT).fetch_optional(pool).await {
         Err(Error::Database(database)) if database.message().contains("no such table") => Ok(None),
         content => content,

@@ -1,0 +1,185 @@
+//! The account of an owner on a connection: charges bytes, and refuses them while a budget is exhausted.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::HeaderMap;
+
+use super::{ByteBudget, OwnedBytes};
+use crate::api::errors::{ApiError, Limit, LimitReached};
+use crate::api::middleware::limits::owner::{Owner, is_scarce, share};
+
+/// What a call is charged besides its headers, until its answer is written. It covers the call's state in `h2`, `hyper` and our layers,
+/// and a small answer.
+pub(super) const CALL_BYTES: usize = 4_096;
+
+/// What a header is charged besides its name and value, as HTTP/2 counts it.
+const HEADER_BYTES: usize = 32;
+
+/// What a frame is charged besides its bytes: its places in queues.
+pub(super) const FRAME_BYTES: usize = 256;
+
+/// The direction of buffered bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Direction {
+    Request,
+    Response,
+}
+
+/// Which budgets may be exhausted when a call begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum Precedence {
+    /// None.
+    Ordinary,
+    /// The shares of its connection and owner: a stream may begin, since its messages wait for the budget.
+    Stream,
+    /// The quarter for unauthenticated callers, up to twice its size. For health checks, and for calls whose caller is not yet known: they
+    /// are small, and must work while other unauthenticated callers fill the quarter.
+    Vital,
+}
+
+/// The account to which an owner's bytes on a connection are charged.
+pub(in crate::api) struct ByteAccount {
+    pub(super) budget: Arc<ByteBudget>,
+    pub(super) connection: Arc<AtomicUsize>,
+    pub(super) owned: Arc<OwnedBytes>,
+    pub(super) is_unauthenticated: bool,
+}
+
+/// Buffered bytes, charged until the value is dropped.
+pub(in crate::api) struct Charge {
+    pub(super) account: Arc<ByteAccount>,
+    direction: Direction,
+    pub(super) bytes: usize,
+}
+
+impl ByteAccount {
+    /// Charges a call that begins with these headers.
+    ///
+    /// # Errors
+    /// When a budget is exhausted.
+    pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap, precedence: Precedence) -> Result<Charge, ApiError> {
+        let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
+        let bytes = CALL_BYTES + sizes.sum::<usize>();
+        // With large headers, many streams would exceed a share by much.
+        let is_large_stream = precedence == Precedence::Stream && bytes > 2 * CALL_BYTES;
+        self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
+        Ok(self.take(Direction::Request, bytes))
+    }
+
+    /// Charges request bytes that are about to be kept.
+    ///
+    /// # Errors
+    /// When a budget is exhausted.
+    pub fn charge_request(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
+        self.check()?;
+        Ok(self.take(Direction::Request, bytes))
+    }
+
+    /// Charges the first bytes of a call's request. A small request is not refused, since its call has begun.
+    ///
+    /// # Errors
+    /// When a budget is exhausted.
+    pub(super) fn charge_first(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
+        match bytes <= CALL_BYTES {
+            true => Ok(self.take(Direction::Request, bytes)),
+            false => self.charge_request(bytes),
+        }
+    }
+
+    /// Charges what a stream keeps before its client asks for it. `None` unless memory is plentiful: then the stream does without.
+    pub fn charge_ahead(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        let Self { budget, is_unauthenticated, .. } = &**self;
+        (!is_unauthenticated && budget.used() + bytes <= budget.limit / 4)
+            .then(|| self.take(Direction::Response, bytes))
+    }
+
+    /// Charges bytes that exist already, without a check.
+    pub(super) fn take(self: &Arc<Self>, direction: Direction, bytes: usize) -> Charge {
+        let mut charge = Charge { account: Arc::clone(self), direction, bytes: 0 };
+        charge.add(bytes);
+        charge
+    }
+
+    /// Whether more may be buffered.
+    pub(super) fn check(&self) -> Result<(), ApiError> {
+        self.check_for(Precedence::Ordinary)
+    }
+
+    fn check_for(&self, precedence: Precedence) -> Result<(), ApiError> {
+        self.exhausted(precedence).map_or(Ok(()), |limit| Err(limit.into()))
+    }
+
+    fn exhausted(&self, precedence: Precedence) -> Option<LimitReached> {
+        let budget = &*self.budget;
+        let used = budget.used();
+        let (own_whole, own_used) = match self.is_unauthenticated {
+            true => (budget.unauthenticated_limit, budget.used_unauthenticated.load(Ordering::Relaxed)),
+            false => (budget.limit, used),
+        };
+        let own_whole =
+            if self.is_unauthenticated && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
+        let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
+        if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
+            Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
+        } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
+            let limit = if self.is_unauthenticated { Limit::NetworkBytes } else { Limit::CallerBytes };
+            Some(limit.reached(share(own_whole)))
+        } else if used >= budget.limit {
+            Some(Limit::ServerBytes.reached(budget.limit))
+        } else if own_used >= own_whole {
+            Some(Limit::UnauthenticatedBytes.reached(own_whole))
+        } else {
+            None
+        }
+    }
+
+    /// An account for bytes that several connections share. They count for the server, and for unauthenticated callers as a whole, but
+    /// for no owner.
+    pub(super) fn shared(&self) -> Arc<Self> {
+        let owned = OwnedBytes {
+            budget: Arc::clone(&self.budget),
+            owner: Owner::Unauthenticated(None),
+            used: AtomicUsize::new(0),
+        };
+        Arc::new(Self {
+            budget: Arc::clone(&self.budget),
+            connection: Arc::default(),
+            owned: Arc::new(owned),
+            is_unauthenticated: self.is_unauthenticated,
+        })
+    }
+}
+
+impl Charge {
+    /// Charges more.
+    ///
+    /// # Errors
+    /// When a budget is exhausted.
+    pub(super) fn grow(&mut self, bytes: usize) -> Result<(), ApiError> {
+        self.account.check()?;
+        self.add(bytes);
+        Ok(())
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes;
+        for used in self.counters() {
+            used.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    fn counters(&self) -> impl Iterator<Item = &AtomicUsize> {
+        let ByteAccount { budget, connection, owned, is_unauthenticated } = &*self.account;
+        let unauthenticated = is_unauthenticated.then_some(&budget.used_unauthenticated);
+        [&**connection, &owned.used, &budget.used[self.direction as usize]].into_iter().chain(unauthenticated)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        for used in self.counters() {
+            used.fetch_sub(self.bytes, Ordering::Relaxed);
+        }
+    }
+}
