@@ -73,6 +73,16 @@ test("an invalid token gives the default", async () => {
   }
 });
 
+test("a lost server gives the default", async () => {
+  const key = await flag();
+  const lost = await Server.start(temporaryFolder());
+  await lost.stop();
+  // Ready without a contact: the error is in the details.
+  const application = await Application.with(ofrep(lost.address, token));
+  const details = await application.details(key, true);
+  assert.deepEqual([details.value, details.errorCode], [true, "GENERAL"]);
+});
+
 // The provider that reads all values at once. It is made for browsers; here it keeps its cache in memory.
 function bulk(bearer, answers = []) {
   return new OFREPWebProvider({

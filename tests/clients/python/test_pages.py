@@ -78,6 +78,7 @@ def test_pages_can_be_pasted_in_order(machine, terminals):
     assert "2 flags" in printed["docs/import-export.md"] or "create" in printed["docs/import-export.md"]
     assert printed["docs/audit-proof.md"].count("intact: entries") == 5, printed["docs/audit-proof.md"]
     assert printed["docs/deployment.md"].count("ready: log") == 3, printed["docs/deployment.md"]
+    assert printed["docs/operations.md"].count("intact: entries") == 2, printed["docs/operations.md"]
     assert_secrets_are_ignored(machine.clone)
 
 

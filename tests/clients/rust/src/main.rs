@@ -9,7 +9,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         host: "localhost".into(),
         port: 50051, // to another machine also tls: true, and the crate's feature tls-ring
         resolver_type: ResolverType::InProcess,
-        cache_settings: None, // the provider gets no change events: a cache would keep each value for a minute
+        cache_settings: None, // the provider follows changes, but this cache does not: it would keep a value for a minute
         ..Default::default()
     })
     .await?;
