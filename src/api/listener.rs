@@ -19,7 +19,7 @@ use tonic::transport::server::Connected;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
 use crate::config::Limits;
-use crate::mirror::WriteTime;
+use crate::mirror::{ClientConnection, WriteTime};
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::tls::{ClientCertificate, ServerTls, TlsStream};
 
@@ -42,16 +42,22 @@ pub(super) struct Peer {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// What the connection has buffered.
     pub bytes: Arc<ConnectionBytes>,
+    connection: ClientConnection,
 }
 
 impl Peer {
     fn new(address: SocketAddr, certificate: Option<ClientCertificate>) -> Self {
-        Self { address, certificate: certificate.map(Arc::new), bytes: Arc::default() }
+        Self {
+            address,
+            certificate: certificate.map(Arc::new),
+            bytes: Arc::default(),
+            connection: ClientConnection::default(),
+        }
     }
 
-    /// The number of the connection with these extensions. Streams of one connection have the same.
-    pub fn connection(extensions: &http::Extensions) -> usize {
-        extensions.get::<Self>().map_or(0, |peer| Arc::as_ptr(&peer.bytes).addr())
+    /// The connection with these extensions.
+    pub fn connection(extensions: &http::Extensions) -> ClientConnection {
+        extensions.get::<Self>().map(|peer| peer.connection.clone()).unwrap_or_default()
     }
 }
 
@@ -339,7 +345,7 @@ impl AsyncWrite for Connection {
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.write_time.add(begun.elapsed());
+        self.write_time.add(&self.peer.connection, begun.elapsed());
         self.stall.after_write(polled, cx)
     }
 
@@ -351,7 +357,7 @@ impl AsyncWrite for Connection {
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
-        self.write_time.add(begun.elapsed());
+        self.write_time.add(&self.peer.connection, begun.elapsed());
         self.stall.after_write(polled, cx)
     }
 

@@ -8,7 +8,7 @@
 //! after a quiet time is sent at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -34,14 +34,33 @@ const INTERVAL_FACTOR: u32 = 10;
 /// The least such factor. It is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
 const MIN_INTERVAL_FACTOR: u32 = 3;
 
-/// The time that the server has spent writing to clients. Writes are most of what large messages cost.
+/// A client's connection: its clones are the same one.
+#[derive(Debug, Clone, Default)]
+pub struct ClientConnection {
+    subscribers: Arc<AtomicUsize>,
+}
+
+impl ClientConnection {
+    /// Another number for each open connection.
+    fn number(&self) -> usize {
+        Arc::as_ptr(&self.subscribers).addr()
+    }
+
+    fn has_subscribers(&self) -> bool {
+        self.subscribers.load(Ordering::Relaxed) > 0
+    }
+}
+
+/// The time that the server has spent writing to subscribers. Writes are most of what large messages cost.
 #[derive(Clone, Default)]
 pub struct WriteTime(Arc<AtomicU64>);
 
 impl WriteTime {
-    /// Adds the time of a write.
-    pub fn add(&self, time: Duration) {
-        self.0.fetch_add(time.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+    /// Adds the time of a write, unless the connection has no subscribers: answers to changes must not delay waves.
+    pub fn add(&self, connection: &ClientConnection, time: Duration) {
+        if connection.has_subscribers() {
+            self.0.fetch_add(time.as_nanos().try_into().unwrap_or(u64::MAX), Ordering::Relaxed);
+        }
     }
 
     fn total(&self) -> Duration {
@@ -121,11 +140,12 @@ impl FanOut {
     }
 
     /// Adds a subscriber to these flags, or to all, that has this connection.
-    pub fn add(&self, keys: Option<&[FlagKey]>, connection: usize) -> (SubscriberId, Arc<Notify>) {
+    pub fn add(&self, keys: Option<&[FlagKey]>, connection: &ClientConnection) -> (SubscriberId, Arc<Notify>) {
+        connection.subscribers.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
         let mut registry = self.lock();
         registry.last_number += 1;
-        let id = (connection, registry.last_number);
+        let id = (connection.number(), registry.last_number);
         match keys {
             None => drop(registry.all_flags.insert(id, Arc::clone(&wake))),
             Some(keys) => {
@@ -137,7 +157,8 @@ impl FanOut {
         (id, wake)
     }
 
-    pub fn remove(&self, id: SubscriberId, keys: Option<&[FlagKey]>) {
+    pub fn remove(&self, id: SubscriberId, keys: Option<&[FlagKey]>, connection: &ClientConnection) {
+        connection.subscribers.fetch_sub(1, Ordering::Relaxed);
         let mut registry = self.lock();
         let Some(keys) = keys else {
             registry.all_flags.remove(&id);
@@ -284,10 +305,11 @@ mod tests {
         // When each change happened.
         let changed = Arc::new(Mutex::new(Vec::new()));
         let mut subscribers = tokio::task::JoinSet::new();
+        let connections: [ClientConnection; 7] = std::array::from_fn(|_| ClientConnection::default());
         for number in 0..1_000 {
             let (fan_out, changed) = (Arc::clone(&fan_out), Arc::clone(&changed));
             let keys = [FlagKey::parse("a").unwrap()];
-            let (_, wake) = fan_out.add((number % 2 == 0).then_some(&keys[..]), number % 7);
+            let (_, wake) = fan_out.add((number % 2 == 0).then_some(&keys[..]), &connections[number % 7]);
             subscribers.spawn(async move {
                 let (mut waves, mut known, mut latest) = (0, 0, Duration::ZERO);
                 while known < CHANGES {
@@ -318,7 +340,7 @@ mod tests {
         let fan_out = Arc::new(FanOut::default());
         let woken = Arc::new(AtomicU64::new(0));
         for _ in 0..1_000 {
-            let (_, wake) = fan_out.add(None, 0);
+            let (_, wake) = fan_out.add(None, &ClientConnection::default());
             let woken = Arc::clone(&woken);
             tokio::spawn(async move {
                 wake.notified().await;
@@ -335,11 +357,12 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn next_wave_waits_for_the_writes_of_the_last() {
+    /// The times between waves, if the writes to this connection take 400 ms a wave. `watches` says whether it has a subscriber.
+    async fn intervals_of_waves(watches: bool) -> Vec<Duration> {
         let write_time = WriteTime::default();
         let fan_out = FanOut::new(Duration::ZERO, write_time.clone());
-        let (_, wake) = fan_out.add(None, 0);
+        let (written, other) = (ClientConnection::default(), ClientConnection::default());
+        let (_, wake) = fan_out.add(None, if watches { &written } else { &other });
         let mut waves = Vec::new();
         for revision in 1..10 {
             fan_out.notify(at(revision), &flag("a", revision));
@@ -347,8 +370,18 @@ mod tests {
             waves.push(Instant::now());
             // The next change comes during the wave, and the wave is written meanwhile.
             fan_out.notify(at(revision), &flag("b", revision));
-            write_time.add(Duration::from_millis(400));
+            write_time.add(&written, Duration::from_millis(400));
         }
-        assert!(waves.windows(2).all(|pair| pair[1] - pair[0] == Duration::from_millis(1_200)), "{waves:?}");
+        waves.windows(2).map(|pair| pair[1] - pair[0]).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn next_wave_waits_for_the_writes_of_the_last() {
+        assert_eq!(intervals_of_waves(true).await, [Duration::from_millis(1_200); 8]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn writes_to_other_clients_do_not_delay_waves() {
+        assert_eq!(intervals_of_waves(false).await, [MIN_INTERVAL; 8]);
     }
 }

@@ -26,7 +26,7 @@ use fan_out::FanOut;
 pub use closing::NotClosed;
 #[cfg(test)]
 pub use fan_out::MIN_INTERVAL;
-pub use fan_out::WriteTime;
+pub use fan_out::{ClientConnection, WriteTime};
 pub use follow::follow;
 pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
 

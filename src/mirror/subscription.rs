@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Mirror;
-use super::fan_out::{FanOut, SubscriberId};
+use super::fan_out::{ClientConnection, FanOut, SubscriberId};
 use crate::domain::Revision;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
@@ -43,6 +43,7 @@ pub struct AccessChanges {
 /// A subscriber's registration with a fan-out, until it is dropped.
 struct Registration {
     fan_out: Arc<FanOut>,
+    connection: ClientConnection,
     id: SubscriberId,
     /// `None` for all flags.
     keys: Option<Arc<[FlagKey]>>,
@@ -73,19 +74,19 @@ impl Position {
 impl Mirror {
     /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe
     /// before you read, so that no change in between is lost. Subscribers with the same `connection` are woken together.
-    pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>, connection: usize) -> Subscription {
+    pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>, connection: ClientConnection) -> Subscription {
         let registration = Registration::new(&self.flags, keys.map(Into::into), connection);
         let needed = self.position();
         Subscription { mirror: Arc::clone(self), registration, generation: needed.generation, needed }
     }
 
     /// Subscribes to the entries of the log.
-    pub fn subscribe_to_log(&self, connection: usize) -> LogSubscription {
+    pub fn subscribe_to_log(&self, connection: ClientConnection) -> LogSubscription {
         LogSubscription(Registration::new(&self.log, None, connection))
     }
 
     /// Subscribes to changes of users and tokens.
-    pub fn subscribe_to_access(self: &Arc<Self>, connection: usize) -> AccessChanges {
+    pub fn subscribe_to_access(self: &Arc<Self>, connection: ClientConnection) -> AccessChanges {
         let registration = Registration::new(&self.access, None, connection);
         AccessChanges { mirror: Arc::clone(self), registration, seen: self.access_changes.load(Ordering::Acquire) }
     }
@@ -102,15 +103,15 @@ impl Mirror {
 }
 
 impl Registration {
-    fn new(fan_out: &Arc<FanOut>, keys: Option<Arc<[FlagKey]>>, connection: usize) -> Self {
-        let (id, wake) = fan_out.add(keys.as_deref(), connection);
-        Self { fan_out: Arc::clone(fan_out), id, keys, wake }
+    fn new(fan_out: &Arc<FanOut>, keys: Option<Arc<[FlagKey]>>, connection: ClientConnection) -> Self {
+        let (id, wake) = fan_out.add(keys.as_deref(), &connection);
+        Self { fan_out: Arc::clone(fan_out), connection, id, keys, wake }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.fan_out.remove(self.id, self.keys.as_deref());
+        self.fan_out.remove(self.id, self.keys.as_deref(), &self.connection);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::domain::hash::GENESIS;
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
-use crate::mirror::Mirror;
+use crate::mirror::{ClientConnection, Mirror};
 use crate::store::{EntryChunk, EntryQuery, Order, Store};
 use crate::telemetry::request;
 
@@ -137,7 +137,7 @@ impl AuditStream {
         mut self,
         store: Arc<dyn Store>,
         mirror: &Mirror,
-        connection: usize,
+        connection: ClientConnection,
         account: Option<Arc<ByteAccount>>,
     ) -> Messages {
         // Subscribed before the log is read, so that no entry in between is missed.

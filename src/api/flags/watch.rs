@@ -180,7 +180,7 @@ mod tests {
 
     use super::*;
     use crate::domain::state::Delta;
-    use crate::mirror::{MIN_INTERVAL, Mirror};
+    use crate::mirror::{ClientConnection, MIN_INTERVAL, Mirror};
 
     fn head(revision: Revision) -> Head {
         Head { revision, ..*State::empty(Uuid::nil()).head() }
@@ -202,7 +202,7 @@ mod tests {
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take(), 0);
+        let subscription = mirror.subscribe(watch.keys.take(), ClientConnection::default());
         watch.messages(subscription, Arc::default(), Unsent::default())
     }
 
@@ -302,7 +302,7 @@ mod tests {
     fn shared(mirror: &Arc<Mirror>, keys: &[&str], cache: &Arc<WatchCache>) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
         let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take(), 0);
+        let subscription = mirror.subscribe(watch.keys.take(), ClientConnection::default());
         watch.messages(subscription, Arc::clone(cache), Unsent::default())
     }
 

@@ -17,7 +17,7 @@ use crate::domain::state::State;
 use crate::domain::text::FlagKey;
 use crate::domain::time::Clock;
 use crate::domain::{Hash, Revision};
-use crate::mirror::{Mirror, Subscription};
+use crate::mirror::{ClientConnection, Mirror, Subscription};
 use crate::store::Store;
 
 pub(super) use as_of::AsOf;
@@ -76,7 +76,7 @@ impl StateReader {
     }
 
     /// Subscribes to changes of the flags with these keys, or of all flags, for a stream of this connection.
-    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>, connection: usize) -> Subscription {
+    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>, connection: ClientConnection) -> Subscription {
         self.mirror.subscribe(keys, connection)
     }
 

@@ -11,6 +11,7 @@ use crate::auth::Caller;
 use crate::auth::policy::ServedMethod;
 use crate::domain::error::Error;
 use crate::domain::time::Timestamp;
+use crate::mirror::ClientConnection;
 
 /// The longest time between two checks of a stream's expiry: setting the system clock forward wakes no timer.
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
@@ -22,7 +23,7 @@ impl Authorizer {
         call: Option<Call>,
         method: &ServedMethod,
         deadline: Option<Instant>,
-        connection: usize,
+        connection: ClientConnection,
     ) -> ApiError {
         let access_lost = async {
             match call {
@@ -44,7 +45,7 @@ impl Authorizer {
     }
 
     /// Waits until a stream's caller loses access, or the mirror is stale and the stream needs the database.
-    async fn access_lost(&self, call: Call, method: &ServedMethod, connection: usize) -> Error {
+    async fn access_lost(&self, call: Call, method: &ServedMethod, connection: ClientConnection) -> Error {
         let stale = async {
             if method.is_served_from_memory() {
                 std::future::pending().await
@@ -60,7 +61,7 @@ impl Authorizer {
 
     /// Waits until the caller's credentials or permission end. Checks again after each change of users or tokens, after a change
     /// of the issuer's keys, and when the credentials expire.
-    async fn credentials_ended(&self, call: Call, connection: usize) -> Error {
+    async fn credentials_ended(&self, call: Call, connection: ClientConnection) -> Error {
         let authenticator = &self.authenticator;
         let mut changes = authenticator.mirror.subscribe_to_access(connection);
         let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());

@@ -12,7 +12,7 @@ use crate::api::openfeature::{self, REASON, find, value, variant};
 use crate::api::pb::flagd::evaluation::{v1, v2};
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::Flag;
-use crate::mirror::Mirror;
+use crate::mirror::{ClientConnection, Mirror};
 
 /// flagd's evaluation services.
 #[derive(Clone)]
@@ -34,7 +34,7 @@ impl Evaluation {
         Err(Error::Invalid(vec![violation]).into())
     }
 
-    fn events<T>(&self, connection: usize) -> Result<Response<stream::Empty<T>>, Status> {
+    fn events<T>(&self, connection: ClientConnection) -> Result<Response<stream::Empty<T>>, Status> {
         self.mirror.read(|_| ()).ok_or(Error::DatabaseUnavailable)?;
         let unsent = Unsent::default();
         let events = events(Arc::clone(&self.mirror), connection, Arc::clone(&self.events), unsent.clone());

@@ -16,7 +16,7 @@ use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
 use crate::domain::text::FlagKey;
-use crate::mirror::{Mirror, Position, Subscription};
+use crate::mirror::{ClientConnection, Mirror, Position, Subscription};
 
 /// The change type of a removed or archived flag.
 const DELETE: &str = "delete";
@@ -68,10 +68,15 @@ impl Event {
 
 /// The stream: first the keys of all flags, since a client may hold cached values from an earlier stream; then the keys of flags
 /// that change.
-pub(super) fn events(mirror: Arc<Mirror>, connection: usize, cache: Arc<EventCache>, unsent: Unsent) -> Events {
+pub(super) fn events(
+    mirror: Arc<Mirror>,
+    connection: ClientConnection,
+    cache: Arc<EventCache>,
+    unsent: Unsent,
+) -> Events {
     Box::pin(async_stream::try_stream! {
         yield Event::plain("provider_ready").encode()?;
-        let mut subscription = mirror.subscribe(None, connection);
+        let mut subscription = mirror.subscribe(None, connection.clone());
         let mut seen = None;
         loop {
             // No later change names these keys: clients must drop cached values now.
@@ -81,7 +86,7 @@ pub(super) fn events(mirror: Arc<Mirror>, connection: usize, cache: Arc<EventCac
             }
             let Some(changes) = EncodedChanges::after(seen.unwrap_or(0), &subscription, &cache)? else {
                 // The log was replaced: all flags may differ.
-                subscription = mirror.subscribe(None, connection);
+                subscription = mirror.subscribe(None, connection.clone());
                 seen = None;
                 continue;
             };

@@ -19,7 +19,7 @@ use crate::api::streams::MESSAGE_BYTES;
 use crate::domain::Revision;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Delta, Head, State};
-use crate::mirror::{Mirror, Position};
+use crate::mirror::{ClientConnection, Mirror, Position};
 
 fn flag(key: &str, revision: Revision, status: FlagStatus) -> Arc<Flag> {
     Arc::new(Flag { status, ..Flag::sample(key, revision) })
@@ -50,7 +50,7 @@ fn turn_on(mirror: &Mirror, key: &str) {
 }
 
 fn stream(mirror: &Arc<Mirror>) -> Events {
-    events(Arc::clone(mirror), 0, Arc::default(), Unsent::default())
+    events(Arc::clone(mirror), ClientConnection::default(), Arc::default(), Unsent::default())
 }
 
 async fn next(stream: &mut Events) -> EventStreamResponse {
