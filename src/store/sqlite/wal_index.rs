@@ -15,7 +15,7 @@ const LENGTH: usize = 136;
 const VERSION: u32 = 3_007_000;
 
 /// After so many frames the write-ahead log is moved into the database: SQLite's own default.
-const CHECKPOINT_FRAMES: u32 = 1000;
+const CHECKPOINT_FRAMES: u32 = 4000;
 
 /// The lengths of the headers of the write-ahead log and of each frame in it, in bytes.
 const WAL_HEADER: u64 = 32;
