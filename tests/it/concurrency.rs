@@ -11,6 +11,12 @@ use crate::support::{Backend, Client, Database, Server, on_both_databases, toggl
 const CLIENTS: usize = 64;
 const FLAGS: usize = 20;
 
+/// The number of flips, about 30 from each client. Each flag gets an even number of them.
+const FLIPS: usize = 2_000;
+
+/// The same, but each flag gets an odd number.
+const ODD_FLIPS: usize = 1_020;
+
 /// Makes this many flips from 64 clients, spread over the servers.
 async fn flip_concurrently(servers: &[&Server], flips: usize) -> Vec<ToggleFeatureFlagResponse> {
     let mut admin = servers[0].admin().await;
@@ -79,8 +85,8 @@ on_both_databases! {
     async fn concurrent_flips_make_one_entry_each(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
-        let answers = flip_concurrently(&[&server], 10_000).await;
-        assert_consistent(&mut server.admin().await, &answers, 10_000).await;
+        let answers = flip_concurrently(&[&server], FLIPS).await;
+        assert_consistent(&mut server.admin().await, &answers, FLIPS).await;
     }
 }
 
@@ -88,13 +94,12 @@ on_both_databases! {
 async fn two_servers_on_postgres_share_one_log() {
     let database = Database::new(Backend::Postgres).await;
     let (first, second) = tokio::join!(Server::start(&database), Server::start(&database));
-    // An odd number of flips per flag.
-    let answers = flip_concurrently(&[&first, &second], 5_020).await;
-    assert_consistent(&mut first.admin().await, &answers, 5_020).await;
+    let answers = flip_concurrently(&[&first, &second], ODD_FLIPS).await;
+    assert_consistent(&mut first.admin().await, &answers, ODD_FLIPS).await;
     // The second server has the same log once it has caught up.
     let last = answers.iter().map(|a| a.revision).max();
     let mut other = second.admin().await;
     let list = ListFeatureFlagsRequest { min_revision: last, ..Default::default() };
     other.toggle.list_feature_flags(list).await.unwrap();
-    assert_consistent(&mut other, &answers, 5_020).await;
+    assert_consistent(&mut other, &answers, ODD_FLIPS).await;
 }
