@@ -24,12 +24,24 @@ async fn long(backend: Backend, blocks: Revision) -> World {
     world.commit(&[service(create("a")), service(create("b"))]).await;
     for part in 1..=3 * blocks {
         let rename = world.by_admin(rename("a", &format!("Part {part}")));
-        world.commit(&[rename, service(create_user(&format!("user{part}@example.com"), Default::default()))]).await;
+        world.extend(&[rename, service(create_user(&format!("user{part}@example.com"), Default::default()))]).await;
         let flip = if part % 2 == 0 { world.by_admin(toggle("a")) } else { service(toggle("b")) };
         world.lengthen(flip, part * BLOCK / 3).await;
     }
     world.commit(&[service(toggle("b")), world.by_admin(toggle("b"))]).await;
     world
+}
+
+/// The revisions of the entries that pass a filter, in order.
+fn passing(world: &World, filter: &Filter) -> Vec<Revision> {
+    world.entries.iter().filter(|entry| passes(entry, filter)).map(|entry| entry.revision).collect()
+}
+
+/// Those in a range.
+fn within(revisions: &[Revision], range: Range) -> &[Revision] {
+    let start = revisions.partition_point(|revision| *revision < range.first);
+    let end = revisions.partition_point(|revision| *revision <= range.last);
+    &revisions[start..end.max(start)]
 }
 
 fn filters(world: &World) -> Vec<Filter> {
@@ -49,17 +61,17 @@ fn filters(world: &World) -> Vec<Filter> {
     ]
 }
 
-/// Asserts that every count is correct, for every range.
+/// Asserts that every count is correct, for every range between the edges of blocks, and for some that are empty.
 async fn check(world: &World) {
     let (floor, end) = (world.state.head().floor, world.state.head().revision);
     let edges = [1, 2, 100, BLOCK - 1, BLOCK, BLOCK + 1, BLOCK + 77, 2 * BLOCK, 2 * BLOCK + 1, end - 1, end, end + 5];
     for filter in filters(world) {
-        let passing: Vec<_> = world.entries.iter().filter(|e| passes(e, &filter)).map(|e| e.revision).collect();
+        let passing = passing(world, &filter);
         for first in edges.into_iter().filter(|first| *first > floor).chain([floor + 1]) {
-            for last in edges {
-                let expected = passing.iter().filter(|revision| (first..=last).contains(*revision)).count();
-                let count = world.store.count(&filter, Range { first, last }).await.unwrap();
-                assert_eq!(usize::try_from(count), Ok(expected), "{filter:?}, {first} to {last}");
+            for last in edges.into_iter().filter(|last| *last >= first || *last == 2) {
+                let range = Range { first, last };
+                let count = world.store.count(&filter, range).await.unwrap();
+                assert_eq!(usize::try_from(count), Ok(within(&passing, range).len()), "{filter:?}, {range:?}");
             }
         }
     }
@@ -97,23 +109,19 @@ on_both_databases! {
 
     /// Pages at every depth, in both orders, before and after the log was counted.
     async fn pages_of_counted_blocks_are_exact(backend: Backend) {
-        let world = long(backend, 3).await;
+        let world = long(backend, 2).await;
         let (admin, none) = (world.admin(), Filter::default());
         let of_a = Filter { entity_id: Some(world.flag("a").id), user_id: Some(admin), ..none.clone() };
         let created = Filter { action: Some(Action::UserCreated), entity_type: Some(EntityType::User), ..none };
         for is_counted in [false, true] {
             if is_counted {
-                assert_eq!(count_ahead(&world).await, 3);
+                assert_eq!(count_ahead(&world).await, 2);
             }
             for filter in filters(&world).into_iter().chain([of_a.clone(), created.clone()]) {
-                for (first, last) in [(1, 4 * BLOCK), (BLOCK + 5, 3 * BLOCK + 1), (BLOCK / 2, 3 * BLOCK / 2), (9, 300)] {
+                let all = passing(&world, &filter);
+                for (first, last) in [(1, 3 * BLOCK), (5, 2 * BLOCK + 1), (BLOCK / 2, 3 * BLOCK / 2), (9, 300)] {
                     let range = Range { first, last };
-                    let passing: Vec<_> = world
-                        .entries
-                        .iter()
-                        .filter(|e| passes(e, &filter) && (first..=last).contains(&e.revision))
-                        .map(|e| e.revision)
-                        .collect();
+                    let passing = within(&all, range);
                     for order in [Order::NewestFirst, Order::OldestFirst] {
                         let length = i64::try_from(passing.len()).unwrap();
                         for offset in [0, 1, BLOCK / 2, BLOCK, length / 2, length - 1, length, length + 1] {

@@ -129,15 +129,18 @@ impl World {
         self.heads.push(step.head);
     }
 
-    /// Appends a proposal again and again, until the log has this many entries. It does not verify the content, which would
-    /// take longer with every entry.
+    /// Decides a batch and appends it. It does not verify the content, which would take longer with every entry.
+    pub async fn extend(&mut self, proposals: &[Proposal]) {
+        let step = self.decide(proposals);
+        assert_eq!(with_timeout("an append", self.writer.append(&step)).await.unwrap(), AppendOutcome::Appended);
+        self.appended(&step);
+    }
+
+    /// Appends a proposal again and again, until the log has this many entries.
     pub async fn lengthen(&mut self, proposal: Proposal, entries: Revision) {
-        let mut missing = (entries - self.state.head().revision) as usize;
-        while missing > 0 {
-            let step = self.decide(&vec![proposal.clone(); missing.min(1_000)]);
-            assert_eq!(with_timeout("an append", self.writer.append(&step)).await.unwrap(), AppendOutcome::Appended);
-            missing -= step.entries.len();
-            self.appended(&step);
+        let missing = |world: &Self| usize::try_from(entries - world.state.head().revision).unwrap();
+        while missing(self) > 0 {
+            self.extend(&vec![proposal.clone(); missing(self).min(1_000)]).await;
         }
     }
 
