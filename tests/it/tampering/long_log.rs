@@ -2,6 +2,7 @@
 
 use std::process::Stdio;
 
+use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 
@@ -16,7 +17,11 @@ async fn start_with_long_log(backend: Backend) -> (Server, Database) {
     let server = Server::start_with(&database, &[("TOGGLED_MAX_CHANGES_PER_SECOND", "1000000")]).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    while admin.flip("a").await.revision < 1_010 {}
+    join_all((0..1_010).map(|_| {
+        let mut client = admin.clone();
+        async move { client.flip("a").await }
+    }))
+    .await;
     (server, database)
 }
 

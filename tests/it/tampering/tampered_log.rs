@@ -10,6 +10,7 @@ use toggled::domain::filter::{Filter, Range};
 use toggled::domain::hex::hex_digits;
 use toggled::domain::time::Timestamp;
 use toggled::store::{EntryQuery, Order, Store, open_existing};
+use tokio::sync::OnceCell;
 use tonic::Code;
 
 use crate::cli::Shell;
@@ -72,22 +73,71 @@ async fn make_changes(server: &Server, prefix: &str) {
     }
 }
 
-impl TamperedLog {
-    /// A log, and an older copy of its database.
-    pub async fn with_past(backend: Backend) -> (Self, Database) {
+/// A database that all tests copy.
+enum Original {
+    /// The content of the file.
+    Sqlite(Vec<u8>),
+    Postgres(Database),
+}
+
+impl Original {
+    /// A stopped server leaves the whole database in one file.
+    fn of(database: Database) -> Self {
+        match database.backend {
+            Backend::Sqlite => Self::Sqlite(std::fs::read(path(&database)).unwrap()),
+            Backend::Postgres => Self::Postgres(database),
+        }
+    }
+
+    async fn copy(&self) -> Database {
+        match self {
+            Self::Sqlite(content) => {
+                let copy = Database::new(Backend::Sqlite).await;
+                std::fs::write(path(&copy), content).unwrap();
+                copy
+            }
+            Self::Postgres(database) => database.copy().await,
+        }
+    }
+}
+
+/// A log, and an older state of it.
+struct Originals {
+    log: Original,
+    past: Original,
+}
+
+impl Originals {
+    /// The service writes them once for all tests.
+    async fn get(backend: Backend) -> &'static Self {
+        static SQLITE: OnceCell<Originals> = OnceCell::const_new();
+        static POSTGRES: OnceCell<Originals> = OnceCell::const_new();
+        let originals = if backend == Backend::Sqlite { &SQLITE } else { &POSTGRES };
+        originals.get_or_init(|| Self::write(backend)).await
+    }
+
+    async fn write(backend: Backend) -> Self {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;
         make_changes(&server, "old").await;
         assert!(server.terminate().await.success());
-        let past = copy(&database).await;
+        let past = Original::of(copy(&database).await);
         let server = Server::start(&database).await;
         make_changes(&server, "new").await;
         assert!(server.terminate().await.success());
-        (Self::of(database).await, past)
+        Self { log: Original::of(database), past }
+    }
+}
+
+impl TamperedLog {
+    /// A log, and an older copy of its database.
+    pub async fn with_past(backend: Backend) -> (Self, Database) {
+        let past = Originals::get(backend).await.past.copy().await;
+        (Self::new(backend).await, past)
     }
 
     pub async fn new(backend: Backend) -> Self {
-        Self::with_past(backend).await.0
+        Self::of(Originals::get(backend).await.log.copy().await).await
     }
 
     /// Removes triggers and constraints from an existing database.
@@ -159,6 +209,11 @@ pub fn assert_found(what: &str, (code, output): &(i32, String), revision: i64, k
     assert!(output.contains(&format!("toggled: not intact: revision {revision}: {kind}: ")), "{what}: {output}");
 }
 
+/// The path of a SQLite database.
+fn path(database: &Database) -> &str {
+    database.url.trim_start_matches("sqlite://")
+}
+
 /// Copies a database that has no open connections.
 pub async fn copy(database: &Database) -> Database {
     if database.backend == Backend::Postgres {
@@ -167,7 +222,7 @@ pub async fn copy(database: &Database) -> Database {
     let copy = Database::new(Backend::Sqlite).await;
     // The write-ahead log may hold data that is not in the file yet.
     for suffix in ["", "-wal"] {
-        let file = |database: &Database| format!("{}{suffix}", database.url.trim_start_matches("sqlite://"));
+        let file = |database: &Database| format!("{}{suffix}", path(database));
         if Path::new(&file(database)).exists() {
             std::fs::copy(file(database), file(&copy)).unwrap();
         }
