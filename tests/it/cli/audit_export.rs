@@ -48,7 +48,9 @@ on_both_databases! {
             let whole = fs::read(&path).unwrap();
             let (_, out, _) = shell.run(&["audit", "export", "--format", format]).await;
             assert_eq!(out.as_bytes(), whole, "to standard output it is the same");
-            for cut in cuts(&whole) {
+            // The file is the same with both databases, so with PostgreSQL a few cuts will do.
+            let every = if backend == Backend::Sqlite { 1 } else { 10 };
+            for cut in cuts(&whole).into_iter().step_by(every) {
                 fs::write(&path, &whole[..cut]).unwrap();
                 assert_eq!(audit_export(&shell, &path, &["--format", format]).await, message, "{format} cut at {cut}");
                 assert_eq!(fs::read(&path).unwrap(), whole, "{format} cut at {cut}");
