@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::join_all;
 use prost::bytes::Bytes;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
@@ -168,10 +169,12 @@ async fn unauthenticated_idle_streams_leave_room_to_callers() {
 async fn client_that_reads_may_ask_for_much_at_once() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
-    let mut admin = server.admin().await;
-    for number in 0..1_000 {
-        admin.create(&format!("flag-{number:04}-{}", "k".repeat(100))).await;
-    }
+    let admin = server.admin().await;
+    join_all((0..1_000).map(|number| {
+        let mut client = admin.clone();
+        async move { client.create(&format!("flag-{number:04}-{}", "k".repeat(100))).await }
+    }))
+    .await;
     let mut lists = JoinSet::new();
     for _ in 0..100 {
         let mut client = admin.toggle.clone();

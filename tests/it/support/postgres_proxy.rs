@@ -133,6 +133,9 @@ async fn accept(listener: TcpListener, far: SocketAddr, state: Arc<State>) {
         let connections = state.connections.clone();
         connections.spawn(async move {
             let Ok(far) = TcpStream::connect(far).await else { return };
+            for end in [&near, &far] {
+                let _ = end.set_nodelay(true);
+            }
             let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
             tokio::select! {
                 _ = forward_requests(near_in, far_out, link.clone(), &state) => {}

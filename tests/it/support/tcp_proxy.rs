@@ -66,6 +66,9 @@ async fn forward(mut client: TcpStream, route: Route) -> std::io::Result<()> {
         Route::Reject => return Ok(()),
     };
     let mut server = TcpStream::connect(address).await?;
+    for end in [&client, &server] {
+        end.set_nodelay(true)?;
+    }
     if let Route::Forward(_) = route {
         tokio::io::copy_bidirectional(&mut client, &mut server).await?;
         return Ok(());

@@ -130,6 +130,7 @@ pub async fn connect(
 /// Like [`connect`], with a connector that resumes earlier TLS sessions.
 pub async fn connect_with(connector: &TlsConnector, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
     let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
     with_timeout("a TLS connection", connector.connect("localhost".try_into().unwrap(), stream)).await
 }
 
