@@ -47,7 +47,7 @@ pub(super) fn io_failure(name: &str, error: &io::Error) -> Failure {
             | ErrorKind::InvalidFilename
             | ErrorKind::InvalidInput
     );
-    Failure { code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE }, line: format!("{name}: {error}") }
+    Failure { code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE }, message: format!("{name}: {error}") }
 }
 
 /// Syncs the folder of a file, so that the file's name survives a crash.

@@ -11,7 +11,7 @@ use crate::domain::Revision;
 /// How checkpoints are signed, and how much of the log is verified at start.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Checkpoints")]
-pub struct Checkpoints {
+pub struct CheckpointOptions {
     /// The private Ed25519 key (PKCS #8, PEM) that signs checkpoints. Without it, a server on SQLite creates
     /// toggled-checkpoint.key beside the database, and a server on PostgreSQL signs no checkpoints
     // A file is the only form: its mode can be checked, and it does not leak through /proc, `docker inspect` or child
@@ -29,7 +29,7 @@ pub struct Checkpoints {
     pub verify_on_start: bool,
 }
 
-impl Checkpoints {
+impl CheckpointOptions {
     /// The key that is configured, if one is.
     ///
     /// # Errors
@@ -50,10 +50,10 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointOptions,
     }
 
-    fn parse(line: &[&str]) -> Result<Checkpoints, String> {
+    fn parse(line: &[&str]) -> Result<CheckpointOptions, String> {
         let line = Line::try_parse_from([&["toggled"], line].concat()).map_err(|error| error.to_string())?;
         Ok(line.checkpoints)
     }

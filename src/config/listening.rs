@@ -13,7 +13,7 @@ use crate::tls::TlsFiles;
 /// Where the server listens, and how connections are protected.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Listening")]
-pub struct Listening {
+pub struct ListenerOptions {
     /// The address of the gRPC and OFREP services. Port 0 takes a free port; the address is printed at start
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
@@ -37,7 +37,7 @@ pub struct Listening {
     allow_plaintext: bool,
 }
 
-impl Listening {
+impl ListenerOptions {
     /// The files of TLS; `None` for plaintext.
     ///
     /// # Errors

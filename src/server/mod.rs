@@ -21,7 +21,7 @@ use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenLocation};
 use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
-use crate::config::{Following, Limits, Shutdown};
+use crate::config::{FollowerOptions, Limits, ShutdownOptions};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
 use crate::mirror::{self, Mirror};
@@ -58,13 +58,13 @@ pub struct ServerContext {
     /// The token that the operator chose for the first administrator; without it, one is generated.
     pub bootstrap_token: Option<Secret>,
     /// How the mirror follows other replicas.
-    pub following: Following,
+    pub following: FollowerOptions,
     /// Checkpoints and the verification at the start.
     pub checkpoints: CheckpointSettings,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
     /// Timeouts of the shutdown.
-    pub shutdown_settings: Shutdown,
+    pub shutdown_settings: ShutdownOptions,
     /// The listener for metrics and readiness, if there is one.
     pub metrics_listener: Option<MetricsListener>,
     /// Cancelled to stop the server.
@@ -192,9 +192,9 @@ struct Server {
     clock: Arc<dyn Clock>,
     last_used: Arc<LastUsed>,
     sign_on: Option<Arc<SignOn>>,
-    following: Following,
+    following: FollowerOptions,
     checkpoints: CheckpointSettings,
-    shutdown_settings: Shutdown,
+    shutdown_settings: ShutdownOptions,
     health: api::Health,
     /// Cancelled when no more calls are accepted.
     closing: CancellationToken,

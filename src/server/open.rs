@@ -82,10 +82,11 @@ pub(super) async fn create_first_administrator(
     chosen_token: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenLocation>, ServerError> {
-    let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
+    let has_administrator =
+        |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
     let folder = store.folder().unwrap_or_default();
     let mut is_logged = false;
-    while !mirror.read(managed).unwrap_or(true) {
+    while !mirror.read(has_administrator).unwrap_or(true) {
         match bootstrap(proposals, chosen_token, &folder).await {
             Err(BootstrapError::Change(problem @ Error::DatabaseUnavailable)) => {
                 if !std::mem::replace(&mut is_logged, true) {

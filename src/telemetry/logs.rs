@@ -42,12 +42,12 @@ where
 {
     // Spans of requests are for the trace collector alone; this filter keeps them from being created without one.
     // The driver's pool logs lost connections, with lines of PostgreSQL's source; the calls that need one report them as well.
-    let not_traces = filter_fn(|metadata| {
+    let is_log_line = filter_fn(|metadata| {
         let is_pool = metadata.target().starts_with("sqlx_core::pool") && *metadata.level() >= Level::INFO;
         metadata.target() != traces::TARGET && !is_pool
     });
-    let not_traces = not_traces.with_max_level_hint(LevelFilter::TRACE);
-    let filter = EnvFilter::builder().parse_lossy(filter).and(not_traces);
+    let is_log_line = is_log_line.with_max_level_hint(LevelFilter::TRACE);
+    let filter = EnvFilter::builder().parse_lossy(filter).and(is_log_line);
     let lines = fmt::layer().with_writer(move || VisibleLines { format }).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Human => lines.with_filter(filter).boxed(),

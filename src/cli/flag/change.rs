@@ -46,9 +46,9 @@ impl SingleChangeOptions {
     pub fn failure(&self, client: &ApiClient, request_id: Option<&str>, failure: Failure) -> Failure {
         let request_id = request_id.filter(|_| client.has_lost_answer() && !self.change.dry_run);
         let Some(id) = request_id.filter(|_| failure.code == EXIT_UNAVAILABLE) else { return failure };
-        let line =
-            format!("{}; the change may have been made: repeat the command with --request-id {id}", failure.line);
-        Failure { line, ..failure }
+        let message =
+            format!("{}; the change may have been made: repeat the command with --request-id {id}", failure.message);
+        Failure { message, ..failure }
     }
 }
 

@@ -66,7 +66,7 @@ impl OutputOptions {
                 for item in items {
                     table.push(item.row());
                 }
-                print_own_text(&table.to_string())
+                print_escaped(&table.to_string())
             }
         }
     }
@@ -75,7 +75,7 @@ impl OutputOptions {
     pub fn print_one<const N: usize, T: Printable<N>>(self, item: &T) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Json => print_line(&to_json(&item.json())?),
-            OutputFormat::Table => print_own_text(&Table::new(T::HEADER).line(&item.row())),
+            OutputFormat::Table => print_escaped(&Table::new(T::HEADER).line(&item.row())),
         }
     }
 
@@ -101,9 +101,9 @@ impl<const N: usize> StreamPrinter<N> {
         let table = self.table.get_or_insert_with(|| Table::new(T::HEADER).with_colors(has_colors()));
         table.widen(&item.row());
         if is_first {
-            print_own_text(&table.to_string())?;
+            print_escaped(&table.to_string())?;
         }
-        print_own_text(&table.line(&item.row()))
+        print_escaped(&table.line(&item.row()))
     }
 }
 
@@ -113,17 +113,17 @@ fn has_colors() -> bool {
 }
 
 /// One JSON object, with hidden characters as JSON's escapes: it shows all and denotes the exact value.
-pub(super) fn to_json(shape: &impl Serialize) -> Result<String, Failure> {
-    Ok(visible_json(&serde_json::to_string(shape)?).into_owned())
+pub(super) fn to_json(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(visible_json(&serde_json::to_string(value)?).into_owned())
 }
 
 /// Prints one line to standard output.
 pub(super) fn print_line(text: &str) -> Result<(), Failure> {
-    print_own_text(&visible(text))
+    print_escaped(&visible(text))
 }
 
 /// Prints lines that hold no text of others, or only in cells of a table.
-pub(super) fn print_own_text(text: &str) -> Result<(), Failure> {
+pub(super) fn print_escaped(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
@@ -141,8 +141,8 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, line: String::new() },
-        _ => Failure { code: EXIT_FAILURE, line: format!("standard output: {error}") },
+        ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, message: String::new() },
+        _ => Failure { code: EXIT_FAILURE, message: format!("standard output: {error}") },
     })
 }
 

@@ -116,7 +116,7 @@ fn has_reason(status: &Status, reason: &str) -> bool {
 }
 
 /// Whether a change may have been made, although the call failed.
-pub(super) fn may_have_been_made(status: &Status) -> bool {
+pub(super) fn change_may_have_been_made(status: &Status) -> bool {
     match CallFailure::of(status) {
         CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
         CallFailure::Unreachable | CallFailure::NotHttp2 => false,
@@ -165,11 +165,11 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
 impl ApiClient {
     /// The message and exit code for a failed call.
     pub(super) fn failure(&self, status: &Status) -> Failure {
-        let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
+        let unavailable = |message: String| Failure { code: EXIT_UNAVAILABLE, message };
         let (address, cause) = (&self.address, || root_cause(status));
         match CallFailure::of(status) {
             CallFailure::Status if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
-            CallFailure::Status => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
+            CallFailure::Status => Failure { code: exit_code(status.code()), message: self.refusal_message(status) },
             CallFailure::Unreachable => {
                 unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
             }
@@ -196,7 +196,7 @@ impl ApiClient {
     pub(super) fn cursor_failure(&self, status: &Status, cursor_origin: Option<&str>) -> Option<Failure> {
         let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Status)?;
         let (cursor, address) = (cursor_origin?, &self.address);
-        let line = match info.reason.as_str() {
+        let message = match info.reason.as_str() {
             "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
                 "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
                  keep the existing output, and start a new one without a cursor"
@@ -204,7 +204,7 @@ impl ApiClient {
             "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
             _ => return None,
         };
-        Some(Failure { code: EXIT_CONFLICT, line })
+        Some(Failure { code: EXIT_CONFLICT, message })
     }
 
     /// The message for an error that the server answered with.

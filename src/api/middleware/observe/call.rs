@@ -70,7 +70,7 @@ impl TrackedCall {
             return;
         }
         // Whatever was answered reached nobody.
-        let code = if code != Code::Ok && self.context.is_broken_off() { Code::Cancelled } else { code };
+        let code = if code != Code::Ok && self.context.is_incomplete() { Code::Cancelled } else { code };
         let took = self.began.elapsed();
         self.open = None;
         self.series.end(code, took);

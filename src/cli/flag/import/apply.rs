@@ -186,5 +186,5 @@ fn steps<'a, T>(changes: &'a [FlagChange], kind: fn(&'a ChangeStep) -> Option<T>
 
 /// The failure of a step, which says which flag it was about.
 fn with_subject(subject: &str, failure: Failure) -> Failure {
-    Failure { code: failure.code, line: format!("{subject}: {}", failure.line) }
+    Failure { code: failure.code, message: format!("{subject}: {}", failure.message) }
 }

@@ -122,14 +122,16 @@ fn detect(text: &str) -> Result<&'static FileFormat, &'static str> {
         return Err(EMPTY);
     }
     let start = FileStart::of(text);
-    if let Some((_, product)) = FOREIGN.iter().find(|(fields, _)| fields.iter().all(|field| start.has_field(field))) {
+    if let Some((_, product)) =
+        OTHER_PRODUCTS.iter().find(|(fields, _)| fields.iter().all(|field| start.has_field(field)))
+    {
         return Err(product);
     }
     FORMATS.iter().find(|format| (format.detect)(&start)).ok_or(UNKNOWN)
 }
 
 /// Fields of files that look like one of the formats, and are not.
-const FOREIGN: [(&[&str], &str); 6] = [
+const OTHER_PRODUCTS: [(&[&str], &str); 6] = [
     (&["flags", "namespace"], FLIPT),
     (&["flags", "version"], FLIPT),
     (&["flagValues"], LAUNCHDARKLY),
