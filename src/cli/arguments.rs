@@ -14,12 +14,12 @@ use crate::config::{self, ConfigFile};
 /// The commands that call a server.
 const CLIENT_COMMANDS: [&str; 4] = ["flag", "audit", "whoami", "health"];
 
-/// The options that only the configuration file sets, each with its place in the file.
+/// The options whose value comes from the configuration file, each with its `FILE:LINE`.
 #[derive(Default)]
 pub(super) struct FileOptions(Vec<(String, String)>);
 
 impl FileOptions {
-    /// Adds its place in the file to an error about an option: errors begin with `--option`.
+    /// Puts `FILE:LINE` before an error about an option of the file. Such errors begin with `--option`.
     pub fn locate(&self, message: String) -> String {
         let option = message.strip_prefix("--").and_then(|rest| rest.split([' ', ':']).next());
         match self.0.iter().find(|(name, _)| Some(name.as_str()) == option) {
@@ -57,18 +57,20 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
 }
 
-/// The configuration file that the command is given, if it takes one.
+/// The path of the configuration file, if the command takes one and it is set.
 fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
     matches.try_get_one::<PathBuf>(config::CONFIG_OPTION).ok().flatten().cloned()
 }
 
+/// The options whose value comes from the file. [`ConfigFile::apply`] makes the file's values defaults, so neither the command
+/// line nor the environment has overridden an option that has its default.
 fn options_from_file(file: &ConfigFile, matches: &ArgMatches) -> FileOptions {
     let ids = matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue));
     let names = ids.map(|id| id.as_str().replace('_', "-"));
     FileOptions(names.filter_map(|name| file.location(&name).map(|location| (name, location))).collect())
 }
 
-/// Treats an empty environment variable as unset: a container's settings offer no other way to remove one.
+/// Treats an empty environment variable as unset: the settings of a container can empty a variable, but not remove it.
 fn ignore_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });

@@ -1,5 +1,6 @@
-//! The command line: one binary, with a file or folder a command. `user`, `token` and `migrate` work on the database
-//! directly. `flag`, `audit`, `whoami` and `health` are clients of a server, through `remote`.
+//! The command line of the one binary. Each command has a file or folder of its own. `serve` starts the server; `user`, `token`
+//! and `migrate` work on the database directly; `flag`, `audit`, `whoami` and `health` call a server, through `remote`.
+//! `audit verify` can read a database or a file instead.
 
 mod arguments;
 mod audit;
@@ -50,7 +51,7 @@ const EXIT_CONFLICT: u8 = 5;
 /// Exit code for a server or database that cannot be reached, or cannot serve now.
 const EXIT_UNAVAILABLE: u8 = 6;
 
-/// How long blocking tasks may take to end once the command is done. A read of a file that hangs cannot be cancelled.
+/// How long blocking tasks may take to end once the command is done: a read of a file may hang, and cannot be cancelled.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Feature flags and the log of every change to them, over gRPC. Without a command: serve
@@ -74,7 +75,7 @@ enum Command {
     Token(token::TokenArgs),
     /// Read, flip and manage flags through a server
     Flag(flag::FlagArgs),
-    /// Read, follow and verify the audit log through a server
+    /// Read, follow, export, verify and trim the audit log through a server
     Audit(audit::AuditArgs),
     /// Show the user and the permissions of the token
     #[command(name = "whoami")]
@@ -89,7 +90,7 @@ enum Command {
 struct Failure {
     /// The exit code.
     code: u8,
-    /// The message, one line.
+    /// What failed, then what to do.
     message: String,
 }
 
@@ -147,9 +148,9 @@ fn run(command: Command) -> Result<(), Failure> {
     done
 }
 
-/// Prints an error as one line to standard error.
+/// Prints an error, or a notice about a running command, as one line to standard error.
 fn print_error(message: &str) {
-    // Without its own line breaks, the message is easier to read. Escapes show the rest.
+    // A line break is easier to read as a space than as an escape.
     let message = message.replace('\n', " ");
     progress::with_bars_hidden(|| {
         let _ = writeln!(io::stderr(), "toggled: {}", visible(&message));

@@ -1,4 +1,4 @@
-//! `toggled serve`: the server, and what it tells the person who started it.
+//! `toggled serve`: builds the server from its settings, runs it, and prints how to reach it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,17 +27,17 @@ use crate::{config, store, telemetry};
 /// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
-/// What the first start suggests, with the program as its own client.
+/// The commands that a first start suggests.
 const FIRST_COMMANDS: [&str; 3] = [
     "toggled flag create hello --name \"My first flag\"",
     "toggled flag enable hello --reason \"first flip\"",
     "toggled audit list --flag hello",
 ];
 
-/// A second signal so soon belongs to the first: `timeout` sends one to the process and one to its group.
+/// Signals within this time of the first count as one: `timeout` sends one to the process and one to its group.
 const SIGNAL_REPEAT_WINDOW: Duration = Duration::from_millis(500);
 
-/// What `serve --help` says of the variables that are no options.
+/// The section of `serve --help` about environment variables that are not options.
 pub(super) fn standard_variables() -> String {
     let mut text = "Standard environment variables:\n".to_owned();
     for (name, default, meaning) in config::STANDARD_VARIABLES {
@@ -56,7 +56,7 @@ pub(super) async fn run(settings: config::ServeOptions) -> Result<(), Failure> {
 }
 
 async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
-    // Done first: the first process of a container ignores SIGTERM and SIGINT until it has handlers for them.
+    // Before anything else: in a container, process 1 ignores SIGTERM and SIGINT until it has handlers for them.
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let bootstrap_token = settings.access.bootstrap_token().map_err(Failure::usage)?;
@@ -86,8 +86,8 @@ async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
     // A broken key ends the program before a database is created.
     let has_key = store.folder().is_some_and(|folder| folder.join(CHECKPOINT_KEY_FILE).exists());
     let configured_key = if has_key { checkpoint_key(configured_key, &*store)? } else { configured_key };
-    // A new one is made after the listeners are bound and the database's file is open, so that a server with wrong settings or
-    // a port in use makes none. For a file that is locked or full, the server waits.
+    // A missing key is created only once the listeners are bound and the database's file is open: a server with wrong settings or
+    // a port in use leaves no key behind. If the file is locked or the disk full, the server starts and waits.
     if let Err(error) = store.open_files().await
         && !matches!(error, StoreError::Unavailable(_) | StoreError::Unusable(_))
     {
@@ -121,8 +121,8 @@ async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
     Ok(server::run(context, ready).await?)
 }
 
-/// The key that signs checkpoints: the given one; without it, the one beside a database that is a file, created if missing; otherwise
-/// `None`.
+/// The key that signs checkpoints: the configured one, or else [`CHECKPOINT_KEY_FILE`] beside a SQLite database, created if missing.
+/// `None` with PostgreSQL and no configured key.
 fn checkpoint_key(configured_key: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
     let Some(folder) = store.folder().filter(|_| configured_key.is_none()) else { return Ok(configured_key) };
     let path = folder.join(CHECKPOINT_KEY_FILE);
@@ -137,7 +137,7 @@ fn checkpoint_key(configured_key: Option<SigningKey>, store: &dyn Store) -> Resu
     key.map(Some)
 }
 
-/// The single sign-on, if there is to be one.
+/// Single sign-on as configured; `None` if it is not.
 async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>, Failure> {
     let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
     let jwks = Jwks::open(source.clone()).await;
@@ -166,7 +166,7 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
                 break again;
             }
         };
-        tracing::warn!("asked twice to stop; ending at once");
+        tracing::warn!("second stop signal; exiting at once");
         process::exit(128 + again.as_raw_value());
     });
     Ok(())

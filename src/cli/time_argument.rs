@@ -1,4 +1,4 @@
-//! Times as people write them.
+//! Parses the times in options such as `--from`: a timestamp, a date, or how long ago.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -6,10 +6,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::config::duration::parse_span;
 
-/// From the first moment of a day to its last one that the log can tell: microseconds are all that it keeps.
+/// From the first to the last moment of a day. The log has times in microseconds.
 const DAY: SignedDuration = SignedDuration::from_micros(86_399_999_999);
 
-/// Which end of a period a time is: a date alone stands for its first or its last moment.
+/// The moment that a date without a time stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum DayBoundary {
     Start,
@@ -31,7 +31,7 @@ pub(in crate::cli) fn parse(
 }
 
 fn date(text: &str, boundary: DayBoundary) -> Option<Timestamp> {
-    // What is more than a date is no date: a time without its zone, for one.
+    // The parser also accepts a date with a time but no zone, which is ambiguous.
     let date = text.parse::<Date>().ok().filter(|date| date.to_string() == text)?;
     let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
     match boundary {

@@ -23,8 +23,8 @@ pub struct CheckpointOptions {
     #[arg(long, value_name = "REVISIONS", env = "TOGGLED_CHECKPOINT_INTERVAL", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
     pub checkpoint_interval: Revision,
-    /// Verifies the whole log before serving, not only the entries after the last checkpoint or the last 10,000 entries.
-    /// The time to start grows with the log
+    /// Verify the whole log before serving. By default only the entries from the last checkpoint on are verified, at most the
+    /// last 10,000. The time to start then grows with the log
     #[arg(long, env = "TOGGLED_VERIFY_ON_START", value_parser = BoolishValueParser::new())]
     pub verify_on_start: bool,
 }
@@ -33,7 +33,7 @@ impl CheckpointOptions {
     /// The key that is configured, if one is.
     ///
     /// # Errors
-    /// Why the file holds no key, in one line.
+    /// The option, the file and what is wrong with it, in one line.
     pub fn key(&self) -> Result<Option<SigningKey>, String> {
         let Some(path) = &self.checkpoint_key_file else { return Ok(None) };
         SigningKey::read(path)

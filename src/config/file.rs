@@ -20,7 +20,7 @@ pub struct ConfigPath {
     pub config: Option<PathBuf>,
 }
 
-/// The id of that option.
+/// The id of `--config` in clap.
 pub const CONFIG_OPTION: &str = "config";
 
 /// Why a configuration file cannot be used.
@@ -53,7 +53,7 @@ pub struct ConfigFile {
     entries: BTreeMap<String, Entry>,
 }
 
-/// The values of one key, as the command line would have them.
+/// The values of one key, as command-line arguments.
 #[derive(Debug)]
 struct Entry {
     line: usize,
@@ -120,7 +120,7 @@ fn option<'a>(key: &str, serve: &'a Command) -> Result<&'a Arg, String> {
     found.ok_or_else(|| format!("unknown key {key}{}", hint(key, all().filter_map(Arg::get_long), "")))
 }
 
-/// A value as the command line would have it, or what it must be.
+/// A value as command-line arguments. The error is the type that the option needs.
 fn strings(option: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
     let is_integer = [TypeId::of::<i64>(), TypeId::of::<u32>(), TypeId::of::<usize>()]
         .iter()

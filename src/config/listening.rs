@@ -28,11 +28,11 @@ pub struct ListenerOptions {
     /// has issued
     #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    /// Authenticates a client as this user if its certificate has this alternative name (URI, DNS name or e-mail address)
+    /// Authenticate a client as this user if its certificate has this alternative name (URI, DNS name or e-mail address)
     /// and the call has no token. Repeat it, or separate several by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
     client_certificate_user: Vec<String>,
-    /// Allows to listen without TLS on an address that is not a loopback address. The network can then read tokens
+    /// Allow listening without TLS on an address that is not a loopback address. The network can then read tokens
     #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
     allow_plaintext: bool,
 }

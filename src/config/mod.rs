@@ -42,7 +42,7 @@ pub struct DatabaseOptions {
     pub database_url: String,
 }
 
-/// The log on standard error. Every command that works on a database has this option.
+/// The log lines on standard error. Every command that works on a database has this option.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub struct LogOptions {
@@ -60,7 +60,7 @@ pub struct AccessOptions {
     // Not parsed here: an error would repeat it.
     #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true)]
     bootstrap_token: Option<String>,
-    /// Lets callers without credentials read flags through flagd's services, and nothing else
+    /// Let callers without credentials read flags through flagd's services, and nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,
 }

@@ -68,7 +68,7 @@ pub const STANDARD_VARIABLES: [(&str, &str, &str); 14] = [
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryOptions {
-    /// The form of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
+    /// The format of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
     #[arg(long, value_name = "FORMAT", env = "TOGGLED_LOG_FORMAT", default_value = "auto")]
     log_format: LogFormatOption,
     /// The address of /metrics (Prometheus), /livez and /readyz, over plain HTTP. Without it, they are not served
@@ -76,7 +76,7 @@ pub struct TelemetryOptions {
     pub metrics_listen: Option<SocketAddr>,
 }
 
-/// The form of log lines.
+/// The value of `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum LogFormatOption {
     /// Text on a terminal, JSON elsewhere.

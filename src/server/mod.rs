@@ -162,7 +162,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     if server.store.usability().is_usable() {
         server.health.announce(Readiness::Serving);
     }
-    // Announces an unusable database, with its log line.
+    // If the database is unusable, this task announces and logs it.
     let mut health_reporter = tokio::spawn(upkeep::report_health(
         Arc::clone(&server.mirror),
         Arc::clone(&server.store),
@@ -203,7 +203,7 @@ struct Server {
     serving: JoinHandle<()>,
     /// Runs until the process ends, so that a slow shutdown can be observed.
     _metrics_server: Option<AbortOnDropHandle<()>>,
-    /// Background tasks. None of them ever ends by itself.
+    /// Background tasks. One that ends by itself stops the server.
     background: JoinSet<()>,
 }
 
@@ -281,8 +281,8 @@ impl Server {
         }
     }
 
-    /// Waits for the end of a task that the server cannot run without: a server that does not follow would accept
-    /// revoked tokens.
+    /// Waits until a task ends that the server cannot run without: a server that does not follow the log, for example, would
+    /// accept revoked tokens.
     async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
             ended = &mut self.serving => match ended {

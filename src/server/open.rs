@@ -1,4 +1,5 @@
-//! Opening the database. No call is authenticated before, since users and tokens are in it.
+//! Opens the database at start: migrates it, verifies its log and loads its state. Until then no call can be authenticated, since
+//! users and tokens are in it.
 
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ impl Server {
                 }
                 opened => return opened,
             };
-            // Each time that it changes: often the first problem is a refused connection, and another follows.
+            // Logged whenever it changes: often the first problem is a refused connection, and another follows.
             if problem != logged {
                 tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
                 logged = problem;

@@ -91,7 +91,7 @@ impl RequestContext {
         self.reason.get().copied()
     }
 
-    /// Whether the request broke off before all of it had arrived.
+    /// Whether the client ended the request before all of it had arrived.
     pub fn is_incomplete(&self) -> bool {
         self.incomplete.get().is_some()
     }
@@ -112,7 +112,7 @@ pub fn record_reason(reason: &'static str) {
     record(|request| &request.reason, reason);
 }
 
-/// Records that the current request broke off before all of it had arrived.
+/// Records that the client ended the current request before all of it had arrived.
 pub fn record_incomplete() {
     record(|request| &request.incomplete, ());
 }

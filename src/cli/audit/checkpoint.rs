@@ -68,7 +68,7 @@ impl CheckpointArgs {
     }
 }
 
-/// Checks the server's checkpoint: its note is signed by a listed key, for the log of the answer and the requested revision,
+/// Verifies the checkpoint of an answer: its note is signed by a listed key, for the answer's log and the requested revision,
 /// and agrees with the fields beside it.
 pub(super) fn verified_checkpoint(
     answer: &GetAuditCheckpointResponse,

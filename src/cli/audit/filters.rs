@@ -35,8 +35,8 @@ pub(in crate::cli) struct Filters {
     to: Option<prost_types::Timestamp>,
 }
 
-/// How wrong the clock of this machine may be, in seconds: whether a time has passed is asked of the server if it is not more than
-/// this past.
+/// How wrong this machine's clock may be, in seconds. Only a time that is further in the past has passed for certain; for any other,
+/// the server is asked.
 const MAX_CLOCK_ERROR: i64 = 24 * 60 * 60;
 
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
@@ -55,12 +55,12 @@ impl Filters {
         texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
     }
 
-    /// The time up to which entries are asked for, which may lie ahead.
+    /// The value of `--to`, which may be in the future.
     pub fn end(&self) -> Option<prost_types::Timestamp> {
         self.to
     }
 
-    /// The request for the first page. Up to a time ahead means up to the end of the log.
+    /// The request for the first page. A `--to` in the future means the end of the log.
     pub async fn list_request(self, client: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
         let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
@@ -93,8 +93,8 @@ impl Filters {
     }
 }
 
-/// The end of a period, unless it lies ahead of the server's clock: a server answers only for times that have passed, or pass while
-/// it waits, and until then no entry comes after them. This machine's clock may be wrong, so the server decides.
+/// The end of a period; `None` if it is in the future. The server refuses such an end, and the list has the same entries without it,
+/// since the log has none after it yet. The server decides what the future is: this machine's clock may be wrong.
 async fn closed_end(client: &ApiClient, to: prost_types::Timestamp) -> Result<Option<prost_types::Timestamp>, Failure> {
     if to.seconds < Timestamp::now().as_second() - MAX_CLOCK_ERROR {
         return Ok(Some(to));

@@ -36,6 +36,7 @@ impl TailArgs {
         let end = self.filters.end();
         let list = self.filters.list_request(&client).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream_request(&list) };
+        // A stream that follows may end in the future, where a list may not.
         if request.follow {
             request.to_date = end;
         }
@@ -45,7 +46,7 @@ impl TailArgs {
             let (entries, revision) = newest(&client, list, self.lines.max(1)).await?;
             let lines = usize::try_from(self.lines)?;
             entries.iter().take(lines).rev().try_for_each(|entry| printer.print(entry))?;
-            // With the hash the server detects a log that was replaced by another.
+            // The hash lets the server detect that its log was replaced by another.
             request.after_hash = entries.first().map(|last| last.hash.clone());
             request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
         }

@@ -147,7 +147,7 @@ async fn last_to_remove(client: &ApiClient, before: Before) -> Result<Revision, 
         Before::Revision(revision) => return Ok(revision - 1),
         Before::Time(time) => time,
     };
-    // `to_date` is inclusive, and the log has microseconds.
+    // `to_date` is inclusive, so it is one microsecond earlier: the log has times in microseconds.
     let earlier = match time.nanos {
         0 => prost_types::Timestamp { seconds: time.seconds - 1, nanos: 999_999_000 },
         nanos => prost_types::Timestamp { nanos: nanos - 1_000, ..time },
@@ -189,7 +189,7 @@ fn verify_file(
     }
 }
 
-/// Appends the entries up to `last` to the file, and verifies them as they come. `held` is what the file holds already.
+/// Appends the entries up to `last` to the file, and verifies each before it is written. `verified` is what the file has already.
 async fn export(
     client: &ApiClient,
     target: &mut ExportTarget,

@@ -1,4 +1,4 @@
-//! Printing of results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
+//! Prints results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
 //! protocol's messages; absent values are omitted.
 
 mod cells;
@@ -20,7 +20,7 @@ pub(super) use cells::{CellOptions, CsvCells, has_defused_part, has_formula};
 pub(super) use fields::{status, time};
 pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 
-/// The form of the output.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputFormat {
     /// Columns, for people
@@ -29,10 +29,10 @@ pub(super) enum OutputFormat {
     Json,
 }
 
-/// The option for the form of the output.
+/// The option for the output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct OutputOptions {
-    /// The form of the output
+    /// The output format
     #[arg(
         id = "output",
         long = "output",
@@ -44,7 +44,7 @@ pub(super) struct OutputOptions {
     pub format: OutputFormat,
 }
 
-/// A result that can be printed in both forms.
+/// A result that can be printed in both formats.
 pub(super) trait Printable<const N: usize> {
     /// The names of its columns.
     const HEADER: [&'static str; N];
@@ -112,7 +112,7 @@ fn has_colors() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
-/// One JSON object, with hidden characters as JSON's escapes: it shows all and denotes the exact value.
+/// One JSON object. Hidden characters are written as JSON escapes, which are visible and keep the exact value.
 pub(super) fn to_json(value: &impl Serialize) -> Result<String, Failure> {
     Ok(visible_json(&serde_json::to_string(value)?).into_owned())
 }
@@ -122,12 +122,12 @@ pub(super) fn print_line(text: &str) -> Result<(), Failure> {
     print_escaped(&visible(text))
 }
 
-/// Prints lines that hold no text of others, or only in cells of a table.
+/// Prints lines whose hidden characters are escaped already, as in the cells of a table, or that are all our own text.
 pub(super) fn print_escaped(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Prints the content of a file to standard output: exactly, unless it is a terminal, which shows what hides.
+/// Prints the content of a file to standard output: unchanged, or with hidden characters escaped if that is a terminal.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
         let text = String::from_utf8_lossy(bytes);
@@ -146,7 +146,7 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
     })
 }
 
-/// Prints a line to standard error, so that it is no part of the output.
+/// Prints a line to standard error, since standard output holds only results.
 pub(super) fn print_note(text: &str) {
     super::progress::with_bars_hidden(|| {
         let _ = writeln!(io::stderr(), "{}", visible(text));

@@ -78,7 +78,7 @@ impl ServerRefusal {
 }
 
 /// Whether the same call may succeed later. That includes a change of which the outcome is unknown: repeated with the same
-/// `request_id`, it reports the outcome. A deadline counts like the client's own timer, which fires at the same time.
+/// `request_id`, it reports the outcome. The server's deadline is transient, as the client's own timer is: both end at the same time.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => true,
@@ -120,7 +120,8 @@ pub(super) fn change_may_have_been_made(status: &Status) -> bool {
     match CallFailure::of(status) {
         CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
         CallFailure::Unreachable | CallFailure::NotHttp2 => false,
-        // A server's own refusals have details; those of a proxy or a library may come after the change.
+        // A refusal by the server itself has details, and no change was made. One by a proxy or a library has none, and the
+        // change may have been made before it.
         CallFailure::Status => match status.code() {
             Code::DeadlineExceeded if has_reason(status, "DEADLINE_DURING_CHANGE") => true,
             Code::DeadlineExceeded | Code::Unavailable => status.get_details_error_info().is_none(),

@@ -46,9 +46,9 @@ pub(super) struct ApiClient {
     has_been_rate_limited: AtomicBool,
     /// Whether a change may have been made by a call that failed.
     has_lost_answer: AtomicBool,
-    /// Whether a wait for such a limit was reported. It is reported once.
+    /// Whether a long wait for a rate limit was reported. Only the first one is.
     rate_limit_reported: AtomicBool,
-    /// Whether the server has answered any call. If so, it is waited for when it becomes unreachable.
+    /// Whether the server has answered any call. If so, calls are retried while it is unreachable.
     has_answered: AtomicBool,
     /// Why the server last refused a call.
     last_refusal: Mutex<Option<ServerRefusal>>,

@@ -27,10 +27,10 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 pub(super) enum RetryPolicy {
     /// Up to `MAX_ATTEMPTS` attempts within `RETRY_TIMEOUT`.
     Bounded,
-    /// The same, but a rate-limited attempt does not count, nor does the wait after it. Any other failure with a retry delay counts as time
-    /// only.
+    /// Like `Bounded`, but rate limits are waited for: neither the limited attempt nor the wait after it counts. After another failure
+    /// with a retry delay, the wait counts towards `RETRY_TIMEOUT`, and the attempt does not count.
     WaitForRateLimits,
-    /// Without an end.
+    /// For as long as the failures are transient.
     Unbounded,
 }
 
@@ -70,7 +70,7 @@ impl Retries {
             self.started = Instant::now() + retry_delay.unwrap_or_default();
             return retry_delay.map(with_jitter);
         }
-        // A server that says when to call again is working: then only the time is bounded.
+        // A server that says when to call again is working, so its refusals do not use up attempts.
         self.failures += u32::from(!(waits_for_rate_limits && retry_delay.is_some()));
         let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(MAX_WAIT);
         let wait = with_jitter(retry_delay.unwrap_or(doubled));

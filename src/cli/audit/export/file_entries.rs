@@ -1,4 +1,4 @@
-//! The entries that a file holds already, and whether an export can continue it.
+//! The entries of an exported file, and whether an export can continue it.
 
 use std::io::{self, BufRead};
 
@@ -33,7 +33,7 @@ pub(in crate::cli::audit) struct FileEntries {
     pub count: u64,
     pub first: Option<Revision>,
     pub last: Option<EntryPosition>,
-    /// The size of the complete lines. An incomplete last line is written again.
+    /// The size of the complete lines. An incomplete last line is cut off before the export continues.
     pub bytes: u64,
 }
 
@@ -47,13 +47,12 @@ pub(in crate::cli::audit) enum NotContinuable {
     #[error("an older version wrote it with fewer columns; name another file")]
     OlderColumns,
     #[error(
-        "line {0} has a cell that a spreadsheet would run, as written with --raw-cells or by an older version; pass \
+        "line {0} has a cell that a spreadsheet would run as a formula, as written with --raw-cells or by an older version; pass \
              --raw-cells, or name another file"
     )]
     RawCells(u64),
     #[error(
-        "line {0} has a cell with a ' before what a spreadsheet would run, as written without --raw-cells; omit --raw-cells, or \
-             name another file"
+        "line {0} has a cell with a ' before a formula, as written without --raw-cells; omit --raw-cells, or name another file"
     )]
     DefusedCells(u64),
 }
@@ -63,7 +62,8 @@ impl FileEntries {
     pub fn read(mut file: impl BufRead, format: Format, cells: CsvCells) -> Result<Self, NotContinuable> {
         let mut entries = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
-        // The first line with a cell of each kind. A raw text may look like a defused one, but not the other way round.
+        // The first line with a formula, and the first with a cell that looks defused. A formula shows that the file is raw; a cell
+        // that looks defused may be raw as well.
         let (mut formula, mut defused) = (None, None);
         let header = record::header(format)?;
         let quote = (format == Format::Csv).then_some(b'"');

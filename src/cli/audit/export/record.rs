@@ -110,9 +110,9 @@ struct PositionFields {
 /// A line of a file.
 pub(super) struct RecordedEntry {
     pub position: EntryPosition,
-    /// Whether it has a cell that only a file with raw cells has.
+    /// Whether a cell is a formula: then the file has raw cells.
     pub has_formula: bool,
-    /// Whether it has a cell as a file with defused cells has.
+    /// Whether a cell looks defused.
     pub has_defused: bool,
 }
 

@@ -11,6 +11,7 @@ use crate::api::pb::StreamAuditLogsResponse;
 use crate::cli::output::CsvCells;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 
+/// A file that is created or continued, or standard output.
 pub(in crate::cli::audit) struct ExportTarget {
     format: Format,
     cells: CsvCells,
@@ -23,7 +24,7 @@ pub(in crate::cli::audit) struct ExportTarget {
 }
 
 impl ExportTarget {
-    /// Reads the entries that the file holds. It is not changed before the server continues from them.
+    /// Reads the entries of the file. It is changed only once the server has sent entries that follow them.
     pub fn open(path: Option<PathBuf>, format: Format, cells: CsvCells) -> Result<Self, Failure> {
         let mut target = Self { format, cells, path, file: None, entries: FileEntries::default(), has_begun: false };
         let Some(path) = &target.path else { return Ok(target) };

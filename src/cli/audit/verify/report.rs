@@ -30,7 +30,7 @@ pub(super) fn print(report: &Report, output: OutputOptions) -> Result<(), Failur
 /// A checkpoint older than the trimmed log cannot be used.
 pub(super) fn trimmed(setting: &str, revision: Revision) -> Failure {
     Failure::usage(format!(
-        "{setting}: the log was trimmed after revision {revision}; pass the checkpoint that was kept when it was trimmed"
+        "{setting}: revision {revision} was trimmed from the log; pass the checkpoint that was kept when it was trimmed"
     ))
 }
 

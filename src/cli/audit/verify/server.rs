@@ -83,7 +83,7 @@ impl StoredCheckpoints {
     }
 }
 
-/// Ends the stream early, though nothing failed: the only failure with the exit code of a success.
+/// Ends the stream early without an error. No other failure of this command has the exit code of a success.
 fn stop_reading() -> Failure {
     Failure { code: EXIT_SUCCESS, message: String::new() }
 }
@@ -92,7 +92,7 @@ fn is_stop(failure: &Failure) -> bool {
     failure.code == EXIT_SUCCESS
 }
 
-/// The part of the log that was received so far.
+/// Verifies the log as it is received.
 struct StreamReader<'a> {
     bounds: &'a Bounds,
     stored: StoredCheckpoints,
@@ -151,7 +151,7 @@ impl StreamReader<'_> {
         Err(stop_reading())
     }
 
-    /// Verifies the entries of a message; returns whether the rest of the log is not needed.
+    /// Verifies the entries of a message. Returns true once all that was asked for is verified, so that the rest is not read.
     fn push(&mut self, message: &StreamAuditLogsResponse) -> Result<bool, Stop<Failure>> {
         let log_id = Uuid::try_parse(&message.log_id).map_err(|_| Failure {
             code: EXIT_FAILURE,

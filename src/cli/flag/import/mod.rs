@@ -1,4 +1,4 @@
-//! `toggled flag import`: makes flags what a file says. A file in any of the `formats` is parsed into `imported` flags;
+//! `toggled flag import`: changes flags to what a file says. A file in any of the `formats` is parsed into `imported` flags;
 //! their difference from the server is the `plan`, which is shown as a `preview` and then `apply`-ed.
 
 mod apply;

@@ -1,4 +1,4 @@
-//! Prints a plan, and the outcome of carrying it out, as a table or as JSON.
+//! Prints a plan, and the outcome of applying it, as a table or as JSON.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::cli::output::{self, OutputFormat, OutputOptions, Printable};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
 
-/// How wide a flag's name or description may be; a longer one is cut, and ends in `...`.
+/// The width of a name or description in columns; a longer one is cut, and ends in `...`.
 const MAX_TEXT_WIDTH: usize = 60;
 
 /// One line of the preview.
@@ -150,7 +150,7 @@ struct PlanSummary {
     dry_run: bool,
 }
 
-/// How many steps of each kind there are, and how many flags and parts need none.
+/// The number of steps of each kind, of flags that need none, and of omissions.
 #[derive(Serialize, Default)]
 struct PlanCounts {
     create: usize,
@@ -161,6 +161,8 @@ struct PlanCounts {
     unarchive: usize,
     unchanged: usize,
     only_on_server: usize,
+    /// The JSON name is older than the word `omission`, and scripts rely on it.
+    #[serde(rename = "not_carried")]
     omitted: usize,
 }
 
