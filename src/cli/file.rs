@@ -28,7 +28,7 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn write(path: &Path, bytes: &[u8], permissions: Option<Permissions>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     if let Some(permissions) = permissions {
-        // Set before the content is written, so that no one can read it who could not read the old file.
+        // Set before the content is written, so that only users who could read the old file can read the new one.
         file.set_permissions(permissions)?;
     }
     file.write_all(bytes)?;
@@ -47,7 +47,7 @@ pub(super) fn io_failure(name: &str, error: &io::Error) -> Failure {
             | ErrorKind::InvalidFilename
             | ErrorKind::InvalidInput
     );
-    Failure { code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE }, line: format!("{name}: {error}") }
+    Failure { code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE }, message: format!("{name}: {error}") }
 }
 
 /// Syncs the folder of a file, so that the file's name survives a crash.

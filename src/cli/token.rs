@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{EXIT_FAILURE, Failure, print_error, say, try_print};
+use super::{EXIT_FAILURE, Failure, print, print_error, try_print};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
@@ -79,7 +79,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
         }
         Action::List { user, target } => {
             let table = OfflineDatabase::with(&target, async |database| list(user, database).await).await?;
-            say(&table.to_string());
+            print(&table.to_string());
             Ok(())
         }
         Action::Revoke { id, reason, target } => {
@@ -87,7 +87,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             let change =
                 async |database: &OfflineDatabase| database.change("toggled token revoke", command, reason).await;
             let answer = OfflineDatabase::with(&target, change).await?;
-            say(if answer.entry.is_some() { "revoked" } else { "already revoked" });
+            print(if answer.entry.is_some() { "revoked" } else { "already revoked" });
             Ok(())
         }
     }
@@ -107,14 +107,14 @@ async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDa
     let Object::Token(token) = answer.object else {
         return Err(Failure {
             code: EXIT_FAILURE,
-            line: "no token was created: the database answered with another object".to_owned(),
+            message: "no token was created: the database answered with another object".to_owned(),
         });
     };
     // Only the secret goes to standard output, so that a script can store it.
     print_error(&format!("token {} of {}; the secret is shown only once", token.id, user.email));
     try_print(secret.reveal()).map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
+        message: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
     })
 }
 

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{Failure, say};
+use super::{Failure, print};
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Object};
 use crate::domain::state::State;
@@ -47,12 +47,12 @@ pub(super) async fn run(args: UserArgs) -> Result<(), Failure> {
                 async |database: &OfflineDatabase| database.change("toggled user create", command, reason).await;
             let answer = OfflineDatabase::with(&target, change).await?;
             if let Object::User(user) = answer.object {
-                say(&user.id.to_string());
+                print(&user.id.to_string());
             }
         }
         Action::List { target } => {
             let users = async |database: &OfflineDatabase| database.read(users_table);
-            say(&OfflineDatabase::with(&target, users).await?.to_string());
+            print(&OfflineDatabase::with(&target, users).await?.to_string());
         }
     }
     Ok(())

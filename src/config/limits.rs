@@ -25,8 +25,8 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
     /// The number of open streams of one caller over all its connections, 1 to 1000000. Further streams are refused with
-    /// RESOURCE_EXHAUSTED. Callers without credentials are distinguished by IP address, and limited by it only while more
-    /// than half of their streams are open
+    /// RESOURCE_EXHAUSTED. Callers without credentials are counted by IP address, and limited only while more than half of the
+    /// streams for such callers are open
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
     /// The memory for requests that have not arrived completely and answers that clients have not read, in MiB, 16 to 1000000.

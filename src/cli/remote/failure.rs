@@ -78,7 +78,7 @@ impl ServerRefusal {
 }
 
 /// Whether the same call may succeed later. That includes a change of which the outcome is unknown: repeated with the same
-/// `request_id`, it reports the outcome. A deadline counts like the client's own timer, which fires at the same time.
+/// `request_id`, it reports the outcome. The server's deadline is transient, as the client's own timer is: both end at the same time.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => true,
@@ -116,11 +116,12 @@ fn has_reason(status: &Status, reason: &str) -> bool {
 }
 
 /// Whether a change may have been made, although the call failed.
-pub(super) fn may_have_been_made(status: &Status) -> bool {
+pub(super) fn change_may_have_been_made(status: &Status) -> bool {
     match CallFailure::of(status) {
         CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
         CallFailure::Unreachable | CallFailure::NotHttp2 => false,
-        // A server's own refusals have details; those of a proxy or a library may come after the change.
+        // A refusal by the server itself has details, and no change was made. One by a proxy or a library has none, and the
+        // change may have been made before it.
         CallFailure::Status => match status.code() {
             Code::DeadlineExceeded if has_reason(status, "DEADLINE_DURING_CHANGE") => true,
             Code::DeadlineExceeded | Code::Unavailable => status.get_details_error_info().is_none(),
@@ -165,11 +166,11 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
 impl ApiClient {
     /// The message and exit code for a failed call.
     pub(super) fn failure(&self, status: &Status) -> Failure {
-        let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
+        let unavailable = |message: String| Failure { code: EXIT_UNAVAILABLE, message };
         let (address, cause) = (&self.address, || root_cause(status));
         match CallFailure::of(status) {
             CallFailure::Status if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
-            CallFailure::Status => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
+            CallFailure::Status => Failure { code: exit_code(status.code()), message: self.refusal_message(status) },
             CallFailure::Unreachable => {
                 unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
             }
@@ -196,7 +197,7 @@ impl ApiClient {
     pub(super) fn cursor_failure(&self, status: &Status, cursor_origin: Option<&str>) -> Option<Failure> {
         let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Status)?;
         let (cursor, address) = (cursor_origin?, &self.address);
-        let line = match info.reason.as_str() {
+        let message = match info.reason.as_str() {
             "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
                 "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
                  keep the existing output, and start a new one without a cursor"
@@ -204,7 +205,7 @@ impl ApiClient {
             "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
             _ => return None,
         };
-        Some(Failure { code: EXIT_CONFLICT, line })
+        Some(Failure { code: EXIT_CONFLICT, message })
     }
 
     /// The message for an error that the server answered with.

@@ -1,4 +1,4 @@
-//! The options of every command that calls a server, and the token among them.
+//! The options of every command that calls a server: its address, the token and the timeout.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -17,7 +17,7 @@ use crate::cli::remote::ConnectionOptions;
 
 /// Arguments of `toggled audit verify`.
 #[derive(Args)]
-pub(super) struct Verify {
+pub(super) struct VerifyArgs {
     /// Read this database without a server, and compare the flags, users and tokens with the log too:
     /// sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
     // Not read from the environment: a variable set for the server must not change what is verified.
@@ -42,7 +42,7 @@ pub(super) struct Verify {
     output: OutputOptions,
 }
 
-impl Verify {
+impl VerifyArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let read = |setting, text: Option<String>| text.map(|text| given::read(setting, &text)).transpose();
         let bounds = given::bounds(read("--since", self.since)?, read("--until", self.until)?, self.public_key)?;

@@ -1,4 +1,4 @@
-//! `toggled flag import`: makes flags what a file says. A file in any of the `formats` is parsed into `imported` flags;
+//! `toggled flag import`: changes flags to what a file says. A file in any of the `formats` is parsed into `imported` flags;
 //! their difference from the server is the `plan`, which is shown as a `preview` and then `apply`-ed.
 
 mod apply;
@@ -46,7 +46,7 @@ pub(super) struct ImportArgs {
 impl ImportArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let imported = self.read()?;
-        let client = self.options.connection.connect().await?.waiting_for_limits();
+        let client = self.options.connection.connect().await?.waiting_for_rate_limits();
         let on_server = client.all_flags(&progress::spinner("reading flags")).await?;
         let plan = ImportPlan::new(&imported.flags, &on_server.by_key);
         let omissions: Vec<_> = imported.omissions.iter().chain(&plan.omissions).collect();
@@ -56,16 +56,16 @@ impl ImportArgs {
         }
         let steps = plan.step_count();
         if steps > 0 && self.is_interactive() && !output::confirm(&format!("Make these {steps} changes?"))? {
-            return Err(Failure { code: EXIT_FAILURE, line: "nothing was changed".to_owned() });
+            return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
         let mut runner = PlanRunner::new(&client, &self.options.reason, &bar);
         let applied = runner.apply(&plan.changes).await;
         let done = runner.done;
         bar.finish_and_clear();
-        applied.map_err(|Failure { code, line }| Failure {
+        applied.map_err(|Failure { code, message }| Failure {
             code,
-            line: format!("{line} ({done} of {steps} changes were made; repeat the import to make the others)"),
+            message: format!("{message} ({done} of {steps} changes were made; repeat the import to make the others)"),
         })?;
         preview::print_outcome(self.options.output, done)
     }
