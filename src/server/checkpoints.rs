@@ -37,7 +37,7 @@ impl Server {
     pub(super) fn sign_checkpoints(&mut self) {
         let Some(key) = self.checkpoints.key.clone() else {
             tracing::warn!(
-                "no checkpoints are signed, so changes to the log cannot be proven later; give every server the same key \
+                "no checkpoints are signed, so later tampering with the log may go unnoticed; give every server the same key \
                  with --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
             );
             return;

@@ -170,7 +170,7 @@ pub(super) async fn keep_counting_ahead(store: Arc<dyn Store>) {
         let began = Instant::now();
         let counted = store.count_ahead().await;
         if let (Err(error), false) = (&counted, failing) {
-            tracing::warn!(%error, "log not counted ahead; retrying");
+            tracing::warn!(%error, "counts for filtered lists not updated; retrying");
         }
         failing = counted.is_err();
         let has_more = counted.unwrap_or_default();
