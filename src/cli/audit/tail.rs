@@ -45,13 +45,13 @@ impl TailArgs {
             // Even with --lines 0 one entry is read, for the revision to start after.
             let (entries, revision) = newest(&client, list, self.lines.max(1)).await?;
             let lines = usize::try_from(self.lines)?;
-            entries.iter().take(lines).rev().try_for_each(|entry| printer.print(entry))?;
+            printer.print(entries.iter().take(lines).rev())?;
             // The hash lets the server detect that its log was replaced by another.
             request.after_hash = entries.first().map(|last| last.hash.clone());
             request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
         }
         let take = |request: &mut StreamAuditLogsRequest, message: StreamAuditLogsResponse| {
-            message.items.iter().try_for_each(|entry| printer.print(entry))?;
+            printer.print(message.items.iter())?;
             move_cursor(request, &message);
             Ok(())
         };

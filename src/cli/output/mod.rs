@@ -85,7 +85,7 @@ impl OutputOptions {
     }
 }
 
-/// Prints results one by one. The columns of its table grow with their content.
+/// Prints results as they arrive. The columns of its table grow with their content.
 pub(super) struct StreamPrinter<const N: usize> {
     format: OutputFormat,
     /// The table, once its header is printed.
@@ -93,17 +93,24 @@ pub(super) struct StreamPrinter<const N: usize> {
 }
 
 impl<const N: usize> StreamPrinter<N> {
-    pub fn print<T: Printable<N>>(&mut self, item: &T) -> Result<(), Failure> {
+    /// Prints results that arrived together, in columns as wide as the widest of them.
+    pub fn print<'a, T: Printable<N> + 'a>(
+        &mut self,
+        mut items: impl Iterator<Item = &'a T> + Clone,
+    ) -> Result<(), Failure> {
         if self.format == OutputFormat::Json {
-            return print_line(&to_json(&item.json())?);
+            return items.try_for_each(|item| print_line(&to_json(&item.json())?));
+        }
+        if items.clone().next().is_none() {
+            return Ok(());
         }
         let is_first = self.table.is_none();
         let table = self.table.get_or_insert_with(|| Table::new(T::HEADER).with_colors(has_colors()));
-        table.widen(&item.row());
+        items.clone().for_each(|item| table.widen(&item.row()));
         if is_first {
             print_escaped(&table.to_string())?;
         }
-        print_escaped(&table.line(&item.row()))
+        items.try_for_each(|item| print_escaped(&table.line(&item.row())))
     }
 }
 
