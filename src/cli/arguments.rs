@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use super::{Cli, EXIT_USAGE, print_error};
 use crate::config::{self, ConfigFile};
@@ -32,7 +32,7 @@ impl FileOptions {
 /// Parses the arguments. Prints usage errors and help, and returns the exit code for them.
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Cli, FileOptions), ExitCode> {
     let arguments = with_default_command(arguments);
-    let all = Cli::command();
+    let all = super::command();
     let command =
         CLIENT_COMMANDS.into_iter().fold(all.clone(), |all, name| all.mut_subcommand(name, ignore_empty_variables));
     let mut matches =
@@ -107,7 +107,7 @@ fn usage(message: &str) -> ExitCode {
 
 /// The command that the arguments name, up to the first unknown word: `toggled flag get`.
 fn command_path(arguments: &[OsString]) -> String {
-    let all = Cli::command();
+    let all = super::command();
     let (mut command, mut name) = (&all, all.get_name().to_owned());
     for argument in arguments.iter().skip(1) {
         let Some(next) = command.find_subcommand(argument) else { break };

@@ -26,6 +26,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use uuid::Uuid;
 
 use crate::config;
 use crate::visible::visible;
@@ -56,7 +57,7 @@ const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Feature flags and the log of every change to them, over gRPC. Without a command: serve
 #[derive(Parser)]
-#[command(name = "toggled", version)]
+#[command(name = "toggled", version, override_usage = "toggled [COMMAND]")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -69,7 +70,9 @@ enum Command {
     Serve(Box<config::ServeOptions>),
     /// Migrate the database's schema up or down, or show its state; serve migrates up when it starts
     Migrate(migrate::MigrateArgs),
-    /// Create and list users directly in the database, without a server or a token; logged as cli@HOST
+    /// Create, deactivate and list users directly in the database, without a server or a token; logged as cli@HOST
+    ///
+    /// AccessService of a running server also changes permissions (UpdateUser) and reactivates users.
     User(user::UserArgs),
     /// Create, list and revoke tokens directly in the database, without a server or a token; logged as cli@HOST
     Token(token::TokenArgs),
@@ -109,7 +112,12 @@ impl<E: std::error::Error + 'static> From<E> for Failure {
 
 /// All commands with their options, from which the documentation is generated.
 pub fn command() -> clap::Command {
-    Cli::command()
+    without_values(Cli::command())
+}
+
+/// Leaves the values of environment variables out of the help: some are secret, and the help should be the same everywhere.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 /// Runs the command that the arguments name.
@@ -166,6 +174,11 @@ fn print(text: &str) {
 fn try_print(text: &str) -> io::Result<()> {
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+/// Parses the UUID of an argument.
+fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".to_owned())
 }
 
 /// The failure for a `--database-url` that breaks this rule.

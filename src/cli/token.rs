@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{EXIT_FAILURE, Failure, print, print_error, try_print};
+use super::{EXIT_FAILURE, Failure, parse_uuid, print, print_error, try_print};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
@@ -26,7 +26,8 @@ pub(super) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Create a token for a user, and print its secret; it is shown only once
+    /// Create a token for a user, and print its secret, which is shown only once. Running servers accept it within their
+    /// --poll-interval
     Create(CreateTokenArgs),
     /// List the tokens of a user, or of all users
     List {
@@ -35,15 +36,20 @@ enum Action {
         #[command(flatten)]
         target: DatabaseTarget,
     },
-    /// Revoke a token; running servers refuse it within their --poll-interval
+    /// Revoke a token. Running servers refuse it within their --poll-interval
     Revoke {
         /// The token's id
+        #[arg(value_parser = token_id)]
         id: Uuid,
         #[command(flatten)]
         reason: ReasonOption,
         #[command(flatten)]
         target: DatabaseTarget,
     },
+}
+
+fn token_id(text: &str) -> Result<Uuid, String> {
+    parse_uuid(text).map_err(|rule| format!("{rule}; take the id from toggled token list"))
 }
 
 #[derive(Debug, Args)]
@@ -148,7 +154,7 @@ async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<
 
 fn state(token: &ApiToken, now: Timestamp) -> &'static str {
     match token {
-        _ if token.is_live(now) => "works",
+        _ if token.is_live(now) => "active",
         ApiToken { revoked_at: Some(_), .. } => "revoked",
         _ => "expired",
     }

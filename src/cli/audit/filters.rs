@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::api::pb::*;
-use crate::cli::Failure;
 use crate::cli::remote::ApiClient;
 use crate::cli::time_argument::{self, DayBoundary};
+use crate::cli::{Failure, parse_uuid};
 
 /// Filters; an entry must pass all that are given.
 #[derive(Args)]
@@ -19,7 +19,7 @@ pub(in crate::cli) struct Filters {
     #[arg(long, value_name = "KEY", conflicts_with_all = ["entity_id", "entity_type"])]
     flag: Option<String>,
     /// Only changes to the flag, user or token with this id
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     entity_id: Option<Uuid>,
     /// Only changes to this kind of object: feature_flag, user, api_token or log
     #[arg(long, value_name = "TYPE")]
@@ -27,10 +27,10 @@ pub(in crate::cli) struct Filters {
     /// Only this kind of change: toggle_enabled, toggle_disabled, flag_created, access_denied, ...
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 2h for two hours ago
+    /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC), or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = from)]
     from: Option<prost_types::Timestamp>,
-    /// Only entries up to this time; a date includes the whole day
+    /// Only entries up to this time; a date includes the whole day (UTC)
     #[arg(long, value_name = "TIME", value_parser = to)]
     to: Option<prost_types::Timestamp>,
 }

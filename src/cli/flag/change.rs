@@ -8,7 +8,7 @@ use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::output::OutputOptions;
 use crate::cli::remote::{ApiClient, ConnectionOptions, request_id};
-use crate::cli::{EXIT_UNAVAILABLE, Failure};
+use crate::cli::{EXIT_UNAVAILABLE, Failure, parse_uuid};
 
 /// The options of every command that changes flags.
 #[derive(Args)]
@@ -30,8 +30,8 @@ pub(super) struct ChangeOptions {
 pub(super) struct SingleChangeOptions {
     #[command(flatten)]
     pub change: ChangeOptions,
-    /// The idempotency key of the change; by default a new one. If a command fails with an unknown outcome, repeat it with the
-    /// same key: the change is made once, and its outcome is shown
+    /// The idempotency key of the change; default: a new one. If a command's outcome is unknown, repeat it with the same key:
+    /// the change is made at most once
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 }
@@ -185,12 +185,16 @@ impl ChangeArgs {
 #[derive(Args)]
 pub(super) struct RevertArgs {
     /// The id of the flip's entry, as audit list --output json shows it
-    #[arg(value_name = "AUDIT_LOG_ID")]
+    #[arg(value_name = "AUDIT_LOG_ID", value_parser = entry_id)]
     audit_log_id: Uuid,
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
     options: SingleChangeOptions,
+}
+
+fn entry_id(text: &str) -> Result<Uuid, String> {
+    parse_uuid(text).map_err(|rule| format!("{rule}; take the id from toggled audit list --output json"))
 }
 
 impl RevertArgs {
