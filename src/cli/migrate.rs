@@ -20,7 +20,7 @@ enum Action {
     Down {
         #[command(flatten)]
         target: DatabaseTarget,
-        /// Revert it even if that drops a log that has entries
+        /// Revert it even if that deletes the audit log for good. To undo an upgrade, restore the backup instead
         #[arg(long)]
         drop_log: bool,
     },

@@ -27,7 +27,7 @@ pub const CONFIG_OPTION: &str = "config";
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
     /// It cannot be read.
-    #[error("--config (TOGGLED_CONFIG): cannot read {}: {source}", path.display())]
+    #[error("--config (TOGGLED_CONFIG): cannot read {}: {source}; check the path and the permissions", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,

@@ -28,8 +28,8 @@ pub struct ListenerOptions {
     /// has issued
     #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    /// Authenticate a client as this user if its certificate has this alternative name (URI, DNS name or e-mail address)
-    /// and the call has no token. Repeat it, or separate several by semicolons
+    /// Authenticate a client as this user if its certificate has this subject alternative name (SAN: a URI, DNS name
+    /// or e-mail address) and the call has no token. Repeat it, or separate several by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
     client_certificate_user: Vec<String>,
     /// Allow listening without TLS on an address that is not a loopback address. The network can then read tokens

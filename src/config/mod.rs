@@ -36,9 +36,7 @@ pub use telemetry::{STANDARD_VARIABLES, TelemetryOptions};
 #[command(next_help_heading = "Database")]
 pub struct DatabaseOptions {
     /// The database: sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
-    // A URL may hold a password, which must not be in a help text.
     #[arg(long, value_name = "URL", env = "TOGGLED_DATABASE_URL", default_value = "sqlite://toggled.db")]
-    #[arg(hide_env_values = true)]
     pub database_url: String,
 }
 
@@ -56,9 +54,9 @@ pub struct LogOptions {
 #[command(next_help_heading = "Access")]
 pub struct AccessOptions {
     /// The first administrator's token, at least 32 characters; used on the first start only. Without it, a token is created
-    /// and written to toggled-admin.token
+    /// and written to toggled-admin.token: beside a SQLite database, or else in the working directory
     // Not parsed here: an error would repeat it.
-    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN")]
     bootstrap_token: Option<String>,
     /// Let callers without credentials read flags through flagd's services, and nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]

@@ -86,7 +86,7 @@ pub(super) fn verified_checkpoint(
     let note = Arc::new(note);
     let differing = differing_fields(checkpoint, &(&note).into());
     if !differing.is_empty() {
-        return Err(invalid(format!("fields differ from the note: {}", differing.join(", "))));
+        return Err(invalid(format!("fields differ from its signed text: {}", differing.join(", "))));
     }
     Ok((checkpoint, note))
 }
@@ -171,10 +171,10 @@ mod tests {
             ("for revision 3 of log", |checkpoint| checkpoint.revision = 4),
             ("for revision 3 of log", |checkpoint| checkpoint.log_id = Uuid::nil().to_string()),
             ("log_id is not a UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),
-            ("differ from the note: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
-            ("differ from the note: time", |checkpoint| checkpoint.time = None),
-            ("differ from the note: key_id", |checkpoint| checkpoint.key_id.clear()),
-            ("differ from the note: signature", |checkpoint| checkpoint.signature[9] ^= 1),
+            ("differ from its signed text: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
+            ("differ from its signed text: time", |checkpoint| checkpoint.time = None),
+            ("differ from its signed text: key_id", |checkpoint| checkpoint.key_id.clear()),
+            ("differ from its signed text: signature", |checkpoint| checkpoint.signature[9] ^= 1),
         ];
         for (what, alter) in alterations {
             let mut bad = good.clone();
@@ -185,6 +185,6 @@ mod tests {
         // The revision field is compared with the note as well.
         let mut bad = good.clone();
         bad.checkpoint.as_mut().unwrap().revision = 4;
-        assert!(problem(&bad, Some(3)).ends_with("differ from the note: revision"));
+        assert!(problem(&bad, Some(3)).ends_with("differ from its signed text: revision"));
     }
 }

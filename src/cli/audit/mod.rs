@@ -27,7 +27,7 @@ enum Action {
     Tail(tail::TailArgs),
     /// Write entries to a file, oldest first; an existing file is continued
     Export(export::AuditExportArgs),
-    /// Get a signed checkpoint of the log; kept elsewhere, it proves later changes to the log
+    /// Get a signed checkpoint of the log; kept elsewhere, it reveals later tampering with the log
     Checkpoint(checkpoint::CheckpointArgs),
     /// Move the oldest entries to a file: export, verify, then remove them from the log
     Trim(trim::TrimArgs),

@@ -27,7 +27,8 @@ use crate::verify::{ArchiveError, Chain, Start, Verified, find_in_archive};
 /// Arguments of `toggled audit trim`.
 #[derive(Args)]
 pub(super) struct TrimArgs {
-    /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 90d for 90 days ago
+    /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC: that day is kept), or 90d
+    /// for 90 days ago
     #[arg(long, value_name = "REVISION|TIME", value_parser = before)]
     before: Before,
     /// Write the entries to this NDJSON file; a file that holds earlier entries is continued. A signed checkpoint is
@@ -135,7 +136,7 @@ async fn log_start(client: &ApiClient) -> Result<LogStart, Failure> {
     let start = trim.new_value.as_deref().and_then(LogStart::from_json);
     start.ok_or_else(|| {
         failed(format!(
-            "the log_trimmed entry at revision {} has no valid start of the log; run toggled audit verify",
+            "the log_trimmed entry at revision {} does not say at which revision the log begins; run toggled audit verify",
             trim.revision
         ))
     })

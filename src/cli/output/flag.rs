@@ -56,7 +56,7 @@ fn colored_status(code: i32) -> Cell {
 }
 
 impl Printable<6> for pb::FeatureFlag {
-    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"];
+    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED AT", "BY"];
 
     fn row(&self) -> [Cell; 6] {
         [

@@ -172,7 +172,8 @@ impl ApiClient {
             CallFailure::Status if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
             CallFailure::Status => Failure { code: exit_code(status.code()), message: self.refusal_message(status) },
             CallFailure::Unreachable => {
-                unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
+                let hint = if self.has_answered() { "" } else { connect_hint(&cause()) };
+                unavailable(format!("cannot reach {address}: {}{hint}", cause()))
             }
             CallFailure::ConnectionLost => {
                 let hint = if self.has_answered() { "" } else { self.connection_lost_hint };
@@ -181,9 +182,10 @@ impl ApiClient {
             CallFailure::NotHttp2 => unavailable(format!(
                 "{address} does not speak HTTP/2; if the server uses TLS, use https:// instead of http://"
             )),
-            CallFailure::Unresponsive => {
-                unavailable(format!("no answer from {address}: the connection is open, but pings are not answered"))
-            }
+            CallFailure::Unresponsive => unavailable(format!(
+                "no answer from {address}: the connection is open, but pings are not answered; check whether \
+                 its machine is overloaded or suspended"
+            )),
             CallFailure::TimedOut => unavailable(format!(
                 "no answer from {address} within {:?}; if the server is slow, pass a longer --timeout",
                 self.timeout
@@ -202,7 +204,10 @@ impl ApiClient {
                 "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
                  keep the existing output, and start a new one without a cursor"
             ),
-            "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
+            "CURSOR_TOO_OLD" => format!(
+                "{cursor} cannot be continued: {}; repeat the command without --after, with a new file if it writes one",
+                status.message()
+            ),
             _ => return None,
         };
         Some(Failure { code: EXIT_CONFLICT, message })
@@ -214,7 +219,8 @@ impl ApiClient {
         if status.code() == Code::Unauthenticated {
             return match &self.token_origin {
                 Some(origin) => format!(
-                    "{address} refused the token of {origin}: it is unknown, expired or revoked; pass another token"
+                    "{address} refused the token from {origin}: it is unknown, expired or revoked; pass another token, or retry in a \
+                     second if it was just created"
                 ),
                 None => format!(
                     "{address} needs a token: pass --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)"
@@ -223,13 +229,36 @@ impl ApiClient {
         }
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         if status.code() == Code::PermissionDenied {
-            return format!("{}; ask an access manager to grant it", status.message());
+            return format!("{}; ask an access manager to grant it (AccessService UpdateUser)", status.message());
         }
         if violations.is_empty() {
             return status.message().to_owned();
         }
-        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", argument_of(&v.field), v.description)).collect();
         format!("invalid request: {}", all.join("; "))
+    }
+}
+
+/// The name by which the user gave a field of a request: the option, if there is one.
+fn argument_of(field: &str) -> &str {
+    match field {
+        "action_type" => "--action",
+        "after_revision" => "--after",
+        "as_of_revision" => "--as-of",
+        "as_of_time" => "--as-of (a date is the end of that day, in UTC)",
+        "description" => "--description",
+        "entity_id" => "--entity-id",
+        "entity_type" => "--entity-type",
+        "expected_revision" => "--expected-revision",
+        "from_date" => "--from",
+        "key_prefix" => "--prefix",
+        "name" => "--name",
+        "reason" => "--reason",
+        "request_id" => "--request-id",
+        "revision" => "--revision",
+        "to_date" => "--to",
+        "user_email" => "--user",
+        other => other,
     }
 }
 
@@ -248,7 +277,9 @@ fn connect_hint(cause: &str) -> &'static str {
         "; the server does not seem to use TLS: use http:// instead of https://"
     } else if cause.contains("UnknownIssuer") {
         "; the server's certificate is signed by an unknown authority: pass its CA with --ca-certificate"
+    } else if cause.contains("certificate") {
+        "; the server needs another certificate, or pass the address that this one names with --addr (TOGGLED_ADDR)"
     } else {
-        ""
+        "; start the server, or pass its address with --addr (TOGGLED_ADDR)"
     }
 }

@@ -30,16 +30,16 @@ pub(super) fn print(report: &Report, output: OutputOptions) -> Result<(), Failur
 /// A checkpoint older than the trimmed log cannot be used.
 pub(super) fn trimmed(setting: &str, revision: Revision) -> Failure {
     Failure::usage(format!(
-        "{setting}: revision {revision} was trimmed from the log; pass the checkpoint that was kept when it was trimmed"
+        "{setting}: revision {revision} was trimmed from the log; pass the FILE.checkpoint that audit trim wrote, or a later one"
     ))
 }
 
 /// The fault, and what to do if the log may be intact.
 fn message(fault: &Fault) -> String {
     let advice = match fault.problem {
-        Problem::UnknownStart { .. } => "; pass the checkpoint that was kept when it was trimmed with --since",
+        Problem::UnknownStart { .. } => "; with --since, pass the FILE.checkpoint that audit trim wrote",
         Problem::BeforeStart { .. } => {
-            "; if the log was trimmed, pass a later checkpoint, such as the one that was kept when it was trimmed"
+            "; if the log was trimmed, pass the FILE.checkpoint that audit trim wrote, or a later one"
         }
         _ => "",
     };

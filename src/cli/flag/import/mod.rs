@@ -18,7 +18,7 @@ use imported::{ImportedFlags, ParseErrors};
 use plan::ImportPlan;
 
 use super::change::ChangeOptions;
-use crate::cli::{EXIT_FAILURE, Failure, output, print_error, progress};
+use crate::cli::{EXIT_FAILURE, Failure, file, output, print_error, progress};
 
 /// The largest file: 64 MiB, all of which is held in memory.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -55,7 +55,7 @@ impl ImportArgs {
             return Ok(());
         }
         let steps = plan.step_count();
-        if steps > 0 && self.is_interactive() && !output::confirm(&format!("Make these {steps} changes?"))? {
+        if steps > 0 && self.is_interactive() && !output::confirm(&question(steps))? {
             return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
@@ -91,9 +91,9 @@ impl ImportArgs {
         } else {
             File::open(&self.file).and_then(read_limited)
         };
-        let bytes = bytes.map_err(|error| self.refused(error.to_string()))?;
+        let bytes = bytes.map_err(|error| self.refused(file::describe(&error)))?;
         if bytes.len() as u64 > MAX_FILE_SIZE {
-            return Err(self.refused("larger than 64 MiB; split it"));
+            return Err(self.refused("it is larger than 64 MiB; split it"));
         }
         let text = str::from_utf8(&bytes).map_err(|error| self.refused(format!("not UTF-8: {error}")))?;
         formats::parse(text, self.format, &self.parsing).map_err(|errors| self.report(&errors))
@@ -114,6 +114,10 @@ impl ImportArgs {
     fn refused(&self, rule: impl std::fmt::Display) -> Failure {
         Failure::usage(format!("{}: {rule}", self.name()))
     }
+}
+
+fn question(steps: usize) -> String {
+    if steps == 1 { "Make this change?".to_owned() } else { format!("Make these {steps} changes?") }
 }
 
 /// Reads at most one byte more than the limit, by which a larger file is recognized.

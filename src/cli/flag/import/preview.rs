@@ -226,6 +226,7 @@ pub(super) fn print_outcome(output: OutputOptions, changes: usize) -> Result<(),
     match output.format {
         OutputFormat::Json => output::print_line(&serde_json::to_string(&serde_json::json!({ "changed": changes }))?),
         OutputFormat::Table if changes == 0 => output::print_line("nothing to do"),
+        OutputFormat::Table if changes == 1 => output::print_line("1 change made"),
         OutputFormat::Table => output::print_line(&format!("{changes} changes made")),
     }
 }
