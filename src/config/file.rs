@@ -153,8 +153,18 @@ pub fn first_paragraph(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let reworded = PARSER_ERRORS.iter().find_map(|(text, rule)| Some(line.strip_suffix(text)?.to_owned() + rule));
+    reworded.unwrap_or_else(|| line.to_owned())
 }
+
+/// Errors of the standard library's parsers, and the rules that they stand for.
+const PARSER_ERRORS: [(&str, &str); 4] = [
+    ("invalid digit found in string", "must be a whole number"),
+    ("cannot parse integer from empty string", "must be a whole number"),
+    ("number too large to fit in target type", "must be a smaller number"),
+    ("invalid socket address syntax", "must be IP:PORT, such as 127.0.0.1:50051"),
+];
 
 #[cfg(test)]
 mod tests {
