@@ -31,8 +31,9 @@ pub struct Scale {
     pub streamed: i64,
     /// Number of the far page of a list, with 100 entries per page.
     pub far_page: i32,
-    /// Flags of the server with many flags.
+    /// Flags of the server with many flags, and how long they are flipped before the measured flips.
     pub many_flags: usize,
+    pub many_flags_warm_up: Duration,
     /// Flips in a turn with watchers.
     pub watched_flips: usize,
     /// Numbers of watchers beside a load of flips. The last one is also measured idle, with lone flips, and without readers.
@@ -64,6 +65,7 @@ pub const FULL: Scale = Scale {
     streamed: 1_000_000,
     far_page: 50_000,
     many_flags: 1_000_000,
+    many_flags_warm_up: Duration::from_secs(10),
     watched_flips: 100,
     watchers: [100, 1_000, 10_000],
     lone_flips: 20,
@@ -89,6 +91,7 @@ pub const QUICK: Scale = Scale {
     streamed: 25_000,
     far_page: 500,
     many_flags: 50_000,
+    many_flags_warm_up: Duration::from_secs(1),
     watched_flips: 30,
     watchers: [20, 200, 2_000],
     lone_flips: 10,

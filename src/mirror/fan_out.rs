@@ -29,10 +29,10 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// How late a subscriber may be while waves are cheap enough.
 const MAX_LATENESS: Duration = Duration::from_millis(250);
 
-/// Under load, a wave begins this many times the cost of the last one after its beginning: waves take a tenth of the time.
-const INTERVAL_FACTOR: u32 = 10;
-/// The least such factor. It is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
-const MIN_INTERVAL_FACTOR: u32 = 3;
+/// Under load, a wave begins this many times the cost of the last one after its beginning: waves take a thirtieth of the time.
+const INTERVAL_FACTOR: u32 = 30;
+/// The least such factor, times ten: it is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
+const MIN_INTERVAL_FACTOR_TENTHS: u32 = 25;
 
 /// A client's connection: its clones are the same one.
 #[derive(Debug, Clone, Default)]
@@ -273,7 +273,7 @@ impl FanOut {
 
 /// The time from the beginning of a wave that took `cost` to the next, while changes go on.
 fn interval(cost: Duration) -> Duration {
-    let longest = MAX_LATENESS.saturating_sub(cost).max(cost * MIN_INTERVAL_FACTOR);
+    let longest = MAX_LATENESS.saturating_sub(cost).max(cost * MIN_INTERVAL_FACTOR_TENTHS / 10);
     (cost * INTERVAL_FACTOR).min(longest).max(MIN_INTERVAL)
 }
 
@@ -292,9 +292,9 @@ mod tests {
     #[test]
     fn interval_bounds_share_and_lateness() {
         let ms = |cost| interval(Duration::from_millis(cost)).as_millis();
-        assert_eq!([0, 1, 10, 20, 25].map(ms), [5, 10, 100, 200, 225], "a tenth");
-        assert_eq!([50, 60].map(ms), [200, 190], "late by 250 ms at most");
-        assert_eq!([100, 1_000].map(ms), [300, 3_000], "a third");
+        assert_eq!([0, 1, 5].map(ms), [5, 30, 150], "a thirtieth");
+        assert_eq!([10, 20, 50, 60].map(ms), [240, 230, 200, 190], "late by 250 ms at most");
+        assert_eq!([100, 1_000].map(ms), [250, 2_500], "two fifths");
     }
 
     /// A thousand subscribers, and a change each millisecond.
@@ -377,7 +377,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn next_wave_waits_for_the_writes_of_the_last() {
-        assert_eq!(intervals_of_waves(true).await, [Duration::from_millis(1_200); 8]);
+        assert_eq!(intervals_of_waves(true).await, [Duration::from_millis(1_000); 8]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -56,6 +56,8 @@ async fn compare(rig: &Rig, report: &mut Report, database: &str, url: &str, few:
     let flip = |flags| CallLoad::flips_of(1..flags + 1, IN_FLIGHT, length);
     let read = |flags| CallLoad::reads_of(1..flags + 1, IN_FLIGHT, length);
     let (flip_many, flip_few, read_many, read_few) = (flip(flags), flip(FLAGS), read(flags), read(FLAGS));
+    // At its first change after a checkpoint, PostgreSQL writes a page whole. A few flags have few pages.
+    callers.flip(&CallLoad::flips_of(1..flags + 1, IN_FLIGHT, rig.scale.many_flags_warm_up)).await?;
     for _ in 0..rounds {
         flips.add(callers.flip(&flip_many).await?.per_second, few.callers.flip(&flip_few).await?.per_second);
         reads.add(callers.read(&read_many).await?.per_second, few.callers.read(&read_few).await?.per_second);
