@@ -1,5 +1,5 @@
-//! How text of callers, servers and files is shown, so that nothing in it hides: characters that are invisible, that control a
-//! terminal, or that reorder the text around them, are shown as escapes such as `\u{202e}`.
+//! Escapes hidden characters in text of callers, servers and files before it is printed: those that are invisible, control a
+//! terminal, or reorder the text around them become escapes such as `\u{202e}`.
 //!
 //! Everything that is printed for people goes through here. Files keep their exact content.
 
@@ -47,7 +47,7 @@ pub fn visible(text: &str) -> Cow<'_, str> {
     escape(text, is_hidden, |c, shown| shown.extend(c.escape_default()))
 }
 
-/// JSON that denotes the same value, with every hidden character escaped. They can occur only within strings.
+/// The same JSON value, with every hidden character escaped. In valid JSON they occur only within strings.
 pub fn visible_json(json: &str) -> Cow<'_, str> {
     if is_printable_ascii(json) {
         return Cow::Borrowed(json);
@@ -64,7 +64,7 @@ fn is_printable_ascii(text: &str) -> bool {
     text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// The text with the characters that `is_escaped` accepts written by `write`.
+/// The text, with each character that `is_escaped` accepts replaced by what `write` appends for it.
 pub fn escape(text: &str, is_escaped: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
     let Some(first) = text.find(&is_escaped) else { return Cow::Borrowed(text) };
     let (plain, rest) = text.split_at(first);

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use toggled::api::AuthMethods;
 use toggled::api::pb::DESCRIPTORS;
 use toggled::auth::secret::Secret;
-use toggled::config::{Following, Limits, Shutdown};
+use toggled::config::{FollowerOptions, Limits, ShutdownOptions};
 use toggled::domain::time::SystemClock;
 use toggled::server::{self, CheckpointSettings, ServerContext};
 use toggled::store;
@@ -81,10 +81,10 @@ async fn start(folder: &TempDir) -> Channel {
         store: store::open(&format!("sqlite://{}/fuzz.db", folder.path().display())).expect("a database"),
         clock: Arc::new(SystemClock),
         bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).expect("a token")),
-        following: defaults::<Following>(),
+        following: defaults::<FollowerOptions>(),
         checkpoints: CheckpointSettings { key: None, interval: 1_000, verify_all: false },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
-        shutdown_settings: defaults::<Shutdown>(),
+        shutdown_settings: defaults::<ShutdownOptions>(),
         metrics_listener: None,
         shutdown: CancellationToken::new(),
     };

@@ -8,7 +8,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use prost::bytes::Bytes;
 
-use crate::telemetry::request::record_broken_off;
+use crate::telemetry::request::record_incomplete;
 
 /// The body of a request.
 ///
@@ -36,13 +36,13 @@ impl Body for RequestBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.incoming).poll_frame(context));
-        let is_broken_off = match &frame {
+        let is_incomplete = match &frame {
             Some(frame) => frame.is_err(),
             // hyper reports the end, too, if the client resets the stream without an error.
             None => self.is_http2 && !self.incoming.is_end_stream(),
         };
-        if is_broken_off {
-            record_broken_off();
+        if is_incomplete {
+            record_incomplete();
         }
         Poll::Ready(frame)
     }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use clap::{ArgMatches, FromArgMatches};
 
 use super::{Cli, EXIT_USAGE, print_error};
 use crate::config::{self, ConfigFile};
@@ -14,17 +14,17 @@ use crate::config::{self, ConfigFile};
 /// The commands that call a server.
 const CLIENT_COMMANDS: [&str; 4] = ["flag", "audit", "whoami", "health"];
 
-/// The options that only the configuration file sets, each with its place in the file.
+/// The options whose value comes from the configuration file, each with its `FILE:LINE`.
 #[derive(Default)]
 pub(super) struct FileOptions(Vec<(String, String)>);
 
 impl FileOptions {
-    /// Adds its place in the file to an error about an option: errors begin with `--option`.
-    pub fn locate(&self, line: String) -> String {
-        let option = line.strip_prefix("--").and_then(|rest| rest.split([' ', ':']).next());
+    /// Puts `FILE:LINE` before an error about an option of the file. Such errors begin with `--option`.
+    pub fn locate(&self, message: String) -> String {
+        let option = message.strip_prefix("--").and_then(|rest| rest.split([' ', ':']).next());
         match self.0.iter().find(|(name, _)| Some(name.as_str()) == option) {
-            Some((_, place)) => format!("{place}: {line}"),
-            None => line,
+            Some((_, location)) => format!("{location}: {message}"),
+            None => message,
         }
     }
 }
@@ -32,13 +32,13 @@ impl FileOptions {
 /// Parses the arguments. Prints usage errors and help, and returns the exit code for them.
 pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Cli, FileOptions), ExitCode> {
     let arguments = with_default_command(arguments);
-    let all = Cli::command();
+    let all = super::command();
     let command =
         CLIENT_COMMANDS.into_iter().fold(all.clone(), |all, name| all.mut_subcommand(name, ignore_empty_variables));
     let mut matches =
         command.clone().try_get_matches_from(&arguments).map_err(|error| report_usage_error(&error, &arguments))?;
     let names = std::env::vars_os().map(|(name, _)| name.to_string_lossy().into_owned());
-    config::check_names(&all, names).map_err(|line| usage(&line))?;
+    config::check_names(&all, names).map_err(|message| usage(&message))?;
     let mut from_file = FileOptions::default();
     if let Some((path, serve)) = config_path(innermost(&matches)).zip(command.find_subcommand("serve")) {
         let file = ConfigFile::read(&path, serve).map_err(|error| usage(&error.to_string()))?;
@@ -46,7 +46,7 @@ pub(super) fn parse(arguments: Vec<OsString>) -> Result<(Cli, FileOptions), Exit
             .apply(command.clone())
             .try_get_matches_from(&arguments)
             .map_err(|error| report_usage_error(&error, &arguments))?;
-        from_file = taken_from(&file, innermost(&matches));
+        from_file = options_from_file(&file, innermost(&matches));
     }
     let cli = Cli::from_arg_matches_mut(&mut matches).map_err(|error| report_usage_error(&error, &arguments))?;
     Ok((cli, from_file))
@@ -57,18 +57,20 @@ fn innermost(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, inner)| innermost(inner))
 }
 
-/// The configuration file that the command is given, if it takes one.
+/// The path of the configuration file, if the command takes one and it is set.
 fn config_path(matches: &ArgMatches) -> Option<PathBuf> {
-    matches.try_get_one::<PathBuf>(config::CONFIG).ok().flatten().cloned()
+    matches.try_get_one::<PathBuf>(config::CONFIG_OPTION).ok().flatten().cloned()
 }
 
-fn taken_from(file: &ConfigFile, matches: &ArgMatches) -> FileOptions {
+/// The options whose value comes from the file. [`ConfigFile::apply`] makes the file's values defaults, so neither the command
+/// line nor the environment has overridden an option that has its default.
+fn options_from_file(file: &ConfigFile, matches: &ArgMatches) -> FileOptions {
     let ids = matches.ids().filter(|id| matches.value_source(id.as_str()) == Some(ValueSource::DefaultValue));
     let names = ids.map(|id| id.as_str().replace('_', "-"));
-    FileOptions(names.filter_map(|name| file.place(&name).map(|place| (name, place))).collect())
+    FileOptions(names.filter_map(|name| file.location(&name).map(|location| (name, location))).collect())
 }
 
-/// Treats an empty environment variable as unset: a container's settings offer no other way to remove one.
+/// Treats an empty environment variable as unset: the settings of a container can empty a variable, but not remove it.
 fn ignore_empty_variables(command: clap::Command) -> clap::Command {
     let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
@@ -78,8 +80,8 @@ fn ignore_empty_variables(command: clap::Command) -> clap::Command {
 /// `toggled` and `toggled --listen ...` mean `toggled serve`.
 fn with_default_command(mut arguments: Vec<OsString>) -> Vec<OsString> {
     let first = arguments.get(1).and_then(|argument| argument.to_str());
-    let general = ["-h", "--help", "-V", "--version"];
-    if first.is_none_or(|first| first.starts_with('-') && !general.contains(&first)) && !arguments.is_empty() {
+    let global = ["-h", "--help", "-V", "--version"];
+    if first.is_none_or(|first| first.starts_with('-') && !global.contains(&first)) && !arguments.is_empty() {
         arguments.insert(1, "serve".into());
     }
     arguments
@@ -98,14 +100,14 @@ fn report_usage_error(error: &clap::Error, arguments: &[OsString]) -> ExitCode {
     usage(&format!("{text}; see {} --help", command_path(arguments)))
 }
 
-fn usage(line: &str) -> ExitCode {
-    print_error(line);
+fn usage(message: &str) -> ExitCode {
+    print_error(message);
     ExitCode::from(EXIT_USAGE)
 }
 
 /// The command that the arguments name, up to the first unknown word: `toggled flag get`.
 fn command_path(arguments: &[OsString]) -> String {
-    let all = Cli::command();
+    let all = super::command();
     let (mut command, mut name) = (&all, all.get_name().to_owned());
     for argument in arguments.iter().skip(1) {
         let Some(next) = command.find_subcommand(argument) else { break };

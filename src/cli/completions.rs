@@ -15,5 +15,5 @@ pub(super) struct CompletionsArgs {
 pub(super) fn run(args: &CompletionsArgs) -> Result<(), Failure> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "toggled", &mut script);
-    output::print_own_text(String::from_utf8(script)?.trim_end())
+    output::print_escaped(String::from_utf8(script)?.trim_end())
 }

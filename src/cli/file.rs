@@ -28,11 +28,25 @@ pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
 fn write(path: &Path, bytes: &[u8], permissions: Option<Permissions>) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(path)?;
     if let Some(permissions) = permissions {
-        // Set before the content is written, so that no one can read it who could not read the old file.
+        // Set before the content is written, so that only users who could read the old file can read the new one.
         file.set_permissions(permissions)?;
     }
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Why a file cannot be read or written, and what to do about it.
+pub(super) fn describe(error: &io::Error) -> String {
+    let text = match error.kind() {
+        ErrorKind::NotFound => "no such file or folder; check the path",
+        ErrorKind::PermissionDenied => "permission denied; change the permissions of the file, or name another",
+        ErrorKind::IsADirectory => "it is a folder; name a file",
+        ErrorKind::NotADirectory => "a part of the path is not a folder; check the path",
+        ErrorKind::ReadOnlyFilesystem => "the file system is read-only; name a file elsewhere",
+        ErrorKind::StorageFull => "the disk is full; free some space, then repeat the command",
+        _ => return error.to_string(),
+    };
+    text.to_owned()
 }
 
 /// The failure for a file that cannot be read or written. A wrong path is a usage error; a full disk is not.
@@ -47,7 +61,10 @@ pub(super) fn io_failure(name: &str, error: &io::Error) -> Failure {
             | ErrorKind::InvalidFilename
             | ErrorKind::InvalidInput
     );
-    Failure { code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE }, line: format!("{name}: {error}") }
+    Failure {
+        code: if is_wrong_path { EXIT_USAGE } else { EXIT_FAILURE },
+        message: format!("{name}: {}", describe(error)),
+    }
 }
 
 /// Syncs the folder of a file, so that the file's name survives a crash.

@@ -55,6 +55,8 @@ pub(super) async fn run(args: HealthArgs) -> Result<(), Failure> {
     }
     Err(Failure {
         code: EXIT_UNAVAILABLE,
-        line: "the server is not serving: it is starting, stopping, or cannot reach its database".to_owned(),
+        message: "the server is not serving: it is starting, stopping, or cannot read or write its database; its log and /readyz of its --metrics-listen \
+                  address name the cause"
+            .to_owned(),
     })
 }

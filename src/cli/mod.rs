@@ -1,5 +1,6 @@
-//! The command line: one binary, with a file or folder a command. `user`, `token` and `migrate` work on the database
-//! directly. `flag`, `audit`, `whoami` and `health` are clients of a server, through `remote`.
+//! The command line of the one binary. Each command has a file or folder of its own. `serve` starts the server; `user`, `token`
+//! and `migrate` work on the database directly; `flag`, `audit`, `whoami` and `health` call a server, through `remote`.
+//! `audit verify` can read a database or a file instead.
 
 mod arguments;
 mod audit;
@@ -14,21 +15,20 @@ mod progress;
 mod remote;
 mod serve;
 mod table;
+mod time_argument;
 mod token;
 mod user;
-mod when;
 mod whoami;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, Subcommand};
+use uuid::Uuid;
 
 use crate::config;
-use crate::store::Store;
 use crate::visible::visible;
 
 /// Exit code of a success.
@@ -52,12 +52,12 @@ const EXIT_CONFLICT: u8 = 5;
 /// Exit code for a server or database that cannot be reached, or cannot serve now.
 const EXIT_UNAVAILABLE: u8 = 6;
 
-/// How long blocking tasks may take to end once the command is done. A read of a file that hangs cannot be cancelled.
+/// How long blocking tasks may take to end once the command is done: a read of a file may hang, and cannot be cancelled.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Feature flags and the log of every change to them, over gRPC. Without a command: serve
 #[derive(Parser)]
-#[command(name = "toggled", version)]
+#[command(name = "toggled", version, override_usage = "toggled [COMMAND]")]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -67,17 +67,19 @@ struct Cli {
 enum Command {
     /// Run the server (the default)
     #[command(after_help = serve::standard_variables())]
-    Serve(Box<config::Serve>),
+    Serve(Box<config::ServeOptions>),
     /// Migrate the database's schema up or down, or show its state; serve migrates up when it starts
     Migrate(migrate::MigrateArgs),
-    /// Create and list users directly in the database, without a server or a token; logged as cli@HOST
+    /// Create, deactivate and list users directly in the database, without a server or a token; logged as cli@HOST
+    ///
+    /// AccessService of a running server also changes permissions (UpdateUser) and reactivates users.
     User(user::UserArgs),
     /// Create, list and revoke tokens directly in the database, without a server or a token; logged as cli@HOST
     Token(token::TokenArgs),
     /// Read, flip and manage flags through a server
     Flag(flag::FlagArgs),
-    /// Read, follow and verify the audit log through a server
-    Audit(audit::Audit),
+    /// Read, follow, export, verify and trim the audit log through a server
+    Audit(audit::AuditArgs),
     /// Show the user and the permissions of the token
     #[command(name = "whoami")]
     WhoAmI(whoami::WhoAmIArgs),
@@ -91,26 +93,31 @@ enum Command {
 struct Failure {
     /// The exit code.
     code: u8,
-    /// The message, one line.
-    line: String,
+    /// What failed, then what to do.
+    message: String,
 }
 
 impl Failure {
     /// A wrong setting or argument.
-    fn usage(line: impl Into<String>) -> Self {
-        Self { code: EXIT_USAGE, line: line.into() }
+    fn usage(message: impl Into<String>) -> Self {
+        Self { code: EXIT_USAGE, message: message.into() }
     }
 }
 
 impl<E: std::error::Error + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { code: remote::exit_code_of(&error), line: error.to_string() }
+        Self { code: remote::exit_code_of(&error), message: error.to_string() }
     }
 }
 
 /// All commands with their options, from which the documentation is generated.
 pub fn command() -> clap::Command {
-    Cli::command()
+    without_values(Cli::command())
+}
+
+/// Leaves the values of environment variables out of the help: some are secret, and the help should be the same everywhere.
+fn without_values(command: clap::Command) -> clap::Command {
+    command.mut_args(|arg| arg.hide_env_values(true)).mut_subcommands(without_values)
 }
 
 /// Runs the command that the arguments name.
@@ -123,7 +130,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             if failure.code != EXIT_SUCCESS {
-                print_error(&from_file.locate(failure.line));
+                print_error(&from_file.locate(failure.message));
             }
             ExitCode::from(failure.code)
         }
@@ -135,31 +142,31 @@ fn run(command: Command) -> Result<(), Failure> {
     let done = runtime.block_on(async {
         match command {
             Command::Serve(settings) => serve::run(*settings).await,
-            Command::Migrate(settings) => migrate::run(settings).await,
-            Command::User(settings) => user::run(settings).await,
-            Command::Token(settings) => token::run(settings).await,
-            Command::Flag(settings) => flag::run(settings).await,
-            Command::Audit(settings) => audit::run(settings).await,
-            Command::WhoAmI(settings) => whoami::run(settings).await,
-            Command::Health(settings) => health::run(settings).await,
-            Command::Completions(settings) => completions::run(&settings),
+            Command::Migrate(args) => migrate::run(args).await,
+            Command::User(args) => user::run(args).await,
+            Command::Token(args) => token::run(args).await,
+            Command::Flag(args) => flag::run(args).await,
+            Command::Audit(args) => audit::run(args).await,
+            Command::WhoAmI(args) => whoami::run(args).await,
+            Command::Health(args) => health::run(args).await,
+            Command::Completions(args) => completions::run(&args),
         }
     });
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     done
 }
 
-/// Prints an error as one line to standard error.
-fn print_error(line: &str) {
-    // Without its own line breaks, the message is easier to read. Escapes show the rest.
-    let line = line.replace('\n', " ");
+/// Prints an error, or a notice about a running command, as one line to standard error.
+fn print_error(message: &str) {
+    // A line break is easier to read as a space than as an escape.
+    let message = message.replace('\n', " ");
     progress::with_bars_hidden(|| {
-        let _ = writeln!(io::stderr(), "toggled: {}", visible(&line));
+        let _ = writeln!(io::stderr(), "toggled: {}", visible(&message));
     });
 }
 
 /// Prints to standard output and ignores errors: a server keeps running if its output is closed.
-fn say(text: &str) {
+fn print(text: &str) {
     let _ = try_print(text);
 }
 
@@ -169,7 +176,12 @@ fn try_print(text: &str) -> io::Result<()> {
     writeln!(out, "{text}").and_then(|()| out.flush())
 }
 
-/// The database of `--database-url`, or an error that names the setting.
-fn database(store: Result<Arc<dyn Store>, String>) -> Result<Arc<dyn Store>, Failure> {
-    store.map_err(|rule| Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}")))
+/// Parses the UUID of an argument.
+fn parse_uuid(text: &str) -> Result<Uuid, String> {
+    Uuid::try_parse(text).map_err(|_| "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx".to_owned())
+}
+
+/// The failure for a `--database-url` that breaks this rule.
+fn invalid_database_url(rule: String) -> Failure {
+    Failure::usage(format!("--database-url (TOGGLED_DATABASE_URL) {rule}"))
 }

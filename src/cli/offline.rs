@@ -29,22 +29,22 @@ pub(super) struct DatabaseTarget {
     #[command(flatten)]
     _config: config::ConfigPath,
     #[command(flatten)]
-    pub(super) database: config::Database,
+    pub(super) database: config::DatabaseOptions,
     #[command(flatten)]
-    logging: config::Logging,
+    logging: config::LogOptions,
 }
 
 impl DatabaseTarget {
     /// Opens the database. A missing SQLite file is created.
     pub(super) fn open(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
-        super::database(store::open(&self.database.database_url))
+        store::open(&self.database.database_url).map_err(super::invalid_database_url)
     }
 
     /// Opens an existing database. A missing one is an error: the setting is most likely wrong.
     pub(super) fn open_existing(&self) -> Result<Arc<dyn Store>, Failure> {
         telemetry::logs::start(&self.logging.log);
-        let store = super::database(store::open_existing(&self.database.database_url))?;
+        let store = store::open_existing(&self.database.database_url).map_err(super::invalid_database_url)?;
         check_exists(&*store, "--database-url (TOGGLED_DATABASE_URL)")?;
         Ok(store)
     }
@@ -54,7 +54,7 @@ impl DatabaseTarget {
 pub(super) fn check_exists(store: &dyn Store, setting: &str) -> Result<(), Failure> {
     let name = store.describe();
     if name.strip_prefix("sqlite://").is_some_and(|file| !Path::new(file).exists()) {
-        return Err(Failure { code: super::EXIT_FAILURE, line: format!("{setting} {name}: no such file") });
+        return Err(Failure { code: super::EXIT_FAILURE, message: format!("{setting} {name}: no such file") });
     }
     Ok(())
 }
@@ -62,8 +62,8 @@ pub(super) fn check_exists(store: &dyn Store, setting: &str) -> Result<(), Failu
 /// Checks that no migration is pending. Offline commands do not migrate, since an older server may be using the database.
 pub(super) async fn check_migrated(store: &dyn Store) -> Result<(), Failure> {
     if store.migrations().await?.iter().any(|migration| !migration.applied) {
-        let line = format!("{}: a migration is pending; run toggled migrate up", store.describe());
-        return Err(Failure { code: super::EXIT_FAILURE, line });
+        let message = format!("{}: a migration is pending; run toggled migrate up", store.describe());
+        return Err(Failure { code: super::EXIT_FAILURE, message });
     }
     Ok(())
 }
@@ -135,7 +135,7 @@ impl OfflineDatabase {
         })?;
         found.ok_or_else(|| Failure {
             code: super::EXIT_NOT_FOUND,
-            line: format!("no user {name}; list them with toggled user list"),
+            message: format!("no user {name}; list them with toggled user list"),
         })
     }
 

@@ -1,4 +1,4 @@
-//! `toggled serve`: the server, and what it tells the person who started it.
+//! `toggled serve`: builds the server from its settings, runs it, and prints how to reach it.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_FAILURE, Failure, say};
+use super::{EXIT_FAILURE, Failure, print};
 use crate::api::AuthMethods;
 use crate::auth::jwks::Jwks;
 use crate::auth::jwt::SignOn;
@@ -27,17 +27,17 @@ use crate::{config, store, telemetry};
 /// The name of the file with the checkpoint key, beside a SQLite database. Created if missing.
 const CHECKPOINT_KEY_FILE: &str = "toggled-checkpoint.key";
 
-/// What the first start suggests, with the program as its own client.
+/// The commands that a first start suggests.
 const FIRST_COMMANDS: [&str; 3] = [
     "toggled flag create hello --name \"My first flag\"",
     "toggled flag enable hello --reason \"first flip\"",
     "toggled audit list --flag hello",
 ];
 
-/// A second signal so soon belongs to the first: `timeout` sends one to the process and one to its group.
-const REPEATED_SIGNAL: Duration = Duration::from_millis(500);
+/// Signals within this time of the first count as one: `timeout` sends one to the process and one to its group.
+const SIGNAL_REPEAT_WINDOW: Duration = Duration::from_millis(500);
 
-/// What `serve --help` says of the variables that are no options.
+/// The section of `serve --help` about environment variables that are not options.
 pub(super) fn standard_variables() -> String {
     let mut text = "Standard environment variables:\n".to_owned();
     for (name, default, meaning) in config::STANDARD_VARIABLES {
@@ -47,7 +47,7 @@ pub(super) fn standard_variables() -> String {
     text
 }
 
-pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
+pub(super) async fn run(settings: config::ServeOptions) -> Result<(), Failure> {
     let parsed = settings.telemetry.parse(&settings.logging.log, config::variable).map_err(Failure::usage)?;
     let telemetry = telemetry::start(parsed).map_err(|error| Failure::usage(error.to_string()))?;
     let served = serve(settings).await;
@@ -55,8 +55,8 @@ pub(super) async fn run(settings: config::Serve) -> Result<(), Failure> {
     served
 }
 
-async fn serve(settings: config::Serve) -> Result<(), Failure> {
-    // Done first: the first process of a container ignores SIGTERM and SIGINT until it has handlers for them.
+async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
+    // Before anything else: in a container, process 1 ignores SIGTERM and SIGINT until it has handlers for them.
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let bootstrap_token = settings.access.bootstrap_token().map_err(Failure::usage)?;
@@ -69,11 +69,11 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         None => None,
     };
     let sign_on = sign_on(&settings.sign_on).await?;
-    let given = settings.checkpoints.key().map_err(Failure::usage)?;
-    let store = super::database(store::open(&settings.database.database_url))?;
+    let configured_key = settings.checkpoints.key().map_err(Failure::usage)?;
+    let store = store::open(&settings.database.database_url).map_err(super::invalid_database_url)?;
     let listener = TcpListener::bind(settings.listening.listen).await.map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!(
+        message: format!(
             "cannot listen on {}: {error}; stop the other program, or choose another address with --listen (TOGGLED_LISTEN)",
             settings.listening.listen
         ),
@@ -85,18 +85,18 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
     };
     // A broken key ends the program before a database is created.
     let has_key = store.folder().is_some_and(|folder| folder.join(CHECKPOINT_KEY_FILE).exists());
-    let given = if has_key { checkpoint_key(given, &*store)? } else { given };
-    // A new one is made after the listeners are bound and the database's file is open, so that a server with wrong settings or
-    // a port in use makes none. For a file that is locked or full, the server waits.
+    let configured_key = if has_key { checkpoint_key(configured_key, &*store)? } else { configured_key };
+    // A missing key is created only once the listeners are bound and the database's file is open: a server with wrong settings or
+    // a port in use leaves no key behind. If the file is locked or the disk full, the server starts and waits.
     if let Err(error) = store.open_files().await
         && !matches!(error, StoreError::Unavailable(_) | StoreError::Unusable(_))
     {
         return Err(ServerError::from(error).into());
     }
-    let key = checkpoint_key(given, &*store)?;
-    say(&format!("toggled listens on {address}"));
+    let key = checkpoint_key(configured_key, &*store)?;
+    print(&format!("toggled listens on {address}"));
     let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
-    let parts = ServerContext {
+    let context = ServerContext {
         listener,
         tls,
         auth_methods: AuthMethods { certificate_users, sign_on, anonymous_flagd_reads },
@@ -115,20 +115,20 @@ async fn serve(settings: config::Serve) -> Result<(), Failure> {
         shutdown,
     };
     let ready = |ready: Ready| {
-        say(&welcome(&ready, address, client));
+        print(&welcome(&ready, address, client));
         notify_systemd(NotifyState::Ready);
     };
-    Ok(server::run(parts, ready).await?)
+    Ok(server::run(context, ready).await?)
 }
 
-/// The key that signs checkpoints: the given one; without it, the one beside a database that is a file, created if missing; otherwise
-/// `None`.
-fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
-    let Some(folder) = store.folder().filter(|_| given.is_none()) else { return Ok(given) };
+/// The key that signs checkpoints: the configured one, or else [`CHECKPOINT_KEY_FILE`] beside a SQLite database, created if missing.
+/// `None` with PostgreSQL and no configured key.
+fn checkpoint_key(configured_key: Option<SigningKey>, store: &dyn Store) -> Result<Option<SigningKey>, Failure> {
+    let Some(folder) = store.folder().filter(|_| configured_key.is_none()) else { return Ok(configured_key) };
     let path = folder.join(CHECKPOINT_KEY_FILE);
     let key = SigningKey::read_or_create(&path).map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!(
+        message: format!(
             "cannot read or create the checkpoint key {}: {error}; correct the file, delete it if the first start was \
              interrupted while writing it, or name another file with --checkpoint-key-file",
             path.display()
@@ -137,7 +137,7 @@ fn checkpoint_key(given: Option<SigningKey>, store: &dyn Store) -> Result<Option
     key.map(Some)
 }
 
-/// The single sign-on, if there is to be one.
+/// Single sign-on as configured; `None` if it is not.
 async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>, Failure> {
     let Some((rules, source)) = settings.parse().map_err(Failure::usage)? else { return Ok(None) };
     let jwks = Jwks::open(source.clone()).await;
@@ -145,10 +145,10 @@ async fn sign_on(settings: &config::SignOnOptions) -> Result<Option<Arc<SignOn>>
     Ok(Some(Arc::new(SignOn::new(rules, Arc::new(jwks)))))
 }
 
-/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal, after [`REPEATED_SIGNAL`], ends the process at once.
+/// Cancels `shutdown` at the first SIGTERM or SIGINT. A second signal, after [`SIGNAL_REPEAT_WINDOW`], ends the process at once.
 fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let mut asked = async move || {
+    let mut next_signal = async move || {
         tokio::select! {
             _ = terminate.recv() => SignalKind::terminate(),
             _ = interrupt.recv() => SignalKind::interrupt(),
@@ -156,17 +156,17 @@ fn stop_on_signals(shutdown: &CancellationToken) -> io::Result<()> {
     };
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
-        asked().await;
+        next_signal().await;
         let first = Instant::now();
         notify_systemd(NotifyState::Stopping);
         shutdown.cancel();
         let again = loop {
-            let again = asked().await;
-            if first.elapsed() >= REPEATED_SIGNAL {
+            let again = next_signal().await;
+            if first.elapsed() >= SIGNAL_REPEAT_WINDOW {
                 break again;
             }
         };
-        tracing::warn!("asked twice to stop; ending at once");
+        tracing::warn!("second stop signal; exiting at once");
         process::exit(128 + again.as_raw_value());
     });
     Ok(())
@@ -193,8 +193,8 @@ fn client_variables(files: Option<&TlsFiles>) -> (&'static str, &'static str) {
 
 fn welcome(ready: &Ready, address: SocketAddr, (scheme, variables): (&str, &str)) -> String {
     let mut text = format!("ready: log {} at revision {}", ready.log_id, ready.revision);
-    let Some(place) = &ready.token else { return text };
-    let token = match place {
+    let Some(location) = &ready.token else { return text };
+    let token = match location {
         TokenLocation::File(path) => {
             let path = path.display().to_string();
             let path = visible(&path);

@@ -9,7 +9,7 @@ use crate::visible::visible;
 /// The space between two columns.
 const COLUMN_GAP: usize = 2;
 
-/// One cell of a table, in one line. Nothing in its text is hidden: users may put any character into a name.
+/// One cell of a table, in one line. Hidden characters are escaped, since users may put any character into a name.
 pub(super) struct Cell {
     text: String,
     style: Style,
@@ -45,7 +45,7 @@ impl<const N: usize> Table<N> {
         table
     }
 
-    /// The same table with the styles of its cells, or, by default, without.
+    /// The same table, which prints the styles of its cells if `has_colors`. By default it does not.
     pub fn with_colors(self, has_colors: bool) -> Self {
         Self { has_colors, ..self }
     }

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{EXIT_FAILURE, Failure, print_error, say, try_print};
+use super::{EXIT_FAILURE, Failure, parse_uuid, print, print_error, try_print};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
@@ -26,7 +26,8 @@ pub(super) struct TokenArgs {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Create a token for a user, and print its secret; it is shown only once
+    /// Create a token for a user, and print its secret, which is shown only once. Running servers accept it within their
+    /// --poll-interval
     Create(CreateTokenArgs),
     /// List the tokens of a user, or of all users
     List {
@@ -35,15 +36,20 @@ enum Action {
         #[command(flatten)]
         target: DatabaseTarget,
     },
-    /// Revoke a token; running servers refuse it within their --poll-interval
+    /// Revoke a token. Running servers refuse it within their --poll-interval
     Revoke {
         /// The token's id
+        #[arg(value_parser = token_id)]
         id: Uuid,
         #[command(flatten)]
         reason: ReasonOption,
         #[command(flatten)]
         target: DatabaseTarget,
     },
+}
+
+fn token_id(text: &str) -> Result<Uuid, String> {
+    parse_uuid(text).map_err(|rule| format!("{rule}; take the id from toggled token list"))
 }
 
 #[derive(Debug, Args)]
@@ -79,7 +85,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
         }
         Action::List { user, target } => {
             let table = OfflineDatabase::with(&target, async |database| list(user, database).await).await?;
-            say(&table.to_string());
+            print(&table.to_string());
             Ok(())
         }
         Action::Revoke { id, reason, target } => {
@@ -87,7 +93,7 @@ pub(super) async fn run(args: TokenArgs) -> Result<(), Failure> {
             let change =
                 async |database: &OfflineDatabase| database.change("toggled token revoke", command, reason).await;
             let answer = OfflineDatabase::with(&target, change).await?;
-            say(if answer.entry.is_some() { "revoked" } else { "already revoked" });
+            print(if answer.entry.is_some() { "revoked" } else { "already revoked" });
             Ok(())
         }
     }
@@ -107,14 +113,14 @@ async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDa
     let Object::Token(token) = answer.object else {
         return Err(Failure {
             code: EXIT_FAILURE,
-            line: "no token was created: the database answered with another object".to_owned(),
+            message: "no token was created: the database answered with another object".to_owned(),
         });
     };
     // Only the secret goes to standard output, so that a script can store it.
     print_error(&format!("token {} of {}; the secret is shown only once", token.id, user.email));
     try_print(secret.reveal()).map_err(|error| Failure {
         code: EXIT_FAILURE,
-        line: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
+        message: format!("cannot print the secret: {error}; revoke the token {} and create another", token.id),
     })
 }
 
@@ -148,7 +154,7 @@ async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<
 
 fn state(token: &ApiToken, now: Timestamp) -> &'static str {
     match token {
-        _ if token.is_live(now) => "works",
+        _ if token.is_live(now) => "active",
         ApiToken { revoked_at: Some(_), .. } => "revoked",
         _ => "expired",
     }

@@ -4,7 +4,7 @@ use clap::{Args, Subcommand};
 
 use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
 use super::table::Table;
-use super::{Failure, say};
+use super::{Failure, print};
 use crate::domain::access::Permission;
 use crate::domain::advance::{Command, Object};
 use crate::domain::state::State;
@@ -24,9 +24,18 @@ enum Action {
         /// The e-mail address
         #[arg(value_parser = Email::parse)]
         email: Email,
-        /// The user's permissions; repeat it, or separate them by commas
+        /// The user's permissions; default: none. Repeat it, or separate them by commas
         #[arg(long = "permission", value_name = "PERMISSION", value_parser = parse_permission, value_delimiter = ',')]
         permissions: Vec<Permission>,
+        #[command(flatten)]
+        reason: ReasonOption,
+        #[command(flatten)]
+        target: DatabaseTarget,
+    },
+    /// Deactivate a user, whose tokens then no longer work. Running servers refuse them within their --poll-interval
+    Deactivate {
+        /// The user, by e-mail address or id
+        user: String,
         #[command(flatten)]
         reason: ReasonOption,
         #[command(flatten)]
@@ -47,12 +56,20 @@ pub(super) async fn run(args: UserArgs) -> Result<(), Failure> {
                 async |database: &OfflineDatabase| database.change("toggled user create", command, reason).await;
             let answer = OfflineDatabase::with(&target, change).await?;
             if let Object::User(user) = answer.object {
-                say(&user.id.to_string());
+                print(&user.id.to_string());
             }
+        }
+        Action::Deactivate { user, reason, target } => {
+            let deactivate = async |database: &OfflineDatabase| {
+                let command = Command::DeactivateUser { id: database.user(&user)?.id, expected_revision: None };
+                database.change("toggled user deactivate", command, reason).await
+            };
+            let answer = OfflineDatabase::with(&target, deactivate).await?;
+            print(if answer.entry.is_some() { "deactivated" } else { "already deactivated" });
         }
         Action::List { target } => {
             let users = async |database: &OfflineDatabase| database.read(users_table);
-            say(&OfflineDatabase::with(&target, users).await?.to_string());
+            print(&OfflineDatabase::with(&target, users).await?.to_string());
         }
     }
     Ok(())

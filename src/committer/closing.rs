@@ -78,7 +78,7 @@ impl TimeCloser {
                 store.usability().record_error(&error);
                 // Logged once for each outage.
                 if !std::mem::replace(&mut self.is_failing, true) {
-                    tracing::warn!(%error, "time not closed: questions about the last moments are refused");
+                    tracing::warn!(%error, "closed time not stored; reads as of the last seconds are refused");
                 }
                 self.mirror.fail_closing();
             }

@@ -30,7 +30,7 @@ impl Outage {
     /// Ends the outage: a batch was written.
     pub fn end(&mut self) {
         if self.batches > 1 {
-            tracing::info!(not_written = self.batches, "batches written again");
+            tracing::info!(not_written = self.batches, "batch writes resumed");
         }
         *self = Self::default();
     }

@@ -11,7 +11,7 @@ use crate::domain::Revision;
 /// How checkpoints are signed, and how much of the log is verified at start.
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Checkpoints")]
-pub struct Checkpoints {
+pub struct CheckpointOptions {
     /// The private Ed25519 key (PKCS #8, PEM) that signs checkpoints. Without it, a server on SQLite creates
     /// toggled-checkpoint.key beside the database, and a server on PostgreSQL signs no checkpoints
     // A file is the only form: its mode can be checked, and it does not leak through /proc, `docker inspect` or child
@@ -23,17 +23,17 @@ pub struct Checkpoints {
     #[arg(long, value_name = "REVISIONS", env = "TOGGLED_CHECKPOINT_INTERVAL", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
     pub checkpoint_interval: Revision,
-    /// Verifies the whole log before serving, not only the entries after the last checkpoint or the last 10,000 entries.
-    /// The time to start grows with the log
+    /// Verify the whole log before serving. By default only the entries from the last checkpoint on are verified, at most the
+    /// last 10,000. The time to start then grows with the log
     #[arg(long, env = "TOGGLED_VERIFY_ON_START", value_parser = BoolishValueParser::new())]
     pub verify_on_start: bool,
 }
 
-impl Checkpoints {
+impl CheckpointOptions {
     /// The key that is configured, if one is.
     ///
     /// # Errors
-    /// Why the file holds no key, in one line.
+    /// The option, the file and what is wrong with it, in one line.
     pub fn key(&self) -> Result<Option<SigningKey>, String> {
         let Some(path) = &self.checkpoint_key_file else { return Ok(None) };
         SigningKey::read(path)
@@ -50,10 +50,10 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        checkpoints: Checkpoints,
+        checkpoints: CheckpointOptions,
     }
 
-    fn parse(line: &[&str]) -> Result<Checkpoints, String> {
+    fn parse(line: &[&str]) -> Result<CheckpointOptions, String> {
         let line = Line::try_parse_from([&["toggled"], line].concat()).map_err(|error| error.to_string())?;
         Ok(line.checkpoints)
     }

@@ -20,14 +20,14 @@ pub struct ConfigPath {
     pub config: Option<PathBuf>,
 }
 
-/// The id of that option.
-pub const CONFIG: &str = "config";
+/// The id of `--config` in clap.
+pub const CONFIG_OPTION: &str = "config";
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigFileError {
     /// It cannot be read.
-    #[error("--config (TOGGLED_CONFIG): cannot read {}: {source}", path.display())]
+    #[error("--config (TOGGLED_CONFIG): cannot read {}: {source}; check the path and the permissions", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub struct ConfigFile {
     entries: BTreeMap<String, Entry>,
 }
 
-/// The values of one key, as the command line would have them.
+/// The values of one key, as command-line arguments.
 #[derive(Debug)]
 struct Entry {
     line: usize,
@@ -80,13 +80,13 @@ impl ConfigFile {
             Some(entry) => option.default_values(&entry.values),
             None => option,
         };
-        let takes_file = options(&command).any(|option| option.get_id() == CONFIG);
+        let takes_file = options(&command).any(|option| option.get_id() == CONFIG_OPTION);
         let command = if takes_file { command.mut_args(default) } else { command };
         command.mut_subcommands(|inner| self.apply(inner))
     }
 
     /// The place of a key, as `FILE:LINE`.
-    pub fn place(&self, key: &str) -> Option<String> {
+    pub fn location(&self, key: &str) -> Option<String> {
         self.entries.get(key).map(|entry| format!("{}:{}", self.path.display(), entry.line))
     }
 }
@@ -115,12 +115,12 @@ fn options(command: &Command) -> impl Iterator<Item = &Arg> {
 
 /// The option that a key sets.
 fn option<'a>(key: &str, serve: &'a Command) -> Result<&'a Arg, String> {
-    let all = || options(serve).filter(|option| option.get_id() != CONFIG && option.get_env().is_some());
+    let all = || options(serve).filter(|option| option.get_id() != CONFIG_OPTION && option.get_env().is_some());
     let found = all().find(|option| option.get_long() == Some(key));
     found.ok_or_else(|| format!("unknown key {key}{}", hint(key, all().filter_map(Arg::get_long), "")))
 }
 
-/// A value as the command line would have it, or what it must be.
+/// A value as command-line arguments. The error is the type that the option needs.
 fn strings(option: &Arg, value: &Value) -> Result<Vec<String>, &'static str> {
     let is_integer = [TypeId::of::<i64>(), TypeId::of::<u32>(), TypeId::of::<usize>()]
         .iter()
@@ -153,17 +153,27 @@ pub fn first_paragraph(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines: Vec<_> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
     let line = lines.join(" ");
-    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    let reworded = PARSER_ERRORS.iter().find_map(|(text, rule)| Some(line.strip_suffix(text)?.to_owned() + rule));
+    reworded.unwrap_or_else(|| line.to_owned())
 }
+
+/// Errors of the standard library's parsers, and the rules that they stand for.
+const PARSER_ERRORS: [(&str, &str); 4] = [
+    ("invalid digit found in string", "must be a whole number"),
+    ("cannot parse integer from empty string", "must be a whole number"),
+    ("number too large to fit in target type", "must be a smaller number"),
+    ("invalid socket address syntax", "must be IP:PORT, such as 127.0.0.1:50051"),
+];
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Serve;
+    use crate::config::ServeOptions;
     use clap::FromArgMatches;
 
     fn serve() -> Command {
-        Serve::augment_args(Command::new("serve")).mut_args(|option| option.env("TEST_NOT_SET"))
+        ServeOptions::augment_args(Command::new("serve")).mut_args(|option| option.env("TEST_NOT_SET"))
     }
 
     fn read(text: &str) -> Result<ConfigFile, String> {
@@ -178,9 +188,9 @@ mod tests {
              oidc-group = [\"a=*\", \"b=*\"]\n",
         );
         let file = file.unwrap();
-        assert_eq!((file.place("max-queue").as_deref(), file.place("log")), (Some("toggled.toml:3"), None));
+        assert_eq!((file.location("max-queue").as_deref(), file.location("log")), (Some("toggled.toml:3"), None));
         let mut matches = file.apply(serve()).get_matches_from(["serve", "--max-queue", "8"]);
-        let settings = Serve::from_arg_matches_mut(&mut matches).unwrap();
+        let settings = ServeOptions::from_arg_matches_mut(&mut matches).unwrap();
         assert_eq!(settings.listening.listen.to_string(), "127.0.0.1:1");
         assert_eq!(settings.limits.max_queue, 8, "the command line overrides the file");
         assert_eq!(settings.shutdown.drain_delay.as_secs(), 5);

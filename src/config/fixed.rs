@@ -12,16 +12,16 @@ const MAX_REQUEST_BYTES: usize = 4 << 20;
 /// Requests of health checks and reflection hold a name or two.
 const MAX_PUBLIC_REQUEST_BYTES: usize = 4 << 10;
 
-/// As for OFREP: evaluation contexts have a few hundred bytes.
+/// OFREP has the same limit. Evaluation contexts have a few hundred bytes.
 const MAX_FLAGD_REQUEST_BYTES: usize = 1 << 20;
 
 /// The window of one stream for request data, HTTP/2's own default: most requests are smaller, and a larger one takes a few round
 /// trips more.
 pub const STREAM_WINDOW: u32 = 64 << 10;
 
-/// The window of a connection for request data, which bounds what it can make the server keep before a handler takes it. `h2` closes
-/// a connection whose small frames wait for handlers, at 256 bytes each less their data, when they exceed half of it: this allows two
-/// for each of [`MAX_CALLS_PER_CONNECTION`].
+/// The window of a connection for request data: the most that the server keeps of it before handlers read it. For each small frame
+/// that waits for a handler, `h2` counts 256 bytes less its data, and closes the connection when the sum exceeds half of the window.
+/// That allows two such frames for each of [`MAX_CALLS_PER_CONNECTION`].
 pub const CONNECTION_WINDOW: u32 = 1 << 20;
 
 /// gRPC's own default: clients refuse larger responses unless they are configured otherwise. A client that meets the limit
@@ -37,11 +37,11 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// gRPC's own default. With the interval, a dead client frees its connection after 50 s.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Three heartbeats. A client that has read nothing for so long has stopped, or cannot use what it would read.
+/// Three heartbeats (`api/streams.rs`). A client that has read nothing for so long has stopped, or cannot use what it would read.
 const UNREAD_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Long enough for a client that reads slowly to get the status of a stream that has ended, and short enough for a caller that has
-/// lost access.
+/// Long enough for a slow client to get the status of a stream that has ended; short enough that a caller that has lost access does
+/// not keep its stream.
 const RESET_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A handshake takes a few round trips; a client that takes longer is not going to call.
@@ -64,7 +64,7 @@ pub struct FixedLimits {
     pub max_calls_per_connection: u32,
     /// The size of a request message. A larger one is refused with RESOURCE_EXHAUSTED.
     pub max_request_bytes: usize,
-    /// The size of a request message of a public service.
+    /// The size of a request message of the services that need no token: health checks and reflection.
     pub max_public_request_bytes: usize,
     /// The size of a request message of flagd's services, which can be opened to callers without credentials.
     pub max_flagd_request_bytes: usize,

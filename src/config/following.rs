@@ -9,7 +9,7 @@ use super::duration::duration;
 /// How a replica follows what other replicas append to the log.
 #[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = "Database")]
-pub struct Following {
+pub struct FollowerOptions {
     /// How often the server polls the log for changes by other replicas, 10ms to 24h. PostgreSQL also notifies at once; the
     /// interval bounds how long a change stays unseen when a notification is lost
     #[arg(long, value_name = "DURATION", env = "TOGGLED_POLL_INTERVAL", default_value = "250ms", value_parser = duration)]
@@ -20,7 +20,7 @@ pub struct Following {
     pub max_staleness: Duration,
 }
 
-impl Following {
+impl FollowerOptions {
     /// Checks the two durations against each other.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ mod tests {
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]
-        following: Following,
+        following: FollowerOptions,
     }
 
     fn parse(more: &[&str]) -> Result<(Duration, Duration), String> {

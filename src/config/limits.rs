@@ -25,14 +25,13 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
     /// The number of open streams of one caller over all its connections, 1 to 1000000. Further streams are refused with
-    /// RESOURCE_EXHAUSTED. Callers without credentials are distinguished by IP address, and limited by it only while more
-    /// than half of their streams are open
+    /// RESOURCE_EXHAUSTED. Callers without credentials are counted by IP address, and limited only while more than half of the
+    /// streams for such callers are open
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
-    /// The memory for requests that have not arrived completely and answers that clients have not read, in MiB, 16 to 1000000.
-    /// Callers without credentials get at most a quarter of it; health checks and calls whose token is being verified may use a
-    /// second quarter. While more than half is in use, one caller gets at most a quarter, a connection an eighth. Further calls
-    /// are refused with RESOURCE_EXHAUSTED; messages of streams wait, and a stream ends if that takes longer than 20 seconds
+    /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. Callers without credentials get at most a
+    /// quarter of it; docs/configuration.md lists the shares of callers and connections. Further calls are refused with
+    /// RESOURCE_EXHAUSTED. Messages of streams wait up to 20 seconds, then the stream ends
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
     pub max_buffered_mib: usize,
     /// The size of a message that holds all flags, in MiB, 1 to 4095: flagd's FetchAllFlags, SyncFlags and ResolveAll, at about

@@ -13,7 +13,7 @@ use crate::tls::TlsFiles;
 /// Where the server listens, and how connections are protected.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Listening")]
-pub struct Listening {
+pub struct ListenerOptions {
     /// The address of the gRPC and OFREP services. Port 0 takes a free port; the address is printed at start
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
     pub listen: SocketAddr,
@@ -28,16 +28,16 @@ pub struct Listening {
     /// has issued
     #[arg(long, value_name = "FILE", env = "TOGGLED_CLIENT_CA")]
     client_ca: Option<PathBuf>,
-    /// Authenticates a client as this user if its certificate has this alternative name (URI, DNS name or e-mail address)
-    /// and the call has no token. Repeat it, or separate several by semicolons
+    /// Authenticate a client as this user if its certificate has this subject alternative name (SAN: a URI, DNS name
+    /// or e-mail address) and the call has no token. Repeat it, or separate several by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
     client_certificate_user: Vec<String>,
-    /// Allows to listen without TLS on an address that is not a loopback address. The network can then read tokens
+    /// Allow listening without TLS on an address that is not a loopback address. The network can then read tokens
     #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
     allow_plaintext: bool,
 }
 
-impl Listening {
+impl ListenerOptions {
     /// The files of TLS; `None` for plaintext.
     ///
     /// # Errors

@@ -20,32 +20,30 @@ use tracing_subscriber::EnvFilter;
 
 use crate::auth::secret::Secret;
 
-pub use checkpoints::Checkpoints;
+pub use checkpoints::CheckpointOptions;
 pub use environment::{check_names, variable};
-pub use file::{CONFIG, ConfigFile, ConfigFileError, ConfigPath, first_paragraph};
+pub use file::{CONFIG_OPTION, ConfigFile, ConfigFileError, ConfigPath, first_paragraph};
 pub use fixed::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
-pub use following::Following;
+pub use following::FollowerOptions;
 pub use limits::Limits;
-pub use listening::Listening;
-pub use shutdown::Shutdown;
+pub use listening::ListenerOptions;
+pub use shutdown::ShutdownOptions;
 pub use sign_on::SignOnOptions;
 pub use telemetry::{STANDARD_VARIABLES, TelemetryOptions};
 
 /// The database. Every command that works on one has these options.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Database")]
-pub struct Database {
+pub struct DatabaseOptions {
     /// The database: sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
-    // A URL may hold a password, which must not be in a help text.
     #[arg(long, value_name = "URL", env = "TOGGLED_DATABASE_URL", default_value = "sqlite://toggled.db")]
-    #[arg(hide_env_values = true)]
     pub database_url: String,
 }
 
-/// The log on standard error. Every command that works on a database has this option.
+/// The log lines on standard error. Every command that works on a database has this option.
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Telemetry")]
-pub struct Logging {
+pub struct LogOptions {
     /// The lowest level that is logged to standard error: error, warn, info, debug or trace, also by module (info,sqlx=debug)
     #[arg(long, value_name = "FILTER", env = "TOGGLED_LOG", default_value = "info", value_parser = log_filter)]
     pub log: String,
@@ -56,11 +54,11 @@ pub struct Logging {
 #[command(next_help_heading = "Access")]
 pub struct AccessOptions {
     /// The first administrator's token, at least 32 characters; used on the first start only. Without it, a token is created
-    /// and written to toggled-admin.token
+    /// and written to toggled-admin.token: beside a SQLite database, or else in the working directory
     // Not parsed here: an error would repeat it.
-    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN")]
     bootstrap_token: Option<String>,
-    /// Lets callers without credentials read flags through flagd's services, and nothing else
+    /// Let callers without credentials read flags through flagd's services, and nothing else
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,
 }
@@ -78,15 +76,15 @@ impl AccessOptions {
 
 /// The options of `serve`.
 #[derive(Clone, Args)]
-pub struct Serve {
+pub struct ServeOptions {
     #[command(flatten)]
     _config: ConfigPath,
     #[command(flatten)]
-    pub(crate) listening: Listening,
+    pub(crate) listening: ListenerOptions,
     #[command(flatten)]
-    pub(crate) database: Database,
+    pub(crate) database: DatabaseOptions,
     #[command(flatten)]
-    pub(crate) following: Following,
+    pub(crate) following: FollowerOptions,
     #[command(flatten)]
     pub(crate) access: AccessOptions,
     #[command(flatten)]
@@ -94,13 +92,13 @@ pub struct Serve {
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
-    pub(crate) checkpoints: Checkpoints,
+    pub(crate) checkpoints: CheckpointOptions,
     #[command(flatten)]
-    pub(crate) logging: Logging,
+    pub(crate) logging: LogOptions,
     #[command(flatten)]
     pub(crate) telemetry: TelemetryOptions,
     #[command(flatten)]
-    pub(crate) shutdown: Shutdown,
+    pub(crate) shutdown: ShutdownOptions,
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

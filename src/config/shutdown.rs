@@ -9,7 +9,7 @@ use super::duration::{duration, duration_or_zero};
 /// How the server stops.
 #[derive(Debug, Clone, Copy, Args)]
 #[command(next_help_heading = "Shutdown")]
-pub struct Shutdown {
+pub struct ShutdownOptions {
     /// How long the server keeps serving after SIGTERM while its health is NOT_SERVING, so that load balancers stop sending
     /// to it; 0s to 24h. Use 5s in Kubernetes
     #[arg(long, value_name = "DURATION", env = "TOGGLED_DRAIN_DELAY", default_value = "0s", value_parser = duration_or_zero)]

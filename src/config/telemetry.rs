@@ -68,17 +68,17 @@ pub const STANDARD_VARIABLES: [(&str, &str, &str); 14] = [
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Telemetry")]
 pub struct TelemetryOptions {
-    /// The form of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
+    /// The format of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
     #[arg(long, value_name = "FORMAT", env = "TOGGLED_LOG_FORMAT", default_value = "auto")]
-    log_format: LogFormat,
+    log_format: LogFormatOption,
     /// The address of /metrics (Prometheus), /livez and /readyz, over plain HTTP. Without it, they are not served
     #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
     pub metrics_listen: Option<SocketAddr>,
 }
 
-/// The form of log lines.
+/// The value of `--log-format`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum LogFormat {
+enum LogFormatOption {
     /// Text on a terminal, JSON elsewhere.
     Auto,
     /// Text.
@@ -94,9 +94,9 @@ impl TelemetryOptions {
     /// The variable and the rule that it breaks, in one line.
     pub fn parse(&self, filter: &str, variable: impl Fn(&str) -> Option<String>) -> Result<TelemetrySettings, String> {
         let format = match self.log_format {
-            LogFormat::Auto => logs::LogFormat::auto(),
-            LogFormat::Human => logs::LogFormat::Human,
-            LogFormat::Json => logs::LogFormat::Json,
+            LogFormatOption::Auto => logs::LogFormat::auto(),
+            LogFormatOption::Human => logs::LogFormat::Human,
+            LogFormatOption::Json => logs::LogFormat::Json,
         };
         Ok(TelemetrySettings {
             filter: filter.to_owned(),

@@ -37,7 +37,7 @@ impl Server {
     pub(super) fn sign_checkpoints(&mut self) {
         let Some(key) = self.checkpoints.key.clone() else {
             tracing::warn!(
-                "no checkpoints are signed, so changes to the log cannot be proven later; give every server the same key \
+                "no checkpoints are signed, so later tampering with the log may go unnoticed; give every server the same key \
                  with --checkpoint-key-file (TOGGLED_CHECKPOINT_KEY_FILE)"
             );
             return;
@@ -88,7 +88,7 @@ impl Signer {
                         is_failing = false;
                         next = Some(due + self.interval);
                     }
-                    // Trying again does not help: skip this checkpoint.
+                    // A damaged entry stays damaged, so this checkpoint is skipped.
                     Err(error @ StoreError::Corrupt { .. }) => {
                         errors::report_internal_error(&format!("checkpoint at revision {due} skipped: {error}"));
                         next = Some(due + self.interval);
@@ -109,7 +109,7 @@ impl Signer {
     async fn store_at(&self, revision: Revision) -> Result<(), StoreError> {
         let head = self.store.head().await?;
         if head.revision < revision {
-            // A backup was restored; `revisions` will report it.
+            // A backup was restored. The mirror reloads it, and `revisions` reports the lower revision.
             return Ok(());
         }
         if head.floor >= revision {

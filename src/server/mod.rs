@@ -21,7 +21,7 @@ use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenLocation};
 use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
-use crate::config::{Following, Limits, Shutdown};
+use crate::config::{FollowerOptions, Limits, ShutdownOptions};
 use crate::domain::Revision;
 use crate::domain::time::Clock;
 use crate::mirror::{self, Mirror};
@@ -58,13 +58,13 @@ pub struct ServerContext {
     /// The token that the operator chose for the first administrator; without it, one is generated.
     pub bootstrap_token: Option<Secret>,
     /// How the mirror follows other replicas.
-    pub following: Following,
+    pub following: FollowerOptions,
     /// Checkpoints and the verification at the start.
     pub checkpoints: CheckpointSettings,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
     /// Timeouts of the shutdown.
-    pub shutdown_settings: Shutdown,
+    pub shutdown_settings: ShutdownOptions,
     /// The listener for metrics and readiness, if there is one.
     pub metrics_listener: Option<MetricsListener>,
     /// Cancelled to stop the server.
@@ -162,7 +162,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     if server.store.usability().is_usable() {
         server.health.announce(Readiness::Serving);
     }
-    // Announces an unusable database, with its log line.
+    // If the database is unusable, this task announces and logs it.
     let mut health_reporter = tokio::spawn(upkeep::report_health(
         Arc::clone(&server.mirror),
         Arc::clone(&server.store),
@@ -192,9 +192,9 @@ struct Server {
     clock: Arc<dyn Clock>,
     last_used: Arc<LastUsed>,
     sign_on: Option<Arc<SignOn>>,
-    following: Following,
+    following: FollowerOptions,
     checkpoints: CheckpointSettings,
-    shutdown_settings: Shutdown,
+    shutdown_settings: ShutdownOptions,
     health: api::Health,
     /// Cancelled when no more calls are accepted.
     closing: CancellationToken,
@@ -203,7 +203,7 @@ struct Server {
     serving: JoinHandle<()>,
     /// Runs until the process ends, so that a slow shutdown can be observed.
     _metrics_server: Option<AbortOnDropHandle<()>>,
-    /// Background tasks. None of them ever ends by itself.
+    /// Background tasks. One that ends by itself stops the server.
     background: JoinSet<()>,
 }
 
@@ -281,8 +281,8 @@ impl Server {
         }
     }
 
-    /// Waits for the end of a task that the server cannot run without: a server that does not follow would accept
-    /// revoked tokens.
+    /// Waits until a task ends that the server cannot run without: a server that does not follow the log, for example, would
+    /// accept revoked tokens.
     async fn task_ended(&mut self) -> ServerError {
         tokio::select! {
             ended = &mut self.serving => match ended {

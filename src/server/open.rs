@@ -1,4 +1,5 @@
-//! Opening the database. No call is authenticated before, since users and tokens are in it.
+//! Opens the database at start: migrates it, verifies its log and loads its state. Until then no call can be authenticated, since
+//! users and tokens are in it.
 
 use std::time::Instant;
 
@@ -27,7 +28,7 @@ impl Server {
                 }
                 opened => return opened,
             };
-            // Each time that it changes: often the first problem is a refused connection, and another follows.
+            // Logged whenever it changes: often the first problem is a refused connection, and another follows.
             if problem != logged {
                 tracing::warn!(%problem, database = self.store.describe(), "waiting for the database");
                 logged = problem;
@@ -82,10 +83,11 @@ pub(super) async fn create_first_administrator(
     chosen_token: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenLocation>, ServerError> {
-    let managed = |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
+    let has_administrator =
+        |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
     let folder = store.folder().unwrap_or_default();
     let mut is_logged = false;
-    while !mirror.read(managed).unwrap_or(true) {
+    while !mirror.read(has_administrator).unwrap_or(true) {
         match bootstrap(proposals, chosen_token, &folder).await {
             Err(BootstrapError::Change(problem @ Error::DatabaseUnavailable)) => {
                 if !std::mem::replace(&mut is_logged, true) {

@@ -21,7 +21,7 @@ const CLEANUP_INTERVAL: Duration = Duration::from_secs(600);
 const MIN_PAUSE: Duration = Duration::from_millis(5);
 
 /// The pause after a failed deletion.
-const REMOVAL_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+const DELETION_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The interval of counting the log's entries ahead, for the totals of lists (see `store/counts.rs`). Queries walk the entries that are not
 /// counted yet, and there may be ten thousand new ones a second.
@@ -122,7 +122,7 @@ pub(super) async fn delete_expired_requests(store: Arc<dyn Store>, clock: Arc<dy
         loop {
             match store.delete_expired_requests(clock.now()).await {
                 Ok(0) => break,
-                Ok(forgotten) => tracing::debug!(forgotten, "expired requests deleted"),
+                Ok(deleted) => tracing::debug!(deleted, "expired requests deleted"),
                 Err(error) => {
                     tracing::warn!(%error, "expired requests not deleted");
                     break;
@@ -137,23 +137,23 @@ pub(super) async fn delete_trimmed(store: Arc<dyn Store>, mirror: Arc<Mirror>) {
     let mut revisions = mirror.revisions();
     loop {
         let floor = mirror.read(|state| state.head().floor);
-        let (mut removed, mut through) = (0, 0);
+        let (mut deleted, mut through) = (0, 0);
         let problem = loop {
             let began = Instant::now();
             match store.delete_trimmed(through).await {
                 Ok(portion) if portion.entries == 0 => break None,
-                Ok(portion) => (removed, through) = (removed + portion.entries, portion.through),
+                Ok(portion) => (deleted, through) = (deleted + portion.entries, portion.through),
                 Err(error) => break Some(error),
             }
             // Leaves the database to the committer for at least half of the time.
             sleep(began.elapsed().max(MIN_PAUSE)).await;
         };
-        if removed > 0 {
-            tracing::info!(removed, "trimmed entries deleted");
+        if deleted > 0 {
+            tracing::info!(deleted, "trimmed entries deleted");
         }
         if let Some(error) = problem {
             tracing::warn!(%error, "trimmed entries not deleted; retrying");
-            sleep(REMOVAL_RETRY_INTERVAL).await;
+            sleep(DELETION_RETRY_INTERVAL).await;
             continue;
         }
         // Checked at an interval as well: another server may have stopped half-way.
@@ -170,7 +170,7 @@ pub(super) async fn keep_counting_ahead(store: Arc<dyn Store>) {
         let began = Instant::now();
         let counted = store.count_ahead().await;
         if let (Err(error), false) = (&counted, failing) {
-            tracing::warn!(%error, "log not counted ahead; retrying");
+            tracing::warn!(%error, "counts for filtered lists not updated; retrying");
         }
         failing = counted.is_err();
         let has_more = counted.unwrap_or_default();

@@ -81,7 +81,10 @@ pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
     if length == 0 {
         return Ok(());
     }
-    let message = format!("the log is at revision {length}, and this would drop it; to drop it, pass --drop-log");
+    let message = format!(
+        "reverting this migration would delete the audit log ({length} revisions); nothing was changed; restore the backup \
+         from before the upgrade instead (--drop-log deletes the log for good)"
+    );
     Err(StoreError::Refused(message.into()))
 }
 

@@ -41,13 +41,14 @@ where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
 {
     // Spans of requests are for the trace collector alone; this filter keeps them from being created without one.
-    // The driver's pool logs lost connections, with lines of PostgreSQL's source; the calls that need one report them as well.
-    let not_traces = filter_fn(|metadata| {
+    // The database driver's pool logs each lost connection, with lines of PostgreSQL's source code. They are left out: the call
+    // that needs a connection reports the failure.
+    let is_log_line = filter_fn(|metadata| {
         let is_pool = metadata.target().starts_with("sqlx_core::pool") && *metadata.level() >= Level::INFO;
         metadata.target() != traces::TARGET && !is_pool
     });
-    let not_traces = not_traces.with_max_level_hint(LevelFilter::TRACE);
-    let filter = EnvFilter::builder().parse_lossy(filter).and(not_traces);
+    let is_log_line = is_log_line.with_max_level_hint(LevelFilter::TRACE);
+    let filter = EnvFilter::builder().parse_lossy(filter).and(is_log_line);
     let lines = fmt::layer().with_writer(move || VisibleLines { format }).with_ansi(io::stderr().is_terminal());
     match format {
         LogFormat::Human => lines.with_filter(filter).boxed(),
@@ -58,8 +59,8 @@ where
     }
 }
 
-/// Writes log lines to standard error so that nothing in them hides, and each stays one line: an error of a database, for
-/// example, may hold any character.
+/// Writes log lines to standard error with hidden characters and line breaks escaped: the text of a database's error, for example,
+/// may hold any character.
 struct VisibleLines {
     format: LogFormat,
 }
@@ -76,8 +77,8 @@ impl Write for VisibleLines {
     }
 }
 
-/// A line as it is written. The subscriber passes a whole line at once, and has escaped U+001B in values: those that are left
-/// are of its own colours.
+/// A line as it is written. The subscriber passes a whole line at once, and has escaped U+001B in values: the others are its own
+/// colour codes.
 fn shown(line: &str, format: LogFormat) -> Cow<'_, str> {
     let (content, end) = line.strip_suffix('\n').map_or((line, ""), |content| (content, "\n"));
     let shown = match format {

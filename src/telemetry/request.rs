@@ -25,7 +25,7 @@ pub struct RequestContext {
     caller: OnceLock<CallerId>,
     revision: OnceLock<i64>,
     reason: OnceLock<&'static str>,
-    broken_off: OnceLock<()>,
+    incomplete: OnceLock<()>,
 }
 
 /// A pseudonymous identifier of the caller, for logs.
@@ -57,7 +57,7 @@ impl RequestContext {
             caller: OnceLock::new(),
             revision: OnceLock::new(),
             reason: OnceLock::new(),
-            broken_off: OnceLock::new(),
+            incomplete: OnceLock::new(),
         })
     }
 
@@ -91,9 +91,9 @@ impl RequestContext {
         self.reason.get().copied()
     }
 
-    /// Whether the request broke off before all of it had arrived.
-    pub fn is_broken_off(&self) -> bool {
-        self.broken_off.get().is_some()
+    /// Whether the client ended the request before all of it had arrived.
+    pub fn is_incomplete(&self) -> bool {
+        self.incomplete.get().is_some()
     }
 }
 
@@ -112,9 +112,9 @@ pub fn record_reason(reason: &'static str) {
     record(|request| &request.reason, reason);
 }
 
-/// Records that the current request broke off before all of it had arrived.
-pub fn record_broken_off() {
-    record(|request| &request.broken_off, ());
+/// Records that the client ended the current request before all of it had arrived.
+pub fn record_incomplete() {
+    record(|request| &request.incomplete, ());
 }
 
 fn record<T>(field: impl FnOnce(&RequestContext) -> &OnceLock<T>, value: T) {

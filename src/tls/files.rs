@@ -51,7 +51,7 @@ pub enum TlsError {
 #[derive(Debug, thiserror::Error)]
 pub enum TlsFileError {
     /// The file cannot be read.
-    #[error("{0}")]
+    #[error("cannot be read: {0}; check the path and the file's permissions")]
     Read(#[from] io::Error),
     /// The file contains no item of this kind.
     #[error("no {0} in it (PEM)")]

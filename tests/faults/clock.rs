@@ -12,7 +12,7 @@ use toggled::auth::jwks::{Jwks, KeySource};
 use toggled::auth::jwt::{SignOn, SignOnRules};
 use toggled::auth::secret::Secret;
 use toggled::checkpoint::SigningKey;
-use toggled::config::{Following, Limits, Shutdown};
+use toggled::config::{FollowerOptions, Limits, ShutdownOptions};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::server::{self, CheckpointSettings, ServerContext, ServerError};
 use toggled::store;
@@ -78,14 +78,14 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
         store: store::open(&database.url).unwrap(),
         clock,
         bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
-        following: defaults::<Following>(),
+        following: defaults::<FollowerOptions>(),
         checkpoints: CheckpointSettings {
             key: Some(Arc::new(SigningKey::generate().unwrap())),
             interval: 100,
             verify_all: false,
         },
         limits: Limits { max_changes_per_second: 1_000_000, ..defaults() },
-        shutdown_settings: defaults::<Shutdown>(),
+        shutdown_settings: defaults::<ShutdownOptions>(),
         metrics_listener: None,
         shutdown,
     };

@@ -41,7 +41,7 @@ on_both_databases! {
         let users = toggled(url, &["user", "list"]).await;
         assert!(users.starts_with("EMAIL") && users.contains("ann@example.com") && users.contains(&id), "{users}");
         let tokens = toggled(url, &["token", "list", "ann@example.com"]).await;
-        assert!(tokens.contains(&me.token_id) && tokens.contains("works") && tokens.contains("laptop"), "{tokens}");
+        assert!(tokens.contains(&me.token_id) && tokens.contains("active") && tokens.contains("laptop"), "{tokens}");
         assert_eq!(toggled(url, &["token", "list", &id]).await, tokens);
         assert_eq!(toggled(url, &["token", "list"]).await.lines().count(), 3);
 
@@ -50,6 +50,14 @@ on_both_databases! {
         assert_eq!(toggled(url, &["token", "revoke", &me.token_id]).await, "already revoked");
         assert!(toggled(url, &["token", "list", &id]).await.contains("revoked"));
 
+        let other = toggled(url, &["token", "create", &id, "--name", "phone"]).await;
+        ann = server.client(Some(&other)).await;
+        ann.wait_until_authenticated().await;
+        assert_eq!(toggled(url, &["user", "deactivate", "ann@example.com", "--reason", "left"]).await, "deactivated");
+        ann.wait_until_unauthenticated().await;
+        assert_eq!(toggled(url, &["user", "deactivate", &id]).await, "already deactivated");
+        error_line(url, &["user", "deactivate", "admin@localhost"], 5).await;
+
         let log = admin.log().await;
         let offline: Vec<_> = log.iter().filter(|e| e.user_email.starts_with("cli@")).collect();
         let actions: Vec<_> = offline.iter().map(|e| (e.method.as_str(), e.action_type.as_str(), e.reason())).collect();
@@ -57,6 +65,8 @@ on_both_databases! {
             ("toggled user create", "user_created", "locked out"),
             ("toggled token create", "token_created", ""),
             ("toggled token revoke", "token_revoked", "lost"),
+            ("toggled token create", "token_created", ""),
+            ("toggled user deactivate", "user_deactivated", "left"),
         ]);
         assert!(offline.iter().all(|e| e.user_id.is_none() && e.token_id.is_none()));
         let text = format!("{log:?}");
@@ -80,7 +90,8 @@ on_both_databases! {
             (&["user", "create", "ANN@example.com"][..], 5, "exists already"),
             (&["token", "create", "bob@example.com", "--name", "x"], 3, "bob@example.com"),
             (&["token", "revoke", "00000000-0000-0000-0000-000000000000"], 3, "token not found"),
-            (&["token", "revoke", "nonsense"], 2, "nonsense"),
+            (&["token", "revoke", "nonsense"], 2, "must be a UUID"),
+            (&["user", "deactivate", "bob@example.com"], 3, "toggled user list"),
             (&["user", "create", "nonsense"], 2, "name@host"),
             (&["user", "create", "\u{212a}im@example.com"], 2, "UTS #39"),
             (&["user", "create", "\u{430}dmin@localhost"], 2, "mix scripts"),

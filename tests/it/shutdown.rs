@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures::future::join_all;
 use toggled::api::pb::*;
-use toggled::config::{FixedLimits, Limits, Shutdown};
+use toggled::config::{FixedLimits, Limits, ShutdownOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tonic::{Code, Status, Streaming};
@@ -118,7 +118,7 @@ async fn streams_and_idle_connections_do_not_delay_shutdown() {
     let database = Database::new(Backend::Sqlite).await;
     let hour = Duration::from_secs(3_600);
     let limits = Limits { fixed: FixedLimits { handshake_timeout: hour, ..Default::default() }, ..defaults() };
-    let shutdown_settings = Shutdown { shutdown_timeout: hour, ..defaults() };
+    let shutdown_settings = ShutdownOptions { shutdown_timeout: hour, ..defaults() };
     let server = EmbeddedServer::start_with(&database, limits, shutdown_settings, None).await;
     let mut silent = TcpStream::connect(server.address).await.unwrap();
     let mut cut_preface = TcpStream::connect(server.address).await.unwrap();

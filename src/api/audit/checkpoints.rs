@@ -140,7 +140,7 @@ fn note(stored: &StoredCheckpoint) -> Result<Arc<Note>, Status> {
     };
     let note = Note::parse(&stored.note).map_err(|error| corrupt(&error.to_string()))?;
     if note.checkpoint.revision != revision {
-        return Err(corrupt("its note names another revision"));
+        return Err(corrupt("its signed text names another revision"));
     }
     Ok(Arc::new(note))
 }

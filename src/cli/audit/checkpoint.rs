@@ -18,7 +18,7 @@ use crate::domain::Revision;
 
 /// Arguments of `toggled audit checkpoint`.
 #[derive(Args)]
-pub(super) struct Checkpoint {
+pub(super) struct CheckpointArgs {
     /// The revision of the checkpoint, which must not be trimmed. Default: the end of the log
     #[arg(long, value_name = "REVISION", value_parser = clap::value_parser!(i64).range(1..))]
     revision: Option<Revision>,
@@ -33,7 +33,7 @@ pub(super) struct Checkpoint {
 
 /// The JSON object.
 #[derive(Serialize)]
-struct Shape<'a> {
+struct CheckpointJson<'a> {
     log_id: &'a str,
     revision: Revision,
     hash: String,
@@ -45,38 +45,38 @@ struct Shape<'a> {
     verifier_keys: Vec<&'a str>,
 }
 
-impl Checkpoint {
+impl CheckpointArgs {
     pub async fn run(self) -> Result<(), Failure> {
         if let Some(path) = self.output_file.as_deref().filter(|path| path.exists()) {
             return Err(exists(path));
         }
-        let remote = self.connection.connect().await?;
+        let client = self.connection.connect().await?;
         let request = GetAuditCheckpointRequest { revision: self.revision };
-        let get = remote.call(request, async |clients, request| clients.audit.get_audit_checkpoint(request).await);
+        let get = client.call(request, async |clients, request| clients.audit.get_audit_checkpoint(request).await);
         let answer = get.await?;
-        let (checkpoint, _) = signed(&answer, self.revision)?;
+        let (checkpoint, _) = verified_checkpoint(&answer, self.revision)?;
         if let Some(path) = &self.output_file {
             write(path, &checkpoint.note)?;
             let AuditCheckpoint { revision, log_id, key_id, .. } = checkpoint;
             output::print_note(&format!("revision {revision} of log {log_id}, signed by the key {key_id}"));
         }
         match self.output.format {
-            OutputFormat::Json => output::print_line(&output::to_json(&shape(checkpoint, &answer))?),
+            OutputFormat::Json => output::print_line(&output::to_json(&checkpoint_json(checkpoint, &answer))?),
             OutputFormat::Table if self.output_file.is_none() => output::print_bytes(checkpoint.note.as_bytes()),
             OutputFormat::Table => Ok(()),
         }
     }
 }
 
-/// Checks the server's checkpoint: its note is signed by a listed key, for the log of the answer and the requested revision,
+/// Verifies the checkpoint of an answer: its note is signed by a listed key, for the answer's log and the requested revision,
 /// and agrees with the fields beside it.
-pub(super) fn signed(
+pub(super) fn verified_checkpoint(
     answer: &GetAuditCheckpointResponse,
     revision: Option<Revision>,
 ) -> Result<(&AuditCheckpoint, Arc<Note>), Failure> {
     let invalid = |problem: String| Failure {
         code: EXIT_FAILURE,
-        line: format!("invalid checkpoint from the server: {problem}"),
+        message: format!("invalid checkpoint from the server: {problem}"),
     };
     let checkpoint = answer.checkpoint.as_ref().ok_or_else(|| invalid("it is missing".to_owned()))?;
     let log_id = Uuid::try_parse(&checkpoint.log_id).map_err(|_| invalid("log_id is not a UUID".to_owned()))?;
@@ -84,15 +84,15 @@ pub(super) fn signed(
     let note = Note::parse_verified(log_id, revision.unwrap_or(checkpoint.revision), &checkpoint.note, &keys);
     let note = note.map_err(|misfit| invalid(misfit.to_string()))?;
     let note = Arc::new(note);
-    let differing = differing(checkpoint, &(&note).into());
+    let differing = differing_fields(checkpoint, &(&note).into());
     if !differing.is_empty() {
-        return Err(invalid(format!("fields differ from the note: {}", differing.join(", "))));
+        return Err(invalid(format!("fields differ from its signed text: {}", differing.join(", "))));
     }
     Ok((checkpoint, note))
 }
 
 /// The names of the fields that differ from the note.
-fn differing(sent: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str> {
+fn differing_fields(sent: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str> {
     let fields = [
         ("log_id", sent.log_id == note.log_id),
         ("revision", sent.revision == note.revision),
@@ -104,8 +104,8 @@ fn differing(sent: &AuditCheckpoint, note: &AuditCheckpoint) -> Vec<&'static str
     fields.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
 }
 
-fn shape<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResponse) -> Shape<'a> {
-    Shape {
+fn checkpoint_json<'a>(checkpoint: &'a AuditCheckpoint, answer: &'a GetAuditCheckpointResponse) -> CheckpointJson<'a> {
+    CheckpointJson {
         log_id: &checkpoint.log_id,
         revision: checkpoint.revision,
         hash: hex::encode(&checkpoint.hash),
@@ -155,9 +155,10 @@ mod tests {
     fn checkpoint_that_was_not_requested_is_refused() {
         let [key, other] = [(), ()].map(|()| SigningKey::generate().unwrap());
         let good = answer(&key, &key);
-        assert!(signed(&good, None).is_ok() && signed(&good, Some(3)).is_ok());
-        let problem =
-            |answer: &GetAuditCheckpointResponse, revision| signed(answer, revision).map(drop).unwrap_err().line;
+        assert!(verified_checkpoint(&good, None).is_ok() && verified_checkpoint(&good, Some(3)).is_ok());
+        let problem = |answer: &GetAuditCheckpointResponse, revision| {
+            verified_checkpoint(answer, revision).map(drop).unwrap_err().message
+        };
         assert!(problem(&good, Some(4)).contains("signed for revision 3"));
         assert!(problem(&answer(&key, &other), None).contains("not signed by any of the known keys"));
         assert!(problem(&GetAuditCheckpointResponse::default(), None).contains("it is missing"));
@@ -170,10 +171,10 @@ mod tests {
             ("for revision 3 of log", |checkpoint| checkpoint.revision = 4),
             ("for revision 3 of log", |checkpoint| checkpoint.log_id = Uuid::nil().to_string()),
             ("log_id is not a UUID", |checkpoint| checkpoint.log_id = "x".to_owned()),
-            ("differ from the note: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
-            ("differ from the note: time", |checkpoint| checkpoint.time = None),
-            ("differ from the note: key_id", |checkpoint| checkpoint.key_id.clear()),
-            ("differ from the note: signature", |checkpoint| checkpoint.signature[9] ^= 1),
+            ("differ from its signed text: hash", |checkpoint| checkpoint.hash = vec![2; 32]),
+            ("differ from its signed text: time", |checkpoint| checkpoint.time = None),
+            ("differ from its signed text: key_id", |checkpoint| checkpoint.key_id.clear()),
+            ("differ from its signed text: signature", |checkpoint| checkpoint.signature[9] ^= 1),
         ];
         for (what, alter) in alterations {
             let mut bad = good.clone();
@@ -184,6 +185,6 @@ mod tests {
         // The revision field is compared with the note as well.
         let mut bad = good.clone();
         bad.checkpoint.as_mut().unwrap().revision = 4;
-        assert!(problem(&bad, Some(3)).ends_with("differ from the note: revision"));
+        assert!(problem(&bad, Some(3)).ends_with("differ from its signed text: revision"));
     }
 }

@@ -5,9 +5,9 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::api::pb::*;
-use crate::cli::Failure;
 use crate::cli::remote::ApiClient;
-use crate::cli::when::{self, End};
+use crate::cli::time_argument::{self, DayBoundary};
+use crate::cli::{Failure, parse_uuid};
 
 /// Filters; an entry must pass all that are given.
 #[derive(Args)]
@@ -19,7 +19,7 @@ pub(in crate::cli) struct Filters {
     #[arg(long, value_name = "KEY", conflicts_with_all = ["entity_id", "entity_type"])]
     flag: Option<String>,
     /// Only changes to the flag, user or token with this id
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     entity_id: Option<Uuid>,
     /// Only changes to this kind of object: feature_flag, user, api_token or log
     #[arg(long, value_name = "TYPE")]
@@ -27,24 +27,24 @@ pub(in crate::cli) struct Filters {
     /// Only this kind of change: toggle_enabled, toggle_disabled, flag_created, access_denied, ...
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 2h for two hours ago
+    /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC), or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = from)]
     from: Option<prost_types::Timestamp>,
-    /// Only entries up to this time; a date includes the whole day
+    /// Only entries up to this time; a date includes the whole day (UTC)
     #[arg(long, value_name = "TIME", value_parser = to)]
     to: Option<prost_types::Timestamp>,
 }
 
-/// How wrong the clock of this machine may be, in seconds: whether a time has passed is asked of the server if it is not more than
-/// this past.
+/// How wrong this machine's clock may be, in seconds. Only a time that is further in the past has passed for certain; for any other,
+/// the server is asked.
 const MAX_CLOCK_ERROR: i64 = 24 * 60 * 60;
 
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
-    when::parse(text, End::From, Timestamp::now())
+    time_argument::parse(text, DayBoundary::Start, Timestamp::now())
 }
 
 fn to(text: &str) -> Result<prost_types::Timestamp, String> {
-    when::parse(text, End::To, Timestamp::now())
+    time_argument::parse(text, DayBoundary::End, Timestamp::now())
 }
 
 impl Filters {
@@ -55,22 +55,22 @@ impl Filters {
         texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
     }
 
-    /// The time up to which entries are asked for, which may lie ahead.
+    /// The value of `--to`, which may be in the future.
     pub fn end(&self) -> Option<prost_types::Timestamp> {
         self.to
     }
 
-    /// The request for the first page. Up to a time ahead means up to the end of the log.
-    pub async fn list(self, remote: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
+    /// The request for the first page. A `--to` in the future means the end of the log.
+    pub async fn list_request(self, client: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
         let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
             return Err(Failure::usage("--from is after --to; swap them"));
         }
         let to_date = match self.to {
-            Some(to) => closed_end(remote, to).await?,
+            Some(to) => closed_end(client, to).await?,
             None => None,
         };
-        let entity_id = self.entity(remote).await?;
+        let entity_id = self.entity(client).await?;
         Ok(ListAuditLogsRequest {
             user_email: self.user,
             entity_type: self.entity_type,
@@ -83,33 +83,33 @@ impl Filters {
     }
 
     /// The id of the object to filter by. Resolves the key of a flag.
-    async fn entity(&self, remote: &ApiClient) -> Result<Option<String>, Failure> {
+    async fn entity(&self, client: &ApiClient) -> Result<Option<String>, Failure> {
         let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
         let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
         let request = GetFeatureFlagRequest { flag, ..Default::default() };
         let answer =
-            remote.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
+            client.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         Ok(answer.feature_flag.map(|flag| flag.id))
     }
 }
 
-/// The end of a period, unless it lies ahead of the server's clock: a server answers only for times that have passed, or pass while
-/// it waits, and until then no entry comes after them. This machine's clock may be wrong, so the server decides.
-async fn closed_end(remote: &ApiClient, to: prost_types::Timestamp) -> Result<Option<prost_types::Timestamp>, Failure> {
+/// The end of a period; `None` if it is in the future. The server refuses such an end, and the list has the same entries without it,
+/// since the log has none after it yet. The server decides what the future is: this machine's clock may be wrong.
+async fn closed_end(client: &ApiClient, to: prost_types::Timestamp) -> Result<Option<prost_types::Timestamp>, Failure> {
     if to.seconds < Timestamp::now().as_second() - MAX_CLOCK_ERROR {
         return Ok(Some(to));
     }
     let request = ListAuditLogsRequest { to_date: Some(to), limit: Some(1), ..Default::default() };
-    let answer = remote.call(request, async |clients, request| clients.audit.list_audit_logs(request).await).await;
+    let answer = client.call(request, async |clients, request| clients.audit.list_audit_logs(request).await).await;
     match answer {
         Ok(_) => Ok(Some(to)),
-        Err(_) if remote.refusal().is_some_and(|refusal| refusal.reason == "INVALID_FIELD") => Ok(None),
+        Err(_) if client.refusal().is_some_and(|refusal| refusal.reason == "INVALID_FIELD") => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
 /// The request for a stream of the same entries.
-pub(in crate::cli) fn stream(list: &ListAuditLogsRequest) -> StreamAuditLogsRequest {
+pub(in crate::cli) fn stream_request(list: &ListAuditLogsRequest) -> StreamAuditLogsRequest {
     let list = list.clone();
     StreamAuditLogsRequest {
         user_email: list.user_email,
@@ -123,8 +123,8 @@ pub(in crate::cli) fn stream(list: &ListAuditLogsRequest) -> StreamAuditLogsRequ
 }
 
 /// Moves the cursor of the request after a message of the stream.
-pub(in crate::cli) fn move_cursor(request: &mut StreamAuditLogsRequest, part: &StreamAuditLogsResponse) {
-    request.after_revision = Some(part.through_revision);
-    request.after_hash = Some(part.through_hash.clone());
-    request.log_id = Some(part.log_id.clone());
+pub(in crate::cli) fn move_cursor(request: &mut StreamAuditLogsRequest, message: &StreamAuditLogsResponse) {
+    request.after_revision = Some(message.through_revision);
+    request.after_hash = Some(message.through_hash.clone());
+    request.log_id = Some(message.log_id.clone());
 }

@@ -13,7 +13,7 @@ const PAGE_SIZE: u32 = 100;
 
 /// Arguments of `toggled audit list`.
 #[derive(Args)]
-pub(super) struct List {
+pub(super) struct AuditListArgs {
     #[command(flatten)]
     filters: Filters,
     /// The maximum number of entries
@@ -25,18 +25,18 @@ pub(super) struct List {
     output: OutputOptions,
 }
 
-impl List {
+impl AuditListArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.connection.connect().await?;
-        let request = self.filters.list(&remote).await?;
-        let (entries, _) = newest(&remote, request, self.limit).await?;
+        let client = self.connection.connect().await?;
+        let request = self.filters.list_request(&client).await?;
+        let (entries, _) = newest(&client, request, self.limit).await?;
         self.output.print_all(&entries)
     }
 }
 
 /// The newest entries, newest first, and the revision that the log was read at.
 pub(super) async fn newest(
-    remote: &ApiClient,
+    client: &ApiClient,
     mut request: ListAuditLogsRequest,
     limit: u32,
 ) -> Result<(Vec<AuditLog>, i64), Failure> {
@@ -45,7 +45,7 @@ pub(super) async fn newest(
     let mut entries = Vec::new();
     loop {
         let page = request.clone();
-        let page = remote.call(page, async |clients, page| clients.audit.list_audit_logs(page).await).await?;
+        let page = client.call(page, async |clients, page| clients.audit.list_audit_logs(page).await).await?;
         entries.extend(page.items);
         request.page_token = page.next_page_token;
         if request.page_token.is_empty() || entries.len() >= most {

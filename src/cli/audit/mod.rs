@@ -14,7 +14,7 @@ use super::Failure;
 
 /// Arguments of `toggled audit`.
 #[derive(Args)]
-pub(super) struct Audit {
+pub(super) struct AuditArgs {
     #[command(subcommand)]
     action: Action,
 }
@@ -22,26 +22,26 @@ pub(super) struct Audit {
 #[derive(Subcommand)]
 enum Action {
     /// List entries, newest first
-    List(list::List),
+    List(list::AuditListArgs),
     /// Show the last entries and follow new ones, until Ctrl-C
-    Tail(tail::Tail),
+    Tail(tail::TailArgs),
     /// Write entries to a file, oldest first; an existing file is continued
-    Export(export::Export),
-    /// Get a signed checkpoint of the log; kept elsewhere, it proves later changes to the log
-    Checkpoint(checkpoint::Checkpoint),
+    Export(export::AuditExportArgs),
+    /// Get a signed checkpoint of the log; kept elsewhere, it reveals later tampering with the log
+    Checkpoint(checkpoint::CheckpointArgs),
     /// Move the oldest entries to a file: export, verify, then remove them from the log
-    Trim(trim::Trim),
+    Trim(trim::TrimArgs),
     /// Recompute every hash of the log, and report the first entry that is not as it was written
-    Verify(verify::Verify),
+    Verify(verify::VerifyArgs),
 }
 
-pub(super) async fn run(settings: Audit) -> Result<(), Failure> {
-    match settings.action {
-        Action::List(settings) => settings.run().await,
-        Action::Tail(settings) => settings.run().await,
-        Action::Export(settings) => settings.run().await,
-        Action::Checkpoint(settings) => settings.run().await,
-        Action::Trim(settings) => settings.run().await,
-        Action::Verify(settings) => settings.run().await,
+pub(super) async fn run(args: AuditArgs) -> Result<(), Failure> {
+    match args.action {
+        Action::List(args) => args.run().await,
+        Action::Tail(args) => args.run().await,
+        Action::Export(args) => args.run().await,
+        Action::Checkpoint(args) => args.run().await,
+        Action::Trim(args) => args.run().await,
+        Action::Verify(args) => args.run().await,
     }
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::filters::{Filters, move_cursor, stream};
+use super::filters::{Filters, move_cursor, stream_request};
 use super::list::newest;
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
@@ -11,7 +11,7 @@ use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until
 
 /// Arguments of `toggled audit tail`.
 #[derive(Args)]
-pub(super) struct Tail {
+pub(super) struct TailArgs {
     #[command(flatten)]
     filters: Filters,
     /// Start with this many of the last entries, oldest first
@@ -29,35 +29,36 @@ pub(super) struct Tail {
     output: OutputOptions,
 }
 
-impl Tail {
+impl TailArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let remote = self.connection.connect().await?;
+        let client = self.connection.connect().await?;
         let mut printer: StreamPrinter<6> = self.output.stream();
         let end = self.filters.end();
-        let list = self.filters.list(&remote).await?;
-        let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream(&list) };
+        let list = self.filters.list_request(&client).await?;
+        let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream_request(&list) };
+        // A stream that follows may end in the future, where a list may not.
         if request.follow {
             request.to_date = end;
         }
         request.after_revision = self.after;
         if self.after.is_none() {
             // Even with --lines 0 one entry is read, for the revision to start after.
-            let (entries, revision) = newest(&remote, list, self.lines.max(1)).await?;
+            let (entries, revision) = newest(&client, list, self.lines.max(1)).await?;
             let lines = usize::try_from(self.lines)?;
-            entries.iter().take(lines).rev().try_for_each(|entry| printer.print(entry))?;
-            // With the hash the server detects a log that was replaced by another.
+            printer.print(entries.iter().take(lines).rev())?;
+            // The hash lets the server detect that its log was replaced by another.
             request.after_hash = entries.first().map(|last| last.hash.clone());
             request.after_revision = entries.first().map(|last| last.revision).or(Some(revision));
         }
-        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            part.items.iter().try_for_each(|entry| printer.print(entry))?;
-            move_cursor(request, &part);
+        let take = |request: &mut StreamAuditLogsRequest, message: StreamAuditLogsResponse| {
+            printer.print(message.items.iter())?;
+            move_cursor(request, &message);
             Ok(())
         };
         let cursor_origin = self.after.is_none().then(|| "the output so far".to_owned());
         let reading = StreamOptions { endless: !self.no_follow, cursor_origin };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
-        let tailing = remote.follow_stream(request, reading, open, take);
+        let tailing = client.follow_stream(request, reading, open, take);
         until_interrupted(tailing).await
     }
 }

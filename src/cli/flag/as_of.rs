@@ -3,7 +3,7 @@
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::cli::when::{self, End};
+use crate::cli::time_argument::{self, DayBoundary};
 
 /// The time at which flags are read; by default the present.
 #[derive(Debug, Clone, Copy, Args)]
@@ -23,7 +23,7 @@ fn parse(text: &str) -> Result<PointInTime, String> {
     if let Ok(revision) = text.parse() {
         return Ok(PointInTime::Revision(revision));
     }
-    let time = when::parse(text, End::To, Timestamp::now());
+    let time = time_argument::parse(text, DayBoundary::End, Timestamp::now());
     time.map(PointInTime::Time).map_err(|rule| format!("{rule}, or a revision"))
 }
 

@@ -8,7 +8,7 @@ use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::output::OutputOptions;
 use crate::cli::remote::{ApiClient, ConnectionOptions, request_id};
-use crate::cli::{EXIT_UNAVAILABLE, Failure};
+use crate::cli::{EXIT_UNAVAILABLE, Failure, parse_uuid};
 
 /// The options of every command that changes flags.
 #[derive(Args)]
@@ -30,8 +30,8 @@ pub(super) struct ChangeOptions {
 pub(super) struct SingleChangeOptions {
     #[command(flatten)]
     pub change: ChangeOptions,
-    /// The idempotency key of the change, by default a new one. Repeated with the same key, a command that failed without a known
-    /// outcome changes nothing twice, and shows the first outcome
+    /// The idempotency key of the change; default: a new one. If a command's outcome is unknown, repeat it with the same key:
+    /// the change is made at most once
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 }
@@ -42,13 +42,13 @@ impl SingleChangeOptions {
         self.request_id.clone().or_else(request_id)
     }
 
-    /// The failure of a change that may have been made, with the way to learn its outcome.
+    /// Adds to the failure how to find out the outcome, if the change may have been made.
     pub fn failure(&self, client: &ApiClient, request_id: Option<&str>, failure: Failure) -> Failure {
         let request_id = request_id.filter(|_| client.has_lost_answer() && !self.change.dry_run);
         let Some(id) = request_id.filter(|_| failure.code == EXIT_UNAVAILABLE) else { return failure };
-        let line =
-            format!("{}; the change may have been made: repeat the command with --request-id {id}", failure.line);
-        Failure { line, ..failure }
+        let message =
+            format!("{}; the change may have been made: repeat the command with --request-id {id}", failure.message);
+        Failure { message, ..failure }
     }
 }
 
@@ -185,12 +185,16 @@ impl ChangeArgs {
 #[derive(Args)]
 pub(super) struct RevertArgs {
     /// The id of the flip's entry, as audit list --output json shows it
-    #[arg(value_name = "AUDIT_LOG_ID")]
+    #[arg(value_name = "AUDIT_LOG_ID", value_parser = entry_id)]
     audit_log_id: Uuid,
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
     options: SingleChangeOptions,
+}
+
+fn entry_id(text: &str) -> Result<Uuid, String> {
+    parse_uuid(text).map_err(|rule| format!("{rule}; take the id from toggled audit list --output json"))
 }
 
 impl RevertArgs {

@@ -28,7 +28,7 @@ enum Action {
     Get(read::GetArgs),
     /// List flags sorted by key, now or at a time in the past
     List(read::ListArgs),
-    /// Flip a flag: enable it if it is disabled, and disable it if it is enabled; retries flip it only once
+    /// Flip a flag: enable it if it is disabled, and disable it if it is enabled. The command's own retries flip it once
     Toggle(change::ChangeArgs),
     /// Enable flags: all of them or, on any error, none
     Enable(set::SetArgs),

@@ -4,6 +4,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use crate::api::pb;
+use crate::cli::parse_uuid;
 
 /// A flag, by its key or its id.
 #[derive(Debug, Clone, Args)]
@@ -12,7 +13,7 @@ pub(super) struct FlagSelector {
     /// The flag's key
     key: Option<String>,
     /// The flag's id, instead of the key
-    #[arg(long, value_name = "UUID")]
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     id: Option<Uuid>,
 }
 

@@ -31,7 +31,8 @@ impl WatchArgs {
         let request = WatchFeatureFlagsRequest { keys: self.keys, ..Default::default() };
         let take = |request: &mut WatchFeatureFlagsRequest, message: WatchFeatureFlagsResponse| {
             if !skip {
-                message.feature_flags.into_iter().try_for_each(|flag| printer.print(&WatchedFlag(flag)))?;
+                let flags: Vec<_> = message.feature_flags.into_iter().map(WatchedFlag).collect();
+                printer.print(flags.iter())?;
             }
             skip &= !message.caught_up;
             request.after_revision = Some(message.revision);

@@ -1,5 +1,6 @@
-//! CSV cells. A spreadsheet runs a cell that begins like a formula, and anyone who may name a flag or give a reason can write
-//! one. Such a cell, or part of a cell, begins with `'`, which makes it text; an import removes the `'` again.
+//! CSV cells, protected against CSV injection: a spreadsheet runs a cell that begins like a formula, and anyone who may name a flag
+//! or give a reason could put one there. Such a cell, or part of a cell, is defused: it gets a `'` before it, which makes it text.
+//! An import removes the `'` again.
 
 use std::borrow::Cow;
 
@@ -16,7 +17,7 @@ pub(in crate::cli) struct CellOptions {
 }
 
 impl CellOptions {
-    /// How cells are written; refused for a file that has none.
+    /// How cells are written. The option is an error for a format without cells.
     pub fn cells(self, is_csv: bool) -> Result<CsvCells, Failure> {
         match self.raw_cells {
             true if !is_csv => Err(Failure::usage("--raw-cells applies only to --format csv")),
@@ -28,7 +29,7 @@ impl CellOptions {
 /// How the cells of a CSV file hold texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::cli) enum CsvCells {
-    /// No cell is a formula: a text that would be one has a `'` before it.
+    /// Defused: a text that a spreadsheet would run as a formula has a `'` before it.
     Defused,
     /// The texts as they are.
     Raw,
@@ -71,15 +72,15 @@ fn defused(part: &str) -> Option<&str> {
     part.strip_prefix('\'').filter(|text| is_formula(text))
 }
 
-/// The parts of a cell that become cells of their own where another character than the comma separates cells: a spreadsheet that
-/// expects `;` takes `x;=1` for two cells, even if it is quoted. Each ends with its separator. A comma separates nothing: a cell that
-/// has one is quoted, and who expects commas reads it whole.
+/// Splits a cell where a spreadsheet may split it: one that expects `;` reads `x;=1` as two cells, even if it is quoted. Each part
+/// ends with its separator. A comma does not split: a cell that has one is quoted, and a reader that expects commas reads it whole.
 fn parts(cell: &str) -> impl Iterator<Item = &str> {
     cell.split_inclusive([';', '|', '\t', '\r', '\n', '；', '﹔', '｜', '，'])
 }
 
 /// Whether a spreadsheet could run a cell with this text, after it has dropped quotes, spaces and invisible characters at its
-/// start, or split it at a tab or line break there. It holds for `'` and the text as well, so that a reader can tell the two.
+/// start, or split it at a tab or line break there. It also counts a formula that has a `'` before it already: that gets a second
+/// `'`, so that removing one restores the text.
 fn is_formula(text: &str) -> bool {
     for c in text.chars() {
         match c {
@@ -137,7 +138,7 @@ mod tests {
         }
     }
 
-    /// As where a semicolon separates cells, or as normalized.
+    /// Some spreadsheets separate cells by semicolons, or normalize full-width characters.
     #[test]
     fn formulas_after_other_separators_are_defused() {
         for (text, cell) in [

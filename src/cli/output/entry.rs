@@ -8,7 +8,7 @@ use crate::api::pb;
 use crate::cli::table::Cell;
 
 #[derive(Serialize)]
-struct EntryShape<'a> {
+struct EntryJson<'a> {
     id: &'a str,
     revision: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -49,7 +49,7 @@ struct EntryShape<'a> {
 
 /// The JSON object of an entry.
 pub(in crate::cli) fn entry_json(entry: &pb::AuditLog) -> impl Serialize {
-    EntryShape {
+    EntryJson {
         id: &entry.id,
         revision: entry.revision,
         timestamp: time(entry.timestamp.as_ref()),

@@ -10,7 +10,7 @@ use crate::api::pb;
 use crate::cli::table::Cell;
 
 #[derive(Serialize)]
-struct FlagShape<'a> {
+struct FlagJson<'a> {
     id: &'a str,
     key: &'a str,
     name: &'a str,
@@ -28,7 +28,7 @@ struct FlagShape<'a> {
 
 /// The JSON object of a flag.
 fn flag_json(flag: &pb::FeatureFlag) -> impl Serialize {
-    FlagShape {
+    FlagJson {
         id: &flag.id,
         key: &flag.key,
         name: &flag.name,
@@ -56,7 +56,7 @@ fn colored_status(code: i32) -> Cell {
 }
 
 impl Printable<6> for pb::FeatureFlag {
-    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED", "BY"];
+    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED AT", "BY"];
 
     fn row(&self) -> [Cell; 6] {
         [
@@ -83,7 +83,7 @@ pub(in crate::cli) struct ChangeResult {
 }
 
 #[derive(Serialize)]
-struct ChangeResultShape<F, E> {
+struct ChangeResultJson<F, E> {
     #[serde(skip_serializing_if = "Option::is_none")]
     feature_flag: Option<F>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -115,7 +115,7 @@ impl Printable<4> for ChangeResult {
     }
 
     fn json(&self) -> impl Serialize {
-        ChangeResultShape {
+        ChangeResultJson {
             feature_flag: self.flag.as_ref().map(flag_json),
             audit_log: self.audit_log.as_ref().map(entry_json),
             revision: self.revision,
@@ -131,7 +131,7 @@ pub(in crate::cli) struct SetResult {
 }
 
 #[derive(Serialize)]
-struct SetResultShape<'a> {
+struct SetResultJson<'a> {
     id: &'a str,
     key: &'a str,
     status: String,
@@ -154,7 +154,7 @@ impl Printable<4> for SetResult {
 
     fn json(&self) -> impl Serialize {
         let Self { result, dry_run } = self;
-        SetResultShape {
+        SetResultJson {
             id: &result.id,
             key: &result.key,
             status: status(result.status),

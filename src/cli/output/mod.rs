@@ -1,4 +1,4 @@
-//! Printing of results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
+//! Prints results: tables for people, and JSON for scripts, one object a line. The JSON fields have the names of the
 //! protocol's messages; absent values are omitted.
 
 mod cells;
@@ -20,7 +20,7 @@ pub(super) use cells::{CellOptions, CsvCells, has_defused_part, has_formula};
 pub(super) use fields::{status, time};
 pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 
-/// The form of the output.
+/// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum OutputFormat {
     /// Columns, for people
@@ -29,10 +29,10 @@ pub(super) enum OutputFormat {
     Json,
 }
 
-/// The option for the form of the output.
+/// The option for the output format.
 #[derive(Debug, Clone, Copy, Args)]
 pub(super) struct OutputOptions {
-    /// The form of the output
+    /// The output format
     #[arg(
         id = "output",
         long = "output",
@@ -44,7 +44,7 @@ pub(super) struct OutputOptions {
     pub format: OutputFormat,
 }
 
-/// A result that can be printed in both forms.
+/// A result that can be printed in both formats.
 pub(super) trait Printable<const N: usize> {
     /// The names of its columns.
     const HEADER: [&'static str; N];
@@ -66,7 +66,7 @@ impl OutputOptions {
                 for item in items {
                     table.push(item.row());
                 }
-                print_own_text(&table.to_string())
+                print_escaped(&table.to_string())
             }
         }
     }
@@ -75,7 +75,7 @@ impl OutputOptions {
     pub fn print_one<const N: usize, T: Printable<N>>(self, item: &T) -> Result<(), Failure> {
         match self.format {
             OutputFormat::Json => print_line(&to_json(&item.json())?),
-            OutputFormat::Table => print_own_text(&Table::new(T::HEADER).line(&item.row())),
+            OutputFormat::Table => print_escaped(&Table::new(T::HEADER).line(&item.row())),
         }
     }
 
@@ -85,7 +85,7 @@ impl OutputOptions {
     }
 }
 
-/// Prints results one by one. The columns of its table grow with their content.
+/// Prints results as they arrive. The columns of its table grow with their content.
 pub(super) struct StreamPrinter<const N: usize> {
     format: OutputFormat,
     /// The table, once its header is printed.
@@ -93,17 +93,24 @@ pub(super) struct StreamPrinter<const N: usize> {
 }
 
 impl<const N: usize> StreamPrinter<N> {
-    pub fn print<T: Printable<N>>(&mut self, item: &T) -> Result<(), Failure> {
+    /// Prints results that arrived together, in columns as wide as the widest of them.
+    pub fn print<'a, T: Printable<N> + 'a>(
+        &mut self,
+        mut items: impl Iterator<Item = &'a T> + Clone,
+    ) -> Result<(), Failure> {
         if self.format == OutputFormat::Json {
-            return print_line(&to_json(&item.json())?);
+            return items.try_for_each(|item| print_line(&to_json(&item.json())?));
+        }
+        if items.clone().next().is_none() {
+            return Ok(());
         }
         let is_first = self.table.is_none();
         let table = self.table.get_or_insert_with(|| Table::new(T::HEADER).with_colors(has_colors()));
-        table.widen(&item.row());
+        items.clone().for_each(|item| table.widen(&item.row()));
         if is_first {
-            print_own_text(&table.to_string())?;
+            print_escaped(&table.to_string())?;
         }
-        print_own_text(&table.line(&item.row()))
+        items.try_for_each(|item| print_escaped(&table.line(&item.row())))
     }
 }
 
@@ -112,22 +119,22 @@ fn has_colors() -> bool {
     io::stdout().is_terminal() && console::colors_enabled()
 }
 
-/// One JSON object, with hidden characters as JSON's escapes: it shows all and denotes the exact value.
-pub(super) fn to_json(shape: &impl Serialize) -> Result<String, Failure> {
-    Ok(visible_json(&serde_json::to_string(shape)?).into_owned())
+/// One JSON object. Hidden characters are written as JSON escapes, which are visible and keep the exact value.
+pub(super) fn to_json(value: &impl Serialize) -> Result<String, Failure> {
+    Ok(visible_json(&serde_json::to_string(value)?).into_owned())
 }
 
 /// Prints one line to standard output.
 pub(super) fn print_line(text: &str) -> Result<(), Failure> {
-    print_own_text(&visible(text))
+    print_escaped(&visible(text))
 }
 
-/// Prints lines that hold no text of others, or only in cells of a table.
-pub(super) fn print_own_text(text: &str) -> Result<(), Failure> {
+/// Prints lines whose hidden characters are escaped already, as in the cells of a table, or that are all our own text.
+pub(super) fn print_escaped(text: &str) -> Result<(), Failure> {
     write(format!("{text}\n").as_bytes())
 }
 
-/// Prints the content of a file to standard output: exactly, unless it is a terminal, which shows what hides.
+/// Prints the content of a file to standard output: unchanged, or with hidden characters escaped if that is a terminal.
 pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
     if io::stdout().is_terminal() {
         let text = String::from_utf8_lossy(bytes);
@@ -141,12 +148,12 @@ pub(super) fn print_bytes(bytes: &[u8]) -> Result<(), Failure> {
 fn write(bytes: &[u8]) -> Result<(), Failure> {
     let mut out = io::stdout().lock();
     out.write_all(bytes).and_then(|()| out.flush()).map_err(|error| match error.kind() {
-        ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, line: String::new() },
-        _ => Failure { code: EXIT_FAILURE, line: format!("standard output: {error}") },
+        ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, message: String::new() },
+        _ => Failure { code: EXIT_FAILURE, message: format!("standard output: {error}") },
     })
 }
 
-/// Prints a line to standard error, so that it is no part of the output.
+/// Prints a line to standard error, since standard output holds only results.
 pub(super) fn print_note(text: &str) {
     super::progress::with_bars_hidden(|| {
         let _ = writeln!(io::stderr(), "{}", visible(text));

@@ -8,7 +8,7 @@ use crate::api::pb;
 use crate::cli::table::Cell;
 
 #[derive(Serialize)]
-struct UserShape<'a> {
+struct UserJson<'a> {
     #[serde(skip_serializing_if = "str::is_empty")]
     id: &'a str,
     email: &'a str,
@@ -25,9 +25,9 @@ struct UserShape<'a> {
 }
 
 #[derive(Serialize)]
-struct WhoAmIShape<'a> {
+struct WhoAmIJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
-    user: Option<UserShape<'a>>,
+    user: Option<UserJson<'a>>,
     permissions: &'a [String],
     #[serde(skip_serializing_if = "str::is_empty")]
     token_id: &'a str,
@@ -48,7 +48,7 @@ impl Printable<4> for pb::WhoAmIResponse {
     }
 
     fn json(&self) -> impl Serialize {
-        let user = self.user.as_ref().map(|user| UserShape {
+        let user = self.user.as_ref().map(|user| UserJson {
             id: &user.id,
             email: &user.email,
             permissions: &user.permissions,
@@ -58,6 +58,6 @@ impl Printable<4> for pb::WhoAmIResponse {
             issuer: user.issuer.as_deref(),
             subject: user.subject.as_deref(),
         });
-        WhoAmIShape { user, permissions: &self.permissions, token_id: &self.token_id }
+        WhoAmIJson { user, permissions: &self.permissions, token_id: &self.token_id }
     }
 }

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status, Streaming};
 
-use super::failure::{CallFailure, is_rate_limited, may_have_been_made};
+use super::failure::{CallFailure, change_may_have_been_made, is_rate_limited};
 use super::retry::{Retries, RetryPolicy};
 use super::{ApiClient, ServerRefusal, ServiceClients};
 use crate::cli::{Failure, print_error};
 
 /// A wait for a rate limit is reported if it is at least this long.
-const REPORTED_WAIT: Duration = Duration::from_secs(1);
+const MIN_REPORTED_WAIT: Duration = Duration::from_secs(1);
 
 impl ApiClient {
     /// Makes a call, and repeats it after transient failures. A change is repeated safely if it has a `request_id`. A
@@ -23,7 +23,7 @@ impl ApiClient {
         call: impl AsyncFn(&mut ServiceClients, Request<Q>) -> Result<Response<A>, Status>,
     ) -> Result<A, Failure> {
         let mut clients = self.clients.clone();
-        let policy = if self.waits_for_limits { RetryPolicy::WaitForLimits } else { RetryPolicy::Bounded };
+        let policy = if self.waits_for_rate_limits { RetryPolicy::WaitForRateLimits } else { RetryPolicy::Bounded };
         let mut retries = Retries::new(policy, self.has_answered());
         loop {
             let mut attempt = Request::new(request.clone());
@@ -37,8 +37,8 @@ impl ApiClient {
             };
             self.record(&status);
             let Some(wait) = retries.wait_after(&status) else { return Err(self.failure(&status)) };
-            if self.waits_for_limits && is_rate_limited(&status) {
-                self.report_limit(wait);
+            if self.waits_for_rate_limits && is_rate_limited(&status) {
+                self.report_rate_limit_wait(wait);
             }
             tokio::time::sleep(wait).await;
         }
@@ -97,20 +97,20 @@ impl ApiClient {
                     .unwrap_or_else(|| self.failure(&status)));
             };
             if (opened || retries.is_unbounded()) && retries.is_first_failure() {
-                print_error(&format!("{}; resuming where it stopped", self.failure(&status).line));
+                print_error(&format!("{}; resuming where it stopped", self.failure(&status).message));
             }
             tokio::time::sleep(wait).await;
         }
     }
 
     /// The same client, but rate-limited calls are retried after the delay that the server names, for as long as it takes.
-    pub fn waiting_for_limits(self) -> Self {
-        Self { waits_for_limits: true, ..self }
+    pub fn waiting_for_rate_limits(self) -> Self {
+        Self { waits_for_rate_limits: true, ..self }
     }
 
     /// Whether any call was rate-limited.
     pub fn is_rate_limited(&self) -> bool {
-        self.is_limited.load(Ordering::Relaxed)
+        self.has_been_rate_limited.load(Ordering::Relaxed)
     }
 
     /// Why the server last refused a call.
@@ -130,17 +130,17 @@ impl ApiClient {
 
     /// Records what a failed call says about the server.
     fn record(&self, status: &Status) {
-        self.has_lost_answer.fetch_or(may_have_been_made(status), Ordering::Relaxed);
+        self.has_lost_answer.fetch_or(change_may_have_been_made(status), Ordering::Relaxed);
         if CallFailure::of(status) == CallFailure::Status {
             self.has_answered.store(true, Ordering::Relaxed);
-            self.is_limited.fetch_or(is_rate_limited(status), Ordering::Relaxed);
+            self.has_been_rate_limited.fetch_or(is_rate_limited(status), Ordering::Relaxed);
             *self.last_refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(ServerRefusal::of(status));
         }
     }
 
     /// Reports the first long wait for a rate limit.
-    fn report_limit(&self, wait: Duration) {
-        if wait >= REPORTED_WAIT && !self.limit_reported.swap(true, Ordering::Relaxed) {
+    fn report_rate_limit_wait(&self, wait: Duration) {
+        if wait >= MIN_REPORTED_WAIT && !self.rate_limit_reported.swap(true, Ordering::Relaxed) {
             print_error(&format!("the server limits the rate of changes: waiting {}s", wait.as_secs()));
         }
     }

@@ -78,7 +78,7 @@ impl ServerRefusal {
 }
 
 /// Whether the same call may succeed later. That includes a change of which the outcome is unknown: repeated with the same
-/// `request_id`, it reports the outcome. A deadline counts like the client's own timer, which fires at the same time.
+/// `request_id`, it reports the outcome. The server's deadline is transient, as the client's own timer is: both end at the same time.
 pub(super) fn is_transient(status: &Status) -> bool {
     match status.code() {
         Code::Unavailable | Code::DeadlineExceeded => true,
@@ -116,11 +116,12 @@ fn has_reason(status: &Status, reason: &str) -> bool {
 }
 
 /// Whether a change may have been made, although the call failed.
-pub(super) fn may_have_been_made(status: &Status) -> bool {
+pub(super) fn change_may_have_been_made(status: &Status) -> bool {
     match CallFailure::of(status) {
         CallFailure::ConnectionLost | CallFailure::TimedOut | CallFailure::Unresponsive => true,
         CallFailure::Unreachable | CallFailure::NotHttp2 => false,
-        // A server's own refusals have details; those of a proxy or a library may come after the change.
+        // A refusal by the server itself has details, and no change was made. One by a proxy or a library has none, and the
+        // change may have been made before it.
         CallFailure::Status => match status.code() {
             Code::DeadlineExceeded if has_reason(status, "DEADLINE_DURING_CHANGE") => true,
             Code::DeadlineExceeded | Code::Unavailable => status.get_details_error_info().is_none(),
@@ -165,13 +166,14 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
 impl ApiClient {
     /// The message and exit code for a failed call.
     pub(super) fn failure(&self, status: &Status) -> Failure {
-        let unavailable = |line: String| Failure { code: EXIT_UNAVAILABLE, line };
+        let unavailable = |message: String| Failure { code: EXIT_UNAVAILABLE, message };
         let (address, cause) = (&self.address, || root_cause(status));
         match CallFailure::of(status) {
             CallFailure::Status if is_outcome_unknown(status) => unavailable(self.refusal_message(status)),
-            CallFailure::Status => Failure { code: exit_code(status.code()), line: self.refusal_message(status) },
+            CallFailure::Status => Failure { code: exit_code(status.code()), message: self.refusal_message(status) },
             CallFailure::Unreachable => {
-                unavailable(format!("cannot reach {address}: {}{}", cause(), connect_hint(&cause())))
+                let hint = if self.has_answered() { "" } else { connect_hint(&cause()) };
+                unavailable(format!("cannot reach {address}: {}{hint}", cause()))
             }
             CallFailure::ConnectionLost => {
                 let hint = if self.has_answered() { "" } else { self.connection_lost_hint };
@@ -180,9 +182,10 @@ impl ApiClient {
             CallFailure::NotHttp2 => unavailable(format!(
                 "{address} does not speak HTTP/2; if the server uses TLS, use https:// instead of http://"
             )),
-            CallFailure::Unresponsive => {
-                unavailable(format!("no answer from {address}: the connection is open, but pings are not answered"))
-            }
+            CallFailure::Unresponsive => unavailable(format!(
+                "no answer from {address}: the connection is open, but pings are not answered; check whether \
+                 its machine is overloaded or suspended"
+            )),
             CallFailure::TimedOut => unavailable(format!(
                 "no answer from {address} within {:?}; if the server is slow, pass a longer --timeout",
                 self.timeout
@@ -196,15 +199,18 @@ impl ApiClient {
     pub(super) fn cursor_failure(&self, status: &Status, cursor_origin: Option<&str>) -> Option<Failure> {
         let info = status.get_details_error_info().filter(|_| CallFailure::of(status) == CallFailure::Status)?;
         let (cursor, address) = (cursor_origin?, &self.address);
-        let line = match info.reason.as_str() {
+        let message = match info.reason.as_str() {
             "CURSOR_IN_FUTURE" | "LOG_MISMATCH" => format!(
                 "{cursor} does not match the log of {address}, which was restored from a backup or is another log; \
                  keep the existing output, and start a new one without a cursor"
             ),
-            "CURSOR_TOO_OLD" => format!("{cursor} cannot be resumed: {}; start again", status.message()),
+            "CURSOR_TOO_OLD" => format!(
+                "{cursor} cannot be continued: {}; repeat the command without --after, with a new file if it writes one",
+                status.message()
+            ),
             _ => return None,
         };
-        Some(Failure { code: EXIT_CONFLICT, line })
+        Some(Failure { code: EXIT_CONFLICT, message })
     }
 
     /// The message for an error that the server answered with.
@@ -213,7 +219,8 @@ impl ApiClient {
         if status.code() == Code::Unauthenticated {
             return match &self.token_origin {
                 Some(origin) => format!(
-                    "{address} refused the token of {origin}: it is unknown, expired or revoked; pass another token"
+                    "{address} refused the token from {origin}: it is unknown, expired or revoked; pass another token, or retry in a \
+                     second if it was just created"
                 ),
                 None => format!(
                     "{address} needs a token: pass --token (TOGGLED_TOKEN) or --token-file (TOGGLED_TOKEN_FILE)"
@@ -222,13 +229,36 @@ impl ApiClient {
         }
         let violations = status.get_details_bad_request().map(|bad| bad.field_violations).unwrap_or_default();
         if status.code() == Code::PermissionDenied {
-            return format!("{}; ask an access manager to grant it", status.message());
+            return format!("{}; ask an access manager to grant it (AccessService UpdateUser)", status.message());
         }
         if violations.is_empty() {
             return status.message().to_owned();
         }
-        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", v.field, v.description)).collect();
+        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", argument_of(&v.field), v.description)).collect();
         format!("invalid request: {}", all.join("; "))
+    }
+}
+
+/// The name by which the user gave a field of a request: the option, if there is one.
+fn argument_of(field: &str) -> &str {
+    match field {
+        "action_type" => "--action",
+        "after_revision" => "--after",
+        "as_of_revision" => "--as-of",
+        "as_of_time" => "--as-of (a date is the end of that day, in UTC)",
+        "description" => "--description",
+        "entity_id" => "--entity-id",
+        "entity_type" => "--entity-type",
+        "expected_revision" => "--expected-revision",
+        "from_date" => "--from",
+        "key_prefix" => "--prefix",
+        "name" => "--name",
+        "reason" => "--reason",
+        "request_id" => "--request-id",
+        "revision" => "--revision",
+        "to_date" => "--to",
+        "user_email" => "--user",
+        other => other,
     }
 }
 
@@ -247,7 +277,9 @@ fn connect_hint(cause: &str) -> &'static str {
         "; the server does not seem to use TLS: use http:// instead of https://"
     } else if cause.contains("UnknownIssuer") {
         "; the server's certificate is signed by an unknown authority: pass its CA with --ca-certificate"
+    } else if cause.contains("certificate") {
+        "; the server needs another certificate, or pass the address that this one names with --addr (TOGGLED_ADDR)"
     } else {
-        ""
+        "; start the server, or pass its address with --addr (TOGGLED_ADDR)"
     }
 }

@@ -41,14 +41,14 @@ pub(super) struct ApiClient {
     /// The setting that the token was taken from, for messages; `None` without a token.
     token_origin: Option<String>,
     /// Whether rate-limited calls are retried after the delay that the server names, for as long as it takes.
-    waits_for_limits: bool,
+    waits_for_rate_limits: bool,
     /// Whether any call was rate-limited.
-    is_limited: AtomicBool,
+    has_been_rate_limited: AtomicBool,
     /// Whether a change may have been made by a call that failed.
     has_lost_answer: AtomicBool,
-    /// Whether a wait for such a limit was reported. It is reported once.
-    limit_reported: AtomicBool,
-    /// Whether the server has answered any call. If so, it is waited for when it becomes unreachable.
+    /// Whether a long wait for a rate limit was reported. Only the first one is.
+    rate_limit_reported: AtomicBool,
+    /// Whether the server has answered any call. If so, calls are retried while it is unreachable.
     has_answered: AtomicBool,
     /// Why the server last refused a call.
     last_refusal: Mutex<Option<ServerRefusal>>,
@@ -84,10 +84,10 @@ impl ApiClient {
             address: address.to_string(),
             timeout,
             token_origin: token.origin,
-            waits_for_limits: false,
-            is_limited: AtomicBool::new(false),
+            waits_for_rate_limits: false,
+            has_been_rate_limited: AtomicBool::new(false),
             has_lost_answer: AtomicBool::new(false),
-            limit_reported: AtomicBool::new(false),
+            rate_limit_reported: AtomicBool::new(false),
             has_answered: AtomicBool::new(false),
             last_refusal: Mutex::default(),
             connection_lost_hint: address.connection_lost_hint(),

@@ -1,9 +1,10 @@
-//! The options of every command that calls a server, and the token among them.
+//! The options of every command that calls a server: its address, the token and the timeout.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as UsageErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use tonic::metadata::{Ascii, MetadataValue};
@@ -11,7 +12,7 @@ use tonic::service::Interceptor;
 use tonic::{Request, Status};
 
 use super::{ApiClient, ServerAddress, timeout};
-use crate::cli::Failure;
+use crate::cli::{Failure, file};
 
 /// The options of every command that calls a server with a token.
 #[derive(Args)]
@@ -42,7 +43,7 @@ impl ConnectionOptions {
 struct TokenOptions {
     /// The API token
     // clap must not parse it, since its error would repeat the token.
-    #[arg(long, value_name = "TOKEN", env = "TOGGLED_TOKEN", hide_env_values = true)]
+    #[arg(long, value_name = "TOKEN", env = "TOGGLED_TOKEN")]
     token: Option<String>,
     /// The file that holds the API token
     #[arg(long, value_name = "FILE", env = "TOGGLED_TOKEN_FILE")]
@@ -61,7 +62,10 @@ impl FromArgMatches for TokenSource {
         let is_option = |id| matches.value_source(id) == Some(ValueSource::CommandLine);
         let (has_token_option, has_file_option) = (is_option("token"), is_option("token_file"));
         if has_token_option && has_file_option {
-            return Err(clap::Error::raw(ErrorKind::ArgumentConflict, "pass either --token or --token-file, not both"));
+            return Err(clap::Error::raw(
+                UsageErrorKind::ArgumentConflict,
+                "pass either --token or --token-file, not both",
+            ));
         }
         let options = TokenOptions::from_arg_matches(matches)?;
         Ok(match (options.token, options.token_file) {
@@ -113,12 +117,17 @@ impl BearerToken {
     }
 
     async fn read(path: &Path, setting: &str) -> Result<Self, Failure> {
-        let origin = format!("{setting} {}", path.display());
-        let unusable = |rule: &dyn std::fmt::Display| Failure::usage(format!("{origin}: {rule}"));
-        let token = tokio::fs::read_to_string(path).await.map_err(|error| unusable(&error))?;
+        let unusable =
+            |rule: &str| Failure::usage(format!("cannot read the token file {} ({setting}): {rule}", path.display()));
+        let token = tokio::fs::read_to_string(path).await.map_err(|error| match error.kind() {
+            ErrorKind::NotFound => unusable("no such file; pass the path that the server printed at its first start"),
+            ErrorKind::InvalidData => unusable("it is not text; pass another file"),
+            _ => unusable(&file::describe(&error)),
+        })?;
         if token.trim().is_empty() {
-            return Err(unusable(&"the file is empty"));
+            return Err(unusable("it is empty; write the token into it, or pass another file"));
         }
+        let origin = format!("{setting} {}", path.display());
         Self::new(origin, &token)
     }
 }

@@ -27,10 +27,10 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 pub(super) enum RetryPolicy {
     /// Up to `MAX_ATTEMPTS` attempts within `RETRY_TIMEOUT`.
     Bounded,
-    /// The same, but a rate-limited attempt does not count, nor does the wait after it. Any other failure with a retry delay counts as time
-    /// only.
-    WaitForLimits,
-    /// Without an end.
+    /// Like `Bounded`, but rate limits are waited for: neither the limited attempt nor the wait after it counts. After another failure
+    /// with a retry delay, the wait counts towards `RETRY_TIMEOUT`, and the attempt does not count.
+    WaitForRateLimits,
+    /// For as long as the failures are transient.
     Unbounded,
 }
 
@@ -65,13 +65,13 @@ impl Retries {
     /// How long to wait before the next attempt; `None` if there is no further attempt.
     pub fn wait_after(&mut self, status: &Status) -> Option<Duration> {
         let retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
-        let waits_for_limits = self.policy == RetryPolicy::WaitForLimits;
-        if waits_for_limits && is_rate_limited(status) {
+        let waits_for_rate_limits = self.policy == RetryPolicy::WaitForRateLimits;
+        if waits_for_rate_limits && is_rate_limited(status) {
             self.started = Instant::now() + retry_delay.unwrap_or_default();
             return retry_delay.map(with_jitter);
         }
-        // A server that says when to call again is working: then only the time is bounded.
-        self.failures += u32::from(!(waits_for_limits && retry_delay.is_some()));
+        // A server that says when to call again is working, so its refusals do not use up attempts.
+        self.failures += u32::from(!(waits_for_rate_limits && retry_delay.is_some()));
         let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(MAX_WAIT);
         let wait = with_jitter(retry_delay.unwrap_or(doubled));
         let may_succeed = match CallFailure::of(status) {
@@ -137,7 +137,7 @@ mod tests {
     fn rate_limit_is_waited_for_without_bounds() {
         let details = ErrorDetails::with_retry_info(Some(RETRY_TIMEOUT * 10));
         let limited = Status::with_error_details(Code::ResourceExhausted, "too much", details);
-        let mut retries = Retries::new(RetryPolicy::WaitForLimits, true);
+        let mut retries = Retries::new(RetryPolicy::WaitForRateLimits, true);
         for _ in 0..10 * MAX_ATTEMPTS {
             let wait = retries.wait_after(&limited).unwrap();
             assert!((RETRY_TIMEOUT * 10..=RETRY_TIMEOUT * 10 + MAX_WAIT).contains(&wait), "{wait:?}");

@@ -41,21 +41,25 @@ const HOST: Malformed = Malformed(
      none at the end",
 );
 const MARKS: Malformed = Malformed(
-    "must not have a combining mark that does not follow a letter, or a combining dot above (U+0307), which is not seen above an i",
+    "must not have a combining mark (an accent) without a letter before it, nor a combining dot above (U+0307), which is \
+     invisible above an i",
 );
 const RESERVED: Malformed = Malformed(
-    "must not begin with 'cli@', 'bootstrap@' or 'sign-on@', or look as if it did: the service keeps these for its own \
+    "must not begin with 'cli@', 'bootstrap@' or 'sign-on@', or look as if it did (as 'c1i@' does): the service keeps these for its own \
      entries",
 );
 const LIKE_ADMINISTRATOR: Malformed = Malformed("must not look like 'admin@localhost'");
 const CHARACTERS: Malformed = Malformed(
-    "must not hold invisible, decomposed or compatibility characters: besides ASCII, only the letters, marks and digits \
-     that Unicode recommends for identifiers (UTS #39), in normal form C",
+    "must not have invisible, decomposed or compatibility characters: beyond ASCII, use only letters, marks and digits that \
+     Unicode recommends for identifiers (UTS #39), in normal form C; type the address anew, with accented letters as one character",
 );
-const MIXED_SCRIPTS: Malformed =
-    Malformed("must not mix scripts, such as Latin and Cyrillic letters, before the @ or between two dots after it");
+const MIXED_SCRIPTS: Malformed = Malformed(
+    "must not mix scripts, such as Latin and Cyrillic letters, in the name (before the @) or in one part of the host \
+     (between two dots)",
+);
 const LIKE_ASCII: Malformed = Malformed(
-    "must not have, before the @ or between two dots after it, non-ASCII letters that all look like ASCII characters",
+    "must not have a name (before the @) or a part of the host (between two dots) in which each non-ASCII letter looks like an \
+     ASCII character, as in a Cyrillic word that reads like a Latin one",
 );
 
 /// Checks an address, and converts its ASCII letters to lower case.

@@ -42,7 +42,7 @@ impl DatabaseClock {
             let difference = SystemClock.now().micros().saturating_sub(reading.micros());
             if difference.saturating_abs() > WORTH_LOGGING + (arrived - asked) {
                 let seconds = difference / 1_000_000;
-                tracing::warn!(seconds, "this machine's clock differs from the database's, which counts");
+                tracing::warn!(seconds, "this machine's clock differs from the database's; entries use the database's");
             }
         }
     }

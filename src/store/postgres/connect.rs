@@ -81,8 +81,8 @@ impl Connector {
         let cause = |error| Cause::named(&self.describe(), error);
         if format!("{error:?}").contains("CaUsedAsEndEntity") {
             let message = format!(
-                "{}: the server's certificate is a CA's, as a self-signed one often is, which toggled accepts from no server: \
-                 issue one for the server (with CA:FALSE), by a CA whose certificate sslrootcert names",
+                "{}: the database server presents a CA certificate (often a self-signed one), which is refused; issue a server \
+                 certificate (CA:FALSE), and name its CA in sslrootcert",
                 self.describe()
             );
             return StoreError::Misconfigured(message.into());

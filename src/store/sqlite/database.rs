@@ -211,8 +211,8 @@ impl SqliteDatabase {
             if opened.files.is_deleted() {
                 tracing::warn!(
                     %problem,
-                    "the database was deleted: keep its -wal, which holds the changes since the last checkpoint, for a copy of \
-                     the database that was made from /proc/PID/fd before this stop"
+                    "the database was deleted: keep its -wal, which holds the changes since the last SQLite checkpoint; see \
+                     \"A deleted SQLite file\" in docs/operations.md"
                 );
                 std::mem::forget(first);
                 return;

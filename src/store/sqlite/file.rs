@@ -79,7 +79,7 @@ impl fmt::Display for FileProblem {
             Self::Missing(path, error) => write!(
                 f,
                 "{} was moved or deleted, or its file system is gone ({error}): if it was moved, move it back; if it was \
-                 deleted, copy it from /proc/{}/fd and keep its -wal, then stop the server, restore the database and start again",
+                 deleted, save it before you stop process {}: see \"A deleted SQLite file\" in docs/operations.md",
                 path.display(),
                 std::process::id()
             ),

@@ -116,7 +116,7 @@ async fn filters_select_entries() {
     }
     for (filters, code, message) in [
         (&["--flag", "nope"][..], 3, "nope"),
-        (&["--action", "fly"], 2, "action_type"),
+        (&["--action", "fly"], 2, "--action must be one of"),
         (&["--from", "yesterday"], 2, "--from"),
         (&["--from", "2026-02-01", "--to", "2026-01-31"], 2, "--from is after --to"),
         (&["--entity-id", "a"], 2, "--entity-id"),

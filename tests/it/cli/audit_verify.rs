@@ -128,8 +128,8 @@ on_both_databases! {
             (&["--file", &first, "--until", &one][..], 1, "revision 3: truncated: "),
             (&["--file", &second, "--until", &two], 1, "revision 3: missing: "),
             (&["--file", &first, "--since", &one, "--until", &two], 1, "revision 3: truncated: "),
-            (&["--since", &one], 2, "pass the checkpoint that was kept when it was trimmed"),
-            (&["--database", url, "--since", &one], 2, "pass the checkpoint that was kept when it was trimmed"),
+            (&["--since", &one], 2, "pass the FILE.checkpoint that audit trim wrote"),
+            (&["--database-url", url, "--since", &one], 2, "pass the FILE.checkpoint that audit trim wrote"),
         ] {
             let message = shell.fails(&[&verify, arguments].concat(), code).await;
             assert!(message.contains(words), "{arguments:?}: {message}");

@@ -1,5 +1,6 @@
 //! Exit codes and error messages, and changes whose answer is lost.
 
+use std::net::TcpListener;
 use std::os::unix::process::ExitStatusExt;
 
 use super::{Shell, assert_output, server};
@@ -28,11 +29,21 @@ async fn exit_code_tells_kind_of_failure() {
         &["flag", "nope", "get"],
         &["--nope"],
         &["flag", "toggle", "a", "--expected-revision", "0"],
+        &["flag", "toggle", "a", "--expected-revision", "x"],
+        &["audit", "list", "--limit", ""],
+        &["serve", "--listen", "localhost:1"],
         &["flag", "get", "nope"],
         &["flag", "get", "--id", "00000000-0000-0000-0000-000000000000"],
         &["flag", "create", "a"],
         &["flag", "toggle", "a", "--expected-revision", "1"],
         &["flag", "toggle", "old"],
+        &["flag", "revert", "foo"],
+        &["flag", "get", "--id", "xyz"],
+        &["audit", "list", "--action", "foo"],
+        &["audit", "list", "--entity-type", "foo"],
+        &["audit", "verify", "--file", "/nowhere"],
+        &["audit", "export", "--output-file", "/"],
+        &["flag", "import", "/nowhere"],
         &["health", "--service", "nope"],
     ];
     let mut outputs = shell.transcript(commands).await;
@@ -111,6 +122,14 @@ async fn server_without_answers_is_unavailable() {
     proxy.set(Route::Reject);
     let error = shell.fails(&["flag", "list"], 6).await;
     assert!(error.contains(&proxy.address.to_string()), "{error}");
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for address in [address.to_string(), "http://nowhere.invalid:1".to_owned()] {
+        let error = Shell::anonymous(address).fails(&["flag", "list"], 6).await;
+        assert!(
+            error.trim_end().ends_with("; start the server, or pass its address with --addr (TOGGLED_ADDR)"),
+            "{error}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -159,11 +178,20 @@ async fn completion_scripts_are_valid() {
 
 #[tokio::test]
 async fn help_hides_values_of_variables() {
-    let secrets = [("TOGGLED_TOKEN", "a-token-that-help-must-not-show-to-anyone"), ("TOGGLED_TOKEN_FILE", "")];
-    for arguments in
-        [&["whoami", "--help"][..], &["flag", "toggle", "--help"], &["audit", "tail", "--help"], &["health", "-h"]]
-    {
-        let output = invoke(arguments, &secrets[..1]).await;
+    let variables = [
+        ("TOGGLED_TOKEN", "a-token-that-help-must-not-show-to-anyone"),
+        ("TOGGLED_ADDR", "must-not-show.example:1"),
+        ("TOGGLED_DATABASE_URL", "postgres://must-not-show@h/d"),
+        ("TOGGLED_BOOTSTRAP_TOKEN", "a-token-that-help-must-not-show-to-anyone"),
+    ];
+    for arguments in [
+        &["whoami", "--help"][..],
+        &["flag", "toggle", "--help"],
+        &["audit", "tail", "--help"],
+        &["health", "-h"],
+        &["serve", "--help"],
+    ] {
+        let output = invoke(arguments, &variables).await;
         assert!(output.status.success() && !String::from_utf8(output.stdout).unwrap().contains("must-not-show"));
     }
 }

@@ -10,15 +10,17 @@ async fn watch_shows_flags_and_then_changes() {
     let mut admin = server.admin().await;
     admin.create("a").await;
     admin.create("b").await;
+    // Its row is wider than the first one.
+    admin.create("a-flag-with-a-long-key").await;
     let shell = Shell::new(server.address);
     let mut table = shell.start(&["flag", "watch"]);
     let mut json = shell.start(&["flag", "watch", "b", "c", "--output", "json"]);
-    assert_eq!(table.line().await.split_whitespace().collect::<Vec<_>>(), ["TIME", "KEY", "STATUS", "BY"]);
-    for key in ["a", "b"] {
-        assert_eq!(
-            table.line().await.split_whitespace().skip(1).collect::<Vec<_>>(),
-            [key, "disabled", "admin@localhost"]
-        );
+    let header = table.line().await;
+    assert_eq!(header.split_whitespace().collect::<Vec<_>>(), ["TIME", "KEY", "STATUS", "BY"]);
+    for key in ["a", "b", "a-flag-with-a-long-key"] {
+        let row = table.line().await;
+        assert_eq!(row.split_whitespace().skip(1).collect::<Vec<_>>(), [key, "disabled", "admin@localhost"]);
+        assert_eq!((row.find("disabled"), row.find("admin@")), (header.find("STATUS"), header.find("BY")), "{row}");
     }
     assert_eq!(json.object().await["key"], "b");
     admin.flip("a").await;

@@ -41,7 +41,7 @@ async fn import_asks_for_confirmation_on_terminal() {
     for answer in ["n\n", "\n", "perhaps\n"] {
         let (succeeded, shown) = on_terminal(&import, server.address, answer).await;
         assert!(
-            !succeeded && shown.contains("Make these 1 changes? [y/N]") && shown.contains("nothing was changed"),
+            !succeeded && shown.contains("Make this change? [y/N]") && shown.contains("nothing was changed"),
             "{shown}"
         );
         assert!(flags(&mut admin).await.is_empty());
@@ -49,12 +49,12 @@ async fn import_asks_for_confirmation_on_terminal() {
     let (succeeded, shown) = on_terminal(&format!("{import} --dry-run"), server.address, "").await;
     assert!(succeeded && !shown.contains("[y/N]") && flags(&mut admin).await.is_empty(), "{shown}");
     let (succeeded, shown) = on_terminal(&import, server.address, "y\n").await;
-    assert!(succeeded && shown.contains("1 changes made") && flags(&mut admin).await.len() == 1, "{shown}");
+    assert!(succeeded && shown.contains("1 change made") && flags(&mut admin).await.len() == 1, "{shown}");
     let (succeeded, shown) = on_terminal(&import, server.address, "").await;
     assert!(succeeded && !shown.contains("[y/N]"), "without changes there is no question: {shown}");
     let import = format!("flag import --yes {}", file(&folder, "key,status\na,on\n"));
     let (succeeded, shown) = on_terminal(&import, server.address, "").await;
-    assert!(succeeded && !shown.contains("[y/N]") && shown.contains("1 changes made"), "{shown}");
+    assert!(succeeded && !shown.contains("[y/N]") && shown.contains("1 change made"), "{shown}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::{Args, Command};
 use toggled::api::AuthMethods;
 use toggled::auth::secret::Secret;
-use toggled::config::{Following, Limits, Shutdown};
+use toggled::config::{FollowerOptions, Limits, ShutdownOptions};
 use toggled::server::{self, CheckpointSettings, ServerContext, ServerError};
 use toggled::store;
 use toggled::tls::{ServerTls, TlsFiles};
@@ -40,7 +40,7 @@ impl EmbeddedServer {
     pub async fn start_with(
         database: &Database,
         limits: Limits,
-        shutdown_settings: Shutdown,
+        shutdown_settings: ShutdownOptions,
         tls: Option<TlsFiles>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -57,7 +57,7 @@ impl EmbeddedServer {
             clock: store.clock(),
             store,
             bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
-            following: defaults::<Following>(),
+            following: defaults::<FollowerOptions>(),
             checkpoints: CheckpointSettings { key: None, interval: 1_000, verify_all: false },
             limits,
             shutdown_settings,

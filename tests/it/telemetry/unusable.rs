@@ -174,7 +174,7 @@ async fn batches_of_an_outage_are_logged_once() {
     let log = log.rest().await;
 
     assert_eq!(log.matches("batch not written").count(), 1, "{log}");
-    let end = log.lines().find(|line| line.contains("batches written again")).unwrap();
+    let end = log.lines().find(|line| line.contains("batch writes resumed")).unwrap();
     assert!(end.contains("not_written=5"), "{end}");
 }
 

@@ -188,12 +188,12 @@ limits! {
     /// The time of a call, and of a message of a stream of requests.
     CallTime {
         Milliseconds, "for a call", Set("--request-timeout");
-        DeadlineExceeded, DeadlineExceeded, "the server's time for the call passed before the answer was complete; nothing was written"
+        DeadlineExceeded, DeadlineExceeded, "the call exceeded the server's time limit before the answer was complete; nothing was written"
     }
     /// The time until a change begins.
     ChangeStart {
         Milliseconds, "for a call", Set("--request-timeout");
-        DeadlineExceeded, DeadlineBeforeStart, "the server's time for the call passed before the change began; nothing was written"
+        DeadlineExceeded, DeadlineBeforeStart, "the call exceeded the server's time limit before the change began; nothing was written"
     }
     /// The time in which the client of a watch reads nothing, although there is something to read.
     UnreadTime {

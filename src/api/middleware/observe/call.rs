@@ -70,7 +70,7 @@ impl TrackedCall {
             return;
         }
         // The client is gone, so it got no answer.
-        let code = if code != Code::Ok && self.context.is_broken_off() { Code::Cancelled } else { code };
+        let code = if code != Code::Ok && self.context.is_incomplete() { Code::Cancelled } else { code };
         let took = self.began.elapsed();
         self.open = None;
         self.series.end(code, took);

@@ -1,6 +1,6 @@
 //! `toggled audit export`: writes the log to a file, which a later run continues.
 
-mod held;
+mod file_entries;
 mod record;
 mod target;
 
@@ -8,12 +8,12 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-pub(super) use held::HeldEntries;
+pub(super) use file_entries::FileEntries;
 use indicatif::ProgressBar;
 use serde::Serialize;
 pub(super) use target::ExportTarget;
 
-use super::filters::{Filters, move_cursor, stream};
+use super::filters::{Filters, move_cursor, stream_request};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::{self, CellOptions, OutputOptions};
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
@@ -22,7 +22,7 @@ use crate::domain::Revision;
 
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
-pub(super) struct Export {
+pub(super) struct AuditExportArgs {
     /// Write to this file. One that holds part of the log is continued after its last complete entry. Default: standard
     /// output
     #[arg(long, value_name = "FILE")]
@@ -61,29 +61,29 @@ impl Format {
     }
 }
 
-impl Export {
+impl AuditExportArgs {
     pub async fn run(self) -> Result<(), Failure> {
         // A progress bar would mix with entries on the same terminal.
         let is_bar_hidden = self.output_file.is_none() && io::stdout().is_terminal();
         let cells = self.cells.cells(self.format == Format::Csv)?;
         let mut target = ExportTarget::open(self.output_file, self.format, cells)?;
         let filtered = self.filters.any();
-        if target.held().has_holes() && !filtered {
+        if target.entries().has_holes() && !filtered {
             return Err(Failure::usage(format!(
                 "{}: entries are missing in it, as after an export with filters; pass the same filters, or name another file",
                 target.name()
             )));
         }
-        if self.after.is_some() && target.held().last.is_some() {
+        if self.after.is_some() && target.entries().last.is_some() {
             let name = target.name();
             return Err(Failure::usage(format!(
                 "--after needs a file without entries, and {name} holds some; omit --after or name another file"
             )));
         }
-        let remote = self.connection.connect().await?;
-        let list = self.filters.list(&remote).await?;
-        let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream(&list) };
-        if let Some(last) = target.held().last {
+        let client = self.connection.connect().await?;
+        let list = self.filters.list_request(&client).await?;
+        let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream_request(&list) };
+        if let Some(last) = target.entries().last {
             request.after_revision = Some(last.revision);
             request.log_id = Some(last.log_id.to_string());
             request.after_hash = Some(last.hash.to_vec());
@@ -91,23 +91,23 @@ impl Export {
         let bar = if is_bar_hidden { ProgressBar::hidden() } else { progress::bar(0, "revisions") };
         bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
         bar.reset_eta();
-        let cursor_origin = target.held().last.map(|_| target.name());
+        let cursor_origin = target.entries().last.map(|_| target.name());
         let mut last = None;
-        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            target.write(&part)?;
-            bar.set_length(part.head_revision.unsigned_abs());
-            bar.set_position(part.through_revision.unsigned_abs());
-            move_cursor(request, &part);
-            last = Some(StreamAuditLogsResponse { items: Vec::new(), ..part });
+        let take = |request: &mut StreamAuditLogsRequest, message: StreamAuditLogsResponse| {
+            target.write(&message)?;
+            bar.set_length(message.head_revision.unsigned_abs());
+            bar.set_position(message.through_revision.unsigned_abs());
+            move_cursor(request, &message);
+            last = Some(StreamAuditLogsResponse { items: Vec::new(), ..message });
             Ok(())
         };
         let reading = StreamOptions { endless: false, cursor_origin };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
-        let exported = remote.follow_stream(request, reading, open, take).await;
+        let exported = client.follow_stream(request, reading, open, take).await;
         bar.finish_and_clear();
         let synced = target.finish();
         exported.and(synced)?;
-        last.map_or(Ok(()), |part| print(self.output, target.held(), filtered, &part))
+        last.map_or(Ok(()), |message| print(self.output, target.entries(), filtered, &message))
     }
 }
 
@@ -127,13 +127,13 @@ struct Summary<'a> {
 /// Prints a summary of the file to standard error; standard output may be the file.
 fn print(
     output: OutputOptions,
-    held: &HeldEntries,
+    file: &FileEntries,
     filtered: bool,
-    part: &StreamAuditLogsResponse,
+    message: &StreamAuditLogsResponse,
 ) -> Result<(), Failure> {
-    let (first_revision, last_revision) = (held.first, held.last.map(|last| last.revision));
-    let (entries, log_id, through_revision) = (held.entries, &part.log_id, part.through_revision);
-    let through_hash = &hex::encode(&part.through_hash);
+    let (first_revision, last_revision) = (file.first, file.last.map(|last| last.revision));
+    let (entries, log_id, through_revision) = (file.count, &message.log_id, message.through_revision);
+    let through_hash = &hex::encode(&message.through_hash);
     if output.format == output::OutputFormat::Json {
         let summary =
             Summary { entries, first_revision, last_revision, log_id, filtered, through_revision, through_hash };

@@ -7,7 +7,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::Format;
-use super::held::EntryPosition;
+use super::file_entries::EntryPosition;
 use crate::api::pb::AuditLog;
 use crate::cli::Failure;
 use crate::cli::output::{self, CsvCells, Printable};
@@ -79,16 +79,16 @@ pub(super) fn write(
 }
 
 /// The first line of a file: the column names in CSV, nothing in NDJSON.
-pub(super) fn head(format: Format) -> std::io::Result<Vec<u8>> {
-    let mut head = Vec::new();
+pub(super) fn header(format: Format) -> std::io::Result<Vec<u8>> {
+    let mut header = Vec::new();
     if format == Format::Csv {
-        cells(&mut head, COLUMNS)?;
+        cells(&mut header, COLUMNS)?;
     }
-    Ok(head)
+    Ok(header)
 }
 
 /// Whether this is the first line of a CSV file of an older version, without `reverts`.
-pub(super) fn is_older_head(line: &[u8]) -> bool {
+pub(super) fn is_older_header(line: &[u8]) -> bool {
     let mut older = Vec::new();
     cells(&mut older, &COLUMNS[..COLUMNS.len() - 1]).is_ok() && line == older
 }
@@ -110,9 +110,9 @@ struct PositionFields {
 /// A line of a file.
 pub(super) struct RecordedEntry {
     pub position: EntryPosition,
-    /// Whether it has a cell that only a file with raw cells has.
+    /// Whether a cell is a formula: then the file has raw cells.
     pub has_formula: bool,
-    /// Whether it has a cell as a file with defused cells has.
+    /// Whether a cell looks defused.
     pub has_defused: bool,
 }
 

@@ -5,12 +5,13 @@ use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use super::Format;
-use super::held::{EntryPosition, HeldEntries, NotContinuable};
+use super::file_entries::{EntryPosition, FileEntries, NotContinuable};
 use super::record;
 use crate::api::pb::StreamAuditLogsResponse;
 use crate::cli::output::CsvCells;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 
+/// A file that is created or continued, or standard output.
 pub(in crate::cli::audit) struct ExportTarget {
     format: Format,
     cells: CsvCells,
@@ -18,14 +19,14 @@ pub(in crate::cli::audit) struct ExportTarget {
     path: Option<PathBuf>,
     /// `None` for a new file until something is written to it.
     file: Option<File>,
-    held: HeldEntries,
+    entries: FileEntries,
     has_begun: bool,
 }
 
 impl ExportTarget {
-    /// Reads the entries that the file holds. It is not changed before the server continues from them.
+    /// Reads the entries of the file. It is changed only once the server has sent entries that follow them.
     pub fn open(path: Option<PathBuf>, format: Format, cells: CsvCells) -> Result<Self, Failure> {
-        let mut target = Self { format, cells, path, file: None, held: HeldEntries::default(), has_begun: false };
+        let mut target = Self { format, cells, path, file: None, entries: FileEntries::default(), has_begun: false };
         let Some(path) = &target.path else { return Ok(target) };
         let file = match OpenOptions::new().read(true).write(true).open(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(target),
@@ -41,7 +42,7 @@ impl ExportTarget {
             }
             TryLockError::Error(error) => target.failed(&error),
         })?;
-        target.held = HeldEntries::read(BufReader::new(&file), format, cells).map_err(|error| match error {
+        target.entries = FileEntries::read(BufReader::new(&file), format, cells).map_err(|error| match error {
             NotContinuable::Io(error) => target.failed(&error),
             error => Failure::usage(format!("{}: {error}", path.display())),
         })?;
@@ -49,8 +50,8 @@ impl ExportTarget {
         Ok(target)
     }
 
-    pub fn held(&self) -> &HeldEntries {
-        &self.held
+    pub fn entries(&self) -> &FileEntries {
+        &self.entries
     }
 
     /// Writes the entries of a message.
@@ -59,16 +60,16 @@ impl ExportTarget {
         for entry in &message.items {
             record::write(self.format, self.cells, &message.log_id, entry, &mut bytes)?;
             let position = EntryPosition::new(&message.log_id, entry);
-            position.and_then(|position| self.held.push(position)).ok_or_else(|| Failure {
+            position.and_then(|position| self.entries.push(position)).ok_or_else(|| Failure {
                 code: EXIT_FAILURE,
-                line: format!("the server sent revision {} of log {} out of order", entry.revision, message.log_id),
+                message: format!("the server sent revision {} of log {} out of order", entry.revision, message.log_id),
             })?;
         }
         match &mut self.file {
             Some(file) => file.write_all(&bytes).map_err(|error| self.failed(&error))?,
             None => output::print_bytes(&bytes)?,
         }
-        self.held.bytes += bytes.len() as u64;
+        self.entries.bytes += bytes.len() as u64;
         Ok(())
     }
 
@@ -83,10 +84,10 @@ impl ExportTarget {
             self.file = Some(file.map_err(|error| self.failed(&error))?);
         }
         if let Some(file) = &mut self.file {
-            let cut = file.set_len(self.held.bytes).and_then(|()| file.seek(SeekFrom::End(0)));
+            let cut = file.set_len(self.entries.bytes).and_then(|()| file.seek(SeekFrom::End(0)));
             cut.map_err(|error| self.failed(&error))?;
         }
-        if self.held.bytes > 0 { Ok(Vec::new()) } else { Ok(record::head(self.format)?) }
+        if self.entries.bytes > 0 { Ok(Vec::new()) } else { Ok(record::header(self.format)?) }
     }
 
     /// Syncs the file to disk.

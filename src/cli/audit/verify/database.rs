@@ -23,7 +23,7 @@ async fn verify_store(bounds: &Bounds, store: &dyn Store) -> Result<Report, Fail
     bar.finish_and_clear();
     let verified = verified.map_err(|error| match error {
         DatabaseError::Store(error) => error.into(),
-        error @ DatabaseError::TrimmedMeanwhile => Failure { code: EXIT_UNAVAILABLE, line: error.to_string() },
+        error @ DatabaseError::TrimmedMeanwhile => Failure { code: EXIT_UNAVAILABLE, message: error.to_string() },
     })?;
     // The head says that the log was trimmed, so this is no fault of the log.
     if let Some(fault) =

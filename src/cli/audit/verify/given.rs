@@ -34,7 +34,9 @@ pub(super) fn bounds(
     }
     let bounds = Bounds { since, until, keys };
     if bounds.keys.is_empty() && bounds.since.iter().chain(&bounds.until).any(GivenCheckpoint::is_signed) {
-        output::print_note("signatures of the given checkpoints were not verified; pass the key with --public-key");
+        output::print_note(
+            "signatures of the given checkpoints were not verified; pass the verifier key with --public-key",
+        );
     }
     Ok(bounds)
 }

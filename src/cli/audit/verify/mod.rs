@@ -17,11 +17,11 @@ use crate::cli::remote::ConnectionOptions;
 
 /// Arguments of `toggled audit verify`.
 #[derive(Args)]
-pub(super) struct Verify {
+pub(super) struct VerifyArgs {
     /// Read this database without a server, and compare the flags, users and tokens with the log too:
     /// sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
     // Not read from the environment: a variable set for the server must not change what is verified.
-    #[arg(long, value_name = "URL", conflicts_with = "file")]
+    #[arg(long, visible_alias = "database-url", value_name = "URL", conflicts_with = "file")]
     database: Option<String>,
     /// Read an NDJSON file that audit export wrote without filters; - for standard input
     #[arg(long, value_name = "FILE")]
@@ -32,9 +32,10 @@ pub(super) struct Verify {
     /// Verify only entries up to this checkpoint, and that the log matches it
     #[arg(long, value_name = "CHECKPOINT")]
     until: Option<String>,
-    /// A key that given and stored checkpoints must be signed with: name+key_id+base64; repeatable. Without it, signatures of
-    /// given checkpoints are not verified, and stored ones are verified with the keys that the log lists
-    #[arg(long, value_name = "VKEY", value_parser = VerifierKey::parse)]
+    /// A verifier key, name+key_id+base64, as audit checkpoint --output json shows it. Given and stored checkpoints must be
+    /// signed by one of the keys; repeat the option for several. Without it, signatures of given checkpoints are not verified,
+    /// and stored ones are verified with the keys that the log lists
+    #[arg(long, value_name = "VERIFIER_KEY", value_parser = VerifierKey::parse)]
     public_key: Vec<VerifierKey>,
     #[command(flatten)]
     connection: ConnectionOptions,
@@ -42,7 +43,7 @@ pub(super) struct Verify {
     output: OutputOptions,
 }
 
-impl Verify {
+impl VerifyArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let read = |setting, text: Option<String>| text.map(|text| given::read(setting, &text)).transpose();
         let bounds = given::bounds(read("--since", self.since)?, read("--until", self.until)?, self.public_key)?;

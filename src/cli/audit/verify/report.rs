@@ -17,29 +17,29 @@ impl From<Failure> for Stop<Failure> {
 /// Prints the result: JSON always on standard output, text only for an intact log. A fault fails the command.
 pub(super) fn print(report: &Report, output: OutputOptions) -> Result<(), Failure> {
     if output.format == OutputFormat::Json {
-        output::print_line(&output::to_json(&shape(report))?)?;
+        output::print_line(&output::to_json(&report_json(report))?)?;
     } else if report.fault.is_none() {
         output::print_line(&intact(&report.verified))?;
     }
     match &report.fault {
         None => Ok(()),
-        Some(fault) => Err(Failure { code: EXIT_FAILURE, line: format!("not intact: {}", message(fault)) }),
+        Some(fault) => Err(Failure { code: EXIT_FAILURE, message: format!("not intact: {}", message(fault)) }),
     }
 }
 
 /// A checkpoint older than the trimmed log cannot be used.
 pub(super) fn trimmed(setting: &str, revision: Revision) -> Failure {
     Failure::usage(format!(
-        "{setting}: the log was trimmed after revision {revision}; pass the checkpoint that was kept when it was trimmed"
+        "{setting}: revision {revision} was trimmed from the log; pass the FILE.checkpoint that audit trim wrote, or a later one"
     ))
 }
 
 /// The fault, and what to do if the log may be intact.
 fn message(fault: &Fault) -> String {
     let advice = match fault.problem {
-        Problem::UnknownStart { .. } => "; pass the checkpoint that was kept when it was trimmed with --since",
+        Problem::UnknownStart { .. } => "; with --since, pass the FILE.checkpoint that audit trim wrote",
         Problem::BeforeStart { .. } => {
-            "; if the log was trimmed, pass a later checkpoint, such as the one that was kept when it was trimmed"
+            "; if the log was trimmed, pass the FILE.checkpoint that audit trim wrote, or a later one"
         }
         _ => "",
     };
@@ -56,9 +56,9 @@ fn intact(verified: &Verified) -> String {
     format!("intact: entries {entries}{range} of log {log_id}, at {last}:{}", hex_digits(hash))
 }
 
-fn shape(report: &Report) -> Shape {
+fn report_json(report: &Report) -> ReportJson {
     let (verified, fault) = (&report.verified, report.fault.as_ref());
-    Shape {
+    ReportJson {
         intact: fault.is_none(),
         entries: verified.entries,
         first_revision: range(verified).map(|(first, _)| first),
@@ -74,7 +74,7 @@ fn shape(report: &Report) -> Shape {
 /// The JSON object. The entries, revisions and hash are of the verified entries: those before the first bad revision, or for
 /// `forged` and `state`, all that were read.
 #[derive(Serialize)]
-struct Shape {
+struct ReportJson {
     intact: bool,
     entries: u64,
     #[serde(skip_serializing_if = "Option::is_none")]

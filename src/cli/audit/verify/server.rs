@@ -20,8 +20,8 @@ use crate::verify::{
 const PAGE_SIZE: i32 = 1_000;
 
 /// Verifies the log of a server.
-pub(super) async fn verify(bounds: &Bounds, remote: &ApiClient) -> Result<Report, Failure> {
-    let stored = StoredCheckpoints::list(remote, bounds.since.as_ref()).await?;
+pub(super) async fn verify(bounds: &Bounds, client: &ApiClient) -> Result<Report, Failure> {
+    let stored = StoredCheckpoints::list(client, bounds.since.as_ref()).await?;
     let mut reader = StreamReader { bounds, stored, verifier: None, forged: None, stop: None, end: None };
     let since = bounds.since.as_ref();
     let request = StreamAuditLogsRequest {
@@ -33,14 +33,14 @@ pub(super) async fn verify(bounds: &Bounds, remote: &ApiClient) -> Result<Report
     let bar = progress::bar(0, "revisions");
     bar.set_position(request.after_revision.unwrap_or_default().unsigned_abs());
     bar.reset_eta();
-    let mut read = reader.read(remote, request.clone(), &bar).await;
-    let refusal = remote.refusal().filter(|_| read.is_err());
+    let mut read = reader.read(client, request.clone(), &bar).await;
+    let refusal = client.refusal().filter(|_| read.is_err());
     // The server cannot read some entry. The entries before it may have an earlier fault, so read up to there. If nothing was
     // received yet, that takes two requests: the first entry alone shows where the log starts.
     for _ in 0..2 {
         let earlier = refusal.as_ref().and_then(|refusal| reader.earlier_entries(refusal, request.clone()));
         let Some(earlier) = earlier else { break };
-        if let Err(failure) = reader.read(remote, earlier, &bar).await {
+        if let Err(failure) = reader.read(client, earlier, &bar).await {
             if is_stop(&failure) {
                 read = Err(failure);
             }
@@ -59,15 +59,15 @@ struct StoredCheckpoints {
 }
 
 impl StoredCheckpoints {
-    async fn list(remote: &ApiClient, since: Option<&GivenCheckpoint>) -> Result<Self, Failure> {
+    async fn list(client: &ApiClient, since: Option<&GivenCheckpoint>) -> Result<Self, Failure> {
         let from_revision = since.map(|since| since.revision);
         let mut request = ListAuditCheckpointsRequest { page_size: PAGE_SIZE, from_revision, ..Default::default() };
         let mut stored = Self::default();
         loop {
             let call = async |clients: &mut ServiceClients, page| clients.audit.list_audit_checkpoints(page).await;
-            let page = match remote.call(request.clone(), call).await {
+            let page = match client.call(request.clone(), call).await {
                 // An older server has neither the method nor checkpoints.
-                Err(_) if remote.refusal().is_some_and(|refusal| refusal.is_unimplemented) => return Ok(stored),
+                Err(_) if client.refusal().is_some_and(|refusal| refusal.is_unimplemented) => return Ok(stored),
                 page => page?,
             };
             let checkpoints = page.checkpoints.into_iter();
@@ -83,16 +83,16 @@ impl StoredCheckpoints {
     }
 }
 
-/// Ends the stream early, though nothing failed: the only failure with the exit code of a success.
+/// Ends the stream early without an error. No other failure of this command has the exit code of a success.
 fn stop_reading() -> Failure {
-    Failure { code: EXIT_SUCCESS, line: String::new() }
+    Failure { code: EXIT_SUCCESS, message: String::new() }
 }
 
 fn is_stop(failure: &Failure) -> bool {
     failure.code == EXIT_SUCCESS
 }
 
-/// The part of the log that was received so far.
+/// Verifies the log as it is received.
 struct StreamReader<'a> {
     bounds: &'a Bounds,
     stored: StoredCheckpoints,
@@ -110,16 +110,16 @@ impl StreamReader<'_> {
     /// Reads the stream of the request.
     async fn read(
         &mut self,
-        remote: &ApiClient,
+        client: &ApiClient,
         request: StreamAuditLogsRequest,
         bar: &ProgressBar,
     ) -> Result<(), Failure> {
-        let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
-            move_cursor(request, &part);
-            self.receive(&part, bar)
+        let take = |request: &mut StreamAuditLogsRequest, message: StreamAuditLogsResponse| {
+            move_cursor(request, &message);
+            self.receive(&message, bar)
         };
         let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
-        remote.follow_stream(request, StreamOptions::default(), open, take).await
+        client.follow_stream(request, StreamOptions::default(), open, take).await
     }
 
     /// A request for the entries before one that the server cannot read: it may not have sent them yet, and one of them may have
@@ -140,10 +140,10 @@ impl StreamReader<'_> {
     }
 
     /// Verifies a message of the stream. An error ends the stream.
-    fn receive(&mut self, part: &StreamAuditLogsResponse, bar: &ProgressBar) -> Result<(), Failure> {
-        bar.set_length(part.head_revision.unsigned_abs());
-        bar.set_position(part.through_revision.unsigned_abs());
-        match self.push(part) {
+    fn receive(&mut self, message: &StreamAuditLogsResponse, bar: &ProgressBar) -> Result<(), Failure> {
+        bar.set_length(message.head_revision.unsigned_abs());
+        bar.set_position(message.through_revision.unsigned_abs());
+        match self.push(message) {
             Ok(false) => return Ok(()),
             Ok(true) => {}
             Err(stop) => self.stop = Some(stop),
@@ -151,11 +151,11 @@ impl StreamReader<'_> {
         Err(stop_reading())
     }
 
-    /// Verifies the entries of a message; returns whether the rest of the log is not needed.
-    fn push(&mut self, part: &StreamAuditLogsResponse) -> Result<bool, Stop<Failure>> {
-        let log_id = Uuid::try_parse(&part.log_id).map_err(|_| Failure {
+    /// Verifies the entries of a message. Returns true once all that was asked for is verified, so that the rest is not read.
+    fn push(&mut self, message: &StreamAuditLogsResponse) -> Result<bool, Stop<Failure>> {
+        let log_id = Uuid::try_parse(&message.log_id).map_err(|_| Failure {
             code: EXIT_FAILURE,
-            line: "the server sent no valid log_id; nothing was verified".to_owned(),
+            message: "the server sent no valid log_id; nothing was verified".to_owned(),
         })?;
         let verifier = match &mut self.verifier {
             Some(verifier) => verifier,
@@ -167,12 +167,13 @@ impl StreamReader<'_> {
                 verifier
             }
         };
-        for item in &part.items {
+        for item in &message.items {
             let Ok(entry) = Entry::try_from(item) else { return Err(verifier.invalid_entry().into()) };
             verifier.push(entry)?;
         }
-        let hash = part.through_hash.as_slice().try_into();
-        self.end = hash.ok().map(|hash| KnownHash { revision: part.through_revision, hash, source: HashSource::Head });
+        let hash = message.through_hash.as_slice().try_into();
+        self.end =
+            hash.ok().map(|hash| KnownHash { revision: message.through_revision, hash, source: HashSource::Head });
         Ok(verifier.is_done())
     }
 
@@ -185,9 +186,9 @@ impl StreamReader<'_> {
             }
             // Even an empty log has a message with its log id.
             (None, Ok(())) if verifier.is_none() => {
-                let line =
+                let message =
                     "the server ended the stream without sending any of the log; nothing was verified".to_owned();
-                (Err(Failure { code: EXIT_FAILURE, line }.into()), false)
+                (Err(Failure { code: EXIT_FAILURE, message }.into()), false)
             }
             (None, read) => (Ok(()), read.is_err()),
         };
@@ -221,7 +222,7 @@ fn refused(
     match (refusal.reason.as_str(), since, received) {
         ("LOG_CORRUPT", ..) => fault(refusal.first_bad_revision.unwrap_or(last + 1), Problem::Altered),
         ("CURSOR_TOO_OLD", _, Some(_)) => {
-            Failure { code: EXIT_UNAVAILABLE, line: DatabaseError::TrimmedMeanwhile.to_string() }.into()
+            Failure { code: EXIT_UNAVAILABLE, message: DatabaseError::TrimmedMeanwhile.to_string() }.into()
         }
         ("CURSOR_TOO_OLD", Some(since), None) => trimmed("--since", since.revision).into(),
         ("CURSOR_IN_FUTURE", Some(since), None) => {
@@ -251,7 +252,7 @@ mod tests {
             first_bad_revision: None,
             is_unimplemented: false,
         };
-        let failure = Failure { code: EXIT_CONFLICT, line: String::new() };
+        let failure = Failure { code: EXIT_CONFLICT, message: String::new() };
         match refused(since, received, failure, Some(refusal)) {
             Stop::Fault(fault) => Ok((fault.revision, fault.problem.kind())),
             Stop::Error(failure) => Err(failure.code),

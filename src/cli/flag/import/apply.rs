@@ -1,4 +1,4 @@
-//! Carries out a plan. Every change requires that its flag still has the revision that it was compared at.
+//! Applies a plan. Every change requires that its flag still has the revision at which it was compared.
 
 use std::collections::HashMap;
 
@@ -21,7 +21,7 @@ const CONCURRENT_CALLS: usize = 16;
 /// How many flags are set in one call: the most that the server accepts.
 const BATCH_SIZE: usize = 1_000;
 
-/// Applies a plan to a server.
+/// Makes the calls that apply a plan to a server.
 pub(super) struct PlanRunner<'a> {
     client: &'a ApiClient,
     reason: &'a str,
@@ -94,7 +94,7 @@ impl<'a> PlanRunner<'a> {
                 .call(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await);
             let answer = call.await.map_err(|failure| match batch {
                 [(key, _)] => with_subject(key, failure),
-                _ => with_subject(&format!("{} flags to turn on or off together", batch.len()), failure),
+                _ => with_subject(&format!("setting {} flags in one call", batch.len()), failure),
             })?;
             for ((key, _), result) in batch.iter().zip(answer.results) {
                 self.record(key, result.revision);
@@ -186,5 +186,5 @@ fn steps<'a, T>(changes: &'a [FlagChange], kind: fn(&'a ChangeStep) -> Option<T>
 
 /// The failure of a step, which says which flag it was about.
 fn with_subject(subject: &str, failure: Failure) -> Failure {
-    Failure { code: failure.code, line: format!("{subject}: {}", failure.line) }
+    Failure { code: failure.code, message: format!("{subject}: {}", failure.message) }
 }

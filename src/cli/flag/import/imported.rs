@@ -9,18 +9,18 @@ use serde_json::Value;
 use crate::domain::flag::Status;
 use crate::domain::text::{Description, FlagKey, Malformed, Name};
 
-/// How wide the example of a field may be; a longer one is cut, and ends in `...`.
+/// The width of an example in columns; a longer one is cut, and ends in `...`.
 const MAX_EXAMPLE_WIDTH: usize = 60;
 
 /// The content of a file, checked.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct ImportedFlags {
     pub flags: Vec<ImportedFlag>,
-    /// What the file says that no flag of toggled can hold.
+    /// Values in the file that a flag of toggled cannot have.
     pub omissions: Vec<Omission>,
 }
 
-/// A flag as the file wants it. A field that the file does not mention is `None`, and stays as it is on the server.
+/// A flag as the file describes it. A field that the file does not mention is `None`, and stays as it is on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ImportedFlag {
     pub key: FlagKey,

@@ -1,4 +1,4 @@
-//! `toggled flag import`: makes flags what a file says. A file in any of the `formats` is parsed into `imported` flags;
+//! `toggled flag import`: changes flags to what a file says. A file in any of the `formats` is parsed into `imported` flags;
 //! their difference from the server is the `plan`, which is shown as a `preview` and then `apply`-ed.
 
 mod apply;
@@ -18,7 +18,7 @@ use imported::{ImportedFlags, ParseErrors};
 use plan::ImportPlan;
 
 use super::change::ChangeOptions;
-use crate::cli::{EXIT_FAILURE, Failure, output, print_error, progress};
+use crate::cli::{EXIT_FAILURE, Failure, file, output, print_error, progress};
 
 /// The largest file: 64 MiB, all of which is held in memory.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -46,7 +46,7 @@ pub(super) struct ImportArgs {
 impl ImportArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let imported = self.read()?;
-        let client = self.options.connection.connect().await?.waiting_for_limits();
+        let client = self.options.connection.connect().await?.waiting_for_rate_limits();
         let on_server = client.all_flags(&progress::spinner("reading flags")).await?;
         let plan = ImportPlan::new(&imported.flags, &on_server.by_key);
         let omissions: Vec<_> = imported.omissions.iter().chain(&plan.omissions).collect();
@@ -55,17 +55,17 @@ impl ImportArgs {
             return Ok(());
         }
         let steps = plan.step_count();
-        if steps > 0 && self.is_interactive() && !output::confirm(&format!("Make these {steps} changes?"))? {
-            return Err(Failure { code: EXIT_FAILURE, line: "nothing was changed".to_owned() });
+        if steps > 0 && self.is_interactive() && !output::confirm(&question(steps))? {
+            return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
         let mut runner = PlanRunner::new(&client, &self.options.reason, &bar);
         let applied = runner.apply(&plan.changes).await;
         let done = runner.done;
         bar.finish_and_clear();
-        applied.map_err(|Failure { code, line }| Failure {
+        applied.map_err(|Failure { code, message }| Failure {
             code,
-            line: format!("{line} ({done} of {steps} changes were made; repeat the import to make the others)"),
+            message: format!("{message} ({done} of {steps} changes were made; repeat the import to make the others)"),
         })?;
         preview::print_outcome(self.options.output, done)
     }
@@ -91,9 +91,9 @@ impl ImportArgs {
         } else {
             File::open(&self.file).and_then(read_limited)
         };
-        let bytes = bytes.map_err(|error| self.refused(error.to_string()))?;
+        let bytes = bytes.map_err(|error| self.refused(file::describe(&error)))?;
         if bytes.len() as u64 > MAX_FILE_SIZE {
-            return Err(self.refused("larger than 64 MiB; split it"));
+            return Err(self.refused("it is larger than 64 MiB; split it"));
         }
         let text = str::from_utf8(&bytes).map_err(|error| self.refused(format!("not UTF-8: {error}")))?;
         formats::parse(text, self.format, &self.parsing).map_err(|errors| self.report(&errors))
@@ -114,6 +114,10 @@ impl ImportArgs {
     fn refused(&self, rule: impl std::fmt::Display) -> Failure {
         Failure::usage(format!("{}: {rule}", self.name()))
     }
+}
+
+fn question(steps: usize) -> String {
+    if steps == 1 { "Make this change?".to_owned() } else { format!("Make these {steps} changes?") }
 }
 
 /// Reads at most one byte more than the limit, by which a larger file is recognized.

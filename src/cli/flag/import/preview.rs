@@ -1,4 +1,4 @@
-//! Prints a plan, and the outcome of carrying it out, as a table or as JSON.
+//! Prints a plan, and the outcome of applying it, as a table or as JSON.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::cli::output::{self, OutputFormat, OutputOptions, Printable};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
 
-/// How wide a flag's name or description may be; a longer one is cut, and ends in `...`.
+/// The width of a name or description in columns; a longer one is cut, and ends in `...`.
 const MAX_TEXT_WIDTH: usize = 60;
 
 /// One line of the preview.
@@ -23,13 +23,13 @@ enum PlanLine<'a> {
 }
 
 #[derive(Serialize)]
-struct PlanLineShape<'a> {
+struct PlanLineJson<'a> {
     change: &'static str,
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    name: Option<TextShape<'a>>,
+    name: Option<TextJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    description: Option<TextShape<'a>>,
+    description: Option<TextJson<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -42,12 +42,12 @@ struct PlanLineShape<'a> {
 
 #[derive(Serialize)]
 #[serde(untagged)]
-enum TextShape<'a> {
+enum TextJson<'a> {
     New(&'a str),
     Edit { old: &'a str, new: &'a str },
 }
 
-impl<'a> From<&'a TextEdit> for TextShape<'a> {
+impl<'a> From<&'a TextEdit> for TextJson<'a> {
     fn from(edit: &'a TextEdit) -> Self {
         Self::Edit { old: &edit.old, new: &edit.new }
     }
@@ -73,33 +73,35 @@ impl Printable<3> for PlanLine<'_> {
         match self {
             Self::Omitted(omission) => {
                 let occurrences = omission.occurrences.as_ref();
-                PlanLineShape {
+                PlanLineJson {
                     what: Some(&omission.what),
                     count: occurrences.map(|occurrences| occurrences.count),
                     example: occurrences.map(|occurrences| &*occurrences.example),
-                    ..shape("not_carried", &omission.subject)
+                    ..empty_line("not_carried", &omission.subject)
                 }
             }
             Self::Step(key, step) => match step {
-                ChangeStep::Create(FlagContent { name: new_name, description, status }) => PlanLineShape {
-                    name: Some(TextShape::New(new_name)),
-                    description: Some(TextShape::New(description)),
+                ChangeStep::Create(FlagContent { name: new_name, description, status }) => PlanLineJson {
+                    name: Some(TextJson::New(new_name)),
+                    description: Some(TextJson::New(description)),
                     status: Some(status.as_str()),
-                    ..shape(step_name(step), key)
+                    ..empty_line(step_name(step), key)
                 },
-                ChangeStep::Update(TextEdits { name: new_name, description }) => PlanLineShape {
-                    name: new_name.as_ref().map(TextShape::from),
-                    description: description.as_ref().map(TextShape::from),
-                    ..shape(step_name(step), key)
+                ChangeStep::Update(TextEdits { name: new_name, description }) => PlanLineJson {
+                    name: new_name.as_ref().map(TextJson::from),
+                    description: description.as_ref().map(TextJson::from),
+                    ..empty_line(step_name(step), key)
                 },
-                ChangeStep::Unarchive | ChangeStep::SetStatus(_) | ChangeStep::Archive => shape(step_name(step), key),
+                ChangeStep::Unarchive | ChangeStep::SetStatus(_) | ChangeStep::Archive => {
+                    empty_line(step_name(step), key)
+                }
             },
         }
     }
 }
 
-fn shape<'a>(change: &'static str, key: &'a str) -> PlanLineShape<'a> {
-    PlanLineShape { change, key, name: None, description: None, status: None, what: None, count: None, example: None }
+fn empty_line<'a>(change: &'static str, key: &'a str) -> PlanLineJson<'a> {
+    PlanLineJson { change, key, name: None, description: None, status: None, what: None, count: None, example: None }
 }
 
 fn step_name(step: &ChangeStep) -> &'static str {
@@ -148,7 +150,7 @@ struct PlanSummary {
     dry_run: bool,
 }
 
-/// How many steps of each kind there are, and how many flags and parts need none.
+/// The number of steps of each kind, of flags that need none, and of omissions.
 #[derive(Serialize, Default)]
 struct PlanCounts {
     create: usize,
@@ -159,15 +161,17 @@ struct PlanCounts {
     unarchive: usize,
     unchanged: usize,
     only_on_server: usize,
-    not_carried: usize,
+    /// The JSON name is older than the word `omission`, and scripts rely on it.
+    #[serde(rename = "not_carried")]
+    omitted: usize,
 }
 
 impl PlanCounts {
-    fn new(plan: &ImportPlan, omitted: usize) -> Self {
+    fn new(plan: &ImportPlan, omissions: usize) -> Self {
         let mut counts = Self {
             unchanged: plan.unchanged,
             only_on_server: plan.only_on_server,
-            not_carried: omitted,
+            omitted: omissions,
             ..Self::default()
         };
         for step in plan.changes.iter().flat_map(|change| &change.steps) {
@@ -193,7 +197,7 @@ impl PlanCounts {
             (self.unarchive, "to unarchive"),
             (self.unchanged, "unchanged"),
             (self.only_on_server, "only on the server, kept"),
-            (self.not_carried, "not imported"),
+            (self.omitted, "not imported"),
         ];
         let parts: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
         if parts.is_empty() { "no flags in the file or on the server".to_owned() } else { parts.join(", ") }
@@ -222,6 +226,7 @@ pub(super) fn print_outcome(output: OutputOptions, changes: usize) -> Result<(),
     match output.format {
         OutputFormat::Json => output::print_line(&serde_json::to_string(&serde_json::json!({ "changed": changes }))?),
         OutputFormat::Table if changes == 0 => output::print_line("nothing to do"),
+        OutputFormat::Table if changes == 1 => output::print_line("1 change made"),
         OutputFormat::Table => output::print_line(&format!("{changes} changes made")),
     }
 }

@@ -38,20 +38,20 @@ fn other_separator(first_line: &str) -> Option<&'static str> {
     (!has_key(first_line, ',')).then_some(name)
 }
 
-/// A column's name as it is compared.
+/// A column's name without surrounding spaces, in lower case: names are compared like this.
 fn column_name(cell: &str) -> String {
     cell.trim().to_ascii_lowercase()
 }
 
 fn parse(text: &str, cells: CsvCells) -> Result<ImportedFlags, ParseErrors> {
-    // The reader takes the end of the file for the end of a quoted field: a file that was cut there must not look whole.
+    // The reader ends an open quoted field at the end of the file, so a file that was cut there would look complete.
     if text.bytes().filter(|byte| *byte == b'"').count() % 2 == 1 {
         return Err(vec!["a quoted field is not closed; the file may be incomplete".to_owned()]);
     }
     if let Some(separator) = text.lines().next().and_then(other_separator) {
         return Err(vec![format!("line 1: the columns are separated by {separator}; save the file with commas")]);
     }
-    // A record of another length is an error here as well, but does not hide the other errors in its line.
+    // `flexible`, so that a record of the wrong length does not hide the other errors in its line; `add_flag` reports it.
     let mut reader = ReaderBuilder::new().flexible(true).from_reader(text.as_bytes());
     let headers = reader.headers().map_err(|error| vec![error.to_string()])?;
     let columns: Vec<_> = headers.iter().map(column_name).collect();

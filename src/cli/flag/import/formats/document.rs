@@ -19,8 +19,8 @@ const MAX_DEPTH: usize = 64;
 /// How many values a YAML file may hold: more than the largest file of flags needs.
 const MAX_NODES: usize = 8_000_000;
 
-/// How many aliases a YAML file may have, and how many values they may repeat in total. A few lines of nested aliases would
-/// otherwise grow beyond any memory.
+/// How many aliases a YAML file may have, and how many values they may repeat in total. A few lines of nested aliases (a "billion
+/// laughs" attack) would otherwise fill all memory.
 const MAX_ALIASES: usize = 10_000;
 const MAX_REPEATED_NODES: usize = 100_000;
 
@@ -127,14 +127,14 @@ pub(super) fn list<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer:
 pub(super) struct UnreadFields(Entries<Value>);
 
 impl UnreadFields {
-    /// Reports each of them; `path` is the object's, and `key` the flag's, or empty.
+    /// Reports each field. `path` is the path of the object; `key` is the key of its flag, or empty.
     pub fn report(&self, path: &str, key: &str, collector: &mut FlagCollector) {
         for (name, value) in &self.0.0 {
             collector.omit_field(&format!("{path}.{name}"), key, value);
         }
     }
 
-    /// The items of the lists with one of these names, and the objects.
+    /// The values of the fields with one of these names. A list gives its items.
     pub fn items<'a>(&'a self, names: &'a [&str]) -> impl Iterator<Item = &'a Value> {
         let fields = self.0.0.iter().filter(|(name, _)| names.contains(&name.as_str()));
         fields.flat_map(|(_, value)| match value {
@@ -144,7 +144,7 @@ impl UnreadFields {
         })
     }
 
-    /// Reports those of the whole document. Each item of a list counts.
+    /// Reports the unread fields of the document's root. Each item of a list counts by itself.
     pub fn report_document(&self, collector: &mut FlagCollector) {
         for (name, value) in &self.0.0 {
             match value {

@@ -30,7 +30,7 @@ struct File {
     unread: UnreadFields,
 }
 
-/// The flags in the order of the file: an object with the flags by their keys, or, for the daemon alone, a list.
+/// The flags in the order of the file: an object with the flags by their keys, or a list, which only the flagd daemon accepts.
 enum Flags {
     ByKey(Entries<Flag>),
     List(Vec<Flag>),
@@ -41,7 +41,7 @@ enum Flags {
 struct Flag {
     /// In a list only.
     key: Option<String>,
-    /// Checked when the file is read, so that each wrong one is reported.
+    /// Not an enum, which would fail at the first wrong state: every wrong one is reported.
     state: Option<Value>,
     variants: Option<Entries<Value>>,
     default_variant: Option<String>,

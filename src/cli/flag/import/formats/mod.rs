@@ -14,7 +14,7 @@ use serde::de::IgnoredAny;
 
 use super::imported::{ImportedFlags, ParseErrors};
 
-/// All formats. The first whose `detect` says yes is the format of a file.
+/// All formats. A file has the first one whose `detect` accepts its start.
 static FORMATS: [FileFormat; 4] = [csv::FORMAT, ndjson::FORMAT, unleash::FORMAT, flagd::FORMAT];
 
 /// The value of `--format` that stands for detection.
@@ -115,21 +115,23 @@ pub(super) fn parse(text: &str, choice: FormatChoice, options: &ParseOptions) ->
     (format.parse)(text, options)
 }
 
-/// The format of a file. An empty file could have any, so that one is not guessed.
+/// The format of a file. An empty file could have any format, so it is refused.
 fn detect(text: &str) -> Result<&'static FileFormat, &'static str> {
     let text = text.trim_start();
     if text.is_empty() {
         return Err(EMPTY);
     }
     let start = FileStart::of(text);
-    if let Some((_, product)) = FOREIGN.iter().find(|(fields, _)| fields.iter().all(|field| start.has_field(field))) {
+    if let Some((_, product)) =
+        OTHER_PRODUCTS.iter().find(|(fields, _)| fields.iter().all(|field| start.has_field(field)))
+    {
         return Err(product);
     }
     FORMATS.iter().find(|format| (format.detect)(&start)).ok_or(UNKNOWN)
 }
 
-/// Fields of files that look like one of the formats, and are not.
-const FOREIGN: [(&[&str], &str); 6] = [
+/// Fields by which files of other products are recognized, each with its error: they look like one of our formats.
+const OTHER_PRODUCTS: [(&[&str], &str); 6] = [
     (&["flags", "namespace"], FLIPT),
     (&["flags", "version"], FLIPT),
     (&["flagValues"], LAUNCHDARKLY),

@@ -24,7 +24,7 @@ struct Line {
     description: Option<String>,
     status: Option<String>,
     archived: Option<bool>,
-    // Set by the server alone: of these, an import takes no more than whether a flag is archived.
+    // Set by the server only. An import uses `id` and `archived_at` to determine whether the flag is archived, and no others.
     archived_at: Option<Value>,
     id: Option<Value>,
     revision: Option<Value>,

@@ -1,4 +1,4 @@
-//! What an export says about a flag outside of the flag itself, by the flag's name.
+//! What an export says about a flag outside of its object in `features`, by the flag's name.
 
 use std::collections::{HashMap, HashSet};
 
@@ -113,7 +113,7 @@ fn names(export: &Export) -> HashSet<&str> {
     export.features.iter().map(|feature| feature.name.as_str()).collect()
 }
 
-/// Selects what concerns the flags of the export in one environment, and reports the rest.
+/// Selects the objects that belong to the export's flags in one environment, and reports all others.
 struct Selection<'a, 'c> {
     known: HashSet<&'a str>,
     environment: Option<&'a str>,

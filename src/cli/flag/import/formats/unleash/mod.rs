@@ -1,5 +1,5 @@
 //! Unleash: whether a flag is on in one environment. A flag that is on for some users only, or only while another flag is on,
-//! keeps its status: a status that is the same for all users would give it to users who do not have it.
+//! keeps its status on the server: toggled has one status for all users.
 
 mod export;
 mod index;
@@ -91,7 +91,7 @@ fn report_fields(index: &ExportIndex<'_>, feature: &Feature, collector: &mut Fla
     feature.unread.report("features[]", key, collector);
 }
 
-/// Reports what of a strategy the flag's status does not say.
+/// Reports the parts of a strategy that the flag's status does not express.
 fn report_strategy(path: &str, key: &str, strategy: &Strategy, is_for_all: bool, collector: &mut FlagCollector) {
     let mut report = |name: &str, value: &Value| collector.omit_field(&format!("{path}.{name}"), key, value);
     if !is_for_all || strategy.is_disabled() {
@@ -102,15 +102,15 @@ fn report_strategy(path: &str, key: &str, strategy: &Strategy, is_for_all: bool,
     if strategy.is_disabled() {
         report("disabled", &Value::from(true));
     }
-    // Of a rollout to all users, nothing depends on these.
+    // A rollout to all users does not depend on these parameters.
     let is_relevant = |name: &str| !is_for_all || !["rollout", "stickiness", "groupId"].contains(&name);
     let parameters = strategy.parameters.iter().flat_map(|parameters| &parameters.0);
     report("parameters", &parameters.filter(|(name, _)| is_relevant(name)).cloned().collect());
     strategy.unread.report(path, key, collector);
 }
 
-/// The flag's status if it is the same for every user and does not depend on other flags, and otherwise none. The same holds for
-/// a flag of which all strategies are disabled.
+/// The flag's status, if it is the same for every user and does not depend on other flags. `None` also if all strategies of the flag
+/// are disabled.
 fn status(index: &ExportIndex<'_>, feature: &Feature, reasons: &mut Vec<String>) -> Option<Status> {
     let Some(enabled) = index.enabled(feature) else {
         let place = index.environment.map_or_else(String::new, |name| format!(" in {name}"));

@@ -1,4 +1,4 @@
-//! The entries that a file holds already, and whether an export can continue it.
+//! The entries of an exported file, and whether an export can continue it.
 
 use std::io::{self, BufRead};
 
@@ -29,11 +29,11 @@ impl EntryPosition {
 
 /// The complete entries of a file. Their hashes are not verified.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(in crate::cli::audit) struct HeldEntries {
-    pub entries: u64,
+pub(in crate::cli::audit) struct FileEntries {
+    pub count: u64,
     pub first: Option<Revision>,
     pub last: Option<EntryPosition>,
-    /// The size of the complete lines. An incomplete last line is written again.
+    /// The size of the complete lines. An incomplete last line is cut off before the export continues.
     pub bytes: u64,
 }
 
@@ -47,31 +47,32 @@ pub(in crate::cli::audit) enum NotContinuable {
     #[error("an older version wrote it with fewer columns; name another file")]
     OlderColumns,
     #[error(
-        "line {0} has a cell that a spreadsheet would run, as written with --raw-cells or by an older version; pass \
+        "line {0} has a cell that a spreadsheet would run as a formula, as written with --raw-cells or by an older version; pass \
              --raw-cells, or name another file"
     )]
     RawCells(u64),
     #[error(
-        "line {0} has a cell with a ' before what a spreadsheet would run, as written without --raw-cells; omit --raw-cells, or \
-             name another file"
+        "line {0} has a cell with a ' before a formula, as written without --raw-cells; omit --raw-cells, or name another file"
     )]
     DefusedCells(u64),
 }
 
-impl HeldEntries {
+impl FileEntries {
     /// Reads a whole file.
     pub fn read(mut file: impl BufRead, format: Format, cells: CsvCells) -> Result<Self, NotContinuable> {
-        let mut held = Self::default();
+        let mut entries = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
-        // The first line with a cell of each kind. A raw text may look like a defused one, but not the other way round.
+        // The first line with a formula, and the first with a cell that looks defused. A formula shows that the file is raw; a cell
+        // that looks defused may be raw as well.
         let (mut formula, mut defused) = (None, None);
-        let head = record::head(format)?;
+        let header = record::header(format)?;
         let quote = (format == Format::Csv).then_some(b'"');
         loop {
             number += 1;
             let not_exported = || NotContinuable::NotExported(format.name(), number);
             let end = read_line(&mut file, &mut line, quote)?;
-            let expected = if held.bytes < head.len() as u64 { head.clone() } else { held.next_prefix(format) };
+            let expected =
+                if entries.bytes < header.len() as u64 { header.clone() } else { entries.next_prefix(format) };
             if end == LineEnd::TooLong {
                 return Err(not_exported());
             }
@@ -84,12 +85,12 @@ impl HeldEntries {
                 return match (cells, formula, defused) {
                     (CsvCells::Defused, Some(line), _) => Err(NotContinuable::RawCells(line)),
                     (CsvCells::Raw, None, Some(line)) => Err(NotContinuable::DefusedCells(line)),
-                    _ => Ok(held),
+                    _ => Ok(entries),
                 };
             }
-            if held.bytes < head.len() as u64 {
-                if line != head {
-                    return Err(if record::is_older_head(&line) {
+            if entries.bytes < header.len() as u64 {
+                if line != header {
+                    return Err(if record::is_older_header(&line) {
                         NotContinuable::OlderColumns
                     } else {
                         not_exported()
@@ -98,18 +99,18 @@ impl HeldEntries {
             } else {
                 let RecordedEntry { position, has_formula, has_defused } =
                     record::read(format, &line).ok_or_else(not_exported)?;
-                held.push(position).ok_or_else(not_exported)?;
+                entries.push(position).ok_or_else(not_exported)?;
                 formula = formula.or(has_formula.then_some(number));
                 defused = defused.or(has_defused.then_some(number));
             }
-            held.bytes += line.len() as u64;
+            entries.bytes += line.len() as u64;
         }
     }
 
     /// Whether entries are missing between the first and the last.
     pub fn has_holes(&self) -> bool {
         let span = self.first.zip(self.last).map_or(0, |(first, last)| last.revision.abs_diff(first) + 1);
-        span != self.entries
+        span != self.count
     }
 
     /// Adds an entry; `None` if it cannot follow those before it.
@@ -117,7 +118,7 @@ impl HeldEntries {
         if self.last.is_some_and(|last| last.log_id != entry.log_id || last.revision >= entry.revision) {
             return None;
         }
-        self.entries += 1;
+        self.count += 1;
         self.first = self.first.or(Some(entry.revision));
         self.last = Some(entry);
         Some(())
@@ -171,7 +172,7 @@ mod tests {
     }
 
     fn file_of(log_id: &str, format: Format, revisions: &[Revision]) -> Vec<u8> {
-        let mut file = record::head(format).unwrap();
+        let mut file = record::header(format).unwrap();
         revisions.iter().for_each(|revision| {
             record::write(format, CsvCells::Raw, log_id, &entry(*revision), &mut file).ok().unwrap()
         });
@@ -205,43 +206,43 @@ mod tests {
         for format in [Format::Ndjson, Format::Csv] {
             let whole = file(format, &[2, 5, 6]);
             let ends = [file(format, &[2]).len(), file(format, &[2, 5]).len(), whole.len()];
-            let head = record::head(format).unwrap().len();
+            let header = record::header(format).unwrap().len();
             for cut in 0..=whole.len() {
-                let held = HeldEntries::read(&whole[..cut], format, CsvCells::Raw).unwrap();
-                let entries = ends.iter().filter(|end| **end <= cut).count();
-                let bytes = if entries > 0 {
-                    ends[entries - 1]
-                } else if cut >= head {
-                    head
+                let entries = FileEntries::read(&whole[..cut], format, CsvCells::Raw).unwrap();
+                let count = ends.iter().filter(|end| **end <= cut).count();
+                let bytes = if count > 0 {
+                    ends[count - 1]
+                } else if cut >= header {
+                    header
                 } else {
                     0
                 };
-                assert_eq!((held.entries, held.bytes), (entries as u64, bytes as u64), "{format:?} cut at {cut}");
-                assert_eq!(held.last.map(|last| last.revision), [2, 5, 6].get(entries.wrapping_sub(1)).copied());
-                assert_eq!(held.first, (entries > 0).then_some(2));
+                assert_eq!((entries.count, entries.bytes), (count as u64, bytes as u64), "{format:?} cut at {cut}");
+                assert_eq!(entries.last.map(|last| last.revision), [2, 5, 6].get(count.wrapping_sub(1)).copied());
+                assert_eq!(entries.first, (count > 0).then_some(2));
             }
         }
     }
 
     #[test]
     fn file_is_continued_as_it_was_written() {
-        let held = |texts: &[&str], written: CsvCells, expected: CsvCells| {
-            let mut file = record::head(Format::Csv).unwrap();
+        let read = |texts: &[&str], written: CsvCells, expected: CsvCells| {
+            let mut file = record::header(Format::Csv).unwrap();
             for (text, revision) in texts.iter().zip(2..) {
                 let entry = AuditLog { reason: Some((*text).to_owned()), ..entry(revision) };
                 record::write(Format::Csv, written, LOG, &entry, &mut file).ok().unwrap();
             }
-            HeldEntries::read(&file[..], Format::Csv, expected)
+            FileEntries::read(&file[..], Format::Csv, expected)
         };
         let formula = ["plain", "=1+1"];
-        let refused = held(&formula, CsvCells::Raw, CsvCells::Defused).unwrap_err();
+        let refused = read(&formula, CsvCells::Raw, CsvCells::Defused).unwrap_err();
         assert!(matches!(refused, NotContinuable::RawCells(3)), "{refused}");
-        let refused = held(&formula, CsvCells::Defused, CsvCells::Raw).unwrap_err();
+        let refused = read(&formula, CsvCells::Defused, CsvCells::Raw).unwrap_err();
         assert!(matches!(refused, NotContinuable::DefusedCells(3)), "{refused}");
         for cells in [CsvCells::Raw, CsvCells::Defused] {
-            assert_eq!(held(&formula, cells, cells).unwrap().entries, 2);
+            assert_eq!(read(&formula, cells, cells).unwrap().count, 2);
             // A text that looks defused, before one that shows that it is not.
-            assert_eq!(held(&["'=1", "=1+1"], cells, cells).unwrap().entries, 2);
+            assert_eq!(read(&["'=1", "=1+1"], cells, cells).unwrap().count, 2);
         }
     }
 
@@ -261,13 +262,13 @@ mod tests {
                 file(format, &[5, 2]),
                 file(format, &[2, 2]),
             ];
-            let head = record::head(format).unwrap().len();
-            others.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[head..]].concat());
+            let header = record::header(format).unwrap().len();
+            others.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[header..]].concat());
             for file in others {
-                let held = HeldEntries::read(&file[..], format, CsvCells::Raw);
+                let refused = FileEntries::read(&file[..], format, CsvCells::Raw);
                 assert!(
-                    matches!(held, Err(NotContinuable::NotExported(..))),
-                    "{held:?}: {}",
+                    matches!(refused, Err(NotContinuable::NotExported(..))),
+                    "{refused:?}: {}",
                     String::from_utf8_lossy(&file)
                 );
             }

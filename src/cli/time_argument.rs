@@ -1,4 +1,4 @@
-//! Times as people write them.
+//! Parses the times in options such as `--from`: a timestamp, a date, or how long ago.
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -6,19 +6,23 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::config::duration::parse_span;
 
-/// From the first moment of a day to its last one that the log can tell: microseconds are all that it keeps.
+/// From the first to the last moment of a day. The log has times in microseconds.
 const DAY: SignedDuration = SignedDuration::from_micros(86_399_999_999);
 
-/// Which end of a period a time is: a date alone stands for its first or its last moment.
+/// The moment that a date without a time stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::cli) enum End {
-    From,
-    To,
+pub(in crate::cli) enum DayBoundary {
+    Start,
+    End,
 }
 
 /// RFC 3339, a date (UTC), or a time before `now`: 2h, 7d.
-pub(in crate::cli) fn parse(text: &str, end: End, now: Timestamp) -> Result<prost_types::Timestamp, String> {
-    let time = text.parse::<Timestamp>().ok().or_else(|| date(text, end)).or_else(|| before(text, now));
+pub(in crate::cli) fn parse(
+    text: &str,
+    boundary: DayBoundary,
+    now: Timestamp,
+) -> Result<prost_types::Timestamp, String> {
+    let time = text.parse::<Timestamp>().ok().or_else(|| date(text, boundary)).or_else(|| before(text, now));
     let time =
         time.ok_or("must be a time like 2026-01-31T12:00:00Z, a date like 2026-01-31 (UTC), or 2h for two hours ago")?;
     let micros = time.as_microsecond();
@@ -26,13 +30,13 @@ pub(in crate::cli) fn parse(text: &str, end: End, now: Timestamp) -> Result<pros
     Ok(prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos })
 }
 
-fn date(text: &str, end: End) -> Option<Timestamp> {
-    // What is more than a date is no date: a time without its zone, for one.
+fn date(text: &str, boundary: DayBoundary) -> Option<Timestamp> {
+    // The parser also accepts a date with a time but no zone, which is ambiguous.
     let date = text.parse::<Date>().ok().filter(|date| date.to_string() == text)?;
     let start = date.to_zoned(TimeZone::UTC).ok()?.timestamp();
-    match end {
-        End::From => Some(start),
-        End::To => start.checked_add(DAY).ok(),
+    match boundary {
+        DayBoundary::Start => Some(start),
+        DayBoundary::End => start.checked_add(DAY).ok(),
     }
 }
 
@@ -45,9 +49,9 @@ fn before(text: &str, now: Timestamp) -> Option<Timestamp> {
 mod tests {
     use super::*;
 
-    fn normalized(text: &str, end: End) -> String {
+    fn normalized(text: &str, boundary: DayBoundary) -> String {
         let now = "2026-03-01T12:00:00Z".parse().unwrap();
-        let time = parse(text, end, now).unwrap();
+        let time = parse(text, boundary, now).unwrap();
         Timestamp::new(time.seconds, time.nanos).unwrap().to_string()
     }
 
@@ -62,14 +66,14 @@ mod tests {
             ("1mo", "2026-02-01T12:00:00Z", "2026-02-01T12:00:00Z"),
         ] {
             assert_eq!(
-                (normalized(text, End::From), normalized(text, End::To)),
+                (normalized(text, DayBoundary::Start), normalized(text, DayBoundary::End)),
                 (from.to_owned(), to.to_owned()),
                 "{text}"
             );
         }
         let now = Timestamp::now();
         for bad in ["", "yesterday", "2", "-2h", "0s", "2026-02-30", "2026-01-31T12:00:00", "99999y"] {
-            assert!(parse(bad, End::From, now).unwrap_err().starts_with("must be a time"), "{bad}");
+            assert!(parse(bad, DayBoundary::Start, now).unwrap_err().starts_with("must be a time"), "{bad}");
         }
     }
 }

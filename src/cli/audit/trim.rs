@@ -9,14 +9,14 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::checkpoint::signed;
-use super::export::{ExportTarget, Format, HeldEntries};
+use super::checkpoint::verified_checkpoint;
+use super::export::{ExportTarget, FileEntries, Format};
 use super::filters::move_cursor;
 use super::list::newest;
 use crate::api::pb::*;
 use crate::cli::output::{self, CsvCells, OutputOptions};
 use crate::cli::remote::{ApiClient, ConnectionOptions, ServiceClients, StreamOptions, request_id};
-use crate::cli::when::{self, End};
+use crate::cli::time_argument::{self, DayBoundary};
 use crate::cli::{EXIT_FAILURE, Failure, file, progress};
 use crate::domain::audit::{Action, Entry, LogStart};
 use crate::domain::hash::GENESIS;
@@ -26,8 +26,9 @@ use crate::verify::{ArchiveError, Chain, Start, Verified, find_in_archive};
 
 /// Arguments of `toggled audit trim`.
 #[derive(Args)]
-pub(super) struct Trim {
-    /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (UTC), or 90d for 90 days ago
+pub(super) struct TrimArgs {
+    /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC: that day is kept), or 90d
+    /// for 90 days ago
     #[arg(long, value_name = "REVISION|TIME", value_parser = before)]
     before: Before,
     /// Write the entries to this NDJSON file; a file that holds earlier entries is continued. A signed checkpoint is
@@ -56,7 +57,7 @@ fn before(text: &str) -> Result<Before, String> {
     match text.parse() {
         Ok(revision) if revision >= 1 => Ok(Before::Revision(revision)),
         Ok(_) => Err("a revision is at least 1".to_owned()),
-        Err(_) => when::parse(text, End::From, Timestamp::now()).map(Before::Time),
+        Err(_) => time_argument::parse(text, DayBoundary::Start, Timestamp::now()).map(Before::Time),
     }
 }
 
@@ -76,31 +77,31 @@ struct Summary {
     oldest_revision: Revision,
 }
 
-impl Trim {
+impl TrimArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let mut target = ExportTarget::open(Some(self.output_file.clone()), Format::Ndjson, CsvCells::Defused)?;
-        if target.held().has_holes() {
+        if target.entries().has_holes() {
             let name = target.name();
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));
         }
-        let remote = self.connection.connect().await?;
-        let log = log_start(&remote).await?;
-        let last = last_to_remove(&remote, self.before).await?;
+        let client = self.connection.connect().await?;
+        let log = log_start(&client).await?;
+        let last = last_to_remove(&client, self.before).await?;
         if last <= log.floor {
-            return print(self.output, &nothing(log));
+            return print(self.output, &nothing_to_remove(log));
         }
         let path = &self.output_file;
-        let held = verify_file(path, target.held(), log, last)?.map(|(verified, _)| verified);
-        let exported = export(&remote, &mut target, held, log, last).await;
+        let verified = verify_file(path, target.entries(), log, last)?.map(|(verified, _)| verified);
+        let exported = export(&client, &mut target, verified, log, last).await;
         let synced = target.finish();
         exported.and(synced)?;
         // Read from disk again: only what was verified there is removed from the log.
-        let Some((verified, Some(hash))) = verify_file(path, target.held(), log, last)? else {
+        let Some((verified, Some(hash))) = verify_file(path, target.entries(), log, last)? else {
             return Err(failed(format!("{}: revision {last} is missing in it; nothing was removed", target.name())));
         };
         let log_id = verified.log_id;
-        keep_checkpoint(&remote, path, log_id, last, hash).await?;
-        let oldest = if self.remove { self.remove(&remote, last, hash).await? } else { log.floor + 1 };
+        save_checkpoint(&client, path, log_id, last, hash).await?;
+        let oldest = if self.remove { self.remove(&client, last, hash).await? } else { log.floor + 1 };
         let summary = Summary {
             removed: self.remove,
             entries: last - log.floor,
@@ -113,7 +114,7 @@ impl Trim {
         print(self.output, &summary)
     }
 
-    async fn remove(&self, remote: &ApiClient, last: Revision, hash: Hash) -> Result<Revision, Failure> {
+    async fn remove(&self, client: &ApiClient, last: Revision, hash: Hash) -> Result<Revision, Failure> {
         let request = TrimAuditLogsRequest {
             through_revision: last,
             through_hash: hash.to_vec(),
@@ -122,38 +123,38 @@ impl Trim {
             validate_only: false,
         };
         let trim = async |clients: &mut ServiceClients, request| clients.audit.trim_audit_logs(request).await;
-        Ok(remote.call(request, trim).await?.oldest_revision)
+        Ok(client.call(request, trim).await?.oldest_revision)
     }
 }
 
 /// The start of the log, from its newest `log_trimmed` entry.
-async fn log_start(remote: &ApiClient) -> Result<LogStart, Failure> {
+async fn log_start(client: &ApiClient) -> Result<LogStart, Failure> {
     let trims =
         ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
-    let (trims, _) = newest(remote, trims, 1).await?;
+    let (trims, _) = newest(client, trims, 1).await?;
     let Some(trim) = trims.first() else { return Ok(LogStart { floor: 0, hash: GENESIS }) };
     let start = trim.new_value.as_deref().and_then(LogStart::from_json);
     start.ok_or_else(|| {
         failed(format!(
-            "the log_trimmed entry at revision {} has no valid start of the log; run toggled audit verify",
+            "the log_trimmed entry at revision {} does not say at which revision the log begins; run toggled audit verify",
             trim.revision
         ))
     })
 }
 
 /// The revision of the last entry to remove; 0 for none.
-async fn last_to_remove(remote: &ApiClient, before: Before) -> Result<Revision, Failure> {
+async fn last_to_remove(client: &ApiClient, before: Before) -> Result<Revision, Failure> {
     let time = match before {
         Before::Revision(revision) => return Ok(revision - 1),
         Before::Time(time) => time,
     };
-    // `to_date` is inclusive, and the log has microseconds.
+    // `to_date` is inclusive, so it is one microsecond earlier: the log has times in microseconds.
     let earlier = match time.nanos {
         0 => prost_types::Timestamp { seconds: time.seconds - 1, nanos: 999_999_000 },
         nanos => prost_types::Timestamp { nanos: nanos - 1_000, ..time },
     };
     let older = ListAuditLogsRequest { to_date: Some(earlier), ..Default::default() };
-    let (older, _) = newest(remote, older, 1).await?;
+    let (older, _) = newest(client, older, 1).await?;
     Ok(older.first().map_or(0, |last| last.revision))
 }
 
@@ -161,12 +162,12 @@ async fn last_to_remove(remote: &ApiClient, before: Before) -> Result<Revision, 
 /// `last` too, if the file holds it.
 fn verify_file(
     path: &Path,
-    held: &HeldEntries,
+    entries: &FileEntries,
     log: LogStart,
     last: Revision,
 ) -> Result<Option<(Verified, Option<Hash>)>, Failure> {
     let name = path.display().to_string();
-    let Some((first, end)) = held.first.zip(held.last) else { return Ok(None) };
+    let Some((first, end)) = entries.first.zip(entries.last) else { return Ok(None) };
     let start = match first {
         first if first == log.floor + 1 => Start::After(log.floor, log.hash),
         1 => Start::After(0, GENESIS),
@@ -179,7 +180,7 @@ fn verify_file(
     };
     let file = File::open(path).map_err(|error| file::io_failure(&name, &error))?;
     let (report, hash) =
-        find_in_archive(file.take(held.bytes), end.log_id, start, last).map_err(|error| match error {
+        find_in_archive(file.take(entries.bytes), end.log_id, start, last).map_err(|error| match error {
             ArchiveError::Io(error) => file::io_failure(&name, &error),
             error => failed(format!("{name}: {error}")),
         })?;
@@ -189,15 +190,15 @@ fn verify_file(
     }
 }
 
-/// Appends the entries up to `last` to the file, and verifies them as they come. `held` is what the file holds already.
+/// Appends the entries up to `last` to the file, and verifies each before it is written. `verified` is what the file has already.
 async fn export(
-    remote: &ApiClient,
+    client: &ApiClient,
     target: &mut ExportTarget,
-    held: Option<Verified>,
+    verified: Option<Verified>,
     log: LogStart,
     last: Revision,
 ) -> Result<(), Failure> {
-    let (from, hash) = held.map_or((log.floor, log.hash), |held| (held.last, held.hash));
+    let (from, hash) = verified.map_or((log.floor, log.hash), |file| (file.last, file.hash));
     if from >= last {
         return Ok(());
     }
@@ -205,33 +206,33 @@ async fn export(
     let request = StreamAuditLogsRequest {
         after_revision: Some(from),
         after_hash: Some(hash.to_vec()),
-        log_id: held.map(|held| held.log_id.to_string()),
+        log_id: verified.map(|file| file.log_id.to_string()),
         limit: Some(last - from),
         ..Default::default()
     };
     let bar = progress::bar((last - from).unsigned_abs(), "revisions");
-    let cursor_origin = target.held().last.map(|_| target.name());
-    let mut chain = held.map(|held| Chain::after(held.log_id, held.last, held.hash));
-    let take = |request: &mut StreamAuditLogsRequest, part: StreamAuditLogsResponse| {
+    let cursor_origin = target.entries().last.map(|_| target.name());
+    let mut chain = verified.map(|file| Chain::after(file.log_id, file.last, file.hash));
+    let take = |request: &mut StreamAuditLogsRequest, message: StreamAuditLogsResponse| {
         let chain = match &mut chain {
             Some(chain) => chain,
-            none => none.insert(Chain::after(Uuid::try_parse(&part.log_id)?, log.floor, log.hash)),
+            none => none.insert(Chain::after(Uuid::try_parse(&message.log_id)?, log.floor, log.hash)),
         };
-        for item in &part.items {
+        for item in &message.items {
             let entry = Entry::try_from(item);
             let entry = entry.map_err(|field| failed(format!("revision {}: invalid {field}", item.revision)))?;
             chain.push(&entry).map_err(|fault| failed(format!("the log is not intact: {fault}")))?;
         }
-        target.write(&part)?;
-        move_cursor(request, &part);
-        end = part.through_revision;
+        target.write(&message)?;
+        move_cursor(request, &message);
+        end = message.through_revision;
         // At least 1, for a stream that breaks right after the last entry; 0 would be refused.
         request.limit = Some((last - end).max(1));
         bar.set_position((end - from).unsigned_abs());
         Ok(())
     };
     let open = async |clients: &mut ServiceClients, request| clients.audit.stream_audit_logs(request).await;
-    let read = remote.follow_stream(request, StreamOptions { endless: false, cursor_origin }, open, take).await;
+    let read = client.follow_stream(request, StreamOptions { endless: false, cursor_origin }, open, take).await;
     bar.finish_and_clear();
     read?;
     if end < last {
@@ -244,8 +245,8 @@ async fn export(
 }
 
 /// Gets a signed checkpoint at `last` and writes it beside the file.
-async fn keep_checkpoint(
-    remote: &ApiClient,
+async fn save_checkpoint(
+    client: &ApiClient,
     path: &Path,
     log_id: Uuid,
     last: Revision,
@@ -253,11 +254,11 @@ async fn keep_checkpoint(
 ) -> Result<(), Failure> {
     let request = GetAuditCheckpointRequest { revision: Some(last) };
     let sign = async |clients: &mut ServiceClients, request| clients.audit.get_audit_checkpoint(request).await;
-    let answer = remote.call(request, sign).await.map_err(|failure| {
-        let line = format!("nothing was removed: the server signed no checkpoint: {}", failure.line);
-        Failure { line, ..failure }
+    let answer = client.call(request, sign).await.map_err(|failure| {
+        let message = format!("nothing was removed: the server signed no checkpoint: {}", failure.message);
+        Failure { message, ..failure }
     })?;
-    let (checkpoint, signed) = signed(&answer, Some(last))?;
+    let (checkpoint, signed) = verified_checkpoint(&answer, Some(last))?;
     if (signed.checkpoint.log_id, signed.checkpoint.hash) != (log_id, hash) {
         return Err(failed(format!(
             "nothing was removed: the server signed another hash than the log has at revision {last}; run toggled audit verify"
@@ -270,7 +271,7 @@ async fn keep_checkpoint(
         .map_err(|error| file::io_failure(&beside.display().to_string(), &error))
 }
 
-fn nothing(log: LogStart) -> Summary {
+fn nothing_to_remove(log: LogStart) -> Summary {
     Summary {
         removed: false,
         entries: 0,
@@ -282,8 +283,8 @@ fn nothing(log: LogStart) -> Summary {
     }
 }
 
-fn failed(line: String) -> Failure {
-    Failure { code: EXIT_FAILURE, line }
+fn failed(message: String) -> Failure {
+    Failure { code: EXIT_FAILURE, message }
 }
 
 fn print(output: OutputOptions, summary: &Summary) -> Result<(), Failure> {
