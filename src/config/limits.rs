@@ -30,8 +30,9 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
     /// The memory for requests that have not arrived completely and answers that clients have not read, in MiB, 16 to 1000000.
-    /// Callers without credentials get at most a quarter of it; health checks and calls whose token is being verified may use a
-    /// second quarter. While more than half is in use, one caller gets at most a quarter, a connection an eighth. Further calls
+    /// Callers without credentials get at most a quarter of it, with 16 KiB for each of their open streams; health checks and calls
+    /// whose token is being verified may use a second quarter. Heads of requests that have not arrived completely get an eighth: the
+    /// connection that waits longest is closed. While more than half is in use, one caller gets at most a quarter, a connection an eighth. Further calls
     /// are refused with RESOURCE_EXHAUSTED; messages of streams wait, and a stream ends if that takes longer than 20 seconds
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
     pub max_buffered_mib: usize,
