@@ -33,6 +33,9 @@ pub(super) use stream_task::reset_when;
 /// are copied to the socket in parts of this size.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// hyper takes no smaller limit for a head of HTTP/1.1.
+const LEAST_HEAD: usize = 8 << 10;
+
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
 pub(super) async fn serve<S>(
     connections: impl Stream<Item = Connection>,
@@ -85,6 +88,6 @@ fn http(limits: &FixedLimits) -> Builder<StreamExecutor> {
         .max_local_error_reset_streams(limits.max_error_resets);
     // Without a timer, a client of HTTP/1.1 may take as long as it likes for the head of a request. The buffer holds a head, and then
     // parts of the body.
-    builder.http1().timer(TokioTimer::new()).max_buf_size(limits.max_header_bytes as usize);
+    builder.http1().timer(TokioTimer::new()).max_buf_size((limits.max_header_bytes as usize).max(LEAST_HEAD));
     builder
 }
