@@ -16,8 +16,9 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
+use super::arriving::Arriving;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
-use super::middleware::limits::{ConnectionBytes, ConnectionLimiter, ConnectionPermit};
+use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
 use crate::config::Limits;
 use crate::mirror::{ClientConnection, WriteTime};
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
@@ -67,10 +68,14 @@ pub(super) struct Connection {
     peer: Peer,
     /// `None` once the preface has been read.
     preface: Option<Preface>,
+    arriving: Arriving,
+    /// What the transport keeps of `arriving`, while it waits for the rest.
+    unfinished: Option<UnfinishedHead>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
     stall: Stall,
     write_time: WriteTime,
+    bytes: Arc<ByteBudget>,
     _permit: ConnectionPermit,
     _open: GaugeGuard,
 }
@@ -116,6 +121,7 @@ impl Stall {
 struct Settings {
     timeouts: Timeouts,
     write_time: WriteTime,
+    bytes: Arc<ByteBudget>,
 }
 
 /// The timeouts of a connection.
@@ -132,13 +138,61 @@ impl Connection {
         stream: Either<TcpStream, Box<TlsStream>>,
         peer: Peer,
         permit: ConnectionPermit,
-        Settings { timeouts, write_time }: Settings,
+        Settings { timeouts, write_time, bytes }: Settings,
     ) -> Self {
         let preface =
             Some(Preface { read: 0, timeout: timeouts.handshake, deadline: Box::pin(sleep(timeouts.handshake)) });
         let stall = Stall { timeout: timeouts.stall, is_stalled: false, has_deferred_read: false, deadline: None };
         let _open = GaugeGuard::connection();
-        Self { stream, peer, preface, has_yielded: false, stall, write_time, _permit: permit, _open }
+        Self {
+            stream,
+            peer,
+            preface,
+            arriving: Arriving::new(),
+            unfinished: None,
+            has_yielded: false,
+            stall,
+            write_time,
+            bytes,
+            _permit: permit,
+            _open,
+        }
+    }
+
+    /// Charges what the transport keeps of a head or frame that has not arrived completely, once it waits for the rest.
+    ///
+    /// # Errors
+    /// When such heads take too much memory, and this one has waited longest.
+    fn charge_unfinished(&mut self, read: &[u8], cx: &Context<'_>, must_wait: bool) -> io::Result<()> {
+        if self.arriving.is_http1()
+            && let Some(body) = self.peer.bytes.take_begun_request()
+        {
+            self.arriving.begin_request(body);
+            self.unfinished = None;
+        }
+        let kept = match self.arriving.advance(read) {
+            true => {
+                self.unfinished = None;
+                self.arriving.kept()
+            }
+            false => self.arriving.kept(),
+        };
+        if kept == 0 || !must_wait {
+            return Ok(());
+        }
+        let unfinished = match &mut self.unfinished {
+            Some(unfinished) => {
+                unfinished.grow_to(kept);
+                unfinished
+            }
+            none => none.insert(self.bytes.hold_head(&self.peer.bytes, self.peer.address.ip(), kept)),
+        };
+        match unfinished.poll_end(cx) {
+            Poll::Ready(()) => {
+                Err(io::Error::other("too many unfinished heads of requests, of which this is the oldest"))
+            }
+            Poll::Pending => Ok(()),
+        }
     }
 
     /// Yields once before the first write after a flush, so that all answers that are ready go out in one system call. That call
@@ -166,6 +220,7 @@ pub(super) fn incoming(
     tls: Option<Arc<ServerTls>>,
     limits: &Limits,
     write_time: WriteTime,
+    bytes: Arc<ByteBudget>,
 ) -> impl Stream<Item = Connection> + use<> {
     let incoming = Incoming {
         acceptor: Acceptor { listener, pause: None, last_logged: None },
@@ -177,6 +232,7 @@ pub(super) fn incoming(
                 stall: limits.fixed.keepalive_interval + limits.fixed.keepalive_timeout,
             },
             write_time,
+            bytes,
         },
         max_handshakes: limits.fixed.max_handshakes,
         handshakes: JoinSet::new(),
@@ -329,6 +385,7 @@ impl AsyncRead for Connection {
         }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.charge_unfinished(&buffer.filled()[before..], cx, polled.is_pending())?;
         let Some(preface) = &mut self.preface else { return polled };
         preface.read += buffer.filled().len() - before;
         if preface.read >= PREFACE_LENGTH {

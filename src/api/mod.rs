@@ -7,6 +7,7 @@
 //! types, and only its `remote` names tonic.
 
 mod access;
+mod arriving;
 mod audit;
 mod call;
 mod change;

@@ -99,6 +99,7 @@ pub enum RouterError {
 pub struct Router {
     service: Observe<Admit<Authorize<Routes>>>,
     write_time: WriteTime,
+    bytes: Arc<ByteBudget>,
     limits: Limits,
     closing: CancellationToken,
 }
@@ -110,7 +111,7 @@ impl Router {
     /// When a served method declares no policy, or the descriptors cannot be read.
     pub fn new(parts: ServiceContext) -> Result<(Self, Health), RouterError> {
         let (limits, closing) = (parts.limits.clone(), parts.closing.clone());
-        let write_time = parts.mirror.write_time();
+        let (write_time, bytes) = (parts.mirror.write_time(), Arc::clone(&parts.bytes));
         let policies = Policies::read(&descriptors(), &SERVICES, &PUBLIC)?.with_reads(&ofrep::ROUTES);
         let policies = Arc::new(policies);
         let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
@@ -151,12 +152,12 @@ impl Router {
             .prepare();
         let admit = AdmitLayer::new(limits.request_timeout);
         let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
-        Ok((Self { service, write_time, limits, closing }, health))
+        Ok((Self { service, write_time, bytes, limits, closing }, health))
     }
 
     /// Serves until `closing` is cancelled and open connections have ended; over TLS if `tls` is given.
     pub async fn serve(self, listener: TcpListener, tls: Option<Arc<ServerTls>>) {
-        let incoming = incoming(listener, tls, &self.limits, self.write_time);
+        let incoming = incoming(listener, tls, &self.limits, self.write_time, self.bytes);
         transport::serve(incoming, self.service, &self.limits.fixed, self.closing).await;
     }
 }

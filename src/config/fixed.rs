@@ -70,8 +70,7 @@ pub struct FixedLimits {
     pub max_flagd_request_bytes: usize,
     /// The size of a response message. A larger one is replaced by RESOURCE_EXHAUSTED.
     pub max_response_bytes: usize,
-    /// The headers of an HTTP/2 request. Larger ones are refused with 431. For HTTP/1.1, hyper allows 100 headers and about
-    /// 400 KiB.
+    /// The headers of a request. Larger ones are refused with 431. For HTTP/1.1, hyper allows 100 headers.
     pub max_header_bytes: u32,
     /// How long an HTTP/2 connection may be silent before the server sends a ping.
     pub keepalive_interval: Duration,

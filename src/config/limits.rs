@@ -30,7 +30,7 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
     /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. Callers without credentials get at most a
-    /// quarter of it; docs/configuration.md lists the shares of callers and connections. Further calls are refused with
+    /// quarter of it, with 16 KiB for each of their open streams; docs/configuration.md lists all shares. Further calls are refused with
     /// RESOURCE_EXHAUSTED. Messages of streams wait up to 20 seconds, then the stream ends
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
     pub max_buffered_mib: usize,

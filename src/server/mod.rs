@@ -102,6 +102,14 @@ pub enum ServerError {
     /// The database cannot be used.
     #[error("{0}")]
     Store(#[from] StoreError),
+    /// The database is damaged.
+    #[error("{problem}; not serving; {advice}")]
+    Damaged {
+        /// What the database reports.
+        problem: StoreError,
+        /// What to do.
+        advice: String,
+    },
     /// The log is damaged.
     #[error(
         "DATA_LOSS: the audit log is not intact: {fault}; not serving; run toggled audit verify --database {database}"

@@ -26,6 +26,16 @@ impl Server {
                 Err(ServerError::Store(StoreError::Unavailable(problem) | StoreError::Unusable(problem))) => {
                     problem.to_string()
                 }
+                Err(ServerError::Store(problem @ (StoreError::Damaged(_) | StoreError::Corrupt { .. }))) => {
+                    let advice = advice_on_damage(&self.store.describe());
+                    return Err(ServerError::Damaged { problem, advice });
+                }
+                Err(ServerError::NotIntact { fault, database }) => {
+                    // A write-ahead log that belongs to another file can leave rows without their entries.
+                    let advice = advice_on_damage(&database);
+                    tracing::warn!(advice, "the audit log is not intact");
+                    return Err(ServerError::NotIntact { fault, database });
+                }
                 opened => return opened,
             };
             // Logged whenever it changes: often the first problem is a refused connection, and another follows.
@@ -72,6 +82,17 @@ impl Server {
                 Err(Stop::Error(DatabaseError::TrimmedMeanwhile)) => {}
             }
         }
+    }
+}
+
+/// What an operator can do about a damaged database.
+fn advice_on_damage(database: &str) -> String {
+    match database.strip_prefix("sqlite://") {
+        Some(file) => format!(
+            "keep a copy of {file}, {file}-wal and {file}-shm; if {file} was restored or replaced, move {file}-wal and {file}-shm away, \
+             since they belong to the file before it; otherwise restore a backup; then start again"
+        ),
+        None => format!("restore a backup of {database}, then start again"),
     }
 }
 

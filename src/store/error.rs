@@ -24,7 +24,7 @@ pub enum StoreError {
     /// must act. Nothing was written.
     #[error("the database is damaged: {0}")]
     Damaged(#[source] Cause),
-    /// The database cannot be opened: wrong password, no such database, no permission. At a start, a setting is wrong. Later,
+    /// The database cannot be opened: wrong password, no such database, no permission, no tables. At a start, a setting is wrong. Later,
     /// an operator is changing something, and a retry may succeed. Nothing was appended.
     #[error("{0}")]
     Inaccessible(#[source] Cause),
@@ -43,7 +43,7 @@ pub enum StoreError {
         /// What is wrong with the value.
         problem: String,
     },
-    /// The database refuses the request, and would refuse it again: a missing table, a log with entries.
+    /// The database refuses the request, and would refuse it again: a value that breaks a rule, a log with entries.
     #[error("{0}")]
     Refused(#[source] Cause),
     /// A setting must change before the database can be used: the URL, a file that it names, or one of the database itself.

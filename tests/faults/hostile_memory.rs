@@ -1,15 +1,19 @@
-//! Clients that try to fill the server's memory: with requests that they do not finish, and answers that they do not read.
+//! Clients that try to fill the server's memory: with requests and heads that they do not finish, answers that they do not read, and
+//! streams that they leave open.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use crate::hostile_clients::SqliteSetup;
 use crate::support::MemoryLimit;
 use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, unfinished_message};
+use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::{FaultReport, RunLength};
 
 /// The memory that the server gets, and the most that it may use at any time, in MiB.
@@ -43,7 +47,12 @@ const fn unread(path: &'static str, has_token: bool) -> Attack {
     Attack { path, has_token, is_finished: true, calls: 100 }
 }
 
-const ATTACKS: [Attack; 8] = [
+/// How many heads a client begins at once, and how much of each it sends: less than any limit of a head.
+const HEADS: usize = 250;
+const HEAD_BYTES: usize = 30 << 10;
+
+const ATTACKS: [Attack; 9] = [
+    Attack { calls: 250, ..unread("/grpc.health.v1.Health/Watch", false) },
     unfinished("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", false),
     unfinished("/grpc.health.v1.Health/Check", false),
     unfinished("/toggled.v1.ToggleService/BatchSetFeatureFlags", true),
@@ -69,6 +78,9 @@ pub async fn exhaustion(length: RunLength) -> FaultReport {
     for attack in ATTACKS {
         clients.spawn(attack.run(address, token.clone(), Instant::now() + duration));
     }
+    for is_http2 in [false, true] {
+        clients.spawn(begin_heads(address, is_http2, Instant::now() + duration));
+    }
     let mut calls = 0;
     while !clients.is_empty() {
         setup.assert_serves().await;
@@ -85,6 +97,32 @@ pub async fn exhaustion(length: RunLength) -> FaultReport {
         report.comparison.problems.push(format!("the server took {peak} MiB"));
     }
     report
+}
+
+/// Begins heads of requests, again and again, and ends none. Returns their number.
+async fn begin_heads(address: SocketAddr, is_http2: bool, until: Instant) -> usize {
+    let filler = vec![b'x'; HEAD_BYTES];
+    let mut begun = 0;
+    while Instant::now() < until {
+        let mut held = Vec::new();
+        for _ in 0..HEADS {
+            let (mut stream, head) = if is_http2 {
+                // A literal header `x`, whose value of 1 MiB has only begun.
+                let block = [HEADERS, b"\x00\x01x\x7f\x81\xff\x3f", &filler].concat();
+                let (first, rest) = block.split_at(16_384);
+                (connect_http2(address).await, [frame(1, 0, 1, first), frame(9, 0, 1, rest)].concat())
+            } else {
+                let head = [b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nx: ", &filler[..]].concat();
+                (TcpStream::connect(address).await.unwrap(), head)
+            };
+            // The server may have closed it.
+            let _ = stream.write_all(&head).await;
+            held.push(stream);
+        }
+        begun += held.len();
+        sleep(PAUSE).await;
+    }
+    begun
 }
 
 impl Attack {

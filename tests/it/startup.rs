@@ -67,6 +67,39 @@ async fn unusable_database_prints_one_line() {
     assert_eq!((output.status.code(), stderr.lines().count()), (Some(1), 1), "{stderr}");
 }
 
+/// After a `kill -9`, a backup is put in the place of the database, and the write-ahead log stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_of_another_file_is_named_at_the_start() {
+    let database = Database::new(Backend::Sqlite).await;
+    let file = database.url.strip_prefix("sqlite://").unwrap();
+    let server = Server::start(&database).await;
+    server.admin().await.create("a").await;
+    assert!(server.terminate().await.success());
+    let backup = std::fs::read(file).unwrap();
+    let server = Server::start(&database).await;
+    let mut admin = server.admin().await;
+    for number in 0..100 {
+        let description = "d".repeat(2_000);
+        let request =
+            CreateFeatureFlagRequest { key: format!("f{number}"), name: "n".into(), description, ..Default::default() };
+        admin.toggle.create_feature_flag(request).await.unwrap();
+    }
+    assert!(server.terminate().await.success());
+    let server = Server::start(&database).await;
+    server.admin().await.flip("a").await;
+    server.kill().await;
+    std::fs::write(file, backup).unwrap();
+
+    let settings = [("TOGGLED_DATABASE_URL", &*database.url), ("TOGGLED_LISTEN", "127.0.0.1:0")];
+    let output = invoke(&[], &settings).await;
+
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    // How it is noticed depends on the pages that the log holds.
+    assert!(stderr.contains("damaged") || stderr.contains("not intact"), "{stderr}");
+    assert!(stderr.contains(&format!("move {file}-wal and {file}-shm away")), "{stderr}");
+}
+
 /// Without settings, the server writes a new token to a file that only its owner can read. The log does not contain it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn first_start_writes_token_to_a_private_file() {

@@ -10,7 +10,8 @@ use std::convert::Infallible;
 use std::pin::pin;
 
 use futures::{Stream, StreamExt};
-use http::{Request, Response};
+use http::{Request, Response, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -32,6 +33,9 @@ pub(super) use stream_task::reset_when;
 /// are copied to the socket in parts of this size.
 const SEND_BUFFER: usize = 64 << 10;
 
+/// hyper takes no smaller limit for a head of HTTP/1.1.
+const LEAST_HEAD: usize = 8 << 10;
+
 /// Serves connections until `closing` is cancelled. Then closes the listener, and waits until open connections have ended.
 pub(super) async fn serve<S>(
     connections: impl Stream<Item = Connection>,
@@ -48,6 +52,9 @@ pub(super) async fn serve<S>(
         while let Some(Some(connection)) = closing.run_until_cancelled(connections.next()).await {
             let peer = connection.connect_info();
             let service = service.clone().map_request(move |request: Request<Incoming>| {
+                if request.version() < Version::HTTP_2 {
+                    peer.bytes.begin_request(request.body().size_hint().exact());
+                }
                 let mut request = RequestBody::of(request).map(Body::new);
                 request.extensions_mut().insert(peer.clone());
                 request
@@ -79,7 +86,8 @@ fn http(limits: &FixedLimits) -> Builder<StreamExecutor> {
         .keep_alive_timeout(limits.keepalive_timeout)
         .max_pending_accept_reset_streams(limits.max_pending_resets)
         .max_local_error_reset_streams(limits.max_error_resets);
-    // Without a timer, a client of HTTP/1.1 may take as long as it likes for the head of a request.
-    builder.http1().timer(TokioTimer::new());
+    // Without a timer, a client of HTTP/1.1 may take as long as it likes for the head of a request. The buffer holds a head, and then
+    // parts of the body.
+    builder.http1().timer(TokioTimer::new()).max_buf_size((limits.max_header_bytes as usize).max(LEAST_HEAD));
     builder
 }

@@ -22,6 +22,9 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 /// The longest wait between two attempts, before jitter, unless the server says how long.
 const MAX_WAIT: Duration = Duration::from_secs(5);
 
+/// The longest delay that is accepted from a server. The strictest rate limit delays the largest batch by 1,000 seconds.
+const MAX_SERVER_DELAY: Duration = Duration::from_hours(1);
+
 /// How long a call is repeated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum RetryPolicy {
@@ -67,13 +70,14 @@ impl Retries {
         let retry_delay = status.get_details_retry_info().and_then(|info| info.retry_delay);
         let waits_for_rate_limits = self.policy == RetryPolicy::WaitForRateLimits;
         if waits_for_rate_limits && is_rate_limited(status) {
-            self.started = Instant::now() + retry_delay.unwrap_or_default();
-            return retry_delay.map(with_jitter);
+            let delay = retry_delay.filter(|delay| *delay <= MAX_SERVER_DELAY)?;
+            self.started = Instant::now() + delay;
+            return Some(with_jitter(delay));
         }
         // A server that says when to call again is working, so its refusals do not use up attempts.
         self.failures += u32::from(!(waits_for_rate_limits && retry_delay.is_some()));
         let doubled = FIRST_WAIT.saturating_mul(1 << self.failures.saturating_sub(1).min(10)).min(MAX_WAIT);
-        let wait = with_jitter(retry_delay.unwrap_or(doubled));
+        let wait = with_jitter(retry_delay.unwrap_or(doubled).min(MAX_SERVER_DELAY));
         let may_succeed = match CallFailure::of(status) {
             CallFailure::Status => is_transient(status),
             CallFailure::Unreachable => self.connected || self.may_be_starting(status, wait),
@@ -153,6 +157,24 @@ mod tests {
             None,
             "the bounded policy does not wait for minutes"
         );
+    }
+
+    /// A server may name any delay.
+    #[test]
+    fn endless_delay_is_not_waited_for() {
+        for delay in [MAX_SERVER_DELAY + FIRST_WAIT, Duration::MAX] {
+            let seconds = i64::try_from(delay.as_secs()).unwrap_or(i64::MAX);
+            let delay = Duration::from_secs(seconds.unsigned_abs());
+            let details = || ErrorDetails::with_retry_info(Some(delay + FIRST_WAIT));
+            let limited = Status::with_error_details(Code::ResourceExhausted, "too much", details());
+            let busy = Status::with_error_details(Code::Unavailable, "not now", details());
+            assert_eq!(Retries::new(RetryPolicy::WaitForLimits, true).wait_after(&limited), None);
+            for policy in [RetryPolicy::Bounded, RetryPolicy::WaitForLimits] {
+                assert_eq!(Retries::new(policy, true).wait_after(&busy), None);
+            }
+            let wait = Retries::new(RetryPolicy::Unbounded, true).wait_after(&busy).unwrap();
+            assert!(wait <= MAX_SERVER_DELAY + MAX_WAIT, "{wait:?}");
+        }
     }
 
     #[test]

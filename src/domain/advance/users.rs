@@ -86,7 +86,7 @@ pub(super) fn update(
     if !before.is_active() && !update.reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
-    check_may_grant(update.permissions.minus(before.permissions), caller_permissions)?;
+    check_may_change(before.permissions, update.permissions, caller_permissions)?;
     let account = update.account.or(before.account.as_ref()).cloned();
     // Reactivating the user and linking another account both let someone act as the user.
     if !before.is_active() || account != before.account {
@@ -119,12 +119,20 @@ fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), E
     Err(Error::Invalid(vec![Violation { field: "permissions".to_owned(), rule }]))
 }
 
+/// A caller may grant and revoke only permissions that they hold.
+fn check_may_change(before: Permissions, after: Permissions, caller_permissions: Permissions) -> Result<(), Error> {
+    check_may_grant(after.minus(before), caller_permissions)?;
+    check_may_grant(before.minus(after), caller_permissions)
+}
+
 /// A way to act as a user may be given only by a caller who holds every permission of the user. Otherwise an access manager
 /// with few permissions could become an administrator, or act in the name of one. The permissions of a single sign-on
 /// account are not known here, so they may be all.
 ///
-/// What only takes power away needs no more than `manage_access`: revoking permissions and tokens, and deactivating. It
-/// must be possible for each access manager who sees a break-in, and can be undone only by a caller who holds what was taken.
+/// The permissions of a user can be neither granted nor revoked by a caller who lacks them: otherwise an access manager could
+/// revoke them first, and then act as the user, with the user's name in the log. Revoking tokens and deactivating need no more
+/// than `manage_access`. It must be possible for each access manager who sees a break-in, gives nobody a name, and can be undone
+/// only by a caller who holds what the user holds.
 pub(super) fn check_may_act_as(user: &User, caller_permissions: Permissions) -> Result<(), Error> {
     let held = if user.account.is_some() { Permissions::all() } else { user.permissions };
     check_may_grant(held, caller_permissions)

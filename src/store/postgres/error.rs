@@ -68,8 +68,10 @@ fn class_of_code(code: &str) -> ErrorClass {
         // io_error: the disk, or its file system.
         "58030" => ErrorClass::Unusable,
         // invalid_catalog_name: the database was dropped or renamed. insufficient_privilege: a role that may not do this, and
-        // files that PostgreSQL may not open or write, as after a file system became read-only.
-        "3D000" | "42501" => ErrorClass::Inaccessible,
+        // files that PostgreSQL may not open or write, as after a file system became read-only. undefined_table,
+        // invalid_schema_name: the service's own tables are gone, or the role may not use their schema, which PostgreSQL does
+        // not tell apart.
+        "3D000" | "42501" | "42P01" | "3F000" => ErrorClass::Inaccessible,
         // cant_change_runtime_param, unsafe_new_enum_value_usage.
         "55P02" | "55P04" => ErrorClass::Defect,
         // Other states of the session: no_active_sql_transaction and the like.
@@ -99,11 +101,11 @@ mod tests {
                  57P03 57P04 57P05 58000 58P01 58P02 72000",
             ),
             (ErrorClass::Unusable, "25006 53100 58030"),
-            (ErrorClass::Inaccessible, "28000 28P01 3D000 42501"),
+            (ErrorClass::Inaccessible, "28000 28P01 3D000 3F000 42501 42P01"),
             (
                 ErrorClass::Defect,
                 "00000 01000 02000 03000 09000 0A000 0B000 0F000 0L000 0P000 0Z000 20000 21000 22001 23505 24000 25001 26000 \
-                 27000 2B000 2D000 2F000 34000 38000 39000 3B000 3F000 42601 42P01 44000 54000 55P02 55P04 F0000 HV000 P0001 \
+                 27000 2B000 2D000 2F000 34000 38000 39000 3B000 42601 44000 54000 55P02 55P04 F0000 HV000 P0001 \
                  XX000 XX001 XX002 \u{fc}\u{fc}",
             ),
         ];

@@ -25,13 +25,14 @@ use crate::store::{FollowOutcome, Followed, StoreError, follow};
 /// Several reads at one moment.
 const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// Whether the session is read-only, its role, and which rights that an append needs are missing. No right is missing on a
-/// table that does not exist yet.
+/// Whether the session is read-only, its role, which tables it does not find, and which rights that an append needs are missing on
+/// the others.
 const WRITABLE: &str =
     "SELECT current_setting('transaction_read_only') = 'on' OR pg_is_in_recovery(), current_user::text,
-    (SELECT string_agg(privilege || ' on ' || relation, ', ')
-        FROM unnest($1::text[], $2::text[]) AS needed (privilege, relation)
-        WHERE NOT has_table_privilege(to_regclass(relation), privilege))";
+    string_agg(DISTINCT relation, ', ') FILTER (WHERE to_regclass(relation) IS NULL),
+    string_agg(privilege || ' on ' || relation, ', ')
+        FILTER (WHERE NOT has_table_privilege(to_regclass(relation), privilege))
+    FROM unnest($1::text[], $2::text[]) AS needed (privilege, relation)";
 
 /// The rights that an append needs.
 const RIGHTS: [(&str, &str); 9] = [
@@ -107,20 +108,24 @@ impl Follower {
 /// Checks without writing that this session could append.
 ///
 /// # Errors
-/// [`StoreError::Unusable`] when it is read-only, and [`StoreError::Inaccessible`] when its role lacks a right.
+/// [`StoreError::Unusable`] when it is read-only, and [`StoreError::Inaccessible`] when its role lacks a right or does not find a table.
 pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), StoreError> {
     let (privileges, relations): (Vec<_>, Vec<_>) = RIGHTS.iter().copied().unzip();
-    let query = sqlx::query_as::<_, (bool, String, Option<String>)>(WRITABLE).bind(privileges).bind(relations);
-    let (is_read_only, role, missing) = query.fetch_one(connection).await.map_err(read)?;
+    let query = sqlx::query_as::<_, (bool, String, Option<String>, Option<String>)>(WRITABLE);
+    let query = query.bind(privileges).bind(relations);
+    let (is_read_only, role, not_found, missing) = query.fetch_one(connection).await.map_err(read)?;
     if is_read_only {
         return Err(StoreError::Unusable(
             "PostgreSQL is read-only: a standby, or a session with default_transaction_read_only = on".into(),
         ));
     }
-    match missing {
-        Some(missing) => Err(StoreError::Inaccessible(format!("PostgreSQL: the role {role} lacks {missing}").into())),
-        None => Ok(()),
-    }
+    let problem = match (not_found, missing) {
+        (None, None) => return Ok(()),
+        // PostgreSQL does not tell whether they exist.
+        (Some(tables), _) => format!("does not find {tables}: it lacks USAGE on their schema, or they are gone"),
+        (None, Some(rights)) => format!("lacks {rights}"),
+    };
+    Err(StoreError::Inaccessible(format!("PostgreSQL: the role {role} {problem}").into()))
 }
 
 async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {

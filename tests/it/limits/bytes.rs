@@ -7,6 +7,7 @@ use prost::bytes::Bytes;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
 use tokio::io::{AsyncWriteExt, Interest};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tonic::Code;
@@ -18,6 +19,7 @@ use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, with_t
 
 const REFLECTION: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
 const HEALTH: &str = "/grpc.health.v1.Health/Check";
+const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const FETCH_ALL: &str = "/flagd.sync.v1.FlagSyncService/FetchAllFlags";
 const RESOLVE_ALL: &str = "/flagd.evaluation.v1.Service/ResolveAll";
 const BATCH: &str = "/toggled.v1.ToggleService/BatchSetFeatureFlags";
@@ -64,6 +66,99 @@ async fn unauthenticated_requests_have_a_budget() {
     admin.flip("a").await;
     let after = server.resident_mib();
     assert!(after < before + 32, "{before} MiB before, {after} MiB with {} connections", held.len());
+}
+
+/// Begins a request whose head is 30 KiB long and does not end.
+async fn begin_head(server: &Server, is_http2: bool) -> TcpStream {
+    let filler = vec![b'x'; 30 << 10];
+    if !is_http2 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let head = [b"POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nx: ", &filler[..]].concat();
+        stream.write_all(&head).await.unwrap();
+        return stream;
+    }
+    let mut stream = connect_http2(server.address).await;
+    // A literal header `x`, whose value of 1 MiB has only begun.
+    let block = [HEADERS, b"\x00\x01x\x7f\x81\xff\x3f", &filler].concat();
+    let (first, rest) = block.split_at(16_384);
+    stream.write_all(&[frame(1, 0, 1, first), frame(9, 0, 1, rest)].concat()).await.unwrap();
+    stream
+}
+
+/// Whether the server has closed a connection.
+fn is_closed(stream: &TcpStream) -> bool {
+    let mut bytes = [0; 4_096];
+    loop {
+        match stream.try_read(&mut bytes) {
+            Ok(0) => return true,
+            Ok(_) => {}
+            Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+        }
+    }
+}
+
+/// The connection that waits longest is closed for the newest.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unfinished_heads_have_a_budget() {
+    let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    for is_http2 in [false, true] {
+        let mut held = Vec::new();
+        for _ in 0..150 {
+            held.push(begin_head(&server, is_http2).await);
+        }
+        // An eighth of the budget holds 64 of them.
+        let until_open = async |count| {
+            while held.iter().filter(|stream| !is_closed(stream)).count() > count {
+                tokio::task::yield_now().await;
+            }
+        };
+        with_timeout("the oldest to be closed", until_open(64)).await;
+        let newest = begin_head(&server, is_http2).await;
+        with_timeout("another to be closed", until_open(63)).await;
+        assert!(!is_closed(&newest), "HTTP/2: {is_http2}");
+        admin.flip("a").await;
+        let mut other = HostileConnection::open(server.address, WINDOW).await;
+        let mut call = other.call(HEALTH, None).await.unwrap();
+        call.send(EMPTY_MESSAGE, true).await;
+        assert_eq!(call.status().await.0.code(), Code::Ok);
+    }
+}
+
+/// A stream without credentials is charged as long as it is open.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn open_streams_without_credentials_have_a_budget() {
+    let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let mut held = Vec::new();
+    let refused = loop {
+        let mut call = connection.call(HEALTH_WATCH, None).await.unwrap();
+        call.send(EMPTY_MESSAGE, true).await;
+        let (headers, body) = call.headers().await.unwrap();
+        if let Some(status) = tonic::Status::from_header_map(&headers) {
+            break status;
+        }
+        held.push(body);
+        assert!(held.len() < 500, "no stream is refused");
+    };
+    assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{refused}");
+    assert!((100..=200).contains(&held.len()), "{}", held.len());
+    let mut call = connection.call(HEALTH, None).await.unwrap();
+    call.send(EMPTY_MESSAGE, true).await;
+    assert_eq!(call.status().await.0.code(), Code::Ok, "other calls have a part of their own");
+    drop(held);
+    let again = async {
+        loop {
+            let mut call = connection.call(HEALTH_WATCH, None).await.unwrap();
+            call.send(EMPTY_MESSAGE, true).await;
+            let (headers, _) = call.headers().await.unwrap();
+            if tonic::Status::from_header_map(&headers).is_none() {
+                return;
+            }
+        }
+    };
+    with_timeout("the budget to be free", again).await;
 }
 
 /// Nothing is reserved for bytes that a client only promises, nor is a message decoded before its request has ended.

@@ -151,6 +151,34 @@ async fn idle_server_without_a_right_is_not_ready() {
     monitored.server.admin().await.flip("a").await;
 }
 
+/// PostgreSQL then finds no table.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn schema_without_usage_is_an_outage() {
+    let database = Database::new(Backend::Postgres).await;
+    let mut operator = PgConnection::connect(&database.url).await.unwrap();
+    let role = format!("role_{}", uuid::Uuid::now_v7().simple());
+    let mut run = async |sql: String| operator.execute(AssertSqlSafe(sql)).await.map(drop).unwrap();
+    run(format!("CREATE ROLE {role} LOGIN; GRANT CREATE, USAGE ON SCHEMA public TO {role}")).await;
+    let url = database.url.replace("postgres@", &format!("{role}@"));
+    let address = free_address();
+    let (mut server, mut log) =
+        Server::launch_with_log(&url, &[("TOGGLED_METRICS_LISTEN", &address.to_string())]).await;
+    server.ready().await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+
+    run(format!("REVOKE USAGE ON SCHEMA public FROM {role}, PUBLIC")).await;
+
+    // Without any call.
+    log.wait_for_line("lacks USAGE on their schema").await;
+    until_readiness(address, UNAVAILABLE, "unusable").await;
+    assert_unusable(&server).await;
+    run(format!("GRANT USAGE ON SCHEMA public TO {role}")).await;
+    until_readiness(address, "200 OK", "serving").await;
+    admin.flip("a").await;
+    admin.log().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn batches_of_an_outage_are_logged_once() {
     let database = Database::new(Backend::Sqlite).await;

@@ -3,7 +3,7 @@
 use super::{Bytes, Count, Fixed, Milliseconds};
 use super::{
     CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, Limit, LimitName, NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME, STALL_TIME,
-    millis, reason_name,
+    UNFINISHED_HEADS, millis, reason_name,
 };
 use crate::api::openfeature::ofrep::{BODY_LIMIT, BODY_TIMEOUT};
 use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
@@ -43,6 +43,7 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
         (Limit::CallerBytes, buffered / 4),
         (Limit::ConnectionBytes, buffered / 8),
         (Limit::UnauthenticatedBytes, buffered / 4),
+        (Limit::UnauthenticatedStreamBytes, buffered / 16 * 3),
         (Limit::NetworkBytes, buffered / 16),
         (Limit::Queue, *max_queue),
         (Limit::ChangeRate, usize::try_from(*max_changes_per_second).unwrap_or(usize::MAX)),
@@ -60,7 +61,8 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
     let closing = "the connection is not accepted (`CONNECTION_LIMIT`)";
     let connections =
         [row(CONNECTIONS, *max_connections, closing), row(NETWORK_CONNECTIONS, max_connections / 4, closing)];
-    refusing.into_iter().chain(connections).chain(fixed_rows(fixed)).collect()
+    let heads = row(UNFINISHED_HEADS, buffered / 8, "the connection that waits longest is closed (`BUFFER_LIMIT`)");
+    refusing.into_iter().chain(connections).chain([heads]).chain(fixed_rows(fixed)).collect()
 }
 
 /// The limits that nothing sets. Those of messages are among the others.
@@ -89,7 +91,7 @@ fn fixed_rows(limits: &FixedLimits) -> Vec<LimitRow> {
         row(fixed(Bytes, "for a request of flagd's services"), *max_flagd_request_bytes, too_large),
         row(OFREP_BODY, BODY_LIMIT, "HTTP 413"),
         row(OFREP_TIME, millis(BODY_TIMEOUT), "HTTP 408"),
-        row(fixed(Bytes, "for the headers of an HTTP/2 request"), size(*max_header_bytes), "HTTP 431"),
+        row(fixed(Bytes, "for the headers of a request"), size(*max_header_bytes), "HTTP 431"),
         row(fixed(Count, "calls in progress of one connection"), size(*max_calls_per_connection), "the client waits"),
         row(fixed(Bytes, "of a request that were not read yet"), size(STREAM_WINDOW), "the client waits"),
         row(fixed(Bytes, "of a connection that were not read yet"), size(CONNECTION_WINDOW), "the client waits"),

@@ -169,6 +169,12 @@ limits! {
         ResourceExhausted, BufferLimit,
         "this server has too many unread answers and unfinished requests; retry, perhaps on another replica"
     }
+    /// The buffered bytes of all unauthenticated callers, when one opens a stream.
+    UnauthenticatedStreamBytes {
+        Bytes, "for streams of callers without credentials", Part("three sixteenths of", "--max-buffered-mib");
+        ResourceExhausted, BufferLimit,
+        "this server has too many streams of callers without credentials open; retry, perhaps on another replica"
+    }
     /// The buffered bytes of the server.
     ServerBytes {
         Bytes, "for unread answers and unfinished requests", Set("--max-buffered-mib");
@@ -298,6 +304,13 @@ pub(in crate::api) const NETWORK_CONNECTIONS: LimitName = LimitName::new(
     Count,
     "open connections of one IP address while most are open",
     Part("a quarter of", "--max-connections"),
+);
+
+/// The bytes of unfinished heads of requests, header blocks and frames: of callers, and as many of clients without credentials.
+pub(in crate::api) const UNFINISHED_HEADS: LimitName = LimitName::new(
+    Bytes,
+    "for heads of requests that have not arrived completely",
+    Part("an eighth of", "--max-buffered-mib"),
 );
 
 /// The TLS handshakes in progress.

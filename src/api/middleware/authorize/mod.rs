@@ -201,12 +201,13 @@ impl AuthorizeLayer {
         let answer = inner.call(request);
         let answer = async move {
             let response = answer.await?;
-            // From here on the permit limits the stream itself, and what it receives and sends is charged.
-            drop(charge);
+            // From here on the permit limits the streams of callers, and what they receive and send is charged. A stream without
+            // credentials is charged itself, as long as it is open.
+            let charge = account.is_unauthenticated().then_some(charge);
             Ok(charged_body(response, account).map(|body| {
                 let unread = body.is_current_state().then(|| body.unsent().clone());
                 let end = async move {
-                    let _permit = permit;
+                    let _open = (permit, charge);
                     tokio::select! {
                         error = authorizer.stream_end(call, &method, admission.deadline.requested, connection) => error,
                         error = unread_for(unread, limits.unread_timeout) => error,

@@ -10,7 +10,7 @@ mod streams;
 pub use bytes::ByteBudget;
 pub(in crate::api) use bytes::{
     AnswerKind, Arrival, ByteAccount, Charge, ChargedAnswer, ChargedBody, ConnectionBytes, Precedence, SharedAnswer,
-    SharedBytes, SharedMessage, Unsent, charged_body, charged_request,
+    SharedBytes, SharedMessage, UnfinishedHead, Unsent, charged_body, charged_request,
 };
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};

@@ -85,7 +85,7 @@ fn user_update_sets_permissions() {
 }
 
 #[test]
-fn missing_permissions_can_be_revoked_not_granted() {
+fn missing_permissions_are_neither_granted_nor_revoked() {
     let mut world = World::new();
     let clerk = world.with_user("clerk@example.com", &[MANAGE, Permission::ViewFeatureFlags]);
     world.with_user("ann@example.com", &[Permission::ToggleFeatureFlags]);
@@ -100,9 +100,13 @@ fn missing_permissions_can_be_revoked_not_granted() {
     let kept = [Permission::ToggleFeatureFlags, Permission::ViewFeatureFlags];
     world.accept(as_clerk(update(ann, &kept)));
     assert_eq!(world.user("ann@example.com").permissions, set_of(&kept));
-    world.accept(as_clerk(update(ann, &[])));
-    // A revoked permission cannot be granted back by a caller who lacks it.
-    assert_eq!(world.reject(as_clerk(update(ann, &kept))), Error::PermissionDenied(Permission::ToggleFeatureFlags));
+    let missing = Error::PermissionDenied(Permission::ToggleFeatureFlags);
+    for rest in [&[][..], &[Permission::ViewFeatureFlags], &[MANAGE]] {
+        assert_eq!(world.reject(as_clerk(update(ann, rest))), missing);
+    }
+    world.accept(as_clerk(update(ann, &[Permission::ToggleFeatureFlags])));
+    world.accept(world.admin(update(ann, &[])));
+    assert_eq!(world.reject(as_clerk(update(ann, &kept))), missing);
 }
 
 #[test]
@@ -397,11 +401,18 @@ fn acting_as_a_user_requires_all_their_permissions() {
         }
     }
     world.accept(world.admin(reactivate(olga, everything)));
-    // A caller who holds as much may, and taking power away needs no more than before.
+    // Nor may they revoke what they do not hold, and then act as the user.
+    for caller in &callers {
+        for rest in [&[MANAGE][..], &[]] {
+            assert_eq!(world.reject(caller(&world, update(olga, rest))), missing);
+        }
+    }
+    // A caller who holds as much may, and an emergency needs no more than before.
     world.accept(callers[0](&world, token(peer, Some(&[Permission::ViewFeatureFlags]))));
     world.accept(callers[0](&world, link(peer, &[Permission::ViewFeatureFlags])));
     world.accept(callers[0](&world, revoke(world.token("olga@example.com"))));
-    world.accept(callers[0](&world, update(olga, &[MANAGE])));
+    world.accept(callers[0](&world, update(olga, &[Permission::ToggleFeatureFlags])));
+    world.accept(world.admin(update(olga, everything)));
     world.accept(callers[0](&world, deactivate(olga)));
 }
 

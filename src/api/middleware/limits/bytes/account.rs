@@ -13,6 +13,10 @@ use crate::api::middleware::limits::owner::{Owner, is_scarce, share};
 /// and a small answer.
 pub(super) const CALL_BYTES: usize = 4_096;
 
+/// What an open stream of an unauthenticated caller is charged besides its headers, as long as it is open. It covers the same. For
+/// authenticated callers, the number of streams bounds it.
+const STREAM_BYTES: usize = 16 << 10;
+
 /// What a header is charged besides its name and value, as HTTP/2 counts it.
 const HEADER_BYTES: usize = 32;
 
@@ -31,7 +35,8 @@ pub(super) enum Direction {
 pub(in crate::api) enum Precedence {
     /// None.
     Ordinary,
-    /// The shares of its connection and owner: a stream may begin, since its messages wait for the budget.
+    /// The shares of its connection and owner: a stream may begin, since its messages wait for the budget. Without credentials, it
+    /// may not: it is charged as long as it is open. All such streams leave a quarter of their callers' part to other calls.
     Stream,
     /// The quarter for unauthenticated callers, up to twice its size. For health checks, and for calls whose caller is not yet known: they
     /// are small, and must work while other unauthenticated callers fill the quarter.
@@ -60,11 +65,17 @@ impl ByteAccount {
     /// When a budget is exhausted.
     pub fn begin_call(self: &Arc<Self>, headers: &HeaderMap, precedence: Precedence) -> Result<Charge, ApiError> {
         let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
-        let bytes = CALL_BYTES + sizes.sum::<usize>();
+        let headers = sizes.sum::<usize>();
+        let is_stream = precedence == Precedence::Stream;
+        let bytes = headers + if is_stream && self.is_unauthenticated { STREAM_BYTES } else { CALL_BYTES };
         // With large headers, many streams would exceed a share by much.
-        let is_large_stream = precedence == Precedence::Stream && bytes > 2 * CALL_BYTES;
+        let is_large_stream = is_stream && headers > CALL_BYTES;
         self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
         Ok(self.take(Direction::Request, bytes))
+    }
+
+    pub fn is_unauthenticated(&self) -> bool {
+        self.is_unauthenticated
     }
 
     /// Charges request bytes that are about to be kept.
@@ -119,7 +130,8 @@ impl ByteAccount {
         };
         let own_whole =
             if self.is_unauthenticated && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
-        let has_share = precedence != Precedence::Stream && is_scarce(own_used, own_whole);
+        let is_open_stream = precedence == Precedence::Stream && self.is_unauthenticated;
+        let has_share = (precedence != Precedence::Stream || is_open_stream) && is_scarce(own_used, own_whole);
         if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
             Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
         } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
@@ -129,6 +141,8 @@ impl ByteAccount {
             Some(Limit::ServerBytes.reached(budget.limit))
         } else if own_used >= own_whole {
             Some(Limit::UnauthenticatedBytes.reached(own_whole))
+        } else if is_open_stream && own_used >= own_whole / 4 * 3 {
+            Some(Limit::UnauthenticatedStreamBytes.reached(own_whole / 4 * 3))
         } else {
             None
         }
@@ -162,7 +176,7 @@ impl Charge {
         Ok(())
     }
 
-    fn add(&mut self, bytes: usize) {
+    pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         for used in self.counters() {
             used.fetch_add(bytes, Ordering::Relaxed);

@@ -1,5 +1,5 @@
 //! The budget of buffered bytes: requests that have not arrived completely, answers that their clients have not read, and the keys of
-//! open watches.
+//! open watches. Besides, the state of open streams of unauthenticated callers.
 //!
 //! Every such byte is charged to its connection, its owner and the server. The owner is a caller, or a network of unauthenticated
 //! callers. All unauthenticated callers together have a quarter of the server's budget. A charge is made before bytes are kept, and ends
@@ -18,8 +18,11 @@
 //! |---|---|---|
 //! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
 //! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
-//! | one header block that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive |
-//! | one frame that has not ended, and one being written | 16 KiB each | the size of a frame; 50 s |
+//! | one head of HTTP/1.1 that has not ended | 32 KiB | the limit of headers; 30 s; this budget, see `unfinished` |
+//! | one header block of HTTP/2 that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
+//! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
+//! | one frame being written | 16 KiB | the size of a frame |
+//! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
 //! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
@@ -29,6 +32,7 @@ mod account;
 mod answer;
 mod request;
 mod shared;
+mod unfinished;
 mod unsent;
 
 use std::collections::HashMap;
@@ -44,9 +48,11 @@ pub(in crate::api) use account::{ByteAccount, Charge, Precedence};
 pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
+pub(in crate::api) use unfinished::UnfinishedHead;
 pub(in crate::api) use unsent::Unsent;
 
 use account::{CALL_BYTES, Direction, FRAME_BYTES};
+use unfinished::UnfinishedHeads;
 
 /// The least budget of a connection: a request of the largest size, and more.
 const MIN_PER_CONNECTION: usize = 5 << 20;
@@ -63,6 +69,8 @@ pub struct ByteBudget {
     used_unauthenticated: AtomicUsize,
     max_per_connection: usize,
     owners: Mutex<HashMap<Owner, Weak<OwnedBytes>>>,
+    /// By whether the last caller of the connection is unauthenticated.
+    heads: [UnfinishedHeads; 2],
 }
 
 /// What one owner has buffered on all connections.
@@ -79,6 +87,20 @@ pub(in crate::api) struct ConnectionBytes {
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<ByteAccount>>>,
+    /// The length of the body of an HTTP/1.1 request that has begun, `None` inside if it is not known.
+    begun_request: Mutex<Option<Option<u64>>>,
+}
+
+impl ConnectionBytes {
+    /// An HTTP/1.1 request has begun, with a body of this length, if that is known.
+    pub fn begin_request(&self, body: Option<u64>) {
+        *self.begun_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
+    }
+
+    /// The request that has begun since the last call.
+    pub fn take_begun_request(&self) -> Option<Option<u64>> {
+        self.begun_request.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
 }
 
 impl ByteBudget {
@@ -96,6 +118,7 @@ impl ByteBudget {
             used_unauthenticated: AtomicUsize::new(0),
             max_per_connection: (limit / 8).max(MIN_PER_CONNECTION),
             owners: Mutex::default(),
+            heads: Default::default(),
         })
     }
 

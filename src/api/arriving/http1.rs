@@ -1,0 +1,145 @@
+//! The head of an HTTP/1.1 request, as it arrives.
+
+/// The most that the transport reads ahead: the limit of headers.
+const MOST_READ_AHEAD: usize = 32 << 10;
+
+/// Where the bytes of an HTTP/1.1 connection belong.
+#[derive(Debug)]
+pub(in crate::api) enum Http1 {
+    /// To a head, of which these many have arrived.
+    Head { kept: usize, line: Line },
+    /// To a head that has arrived, of which the transport was not seen to take notice; `after` of them came after it.
+    Arrived { kept: usize, after: usize },
+    /// To a body, of which these many are missing.
+    Body { missing: u64 },
+    /// Not known: a body of unknown length, or requests sent without a wait for the answers. All count as kept.
+    Unknown { kept: usize },
+}
+
+/// The position in a line of a head.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::api) enum Line {
+    /// Before the first line. Empty ones are skipped here.
+    First,
+    /// At the beginning of another line. An empty one ends the head.
+    Start,
+    Inside,
+}
+
+impl Default for Http1 {
+    fn default() -> Self {
+        Self::Head { kept: 0, line: Line::First }
+    }
+}
+
+impl Http1 {
+    /// Returns whether a head or a body became complete.
+    pub fn advance(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Head { kept, line } => {
+                let end = bytes.iter().position(|byte| line.ends_head(*byte));
+                *kept += bytes.len();
+                if let Some(end) = end {
+                    *self = Self::Arrived { kept: *kept, after: bytes.len() - end - 1 };
+                }
+                end.is_some()
+            }
+            Self::Arrived { kept, after } => {
+                (*kept, *after) = (*kept + bytes.len(), *after + bytes.len());
+                false
+            }
+            Self::Body { missing } => {
+                let of_body = usize::try_from(*missing).map_or(bytes.len(), |missing| missing.min(bytes.len()));
+                *missing -= of_body as u64;
+                if *missing > 0 {
+                    return false;
+                }
+                *self = Self::default();
+                self.advance(&bytes[of_body..]);
+                true
+            }
+            Self::Unknown { kept } => {
+                *kept = (*kept + bytes.len()).min(MOST_READ_AHEAD);
+                false
+            }
+        }
+    }
+
+    /// The transport has taken a head.
+    pub fn begin_request(&mut self, body: Option<u64>) {
+        *self = match (&*self, body) {
+            (Self::Arrived { after, .. }, Some(body)) => match body.checked_sub(*after as u64) {
+                Some(0) => Self::default(),
+                Some(missing) => Self::Body { missing },
+                None => Self::Unknown { kept: after.saturating_sub(usize::try_from(body).unwrap_or(usize::MAX)) },
+            },
+            (Self::Arrived { after, .. }, None) => Self::Unknown { kept: *after },
+            _ => Self::Unknown { kept: self.kept() },
+        };
+    }
+
+    pub fn kept(&self) -> usize {
+        match self {
+            Self::Head { kept, .. } | Self::Arrived { kept, .. } | Self::Unknown { kept } => *kept,
+            Self::Body { .. } => 0,
+        }
+    }
+}
+
+impl Line {
+    fn ends_head(&mut self, byte: u8) -> bool {
+        let is_end = matches!((*self, byte), (Self::Start, b'\n'));
+        *self = match (*self, byte) {
+            (Self::First, b'\r' | b'\n') => Self::First,
+            (Self::Start, b'\r') | (_, b'\n') => Self::Start,
+            _ => Self::Inside,
+        };
+        is_end
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &[u8] = b"\r\nPOST /a HTTP/1.1\r\nhost: b\r\n\r\n";
+
+    #[test]
+    fn head_is_kept_until_its_request_begins() {
+        for size in 1..=HEAD.len() {
+            let mut http1 = Http1::default();
+            for (number, part) in HEAD.chunks(size).enumerate() {
+                assert_eq!(http1.kept(), number * size);
+                http1.advance(part);
+            }
+            http1.begin_request(Some(0));
+            assert_eq!(http1.kept(), 0, "{size}");
+            http1.advance(b"GET");
+            assert_eq!(http1.kept(), 3, "{size}");
+        }
+    }
+
+    #[test]
+    fn body_is_not_kept_but_the_next_head_is() {
+        let mut http1 = Http1::default();
+        assert!(http1.advance(&[HEAD, b"abc"].concat()));
+        http1.begin_request(Some(5));
+        assert_eq!(http1.kept(), 0);
+        assert!(http1.advance(b"deGET"));
+        assert_eq!(http1.kept(), 3);
+        assert!(!http1.advance(b" / HTTP/1.1\r\n") && http1.advance(b"\n"));
+    }
+
+    #[test]
+    fn bytes_that_may_be_a_head_are_kept() {
+        for (body, kept) in [(Some(1), 2), (None, 3)] {
+            let mut http1 = Http1::default();
+            http1.advance(&[HEAD, b"abc"].concat());
+            http1.begin_request(body);
+            assert_eq!(http1.kept(), kept);
+            http1.advance(b"d");
+            http1.begin_request(Some(0));
+            assert_eq!(http1.kept(), kept + 1);
+        }
+    }
+}

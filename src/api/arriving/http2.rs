@@ -1,0 +1,102 @@
+//! HTTP/2 frames and header blocks, as they arrive.
+
+const HEADER_LENGTH: usize = 9;
+
+/// HEADERS and CONTINUATION.
+const OF_HEADER_BLOCK: [u8; 2] = [1, 9];
+
+/// The flag of the last frame of a header block.
+const END_HEADERS: u8 = 4;
+
+/// The frame that is arriving, and the header block to which it belongs.
+#[derive(Debug, Default)]
+pub(in crate::api) struct Http2 {
+    /// The header of the frame.
+    header: [u8; HEADER_LENGTH],
+    /// How much of it has arrived.
+    header_length: usize,
+    /// How much of the frame is missing after its header.
+    missing: usize,
+    /// The bytes in earlier frames of a header block that has not ended.
+    block: usize,
+}
+
+impl Http2 {
+    /// Returns whether a frame became complete, and with it a header block, if it belongs to one.
+    pub fn advance(&mut self, mut bytes: &[u8]) -> bool {
+        let mut is_complete = false;
+        while !bytes.is_empty() {
+            let is_header = self.header_length < HEADER_LENGTH;
+            let wanted = if is_header { HEADER_LENGTH - self.header_length } else { self.missing };
+            let (taken, rest) = bytes.split_at(wanted.min(bytes.len()));
+            bytes = rest;
+            if is_header {
+                self.header[self.header_length..][..taken.len()].copy_from_slice(taken);
+                self.header_length += taken.len();
+                if self.header_length == HEADER_LENGTH {
+                    self.missing = self.length();
+                }
+            } else {
+                self.missing -= taken.len();
+            }
+            if self.header_length == HEADER_LENGTH && self.missing == 0 {
+                is_complete |= self.end_frame();
+            }
+        }
+        is_complete
+    }
+
+    fn length(&self) -> usize {
+        let [high, middle, low, ..] = self.header;
+        u32::from_be_bytes([0, high, middle, low]) as usize
+    }
+
+    fn end_frame(&mut self) -> bool {
+        let [.., kind, flags, _, _, _, _] = self.header;
+        let continues = OF_HEADER_BLOCK.contains(&kind) && flags & END_HEADERS == 0;
+        self.block = if continues { self.block.saturating_add(self.length()) } else { 0 };
+        self.header_length = 0;
+        !continues
+    }
+
+    pub fn kept(&self) -> usize {
+        let payload = if self.header_length == HEADER_LENGTH { self.length() - self.missing } else { 0 };
+        self.block + self.header_length + payload
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(kind: u8, flags: u8, length: u16) -> Vec<u8> {
+        let [high, low] = length.to_be_bytes();
+        [&[0, high, low, kind, flags, 0, 0, 0, 1][..], &vec![7; length.into()]].concat()
+    }
+
+    #[test]
+    fn header_block_is_kept_until_its_last_frame() {
+        let frames = [frame(0, 0, 300), frame(1, 0, 40), frame(9, 0, 0), frame(9, 0, 500)];
+        let bytes = frames.concat();
+        for size in [1, 7, 9, 100, bytes.len()] {
+            let mut http2 = Http2::default();
+            for part in bytes.chunks(size) {
+                http2.advance(part);
+            }
+            assert_eq!(http2.kept(), 540, "{size}");
+            assert!(!http2.advance(&frame(9, END_HEADERS, 100)[..50]));
+            assert_eq!(http2.kept(), 590, "{size}");
+            assert!(http2.advance(&[7; 59]));
+            assert_eq!(http2.kept(), 0, "{size}");
+        }
+    }
+
+    #[test]
+    fn frame_is_kept_until_it_ends() {
+        let mut http2 = Http2::default();
+        assert!(!http2.advance(&frame(0, 0, 300)[..200]));
+        assert_eq!(http2.kept(), 200);
+        assert!(http2.advance(&[&[7; 109][..], &[0, 0]].concat()));
+        assert_eq!(http2.kept(), 2);
+    }
+}

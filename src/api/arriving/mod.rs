@@ -1,0 +1,101 @@
+//! What has arrived on a connection of something that is not complete: the head of an HTTP/1.1 request, an HTTP/2 frame, or a header
+//! block. The transport keeps these bytes before any layer sees the call, so they are counted where they are read.
+
+mod http1;
+mod http2;
+
+use http1::Http1;
+use http2::Http2;
+
+/// What an HTTP/2 client sends first.
+const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// The incomplete part of what a connection has sent.
+pub(super) enum Arriving {
+    /// The protocol is not known yet: these many bytes are those of HTTP/2's preface.
+    Preface(usize),
+    Http1(Http1),
+    Http2(Http2),
+}
+
+impl Arriving {
+    pub fn new() -> Self {
+        Self::Preface(0)
+    }
+
+    /// Moves over bytes that were read. Returns whether something became complete.
+    pub fn advance(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Preface(matched) => {
+                let expected = PREFACE.iter().skip(*matched);
+                let equal = bytes.iter().zip(expected).take_while(|(byte, expected)| byte == expected).count();
+                let known = &PREFACE[..*matched];
+                *matched += equal;
+                let (_, rest) = bytes.split_at(equal);
+                if *matched == PREFACE.len() {
+                    *self = Self::Http2(Http2::default());
+                    self.advance(rest);
+                    return true;
+                }
+                if rest.is_empty() {
+                    return false;
+                }
+                let mut http1 = Http1::default();
+                http1.advance(known);
+                let is_complete = http1.advance(bytes);
+                *self = Self::Http1(http1);
+                is_complete
+            }
+            Self::Http1(http1) => http1.advance(bytes),
+            Self::Http2(http2) => http2.advance(bytes),
+        }
+    }
+
+    /// Whether requests do not tell by themselves where they end: [`begin_request`](Self::begin_request) does.
+    pub fn is_http1(&self) -> bool {
+        matches!(self, Self::Http1(_))
+    }
+
+    /// The transport has taken the head of an HTTP/1.1 request, which has a body of this length, if that is known.
+    pub fn begin_request(&mut self, body: Option<u64>) {
+        if let Self::Http1(http1) = self {
+            http1.begin_request(body);
+        }
+    }
+
+    /// How many bytes of it have arrived.
+    pub fn kept(&self) -> usize {
+        match self {
+            Self::Preface(matched) => *matched,
+            Self::Http1(http1) => http1.kept(),
+            Self::Http2(http2) => http2.kept(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn after(parts: &[&[u8]]) -> Arriving {
+        let mut arriving = Arriving::new();
+        for part in parts {
+            arriving.advance(part);
+        }
+        arriving
+    }
+
+    #[test]
+    fn protocol_is_told_by_the_preface_however_it_is_split() {
+        for at in 0..PREFACE.len() {
+            let (first, rest) = PREFACE.split_at(at);
+            assert_eq!(after(&[first]).kept(), at);
+            assert!(matches!(after(&[first, rest]), Arriving::Http2(_)));
+            let http1 = after(&[first, b"x"]);
+            assert!(http1.is_http1() && (at >= 18 || http1.kept() == at + 1), "{at}: {}", http1.kept());
+        }
+        let settings = [PREFACE, &b"\0\0\0\x04\0\0\0\0\0"[..], b"\0\0"].concat();
+        assert_eq!(after(&[&settings]).kept(), 2);
+        assert_eq!(after(&[b"POST / HTTP/1.1\r\n"]).kept(), 17);
+    }
+}
