@@ -126,8 +126,8 @@ impl Router {
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let access = Access::new(changes, reader, store, last_used);
-        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than making it. Takes the
-        // name of the size limit of a request, which holds before and after decompression, and the limit of a response.
+        // Requests may be compressed. Answers are not: most are small, and compressing one costs more than making it. The macro
+        // takes the name of the field that limits a request, before and after decompression, and the limit of a response.
         macro_rules! limited {
             ($service:expr, $max_request:ident, $max_response:expr) => {
                 $service

@@ -89,7 +89,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Why a command failed.
+/// Why a command ended early. With [`EXIT_SUCCESS`] it ends without a message, for example because the reader of its output has gone.
 struct Failure {
     /// The exit code.
     code: u8,

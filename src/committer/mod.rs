@@ -139,8 +139,8 @@ impl Committer {
         }
     }
 
-    /// Fills the batch up to its limits, without proposals whose callers have gone. If the batch is empty, takes at least one from the
-    /// queue, whatever its size.
+    /// Fills the batch up to its limits. Drops proposals whose callers have gone, so the batch may stay empty. Takes at least one from
+    /// the queue if the batch is empty: otherwise one that exceeded the limits would stop the committer.
     fn fill_batch(&mut self, batch: &mut Vec<PendingProposal>) {
         while self.received.len() < MAX_BATCH
             && let Ok(pending) = self.queue.try_recv()

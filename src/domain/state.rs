@@ -166,13 +166,13 @@ impl State {
         self.generation
     }
 
-    /// This state, which was loaded from the database, as the replacement of `older`.
+    /// This state, which was loaded from the database, as the replacement of `older`, whose next entries are not in the log.
     pub fn replacing(self, older: &Self) -> Self {
         let generation = older.generation + u64::from(!self.continues(older));
         Self { generation, ..self }
     }
 
-    /// Whether this log continues that of `older`, whose next entries were trimmed. Without these entries, the flags
+    /// Whether this log continues that of `older`, and only its next entries were trimmed. Without these entries, the flags
     /// decide: if each is unchanged or has changed later, a reader of `older` can continue here and misses nothing.
     fn continues(&self, older: &Self) -> bool {
         let at = older.head.revision;

@@ -21,8 +21,8 @@ pub struct NotClosed;
 pub(super) struct Closing {
     /// The latest requested time. One for all readers, so that many cost no more than one.
     requested: watch::Sender<Timestamp>,
-    /// How many readers wait. Without any, no time is closed: a time that was requested before the clock was set back lies ahead
-    /// until the clock has caught up.
+    /// How many readers wait. Without any, the committer closes no time. Otherwise a request from before the clock was set back would
+    /// keep it closing times until the clock has caught up.
     readers: AtomicUsize,
     /// Counts closed times and failures, to wake readers.
     outcomes: watch::Sender<Outcomes>,

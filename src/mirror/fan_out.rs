@@ -29,7 +29,8 @@ pub const MIN_INTERVAL: Duration = Duration::from_millis(5);
 /// How late a subscriber may be while waves are cheap enough.
 const MAX_LATENESS: Duration = Duration::from_millis(250);
 
-/// Under load, a wave begins this many times the cost of the last one after its beginning: waves take a thirtieth of the time.
+/// Under load, the time from the beginning of one wave to the next is this many times the cost of the first: waves take a thirtieth of
+/// the time.
 const INTERVAL_FACTOR: u32 = 30;
 /// The least such factor, times ten: it is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
 const MIN_INTERVAL_FACTOR_TENTHS: u32 = 25;

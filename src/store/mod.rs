@@ -157,13 +157,13 @@ pub trait Store: Send + Sync {
     /// Whether the database can be written, as far as appends and probes have shown.
     fn usability(&self) -> &Usability;
 
-    /// Opens the files of a database that is one, and creates them if they are missing and may be created.
+    /// If the database is a file, opens its files. Creates them if they are missing and may be created.
     async fn open_files(&self) -> Result<(), StoreError> {
         Ok(())
     }
 
-    /// Checks cheaply what makes a database unusable while nobody writes: whether its file is still the one that was opened,
-    /// whether its sessions may write.
+    /// A cheap check between writes that the database is still usable: its file is the one that was opened, or its sessions may
+    /// write.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Writes something that changes nothing. Fails as an append would while the database is read-only or full.
@@ -239,9 +239,10 @@ pub trait Store: Send + Sync {
     /// change is reported as made because it was read.
     async fn confirm_durable(&self) -> Result<(), StoreError>;
 
-    /// Entries that match a query. Walks only the blocks of the log that have such entries, as far as it is counted.
+    /// Entries that match a query. Skips blocks of the log that were counted and have no such entries, see [`Store::count_ahead`].
     ///
-    /// Like [`Store::count`] and [`Store::next_changes`], it waits for its turn, and ends in the database when it is dropped.
+    /// Like [`Store::count`] and [`Store::next_changes`], it waits for its turn. When its future is dropped, the database cancels the
+    /// query too.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
     /// The first of these entries, up to about `max_bytes` by [`Entry::size`], but at least two if there are so many.

@@ -42,8 +42,8 @@ pub enum ApiError {
     /// The keys of the single sign-on issuer have not been read since the server started.
     #[error("the keys of the single sign-on issuer could not be read yet; retry")]
     IssuerUnavailable,
-    /// The caller's deadline or the server's limit passed before the answer to a read, or before the request had arrived. Or a stream
-    /// reached the caller's deadline.
+    /// The caller's deadline passed before the answer to a read, or ended a stream. Or the request had not arrived by the caller's
+    /// deadline or the server's limit. A read that takes longer than the server's limit is [`Limit::CallTime`].
     #[error("the deadline passed before the answer was complete; nothing was written")]
     DeadlineExceeded,
     /// The `grpc-timeout` is malformed.

@@ -163,7 +163,7 @@ impl ToggleService for Flags {
         Ok(Response::new(self.reader.read(|state| list.page(state))?))
     }
 
-    /// Not used: the messages are shared.
+    /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
     type WatchFeatureFlagsStream = stream::Empty<Result<pb::WatchFeatureFlagsResponse, Status>>;
 
     async fn watch_feature_flags(

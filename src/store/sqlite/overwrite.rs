@@ -95,8 +95,8 @@ const CONFIRMING_READINGS: u32 = 3;
 pub(super) const PAUSE: Duration = Duration::from_millis(100);
 
 impl OverwriteDetector {
-    /// Checks the content, if the file was written since the last check. `pool` shows the database through SQLite. Returns whether
-    /// the content is known to be SQLite's: if not, check again after [`PAUSE`].
+    /// Checks the content, if the file was written since the last check. `pool` shows the database through SQLite. Returns `false`
+    /// while an overwrite is suspected: check again after [`PAUSE`].
     ///
     /// # Errors
     /// [`StoreError::Unusable`] when the file is not the one that was opened, or was overwritten, or found damaged before.
@@ -132,8 +132,8 @@ impl OverwriteDetector {
             return Ok(true);
         }
         let Some(Some(found)) = found else {
-            // A checkpoint is being written, had no space for all of it, or left pages that others still read as they were. With the
-            // write-ahead log the file is whole.
+            // The file holds no log yet. Or a checkpoint is being written, had no space for all of it, or left pages as they were that
+            // others still read. With the write-ahead log the file is whole.
             (seen.mark, seen.checkpointed, seen.suspicion) = (mark, checkpointed, None);
             return Ok(true);
         };

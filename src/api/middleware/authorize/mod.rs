@@ -205,12 +205,12 @@ impl AuthorizeLayer {
             // credentials is charged itself, as long as it is open.
             let charge = account.is_unauthenticated().then_some(charge);
             Ok(charged_body(response, account).map(|body| {
-                let unread = body.is_current_state().then(|| body.unsent().clone());
+                let unsent = body.sends_latest_state().then(|| body.unsent().clone());
                 let end = async move {
                     let _open = (permit, charge);
                     tokio::select! {
                         error = authorizer.stream_end(call, &method, admission.deadline.requested, connection) => error,
-                        error = unread_for(unread, limits.unread_timeout) => error,
+                        error = unread_for(unsent, limits.unread_timeout) => error,
                     }
                 };
                 end_when(body, end, limits.reset_timeout)
@@ -219,7 +219,7 @@ impl AuthorizeLayer {
         Either::Right(answer.boxed())
     }
 
-    /// How the request arrives. The services refuse longer messages than this.
+    /// By when the request must have arrived, and how large its message may be. Its service has the same limit of size.
     fn arrival(&self, admission: &Admission, method: &ServedMethod) -> Arrival {
         let deadline = admission.deadline.answer_by;
         if method.is_client_streaming {

@@ -88,7 +88,7 @@ macro_rules! service {
                 self.mistyped(&request.get_ref().flag_key)
             }
 
-            /// Not used: the messages are shared.
+            /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
             type EventStreamStream = stream::Empty<Result<$pb::EventStreamResponse, Status>>;
 
             async fn event_stream(

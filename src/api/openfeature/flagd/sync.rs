@@ -32,7 +32,7 @@ impl FlagSync {
 
 #[tonic::async_trait]
 impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
-    /// Not used: the messages are shared.
+    /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
     type SyncFlagsStream = stream::Empty<Result<pb::SyncFlagsResponse, Status>>;
 
     async fn sync_flags(

@@ -163,7 +163,7 @@ impl ChargedBody {
     }
 
     /// Whether each message holds the current state, so that it is made only when the client has taken the one before.
-    pub fn is_current_state(&self) -> bool {
+    pub fn sends_latest_state(&self) -> bool {
         self.is_shared
     }
 

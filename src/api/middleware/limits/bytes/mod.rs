@@ -6,8 +6,8 @@
 //! when they are dropped: for an answer, when the transport has written it.
 //!
 //! A check asks whether a budget is exhausted, not whether the next bytes fit. So a budget may be exceeded by one frame of a request, or
-//! by one answer. In return, every answer can be sent while nothing else is buffered, and no call waits for a budget of which it holds
-//! part.
+//! by one answer. In return, every answer can be sent while nothing else is buffered. Only streams wait for a budget, between two
+//! messages. A stream may hold part of the budget meanwhile, so its wait is bounded.
 //!
 //! The shares of a connection and of an owner apply only while memory is scarce. The server's budget, and the quarter for unauthenticated
 //! callers, always apply. [`Precedence`] says which calls begin beyond that.
@@ -16,14 +16,14 @@
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
-//! | request data that no handler has taken | 1 MiB | the window of the connection; charged for a stream of requests while its handler is not ready for more |
+//! | request data that no handler has taken | 1 MiB | the window of the connection; not charged, except to a stream of requests whose handler is not ready for more |
 //! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
 //! | one head of HTTP/1.1 that has not ended | 32 KiB | the limit of headers; 30 s; this budget, see `unfinished` |
 //! | one header block of HTTP/2 that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
 //! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
 //! | one frame being written | 16 KiB | the size of a frame |
 //! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
-//! | calls that were cancelled before they began | 20 | `MAX_PENDING_RESETS` |
+//! | calls that were cancelled before they began | their heads, 20 calls | `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
 //! | TLS records | 64 KiB, and 16 KiB | rustls |
@@ -64,7 +64,7 @@ pub struct ByteBudget {
     limit: usize,
     /// By [`Direction`].
     used: [AtomicUsize; 2],
-    /// The part of the budget for unauthenticated callers. The rest is always left to authenticated ones.
+    /// The part of the budget for unauthenticated callers. Only [`Precedence::Vital`] calls begin beyond it, up to twice this part.
     unauthenticated_limit: usize,
     used_unauthenticated: AtomicUsize,
     max_per_connection: usize,
