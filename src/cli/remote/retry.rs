@@ -168,8 +168,8 @@ mod tests {
             let details = || ErrorDetails::with_retry_info(Some(delay + FIRST_WAIT));
             let limited = Status::with_error_details(Code::ResourceExhausted, "too much", details());
             let busy = Status::with_error_details(Code::Unavailable, "not now", details());
-            assert_eq!(Retries::new(RetryPolicy::WaitForLimits, true).wait_after(&limited), None);
-            for policy in [RetryPolicy::Bounded, RetryPolicy::WaitForLimits] {
+            assert_eq!(Retries::new(RetryPolicy::WaitForRateLimits, true).wait_after(&limited), None);
+            for policy in [RetryPolicy::Bounded, RetryPolicy::WaitForRateLimits] {
                 assert_eq!(Retries::new(policy, true).wait_after(&busy), None);
             }
             let wait = Retries::new(RetryPolicy::Unbounded, true).wait_after(&busy).unwrap();
