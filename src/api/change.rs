@@ -79,8 +79,8 @@ impl Changes {
         self.make_completed(request, parse, |command| ready(Ok(command))).await
     }
 
-    /// As [`make`](Self::make), but `complete` adds to the command before it is proposed, for example from the database. An
-    /// invalid request is rejected without an await, so that its message, which may be large, is not kept meanwhile.
+    /// As [`make`](Self::make), but `complete` adds to the command before it is proposed, for example from the database. The
+    /// request is parsed and dropped before `complete` is awaited: a message may be large, and the database may take long.
     pub(super) async fn make_completed<R: Change, F>(
         &self,
         request: Request<R>,

@@ -23,8 +23,8 @@ pub struct CheckpointOptions {
     #[arg(long, value_name = "REVISIONS", env = "TOGGLED_CHECKPOINT_INTERVAL", default_value_t = 1_000)]
     #[arg(value_parser = clap::value_parser!(i64).range(1..=1_000_000))]
     pub checkpoint_interval: Revision,
-    /// Verify the whole log before serving. By default only the entries from the last checkpoint on are verified, at most the
-    /// last 10,000. The time to start then grows with the log
+    /// Verify the whole log before serving: the time to start then grows with the log. By default only the entries from the last
+    /// checkpoint on are verified, at most the last 10,000
     #[arg(long, env = "TOGGLED_VERIFY_ON_START", value_parser = BoolishValueParser::new())]
     pub verify_on_start: bool,
 }

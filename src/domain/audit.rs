@@ -61,7 +61,7 @@ names! {
         TokenRevoked = "token_revoked",
         /// A change was refused for lack of a permission.
         AccessDenied = "access_denied",
-        /// The oldest part of the log was removed.
+        /// The oldest part of the log was trimmed: it can no longer be read, and is deleted later.
         LogTrimmed = "log_trimmed",
     }
 }
@@ -87,14 +87,14 @@ names! {
     }
 }
 
-/// An audit entry. `docs/audit-proof.md` specifies its hash. An absent text is `None`, never empty.
+/// An audit entry. `docs/audit-proof.md` specifies its hash. An absent optional text is `None`, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
     /// Set by the server.
     pub id: Uuid,
     /// The position in the log.
     pub revision: Revision,
-    /// When the change happened; never before the previous entry.
+    /// The date of the change: `created_at`, or later, so that it is never before the previous entry nor at a closed time.
     pub timestamp: Timestamp,
     /// The user who made the change. `None` for the service itself, and in an `access_denied` entry of a single sign-on caller
     /// who is not a user yet.
@@ -111,9 +111,9 @@ pub struct Entry {
     /// The object's id; `None` in an `access_denied` entry about no existing object.
     pub entity_id: Option<Uuid>,
     /// The object's key: a flag's key, a user's e-mail address, a token's id, the log's id. Without an existing object, the name
-    /// in the request.
+    /// in the request; empty if it named none, or several.
     pub entity_key: Arc<str>,
-    /// The object's name at the time.
+    /// The object's name at the time; as empty as `entity_key` without an object.
     pub entity_name: Arc<str>,
     /// The value before: a status for a flip, else JSON: a [`LogStart`] for a trim, otherwise the object. `None` for a creation
     /// and in an `access_denied` entry.
@@ -138,7 +138,8 @@ pub struct Entry {
     pub hash_version: u8,
     /// The hash of this entry and the previous hash.
     pub hash: Hash,
-    /// When the change was decided, by the clock of the database, which may be set back. Not covered by the hash.
+    /// When the change was decided, by the clock of PostgreSQL or, with SQLite, of the machine. It may be set back. Not covered by
+    /// the hash.
     pub created_at: Timestamp,
 }
 
@@ -146,7 +147,7 @@ pub struct Entry {
 /// entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogStart {
-    /// The last revision that was removed; 0 if none was.
+    /// The last revision that was trimmed; 0 if none was.
     pub floor: Revision,
     /// The hash of the entry there.
     pub hash: Hash,

@@ -99,7 +99,8 @@ impl Mirror {
         self.revision.subscribe()
     }
 
-    /// The counter of time spent writing to clients. Connections add to it, and it sets the pace of waves.
+    /// The counter of time spent writing to connections with subscribers. The more it grows, the longer fan-out pauses before it wakes
+    /// subscribers again.
     pub fn write_time(&self) -> WriteTime {
         self.write_time.clone()
     }

@@ -326,7 +326,7 @@ pub trait Writer: Send + Sync {
     /// moment. `None` if nothing was written, because the time is closed already or the log is another one.
     async fn close_time(&mut self, log_id: Uuid, through: Timestamp) -> Result<Option<Head>, StoreError>;
 
-    /// Locks the head until our next `append` ends, so that no other server can append. For a writer that keeps losing the
+    /// Locks the head until our next `append` ends, so that no other server can append. `close_time` gives the lock up. For a writer that keeps losing the
     /// race. The caller must be quick.
     async fn lock_head(&mut self) -> Result<(), StoreError>;
 

@@ -55,7 +55,7 @@ impl SingleChangeOptions {
 /// The option for a condition on the flag.
 #[derive(Args)]
 pub(super) struct RevisionCondition {
-    /// Change the flag only if it has this revision, so that no other change is overwritten
+    /// Change the flag only if it has this revision, so that no other change is overwritten; for one flag only
     #[arg(long, value_name = "N")]
     pub expected_revision: Option<i64>,
 }

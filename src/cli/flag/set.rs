@@ -8,22 +8,29 @@ use uuid::Uuid;
 use super::change::{ChangeOptions, RevisionCondition, SingleChangeOptions, change_flag, make_change};
 use super::selector::FlagSelector;
 use crate::api::pb::*;
-use crate::cli::Failure;
 use crate::cli::output::SetResult;
+use crate::cli::{Failure, parse_uuid};
 
 /// Arguments of `toggled flag enable` and `disable`.
 #[derive(Args)]
 pub(super) struct SetArgs {
-    /// The flags' keys, at most 1,000
-    #[arg(value_name = "KEY", required_unless_present = "id", conflicts_with = "id")]
-    keys: Vec<String>,
-    /// The flag's id, instead of keys
-    #[arg(long, value_name = "UUID")]
-    id: Option<Uuid>,
+    #[command(flatten)]
+    flags: SelectedFlags,
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
     options: SingleChangeOptions,
+}
+
+#[derive(Args)]
+#[group(required = true, multiple = false)]
+struct SelectedFlags {
+    /// The flags' keys, at most 1,000
+    #[arg(value_name = "KEY")]
+    keys: Vec<String>,
+    /// The flag's id, instead of keys
+    #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
+    id: Option<Uuid>,
 }
 
 impl SetArgs {
@@ -47,7 +54,7 @@ impl SetArgs {
 
     /// The flag, if there is only one.
     fn single(&self) -> Option<FlagSelector> {
-        match (self.id, &*self.keys) {
+        match (self.flags.id, &*self.flags.keys) {
             (Some(id), _) => Some(FlagSelector::by_id(id)),
             (None, [key]) => Some(FlagSelector::by_key(key.clone())),
             (None, _) => None,
@@ -61,7 +68,7 @@ impl SetArgs {
             ));
         }
         let mut seen = HashSet::new();
-        if let Some(duplicate) = self.keys.iter().find(|key| !seen.insert(*key)) {
+        if let Some(duplicate) = self.flags.keys.iter().find(|key| !seen.insert(*key)) {
             return Err(Failure::usage(format!("the key {duplicate} is given twice; name each flag once")));
         }
         let item = |key| BatchSetItem {
@@ -69,7 +76,7 @@ impl SetArgs {
             status: status.into(),
             expected_revision: None,
         };
-        let items = self.keys.into_iter().map(item).collect();
+        let items = self.flags.keys.into_iter().map(item).collect();
         let answer = make_change!(&self.options, batch_set_feature_flags, BatchSetFeatureFlagsRequest { items });
         let ChangeOptions { output, dry_run, .. } = self.options.change;
         output.print_all(&answer.results.into_iter().map(|result| SetResult { result, dry_run }).collect::<Vec<_>>())

@@ -12,7 +12,7 @@ use crate::auth::CallerKey;
 use crate::domain::advance::Command;
 use crate::domain::error::Error;
 
-/// After a pause at least this many changes pass at once: the largest batch.
+/// After a pause at least this many changes pass at once: as many as the largest request makes.
 const MIN_BURST: u32 = 1_000;
 
 /// After how many changes idle callers are forgotten.
