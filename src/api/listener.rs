@@ -41,7 +41,7 @@ pub(super) struct Peer {
     pub address: SocketAddr,
     /// The client certificate, verified against the configured CA; only where client certificates are required.
     pub certificate: Option<Arc<ClientCertificate>>,
-    /// What the connection has buffered.
+    /// What the connection has buffered, and the HTTP/1.1 request that the transport has begun to read.
     pub bytes: Arc<ConnectionBytes>,
     connection: ClientConnection,
 }
@@ -164,19 +164,19 @@ impl Connection {
     /// # Errors
     /// When such heads take too much memory, and this one has waited longest.
     fn charge_unfinished(&mut self, read: &[u8], cx: &Context<'_>, must_wait: bool) -> io::Result<()> {
+        // Only the transport knows where the body of an HTTP/1.1 request ends. It left the body's length here when it took the head.
         if self.arriving.is_http1()
-            && let Some(body) = self.peer.bytes.take_begun_request()
+            && let Some(body_length) = self.peer.bytes.take_begun_request()
         {
-            self.arriving.begin_request(body);
+            self.arriving.begin_request(body_length);
             self.unfinished = None;
         }
-        let kept = match self.arriving.advance(read) {
-            true => {
-                self.unfinished = None;
-                self.arriving.kept()
-            }
-            false => self.arriving.kept(),
-        };
+        // A head or frame that is complete ends its wait. Bytes that are still kept begin a new one.
+        let has_completed = self.arriving.count_read(read);
+        if has_completed {
+            self.unfinished = None;
+        }
+        let kept = self.arriving.kept();
         if kept == 0 || !must_wait {
             return Ok(());
         }

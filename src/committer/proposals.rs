@@ -47,7 +47,8 @@ impl ChangeStart {
         Arc::default()
     }
 
-    /// Whether the change has reached the queue.
+    /// Whether sending the change to the queue has begun. So it is true for every change that the committer can see, and also for one
+    /// that the queue refused.
     pub fn is_proposed(&self) -> bool {
         self.is_proposed.load(Ordering::Acquire)
     }

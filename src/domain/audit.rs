@@ -113,7 +113,7 @@ pub struct Entry {
     /// The object's key: a flag's key, a user's e-mail address, a token's id, the log's id. Without an existing object, the name
     /// in the request; empty if it named none, or several.
     pub entity_key: Arc<str>,
-    /// The object's name at the time; as empty as `entity_key` without an object.
+    /// The object's name at the time. Without an existing object, the same text as `entity_key`.
     pub entity_name: Arc<str>,
     /// The value before: a status for a flip, else JSON: a [`LogStart`] for a trim, otherwise the object. `None` for a creation
     /// and in an `access_denied` entry.

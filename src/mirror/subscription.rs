@@ -125,9 +125,9 @@ impl Subscription {
         has_changed
     }
 
-    /// What the next read must include. Later changes notify it again, so that a state read for another subscriber may be used as
-    /// long as it includes this.
-    pub fn needed(&self) -> Position {
+    /// The position that the next read must have reached. A state that was read for another subscriber will do if it includes this
+    /// position, since later changes notify this subscription again.
+    pub fn needed_position(&self) -> Position {
         self.needed.max(self.registration.fan_out.announced())
     }
 

@@ -267,7 +267,8 @@ pub trait Store: Send + Sync {
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
     /// Whether the log, which ends at `now`, continues from `known`, so that no backup was restored in between. `false` if the
-    /// entry after `known` was trimmed, because then it cannot be known.
+    /// entry after `known` was trimmed, because then it cannot be known. The entry at `known` itself may be trimmed: the head holds
+    /// the hash at the floor.
     async fn continues_from(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
         Ok(match Relation::of(now, known) {
             Relation::Same | Relation::Continues => true,

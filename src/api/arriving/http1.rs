@@ -34,7 +34,7 @@ impl Default for Http1 {
 
 impl Http1 {
     /// Returns whether a head or a body became complete.
-    pub fn advance(&mut self, bytes: &[u8]) -> bool {
+    pub fn count_read(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Head { kept, line } => {
                 let end = bytes.iter().position(|byte| line.ends_head(*byte));
@@ -55,7 +55,7 @@ impl Http1 {
                     return false;
                 }
                 *self = Self::default();
-                self.advance(&bytes[of_body..]);
+                self.count_read(&bytes[of_body..]);
                 true
             }
             Self::Unknown { kept } => {
@@ -110,11 +110,11 @@ mod tests {
             let mut http1 = Http1::default();
             for (number, part) in HEAD.chunks(size).enumerate() {
                 assert_eq!(http1.kept(), number * size);
-                http1.advance(part);
+                http1.count_read(part);
             }
             http1.begin_request(Some(0));
             assert_eq!(http1.kept(), 0, "{size}");
-            http1.advance(b"GET");
+            http1.count_read(b"GET");
             assert_eq!(http1.kept(), 3, "{size}");
         }
     }
@@ -122,22 +122,22 @@ mod tests {
     #[test]
     fn body_is_not_kept_but_the_next_head_is() {
         let mut http1 = Http1::default();
-        assert!(http1.advance(&[HEAD, b"abc"].concat()));
+        assert!(http1.count_read(&[HEAD, b"abc"].concat()));
         http1.begin_request(Some(5));
         assert_eq!(http1.kept(), 0);
-        assert!(http1.advance(b"deGET"));
+        assert!(http1.count_read(b"deGET"));
         assert_eq!(http1.kept(), 3);
-        assert!(!http1.advance(b" / HTTP/1.1\r\n") && http1.advance(b"\n"));
+        assert!(!http1.count_read(b" / HTTP/1.1\r\n") && http1.count_read(b"\n"));
     }
 
     #[test]
     fn bytes_that_may_be_a_head_are_kept() {
         for (body, kept) in [(Some(1), 2), (None, 3)] {
             let mut http1 = Http1::default();
-            http1.advance(&[HEAD, b"abc"].concat());
+            http1.count_read(&[HEAD, b"abc"].concat());
             http1.begin_request(body);
             assert_eq!(http1.kept(), kept);
-            http1.advance(b"d");
+            http1.count_read(b"d");
             http1.begin_request(Some(0));
             assert_eq!(http1.kept(), kept + 1);
         }

@@ -23,7 +23,7 @@ pub(in crate::api) struct Http2 {
 
 impl Http2 {
     /// Returns whether a frame became complete, and with it a header block, if it belongs to one.
-    pub fn advance(&mut self, mut bytes: &[u8]) -> bool {
+    pub fn count_read(&mut self, mut bytes: &[u8]) -> bool {
         let mut is_complete = false;
         while !bytes.is_empty() {
             let is_header = self.header_length < HEADER_LENGTH;
@@ -81,12 +81,12 @@ mod tests {
         for size in [1, 7, 9, 100, bytes.len()] {
             let mut http2 = Http2::default();
             for part in bytes.chunks(size) {
-                http2.advance(part);
+                http2.count_read(part);
             }
             assert_eq!(http2.kept(), 540, "{size}");
-            assert!(!http2.advance(&frame(9, END_HEADERS, 100)[..50]));
+            assert!(!http2.count_read(&frame(9, END_HEADERS, 100)[..50]));
             assert_eq!(http2.kept(), 590, "{size}");
-            assert!(http2.advance(&[7; 59]));
+            assert!(http2.count_read(&[7; 59]));
             assert_eq!(http2.kept(), 0, "{size}");
         }
     }
@@ -94,9 +94,9 @@ mod tests {
     #[test]
     fn frame_is_kept_until_it_ends() {
         let mut http2 = Http2::default();
-        assert!(!http2.advance(&frame(0, 0, 300)[..200]));
+        assert!(!http2.count_read(&frame(0, 0, 300)[..200]));
         assert_eq!(http2.kept(), 200);
-        assert!(http2.advance(&[&[7; 109][..], &[0, 0]].concat()));
+        assert!(http2.count_read(&[&[7; 109][..], &[0, 0]].concat()));
         assert_eq!(http2.kept(), 2);
     }
 }

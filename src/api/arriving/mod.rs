@@ -23,8 +23,8 @@ impl Arriving {
         Self::Preface(0)
     }
 
-    /// Moves over bytes that were read. Returns whether something became complete.
-    pub fn advance(&mut self, bytes: &[u8]) -> bool {
+    /// Counts bytes that were read. Returns whether something became complete.
+    pub fn count_read(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Preface(matched) => {
                 let expected = PREFACE.iter().skip(*matched);
@@ -34,20 +34,20 @@ impl Arriving {
                 let (_, rest) = bytes.split_at(equal);
                 if *matched == PREFACE.len() {
                     *self = Self::Http2(Http2::default());
-                    self.advance(rest);
+                    self.count_read(rest);
                     return true;
                 }
                 if rest.is_empty() {
                     return false;
                 }
                 let mut http1 = Http1::default();
-                http1.advance(known);
-                let is_complete = http1.advance(bytes);
+                http1.count_read(known);
+                let is_complete = http1.count_read(bytes);
                 *self = Self::Http1(http1);
                 is_complete
             }
-            Self::Http1(http1) => http1.advance(bytes),
-            Self::Http2(http2) => http2.advance(bytes),
+            Self::Http1(http1) => http1.count_read(bytes),
+            Self::Http2(http2) => http2.count_read(bytes),
         }
     }
 
@@ -80,7 +80,7 @@ mod tests {
     fn after(parts: &[&[u8]]) -> Arriving {
         let mut arriving = Arriving::new();
         for part in parts {
-            arriving.advance(part);
+            arriving.count_read(part);
         }
         arriving
     }

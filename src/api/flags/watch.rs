@@ -111,7 +111,7 @@ impl EncodedChunk {
         // A cached message may be of a log that was replaced.
         let mismatch = || Error::LogMismatch("the stream's cursor");
         subscription.read(|_| ()).ok_or_else(mismatch)?;
-        cache.get((subscription.keys().cloned(), seen), subscription.needed(), || {
+        cache.get((subscription.keys().cloned(), seen), subscription.needed_position(), || {
             let read = |state: &State| {
                 (Position::of(state), Chunk::read(state, seen, subscription.keys().map(|keys| &**keys)))
             };

@@ -106,11 +106,12 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
             draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), |_| false)?;
         (without_entry_ids(object), None)
     } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
-        // The user is created first, but only if the command changes something or its answer is stored.
+        // The user is created first, but only if the command changes something (a BatchSet has no entry of its own) or its answer is
+        // stored.
         let keeps = |outcome: &Result<Outcome, Error>| {
             outcome
                 .as_ref()
-                .is_ok_and(|(object, entry)| entry.is_some() || object.changed_in_batch() || proposal.request.is_some())
+                .is_ok_and(|(object, entry)| entry.is_some() || object.changed_any_flag() || proposal.request.is_some())
         };
         draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), keeps)?
     } else {
@@ -170,6 +171,7 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: Permi
             tokens::create_administrator(draft, proposal, caller_permissions, email, token_name, *secret_hash)
         }
         Command::TrimLog(trim) => log::trim(draft, proposal, trim),
+        // Not reached: `decide` records a denial itself, since its caller lacks the permission.
         Command::RecordDenial(denial) => Ok(denials::record(draft, proposal, denial)),
     }
 }

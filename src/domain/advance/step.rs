@@ -43,8 +43,8 @@ pub enum Object {
 }
 
 impl Object {
-    /// Whether this is a batch with a changed flag. A batch has an entry for each changed flag and none of its own.
-    pub(super) fn changed_in_batch(&self) -> bool {
+    /// Whether this is the result of a BatchSet that changed a flag. Each changed flag has an entry, and the BatchSet has none.
+    pub(super) fn changed_any_flag(&self) -> bool {
         matches!(self, Self::Batch(results) if results.iter().any(|result| result.changed))
     }
 }

@@ -1,4 +1,5 @@
-//! The append: one statement, one round trip, one implicit transaction.
+//! The append: one statement, one round trip, one implicit transaction. After `lock_head`, it is the last statement of an explicit
+//! transaction, which `run` commits.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ use crate::domain::error::Error;
 /// After a pause at least this many changes pass at once: as many as the largest request makes.
 const MIN_BURST: u32 = 1_000;
 
-/// After how many changes idle callers are forgotten.
+/// Idle callers are forgotten once in this many checks.
 const CLEANUP_INTERVAL: u32 = 10_000;
 
 /// Limits the changes of each caller, by the generic cell rate algorithm.

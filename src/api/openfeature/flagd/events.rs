@@ -120,7 +120,7 @@ impl EncodedChanges {
         if subscription.read(|_| ()).is_none() {
             return Ok(None);
         }
-        let built = cache.get(seen, subscription.needed(), || {
+        let built = cache.get(seen, subscription.needed_position(), || {
             let read = |state: &State| (Position::of(state), Changes::since(state, seen));
             let (position, changes) = subscription.read(read).ok_or(None)?;
             let Changes { flags, through, has_more } = changes;

@@ -78,7 +78,7 @@ fn messages(
         loop {
             // Released before the client takes the message: slow clients must not keep old configurations in memory.
             let message = {
-                let current = configurations.including(subscription.needed()).await?;
+                let current = configurations.including(subscription.needed_position()).await?;
                 let is_new = sent.replace(current.number) != Some(current.number);
                 is_new.then(|| current.message(&fields, max_bytes)).transpose()?
             };

@@ -80,7 +80,7 @@ struct OwnedBytes {
     used: AtomicUsize,
 }
 
-/// What one connection has buffered.
+/// What one connection has buffered, and the HTTP/1.1 request that the transport has begun to read.
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
     /// By authenticated and by unauthenticated callers: behind a proxy both use one connection.
@@ -97,7 +97,7 @@ impl ConnectionBytes {
         *self.begun_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
     }
 
-    /// The request that has begun since the last call.
+    /// The length of the body of the request that has begun since the last call, `None` inside if it is not known.
     pub fn take_begun_request(&self) -> Option<Option<u64>> {
         self.begun_request.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
