@@ -26,6 +26,7 @@ use crate::verify::{ArchiveError, Chain, Start, Verified, find_in_archive};
 
 /// Arguments of `toggled audit trim`.
 #[derive(Args)]
+#[command(mut_arg("output", |arg| arg.help("The format of the summary")))]
 pub(super) struct TrimArgs {
     /// Trim entries before this revision or time: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC: that day is kept), or 90d
     /// for 90 days ago
@@ -35,7 +36,8 @@ pub(super) struct TrimArgs {
     /// written to FILE.checkpoint
     #[arg(long, value_name = "FILE")]
     output_file: PathBuf,
-    /// Remove the entries from the log for good; without it, only show what would be removed
+    /// Remove the entries from the log for good. Without it, the file and its checkpoint are written, and the log stays as it
+    /// is
     #[arg(long)]
     remove: bool,
     /// A reason for the audit log

@@ -30,8 +30,8 @@ pub(super) struct ChangeOptions {
 pub(super) struct SingleChangeOptions {
     #[command(flatten)]
     pub change: ChangeOptions,
-    /// The idempotency key of the change; default: a new one. If a command's outcome is unknown, repeat it with the same key:
-    /// the change is made at most once
+    /// The idempotency key of the change; default: a new one. If a command's outcome is unknown, repeat it with the same key
+    /// within 24 hours: the change is made at most once
     #[arg(long, value_name = "ID")]
     pub request_id: Option<String>,
 }

@@ -22,6 +22,7 @@ use crate::domain::Revision;
 
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
+#[command(mut_arg("output", |arg| arg.help("The format of the summary on standard error")))]
 pub(super) struct AuditExportArgs {
     /// Write to this file. One that holds part of the log is continued after its last complete entry. Default: standard
     /// output
