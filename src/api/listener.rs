@@ -16,7 +16,6 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 use tonic::transport::server::Connected;
 
-use super::arriving::Arriving;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
 use crate::config::Limits;
@@ -41,7 +40,7 @@ pub(super) struct Peer {
     pub address: SocketAddr,
     /// The client certificate, verified against the configured CA; only where client certificates are required.
     pub certificate: Option<Arc<ClientCertificate>>,
-    /// What the connection has buffered, and the HTTP/1.1 request that the transport has begun to read.
+    /// What the connection has buffered.
     pub bytes: Arc<ConnectionBytes>,
     connection: ClientConnection,
 }
@@ -68,8 +67,7 @@ pub(super) struct Connection {
     peer: Peer,
     /// `None` once the preface has been read.
     preface: Option<Preface>,
-    arriving: Arriving,
-    /// What the transport keeps of `arriving`, while it waits for the rest.
+    /// What the transport keeps of a head or frame, while it waits for the rest.
     unfinished: Option<UnfinishedHead>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
@@ -148,7 +146,6 @@ impl Connection {
             stream,
             peer,
             preface,
-            arriving: Arriving::new(),
             unfinished: None,
             has_yielded: false,
             stall,
@@ -164,34 +161,33 @@ impl Connection {
     /// # Errors
     /// When such heads take too much memory, and this one has waited longest.
     fn charge_unfinished(&mut self, read: &[u8], cx: &Context<'_>, must_wait: bool) -> io::Result<()> {
-        // Only the transport knows where the body of an HTTP/1.1 request ends. It left the body's length here when it took the head.
-        if self.arriving.is_http1()
-            && let Some(body_length) = self.peer.bytes.take_begun_request()
-        {
-            self.arriving.begin_request(body_length);
-            self.unfinished = None;
-        }
-        // A head or frame that is complete ends its wait. Bytes that are still kept begin a new one.
-        let has_completed = self.arriving.count_read(read);
-        if has_completed {
-            self.unfinished = None;
-        }
-        let kept = self.arriving.kept();
+        let kept = {
+            let mut arriving = self.peer.bytes.arriving();
+            let was_kept = arriving.kept() > 0;
+            // What is complete ends its wait. Bytes that are still kept begin a new one.
+            if arriving.count_read(read) || !was_kept {
+                self.unfinished = None;
+            }
+            arriving.kept()
+        };
         if kept == 0 || !must_wait {
             return Ok(());
         }
-        let unfinished = match &mut self.unfinished {
-            Some(unfinished) => {
-                unfinished.grow_to(kept);
-                unfinished
-            }
-            none => none.insert(self.bytes.hold_head(&self.peer.bytes, self.peer.address.ip(), kept)),
-        };
-        match unfinished.poll_end(cx) {
-            Poll::Ready(()) => {
+        match &mut self.unfinished {
+            Some(unfinished) => unfinished.grow_to(kept),
+            none => *none = Some(self.bytes.hold_head(&self.peer.bytes, self.peer.address.ip(), kept)),
+        }
+        self.check_unfinished(cx)
+    }
+
+    /// # Errors
+    /// When unfinished heads take too much memory, and this connection has waited longest.
+    fn check_unfinished(&self, cx: &Context<'_>) -> io::Result<()> {
+        match self.unfinished.as_ref().map(|unfinished| unfinished.poll_end(cx)) {
+            Some(Poll::Ready(())) => {
                 Err(io::Error::other("too many unfinished heads of requests, of which this is the oldest"))
             }
-            Poll::Pending => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -379,6 +375,7 @@ impl Acceptor {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stall.is_stalled {
+            self.check_unfinished(cx)?;
             // The write wakes this task.
             self.stall.has_deferred_read = true;
             return Poll::Pending;
@@ -399,6 +396,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // A client that does not read is not read from either, and must not delay its end.
+        self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -411,6 +410,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        // A client that does not read is not read from either, and must not delay its end.
+        self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);

@@ -1,8 +1,5 @@
 //! The head of an HTTP/1.1 request, as it arrives.
 
-/// The most that the transport reads ahead: the limit of headers.
-const MOST_READ_AHEAD: usize = 32 << 10;
-
 /// Where the bytes of an HTTP/1.1 connection belong.
 #[derive(Debug)]
 pub(in crate::api) enum Http1 {
@@ -12,8 +9,9 @@ pub(in crate::api) enum Http1 {
     Arrived { kept: usize, after: usize },
     /// To a body, of which these many are missing.
     Body { missing: u64 },
-    /// Not known: a body of unknown length, or requests sent without a wait for the answers. All count as kept.
-    Unknown { kept: usize },
+    /// To the last request, whose end is not known here: its body has no length, or more was sent with it. The connection is closed after
+    /// its answer, so that nothing unfinished stays uncounted.
+    Last,
 }
 
 /// The position in a line of a head.
@@ -58,30 +56,27 @@ impl Http1 {
                 self.count_read(&bytes[of_body..]);
                 true
             }
-            Self::Unknown { kept } => {
-                *kept = (*kept + bytes.len()).min(MOST_READ_AHEAD);
-                false
-            }
+            Self::Last => false,
         }
     }
 
-    /// The transport has taken a head.
-    pub fn begin_request(&mut self, body: Option<u64>) {
+    /// The transport has taken a head. Returns whether it must close the connection after the answer.
+    pub fn begin_request(&mut self, body: Option<u64>) -> bool {
         *self = match (&*self, body) {
             (Self::Arrived { after, .. }, Some(body)) => match body.checked_sub(*after as u64) {
                 Some(0) => Self::default(),
                 Some(missing) => Self::Body { missing },
-                None => Self::Unknown { kept: after.saturating_sub(usize::try_from(body).unwrap_or(usize::MAX)) },
+                None => Self::Last,
             },
-            (Self::Arrived { after, .. }, None) => Self::Unknown { kept: *after },
-            _ => Self::Unknown { kept: self.kept() },
+            _ => Self::Last,
         };
+        matches!(self, Self::Last)
     }
 
     pub fn kept(&self) -> usize {
         match self {
-            Self::Head { kept, .. } | Self::Arrived { kept, .. } | Self::Unknown { kept } => *kept,
-            Self::Body { .. } => 0,
+            Self::Head { kept, .. } | Self::Arrived { kept, .. } => *kept,
+            Self::Body { .. } | Self::Last => 0,
         }
     }
 }
@@ -112,7 +107,7 @@ mod tests {
                 assert_eq!(http1.kept(), number * size);
                 http1.count_read(part);
             }
-            http1.begin_request(Some(0));
+            assert!(!http1.begin_request(Some(0)));
             assert_eq!(http1.kept(), 0, "{size}");
             http1.count_read(b"GET");
             assert_eq!(http1.kept(), 3, "{size}");
@@ -123,7 +118,7 @@ mod tests {
     fn body_is_not_kept_but_the_next_head_is() {
         let mut http1 = Http1::default();
         assert!(http1.count_read(&[HEAD, b"abc"].concat()));
-        http1.begin_request(Some(5));
+        assert!(!http1.begin_request(Some(5)));
         assert_eq!(http1.kept(), 0);
         assert!(http1.count_read(b"deGET"));
         assert_eq!(http1.kept(), 3);
@@ -131,15 +126,13 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_may_be_a_head_are_kept() {
-        for (body, kept) in [(Some(1), 2), (None, 3)] {
+    fn request_of_unknown_end_is_the_last() {
+        for body in [Some(1), None] {
             let mut http1 = Http1::default();
             http1.count_read(&[HEAD, b"abc"].concat());
-            http1.begin_request(body);
-            assert_eq!(http1.kept(), kept);
-            http1.count_read(b"d");
-            http1.begin_request(Some(0));
-            assert_eq!(http1.kept(), kept + 1);
+            assert!(http1.begin_request(body));
+            assert!(!http1.count_read(HEAD) && http1.kept() == 0);
+            assert!(http1.begin_request(Some(0)), "also if the transport begins another");
         }
     }
 }

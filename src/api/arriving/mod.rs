@@ -11,6 +11,7 @@ use http2::Http2;
 const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The incomplete part of what a connection has sent.
+#[derive(Debug)]
 pub(super) enum Arriving {
     /// The protocol is not known yet: these many bytes are those of HTTP/2's preface.
     Preface(usize),
@@ -18,11 +19,13 @@ pub(super) enum Arriving {
     Http2(Http2),
 }
 
-impl Arriving {
-    pub fn new() -> Self {
+impl Default for Arriving {
+    fn default() -> Self {
         Self::Preface(0)
     }
+}
 
+impl Arriving {
     /// Counts bytes that were read. Returns whether something became complete.
     pub fn count_read(&mut self, bytes: &[u8]) -> bool {
         match self {
@@ -51,15 +54,12 @@ impl Arriving {
         }
     }
 
-    /// Whether requests do not tell by themselves where they end: [`begin_request`](Self::begin_request) does.
-    pub fn is_http1(&self) -> bool {
-        matches!(self, Self::Http1(_))
-    }
-
-    /// The transport has taken the head of an HTTP/1.1 request, which has a body of this length, if that is known.
-    pub fn begin_request(&mut self, body: Option<u64>) {
-        if let Self::Http1(http1) = self {
-            http1.begin_request(body);
+    /// The transport has taken the head of an HTTP/1.1 request, which has a body of this length, if that is known: only the transport
+    /// knows where requests end. Returns whether it must close the connection after the answer.
+    pub fn begin_request(&mut self, body: Option<u64>) -> bool {
+        match self {
+            Self::Http1(http1) => http1.begin_request(body),
+            Self::Preface(_) | Self::Http2(_) => false,
         }
     }
 
@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     fn after(parts: &[&[u8]]) -> Arriving {
-        let mut arriving = Arriving::new();
+        let mut arriving = Arriving::default();
         for part in parts {
             arriving.count_read(part);
         }
@@ -92,7 +92,8 @@ mod tests {
             assert_eq!(after(&[first]).kept(), at);
             assert!(matches!(after(&[first, rest]), Arriving::Http2(_)));
             let http1 = after(&[first, b"x"]);
-            assert!(http1.is_http1() && (at >= 18 || http1.kept() == at + 1), "{at}: {}", http1.kept());
+            let is_http1 = matches!(http1, Arriving::Http1(_));
+            assert!(is_http1 && (at >= 18 || http1.kept() == at + 1), "{at}: {}", http1.kept());
         }
         let settings = [PREFACE, &b"\0\0\0\x04\0\0\0\0\0"[..], b"\0\0"].concat();
         assert_eq!(after(&[&settings]).kept(), 2);

@@ -9,14 +9,15 @@ mod stream_task;
 use std::convert::Infallible;
 use std::pin::pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryFutureExt};
+use http::header::{CONNECTION, HeaderValue};
 use http::{Request, Response, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::transport::server::Connected;
@@ -51,15 +52,19 @@ pub(super) async fn serve<S>(
         let mut connections = pin!(connections);
         while let Some(Some(connection)) = closing.run_until_cancelled(connections.next()).await {
             let peer = connection.connect_info();
-            let service = service.clone().map_request(move |request: Request<Incoming>| {
-                if request.version() < Version::HTTP_2 {
-                    peer.bytes.begin_request(request.body().size_hint().exact());
-                }
+            let service = service.clone();
+            let service = service_fn(move |request: Request<Incoming>| {
+                let is_last = request.version() < Version::HTTP_2
+                    && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
                 let mut request = RequestBody::of(request).map(Body::new);
                 request.extensions_mut().insert(peer.clone());
-                request
+                service.clone().oneshot(request).map_ok(move |mut response| {
+                    if is_last {
+                        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                    }
+                    response
+                })
             });
-            let service = TowerToHyperService::new(service);
             let served = graceful.watch(http.serve_connection(TokioIo::new(connection), service).into_owned());
             tokio::spawn(async move {
                 if let Err(error) = served.await {

@@ -6,7 +6,7 @@ use futures::future::join_all;
 use prost::bytes::Bytes;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
-use tokio::io::{AsyncWriteExt, Interest};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -123,6 +123,32 @@ async fn unfinished_heads_have_a_budget() {
         let mut call = other.call(HEALTH, None).await.unwrap();
         call.send(EMPTY_MESSAGE, true).await;
         assert_eq!(call.status().await.0.code(), Code::Ok);
+    }
+}
+
+/// One request after the other leaves nothing unfinished. After one whose end is not known, the connection is closed, with its answer.
+#[tokio::test]
+async fn http1_connection_ends_after_request_of_unknown_end() {
+    let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
+    let request = "POST /ofrep/v1/evaluate/flags HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n";
+    let (whole, chunked) = (
+        format!("{request}content-length: 2\r\n\r\n{{}}"),
+        format!("{request}transfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n\r\n"),
+    );
+    let mut stream = TcpStream::connect(server.address).await.unwrap();
+    for _ in 0..3 {
+        stream.write_all(whole.as_bytes()).await.unwrap();
+        let mut answer = [0; 4_096];
+        let length = stream.read(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..length]).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 401 ") && !answer.contains("connection: close"), "{answer}");
+    }
+    for last in [chunked, whole.repeat(2)] {
+        stream.write_all(last.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        with_timeout("the connection to be closed", stream.read_to_string(&mut answer)).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("connection: close"), "{answer}");
+        stream = TcpStream::connect(server.address).await.unwrap();
     }
 }
 

@@ -41,6 +41,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::owner::Owner;
+use crate::api::arriving::Arriving;
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
@@ -80,26 +81,20 @@ struct OwnedBytes {
     used: AtomicUsize,
 }
 
-/// What one connection has buffered, and the HTTP/1.1 request that the transport has begun to read.
+/// What one connection has buffered.
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
     /// By authenticated and by unauthenticated callers: behind a proxy both use one connection.
     used: [Arc<AtomicUsize>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<ByteAccount>>>,
-    /// The length of the body of an HTTP/1.1 request that has begun, `None` inside if it is not known.
-    begun_request: Mutex<Option<Option<u64>>>,
+    arriving: Mutex<Arriving>,
 }
 
 impl ConnectionBytes {
-    /// An HTTP/1.1 request has begun, with a body of this length, if that is known.
-    pub fn begin_request(&self, body: Option<u64>) {
-        *self.begun_request.lock().unwrap_or_else(PoisonError::into_inner) = Some(body);
-    }
-
-    /// The length of the body of the request that has begun since the last call, `None` inside if it is not known.
-    pub fn take_begun_request(&self) -> Option<Option<u64>> {
-        self.begun_request.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// What has arrived of a head or frame that is not complete.
+    pub fn arriving(&self) -> MutexGuard<'_, Arriving> {
+        self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
