@@ -396,7 +396,8 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // A client that does not read is not read from either, and must not delay its end.
+        // While the client does not read, the transport may poll writes alone. Then only they can close a connection whose unfinished
+        // head is the oldest.
         self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
@@ -410,7 +411,8 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // A client that does not read is not read from either, and must not delay its end.
+        // While the client does not read, the transport may poll writes alone. Then only they can close a connection whose unfinished
+        // head is the oldest.
         self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();

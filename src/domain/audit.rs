@@ -174,7 +174,7 @@ impl LogStart {
 }
 
 impl Entry {
-    /// About how much memory the entry takes, and a message with it, in bytes: its texts and a little more than all else.
+    /// The approximate size of the entry in bytes, in memory or as a message: its texts, and a little more than all else.
     pub fn size(&self) -> usize {
         const ALL_ELSE: usize = 400;
         let optional = [&self.old_value, &self.new_value, &self.reason, &self.request_id, &self.peer, &self.user_agent];

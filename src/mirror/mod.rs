@@ -94,7 +94,7 @@ impl Mirror {
         self.state.read().unwrap_or_else(PoisonError::into_inner).as_ref().map(read)
     }
 
-    /// The mirror's revision, and each one that it moves to; -1 before the first load.
+    /// The mirror's revision as it moves; -1 before the first load. A receiver sees the latest one, and may skip others.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.revision.subscribe()
     }

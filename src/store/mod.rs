@@ -120,7 +120,7 @@ impl RemovedEntries {
     }
 }
 
-/// The database connections that callers share.
+/// The database connections for requests to the API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Connections {
     /// Open connections that are not in use.
@@ -177,7 +177,7 @@ pub trait Store: Send + Sync {
     /// PostgreSQL's, or the machine's for a file. Until the database was read for the first time, the machine's.
     fn clock(&self) -> Arc<dyn Clock>;
 
-    /// The state of the connections that callers share. The server itself has other connections.
+    /// The state of the connections for requests to the API. The server's own tasks mostly use others, which are not counted.
     fn connections(&self) -> Connections;
 
     /// Applies all pending migrations. Safe to call from several servers at once.

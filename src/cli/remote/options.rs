@@ -45,7 +45,8 @@ struct TokenOptions {
     // clap must not parse it, since its error would repeat the token.
     #[arg(long, value_name = "TOKEN", env = "TOGGLED_TOKEN")]
     token: Option<String>,
-    /// The file that holds the API token
+    /// The file that holds the API token, instead of --token. Options override variables; TOGGLED_TOKEN overrides
+    /// TOGGLED_TOKEN_FILE
     #[arg(long, value_name = "FILE", env = "TOGGLED_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
