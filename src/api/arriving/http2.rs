@@ -2,11 +2,17 @@
 
 const HEADER_LENGTH: usize = 9;
 
-/// HEADERS and CONTINUATION.
-const OF_HEADER_BLOCK: [u8; 2] = [1, 9];
+/// HEADERS, PUSH_PROMISE and CONTINUATION. `h2` refuses a client's PUSH_PROMISE only once its header block has ended.
+const OF_HEADER_BLOCK: [u8; 3] = [1, 5, 9];
 
 /// The flag of the last frame of a header block.
 const END_HEADERS: u8 = 4;
+
+/// `h2` decodes each frame of a header block at once. A short header takes 4 bytes in a frame and 200 decoded.
+const DECODED_PER_BYTE: usize = 50;
+
+/// The most that it decodes of one: a thousand short headers, which reach the limit of headers.
+const MOST_DECODED: usize = 200 << 10;
 
 /// The frame that is arriving, and the header block to which it belongs.
 #[derive(Debug, Default)]
@@ -61,7 +67,8 @@ impl Http2 {
 
     pub fn kept(&self) -> usize {
         let payload = if self.header_length == HEADER_LENGTH { self.length() - self.missing } else { 0 };
-        self.block + self.header_length + payload
+        let decoded = self.block.saturating_mul(DECODED_PER_BYTE).min(MOST_DECODED);
+        self.block + decoded + self.header_length + payload
     }
 }
 
@@ -76,19 +83,24 @@ mod tests {
 
     #[test]
     fn header_block_is_kept_until_its_last_frame() {
-        let frames = [frame(0, 0, 300), frame(1, 0, 40), frame(9, 0, 0), frame(9, 0, 500)];
-        let bytes = frames.concat();
-        for size in [1, 7, 9, 100, bytes.len()] {
-            let mut http2 = Http2::default();
-            for part in bytes.chunks(size) {
-                http2.count_read(part);
+        for first in [1, 5] {
+            let frames = [frame(0, 0, 300), frame(first, 0, 40), frame(9, 0, 0), frame(9, 0, 500)];
+            let (bytes, decoded) = (frames.concat(), 540 * DECODED_PER_BYTE);
+            for size in [1, 7, 9, 100, bytes.len()] {
+                let mut http2 = Http2::default();
+                for part in bytes.chunks(size) {
+                    http2.count_read(part);
+                }
+                assert_eq!(http2.kept(), 540 + decoded, "{size}");
+                assert!(!http2.count_read(&frame(9, END_HEADERS, 100)[..50]));
+                assert_eq!(http2.kept(), 590 + decoded, "{size}");
+                assert!(http2.count_read(&[7; 59]));
+                assert_eq!(http2.kept(), 0, "{size}");
             }
-            assert_eq!(http2.kept(), 540, "{size}");
-            assert!(!http2.count_read(&frame(9, END_HEADERS, 100)[..50]));
-            assert_eq!(http2.kept(), 590, "{size}");
-            assert!(http2.count_read(&[7; 59]));
-            assert_eq!(http2.kept(), 0, "{size}");
         }
+        let mut http2 = Http2::default();
+        (0..10).for_each(|_| drop(http2.count_read(&frame(9, 0, 16_000))));
+        assert_eq!(http2.kept(), 160_000 + MOST_DECODED);
     }
 
     #[test]

@@ -103,20 +103,20 @@ async fn unfinished_heads_have_a_budget() {
     let (server, _database) = server_with(("TOGGLED_MAX_BUFFERED_MIB", "16")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
-    for is_http2 in [false, true] {
+    // An eighth of the budget holds 64 heads. `h2` decodes a header block as it arrives, so it counts for more.
+    for (is_http2, most) in [(false, 64), (true, 8)] {
         let mut held = Vec::new();
         for _ in 0..150 {
             held.push(begin_head(&server, is_http2).await);
         }
-        // An eighth of the budget holds 64 of them.
         let until_open = async |count| {
             while held.iter().filter(|stream| !is_closed(stream)).count() > count {
                 tokio::task::yield_now().await;
             }
         };
-        with_timeout("the oldest to be closed", until_open(64)).await;
+        with_timeout("the oldest to be closed", until_open(most)).await;
         let newest = begin_head(&server, is_http2).await;
-        with_timeout("another to be closed", until_open(63)).await;
+        with_timeout("another to be closed", until_open(most - 1)).await;
         assert!(!is_closed(&newest), "HTTP/2: {is_http2}");
         admin.flip("a").await;
         let mut other = HostileConnection::open(server.address, WINDOW).await;

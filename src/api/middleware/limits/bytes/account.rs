@@ -17,8 +17,8 @@ pub(super) const CALL_BYTES: usize = 4_096;
 /// authenticated callers, the number of streams bounds it.
 const STREAM_BYTES: usize = 16 << 10;
 
-/// What a header is charged besides its name and value, as HTTP/2 counts it.
-const HEADER_BYTES: usize = 32;
+/// What a header is charged besides its name and value: its place in the map of headers, and two allocations.
+const HEADER_BYTES: usize = 160;
 
 /// What a frame is charged besides its bytes: its places in queues.
 pub(super) const FRAME_BYTES: usize = 256;

@@ -19,7 +19,7 @@
 //! | request data that no handler has taken | 1 MiB | the window of the connection; not charged, except to a stream of requests whose handler is not ready for more |
 //! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
 //! | one head of HTTP/1.1 that has not ended | 32 KiB | the limit of headers; 30 s; this budget, see `unfinished` |
-//! | one header block of HTTP/2 that has not ended | 128 KiB | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
+//! | one header block of HTTP/2 that has not ended | 128 KiB, and 200 KiB decoded | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
 //! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
 //! | one frame being written | 16 KiB | the size of a frame |
 //! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
