@@ -42,6 +42,7 @@ pub(super) struct Peer {
     pub certificate: Option<Arc<ClientCertificate>>,
     /// What the connection has buffered.
     pub bytes: Arc<ConnectionBytes>,
+    /// Its identity, by which fan-out counts the time spent writing to it.
     connection: ClientConnection,
 }
 
@@ -55,7 +56,7 @@ impl Peer {
         }
     }
 
-    /// The connection with these extensions.
+    /// The identity of the connection on which a request with these extensions arrived; a new one without a [`Peer`].
     pub fn connection(extensions: &http::Extensions) -> ClientConnection {
         extensions.get::<Self>().map(|peer| peer.connection.clone()).unwrap_or_default()
     }

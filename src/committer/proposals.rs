@@ -111,8 +111,8 @@ impl Proposals {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull { max: self.queue.max_capacity() },
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
-        // The committer has ended without a reply. A change that it had not claimed is not written. If the deadline claimed it, the
-        // caller has its answer already.
+        // The reply was dropped. Either the committer has ended: then a change that it had not claimed is not written. Or the deadline
+        // claimed the change: then the caller has its answer already.
         let is_claimed = || start.is_claimed.load(Ordering::Acquire);
         let no_answer = || if is_claimed() { Error::CommitOutcomeUnknown } else { Error::Draining };
         answer.await.unwrap_or_else(|_| Err(no_answer()))

@@ -54,11 +54,12 @@ pub struct LogOptions {
 #[command(next_help_heading = "Access")]
 pub struct AccessOptions {
     /// The first administrator's token, at least 32 characters; used on the first start only. Without it, a token is created
-    /// and written to toggled-admin.token: beside a SQLite database, or else in the working directory
+    /// and written to toggled-admin.token, or to toggled-admin.ID.token if that exists: beside a SQLite database, or else in the
+    /// working directory
     // Not parsed here: an error would repeat it.
     #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN")]
     bootstrap_token: Option<String>,
-    /// Let callers without credentials read flags through flagd's services, and nothing else
+    /// Let callers without credentials read flags through flagd's gRPC services, and nothing else: OFREP needs a token
     #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
     pub anonymous_flagd_reads: bool,
 }

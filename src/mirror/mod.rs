@@ -30,7 +30,7 @@ pub use fan_out::{ClientConnection, WriteTime};
 pub use follow::follow;
 pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
 
-/// The cost of notifying one reader of the log: a few queries, whose time is mostly spent in the database.
+/// The assumed cost of waking one reader of the log, with the database's work for its queries, which this server cannot measure.
 const LOG_READ_COST: Duration = Duration::from_micros(250);
 
 /// The state in memory, shared by all tasks. Reads do not block each other.

@@ -241,7 +241,8 @@ pub trait Store: Send + Sync {
 
     /// Entries that match a query. Skips blocks of the log that were counted and have no such entries, see [`Store::count_ahead`].
     ///
-    /// Like [`Store::count`] and [`Store::next_changes`], it waits for its turn. When its future is dropped, the database cancels the
+    /// Like [`Store::count`] and [`Store::next_changes`], it takes a turn of the `query_throttle`, which rests between queries while
+    /// changes are written. When its future is dropped, the database cancels the
     /// query too.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 

@@ -29,7 +29,7 @@ enum Action {
     Export(export::AuditExportArgs),
     /// Get a signed checkpoint of the log; kept elsewhere, it reveals later tampering with the log
     Checkpoint(checkpoint::CheckpointArgs),
-    /// Move the oldest entries to a file: export, verify, then remove them from the log
+    /// Write the oldest entries to a file and verify it; with --remove, then remove them from the log
     Trim(trim::TrimArgs),
     /// Recompute every hash of the log, and report the first entry that is not as it was written
     Verify(verify::VerifyArgs),

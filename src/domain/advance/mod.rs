@@ -100,6 +100,7 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
         let (object, entry) = denials::record(draft, proposal, denial);
         return Ok(Answer { object, entry, revision: draft.head().revision });
     }
+    // Also checks the permission that the method requires, which the actor carries.
     let caller_permissions = draft.authorize(&proposal.actor)?;
     let (object, entry) = if proposal.validate_only {
         let (object, _) =

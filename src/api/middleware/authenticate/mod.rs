@@ -33,7 +33,7 @@ pub struct AuthMethods {
     pub certificate_users: HashMap<String, Email>,
     /// The issuer of single sign-on tokens.
     pub sign_on: Option<Arc<SignOn>>,
-    /// Whether flagd's services can be read without credentials.
+    /// Whether this server's services for flagd's clients can be read without credentials.
     pub anonymous_flagd_reads: bool,
 }
 
