@@ -20,14 +20,12 @@ use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
 use crate::config::Limits;
 use crate::mirror::{ClientConnection, WriteTime};
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::tls::{ClientCertificate, ServerTls, TlsStream};
 
 /// The pause after a failed accept. Most likely the process has no file descriptor left, and the next accept would fail at once.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// The minimum time between two warnings about refused connections or failed accepts.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The length of HTTP/2's connection preface; a request of HTTP/1.1 is longer. With fewer bytes the protocol may not be
 /// known, and the transport would wait for the rest without limit.
@@ -220,7 +218,7 @@ pub(super) fn incoming(
     bytes: Arc<ByteBudget>,
 ) -> impl Stream<Item = Connection> + use<> {
     let incoming = Incoming {
-        acceptor: Acceptor { listener, pause: None, last_logged: None },
+        acceptor: Acceptor { listener, pause: None, warnings: LogThrottle::default() },
         tls,
         connections: ConnectionLimiter::new(limits.max_connections),
         settings: Settings {
@@ -329,7 +327,7 @@ fn timed_out(limit: LimitName, time: Duration) -> io::Error {
 struct Acceptor {
     listener: TcpListener,
     pause: Option<Instant>,
-    last_logged: Option<Instant>,
+    warnings: LogThrottle,
 }
 
 impl Acceptor {
@@ -363,12 +361,10 @@ impl Acceptor {
         self.pause = Some(Instant::now() + ACCEPT_PAUSE);
     }
 
-    /// Logs a warning, unless one was logged within [`LOG_INTERVAL`].
+    /// Logs a warning, unless one was logged shortly before.
     fn log(&mut self, message: &str) {
-        let now = Instant::now();
-        if self.last_logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
+        if self.warnings.admit(Instant::now()).is_some() {
             tracing::warn!("{message}");
-            self.last_logged = Some(now);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod errors;
 pub mod listener;
+pub mod log_throttle;
 pub mod logs;
 pub mod metrics;
 mod process;

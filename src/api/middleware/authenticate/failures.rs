@@ -1,15 +1,12 @@
 //! Failed authentications: counted, and logged at a limited rate.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::api::call::CallSource;
 use crate::auth::jwt::JwtRejection;
-
-/// The minimum time between two log lines.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+use crate::telemetry::log_throttle::LogThrottle;
 
 /// Why a caller was not authenticated. Only for logs and metrics: callers get no reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,13 +39,6 @@ impl AuthFailure {
 #[derive(Default)]
 pub(in crate::api) struct AuthFailureLog(Mutex<LogThrottle>);
 
-/// Lets one line through per interval.
-#[derive(Default)]
-struct LogThrottle {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
 impl AuthFailureLog {
     pub(super) fn record(&self, failure: AuthFailure, source: &CallSource) {
         metrics::counter!(crate::telemetry::metrics::AUTHENTICATION_FAILURES, "reason" => failure.label()).increment(1);
@@ -56,31 +46,5 @@ impl AuthFailureLog {
         let Some(suppressed) = suppressed else { return };
         let (reason, peer) = (failure.label(), source.peer.map(|peer| peer.to_string()).unwrap_or_default());
         tracing::warn!(reason, peer, method = &*source.method, suppressed, "authentication failed");
-    }
-}
-
-impl LogThrottle {
-    /// Whether to log now; if so, how many lines were suppressed since the last one.
-    fn admit(&mut self, now: Instant) -> Option<u64> {
-        if self.last.is_some_and(|last| now < last + LOG_INTERVAL) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn throttle_counts_suppressed_lines() {
-        let (mut throttle, start) = (LogThrottle::default(), Instant::now());
-        assert_eq!(throttle.admit(start), Some(0));
-        assert_eq!((throttle.admit(start), throttle.admit(start + LOG_INTERVAL / 2)), (None, None));
-        assert_eq!(throttle.admit(start + LOG_INTERVAL), Some(2));
-        assert_eq!(throttle.admit(start + LOG_INTERVAL * 3), Some(0));
     }
 }

@@ -8,7 +8,6 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use futures::task::AtomicWaker;
 use tokio::time::Instant;
@@ -16,13 +15,11 @@ use tokio::time::Instant;
 use super::{ByteBudget, Charge, ConnectionBytes, Direction};
 use crate::api::errors::UNFINISHED_HEADS;
 use crate::api::middleware::limits::owner::Owner;
+use crate::telemetry::log_throttle::LogThrottle;
 use crate::telemetry::metrics::count_refusal;
 
 /// The least that a head is charged.
 const LEAST: usize = 4 << 10;
-
-/// The minimum time between two warnings.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The unfinished heads of authenticated callers' connections, or those of the others.
 #[derive(Default)]
@@ -33,7 +30,7 @@ struct Waiting {
     bytes: usize,
     by_age: BTreeMap<u64, (usize, Arc<End>)>,
     next: u64,
-    last_logged: Option<Instant>,
+    warnings: LogThrottle,
 }
 
 /// Tells a connection that it has to close.
@@ -66,9 +63,7 @@ impl Waiting {
             end.is_due.store(true, Ordering::Release);
             end.waker.wake();
             count_refusal("BUFFER_LIMIT");
-            let now = Instant::now();
-            if self.last_logged.is_none_or(|at| now.duration_since(at) >= LOG_INTERVAL) {
-                self.last_logged = Some(now);
+            if self.warnings.admit(Instant::now()).is_some() {
                 let limit = UNFINISHED_HEADS.with(max);
                 tracing::warn!("too many unfinished heads of requests; closing the oldest one's connection ({limit})");
             }
