@@ -16,8 +16,8 @@ fn count<T: TryFrom<u64> + Clone + Send + Sync + 'static>() -> RangedU64ValuePar
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// The number of open connections, 1 to 1000000. The server closes further connections at once. While more than half are
-    /// open, one IP address gets at most a quarter of them
+    /// The number of open connections, 1 to 1000000. The server closes further connections at once. While more than half of
+    /// this number are open, one IP address gets at most a quarter of this number
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CONNECTIONS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_connections: usize,
     /// The number of open streams (watches, audit streams, health watches), 1 to 1000000. Callers without credentials get at
@@ -25,13 +25,14 @@ pub struct Limits {
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS", default_value_t = 10_000, value_parser = count::<usize>())]
     pub max_streams: usize,
     /// The number of open streams of one caller over all its connections, 1 to 1000000. Further streams are refused with
-    /// RESOURCE_EXHAUSTED. Callers without credentials are counted by IP address, and limited only while more than half of the
-    /// streams for such callers are open
+    /// RESOURCE_EXHAUSTED. Callers without credentials are counted by IP address. For them the limit applies only while more
+    /// than a quarter of --max-streams (by default 2,500) are open without credentials
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
-    /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. Callers without credentials get at most a
-    /// quarter of it, with 16 KiB for each of their open streams; docs/configuration.md lists all shares. Further calls are refused with
-    /// RESOURCE_EXHAUSTED. Messages of streams wait up to 20 seconds, then the stream ends
+    /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. All callers without credentials together
+    /// get at most a quarter of it, and each of their open streams takes 16 KiB of that quarter. docs/configuration.md lists
+    /// all shares. When this memory is used up, calls are refused with RESOURCE_EXHAUSTED. An open stream then waits for free
+    /// memory before its next message; after 20 seconds of waiting it ends
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]
     pub max_buffered_mib: usize,
     /// The size of a message that holds all flags, in MiB, 1 to 4095: flagd's FetchAllFlags, SyncFlags and ResolveAll, at about

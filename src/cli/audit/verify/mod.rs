@@ -32,9 +32,10 @@ pub(super) struct VerifyArgs {
     /// Verify only entries up to this checkpoint, and that the log matches it
     #[arg(long, value_name = "CHECKPOINT")]
     until: Option<String>,
-    /// A verifier key, name+key_id+base64, as audit checkpoint --output json shows it. Given and stored checkpoints must be
-    /// signed by one of the keys; repeat the option for several. Without it, signatures of given checkpoints are not verified,
-    /// and stored ones are verified with the keys that the log lists
+    /// A verifier key, name+key_id+base64, as audit checkpoint --output json shows it; repeat the option for several. One of
+    /// the keys must have signed each signed checkpoint of --since and --until, and each checkpoint that is stored with the
+    /// log. Without --public-key, the signatures of --since and --until are not verified, and stored checkpoints are verified
+    /// with the keys that the log lists
     #[arg(long, value_name = "VERIFIER_KEY", value_parser = VerifierKey::parse)]
     public_key: Vec<VerifierKey>,
     #[command(flatten)]
