@@ -76,16 +76,16 @@ impl Changes {
         request: Request<R>,
         parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
     ) -> Result<Response<R::Response>, Status> {
-        self.make_completed(request, parse, |command| ready(Ok(command))).await
+        self.make_with_lookup(request, parse, |command| ready(Ok(command))).await
     }
 
-    /// As [`make`](Self::make), but `complete` adds to the command before it is proposed, for example from the database. The
-    /// request is parsed and dropped before `complete` is awaited: a message may be large, and the database may take long.
-    pub(super) async fn make_completed<R: Change, F>(
+    /// As [`make`](Self::make), but `look_up` adds data to the command before it is proposed, for example an entry from the database.
+    /// The request is parsed and dropped before `look_up` is awaited: a message may be large, and the database may take long.
+    pub(super) async fn make_with_lookup<R: Change, F>(
         &self,
         request: Request<R>,
         parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
-        complete: impl FnOnce(Command) -> F,
+        look_up: impl FnOnce(Command) -> F,
     ) -> Result<Response<R::Response>, Status>
     where
         F: Future<Output = Result<Command, Status>>,
@@ -94,7 +94,7 @@ impl Changes {
         let mut proposal = proposal(&call, message, parse)?;
         let caller = call.caller.key().ok_or_else(|| Error::internal("a change without a caller"))?;
         self.rate_limiter.check(&caller, &proposal.command)?;
-        proposal.command = complete(proposal.command).await?;
+        proposal.command = look_up(proposal.command).await?;
         let (object, is_change) = (object(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Arc::clone(&call.start)).await;
         if let Err(Error::PermissionDenied(missing)) = reply {

@@ -111,10 +111,10 @@ impl Proposals {
             mpsc::error::TrySendError::Full(_) => Error::QueueFull { max: self.queue.max_capacity() },
             mpsc::error::TrySendError::Closed(_) => Error::Draining,
         })?;
-        // The reply was dropped. Either the committer has ended: then a change that it had not claimed is not written. Or the deadline
-        // claimed the change: then the caller has its answer already.
+        // If the committer ends before it replies, a change that it had begun may have been written, and one still in the queue was not.
+        // A change that the call's deadline prevented gets no reply either. Its caller is answered already, so this error reaches nobody.
         let is_claimed = || start.is_claimed.load(Ordering::Acquire);
-        let no_answer = || if is_claimed() { Error::CommitOutcomeUnknown } else { Error::Draining };
-        answer.await.unwrap_or_else(|_| Err(no_answer()))
+        let without_reply = || if is_claimed() { Error::CommitOutcomeUnknown } else { Error::Draining };
+        answer.await.unwrap_or_else(|_| Err(without_reply()))
     }
 }

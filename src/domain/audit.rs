@@ -115,10 +115,10 @@ pub struct Entry {
     pub entity_key: Arc<str>,
     /// The object's name at the time. Without an existing object, the same text as `entity_key`.
     pub entity_name: Arc<str>,
-    /// The value before: a status for a flip, else JSON: a [`LogStart`] for a trim, otherwise the object. `None` for a creation
-    /// and in an `access_denied` entry.
+    /// The value before the change. For a flip, the status. For a trim, the [`LogStart`] as JSON. For any other action, the object as
+    /// JSON. `None` for a creation and in an `access_denied` entry.
     pub old_value: Option<Arc<str>>,
-    /// The value after, in the same form; details of the refusal as JSON in an `access_denied` entry.
+    /// The value after the change, in the same form. In an `access_denied` entry, details of the refusal as JSON.
     pub new_value: Option<Arc<str>>,
     /// The reason that the caller gave.
     pub reason: Option<Arc<str>>,

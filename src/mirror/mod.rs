@@ -131,8 +131,8 @@ impl Mirror {
         self.read(still_removed).unwrap_or_default()
     }
 
-    /// Replaces the state with one loaded from the database. Streams continue if the log is the same and was only
-    /// trimmed beyond the old state.
+    /// Replaces the state with one loaded from the database. Streams continue if it is the same log, and the mirror
+    /// only missed entries that have been trimmed.
     pub fn replace(&self, new: State) {
         let mut held = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let new = match &*held {

@@ -27,7 +27,7 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
     fn add<'q, V: Value<'q>>(arguments: &mut Self::Arguments, value: V) -> Result<(), BoxError>;
 
     /// Classifies an error of any statement but an append.
-    fn read_error(error: sqlx::Error) -> StoreError;
+    fn classify(error: sqlx::Error) -> StoreError;
 
     /// Runs a query on one connection.
     fn fetch<'c>(
@@ -70,8 +70,8 @@ macro_rules! backend {
                 arguments.add(value)
             }
 
-            fn read_error(error: sqlx::Error) -> StoreError {
-                $module::read_error(error)
+            fn classify(error: sqlx::Error) -> StoreError {
+                $module::classify(error)
             }
 
             fn fetch<'c>(

@@ -48,7 +48,7 @@ impl LogEnd {
     }
 
     pub fn decode<B: Backend>(row: &B::Row) -> Result<Self, StoreError> {
-        let Time(closed_at) = B::get(row, Head::COLUMNS.len()).map_err(B::read_error)?;
+        let Time(closed_at) = B::get(row, Head::COLUMNS.len()).map_err(B::classify)?;
         Ok(Self { head: read::<B, Head>(row)?, closed_at })
     }
 }
@@ -98,7 +98,7 @@ async fn all_flags<B: Backend>(snapshot: &mut B::Connection) -> Result<Vec<Arc<F
     let mut names: HashSet<Arc<str>> = HashSet::new();
     let query = Sql::<B>::new(select::<Flag>()).query()?;
     let flags = B::fetch(snapshot, query).map(|row| {
-        let mut flag = read::<B, Flag>(&row.map_err(B::read_error)?)?;
+        let mut flag = read::<B, Flag>(&row.map_err(B::classify)?)?;
         match names.get(&flag.updated_by) {
             Some(name) => flag.updated_by = Arc::clone(name),
             None => drop(names.insert(Arc::clone(&flag.updated_by))),

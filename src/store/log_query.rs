@@ -23,9 +23,9 @@ impl<'s, B: Backend> LogQuery<'s, B> {
     /// Waits for a turn and a connection.
     pub async fn begin(pool: &Pool<B>, throttle: &'s QueryThrottle) -> Result<Self, StoreError> {
         let turn = throttle.turn().await;
-        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let mut connection = pool.acquire().await.map_err(B::classify)?;
         let is_abandoned = Arc::default();
-        B::stop_when(&mut connection, Arc::clone(&is_abandoned)).await.map_err(B::read_error)?;
+        B::stop_when(&mut connection, Arc::clone(&is_abandoned)).await.map_err(B::classify)?;
         Ok(Self { connection, is_abandoned, is_ended: false, _turn: turn })
     }
 

@@ -49,13 +49,13 @@ pub(super) async fn schema<C: Migrate>(
     migrator: &Migrator,
     connection: &mut C,
     has_table: bool,
-    read: fn(sqlx::Error) -> StoreError,
+    classify: fn(sqlx::Error) -> StoreError,
 ) -> Result<Schema, StoreError> {
     let applied = match has_table {
         true => connection.list_applied_migrations(&migrator.table_name).await,
         false => Ok(Vec::new()),
     };
-    let applied = applied.map_err(|problem| error(problem, read))?;
+    let applied = applied.map_err(|problem| error(problem, classify))?;
     let applied: HashMap<i64, _> = applied.into_iter().map(|m| (m.version, m.checksum)).collect();
     let mut migrations = Vec::new();
     for migration in migrator.iter().filter(|m| m.migration_type.is_up_migration()) {
@@ -88,10 +88,10 @@ pub(super) fn check_log_is_empty(length: i64) -> Result<(), StoreError> {
     Err(StoreError::Refused(message.into()))
 }
 
-/// What an error of a migration means. `read` classifies an error of the database itself.
-pub(super) fn error(error: MigrateError, read: fn(sqlx::Error) -> StoreError) -> StoreError {
+/// What an error of a migration means. `classify` is for an error of the database itself.
+pub(super) fn error(error: MigrateError, classify: fn(sqlx::Error) -> StoreError) -> StoreError {
     match error {
-        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => read(error),
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(error),
         MigrateError::VersionMismatch(_) => made_by_development_version(),
         MigrateError::VersionMissing(version) => {
             let message = format!(

@@ -162,8 +162,8 @@ pub trait Store: Send + Sync {
         Ok(())
     }
 
-    /// A cheap check between writes that the database is still usable: its file is the one that was opened, or its sessions may
-    /// write.
+    /// A cheap check between writes that the database is still usable. SQLite's file must be the one that was opened; PostgreSQL's
+    /// sessions must be able to write.
     async fn check(&self) -> Result<(), StoreError>;
 
     /// Writes something that changes nothing. Fails as an append would while the database is read-only or full.
@@ -239,22 +239,22 @@ pub trait Store: Send + Sync {
     /// change is reported as made because it was read.
     async fn confirm_durable(&self) -> Result<(), StoreError>;
 
-    /// Entries that match a query. Skips blocks of the log that were counted and have no such entries, see [`Store::count_ahead`].
+    /// Entries that match a query. Skips blocks that have no such entries according to their stored counts, see [`Store::count_ahead`].
     ///
     /// Like [`Store::count`] and [`Store::next_changes`], it takes a turn of the `query_throttle`, which rests between queries while
-    /// changes are written. When its future is dropped, the database cancels the
-    /// query too.
+    /// changes are written. When its future is dropped, the database cancels the query too.
     async fn entries(&self, query: &EntryQuery) -> Result<Vec<Entry>, StoreError>;
 
     /// The first of these entries, up to about `max_bytes` by [`Entry::size`], but at least two if there are so many.
     async fn entry_chunk(&self, query: &EntryQuery, max_bytes: usize) -> Result<EntryChunk, StoreError>;
 
-    /// How many entries pass a filter in a range of revisions. Adds up the stored counts of full blocks, and scans
-    /// the rest.
+    /// How many entries pass a filter in a range of revisions. Adds up the stored counts of blocks, see [`Store::count_ahead`], and
+    /// scans the rest.
     async fn count(&self, filter: &Filter, range: Range) -> Result<i64, StoreError>;
 
-    /// Counts the next block of the log ahead, for [`Store::count`]. `false` if no full block is left, or another server has just
-    /// counted it. On SQLite writers wait for it, some milliseconds.
+    /// Counts the entries in the next block of the log and stores the counts, so that later queries need not scan the block. A block
+    /// is a fixed number of revisions. `false` if the next block is not full yet, or another server has just counted it. On SQLite,
+    /// writers wait some milliseconds for it.
     async fn count_ahead(&self) -> Result<bool, StoreError>;
 
     /// The revision of the first entry at or after a time.
@@ -268,8 +268,8 @@ pub trait Store: Send + Sync {
     async fn next_changes(&self, flags: &[Uuid], revision: Revision) -> Result<Vec<NextChange>, StoreError>;
 
     /// Whether the log, which ends at `now`, continues from `known`, so that no backup was restored in between. `false` if the
-    /// entry after `known` was trimmed, because then it cannot be known. The entry at `known` itself may be trimmed: the head holds
-    /// the hash at the floor.
+    /// entry after `known` was trimmed, because then this cannot be determined. If `known` is exactly at the floor, its entry was
+    /// trimmed too, but the head holds its hash.
     async fn continues_from(&self, now: &Head, known: &Head) -> Result<bool, StoreError> {
         Ok(match Relation::of(now, known) {
             Relation::Same | Relation::Continues => true,

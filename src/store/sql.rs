@@ -51,14 +51,14 @@ impl<B: Backend> Sql<B> {
     /// The query, for a caller who reads rows as they arrive.
     pub fn query<'q>(self) -> Result<Query<'q, B, B::Arguments>, StoreError> {
         match self.error {
-            Some(error) => Err(B::read_error(sqlx::Error::Encode(error))),
+            Some(error) => Err(B::classify(sqlx::Error::Encode(error))),
             None => Ok(sqlx::query_with(AssertSqlSafe(self.text), self.arguments)),
         }
     }
 
     /// The rows of a table, decoded as they arrive.
     pub async fn rows<T: Table>(self, pool: &Pool<B>) -> Result<Vec<T>, StoreError> {
-        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let mut connection = pool.acquire().await.map_err(B::classify)?;
         self.rows_on::<T, T>(&mut connection).await
     }
 
@@ -71,7 +71,7 @@ impl<B: Backend> Sql<B> {
     ) -> Result<(Vec<T>, bool), StoreError> {
         let mut rows = B::fetch(connection, self.query()?);
         let mut read_rows = Vec::new();
-        while let Some(row) = rows.try_next().await.map_err(B::read_error)? {
+        while let Some(row) = rows.try_next().await.map_err(B::classify)? {
             let row = read::<B, T>(&row)?;
             let is_last = !has_room(&row);
             read_rows.push(row);
@@ -98,7 +98,7 @@ impl<B: Backend> Sql<B> {
         pool: &Pool<B>,
         decode: impl Fn(&B::Row) -> Result<V, sqlx::Error>,
     ) -> Result<Vec<V>, StoreError> {
-        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let mut connection = pool.acquire().await.map_err(B::classify)?;
         self.values_on(&mut connection, decode).await
     }
 
@@ -108,13 +108,13 @@ impl<B: Backend> Sql<B> {
         connection: &mut B::Connection,
         decode: impl Fn(&B::Row) -> Result<V, sqlx::Error>,
     ) -> Result<Vec<V>, StoreError> {
-        let rows = B::fetch(connection, self.query()?).try_collect::<Vec<_>>().await.map_err(B::read_error)?;
-        rows.iter().map(decode).collect::<Result<_, _>>().map_err(B::read_error)
+        let rows = B::fetch(connection, self.query()?).try_collect::<Vec<_>>().await.map_err(B::classify)?;
+        rows.iter().map(decode).collect::<Result<_, _>>().map_err(B::classify)
     }
 
     /// The first value of the first row.
     pub async fn first_value<V: for<'r> Value<'r>>(self, pool: &Pool<B>) -> Result<Option<V>, StoreError> {
-        let mut connection = pool.acquire().await.map_err(B::read_error)?;
+        let mut connection = pool.acquire().await.map_err(B::classify)?;
         self.first_value_on(&mut connection).await
     }
 
@@ -128,7 +128,7 @@ impl<B: Backend> Sql<B> {
 
     /// The only value, a number.
     pub async fn number_on(self, connection: &mut B::Connection) -> Result<i64, StoreError> {
-        self.first_value_on(connection).await?.ok_or_else(|| B::read_error(sqlx::Error::RowNotFound))
+        self.first_value_on(connection).await?.ok_or_else(|| B::classify(sqlx::Error::RowNotFound))
     }
 
     /// Runs a statement that returns nothing of interest.

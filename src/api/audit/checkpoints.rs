@@ -22,11 +22,11 @@ use crate::telemetry::errors;
 
 /// Parses stored verifier keys. A key that cannot be parsed is left out, and reported once.
 #[derive(Default)]
-pub(super) struct KeyParser {
+pub(super) struct VerifierKeyParser {
     reported: Mutex<HashSet<String>>,
 }
 
-impl KeyParser {
+impl VerifierKeyParser {
     /// The valid keys, in their order.
     fn valid_keys(&self, stored: Vec<(String, Timestamp)>) -> Vec<pb::CheckpointKey> {
         let key = |(text, added_at): (String, Timestamp)| match VerifierKey::parse(&text) {
@@ -58,7 +58,7 @@ impl CheckpointSigner {
     pub async fn checkpoint(
         &self,
         store: &dyn Store,
-        keys: &KeyParser,
+        key_parser: &VerifierKeyParser,
         revision: Option<Revision>,
     ) -> Result<pb::GetAuditCheckpointResponse, Status> {
         let head = store.head().await?;
@@ -73,7 +73,7 @@ impl CheckpointSigner {
             store.add_checkpoint_key(&ours, now).await?;
             stored.push((ours, now));
         }
-        let (checkpoint, keys) = (Some((&Arc::new(note)).into()), keys.valid_keys(stored));
+        let (checkpoint, keys) = (Some((&Arc::new(note)).into()), key_parser.valid_keys(stored));
         Ok(pb::GetAuditCheckpointResponse { checkpoint, keys })
     }
 }
@@ -120,14 +120,18 @@ impl CheckpointList {
         validator.finish(paging.map(|paging| Self { paging, from }))
     }
 
-    pub async fn page(self, store: &dyn Store, keys: &KeyParser) -> Result<pb::ListAuditCheckpointsResponse, Status> {
+    pub async fn page(
+        self,
+        store: &dyn Store,
+        key_parser: &VerifierKeyParser,
+    ) -> Result<pb::ListAuditCheckpointsResponse, Status> {
         let first = self.paging.after.map_or(self.from, |after| after.saturating_add(1).max(self.from));
         let range = Range { first, last: Revision::MAX };
         let stored = store.checkpoints(range, self.paging.read_limit()).await?;
         let notes = stored.iter().map(note).collect::<Result<Vec<_>, _>>()?;
         let (checkpoints, next_page_token) =
             self.paging.page(notes.iter(), |note| note.checkpoint.revision.to_string());
-        let keys = keys.valid_keys(store.checkpoint_keys().await?);
+        let keys = key_parser.valid_keys(store.checkpoint_keys().await?);
         Ok(pb::ListAuditCheckpointsResponse { checkpoints, next_page_token, keys })
     }
 }

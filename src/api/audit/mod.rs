@@ -25,7 +25,7 @@ use crate::domain::state::State;
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
-use checkpoints::{CheckpointList, CheckpointSigner, KeyParser};
+use checkpoints::{CheckpointList, CheckpointSigner, VerifierKeyParser};
 use list::AuditLogList;
 use stream::{AuditStream, Messages};
 
@@ -36,7 +36,7 @@ pub struct Audit {
     store: Arc<dyn Store>,
     mirror: Arc<Mirror>,
     signer: Option<CheckpointSigner>,
-    keys: KeyParser,
+    key_parser: VerifierKeyParser,
 }
 
 impl Audit {
@@ -55,7 +55,7 @@ impl Audit {
             store,
             mirror,
             signer: key.map(|key| CheckpointSigner { key, clock }),
-            keys: KeyParser::default(),
+            key_parser: VerifierKeyParser::default(),
         }
     }
 }
@@ -92,7 +92,7 @@ impl AuditService for Audit {
         let revision = validator.at_least("revision", 1, request.get_ref().revision);
         validator.finish(Some(()))?;
         let signer = self.signer.as_ref().ok_or(ApiError::NoCheckpointKey)?;
-        signer.checkpoint(&*self.store, &self.keys, revision).await.map(Response::new)
+        signer.checkpoint(&*self.store, &self.key_parser, revision).await.map(Response::new)
     }
 
     async fn list_audit_checkpoints(
@@ -100,7 +100,7 @@ impl AuditService for Audit {
         request: Request<pb::ListAuditCheckpointsRequest>,
     ) -> Result<Response<pb::ListAuditCheckpointsResponse>, Status> {
         let list = CheckpointList::parse(request.get_ref())?;
-        list.page(&*self.store, &self.keys).await.map(Response::new)
+        list.page(&*self.store, &self.key_parser).await.map(Response::new)
     }
 
     async fn trim_audit_logs(
@@ -109,14 +109,14 @@ impl AuditService for Audit {
     ) -> Result<Response<pb::TrimAuditLogsResponse>, Status> {
         let with_hash = async |command: Command| match command {
             Command::TrimLog(trim) => {
-                // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses the change.
+                // Read before the entry: if the log is replaced in between, `advance` finds a later generation and refuses the change.
                 let generation = self.mirror.read(State::generation).unwrap_or_default();
                 let found_hash = self.store.entry_at(trim.through).await?.map(|(_, hash)| hash);
                 Ok(Command::TrimLog(TrimLog { found_hash, generation, ..trim }))
             }
             command => Ok(command),
         };
-        self.changes.make_completed(request, trim::parse, with_hash).await
+        self.changes.make_with_lookup(request, trim::parse, with_hash).await
     }
 
     type StreamAuditLogsStream = Messages;

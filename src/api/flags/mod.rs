@@ -118,8 +118,7 @@ impl ToggleService for Flags {
         };
         let with_entry = async |command: Command| match command {
             Command::Revert(revert) => {
-                // Read before the entry: if the log is replaced in between, the generation is outdated, and `advance` refuses
-                // the change.
+                // Read before the entry: if the log is replaced in between, `advance` finds a later generation and refuses the change.
                 let generation = self.reader.read(State::generation)?;
                 // A missing entry is no error here: `advance` decides, since this may be a retry whose entry was trimmed.
                 let entry = self.reader.entry(revert.id).await?.map(Box::new);
@@ -127,7 +126,7 @@ impl ToggleService for Flags {
             }
             command => Ok(command),
         };
-        self.changes.make_completed(request, parse, with_entry).await
+        self.changes.make_with_lookup(request, parse, with_entry).await
     }
 
     async fn get_feature_flag(

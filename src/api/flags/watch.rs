@@ -73,7 +73,7 @@ impl FlagWatch {
         }
     }
 
-    /// The stream. It keeps only its cursor. It reads the state when the client has taken the last message, so that a slow client
+    /// The stream. It keeps only its cursor. It reads the state once the client has taken the previous message, so that a slow client
     /// costs no memory and misses nothing.
     pub fn messages(self, mut subscription: Subscription, cache: Arc<WatchCache>, unsent: Unsent) -> Messages {
         let mut seen = self.after.unwrap_or(0);
@@ -83,11 +83,16 @@ impl FlagWatch {
             loop {
                 let chunk = EncodedChunk::after(seen, &subscription, &cache)?;
                 seen = chunk.seen;
-                let is_last = chunk.caught_up;
+                let caught_up = chunk.caught_up;
                 if send_even_if_empty || chunk.has_flags {
                     yield chunk.message;
                 }
-                send_even_if_empty = !is_last || !subscription.changed_within(HEARTBEAT).await;
+                send_even_if_empty = true;
+                if caught_up {
+                    // Without a change in this time, the next message is a heartbeat.
+                    let has_changed = subscription.changed_within(HEARTBEAT).await;
+                    send_even_if_empty = !has_changed;
+                }
                 unsent.all_sent().await;
             }
         })
@@ -98,8 +103,8 @@ impl FlagWatch {
 #[derive(Clone)]
 pub(super) struct EncodedChunk {
     message: SharedMessage,
-    /// The last change that a client has seen after it. Not the revision of the message, which heartbeats move: watches that have seen
-    /// the same flags need the same messages.
+    /// The cursor of a client that has this message: the last change of a flag that it has seen. Not the message's `revision`, which
+    /// other changes move too: watches that have seen the same flags share their next message.
     seen: Revision,
     has_flags: bool,
     caught_up: bool,
@@ -108,7 +113,7 @@ pub(super) struct EncodedChunk {
 impl EncodedChunk {
     /// The changes after `seen`.
     fn after(seen: Revision, subscription: &Subscription, cache: &WatchCache) -> Result<Self, Status> {
-        // A cached message may be of a log that was replaced.
+        // `read` fails once the log was replaced. The cache does not check that: its message may be of another log.
         let mismatch = || Error::LogMismatch("the stream's cursor");
         subscription.read(|_| ()).ok_or_else(mismatch)?;
         cache.get((subscription.keys().cloned(), seen), subscription.needed_position(), || {

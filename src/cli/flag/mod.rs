@@ -28,7 +28,7 @@ enum Action {
     Get(read::GetArgs),
     /// List flags sorted by key, now or at a time in the past
     List(read::ListArgs),
-    /// Flip a flag: enable it if it is disabled, and disable it if it is enabled. The command's own retries flip it once
+    /// Flip a flag: enable it if it is disabled, and disable it if it is enabled. Automatic retries never flip it twice
     Toggle(change::ChangeArgs),
     /// Enable flags: all of them or, on any error, none
     Enable(set::SetArgs),

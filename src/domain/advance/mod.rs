@@ -57,8 +57,8 @@ pub fn advance<'a>(
             continue;
         }
         let decision = decide(&mut draft, proposal);
-        // A first-time caller by single sign-on is a user only now. Any other caller stays who they were, even if the change
-        // gives their account to another user.
+        // A first-time caller by single sign-on had no user above: `decide` may have created it. Any other caller keeps the owner found
+        // there, even if the change gives their account to another user.
         let owner = owner.or_else(|| request_owner(&draft, proposal));
         owners.push(owner);
         if let (Ok(answer), Some((request, RequestOwner { user_id, .. })), false) =
@@ -100,11 +100,12 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
         let (object, entry) = denials::record(draft, proposal, denial);
         return Ok(Answer { object, entry, revision: draft.head().revision });
     }
-    // Also checks the permission that the method requires, which the actor carries.
+    // Also fails if the caller lacks the permission that the method requires, which `Actor::Caller` names.
     let caller_permissions = draft.authorize(&proposal.actor)?;
     let (object, entry) = if proposal.validate_only {
+        let keeps_nothing = |_: &Result<Outcome, Error>| false;
         let (object, _) =
-            draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), |_| false)?;
+            draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), keeps_nothing)?;
         (without_entry_ids(object), None)
     } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
         // The user is created first, but only if the command changes something (a BatchSet has no entry of its own) or its answer is

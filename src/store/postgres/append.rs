@@ -102,7 +102,7 @@ impl Writer for PostgresWriter {
                 // After an error the open transaction would have to be rolled back first.
                 let is_usable = !is_head_locked && !error::must_reconnect(&error);
                 // An empty step writes nothing.
-                let outcome = if step.is_empty() { Err(error::read(error)) } else { error::append(error) };
+                let outcome = if step.is_empty() { Err(error::classify(error)) } else { error::append_outcome(error) };
                 if is_usable {
                     self.connection = Some(connection);
                 }
@@ -129,7 +129,7 @@ impl Writer for PostgresWriter {
                 self.connection = Some(connection);
                 row.map(|row| Ok(LogEnd::decode::<Postgres>(&row)?.head)).transpose()
             }
-            Ok(Err(error)) => Err(error::read(error)),
+            Ok(Err(error)) => Err(error::classify(error)),
             Err(_) => Err(StoreError::Unavailable("no answer in time".into())),
         }
     }
@@ -146,7 +146,7 @@ impl Writer for PostgresWriter {
                 self.is_head_locked = true;
                 Ok(())
             }
-            Ok(Err(error)) => Err(error::read(error)),
+            Ok(Err(error)) => Err(error::classify(error)),
             Err(_) => Err(StoreError::Unavailable("could not lock the head of the log in time".into())),
         }
     }

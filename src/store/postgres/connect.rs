@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
 use sqlx::{Connection, Error};
 
-use super::error::read;
+use super::error::classify;
 use super::session::{Purpose, Session};
 use super::url;
 use crate::store::StoreError;
@@ -91,7 +91,7 @@ impl Connector {
             Error::Configuration(_) | Error::Tls(_) => StoreError::Misconfigured(cause(error)),
             Error::Io(ref problem) if is_untrusted(problem) => StoreError::Misconfigured(cause(error)),
             Error::Io(_) | Error::Protocol(_) => StoreError::Unavailable(cause(error)),
-            error => read(error),
+            error => classify(error),
         }
     }
 

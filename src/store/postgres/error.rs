@@ -15,8 +15,8 @@ const READ_ONLY: &str = "25006";
 /// duplicate_prepared_statement and invalid_sql_statement_name: the session is not the one that prepared the statement.
 const FOREIGN_SESSION: [&str; 2] = ["42P05", "26000"];
 
-/// An error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
-pub(in crate::store) fn read(error: Error) -> StoreError {
+/// Classifies an error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
+pub(in crate::store) fn classify(error: Error) -> StoreError {
     let code = error.as_database_error().and_then(|database| database.code());
     if code.is_some_and(|code| FOREIGN_SESSION.contains(&&*code)) {
         let cause = Cause::named(NAME, error);
@@ -27,9 +27,9 @@ pub(in crate::store) fn read(error: Error) -> StoreError {
     class(&error).error(NAME, error)
 }
 
-/// An error of an append. PostgreSQL has rolled back a statement for which it reports an error, except while it shuts down. Then, as
-/// after a lost connection, it may have committed before.
-pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
+/// The outcome of an append that failed with this error. PostgreSQL has rolled back a statement for which it reports an error, except
+/// while it shuts down. Then, as after a lost connection, it may have committed before.
+pub(super) fn append_outcome(error: Error) -> Result<AppendOutcome, StoreError> {
     let Some(database) = error.as_database_error().and_then(|e| e.try_downcast_ref::<PgDatabaseError>()) else {
         return Err(StoreError::OutcomeUnknown(error.into()));
     };
@@ -41,7 +41,7 @@ pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
         code if class_of_code(code) == ErrorClass::Defect => {
             Ok(AppendOutcome::Refused(format!("{NAME}: {}", database.message())))
         }
-        _ => Err(read(error)),
+        _ => Err(classify(error)),
     }
 }
 

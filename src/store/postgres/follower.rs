@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::clock::DatabaseClock;
 use super::connect::Connector;
 use super::end_with_time;
-use super::error::read;
+use super::error::classify;
 use super::session::Purpose;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
@@ -113,7 +113,7 @@ pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), 
     let (privileges, relations): (Vec<_>, Vec<_>) = RIGHTS.iter().copied().unzip();
     let query = sqlx::query_as::<_, (bool, String, Option<String>, Option<String>)>(WRITABLE);
     let query = query.bind(privileges).bind(relations);
-    let (is_read_only, role, not_found, missing) = query.fetch_one(connection).await.map_err(read)?;
+    let (is_read_only, role, not_found, missing) = query.fetch_one(connection).await.map_err(classify)?;
     if is_read_only {
         return Err(StoreError::Unusable(
             "PostgreSQL is read-only: a standby, or a session with default_transaction_read_only = on".into(),
@@ -129,9 +129,9 @@ pub(super) async fn check_writable(connection: &mut PgConnection) -> Result<(), 
 }
 
 async fn load(connection: &mut PgConnection) -> Result<State, StoreError> {
-    let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
+    let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(classify)?;
     let state = follow::load::<Postgres>(&mut snapshot).await?;
-    snapshot.commit().await.map_err(read)?;
+    snapshot.commit().await.map_err(classify)?;
     Ok(state)
 }
 
@@ -141,9 +141,9 @@ async fn follow(connection: &mut PgConnection, known: &Head, clock: &DatabaseClo
     if head == *known {
         return Ok(Followed { outcome: FollowOutcome::Unchanged, closed_at });
     }
-    let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(read)?;
+    let mut snapshot = connection.begin_with(SNAPSHOT).await.map_err(classify)?;
     let followed = follow::follow::<Postgres>(&mut snapshot, known).await?;
-    snapshot.commit().await.map_err(read)?;
+    snapshot.commit().await.map_err(classify)?;
     Ok(followed)
 }
 
@@ -158,7 +158,7 @@ pub(in crate::store) async fn changed_since(
     .bind(revision)
     .fetch_all(&mut *connection)
     .await
-    .map_err(read)?;
+    .map_err(classify)?;
     let ids = |kind: EntityType| -> Vec<Uuid> {
         changed.iter().filter(|(name, _)| name == kind.as_str()).map(|(_, id)| *id).collect()
     };

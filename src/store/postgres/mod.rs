@@ -47,11 +47,10 @@ use crate::domain::time::{Clock, Timestamp};
 use append::PostgresWriter;
 use clock::DatabaseClock;
 use connect::Connector;
-use error::read;
 use follower::Follower;
 use session::Purpose;
 
-pub(super) use error::read as read_error;
+pub(super) use error::classify;
 pub(super) use follower::changed_since;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -133,10 +132,10 @@ impl Store for PostgresStore {
         // A new connection: one that is open may lead to a former primary.
         let mut connection = self.connector.connect(Purpose::Querying).await?;
         follower::check_writable(&mut connection).await?;
-        let mut transaction = connection.begin().await.map_err(read)?;
-        sqlx::query(sql).execute(&mut *transaction).await.map_err(read)?;
-        transaction.rollback().await.map_err(read)?;
-        connection.close().await.map_err(read)
+        let mut transaction = connection.begin().await.map_err(classify)?;
+        sqlx::query(sql).execute(&mut *transaction).await.map_err(classify)?;
+        transaction.rollback().await.map_err(classify)?;
+        connection.close().await.map_err(classify)
     }
 
     async fn close(&self) {
@@ -162,18 +161,18 @@ impl Store for PostgresStore {
         if schema.is_current {
             return Ok(());
         }
-        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|problem| migrate::error(problem, read))
+        MIGRATIONS.run_direct(None, &mut connection, false).await.map_err(|problem| migrate::error(problem, classify))
     }
 
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let mut connection = self.connector.connect(Purpose::Migrating).await?;
         let Some(target) = migrate::below_newest(&schema(&mut connection).await?.migrations) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&mut connection).await.map_err(read)?;
+            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(&mut connection).await.map_err(classify)?;
             migrate::check_log_is_empty(length)?;
         }
         let pool = self.connector.pool(Purpose::Migrating, 1);
-        MIGRATIONS.undo(&pool, target).await.map_err(|problem| migrate::error(problem, read))
+        MIGRATIONS.undo(&pool, target).await.map_err(|problem| migrate::error(problem, classify))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
@@ -198,7 +197,7 @@ impl Store for PostgresStore {
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
+        let mut connection = self.pool.acquire().await.map_err(classify)?;
         Ok(end(&mut connection).await?.head)
     }
 
@@ -224,7 +223,7 @@ impl Store for PostgresStore {
         let sql = "DELETE FROM requests WHERE (user_id, request_id) IN
             (SELECT user_id, request_id FROM requests WHERE expires_at < $1 LIMIT 1000)";
         let done = sqlx::query(sql).bind(Time(now)).execute(&self.pool).await;
-        Ok(done.map_err(read)?.rows_affected())
+        Ok(done.map_err(classify)?.rows_affected())
     }
 
     async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
@@ -233,14 +232,15 @@ impl Store for PostgresStore {
         let sql = "DELETE FROM audit_logs WHERE revision IN (SELECT revision FROM audit_logs WHERE revision > $1
             AND revision <= (SELECT floor FROM log_head) ORDER BY revision LIMIT 2000 FOR UPDATE SKIP LOCKED)
             RETURNING revision";
-        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(read)?;
-        Counts::<Postgres>(&mut *self.pool.acquire().await.map_err(read)?).forget_trimmed().await?;
+        let removed = sqlx::query_scalar(sql).bind(after).fetch_all(&self.pool).await.map_err(classify)?;
+        Counts::<Postgres>(&mut *self.pool.acquire().await.map_err(classify)?).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
 
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = $1 AND last_used_at IS NOT NULL";
-        let rows: Vec<(Uuid, Time)> = sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(read)?;
+        let rows: Vec<(Uuid, Time)> =
+            sqlx::query_as(sql).bind(user_id).fetch_all(&self.pool).await.map_err(classify)?;
         Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
     }
 
@@ -258,7 +258,7 @@ impl Store for PostgresStore {
         .bind(times)
         .execute(&self.pool)
         .await
-        .map_err(read)?;
+        .map_err(classify)?;
         Ok(())
     }
 
@@ -274,7 +274,7 @@ impl Store for PostgresStore {
     async fn confirm_durable(&self) -> Result<(), StoreError> {
         // Once this message is durable, so is everything before it in the write-ahead log. Nobody reads it.
         let sql = "SELECT pg_logical_emit_message(true, 'toggled', '')";
-        sqlx::query(sql).execute(&self.internal).await.map_err(read)?;
+        sqlx::query(sql).execute(&self.internal).await.map_err(classify)?;
         Ok(())
     }
 
@@ -300,7 +300,7 @@ impl Store for PostgresStore {
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
-        let mut connection = self.pool.acquire().await.map_err(read)?;
+        let mut connection = self.pool.acquire().await.map_err(classify)?;
         let head = end(&mut connection).await?.head;
         Counts::<Postgres>(&mut connection).ahead(&head).await
     }
@@ -372,8 +372,8 @@ pub(super) fn plan_line(row: &PgRow) -> Result<String, sqlx::Error> {
 /// The applied migrations. Reads only.
 async fn schema(connection: &mut PgConnection) -> Result<Schema, StoreError> {
     let exists = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL");
-    let has_table = exists.fetch_one(&mut *connection).await.map_err(read)?;
-    migrate::schema(&MIGRATIONS, connection, has_table, read).await
+    let has_table = exists.fetch_one(&mut *connection).await.map_err(classify)?;
+    migrate::schema(&MIGRATIONS, connection, has_table, classify).await
 }
 
 /// Settings of the server, the role or the database that endanger the log.
@@ -381,7 +381,7 @@ async fn warnings(pool: &PgPool) -> Result<Vec<String>, StoreError> {
     let sql = "SELECT name, reset_val FROM pg_settings WHERE (name, reset_val) IN (('fsync', 'off'),
         ('full_page_writes', 'off'), ('zero_damaged_pages', 'on'), ('ignore_checksum_failure', 'on'),
         ('synchronous_commit', 'off'), ('synchronous_commit', 'local')) ORDER BY name";
-    let found: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(pool).await.map_err(read)?;
+    let found: Vec<(String, String)> = sqlx::query_as(sql).fetch_all(pool).await.map_err(classify)?;
     let warning = |(name, value): (String, String)| match name.as_str() {
         "synchronous_commit" => {
             format!("PostgreSQL has {name} = {value}, which loses changes; toggled's sessions use on")
@@ -400,7 +400,7 @@ pub(super) async fn end(connection: &mut PgConnection) -> Result<LogEnd, StoreEr
 async fn end_with_time(connection: &mut PgConnection, clock: &DatabaseClock) -> Result<LogEnd, StoreError> {
     let asked = Instant::now();
     let row = end_row(connection).await?;
-    let Time(reading) = row.try_get("present").map_err(read)?;
+    let Time(reading) = row.try_get("present").map_err(classify)?;
     clock.correct(reading, asked);
     LogEnd::decode::<Postgres>(&row)
 }
@@ -411,7 +411,7 @@ async fn end_row(connection: &mut PgConnection) -> Result<PgRow, StoreError> {
         "SELECT {}, clock_timestamp() AS present FROM log_head WHERE NOT pg_is_in_recovery()",
         LogEnd::columns(),
     );
-    let row = sqlx::query(AssertSqlSafe(sql)).fetch_optional(connection).await.map_err(read)?;
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_optional(connection).await.map_err(classify)?;
     row.ok_or_else(|| {
         StoreError::Unavailable("the server is a standby, which may be behind; connect to the primary".into())
     })

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use sqlx::postgres::PgConnection;
 
-use super::error::read;
+use super::error::classify;
 use crate::store::StoreError;
 
 /// What a session is for.
@@ -128,7 +128,7 @@ impl Session {
             let (name, value) = CLIENT_CHECK;
             let set = sqlx::query("SELECT set_config($1, $2, false)").bind(name).bind(value).persistent(false);
             match set.execute(&mut *connection).await {
-                Err(error) if error.as_database_error().is_none() => return Err(read(error)),
+                Err(error) if error.as_database_error().is_none() => return Err(classify(error)),
                 _ => {}
             }
         }
@@ -138,7 +138,7 @@ impl Session {
     async fn check(&self, connection: &mut PgConnection, settings: &[(&str, &str)]) -> Result<(), StoreError> {
         let names: Vec<_> = settings.iter().map(|(name, _)| *name).chain([ENCODING]).collect();
         let found = sqlx::query_as::<_, (String, String)>(READ).bind(names).persistent(false);
-        let found: HashMap<_, _> = found.fetch_all(connection).await.map_err(read)?.into_iter().collect();
+        let found: HashMap<_, _> = found.fetch_all(connection).await.map_err(classify)?.into_iter().collect();
         let of = |name: &str| found.get(name).map_or("", String::as_str);
         if of(ENCODING) != "UTF8" {
             return Err(misconfigured(format!(
@@ -192,7 +192,7 @@ fn performance_settings(purpose: Purpose) -> &'static [(&'static str, &'static s
 fn set_error(error: sqlx::Error, what: &str) -> StoreError {
     let code = error.as_database_error().and_then(|error| error.code()).unwrap_or_default().into_owned();
     if !["42704", "22023", "55P02", "42501"].contains(&code.as_str()) {
-        return read(error);
+        return classify(error);
     }
     // The message of an invalid value quotes it.
     let message = match error.as_database_error() {

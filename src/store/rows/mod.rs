@@ -131,7 +131,7 @@ impl<B: Backend> Columns<'_, B> {
 pub(super) async fn read_all<B: Backend, T: Table, R: From<T>>(
     rows: impl Stream<Item = Result<B::Row, sqlx::Error>>,
 ) -> Result<Vec<R>, StoreError> {
-    rows.map(|row| read::<B, T>(&row.map_err(B::read_error)?).map(R::from)).try_collect().await
+    rows.map(|row| read::<B, T>(&row.map_err(B::classify)?).map(R::from)).try_collect().await
 }
 
 /// Decodes one row. Columns after those of the table are left to the caller.

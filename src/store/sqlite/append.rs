@@ -113,13 +113,15 @@ impl SqliteWriter {
         self.database.open_to_write().await?;
         let mut connection = self.take().await?;
         if !std::mem::take(&mut self.is_head_locked) {
-            Self::begin(&mut connection).await.map_err(|error| self.database.give_up_if_damaged(error::read(error)))?;
+            Self::begin(&mut connection)
+                .await
+                .map_err(|error| self.database.give_up_if_damaged(error::classify(error)))?;
         }
         // On an error the connection is dropped, which rolls back.
         let is_expected_head = match Self::write(&mut connection, step).await {
             Ok(is_expected_head) => is_expected_head,
             Err(sqlx::Error::Protocol(problem)) => return Ok(AppendOutcome::Refused(problem)),
-            Err(error) => return error::append(error).map_err(|error| self.database.give_up_if_damaged(error)),
+            Err(error) => return error::append_outcome(error).map_err(|error| self.database.give_up_if_damaged(error)),
         };
         self.database.check_to_commit().await?;
         let end = if is_expected_head { "COMMIT" } else { "ROLLBACK" };
@@ -128,7 +130,7 @@ impl SqliteWriter {
                 self.connection = Some(connection);
                 Ok(if is_expected_head { AppendOutcome::Appended } else { AppendOutcome::HeadMoved })
             }
-            Err(error) => error::commit(error).map_err(|error| self.database.give_up_if_damaged(error)),
+            Err(error) => error::commit_outcome(error).map_err(|error| self.database.give_up_if_damaged(error)),
         }
     }
 }
@@ -155,7 +157,7 @@ impl Writer for SqliteWriter {
         );
         // Reads all rows, since the statement commits only at its end.
         let close = sqlx::query(AssertSqlSafe(sql)).bind(Time(through)).bind(log_id).fetch_all(&mut connection);
-        let rows = close.await.map_err(|error| self.database.give_up_if_damaged(error::read(error)))?;
+        let rows = close.await.map_err(|error| self.database.give_up_if_damaged(error::classify(error)))?;
         self.connection = Some(connection);
         rows.first().map(|row| Ok(LogEnd::decode::<Sqlite>(row)?.head)).transpose()
     }
@@ -166,7 +168,7 @@ impl Writer for SqliteWriter {
         }
         self.database.open_to_write().await?;
         let mut connection = self.take().await?;
-        Self::begin(&mut connection).await.map_err(error::read)?;
+        Self::begin(&mut connection).await.map_err(error::classify)?;
         self.connection = Some(connection);
         self.is_head_locked = true;
         Ok(())

@@ -10,7 +10,7 @@ use sqlx::sqlite::{
 use sqlx::{ConnectOptions, Connection, Executor};
 use tokio::sync::{Mutex, OnceCell};
 
-use super::error::{self, read};
+use super::error::{self, classify};
 use super::file::{DatabaseFile, FileProblem, OpenedFiles};
 use super::overwrite::{OverwriteDetector, PAUSE};
 use crate::store::query_throttle::TURNS;
@@ -126,7 +126,7 @@ impl SqliteDatabase {
             first.execute("SELECT count(*) FROM sqlite_schema").await?;
             Ok(first)
         };
-        let first = open.await.map_err(|error| error::open(error, &self.file))?;
+        let first = open.await.map_err(|error| error::classify_open(error, &self.file))?;
         let files = Arc::new(OpenedFiles::new(&self.file, id)?);
         let pool = |max_connections| pool(self.options.clone(), Arc::clone(&files), max_connections);
         let (shared, log, internal) = (pool(4), pool(TURNS), pool(3));
@@ -149,9 +149,9 @@ impl SqliteDatabase {
     /// A connection outside the pools.
     pub async fn connect(&self, options: &SqliteConnectOptions) -> Result<SqliteConnection, StoreError> {
         let files = &self.open().await?.files;
-        let mut connection = options.connect().await.map_err(read)?;
+        let mut connection = options.connect().await.map_err(classify)?;
         files.check()?;
-        connection.execute(SET_SYNCHRONOUS).await.map_err(read)?;
+        connection.execute(SET_SYNCHRONOUS).await.map_err(classify)?;
         Ok(connection)
     }
 
@@ -167,7 +167,7 @@ impl SqliteDatabase {
             sqlx::query(sql).bind(PROBE_BYTES).execute(&mut connection).await?;
             connection.execute("ROLLBACK").await
         };
-        let written = write.await.map(drop).map_err(read);
+        let written = write.await.map(drop).map_err(classify);
         self.close_connection(connection).await;
         written
     }

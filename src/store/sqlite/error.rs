@@ -9,24 +9,24 @@ use crate::store::{AppendOutcome, StoreError};
 /// The name for messages.
 const NAME: &str = "SQLite";
 
-/// An error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
-pub(in crate::store) fn read(error: Error) -> StoreError {
+/// Classifies an error of a statement that appended nothing: any but an append, or an append that was rolled back for certain.
+pub(in crate::store) fn classify(error: Error) -> StoreError {
     class(&error).error(NAME, error)
 }
 
-/// An error of an append before its COMMIT: it was rolled back, or will be when the connection closes.
-pub(super) fn append(error: Error) -> Result<AppendOutcome, StoreError> {
+/// The outcome of an append that failed with this error before its COMMIT: it was rolled back, or will be when the connection closes.
+pub(super) fn append_outcome(error: Error) -> Result<AppendOutcome, StoreError> {
     match error.as_database_error() {
         Some(database) if database.message().contains("requests.user_id") => Ok(AppendOutcome::RequestExists),
         Some(database) if class(&error) == ErrorClass::Defect => {
             Ok(AppendOutcome::Refused(format!("{NAME}: {database}")))
         }
-        _ => Err(read(error)),
+        _ => Err(classify(error)),
     }
 }
 
-/// An error of the first connection. What an operator must correct names the file and the cause.
-pub(super) fn open(error: Error, file: &DatabaseFile) -> StoreError {
+/// Classifies an error of the first connection. What an operator must correct names the file and the cause.
+pub(super) fn classify_open(error: Error, file: &DatabaseFile) -> StoreError {
     let path = file.path().display();
     match primary_code(&error) {
         Some(NOTADB) => StoreError::Misconfigured(format!("{path} is not a SQLite database").into()),
@@ -37,7 +37,7 @@ pub(super) fn open(error: Error, file: &DatabaseFile) -> StoreError {
             };
             StoreError::Misconfigured(format!("the database {path} cannot be opened: {cause}").into())
         }
-        _ => match read(error) {
+        _ => match classify(error) {
             StoreError::Damaged(cause) => StoreError::Damaged(format!("{path}: {cause}").into()),
             error => error,
         },
@@ -67,12 +67,12 @@ pub(super) fn is_damage(error: &Error) -> bool {
     matches!(primary_code(error), Some(IOERR | CORRUPT))
 }
 
-/// An error of the COMMIT of an append. A busy, full or read-only database has not committed. After an error while writing
-/// or syncing, the outcome is unknown.
-pub(super) fn commit(error: Error) -> Result<AppendOutcome, StoreError> {
+/// The outcome of an append whose COMMIT failed with this error. A busy, full or read-only database has not committed. After an error
+/// while writing or syncing, the outcome is unknown.
+pub(super) fn commit_outcome(error: Error) -> Result<AppendOutcome, StoreError> {
     match primary_code(&error) {
-        Some(BUSY | READONLY | FULL | CORRUPT | NOTADB) => append(error),
-        Some(_) if class(&error) == ErrorClass::Defect => append(error),
+        Some(BUSY | READONLY | FULL | CORRUPT | NOTADB) => append_outcome(error),
+        Some(_) if class(&error) == ErrorClass::Defect => append_outcome(error),
         _ => Err(StoreError::OutcomeUnknown(error.into())),
     }
 }

@@ -6,7 +6,7 @@ use sqlx::AssertSqlSafe;
 use sqlx::sqlite::{Sqlite, SqliteConnection, SqlitePool};
 
 use super::end;
-use super::error::read;
+use super::error::classify;
 use crate::domain::Revision;
 use crate::domain::audit::EntityType;
 use crate::domain::state::{Delta, Head, State};
@@ -16,24 +16,24 @@ use crate::store::{FollowOutcome, Followed, StoreError, follow};
 
 /// The whole state, at one revision.
 pub(super) async fn load(pool: &SqlitePool) -> Result<State, StoreError> {
-    let mut snapshot = pool.begin().await.map_err(read)?;
+    let mut snapshot = pool.begin().await.map_err(classify)?;
     let state = follow::load::<Sqlite>(&mut snapshot).await?;
-    snapshot.commit().await.map_err(read)?;
+    snapshot.commit().await.map_err(classify)?;
     Ok(state)
 }
 
 /// What happened to the log since `known`.
 pub(super) async fn follow(pool: &SqlitePool, known: &Head) -> Result<Followed, StoreError> {
     // Usually nothing changed, which one small read shows.
-    let mut connection = pool.acquire().await.map_err(read)?;
+    let mut connection = pool.acquire().await.map_err(classify)?;
     let LogEnd { head, closed_at } = end(&mut connection).await?;
     if head == *known {
         return Ok(Followed { outcome: FollowOutcome::Unchanged, closed_at });
     }
     drop(connection);
-    let mut snapshot = pool.begin().await.map_err(read)?;
+    let mut snapshot = pool.begin().await.map_err(classify)?;
     let followed = follow::follow::<Sqlite>(&mut snapshot, known).await?;
-    snapshot.commit().await.map_err(read)?;
+    snapshot.commit().await.map_err(classify)?;
     Ok(followed)
 }
 

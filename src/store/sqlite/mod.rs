@@ -45,9 +45,8 @@ use crate::domain::text::RequestId;
 use crate::domain::time::{Clock, SystemClock, Timestamp};
 use append::SqliteWriter;
 use database::SqliteDatabase;
-use error::read;
 
-pub(super) use error::read as read_error;
+pub(super) use error::classify;
 pub(super) use follower::changed_since;
 
 static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| {
@@ -176,10 +175,10 @@ impl Store for SqliteStore {
     async fn migrate_up(&self) -> Result<(), StoreError> {
         // sqlx takes no migration lock on SQLite. This write transaction serves as one: a second migrator waits, then finds
         // the schema.
-        let mut lock = self.pool().await?.begin_with("BEGIN IMMEDIATE").await.map_err(read)?;
+        let mut lock = self.pool().await?.begin_with("BEGIN IMMEDIATE").await.map_err(classify)?;
         schema(&mut lock).await?;
-        MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, read))?;
-        lock.commit().await.map_err(read)?;
+        MIGRATIONS.run_direct(None, &mut *lock, false).await.map_err(|problem| migrate::error(problem, classify))?;
+        lock.commit().await.map_err(classify)?;
         self.database.warn_if_public();
         Ok(())
     }
@@ -187,14 +186,15 @@ impl Store for SqliteStore {
     async fn migrate_down(&self, drop_log: bool) -> Result<(), StoreError> {
         let Some(target) = migrate::below_newest(&self.migrations().await?) else { return Ok(()) };
         if target == 0 && !drop_log {
-            let length = sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(self.pool().await?).await.map_err(read)?;
+            let length =
+                sqlx::query_scalar(migrate::LOG_LENGTH).fetch_one(self.pool().await?).await.map_err(classify)?;
             migrate::check_log_is_empty(length)?;
         }
-        MIGRATIONS.undo(self.pool().await?, target).await.map_err(|problem| migrate::error(problem, read))
+        MIGRATIONS.undo(self.pool().await?, target).await.map_err(|problem| migrate::error(problem, classify))
     }
 
     async fn migrations(&self) -> Result<Vec<Migration>, StoreError> {
-        let mut connection = self.pool().await?.acquire().await.map_err(read)?;
+        let mut connection = self.pool().await?.acquire().await.map_err(classify)?;
         Ok(schema(&mut connection).await?.migrations)
     }
 
@@ -207,7 +207,7 @@ impl Store for SqliteStore {
     }
 
     async fn head(&self) -> Result<Head, StoreError> {
-        let mut connection = self.pool().await?.acquire().await.map_err(read)?;
+        let mut connection = self.pool().await?.acquire().await.map_err(classify)?;
         Ok(end(&mut connection).await?.head)
     }
 
@@ -235,7 +235,7 @@ impl Store for SqliteStore {
     async fn delete_expired_requests(&self, now: Timestamp) -> Result<u64, StoreError> {
         let sql = "DELETE FROM requests WHERE rowid IN (SELECT rowid FROM requests WHERE expires_at < ? LIMIT 1000)";
         let done = sqlx::query(sql).bind(Time(now)).execute(self.database.open_to_write().await?.pool()).await;
-        Ok(done.map_err(read)?.rows_affected())
+        Ok(done.map_err(classify)?.rows_affected())
     }
 
     async fn delete_trimmed(&self, after: Revision) -> Result<RemovedEntries, StoreError> {
@@ -246,8 +246,8 @@ impl Store for SqliteStore {
             .bind(after)
             .fetch_all(self.database.open_to_write().await?.internal())
             .await
-            .map_err(read)?;
-        let mut connection = self.internal().await?.acquire().await.map_err(read)?;
+            .map_err(classify)?;
+        let mut connection = self.internal().await?.acquire().await.map_err(classify)?;
         Counts::<Sqlite>(&mut connection).forget_trimmed().await?;
         Ok(RemovedEntries::new(&removed, after))
     }
@@ -255,7 +255,7 @@ impl Store for SqliteStore {
     async fn last_used(&self, user_id: Uuid) -> Result<Vec<(Uuid, Timestamp)>, StoreError> {
         let sql = "SELECT id, last_used_at FROM api_tokens WHERE user_id = ? AND last_used_at IS NOT NULL";
         let rows: Vec<(Uuid, Time)> =
-            sqlx::query_as(sql).bind(user_id).fetch_all(self.pool().await?).await.map_err(read)?;
+            sqlx::query_as(sql).bind(user_id).fetch_all(self.pool().await?).await.map_err(classify)?;
         Ok(rows.into_iter().map(|(id, time)| (id, time.0)).collect())
     }
 
@@ -269,7 +269,7 @@ impl Store for SqliteStore {
         .bind(append::json(&uses))
         .execute(self.database.open_to_write().await?.pool())
         .await
-        .map_err(read)?;
+        .map_err(classify)?;
         Ok(())
     }
 
@@ -309,7 +309,7 @@ impl Store for SqliteStore {
     }
 
     async fn count_ahead(&self) -> Result<bool, StoreError> {
-        let mut connection = self.internal().await?.acquire().await.map_err(read)?;
+        let mut connection = self.internal().await?.acquire().await.map_err(classify)?;
         let head = end(&mut connection).await?.head;
         Counts::<Sqlite>(&mut connection).ahead(&head).await
     }
@@ -386,13 +386,13 @@ pub(super) fn plan_line(row: &SqliteRow) -> Result<String, sqlx::Error> {
 /// The applied migrations. Reads only.
 async fn schema(connection: &mut SqliteConnection) -> Result<Schema, StoreError> {
     let exists = sqlx::query_scalar("SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE name = '_sqlx_migrations')");
-    let has_table = exists.fetch_one(&mut *connection).await.map_err(read)?;
-    migrate::schema(&MIGRATIONS, connection, has_table, read).await
+    let has_table = exists.fetch_one(&mut *connection).await.map_err(classify)?;
+    migrate::schema(&MIGRATIONS, connection, has_table, classify).await
 }
 
 /// The end of the log.
 pub(super) async fn end(connection: &mut SqliteConnection) -> Result<LogEnd, StoreError> {
     let sql = format!("SELECT {} FROM log_head", LogEnd::columns());
-    let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(read)?;
+    let row = sqlx::query(AssertSqlSafe(sql)).fetch_one(connection).await.map_err(classify)?;
     LogEnd::decode::<Sqlite>(&row)
 }

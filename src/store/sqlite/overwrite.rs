@@ -22,7 +22,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::error::{self, read};
+use super::error::{self, classify};
 use super::file::{FileProblem, OpenedFiles, WriteMark};
 use super::wal_index::Checkpointed;
 use crate::domain::Revision;
@@ -197,7 +197,7 @@ async fn went_back(found: &FileContent, before: &FileContent, pool: &SqlitePool)
     match read_through_sqlite(pool).await {
         // Pages from the write-ahead log do not fit to those of another file.
         Err(error) if error::is_content(&error) => Ok(true),
-        shown => Ok(shown.map_err(read)?.is_some_and(|shown| shown.continues(before))),
+        shown => Ok(shown.map_err(classify)?.is_some_and(|shown| shown.continues(before))),
     }
 }
 
@@ -206,14 +206,14 @@ async fn read_file_alone(files: &OpenedFiles) -> Result<Option<Option<FileConten
     // An immutable database is read without locks and without its write-ahead log. SQLite also keeps our other connections'
     // locks when this one closes the file.
     let options = SqliteConnectOptions::new().filename(files.path()).immutable(true).read_only(true);
-    let mut connection = options.disable_statement_logging().connect().await.map_err(read)?;
+    let mut connection = options.disable_statement_logging().connect().await.map_err(classify)?;
     let content = sqlx::query_as(CONTENT).fetch_optional(&mut connection).await;
     let _ = connection.close().await;
     match content {
         Err(Error::ColumnDecode { .. }) => Ok(Some(None)),
         Err(error) if error::is_damage(&error) => Ok(None),
         Err(error) if error::is_content(&error) => Ok(Some(None)),
-        content => content.map(Some).map_err(read),
+        content => content.map(Some).map_err(classify),
     }
 }
 

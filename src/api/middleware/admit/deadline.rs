@@ -67,8 +67,9 @@ impl CallDeadline {
         is_over.then(|| Error::DeadlineDuringChange.into())
     }
 
-    /// When to call [`expire`](Self::expire) again.
-    pub(super) fn next(&self, now: Instant) -> Option<Instant> {
+    /// When to call [`expire`](Self::expire) again: at the deadline, and after it, for a change that has begun, at the caller's own
+    /// deadline. `None` if the caller set none: then the change takes as long as it needs.
+    pub(super) fn next_expiry(&self, now: Instant) -> Option<Instant> {
         if now < self.answer_by { Some(self.answer_by) } else { self.requested }
     }
 }
@@ -140,12 +141,12 @@ mod tests {
 
         let begun = CallDeadline::new(now, second, Some(later));
         begun.start.prevent();
-        assert_eq!((begun.expire(at), begun.next(at)), (None, Some(later)));
+        assert_eq!((begun.expire(at), begun.next_expiry(at)), (None, Some(later)));
         assert_eq!(begun.expire(later), Some(Error::DeadlineDuringChange.into()));
 
         // Without a deadline of the caller, a change that has begun is answered with its outcome.
         let begun = CallDeadline::new(now, second, None);
         begun.start.prevent();
-        assert_eq!((begun.expire(later), begun.next(later)), (None, None));
+        assert_eq!((begun.expire(later), begun.next_expiry(later)), (None, None));
     }
 }

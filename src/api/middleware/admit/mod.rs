@@ -113,7 +113,8 @@ where
 }
 
 pin_project! {
-    /// The future of an answer. At the deadline it returns an error, unless a change has begun. Not boxed: every read passes here.
+    /// The future of an answer. At the deadline it returns an error; once a change has begun, only at the caller's own deadline. Not
+    /// boxed: every read passes here.
     pub struct TimedAnswer<F> {
         #[pin]
         answer: F,
@@ -133,17 +134,17 @@ where
         let mut this = self.project();
         loop {
             let now = Instant::now();
-            // The clock decides, not the timer, which fires up to a millisecond late: nothing is begun meanwhile.
+            // The clock decides: the timer fires up to a millisecond late, and nothing may begin in between.
             if let Some(late) = this.admission.expire(now) {
                 return Poll::Ready(Ok(late));
             }
             if let Poll::Ready(answer) = this.answer.as_mut().poll(context) {
                 return Poll::Ready(answer);
             }
-            let Some(next) = this.admission.deadline.next(now) else { return Poll::Pending };
-            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(next)));
-            if timer.deadline() != next {
-                timer.as_mut().reset(next);
+            let Some(expiry) = this.admission.deadline.next_expiry(now) else { return Poll::Pending };
+            let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(expiry)));
+            if timer.deadline() != expiry {
+                timer.as_mut().reset(expiry);
             }
             ready!(timer.as_mut().poll(context));
         }

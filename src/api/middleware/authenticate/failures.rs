@@ -17,8 +17,8 @@ pub(in crate::api) enum AuthFailure {
     Malformed,
     /// No token has this secret.
     Unknown,
-    /// The token was revoked or has expired, or its user is deactivated.
-    Ended,
+    /// The token or certificate was revoked or has expired, or its user is deactivated.
+    NoLongerValid,
     /// The single sign-on token was rejected.
     Rejected(JwtRejection),
 }
@@ -29,7 +29,7 @@ impl AuthFailure {
             Self::Missing => "missing",
             Self::Malformed => "malformed",
             Self::Unknown => "unknown",
-            Self::Ended => "ended",
+            Self::NoLongerValid => "ended",
             Self::Rejected(reason) => reason.label(),
         }
     }

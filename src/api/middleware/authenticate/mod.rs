@@ -99,7 +99,7 @@ impl Authenticator {
         })?;
         let now = self.clock.now();
         let caller = self.mirror.read(|state| Caller::authenticate(state, Credential::SignOn(identity), now)).flatten();
-        let caller = caller.ok_or_else(|| self.failed(AuthFailure::Ended, source))?;
+        let caller = caller.ok_or_else(|| self.failed(AuthFailure::NoLongerValid, source))?;
         let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
         self.record(&identified);
         Ok(identified)
@@ -113,7 +113,7 @@ impl Authenticator {
         now: Timestamp,
     ) -> Result<Identification, AuthFailure> {
         let identified = |credential, sign_on_token| {
-            let caller = Caller::authenticate(state, credential, now).ok_or(AuthFailure::Ended)?;
+            let caller = Caller::authenticate(state, credential, now).ok_or(AuthFailure::NoLongerValid)?;
             Ok(Identification::Caller(IdentifiedCaller { caller, sign_on_token, at: now }))
         };
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
@@ -139,7 +139,7 @@ impl Authenticator {
         let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
         let mut users = certificate.names.iter().filter_map(|name| self.methods.certificate_users.get(name));
         let email = users.next()?;
-        // A user with a single sign-on account may have chosen this address at the issuer: the setting does not mean them.
+        // A user with a single sign-on account may have chosen this address at the issuer. So a certificate never stands for them.
         let user = state.user_by_email(email).filter(|user| user.account.is_none())?;
         // A certificate that names two users is ambiguous.
         if !users.all(|other| other == email) {
