@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use futures::StreamExt;
 use futures::future::join_all;
+use futures::stream::FuturesUnordered;
 use prost::bytes::Bytes;
 use toggled::api::pb::*;
 use toggled::config::FixedLimits;
@@ -328,21 +330,19 @@ async fn unfinished_requests_of_a_caller_have_a_budget() {
     let token = admin.new_user("other@example.com", &["toggle_feature_flags"]).await;
     let mut other = server.client(Some(&token)).await;
     let mut connection = HostileConnection::open(server.address, WINDOW).await;
-    let mut held = Vec::new();
-    let refused = loop {
+    let mut calls = FuturesUnordered::new();
+    for _ in 0..4 {
         let mut call = connection.call(BATCH, Some(TOKEN)).await.unwrap();
-        if !call.send(unfinished_message(), false).await {
-            break call;
-        }
-        held.push(call);
-        assert!(held.len() < 4, "no call is refused");
-    };
-    let (status, _) = refused.status().await;
+        call.send(unfinished_message(), false).await;
+        calls.push(call.status());
+    }
+    // The messages lack their ends, so the only answer is a refusal.
+    let (status, _) = calls.next().await.unwrap();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::ResourceExhausted, "BUFFER_LIMIT"), "{status}");
     assert!(status.message().contains("this connection"), "{status}");
     // Other callers are served, and this one after its calls have ended.
     other.flip("a").await;
-    drop(held);
+    drop(calls);
     with_timeout("the budget to be free", async {
         loop {
             let mut call = connection.call(LIST, Some(TOKEN)).await.unwrap();
