@@ -163,8 +163,9 @@ impl Connection {
         let kept = {
             let mut arriving = self.peer.bytes.arriving();
             let was_kept = arriving.kept() > 0;
-            // What is complete ends its wait. Bytes that are still kept begin a new one.
-            if arriving.count_read(read) || !was_kept {
+            let has_completed = arriving.add(read);
+            // What is kept now has waited since before only if it continues what was kept then.
+            if has_completed || !was_kept {
                 self.unfinished = None;
             }
             arriving.kept()
@@ -393,8 +394,7 @@ impl AsyncRead for Connection {
 
 impl AsyncWrite for Connection {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // While the client does not read, the transport may poll writes alone. Then only they can close a connection whose unfinished
-        // head is the oldest.
+        // While the client does not read, the transport may poll only writes. So the check of reads is made here too.
         self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();
@@ -408,8 +408,7 @@ impl AsyncWrite for Connection {
         cx: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // While the client does not read, the transport may poll writes alone. Then only they can close a connection whose unfinished
-        // head is the oldest.
+        // While the client does not read, the transport may poll only writes. So the check of reads is made here too.
         self.check_unfinished(cx)?;
         ready!(self.poll_yield(cx));
         let begun = Instant::now();

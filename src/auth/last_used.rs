@@ -1,9 +1,9 @@
 //! When tokens were last used: recorded in memory on every call, saved to the database from time to time.
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{PoisonError, RwLock};
 
+use hashbrown::HashMap;
 use uuid::Uuid;
 
 use crate::domain::time::Timestamp;

@@ -1,8 +1,8 @@
 //! The policy of each method: what it requires of its caller, as declared in the .proto files.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
 
 use crate::domain::access::Permission;

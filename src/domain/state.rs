@@ -2,10 +2,11 @@
 
 mod flags;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
+use hashbrown::HashMap;
 use uuid::Uuid;
 
 use super::Hash;
@@ -123,7 +124,7 @@ impl State {
             let before = self.users.insert(user.id, Arc::clone(user));
             // Unless another user of the same delta has taken over the account.
             let tied = before.as_ref().and_then(|before| before.account.as_ref());
-            if let Some(account) = tied.filter(|account| self.accounts.get(account) == Some(&user.id)) {
+            if let Some(account) = tied.filter(|account| self.accounts.get(*account) == Some(&user.id)) {
                 self.accounts.remove(account);
             }
             self.accounts.extend(user.account.clone().map(|account| (account, user.id)));

@@ -32,7 +32,7 @@ impl Default for Http1 {
 
 impl Http1 {
     /// Returns whether a head or a body became complete.
-    pub fn count_read(&mut self, bytes: &[u8]) -> bool {
+    pub fn add(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Head { kept, line } => {
                 let end = bytes.iter().position(|byte| line.ends_head(*byte));
@@ -53,7 +53,7 @@ impl Http1 {
                     return false;
                 }
                 *self = Self::default();
-                self.count_read(&bytes[of_body..]);
+                self.add(&bytes[of_body..]);
                 true
             }
             Self::Last => false,
@@ -105,11 +105,11 @@ mod tests {
             let mut http1 = Http1::default();
             for (number, part) in HEAD.chunks(size).enumerate() {
                 assert_eq!(http1.kept(), number * size);
-                http1.count_read(part);
+                http1.add(part);
             }
             assert!(!http1.begin_request(Some(0)));
             assert_eq!(http1.kept(), 0, "{size}");
-            http1.count_read(b"GET");
+            http1.add(b"GET");
             assert_eq!(http1.kept(), 3, "{size}");
         }
     }
@@ -117,21 +117,21 @@ mod tests {
     #[test]
     fn body_is_not_kept_but_the_next_head_is() {
         let mut http1 = Http1::default();
-        assert!(http1.count_read(&[HEAD, b"abc"].concat()));
+        assert!(http1.add(&[HEAD, b"abc"].concat()));
         assert!(!http1.begin_request(Some(5)));
         assert_eq!(http1.kept(), 0);
-        assert!(http1.count_read(b"deGET"));
+        assert!(http1.add(b"deGET"));
         assert_eq!(http1.kept(), 3);
-        assert!(!http1.count_read(b" / HTTP/1.1\r\n") && http1.count_read(b"\n"));
+        assert!(!http1.add(b" / HTTP/1.1\r\n") && http1.add(b"\n"));
     }
 
     #[test]
     fn request_of_unknown_end_is_the_last() {
         for body in [Some(1), None] {
             let mut http1 = Http1::default();
-            http1.count_read(&[HEAD, b"abc"].concat());
+            http1.add(&[HEAD, b"abc"].concat());
             assert!(http1.begin_request(body));
-            assert!(!http1.count_read(HEAD) && http1.kept() == 0);
+            assert!(!http1.add(HEAD) && http1.kept() == 0);
             assert!(http1.begin_request(Some(0)), "also if the transport begins another");
         }
     }

@@ -28,8 +28,8 @@ pub(in crate::api) struct Http2 {
 }
 
 impl Http2 {
-    /// Returns whether a frame became complete, and with it a header block, if it belongs to one.
-    pub fn count_read(&mut self, mut bytes: &[u8]) -> bool {
+    /// Adds bytes that were read. Returns whether they completed a frame, and with it a header block, if it belongs to one.
+    pub fn add(&mut self, mut bytes: &[u8]) -> bool {
         let mut is_complete = false;
         while !bytes.is_empty() {
             let is_header = self.header_length < HEADER_LENGTH;
@@ -89,26 +89,26 @@ mod tests {
             for size in [1, 7, 9, 100, bytes.len()] {
                 let mut http2 = Http2::default();
                 for part in bytes.chunks(size) {
-                    http2.count_read(part);
+                    http2.add(part);
                 }
                 assert_eq!(http2.kept(), 540 + decoded, "{size}");
-                assert!(!http2.count_read(&frame(9, END_HEADERS, 100)[..50]));
+                assert!(!http2.add(&frame(9, END_HEADERS, 100)[..50]));
                 assert_eq!(http2.kept(), 590 + decoded, "{size}");
-                assert!(http2.count_read(&[7; 59]));
+                assert!(http2.add(&[7; 59]));
                 assert_eq!(http2.kept(), 0, "{size}");
             }
         }
         let mut http2 = Http2::default();
-        assert!(!http2.count_read(&frame(9, 0, 16_000).repeat(10)));
+        assert!(!http2.add(&frame(9, 0, 16_000).repeat(10)));
         assert_eq!(http2.kept(), 160_000 + MOST_DECODED);
     }
 
     #[test]
     fn frame_is_kept_until_it_ends() {
         let mut http2 = Http2::default();
-        assert!(!http2.count_read(&frame(0, 0, 300)[..200]));
+        assert!(!http2.add(&frame(0, 0, 300)[..200]));
         assert_eq!(http2.kept(), 200);
-        assert!(http2.count_read(&[&[7; 109][..], &[0, 0]].concat()));
+        assert!(http2.add(&[&[7; 109][..], &[0, 0]].concat()));
         assert_eq!(http2.kept(), 2);
     }
 }

@@ -26,8 +26,8 @@ impl Default for Arriving {
 }
 
 impl Arriving {
-    /// Counts bytes that were read. Returns whether something became complete.
-    pub fn count_read(&mut self, bytes: &[u8]) -> bool {
+    /// Adds bytes that were read. Returns whether they completed something.
+    pub fn add(&mut self, bytes: &[u8]) -> bool {
         match self {
             Self::Preface(matched) => {
                 let expected = PREFACE.iter().skip(*matched);
@@ -37,20 +37,20 @@ impl Arriving {
                 let (_, rest) = bytes.split_at(equal);
                 if *matched == PREFACE.len() {
                     *self = Self::Http2(Http2::default());
-                    self.count_read(rest);
+                    self.add(rest);
                     return true;
                 }
                 if rest.is_empty() {
                     return false;
                 }
                 let mut http1 = Http1::default();
-                http1.count_read(known);
-                let is_complete = http1.count_read(bytes);
+                http1.add(known);
+                let is_complete = http1.add(bytes);
                 *self = Self::Http1(http1);
                 is_complete
             }
-            Self::Http1(http1) => http1.count_read(bytes),
-            Self::Http2(http2) => http2.count_read(bytes),
+            Self::Http1(http1) => http1.add(bytes),
+            Self::Http2(http2) => http2.add(bytes),
         }
     }
 
@@ -80,7 +80,7 @@ mod tests {
     fn after(parts: &[&[u8]]) -> Arriving {
         let mut arriving = Arriving::default();
         for part in parts {
-            arriving.count_read(part);
+            arriving.add(part);
         }
         arriving
     }

@@ -73,6 +73,12 @@ pub(super) enum Refusal {
     Codec(String),
 }
 
+/// A request and its protocol, or why its path does not take it.
+pub(super) struct ReadRequest {
+    pub protocol: Result<Protocol, Refusal>,
+    pub request: Request<Body>,
+}
+
 /// What a path takes, instead of what the request has.
 #[derive(Debug)]
 pub(super) struct Expected {

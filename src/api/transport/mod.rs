@@ -21,7 +21,7 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tonic::transport::server::Connected;
-use tower::{Service, ServiceExt};
+use tower::Service;
 
 use super::listener::Connection;
 use super::request_body::RequestBody;
@@ -58,7 +58,8 @@ pub(super) async fn serve<S>(
                     && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
                 let mut request = RequestBody::of(request).map(Body::new);
                 request.extensions_mut().insert(peer.clone());
-                service.clone().oneshot(request).map_ok(move |mut response| {
+                // Every layer and service is always ready.
+                service.clone().call(request).map_ok(move |mut response| {
                     if is_last {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }

@@ -1,11 +1,11 @@
 //! All flags of a state, found by key, by id and by their last change.
 
 use std::collections::BTreeMap;
-use std::hash::{BuildHasher, Hash, RandomState};
+use std::hash::{BuildHasher, Hash};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use hashbrown::HashTable;
+use hashbrown::{DefaultHashBuilder, HashTable};
 use uuid::Uuid;
 
 use crate::domain::Revision;
@@ -28,7 +28,7 @@ pub(super) struct Flags {
     order: BTreeMap<FlagKey, Slot>,
     /// Each flag under the revision of its last change, so that changes since a revision are found without a walk over all flags.
     changes: BTreeMap<Revision, Slot>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl Flags {

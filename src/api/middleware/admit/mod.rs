@@ -17,44 +17,41 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use crate::api::errors::ApiError;
-use crate::api::protocol::Protocol;
-use crate::domain::error::Error;
+use crate::api::protocol::{Protocol, ReadRequest};
 
 pub(in crate::api) use deadline::CallDeadline;
 
-/// What the head of a request says. The layer puts it into the request's extensions.
+/// What the head of a request says.
 #[derive(Debug, Clone)]
 pub(in crate::api) struct Admission {
     pub protocol: Protocol,
     pub deadline: CallDeadline,
 }
 
-impl Admission {
+/// A request that the layer passes on.
+pub(in crate::api) struct AdmittedRequest {
+    pub admission: Admission,
+    pub request: Request<Body>,
+}
+
+impl AdmittedRequest {
     /// Reads the head of a request; otherwise the response that refuses it.
-    fn read<B>(request: &Request<B>, request_timeout: Duration) -> Result<Self, Box<Response<Body>>> {
-        let protocol = Protocol::of(request).map_err(|refusal| {
+    fn new(ReadRequest { protocol, request }: ReadRequest, max: Duration) -> Result<Self, Box<Response<Body>>> {
+        let protocol = protocol.map_err(|refusal| {
             // An answer to HEAD has no body; over HTTP/2 one would break the protocol.
             let is_head = request.method() == Method::HEAD;
             Box::new(if is_head { refusal.response().map(|_| Body::empty()) } else { refusal.response() })
         })?;
         let deadline = match protocol {
-            Protocol::Grpc => CallDeadline::of(request.headers(), request_timeout),
-            Protocol::Ofrep => Ok(CallDeadline::after(request_timeout)),
+            Protocol::Grpc => CallDeadline::of(request.headers(), max),
+            Protocol::Ofrep => Ok(CallDeadline::after(max)),
         };
-        let admission = Self { protocol, deadline: deadline.map_err(|error| Box::new(protocol.refuse(error)))? };
-        match admission.expire(Instant::now()) {
-            Some(late) => Err(Box::new(late)),
-            None => Ok(admission),
-        }
+        let deadline = deadline.map_err(|error| Box::new(protocol.refuse(error)))?;
+        Ok(Self { admission: Admission { protocol, deadline }, request })
     }
+}
 
-    /// The admission of a request. A request that bypassed the layer has none.
-    pub fn of<B>(request: &Request<B>) -> Result<&Self, ApiError> {
-        let missing = || Error::internal("a request bypassed the layer that reads its head");
-        Ok(request.extensions().get().ok_or_else(missing)?)
-    }
-
+impl Admission {
     /// The answer once the deadline has passed; see [`CallDeadline::expire`].
     fn expire(&self, now: Instant) -> Option<Response<Body>> {
         self.deadline.expire(now).map(|error| self.protocol.refuse(error))
@@ -63,7 +60,7 @@ impl Admission {
 
 /// Puts [`Admit`] around a service.
 #[derive(Clone)]
-pub struct AdmitLayer {
+pub(in crate::api) struct AdmitLayer {
     request_timeout: Duration,
 }
 
@@ -84,14 +81,14 @@ impl<S> Layer<S> for AdmitLayer {
 
 /// A service inside the layer.
 #[derive(Clone)]
-pub struct Admit<S> {
+pub(in crate::api) struct Admit<S> {
     request_timeout: Duration,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Admit<S>
+impl<S> Service<ReadRequest> for Admit<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<AdmittedRequest, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -101,11 +98,11 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        match Admission::read(&request, self.request_timeout) {
-            Ok(admission) => {
-                request.extensions_mut().insert(admission.clone());
-                Either::Right(TimedAnswer { answer: self.inner.call(request), admission, timer: None })
+    fn call(&mut self, request: ReadRequest) -> Self::Future {
+        match AdmittedRequest::new(request, self.request_timeout) {
+            Ok(admitted) => {
+                let admission = admitted.admission.clone();
+                Either::Right(TimedAnswer { answer: self.inner.call(admitted), admission, timer: None })
             }
             Err(refused) => Either::Left(future::ready(Ok(*refused))),
         }
@@ -115,7 +112,7 @@ where
 pin_project! {
     /// The future of an answer. At the deadline it returns an error; once a change has begun, only at the caller's own deadline. Not
     /// boxed: every read passes here.
-    pub struct TimedAnswer<F> {
+    pub(in crate::api) struct TimedAnswer<F> {
         #[pin]
         answer: F,
         admission: Admission,

@@ -18,7 +18,7 @@ use http::{Request, Response};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
-use super::admit::Admission;
+use super::admit::{Admission, AdmittedRequest};
 use super::limits::{
     AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
     StreamLimiter, Unsent, charged_body, charged_request,
@@ -38,7 +38,7 @@ pub(in crate::api) use denials::Denials;
 
 /// Puts [`Authorize`] around a service.
 #[derive(Clone)]
-pub struct AuthorizeLayer(Arc<Shared>);
+pub(in crate::api) struct AuthorizeLayer(Arc<Shared>);
 
 /// What the layer's calls share; behind one pointer, since the layer is cloned with every call.
 struct Shared {
@@ -72,12 +72,12 @@ impl<S> Layer<S> for AuthorizeLayer {
 
 /// A service inside the layer.
 #[derive(Clone)]
-pub struct Authorize<S> {
+pub(in crate::api) struct Authorize<S> {
     layer: AuthorizeLayer,
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Authorize<S>
+impl<S> Service<AdmittedRequest> for Authorize<S>
 where
     S: Service<Request<Body>, Response = Response<Body>> + Clone + Send + 'static,
     S::Future: Send + 'static,
@@ -91,11 +91,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let admission = match Admission::of(&request) {
-            Ok(admission) => admission.clone(),
-            Err(error) => return at_once::<S>(Protocol::Grpc.refuse(error)),
-        };
+    fn call(&mut self, AdmittedRequest { admission, request }: AdmittedRequest) -> Self::Future {
         let protocol = admission.protocol;
         match self.layer.0.authorizer.decide(&request, &admission.deadline) {
             Ok(EarlyDecision::Made(authorization)) => {

@@ -1,10 +1,10 @@
 //! Metrics of each method. Series are created once, since looking up labels would be a notable part of a 20 µs read.
 
-use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use ::metrics::{Counter, Gauge, Histogram};
+use hashbrown::HashMap;
 use tonic::Code;
 
 use super::code::{self, CODES};

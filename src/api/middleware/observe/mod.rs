@@ -18,7 +18,7 @@ use tonic::body::Body;
 use tower::{Layer, Service};
 
 use crate::api::errors::ApiError;
-use crate::api::protocol::Protocol;
+use crate::api::protocol::{Protocol, ReadRequest};
 use crate::auth::policy::Policies;
 use body::track;
 use call::TrackedCall;
@@ -26,7 +26,7 @@ use metrics::MethodMetrics;
 
 /// Puts [`Observe`] around a service.
 #[derive(Clone)]
-pub struct ObserveLayer {
+pub(in crate::api) struct ObserveLayer {
     methods: Arc<MethodMetrics>,
     calls: TaskTracker,
 }
@@ -49,14 +49,14 @@ impl<S> Layer<S> for ObserveLayer {
 
 /// A service inside the layer.
 #[derive(Clone)]
-pub struct Observe<S> {
+pub(in crate::api) struct Observe<S> {
     layer: ObserveLayer,
     inner: S,
 }
 
 impl<S> Service<Request<Body>> for Observe<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>>,
+    S: Service<ReadRequest, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
@@ -67,16 +67,17 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let protocol = Protocol::of(&request).ok();
-        let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &request, protocol);
-        let answer = catch_unwind(AssertUnwindSafe(|| tracked.request_context().enter(|| self.inner.call(request))));
+        let read = ReadRequest { protocol: Protocol::of(&request), request };
+        let protocol = read.protocol.as_ref().ok().copied();
+        let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &read.request, protocol);
+        let answer = catch_unwind(AssertUnwindSafe(|| tracked.request_context().enter(|| self.inner.call(read))));
         ObservedResponse { answer: answer.ok(), protocol, tracked: Some(tracked) }
     }
 }
 
 pin_project! {
     /// The future of an answer. Neither boxed nor moved: every read passes here.
-    pub struct ObservedResponse<F> {
+    pub(in crate::api) struct ObservedResponse<F> {
         // `None` if the service panicked before it returned a future.
         #[pin]
         answer: Option<F>,

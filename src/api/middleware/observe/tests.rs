@@ -29,7 +29,7 @@ fn layer() -> ObserveLayer {
 }
 
 /// A service that panics: in the middle of its body for `STREAM`, before its answer for other paths.
-async fn panics(request: Request<Body>) -> Result<Response<Body>, Infallible> {
+async fn panics(ReadRequest { request, .. }: ReadRequest) -> Result<Response<Body>, Infallible> {
     if request.uri().path() != STREAM {
         tokio::task::yield_now().await;
         panic!("on purpose");

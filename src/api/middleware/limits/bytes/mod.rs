@@ -35,10 +35,11 @@ mod shared;
 mod unfinished;
 mod unsent;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use hashbrown::HashMap;
 
 use super::owner::Owner;
 use crate::api::arriving::Arriving;
