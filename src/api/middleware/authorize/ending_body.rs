@@ -75,8 +75,8 @@ impl http_body::Body for EndingBody {
             *last = Some(frame);
         }
         // With this frame the task of the stream ends, and nothing can reset it any more.
-        if !is_over {
-            ready!(body.unsent().poll_all_sent(context));
+        if let Some(unsent) = body.unsent().filter(|_| !is_over) {
+            ready!(unsent.poll_all_sent(context));
         }
         let last = last.take();
         self.body = None;

@@ -201,7 +201,7 @@ impl AuthorizeLayer {
             // credentials is charged itself, as long as it is open.
             let charge = account.is_unauthenticated().then_some(charge);
             Ok(charged_body(response, account).map(|body| {
-                let unsent = body.sends_latest_state().then(|| body.unsent().clone());
+                let unsent = body.unsent().filter(|_| body.sends_latest_state()).cloned();
                 let end = async move {
                     let _open = (permit, charge);
                     tokio::select! {

@@ -97,7 +97,10 @@ where
 pub(in crate::api) fn charged_body(response: Response<Body>, account: Arc<ByteAccount>) -> Response<ChargedBody> {
     let (mut head, body) = response.into_parts();
     let source = Source::of(&mut head, body);
-    Response::from_parts(head, ChargedBody { waits_for_budget: true, ..ChargedBody::new(source, account) })
+    let mut body = ChargedBody::new(source, account);
+    body.waits_for_budget = true;
+    body.unsent.get_or_insert_default();
+    Response::from_parts(head, body)
 }
 
 /// Where frames come from.
@@ -133,7 +136,8 @@ pub(in crate::api) struct ChargedBody {
     waits_for_budget: bool,
     /// The wait that has begun.
     budget_wait: Option<BudgetWait>,
-    unsent: Unsent,
+    /// What the transport has not sent of a stream. `None` for an answer of one message: nobody waits until that is sent.
+    unsent: Option<Unsent>,
     /// Whether its messages are shared.
     is_shared: bool,
 }
@@ -141,8 +145,8 @@ pub(in crate::api) struct ChargedBody {
 impl ChargedBody {
     fn new(source: Source, account: Arc<ByteAccount>) -> Self {
         let (unsent, is_shared) = match &source {
-            Source::Body(_) => (Unsent::default(), false),
-            Source::Shared(_, unsent) => (unsent.clone(), true),
+            Source::Body(_) => (None, false),
+            Source::Shared(_, unsent) => (Some(unsent.clone()), true),
         };
         let source = Some(source);
         Self {
@@ -157,14 +161,18 @@ impl ChargedBody {
         }
     }
 
-    /// What the transport has not sent.
-    pub fn unsent(&self) -> &Unsent {
-        &self.unsent
+    /// What the transport has not sent of a stream.
+    pub fn unsent(&self) -> Option<&Unsent> {
+        self.unsent.as_ref()
     }
 
     /// Whether each message holds the current state, so that it is made only when the client has taken the one before.
     pub fn sends_latest_state(&self) -> bool {
         self.is_shared
+    }
+
+    fn unsent_frame(&self, bytes: usize) -> Option<UnsentFrame> {
+        self.unsent.as_ref().map(|unsent| unsent.frame(bytes))
     }
 
     /// Takes no further message. Returns the rest of the last one.
@@ -203,7 +211,7 @@ impl ChargedBody {
             },
             Some(Source::Shared(messages, _)) => match ready!(messages.as_mut().poll_next(context)) {
                 Some(Ok(message)) => {
-                    let unsent = self.unsent.frame(message.shared.len());
+                    let unsent = self.unsent_frame(message.shared.len());
                     let rest = message.shared.lend(&self.account, self.call.take(), unsent);
                     if message.head.is_empty() {
                         return Poll::Ready(Some(Ok(Frame::data(rest))));
@@ -225,7 +233,7 @@ impl ChargedBody {
         let call = self.call.take();
         let is_covered = call.is_some() && data.len() <= SMALL_ANSWER;
         let own = (!is_covered).then(|| self.account.take(Direction::Response, data.len() + FRAME_BYTES));
-        let unsent = self.unsent.frame(data.len());
+        let unsent = self.unsent_frame(data.len());
         Bytes::from_owner(ChargedBytes { data, _charges: [call, own], _unsent: unsent })
     }
 
@@ -263,7 +271,7 @@ impl BudgetWait {
 struct ChargedBytes {
     data: Bytes,
     _charges: [Option<Charge>; 2],
-    _unsent: UnsentFrame,
+    _unsent: Option<UnsentFrame>,
 }
 
 impl AsRef<[u8]> for ChargedBytes {

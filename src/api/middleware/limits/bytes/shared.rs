@@ -112,7 +112,7 @@ impl SharedBytes {
     }
 
     /// The bytes for one client. `call` is charged as long as they are.
-    pub(super) fn lend(&self, account: &Arc<ByteAccount>, call: Option<Charge>, unsent: UnsentFrame) -> Bytes {
+    pub(super) fn lend(&self, account: &Arc<ByteAccount>, call: Option<Charge>, unsent: Option<UnsentFrame>) -> Bytes {
         let mut charges = self.charges.lock().unwrap_or_else(PoisonError::into_inner);
         let slot = &mut charges[usize::from(account.is_unauthenticated)];
         let shared = slot.upgrade().unwrap_or_else(|| {
@@ -137,7 +137,7 @@ struct LentBytes {
     _shared: Arc<Charge>,
     _own: Charge,
     _call: Option<Charge>,
-    _unsent: UnsentFrame,
+    _unsent: Option<UnsentFrame>,
 }
 
 impl AsRef<[u8]> for LentBytes {
