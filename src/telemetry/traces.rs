@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 use opentelemetry::propagation::{Extractor, TextMapPropagator};
 use opentelemetry::trace::{SpanContext, TraceContextExt, TracerProvider};
 use opentelemetry::{Context, Key, KeyValue};
@@ -27,7 +27,7 @@ pub use opentelemetry::trace::TraceId;
 /// The `tracing` target of all spans that are exported, and of nothing else.
 pub(super) const TARGET: &str = "toggled::trace";
 
-const TRACEPARENT: &str = "traceparent";
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 static PROPAGATOR: LazyLock<TraceContextPropagator> = LazyLock::new(TraceContextPropagator::new);
 
@@ -174,7 +174,7 @@ impl RequestTrace {
     /// Continues the trace in the request's headers (W3C Trace Context), or begins a new one. `rpc` is false for requests
     /// that are not remote procedure calls.
     pub fn from_headers(headers: &HeaderMap, method: &str, rpc: bool) -> Self {
-        let has_parent = headers.contains_key(TRACEPARENT);
+        let has_parent = headers.contains_key(&TRACEPARENT);
         let parent = has_parent.then(|| PROPAGATOR.extract_with_context(&Context::new(), &HeaderExtractor(headers)));
         let parent = parent.filter(|context| trace_id(context).is_some());
         let mut id = parent.as_ref().and_then(trace_id);
@@ -249,7 +249,7 @@ mod tests {
     fn request_continues_named_trace_or_begins_one() {
         let of = |value: &str| {
             let mut headers = HeaderMap::new();
-            headers.insert(TRACEPARENT, value.parse().unwrap());
+            headers.insert(&TRACEPARENT, value.parse().unwrap());
             RequestTrace::from_headers(&headers, "a/b", true).id
         };
         let named = "0af7651916cd43dd8448eb211c80319c";

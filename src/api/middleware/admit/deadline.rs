@@ -3,12 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use tokio::time::Instant;
 
 use crate::api::errors::{ApiError, Limit, millis};
 use crate::committer::ChangeStart;
 use crate::domain::error::Error;
+
+static GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 
 /// A client stops waiting at its own deadline. To reach it before that with the reason, we answer earlier: by a tenth of the
 /// timeout, but by no more than this.
@@ -76,7 +78,7 @@ impl CallDeadline {
 
 /// The only `grpc-timeout`.
 fn timeout(headers: &HeaderMap) -> Result<Option<Duration>, ApiError> {
-    let mut values = headers.get_all("grpc-timeout").iter();
+    let mut values = headers.get_all(&GRPC_TIMEOUT).iter();
     match (values.next(), values.next()) {
         (None, _) => Ok(None),
         (Some(only), None) => {

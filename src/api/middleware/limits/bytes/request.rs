@@ -135,9 +135,14 @@ impl HeldMessage {
 
     /// The length of the message with its header, once the header has arrived.
     fn length(&self) -> Option<usize> {
-        let (_, length) = self.bytes.first_chunk::<HEADER_LENGTH>()?.split_first()?;
-        let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
-        Some(HEADER_LENGTH.saturating_add(length))
+        message_length(&self.bytes)
+    }
+
+    /// Whether this data is the whole message.
+    fn is_whole(&self, data: &[u8]) -> bool {
+        self.bytes.is_empty()
+            && message_length(data) == Some(data.len())
+            && data.len() - HEADER_LENGTH <= self.max_bytes
     }
 
     /// Keeps bytes. They are copied, so that small frames do not keep the large buffers that they were read into.
@@ -169,6 +174,13 @@ impl HeldMessage {
     }
 }
 
+/// The length of the message that begins here, with its header.
+fn message_length(bytes: &[u8]) -> Option<usize> {
+    let (_, length) = bytes.first_chunk::<HEADER_LENGTH>()?.split_first()?;
+    let length = u32::from_be_bytes(length.try_into().ok()?) as usize;
+    Some(HEADER_LENGTH.saturating_add(length))
+}
+
 impl Messages {
     /// Counts bytes that the handler is about to keep. Returns whether a message has begun with them.
     fn add(&mut self, bytes: &[u8]) -> bool {
@@ -195,6 +207,8 @@ impl ChargedRequestBody {
     fn receive(&mut self, frame: Frame<Bytes>) -> Result<Option<Frame<Bytes>>, ApiError> {
         match &mut self.kind {
             Kind::Message(held) if !held.is_released => match frame.into_data() {
+                // Nearly every request arrives at once.
+                Ok(data) if self.body.is_end_stream() && held.is_whole(&data) => Ok(Some(Frame::data(data))),
                 Ok(data) => {
                     held.add(&data)?;
                     Ok(if held.is_released { held.take() } else { None })
