@@ -44,7 +44,7 @@ pub(in crate::api) struct CallSource {
 impl CallSource {
     /// The source of a request to this method.
     pub fn of<B>(method: Arc<str>, request: &Request<B>) -> Self {
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let peer = Peer::of(request.extensions()).map(|peer| peer.address);
         Self { method, peer, user_agent: request.headers().get(USER_AGENT).cloned() }
     }
 

@@ -14,7 +14,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
-use tonic::transport::server::Connected;
 
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
@@ -32,38 +31,39 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const PREFACE_LENGTH: usize = 24;
 
 /// The other end of a connection.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Peer {
     /// The peer's address.
     pub address: SocketAddr,
     /// The client certificate, verified against the configured CA; only where client certificates are required.
-    pub certificate: Option<Arc<ClientCertificate>>,
+    pub certificate: Option<ClientCertificate>,
     /// What the connection has buffered.
-    pub bytes: Arc<ConnectionBytes>,
+    pub bytes: ConnectionBytes,
     /// Its identity, by which fan-out counts the time spent writing to it.
     connection: ClientConnection,
 }
 
 impl Peer {
-    fn new(address: SocketAddr, certificate: Option<ClientCertificate>) -> Self {
-        Self {
-            address,
-            certificate: certificate.map(Arc::new),
-            bytes: Arc::default(),
-            connection: ClientConnection::default(),
-        }
+    fn new(address: SocketAddr, certificate: Option<ClientCertificate>) -> Arc<Self> {
+        let (bytes, connection) = (ConnectionBytes::default(), ClientConnection::default());
+        Arc::new(Self { address, certificate, bytes, connection })
+    }
+
+    /// The peer of a request with these extensions.
+    pub fn of(extensions: &http::Extensions) -> Option<&Self> {
+        extensions.get::<Arc<Self>>().map(|peer| &**peer)
     }
 
     /// The identity of the connection on which a request with these extensions arrived; a new one without a [`Peer`].
     pub fn connection(extensions: &http::Extensions) -> ClientConnection {
-        extensions.get::<Self>().map(|peer| peer.connection.clone()).unwrap_or_default()
+        Self::of(extensions).map(|peer| peer.connection.clone()).unwrap_or_default()
     }
 }
 
 /// A connection ready for requests.
 pub(super) struct Connection {
     stream: Either<TcpStream, Box<TlsStream>>,
-    peer: Peer,
+    peer: Arc<Peer>,
     /// `None` once the preface has been read.
     preface: Option<Preface>,
     /// What the transport keeps of a head or frame, while it waits for the rest.
@@ -133,7 +133,7 @@ struct Timeouts {
 impl Connection {
     fn new(
         stream: Either<TcpStream, Box<TlsStream>>,
-        peer: Peer,
+        peer: Arc<Peer>,
         permit: ConnectionPermit,
         Settings { timeouts, write_time, bytes }: Settings,
     ) -> Self {
@@ -153,6 +153,11 @@ impl Connection {
             _permit: permit,
             _open,
         }
+    }
+
+    /// The other end.
+    pub fn peer(&self) -> &Arc<Peer> {
+        &self.peer
     }
 
     /// Charges what the transport keeps of a head or frame that has not arrived completely, once it waits for the rest.
@@ -199,14 +204,6 @@ impl Connection {
         }
         cx.waker().wake_by_ref();
         Poll::Pending
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
     }
 }
 
@@ -422,6 +419,7 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.check_unfinished(cx)?;
         self.has_yielded = false;
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.stall.after_write(polled, cx)

@@ -8,6 +8,7 @@ mod stream_task;
 
 use std::convert::Infallible;
 use std::pin::pin;
+use std::sync::Arc;
 
 use futures::{Stream, StreamExt, TryFutureExt};
 use http::header::{CONNECTION, HeaderValue};
@@ -20,7 +21,6 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
-use tonic::transport::server::Connected;
 use tower::Service;
 
 use super::listener::Connection;
@@ -51,13 +51,13 @@ pub(super) async fn serve<S>(
     {
         let mut connections = pin!(connections);
         while let Some(Some(connection)) = closing.run_until_cancelled(connections.next()).await {
-            let peer = connection.connect_info();
+            let peer = Arc::clone(connection.peer());
             let service = service.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 let is_last = request.version() < Version::HTTP_2
                     && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
                 let mut request = RequestBody::of(request).map(Body::new);
-                request.extensions_mut().insert(peer.clone());
+                request.extensions_mut().insert(Arc::clone(&peer));
                 // Every layer and service is always ready.
                 service.clone().call(request).map_ok(move |mut response| {
                     if is_last {

@@ -136,7 +136,7 @@ impl Authenticator {
     }
 
     fn certificate<B>(&self, state: &State, request: &Request<B>) -> Option<Credential> {
-        let certificate: &ClientCertificate = request.extensions().get::<Peer>()?.certificate.as_deref()?;
+        let certificate: &ClientCertificate = Peer::of(request.extensions())?.certificate.as_ref()?;
         let mut users = certificate.names.iter().filter_map(|name| self.methods.certificate_users.get(name));
         let email = users.next()?;
         // A user with a single sign-on account may have chosen this address at the issuer. So a certificate never stands for them.

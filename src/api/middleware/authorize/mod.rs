@@ -228,7 +228,7 @@ impl AuthorizeLayer {
     }
 
     fn account(&self, request: &Request<Body>, owner: &Owner) -> Arc<ByteAccount> {
-        match request.extensions().get::<Peer>() {
+        match Peer::of(request.extensions()) {
             Some(peer) => self.0.bytes.account(&peer.bytes, owner),
             None => self.0.bytes.account(&ConnectionBytes::default(), owner),
         }
@@ -293,5 +293,5 @@ fn owner(call: Option<&Call>, request: &Request<Body>) -> Owner {
 }
 
 fn address(request: &Request<Body>) -> Option<IpAddr> {
-    request.extensions().get::<Peer>().map(|peer| peer.address.ip())
+    Peer::of(request.extensions()).map(|peer| peer.address.ip())
 }

@@ -47,7 +47,7 @@ impl TrackedCall {
         let series = Arc::clone(methods.at(request.uri().path()));
         let traced = RequestTrace::from_headers(request.headers(), &series.method, protocol == Some(Protocol::Grpc));
         let context = request::RequestContext::new(Arc::clone(&series.method), traced);
-        let peer = request.extensions().get::<Peer>().map(|peer| peer.address);
+        let peer = Peer::of(request.extensions()).map(|peer| peer.address);
         let open = series.open();
         let in_flight = open.is_none().then(|| calls.token());
         Self { context, series, protocol, peer, began, open, _in_flight: in_flight, ended: false }
