@@ -111,7 +111,8 @@ async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed], beside: Be
     for Deployed { served, .. } in deployed {
         calls.push(Calls::new(GET, &read_request(), &served.callers.flag_1().await?, rig.scale.compared_reads)?);
     }
-    take_turns(rig, report, deployed, &beside.name("GetFeatureFlag with a token"), async |index| {
+    let (rounds, name) = (rig.scale.compared_read_rounds, beside.name("GetFeatureFlag with a token"));
+    take_turns(rounds, report, deployed, &name, async |index| {
         let served = &deployed[index].served;
         beside.measure(served, calls[index].load(served.server.address)).await
     })
@@ -121,7 +122,7 @@ async fn reads(rig: &Rig, report: &mut Report, deployed: &[Deployed], beside: Be
 async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: &str, beside: Beside) -> Result<()> {
     let load = CallLoad::flips(IN_FLIGHT, rig.scale.compared_length);
     let name = beside.name(&format!("flips on {database}, {IN_FLIGHT} in flight"));
-    take_turns(rig, report, deployed, &name, async |index| {
+    take_turns(rig.scale.compared_rounds, report, deployed, &name, async |index| {
         let served = &deployed[index].served;
         beside.measure(served, async { Ok(served.callers.flip(&load).await?.per_second) }).await
     })
@@ -131,7 +132,7 @@ async fn flips(rig: &Rig, report: &mut Report, deployed: &[Deployed], database: 
 /// Measures all builds in every round. Every second round runs in reverse order, so that a slow drift of the machine affects
 /// all builds alike. Reports the current build against the one before, and the release build against the current one.
 async fn take_turns(
-    rig: &Rig,
+    rounds: usize,
     report: &mut Report,
     deployed: &[Deployed],
     name: &str,
@@ -143,7 +144,7 @@ async fn take_turns(
     for index in 0..deployed.len() {
         measure(index).await?;
     }
-    for round in 0..rig.scale.compared_rounds {
+    for round in 0..rounds {
         let mut order: Vec<_> = (0..deployed.len()).collect();
         if round % 2 == 1 {
             order.reverse();

@@ -32,24 +32,41 @@ impl Http2 {
     pub fn add(&mut self, mut bytes: &[u8]) -> bool {
         let mut is_complete = false;
         while !bytes.is_empty() {
-            let is_header = self.header_length < HEADER_LENGTH;
-            let wanted = if is_header { HEADER_LENGTH - self.header_length } else { self.missing };
-            let (taken, rest) = bytes.split_at(wanted.min(bytes.len()));
-            bytes = rest;
-            if is_header {
-                self.header[self.header_length..][..taken.len()].copy_from_slice(taken);
-                self.header_length += taken.len();
-                if self.header_length == HEADER_LENGTH {
-                    self.missing = self.length();
-                }
-            } else {
-                self.missing -= taken.len();
-            }
+            bytes = if self.header_length < HEADER_LENGTH { self.add_header(bytes) } else { self.add_payload(bytes) };
             if self.header_length == HEADER_LENGTH && self.missing == 0 {
                 is_complete |= self.end_frame();
             }
         }
         is_complete
+    }
+
+    /// Returns what follows the header.
+    fn add_header<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let rest = match bytes.split_first_chunk() {
+            // Nearly every header arrives at once, and copies of a fixed length are faster.
+            Some((header, rest)) if self.header_length == 0 => {
+                (self.header, self.header_length) = (*header, HEADER_LENGTH);
+                rest
+            }
+            _ => {
+                let missing = &mut self.header[self.header_length..];
+                let (taken, rest) = bytes.split_at(missing.len().min(bytes.len()));
+                missing[..taken.len()].copy_from_slice(taken);
+                self.header_length += taken.len();
+                rest
+            }
+        };
+        if self.header_length == HEADER_LENGTH {
+            self.missing = self.length();
+        }
+        rest
+    }
+
+    /// Returns what follows the payload.
+    fn add_payload<'a>(&mut self, bytes: &'a [u8]) -> &'a [u8] {
+        let (taken, rest) = bytes.split_at(self.missing.min(bytes.len()));
+        self.missing -= taken.len();
+        rest
     }
 
     fn length(&self) -> usize {
