@@ -8,6 +8,7 @@ use crate::api::pb::*;
 use crate::cli::remote::ApiClient;
 use crate::cli::time_argument::{self, DayBoundary};
 use crate::cli::{Failure, parse_uuid};
+use crate::domain::audit::{Action, EntityType};
 
 /// Filters; an entry must pass all that are given.
 #[derive(Args)]
@@ -21,11 +22,9 @@ pub(in crate::cli) struct Filters {
     /// Only changes to the flag, user or token with this id
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     entity_id: Option<Uuid>,
-    /// Only changes to this kind of object: feature_flag, user, api_token or log
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", help = one_of("Only changes to this kind of object", EntityType::ALL, EntityType::as_str))]
     entity_type: Option<String>,
-    /// Only this kind of change: toggle_enabled, toggle_disabled, flag_created, access_denied, ...
-    #[arg(long, value_name = "ACTION")]
+    #[arg(long, value_name = "ACTION", help = one_of("Only this kind of change", Action::ALL, Action::as_str))]
     action: Option<String>,
     /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC), or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = from)]
@@ -38,6 +37,12 @@ pub(in crate::cli) struct Filters {
 /// How wrong this machine's clock may be, in seconds. Only a time that is further in the past has passed for certain; for any other,
 /// the server is asked.
 const MAX_CLOCK_ERROR: i64 = 24 * 60 * 60;
+
+/// The help of an option with this meaning and these values.
+fn one_of<T: Copy>(meaning: &str, values: &[T], name: fn(T) -> &'static str) -> String {
+    let names: Vec<_> = values.iter().copied().map(name).collect();
+    format!("{meaning}: {}", names.join(", "))
+}
 
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
     time_argument::parse(text, DayBoundary::Start, Timestamp::now())
