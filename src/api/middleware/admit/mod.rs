@@ -47,7 +47,11 @@ impl AdmittedRequest {
             Protocol::Ofrep => Ok(CallDeadline::after(max)),
         };
         let deadline = deadline.map_err(|error| Box::new(protocol.refuse(error)))?;
-        Ok(Self { admission: Admission { protocol, deadline }, request })
+        let admission = Admission { protocol, deadline };
+        match admission.expire(Instant::now()) {
+            Some(late) => Err(Box::new(late)),
+            None => Ok(Self { admission, request }),
+        }
     }
 }
 
