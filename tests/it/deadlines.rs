@@ -74,13 +74,19 @@ async fn passed_deadline_begins_nothing() {
     let mut admin = server.admin().await;
     let flag = admin.create("a").await;
     let client = H2Client::connect(server.address).await;
+    let unused = admin.new_user("ann@example.com", &["toggle_feature_flags"]).await;
     // The token is not even looked at.
-    for token in [Some(TOKEN), None] {
+    for token in [Some(TOKEN), Some(&unused), None] {
         let call = grpc_call(TOGGLE, token).header("grpc-timeout", "0n");
         let late = client.call(call, framed(&toggle("a"))).await.status();
         assert_eq!(code_and_reason(&late), (Code::DeadlineExceeded, "DEADLINE_EXCEEDED".into()));
     }
     assert_eq!(admin.get("a").await, flag);
+    let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
+    let user_id = users.into_iter().find(|user| user.email == "ann@example.com").unwrap().id;
+    let request = ListTokensRequest { user_id, ..Default::default() };
+    let tokens = admin.access.list_tokens(request).await.unwrap().into_inner().tokens;
+    assert_eq!(tokens.iter().map(|token| token.last_used_at).collect::<Vec<_>>(), [None]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
