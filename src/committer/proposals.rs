@@ -1,7 +1,7 @@
 //! The committer's queue.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
@@ -32,9 +32,13 @@ pub struct ChangeStart {
     /// `None` if the caller waits as long as it takes.
     deadline: Option<Instant>,
     is_proposed: AtomicBool,
-    /// Set by the first of [`begin`](Self::begin) and [`prevent`](Self::prevent).
-    is_claimed: AtomicBool,
+    /// One of [`UNDECIDED`], [`BEGUN`] and [`PREVENTED`].
+    decision: AtomicU8,
 }
+
+const UNDECIDED: u8 = 0;
+const BEGUN: u8 = 1;
+const PREVENTED: u8 = 2;
 
 impl ChangeStart {
     /// A change that must begin before this time.
@@ -53,20 +57,27 @@ impl ChangeStart {
         self.is_proposed.load(Ordering::Acquire)
     }
 
-    /// Prevents the change for good. False if it was prevented before, or has begun: a change that has begun is finished, whether its
-    /// caller waits or not.
+    /// Prevents the change for good. False if it has begun: such a change is finished, whether its caller waits or not.
     pub fn prevent(&self) -> bool {
-        self.claim()
+        self.decide(PREVENTED)
     }
 
     /// Begins the change. False if it was prevented.
-    fn begin(&self) -> bool {
-        self.claim()
+    pub fn begin(&self) -> bool {
+        self.decide(BEGUN)
     }
 
-    /// True for the first call only, so that a change is begun or prevented, never both.
-    fn claim(&self) -> bool {
-        !self.is_claimed.swap(true, Ordering::AcqRel)
+    /// Whether this is the decision. The first one stands: a change is begun or prevented, never both.
+    fn decide(&self, wanted: u8) -> bool {
+        match self.decision.compare_exchange(UNDECIDED, wanted, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => true,
+            Err(decided) => decided == wanted,
+        }
+    }
+
+    /// Whether it has begun.
+    pub fn has_begun(&self) -> bool {
+        self.decision.load(Ordering::Acquire) == BEGUN
     }
 
     fn is_late(&self, now: Instant) -> bool {
@@ -88,7 +99,7 @@ impl PendingProposal {
     pub fn begin(self, now: Instant) -> Option<Self> {
         if self.start.is_late(now) {
             if self.start.prevent() {
-                // Fails only if the caller has disconnected.
+                // Fails only if the caller has disconnected, or was answered at the deadline.
                 let _ = self.reply.send(Err(Error::DeadlineBeforeStart));
             }
             return None;
@@ -113,8 +124,7 @@ impl Proposals {
         })?;
         // If the committer ends before it replies, a change that it had begun may have been written, and one still in the queue was not.
         // A change that the call's deadline prevented gets no reply either. Its caller is answered already, so this error reaches nobody.
-        let is_claimed = || start.is_claimed.load(Ordering::Acquire);
-        let without_reply = || if is_claimed() { Error::CommitOutcomeUnknown } else { Error::Draining };
+        let without_reply = || if start.has_begun() { Error::CommitOutcomeUnknown } else { Error::Draining };
         answer.await.unwrap_or_else(|_| Err(without_reply()))
     }
 }

@@ -44,7 +44,7 @@ pub enum ApiError {
     IssuerUnavailable,
     /// The caller's deadline passed before the answer to a read, or ended a stream. Or the request had not arrived by the caller's
     /// deadline or the server's limit. A read that takes longer than the server's limit is [`Limit::CallTime`].
-    #[error("the deadline passed before the answer was complete; nothing was written")]
+    #[error("the deadline passed before the answer was complete; no change was made")]
     DeadlineExceeded,
     /// The `grpc-timeout` is malformed.
     #[error("malformed grpc-timeout: it must be one number of at most 8 digits with the unit H, M, S, m, u or n")]

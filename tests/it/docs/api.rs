@@ -48,7 +48,7 @@ the message.
 | DEADLINE_EXCEEDED, UNAVAILABLE, CANCELLED, others | none: your client or a proxy made it. Its own timer fired first, or it lost the connection | unknown | retry with the same `request_id` |
 | UNKNOWN | `COMMIT_OUTCOME_UNKNOWN` | unknown | retry with the same `request_id` |
 | DEADLINE_EXCEEDED | `DEADLINE_DURING_CHANGE` | unknown | retry with the same `request_id` |
-| DEADLINE_EXCEEDED | any other | nothing was written | retry with a longer deadline |
+| DEADLINE_EXCEEDED | any other | no change was made | retry with a longer deadline |
 | RESOURCE_EXHAUSTED | `RATE_LIMITED` and other limits | nothing was written | slow down; `RetryInfo` says how long to wait, if it is there |
 | all others | any | nothing was written | correct the request, or report a defect |
 

@@ -142,13 +142,18 @@ mod tests {
         assert_eq!(CallDeadline::new(now, 2 * second, Some(at)).expire(at), Some(ApiError::DeadlineExceeded));
 
         let begun = CallDeadline::new(now, second, Some(later));
-        begun.start.prevent();
+        assert!(begun.start.begin());
         assert_eq!((begun.expire(at), begun.next_expiry(at)), (None, Some(later)));
         assert_eq!(begun.expire(later), Some(Error::DeadlineDuringChange.into()));
 
         // Without a deadline of the caller, a change that has begun is answered with its outcome.
         let begun = CallDeadline::new(now, second, None);
-        begun.start.prevent();
+        assert!(begun.start.begin());
         assert_eq!((begun.expire(later), begun.next_expiry(later)), (None, None));
+
+        // The committer found that it was too late.
+        let late = CallDeadline::new(now, 2 * second, Some(at));
+        assert!(late.start.prevent() && !late.start.begin());
+        assert_eq!(late.expire(at), Some(ApiError::DeadlineExceeded));
     }
 }

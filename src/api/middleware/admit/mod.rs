@@ -136,11 +136,14 @@ where
         loop {
             let now = Instant::now();
             // The clock decides: the timer fires up to a millisecond late, and nothing may begin in between.
-            if let Some(late) = this.admission.expire(now) {
-                return Poll::Ready(Ok(late));
-            }
-            if let Poll::Ready(answer) = this.answer.as_mut().poll(context) {
+            let late = this.admission.expire(now);
+            if (late.is_none() || this.admission.deadline.start.has_begun())
+                && let Poll::Ready(answer) = this.answer.as_mut().poll(context)
+            {
                 return Poll::Ready(answer);
+            }
+            if let Some(late) = late {
+                return Poll::Ready(Ok(late));
             }
             let Some(expiry) = this.admission.deadline.next_expiry(now) else { return Poll::Pending };
             let timer = this.timer.get_or_insert_with(|| Box::pin(sleep_until(expiry)));
