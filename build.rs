@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::{env, error::Error, fs};
 
 use prost::Message;
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::Type;
 
 const ROOT: &str = "proto";
 
@@ -24,9 +26,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     fs::write(out.join("descriptors.bin"), &descriptors)?;
 
-    let typed = prost_types::FileDescriptorSet::decode(&descriptors[..])?;
-    tonic_prost_build::configure().build_client(true).compile_fds(typed)?;
+    let mut typed = FileDescriptorSet::decode(&descriptors[..])?;
+    keep_contexts_encoded(&mut typed);
+    tonic_prost_build::configure().codec_path("crate::api::codec::BoundedCodec").compile_fds(typed)?;
     Ok(())
+}
+
+/// Generates the evaluation contexts in flagd's requests as bytes, which look the same on the wire. No flag depends on them, and decoded they
+/// take up to two hundred times the memory.
+fn keep_contexts_encoded(descriptors: &mut FileDescriptorSet) {
+    let messages = descriptors.file.iter_mut().flat_map(|file| &mut file.message_type);
+    for request in messages.filter(|message| message.name().ends_with("Request")) {
+        for field in request.field.iter_mut().filter(|field| field.type_name() == ".google.protobuf.Struct") {
+            field.set_type(Type::Bytes);
+            field.type_name = None;
+        }
+    }
 }
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {

@@ -11,6 +11,7 @@ mod arriving;
 mod audit;
 mod call;
 mod change;
+pub(crate) mod codec;
 mod convert;
 mod errors;
 mod flags;

@@ -1,10 +1,12 @@
 //! Clients that try to fill the server's memory: with requests and heads that they do not finish, answers that they do not read, and
-//! streams that they leave open.
+//! streams that they leave open; and with requests that take much memory once they are decoded.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use prost::bytes::Bytes;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -12,7 +14,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::hostile_clients::SqliteSetup;
 use crate::support::MemoryLimit;
-use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, unfinished_message};
+use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, gzip_message, unfinished_message};
 use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::{FaultReport, RunLength};
 
@@ -34,24 +36,38 @@ struct Attack {
     path: &'static str,
     /// Whether they have a token. All have the same.
     has_token: bool,
-    /// Whether the requests are complete, and their answers are not read.
-    is_finished: bool,
+    request: AttackRequest,
     calls: usize,
 }
 
+/// What a call sends.
+#[derive(Clone, Copy)]
+enum AttackRequest {
+    /// A message that lacks its last byte.
+    Unfinished,
+    /// A whole request, whose answer is not read.
+    Whole,
+    /// A whole request of a few kilobytes: compressed, with as many empty fields as fit.
+    ManyFields,
+}
+
 const fn unfinished(path: &'static str, has_token: bool) -> Attack {
-    Attack { path, has_token, is_finished: false, calls: 20 }
+    Attack { path, has_token, request: AttackRequest::Unfinished, calls: 20 }
 }
 
 const fn unread(path: &'static str, has_token: bool) -> Attack {
-    Attack { path, has_token, is_finished: true, calls: 100 }
+    Attack { path, has_token, request: AttackRequest::Whole, calls: 100 }
+}
+
+const fn many_fields(path: &'static str, has_token: bool) -> Attack {
+    Attack { path, has_token, request: AttackRequest::ManyFields, calls: 5 }
 }
 
 /// How many heads a client begins at once, and how much of each it sends: less than any limit of a head.
 const HEADS: usize = 250;
 const HEAD_BYTES: usize = 30 << 10;
 
-const ATTACKS: [Attack; 9] = [
+const ATTACKS: [Attack; 11] = [
     Attack { calls: 250, ..unread("/grpc.health.v1.Health/Watch", false) },
     unfinished("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", false),
     unfinished("/grpc.health.v1.Health/Check", false),
@@ -61,7 +77,12 @@ const ATTACKS: [Attack; 9] = [
     unread("/flagd.evaluation.v1.Service/ResolveAll", false),
     unread("/toggled.v1.ToggleService/ListFeatureFlags", true),
     unread("/toggled.v1.ToggleService/WatchFeatureFlags", true),
+    many_fields("/flagd.evaluation.v1.Service/ResolveBoolean", false),
+    many_fields("/toggled.v1.ToggleService/BatchSetFeatureFlags", true),
 ];
+
+/// Field 1 or 2 is a repeated message, or a message with repeated fields, of every request that these go to.
+static MANY_FIELDS: LazyLock<Bytes> = LazyLock::new(|| gzip_message(&b"\x0a\x00\x12\x00".repeat((1 << 18) - 1)));
 
 /// For a minute in the long form, clients do all of this at once.
 pub async fn exhaustion(length: RunLength) -> FaultReport {
@@ -150,10 +171,16 @@ impl Attack {
     }
 
     async fn call(&self, connection: &mut HostileConnection, token: &str) -> Option<HostileCall> {
-        let mut call = connection.call(self.path, self.has_token.then_some(token)).await?;
-        let message = if self.is_finished { EMPTY_MESSAGE } else { unfinished_message() };
+        use AttackRequest::{ManyFields, Unfinished, Whole};
+        let encoding = matches!(self.request, ManyFields).then_some("gzip");
+        let mut call = connection.call_encoded(self.path, self.has_token.then_some(token), encoding).await?;
+        let message = match self.request {
+            Unfinished => unfinished_message(),
+            Whole => EMPTY_MESSAGE,
+            ManyFields => MANY_FIELDS.clone(),
+        };
         // The server may end the call early.
-        call.send(message, self.is_finished).await;
+        call.send(message, !matches!(self.request, Unfinished)).await;
         Some(call)
     }
 }

@@ -165,11 +165,12 @@ async fn read_everything(server: &Server, client: &mut Client) {
     assert_eq!(listed.feature_flags.len(), 1);
     watch(client).await;
 
-    let request = v1::ResolveBooleanRequest { flag_key: "a".into(), context: None };
+    let request = v1::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
     assert!(!client.evaluation_v1.resolve_boolean(request).await.unwrap().into_inner().value);
-    let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: None };
+    let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
     assert_eq!(client.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner().value, Some(false));
-    let all = client.evaluation_v1.resolve_all(v1::ResolveAllRequest { context: None }).await.unwrap().into_inner();
+    let all =
+        client.evaluation_v1.resolve_all(v1::ResolveAllRequest { context: Vec::new() }).await.unwrap().into_inner();
     assert_eq!(all.flags.len(), 1);
     let fetched = client.sync.fetch_all_flags(sync::FetchAllFlagsRequest::default()).await.unwrap().into_inner();
     assert!(fetched.flag_configuration.contains(r#""defaultVariant":"off""#), "{}", fetched.flag_configuration);

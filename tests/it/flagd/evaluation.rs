@@ -1,6 +1,7 @@
 //! Single evaluations.
 
 use http::uri::PathAndQuery;
+use prost::Message;
 use prost_types::Struct;
 use toggled::api::pb::flagd::evaluation::{v1, v2};
 use toggled::api::pb::flagd::sync::v1 as sync;
@@ -17,7 +18,7 @@ const OTHER_TYPES: [&str; 4] = ["String", "Int", "Float", "Object"];
 async fn resolve(channel: &Channel, version: &str, kind: &str, key: &str) -> Result<(), Status> {
     let mut grpc = tonic::client::Grpc::new(channel.clone());
     with_timeout("the connection", grpc.ready()).await.unwrap();
-    let mut request = Request::new(v1::ResolveBooleanRequest { flag_key: key.into(), context: None });
+    let mut request = Request::new(v1::ResolveBooleanRequest { flag_key: key.into(), context: Vec::new() });
     request.metadata_mut().insert("authorization", format!("Bearer {TOKEN}").parse().unwrap());
     let path = PathAndQuery::try_from(format!("/flagd.evaluation.{version}.Service/Resolve{kind}")).unwrap();
     let codec = tonic_prost::ProstCodec::<v1::ResolveBooleanRequest, ()>::default();
@@ -32,11 +33,14 @@ async fn boolean_flag_ignores_the_context() {
     admin.create("a").await;
     let context = Some(Struct { fields: [("targetingKey".to_owned(), "ann".to_owned().into())].into() });
     for (on, variant) in [(false, "off"), (true, "on")] {
-        let request = v1::ResolveBooleanRequest { flag_key: "a".into(), context: context.clone() };
+        let request = v1::ResolveBooleanRequest {
+            flag_key: "a".into(),
+            context: context.clone().unwrap_or_default().encode_to_vec(),
+        };
         let answer = admin.evaluation_v1.resolve_boolean(request).await.unwrap().into_inner();
         let (reason, metadata) = ("STATIC".to_owned(), None);
         assert_eq!(answer, v1::ResolveBooleanResponse { value: on, variant: variant.into(), reason, metadata });
-        let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: None };
+        let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
         let answer = admin.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner();
         // The value is present even if it is false.
         let (value, variant, reason) = (Some(on), Some(variant.to_owned()), "STATIC".to_owned());

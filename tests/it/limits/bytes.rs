@@ -16,6 +16,7 @@ use tonic::Code;
 
 use super::{server_limited, server_with};
 use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, gzip_message, unfinished_message};
+use crate::support::http::Http;
 use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, with_timeout};
 
@@ -24,6 +25,8 @@ const HEALTH: &str = "/grpc.health.v1.Health/Check";
 const HEALTH_WATCH: &str = "/grpc.health.v1.Health/Watch";
 const FETCH_ALL: &str = "/flagd.sync.v1.FlagSyncService/FetchAllFlags";
 const RESOLVE_ALL: &str = "/flagd.evaluation.v1.Service/ResolveAll";
+const RESOLVE_BOOLEAN: &str = "/flagd.evaluation.v1.Service/ResolveBoolean";
+const UPDATE: &str = "/toggled.v1.ToggleService/UpdateFeatureFlag";
 const BATCH: &str = "/toggled.v1.ToggleService/BatchSetFeatureFlags";
 const LIST: &str = "/toggled.v1.ToggleService/ListFeatureFlags";
 
@@ -221,6 +224,50 @@ async fn declared_bytes_take_no_memory() {
     // Reserved: 500 MiB; decoded: gigabytes.
     assert!(after < before + 100, "{before} MiB before, {after} MiB with {} calls", held.len());
     admin.flip("a").await;
+}
+
+/// Each of these requests takes less than 4 MiB, and decoded without limits hundreds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn decoded_requests_take_little_memory() {
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let mut admin = server.admin().await;
+    admin.create("a").await;
+    let update = [&b"\x0a\x01a\x2a\x80\x80\x80\x01"[..], &b"\x0a\x00".repeat(1 << 20)].concat();
+    let cases = [
+        (RESOLVE_BOOLEAN, None, nested_context(170_000), None),
+        (BATCH, Some(TOKEN), b"\x0a\x00".repeat((2 << 20) - 1), Some("MESSAGE_TOO_LARGE")),
+        (UPDATE, Some(TOKEN), update, Some("MESSAGE_TOO_LARGE")),
+    ];
+    let mut connection = HostileConnection::open(server.address, WINDOW).await;
+    let before = server.peak_mib();
+    for (path, token, message, expected) in cases {
+        let mut call = connection.call_encoded(path, token, Some("gzip")).await.unwrap();
+        call.send(gzip_message(&message), true).await;
+        let (status, _) = call.status().await;
+        assert_eq!((status.code() != Code::Ok).then(|| reason_of(&status)).as_deref(), expected, "{path}: {status}");
+    }
+    let mut http = Http::connect(server.address).await;
+    let body = format!(r#"{{"context":{{"a":[0{}]}}}}"#, ",0".repeat(500_000));
+    let request = http::Request::post("/ofrep/v1/evaluate/flags/a").header("content-type", "application/json");
+    let request = request.header("authorization", format!("Bearer {TOKEN}"));
+    assert_eq!(http.send(request.body(body).unwrap()).await.status(), 200);
+    let after = server.peak_mib();
+    assert!(after < before + 24, "{before} MiB before, {after} MiB after");
+}
+
+/// A request to resolve the flag `a`, with a context that holds a list of this many objects.
+fn nested_context(objects: usize) -> Vec<u8> {
+    let field = |tag: u8, bytes: &[u8]| {
+        let mut field = vec![tag << 3 | 2];
+        prost::encode_length_delimiter(bytes.len(), &mut field).unwrap();
+        field.extend_from_slice(bytes);
+        field
+    };
+    // An object with the field `` that is null.
+    let object = field(5, &field(1, &[]));
+    let list = field(6, &field(1, &object).repeat(objects));
+    let context = field(1, &[field(1, b"k"), field(2, &list)].concat());
+    [field(1, b"a"), field(2, &context)].concat()
 }
 
 /// The keys of a watch are kept as long as it is open.

@@ -5,6 +5,7 @@ use super::{
     CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, Limit, LimitName, NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME, STALL_TIME,
     UNFINISHED_HEADS, millis, reason_name,
 };
+use crate::api::codec::MAX_FIELDS;
 use crate::api::openfeature::ofrep::{BODY_LIMIT, BODY_TIMEOUT};
 use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
 
@@ -51,6 +52,7 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
         (Limit::ChangeStart, timeout),
         (Limit::UnreadTime, millis(fixed.unread_timeout)),
         (Limit::RequestSize, fixed.max_request_bytes),
+        (Limit::MessageFields, MAX_FIELDS),
         (Limit::ResponseSize, fixed.max_response_bytes),
         (Limit::FlagSetSize, limits.max_flag_set_bytes()),
     ];

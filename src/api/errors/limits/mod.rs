@@ -194,7 +194,7 @@ limits! {
     /// The time of a call, and of a message of a stream of requests.
     CallTime {
         Milliseconds, "for a call", Set("--request-timeout");
-        DeadlineExceeded, DeadlineExceeded, "the call exceeded the server's time limit before the answer was complete; nothing was written"
+        DeadlineExceeded, DeadlineExceeded, "the call exceeded the server's time limit before the answer was complete; no change was made"
     }
     /// The time until a change begins.
     ChangeStart {
@@ -210,6 +210,11 @@ limits! {
     RequestSize {
         Bytes, "for a request of this service", Fixed;
         ResourceExhausted, MessageTooLarge, "message too large: split the request"
+    }
+    /// The fields of a message, and of the messages in it.
+    MessageFields {
+        Count, "fields of a message", Fixed;
+        ResourceExhausted, MessageTooLarge, "message with too many fields: split the request"
     }
     /// The size of a response.
     ResponseSize {

@@ -1,12 +1,16 @@
 //! OFREP's requests.
 
+use std::borrow::Cow;
+use std::fmt;
 use std::time::Duration;
 
 use http::StatusCode;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use percent_encoding::percent_decode_str;
 use prost::bytes::Bytes;
-use serde_json::{Map, Value};
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
 use tonic::body::Body;
 
 use crate::api::errors::{OFREP_BODY, OFREP_TIME, millis};
@@ -23,10 +27,45 @@ pub(in crate::api) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) async fn validate(body: Body) -> Result<(), OfrepError> {
     let body = read(body).await?;
     let malformed = |_| OfrepError::bad_request("PARSE_ERROR", "the body must be a JSON object");
-    let request: Map<String, Value> = serde_json::from_slice(&body).map_err(malformed)?;
-    match request.get("context") {
-        None | Some(Value::Object(_)) => Ok(()),
-        Some(_) => Err(OfrepError::bad_request("INVALID_CONTEXT", "the context must be a JSON object")),
+    let EvaluationRequest { context } = serde_json::from_slice(&body).map_err(malformed)?;
+    match context.map(RawValue::get) {
+        Some(context) if !context.starts_with('{') => {
+            Err(OfrepError::bad_request("INVALID_CONTEXT", "the context must be a JSON object"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A request. Its context is only checked, since no flag depends on it, and JSON takes many times its size when it is decoded.
+struct EvaluationRequest<'a> {
+    context: Option<&'a RawValue>,
+}
+
+/// Not derived: then an array would be accepted too.
+impl<'de> Deserialize<'de> for EvaluationRequest<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(RequestVisitor)
+    }
+}
+
+struct RequestVisitor;
+
+impl<'de> Visitor<'de> for RequestVisitor {
+    type Value = EvaluationRequest<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Self::Value, A::Error> {
+        let mut context = None;
+        while let Some(name) = fields.next_key::<Cow<'de, str>>()? {
+            let value = fields.next_value()?;
+            if name == "context" {
+                context = Some(value);
+            }
+        }
+        Ok(EvaluationRequest { context })
     }
 }
 
@@ -80,6 +119,31 @@ mod tests {
             let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
             prop_assert_eq!(decode_segment(&encoded), text.clone());
             decode_segment(&text);
+        }
+    }
+
+    #[tokio::test]
+    async fn body_and_context_are_objects() {
+        let validate =
+            async |body: &str| validate(Body::new(body.to_owned())).await.map_err(|e| e.response(None).status());
+        for accepted in
+            ["{}", r#"{"context":{}}"#, r#" { "a" : [[]], "context" : { "b" : {} } } "#, r#"{"\u0063ontext":{}}"#]
+        {
+            assert_eq!(validate(accepted).await, Ok(()), "{accepted}");
+        }
+        let refused = [
+            "",
+            "[]",
+            r#"[{}]"#,
+            "1",
+            "{",
+            r#"{"context":}"#,
+            r#"{"context":{]}"#,
+            r#"{"context":null}"#,
+            r#"{"context":[{}]}"#,
+        ];
+        for refused in refused {
+            assert_eq!(validate(refused).await, Err(StatusCode::BAD_REQUEST), "{refused}");
         }
     }
 
