@@ -119,8 +119,11 @@ CREATE TABLE audit_logs (
 CREATE INDEX idx_audit_logs_timestamp ON audit_logs (timestamp);
 CREATE INDEX idx_audit_logs_user_id ON audit_logs (user_id);
 CREATE INDEX idx_audit_logs_user_email ON audit_logs (user_email);
-CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs (entity_type, entity_id);
 CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type);
+-- Objects may be as many as entries. So their index has a part for each block of the log, as in `audit_log_counts`, and new
+-- entries go to the newest part. With one part for all, each flip of another flag would write a page of its own. A query names
+-- the blocks, and the planner uses the index only if the block is written as here.
+CREATE INDEX idx_audit_logs_entity_type_entity_id ON audit_logs ((revision - 1) / 16384, entity_type, entity_id);
 -- Nearly all entries are about flags, so a list of those walks the table itself; this index is for the others.
 -- The planner uses it only for a query that repeats the condition.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type) WHERE entity_type <> 'feature_flag';
@@ -328,6 +331,7 @@ BEGIN
                 SELECT 1 FROM audit_logs
                 WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
                   AND revision <= NEW.revision
+                  AND action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived')
                   AND +action_type = 'flag_created')
             THEN RAISE(ABORT, 'feature_flags: insert is refused: it has no flag_created entry')
         WHEN NEW.status IS NOT (
@@ -338,6 +342,12 @@ BEGIN
                 FROM audit_logs
                 WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
                   AND revision <= NEW.revision
+                  -- A status before the creation is not the newest.
+                  AND revision >= (
+                      SELECT max(revision) FROM audit_logs
+                      WHERE entity_id = NEW.id AND revision <= NEW.revision
+                        AND action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived')
+                        AND +action_type = 'flag_created')
                   AND +action_type IN ('flag_created', 'toggle_enabled', 'toggle_disabled')
                 ORDER BY revision DESC
                 LIMIT 1)
@@ -369,11 +379,17 @@ BEGIN
         WHEN NEW.status IS NOT coalesce(
                 (SELECT new_value FROM audit_logs
                  WHERE revision = NEW.revision AND action_type IN ('toggle_enabled', 'toggle_disabled')),
-                (SELECT new_value FROM audit_logs
-                 WHERE entity_type = 'feature_flag' AND entity_id = NEW.id
+                (SELECT new_value FROM audit_logs INDEXED BY idx_audit_logs_entity_type_entity_id
+                 WHERE (revision - 1) / 16384 IN (
+                     WITH RECURSIVE blocks (block) AS (
+                         SELECT OLD.revision / 16384
+                         UNION ALL SELECT block + 1 FROM blocks WHERE block < (NEW.revision - 1) / 16384
+                     )
+                     SELECT block FROM blocks)
+                   AND entity_type = 'feature_flag' AND entity_id = NEW.id
                    AND revision > OLD.revision AND revision < NEW.revision
-                   AND +action_type IN ('toggle_enabled', 'toggle_disabled')
-                 ORDER BY revision DESC
+                   AND action_type IN ('toggle_enabled', 'toggle_disabled')
+                 ORDER BY (revision - 1) / 16384 DESC, revision DESC
                  LIMIT 1),
                 OLD.status)
             THEN RAISE(ABORT, 'feature_flags: update is refused: its status is not what its newest status entry says')

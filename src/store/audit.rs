@@ -4,6 +4,7 @@
 //! using the index of a filter.
 
 use super::backend::Backend;
+use super::counts::BLOCK;
 use super::rows::{Time, select};
 use super::sql::Sql;
 use super::{EntryChunk, EntryQuery, Order, StoreError};
@@ -14,10 +15,13 @@ use uuid::Uuid;
 
 /// Selects entries. `prefix` is empty, or asks the database for its plan.
 pub(super) fn entries<B: Backend>(prefix: &str, query: &EntryQuery) -> Sql<B> {
-    let (order, edge) = match query.order {
-        Order::NewestFirst => (" ORDER BY revision DESC LIMIT ", " AND revision <= "),
-        Order::OldestFirst => (" ORDER BY revision LIMIT ", " AND revision >= "),
+    let (direction, edge) = match query.order {
+        Order::NewestFirst => ("DESC", " AND revision <= "),
+        Order::OldestFirst => ("ASC", " AND revision >= "),
     };
+    let block = query.filter.entity_id.and(B::OBJECT_INDEX_BLOCK);
+    let order = block.map(|block| format!("{block} {direction}, ")).unwrap_or_default();
+    let order = format!(" ORDER BY {order}revision {direction} LIMIT ");
     let mut sql = Sql::new(prefix);
     sql.push(&select::<Entry>());
     push_conditions(&mut sql, &query.filter, query.range);
@@ -25,9 +29,9 @@ pub(super) fn entries<B: Backend>(prefix: &str, query: &EntryQuery) -> Sql<B> {
         // Only revisions are skipped, so that an index which has all the columns of the filter is enough.
         sql.push(edge).push("(SELECT revision FROM audit_logs");
         push_conditions(&mut sql, &query.filter, query.range);
-        sql.push(order).push("1 OFFSET ").push_value(query.offset).push(")");
+        sql.push(&order).push("1 OFFSET ").push_value(query.offset).push(")");
     }
-    sql.push(order).push_value(query.limit);
+    sql.push(&order).push_value(query.limit);
     sql
 }
 
@@ -122,6 +126,7 @@ fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, range: Range) 
     }
     if let Some(id) = filter.entity_id {
         sql.push(" AND entity_id = ").push_value(id);
+        push_blocks(sql, range);
         // The index begins with the kind of object. Objects of different kinds never share an id, so any entry of this
         // one shows its kind. With several kinds to look under, its entries would have to be sorted.
         if filter.entity_type.is_none() {
@@ -129,10 +134,22 @@ fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, range: Range) 
                 " AND entity_type = (SELECT entity_type FROM audit_logs
                     WHERE entity_type IN ('feature_flag', 'user', 'api_token', 'log') AND entity_id = ",
             );
-            sql.push_value(id).push(" LIMIT 1)");
+            sql.push_value(id);
+            push_blocks(sql, range);
+            sql.push(" LIMIT 1)");
         }
     }
     push_user_and_action(sql, filter);
+}
+
+/// Appends the blocks of a range, where the index of objects has a part for each block of the log. A block without entries of an object costs
+/// one search in that index, so only blocks of the present log are named.
+fn push_blocks<B: Backend>(sql: &mut Sql<B>, range: Range) {
+    let Some(block) = B::OBJECT_INDEX_BLOCK else { return };
+    sql.push(&format!(" AND {block} IN (WITH RECURSIVE blocks (block) AS (SELECT (max(floor, "));
+    sql.push_value(range.first.saturating_sub(1)).push(&format!(")) / {BLOCK} FROM log_head"));
+    sql.push(" UNION ALL SELECT block + 1 FROM blocks WHERE block < (SELECT (min(revision, ").push_value(range.last);
+    sql.push(&format!(") - 1) / {BLOCK} FROM log_head)) SELECT block FROM blocks)"));
 }
 
 /// Appends the conditions on the user and the action.

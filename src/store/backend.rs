@@ -20,6 +20,9 @@ use crate::domain::state::Delta;
 
 /// A database that holds the log.
 pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
+    /// The block of an entry, as the index of objects begins with it. `None` where that index begins with the object.
+    const OBJECT_INDEX_BLOCK: Option<&str>;
+
     /// Decodes one column of a row.
     fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error>;
 
@@ -62,6 +65,8 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
 macro_rules! backend {
     ($database:ty, $module:ident, $get:ident) => {
         impl Backend for $database {
+            const OBJECT_INDEX_BLOCK: Option<&str> = $module::OBJECT_INDEX_BLOCK;
+
             fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error> {
                 row.$get(position)
             }

@@ -16,8 +16,8 @@ use crate::domain::Revision;
 use crate::domain::filter::{Filter, Range};
 use crate::domain::state::Head;
 
-/// Entries per block. The counts are stored: another number takes a migration.
-const BLOCK: Revision = 16_384;
+/// Entries per block. The counts are stored, and on SQLite an index is made of blocks: another number takes a migration.
+pub(super) const BLOCK: Revision = 16_384;
 
 /// An object with fewer entries than this in a range is walked without looking at the counts.
 const FEW_ENTRIES: i64 = 4_096;

@@ -360,6 +360,9 @@ pub(super) fn abandon(connection: &mut PoolConnection<Postgres>) {
     connection.close_on_drop();
 }
 
+/// The index begins with the object.
+pub(super) const OBJECT_INDEX_BLOCK: Option<&str> = None;
+
 /// PostgreSQL has statistics, and chooses the index itself.
 pub(super) fn index_hint(_: Option<&str>) -> String {
     String::new()

@@ -374,6 +374,9 @@ pub(super) async fn stop_when(
 /// The pool gets the connection back once the statement has stopped.
 pub(super) fn abandon(_: &mut PoolConnection<Sqlite>) {}
 
+/// As in the migration.
+pub(super) const OBJECT_INDEX_BLOCK: Option<&str> = Some("(revision - 1) / 16384");
+
 /// SQLite has no statistics, so it would take any index.
 pub(super) fn index_hint(index: Option<&str>) -> String {
     index.map_or_else(|| " NOT INDEXED".to_owned(), |index| format!(" INDEXED BY {index}"))

@@ -75,6 +75,11 @@ on_both_databases! {
             world.raw.refuses(&sql, words).await;
             world.raw.run("ROLLBACK").await;
         }
+        // Nor does the entry of a later edit hide that of a flip.
+        let edit = "UPDATE feature_flags SET name = 'Other', revision = 6 WHERE key = 'off'";
+        let entries = entry(&world, 5, id, "toggle_enabled", "'enabled'") + &entry(&world, 6, id, "flag_updated", "NULL");
+        world.raw.refuses(&format!("BEGIN; {entries} {edit}"), "not what its newest status entry says").await;
+        world.raw.run("ROLLBACK").await;
         world.verify().await;
         let good = format!("BEGIN; {} {flip}; COMMIT", entry(&world, 5, id, "toggle_enabled", "'enabled'"));
         world.raw.run(&good).await;

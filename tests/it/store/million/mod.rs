@@ -316,7 +316,31 @@ on_both_databases! {
         check_results(&world, cases().into_iter().chain(pairs()).collect()).await;
         past::check(&mut world).await;
         check_periods(&mut world).await;
+        if backend == Backend::Sqlite {
+            check_pages_of_new_entries(&mut world).await;
+        }
     }
+}
+
+/// Entries about many flags go to few pages. Each page of its own would cost a flip as much as everything else that it writes.
+async fn check_pages_of_new_entries(world: &mut World) {
+    const FLIPS: usize = 300;
+    world.raw.run("PRAGMA wal_checkpoint(TRUNCATE)").await;
+    let flips = format!(
+        "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, action_type, entity_type, entity_id, entity_key,
+             entity_name, new_value, method, hash_version, hash, created_at)
+         SELECT unhex('00000000000010c0' || printf('%016x', {ENTRIES} + revision)), {ENTRIES} + revision, {time}, {user},
+             '{email}', 'toggle_enabled', 'feature_flag', entity_id, entity_key, entity_name, 'enabled', method, 1, hash, {time}
+         FROM audit_logs WHERE revision <= {FLIPS}",
+        time = world.raw.time(moment(ENTRIES / 10)),
+        user = world.raw.id(user_id(0)),
+        email = user_email(0),
+    );
+    world.raw.run(&flips).await;
+    let path = world.database.url.trim_start_matches("sqlite://").split('?').next().unwrap();
+    let page_size = world.raw.number("SELECT page_size FROM pragma_page_size").await;
+    let pages = std::fs::metadata(format!("{path}-wal")).unwrap().len() / u64::try_from(page_size).unwrap();
+    assert!(pages < FLIPS as u64 / 2, "{pages} pages for {FLIPS} flips");
 }
 
 /// Compares counts and pages with what was written.
