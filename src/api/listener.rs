@@ -1,7 +1,7 @@
 //! Connections: accepted from the listener, through the TLS handshake where TLS is on.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +16,7 @@ use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
+use super::gather::{GatherBuffers, GatheredFrames};
 use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
 use crate::config::Limits;
 use crate::mirror::{ClientConnection, WriteTime};
@@ -70,6 +71,11 @@ pub(super) struct Connection {
     unfinished: Option<UnfinishedHead>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
+    buffers: GatherBuffers,
+    /// Frames that were not written yet.
+    gathered: Option<GatheredFrames>,
+    /// Whether frames were gathered since the last flush.
+    has_grown: bool,
     stall: Stall,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
@@ -119,6 +125,7 @@ struct Settings {
     timeouts: Timeouts,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
+    buffers: GatherBuffers,
 }
 
 /// The timeouts of a connection.
@@ -135,7 +142,7 @@ impl Connection {
         stream: Either<TcpStream, Box<TlsStream>>,
         peer: Arc<Peer>,
         permit: ConnectionPermit,
-        Settings { timeouts, write_time, bytes }: Settings,
+        Settings { timeouts, write_time, bytes, buffers }: Settings,
     ) -> Self {
         let preface =
             Some(Preface { read: 0, timeout: timeouts.handshake, deadline: Box::pin(sleep(timeouts.handshake)) });
@@ -147,6 +154,9 @@ impl Connection {
             preface,
             unfinished: None,
             has_yielded: false,
+            buffers,
+            gathered: None,
+            has_grown: false,
             stall,
             write_time,
             bytes,
@@ -205,6 +215,38 @@ impl Connection {
         cx.waker().wake_by_ref();
         Poll::Pending
     }
+
+    /// Gathers a frame, and anything after it. Returns its length, or `None` if it must be written.
+    fn gather(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
+        if self.gathered.is_none() {
+            self.gathered = self.buffers.take_for(parts);
+        }
+        let gathered = self.gathered.as_mut()?;
+        let begun = Instant::now();
+        let length = gathered.add(parts)?;
+        self.has_grown = true;
+        self.write_time.add(&self.peer.connection, begun.elapsed());
+        Some(length)
+    }
+
+    /// Writes what was gathered.
+    fn poll_write_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(gathered) = &mut self.gathered {
+            if gathered.unwritten().is_empty() {
+                self.gathered = None;
+                self.has_yielded = false;
+                break;
+            }
+            let begun = Instant::now();
+            let polled = Pin::new(&mut self.stream).poll_write(cx, gathered.unwritten());
+            self.write_time.add(&self.peer.connection, begun.elapsed());
+            match ready!(self.stall.after_write(polled, cx))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                written => gathered.advance(written),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
 }
 
 /// The connections of a listener. The stream never ends; dropping it closes the listener and aborts open handshakes.
@@ -226,6 +268,7 @@ pub(super) fn incoming(
             },
             write_time,
             bytes,
+            buffers: GatherBuffers::default(),
         },
         max_handshakes: limits.fixed.max_handshakes,
         handshakes: JoinSet::new(),
@@ -390,24 +433,28 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // While the client does not read, the transport may poll only writes. So the check of reads is made here too.
-        self.check_unfinished(cx)?;
-        ready!(self.poll_yield(cx));
-        let begun = Instant::now();
-        let polled = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.write_time.add(&self.peer.connection, begun.elapsed());
-        self.stall.after_write(polled, cx)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(bytes)])
     }
 
     fn poll_write_vectored(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // While the client does not read, the transport may poll only writes. So the check of reads is made here too.
         self.check_unfinished(cx)?;
+        if let Some(gathered) = self.gather(parts) {
+            return Poll::Ready(Ok(gathered));
+        }
         ready!(self.poll_yield(cx));
+        if self.gathered.is_some() {
+            // The buffer is full.
+            ready!(self.poll_write_gathered(cx))?;
+            if let Some(gathered) = self.gather(parts) {
+                return Poll::Ready(Ok(gathered));
+            }
+        }
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
         self.write_time.add(&self.peer.connection, begun.elapsed());
@@ -418,14 +465,82 @@ impl AsyncWrite for Connection {
         self.stream.is_write_vectored()
     }
 
+    /// `h2` flushes after each frame with a payload. So the first flush after a gathered frame does nothing but have the transport polled
+    /// again, which always ends with a flush. What is ready meanwhile is gathered too.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.check_unfinished(cx)?;
+        if std::mem::take(&mut self.has_grown) {
+            cx.waker().wake_by_ref();
+            return Poll::Ready(Ok(()));
+        }
+        ready!(self.poll_write_gathered(cx))?;
         self.has_yielded = false;
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
         self.stall.after_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_gathered(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use futures::StreamExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    const FRAME: [&[u8]; 2] = [&[1; 9], &[2; 16 << 10]];
+
+    async fn connect() -> (Connection, TcpStream) {
+        let (listener, limits) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Limits::defaults());
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut connections = pin!(incoming(listener, None, &limits, WriteTime::default(), ByteBudget::new(&limits)));
+        (connections.next().await.unwrap(), client)
+    }
+
+    /// Writes and flushes frames, as `h2` does while it has more.
+    async fn write(connection: &mut Connection, frames: usize) {
+        let parts = FRAME.map(IoSlice::new);
+        for _ in 0..frames {
+            let written = poll_fn(|cx| Pin::new(&mut *connection).poll_write_vectored(cx, &parts)).await.unwrap();
+            assert_eq!(written, FRAME.concat().len());
+            connection.flush().await.unwrap();
+        }
+    }
+
+    fn unwritten(connection: &Connection) -> usize {
+        connection.gathered.as_ref().map_or(0, |gathered| gathered.unwritten().len() / FRAME.concat().len())
+    }
+
+    #[tokio::test]
+    async fn large_frames_are_written_together() {
+        let (mut connection, mut client) = connect().await;
+        write(&mut connection, 3).await;
+        assert_eq!(unwritten(&connection), 3);
+        connection.flush().await.unwrap();
+        assert_eq!(unwritten(&connection), 0, "nothing came after the last flush");
+        write(&mut connection, 10).await;
+        assert_eq!(unwritten(&connection), 2, "four at a time fill the buffer");
+        connection.flush().await.unwrap();
+        drop(connection);
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert!(read == FRAME.concat().repeat(13));
+    }
+
+    #[tokio::test]
+    async fn shutdown_writes_what_was_gathered() {
+        let (mut connection, mut client) = connect().await;
+        write(&mut connection, 1).await;
+        connection.shutdown().await.unwrap();
+        let mut read = Vec::new();
+        client.read_to_end(&mut read).await.unwrap();
+        assert!(read == FRAME.concat());
     }
 }

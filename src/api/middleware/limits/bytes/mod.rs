@@ -22,6 +22,7 @@
 //! | one header block of HTTP/2 that has not ended | 128 KiB, and 200 KiB decoded | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
 //! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
 //! | one frame being written | 16 KiB | the size of a frame |
+//! | frames gathered for one write | 64 KiB, and 4 MiB for all connections | `gather` |
 //! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
 //! | calls that were cancelled before they began | their heads, 20 calls | `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
