@@ -33,7 +33,7 @@ const MAX_LATENESS: Duration = Duration::from_millis(250);
 /// the time.
 const INTERVAL_FACTOR: u32 = 30;
 /// The least such factor, times ten: it is lowered to this when subscribers would otherwise be later than [`MAX_LATENESS`].
-const MIN_INTERVAL_FACTOR_TENTHS: u32 = 25;
+const MIN_INTERVAL_FACTOR_TENTHS: u32 = 32;
 
 /// A client's connection: its clones are the same one.
 #[derive(Debug, Clone, Default)]
@@ -294,8 +294,8 @@ mod tests {
     fn interval_bounds_share_and_lateness() {
         let ms = |cost| interval(Duration::from_millis(cost)).as_millis();
         assert_eq!([0, 1, 5].map(ms), [5, 30, 150], "a thirtieth");
-        assert_eq!([10, 20, 50, 60].map(ms), [240, 230, 200, 190], "late by 250 ms at most");
-        assert_eq!([100, 1_000].map(ms), [250, 2_500], "two fifths");
+        assert_eq!([10, 20, 50].map(ms), [240, 230, 200], "late by 250 ms at most");
+        assert_eq!([60, 100, 1_000].map(ms), [192, 320, 3_200], "less than a third");
     }
 
     /// A thousand subscribers, and a change each millisecond.
@@ -378,7 +378,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn next_wave_waits_for_the_writes_of_the_last() {
-        assert_eq!(intervals_of_waves(true).await, [Duration::from_millis(1_000); 8]);
+        assert_eq!(intervals_of_waves(true).await, [Duration::from_millis(1_280); 8]);
     }
 
     #[tokio::test(start_paused = true)]
