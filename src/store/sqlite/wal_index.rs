@@ -14,7 +14,8 @@ const LENGTH: usize = 136;
 /// The version of the format, at the begin of an initialized file.
 const VERSION: u32 = 3_007_000;
 
-/// After so many frames the write-ahead log is moved into the database: SQLite's own default.
+/// After so many frames the write-ahead log is moved into the database: 16 MiB. At SQLite's own default, a quarter of it, pages that change often
+/// are moved more often.
 const CHECKPOINT_FRAMES: u32 = 4000;
 
 /// The lengths of the headers of the write-ahead log and of each frame in it, in bytes.
