@@ -16,18 +16,20 @@ impl Mirror {
 
     /// Whether the mirror was confirmed within `max_staleness`.
     pub fn is_fresh(&self) -> bool {
-        self.is_recent(*self.confirmed.borrow())
+        was_within(self.max_staleness, *self.confirmed.borrow())
     }
 
-    fn is_recent(&self, confirmed: Option<Instant>) -> bool {
-        confirmed.is_some_and(|at| at.elapsed() <= self.max_staleness)
+    /// Whether the mirror, after it was stale, will also stay fresh: it was confirmed within half of `max_staleness`. Polls are at most
+    /// that far apart. A look at the database that began before an outage is older, however late its answer arrives.
+    pub fn has_recovered(&self) -> bool {
+        was_within(self.max_staleness / 2, *self.confirmed.borrow())
     }
 
-    /// Waits until the mirror is fresh.
-    pub async fn until_fresh(&self) {
+    /// Waits until the mirror has recovered.
+    pub async fn until_recovered(&self) {
         let mut confirmed = self.confirmed.subscribe();
         // Fails only when the sender is dropped, which the mirror owns.
-        let _ = confirmed.wait_for(|at| self.is_recent(*at)).await;
+        let _ = confirmed.wait_for(|at| was_within(self.max_staleness / 2, *at)).await;
     }
 
     /// Waits until the mirror is no longer fresh.
@@ -56,5 +58,54 @@ impl Mirror {
     /// Records that the mirror has everything that the database held at `started_at`.
     pub(super) fn confirm(&self, started_at: Instant) {
         self.confirmed.send_replace(Some(started_at));
+    }
+}
+
+fn was_within(limit: Duration, confirmed: Option<Instant>) -> bool {
+    confirmed.is_some_and(|at| at.elapsed() <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use tokio::time::{advance, sleep};
+
+    use super::*;
+
+    const MAX_STALENESS: Duration = Duration::from_secs(10);
+
+    /// The database stalls just after a look at it began, at the longest poll interval. Its answer arrives before that look is
+    /// older than `max_staleness`.
+    #[tokio::test(start_paused = true)]
+    async fn look_before_outage_does_not_end_staleness() {
+        let mirror = Mirror::new(MAX_STALENESS);
+        mirror.confirm(Instant::now());
+        sleep(MAX_STALENESS / 2).await;
+        let before_outage = Instant::now();
+        mirror.until_stale().await;
+        assert!(!mirror.is_fresh() && !mirror.has_recovered());
+
+        let mut recovered = Box::pin(mirror.until_recovered());
+        mirror.confirm(before_outage);
+        assert!(mirror.is_fresh(), "what was read is still recent");
+        assert_eq!((mirror.has_recovered(), recovered.as_mut().now_or_never()), (false, None));
+        let after_outage = Instant::now();
+        advance(MAX_STALENESS / 2).await;
+        mirror.confirm(after_outage);
+        assert_eq!((mirror.has_recovered(), recovered.now_or_never()), (true, Some(())));
+    }
+
+    /// Each look at the database takes as long as the poll interval may be.
+    #[tokio::test(start_paused = true)]
+    async fn recovered_mirror_stays_fresh_at_same_pace() {
+        let mirror = Mirror::new(MAX_STALENESS);
+        mirror.confirm(Instant::now());
+        for _ in 0..10 {
+            let asked = Instant::now();
+            advance(MAX_STALENESS / 2).await;
+            assert!(mirror.is_fresh());
+            mirror.confirm(asked);
+            assert!(mirror.has_recovered());
+        }
     }
 }

@@ -55,13 +55,15 @@ pub(super) fn measure(
     }
 }
 
-/// Reports the server healthy only while its mirror is fresh and its database can be written.
+/// Reports the server healthy only while its mirror is fresh and its database can be written. After the mirror was stale, it must have
+/// recovered: load balancers must not send callers to a server that is stale again a moment later.
 pub(super) async fn report_health(mirror: Arc<Mirror>, store: Arc<dyn Store>, health: api::Health) {
     let mut problems = store.usability().subscribe();
     let mut reported = Readiness::Serving;
+    let mut is_fresh = true;
     loop {
         let problem = problems.borrow_and_update().clone();
-        let is_fresh = mirror.is_fresh();
+        is_fresh = if is_fresh { mirror.is_fresh() } else { mirror.has_recovered() };
         let readiness = match &problem {
             Some(_) => Readiness::Unusable,
             None if !is_fresh => Readiness::Stale,
@@ -82,7 +84,7 @@ pub(super) async fn report_health(mirror: Arc<Mirror>, store: Arc<dyn Store>, he
             health.announce(readiness);
             reported = readiness;
         }
-        let aged = async { if is_fresh { mirror.until_stale().await } else { mirror.until_fresh().await } };
+        let aged = async { if is_fresh { mirror.until_stale().await } else { mirror.until_recovered().await } };
         tokio::select! {
             // Fails only when the sender is dropped, which the store owns.
             _ = problems.changed() => {}
