@@ -32,7 +32,7 @@ const CRATES: [(&str, &str); 25] = [
     ("rustls", "auth checkpoint store telemetry tls"),
     ("axum", "telemetry"),
     ("hyper", "api"),
-    ("hyper_util", "api telemetry"),
+    ("hyper_util", "api cli telemetry"),
     ("metrics_exporter_prometheus", "telemetry"),
     ("metrics_process", "telemetry"),
     ("opentelemetry", "telemetry"),

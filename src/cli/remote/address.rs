@@ -9,6 +9,7 @@ use clap::Args;
 use http::Uri;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+use super::plain::OtherProtocol;
 use crate::cli::Failure;
 use crate::tls;
 
@@ -43,21 +44,26 @@ impl fmt::Display for ServerAddress {
 }
 
 impl ServerAddress {
-    /// A channel to the server, which connects with its first call.
-    pub async fn channel(&self, connect_timeout: Duration) -> Result<Channel, Failure> {
-        let mut endpoint = Endpoint::from(self.addr.clone())
+    /// A channel to the server, which connects with its first call. Without TLS, it records if the server speaks another protocol.
+    pub(super) async fn channel(
+        &self,
+        connect_timeout: Duration,
+        other_protocol: &OtherProtocol,
+    ) -> Result<Channel, Failure> {
+        let endpoint = Endpoint::from(self.addr.clone())
             .user_agent(concat!("toggled/", env!("CARGO_PKG_VERSION")))?
-            .connect_timeout(connect_timeout)
             .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
             .keep_alive_timeout(KEEP_ALIVE_TIMEOUT);
         if self.is_tls() {
             let tls = self.tls_config().await?.timeout(connect_timeout);
-            endpoint = endpoint.tls_config(tls).map_err(|error| Failure::usage(self.tls_error(&error)))?;
-        } else if let Some((setting, _)) = self.tls_files().into_iter().find(|(_, file)| file.is_some()) {
+            let endpoint = endpoint.connect_timeout(connect_timeout).tls_config(tls);
+            return Ok(endpoint.map_err(|error| Failure::usage(self.tls_error(&error)))?.connect_lazy());
+        }
+        if let Some((setting, _)) = self.tls_files().into_iter().find(|(_, file)| file.is_some()) {
             // A caller who gives a certificate expects TLS: without it the token would be sent in plain text.
             return Err(Failure::usage(format!("{setting} needs https, but --addr (TOGGLED_ADDR) is {self}")));
         }
-        Ok(endpoint.connect_lazy())
+        Ok(endpoint.connect_with_connector_lazy(other_protocol.connector(connect_timeout)))
     }
 
     /// What to try if the server closes every connection. A TLS error on its side looks like this from here.

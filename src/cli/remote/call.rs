@@ -33,7 +33,7 @@ impl ApiClient {
                     self.has_answered.store(true, Ordering::Relaxed);
                     return Ok(answer.into_inner());
                 }
-                Err(status) => status,
+                Err(status) => self.with_cause(status),
             };
             self.record(&status);
             let Some(wait) = retries.wait_after(&status) else { return Err(self.failure(&status)) };
@@ -53,7 +53,7 @@ impl ApiClient {
         let mut request = Request::new(request);
         request.set_timeout(self.timeout);
         let answer = call(&mut self.clients.clone(), request).await;
-        answer.map(Response::into_inner).map_err(|status| self.failure(&status))
+        answer.map(Response::into_inner).map_err(|status| self.failure(&self.with_cause(status)))
     }
 
     /// Reads a stream to its end. `take` receives each message and moves the request's cursor past it, so that a broken
@@ -90,6 +90,7 @@ impl ApiClient {
                     }
                 }
             };
+            let status = self.with_cause(status);
             self.record(&status);
             let Some(wait) = retries.wait_after(&status) else {
                 return Err(self

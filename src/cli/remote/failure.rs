@@ -43,16 +43,23 @@ impl CallFailure {
             if error.is::<TimeoutExpired>() {
                 return Self::TimedOut;
             }
+            if error.is::<NotHttp2Error>() {
+                return Self::NotHttp2;
+            }
             source = error.source();
         }
         // The error is a private type, of which only the text is accessible.
         match root_cause(status) {
-            text if text.contains("frame with invalid size") => Self::NotHttp2,
             text if text.contains("timed out") => Self::Unresponsive,
             _ => Self::ConnectionLost,
         }
     }
 }
+
+/// The source of a status whose call failed because the server speaks another protocol.
+#[derive(Debug, thiserror::Error)]
+#[error("the server does not speak HTTP/2")]
+struct NotHttp2Error;
 
 /// Why a server refused a call, for commands that explain it further.
 #[derive(Debug, Clone)]
@@ -164,6 +171,14 @@ pub(in crate::cli) fn exit_code_of(error: &(dyn Error + 'static)) -> u8 {
 }
 
 impl ApiClient {
+    /// The status of a failed call, with the true cause if the connection was lost because the server speaks another protocol.
+    pub(super) fn with_cause(&self, status: Status) -> Status {
+        if self.other_protocol.is_spoken() && CallFailure::of(&status) == CallFailure::ConnectionLost {
+            return Status::from_error(Box::new(NotHttp2Error));
+        }
+        status
+    }
+
     /// The message and exit code for a failed call.
     pub(super) fn failure(&self, status: &Status) -> Failure {
         let unavailable = |message: String| Failure { code: EXIT_UNAVAILABLE, message };

@@ -1,10 +1,11 @@
 //! The client of a server: its address, the caller's token, calls with retries, and what a failed call means. In the
-//! command line only this folder knows tonic.
+//! command line only this folder knows tonic and hyper.
 
 mod address;
 mod call;
 mod failure;
 mod options;
+mod plain;
 mod retry;
 mod snapshot;
 
@@ -23,6 +24,7 @@ use crate::api::pb::health::health_client::HealthClient;
 use crate::api::pb::toggle_service_client::ToggleServiceClient;
 use crate::config::duration::parse_within;
 use options::BearerToken;
+use plain::OtherProtocol;
 
 pub(super) use address::ServerAddress;
 pub(super) use call::{StreamOptions, until_interrupted};
@@ -54,6 +56,8 @@ pub(super) struct ApiClient {
     last_refusal: Mutex<Option<ServerRefusal>>,
     /// What to try if connections are lost before the first answer.
     connection_lost_hint: &'static str,
+    /// Whether the server was found to speak another protocol than HTTP/2.
+    other_protocol: OtherProtocol,
 }
 
 /// The clients of each service, on one connection.
@@ -72,7 +76,8 @@ impl ApiClient {
     }
 
     async fn connect(address: &ServerAddress, timeout: Duration, token: BearerToken) -> Result<Self, Failure> {
-        let channel = address.channel(timeout).await?;
+        let other_protocol = OtherProtocol::default();
+        let channel = address.channel(timeout, &other_protocol).await?;
         let clients = ServiceClients {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
             audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
@@ -91,6 +96,7 @@ impl ApiClient {
             has_answered: AtomicBool::new(false),
             last_refusal: Mutex::default(),
             connection_lost_hint: address.connection_lost_hint(),
+            other_protocol,
         })
     }
 }

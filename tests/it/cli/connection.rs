@@ -142,14 +142,36 @@ async fn stale_server_is_not_serving() {
     assert!(shell.fails(&["flag", "toggle", "a"], 6).await.contains("behind the log"));
 }
 
+/// A server with TLS, on a database of its own.
+async fn tls_server(files: &Files) -> (Server, Database) {
+    let database = Database::new(Backend::Sqlite).await;
+    let (certificate, key) = (files.path("server.pem"), files.path("server.key"));
+    let settings = [("TOGGLED_TLS_CERTIFICATE", certificate.as_str()), ("TOGGLED_TLS_KEY", key.as_str())];
+    (Server::start_with(&database, &settings).await, database)
+}
+
+/// The server answers with an alert and closes the connection at once, so the client's next write may fail before it has read the alert.
+/// The error is the same, at the first attempt: the change cannot have been made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn plain_client_of_tls_server_gets_one_hint() {
+    let files = Files::new(&Ca::new("the server's").server(), None);
+    let (server, _database) = tls_server(&files).await;
+    let shell = Shell::new(server.address);
+    let expected = format!(
+        "toggled: http://{} does not speak HTTP/2; if the server uses TLS, use https:// instead of http://\n",
+        server.address
+    );
+    for arguments in [&["health"][..], &["flag", "toggle", "a"]].repeat(10) {
+        assert_eq!(shell.fails(arguments, 6).await, expected, "{arguments:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_work_over_tls() {
     let ca = Ca::new("the server's");
     let files = Files::new(&ca.server(), None);
-    let database = Database::new(Backend::Sqlite).await;
+    let (server, _database) = tls_server(&files).await;
     let (certificate, key) = (files.path("server.pem"), files.path("server.key"));
-    let server =
-        Server::start_with(&database, &[("TOGGLED_TLS_CERTIFICATE", &certificate), ("TOGGLED_TLS_KEY", &key)]).await;
     let folder = tempfile::TempDir::new().unwrap();
     let roots = folder.path().join("ca.pem");
     std::fs::write(&roots, ca.pem()).unwrap();
