@@ -134,8 +134,13 @@ impl ByteBudget {
         }
         let is_unauthenticated = owner.is_unauthenticated();
         let used = Arc::clone(&connection.used[usize::from(is_unauthenticated)]);
-        let account =
-            ByteAccount { budget: Arc::clone(self), connection: used, owned: self.owned(owner), is_unauthenticated };
+        let account = ByteAccount {
+            budget: Arc::clone(self),
+            connection: used,
+            owned: self.owned(owner),
+            is_unauthenticated,
+            requests: Mutex::default(),
+        };
         let account = Arc::new(account);
         Arc::clone(last.insert(account))
     }
@@ -224,6 +229,32 @@ mod tests {
 
     fn begin(budget: &Arc<ByteBudget>, connection: &ConnectionBytes, owner: &Owner, precedence: Precedence) -> bool {
         budget.account(connection, owner).begin_call(&HeaderMap::new(), precedence).is_ok()
+    }
+
+    #[test]
+    fn calls_are_charged_in_advance_while_one_is_open() {
+        let budget = ByteBudget::of(LIMIT);
+        let account = budget.account(&ConnectionBytes::default(), &caller(1));
+        let mut calls = vec![account.take(Direction::Request, CALL_BYTES)];
+        let charged = budget.used();
+        assert!((CALL_BYTES..CALL_BYTES + 20_000).contains(&charged), "{charged}");
+        for _ in 0..100 {
+            calls.extend((0..3).map(|_| account.take(Direction::Request, CALL_BYTES)));
+            assert_eq!(budget.used(), charged, "the advance is used up first");
+            calls.truncate(1);
+        }
+        calls.extend((0..1_000).map(|_| account.take(Direction::Request, CALL_BYTES)));
+        let (used, charged) = (1_001 * CALL_BYTES, budget.used());
+        assert!((used..used + 20_000).contains(&charged), "{charged}");
+        assert_eq!(account.owned.used.load(Ordering::Relaxed), charged, "the owner's as well");
+        calls.truncate(10);
+        assert!(budget.used() < 10 * CALL_BYTES + 40_000, "{}", budget.used());
+        drop(calls);
+        assert_eq!(budget.used(), 0);
+        let all = account.take(Direction::Request, LIMIT / 4);
+        let call = account.take(Direction::Request, CALL_BYTES);
+        assert_eq!(budget.used(), LIMIT / 4 + CALL_BYTES, "exact while memory is not plentiful");
+        drop((all, call));
     }
 
     #[test]
