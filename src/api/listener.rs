@@ -219,7 +219,9 @@ impl Connection {
     /// Gathers a frame, and anything after it. Returns its length, or `None` if it must be written.
     fn gather(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
         if self.gathered.is_none() {
-            self.gathered = self.buffers.take_for(parts);
+            // Not for HTTP/1.1: `hyper` joins its writes itself, and closes the connection of a client that has closed its half once it
+            // has no unfinished write, so what is gathered would be lost.
+            self.gathered = self.buffers.take_for(parts).filter(|_| self.peer.bytes.arriving().is_http2());
         }
         let gathered = self.gathered.as_mut()?;
         let begun = Instant::now();
@@ -240,9 +242,12 @@ impl Connection {
             let begun = Instant::now();
             let polled = Pin::new(&mut self.stream).poll_write(cx, gathered.unwritten());
             self.write_time.add(&self.peer.connection, begun.elapsed());
-            match ready!(self.stall.after_write(polled, cx))? {
-                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => gathered.advance(written),
+            let written = ready!(self.stall.after_write(polled, cx))?;
+            if written == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            if let Some(gathered) = &mut self.gathered {
+                gathered.advance(written);
             }
         }
         Poll::Ready(Ok(()))
@@ -494,14 +499,19 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     use super::*;
+    use crate::api::arriving::PREFACE;
 
     const FRAME: [&[u8]; 2] = [&[1; 9], &[2; 16 << 10]];
 
-    async fn connect() -> (Connection, TcpStream) {
+    /// A connection whose client has sent these bytes.
+    async fn connect(sent: &[u8]) -> (Connection, TcpStream) {
         let (listener, limits) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), Limits::defaults());
-        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.write_all(sent).await.unwrap();
         let mut connections = pin!(incoming(listener, None, &limits, WriteTime::default(), ByteBudget::new(&limits)));
-        (connections.next().await.unwrap(), client)
+        let mut connection = connections.next().await.unwrap();
+        connection.read_exact(&mut vec![0; sent.len()]).await.unwrap();
+        (connection, client)
     }
 
     /// Writes and flushes frames, as `h2` does while it has more.
@@ -520,7 +530,7 @@ mod tests {
 
     #[tokio::test]
     async fn large_frames_are_written_together() {
-        let (mut connection, mut client) = connect().await;
+        let (mut connection, mut client) = connect(PREFACE).await;
         write(&mut connection, 3).await;
         assert_eq!(unwritten(&connection), 3);
         connection.flush().await.unwrap();
@@ -535,8 +545,15 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn writes_of_http1_are_not_gathered() {
+        let (mut connection, _client) = connect(b"POST / HTTP/1.1\r\n").await;
+        write(&mut connection, 1).await;
+        assert!(connection.gathered.is_none());
+    }
+
+    #[tokio::test]
     async fn shutdown_writes_what_was_gathered() {
-        let (mut connection, mut client) = connect().await;
+        let (mut connection, mut client) = connect(PREFACE).await;
         write(&mut connection, 1).await;
         connection.shutdown().await.unwrap();
         let mut read = Vec::new();

@@ -8,7 +8,7 @@ use http1::Http1;
 use http2::Http2;
 
 /// What an HTTP/2 client sends first.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The incomplete part of what a connection has sent.
 #[derive(Debug)]
@@ -52,6 +52,11 @@ impl Arriving {
             Self::Http1(http1) => http1.add(bytes),
             Self::Http2(http2) => http2.add(bytes),
         }
+    }
+
+    /// Whether the client speaks HTTP/2, as far as is known.
+    pub fn is_http2(&self) -> bool {
+        matches!(self, Self::Http2(_))
     }
 
     /// The transport has taken the head of an HTTP/1.1 request, which has a body of this length, if that is known: only the transport
