@@ -17,7 +17,9 @@ use tokio_util::either::Either;
 
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::gather::{GatherBuffers, GatheredFrames};
-use super::middleware::limits::{ByteBudget, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead};
+use super::middleware::limits::{
+    ByteBudget, Charge, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead,
+};
 use crate::config::Limits;
 use crate::mirror::{ClientConnection, WriteTime};
 use crate::telemetry::log_throttle::LogThrottle;
@@ -77,6 +79,8 @@ pub(super) struct Connection {
     /// Whether frames were gathered since the last flush.
     has_grown: bool,
     stall: Stall,
+    /// What the transport keeps of answers while the client does not read.
+    unread: Option<Charge>,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
     _permit: ConnectionPermit,
@@ -158,6 +162,7 @@ impl Connection {
             gathered: None,
             has_grown: false,
             stall,
+            unread: None,
             write_time,
             bytes,
             _permit: permit,
@@ -216,6 +221,17 @@ impl Connection {
         Poll::Pending
     }
 
+    /// Notes the outcome of a write. While the client does not read, what the transport keeps is charged.
+    fn after_write<T>(&mut self, polled: Poll<io::Result<T>>, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let polled = self.stall.after_write(polled, cx);
+        if !self.stall.is_stalled {
+            self.unread = None;
+        } else if self.unread.is_none() {
+            self.unread = self.bytes.hold_unread(&self.peer.bytes);
+        }
+        polled
+    }
+
     /// Gathers a frame, and anything after it. Returns its length, or `None` if it must be written.
     fn gather(&mut self, parts: &[IoSlice<'_>]) -> Option<usize> {
         if self.gathered.is_none() {
@@ -242,7 +258,7 @@ impl Connection {
             let begun = Instant::now();
             let polled = Pin::new(&mut self.stream).poll_write(cx, gathered.unwritten());
             self.write_time.add(&self.peer.connection, begun.elapsed());
-            let written = ready!(self.stall.after_write(polled, cx))?;
+            let written = ready!(self.after_write(polled, cx))?;
             if written == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
@@ -463,7 +479,7 @@ impl AsyncWrite for Connection {
         let begun = Instant::now();
         let polled = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
         self.write_time.add(&self.peer.connection, begun.elapsed());
-        self.stall.after_write(polled, cx)
+        self.after_write(polled, cx)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -481,7 +497,7 @@ impl AsyncWrite for Connection {
         ready!(self.poll_write_gathered(cx))?;
         self.has_yielded = false;
         let polled = Pin::new(&mut self.stream).poll_flush(cx);
-        self.stall.after_write(polled, cx)
+        self.after_write(polled, cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -495,11 +511,13 @@ mod tests {
     use std::future::poll_fn;
     use std::pin::pin;
 
-    use futures::StreamExt;
+    use futures::{FutureExt, StreamExt};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::yield_now;
 
     use super::*;
     use crate::api::arriving::PREFACE;
+    use crate::api::middleware::limits::Owner;
 
     const FRAME: [&[u8]; 2] = [&[1; 9], &[2; 16 << 10]];
 
@@ -549,6 +567,25 @@ mod tests {
         let (mut connection, _client) = connect(b"POST / HTTP/1.1\r\n").await;
         write(&mut connection, 1).await;
         assert!(connection.gathered.is_none());
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_for_a_client_that_does_not_read_is_charged() {
+        let (mut connection, mut client) = connect(b"POST / HTTP/1.1\r\n").await;
+        let owner = Owner::Unauthenticated(None);
+        let account = connection.bytes.account(&connection.peer.bytes, &owner);
+        while !connection.stall.is_stalled {
+            assert_eq!(account.charged(), 0, "the client reads, as far as is known");
+            let _ = connection.write(&[1; 16 << 10]).now_or_never();
+            yield_now().await;
+        }
+        assert!(account.charged() >= 16 << 10);
+        let mut read = vec![0; 1 << 20];
+        while connection.stall.is_stalled {
+            assert!(client.read(&mut read).await.unwrap() > 0);
+            let _ = connection.write(&[1; 16 << 10]).now_or_never();
+        }
+        assert_eq!(account.charged(), 0);
     }
 
     #[tokio::test]

@@ -16,9 +16,9 @@ fn count<T: TryFrom<u64> + Clone + Send + Sync + 'static>() -> RangedU64ValuePar
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Limits")]
 pub struct Limits {
-    /// The number of open connections, 1 to 1000000; an idle one takes about 35 KiB, with TLS 45. The server closes further connections at
+    /// The number of open connections, 1 to 1000000; an idle one takes about 40 KiB, with TLS 60. The server closes further connections at
     /// once. While more than half of this number are open, one IP address gets at most a quarter of this number
-    #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CONNECTIONS", default_value_t = 4_000, value_parser = count::<usize>())]
+    #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CONNECTIONS", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_connections: usize,
     /// The number of open streams (watches, audit streams, health watches), 1 to 1000000. Callers without credentials get at
     /// most half of them. Further streams are refused with UNAVAILABLE

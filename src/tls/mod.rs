@@ -21,6 +21,9 @@ pub use files::{TlsError, TlsFileError, TlsFiles, read_certificates, read_privat
 /// neither a rename nor a swapped symbolic link, which is how Kubernetes does it.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How much of what is sent TLS keeps while the client does not read: one record. rustls would keep four.
+const TLS_BUFFER: usize = 16 << 10;
+
 /// A TLS connection of a client.
 pub type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 
@@ -53,7 +56,8 @@ impl ServerTls {
     /// When the handshake fails or the client's certificate cannot be read.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<(TlsStream, Option<ClientCertificate>)> {
         let config = Arc::clone(&self.current.borrow().config);
-        let stream = TlsAcceptor::from(config).accept(stream).await?;
+        let mut stream = TlsAcceptor::from(config).accept(stream).await?;
+        stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = leaf.map(|leaf| ClientCertificate::read(leaf)).transpose()?;
         Ok((stream, certificate))

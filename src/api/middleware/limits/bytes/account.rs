@@ -111,6 +111,12 @@ impl ByteAccount {
         Ok(self.take(Direction::Request, bytes))
     }
 
+    /// What the connection is charged, in bytes.
+    #[cfg(test)]
+    pub fn charged(&self) -> usize {
+        self.connection.load(Ordering::Relaxed)
+    }
+
     pub fn is_unauthenticated(&self) -> bool {
         self.is_unauthenticated
     }

@@ -21,13 +21,13 @@
 //! | one head of HTTP/1.1 that has not ended | 32 KiB | the limit of headers; 30 s; this budget, see `unfinished` |
 //! | one header block of HTTP/2 that has not ended | 128 KiB, and 200 KiB decoded | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
 //! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
-//! | one frame being written | 16 KiB | the size of a frame |
+//! | one frame being written, and TLS records | 64 KiB | the size of a frame, `TLS_BUFFER`; this budget, while the client does not read |
 //! | frames gathered for one write | 64 KiB, and 4 MiB for all connections | `gather` |
 //! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
 //! | calls that were cancelled before they began | their heads, 20 calls | `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
 //! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
-//! | TLS records | 64 KiB, and 16 KiB | rustls |
+//! | one TLS record being read | 16 KiB | rustls |
 
 mod account;
 mod answer;
@@ -59,6 +59,9 @@ use unfinished::UnfinishedHeads;
 
 /// The least budget of a connection: a request of the largest size, and more.
 const MIN_PER_CONNECTION: usize = 5 << 20;
+
+/// What the transport keeps of answers while a client does not read them: a frame, what `h2` joins to it, and TLS records of both.
+const UNREAD_BYTES: usize = 64 << 10;
 
 const MIB: usize = 1 << 20;
 
@@ -143,6 +146,12 @@ impl ByteBudget {
         };
         let account = Arc::new(account);
         Arc::clone(last.insert(account))
+    }
+
+    /// Charges what the transport keeps of answers that a client does not read, to the last caller of the connection. `None` if it had none.
+    pub(in crate::api) fn hold_unread(&self, connection: &ConnectionBytes) -> Option<Charge> {
+        let last = connection.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        Some(last.take(Direction::Response, UNREAD_BYTES))
     }
 
     fn owned(self: &Arc<Self>, owner: &Owner) -> Arc<OwnedBytes> {
