@@ -148,10 +148,11 @@ impl ByteBudget {
         Arc::clone(last.insert(account))
     }
 
-    /// Charges what the transport keeps of answers that a client does not read, to the last caller of the connection. `None` if it had none.
+    /// Charges what the transport keeps of answers that a client does not read, to the last caller of the connection. `None` if it had none,
+    /// or if their budget is exhausted: they begin no further calls then, and must not exhaust that of others.
     pub(in crate::api) fn hold_unread(&self, connection: &ConnectionBytes) -> Option<Charge> {
         let last = connection.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
-        Some(last.take(Direction::Response, UNREAD_BYTES))
+        last.check().is_ok().then(|| last.take(Direction::Response, UNREAD_BYTES))
     }
 
     fn owned(self: &Arc<Self>, owner: &Owner) -> Arc<OwnedBytes> {
@@ -264,6 +265,20 @@ mod tests {
         let call = account.take(Direction::Request, CALL_BYTES);
         assert_eq!(budget.used(), LIMIT / 4 + CALL_BYTES, "exact while memory is not plentiful");
         drop((all, call));
+    }
+
+    #[test]
+    fn unread_answers_without_credentials_leave_room_to_callers() {
+        let budget = ByteBudget::of(LIMIT);
+        let connections: Vec<_> = (0..2_000).map(|_| ConnectionBytes::default()).collect();
+        let hold = |connection| {
+            budget.account(connection, &network("10.0.0.1"));
+            budget.hold_unread(connection)
+        };
+        let held: Vec<_> = connections.iter().filter_map(hold).collect();
+        assert!(budget.used() <= LIMIT / 4 + UNREAD_BYTES, "{}", budget.used());
+        assert!(begin(&budget, &ConnectionBytes::default(), &caller(1), Precedence::Ordinary));
+        assert!(!held.is_empty() && budget.hold_unread(&ConnectionBytes::default()).is_none());
     }
 
     #[test]
