@@ -102,6 +102,11 @@ impl Load {
         self.wait_for_flips(usize::from(Uuid::now_v7().as_bytes()[15] % 64)).await;
     }
 
+    /// Waits until so many committed flips were retried.
+    pub async fn wait_for_replays(&self, least: usize) {
+        self.until(&format!("{least} committed flips to be retried"), |progress| progress.replayed >= least).await;
+    }
+
     /// Waits until a server has reported once more than in `before` that its database is unavailable.
     pub async fn wait_for_refusal(&self, before: &Progress) {
         self.until("a flip to be refused", |progress| progress.refused > before.refused).await;
