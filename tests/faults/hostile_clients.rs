@@ -20,7 +20,7 @@ use crate::support::{Backend, Client, Database, Server, TOKEN, toggle, with_time
 use crate::{FaultReport, RunLength};
 
 /// How much more memory than before a server may keep, in MiB. Allocators do not return all of it.
-const RETAINED_MIB: u64 = 16;
+const RETAINED_MIB: u64 = 24;
 
 /// The flow control window of a stream whose client reads nothing, in bytes.
 const STREAM_WINDOW: u32 = 1_024;
