@@ -97,9 +97,9 @@ impl Changes {
         proposal.command = look_up(proposal.command).await?;
         let (object, is_change) = (object(&proposal.command), !proposal.validate_only);
         let reply = self.proposals.propose(proposal, Arc::clone(&call.start)).await;
-        if let Err(Error::PermissionDenied(missing)) = reply {
+        if let Err(Error::PermissionDenied(missing)) = &reply {
             // For example, the caller granted a permission that they do not hold.
-            self.denials.record(&call, missing, object).await;
+            self.denials.record(&call, missing.clone(), object).await;
         }
         match reply? {
             Reply::Answer(answer) => {

@@ -18,10 +18,6 @@ pub(super) fn time(time: Timestamp) -> prost_types::Timestamp {
     prost_types::Timestamp { seconds: micros.div_euclid(1_000_000), nanos }
 }
 
-pub(super) fn names(permissions: Permissions) -> Vec<String> {
-    permissions.iter().map(|p| p.as_str().to_owned()).collect()
-}
-
 impl From<Status> for pb::FeatureFlagStatus {
     fn from(status: Status) -> Self {
         match status {
@@ -60,7 +56,7 @@ impl From<&Arc<User>> for pb::User {
         Self {
             id: user.id.to_string(),
             email: user.email.to_string(),
-            permissions: names(user.permissions),
+            permissions: user.permissions.names(),
             revision: user.revision,
             created_at: Some(time(user.created_at)),
             updated_at: Some(time(user.updated_at)),
@@ -89,7 +85,7 @@ impl From<&Arc<Token>> for pb::ApiToken {
             id: token.id.to_string(),
             user_id: token.user_id.to_string(),
             name: token.name.to_string(),
-            permissions: token.permissions.map(names).unwrap_or_default(),
+            permissions: token.permissions.as_ref().map(Permissions::names).unwrap_or_default(),
             revision: token.revision,
             created_at: Some(time(token.created_at)),
             expires_at: token.expires_at.map(time),

@@ -17,7 +17,7 @@ use super::flags::Flags;
 use super::health::Health;
 use super::listener::incoming;
 use super::middleware::admit::{Admit, AdmitLayer};
-use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator};
+use super::middleware::authenticate::{AuthFailureLog, AuthMethods, Authenticator, IgnoredPermissionLog};
 use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denials};
 use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::{Observe, ObserveLayer};
@@ -172,6 +172,7 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
         methods: auth_methods.clone(),
         last_used: Arc::clone(last_used),
         failures: AuthFailureLog::default(),
+        ignored: IgnoredPermissionLog::default(),
     };
     let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));

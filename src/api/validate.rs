@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::pb;
-use crate::domain::access::{Account, Permission, Permissions};
+use crate::domain::access::{Account, Permissions, ScopedPermission};
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::Filter;
 use crate::domain::flag::Status;
@@ -145,14 +145,10 @@ impl RequestValidator {
     }
 
     pub fn permissions(&mut self, field: &str, names: &[String]) -> Option<Permissions> {
-        let parsed: Vec<_> = names.iter().map(|name| Permission::parse(name)).collect();
-        let permissions = parsed.iter().flatten().copied().collect();
-        match parsed.iter().position(Option::is_none) {
-            None => Some(permissions),
-            Some(index) => {
-                let all = Permissions::all().names().join(", ");
-                self.reject(&format!("{field}[{index}]"), format!("must be one of {all}"))
-            }
+        let parse = |(index, name): (usize, &String)| ScopedPermission::parse(name).map_err(|rule| (index, rule));
+        match names.iter().enumerate().map(parse).collect() {
+            Ok(permissions) => Some(permissions),
+            Err((index, rule)) => self.reject(&format!("{field}[{index}]"), rule.to_string()),
         }
     }
 

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::Failure;
 use crate::committer::{ChangeStart, Committer, Proposals, Reply};
 use crate::config;
-use crate::domain::access::{Directory, Permission, Permissions, User};
+use crate::domain::access::{Directory, User};
 use crate::domain::advance::{Actor, Answer, Command, Origin, Proposal};
 use crate::domain::error::Error;
 use crate::domain::state::State;
@@ -150,9 +150,4 @@ impl OfflineDatabase {
             Reply::Replayed(_) => Err(Error::internal("a change without a request_id was replayed").into()),
         }
     }
-}
-
-/// Parses the name of a permission.
-pub(super) fn parse_permission(name: &str) -> Result<Permission, String> {
-    Permission::parse(name).ok_or_else(|| format!("must be one of {}", Permissions::all().names().join(", ")))
 }

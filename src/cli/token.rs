@@ -6,13 +6,13 @@ use clap::{Args, Subcommand};
 use jiff::tz::TimeZone;
 use uuid::Uuid;
 
-use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
+use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption};
 use super::table::Table;
 use super::{EXIT_FAILURE, Failure, parse_uuid, print, print_error, try_print};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
-use crate::domain::access::{Permission, Token as ApiToken};
+use crate::domain::access::{ScopedPermission, Token as ApiToken};
 use crate::domain::advance::{Command, NewToken, Object};
 use crate::domain::text::Name;
 use crate::domain::time::{Clock, SystemClock, Timestamp};
@@ -70,8 +70,8 @@ struct RequestedToken {
     #[arg(long, value_parser = Name::parse)]
     name: Name,
     /// Limit the token to these of the user's permissions; repeat it, or separate them by commas
-    #[arg(long = "permission", value_name = "PERMISSION", value_parser = parse_permission, value_delimiter = ',')]
-    permissions: Vec<Permission>,
+    #[arg(long = "permission", value_name = "PERMISSION", value_parser = ScopedPermission::parse, value_delimiter = ',')]
+    permissions: Vec<ScopedPermission>,
     /// How long the token is valid: 90d, 12h; by default it does not expire
     #[arg(long, value_name = "DURATION", value_parser = expiry)]
     expires_in: Option<Timestamp>,
@@ -136,7 +136,8 @@ async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<
         let used: HashMap<_, _> = database.store.last_used(user.id).await?.into_iter().collect();
         let tokens = database.read(|state| state.tokens_of(user.id, None).cloned().collect::<Vec<_>>())?;
         for token in tokens {
-            let permissions = token.permissions.map_or_else(|| "all of the user's".to_owned(), |p| p.names().join(","));
+            let permissions =
+                token.permissions.as_ref().map_or_else(|| "all of the user's".to_owned(), |p| p.names().join(","));
             let state = if user.is_active() { state(&token, now) } else { "user deactivated" };
             table.push([
                 token.id.to_string().into(),

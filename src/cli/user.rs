@@ -2,10 +2,10 @@
 
 use clap::{Args, Subcommand};
 
-use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption, parse_permission};
+use super::offline::{DatabaseTarget, OfflineDatabase, ReasonOption};
 use super::table::Table;
 use super::{Failure, print};
-use crate::domain::access::Permission;
+use crate::domain::access::ScopedPermission;
 use crate::domain::advance::{Command, Object};
 use crate::domain::state::State;
 use crate::domain::text::Email;
@@ -25,8 +25,8 @@ enum Action {
         #[arg(value_parser = Email::parse)]
         email: Email,
         /// The user's permissions; default: none. Repeat it, or separate them by commas
-        #[arg(long = "permission", value_name = "PERMISSION", value_parser = parse_permission, value_delimiter = ',')]
-        permissions: Vec<Permission>,
+        #[arg(long = "permission", value_name = "PERMISSION", value_parser = ScopedPermission::parse, value_delimiter = ',')]
+        permissions: Vec<ScopedPermission>,
         #[command(flatten)]
         reason: ReasonOption,
         #[command(flatten)]

@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::auth::jwks::KeySource;
 use crate::auth::jwt::{GroupPermissions, SignOnRules};
-use crate::domain::access::{Permission, Permissions};
+use crate::domain::access::{MalformedPermission, Permissions, ScopedPermission};
 
 /// Single sign-on with OpenID Connect; off unless the issuer, audience and keys are set.
 #[derive(Debug, Clone, Default, Args)]
@@ -76,15 +76,19 @@ fn groups(settings: &[String]) -> Result<Option<GroupPermissions>, String> {
             names.split('+').map(permission).collect::<Result<_, _>>()?
         };
         let known = groups.entry(group.to_owned()).or_default();
-        *known = [*known, allowed].into_iter().collect();
+        *known = [std::mem::take(known), allowed].into_iter().collect();
     }
     Ok(Some(groups).filter(|groups| !groups.is_empty()))
 }
 
-fn permission(name: &str) -> Result<Permission, String> {
-    let unknown =
-        || format!("has an unknown permission '{name}'; use {}, or * for all", Permissions::all().names().join(", "));
-    Permission::parse(name).ok_or_else(unknown)
+fn permission(name: &str) -> Result<ScopedPermission, String> {
+    ScopedPermission::parse(name).map_err(|error| match error {
+        MalformedPermission::Unknown => {
+            let all = Permissions::all().names().join(", ");
+            format!("has an unknown permission '{name}'; use {all}, or * for all")
+        }
+        rule => format!("has the permission '{name}', which {rule}"),
+    })
 }
 
 #[cfg(test)]
@@ -130,6 +134,15 @@ mod tests {
         assert_eq!(groups["cn=ops,ou=x"].names(), ["toggle_feature_flags", "view_feature_flags"]);
         assert_eq!(groups["admins"], Permissions::all());
         assert_eq!(groups_of("a=manage_access;a=view_audit_logs")["a"].names(), ["manage_access", "view_audit_logs"]);
+    }
+
+    #[test]
+    fn group_may_hold_permission_in_one_environment() {
+        let groups = groups_of("ops=toggle_feature_flags@staging+view_feature_flags;ops=toggle_feature_flags@dev");
+        let names = ["toggle_feature_flags@dev", "toggle_feature_flags@staging", "view_feature_flags"];
+        assert_eq!(groups["ops"].names(), names);
+        let error = parse(&["--oidc-group", "ops=manage_access@staging"]).unwrap_err();
+        assert!(error.contains("'manage_access@staging', which must not name an environment"), "{error}");
     }
 
     #[test]

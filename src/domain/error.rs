@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use uuid::Uuid;
 
 use super::Revision;
-use super::access::{Account, Permission};
+use super::access::{Account, ScopedPermission};
 use super::text::{Email, FlagKey};
 
 /// One malformed field of a request.
@@ -28,7 +28,7 @@ pub enum Error {
     Unauthenticated,
     /// The caller lacks this permission.
     #[error("Insufficient permissions: {0} required")]
-    PermissionDenied(Permission),
+    PermissionDenied(ScopedPermission),
     /// Malformed fields, all of them at once.
     #[error("invalid request: {}", summary(.0))]
     Invalid(Vec<Violation>),

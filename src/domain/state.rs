@@ -14,7 +14,7 @@ use super::Revision;
 use super::access::{Account, Directory, SecretHash, Token, User};
 use super::flag::Flag;
 use super::hash::GENESIS;
-use super::text::{Email, FlagKey};
+use super::text::{Email, EnvironmentKey, FlagKey};
 use super::time::Timestamp;
 use flags::Flags;
 
@@ -260,6 +260,10 @@ impl Directory for State {
 
     fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
         self.tokens.get(&id)
+    }
+
+    fn has_environment(&self, _: &EnvironmentKey) -> bool {
+        false
     }
 }
 

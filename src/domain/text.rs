@@ -88,6 +88,21 @@ text!(
 );
 
 text!(
+    /// An environment's key: 1 to 64 characters, an ASCII letter in lower case or a digit first, then those or `-`. So `-` alone is
+    /// no key, and can stand for every environment.
+    EnvironmentKey,
+    |text| {
+        let is_plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+        let head = text.bytes().next().is_some_and(is_plain);
+        if head && text.bytes().all(|byte| is_plain(byte) || byte == b'-') && text.len() <= 64 {
+            Ok(text.into())
+        } else {
+            Err(Malformed("must be 1 to 64 of a-z, 0-9 and '-', the first a letter or digit"))
+        }
+    }
+);
+
+text!(
     /// The name of a flag or token: 1 to 255 characters.
     Name,
     |text| sized(text, 1, 255, "must be 1 to 255 characters, none of them U+0000")
@@ -152,6 +167,16 @@ mod tests {
         let bad = ["", ".a", "_a", "-a", "a b", "a/b", "ä", "a\0", "'; DROP TABLE audit_logs; --", &"k".repeat(129)];
         for bad in bad {
             assert!(FlagKey::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn environment_key_allows_lower_case_digits_and_dash() {
+        for good in ["a", "7", "production", "eu-1", "a--", &"k".repeat(64)] {
+            assert_eq!(EnvironmentKey::parse(good).unwrap().as_str(), good);
+        }
+        for bad in ["", "-", "-a", "Staging", "a_b", "a.b", "a b", "ä", "a@b", "a\0", &"k".repeat(65)] {
+            assert!(EnvironmentKey::parse(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -9,12 +9,12 @@ use super::{CheckpointSettings, RETRY_INTERVAL, Server, ServerError, checkpoints
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenLocation, bootstrap};
 use crate::committer::Proposals;
-use crate::domain::access::Permission;
+use crate::domain::access::{Permission, Scope};
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::mirror::Mirror;
 use crate::store::{Store, StoreError};
-use crate::verify::{DatabaseError, Scope, Stop, verify_at_start};
+use crate::verify::{self, DatabaseError, Stop, verify_at_start};
 
 impl Server {
     /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable or
@@ -66,10 +66,10 @@ impl Server {
     async fn verify_log(&self) -> Result<(), ServerError> {
         let started = Instant::now();
         let CheckpointSettings { key, verify_all, .. } = &self.checkpoints;
-        let scope = if *verify_all { Scope::All } else { Scope::Recent };
+        let scope = if *verify_all { verify::Scope::All } else { verify::Scope::Recent };
         loop {
             match verify_at_start(&*self.store, key.as_deref(), scope).await {
-                Ok(verified) if scope == Scope::All => {
+                Ok(verified) if scope == verify::Scope::All => {
                     let (first, last) = (verified.after + 1, verified.last);
                     tracing::info!(first, last, took = ?started.elapsed(), "whole log verified");
                     return Ok(());
@@ -104,8 +104,9 @@ pub(super) async fn create_first_administrator(
     chosen_token: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenLocation>, ServerError> {
-    let has_administrator =
-        |state: &State| state.users(None).any(|user| user.permissions.contains(Permission::ManageAccess));
+    let has_administrator = |state: &State| {
+        state.users(None).any(|user| user.permissions.covers(Permission::ManageAccess, Scope::Everywhere))
+    };
     let folder = store.folder().unwrap_or_default();
     let mut is_logged = false;
     while !mirror.read(has_administrator).unwrap_or(true) {

@@ -21,6 +21,8 @@ pub const BUFFERED_BYTES: &str = "toggled_buffered_bytes";
 pub const REFUSALS: &str = "toggled_refusals_total";
 /// Calls whose authentication failed, by `reason`.
 pub const AUTHENTICATION_FAILURES: &str = "toggled_authentication_failures_total";
+/// Permissions in verified single sign-on tokens that name an unknown environment.
+pub const IGNORED_PERMISSIONS: &str = "toggled_ignored_permissions_total";
 /// Changes in the committer's queue.
 pub const QUEUE_LENGTH: &str = "toggled_committer_queue_length";
 /// Capacity of the committer's queue: `--max-queue`.
@@ -54,7 +56,7 @@ pub const BUILD_INFO: &str = "toggled_build_info";
 pub const COMMIT_OUTCOMES: [&str; 6] = ["appended", "head_moved", "request_exists", "refused", "failed", "unknown"];
 
 /// The names of all metrics: the server's own, and the metrics of the process.
-pub const ALL: [&str; 26] = [
+pub const ALL: [&str; 27] = [
     REQUESTS,
     REQUEST_DURATION,
     STREAMS_OPEN,
@@ -62,6 +64,7 @@ pub const ALL: [&str; 26] = [
     BUFFERED_BYTES,
     REFUSALS,
     AUTHENTICATION_FAILURES,
+    IGNORED_PERMISSIONS,
     QUEUE_LENGTH,
     QUEUE_LIMIT,
     BATCH_SIZE,
@@ -102,6 +105,7 @@ pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
     // Start at 0: Prometheus sees no increase in a counter that first appears with the value 1.
     ::metrics::counter!(PANICS).absolute(0);
     ::metrics::counter!(DATED_AHEAD).absolute(0);
+    ::metrics::counter!(IGNORED_PERMISSIONS).absolute(0);
     for outcome in COMMIT_OUTCOMES {
         ::metrics::counter!(COMMITS, "outcome" => outcome).absolute(0);
     }
@@ -132,6 +136,7 @@ fn describe() {
     describe_gauge!(BUFFERED_BYTES, Unit::Bytes, "Bytes of unfinished requests and unread answers, by direction");
     describe_counter!(REFUSALS, count, "Error responses and rejected connections, by reason");
     describe_counter!(AUTHENTICATION_FAILURES, count, "Calls whose authentication failed, by reason");
+    describe_counter!(IGNORED_PERMISSIONS, count, "Permissions of single sign-on tokens in unknown environments");
     describe_gauge!(QUEUE_LENGTH, count, "Changes in the committer's queue");
     describe_gauge!(QUEUE_LIMIT, count, "Capacity of the committer's queue");
     describe_histogram!(BATCH_SIZE, count, "Changes per batch");

@@ -107,6 +107,38 @@ on_both_databases! {
         assert!(secret_forms(&secret).iter().chain(&secret_forms(TOKEN)).all(|form| !text.contains(form.as_str())), "{text}");
     }
 
+    async fn permission_in_unknown_environment_is_refused(backend: Backend) {
+        let database = Database::new(backend).await;
+        let server = Server::start(&database).await;
+        let mut admin = server.admin().await;
+        let head = admin.log().await.len();
+        let (me, _) = me(&mut admin).await;
+        for (permissions, message) in [
+            (vec!["toggle_feature_flags@nowhere"], "permissions must not name the unknown environment nowhere"),
+            (
+                vec!["view_feature_flags", "view_audit_logs@no", "view_audit_logs@where"],
+                "permissions must not name the unknown environment no (and 1 more)",
+            ),
+            (vec!["toggle_feature_flags@No"], "permissions[0] must have the key of an environment after the '@', which must be 1"),
+            (vec!["view_feature_flags", "manage_access@nowhere"], "permissions[1] must not name an environment, since manage_access"),
+        ] {
+            let permissions: Vec<_> = permissions.into_iter().map(str::to_owned).collect();
+            let user = CreateUserRequest { email: "ann@example.com".into(), permissions: permissions.clone(), ..Default::default() };
+            let token = CreateTokenRequest {
+                user_id: me.id.clone(), name: "t".into(), permissions: permissions.clone(), ..Default::default()
+            };
+            for refused in [
+                admin.access.create_user(user).await.unwrap_err(),
+                admin.access.create_token(token).await.unwrap_err(),
+                admin.access.update_user(UpdateUserRequest { id: me.id.clone(), permissions, ..Default::default() }).await.unwrap_err(),
+            ] {
+                let is_told = refused.message().starts_with(&format!("invalid request: {message}"));
+                assert!(refused.code() == Code::InvalidArgument && is_told, "{refused}, not {message}");
+            }
+        }
+        assert_eq!(admin.log().await.len(), head);
+    }
+
     async fn user_and_token_lists_are_paged(backend: Backend) {
         let database = Database::new(backend).await;
         let server = Server::start(&database).await;

@@ -243,7 +243,7 @@ impl AccessService for Access {
         };
         Ok(Response::new(pb::WhoAmIResponse {
             user,
-            permissions: convert::names(caller.grant.permissions),
+            permissions: caller.grant.permissions.names(),
             token_id: caller.token_id().map(|id| id.to_string()).unwrap_or_default(),
         }))
     }

@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn missing_permission_has_a_fixed_message() {
-        let status = status(Error::PermissionDenied(Permission::ToggleFeatureFlags));
+        let status = status(Error::PermissionDenied(Permission::ToggleFeatureFlags.into()));
         assert_eq!(status.code(), Code::PermissionDenied);
         assert_eq!(status.message(), "Insufficient permissions: toggle_feature_flags required");
         let info = status.get_details_error_info().unwrap();

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::JwtRejection;
-use crate::domain::access::{Identity, Permission, Permissions};
+use crate::domain::access::{Identity, Permissions, ScopedPermission};
 use crate::domain::text::{Email, Name};
 use crate::domain::time::Timestamp;
 
@@ -69,8 +69,8 @@ impl SignOnRules {
         let claim = if path.starts_with('/') { claims.pointer(path) } else { claims.get(path) };
         let names = claim.and_then(name_list).unwrap_or_default();
         match &self.groups {
-            Some(groups) => names.iter().filter_map(|name| groups.get(*name).copied()).collect(),
-            None => names.into_iter().filter_map(Permission::parse).collect(),
+            Some(groups) => names.iter().filter_map(|name| groups.get(*name).cloned()).collect(),
+            None => names.into_iter().filter_map(|name| ScopedPermission::parse(name).ok()).collect(),
         }
     }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Account, Permission, Permissions, Token, User};
-use crate::domain::text::Email;
+use super::{Account, Permission, Permissions, Scope, Token, User};
+use crate::domain::text::{Email, EnvironmentKey};
 use crate::domain::time::Timestamp;
 
 /// A caller identified by a single sign-on token, until the token expires.
@@ -58,7 +58,7 @@ impl Credential {
     }
 }
 
-/// Looks up users and tokens.
+/// Looks up users, tokens and environments.
 pub trait Directory {
     /// The user with this id.
     fn user(&self, id: Uuid) -> Option<&Arc<User>>;
@@ -66,6 +66,8 @@ pub trait Directory {
     fn user_by_account(&self, account: &Account) -> Option<&Arc<User>>;
     /// The token with this id.
     fn token(&self, id: Uuid) -> Option<&Arc<Token>>;
+    /// Whether there is an environment with this key.
+    fn has_environment(&self, key: &EnvironmentKey) -> bool;
 }
 
 /// What a valid credential permits.
@@ -82,7 +84,7 @@ pub struct Grant {
 impl Grant {
     /// The required permission, if it is missing.
     pub fn missing(&self, permission: Option<Permission>) -> Option<Permission> {
-        permission.filter(|permission| !self.permissions.contains(*permission))
+        permission.filter(|permission| !self.permissions.covers(*permission, Scope::Everywhere))
     }
 }
 
@@ -96,12 +98,13 @@ pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Ti
         }
         Credential::SignOn(identity) => Grant {
             user: directory.user_by_account(&identity.account()).cloned(),
-            permissions: identity.permissions,
+            // The issuer does not know which environments exist. What it grants in others counts for nothing.
+            permissions: identity.permissions.in_known_environments(|key| directory.has_environment(key)),
             until: Some(identity.expires_at),
         },
         Credential::Certificate { user_id, expires_at } => {
             let user = directory.user(*user_id)?;
-            Grant { user: Some(Arc::clone(user)), permissions: user.permissions, until: Some(*expires_at) }
+            Grant { user: Some(Arc::clone(user)), permissions: user.permissions.clone(), until: Some(*expires_at) }
         }
     };
     let is_deactivated = grant.user.as_ref().is_some_and(|user| !user.is_active());

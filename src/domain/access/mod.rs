@@ -2,6 +2,7 @@
 
 mod credential;
 mod permission;
+mod permissions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use super::text::{Email, Name};
 use super::time::Timestamp;
 
 pub use credential::{Credential, Directory, Grant, Identity, authenticate};
-pub use permission::{Permission, Permissions};
+pub use permission::{MalformedPermission, Permission, Scope, ScopedPermission};
+pub use permissions::Permissions;
 
 /// A person or service that may call.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,7 +98,7 @@ impl User {
             email: &'a str,
             id: Uuid,
             issuer: Option<&'a str>,
-            permissions: Vec<&'static str>,
+            permissions: &'a Permissions,
             revision: Revision,
             subject: Option<&'a str>,
             updated_at: String,
@@ -107,7 +109,7 @@ impl User {
             email: self.email.as_str(),
             id: self.id,
             issuer: self.account.as_ref().map(|account| &*account.issuer),
-            permissions: self.permissions.names(),
+            permissions: &self.permissions,
             revision: self.revision,
             subject: self.account.as_ref().map(|account| &*account.subject),
             updated_at: self.updated_at.to_string(),
@@ -118,7 +120,10 @@ impl User {
 impl Token {
     /// What the token permits when it acts as `user`.
     pub fn allowed(&self, user: &User) -> Permissions {
-        self.permissions.map_or(user.permissions, |narrowed| user.permissions.intersection(narrowed))
+        match &self.permissions {
+            Some(narrowed) => user.permissions.intersection(narrowed),
+            None => user.permissions.clone(),
+        }
     }
 
     /// Whether the token is neither revoked nor expired at `now`.

@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::draft::{Draft, Entity, Values};
 use super::{Denial, Object, ObjectRef, Outcome, Proposal};
-use crate::domain::access::Directory;
+use crate::domain::access::{Directory, ScopedPermission};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::json;
 use crate::domain::state::FlagRef;
@@ -16,7 +16,7 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
     struct Fields<'a> {
         #[serde(skip_serializing_if = "Option::is_none")]
         issuer: Option<&'a str>,
-        permission: &'static str,
+        permission: &'a ScopedPermission,
         #[serde(skip_serializing_if = "Option::is_none")]
         subject: Option<&'a str>,
         suppressed: u64,
@@ -25,7 +25,7 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
     let newcomer = draft.unprovisioned_identity(&proposal.actor);
     let new = json(&Fields {
         issuer: newcomer.as_ref().map(|identity| &*identity.issuer),
-        permission: denial.permission.as_str(),
+        permission: &denial.permission,
         subject: newcomer.as_ref().map(|identity| &*identity.subject),
         suppressed: denial.suppressed,
     });
@@ -39,7 +39,7 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
 /// The object that the request named, if it exists: an entry never pairs an id with the wrong type of object. Otherwise
 /// the name alone, under the type that the permission is about.
 fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
-    let kind = denial.permission.governs();
+    let kind = denial.permission.permission().governs();
     let about =
         |entity_type, id, key: Arc<str>, name: Arc<str>| Entity { entity_type, id, key, name, previous_revision: None };
     let found = denial.object.as_ref().and_then(|named| {

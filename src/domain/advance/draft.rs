@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::{Actor, Created, Decision, Proposal, RequestOwner, Step, StoredRequest};
 use crate::domain::access::{
-    Account, Credential, Directory, Grant, Identity, Permission, Permissions, Token, User, authenticate,
+    Account, Credential, Directory, Grant, Identity, Permission, Permissions, Scope, Token, User, authenticate,
 };
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::hash;
 use crate::domain::state::{Delta, FlagRef, Head, State};
-use crate::domain::text::{Email, FlagKey, UNNAMED_SIGN_ON};
+use crate::domain::text::{Email, EnvironmentKey, FlagKey, UNNAMED_SIGN_ON};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
@@ -110,9 +110,10 @@ impl<'a> Draft<'a> {
         changed.or_else(|| self.state.user_by_email(email))
     }
 
-    /// Whether any active user holds `permission` and meets `condition`.
+    /// Whether any active user holds `permission` everywhere and meets `condition`.
     pub fn has_active_user_with(&self, permission: Permission, condition: impl Fn(&User) -> bool) -> bool {
-        let holds = |user: &User| user.is_active() && user.permissions.contains(permission) && condition(user);
+        let holds =
+            |user: &User| user.is_active() && user.permissions.covers(permission, Scope::Everywhere) && condition(user);
         let unchanged = self.state.users(None).filter(|user| !self.changes.users.contains_key(&user.id));
         self.changes.users.values().chain(unchanged).any(|user| holds(user))
     }
@@ -164,8 +165,8 @@ impl<'a> Draft<'a> {
     pub fn authorize(&self, actor: &Actor) -> Result<Permissions, Error> {
         let granted = self.authenticate(actor)?;
         match actor {
-            Actor::Caller { permission, .. } if !granted.contains(*permission) => {
-                Err(Error::PermissionDenied(*permission))
+            Actor::Caller { permission, .. } if !granted.covers(*permission, Scope::Everywhere) => {
+                Err(Error::PermissionDenied((*permission).into()))
             }
             _ => Ok(granted),
         }
@@ -321,6 +322,10 @@ impl Directory for Draft<'_> {
 
     fn token(&self, id: Uuid) -> Option<&Arc<Token>> {
         self.changes.tokens.get(&id).or_else(|| self.state.token(id))
+    }
+
+    fn has_environment(&self, key: &EnvironmentKey) -> bool {
+        self.state.has_environment(key)
     }
 }
 

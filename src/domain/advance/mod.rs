@@ -21,9 +21,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::access::Permissions;
+use super::access::{Directory, Permissions};
 use super::audit::Entry;
-use super::error::Error;
+use super::error::{Error, Violation};
 use super::state::State;
 use super::text::RequestId;
 use super::time::Timestamp;
@@ -105,7 +105,7 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
     let (object, entry) = if proposal.validate_only {
         let keeps_nothing = |_: &Result<Outcome, Error>| false;
         let (object, _) =
-            draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), keeps_nothing)?;
+            draft.attempt(|draft| provision_and_execute(draft, proposal, &caller_permissions), keeps_nothing)?;
         (without_entry_ids(object), None)
     } else if draft.unprovisioned_identity(&proposal.actor).is_some() {
         // The user is created first, but only if the command changes something (a BatchSet has no entry of its own) or its answer is
@@ -115,9 +115,9 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
                 .as_ref()
                 .is_ok_and(|(object, entry)| entry.is_some() || object.changed_any_flag() || proposal.request.is_some())
         };
-        draft.attempt(|draft| provision_and_execute(draft, proposal, caller_permissions), keeps)?
+        draft.attempt(|draft| provision_and_execute(draft, proposal, &caller_permissions), keeps)?
     } else {
-        execute(draft, proposal, caller_permissions)?
+        execute(draft, proposal, &caller_permissions)?
     };
     Ok(Answer { object, entry, revision: draft.head().revision })
 }
@@ -125,7 +125,7 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
 fn provision_and_execute(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    caller_permissions: Permissions,
+    caller_permissions: &Permissions,
 ) -> Result<Outcome, Error> {
     if let Some(identity) = draft.unprovisioned_identity(&proposal.actor) {
         users::provision(draft, proposal, &identity)?;
@@ -143,7 +143,7 @@ fn without_entry_ids(object: Object) -> Object {
     }
 }
 
-fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: Permissions) -> Result<Outcome, Error> {
+fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: &Permissions) -> Result<Outcome, Error> {
     match &proposal.command {
         Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, flag, *expected_revision),
         Command::SetStatus(item) => flags::set_status(draft, proposal, item),
@@ -157,11 +157,10 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: Permi
             flags::set_archived(draft, proposal, flag, *archived, *expected_revision)
         }
         Command::CreateUser { email, account, permissions } => {
-            users::create(draft, proposal, caller_permissions, email, account.as_ref(), *permissions)
+            users::create(draft, proposal, caller_permissions, email, account.as_ref(), permissions)
         }
         Command::UpdateUser { id, account, permissions, reactivate, expected_revision } => {
-            let update =
-                users::UserUpdate { account: account.as_ref(), permissions: *permissions, reactivate: *reactivate };
+            let update = users::UserUpdate { account: account.as_ref(), permissions, reactivate: *reactivate };
             users::update(draft, proposal, caller_permissions, *id, update, *expected_revision)
         }
         Command::DeactivateUser { id, expected_revision } => {
@@ -182,8 +181,21 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: Permi
 type Outcome = (Object, Option<Arc<Entry>>);
 
 /// A caller may grant only permissions that they hold.
-fn check_may_grant(wanted: Permissions, caller_permissions: Permissions) -> Result<(), Error> {
+fn check_may_grant(wanted: &Permissions, caller_permissions: &Permissions) -> Result<(), Error> {
     wanted.minus(caller_permissions).iter().next().map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
+}
+
+/// Permissions are granted only in environments that exist. Comes after [`check_may_grant`]: only a caller who holds something in an
+/// environment may see whether it exists.
+fn check_environments_exist(draft: &Draft<'_>, granted: &Permissions) -> Result<(), Error> {
+    let unknown = granted.environments().filter(|key| !draft.has_environment(key));
+    let violations: Vec<_> = unknown
+        .map(|key| Violation {
+            field: "permissions".to_owned(),
+            rule: format!("must not name the unknown environment {key}"),
+        })
+        .collect();
+    if violations.is_empty() { Ok(()) } else { Err(Error::Invalid(violations)) }
 }
 
 /// An object is changed only at the revision that the caller expects, if they expect one.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::step::Answer;
-use crate::domain::access::{Account, Credential, Permission, Permissions, SecretHash};
+use crate::domain::access::{Account, Credential, Permission, Permissions, ScopedPermission, SecretHash};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::flag::Status;
 use crate::domain::state::FlagRef;
@@ -191,7 +191,7 @@ impl Command {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
     /// The missing permission.
-    pub permission: Permission,
+    pub permission: ScopedPermission,
     /// The object that the refused request named, if it named one. It may not exist.
     pub object: Option<ObjectRef>,
     /// How many refusals of this caller were not recorded since the last record.

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::{Actor, NewToken, Object, Outcome, Proposal, check_may_grant, check_revision, users};
+use super::{
+    Actor, NewToken, Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision, users,
+};
 use crate::domain::Revision;
 use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
 use crate::domain::audit::{Action, EntityType};
@@ -15,7 +17,7 @@ use crate::domain::text::{Email, Name};
 pub(super) fn create(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    caller_permissions: Permissions,
+    caller_permissions: &Permissions,
     new: &NewToken,
 ) -> Result<Outcome, Error> {
     let user = draft.find_user(new.user_id)?;
@@ -27,19 +29,24 @@ pub(super) fn create(
         users::check_may_act_as(&user, caller_permissions)?;
     }
     // The requested list counts, not only its present effect: the user may get more permissions later.
-    check_may_grant(new.permissions.unwrap_or(user.permissions), caller_permissions)?;
+    let granted = new.permissions.as_ref().unwrap_or(&user.permissions);
+    check_may_grant(granted, caller_permissions)?;
+    check_environments_exist(draft, granted)?;
     // A token without a list gains each permission that its user gets. Its creator, who may know the secret, must not
     // gain more by that than they do anyway.
     let outgrows = new.permissions.is_none() && !(own && grows_with_user(draft, &proposal.actor));
-    let permissions =
-        if outgrows && caller_permissions != Permissions::all() { Some(caller_permissions) } else { new.permissions };
+    let permissions = if outgrows && *caller_permissions != Permissions::all() {
+        Some(caller_permissions)
+    } else {
+        new.permissions.as_ref()
+    };
     let stamp = draft.next_stamp(&proposal.actor);
     let token = Token {
         id: draft.new_id(),
         user_id: user.id,
         name: new.name.clone(),
         secret_hash: new.secret_hash,
-        permissions,
+        permissions: permissions.cloned(),
         revision: stamp.revision,
         created_at: stamp.timestamp,
         expires_at: new.expires_at,
@@ -95,12 +102,12 @@ fn check_not_last_token(draft: &Draft<'_>, proposal: &Proposal, token: &Arc<Toke
 pub(super) fn create_administrator(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    caller_permissions: Permissions,
+    caller_permissions: &Permissions,
     email: &Email,
     token_name: &Name,
     secret_hash: SecretHash,
 ) -> Result<Outcome, Error> {
-    let (object, entry) = users::create(draft, proposal, caller_permissions, email, None, Permissions::all())?;
+    let (object, entry) = users::create(draft, proposal, caller_permissions, email, None, &Permissions::all())?;
     let Object::User(user) = &object else { return Ok((object, entry)) };
     let token =
         NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };

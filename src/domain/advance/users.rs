@@ -3,9 +3,9 @@
 use uuid::Uuid;
 
 use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::{Object, Outcome, Proposal, check_may_grant, check_revision};
+use super::{Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision};
 use crate::domain::Revision;
-use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, User};
+use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, Scope, User};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::{Error, Violation};
 use crate::domain::text::Email;
@@ -13,17 +13,18 @@ use crate::domain::text::Email;
 pub(super) fn create(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    caller_permissions: Permissions,
+    caller_permissions: &Permissions,
     email: &Email,
     account: Option<&Account>,
-    permissions: Permissions,
+    permissions: &Permissions,
 ) -> Result<Outcome, Error> {
     check_may_grant(permissions, caller_permissions)?;
+    check_environments_exist(draft, permissions)?;
     if draft.user_by_email(email).is_some() {
         return Err(Error::EmailTaken(email.clone()));
     }
     check_account_free(draft, account, None)?;
-    Ok(write_new(draft, proposal, email, account.cloned(), permissions))
+    Ok(write_new(draft, proposal, email, account.cloned(), permissions.clone()))
 }
 
 fn check_account_free(draft: &Draft<'_>, account: Option<&Account>, id: Option<Uuid>) -> Result<(), Error> {
@@ -69,14 +70,14 @@ fn write_new(
 /// The requested change of a user.
 pub(super) struct UserUpdate<'a> {
     pub account: Option<&'a Account>,
-    pub permissions: Permissions,
+    pub permissions: &'a Permissions,
     pub reactivate: bool,
 }
 
 pub(super) fn update(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
-    caller_permissions: Permissions,
+    caller_permissions: &Permissions,
     id: Uuid,
     update: UserUpdate<'_>,
     expected: Option<Revision>,
@@ -86,7 +87,8 @@ pub(super) fn update(
     if !before.is_active() && !update.reactivate {
         return Err(Error::UserDeactivated(before.email.clone()));
     }
-    check_may_change(before.permissions, update.permissions, caller_permissions)?;
+    check_may_change(&before.permissions, update.permissions, caller_permissions)?;
+    check_environments_exist(draft, update.permissions)?;
     let account = update.account.or(before.account.as_ref()).cloned();
     // Reactivating the user and linking another account both let someone act as the user.
     if !before.is_active() || account != before.account {
@@ -94,10 +96,11 @@ pub(super) fn update(
     }
     check_permissions_given(&before, &update)?;
     check_account_free(draft, update.account, Some(id))?;
-    if !update.permissions.contains(Permission::ManageAccess) {
+    if !update.permissions.covers(Permission::ManageAccess, Scope::Everywhere) {
         check_not_last_access_manager(draft, &before)?;
     }
-    let after = User { account, permissions: update.permissions, deactivated_at: None, ..User::clone(&before) };
+    let permissions = update.permissions.clone();
+    let after = User { account, permissions, deactivated_at: None, ..User::clone(&before) };
     if after == *before {
         return Ok((Object::User(before), None));
     }
@@ -107,8 +110,8 @@ pub(super) fn update(
 /// A request without permissions cannot be told from one that revokes all. Together with something else, that would happen
 /// unnoticed, so it needs a request of its own.
 fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), Error> {
-    let none = Permissions::default();
-    if (update.account.is_none() && !update.reactivate) || update.permissions != none || user.permissions == none {
+    if (update.account.is_none() && !update.reactivate) || !update.permissions.is_empty() || user.permissions.is_empty()
+    {
         return Ok(());
     }
     let rule = format!(
@@ -120,9 +123,9 @@ fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), E
 }
 
 /// A caller may grant and revoke only permissions that they hold.
-fn check_may_change(before: Permissions, after: Permissions, caller_permissions: Permissions) -> Result<(), Error> {
-    check_may_grant(after.minus(before), caller_permissions)?;
-    check_may_grant(before.minus(after), caller_permissions)
+fn check_may_change(before: &Permissions, after: &Permissions, caller_permissions: &Permissions) -> Result<(), Error> {
+    check_may_grant(&after.minus(before), caller_permissions)?;
+    check_may_grant(&before.minus(after), caller_permissions)
 }
 
 /// A way to act as a user may be given only by a caller who holds every permission of the user. Otherwise an access manager
@@ -133,9 +136,11 @@ fn check_may_change(before: Permissions, after: Permissions, caller_permissions:
 /// revoke them first, and then act as the user, with the user's name in the log. Revoking tokens and deactivating need no more
 /// than `manage_access`. It must be possible for each access manager who sees a break-in, gives nobody a name, and can be undone
 /// only by a caller who holds what the user holds.
-pub(super) fn check_may_act_as(user: &User, caller_permissions: Permissions) -> Result<(), Error> {
-    let held = if user.account.is_some() { Permissions::all() } else { user.permissions };
-    check_may_grant(held, caller_permissions)
+pub(super) fn check_may_act_as(user: &User, caller_permissions: &Permissions) -> Result<(), Error> {
+    match user.account {
+        Some(_) => check_may_grant(&Permissions::all(), caller_permissions),
+        None => check_may_grant(&user.permissions, caller_permissions),
+    }
 }
 
 pub(super) fn deactivate(
@@ -162,7 +167,7 @@ pub(super) fn deactivate(
 /// withdraw them or be unreachable.
 fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(), Error> {
     let permission = Permission::ManageAccess;
-    let loses = losing.is_active() && losing.permissions.contains(permission);
+    let loses = losing.is_active() && losing.permissions.covers(permission, Scope::Everywhere);
     if loses && !draft.has_active_user_with(permission, |user| user.id != losing.id) {
         return Err(Error::LastAccessManager(losing.email.clone()));
     }

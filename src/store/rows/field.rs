@@ -60,7 +60,7 @@ field!(Arc<str>, Text, &'a str, |text| text, |stored| Ok(stored.into()));
 field!(String, Text, &'a str, |text| text, |stored| Ok(stored.to_owned()));
 field!(Vec<u8>, Bytes, &'a [u8], |bytes| bytes, |stored| Ok(stored.to_vec()));
 field!(Hash, Bytes, &'a [u8], |hash| hash, |stored| stored.try_into().map_err(|_| "not 32 bytes".to_owned()));
-field!(Permissions, TextList, PermissionList, |list| PermissionList(*list), |stored| Ok(stored.0));
+field!(Permissions, TextList, PermissionList, |list| PermissionList(list.clone()), |stored| Ok(stored.0));
 
 field!(FlagKey, Text, &'a str, |key| key.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Name, Text, &'a str, |name| name.as_str(), |stored| Self::parse(stored).map_err(text));

@@ -6,7 +6,7 @@ use sqlx::sqlite::{Sqlite, SqliteTypeInfo, SqliteValueRef};
 use sqlx::{Decode, Encode, Type};
 
 use super::BoxError;
-use crate::domain::access::{Permission, Permissions};
+use crate::domain::access::{Permissions, ScopedPermission};
 use crate::domain::time::Timestamp;
 
 /// A value that both drivers encode and decode.
@@ -91,12 +91,14 @@ impl<'r> Decode<'r, Sqlite> for Time {
 
 /// A list of permissions: TEXT[] on PostgreSQL, a JSON array on SQLite. PostgreSQL receives it as one text (see
 /// [`Kind::TextList`](super::Kind::TextList)) and returns it as an array.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(super) struct PermissionList(pub Permissions);
 
 impl PermissionList {
     fn parse<'a>(names: impl IntoIterator<Item = &'a str>) -> Result<Self, BoxError> {
-        let parse = |name: &str| Permission::parse(name).ok_or_else(|| format!("unknown permission {name:?}").into());
+        let parse = |name: &str| {
+            ScopedPermission::parse(name).map_err(|rule| format!("unknown permission {name:?}: it {rule}").into())
+        };
         names.into_iter().map(parse).collect::<Result<Permissions, BoxError>>().map(Self)
     }
 }
@@ -138,7 +140,7 @@ impl Type<Sqlite> for PermissionList {
 
 impl Encode<'_, Sqlite> for PermissionList {
     fn encode_by_ref(&self, buf: &mut <Sqlite as sqlx::Database>::ArgumentBuffer) -> Result<IsNull, BoxError> {
-        Encode::<Sqlite>::encode(serde_json::to_string(&self.0.names())?, buf)
+        Encode::<Sqlite>::encode(serde_json::to_string(&self.0)?, buf)
     }
 }
 

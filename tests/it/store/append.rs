@@ -208,8 +208,8 @@ on_both_databases! {
         let ann = world.user("ann@example.com").clone();
 
         let mut step = world.by_hand(Entry { action: Action::UserUpdated, ..created.clone() });
-        let permissions = [Permission::ViewAuditLogs].into_iter().collect();
-        let changed = User { permissions, revision: step.head.revision, updated_at: world.now, ..User::clone(&ann) };
+        let permissions: Permissions = [Permission::ViewAuditLogs].into_iter().collect();
+        let changed = User { permissions: permissions.clone(), revision: step.head.revision, updated_at: world.now, ..User::clone(&ann) };
         step.delta = Delta { users: vec![Arc::new(changed.clone())], ..Delta::default() };
         world.append(&step).await;
         assert_eq!(world.user("ann@example.com").permissions, permissions);

@@ -27,7 +27,7 @@ async fn eventful(backend: Backend) -> (World, States) {
     let mut world = World::new(backend).await;
     let mut states = Vec::new();
     let denied = Denial {
-        permission: Permission::ToggleFeatureFlags,
+        permission: Permission::ToggleFeatureFlags.into(),
         object: Some(ObjectRef::Key(FlagKey::parse("a").unwrap())),
         suppressed: 0,
     };

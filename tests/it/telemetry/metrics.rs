@@ -4,6 +4,7 @@ use std::net::TcpListener;
 
 use toggled::api::pb::*;
 use toggled::telemetry::metrics::ALL;
+use tonic::Code;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{MonitoredServer, free_address, get};
@@ -11,7 +12,7 @@ use crate::support::h2_client::H2Client;
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
-use crate::support::{Backend, Database, Server, TOKEN, invoke, on_both_databases, with_timeout};
+use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, on_both_databases, with_timeout};
 
 /// The value of a time series.
 pub(super) fn value(metrics: &str, series: &str) -> Option<f64> {
@@ -283,6 +284,31 @@ async fn failed_authentication_is_counted_by_reason() {
     assert!((1..=3).contains(&lines.len()), "not a sample of the failures: {lines:?}");
     assert!(lines[0].contains("reason=\"unknown\"") && lines[0].contains("127.0.0.1:"), "{lines:?}");
     assert!(!log.contains(guessed) && !metrics.contains(guessed));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ignored_permission_is_counted_and_logged() {
+    let (issuer, database, address) = (Issuer::start().await, Database::new(Backend::Sqlite).await, free_address());
+    let listen = address.to_string();
+    let mut settings = issuer.settings();
+    settings.push(("TOGGLED_METRICS_LISTEN", &listen));
+    let (mut server, log) = Server::launch_with_log(&database.url, &settings).await;
+    server.ready().await;
+    let monitored = MonitoredServer { server, address };
+    let held = ["view_feature_flags@nowhere", "toggle_feature_flags@nowhere", "view_audit_logs", "fly"];
+    let token = issuer.token(&issuer.claims("sue@example.com", &held));
+    let mut sue = monitored.server.client(Some(&token)).await;
+    sue.wait_until_authenticated().await;
+    let me = sue.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+    assert_eq!(me.permissions, ["view_audit_logs"]);
+    assert_eq!(sue.toggle.get_feature_flag(get("a")).await.unwrap_err().code(), Code::PermissionDenied);
+    // Once for the token, which is verified once.
+    assert_eq!(value(&monitored.metrics().await, "toggled_ignored_permissions_total"), Some(2.0));
+    assert!(monitored.server.terminate().await.success());
+    let log = log.rest().await;
+    let lines: Vec<_> =
+        log.lines().filter(|line| line.contains("permission in a single sign-on token ignored")).collect();
+    assert!(lines.len() == 1 && lines[0].contains("permission=\"toggle_feature_flags@nowhere\""), "{log}");
 }
 
 #[tokio::test]

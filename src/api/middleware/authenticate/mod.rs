@@ -2,6 +2,7 @@
 //! Only a single sign-on token that is not in the cache may need its issuer's keys.
 
 mod failures;
+mod ignored;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,6 +26,7 @@ use crate::telemetry::request::{self, record_caller};
 use crate::tls::ClientCertificate;
 
 pub(in crate::api) use failures::{AuthFailure, AuthFailureLog};
+pub(in crate::api) use ignored::IgnoredPermissionLog;
 
 /// The ways to authenticate besides API tokens.
 #[derive(Clone, Default)]
@@ -44,6 +46,7 @@ pub(in crate::api) struct Authenticator {
     pub methods: AuthMethods,
     pub last_used: Arc<LastUsed>,
     pub failures: AuthFailureLog,
+    pub ignored: IgnoredPermissionLog,
 }
 
 /// What the credentials of a request say.
@@ -98,7 +101,11 @@ impl Authenticator {
             if reason == JwtRejection::KeysUnread { ApiError::IssuerUnavailable } else { error.into() }
         })?;
         let now = self.clock.now();
-        let caller = self.mirror.read(|state| Caller::authenticate(state, Credential::SignOn(identity), now)).flatten();
+        let caller = self.mirror.read(|state| {
+            self.ignored.record(&identity.permissions, state);
+            Caller::authenticate(state, Credential::SignOn(identity), now)
+        });
+        let caller = caller.flatten();
         let caller = caller.ok_or_else(|| self.failed(AuthFailure::NoLongerValid, source))?;
         let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
         self.record(&identified);

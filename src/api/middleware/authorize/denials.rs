@@ -18,7 +18,7 @@ use crate::api::middleware::limits::{AdmittedDenial, DenialLimiter};
 use crate::api::protocol::grpc::{replayed_response, single_message};
 use crate::auth::policy::ServedMethod;
 use crate::committer::{ChangeStart, Proposals};
-use crate::domain::access::Permission;
+use crate::domain::access::{Permission, ScopedPermission};
 use crate::domain::advance::{Command, Denial, ObjectRef, Proposal};
 use crate::domain::error::Error;
 use crate::domain::text::{Email, FlagKey, RequestId};
@@ -61,7 +61,7 @@ impl Denials {
     ) -> Response<Body> {
         let answer = tokio::spawn(async move { self.replay_or_record(call, &method, permission, body).await });
         let replayed = answer.await.unwrap_or_default();
-        replayed.unwrap_or_else(|| status(Error::PermissionDenied(permission)).into_http())
+        replayed.unwrap_or_else(|| status(Error::PermissionDenied(permission.into())).into_http())
     }
 
     async fn replay_or_record(
@@ -89,12 +89,12 @@ impl Denials {
             Some(message) => self.object(message).await,
             None => None,
         };
-        self.write(&call, permission, object, admitted).await;
+        self.write(&call, permission.into(), object, admitted).await;
         None
     }
 
     /// Records that `call` was refused, unless its caller was refused too often lately.
-    pub async fn record(&self, call: &Call, permission: Permission, object: Option<ObjectRef>) {
+    pub async fn record(&self, call: &Call, permission: ScopedPermission, object: Option<ObjectRef>) {
         if let Some(admitted) = self.admit(call) {
             self.write(call, permission, object, admitted).await;
         }
@@ -105,7 +105,13 @@ impl Denials {
     }
 
     /// Writes the record in a task of its own, and waits for it for a limited time.
-    async fn write(&self, call: &Call, permission: Permission, object: Option<ObjectRef>, admitted: AdmittedDenial) {
+    async fn write(
+        &self,
+        call: &Call,
+        permission: ScopedPermission,
+        object: Option<ObjectRef>,
+        admitted: AdmittedDenial,
+    ) {
         let Ok(actor) = call.actor() else { return };
         let command = Command::RecordDenial(Denial { permission, object, suppressed: admitted.suppressed });
         let proposal = Proposal::without_request_id(actor, command, call.source.origin());

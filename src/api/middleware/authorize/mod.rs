@@ -147,7 +147,7 @@ impl AuthorizeLayer {
                 return Either::Right(answer.map(Ok).boxed());
             }
             Authorization::Denied(_, _, permission) => {
-                return at_once::<S>(admission.protocol.refuse(Error::PermissionDenied(permission)));
+                return at_once::<S>(admission.protocol.refuse(Error::PermissionDenied(permission.into())));
             }
         };
         let protocol = admission.protocol;

@@ -78,7 +78,7 @@ impl Authorizer {
             let caller = authenticator.mirror.read(|state| Caller::authenticate(state, credential, now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
             if let Some(missing) = caller.grant.missing(call.permission) {
-                return Error::PermissionDenied(missing);
+                return Error::PermissionDenied(missing.into());
             }
             let time_left = caller.grant.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
             let next_keys = async {

@@ -101,6 +101,10 @@ async fn permissions_are_a_list_or_words() {
     for (claim, expected) in [
         (json!(["view_feature_flags", "fly", "manage_access"]), &["manage_access", "view_feature_flags"][..]),
         (json!("view_feature_flags  openid manage_access"), &["manage_access", "view_feature_flags"]),
+        (
+            json!(["view_feature_flags@staging", "view_feature_flags@-", "manage_access@staging"]),
+            &["view_feature_flags@staging"],
+        ),
         (json!(["view_feature_flags", 1]), &[]),
         (json!({"view_feature_flags": true}), &[]),
         (json!(true), &[]),
@@ -115,8 +119,8 @@ async fn permissions_are_a_list_or_words() {
 #[tokio::test]
 async fn with_groups_only_mapped_groups_grant_permissions() {
     let key = Key::ed25519("k");
-    let view: Permissions = Permissions::all().iter().filter(|p| p.as_str().starts_with("view")).collect();
-    let toggle: Permissions = Permissions::all().iter().filter(|p| p.as_str().starts_with("toggle")).collect();
+    let view: Permissions = Permissions::all().iter().filter(|p| p.to_string().starts_with("view")).collect();
+    let toggle: Permissions = Permissions::all().iter().filter(|p| p.to_string().starts_with("toggle")).collect();
     let groups = GroupPermissions::from([
         ("cn=ops,ou=x".to_owned(), toggle),
         ("all".to_owned(), view),
@@ -138,7 +142,7 @@ async fn with_groups_only_mapped_groups_grant_permissions() {
         assert_eq!(identity.permissions.names(), expected, "{roles}");
     }
     // Without the claim there are no permissions, whatever other claims contain.
-    assert_eq!(sign_on.verify(&key.token(&good())).await.unwrap().permissions.names(), [""; 0]);
+    assert_eq!(sign_on.verify(&key.token(&good())).await.unwrap().permissions.names(), <[&str; 0]>::default());
     let without_groups = TestSignOn::with(&jwks([&key]), pointer).await;
     let mut claims = good();
     claims["realm_access"] = json!({"roles": ["manage_access"]});

@@ -54,7 +54,7 @@ fn impossible_trims_have_distinct_errors() {
     assert_eq!(world.reject(by_admin(trim(2, 7, None))), Error::LogMismatch("through_hash"));
     let viewer = world.with_user("viewer@example.com", &[Permission::ViewAuditLogs]);
     let denied = world.reject(by(viewer, ManageAuditRetention, trim(2, 7, Some(7))));
-    assert_eq!(denied, Error::PermissionDenied(ManageAuditRetention));
+    assert_eq!(denied, Error::PermissionDenied(ManageAuditRetention.into()));
     assert_eq!(world.state.head().floor, 1);
 }
 

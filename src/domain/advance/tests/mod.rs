@@ -360,7 +360,7 @@ fn permission_is_checked_at_the_head() {
     world.create("a");
     let viewer = world.with_user("ann@example.com", &[Permission::ViewFeatureFlags]);
     let flip = |token| by(token, Permission::ToggleFeatureFlags, toggle("a"));
-    assert_eq!(world.reject(flip(viewer)), Error::PermissionDenied(Permission::ToggleFeatureFlags));
+    assert_eq!(world.reject(flip(viewer)), Error::PermissionDenied(Permission::ToggleFeatureFlags.into()));
     assert_eq!(world.reject(flip(Uuid::from_u128(404))), Error::Unauthenticated);
 
     let toggler = world.with_user("bob@example.com", &[Permission::ToggleFeatureFlags]);
@@ -403,7 +403,7 @@ fn caller_cannot_grant_missing_permissions() {
         email: email(address),
         permissions: [permission].into_iter().collect(),
     };
-    let denied = Error::PermissionDenied(Permission::ToggleFeatureFlags);
+    let denied = Error::PermissionDenied(Permission::ToggleFeatureFlags.into());
     assert_eq!(world.reject(as_ann(user("x@example.com", Permission::ToggleFeatureFlags))), denied);
     world.accept(as_ann(user("y@example.com", Permission::ViewFeatureFlags)));
     let taken = world.reject(as_ann(user("Y@example.com", Permission::ViewFeatureFlags)));
