@@ -1,4 +1,5 @@
-//! Creates the first administrator in a database where no user has ever had the permission `manage_access`.
+//! Creates what a new database needs: the environment `default`, and the first administrator if no user has ever had the permission
+//! `manage_access`.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
@@ -8,9 +9,10 @@ use std::path::{Path, PathBuf};
 use crate::auth;
 use crate::auth::secret::Secret;
 use crate::committer::{ChangeStart, Proposals};
-use crate::domain::advance::{Actor, Command, Origin, Proposal};
+use crate::domain::advance::{Actor, Command, NewEnvironment, Origin, Proposal};
+use crate::domain::environment::DEFAULT_ENVIRONMENT;
 use crate::domain::error::Error;
-use crate::domain::text::{BOOTSTRAP_ACTOR, Email, FIRST_ADMINISTRATOR, Malformed, Name};
+use crate::domain::text::{BOOTSTRAP_ACTOR, Description, Email, EnvironmentKey, FIRST_ADMINISTRATOR, Malformed, Name};
 
 /// The name of the file that a generated token is written to.
 pub const TOKEN_FILE: &str = "toggled-admin.token";
@@ -24,7 +26,7 @@ pub enum TokenLocation {
     Setting,
 }
 
-/// Why the first administrator was not created.
+/// Why the environment or the administrator was not created.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
     /// The file for the token cannot be written.
@@ -49,12 +51,35 @@ pub enum BootstrapError {
     Random(#[from] getrandom::Error),
 }
 
+/// Creates the environment `default`, unless another server created it first.
+///
+/// # Errors
+/// When it was not created.
+pub async fn create_default_environment(proposals: &Proposals) -> Result<(), BootstrapError> {
+    let proposal = default_environment().map_err(Error::internal)?;
+    match proposals.propose(proposal, ChangeStart::at_any_time()).await {
+        Ok(_) | Err(Error::EnvironmentKeyTaken(_)) => Ok(()),
+        // The next try finds it, if it was created.
+        Err(Error::CommitOutcomeUnknown) => Err(Error::DatabaseUnavailable.into()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn default_environment() -> Result<Proposal, Malformed> {
+    Ok(proposal(Command::CreateEnvironment(NewEnvironment {
+        key: EnvironmentKey::parse(DEFAULT_ENVIRONMENT)?,
+        name: Name::parse("Default")?,
+        description: Description::parse("")?,
+        require_reason: false,
+    })))
+}
+
 /// Creates the first administrator with the token that the operator chose, or with a generated token in a file in `folder`.
 /// Returns `None` if another server created the administrator first.
 ///
 /// # Errors
 /// When the administrator was not created. If that is unknown, the file with the token stays.
-pub async fn bootstrap(
+pub async fn create_first_administrator(
     proposals: &Proposals,
     chosen_token: Option<&Secret>,
     folder: &Path,
@@ -79,7 +104,7 @@ pub async fn bootstrap(
 
 /// Creates the administrator. Returns false if there is one already.
 async fn create_administrator(proposals: &Proposals, secret: &Secret) -> Result<bool, Error> {
-    let proposal = proposal(secret).map_err(Error::internal)?;
+    let proposal = administrator(secret).map_err(Error::internal)?;
     match proposals.propose(proposal, ChangeStart::at_any_time()).await {
         Ok(_) => Ok(true),
         Err(Error::EmailTaken(_)) => Ok(false),
@@ -87,14 +112,17 @@ async fn create_administrator(proposals: &Proposals, secret: &Secret) -> Result<
     }
 }
 
-fn proposal(secret: &Secret) -> Result<Proposal, Malformed> {
-    let command = Command::CreateAdministrator {
+fn administrator(secret: &Secret) -> Result<Proposal, Malformed> {
+    Ok(proposal(Command::CreateAdministrator {
         email: Email::parse(FIRST_ADMINISTRATOR)?,
         token_name: Name::parse("bootstrap")?,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
-    };
+    }))
+}
+
+fn proposal(command: Command) -> Proposal {
     let origin = Origin { method: "toggled serve".into(), peer: None, user_agent: None };
-    Ok(Proposal::without_request_id(Actor::Service { name: BOOTSTRAP_ACTOR.into() }, command, origin))
+    Proposal::without_request_id(Actor::Service { name: BOOTSTRAP_ACTOR.into() }, command, origin)
 }
 
 /// Writes the secret to a new file that only its owner may read. The name is unique, so concurrent starts do not collide.

@@ -8,6 +8,7 @@ DROP TABLE audit_log_counts;
 DROP TABLE audit_logs;
 DROP TABLE api_tokens;
 DROP TABLE users;
+DROP TABLE environments;
 DROP TABLE feature_flags;
 
 DROP FUNCTION log_head_check_update();

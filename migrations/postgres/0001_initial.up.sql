@@ -1,4 +1,4 @@
--- The schema: flags, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
+-- The schema: flags, environments, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
 -- checkpoints that sign it.
 --
 -- The service decides every change in memory and appends it with one statement that moves `log_head`, writes the
@@ -29,6 +29,21 @@ CREATE TABLE feature_flags (
     updated_by  TEXT        NOT NULL,
     archived_at TIMESTAMPTZ
 ) WITH (fillfactor = 70, vacuum_truncate = false);
+
+CREATE TABLE environments (
+    id             UUID        NOT NULL PRIMARY KEY,
+    key            TEXT        COLLATE "C" NOT NULL UNIQUE
+                               CHECK (char_length(key) <= 64 AND key ~ '^[a-z0-9][a-z0-9-]*$'),
+    name           TEXT        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
+    description    TEXT        NOT NULL DEFAULT '' CHECK (char_length(description) <= 2000),
+    -- Each flip of a flag must have a reason.
+    require_reason BOOLEAN     NOT NULL,
+    revision       BIGINT      NOT NULL CHECK (revision > 0),
+    created_at     TIMESTAMPTZ NOT NULL,
+    updated_at     TIMESTAMPTZ NOT NULL,
+    updated_by     TEXT        NOT NULL,
+    archived_at    TIMESTAMPTZ
+);
 
 CREATE TABLE users (
     id             UUID        NOT NULL PRIMARY KEY,
@@ -78,8 +93,11 @@ CREATE TABLE audit_logs (
                                  'flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived',
                                  'user_created', 'user_updated', 'user_deactivated',
                                  'token_created', 'token_revoked',
+                                 'environment_created', 'environment_updated',
+                                 'environment_archived', 'environment_unarchived',
                                  'access_denied', 'log_trimmed')),
-    entity_type              TEXT        NOT NULL CHECK (entity_type IN ('feature_flag', 'user', 'api_token', 'log')),
+    entity_type              TEXT        NOT NULL CHECK (entity_type IN (
+                                 'feature_flag', 'user', 'api_token', 'environment', 'log')),
     entity_id                UUID,
     entity_key               TEXT        NOT NULL,
     entity_name              TEXT        NOT NULL,
@@ -211,6 +229,9 @@ $$;
 
 CREATE TRIGGER feature_flags_refuse BEFORE DELETE OR TRUNCATE ON feature_flags
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a flag is archived, never deleted');
+
+CREATE TRIGGER environments_refuse BEFORE DELETE OR TRUNCATE ON environments
+    FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('an environment is archived, never deleted');
 
 CREATE TRIGGER users_refuse BEFORE DELETE OR TRUNCATE ON users
     FOR EACH STATEMENT EXECUTE FUNCTION refuse_statement('a user is deactivated, never deleted');

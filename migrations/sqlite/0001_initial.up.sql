@@ -1,4 +1,4 @@
--- The schema: flags, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
+-- The schema: flags, environments, users, tokens, the audit log and its counts, stored requests, the head of the log, and the
 -- checkpoints that sign it.
 --
 -- The same tables, columns and invariants as on PostgreSQL, in SQLite's types: an id is a BLOB of 16 bytes, a time an
@@ -28,6 +28,23 @@ CREATE TABLE feature_flags (
     updated_at  INTEGER NOT NULL,
     updated_by  TEXT    NOT NULL,
     archived_at INTEGER
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE environments (
+    id             BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    -- The last condition refuses U+0000, at which the others stop reading.
+    key            TEXT    NOT NULL UNIQUE
+                           CHECK (length(key) <= 64 AND key GLOB '[a-z0-9]*' AND key NOT GLOB '*[^a-z0-9-]*'
+                                  AND length(key) = length(CAST(key AS BLOB))),
+    name           TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    description    TEXT    NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
+    -- Each flip of a flag must have a reason.
+    require_reason INTEGER NOT NULL CHECK (require_reason IN (0, 1)),
+    revision       INTEGER NOT NULL CHECK (revision > 0),
+    created_at     INTEGER NOT NULL,
+    updated_at     INTEGER NOT NULL,
+    updated_by     TEXT    NOT NULL,
+    archived_at    INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE users (
@@ -83,8 +100,11 @@ CREATE TABLE audit_logs (
                                  'flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived',
                                  'user_created', 'user_updated', 'user_deactivated',
                                  'token_created', 'token_revoked',
+                                 'environment_created', 'environment_updated',
+                                 'environment_archived', 'environment_unarchived',
                                  'access_denied', 'log_trimmed')),
-    entity_type              TEXT    NOT NULL CHECK (entity_type IN ('feature_flag', 'user', 'api_token', 'log')),
+    entity_type              TEXT    NOT NULL CHECK (entity_type IN (
+                                 'feature_flag', 'user', 'api_token', 'environment', 'log')),
     entity_id                BLOB    CHECK (length(entity_id) = 16),
     entity_key               TEXT    NOT NULL,
     entity_name              TEXT    NOT NULL,
@@ -213,6 +233,11 @@ BEGIN
     SELECT RAISE(ABORT, 'feature_flags: DELETE is refused: a flag is archived, never deleted');
 END;
 
+CREATE TRIGGER environments_refuse_delete BEFORE DELETE ON environments
+BEGIN
+    SELECT RAISE(ABORT, 'environments: DELETE is refused: an environment is archived, never deleted');
+END;
+
 CREATE TRIGGER users_refuse_delete BEFORE DELETE ON users
 BEGIN
     SELECT RAISE(ABORT, 'users: DELETE is refused: a user is deactivated, never deleted');
@@ -262,8 +287,20 @@ BEGIN
     SELECT RAISE(ABORT, 'feature_flags: insert is refused: a flag with this id or key exists');
 END;
 
--- Users and tokens may be replaced by a row with the same id, which is an update by another name. Nothing may push out
+-- Environments, users and tokens may be replaced by a row with the same id, which is an update by another name. Nothing may push out
 -- a row with another id.
+CREATE TRIGGER environments_guard_insert BEFORE INSERT ON environments
+WHEN EXISTS (SELECT 1 FROM environments WHERE key = NEW.key AND id <> NEW.id)
+BEGIN
+    SELECT RAISE(ABORT, 'environments: insert is refused: another environment has this key');
+END;
+
+CREATE TRIGGER environments_guard_update BEFORE UPDATE OF id, key ON environments
+WHEN NEW.id <> OLD.id OR NEW.key <> OLD.key
+BEGIN
+    SELECT RAISE(ABORT, 'environments: update is refused: id and key never change');
+END;
+
 CREATE TRIGGER users_guard_insert BEFORE INSERT ON users
 WHEN EXISTS (SELECT 1 FROM users WHERE email = NEW.email AND id <> NEW.id)
   OR EXISTS (SELECT 1 FROM users WHERE issuer = NEW.issuer AND subject = NEW.subject AND id <> NEW.id)

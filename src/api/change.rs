@@ -14,7 +14,7 @@ use super::middleware::limits::ChangeRateLimiter;
 use super::protocol::grpc::REPLAYED;
 use super::validate::RequestValidator;
 use crate::committer::{Proposals, Reply};
-use crate::domain::advance::{Answer, Command, ObjectRef, Proposal, RequestKey, SetStatus};
+use crate::domain::advance::{Answer, Command, EnvironmentUpdate, ObjectRef, Proposal, RequestKey, SetStatus};
 use crate::domain::error::Error;
 use crate::domain::text::{Reason, RequestId};
 use crate::telemetry::request::record_revision;
@@ -131,6 +131,9 @@ fn object(command: &Command) -> Option<ObjectRef> {
         },
         Command::Revert(revert) => revert.flag().map(Into::into),
         Command::CreateFlag(new) => Some(ObjectRef::Key(new.key.clone())),
+        Command::CreateEnvironment(new) => Some(ObjectRef::Environment(new.key.clone())),
+        Command::UpdateEnvironment(EnvironmentUpdate { environment, .. })
+        | Command::SetEnvironmentArchived { environment, .. } => Some(environment.clone().into()),
         Command::CreateUser { email, .. } => Some(ObjectRef::Email(email.clone())),
         Command::UpdateUser { id, .. } | Command::DeactivateUser { id, .. } | Command::RevokeToken { id, .. } => {
             Some(ObjectRef::Id(*id))

@@ -59,6 +59,14 @@ names! {
         TokenCreated = "token_created",
         /// A token was revoked.
         TokenRevoked = "token_revoked",
+        /// An environment was created.
+        EnvironmentCreated = "environment_created",
+        /// An environment's name, description or settings were changed.
+        EnvironmentUpdated = "environment_updated",
+        /// An environment was archived.
+        EnvironmentArchived = "environment_archived",
+        /// An environment was unarchived.
+        EnvironmentUnarchived = "environment_unarchived",
         /// A change was refused for lack of a permission.
         AccessDenied = "access_denied",
         /// The oldest part of the log was trimmed: it can no longer be read, and is deleted later.
@@ -82,6 +90,8 @@ names! {
         User = "user",
         /// A token.
         ApiToken = "api_token",
+        /// An environment.
+        Environment = "environment",
         /// The audit log itself.
         Log = "log",
     }
@@ -110,7 +120,7 @@ pub struct Entry {
     pub entity_type: EntityType,
     /// The object's id; `None` in an `access_denied` entry about no existing object.
     pub entity_id: Option<Uuid>,
-    /// The object's key: a flag's key, a user's e-mail address, a token's id, the log's id. Without an existing object, the name
+    /// The object's key: a flag's or environment's key, a user's e-mail address, a token's id, the log's id. Without an existing object, the name
     /// in the request; empty if it named none, or several.
     pub entity_key: Arc<str>,
     /// The object's name at the time. Without an existing object, the same text as `entity_key`.

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::Revision;
 use super::access::{Account, ScopedPermission};
-use super::text::{Email, FlagKey};
+use super::environment::MAX_ENVIRONMENTS;
+use super::text::{Email, EnvironmentKey, FlagKey};
 
 /// One malformed field of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,6 +36,9 @@ pub enum Error {
     /// No flag has this id or key.
     #[error("feature flag not found: {0}")]
     FlagNotFound(String),
+    /// No environment has this id or key.
+    #[error("environment not found: {0}")]
+    EnvironmentNotFound(String),
     /// No user has this id.
     #[error("user not found: {0}")]
     UserNotFound(Uuid),
@@ -47,6 +51,12 @@ pub enum Error {
     /// Another flag has this key.
     #[error("a feature flag with the key {0} exists already; archived flags keep their keys")]
     KeyTaken(FlagKey),
+    /// Another environment has this key.
+    #[error("an environment with the key {0} exists already; archived environments keep their keys")]
+    EnvironmentKeyTaken(EnvironmentKey),
+    /// There are as many environments as there can be.
+    #[error("there are {MAX_ENVIRONMENTS} environments already, and there can be no more; use one of them")]
+    EnvironmentLimit,
     /// Another user has this address.
     #[error("a user with the e-mail address {0} exists already; use that user, or another address")]
     EmailTaken(Email),
@@ -76,6 +86,9 @@ pub enum Error {
     /// An archived flag cannot be flipped.
     #[error("the feature flag {0} is archived; unarchive it first")]
     FlagArchived(FlagKey),
+    /// An archived environment cannot be changed.
+    #[error("the environment {0} is archived; unarchive it first")]
+    EnvironmentArchived(EnvironmentKey),
     /// The entry is not a flip.
     #[error("the audit log entry {0} is not a flip; only flips can be reverted")]
     NotRevertible(Uuid),

@@ -1,9 +1,10 @@
-//! The rules of the service, free of I/O: flags, users, audit entries, and the effect of every change. No rule depends on
+//! The rules of the service, free of I/O: flags, users, environments, audit entries, and the effect of every change. No rule depends on
 //! gRPC, SQL or the clock; callers pass in what it needs.
 
 pub mod access;
 pub mod advance;
 pub mod audit;
+pub mod environment;
 pub mod error;
 pub mod filter;
 pub mod flag;

@@ -1,4 +1,4 @@
-//! The state at one revision: all flags, users and tokens. The mirror holds it, and `advance` decides on it.
+//! The state at one revision: all flags, environments, users and tokens. The mirror holds it, and `advance` decides on it.
 
 mod flags;
 
@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::Hash;
 use super::Revision;
 use super::access::{Account, Directory, SecretHash, Token, User};
+use super::environment::Environment;
 use super::flag::Flag;
 use super::hash::GENESIS;
 use super::text::{Email, EnvironmentKey, FlagKey};
@@ -65,18 +66,38 @@ impl std::fmt::Display for FlagRef {
     }
 }
 
+/// How a request names an environment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EnvironmentRef {
+    /// By id.
+    Id(Uuid),
+    /// By key.
+    Key(EnvironmentKey),
+}
+
+impl std::fmt::Display for EnvironmentRef {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Id(id) => id.fmt(f),
+            Self::Key(key) => key.fmt(f),
+        }
+    }
+}
+
 /// Changed objects, in their form after the change.
 #[derive(Debug, Clone, Default)]
 pub struct Delta {
     /// Changed flags.
     pub flags: Vec<Arc<Flag>>,
+    /// Changed environments.
+    pub environments: Vec<Arc<Environment>>,
     /// Changed users.
     pub users: Vec<Arc<User>>,
     /// Changed tokens.
     pub tokens: Vec<Arc<Token>>,
 }
 
-/// All flags, users and tokens at `head.revision`.
+/// All flags, environments, users and tokens at `head.revision`.
 #[derive(Debug, Clone)]
 pub struct State {
     /// See [`State::generation`].
@@ -85,6 +106,8 @@ pub struct State {
     /// See [`State::close`].
     closed_at: Timestamp,
     flags: Flags,
+    environments: HashMap<Uuid, Arc<Environment>>,
+    environment_keys: BTreeMap<EnvironmentKey, Uuid>,
     users: HashMap<Uuid, Arc<User>>,
     emails: BTreeMap<Email, Uuid>,
     accounts: HashMap<Account, Uuid>,
@@ -102,6 +125,8 @@ impl State {
             head,
             closed_at: Timestamp::MIN,
             flags: Flags::default(),
+            environments: HashMap::new(),
+            environment_keys: BTreeMap::new(),
             users: HashMap::new(),
             emails: BTreeMap::new(),
             accounts: HashMap::new(),
@@ -120,6 +145,10 @@ impl State {
     /// Moves to `head` and takes over the changed objects. The cost grows with the number of changes, not of objects.
     pub fn apply(&mut self, head: Head, delta: &Delta) {
         self.flags.apply(&delta.flags);
+        for environment in &delta.environments {
+            self.environments.insert(environment.id, Arc::clone(environment));
+            self.environment_keys.insert(environment.key.clone(), environment.id);
+        }
         for user in &delta.users {
             let before = self.users.insert(user.id, Arc::clone(user));
             // Unless another user of the same delta has taken over the account.
@@ -217,6 +246,26 @@ impl State {
         self.flags.last_changed()
     }
 
+    /// The environment, even if it is archived.
+    pub fn environment(&self, environment: &EnvironmentRef) -> Option<&Arc<Environment>> {
+        let id = match environment {
+            EnvironmentRef::Id(id) => id,
+            EnvironmentRef::Key(key) => self.environment_keys.get(key)?,
+        };
+        self.environments.get(id)
+    }
+
+    /// All environments, sorted by key, after `after`.
+    pub fn environments(&self, after: Option<&EnvironmentKey>) -> impl Iterator<Item = &Arc<Environment>> {
+        let from = after.map_or(Bound::Unbounded, |key| Bound::Excluded(key.clone()));
+        self.environment_keys.range((from, Bound::Unbounded)).filter_map(|(_, id)| self.environments.get(id))
+    }
+
+    /// The number of environments, archived ones included.
+    pub fn environment_count(&self) -> usize {
+        self.environments.len()
+    }
+
     /// All users, sorted by e-mail address, after `after`.
     pub fn users(&self, after: Option<&Email>) -> impl Iterator<Item = &Arc<User>> {
         let from = after.map_or(Bound::Unbounded, |email| Bound::Excluded(email.clone()));
@@ -262,8 +311,8 @@ impl Directory for State {
         self.tokens.get(&id)
     }
 
-    fn has_environment(&self, _: &EnvironmentKey) -> bool {
-        false
+    fn has_environment(&self, key: &EnvironmentKey) -> bool {
+        self.environment_keys.contains_key(key)
     }
 }
 

@@ -103,13 +103,13 @@ text!(
 );
 
 text!(
-    /// The name of a flag or token: 1 to 255 characters.
+    /// The name of a flag, environment or token: 1 to 255 characters.
     Name,
     |text| sized(text, 1, 255, "must be 1 to 255 characters, none of them U+0000")
 );
 
 text!(
-    /// The description of a flag: at most 2,000 characters.
+    /// The description of a flag or environment: at most 2,000 characters.
     Description,
     |text| sized(text, 0, 2_000, "must be at most 2,000 characters, none of them U+0000")
 );

@@ -1,4 +1,4 @@
-//! The mirror: all flags, users and tokens in memory, at one revision.
+//! The mirror: all flags, environments, users and tokens in memory, at one revision.
 //!
 //! Changes are decided on it, and reads are answered from it. The committer moves it after each append, before the
 //! caller is answered. The follower moves it when another replica has appended. If both see the same entries, the
@@ -43,14 +43,14 @@ pub struct Mirror {
     revision: watch::Sender<Revision>,
     /// Reads as of times that are not closed yet.
     closing: closing::Closing,
-    /// Counts changes of users and tokens. Open streams check their access after each. Flips, the most frequent
+    /// Counts changes of environments, users and tokens. Open streams check their access after each. Flips, the most frequent
     /// changes, do not wake them.
     access_changes: AtomicU64,
     /// The subscribers to changes of flags.
     flags: Arc<FanOut>,
     /// The subscribers to entries of the log.
     log: Arc<FanOut>,
-    /// The subscribers to changes of users and tokens.
+    /// The subscribers to changes of environments, users and tokens.
     access: Arc<FanOut>,
     write_time: WriteTime,
     /// The keys of all flags in logs that this mirror held before they were replaced, as by a restore.
@@ -112,7 +112,9 @@ impl Mirror {
         state.apply(head, delta);
         let position = Position::of(state);
         self.revision.send_replace(head.revision);
-        let changes_access = !delta.users.is_empty() || !delta.tokens.is_empty();
+        let Delta { environments, users, tokens, .. } = delta;
+        // Permissions of a single sign-on may name an environment that did not exist before.
+        let changes_access = !environments.is_empty() || !users.is_empty() || !tokens.is_empty();
         self.access_changes.fetch_add(changes_access.into(), Ordering::AcqRel);
         drop(held);
         if changes_access {

@@ -1,4 +1,4 @@
-//! Subscriptions: notifications of changes to flags, to the log, and to users and tokens.
+//! Subscriptions: notifications of changes to flags, to the log, and to environments, users and tokens.
 //!
 //! Nothing is queued for a subscriber. It is woken and reads from the state which flags have changed since the revision that it
 //! has seen. A slow subscriber therefore finds each flag once, in its current form, and costs nothing meanwhile.
@@ -85,7 +85,7 @@ impl Mirror {
         LogSubscription(Registration::new(&self.log, None, connection))
     }
 
-    /// Subscribes to changes of users and tokens.
+    /// Subscribes to changes of environments, users and tokens.
     pub fn subscribe_to_access(self: &Arc<Self>, connection: ClientConnection) -> AccessChanges {
         let registration = Registration::new(&self.access, None, connection);
         AccessChanges { mirror: Arc::clone(self), registration, seen: self.access_changes.load(Ordering::Acquire) }

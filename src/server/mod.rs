@@ -29,7 +29,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::listener::{MetricsListener, Readiness};
 use crate::tls::ServerTls;
 use crate::verify::Fault;
-use open::create_first_administrator;
+use open::bootstrap;
 
 /// The pause between two tries to reach the database.
 const RETRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -161,7 +161,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     let stop_writing = CancellationToken::new();
     let mut committing = tokio::spawn(committer.run(stop_writing.clone()));
     let token = tokio::select! {
-        token = create_first_administrator(&server.mirror, &proposals, chosen_token.as_ref(), &*server.store) => token?,
+        token = bootstrap(&server.mirror, &proposals, chosen_token.as_ref(), &*server.store) => token?,
         () = shutdown.cancelled() => return server.stop(stop_writing, committing).await,
     };
     drop(proposals);

@@ -7,7 +7,7 @@ use tokio::time::sleep;
 
 use super::{CheckpointSettings, RETRY_INTERVAL, Server, ServerError, checkpoints};
 use crate::auth::secret::Secret;
-use crate::bootstrap::{BootstrapError, TokenLocation, bootstrap};
+use crate::bootstrap::{BootstrapError, TokenLocation, create_default_environment, create_first_administrator};
 use crate::committer::Proposals;
 use crate::domain::access::{Permission, Scope};
 use crate::domain::error::Error;
@@ -96,21 +96,31 @@ fn advice_on_damage(database: &str) -> String {
     }
 }
 
-/// Creates the first administrator, if no user has ever held `manage_access`. Retries while the database is
-/// unavailable.
-pub(super) async fn create_first_administrator(
+/// Creates the environment `default` if there is no environment, and the first administrator if no user has ever held
+/// `manage_access`. Retries while the database is unavailable.
+pub(super) async fn bootstrap(
     mirror: &Mirror,
     proposals: &Proposals,
     chosen_token: Option<&Secret>,
     store: &dyn Store,
 ) -> Result<Option<TokenLocation>, ServerError> {
+    let has_environment = |state: &State| state.environment_count() > 0;
     let has_administrator = |state: &State| {
         state.users(None).any(|user| user.permissions.covers(Permission::ManageAccess, Scope::Everywhere))
     };
     let folder = store.folder().unwrap_or_default();
+    let create = async || {
+        if !mirror.read(has_environment).unwrap_or(true) {
+            create_default_environment(proposals).await?;
+        }
+        if mirror.read(has_administrator).unwrap_or(true) {
+            return Ok(None);
+        }
+        create_first_administrator(proposals, chosen_token, &folder).await
+    };
     let mut is_logged = false;
-    while !mirror.read(has_administrator).unwrap_or(true) {
-        match bootstrap(proposals, chosen_token, &folder).await {
+    loop {
+        match create().await {
             Err(BootstrapError::Change(problem @ Error::DatabaseUnavailable)) => {
                 if !std::mem::replace(&mut is_logged, true) {
                     tracing::warn!(%problem, database = store.describe(), "waiting for the database to create the first administrator");
@@ -120,5 +130,4 @@ pub(super) async fn create_first_administrator(
             done => return Ok(done?),
         }
     }
-    Ok(None)
 }

@@ -84,6 +84,7 @@ pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<Sta
     let LogEnd { head, closed_at } = B::end(snapshot).await?;
     let delta = Delta {
         flags: all_flags::<B>(snapshot).await?,
+        environments: all_rows::<B, _>(snapshot).await?,
         users: all_rows::<B, _>(snapshot).await?,
         tokens: all_rows::<B, _>(snapshot).await?,
     };

@@ -94,7 +94,7 @@ pub enum Problem {
     /// A checkpoint is not authentic.
     #[error("forged: the checkpoint is not authentic: {0}")]
     Forged(String),
-    /// A flag, user or token differs from what the log says of it.
+    /// A flag, environment, user or token differs from what the log says of it.
     #[error("state: {0}")]
     State(String),
 }

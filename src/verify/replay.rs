@@ -1,4 +1,4 @@
-//! The flags, users and tokens as the log describes them, compared with their rows.
+//! The flags, environments, users and tokens as the log describes them, compared with their rows.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::{Fault, Problem};
 use crate::domain::Revision;
 use crate::domain::access::Directory;
 use crate::domain::audit::{Action, EntityType, Entry};
-use crate::domain::state::{FlagRef, State};
+use crate::domain::state::{EnvironmentRef, FlagRef, State};
 use crate::domain::time::Timestamp;
 
 /// An object as the log describes it.
@@ -75,6 +75,7 @@ impl Replay {
     fn difference(&self, id: Uuid, object: &Object, state: &State) -> Option<Fault> {
         let actual = match object.kind {
             EntityType::FeatureFlag => state.flag(&FlagRef::Id(id)).map(|flag| flag.to_json()),
+            EntityType::Environment => state.environment(&EnvironmentRef::Id(id)).map(|found| found.to_json()),
             EntityType::User => state.user(id).map(|user| user.to_json()),
             EntityType::ApiToken => state.token(id).map(|token| token.to_json()),
             EntityType::Log => return None,
@@ -119,9 +120,11 @@ impl Replay {
         state: &'a State,
     ) -> impl Iterator<Item = (Revision, &'static str, String)> + 'a {
         let flags = state.flags("", None).map(|flag| (flag.id, flag.revision, "feature_flag", flag.key.to_string()));
+        let environments = state.environments(None);
+        let environments = environments.map(|found| (found.id, found.revision, "environment", found.key.to_string()));
         let users = state.users(None).map(|user| (user.id, user.revision, "user", user.email.to_string()));
         let tokens = state.tokens().map(|token| (token.id, token.revision, "api_token", token.id.to_string()));
-        let rows = flags.chain(users).chain(tokens);
+        let rows = flags.chain(environments).chain(users).chain(tokens);
         rows.filter(|(id, ..)| !self.objects.contains_key(id)).map(|(_, revision, kind, key)| (revision, kind, key))
     }
 

@@ -7,7 +7,8 @@ use toggled::api::pb::*;
 use tonic::{Code, Status, Streaming};
 
 use crate::support::{
-    Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, secret_forms, toggle, with_timeout,
+    BOOTSTRAP_ENTRIES, Client, Database, Server, TOKEN, on_both_databases, read_until_error, reason_of, secret_forms,
+    toggle, with_timeout,
 };
 
 /// The caller's user, and the id of the token in use.
@@ -100,7 +101,7 @@ on_both_databases! {
         // Each change has one revision, and no entry contains a secret.
         let log = admin.log().await;
         assert_eq!(log.iter().map(|e| e.revision).collect::<Vec<_>>(), (1..=log.len() as i64).collect::<Vec<_>>());
-        let actions: Vec<_> = log[2..].iter().map(|e| e.action_type.as_str()).collect();
+        let actions: Vec<_> = log[BOOTSTRAP_ENTRIES..].iter().map(|e| e.action_type.as_str()).collect();
         let expected = ["user_created", "token_created", "user_updated", "token_revoked", "user_deactivated", "user_updated"];
         assert_eq!(actions, expected);
         let text = format!("{log:?}");

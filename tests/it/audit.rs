@@ -9,7 +9,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{Client, Database, Server, on_both_databases, reason_of, with_timeout};
+use crate::support::{BOOTSTRAP_ENTRIES, Client, Database, Server, on_both_databases, reason_of, with_timeout};
 
 /// Writes a log with entries of several kinds and users.
 async fn write_history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
@@ -195,7 +195,7 @@ on_both_databases! {
         futures::future::join_all(updates).await;
         let log = admin.log().await;
         assert_eq!(log.iter().map(|e| e.revision).collect::<HashSet<_>>().len(), log.len());
-        assert_eq!(log.len(), 153);
+        assert_eq!(log.len(), BOOTSTRAP_ENTRIES + 151);
         let request = ListAuditLogsRequest { limit: Some(100), ..Default::default() };
         assert_eq!(list(&mut admin, request).await.items.len(), 100);
     }

@@ -9,7 +9,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_health::pb::health_check_response::ServingStatus;
 
-use crate::support::{Backend, Database, Server, invoke, on_both_databases, reason_of, toggle};
+use crate::support::{BOOTSTRAP_ENTRIES, Backend, Database, Server, invoke, on_both_databases, reason_of, toggle};
 
 #[tokio::test]
 async fn invalid_setting_prints_one_line_and_exits_with_2() {
@@ -113,9 +113,12 @@ async fn first_start_writes_token_to_a_private_file() {
     assert!(token.starts_with("toggled_"));
     let mut admin = server.client(Some(&token)).await;
     let me = admin.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
-    assert_eq!((me.user.unwrap().email.as_str(), me.permissions.len()), ("admin@localhost", 6));
+    assert_eq!((me.user.unwrap().email.as_str(), me.permissions.len()), ("admin@localhost", 7));
     let log = admin.log().await;
-    assert_eq!(log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(), ["user_created", "token_created"]);
+    assert_eq!(
+        log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(),
+        ["environment_created", "user_created", "token_created"]
+    );
     assert!(log.iter().all(|e| e.user_email == "bootstrap@localhost" && e.user_id.is_none()));
     let stderr = server.terminate_with_output().await;
     assert!(stderr.contains(&path.display().to_string()) && !stderr.contains(&token), "{stderr}");
@@ -167,7 +170,7 @@ on_both_databases! {
         let (first, second) = tokio::join!(Server::start(&database), Server::start(&database));
         for server in [&first, &second] {
             let log = server.admin().await.log().await;
-            assert_eq!(log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(), ["user_created", "token_created"]);
+            assert_eq!(log.iter().map(|e| e.action_type.as_str()).collect::<Vec<_>>(), ["environment_created", "user_created", "token_created"]);
         }
     }
 
@@ -197,7 +200,7 @@ on_both_databases! {
         assert!(String::from_utf8(refused.stderr).unwrap().contains("--drop-log"));
         assert!(stdout_of(invoke(&["migrate", "down", "--drop-log"], &settings).await).contains("pending"));
         let server = Server::start(&database).await;
-        assert_eq!(server.admin().await.log().await.len(), 2, "entries of a new log");
+        assert_eq!(server.admin().await.log().await.len(), BOOTSTRAP_ENTRIES, "entries of a new log");
     }
 }
 

@@ -41,13 +41,19 @@ fn add_domain_details(details: &mut ErrorDetails, error: &Error, reason: ErrorRe
             details.set_bad_request(field_violations(violations));
         }
         Error::FlagNotFound(flag) => add_resource(details, "feature_flag", flag, "no such feature flag"),
+        Error::EnvironmentNotFound(name) => add_resource(details, "environment", name, "no such environment"),
         Error::UserNotFound(id) => add_resource(details, "user", &id.to_string(), "no such user"),
         Error::TokenNotFound(id) => add_resource(details, "api_token", &id.to_string(), "no such token"),
         Error::AuditLogNotFound(id) => add_resource(details, "audit_log", &id.to_string(), "no such entry"),
         Error::KeyTaken(key) => add_resource(details, "feature_flag", key.as_str(), "the key is taken"),
+        Error::EnvironmentKeyTaken(key) => add_resource(details, "environment", key.as_str(), "the key is taken"),
         Error::EmailTaken(email) => add_resource(details, "user", email.as_str(), "the address is taken"),
         Error::AccountTaken(account) => add_resource(details, "user", &account.subject, "the account is taken"),
         Error::FlagArchived(key) => add_precondition(details, reason, key.as_str(), "unarchive the flag first"),
+        Error::EnvironmentArchived(key) => {
+            add_precondition(details, reason, key.as_str(), "unarchive the environment first");
+        }
+        Error::EnvironmentLimit => add_precondition(details, reason, "environments", "use an environment that exists"),
         Error::NotRevertible(id) => add_precondition(details, reason, &id.to_string(), "pass the id of a flip's entry"),
         Error::SignOnEmailTaken(email) => {
             add_precondition(details, reason, email.as_str(), "another user has this e-mail address")

@@ -15,6 +15,8 @@ pub enum Permission {
     ManageAccess,
     /// Trim the audit log.
     ManageAuditRetention,
+    /// Create, edit and archive environments.
+    ManageEnvironments,
     /// Create, edit and archive flags.
     ManageFeatureFlags,
     /// Flip flags.
@@ -27,9 +29,10 @@ pub enum Permission {
 
 impl Permission {
     /// All permissions, in order.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::ManageAccess,
         Self::ManageAuditRetention,
+        Self::ManageEnvironments,
         Self::ManageFeatureFlags,
         Self::ToggleFeatureFlags,
         Self::ViewAuditLogs,
@@ -41,6 +44,7 @@ impl Permission {
         match self {
             Self::ManageAccess => "manage_access",
             Self::ManageAuditRetention => "manage_audit_retention",
+            Self::ManageEnvironments => "manage_environments",
             Self::ManageFeatureFlags => "manage_feature_flags",
             Self::ToggleFeatureFlags => "toggle_feature_flags",
             Self::ViewAuditLogs => "view_audit_logs",
@@ -54,6 +58,7 @@ impl Permission {
             Self::ManageFeatureFlags | Self::ToggleFeatureFlags | Self::ViewFeatureFlags => EntityType::FeatureFlag,
             Self::ManageAuditRetention | Self::ViewAuditLogs => EntityType::Log,
             Self::ManageAccess => EntityType::User,
+            Self::ManageEnvironments => EntityType::Environment,
         }
     }
 
@@ -62,7 +67,7 @@ impl Permission {
     pub fn can_be_scoped(self) -> bool {
         match self {
             Self::ManageFeatureFlags | Self::ToggleFeatureFlags | Self::ViewAuditLogs | Self::ViewFeatureFlags => true,
-            Self::ManageAccess | Self::ManageAuditRetention => false,
+            Self::ManageAccess | Self::ManageAuditRetention | Self::ManageEnvironments => false,
         }
     }
 
@@ -185,6 +190,7 @@ mod tests {
             ("@staging", "must be one of "),
             ("Toggle_feature_flags", "must be one of "),
             ("manage_access@staging", "must not name an environment, since manage_access is held everywhere"),
+            ("manage_environments@a", "must not name an environment, since manage_environments is"),
             ("manage_audit_retention@a", "must not name an environment, since manage_audit_retention is"),
             ("toggle_feature_flags@", "must have the key of an environment after the '@', which must be 1 to 64"),
             ("toggle_feature_flags@-", "must have the key of an environment"),

@@ -9,7 +9,7 @@ use super::{Denial, Object, ObjectRef, Outcome, Proposal};
 use crate::domain::access::{Directory, ScopedPermission};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::json;
-use crate::domain::state::FlagRef;
+use crate::domain::state::{EnvironmentRef, FlagRef};
 
 pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial) -> Outcome {
     #[derive(Serialize)]
@@ -46,15 +46,23 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
         let flag = match named {
             ObjectRef::Key(key) => Some(FlagRef::Key(key.clone())),
             ObjectRef::Id(id) => Some(FlagRef::Id(*id)),
-            ObjectRef::Email(_) => None,
+            ObjectRef::Environment(_) | ObjectRef::Email(_) => None,
         };
         if let Some(flag) = flag.and_then(|flag| draft.flag(&flag).ok()) {
             return Some(about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared()));
         }
+        let environment = match named {
+            ObjectRef::Environment(key) => Some(EnvironmentRef::Key(key.clone())),
+            ObjectRef::Id(id) => Some(EnvironmentRef::Id(*id)),
+            ObjectRef::Key(_) | ObjectRef::Email(_) => None,
+        };
+        if let Some(found) = environment.and_then(|environment| draft.find_environment(&environment).ok()) {
+            return Some(about(EntityType::Environment, Some(found.id), found.key.shared(), found.name.shared()));
+        }
         let user = match named {
             ObjectRef::Email(email) => draft.user_by_email(email),
             ObjectRef::Id(id) => draft.user(*id),
-            ObjectRef::Key(_) => None,
+            ObjectRef::Key(_) | ObjectRef::Environment(_) => None,
         };
         if let Some(user) = user {
             return Some(about(EntityType::User, Some(user.id), user.email.shared(), user.email.shared()));
@@ -66,6 +74,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
     found.unwrap_or_else(|| {
         let name: Arc<str> = match &denial.object {
             Some(ObjectRef::Key(key)) => key.shared(),
+            Some(ObjectRef::Environment(key)) => key.shared(),
             Some(ObjectRef::Email(email)) => email.shared(),
             Some(ObjectRef::Id(id)) => id.to_string().into(),
             None => "".into(),

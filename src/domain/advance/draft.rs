@@ -10,10 +10,11 @@ use crate::domain::access::{
     Account, Credential, Directory, Grant, Identity, Permission, Permissions, Scope, Token, User, authenticate,
 };
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::environment::Environment;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::hash;
-use crate::domain::state::{Delta, FlagRef, Head, State};
+use crate::domain::state::{Delta, EnvironmentRef, FlagRef, Head, State};
 use crate::domain::text::{Email, EnvironmentKey, FlagKey, UNNAMED_SIGN_ON};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
@@ -47,6 +48,8 @@ pub(super) struct ChangeStamp {
 struct Changes {
     flags: HashMap<Uuid, Arc<Flag>>,
     keys: HashMap<FlagKey, Uuid>,
+    environments: HashMap<Uuid, Arc<Environment>>,
+    environment_keys: HashMap<EnvironmentKey, Uuid>,
     users: HashMap<Uuid, Arc<User>>,
     emails: HashMap<Email, Uuid>,
     accounts: HashMap<Account, Uuid>,
@@ -95,6 +98,24 @@ impl<'a> Draft<'a> {
             .or_else(|| self.state.flag(flag))
             .cloned()
             .ok_or_else(|| Error::FlagNotFound(flag.to_string()))
+    }
+
+    /// The environment in its current form within the batch.
+    pub fn find_environment(&self, environment: &EnvironmentRef) -> Result<Arc<Environment>, Error> {
+        let id = match environment {
+            EnvironmentRef::Id(id) => Some(id),
+            EnvironmentRef::Key(key) => self.changes.environment_keys.get(key),
+        };
+        id.and_then(|id| self.changes.environments.get(id))
+            .or_else(|| self.state.environment(environment))
+            .cloned()
+            .ok_or_else(|| Error::EnvironmentNotFound(environment.to_string()))
+    }
+
+    /// The number of environments, including those that the batch created.
+    pub fn environment_count(&self) -> usize {
+        let is_new = |id: &&Uuid| self.state.environment(&EnvironmentRef::Id(**id)).is_none();
+        self.state.environment_count() + self.changes.environments.keys().filter(is_new).count()
     }
 
     pub fn find_user(&self, id: Uuid) -> Result<Arc<User>, Error> {
@@ -207,6 +228,13 @@ impl<'a> Draft<'a> {
         flag
     }
 
+    pub fn put_environment(&mut self, environment: Environment) -> Arc<Environment> {
+        let environment = Arc::new(environment);
+        self.changes.environment_keys.insert(environment.key.clone(), environment.id);
+        self.changes.environments.insert(environment.id, Arc::clone(&environment));
+        environment
+    }
+
     pub fn put_user(&mut self, user: User) -> Arc<User> {
         let user = Arc::new(user);
         self.changes.emails.insert(user.email.clone(), user.id);
@@ -290,17 +318,19 @@ impl<'a> Draft<'a> {
         owners: Vec<Option<RequestOwner>>,
         decisions: Vec<Decision>,
     ) -> Step {
-        let Changes { flags, users, tokens, entries, .. } = self.changes;
+        let Changes { flags, environments, users, tokens, entries, .. } = self.changes;
         let state = self.state;
         let (flags, new_flags) = new_ones_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
+        let is_new_environment = |id| state.environment(&EnvironmentRef::Id(id)).is_none();
+        let (environments, new_environments) = new_ones_last(environments, is_new_environment);
         let (users, new_users) = new_ones_last(users, |id| state.user(id).is_none());
         let (tokens, new_tokens) = new_ones_last(tokens, |id| state.token(id).is_none());
         Step {
             base: *state.head(),
             head: self.head,
             entries,
-            delta: Delta { flags, users, tokens },
-            created: Created { flags: new_flags, users: new_users, tokens: new_tokens },
+            delta: Delta { flags, environments, users, tokens },
+            created: Created { flags: new_flags, environments: new_environments, users: new_users, tokens: new_tokens },
             requests,
             owners,
             decisions,
@@ -325,7 +355,7 @@ impl Directory for Draft<'_> {
     }
 
     fn has_environment(&self, key: &EnvironmentKey) -> bool {
-        self.state.has_environment(key)
+        self.changes.environment_keys.contains_key(key) || self.state.has_environment(key)
     }
 }
 

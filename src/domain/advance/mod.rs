@@ -1,4 +1,4 @@
-//! The rules of every change: one function decides all changes to flags, users and tokens.
+//! The rules of every change: one function decides all changes to flags, environments, users and tokens.
 //!
 //! [`advance`] is pure. It takes the state at revision R and a batch of proposals, decides them in order, and returns
 //! what to append on condition that the log is still at R. A proposal sees the effects of earlier ones in its batch. A
@@ -6,6 +6,7 @@
 
 mod denials;
 mod draft;
+mod environments;
 mod flags;
 mod log;
 mod proposal;
@@ -155,6 +156,11 @@ fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: &Perm
         }
         Command::SetArchived { flag, archived, expected_revision } => {
             flags::set_archived(draft, proposal, flag, *archived, *expected_revision)
+        }
+        Command::CreateEnvironment(new) => environments::create(draft, proposal, new),
+        Command::UpdateEnvironment(update) => environments::update(draft, proposal, update),
+        Command::SetEnvironmentArchived { environment, archived, expected_revision } => {
+            environments::set_archived(draft, proposal, environment, *archived, *expected_revision)
         }
         Command::CreateUser { email, account, permissions } => {
             users::create(draft, proposal, caller_permissions, email, account.as_ref(), permissions)

@@ -8,8 +8,8 @@ use super::step::Answer;
 use crate::domain::access::{Account, Credential, Permission, Permissions, ScopedPermission, SecretHash};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::flag::Status;
-use crate::domain::state::FlagRef;
-use crate::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
+use crate::domain::state::{EnvironmentRef, FlagRef};
+use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
@@ -116,6 +116,19 @@ pub enum Command {
         /// Fail unless the flag is at this revision.
         expected_revision: Option<Revision>,
     },
+    /// Create an environment.
+    CreateEnvironment(NewEnvironment),
+    /// Edit an environment.
+    UpdateEnvironment(EnvironmentUpdate),
+    /// Archive or unarchive an environment.
+    SetEnvironmentArchived {
+        /// The environment.
+        environment: EnvironmentRef,
+        /// Whether the environment is to be archived.
+        archived: bool,
+        /// Fail unless the environment is at this revision.
+        expected_revision: Option<Revision>,
+    },
     /// Create a user.
     CreateUser {
         /// The user's e-mail address.
@@ -203,9 +216,11 @@ pub struct Denial {
 pub enum ObjectRef {
     /// A flag, by key.
     Key(FlagKey),
+    /// An environment, by key.
+    Environment(EnvironmentKey),
     /// A user, by e-mail address.
     Email(Email),
-    /// A flag, user or token, by id.
+    /// A flag, environment, user or token, by id.
     Id(Uuid),
 }
 
@@ -214,6 +229,15 @@ impl From<FlagRef> for ObjectRef {
         match flag {
             FlagRef::Id(id) => Self::Id(id),
             FlagRef::Key(key) => Self::Key(key),
+        }
+    }
+}
+
+impl From<EnvironmentRef> for ObjectRef {
+    fn from(environment: EnvironmentRef) -> Self {
+        match environment {
+            EnvironmentRef::Id(id) => Self::Id(id),
+            EnvironmentRef::Key(key) => Self::Environment(key),
         }
     }
 }
@@ -229,6 +253,34 @@ pub struct NewFlag {
     pub description: Description,
     /// The initial status.
     pub status: Status,
+}
+
+/// An environment to create.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewEnvironment {
+    /// The key.
+    pub key: EnvironmentKey,
+    /// The name.
+    pub name: Name,
+    /// The description.
+    pub description: Description,
+    /// Whether each flip of a flag must have a reason.
+    pub require_reason: bool,
+}
+
+/// An edit of an environment. `None` leaves a field unchanged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentUpdate {
+    /// The environment.
+    pub environment: EnvironmentRef,
+    /// The new name.
+    pub name: Option<Name>,
+    /// The new description.
+    pub description: Option<Description>,
+    /// Whether each flip of a flag must have a reason.
+    pub require_reason: Option<bool>,
+    /// Fail unless the environment is at this revision.
+    pub expected_revision: Option<Revision>,
 }
 
 /// A token to create.

@@ -7,6 +7,7 @@ use uuid::Uuid;
 use crate::domain::Revision;
 use crate::domain::access::{Token, User};
 use crate::domain::audit::Entry;
+use crate::domain::environment::Environment;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::{Delta, Head};
@@ -32,6 +33,8 @@ pub enum Object {
     Flag(Arc<Flag>),
     /// Several flags.
     Batch(Vec<BatchResult>),
+    /// An environment.
+    Environment(Arc<Environment>),
     /// A user.
     User(Arc<User>),
     /// A token.
@@ -135,6 +138,8 @@ impl Step {
 pub struct Created {
     /// New flags.
     pub flags: usize,
+    /// New environments.
+    pub environments: usize,
     /// New users.
     pub users: usize,
     /// New tokens.

@@ -35,11 +35,13 @@ const WRITABLE: &str =
     FROM unnest($1::text[], $2::text[]) AS needed (privilege, relation)";
 
 /// The rights that an append needs.
-const RIGHTS: [(&str, &str); 9] = [
+const RIGHTS: [(&str, &str); 11] = [
     ("UPDATE", "log_head"),
     ("INSERT", "audit_logs"),
     ("INSERT", "feature_flags"),
     ("UPDATE", "feature_flags"),
+    ("INSERT", "environments"),
+    ("UPDATE", "environments"),
     ("INSERT", "users"),
     ("UPDATE", "users"),
     ("INSERT", "api_tokens"),
@@ -164,6 +166,7 @@ pub(in crate::store) async fn changed_since(
     };
     Ok(Delta {
         flags: rows_by_id(connection, ids(EntityType::FeatureFlag)).await?,
+        environments: rows_by_id(connection, ids(EntityType::Environment)).await?,
         users: rows_by_id(connection, ids(EntityType::User)).await?,
         tokens: rows_by_id(connection, ids(EntityType::ApiToken)).await?,
     })

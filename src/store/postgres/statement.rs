@@ -13,8 +13,9 @@ use super::notifications;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
+use crate::domain::environment::Environment;
 use crate::domain::flag::Flag;
-use crate::domain::state::Head;
+use crate::domain::state::{Delta, Head};
 use crate::store::rows::{
     BoxError, Column, Kind, Part, Table, Time, assignments, column_list, columns, conflict_update,
 };
@@ -22,10 +23,11 @@ use crate::store::rows::{
 /// Moves the head, inserts entries, updates flags and stores requests: all that flips, edits of flags and denials need.
 static FLAG_UPDATES: LazyLock<Arc<str>> = LazyLock::new(|| StatementBuilder::flag_updates().outcome());
 
-/// As [`FLAG_UPDATES`], and inserts flags, and inserts or updates users and tokens.
+/// As [`FLAG_UPDATES`], and inserts flags, and inserts or updates environments, users and tokens.
 static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
     let mut text = StatementBuilder::flag_updates();
     text.insert::<Flag>("new_flags", "");
+    text.insert::<Environment>("changed_environments", &conflict_update::<Environment>());
     text.insert::<User>("changed_users", &conflict_update::<User>());
     text.insert::<Token>("changed_tokens", &conflict_update::<Token>());
     text.outcome()
@@ -36,8 +38,9 @@ static EVERYTHING: LazyLock<Arc<str>> = LazyLock::new(|| {
 /// # Errors
 /// A value that cannot be encoded.
 pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Postgres, PgArguments>, BoxError> {
-    let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
-    let only_updates_flags = new.is_empty() && step.delta.users.is_empty() && step.delta.tokens.is_empty();
+    let Delta { flags, environments, users, tokens } = &step.delta;
+    let (known, new) = flags.split_at(flags.len() - step.created.flags);
+    let only_updates_flags = new.is_empty() && environments.is_empty() && users.is_empty() && tokens.is_empty();
     let mut arguments = PgArguments::default();
     arguments.add(step.base.revision)?;
     arguments.add(step.base.log_id)?;
@@ -49,8 +52,9 @@ pub(super) fn statement(step: &Step, instance: &str) -> Result<Query<'static, Po
     StoredRequest::bind_arrays(&step.requests, Part::All, &mut arguments)?;
     if !only_updates_flags {
         Flag::bind_arrays(new, Part::All, &mut arguments)?;
-        User::bind_arrays(&step.delta.users, Part::All, &mut arguments)?;
-        Token::bind_arrays(&step.delta.tokens, Part::All, &mut arguments)?;
+        Environment::bind_arrays(environments, Part::All, &mut arguments)?;
+        User::bind_arrays(users, Part::All, &mut arguments)?;
+        Token::bind_arrays(tokens, Part::All, &mut arguments)?;
     }
     arguments.add(instance)?;
     let text = if only_updates_flags { &FLAG_UPDATES } else { &EVERYTHING };
@@ -142,6 +146,7 @@ fn sent_as(kind: Kind) -> &'static str {
         Kind::Uuid => "uuid",
         Kind::Integer => "int8",
         Kind::SmallInteger => "int2",
+        Kind::Boolean => "bool",
         Kind::Text | Kind::TextList => "text",
         Kind::Bytes => "bytea",
         Kind::Time => "timestamptz",

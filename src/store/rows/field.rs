@@ -10,7 +10,7 @@ use crate::domain::Hash;
 use crate::domain::access::Permissions;
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::Status;
-use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
+use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
 use crate::domain::time::Timestamp;
 
 /// A domain type that fits in one column.
@@ -55,6 +55,7 @@ macro_rules! field {
 field!(Uuid, Uuid, Uuid, |id| *id, |stored| Ok(stored));
 field!(i64, Integer, i64, |number| *number, |stored| Ok(stored));
 field!(u8, SmallInteger, i16, |number| i16::from(*number), |stored| stored.try_into().map_err(text));
+field!(bool, Boolean, bool, |value| *value, |stored| Ok(stored));
 field!(Timestamp, Time, Time, |time| Time(*time), |stored| Ok(stored.0));
 field!(Arc<str>, Text, &'a str, |text| text, |stored| Ok(stored.into()));
 field!(String, Text, &'a str, |text| text, |stored| Ok(stored.to_owned()));
@@ -63,6 +64,7 @@ field!(Hash, Bytes, &'a [u8], |hash| hash, |stored| stored.try_into().map_err(|_
 field!(Permissions, TextList, PermissionList, |list| PermissionList(list.clone()), |stored| Ok(stored.0));
 
 field!(FlagKey, Text, &'a str, |key| key.as_str(), |stored| Self::parse(stored).map_err(text));
+field!(EnvironmentKey, Text, &'a str, |key| key.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Name, Text, &'a str, |name| name.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Description, Text, &'a str, |description| description.as_str(), |stored| Self::parse(stored).map_err(text));
 field!(Email, Text, &'a str, |email| email.as_str(), |stored| Ok(Self::stored(stored)));

@@ -58,6 +58,8 @@ pub(super) enum Kind {
     Integer,
     /// `SMALLINT`.
     SmallInteger,
+    /// `BOOLEAN`; an integer on SQLite.
+    Boolean,
     /// `TEXT`.
     Text,
     /// `TEXT[]`, sent as one text, because `unnest` flattens an array of arrays.

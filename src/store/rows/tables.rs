@@ -15,10 +15,11 @@ use super::{BoxError, Column, Columns, Part, Role, Table};
 use crate::domain::access::{Account, Permissions, SecretHash, Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::environment::Environment;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::history::{NextChange, PreviousChange};
 use crate::domain::state::Head;
-use crate::domain::text::{Description, Email, FlagKey, Name, RequestId};
+use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 use crate::store::StoredCheckpoint;
@@ -62,6 +63,22 @@ table! {
             name: Name,
             description: Description,
             status: Status,
+            revision: Revision,
+            updated_at: Timestamp,
+            updated_by: Arc<str>,
+            archived_at: Option<Timestamp>,
+        }
+    }
+}
+
+table! {
+    Environment in "environments" {
+        Key { id: Uuid }
+        Fixed { key: EnvironmentKey, created_at: Timestamp }
+        Updated {
+            name: Name,
+            description: Description,
+            require_reason: bool,
             revision: Revision,
             updated_at: Timestamp,
             updated_by: Arc<str>,

@@ -17,6 +17,7 @@ use super::error;
 use crate::domain::access::{Token, User};
 use crate::domain::advance::{Step, StoredRequest};
 use crate::domain::audit::Entry;
+use crate::domain::environment::Environment;
 use crate::domain::flag::Flag;
 use crate::domain::state::Head;
 use crate::domain::time::Timestamp;
@@ -33,6 +34,7 @@ static UPDATE_HEAD: LazyLock<Arc<str>> =
 static INSERT_ENTRIES: LazyLock<RowStatement<Entry>> = LazyLock::new(RowStatement::insert);
 static INSERT_FLAGS: LazyLock<RowStatement<Flag>> = LazyLock::new(RowStatement::insert);
 static UPDATE_FLAGS: LazyLock<RowStatement<Flag>> = LazyLock::new(RowStatement::update);
+static UPSERT_ENVIRONMENTS: LazyLock<RowStatement<Environment>> = LazyLock::new(RowStatement::insert_or_update);
 static UPSERT_USERS: LazyLock<RowStatement<User>> = LazyLock::new(RowStatement::insert_or_update);
 static UPSERT_TOKENS: LazyLock<RowStatement<Token>> = LazyLock::new(RowStatement::insert_or_update);
 static INSERT_REQUESTS: LazyLock<RowStatement<StoredRequest>> = LazyLock::new(RowStatement::insert);
@@ -89,6 +91,7 @@ impl SqliteWriter {
             return Ok(true);
         }
         let (known, new) = step.delta.flags.split_at(step.delta.flags.len() - step.created.flags);
+        write_rows(connection, &UPSERT_ENVIRONMENTS, &step.delta.environments).await?;
         write_rows(connection, &UPSERT_USERS, &step.delta.users).await?;
         write_rows(connection, &UPSERT_TOKENS, &step.delta.tokens).await?;
         write_rows(connection, &INSERT_ENTRIES, &step.entries).await?;

@@ -44,6 +44,7 @@ pub(in crate::store) async fn changed_since(
 ) -> Result<Delta, StoreError> {
     Ok(Delta {
         flags: changed_rows(connection, revision, EntityType::FeatureFlag).await?,
+        environments: changed_rows(connection, revision, EntityType::Environment).await?,
         users: changed_rows(connection, revision, EntityType::User).await?,
         tokens: changed_rows(connection, revision, EntityType::ApiToken).await?,
     })

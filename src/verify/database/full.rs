@@ -20,7 +20,7 @@ pub struct DatabaseReport {
 }
 
 /// Verifies the log of a database within these bounds. If they reach the end of the log, also compares the flags,
-/// users and tokens with it.
+/// environments, users and tokens with it.
 ///
 /// # Errors
 /// The database could not be read.
@@ -65,7 +65,7 @@ async fn checkpoints(store: &dyn Store) -> Result<Vec<StoredCheckpoint>, StoreEr
     }
 }
 
-/// The flags, users and tokens; or the row that cannot be read, and why.
+/// The flags, environments, users and tokens; or the row that cannot be read, and why.
 type Rows = Result<State, (String, StoreError)>;
 
 /// The head of the log and the rows, as of one moment. The log is verified even if a row cannot be read: then the head is read
@@ -74,7 +74,7 @@ async fn load(store: &dyn Store) -> Result<(Head, Rows), StoreError> {
     match store.load().await {
         Ok(state) => Ok((*state.head(), Ok(state))),
         Err(error) => match &error {
-            StoreError::Corrupt { table: "feature_flags" | "users" | "api_tokens", row, .. } => {
+            StoreError::Corrupt { table: "feature_flags" | "environments" | "users" | "api_tokens", row, .. } => {
                 Ok((store.head().await?, Err((row.clone(), error))))
             }
             _ => Err(error),

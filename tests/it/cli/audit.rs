@@ -29,8 +29,8 @@ async fn list_shows_every_field_newest_first() {
     assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());
 
     let rows = shell.rows(&["audit", "list"]).await;
-    assert_eq!(rows.len(), 3);
-    assert_eq!(rows[0][1..], ["3", "admin@localhost", "flag_created", "a", "why not"]);
+    assert_eq!(rows.len(), 4);
+    assert_eq!(rows[0][1..], ["4", "admin@localhost", "flag_created", "a", "why not"]);
 }
 
 /// The largest page has 100 entries.
@@ -44,14 +44,14 @@ async fn list_reads_as_many_pages_as_needed() {
     }
     let shell = Shell::new(server.address);
     for (arguments, from, to) in [
-        (&["audit", "list"][..], 253, 204),
-        (&["audit", "list", "--limit", "100"], 253, 154),
-        (&["audit", "list", "--limit", "230"], 253, 24),
-        (&["audit", "list", "--limit", "10000"], 253, 1),
-        (&["audit", "tail", "--no-follow"], 244, 253),
-        (&["audit", "tail", "--no-follow", "--lines", "150"], 104, 253),
-        (&["audit", "tail", "--no-follow", "--after", "200"], 201, 253),
-        (&["audit", "tail", "--no-follow", "--after", "0"], 1, 253),
+        (&["audit", "list"][..], 254, 205),
+        (&["audit", "list", "--limit", "100"], 254, 155),
+        (&["audit", "list", "--limit", "230"], 254, 25),
+        (&["audit", "list", "--limit", "10000"], 254, 1),
+        (&["audit", "tail", "--no-follow"], 245, 254),
+        (&["audit", "tail", "--no-follow", "--lines", "150"], 105, 254),
+        (&["audit", "tail", "--no-follow", "--after", "200"], 201, 254),
+        (&["audit", "tail", "--no-follow", "--after", "0"], 1, 254),
     ] {
         let entries = shell.objects(arguments).await;
         let revisions: Vec<_> = entries.iter().map(|entry| entry["revision"].as_i64().unwrap()).collect();
@@ -96,12 +96,13 @@ async fn filters_select_entries() {
 
     let shell = Shell::new(server.address);
     for (filters, expected) in [
-        (&["--flag", "a"][..], &[9, 4, 3][..]),
-        (&["--flag", "a", "--user", "ANN@example.com"], &[9]),
-        (&["--entity-id", &id], &[6, 5]),
-        (&["--entity-type", "user"], &[7, 1]),
-        (&["--action", "toggle_enabled"], &[6, 4]),
-        (&["--from", "1h", "--to", "2100-01-01", "--action", "toggle_disabled"], &[9]),
+        (&["--flag", "a"][..], &[10, 5, 4][..]),
+        (&["--flag", "a", "--user", "ANN@example.com"], &[10]),
+        (&["--entity-id", &id], &[7, 6]),
+        (&["--entity-type", "user"], &[8, 2]),
+        (&["--entity-type", "environment"], &[1]),
+        (&["--action", "toggle_enabled"], &[7, 5]),
+        (&["--from", "1h", "--to", "2100-01-01", "--action", "toggle_disabled"], &[10]),
         (&["--to", "1h ago"], &[]),
         (&["--from", "2100-01-01"], &[]),
     ] {

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::export::odd_flags;
 use super::{Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
-use crate::support::{Backend, Database, Server, on_both_databases};
+use crate::support::{BOOTSTRAP_ENTRIES, Backend, Database, Server, on_both_databases};
 
 /// Exports the log to this file; returns the summary.
 async fn audit_export(shell: &Shell, path: &str, arguments: &[&str]) -> String {
@@ -151,7 +151,7 @@ async fn export_to_file_ahead_of_log_is_a_conflict() {
     audit_export(&shell, &path, &[]).await;
     let text = fs::read_to_string(&path).unwrap();
     let last = text.lines().last().unwrap();
-    let ahead = format!("{text}{}\n", last.replace("\"revision\":2,", "\"revision\":3,"));
+    let ahead = format!("{text}{}\n", last.replace("\"revision\":3,", "\"revision\":4,"));
     assert_ne!(ahead, format!("{text}{last}\n"));
     fs::write(&path, &ahead).unwrap();
     let message = shell.fails(&["audit", "export", "--output-file", &path], 5).await;
@@ -280,7 +280,7 @@ async fn export_continues_after_server_restart() {
     }
     let (_, whole, summary) = Shell::new(server.address).run(&["audit", "export"]).await;
     let whole: Vec<_> = whole.lines().collect();
-    assert_eq!(whole.len(), 7_002);
+    assert_eq!(whole.len(), BOOTSTRAP_ENTRIES + 7_000);
 
     let mut export = Shell::new(proxy.address).start(&["audit", "export"]);
     assert_eq!(export.line().await, whole[0]);

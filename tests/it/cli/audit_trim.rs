@@ -105,7 +105,7 @@ async fn trim_to_mismatched_file_removes_nothing() {
     let altered = whole.replacen("admin@localhost", "nobody@localhost", 1);
     fs::write(&path, &altered).unwrap();
     let message = shell.fails(&remove, 1).await;
-    assert!(message.contains("revision 1: altered"), "{message}");
+    assert!(message.contains("revision 2: altered"), "{message}");
     assert_eq!(fs::read_to_string(&path).unwrap(), altered, "the file is unchanged");
     let holes: String =
         whole.lines().filter(|line| !line.contains("\"revision\":3,")).map(|l| format!("{l}\n")).collect();

@@ -26,13 +26,13 @@ async fn checkpoint_is_printed_as_signed() {
         let note = Note::parse(&printed).unwrap();
         assert_eq!(note.to_string(), printed, "byte for byte");
         assert_eq!(note.verify(&keys).unwrap().id().to_string(), object["key_id"]);
-        let at = revision.map_or(3, |revision| revision.parse().unwrap());
+        let at = revision.map_or(4, |revision| revision.parse().unwrap());
         assert_eq!((note.checkpoint.revision, &note.checkpoint.hash[..]), (at, &log[at as usize - 1].hash[..]));
     }
     let note = Note::parse(object["note"].as_str().unwrap()).unwrap();
-    assert_eq!((object["revision"].clone(), object["log_id"].clone()), (json!(3), json!(note.checkpoint.log_id)));
+    assert_eq!((object["revision"].clone(), object["log_id"].clone()), (json!(4), json!(note.checkpoint.log_id)));
     assert!(shell.fails(&["audit", "checkpoint", "--revision", "0"], 2).await.contains("--revision"));
-    assert!(shell.fails(&["audit", "checkpoint", "--revision", "4"], 2).await.contains("revision 4"));
+    assert!(shell.fails(&["audit", "checkpoint", "--revision", "5"], 2).await.contains("revision 5"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,7 +47,7 @@ async fn checkpoint_file_is_never_replaced() {
     let kept = std::fs::read_to_string(&path).unwrap();
     let note = Note::parse(&kept).unwrap();
     assert_eq!(note.to_string(), kept);
-    assert!(message.contains("revision 2") && message.contains(&note.signature().unwrap().0.to_string()), "{message}");
+    assert!(message.contains("revision 3") && message.contains(&note.signature().unwrap().0.to_string()), "{message}");
 
     assert!(shell.fails(&arguments, 2).await.contains("the file exists already"));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), kept);

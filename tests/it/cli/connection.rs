@@ -15,7 +15,7 @@ async fn whoami_shows_user_and_permissions() {
     let me = shell.object(&["whoami"]).await;
     assert_eq!(
         (me["user"]["email"].as_str(), me["permissions"].as_array().unwrap().len()),
-        (Some("admin@localhost"), 6)
+        (Some("admin@localhost"), 7)
     );
     let row = &shell.rows(&["whoami"]).await[0];
     assert_eq!(row[0], "admin@localhost");
@@ -180,7 +180,7 @@ async fn commands_work_over_tls() {
 
     assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
     shell.succeeds(&["flag", "create", "a"]).await;
-    assert_eq!(shell.rows(&["flag", "toggle", "a"]).await, [["a", "enabled", "yes", "4"]]);
+    assert_eq!(shell.rows(&["flag", "toggle", "a"]).await, [["a", "enabled", "yes", "5"]]);
     let mut watch = shell.start(&["flag", "watch"]);
     watch.line().await;
     assert!(watch.line().await.contains("enabled"));

@@ -24,7 +24,7 @@ on_both_databases! {
             &["flag", "toggle", "--id", id],
             &["flag", "enable", "checkout"],
             &["flag", "enable", "--id", id],
-            &["flag", "disable", "checkout", "--expected-revision", "6"],
+            &["flag", "disable", "checkout", "--expected-revision", "7"],
         ]).await;
         assert_output!("flag_flips", flips);
         let updated = shell.object(&["flag", "update", "checkout", "--description", "what it is for", "--reason", "words"]).await;
@@ -68,7 +68,7 @@ on_both_databases! {
         let refused = shell.transcript(&[
             &["flag", "disable", "b", "nope"],
             &["flag", "disable", "b", "b"],
-            &["flag", "disable", "a", "b", "--expected-revision", "8"],
+            &["flag", "disable", "a", "b", "--expected-revision", "9"],
         ]).await;
         assert_output!("flags_disabled_together_refused", refused);
         assert_eq!(server.admin().await.log().await, before);
@@ -162,12 +162,12 @@ async fn as_of_shows_flags_of_the_past() {
     shell.succeeds(&["flag", "create", "b", "--enabled"]).await;
     shell.succeeds(&["flag", "enable", "a"]).await;
     let time = past[0]["updated_at"].as_str().unwrap();
-    for as_of in ["3", time] {
+    for as_of in ["4", time] {
         assert_eq!(shell.objects(&["flag", "list", "--as-of", as_of]).await, past);
         assert_eq!(shell.object(&["flag", "get", "a", "--as-of", as_of]).await, past[0]);
         assert!(shell.fails(&["flag", "get", "b", "--as-of", as_of], 3).await.contains('b'));
     }
-    assert_eq!(shell.rows(&["flag", "list", "--as-of", "3"]).await[0][..2], ["a", "disabled"]);
+    assert_eq!(shell.rows(&["flag", "list", "--as-of", "4"]).await[0][..2], ["a", "disabled"]);
     assert_eq!(shell.rows(&["flag", "list", "--as-of", "1h"]).await, Vec::<Vec<String>>::new());
     let refused = shell
         .transcript(&[
@@ -186,13 +186,13 @@ async fn flip_is_reverted() {
     let created = shell.object(&["flag", "create", "a"]).await;
     let flipped = shell.object(&["flag", "toggle", "a"]).await;
     let id = flipped["audit_log"]["id"].as_str().unwrap();
-    assert_eq!(shell.rows(&["flag", "revert", id, "--dry-run"]).await, [["a", "disabled", "dry run", "5"]]);
-    shell.fails(&["flag", "revert", id, "--expected-revision", "3"], 5).await;
+    assert_eq!(shell.rows(&["flag", "revert", id, "--dry-run"]).await, [["a", "disabled", "dry run", "6"]]);
+    shell.fails(&["flag", "revert", id, "--expected-revision", "4"], 5).await;
     let reverted = shell.object(&["flag", "revert", id, "--reason", "it broke"]).await;
     assert_eq!(reverted["feature_flag"]["status"], "disabled");
     assert_eq!((&reverted["audit_log"]["reverts"], &reverted["audit_log"]["reason"]), (&json!(id), &json!("it broke")));
     assert_eq!(reverted["audit_log"]["request_id"].as_str().unwrap().len(), 36);
-    assert_eq!(shell.rows(&["flag", "revert", id]).await, [["a", "disabled", "no", "5"]]);
+    assert_eq!(shell.rows(&["flag", "revert", id]).await, [["a", "disabled", "no", "6"]]);
     let created = created["audit_log"]["id"].as_str().unwrap();
     assert!(shell.fails(&["flag", "revert", created], 5).await.contains("only flips can be reverted"));
     let unknown = "00000000-0000-4000-8000-000000000000";

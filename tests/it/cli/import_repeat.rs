@@ -5,7 +5,7 @@ use toggled::api::pb::WatchFeatureFlagsRequest;
 
 use super::import::{file, flags};
 use super::{Running, Shell, server};
-use crate::support::{Server, with_timeout};
+use crate::support::{BOOTSTRAP_ENTRIES, Server, with_timeout};
 
 /// More flags than a batch holds, with a preview that does not fit into a pipe: while its output is not read, an import
 /// is blocked after it has compared the flags and before it changes any.
@@ -52,7 +52,7 @@ async fn concurrent_change_is_conflict_and_repeat_completes() {
     let on_server = flags(&mut admin).await;
     assert!(on_server.len() == FLAGS && on_server.values().all(|(_, _, on, _)| *on));
     assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
-    assert_eq!(admin.log().await.len(), 2 + 2 * FLAGS, "each flag was created once and enabled once");
+    assert_eq!(admin.log().await.len(), BOOTSTRAP_ENTRIES + 2 * FLAGS, "each flag was created once and enabled once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +77,7 @@ async fn killed_import_is_completed_by_repeat() {
         (1..FLAGS as u64).contains(&summary["unchanged"].as_u64().unwrap()),
         "it was killed between two changes: {summary}"
     );
-    assert_eq!((count, admin.log().await.len()), (FLAGS, 2 + FLAGS), "each flag was created once");
+    assert_eq!((count, admin.log().await.len()), (FLAGS, BOOTSTRAP_ENTRIES + FLAGS), "each flag was created once");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

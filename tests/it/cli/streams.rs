@@ -2,7 +2,7 @@
 
 use super::{Running, Shell, server};
 use crate::support::tcp_proxy::{Route, TcpProxy};
-use crate::support::{Database, Server, on_both_databases};
+use crate::support::{BOOTSTRAP_ENTRIES, Database, Server, on_both_databases};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watch_shows_flags_and_then_changes() {
@@ -64,14 +64,14 @@ async fn tail_shows_last_and_then_new_entries() {
     let mut table = shell.start(&["audit", "tail"]);
     let mut json = shell.start(&["audit", "tail", "--lines", "1", "--flag", "a", "--output", "json"]);
     assert!(table.line().await.starts_with("TIME"));
-    for revision in 6..=15 {
+    for revision in 7..=16 {
         assert_eq!(table.line().await.split_whitespace().nth(1), Some(revision.to_string().as_str()));
     }
-    assert_eq!(json.object().await["revision"], 15);
+    assert_eq!(json.object().await["revision"], 16);
     admin.create("b").await;
     admin.flip("a").await;
-    assert_eq!(json.object().await["revision"], 17);
-    assert_eq!([revision(&mut table).await, revision(&mut table).await], [16, 17]);
+    assert_eq!(json.object().await["revision"], 18);
+    assert_eq!([revision(&mut table).await, revision(&mut table).await], [17, 18]);
     table.interrupt().await;
     json.interrupt().await;
 }
@@ -92,11 +92,11 @@ on_both_databases! {
         admin.create("b").await;
         let mut watch = shell.start(&["flag", "watch"]);
         let mut tail = shell.start(&["audit", "tail", "--lines", "2"]);
-        for expected in [3, 4] {
+        for expected in [4, 5] {
             assert_eq!(watch.object().await["revision"], expected);
             assert_eq!(tail.object().await["revision"], expected);
         }
-        let mut expected = 5;
+        let mut expected = 6;
         for changes in [0, 3] {
             drop(server);
             for stream in [&mut watch, &mut tail] {
@@ -137,7 +137,7 @@ on_both_databases! {
         let mut watch = shell.start(&["flag", "watch"]);
         let mut tail = shell.start(&["audit", "tail"]);
         assert_eq!(watch.object().await["key"], "a");
-        for _ in 0..3 {
+        for _ in 0..=BOOTSTRAP_ENTRIES {
             tail.object().await;
         }
         assert!(server.terminate().await.success());

@@ -79,7 +79,7 @@ async fn terminal_shows_progress_and_sanitized_text() {
     let folder = TempDir::new().unwrap();
     let export = format!("audit export --output-file {}", folder.path().join("log").display());
     let (succeeded, shown) = on_terminal(&export, server.address, "").await;
-    assert!(succeeded && shown.contains("4/4 revisions") && shown.contains("entries 4, revisions 1..4"), "{shown}");
+    assert!(succeeded && shown.contains("5/5 revisions") && shown.contains("entries 5, revisions 1..5"), "{shown}");
     let (url, path) = (&database.url, folder.path().join("log"));
     for (place, what) in [
         (String::new(), "revisions"),
@@ -87,8 +87,8 @@ async fn terminal_shows_progress_and_sanitized_text() {
         (format!("--file {}", path.display()), "entries"),
     ] {
         let (succeeded, shown) = on_terminal(&format!("audit verify {place}"), server.address, "").await;
-        let rest = shown.rsplit_once(&format!("/4 {what}, ")).map(|(_, rest)| rest.split_once(" left"));
-        assert!(succeeded && shown.contains("intact: entries 4"), "{place}: {shown}");
+        let rest = shown.rsplit_once(&format!("/5 {what}, ")).map(|(_, rest)| rest.split_once(" left"));
+        assert!(succeeded && shown.contains("intact: entries 5"), "{place}: {shown}");
         assert!(rest.flatten().is_some_and(|(rest, _)| rest.contains("/s, ")), "{place}: {shown:?}");
     }
     for format in ["csv", "ndjson"] {

@@ -83,7 +83,7 @@ async fn garbage_and_silent_connections_do_no_harm() {
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer:?}");
     }
     assert_eq!(Http::connect(server.address).await.send(single("a")).await.status(), 200);
-    assert_eq!(admin.flip("a").await.revision, 4);
+    admin.flip("a").await;
     let stopped = with_timeout("the server to stop", server.terminate()).await;
     assert!(stopped.success());
 }

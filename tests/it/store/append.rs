@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use toggled::domain::access::{Credential, Permission, Permissions, Token, User};
+use toggled::domain::access::{Credential, Directory, Permission, Permissions, ScopedPermission, Token, User};
 use toggled::domain::advance::{Command, Created, NewFlag, NewToken, Origin, Proposal};
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::flag::Status;
@@ -72,6 +72,11 @@ on_both_databases! {
                 create_user("bob@example.com", Permissions::all()),
             ],
             vec![create_token(world.user("admin@localhost").id, 2), toggle("a"), create("g")],
+            vec![create_environment("staging")],
+            vec![create_environment("dev"), update_environment("dev", "Development", true), toggle("a")],
+            vec![update_environment("staging", "Staging", true), update_environment("staging", "Staging 2", false)],
+            vec![archive_environment("staging", true)],
+            vec![archive_environment("staging", false), create("h"), archive_environment("dev", true)],
         ];
         for commands in steps {
             let proposals: Vec<Proposal> = commands.into_iter().map(|command| world.by_admin(command)).collect();
@@ -128,6 +133,26 @@ on_both_databases! {
         assert_eq!(world.token(3).permissions, Some(Permissions::default()));
     }
 
+    async fn permissions_in_environments_read_back_as_granted(backend: Backend) {
+        let mut world = World::new(backend).await;
+        world.commit(&["eu-1", "staging"].map(|key| service(create_environment(key)))).await;
+        let names = ["toggle_feature_flags@eu-1", "toggle_feature_flags@staging", "view_feature_flags"];
+        let permissions: Permissions = names.iter().map(|name| ScopedPermission::parse(name).unwrap()).collect();
+        world.commit(&[service(create_user("ann@example.com", permissions.clone()))]).await;
+        let new = NewToken {
+            user_id: world.user("ann@example.com").id,
+            name: name("t"),
+            permissions: Some(permissions),
+            expires_at: None,
+            secret_hash: [2; 32],
+        };
+        world.commit(&[service(Command::CreateToken(new))]).await;
+        let loaded = world.store.load().await.unwrap();
+        let token = loaded.token_by_secret(&[2; 32]).unwrap();
+        assert_eq!(loaded.user(token.user_id).unwrap().permissions.names(), names);
+        assert_eq!(token.permissions.as_ref().unwrap().names(), names);
+    }
+
     async fn every_text_reads_back_unchanged(backend: Backend) {
         let mut world = World::new(backend).await;
         for (number, text) in NASTY.into_iter().enumerate() {
@@ -148,7 +173,9 @@ on_both_databases! {
                 reason: Some(Reason::parse(&text.repeat(20)).unwrap()),
                 ..create.clone()
             };
-            world.commit(&[create, flip]).await;
+            let environment = format!("e{number}-a");
+            world.commit(&[create, flip, service(create_environment(&environment))]).await;
+            world.commit(&[service(update_environment(&environment, text, number % 2 == 0))]).await;
             assert_eq!(world.flag(key.as_str()).name.as_str(), text);
         }
         let longest = NewFlag {
@@ -235,7 +262,7 @@ on_both_databases! {
         let keys: Vec<String> = (0..1_000).map(|n| format!("flag-{n:04}")).collect();
         let creations: Vec<_> = keys.iter().map(|key| world.by_admin(create(key))).collect();
         let step = world.commit(&creations).await;
-        assert_eq!(step.created, Created { flags: 1_000, users: 0, tokens: 0 });
+        assert_eq!(step.created, Created { flags: 1_000, ..Created::default() });
         let items = keys.iter().map(|key| set(key, Status::Enabled)).collect();
         world.commit(&[in_full(world.by_admin(Command::BatchSet(items)), "all")]).await;
         let flips: Vec<_> =

@@ -31,6 +31,10 @@ async fn leads_to_the_end(world: &World, known: &Head) {
         assert_eq!(flag, world.flag(flag.key.as_str()));
         assert!(found.insert((EntityType::FeatureFlag, flag.id)), "{} twice", flag.key);
     }
+    for environment in &delta.environments {
+        assert_eq!(environment, world.environment(environment.key.as_str()));
+        assert!(found.insert((EntityType::Environment, environment.id)), "{} twice", environment.key);
+    }
     for user in &delta.users {
         assert_eq!(user, world.user(user.email.as_str()));
         assert!(found.insert((EntityType::User, user.id)), "{} twice", user.email);
@@ -53,6 +57,9 @@ async fn eventful(backend: crate::support::Backend) -> World {
     world.commit(&[service(archive("c", true)), service(create("d")), service(toggle("d"))]).await;
     world.commit(&[service(create_user("bob@example.com", Permissions::default()))]).await;
     world.commit(&[service(rename("a", "Renamed"))]).await;
+    world.commit(&["one", "two"].map(|key| service(create_environment(key)))).await;
+    world.commit(&[service(update_environment("two", "Two", true)), service(toggle("a"))]).await;
+    world.commit(&[service(archive_environment("two", true))]).await;
     world
 }
 

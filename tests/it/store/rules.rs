@@ -155,7 +155,8 @@ on_both_databases! {
 
     async fn removal_of_any_row_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
-        for table in ["feature_flags", "users", "api_tokens", "log_head"] {
+        world.commit(&["one", "two"].map(|key| service(create_environment(key)))).await;
+        for table in ["feature_flags", "environments", "users", "api_tokens", "log_head"] {
             world.raw.refuses(&format!("DELETE FROM {table}"), "DELETE is refused").await;
             if matches!(world.raw, Raw::Postgres(_)) {
                 world.raw.refuses(&format!("TRUNCATE {table} CASCADE"), "TRUNCATE is refused").await;
@@ -178,6 +179,12 @@ on_both_databases! {
                 created_at, updated_at, deactivated_at FROM users"
             );
             world.raw.refuses(&user, "another user").await;
+            let environment = format!(
+                "INSERT OR REPLACE INTO environments SELECT {id}, key, name, description, require_reason, revision,
+                created_at, updated_at, updated_by, archived_at FROM environments"
+            );
+            world.raw.refuses(&environment, "another environment").await;
+            world.raw.refuses("UPDATE OR REPLACE environments SET key = 'two'", "id and key never change").await;
             let token = format!(
                 "INSERT OR REPLACE INTO api_tokens SELECT {id}, user_id, name, secret_hash, permissions,
                 revision, created_at, expires_at, revoked_at, last_used_at FROM api_tokens"

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Directory, Permission, Permissions, Token, User};
 use toggled::domain::advance::{
-    Actor, Command, Decision, NewFlag, NewToken, Origin, Proposal, RequestKey, SetStatus, Step, StoredRequest, advance,
+    Actor, Command, Decision, EnvironmentUpdate, NewEnvironment, NewFlag, NewToken, Origin, Proposal, RequestKey,
+    SetStatus, Step, StoredRequest, advance,
 };
 use toggled::domain::audit::Entry;
+use toggled::domain::environment::Environment;
 use toggled::domain::filter::{Filter, Range};
 use toggled::domain::flag::{Flag, Status};
-use toggled::domain::state::{FlagRef, Head, State};
-use toggled::domain::text::{Description, Email, FlagKey, Name, Reason, RequestId};
+use toggled::domain::state::{EnvironmentRef, FlagRef, Head, State};
+use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::store::{AppendOutcome, EntryQuery, Order, Store, Writer, open};
 use uuid::Uuid;
@@ -46,6 +48,7 @@ pub struct World {
 struct Content {
     head: Head,
     flags: Vec<Arc<Flag>>,
+    environments: Vec<Arc<Environment>>,
     users: Vec<Option<Arc<User>>>,
     tokens: Vec<Option<Arc<Token>>>,
 }
@@ -174,6 +177,7 @@ impl World {
         assert!(self.requests.iter().all(|request| stored.contains(request)), "{stored:?} {:?}", self.requests);
         // Rows that were not asked for by name.
         for (table, count) in [
+            ("environments", self.state.environment_count()),
             ("users", self.users.len()),
             ("api_tokens", self.tokens.len()),
             ("audit_logs", self.entries.len()),
@@ -188,6 +192,7 @@ impl World {
         Content {
             head: *state.head(),
             flags: state.flags("", None).cloned().collect(),
+            environments: state.environments(None).cloned().collect(),
             users: self.users.iter().map(|id| state.user(*id).cloned()).collect(),
             tokens: self.tokens.iter().map(|id| state.token(*id).cloned()).collect(),
         }
@@ -206,6 +211,10 @@ impl World {
 
     pub fn flag(&self, key: &str) -> &Arc<Flag> {
         self.state.flag(&flag(key)).unwrap()
+    }
+
+    pub fn environment(&self, key: &str) -> &Arc<Environment> {
+        self.state.environment(&environment(key)).unwrap()
     }
 
     pub fn user(&self, address: &str) -> &Arc<User> {
@@ -242,6 +251,10 @@ pub fn name(text: &str) -> Name {
 
 pub fn flag(key: &str) -> FlagRef {
     FlagRef::Key(FlagKey::parse(key).unwrap())
+}
+
+pub fn environment(key: &str) -> EnvironmentRef {
+    EnvironmentRef::Key(EnvironmentKey::parse(key).unwrap())
 }
 
 /// A proposal of the service itself, with all optional fields absent.
@@ -295,6 +308,29 @@ pub fn archive(key: &str, archived: bool) -> Command {
 
 pub fn set(key: &str, status: Status) -> SetStatus {
     SetStatus { flag: flag(key), status, expected_revision: None }
+}
+
+pub fn create_environment(key: &str) -> Command {
+    Command::CreateEnvironment(NewEnvironment {
+        key: EnvironmentKey::parse(key).unwrap(),
+        name: name(&format!("Environment {key}")),
+        description: Description::parse("").unwrap(),
+        require_reason: false,
+    })
+}
+
+pub fn update_environment(key: &str, new: &str, require_reason: bool) -> Command {
+    Command::UpdateEnvironment(EnvironmentUpdate {
+        environment: environment(key),
+        name: Some(name(new)),
+        description: Some(Description::parse(new).unwrap()),
+        require_reason: Some(require_reason),
+        expected_revision: None,
+    })
+}
+
+pub fn archive_environment(key: &str, archived: bool) -> Command {
+    Command::SetEnvironmentArchived { environment: environment(key), archived, expected_revision: None }
 }
 
 pub fn create_user(address: &str, permissions: Permissions) -> Command {

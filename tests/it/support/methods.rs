@@ -12,9 +12,10 @@ use tonic::{Request, Status};
 use super::{Server, with_timeout};
 
 /// All permissions, sorted.
-pub const PERMISSIONS: [&str; 6] = [
+pub const PERMISSIONS: [&str; 7] = [
     "manage_access",
     "manage_audit_retention",
+    "manage_environments",
     "manage_feature_flags",
     "toggle_feature_flags",
     "view_audit_logs",

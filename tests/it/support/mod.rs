@@ -34,7 +34,7 @@ pub use embedded::{EmbeddedServer, defaults};
 pub use issuer::Issuer;
 pub use memory_limit::MemoryLimit;
 pub use postgres::{Cluster, LockedHead, alter_system, free_port};
-pub use server::{CHECKPOINT_KEY, Log, Server, TOKEN, checkpoint_key, invoke, program};
+pub use server::{BOOTSTRAP_ENTRIES, CHECKPOINT_KEY, Log, Server, TOKEN, checkpoint_key, invoke, program};
 
 /// How long a test waits for any one thing before it fails.
 pub const TIMEOUT: Duration = Duration::from_secs(60);

@@ -16,6 +16,9 @@ use tonic_health::pb::health_client::HealthClient;
 
 use super::{Client, Database, methods, with_timeout};
 
+/// The number of entries that a first start writes: for the environment `default`, the administrator, and their token.
+pub const BOOTSTRAP_ENTRIES: usize = 3;
+
 /// The administrator's token, unless a test lets the server create one.
 pub const TOKEN: &str = "the-administrator-of-the-tests-says-so";
 

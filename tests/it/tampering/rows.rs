@@ -142,6 +142,9 @@ on_both_databases! {
         let (short, never) = (tampered.raw.id(token.entity_id.unwrap()), tampered.raw.time(Timestamp::MAX));
         let columns = "key, name, status, revision, created_at, updated_at, updated_by";
         let copied = columns.replacen("key", "'forged'", 1);
+        let yes = if matches!(tampered.raw, Raw::Sqlite(_)) { "1" } else { "TRUE" };
+        let environment = "key, name, require_reason, revision, created_at, updated_at, updated_by";
+        let forged = environment.replacen("key", "'forged'", 1);
         let id = tampered.raw.id(Uuid::now_v7());
         for (sql, revision) in [
             ("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'".to_owned(), last("old-two")),
@@ -154,6 +157,11 @@ on_both_databases! {
             ("DELETE FROM feature_flags WHERE key = 'old-two'".to_owned(), last("old-two")),
             (format!("INSERT INTO feature_flags (id, {columns}) SELECT {id}, {copied} FROM feature_flags WHERE key = 'old-two'"),
                 last("old-two")),
+            ("UPDATE environments SET name = 'x'".to_owned(), last("default")),
+            (format!("UPDATE environments SET require_reason = {yes}"), last("default")),
+            ("UPDATE environments SET archived_at = created_at".to_owned(), last("default")),
+            ("DELETE FROM environments".to_owned(), last("default")),
+            (format!("INSERT INTO environments (id, {environment}) SELECT {id}, {forged} FROM environments"), last("default")),
             (format!("UPDATE users SET permissions = {all} WHERE email = 'old@example.com'"), last("old@example.com")),
             ("UPDATE users SET deactivated_at = created_at WHERE email = 'old@example.com'".to_owned(), last("old@example.com")),
             (format!("UPDATE api_tokens SET expires_at = {never} WHERE id = {short}"), token.revision),
@@ -171,6 +179,7 @@ on_both_databases! {
             "INSERT INTO users (id, email, {copied}) SELECT {id}, 'forged@example.com', {copied} FROM users {old}"
         );
         for (sql, revision, words) in [
+            ("UPDATE environments SET key = 'x'".to_owned(), last("default"), "environment default: key is \"x\""),
             (format!("{user} email = 'x@example.com' {old}"), last("old@example.com"), "email is \"x@example.com\""),
             (format!("{user} issuer = 'x', subject = 'y' {old}"), last("old@example.com"), "issuer is \"x\""),
             (format!("DELETE FROM users {old}"), last("old@example.com"), "user old@example.com is in the log but has no row"),
@@ -205,6 +214,7 @@ on_both_databases! {
         // A row with invalid values is reported, unless the log has a problem.
         for (sql, revision) in [
             ("UPDATE users SET email = '' WHERE email = 'old@example.com'".to_owned(), last("old@example.com")),
+            ("UPDATE environments SET name = ''".to_owned(), last("default")),
             (format!("UPDATE api_tokens SET name = '' WHERE id = {short}"), token.revision),
         ] {
             tampered.raw.run(&sql).await;

@@ -18,14 +18,22 @@ use crate::store::raw::Raw;
 use crate::support::{Backend, Database, Server, archive, toggle};
 
 /// The tables, in an order that respects foreign keys.
-const TABLES: [&str; 7] =
-    ["audit_logs", "log_head", "feature_flags", "api_tokens", "users", "checkpoints", "checkpoint_keys"];
+const TABLES: [&str; 8] = [
+    "audit_logs",
+    "log_head",
+    "feature_flags",
+    "environments",
+    "api_tokens",
+    "users",
+    "checkpoints",
+    "checkpoint_keys",
+];
 
 /// The check constraints that a superuser would drop before tampering.
 const CONSTRAINTS: [&str; 6] = ["status", "reverts", "action_type", "reason", "revision", "hash"];
 
 /// The revision of an entry with all fields set except `reverts`.
-pub const FULL: i64 = 12;
+pub const FULL: i64 = 13;
 
 /// The database of a log, without triggers and constraints.
 pub struct TamperedLog {
@@ -153,9 +161,10 @@ impl TamperedLog {
             for name in CONSTRAINTS {
                 raw.run(&format!("ALTER TABLE audit_logs DROP CONSTRAINT audit_logs_{name}_check")).await;
             }
-            for table in ["feature_flags", "users", "api_tokens"] {
+            for table in ["feature_flags", "environments", "users", "api_tokens"] {
                 raw.run(&format!("ALTER TABLE {table} DROP CONSTRAINT {table}_revision_check")).await;
             }
+            raw.run("ALTER TABLE environments DROP CONSTRAINT environments_name_check").await;
         }
         Self { database, raw }
     }

@@ -56,13 +56,15 @@ on_both_databases! {
         let (_, _, output) = verify_all(&tampered, &[]).await;
         assert!(!output.contains("compared"), "{output}");
         trim(&mut tampered, &floor).await;
-        // At the floor there are the administrator and the old user, with their tokens.
+        // At the floor there are the environment, the administrator and the old user, with their tokens.
         let older = |output: &str| output.lines().find_map(|line| line.split_once(" rows were not compared").map(|(rows, _)| rows.to_owned()));
         let (code, _, output) = verify_all(&tampered, &[]).await;
         let rows = older(&output).and_then(|line| line.split_whitespace().last()?.parse::<i64>().ok());
-        let rows_below_floor = "SELECT (SELECT count(*) FROM feature_flags WHERE revision <= 12)
-            + (SELECT count(*) FROM users WHERE revision <= 12) + (SELECT count(*) FROM api_tokens WHERE revision <= 12)";
-        assert_eq!((code, rows), (0, Some(tampered.raw.number(rows_below_floor).await)), "{output}");
+        let mut rows_below_floor = 0;
+        for table in ["feature_flags", "environments", "users", "api_tokens"] {
+            rows_below_floor += tampered.raw.number(&format!("SELECT count(*) FROM {table} WHERE revision <= {FULL}")).await;
+        }
+        assert_eq!((code, rows), (0, Some(rows_below_floor)), "{output}");
         let (code, _, output) = verify_all(&tampered, &["--since", &plain(&end)]).await;
         assert!(code == 0 && older(&output).is_some(), "{output}");
         tampered.save().await;

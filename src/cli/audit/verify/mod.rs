@@ -18,7 +18,7 @@ use crate::cli::remote::ConnectionOptions;
 /// Arguments of `toggled audit verify`.
 #[derive(Args)]
 pub(super) struct VerifyArgs {
-    /// Read this database without a server, and compare the flags, users and tokens with the log too:
+    /// Read this database without a server, and compare the flags, environments, users and tokens with the log too:
     /// sqlite://PATH or postgres://USER:PASSWORD@HOST:PORT/DATABASE
     // Not read from the environment: a variable set for the server must not change what is verified.
     #[arg(long, visible_alias = "database-url", value_name = "URL", conflicts_with = "file")]

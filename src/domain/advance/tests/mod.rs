@@ -1,6 +1,7 @@
 //! The rules of changes: one test for each rule.
 
 mod access;
+mod environments;
 mod log;
 
 use std::sync::Arc;

@@ -95,7 +95,7 @@ pub fn entity_id(kind: EntityType, number: i64) -> Uuid {
     let family = match kind {
         EntityType::FeatureFlag => 0xf1a6,
         EntityType::User => 0xaaaa,
-        EntityType::ApiToken | EntityType::Log => 0x70ce,
+        EntityType::ApiToken | EntityType::Environment | EntityType::Log => 0x70ce,
     };
     Uuid::from_u64_pair(family, number.unsigned_abs())
 }
