@@ -7,14 +7,15 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use toggled::domain::access::{Credential, Permission, Permissions};
+use toggled::domain::access::{Credential, Permission, Permissions, ScopedPermission};
 use toggled::domain::advance::{
-    Actor, Command, Decision, NewFlag, NewToken, Origin, Proposal, RequestKey, Revert, SetStatus, TrimLog, advance,
+    Actor, Command, Decision, EnvironmentUpdate, NewEnvironment, NewFlag, NewToken, Origin, Proposal, RequestKey,
+    Revert, SetStatus, TrimLog, advance,
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
-use toggled::domain::state::{FlagRef, State};
-use toggled::domain::text::{Description, Email, FlagKey, Name, RequestId};
+use toggled::domain::state::{EnvironmentRef, FlagRef, State};
+use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::verify::Chain;
 use uuid::Uuid;
@@ -32,6 +33,9 @@ enum Op {
     Archive(u8, bool),
     Revert(u8),
     Trim(u8, bool),
+    CreateEnvironment(u8, bool),
+    UpdateEnvironment(u8, u8, bool),
+    ArchiveEnvironment(u8, bool),
     CreateUser(u8, u8),
     UpdateUser(u8, u8, bool),
     Deactivate(u8),
@@ -54,6 +58,10 @@ fn key(number: u8) -> FlagKey {
     FlagKey::parse(&format!("flag-{}", number % 4)).expect("a key")
 }
 
+fn environment_key(number: u8) -> EnvironmentKey {
+    EnvironmentKey::parse(&format!("environment-{}", number % 3)).expect("a key")
+}
+
 fn name(number: u8) -> Name {
     Name::parse(&format!("name {number}")).expect("a name")
 }
@@ -67,8 +75,9 @@ fn set(number: u8, on: bool) -> SetStatus {
 }
 
 fn permissions(number: u8) -> Permissions {
-    let all = [Permission::ManageAccess, Permission::ToggleFeatureFlags, Permission::ViewAuditLogs];
-    all.into_iter().enumerate().filter(|(bit, _)| number >> bit & 1 == 1).map(|(_, permission)| permission).collect()
+    let all = ["manage_access", "toggle_feature_flags", "view_audit_logs", "toggle_feature_flags@environment-0"];
+    let chosen = all.into_iter().enumerate().filter(|(bit, _)| number >> bit & 1 == 1);
+    chosen.map(|(_, name)| ScopedPermission::parse(name).expect("a permission")).collect()
 }
 
 /// One of these ids, or an id that does not exist.
@@ -115,10 +124,28 @@ impl Log {
             }
             Op::Trim(back, correct_hash) => {
                 let through = self.state.head().revision - i64::from(back) + 2;
-                let there = self.entries.iter().find(|entry| entry.revision == through).map(|entry| entry.hash);
-                let hash = there.filter(|_| correct_hash).unwrap_or([1; 32]);
-                Command::TrimLog(TrimLog { through, hash, there, generation: self.state.generation() })
+                let found_hash = self.entries.iter().find(|entry| entry.revision == through).map(|entry| entry.hash);
+                let hash = found_hash.filter(|_| correct_hash).unwrap_or([1; 32]);
+                Command::TrimLog(TrimLog { through, hash, found_hash, generation: self.state.generation() })
             }
+            Op::CreateEnvironment(number, require_reason) => Command::CreateEnvironment(NewEnvironment {
+                key: environment_key(number),
+                name: name(number),
+                description: Description::parse("").expect("a description"),
+                require_reason,
+            }),
+            Op::UpdateEnvironment(number, to, require_reason) => Command::UpdateEnvironment(EnvironmentUpdate {
+                environment: EnvironmentRef::Key(environment_key(number)),
+                name: Some(name(to % 3)),
+                description: None,
+                require_reason: Some(require_reason),
+                expected_revision: None,
+            }),
+            Op::ArchiveEnvironment(number, archived) => Command::SetEnvironmentArchived {
+                environment: EnvironmentRef::Key(environment_key(number)),
+                archived,
+                expected_revision: None,
+            },
             Op::CreateUser(number, permitted) => Command::CreateUser {
                 email: Email::parse(&format!("user-{}@example.com", number % 4)).expect("an address"),
                 account: None,
@@ -191,6 +218,8 @@ impl Log {
         assert!(step.delta.flags.iter().all(|flag| changed.contains(&flag.id)), "changed without an entry");
         assert!(step.delta.users.iter().all(|user| changed.contains(&user.id)), "changed without an entry");
         assert!(step.delta.tokens.iter().all(|token| changed.contains(&token.id)), "changed without an entry");
+        let mut environments = step.delta.environments.iter();
+        assert!(environments.all(|environment| changed.contains(&environment.id)), "changed without an entry");
         let known = |ids: &[Uuid], id: &Uuid| ids.contains(id);
         let users: Vec<_> = step.delta.users.iter().map(|user| user.id).filter(|id| !known(&self.users, id)).collect();
         let tokens: Vec<_> =

@@ -26,7 +26,7 @@ def test_admin_token_is_only_in_a_private_file(tmp_path):
         with Client(server.address, token) as admin:
             caller = admin.access.WhoAmI(access.WhoAmIRequest())
     assert caller.user.email == "admin@localhost"
-    assert len(caller.permissions) == 6
+    assert len(caller.permissions) == 7
     assert stat.S_IMODE((tmp_path / "toggled-admin.token").stat().st_mode) == 0o600
     assert token not in "\n".join(server.stdout)
     assert token not in server.stderr.read_text()
