@@ -154,27 +154,39 @@ impl ByteAccount {
     /// Counts bytes that are kept.
     fn add(&self, direction: Direction, bytes: usize) {
         self.connection.fetch_add(bytes, Ordering::Relaxed);
-        // Locked until the shared counters have them: no other call may subtract them before.
-        let mut requests = self.requests();
-        let more = match direction {
-            Direction::Request => requests.add(bytes, self.advance(bytes)),
-            Direction::Response => bytes,
-        };
-        if more > 0 {
-            self.shared_counters(direction).for_each(|used| _ = used.fetch_add(more, Ordering::Relaxed));
+        match direction {
+            Direction::Request => {
+                // Locked until the shared counters have them: no other call may subtract them before.
+                let mut requests = self.requests();
+                let more = requests.add(bytes, self.advance(bytes));
+                self.add_shared(direction, more);
+            }
+            Direction::Response => self.add_shared(direction, bytes),
         }
     }
 
     /// Counts bytes that are kept no longer.
     fn remove(&self, direction: Direction, bytes: usize) {
         self.connection.fetch_sub(bytes, Ordering::Relaxed);
-        let mut requests = self.requests();
-        let less = match direction {
-            Direction::Request => requests.remove(bytes, self.advance(0)),
-            Direction::Response => bytes,
-        };
-        if less > 0 {
-            self.shared_counters(direction).for_each(|used| _ = used.fetch_sub(less, Ordering::Relaxed));
+        match direction {
+            Direction::Request => {
+                let mut requests = self.requests();
+                let less = requests.remove(bytes, self.advance(0));
+                self.remove_shared(direction, less);
+            }
+            Direction::Response => self.remove_shared(direction, bytes),
+        }
+    }
+
+    fn add_shared(&self, direction: Direction, bytes: usize) {
+        if bytes > 0 {
+            self.shared_counters(direction).for_each(|used| _ = used.fetch_add(bytes, Ordering::Relaxed));
+        }
+    }
+
+    fn remove_shared(&self, direction: Direction, bytes: usize) {
+        if bytes > 0 {
+            self.shared_counters(direction).for_each(|used| _ = used.fetch_sub(bytes, Ordering::Relaxed));
         }
     }
 

@@ -101,6 +101,10 @@ impl ConnectionBytes {
     pub fn arriving(&self) -> MutexGuard<'_, Arriving> {
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn last(&self) -> MutexGuard<'_, Option<Arc<ByteAccount>>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl ByteBudget {
@@ -131,7 +135,7 @@ impl ByteBudget {
 
     /// The account of an owner on a connection.
     pub(in crate::api) fn account(self: &Arc<Self>, connection: &ConnectionBytes, owner: &Owner) -> Arc<ByteAccount> {
-        let mut last = connection.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = connection.last();
         if let Some(account) = last.as_ref().filter(|account| account.owned.owner == *owner) {
             return Arc::clone(account);
         }
@@ -151,7 +155,7 @@ impl ByteBudget {
     /// Charges what the transport keeps of answers that a client does not read, to the last caller of the connection. `None` if it had none,
     /// or if their budget is exhausted: they begin no further calls then, and must not exhaust that of others.
     pub(in crate::api) fn hold_unread(&self, connection: &ConnectionBytes) -> Option<Charge> {
-        let last = connection.last.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
+        let last = connection.last().clone()?;
         last.check().is_ok().then(|| last.take(Direction::Response, UNREAD_BYTES))
     }
 

@@ -79,7 +79,7 @@ impl ByteBudget {
         address: IpAddr,
         bytes: usize,
     ) -> UnfinishedHead {
-        let last = connection.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let last = connection.last().clone();
         let account = last.unwrap_or_else(|| self.account(connection, &Owner::unauthenticated(Some(address))));
         let end = Arc::<End>::default();
         let mut waiting = self.heads[usize::from(account.is_unauthenticated)].lock();
