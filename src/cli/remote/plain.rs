@@ -1,4 +1,4 @@
-//! Connections without TLS. They notice a server that does not speak HTTP/2, such as one that uses TLS.
+//! Connections without TLS. They notice a server that speaks another protocol than HTTP/2, for example TLS.
 //!
 //! The error of a call does not show it reliably. Such a server answers and closes the connection at once. So the client's next write may
 //! fail before the answer is read, and the call fails like one whose connection was lost.

@@ -276,8 +276,8 @@ mod tests {
     }
 
     proptest! {
-        /// Any character between two letters: what is accepted is visible, and does not print as ASCII unless it is. One that looks like two
-        /// letters is distinct.
+        /// Any character between two letters: what is accepted is visible, and does not print as ASCII unless it is. A letter like
+        /// `æ`, which looks like two, is distinct.
         #[test]
         fn accepted_character_is_visible_and_distinct(c in any::<char>()) {
             if let Ok(address) = parse(&format!("a{c}n@example.com")) {
