@@ -10,7 +10,6 @@ use crate::auth;
 use crate::auth::secret::Secret;
 use crate::committer::{ChangeStart, Proposals};
 use crate::domain::advance::{Actor, Command, NewEnvironment, Origin, Proposal};
-use crate::domain::environment::DEFAULT_ENVIRONMENT;
 use crate::domain::error::Error;
 use crate::domain::text::{BOOTSTRAP_ACTOR, Description, Email, EnvironmentKey, FIRST_ADMINISTRATOR, Malformed, Name};
 
@@ -67,7 +66,7 @@ pub async fn create_default_environment(proposals: &Proposals) -> Result<(), Boo
 
 fn default_environment() -> Result<Proposal, Malformed> {
     Ok(proposal(Command::CreateEnvironment(NewEnvironment {
-        key: EnvironmentKey::parse(DEFAULT_ENVIRONMENT)?,
+        key: EnvironmentKey::default_environment().clone(),
         name: Name::parse("Default")?,
         description: Description::parse("")?,
         require_reason: false,

@@ -14,7 +14,7 @@ use toggled::domain::advance::{
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
-use toggled::domain::state::{EnvironmentRef, FlagRef, State};
+use toggled::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef, State};
 use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::verify::Chain;
@@ -71,7 +71,7 @@ fn status(on: bool) -> Status {
 }
 
 fn set(number: u8, on: bool) -> SetStatus {
-    SetStatus { flag: FlagRef::Key(key(number)), status: status(on), expected_revision: None }
+    SetStatus { flag: FlagRef::key(key(number)), status: status(on), expected_revision: None }
 }
 
 fn permissions(number: u8) -> Permissions {
@@ -97,25 +97,26 @@ impl Log {
     fn command(&self, op: &Op, now: Timestamp) -> Command {
         match *op {
             Op::Create(number, on) => Command::CreateFlag(NewFlag {
+                environment: EnvironmentChoice::Unnamed,
                 key: key(number),
                 name: name(number),
                 description: Description::parse("").expect("a description"),
                 status: status(on),
             }),
             Op::Toggle(number, expected) => Command::Toggle {
-                flag: FlagRef::Key(key(number)),
+                flag: FlagRef::key(key(number)),
                 expected_revision: expected.map(|near| self.state.head().revision + i64::from(near)),
             },
             Op::Set(number, on) => Command::SetStatus(set(number, on)),
             Op::Batch(ref items) => Command::BatchSet(items.iter().map(|(number, on)| set(*number, *on)).collect()),
             Op::Rename(number, to) => Command::UpdateFlag {
-                flag: FlagRef::Key(key(number)),
+                flag: FlagRef::key(key(number)),
                 name: Some(name(to % 3)),
                 description: None,
                 expected_revision: None,
             },
             Op::Archive(number, archived) => {
-                Command::SetArchived { flag: FlagRef::Key(key(number)), archived, expected_revision: None }
+                Command::SetArchived { flag: FlagRef::key(key(number)), archived, expected_revision: None }
             }
             Op::Revert(back) => {
                 let entry = self.entries.iter().rev().nth(usize::from(back)).map(|entry| Box::new(Entry::clone(entry)));

@@ -8,8 +8,8 @@ DROP TABLE audit_log_counts;
 DROP TABLE audit_logs;
 DROP TABLE api_tokens;
 DROP TABLE users;
-DROP TABLE environments;
 DROP TABLE feature_flags;
+DROP TABLE environments;
 
 DROP FUNCTION log_head_check_update();
 DROP FUNCTION audit_logs_check_delete();

@@ -12,26 +12,9 @@
 
 -- Tables ------------------------------------------------------------------------------------------------------------
 
--- Do not index status, revision, updated_at or updated_by: a flip changes them, and an update is heap-only (HOT) only if it
--- changes no indexed column and its page has room. Hence also the fill factor of 70 %.
--- A vacuum never shortens the file, because it would take an exclusive lock that every writer waits for.
-CREATE TABLE feature_flags (
-    id          UUID        NOT NULL PRIMARY KEY,
-    -- "C" sorts by bytes, as the mirror and SQLite do, whatever the locale of the database.
-    key         TEXT        COLLATE "C" NOT NULL UNIQUE
-                            CHECK (char_length(key) <= 128 AND key ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$'),
-    name        TEXT        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
-    description TEXT        NOT NULL DEFAULT '' CHECK (char_length(description) <= 2000),
-    status      TEXT        NOT NULL CHECK (status IN ('enabled', 'disabled')),
-    revision    BIGINT      NOT NULL CHECK (revision > 0),
-    created_at  TIMESTAMPTZ NOT NULL,
-    updated_at  TIMESTAMPTZ NOT NULL,
-    updated_by  TEXT        NOT NULL,
-    archived_at TIMESTAMPTZ
-) WITH (fillfactor = 70, vacuum_truncate = false);
-
 CREATE TABLE environments (
     id             UUID        NOT NULL PRIMARY KEY,
+    -- "C" sorts by bytes, as the mirror and SQLite do, whatever the locale of the database.
     key            TEXT        COLLATE "C" NOT NULL UNIQUE
                                CHECK (char_length(key) <= 64 AND key ~ '^[a-z0-9][a-z0-9-]*$'),
     name           TEXT        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
@@ -44,6 +27,26 @@ CREATE TABLE environments (
     updated_by     TEXT        NOT NULL,
     archived_at    TIMESTAMPTZ
 );
+
+-- Do not index status, revision, updated_at or updated_by: a flip changes them, and an update is heap-only (HOT) only if it
+-- changes no indexed column and its page has room. Hence also the fill factor of 70 %.
+-- A vacuum never shortens the file, because it would take an exclusive lock that every writer waits for.
+CREATE TABLE feature_flags (
+    id          UUID        NOT NULL PRIMARY KEY,
+    -- The key of an environment, which never changes.
+    environment TEXT        COLLATE "C" NOT NULL REFERENCES environments (key),
+    key         TEXT        COLLATE "C" NOT NULL
+                            CHECK (char_length(key) <= 128 AND key ~ '^[A-Za-z0-9][A-Za-z0-9._-]*$'),
+    name        TEXT        NOT NULL CHECK (char_length(name) BETWEEN 1 AND 255),
+    description TEXT        NOT NULL DEFAULT '' CHECK (char_length(description) <= 2000),
+    status      TEXT        NOT NULL CHECK (status IN ('enabled', 'disabled')),
+    revision    BIGINT      NOT NULL CHECK (revision > 0),
+    created_at  TIMESTAMPTZ NOT NULL,
+    updated_at  TIMESTAMPTZ NOT NULL,
+    updated_by  TEXT        NOT NULL,
+    archived_at TIMESTAMPTZ,
+    UNIQUE (environment, key)
+) WITH (fillfactor = 70, vacuum_truncate = false);
 
 CREATE TABLE users (
     id             UUID        NOT NULL PRIMARY KEY,
@@ -324,8 +327,8 @@ BEGIN
     SELECT c.* INTO bad FROM (
         SELECT n.key, n.revision, CASE
             -- A row that finds no old row under its id has changed its id.
-            WHEN o.id IS NULL OR n.key <> o.key OR n.created_at <> o.created_at
-                THEN 'id, key and created_at never change'
+            WHEN o.id IS NULL OR n.environment <> o.environment OR n.key <> o.key OR n.created_at <> o.created_at
+                THEN 'id, environment, key and created_at never change'
             WHEN n.revision <= o.revision
                 THEN CASE WHEN n.* IS DISTINCT FROM o.* THEN 'a change needs a higher revision' END
             -- One look-up serves the common case, a flip whose entry has the new revision.

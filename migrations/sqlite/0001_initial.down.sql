@@ -8,5 +8,5 @@ DROP TABLE audit_log_counts;
 DROP TABLE audit_logs;
 DROP TABLE api_tokens;
 DROP TABLE users;
-DROP TABLE environments;
 DROP TABLE feature_flags;
+DROP TABLE environments;

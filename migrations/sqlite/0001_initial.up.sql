@@ -13,23 +13,6 @@
 
 -- Tables ------------------------------------------------------------------------------------------------------------
 
-CREATE TABLE feature_flags (
-    id          BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
-    -- The last condition refuses U+0000, at which the others stop reading.
-    key         TEXT    NOT NULL UNIQUE
-                        CONSTRAINT feature_flags_key_check
-                        CHECK (length(key) <= 128 AND key GLOB '[A-Za-z0-9]*' AND key NOT GLOB '*[^A-Za-z0-9._-]*'
-                               AND length(key) = length(CAST(key AS BLOB))),
-    name        TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
-    description TEXT    NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
-    status      TEXT    NOT NULL CHECK (status IN ('enabled', 'disabled')),
-    revision    INTEGER NOT NULL CHECK (revision > 0),
-    created_at  INTEGER NOT NULL,
-    updated_at  INTEGER NOT NULL,
-    updated_by  TEXT    NOT NULL,
-    archived_at INTEGER
-) STRICT, WITHOUT ROWID;
-
 CREATE TABLE environments (
     id             BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     -- The last condition refuses U+0000, at which the others stop reading.
@@ -47,6 +30,27 @@ CREATE TABLE environments (
     archived_at    INTEGER
 ) STRICT, WITHOUT ROWID;
 
+-- The foreign keys are checked at the commit, so that the parts of an append may be written in any order.
+CREATE TABLE feature_flags (
+    id          BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
+    -- The key of an environment, which never changes.
+    environment TEXT    NOT NULL REFERENCES environments (key) DEFERRABLE INITIALLY DEFERRED,
+    -- The last condition refuses U+0000, at which the others stop reading.
+    key         TEXT    NOT NULL
+                        CONSTRAINT feature_flags_key_check
+                        CHECK (length(key) <= 128 AND key GLOB '[A-Za-z0-9]*' AND key NOT GLOB '*[^A-Za-z0-9._-]*'
+                               AND length(key) = length(CAST(key AS BLOB))),
+    name        TEXT    NOT NULL CHECK (length(name) BETWEEN 1 AND 255),
+    description TEXT    NOT NULL DEFAULT '' CHECK (length(description) <= 2000),
+    status      TEXT    NOT NULL CHECK (status IN ('enabled', 'disabled')),
+    revision    INTEGER NOT NULL CHECK (revision > 0),
+    created_at  INTEGER NOT NULL,
+    updated_at  INTEGER NOT NULL,
+    updated_by  TEXT    NOT NULL,
+    archived_at INTEGER,
+    UNIQUE (environment, key)
+) STRICT, WITHOUT ROWID;
+
 CREATE TABLE users (
     id             BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     email          TEXT    NOT NULL UNIQUE,
@@ -62,7 +66,6 @@ CREATE TABLE users (
     CHECK ((issuer IS NULL) = (subject IS NULL))
 ) STRICT, WITHOUT ROWID;
 
--- The foreign keys are checked at the commit, so that the parts of an append may be written in any order.
 CREATE TABLE api_tokens (
     id           BLOB    NOT NULL PRIMARY KEY CHECK (length(id) = 16),
     user_id      BLOB    NOT NULL REFERENCES users (id) DEFERRABLE INITIALLY DEFERRED,
@@ -282,9 +285,9 @@ END;
 
 CREATE TRIGGER feature_flags_guard_insert BEFORE INSERT ON feature_flags
 WHEN EXISTS (SELECT 1 FROM feature_flags WHERE id = NEW.id)
-  OR EXISTS (SELECT 1 FROM feature_flags WHERE key = NEW.key)
+  OR EXISTS (SELECT 1 FROM feature_flags WHERE environment = NEW.environment AND key = NEW.key)
 BEGIN
-    SELECT RAISE(ABORT, 'feature_flags: insert is refused: a flag with this id or key exists');
+    SELECT RAISE(ABORT, 'feature_flags: insert is refused: a flag with this id, or this key in the environment, exists');
 END;
 
 -- Environments, users and tokens may be replaced by a row with the same id, which is an update by another name. Nothing may push out
@@ -395,8 +398,9 @@ END;
 CREATE TRIGGER feature_flags_check_update AFTER UPDATE ON feature_flags
 BEGIN
     SELECT CASE
-        WHEN NEW.id <> OLD.id OR NEW.key <> OLD.key OR NEW.created_at <> OLD.created_at
-            THEN RAISE(ABORT, 'feature_flags: update is refused: id, key and created_at never change')
+        WHEN NEW.id <> OLD.id OR NEW.environment <> OLD.environment OR NEW.key <> OLD.key
+          OR NEW.created_at <> OLD.created_at
+            THEN RAISE(ABORT, 'feature_flags: update is refused: id, environment, key and created_at never change')
         WHEN NEW.revision <= OLD.revision
             THEN CASE
                 WHEN (NEW.name, NEW.description, NEW.status, NEW.revision,

@@ -130,7 +130,7 @@ fn object(command: &Command) -> Option<ObjectRef> {
             _ => None,
         },
         Command::Revert(revert) => revert.flag().map(Into::into),
-        Command::CreateFlag(new) => Some(ObjectRef::Key(new.key.clone())),
+        Command::CreateFlag(new) => Some(ObjectRef::Key(new.environment.clone(), new.key.clone())),
         Command::CreateEnvironment(new) => Some(ObjectRef::Environment(new.key.clone())),
         Command::UpdateEnvironment(EnvironmentUpdate { environment, .. })
         | Command::SetEnvironmentArchived { environment, .. } => Some(environment.clone().into()),

@@ -99,7 +99,7 @@ impl RequestValidator {
     pub fn flag(&mut self, flag: Option<impl Into<FlagSelector>>) -> Option<FlagRef> {
         match flag.map(Into::into) {
             Some(FlagSelector::Id(id)) => self.uuid("id", &id).map(FlagRef::Id),
-            Some(FlagSelector::Key(key)) => self.parse("key", &key, FlagKey::parse).map(FlagRef::Key),
+            Some(FlagSelector::Key(key)) => self.parse("key", &key, FlagKey::parse).map(FlagRef::key),
             None => self.reject("flag", "must be named by id or by key"),
         }
     }

@@ -13,9 +13,6 @@ use super::time::Timestamp;
 /// The most environments, archived ones included.
 pub const MAX_ENVIRONMENTS: usize = 1_000;
 
-/// The key of the environment that the first start makes.
-pub const DEFAULT_ENVIRONMENT: &str = "default";
-
 /// An environment. The fields are declared in alphabetical order, since serde keeps it: the JSON of an environment has sorted keys.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Environment {
@@ -45,6 +42,26 @@ impl Environment {
     /// The environment as the audit log stores it: JSON with sorted keys.
     pub fn to_json(&self) -> String {
         json(self)
+    }
+}
+
+#[cfg(test)]
+impl Environment {
+    /// An environment for a test. The same key has the same id.
+    pub fn sample(key: &str) -> Self {
+        let id = key.bytes().fold(1_u128, |id, byte| id.wrapping_mul(257).wrapping_add(byte.into()));
+        Self {
+            archived_at: None,
+            created_at: Timestamp::default(),
+            description: Description::parse("").unwrap(),
+            id: Uuid::from_u128(id),
+            key: EnvironmentKey::parse(key).unwrap(),
+            name: Name::parse(key).unwrap(),
+            require_reason: false,
+            revision: 0,
+            updated_at: Timestamp::default(),
+            updated_by: "ann@example.com".into(),
+        }
     }
 }
 

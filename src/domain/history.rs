@@ -95,7 +95,9 @@ fn before_flip(now: &Flag, next: &NextChange) -> Option<(Flag, bool)> {
 }
 
 fn before_edit(now: &Flag, json: Option<&str>) -> Option<Flag> {
-    json.and_then(Flag::from_json).filter(|before| before.id == now.id && before.key == now.key)
+    let is_same = |before: &Flag| (before.id, &before.environment, &before.key) == (now.id, &now.environment, &now.key);
+    // The flags of an environment share its key.
+    json.and_then(Flag::from_json).filter(is_same).map(|before| Flag { environment: now.environment.clone(), ..before })
 }
 
 #[cfg(test)]

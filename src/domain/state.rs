@@ -48,20 +48,53 @@ impl Head {
     }
 }
 
+/// How a request chooses the environment of a flag that it names by key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EnvironmentChoice {
+    /// The request names it.
+    Named(EnvironmentKey),
+    /// The caller's own: that of their credential. It counts as named.
+    Own(EnvironmentKey),
+    /// Nothing names one. A read is then about `default`. A change is about the only environment in which the caller may make it.
+    Unnamed,
+}
+
+impl EnvironmentChoice {
+    /// The environment that is named, or the caller's own.
+    pub fn chosen(&self) -> Option<&EnvironmentKey> {
+        match self {
+            Self::Named(key) | Self::Own(key) => Some(key),
+            Self::Unnamed => None,
+        }
+    }
+
+    /// The environment that a read is about.
+    pub fn for_read(&self) -> &EnvironmentKey {
+        self.chosen().unwrap_or_else(|| EnvironmentKey::default_environment())
+    }
+}
+
 /// How a request names a flag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FlagRef {
     /// By id.
     Id(Uuid),
-    /// By key.
-    Key(FlagKey),
+    /// By key, in an environment.
+    Key(EnvironmentChoice, FlagKey),
+}
+
+impl FlagRef {
+    /// By key, without an environment.
+    pub fn key(key: FlagKey) -> Self {
+        Self::Key(EnvironmentChoice::Unnamed, key)
+    }
 }
 
 impl std::fmt::Display for FlagRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Id(id) => id.fmt(f),
-            Self::Key(key) => key.fmt(f),
+            Self::Key(_, key) => key.fmt(f),
         }
     }
 }
@@ -206,24 +239,39 @@ impl State {
     /// decide: if each is unchanged or has changed later, a reader of `older` can continue here and misses nothing.
     fn continues(&self, older: &Self) -> bool {
         let at = older.head.revision;
-        let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.by_key(&flag.key) == Some(flag);
-        let stays = |flag: &Arc<Flag>| self.flags.by_key(&flag.key).is_some_and(|now| now.id == flag.id);
+        let fits = |flag: &Arc<Flag>| flag.revision > at || older.flags.same_key(flag) == Some(flag);
+        let stays = |flag: &Arc<Flag>| self.flags.same_key(flag).is_some_and(|now| now.id == flag.id);
         self.head.log_id == older.head.log_id
             && self.head.floor > at
             && self.flags.all().all(fits)
             && older.flags.all().all(stays)
     }
 
-    /// The flag, even if it is archived.
+    /// The flag that a read is about, even if it is archived.
     pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
         match flag {
             FlagRef::Id(id) => self.flags.by_id(*id),
-            FlagRef::Key(key) => self.flags.by_key(key),
+            FlagRef::Key(environment, key) => self.flags.by_key(environment.for_read(), key),
         }
     }
 
-    /// All flags whose keys begin with `prefix`, sorted by key, after `after`.
-    pub fn flags<'a>(&'a self, prefix: &'a str, after: Option<&'a FlagKey>) -> impl Iterator<Item = &'a Arc<Flag>> {
+    /// The flag with this key in an environment, even if it is archived.
+    pub fn flag_in(&self, environment: &EnvironmentKey, key: &FlagKey) -> Option<&Arc<Flag>> {
+        self.flags.by_key(environment, key)
+    }
+
+    /// All flags, sorted by environment and key.
+    pub fn all_flags(&self) -> impl Iterator<Item = &Arc<Flag>> {
+        self.flags.sorted()
+    }
+
+    /// All flags of an environment whose keys begin with `prefix`, sorted by key, after `after`.
+    pub fn flags<'a>(
+        &'a self,
+        environment: &EnvironmentKey,
+        prefix: &'a str,
+        after: Option<&'a FlagKey>,
+    ) -> impl Iterator<Item = &'a Arc<Flag>> + use<'a> {
         // A prefix that is not a valid key (empty, or `-x`) cannot be a start of the range. It still ends the range.
         let start = FlagKey::parse(prefix).ok();
         let from = match (after, &start) {
@@ -232,7 +280,7 @@ impl State {
             (None, Some(start)) => Bound::Included(start),
             (None, None) => Bound::Unbounded,
         };
-        self.flags.from(from).take_while(move |flag| flag.key.as_str().starts_with(prefix))
+        self.flags.from(environment, from).take_while(move |flag| flag.key.as_str().starts_with(prefix))
     }
 
     /// The flags that changed after a revision, in their present form, archived ones included, in the order of their

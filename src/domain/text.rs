@@ -134,6 +134,19 @@ text!(
     |text| address::parse(text).map(Into::into)
 );
 
+impl EnvironmentKey {
+    /// `default`, the key of the environment that the first start creates. A read that names no environment is about it.
+    pub fn default_environment() -> &'static Self {
+        static DEFAULT: LazyLock<EnvironmentKey> = LazyLock::new(|| EnvironmentKey("default".into()));
+        &DEFAULT
+    }
+
+    /// Whether both are one text in memory.
+    pub fn is_shared_with(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
 impl Email {
     /// An address that was accepted before. The rules of [`Email::parse`] may be stricter since then, as Unicode's tables
     /// grow, and its user must stay readable.

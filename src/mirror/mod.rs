@@ -20,7 +20,7 @@ use tokio::time::Instant;
 
 use crate::domain::Revision;
 use crate::domain::state::{Delta, FlagRef, Head, State};
-use crate::domain::text::FlagKey;
+use crate::domain::text::{EnvironmentKey, FlagKey};
 use fan_out::FanOut;
 
 pub use closing::NotClosed;
@@ -53,7 +53,7 @@ pub struct Mirror {
     /// The subscribers to changes of environments, users and tokens.
     access: Arc<FanOut>,
     write_time: WriteTime,
-    /// The keys of all flags in logs that this mirror held before they were replaced, as by a restore.
+    /// The keys of all flags of the environment `default` in logs that this mirror held before they were replaced, as by a restore.
     former_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
     /// The largest lag in revisions that was found since the metric was last read.
     lag: AtomicI64,
@@ -124,11 +124,11 @@ impl Mirror {
         self.log.notify_all(position);
     }
 
-    /// The keys of flags that disappeared because the log was replaced, as after a restore.
+    /// The keys of flags of the environment `default` that disappeared because the log was replaced, as after a restore.
     pub fn removed_keys(&self) -> Vec<FlagKey> {
         let former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
         let still_removed = |state: &State| {
-            former.iter().filter(|key| state.flag(&FlagRef::Key((*key).clone())).is_none()).cloned().collect()
+            former.iter().filter(|key| state.flag(&FlagRef::key((*key).clone())).is_none()).cloned().collect()
         };
         self.read(still_removed).unwrap_or_default()
     }
@@ -149,7 +149,7 @@ impl Mirror {
         // Outside the lock, since it walks over all flags.
         if let Some(old) = old {
             let mut former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
-            former.extend(old.flags("", None).map(|flag| flag.key.clone()));
+            former.extend(old.flags(EnvironmentKey::default_environment(), "", None).map(|flag| flag.key.clone()));
         }
         for subscribers in [&self.access, &self.flags, &self.log] {
             subscribers.notify_all(position);

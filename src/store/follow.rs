@@ -1,6 +1,7 @@
 //! Reading the state and following the log, for both databases. Each function runs in a transaction that shows one moment.
 
 use std::collections::HashSet;
+use std::hash::Hash;
 use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt};
@@ -12,7 +13,7 @@ use super::sql::Sql;
 use crate::domain::flag::Flag;
 use crate::domain::state::{Delta, Head, State};
 use crate::domain::time::Timestamp;
-use crate::domain::{Hash, Revision};
+use crate::domain::{self, Revision};
 
 /// What one look at the log shows.
 #[derive(Debug, Clone)]
@@ -60,7 +61,7 @@ pub(super) enum Relation {
     /// The log continues from there: the known head is right before the first entry that is kept.
     Continues,
     /// The log continues from there if the entry there has this hash.
-    ContinuesIfHash(Hash),
+    ContinuesIfHash(domain::Hash),
     /// Another log, an older state of this one, or one whose entry after the known head was trimmed.
     Diverged,
 }
@@ -94,19 +95,26 @@ pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<Sta
     Ok(state)
 }
 
-/// Reads all flags. Those that one user has changed share that user's name, since there may be a million of them.
+/// Reads all flags. Those of one environment share its key, and those that one user has changed share that user's name, since there may be
+/// a million of them.
 async fn all_flags<B: Backend>(snapshot: &mut B::Connection) -> Result<Vec<Arc<Flag>>, StoreError> {
-    let mut names: HashSet<Arc<str>> = HashSet::new();
+    let (mut environments, mut names) = (HashSet::new(), HashSet::new());
     let query = Sql::<B>::new(select::<Flag>()).query()?;
     let flags = B::fetch(snapshot, query).map(|row| {
         let mut flag = read::<B, Flag>(&row.map_err(B::classify)?)?;
-        match names.get(&flag.updated_by) {
-            Some(name) => flag.updated_by = Arc::clone(name),
-            None => drop(names.insert(Arc::clone(&flag.updated_by))),
-        }
+        share(&mut environments, &mut flag.environment);
+        share(&mut names, &mut flag.updated_by);
         Ok(Arc::new(flag))
     });
     flags.try_collect().await
+}
+
+/// Replaces a text by the same one that was read before.
+fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, text: &mut T) {
+    match known.get(text) {
+        Some(shared) => text.clone_from(shared),
+        None => drop(known.insert(text.clone())),
+    }
 }
 
 async fn all_rows<B: Backend, T: Table>(snapshot: &mut B::Connection) -> Result<Vec<Arc<T>>, StoreError> {

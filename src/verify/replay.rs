@@ -119,7 +119,7 @@ impl Replay {
         &'a self,
         state: &'a State,
     ) -> impl Iterator<Item = (Revision, &'static str, String)> + 'a {
-        let flags = state.flags("", None).map(|flag| (flag.id, flag.revision, "feature_flag", flag.key.to_string()));
+        let flags = state.all_flags().map(|flag| (flag.id, flag.revision, "feature_flag", flag.key.to_string()));
         let environments = state.environments(None);
         let environments = environments.map(|found| (found.id, found.revision, "environment", found.key.to_string()));
         let users = state.users(None).map(|user| (user.id, user.revision, "user", user.email.to_string()));

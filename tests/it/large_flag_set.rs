@@ -18,8 +18,8 @@ const FLAGS: usize = 100_000;
 const INSERT_FLAGS: &str = "
     SET session_replication_role = replica;
     BEGIN;
-    INSERT INTO feature_flags (id, key, name, description, status, revision, created_at, updated_at, updated_by)
-    SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'flag-' || n, 'Flag ' || n, '',
+    INSERT INTO feature_flags (id, environment, key, name, description, status, revision, created_at, updated_at, updated_by)
+    SELECT ('018f0000-0000-7000-8000-' || lpad(to_hex(n), 12, '0'))::uuid, 'default', 'flag-' || n, 'Flag ' || n, '',
         CASE WHEN n % 2 = 0 THEN 'enabled' ELSE 'disabled' END, n, now(), now(), 'ann@example.com'
     FROM generate_series(1, 100000) AS n;
     UPDATE log_head SET revision = 100001, timestamp = to_timestamp(0), floor = 100000, floor_hash = sha256('a');

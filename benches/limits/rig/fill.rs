@@ -6,7 +6,7 @@ use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Permission, Permissions};
 use toggled::domain::advance::{Actor, Command, NewFlag, Origin, Proposal, advance};
 use toggled::domain::flag::Status;
-use toggled::domain::state::{FlagRef, State};
+use toggled::domain::state::{EnvironmentChoice, FlagRef, State};
 use toggled::domain::text::{Description, Email, FlagKey, Name, Reason};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::store::{AppendOutcome, Writer, open};
@@ -83,6 +83,7 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
 
 fn create_flag(number: usize) -> Result<Proposal> {
     let new = NewFlag {
+        environment: EnvironmentChoice::Unnamed,
         key: FlagKey::parse(&format!("flag-{number}")).map_err(|rule| rule.0)?,
         name: Name::parse(&format!("Flag {number}")).map_err(|rule| rule.0)?,
         description: Description::parse("").map_err(|rule| rule.0)?,
@@ -108,7 +109,7 @@ fn flip(number: Revision, users: &[Uuid]) -> Result<Proposal> {
     let credential = Credential::Certificate { user_id: users[number * 7 % users.len()], expires_at: Timestamp::MAX };
     let actor = Actor::Caller { credential, permission: Permission::ToggleFeatureFlags };
     let key = FlagKey::parse(&format!("flag-{}", number * 617 % FLAGS + 1)).map_err(|rule| rule.0)?;
-    let command = Command::Toggle { flag: FlagRef::Key(key), expected_revision: None };
+    let command = Command::Toggle { flag: FlagRef::key(key), expected_revision: None };
     let reason = Some(Reason::parse("quick benchmark").map_err(|rule| rule.0)?);
     Ok(Proposal { reason, ..Proposal::without_request_id(actor, command, origin()) })
 }

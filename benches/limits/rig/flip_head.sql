@@ -12,7 +12,7 @@ WITH head AS (
     UPDATE feature_flags AS f SET status = CASE f.status WHEN 'enabled' THEN 'disabled' ELSE 'enabled' END,
         revision = head.revision, updated_at = head.timestamp, updated_by = u.email
     FROM head, users AS u
-    WHERE f.key = 'flag-' || :n::text AND u.email = 'admin@localhost'
+    WHERE f.environment = 'default' AND f.key = 'flag-' || :n::text AND u.email = 'admin@localhost'
     RETURNING f.id, f.key, f.name, f.status, u.id AS user_id, u.email, head.revision, head.timestamp, head.hash
 )
 INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id,

@@ -9,7 +9,7 @@ WITH flag AS (
     UPDATE feature_flags AS f SET status = CASE f.status WHEN 'enabled' THEN 'disabled' ELSE 'enabled' END,
         revision = nextval('bench_revision'), updated_at = clock_timestamp(), updated_by = u.email
     FROM users AS u
-    WHERE f.key = 'flag-' || :n::text AND u.email = 'admin@localhost'
+    WHERE f.environment = 'default' AND f.key = 'flag-' || :n::text AND u.email = 'admin@localhost'
     RETURNING f.id, f.key, f.name, f.status, f.revision, f.updated_at AS timestamp, u.id AS user_id, u.email
 )
 INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id,

@@ -52,7 +52,9 @@ impl Sqlite {
             .prepare_cached("SELECT revision, hash FROM log_head")?
             .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?;
         let (id, name, status, before): ([u8; 16], String, String, i64) = transaction
-            .prepare_cached("SELECT id, name, status, revision FROM feature_flags WHERE key = ?")?
+            .prepare_cached(
+                "SELECT id, name, status, revision FROM feature_flags WHERE environment = 'default' AND key = ?",
+            )?
             .query_row([&key], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?)))?;
         let now = SystemClock.now();
         let (action, new) = match status.as_str() {

@@ -7,6 +7,7 @@ use crate::api::pb;
 use crate::api::validate::RequestValidator;
 use crate::domain::advance::{Answer, BatchResult, Command, NewFlag, Object, SetStatus};
 use crate::domain::flag::Status;
+use crate::domain::state::EnvironmentChoice;
 use crate::domain::text::{Description, FlagKey, Name};
 
 /// The most flags in one batch.
@@ -78,7 +79,8 @@ pub(super) fn create(request: &pb::CreateFeatureFlagRequest, validator: &mut Req
     let name = validator.parse("name", &request.name, Name::parse);
     let description = validator.parse("description", &request.description, Description::parse);
     let status = validator.status("status", request.status).unwrap_or(Status::Disabled);
-    Some(Command::CreateFlag(NewFlag { key: key?, name: name?, description: description?, status }))
+    let environment = EnvironmentChoice::Unnamed;
+    Some(Command::CreateFlag(NewFlag { environment, key: key?, name: name?, description: description?, status }))
 }
 
 pub(super) fn archive(request: &pb::ArchiveFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {

@@ -1,5 +1,7 @@
 //! ListFeatureFlags: pages of the present state or of a past one.
 
+use std::sync::Arc;
+
 use tonic::Status;
 
 use crate::api::paging::PageRequest;
@@ -10,7 +12,7 @@ use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Head, State};
-use crate::domain::text::{FlagKey, Malformed};
+use crate::domain::text::{EnvironmentKey, FlagKey, Malformed};
 
 /// The most flags that one query asks the database about.
 const MAX_QUERY_SIZE: usize = 1_000;
@@ -80,9 +82,14 @@ impl FlagList {
         self.paging.after.as_ref().map(|position| &position.key)
     }
 
+    /// The flags of the environment `default` with the prefix, after this key.
+    fn flags<'a>(&'a self, state: &'a State, after: Option<&'a FlagKey>) -> impl Iterator<Item = &'a Arc<Flag>> {
+        state.flags(EnvironmentKey::default_environment(), &self.prefix, after)
+    }
+
     /// A page of the present state.
     pub fn page(&self, state: &State) -> pb::ListFeatureFlagsResponse {
-        let matching = state.flags(&self.prefix, self.after()).filter(|flag| self.matches(flag));
+        let matching = self.flags(state, self.after()).filter(|flag| self.matches(flag));
         let (feature_flags, next_page_token) = self.paging.page(matching, |flag| flag.key.to_string());
         pb::ListFeatureFlagsResponse { feature_flags, next_page_token, revision: state.head().revision }
     }
@@ -98,7 +105,7 @@ impl FlagList {
         let (mut found, mut query_size) = (Vec::new(), wanted.min(MAX_QUERY_SIZE));
         loop {
             let (flags, known) = reader.read(|state| -> (Vec<_>, Head) {
-                let flags = state.flags(&self.prefix, after.as_ref()).take(query_size).cloned().collect();
+                let flags = self.flags(state, after.as_ref()).take(query_size).cloned().collect();
                 (flags, *state.head())
             })?;
             let is_last = flags.len() < query_size;

@@ -16,7 +16,7 @@ use crate::api::validate::RequestValidator;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::{FlagRef, Head, State};
-use crate::domain::text::FlagKey;
+use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::domain::{Hash, Revision};
 use crate::mirror::{Position, Subscription};
 
@@ -127,6 +127,11 @@ impl EncodedChunk {
     }
 }
 
+/// Whether a watch of all flags is about this one: those of the environment `default`.
+fn is_watched(flag: &Flag) -> bool {
+    flag.environment == *EnvironmentKey::default_environment()
+}
+
 /// The flags that one read of the state found.
 struct Chunk {
     /// In the order of their last changes.
@@ -139,9 +144,9 @@ struct Chunk {
 impl Chunk {
     fn read(state: &State, seen: Revision, keys: Option<&[FlagKey]>) -> Self {
         let mut flags: Vec<_> = match keys {
-            None => state.flags_since(seen).take(CHUNK_SIZE).cloned().collect(),
+            None => state.flags_since(seen).filter(|flag| is_watched(flag)).take(CHUNK_SIZE).cloned().collect(),
             Some(keys) => {
-                let watched = keys.iter().filter_map(|key| state.flag(&FlagRef::Key(key.clone())));
+                let watched = keys.iter().filter_map(|key| state.flag(&FlagRef::key(key.clone())));
                 watched.filter(|flag| flag.revision > seen).cloned().collect()
             }
         };

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::domain::error::Error;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::state::{FlagRef, State};
-use crate::domain::text::FlagKey;
+use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::Mirror;
 
 /// The reason of every value. STATIC means: the same for every caller, and cacheable until a change event.
@@ -31,12 +31,16 @@ pub(super) fn variant(flag: &Flag) -> &'static str {
 /// The flag with this key. A malformed key is the key of no flag.
 pub(super) fn find(mirror: &Mirror, key: &str) -> Result<Arc<Flag>, Error> {
     let not_found = || Error::FlagNotFound(key.chars().take(MAX_ECHO).collect());
-    let named = FlagRef::Key(FlagKey::parse(key).map_err(|_| not_found())?);
+    let named = FlagRef::key(FlagKey::parse(key).map_err(|_| not_found())?);
     let flag = mirror.read(|state| state.flag(&named).cloned()).ok_or(Error::DatabaseUnavailable)?;
     flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
 }
 
-/// All flags, sorted by key. They are shared, so that the caller can encode them after releasing the mirror.
+/// All flags of the environment `default`, sorted by key. They are shared, so that the caller can encode them after releasing the mirror.
 pub(super) fn all(state: &State) -> Vec<Arc<Flag>> {
-    state.flags("", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
+    state
+        .flags(EnvironmentKey::default_environment(), "", None)
+        .filter(|flag| flag.archived_at.is_none())
+        .cloned()
+        .collect()
 }

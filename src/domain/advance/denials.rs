@@ -44,7 +44,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
         |entity_type, id, key: Arc<str>, name: Arc<str>| Entity { entity_type, id, key, name, previous_revision: None };
     let found = denial.object.as_ref().and_then(|named| {
         let flag = match named {
-            ObjectRef::Key(key) => Some(FlagRef::Key(key.clone())),
+            ObjectRef::Key(environment, key) => Some(FlagRef::Key(environment.clone(), key.clone())),
             ObjectRef::Id(id) => Some(FlagRef::Id(*id)),
             ObjectRef::Environment(_) | ObjectRef::Email(_) => None,
         };
@@ -54,7 +54,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
         let environment = match named {
             ObjectRef::Environment(key) => Some(EnvironmentRef::Key(key.clone())),
             ObjectRef::Id(id) => Some(EnvironmentRef::Id(*id)),
-            ObjectRef::Key(_) | ObjectRef::Email(_) => None,
+            ObjectRef::Key(..) | ObjectRef::Email(_) => None,
         };
         if let Some(found) = environment.and_then(|environment| draft.find_environment(&environment).ok()) {
             return Some(about(EntityType::Environment, Some(found.id), found.key.shared(), found.name.shared()));
@@ -62,7 +62,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
         let user = match named {
             ObjectRef::Email(email) => draft.user_by_email(email),
             ObjectRef::Id(id) => draft.user(*id),
-            ObjectRef::Key(_) | ObjectRef::Environment(_) => None,
+            ObjectRef::Key(..) | ObjectRef::Environment(_) => None,
         };
         if let Some(user) = user {
             return Some(about(EntityType::User, Some(user.id), user.email.shared(), user.email.shared()));
@@ -73,7 +73,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
     });
     found.unwrap_or_else(|| {
         let name: Arc<str> = match &denial.object {
-            Some(ObjectRef::Key(key)) => key.shared(),
+            Some(ObjectRef::Key(_, key)) => key.shared(),
             Some(ObjectRef::Environment(key)) => key.shared(),
             Some(ObjectRef::Email(email)) => email.shared(),
             Some(ObjectRef::Id(id)) => id.to_string().into(),

@@ -47,7 +47,7 @@ pub(super) struct ChangeStamp {
 #[derive(Clone, Default)]
 struct Changes {
     flags: HashMap<Uuid, Arc<Flag>>,
-    keys: HashMap<FlagKey, Uuid>,
+    keys: HashMap<(EnvironmentKey, FlagKey), Uuid>,
     environments: HashMap<Uuid, Arc<Environment>>,
     environment_keys: HashMap<EnvironmentKey, Uuid>,
     users: HashMap<Uuid, Arc<User>>,
@@ -92,7 +92,7 @@ impl<'a> Draft<'a> {
     pub fn flag(&self, flag: &FlagRef) -> Result<Arc<Flag>, Error> {
         let id = match flag {
             FlagRef::Id(id) => Some(id),
-            FlagRef::Key(key) => self.changes.keys.get(key),
+            FlagRef::Key(environment, key) => self.changes.keys.get(&(environment.for_read().clone(), key.clone())),
         };
         id.and_then(|id| self.changes.flags.get(id))
             .or_else(|| self.state.flag(flag))
@@ -223,7 +223,7 @@ impl<'a> Draft<'a> {
 
     pub fn put_flag(&mut self, flag: Flag) -> Arc<Flag> {
         let flag = Arc::new(flag);
-        self.changes.keys.insert(flag.key.clone(), flag.id);
+        self.changes.keys.insert((flag.environment.clone(), flag.key.clone()), flag.id);
         self.changes.flags.insert(flag.id, Arc::clone(&flag));
         flag
     }

@@ -9,7 +9,7 @@ use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::state::FlagRef;
+use crate::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef};
 use crate::domain::text::{Description, Name};
 
 pub(super) fn toggle(
@@ -67,12 +67,14 @@ pub(super) fn batch_set(draft: &mut Draft<'_>, proposal: &Proposal, items: &[Set
 }
 
 pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) -> Result<Outcome, Error> {
-    if draft.flag(&FlagRef::Key(new.key.clone())).is_ok() {
+    let environment = draft.find_environment(&EnvironmentRef::Key(new.environment.for_read().clone()))?;
+    if draft.flag(&FlagRef::Key(EnvironmentChoice::Named(environment.key.clone()), new.key.clone())).is_ok() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
     let stamp = draft.next_stamp(&proposal.actor);
     let flag = Flag {
         id: draft.new_id(),
+        environment: environment.key.clone(),
         key: new.key.clone(),
         name: new.name.clone(),
         description: new.description.clone(),

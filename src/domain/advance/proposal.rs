@@ -8,7 +8,7 @@ use super::step::Answer;
 use crate::domain::access::{Account, Credential, Permission, Permissions, ScopedPermission, SecretHash};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::flag::Status;
-use crate::domain::state::{EnvironmentRef, FlagRef};
+use crate::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef};
 use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
@@ -214,8 +214,8 @@ pub struct Denial {
 /// An object that a request names. It may not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectRef {
-    /// A flag, by key.
-    Key(FlagKey),
+    /// A flag, by key, in an environment.
+    Key(EnvironmentChoice, FlagKey),
     /// An environment, by key.
     Environment(EnvironmentKey),
     /// A user, by e-mail address.
@@ -228,7 +228,7 @@ impl From<FlagRef> for ObjectRef {
     fn from(flag: FlagRef) -> Self {
         match flag {
             FlagRef::Id(id) => Self::Id(id),
-            FlagRef::Key(key) => Self::Key(key),
+            FlagRef::Key(environment, key) => Self::Key(environment, key),
         }
     }
 }
@@ -245,6 +245,8 @@ impl From<EnvironmentRef> for ObjectRef {
 /// A flag to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFlag {
+    /// The environment.
+    pub environment: EnvironmentChoice,
     /// The key.
     pub key: FlagKey,
     /// The name.

@@ -58,7 +58,7 @@ table! {
 table! {
     Flag in "feature_flags" {
         Key { id: Uuid }
-        Fixed { key: FlagKey, created_at: Timestamp }
+        Fixed { environment: EnvironmentKey, key: FlagKey, created_at: Timestamp }
         Updated {
             name: Name,
             description: Description,

@@ -80,7 +80,7 @@ on_both_databases! {
     async fn unchanged_log_is_reported_as_unchanged(backend: Backend) {
         let mut world = World::empty(backend).await;
         assert!(matches!(world.store.follow(world.state.head()).await.unwrap().outcome, FollowOutcome::Unchanged));
-        world.commit(&[service(create("a"))]).await;
+        world.commit(&[service(create_environment("default"))]).await;
         assert!(matches!(world.store.follow(world.state.head()).await.unwrap().outcome, FollowOutcome::Unchanged));
     }
 

@@ -165,7 +165,7 @@ on_both_databases! {
         let FollowOutcome::Changed(head, delta) = world.store.follow(&before).await.unwrap().outcome else { panic!("not changed") };
         world.state.apply(head, &delta);
         let mut previous = before.hash;
-        for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(3) {
+        for entry in world.read(Default::default(), toggled::store::Order::OldestFirst).await.split_off(4) {
             assert_eq!(
                 hash::entry_hash(&previous, before.log_id, &entry),
                 entry.hash,

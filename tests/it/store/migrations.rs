@@ -146,7 +146,7 @@ on_both_databases! {
         assert_eq!((new.revision, new.floor, new.hash), (0 as Revision, 0, [0; 32]));
         assert_ne!(new.log_id, old.log_id, "another log, so that followers of the old one notice");
         let state = world.store.load().await.unwrap();
-        assert_eq!(state.flags("", None).count(), 0);
+        assert_eq!(state.all_flags().count(), 0);
     }
 
     async fn trimmed_log_is_not_dropped_by_default(backend: Backend) {
@@ -193,7 +193,7 @@ on_both_databases! {
         world.store.migrate_up().await.unwrap();
         world.state = world.store.load().await.unwrap();
         // The writer's connection was opened before the tables were created.
-        world.commit(&[service(create("a"))]).await;
+        world.commit(&[service(create_environment("default")), service(create("a"))]).await;
         world.commit(&[service(toggle("a"))]).await;
     }
 }

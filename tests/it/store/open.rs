@@ -149,7 +149,7 @@ on_both_databases! {
         // To PostgreSQL, a table without rights on its schema is missing too: an outage.
         every_read_fails(&*store, |error| matches!(error, StoreError::Refused(_) | StoreError::Inaccessible(_))).await;
         let mut world = World::empty(backend).await;
-        let step = world.decide(&[service(create("a"))]);
+        let step = world.decide(&[service(create_environment("default")), service(create("a"))]);
         let outcome = store.writer().append(&step).await;
         assert!(matches!(outcome, Ok(AppendOutcome::Refused(_)) | Err(StoreError::Inaccessible(_))), "{outcome:?}");
     }
@@ -184,7 +184,7 @@ async fn silent_server_is_unavailable() {
     let head = with_timeout("an answer", store.head()).await.unwrap_err();
     assert!(unavailable(&head), "{head:?}");
     let mut world = World::empty(Backend::Sqlite).await;
-    let step = world.decide(&[service(create("a"))]);
+    let step = world.decide(&[service(create_environment("default")), service(create("a"))]);
     let mut writer = store.writer();
     let append = with_timeout("an answer", writer.append(&step)).await.unwrap_err();
     assert!(unavailable(&append), "nothing was written: {append:?}");

@@ -5,10 +5,9 @@ use std::sync::Arc;
 
 use toggled::domain::Revision;
 use toggled::domain::access::Permission;
-use toggled::domain::advance::{Command, Denial, ObjectRef};
+use toggled::domain::advance::{Command, Denial};
 use toggled::domain::flag::Flag;
 use toggled::domain::history::{NextChange, PastFlag, flag_as_of};
-use toggled::domain::text::FlagKey;
 use uuid::Uuid;
 
 use super::retention::trim;
@@ -20,17 +19,14 @@ type States = Vec<(Revision, Vec<Arc<Flag>>)>;
 
 async fn step(world: &mut World, states: &mut States, command: Command) {
     world.commit(&[service(command)]).await;
-    states.push((world.state.head().revision, world.state.flags("", None).cloned().collect()));
+    states.push((world.state.head().revision, world.state.all_flags().cloned().collect()));
 }
 
 async fn eventful(backend: Backend) -> (World, States) {
     let mut world = World::new(backend).await;
     let mut states = Vec::new();
-    let denied = Denial {
-        permission: Permission::ToggleFeatureFlags.into(),
-        object: Some(ObjectRef::Key(FlagKey::parse("a").unwrap())),
-        suppressed: 0,
-    };
+    let denied =
+        Denial { permission: Permission::ToggleFeatureFlags.into(), object: Some(flag("a").into()), suppressed: 0 };
     for command in [
         create("a"),
         toggle("a"),
@@ -56,7 +52,7 @@ async fn eventful(backend: Backend) -> (World, States) {
 
 /// The state of today's flags at a revision.
 async fn were(world: &World, at: Revision) -> Vec<PastFlag> {
-    let flags: Vec<Arc<Flag>> = world.state.flags("", None).cloned().collect();
+    let flags: Vec<Arc<Flag>> = world.state.all_flags().cloned().collect();
     let ids: Vec<Uuid> = flags.iter().map(|flag| flag.id).collect();
     let next = world.store.next_changes(&ids, at).await.unwrap();
     let count = next.len();

@@ -48,40 +48,42 @@ on_both_databases! {
             ("status = 'enabled', revision = 1", higher),
             ("revision = 99", none),
             ("status = 'enabled', revision = 99", none),
-            ("name = 'Other', revision = 5", none),
+            ("name = 'Other', revision = 6", none),
             ("key = 'other'", "never change"),
         ] {
             world.raw.refuses(&format!("UPDATE feature_flags SET {change} WHERE key = 'off'"), words).await;
         }
         // Nor with the entry of another flag.
         let other = if matches!(world.raw, Raw::Sqlite(_)) { none } else { "is not about a change of this flag" };
-        world.raw.refuses("UPDATE feature_flags SET status = 'enabled', revision = 4 WHERE key = 'off'", other).await;
+        world.raw.refuses("UPDATE feature_flags SET status = 'enabled', revision = 5 WHERE key = 'off'", other).await;
         // All rows are checked, not only the first.
         world.raw.refuses("UPDATE feature_flags SET status = 'disabled'", higher).await;
         world.raw.run("UPDATE feature_flags SET status = status").await;
+        world.commit(&[service(create_environment("two"))]).await;
+        world.raw.refuses("UPDATE feature_flags SET environment = 'two' WHERE key = 'off'", "never change").await;
         world.verify().await;
     }
 
     async fn status_that_contradicts_its_entry_is_refused(backend: Backend) {
         let mut world = with_flags(backend).await;
         let id = world.flag("off").id;
-        let flip = "UPDATE feature_flags SET status = 'enabled', revision = 5 WHERE key = 'off'";
+        let flip = "UPDATE feature_flags SET status = 'enabled', revision = 6 WHERE key = 'off'";
         for (action, new_value, words) in [
             ("toggle_disabled", "'disabled'", "not what its newest status entry says"),
             ("flag_updated", "'enabled'", "not what its newest status entry says"),
             ("access_denied", "'enabled'", ""),
         ] {
-            let sql = format!("BEGIN; {} {flip}", entry(&world, 5, id, action, new_value));
+            let sql = format!("BEGIN; {} {flip}", entry(&world, 6, id, action, new_value));
             world.raw.refuses(&sql, words).await;
             world.raw.run("ROLLBACK").await;
         }
         // Nor does the entry of a later edit hide that of a flip.
-        let edit = "UPDATE feature_flags SET name = 'Other', revision = 6 WHERE key = 'off'";
-        let entries = entry(&world, 5, id, "toggle_enabled", "'enabled'") + &entry(&world, 6, id, "flag_updated", "NULL");
+        let edit = "UPDATE feature_flags SET name = 'Other', revision = 7 WHERE key = 'off'";
+        let entries = entry(&world, 6, id, "toggle_enabled", "'enabled'") + &entry(&world, 7, id, "flag_updated", "NULL");
         world.raw.refuses(&format!("BEGIN; {entries} {edit}"), "not what its newest status entry says").await;
         world.raw.run("ROLLBACK").await;
         world.verify().await;
-        let good = format!("BEGIN; {} {flip}; COMMIT", entry(&world, 5, id, "toggle_enabled", "'enabled'"));
+        let good = format!("BEGIN; {} {flip}; COMMIT", entry(&world, 6, id, "toggle_enabled", "'enabled'"));
         world.raw.run(&good).await;
         assert_eq!(world.store.load().await.unwrap().flag(&flag("off")).unwrap().status, Status::Enabled);
     }
@@ -91,24 +93,28 @@ on_both_databases! {
         let id = Uuid::now_v7();
         let new = |revision: i64, status: &str| {
             format!(
-                "INSERT INTO feature_flags (id, key, name, status, revision, created_at, updated_at, updated_by)
-                 VALUES ({}, 'new', 'New', '{status}', {revision}, {time}, {time}, 'mallory@example.com')",
+                "INSERT INTO feature_flags (id, environment, key, name, status, revision, created_at, updated_at, updated_by)
+                 VALUES ({}, 'default', 'new', 'New', '{status}', {revision}, {time}, {time}, 'mallory@example.com')",
                 world.raw.id(id),
                 time = world.raw.time(world.now),
             )
         };
         let (forged, borrowed, good, bad) =
-            (new(5, "enabled"), new(3, "enabled"), new(5, "disabled"), new(5, "enabled"));
+            (new(6, "enabled"), new(4, "enabled"), new(6, "disabled"), new(6, "enabled"));
         world.raw.refuses(&forged, "no entry of this flag").await;
         world.raw.refuses(&borrowed, "no entry of this flag").await;
-        let created = entry(&world, 5, id, "flag_created", r#"'{"status":"disabled"}'"#);
+        let created = entry(&world, 6, id, "flag_created", r#"'{"status":"disabled"}'"#);
         world.raw.refuses(&format!("BEGIN; {created} {bad}"), "not what its newest entry says").await;
         world.raw.run("ROLLBACK").await;
-        let flipped = entry(&world, 5, id, "toggle_enabled", "'enabled'");
+        let flipped = entry(&world, 6, id, "toggle_enabled", "'enabled'");
         world.raw.refuses(&format!("BEGIN; {flipped} {forged}"), "no flag_created entry").await;
         world.raw.run("ROLLBACK").await;
         world.verify().await;
         world.raw.run(&format!("BEGIN; {created} {good}; ROLLBACK")).await;
+        let foreign_key = if matches!(world.raw, Raw::Sqlite(_)) { "FOREIGN KEY" } else { "foreign key" };
+        let elsewhere = good.replacen("'default'", "'nowhere'", 1);
+        world.raw.refuses(&format!("BEGIN; {created} {elsewhere}; COMMIT"), foreign_key).await;
+        world.raw.run("ROLLBACK").await;
         world.verify().await;
     }
 
@@ -122,7 +128,7 @@ on_both_databases! {
             .await;
         world.raw.refuses("DELETE FROM audit_logs", "is refused").await;
         world.raw.refuses("DELETE FROM audit_logs WHERE revision = 1", "is refused").await;
-        world.raw.refuses("DELETE FROM audit_logs WHERE revision = 4", "is refused").await;
+        world.raw.refuses("DELETE FROM audit_logs WHERE revision = 5", "is refused").await;
         match world.raw {
             Raw::Sqlite(_) => {
                 // REPLACE removes a conflicting row without firing a trigger for deletions: the row with the same revision,
@@ -132,7 +138,7 @@ on_both_databases! {
                 world.raw.refuses(&taken, "not taken").await;
                 world.raw.refuses(&taken.replacen("revision,", "rowid,", 1), "not taken").await;
                 let free =
-                    entry(&world, 5, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
+                    entry(&world, 6, Uuid::nil(), "flag_updated", "NULL").replacen("INSERT", "INSERT OR REPLACE", 1);
                 let id = world.raw.id(world.entry_at(1).id);
                 let taken = free.replacen(free.split(['(', ',']).find(|part| part.starts_with("x'")).unwrap(), &id, 1);
                 world.raw.refuses(&taken, "not taken").await;
@@ -170,9 +176,9 @@ on_both_databases! {
                          created_at, updated_at, updated_by, archived_at FROM feature_flags WHERE key = '{key}'"
                 )
             };
-            world.raw.refuses(&takeover("id, key", "off"), "exists").await;
-            world.raw.refuses(&takeover(&format!("{id}, key"), "off"), "exists").await;
-            world.raw.refuses(&takeover("id, 'other'", "off"), "exists").await;
+            world.raw.refuses(&takeover("id, environment, key", "off"), "exists").await;
+            world.raw.refuses(&takeover(&format!("{id}, environment, key"), "off"), "exists").await;
+            world.raw.refuses(&takeover("id, 'two', 'other'", "off"), "exists").await;
             world.raw.refuses("INSERT OR REPLACE INTO log_head SELECT * FROM log_head", "exactly one head").await;
             let user = format!(
                 "INSERT OR REPLACE INTO users SELECT {id}, email, issuer, subject, permissions, revision,

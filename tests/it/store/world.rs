@@ -13,7 +13,7 @@ use toggled::domain::audit::Entry;
 use toggled::domain::environment::Environment;
 use toggled::domain::filter::{Filter, Range};
 use toggled::domain::flag::{Flag, Status};
-use toggled::domain::state::{EnvironmentRef, FlagRef, Head, State};
+use toggled::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef, Head, State};
 use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::store::{AppendOutcome, EntryQuery, Order, Store, Writer, open};
@@ -54,7 +54,7 @@ struct Content {
 }
 
 impl World {
-    /// A log with two entries: the creation of the administrator and of their token.
+    /// A log with three entries: the creation of the administrator, of their token, and of the environment `default`.
     pub async fn new(backend: Backend) -> Self {
         let mut world = Self::empty(backend).await;
         let administrator = Command::CreateAdministrator {
@@ -62,7 +62,7 @@ impl World {
             token_name: name("bootstrap"),
             secret_hash: [1; 32],
         };
-        world.commit(&[service(administrator)]).await;
+        world.commit(&[service(administrator), service(create_environment("default"))]).await;
         world
     }
 
@@ -191,7 +191,7 @@ impl World {
     fn content(&self, state: &State) -> Content {
         Content {
             head: *state.head(),
-            flags: state.flags("", None).cloned().collect(),
+            flags: state.all_flags().cloned().collect(),
             environments: state.environments(None).cloned().collect(),
             users: self.users.iter().map(|id| state.user(*id).cloned()).collect(),
             tokens: self.tokens.iter().map(|id| state.token(*id).cloned()).collect(),
@@ -250,7 +250,7 @@ pub fn name(text: &str) -> Name {
 }
 
 pub fn flag(key: &str) -> FlagRef {
-    FlagRef::Key(FlagKey::parse(key).unwrap())
+    FlagRef::key(FlagKey::parse(key).unwrap())
 }
 
 pub fn environment(key: &str) -> EnvironmentRef {
@@ -287,6 +287,7 @@ pub fn create(key: &str) -> Command {
 
 pub fn create_as(key: &str, status: Status) -> Command {
     Command::CreateFlag(NewFlag {
+        environment: EnvironmentChoice::Unnamed,
         key: FlagKey::parse(key).unwrap(),
         name: name(&format!("Flag {key}")),
         description: Description::parse("").unwrap(),

@@ -140,8 +140,9 @@ on_both_databases! {
         let all = if matches!(tampered.raw, Raw::Sqlite(_)) { "'[\"manage_access\"]'" } else { "'{manage_access}'" };
         let token = entries.iter().find(|entry| &*entry.entity_name == "short").unwrap();
         let (short, never) = (tampered.raw.id(token.entity_id.unwrap()), tampered.raw.time(Timestamp::MAX));
-        let columns = "key, name, status, revision, created_at, updated_at, updated_by";
+        let columns = "environment, key, name, status, revision, created_at, updated_at, updated_by";
         let copied = columns.replacen("key", "'forged'", 1);
+        let elsewhere = columns.replacen("environment", "'forged'", 1);
         let yes = if matches!(tampered.raw, Raw::Sqlite(_)) { "1" } else { "TRUE" };
         let environment = "key, name, require_reason, revision, created_at, updated_at, updated_by";
         let forged = environment.replacen("key", "'forged'", 1);
@@ -157,6 +158,9 @@ on_both_databases! {
             ("DELETE FROM feature_flags WHERE key = 'old-two'".to_owned(), last("old-two")),
             (format!("INSERT INTO feature_flags (id, {columns}) SELECT {id}, {copied} FROM feature_flags WHERE key = 'old-two'"),
                 last("old-two")),
+            (format!("INSERT INTO feature_flags (id, {columns}) SELECT {id}, {elsewhere} FROM feature_flags WHERE key = 'old-two'"),
+                last("old-two")),
+            ("UPDATE feature_flags SET environment = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
             ("UPDATE environments SET name = 'x'".to_owned(), last("default")),
             (format!("UPDATE environments SET require_reason = {yes}"), last("default")),
             ("UPDATE environments SET archived_at = created_at".to_owned(), last("default")),

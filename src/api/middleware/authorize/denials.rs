@@ -21,6 +21,7 @@ use crate::committer::{ChangeStart, Proposals};
 use crate::domain::access::{Permission, ScopedPermission};
 use crate::domain::advance::{Command, Denial, ObjectRef, Proposal};
 use crate::domain::error::Error;
+use crate::domain::state::FlagRef;
 use crate::domain::text::{Email, FlagKey, RequestId};
 use crate::domain::time::Clock;
 use crate::store::Store;
@@ -165,7 +166,7 @@ fn object_in(message: &DynamicMessage) -> Option<ObjectRef> {
     };
     id("id")
         .or_else(|| id("user_id"))
-        .or_else(|| text("key").and_then(|key| FlagKey::parse(&key).ok()).map(ObjectRef::Key))
+        .or_else(|| text("key").and_then(|key| FlagKey::parse(&key).ok()).map(|key| FlagRef::key(key).into()))
         .or_else(|| text("email").and_then(|email| Email::parse(&email).ok()).map(ObjectRef::Email))
         .or_else(only_item)
 }

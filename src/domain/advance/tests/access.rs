@@ -612,9 +612,9 @@ fn denial_record_names_the_object() {
     let flag = world.create("a");
     let user = world.user("ann@example.com");
     let cases = [
-        (Some(ObjectRef::Key(flag.key.clone())), EntityType::FeatureFlag, Some(flag.id), "a"),
+        (Some(FlagRef::key(flag.key.clone()).into()), EntityType::FeatureFlag, Some(flag.id), "a"),
         (Some(ObjectRef::Id(flag.id)), EntityType::FeatureFlag, Some(flag.id), "a"),
-        (Some(ObjectRef::Key(FlagKey::parse("nope").unwrap())), EntityType::FeatureFlag, None, "nope"),
+        (Some(FlagRef::key(FlagKey::parse("nope").unwrap()).into()), EntityType::FeatureFlag, None, "nope"),
         (Some(ObjectRef::Id(user.id)), EntityType::User, Some(user.id), "ann@example.com"),
         (Some(ObjectRef::Email(user.email.clone())), EntityType::User, Some(user.id), "ann@example.com"),
         (Some(ObjectRef::Id(ann)), EntityType::ApiToken, Some(ann), &ann.to_string()),

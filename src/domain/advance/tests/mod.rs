@@ -11,9 +11,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::access::{Credential, Directory, Permission, Permissions, SecretHash, Token, User};
 use crate::domain::audit::{Action, EntityType};
+use crate::domain::environment::Environment;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::hash;
-use crate::domain::state::{Delta, FlagRef, Head};
+use crate::domain::state::{Delta, EnvironmentChoice, FlagRef, Head};
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason};
 
 /// A state to change, and a clock.
@@ -27,6 +28,9 @@ impl World {
     fn new() -> Self {
         let mut world =
             Self { state: State::empty(Uuid::from_u128(0xfeed)), now: Timestamp::from_micros(1_000), next_id: 1 };
+        let default = Arc::new(Environment::sample("default"));
+        let head = *world.state.head();
+        world.state.apply(head, &Delta { environments: vec![default], ..Delta::default() });
         let admin = world.accept(service(Command::CreateUser {
             email: email("admin@localhost"),
             account: None,
@@ -104,7 +108,7 @@ fn email(text: &str) -> Email {
 }
 
 fn key(text: &str) -> FlagRef {
-    FlagRef::Key(FlagKey::parse(text).unwrap())
+    FlagRef::key(FlagKey::parse(text).unwrap())
 }
 
 fn secret(user: Uuid) -> SecretHash {
@@ -119,6 +123,7 @@ fn new_token(user_id: Uuid, expires_at: Option<Timestamp>) -> NewToken {
 
 fn create(key: &str) -> Command {
     Command::CreateFlag(NewFlag {
+        environment: EnvironmentChoice::Unnamed,
         key: FlagKey::parse(key).unwrap(),
         name: Name::parse("A flag").unwrap(),
         description: Description::parse("").unwrap(),
