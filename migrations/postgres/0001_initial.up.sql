@@ -114,6 +114,8 @@ CREATE TABLE audit_logs (
     previous_entity_revision BIGINT,
     -- The entry whose change this one reverts. Covered by the hash from version 2 on.
     reverts                  UUID,
+    -- The key of the environment that the entry is about: that of the flag, or the environment itself. NULL for users, tokens and the log.
+    environment              TEXT        CHECK (environment <> ''),
     hash_version             SMALLINT    NOT NULL CHECK (hash_version > 0),
     hash                     BYTEA       NOT NULL CHECK (octet_length(hash) = 32),
     -- When it was decided, by the clock of the database, which may be set back. Earlier than it was written, and earlier

@@ -121,6 +121,8 @@ CREATE TABLE audit_logs (
     previous_entity_revision INTEGER,
     -- The entry whose change this one reverts. Covered by the hash from version 2 on, and not by version 1.
     reverts                  BLOB    CHECK (reverts IS NULL OR (length(reverts) = 16 AND hash_version >= 2)),
+    -- The key of the environment that the entry is about: that of the flag, or the environment itself. NULL for users, tokens and the log.
+    environment              TEXT    CHECK (environment <> ''),
     hash_version             INTEGER NOT NULL CHECK (hash_version > 0),
     hash                     BLOB    NOT NULL CHECK (length(hash) = 32),
     -- When it was decided, by the clock of the machine, which may be set back. Earlier than it was written, and earlier

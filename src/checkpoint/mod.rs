@@ -120,7 +120,7 @@ mod tests {
     #[test]
     fn documented_note_matches_the_written_one() {
         let document = include_str!("../../docs/audit-proof.md");
-        let hash = "5252fe55a33e3864d4a2394cc34bed4e1245abd0677105f9a068d6555a75613f";
+        let hash = "e1d3651499dbd270436819dc93b9c3e5f3af172046eeff7a5ba0bbe583e33b2f";
         let mut checkpoint = checkpoint();
         hex::decode_to_slice(hash, &mut checkpoint.hash).unwrap();
         let key = SigningKey::from_pem(PEM.as_bytes()).unwrap();

@@ -144,6 +144,9 @@ pub struct Entry {
     pub previous_entity_revision: Option<Revision>,
     /// The entry that this one reverts.
     pub reverts: Option<Uuid>,
+    /// The key of the environment that the entry is about: that of the flag, or the environment itself. In an `access_denied` entry, that of
+    /// the object. `None` for users, tokens and the log.
+    pub environment: Option<Arc<str>>,
     /// The version of the encoding that `hash` covers.
     pub hash_version: u8,
     /// The hash of this entry and the previous hash.
@@ -188,7 +191,7 @@ impl Entry {
     pub fn size(&self) -> usize {
         const ALL_ELSE: usize = 400;
         let optional = [&self.old_value, &self.new_value, &self.reason, &self.request_id, &self.peer, &self.user_agent];
-        let optional = optional.into_iter().flatten().map(|text| text.len()).sum::<usize>();
+        let optional = optional.into_iter().chain([&self.environment]).flatten().map(|text| text.len()).sum::<usize>();
         let required = [&self.user_email, &self.entity_key, &self.entity_name, &self.method].map(|text| text.len());
         ALL_ELSE + optional + required.into_iter().sum::<usize>()
     }

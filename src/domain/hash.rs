@@ -56,6 +56,7 @@ impl Encoder {
         if entry.reverts.is_some() {
             self.uuid(23, entry.reverts);
         }
+        self.text(24, entry.environment.as_deref());
     }
 
     fn uuid(&mut self, tag: u8, value: Option<Uuid>) {
@@ -113,6 +114,7 @@ mod tests {
             user_agent: None,
             previous_entity_revision: None,
             reverts: None,
+            environment: None,
             hash_version: 1,
             hash: GENESIS,
             created_at: Timestamp::from_micros(1_700_000_000_000_000),
@@ -142,6 +144,7 @@ mod tests {
             user_agent: Some("grpcurl/1.9".into()),
             previous_entity_revision: Some(1),
             reverts: None,
+            environment: Some("staging".into()),
             hash_version: 1,
             hash: GENESIS,
             created_at: Timestamp::default(),
@@ -186,7 +189,7 @@ mod tests {
     #[test]
     fn every_field_changes_the_hash() {
         let original = entry_hash(&GENESIS, LOG, &second());
-        let alterations: [fn(&mut Entry); 21] = [
+        let alterations: [fn(&mut Entry); 22] = [
             |e| e.id = Uuid::nil(),
             |e| e.revision += 1,
             |e| e.timestamp = Timestamp::default(),
@@ -207,6 +210,7 @@ mod tests {
             |e| e.user_agent = None,
             |e| e.previous_entity_revision = None,
             |e| e.reverts = Some(Uuid::nil()),
+            |e| e.environment = None,
             |e| e.hash_version = 2,
         ];
         for (index, alter) in alterations.iter().enumerate() {

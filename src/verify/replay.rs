@@ -21,6 +21,8 @@ struct Object {
     revision: Revision,
     timestamp: Timestamp,
     changed_by: Arc<str>,
+    /// The environment that its last entry is about.
+    environment: Option<Arc<str>>,
     /// All its fields as JSON, from the last entry that has them. A flip records only the status.
     fields: Option<Arc<str>>,
     /// The status it was flipped to since.
@@ -57,6 +59,7 @@ impl Replay {
             revision: entry.revision,
             timestamp: entry.timestamp,
             changed_by: entry.user_email.clone(),
+            environment: entry.environment.clone(),
             fields,
             status,
         };
@@ -82,12 +85,16 @@ impl Replay {
         };
         let (kind, key) = (object.kind.as_str(), &object.key);
         let problem = match actual.as_deref().map(serde_json::from_str::<Map<String, Value>>) {
-            Some(Ok(actual)) => {
-                let differs = |(name, logged): &(String, Value)| actual.get(name) != Some(logged);
-                let (name, logged) = object.logged_fields().into_iter().find(differs)?;
-                let stored = actual.get(&name).unwrap_or(&Value::Null);
-                format!("{kind} {key}: {name} is {stored}, but {logged} in the log")
-            }
+            Some(Ok(row)) => match object.differing_field(&row) {
+                Some((name, logged)) => {
+                    let stored = row.get(&name).unwrap_or(&Value::Null);
+                    format!("{kind} {key}: {name} is {stored}, but {logged} in the log")
+                }
+                None => {
+                    let (stored, logged) = object.differing_environment(&row)?;
+                    format!("{kind} {key}: its environment is {stored}, but {logged} in its last entry")
+                }
+            },
             _ => format!("{kind} {key} is in the log but has no row"),
         };
         Some(Fault { revision: object.revision, problem: Problem::State(problem) })
@@ -134,7 +141,28 @@ impl Replay {
     }
 }
 
+/// The environment that entries about an object carry, by its row.
+fn environment_of(kind: EntityType, row: &Map<String, Value>) -> Option<&Value> {
+    match kind {
+        EntityType::FeatureFlag => row.get("environment"),
+        EntityType::Environment => row.get("key"),
+        EntityType::User | EntityType::ApiToken | EntityType::Log => None,
+    }
+}
+
 impl Object {
+    /// The first field that has another value in the row, with the value in the log.
+    fn differing_field(&self, row: &Map<String, Value>) -> Option<(String, Value)> {
+        self.logged_fields().into_iter().find(|(name, logged)| row.get(name) != Some(logged))
+    }
+
+    /// The environment of the row and that of the last entry, if they differ. The fields of a flip do not name it.
+    fn differing_environment(&self, row: &Map<String, Value>) -> Option<(Value, Value)> {
+        let stored = environment_of(self.kind, row).cloned().unwrap_or_default();
+        let logged = json!(self.environment);
+        (stored != logged).then_some((stored, logged))
+    }
+
     /// The fields as the log records them. In a trimmed log this may be only what the last flip changed.
     fn logged_fields(&self) -> Map<String, Value> {
         let fields = self.fields.as_deref().and_then(|fields| serde_json::from_str(fields).ok());

@@ -53,6 +53,7 @@ fn trim_entry(start: LogStart) -> Entry {
         user_agent: None,
         previous_entity_revision: None,
         reverts: None,
+        environment: None,
         hash_version: 1,
         hash: [0; 32],
         created_at: Timestamp::default(),

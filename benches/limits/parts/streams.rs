@@ -23,7 +23,7 @@ use crate::rig::requests::{token, with_token};
 /// Columns that the service sends.
 const COLUMNS: &str = "id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type, entity_id, \
     entity_key, entity_name, old_value, new_value, reason, request_id, method, peer, user_agent, \
-    previous_entity_revision, reverts, hash_version, hash, created_at";
+    previous_entity_revision, reverts, environment, hash_version, hash, created_at";
 
 /// Time between two samples of memory.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);

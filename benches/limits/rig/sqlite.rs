@@ -82,6 +82,7 @@ impl Sqlite {
             user_agent: Some("quick tonic/0.14.9".into()),
             previous_entity_revision: Some(before),
             reverts: None,
+            environment: Some("default".into()),
             hash_version: hash::version(None),
             hash,
             created_at: now,
@@ -91,8 +92,8 @@ impl Sqlite {
             .prepare_cached(
                 "INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, token_id, action_type, entity_type,
                      entity_id, entity_key, entity_name, old_value, new_value, reason, method, peer, user_agent,
-                     previous_entity_revision, hash_version, hash, created_at)
-                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                     previous_entity_revision, environment, hash_version, hash, created_at)
+                 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?
             .execute(params![
                 entry.id.as_bytes(),
@@ -113,6 +114,7 @@ impl Sqlite {
                 entry.peer.as_deref(),
                 entry.user_agent.as_deref(),
                 before,
+                entry.environment.as_deref(),
                 entry.hash_version,
                 entry.hash,
                 now.micros(),

@@ -41,6 +41,8 @@ struct EntryJson<'a> {
     previous_entity_revision: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reverts: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<&'a str>,
     hash_version: i32,
     hash: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -70,6 +72,7 @@ pub(in crate::cli) fn entry_json(entry: &pb::AuditLog) -> impl Serialize {
         user_agent: entry.user_agent.as_deref(),
         previous_entity_revision: entry.previous_entity_revision,
         reverts: entry.reverts.as_deref(),
+        environment: entry.environment.as_deref(),
         hash_version: entry.hash_version,
         hash: hex::encode(&entry.hash),
         created_at: time(entry.created_at.as_ref()),

@@ -6,10 +6,11 @@ use serde::Serialize;
 
 use super::draft::{Draft, Entity, Values};
 use super::{Denial, Object, ObjectRef, Outcome, Proposal};
-use crate::domain::access::{Directory, ScopedPermission};
+use crate::domain::access::{Directory, Scope, ScopedPermission};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::json;
 use crate::domain::state::{EnvironmentRef, FlagRef};
+use crate::domain::text::EnvironmentKey;
 
 pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial) -> Outcome {
     #[derive(Serialize)]
@@ -40,8 +41,14 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
 /// the name alone, under the type that the permission is about.
 fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
     let kind = denial.permission.permission().governs();
-    let about =
-        |entity_type, id, key: Arc<str>, name: Arc<str>| Entity { entity_type, id, key, name, previous_revision: None };
+    let about = |entity_type, id, key: Arc<str>, name: Arc<str>| Entity {
+        entity_type,
+        id,
+        key,
+        name,
+        environment: None,
+        previous_revision: None,
+    };
     let found = denial.object.as_ref().and_then(|named| {
         let flag = match named {
             ObjectRef::Key(environment, key) => Some(FlagRef::Key(environment.clone(), key.clone())),
@@ -49,7 +56,8 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             ObjectRef::Environment(_) | ObjectRef::Email(_) => None,
         };
         if let Some(flag) = flag.and_then(|flag| draft.flag(&flag).ok()) {
-            return Some(about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared()));
+            let found = about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared());
+            return Some(Entity { environment: Some(flag.environment.shared()), ..found });
         }
         let environment = match named {
             ObjectRef::Environment(key) => Some(EnvironmentRef::Key(key.clone())),
@@ -57,7 +65,8 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             ObjectRef::Key(..) | ObjectRef::Email(_) => None,
         };
         if let Some(found) = environment.and_then(|environment| draft.find_environment(&environment).ok()) {
-            return Some(about(EntityType::Environment, Some(found.id), found.key.shared(), found.name.shared()));
+            let environment = about(EntityType::Environment, Some(found.id), found.key.shared(), found.name.shared());
+            return Some(Entity { environment: Some(found.key.shared()), ..environment });
         }
         let user = match named {
             ObjectRef::Email(email) => draft.user_by_email(email),
@@ -79,6 +88,22 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             Some(ObjectRef::Id(id)) => id.to_string().into(),
             None => "".into(),
         };
-        about(kind, None, Arc::clone(&name), name)
+        Entity { environment: environment(draft, denial), ..about(kind, None, Arc::clone(&name), name) }
     })
+}
+
+/// The environment of a refused change of no existing object, if that environment exists: where the permission is missing, or else the one
+/// of the key that the request named.
+fn environment(draft: &Draft<'_>, denial: &Denial) -> Option<Arc<str>> {
+    let choice = match &denial.object {
+        Some(ObjectRef::Key(choice, _)) => Some(choice.for_read()),
+        None => None,
+        // What is missing may be a permission that the caller granted.
+        Some(ObjectRef::Environment(_) | ObjectRef::Email(_) | ObjectRef::Id(_)) => return None,
+    };
+    let environment = match denial.permission.scope() {
+        Scope::Environment(key) => Some(key),
+        Scope::Everywhere => choice,
+    };
+    environment.filter(|key| draft.has_environment(key)).map(EnvironmentKey::shared)
 }

@@ -25,6 +25,8 @@ pub(super) struct Entity {
     pub id: Option<Uuid>,
     pub key: Arc<str>,
     pub name: Arc<str>,
+    /// The key of the environment that the entry is about.
+    pub environment: Option<Arc<str>>,
     /// The object's revision before the change.
     pub previous_revision: Option<i64>,
 }
@@ -285,6 +287,7 @@ impl<'a> Draft<'a> {
             user_agent: proposal.origin.user_agent.clone(),
             previous_entity_revision: entity.previous_revision,
             reverts,
+            environment: entity.environment,
             hash_version: hash::version(reverts),
             hash: hash::GENESIS,
             created_at: self.now,

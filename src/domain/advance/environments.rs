@@ -108,6 +108,7 @@ fn write(
         id: Some(after.id),
         key: after.key.shared(),
         name: after.name.shared(),
+        environment: Some(after.key.shared()),
         previous_revision: before.map(|environment| environment.revision),
     };
     let values = Values { old: before.map(|before| before.to_json().into()), new: Some(after.to_json().into()) };

@@ -184,6 +184,7 @@ fn write(
         id: Some(flag.id),
         key: flag.key.shared(),
         name: flag.name.shared(),
+        environment: Some(flag.environment.shared()),
         previous_revision,
     };
     let flag = draft.put_flag(flag);

@@ -22,6 +22,7 @@ pub(super) fn trim(draft: &mut Draft<'_>, proposal: &Proposal, trim: &TrimLog) -
         id: Some(head.log_id),
         key: head.log_id.to_string().into(),
         name: "audit log".into(),
+        environment: None,
         previous_revision: None,
     };
     let old = LogStart { floor: head.floor, hash: head.floor_hash };

@@ -127,6 +127,7 @@ fn write(
         id: Some(after.id),
         key: after.id.to_string().into(),
         name: after.name.shared(),
+        environment: None,
         previous_revision: before.map(|token| token.revision),
     };
     let values = Values { old: before.map(|token| token.to_json().into()), new: Some(after.to_json().into()) };

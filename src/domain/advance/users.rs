@@ -193,6 +193,7 @@ fn write(
         id: Some(after.id),
         key: after.email.shared(),
         name: after.email.shared(),
+        environment: None,
         previous_revision: before.map(|user| user.revision),
     };
     let values = Values { old: before.map(|user| user.to_json().into()), new: Some(after.to_json().into()) };

@@ -48,6 +48,7 @@ table! {
             user_agent: Option<Arc<str>>,
             previous_entity_revision: Option<Revision>,
             reverts: Option<Uuid>,
+            environment: Option<Arc<str>>,
             hash_version: u8,
             hash: Hash,
             created_at: Timestamp,

@@ -36,6 +36,7 @@ struct LineJson {
     user_agent: Option<Parsed<Arc<str>>>,
     previous_entity_revision: Option<Revision>,
     reverts: Option<Uuid>,
+    environment: Option<Parsed<Arc<str>>>,
     hash_version: u8,
     hash: Parsed<Hash>,
 }
@@ -67,6 +68,7 @@ pub(super) fn parse_entry(line: &[u8]) -> Option<(Uuid, Entry)> {
         user_agent: text(line.user_agent),
         previous_entity_revision: line.previous_entity_revision,
         reverts: line.reverts,
+        environment: text(line.environment),
         hash_version: line.hash_version,
         hash: line.hash.0,
         created_at: line.timestamp.0,

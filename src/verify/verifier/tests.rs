@@ -34,6 +34,7 @@ fn log(entries: usize, trims: &[(usize, Revision, Hash)]) -> Vec<Entry> {
             user_agent: None,
             previous_entity_revision: None,
             reverts: None,
+            environment: None,
             hash_version: 1,
             hash: GENESIS,
             created_at: Timestamp::default(),

@@ -9,7 +9,7 @@ from toggled.v1 import audit_service_pb2 as audit
 UUIDS = {1: "id", 4: "user_id", 6: "token_id", 9: "entity_id", 23: "reverts"}
 NUMBERS = {2: "revision", 19: "previous_entity_revision"}
 TEXTS = {5: "user_email", 7: "action_type", 8: "entity_type", 10: "entity_key", 11: "entity_name", 12: "old_value"}
-TEXTS |= {13: "new_value", 14: "reason", 15: "request_id", 16: "method", 17: "peer", 18: "user_agent"}
+TEXTS |= {13: "new_value", 14: "reason", 15: "request_id", 16: "method", 17: "peer", 18: "user_agent", 24: "environment"}
 FIELDS = UUIDS | NUMBERS | TEXTS | {3: "timestamp"}
 
 

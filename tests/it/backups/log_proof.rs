@@ -66,7 +66,7 @@ fn bytes(log: Uuid, entry: &AuditLog) -> Vec<u8> {
     ];
     let mut all = [log.as_bytes().to_vec(), vec![entry.hash_version as u8]].concat();
     let reverts = entry.reverts.as_deref().map(|id| (uuid(id), 23));
-    for (value, tag) in fields.into_iter().zip(1..).chain(reverts) {
+    for (value, tag) in fields.into_iter().zip(1..).chain(reverts).chain([(text(&entry.environment), 24)]) {
         all.push(tag);
         all.extend((value.len() as u32).to_be_bytes());
         all.extend(value);

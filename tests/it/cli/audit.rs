@@ -24,7 +24,7 @@ async fn list_shows_every_field_newest_first() {
         assert!(entry.get(absent).is_none(), "{absent}");
     }
     let names: Vec<_> = entry.as_object().unwrap().keys().map(String::as_str).collect();
-    let known = "action_type created_at entity_id entity_key entity_name entity_type hash hash_version id method new_value \
+    let known = "action_type created_at entity_id entity_key entity_name entity_type environment hash hash_version id method new_value \
                  peer reason request_id revision timestamp token_id user_agent user_email user_id";
     assert_eq!(names, known.split_whitespace().collect::<Vec<_>>());
 

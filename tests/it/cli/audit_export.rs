@@ -87,9 +87,11 @@ on_both_databases! {
 
             if format == "csv" {
                 let (head, rest) = whole.split_once('\n').unwrap();
-                fs::write(&path, format!("{}\n{rest}", head.strip_suffix(",reverts").unwrap())).unwrap();
-                let message = shell.fails(&export, 2).await;
-                assert!(message.contains("an older version wrote it") && message.contains("name another file"), "{message}");
+                for newer in [",environment", ",reverts,environment"] {
+                    fs::write(&path, format!("{}\n{rest}", head.strip_suffix(newer).unwrap())).unwrap();
+                    let message = shell.fails(&export, 2).await;
+                    assert!(message.contains("an older version wrote it") && message.contains("name another file"), "{message}");
+                }
             }
             fs::write(&path, &whole).unwrap();
             let wrong = ["audit", "export", "--format", foreign, "--output-file", &path];
@@ -226,6 +228,7 @@ fn entry(line: &Value) -> Entry {
         user_agent: shared("user_agent"),
         previous_entity_revision: line["previous_entity_revision"].as_i64(),
         reverts: id("reverts"),
+        environment: shared("environment"),
         hash_version: u8::try_from(line["hash_version"].as_i64().unwrap()).unwrap(),
         hash: GENESIS,
         created_at: time("created_at"),

@@ -102,7 +102,7 @@ on_both_databases! {
 
     async fn stream_overtaken_by_trim_ends_without_gap(backend: Backend) {
         let mut world = World::empty(backend).await;
-        world.commit(&[world::service(world::create("a"))]).await;
+        world.commit(&[world::create_environment("default"), world::create("a")].map(world::service)).await;
         let reason = Some(Reason::parse(&"x".repeat(500)).unwrap());
         world.lengthen(Proposal { reason, ..world::service(world::toggle("a")) }, 4_300).await;
         let server = Server::start(&world.database).await;

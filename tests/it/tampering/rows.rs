@@ -34,7 +34,7 @@ fn alterations(raw: &Raw) -> Vec<(&'static str, String)> {
             .flat_map(|column| [(column, id.clone()), (column, "NULL".to_owned())]),
     );
     all.extend(["user_email", "entity_key", "entity_name", "method"].map(|column| (column, text.clone())));
-    let texts = ["old_value", "new_value", "reason", "request_id", "peer", "user_agent"];
+    let texts = ["old_value", "new_value", "reason", "request_id", "peer", "user_agent", "environment"];
     all.extend(texts.into_iter().flat_map(|column| [(column, text.clone()), (column, "NULL".to_owned())]));
     all
 }

@@ -165,6 +165,7 @@ mod tests {
             user_agent: Some("\u{85}".into()),
             previous_entity_revision: Some(3),
             reverts: Some("v".into()),
+            environment: Some("w".into()),
             hash_version: 1,
             hash: vec![10; 32],
             created_at: Some(prost_types::Timestamp { seconds: 1_700_000_000, nanos: 0 }),
@@ -194,7 +195,7 @@ mod tests {
             .iter()
             .map(|(name, value)| (name.clone(), value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
         assert_eq!(values.collect::<HashMap<_, _>>(), cells);
-        assert_eq!((cells.len(), cells["timestamp"].as_str()), (24, "2023-11-14T22:13:20.000001Z"));
+        assert_eq!((cells.len(), cells["timestamp"].as_str()), (25, "2023-11-14T22:13:20.000001Z"));
         assert_eq!(
             (cells["created_at"].as_str(), cells["hash"].as_str()),
             ("2023-11-14T22:13:20.000000Z", &*"0a".repeat(32))

@@ -15,7 +15,7 @@ use crate::domain::Revision;
 use crate::domain::hex::parse_hex;
 
 /// The CSV columns: `log_id`, then the fields of the message `AuditLog`.
-const COLUMNS: [&str; 24] = [
+const COLUMNS: [&str; 25] = [
     "log_id",
     "id",
     "revision",
@@ -40,6 +40,7 @@ const COLUMNS: [&str; 24] = [
     "hash",
     "created_at",
     "reverts",
+    "environment",
 ];
 
 /// One line: the log id and the entry.
@@ -87,10 +88,12 @@ pub(super) fn header(format: Format) -> std::io::Result<Vec<u8>> {
     Ok(header)
 }
 
-/// Whether this is the first line of a CSV file of an older version, without `reverts`.
+/// Whether this is the first line of a CSV file of an older version, without `environment` or `reverts`.
 pub(super) fn is_older_header(line: &[u8]) -> bool {
-    let mut older = Vec::new();
-    cells(&mut older, &COLUMNS[..COLUMNS.len() - 1]).is_ok() && line == older
+    [1, 2].into_iter().any(|newer| {
+        let mut older = Vec::new();
+        cells(&mut older, &COLUMNS[..COLUMNS.len() - newer]).is_ok() && line == older
+    })
 }
 
 fn cells<I: AsRef<[u8]>>(to: &mut Vec<u8>, cells: impl IntoIterator<Item = I>) -> std::io::Result<()> {
