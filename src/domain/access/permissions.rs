@@ -89,6 +89,11 @@ impl Permissions {
         self.everywhere.contains(bit) || self.scoped().iter().any(|(_, bits)| bits.contains(bit))
     }
 
+    /// Whether anything is held in an environment, be it everywhere or only there.
+    pub fn holds_any_in(&self, environment: &EnvironmentKey) -> bool {
+        self.held_in(environment) != Bits::NONE
+    }
+
     /// Whether everything in `other` is held here too.
     pub fn covers_all(&self, other: &Self) -> bool {
         self.everywhere.contains(other.everywhere)

@@ -9,7 +9,7 @@ use super::{Denial, Object, ObjectRef, Outcome, Proposal};
 use crate::domain::access::{Directory, Scope, ScopedPermission};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::flag::json;
-use crate::domain::state::{EnvironmentRef, FlagRef};
+use crate::domain::state::EnvironmentRef;
 use crate::domain::text::EnvironmentKey;
 
 pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial) -> Outcome {
@@ -51,11 +51,11 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
     };
     let found = denial.object.as_ref().and_then(|named| {
         let flag = match named {
-            ObjectRef::Key(environment, key) => Some(FlagRef::Key(environment.clone(), key.clone())),
-            ObjectRef::Id(id) => Some(FlagRef::Id(*id)),
+            ObjectRef::Key(_, key) => denied_in(denial).and_then(|environment| draft.flag_in(environment, key)),
+            ObjectRef::Id(id) => draft.flag_by_id(*id),
             ObjectRef::Environment(_) | ObjectRef::Email(_) => None,
         };
-        if let Some(flag) = flag.and_then(|flag| draft.flag(&flag).ok()) {
+        if let Some(flag) = flag {
             let found = about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared());
             return Some(Entity { environment: Some(flag.environment.shared()), ..found });
         }
@@ -88,22 +88,22 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             Some(ObjectRef::Id(id)) => id.to_string().into(),
             None => "".into(),
         };
-        Entity { environment: environment(draft, denial), ..about(kind, None, Arc::clone(&name), name) }
+        let environment = denied_in(denial).filter(|key| draft.has_environment(key)).map(EnvironmentKey::shared);
+        Entity { environment, ..about(kind, None, Arc::clone(&name), name) }
     })
 }
 
-/// The environment of a refused change of no existing object, if that environment exists: where the permission is missing, or else the one
-/// of the key that the request named.
-fn environment(draft: &Draft<'_>, denial: &Denial) -> Option<Arc<str>> {
+/// The environment in which a change of flags was refused: where the permission is missing, or else the one of the key that the request
+/// named. It may not exist.
+fn denied_in(denial: &Denial) -> Option<&EnvironmentKey> {
     let choice = match &denial.object {
         Some(ObjectRef::Key(choice, _)) => Some(choice.for_read()),
         None => None,
         // What is missing may be a permission that the caller granted.
         Some(ObjectRef::Environment(_) | ObjectRef::Email(_) | ObjectRef::Id(_)) => return None,
     };
-    let environment = match denial.permission.scope() {
+    match denial.permission.scope() {
         Scope::Environment(key) => Some(key),
         Scope::Everywhere => choice,
-    };
-    environment.filter(|key| draft.has_environment(key)).map(EnvironmentKey::shared)
+    }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::{Actor, Created, Decision, Proposal, RequestOwner, Step, StoredRequest};
+use super::{Actor, Command, Created, Decision, Proposal, RequestOwner, Step, StoredRequest};
 use crate::domain::access::{
     Account, Credential, Directory, Grant, Identity, Permission, Permissions, Scope, Token, User, authenticate,
 };
@@ -91,15 +91,15 @@ impl<'a> Draft<'a> {
     }
 
     /// The flag in its current form within the batch.
-    pub fn flag(&self, flag: &FlagRef) -> Result<Arc<Flag>, Error> {
-        let id = match flag {
-            FlagRef::Id(id) => Some(id),
-            FlagRef::Key(environment, key) => self.changes.keys.get(&(environment.for_read().clone(), key.clone())),
-        };
-        id.and_then(|id| self.changes.flags.get(id))
-            .or_else(|| self.state.flag(flag))
-            .cloned()
-            .ok_or_else(|| Error::FlagNotFound(flag.to_string()))
+    pub fn flag_by_id(&self, id: Uuid) -> Option<Arc<Flag>> {
+        self.changes.flags.get(&id).or_else(|| self.state.flag(&FlagRef::Id(id))).cloned()
+    }
+
+    /// The flag with this key in an environment, in its current form within the batch.
+    pub fn flag_in(&self, environment: &EnvironmentKey, key: &FlagKey) -> Option<Arc<Flag>> {
+        let changed = self.changes.keys.get(&(environment.clone(), key.clone()));
+        let changed = changed.and_then(|id| self.changes.flags.get(id));
+        changed.or_else(|| self.state.flag_in(environment, key)).cloned()
     }
 
     /// The environment in its current form within the batch.
@@ -112,6 +112,12 @@ impl<'a> Draft<'a> {
             .or_else(|| self.state.environment(environment))
             .cloned()
             .ok_or_else(|| Error::EnvironmentNotFound(environment.to_string()))
+    }
+
+    /// The keys of all environments, in no order.
+    pub fn environment_keys(&self) -> impl Iterator<Item = &EnvironmentKey> {
+        let new = self.changes.environment_keys.keys().filter(|key| !self.state.has_environment(key));
+        self.state.environments(None).map(|environment| &environment.key).chain(new)
     }
 
     /// The number of environments, including those that the batch created.
@@ -184,15 +190,17 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Like `authenticate`, and checks that the actor holds the permission that the method requires.
-    pub fn authorize(&self, actor: &Actor) -> Result<Permissions, Error> {
+    /// Like `authenticate`, and checks that the actor holds the permission that the method requires: everywhere, or for a change of flags
+    /// somewhere. [`FlagAccess`](super::flag_access::FlagAccess) then checks it in the environment of each flag.
+    pub fn authorize(&self, actor: &Actor, command: &Command) -> Result<Permissions, Error> {
         let granted = self.authenticate(actor)?;
-        match actor {
-            Actor::Caller { permission, .. } if !granted.covers(*permission, Scope::Everywhere) => {
-                Err(Error::PermissionDenied((*permission).into()))
-            }
-            _ => Ok(granted),
-        }
+        let Actor::Caller { permission, .. } = actor else { return Ok(granted) };
+        let is_held = if command.changes_flags() {
+            granted.holds_somewhere(*permission)
+        } else {
+            granted.covers(*permission, Scope::Everywhere)
+        };
+        if is_held { Ok(granted) } else { Err(Error::PermissionDenied((*permission).into())) }
     }
 
     /// The stamp of the next change. Timestamps never decrease along revisions, whatever the clock does. None is at or before

@@ -4,28 +4,35 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::draft::{ChangeStamp, Draft, Entity, Values};
+use super::flag_access::FlagAccess;
 use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision};
 use crate::domain::Revision;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef};
+use crate::domain::state::FlagRef;
 use crate::domain::text::{Description, Name};
 
 pub(super) fn toggle(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
+    access: &FlagAccess<'_>,
     flag: &FlagRef,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = flippable(draft, flag, expected)?;
+    let before = flippable(draft, proposal, access, flag, expected)?;
     let status = before.status.flipped();
     let (flag, entry) = flip(draft, proposal, &before, status);
     Ok((Object::Flag(flag), Some(entry)))
 }
 
-pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetStatus) -> Result<Outcome, Error> {
-    let before = flippable(draft, &item.flag, item.expected_revision)?;
+pub(super) fn set_status(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
+    item: &SetStatus,
+) -> Result<Outcome, Error> {
+    let before = flippable(draft, proposal, access, &item.flag, item.expected_revision)?;
     if before.status == item.status {
         return Ok((Object::Flag(before), None));
     }
@@ -34,21 +41,32 @@ pub(super) fn set_status(draft: &mut Draft<'_>, proposal: &Proposal, item: &SetS
 }
 
 /// Sets the status that the flag had before the entry, whatever has happened to the flag since.
-pub(super) fn revert(draft: &mut Draft<'_>, proposal: &Proposal, revert: &Revert) -> Result<Outcome, Error> {
+pub(super) fn revert(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
+    revert: &Revert,
+) -> Result<Outcome, Error> {
     draft.check_generation(revert.generation)?;
     // The entry may have been trimmed since it was looked up.
-    if revert.entry.as_ref().is_none_or(|entry| entry.revision <= draft.head().floor) {
+    if !revert.entry.as_ref().is_some_and(|entry| entry.revision > draft.head().floor && access.sees(entry)) {
         return Err(Error::AuditLogNotFound(revert.id));
     }
     let (flag, status) = revert.flag().zip(revert.status()).ok_or(Error::NotRevertible(revert.id))?;
-    set_status(draft, proposal, &SetStatus { flag, status, expected_revision: revert.expected_revision })
+    let item = SetStatus { flag, status, expected_revision: revert.expected_revision };
+    set_status(draft, proposal, access, &item)
 }
 
 /// All or none: every item is checked before the first one is written. The request parser has rejected duplicate ids
 /// and keys; a flag named once by id and once by key is found here.
-pub(super) fn batch_set(draft: &mut Draft<'_>, proposal: &Proposal, items: &[SetStatus]) -> Result<Outcome, Error> {
-    let before: Vec<Arc<Flag>> =
-        items.iter().map(|item| flippable(draft, &item.flag, item.expected_revision)).collect::<Result<_, _>>()?;
+pub(super) fn batch_set(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
+    items: &[SetStatus],
+) -> Result<Outcome, Error> {
+    let flippable = |item: &SetStatus| flippable(draft, proposal, access, &item.flag, item.expected_revision);
+    let before: Vec<Arc<Flag>> = items.iter().map(flippable).collect::<Result<_, _>>()?;
     let mut seen = HashSet::new();
     if let Some(twice) = before.iter().position(|flag| !seen.insert(flag.id)) {
         return Err(Error::Invalid(vec![Violation {
@@ -66,9 +84,14 @@ pub(super) fn batch_set(draft: &mut Draft<'_>, proposal: &Proposal, items: &[Set
     Ok((Object::Batch(results.collect()), None))
 }
 
-pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) -> Result<Outcome, Error> {
-    let environment = draft.find_environment(&EnvironmentRef::Key(new.environment.for_read().clone()))?;
-    if draft.flag(&FlagRef::Key(EnvironmentChoice::Named(environment.key.clone()), new.key.clone())).is_ok() {
+pub(super) fn create(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
+    new: &NewFlag,
+) -> Result<Outcome, Error> {
+    let environment = access.environment(draft, &new.environment)?;
+    if draft.flag_in(&environment.key, &new.key).is_some() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
     let stamp = draft.next_stamp(&proposal.actor);
@@ -90,56 +113,66 @@ pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewFlag) 
     Ok((Object::Flag(flag), Some(entry)))
 }
 
+/// The new texts of a flag. `None` leaves one unchanged.
+pub(super) struct FlagEdit<'a> {
+    pub name: Option<&'a Name>,
+    pub description: Option<&'a Description>,
+}
+
 pub(super) fn update(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
+    access: &FlagAccess<'_>,
     flag: &FlagRef,
-    name: Option<&Name>,
-    description: Option<&Description>,
+    edit: FlagEdit<'_>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = flag_at_expected_revision(draft, flag, expected)?;
+    let (before, _) = access.flag(draft, flag)?;
+    check_revision(before.revision, expected)?;
     let mut after = Flag::clone(&before);
-    if let Some(name) = name {
+    if let Some(name) = edit.name {
         after.name = name.clone();
     }
-    if let Some(description) = description {
+    if let Some(description) = edit.description {
         after.description = description.clone();
     }
-    Ok(edit(draft, proposal, Action::FlagUpdated, before, after))
+    Ok(write_edit(draft, proposal, Action::FlagUpdated, before, after))
 }
 
 pub(super) fn set_archived(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
+    access: &FlagAccess<'_>,
     flag: &FlagRef,
     archived: bool,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let before = flag_at_expected_revision(draft, flag, expected)?;
+    let (before, _) = access.flag(draft, flag)?;
+    check_revision(before.revision, expected)?;
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
     let archived_at = archived.then(|| draft.next_stamp(&proposal.actor).timestamp);
     let after = Flag { archived_at, ..Flag::clone(&before) };
     let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
-    Ok(edit(draft, proposal, action, before, after))
+    Ok(write_edit(draft, proposal, action, before, after))
 }
 
-/// The flag, if it is at the expected revision.
-fn flag_at_expected_revision(
+/// The flag, if it may be flipped: it is not archived and is at the expected revision, and the request has a reason if the environment
+/// requires one. The reason is required even if the flag has the status already, so that the answer does not depend on that.
+fn flippable(
     draft: &Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
     flag: &FlagRef,
     expected: Option<Revision>,
 ) -> Result<Arc<Flag>, Error> {
-    let flag = draft.flag(flag)?;
+    let (flag, environment) = access.flag(draft, flag)?;
+    if environment.require_reason && proposal.reason.is_none() {
+        let rule = format!("must be given, since the environment {} requires it", environment.key);
+        return Err(Error::Invalid(vec![Violation { field: "reason".to_owned(), rule }]));
+    }
     check_revision(flag.revision, expected)?;
-    Ok(flag)
-}
-
-/// The flag, if it is not archived and is at the expected revision.
-fn flippable(draft: &Draft<'_>, flag: &FlagRef, expected: Option<Revision>) -> Result<Arc<Flag>, Error> {
-    let flag = flag_at_expected_revision(draft, flag, expected)?;
     if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }
 }
 
@@ -155,7 +188,7 @@ fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: 
 }
 
 /// Writes an edit, unless it changes nothing.
-fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<Flag>, after: Flag) -> Outcome {
+fn write_edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<Flag>, after: Flag) -> Outcome {
     if after == *before {
         return (Object::Flag(before), None);
     }

@@ -7,6 +7,7 @@
 mod denials;
 mod draft;
 mod environments;
+mod flag_access;
 mod flags;
 mod log;
 mod proposal;
@@ -29,6 +30,7 @@ use super::state::State;
 use super::text::RequestId;
 use super::time::Timestamp;
 use draft::Draft;
+use flag_access::FlagAccess;
 
 pub use proposal::*;
 pub use step::*;
@@ -102,7 +104,7 @@ fn decide(draft: &mut Draft<'_>, proposal: &Proposal) -> Result<Answer, Error> {
         return Ok(Answer { object, entry, revision: draft.head().revision });
     }
     // Also fails if the caller lacks the permission that the method requires, which `Actor::Caller` names.
-    let caller_permissions = draft.authorize(&proposal.actor)?;
+    let caller_permissions = draft.authorize(&proposal.actor, &proposal.command)?;
     let (object, entry) = if proposal.validate_only {
         let keeps_nothing = |_: &Result<Outcome, Error>| false;
         let (object, _) =
@@ -145,17 +147,19 @@ fn without_entry_ids(object: Object) -> Object {
 }
 
 fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: &Permissions) -> Result<Outcome, Error> {
+    let access = &FlagAccess::new(&proposal.actor, caller_permissions);
     match &proposal.command {
-        Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, flag, *expected_revision),
-        Command::SetStatus(item) => flags::set_status(draft, proposal, item),
-        Command::BatchSet(items) => flags::batch_set(draft, proposal, items),
-        Command::Revert(revert) => flags::revert(draft, proposal, revert),
-        Command::CreateFlag(new) => flags::create(draft, proposal, new),
+        Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, access, flag, *expected_revision),
+        Command::SetStatus(item) => flags::set_status(draft, proposal, access, item),
+        Command::BatchSet(items) => flags::batch_set(draft, proposal, access, items),
+        Command::Revert(revert) => flags::revert(draft, proposal, access, revert),
+        Command::CreateFlag(new) => flags::create(draft, proposal, access, new),
         Command::UpdateFlag { flag, name, description, expected_revision } => {
-            flags::update(draft, proposal, flag, name.as_ref(), description.as_ref(), *expected_revision)
+            let edit = flags::FlagEdit { name: name.as_ref(), description: description.as_ref() };
+            flags::update(draft, proposal, access, flag, edit, *expected_revision)
         }
         Command::SetArchived { flag, archived, expected_revision } => {
-            flags::set_archived(draft, proposal, flag, *archived, *expected_revision)
+            flags::set_archived(draft, proposal, access, flag, *archived, *expected_revision)
         }
         Command::CreateEnvironment(new) => environments::create(draft, proposal, new),
         Command::UpdateEnvironment(update) => environments::update(draft, proposal, update),

@@ -191,6 +191,30 @@ impl Command {
         }
     }
 
+    /// Whether the command changes flags and nothing else.
+    pub fn changes_flags(&self) -> bool {
+        match self {
+            Self::Toggle { .. }
+            | Self::SetStatus(_)
+            | Self::BatchSet(_)
+            | Self::Revert(_)
+            | Self::CreateFlag(_)
+            | Self::UpdateFlag { .. }
+            | Self::SetArchived { .. } => true,
+            Self::CreateEnvironment(_)
+            | Self::UpdateEnvironment(_)
+            | Self::SetEnvironmentArchived { .. }
+            | Self::CreateUser { .. }
+            | Self::UpdateUser { .. }
+            | Self::DeactivateUser { .. }
+            | Self::CreateToken(_)
+            | Self::RevokeToken { .. }
+            | Self::CreateAdministrator { .. }
+            | Self::TrimLog(_)
+            | Self::RecordDenial(_) => false,
+        }
+    }
+
     /// The entry that the command reverts.
     pub fn reverts(&self) -> Option<Uuid> {
         match self {

@@ -8,7 +8,7 @@ use toggled::domain::access::{Credential, Directory, Permission, Permissions, Sc
 use toggled::domain::advance::{Command, Created, NewFlag, NewToken, Origin, Proposal};
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::flag::Status;
-use toggled::domain::state::{Delta, EnvironmentChoice};
+use toggled::domain::state::Delta;
 use toggled::domain::text::{Description, FlagKey, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::store::AppendOutcome;
@@ -157,7 +157,7 @@ on_both_databases! {
         let mut world = World::new(backend).await;
         for (number, text) in NASTY.into_iter().enumerate() {
             let new = NewFlag {
-                environment: EnvironmentChoice::Unnamed,
+                environment: in_default(),
                 key: FlagKey::parse(&format!("k{number}.A-z_9")).unwrap(),
                 name: name(text),
                 description: Description::parse(text).unwrap(),
@@ -180,7 +180,7 @@ on_both_databases! {
             assert_eq!(world.flag(key.as_str()).name.as_str(), text);
         }
         let longest = NewFlag {
-            environment: EnvironmentChoice::Unnamed,
+            environment: in_default(),
             key: FlagKey::parse(&"k".repeat(128)).unwrap(),
             name: name(&"🦀".repeat(255)),
             description: Description::parse(&"🦀".repeat(2_000)).unwrap(),

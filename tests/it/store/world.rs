@@ -250,7 +250,11 @@ pub fn name(text: &str) -> Name {
 }
 
 pub fn flag(key: &str) -> FlagRef {
-    FlagRef::key(FlagKey::parse(key).unwrap())
+    FlagRef::Key(in_default(), FlagKey::parse(key).unwrap())
+}
+
+pub fn in_default() -> EnvironmentChoice {
+    EnvironmentChoice::Named(EnvironmentKey::default_environment().clone())
 }
 
 pub fn environment(key: &str) -> EnvironmentRef {
@@ -287,7 +291,7 @@ pub fn create(key: &str) -> Command {
 
 pub fn create_as(key: &str, status: Status) -> Command {
     Command::CreateFlag(NewFlag {
-        environment: EnvironmentChoice::Unnamed,
+        environment: in_default(),
         key: FlagKey::parse(key).unwrap(),
         name: name(&format!("Flag {key}")),
         description: Description::parse("").unwrap(),

@@ -2,6 +2,7 @@
 
 mod access;
 mod environments;
+mod flag_access;
 mod log;
 
 use std::sync::Arc;
