@@ -15,7 +15,7 @@ use toggled::domain::advance::{
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
 use toggled::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef, State};
-use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
+use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::verify::Chain;
 use uuid::Uuid;
@@ -50,12 +50,25 @@ struct Input {
     validate_only: bool,
     /// Token of the caller. Without one, the service itself is the actor.
     token: Option<u8>,
+    has_reason: bool,
     /// Idempotency key.
     request_id: Option<u8>,
 }
 
 fn key(number: u8) -> FlagKey {
     FlagKey::parse(&format!("flag-{}", number % 4)).expect("a key")
+}
+
+/// How a request chooses the environment of the flag with this number.
+fn choice(number: u8) -> EnvironmentChoice {
+    match number / 4 % 4 {
+        0 => EnvironmentChoice::Unnamed,
+        environment => EnvironmentChoice::Named(environment_key(environment)),
+    }
+}
+
+fn flag(number: u8) -> FlagRef {
+    FlagRef::Key(choice(number), key(number))
 }
 
 fn environment_key(number: u8) -> EnvironmentKey {
@@ -71,7 +84,7 @@ fn status(on: bool) -> Status {
 }
 
 fn set(number: u8, on: bool) -> SetStatus {
-    SetStatus { flag: FlagRef::key(key(number)), status: status(on), expected_revision: None }
+    SetStatus { flag: flag(number), status: status(on), expected_revision: None }
 }
 
 fn permissions(number: u8) -> Permissions {
@@ -97,26 +110,26 @@ impl Log {
     fn command(&self, op: &Op, now: Timestamp) -> Command {
         match *op {
             Op::Create(number, on) => Command::CreateFlag(NewFlag {
-                environment: EnvironmentChoice::Unnamed,
+                environment: choice(number),
                 key: key(number),
                 name: name(number),
                 description: Description::parse("").expect("a description"),
                 status: status(on),
             }),
             Op::Toggle(number, expected) => Command::Toggle {
-                flag: FlagRef::key(key(number)),
+                flag: flag(number),
                 expected_revision: expected.map(|near| self.state.head().revision + i64::from(near)),
             },
             Op::Set(number, on) => Command::SetStatus(set(number, on)),
             Op::Batch(ref items) => Command::BatchSet(items.iter().map(|(number, on)| set(*number, *on)).collect()),
             Op::Rename(number, to) => Command::UpdateFlag {
-                flag: FlagRef::key(key(number)),
+                flag: flag(number),
                 name: Some(name(to % 3)),
                 description: None,
                 expected_revision: None,
             },
             Op::Archive(number, archived) => {
-                Command::SetArchived { flag: FlagRef::key(key(number)), archived, expected_revision: None }
+                Command::SetArchived { flag: flag(number), archived, expected_revision: None }
             }
             Op::Revert(back) => {
                 let entry = self.entries.iter().rev().nth(usize::from(back)).map(|entry| Box::new(Entry::clone(entry)));
@@ -185,7 +198,8 @@ impl Log {
             digest: [number; 32],
         });
         let unnamed = Proposal::without_request_id(actor, self.command(&input.op, now), origin);
-        Proposal { validate_only: input.validate_only, request, ..unnamed }
+        let reason = input.has_reason.then(|| Reason::parse("because").expect("a reason"));
+        Proposal { validate_only: input.validate_only, request, reason, ..unnamed }
     }
 
     /// Decides a batch, checks the step and applies it.
@@ -217,6 +231,15 @@ impl Log {
         }
         let changed: HashSet<_> = step.entries.iter().filter_map(|entry| entry.entity_id).collect();
         assert!(step.delta.flags.iter().all(|flag| changed.contains(&flag.id)), "changed without an entry");
+        for flag in &step.delta.flags {
+            let entries = step.entries.iter().filter(|entry| entry.entity_id == Some(flag.id));
+            let environments: HashSet<_> = entries.map(|entry| entry.environment.as_deref()).collect();
+            assert_eq!(
+                environments,
+                HashSet::from([Some(flag.environment.as_str())]),
+                "an entry of another environment"
+            );
+        }
         assert!(step.delta.users.iter().all(|user| changed.contains(&user.id)), "changed without an entry");
         assert!(step.delta.tokens.iter().all(|token| changed.contains(&token.id)), "changed without an entry");
         let mut environments = step.delta.environments.iter();

@@ -176,3 +176,53 @@ impl Object {
         fields
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::flag::Flag;
+    use crate::domain::hash::GENESIS;
+    use crate::domain::state::Delta;
+
+    /// In a trimmed log a flip may be the only entry of a flag. Its values do not say where the flag belongs.
+    #[test]
+    fn flip_shows_the_environment_of_its_flag() {
+        let flag = Arc::new(Flag::sample_in("staging", "a", 7));
+        let mut state = State::empty(Uuid::nil());
+        let delta = Delta { flags: vec![Arc::clone(&flag)], ..Delta::default() };
+        state.apply(*state.head(), &delta);
+        let flip = |environment: Option<&str>| Entry {
+            id: Uuid::nil(),
+            revision: 7,
+            timestamp: flag.updated_at,
+            user_id: None,
+            user_email: Arc::clone(&flag.updated_by),
+            token_id: None,
+            action: Action::ToggleDisabled,
+            entity_type: EntityType::FeatureFlag,
+            entity_id: Some(flag.id),
+            entity_key: flag.key.shared(),
+            entity_name: flag.name.shared(),
+            old_value: Some("enabled".into()),
+            new_value: Some("disabled".into()),
+            reason: None,
+            request_id: None,
+            method: "".into(),
+            peer: None,
+            user_agent: None,
+            previous_entity_revision: None,
+            reverts: None,
+            environment: environment.map(Arc::from),
+            hash_version: 1,
+            hash: GENESIS,
+            created_at: flag.updated_at,
+        };
+        for (environment, is_fault) in [(Some("staging"), false), (Some("production"), true), (None, true)] {
+            let mut replay = Replay::after(6);
+            replay.push(&flip(environment));
+            let compared = replay.compare(&state).map_err(|fault| (fault.revision, fault.problem.to_string()));
+            let found = compared.err().filter(|(_, problem)| problem.contains("its environment is \"staging\""));
+            assert_eq!(found.is_some(), is_fault, "{environment:?}");
+        }
+    }
+}
