@@ -14,7 +14,7 @@ use toggled::domain::advance::{
 };
 use toggled::domain::audit::Entry;
 use toggled::domain::flag::Status;
-use toggled::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef, State};
+use toggled::domain::state::{EnvironmentRef, FlagRef, State};
 use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::verify::Chain;
@@ -59,16 +59,16 @@ fn key(number: u8) -> FlagKey {
     FlagKey::parse(&format!("flag-{}", number % 4)).expect("a key")
 }
 
-/// How a request chooses the environment of the flag with this number.
-fn choice(number: u8) -> EnvironmentChoice {
+/// The environment that a request names for the flag with this number.
+fn named_environment(number: u8) -> Option<EnvironmentKey> {
     match number / 4 % 4 {
-        0 => EnvironmentChoice::Unnamed,
-        environment => EnvironmentChoice::Named(environment_key(environment)),
+        0 => None,
+        environment => Some(environment_key(environment)),
     }
 }
 
 fn flag(number: u8) -> FlagRef {
-    FlagRef::Key(choice(number), key(number))
+    FlagRef::Key(named_environment(number), key(number))
 }
 
 fn environment_key(number: u8) -> EnvironmentKey {
@@ -110,7 +110,7 @@ impl Log {
     fn command(&self, op: &Op, now: Timestamp) -> Command {
         match *op {
             Op::Create(number, on) => Command::CreateFlag(NewFlag {
-                environment: choice(number),
+                environment: named_environment(number),
                 key: key(number),
                 name: name(number),
                 description: Description::parse("").expect("a description"),

@@ -26,12 +26,17 @@ pub(super) trait Change: Message + Default {
     fn reason(&self) -> &str;
     fn take_request_id(&mut self) -> Option<String>;
     fn validate_only(&self) -> bool;
+    /// The field `environment` of each flag that is named by key.
+    fn environments(&mut self) -> Vec<&mut Option<String>>;
     fn response(answer: &Answer) -> Self::Response;
 }
 
 /// Implements [`Change`] for a request and its response.
 macro_rules! change {
     ($request:ident => $response:ident, $answer:ident => $make:expr) => {
+        change!($request => $response, _request => Vec::new(), $answer => $make);
+    };
+    ($request:ident => $response:ident, $named:ident => $environments:expr, $answer:ident => $make:expr) => {
         impl $crate::api::change::Change for pb::$request {
             type Response = pb::$response;
 
@@ -45,6 +50,11 @@ macro_rules! change {
 
             fn validate_only(&self) -> bool {
                 self.validate_only
+            }
+
+            fn environments(&mut self) -> Vec<&mut Option<String>> {
+                let $named = self;
+                $environments
             }
 
             fn response($answer: &$crate::domain::advance::Answer) -> pb::$response {
@@ -131,6 +141,10 @@ fn object(command: &Command) -> Option<ObjectRef> {
         },
         Command::Revert(revert) => revert.flag().map(Into::into),
         Command::CreateFlag(new) => Some(ObjectRef::Key(new.environment.clone(), new.key.clone())),
+        Command::BatchCreate(items) => match items.as_slice() {
+            [only] => Some(ObjectRef::Key(only.environment.clone(), only.key.clone())),
+            _ => None,
+        },
         Command::CreateEnvironment(new) => Some(ObjectRef::Environment(new.key.clone())),
         Command::UpdateEnvironment(EnvironmentUpdate { environment, .. })
         | Command::SetEnvironmentArchived { environment, .. } => Some(environment.clone().into()),
@@ -149,6 +163,10 @@ fn proposal<R: Change>(
     parse: impl FnOnce(&R, &mut RequestValidator) -> Option<Command>,
 ) -> Result<Proposal, Error> {
     let (actor, origin) = (call.actor()?, call.source.origin());
+    if let Some(own) = call.own_environment() {
+        // Before the digest is taken: the request is the same as one that names the environment.
+        body.environments().into_iter().for_each(|named| _ = named.get_or_insert_with(|| own.to_string()));
+    }
     let mut validator = RequestValidator::default();
     let request_id = body.take_request_id();
     let key = request_id

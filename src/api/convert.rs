@@ -40,6 +40,7 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
             updated_at: Some(time(flag.updated_at)),
             updated_by: (*flag.updated_by).to_owned(),
             archived_at: flag.archived_at.map(time),
+            environment: flag.environment.to_string(),
         }
     }
 }
@@ -92,6 +93,7 @@ impl From<&Arc<Token>> for pb::ApiToken {
             revoked_at: token.revoked_at.map(time),
             // Not part of the log, and so not of the token: ListTokens adds it.
             last_used_at: None,
+            environment: None,
         }
     }
 }

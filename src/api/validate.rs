@@ -9,8 +9,8 @@ use crate::domain::access::{Account, Permissions, ScopedPermission};
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::Filter;
 use crate::domain::flag::Status;
-use crate::domain::state::FlagRef;
-use crate::domain::text::{FlagKey, Malformed, Name};
+use crate::domain::state::{EnvironmentScope, FlagRef};
+use crate::domain::text::{EnvironmentKey, FlagKey, Malformed, Name};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 
@@ -31,9 +31,20 @@ pub(super) enum FlagSelector {
     Key(String),
 }
 
+/// The field of a request that names a flag.
+pub(super) trait NamesFlag {
+    fn is_by_key(&self) -> bool;
+}
+
 macro_rules! flag_selector {
     ($($module:ident),* $(,)?) => {
-        $(impl From<pb::$module::Flag> for FlagSelector {
+        $(impl NamesFlag for pb::$module::Flag {
+            fn is_by_key(&self) -> bool {
+                matches!(self, Self::Key(_))
+            }
+        }
+
+        impl From<pb::$module::Flag> for FlagSelector {
             fn from(flag: pb::$module::Flag) -> Self {
                 match flag {
                     pb::$module::Flag::Id(id) => Self::Id(id),
@@ -96,11 +107,31 @@ impl RequestValidator {
         parsed.or_else(|| self.reject(field, "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
     }
 
-    pub fn flag(&mut self, flag: Option<impl Into<FlagSelector>>) -> Option<FlagRef> {
+    pub fn flag(&mut self, flag: Option<impl Into<FlagSelector>>, environment: Option<&str>) -> Option<FlagRef> {
+        let environment = self.environment(environment);
         match flag.map(Into::into) {
-            Some(FlagSelector::Id(id)) => self.uuid("id", &id).map(FlagRef::Id),
-            Some(FlagSelector::Key(key)) => self.parse("key", &key, FlagKey::parse).map(FlagRef::key),
+            Some(FlagSelector::Id(id)) => self.uuid("id", &id).map(|id| FlagRef::Id(environment, id)),
+            Some(FlagSelector::Key(key)) => {
+                self.parse("key", &key, FlagKey::parse).map(|key| FlagRef::Key(environment, key))
+            }
             None => self.reject("flag", "must be named by id or by key"),
+        }
+    }
+
+    /// The key of an environment, if one is named.
+    pub fn environment(&mut self, environment: Option<&str>) -> Option<EnvironmentKey> {
+        environment.and_then(|key| self.parse("environment", key, EnvironmentKey::parse))
+    }
+
+    /// The environments of a list or watch: those that the request names, or else the caller's own.
+    pub fn environments(
+        &mut self,
+        environment: Option<&str>,
+        own: Option<&EnvironmentKey>,
+    ) -> Option<EnvironmentScope> {
+        match environment {
+            Some(text) => self.parse("environment", text, EnvironmentScope::parse),
+            None => own.cloned().map(EnvironmentScope::One),
         }
     }
 

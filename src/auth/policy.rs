@@ -5,7 +5,7 @@ use std::sync::Arc;
 use hashbrown::HashMap;
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
 
-use crate::domain::access::Permission;
+use crate::domain::access::{Permission, Scope};
 
 /// The method option that declares a policy.
 const POLICY_OPTION: &str = "toggled.v1.policy";
@@ -17,8 +17,22 @@ pub enum Policy {
     Public,
     /// A valid credential.
     Authenticated,
-    /// A valid credential with this permission.
+    /// A valid credential with this permission, held everywhere or in any environment. What the method shows or changes is then only what
+    /// is where the permission is held.
     Permission(Permission),
+    /// A valid credential with this permission, held everywhere.
+    PermissionEverywhere(Permission),
+}
+
+impl Policy {
+    /// The required permission, and where it must be held: everywhere, or anywhere.
+    pub fn permission(self) -> Option<(Permission, Option<Scope<'static>>)> {
+        match self {
+            Self::Permission(permission) => Some((permission, None)),
+            Self::PermissionEverywhere(permission) => Some((permission, Some(Scope::Everywhere))),
+            Self::Public | Self::Authenticated => None,
+        }
+    }
 }
 
 /// A method that the server serves.
@@ -45,7 +59,7 @@ impl ServedMethod {
     /// Whether calls are served even while the state in memory is stale. True for methods that only view flags. Those whose
     /// answer must not be stale check that themselves, such as one about the past.
     pub fn is_served_from_memory(&self) -> bool {
-        self.policy == Policy::Permission(Permission::ViewFeatureFlags)
+        self.policy.permission().is_some_and(|(permission, _)| permission == Permission::ViewFeatureFlags)
     }
 }
 
@@ -118,7 +132,7 @@ impl Policies {
     #[must_use]
     pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
         for (path, name, permission) in reads {
-            let policy = Policy::Permission(*permission);
+            let policy = Policy::PermissionEverywhere(*permission);
             let method = ServedMethod {
                 name: (*name).into(),
                 policy,
@@ -162,16 +176,21 @@ fn declared_policy(
     let value = options.get_extension(&extension);
     let Value::Message(option) = value.as_ref() else { return Err(invalid("not a message")) };
     let set = |field: &str| option.get_field_by_name(field).filter(|_| option.has_field_by_name(field));
+    let is_everywhere = matches!(set("everywhere").as_deref(), Some(Value::Bool(true)));
     let policy = match (set("permission").as_deref(), set("authenticated").as_deref()) {
-        (Some(Value::String(permission)), _) => {
-            Permission::parse(permission).map(Policy::Permission).ok_or_else(|| invalid(permission))
-        }
+        (Some(Value::String(permission)), _) => match Permission::parse(permission) {
+            Some(permission) if is_everywhere || !permission.can_be_scoped() => {
+                Ok(Policy::PermissionEverywhere(permission))
+            }
+            Some(permission) => Ok(Policy::Permission(permission)),
+            None => Err(invalid(permission)),
+        },
         (_, Some(Value::Bool(true))) => Ok(Policy::Authenticated),
         _ => Err(invalid("neither a permission nor authenticated: true")),
     };
     let policy = policy?;
     let anonymous = matches!(set("anonymous_on_request").as_deref(), Some(Value::Bool(true)));
-    if anonymous && policy != Policy::Permission(Permission::ViewFeatureFlags) {
+    if anonymous && policy.permission().is_none_or(|(permission, _)| permission != Permission::ViewFeatureFlags) {
         return Err(invalid("anonymous_on_request requires the permission view_feature_flags"));
     }
     Ok((policy, anonymous))

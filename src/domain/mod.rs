@@ -8,6 +8,7 @@ pub mod environment;
 pub mod error;
 pub mod filter;
 pub mod flag;
+pub mod flag_access;
 pub mod hash;
 pub mod hex;
 pub mod history;

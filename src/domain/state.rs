@@ -14,8 +14,9 @@ use super::Revision;
 use super::access::{Account, Directory, SecretHash, Token, User};
 use super::environment::Environment;
 use super::flag::Flag;
+use super::flag_access::FlagDirectory;
 use super::hash::GENESIS;
-use super::text::{Email, EnvironmentKey, FlagKey};
+use super::text::{Email, EnvironmentKey, FlagKey, Malformed};
 use super::time::Timestamp;
 use flags::Flags;
 
@@ -48,53 +49,88 @@ impl Head {
     }
 }
 
-/// How a request chooses the environment of a flag that it names by key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum EnvironmentChoice {
-    /// The request names it.
-    Named(EnvironmentKey),
-    /// The caller's own: that of their credential. It counts as named.
-    Own(EnvironmentKey),
-    /// Nothing names one. A read is then about `default`. A change is about the only environment in which the caller may make it.
-    Unnamed,
-}
-
-impl EnvironmentChoice {
-    /// The environment that is named, or the caller's own.
-    pub fn chosen(&self) -> Option<&EnvironmentKey> {
-        match self {
-            Self::Named(key) | Self::Own(key) => Some(key),
-            Self::Unnamed => None,
-        }
-    }
-
-    /// The environment that a read is about.
-    pub fn for_read(&self) -> &EnvironmentKey {
-        self.chosen().unwrap_or_else(|| EnvironmentKey::default_environment())
-    }
-}
-
 /// How a request names a flag.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum FlagRef {
-    /// By id.
-    Id(Uuid),
-    /// By key, in an environment.
-    Key(EnvironmentChoice, FlagKey),
+    /// By id. An environment that is named too must be that of the flag.
+    Id(Option<EnvironmentKey>, Uuid),
+    /// By key, in an environment. If none is named, a read is about `default`. A change is about the only environment in which the caller
+    /// may make it.
+    Key(Option<EnvironmentKey>, FlagKey),
 }
 
 impl FlagRef {
+    /// By id alone.
+    pub fn id(id: Uuid) -> Self {
+        Self::Id(None, id)
+    }
+
     /// By key, without an environment.
     pub fn key(key: FlagKey) -> Self {
-        Self::Key(EnvironmentChoice::Unnamed, key)
+        Self::Key(None, key)
+    }
+
+    /// This flag; if it is named by key without an environment, the one in the caller's own.
+    #[must_use]
+    pub fn or_in(self, own: Option<&EnvironmentKey>) -> Self {
+        match self {
+            Self::Key(None, key) => Self::Key(own.cloned(), key),
+            named => named,
+        }
+    }
+
+    /// The environment that is named.
+    pub fn environment(&self) -> Option<&EnvironmentKey> {
+        match self {
+            Self::Id(environment, _) | Self::Key(environment, _) => environment.as_ref(),
+        }
     }
 }
 
 impl std::fmt::Display for FlagRef {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Id(id) => id.fmt(f),
+            Self::Id(_, id) => id.fmt(f),
             Self::Key(_, key) => key.fmt(f),
+        }
+    }
+}
+
+/// The environments that a list or a watch is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum EnvironmentScope {
+    /// All of them.
+    All,
+    /// One.
+    One(EnvironmentKey),
+}
+
+impl EnvironmentScope {
+    /// What stands for all environments in a request.
+    pub const ALL: &'static str = "-";
+
+    /// Parses the key of an environment, or `-`.
+    ///
+    /// # Errors
+    /// When the text is neither.
+    pub fn parse(text: &str) -> Result<Self, Malformed> {
+        if text == Self::ALL { Ok(Self::All) } else { EnvironmentKey::parse(text).map(Self::One) }
+    }
+
+    /// Whether it is about this environment.
+    pub fn contains(&self, environment: &EnvironmentKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::One(one) => one == environment,
+        }
+    }
+}
+
+impl std::fmt::Display for EnvironmentScope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::All => f.write_str(Self::ALL),
+            Self::One(key) => key.fmt(f),
         }
     }
 }
@@ -247,11 +283,13 @@ impl State {
             && older.flags.all().all(stays)
     }
 
-    /// The flag that a read is about, even if it is archived.
+    /// The flag, even if it is archived, and whether a caller may see it or not. By key without an environment, it is the one of `default`.
     pub fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
         match flag {
-            FlagRef::Id(id) => self.flags.by_id(*id),
-            FlagRef::Key(environment, key) => self.flags.by_key(environment.for_read(), key),
+            FlagRef::Id(_, id) => self.flags.by_id(*id),
+            FlagRef::Key(environment, key) => {
+                self.flags.by_key(environment.as_ref().unwrap_or(EnvironmentKey::default_environment()), key)
+            }
         }
     }
 
@@ -265,33 +303,29 @@ impl State {
         self.flags.sorted()
     }
 
-    /// All flags of an environment whose keys begin with `prefix`, sorted by key, after `after`.
+    /// All flags of a scope whose keys begin with `prefix`, sorted by environment and key, after `after`.
     pub fn flags<'a>(
         &'a self,
-        environment: &EnvironmentKey,
+        scope: &EnvironmentScope,
         prefix: &'a str,
-        after: Option<&'a FlagKey>,
+        after: Option<(&'a EnvironmentKey, &'a FlagKey)>,
     ) -> impl Iterator<Item = &'a Arc<Flag>> + use<'a> {
-        // A prefix that is not a valid key (empty, or `-x`) cannot be a start of the range. It still ends the range.
-        let start = FlagKey::parse(prefix).ok();
-        let from = match (after, &start) {
-            (Some(after), Some(start)) if after < start => Bound::Included(start),
-            (Some(after), _) => Bound::Excluded(after),
-            (None, Some(start)) => Bound::Included(start),
-            (None, None) => Bound::Unbounded,
-        };
-        self.flags.from(environment, from).take_while(move |flag| flag.key.as_str().starts_with(prefix))
+        self.flags.beginning_with(scope, prefix, after)
     }
 
-    /// The flags that changed after a revision, in their present form, archived ones included, in the order of their
+    /// The flags of a scope that changed after a revision, in their present form, archived ones included, in the order of their
     /// last change.
-    pub fn flags_since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Flag>> {
-        self.flags.changed_since(revision)
+    pub fn flags_since<'a>(
+        &'a self,
+        scope: &EnvironmentScope,
+        revision: Revision,
+    ) -> impl Iterator<Item = &'a Arc<Flag>> + use<'a> {
+        self.flags.changed_since(scope, revision)
     }
 
-    /// The flag that changed last. While it is the same, no flag has changed.
-    pub fn last_changed_flag(&self) -> Option<&Arc<Flag>> {
-        self.flags.last_changed()
+    /// The flag of a scope that changed last. While it is the same, no flag of the scope has changed.
+    pub fn last_changed_flag(&self, scope: &EnvironmentScope) -> Option<&Arc<Flag>> {
+        self.flags.last_changed(scope)
     }
 
     /// The environment, even if it is archived.
@@ -364,12 +398,26 @@ impl Directory for State {
     }
 }
 
+impl FlagDirectory for State {
+    fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
+        self.flag(flag)
+    }
+
+    fn environment(&self, environment: &EnvironmentRef) -> Option<&Arc<Environment>> {
+        self.environment(environment)
+    }
+
+    fn environment_keys(&self) -> impl Iterator<Item = &EnvironmentKey> {
+        self.environment_keys.keys()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn since(state: &State, revision: Revision) -> Vec<(&str, Revision)> {
-        state.flags_since(revision).map(|flag| (flag.key.as_str(), flag.revision)).collect()
+        state.flags_since(&EnvironmentScope::All, revision).map(|flag| (flag.key.as_str(), flag.revision)).collect()
     }
 
     fn state(head: Head, flags: &[(&str, Revision)]) -> State {
@@ -404,7 +452,7 @@ mod tests {
     #[test]
     fn flags_since_lists_each_flag_once() {
         let mut state = State::empty(Uuid::nil());
-        assert_eq!((since(&state, 0), state.last_changed_flag()), (vec![], None));
+        assert_eq!((since(&state, 0), state.last_changed_flag(&EnvironmentScope::All)), (vec![], None));
         for (key, revision) in [("a", 1), ("b", 2), ("c", 3), ("a", 4), ("b", 6), ("a", 7)] {
             let head = Head { revision, ..*state.head() };
             state.apply(head, &Delta { flags: vec![Arc::new(Flag::sample(key, revision))], ..Delta::default() });
@@ -412,7 +460,10 @@ mod tests {
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 3), [("b", 6), ("a", 7)]);
         assert_eq!(since(&state, 6), [("a", 7)]);
-        assert_eq!((since(&state, 7), state.last_changed_flag().map(|flag| flag.revision)), (vec![], Some(7)));
+        assert_eq!(
+            (since(&state, 7), state.last_changed_flag(&EnvironmentScope::All).map(|flag| flag.revision)),
+            (vec![], Some(7))
+        );
         // The same change again, as a follower may bring it.
         state.apply(*state.head(), &Delta { flags: vec![Arc::new(Flag::sample("a", 7))], ..Delta::default() });
         assert_eq!(since(&state, 0), [("c", 3), ("b", 6), ("a", 7)]);

@@ -8,6 +8,7 @@
 //! after a quiet time is sent at once.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::iter;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -16,9 +17,10 @@ use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until};
 
-use super::Position;
+use super::{FlagSelection, Position};
 use crate::domain::flag::Flag;
-use crate::domain::text::FlagKey;
+use crate::domain::state::EnvironmentScope;
+use crate::domain::text::{EnvironmentKey, FlagKey};
 
 /// How many subscribers are woken between two yields. An answer then waits for a fraction of a millisecond.
 const SLICE: usize = 32;
@@ -89,14 +91,47 @@ type Subscribers = BTreeMap<SubscriberId, Arc<Notify>>;
 #[derive(Default)]
 struct Registry {
     last_number: u64,
-    /// Subscribers to all flags. Those of the log, and of users and tokens, are here as well.
-    all_flags: Subscribers,
-    /// Subscribers to some flags, by the key of each.
-    by_key: HashMap<FlagKey, Subscribers>,
+    /// Subscribers to flags of all environments. Those of the log, and of users and tokens, are here as well.
+    everywhere: Topic,
+    /// Subscribers to flags of one environment.
+    environments: HashMap<EnvironmentKey, Topic>,
     due: Due,
     /// Whether a task sends waves.
     is_sending: bool,
     last_wave: Option<Wave>,
+}
+
+/// The subscribers to flags of the same environments.
+#[derive(Default)]
+struct Topic {
+    /// Subscribers to all flags.
+    all_flags: Subscribers,
+    /// Subscribers to some flags, by the key of each.
+    by_key: HashMap<FlagKey, Subscribers>,
+}
+
+impl Topic {
+    fn is_empty(&self) -> bool {
+        self.all_flags.is_empty() && self.by_key.is_empty()
+    }
+
+    /// Every subscriber, under the key of each flag.
+    fn everyone(&self) -> impl Iterator<Item = (&SubscriberId, &Arc<Notify>)> {
+        self.all_flags.iter().chain(self.by_key.values().flatten())
+    }
+}
+
+impl Registry {
+    fn topic(&self, scope: &EnvironmentScope) -> Option<&Topic> {
+        match scope {
+            EnvironmentScope::All => Some(&self.everywhere),
+            EnvironmentScope::One(key) => self.environments.get(key),
+        }
+    }
+
+    fn topics(&self) -> impl Iterator<Item = &Topic> {
+        iter::once(&self.everywhere).chain(self.environments.values())
+    }
 }
 
 /// A wave that has ended.
@@ -116,17 +151,29 @@ struct Due {
     position: Position,
     /// When the first of these changes was announced to this fan-out.
     since: Option<Instant>,
-    /// Whether subscribers to all flags are due.
-    all_flags: bool,
+    /// The environments whose subscribers to all flags are due.
+    scopes: HashSet<EnvironmentScope>,
     /// Changed flags that have subscribers of their own, which are due.
-    keys: HashSet<FlagKey>,
+    keys: HashSet<(EnvironmentScope, FlagKey)>,
     /// Whether all subscribers are due, those to some flags too.
     everyone: bool,
 }
 
 impl Due {
     fn is_empty(&self) -> bool {
-        !self.all_flags && !self.everyone && self.keys.is_empty()
+        !self.everyone && self.scopes.is_empty() && self.keys.is_empty()
+    }
+}
+
+impl Due {
+    /// Adds the subscribers of a topic to a changed flag.
+    fn add(&mut self, flag: &Flag, topic: &Topic, scope: impl Fn() -> EnvironmentScope) {
+        if !topic.all_flags.is_empty() {
+            self.scopes.insert(scope());
+        }
+        if topic.by_key.contains_key(&flag.key) {
+            self.keys.insert((scope(), flag.key.clone()));
+        }
     }
 }
 
@@ -140,38 +187,53 @@ impl FanOut {
         self.registry.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a subscriber to these flags, or to all, that has this connection.
-    pub fn add(&self, keys: Option<&[FlagKey]>, connection: &ClientConnection) -> (SubscriberId, Arc<Notify>) {
+    /// Adds a subscriber to these flags that has this connection.
+    pub fn add(&self, selection: &FlagSelection, connection: &ClientConnection) -> (SubscriberId, Arc<Notify>) {
         connection.subscribers.fetch_add(1, Ordering::Relaxed);
         let wake = Arc::new(Notify::new());
         let mut registry = self.lock();
         registry.last_number += 1;
         let id = (connection.number(), registry.last_number);
-        match keys {
-            None => drop(registry.all_flags.insert(id, Arc::clone(&wake))),
+        let topic = match &selection.scope {
+            EnvironmentScope::All => &mut registry.everywhere,
+            EnvironmentScope::One(key) => registry.environments.entry(key.clone()).or_default(),
+        };
+        match &selection.keys {
+            None => drop(topic.all_flags.insert(id, Arc::clone(&wake))),
             Some(keys) => {
-                for key in keys {
-                    registry.by_key.entry(key.clone()).or_default().insert(id, Arc::clone(&wake));
+                for key in &**keys {
+                    topic.by_key.entry(key.clone()).or_default().insert(id, Arc::clone(&wake));
                 }
             }
         }
         (id, wake)
     }
 
-    pub fn remove(&self, id: SubscriberId, keys: Option<&[FlagKey]>, connection: &ClientConnection) {
+    pub fn remove(&self, id: SubscriberId, selection: &FlagSelection, connection: &ClientConnection) {
         connection.subscribers.fetch_sub(1, Ordering::Relaxed);
         let mut registry = self.lock();
-        let Some(keys) = keys else {
-            registry.all_flags.remove(&id);
-            return;
+        let topic = match &selection.scope {
+            EnvironmentScope::All => Some(&mut registry.everywhere),
+            EnvironmentScope::One(key) => registry.environments.get_mut(key),
         };
-        for key in keys {
-            if let Some(subscribers) = registry.by_key.get_mut(key) {
-                subscribers.remove(&id);
-                if subscribers.is_empty() {
-                    registry.by_key.remove(key);
+        let Some(topic) = topic else { return };
+        match &selection.keys {
+            None => drop(topic.all_flags.remove(&id)),
+            Some(keys) => {
+                for key in &**keys {
+                    if let Some(subscribers) = topic.by_key.get_mut(key) {
+                        subscribers.remove(&id);
+                        if subscribers.is_empty() {
+                            topic.by_key.remove(key);
+                        }
+                    }
                 }
             }
+        }
+        if let EnvironmentScope::One(key) = &selection.scope
+            && topic.is_empty()
+        {
+            registry.environments.remove(key);
         }
     }
 
@@ -183,16 +245,21 @@ impl FanOut {
     /// Notifies the subscribers of these flags, which have changed in the state at `position`.
     pub fn notify(self: &Arc<Self>, position: Position, flags: &[Arc<Flag>]) {
         let mut registry = self.lock();
-        let Registry { all_flags, by_key, due, .. } = &mut *registry;
-        due.all_flags |= !flags.is_empty() && !all_flags.is_empty();
-        due.keys.extend(flags.iter().map(|flag| &flag.key).filter(|key| by_key.contains_key(*key)).cloned());
+        let Registry { everywhere, environments, due, .. } = &mut *registry;
+        for flag in flags {
+            due.add(flag, everywhere, || EnvironmentScope::All);
+            if let Some(topic) = environments.get(&flag.environment) {
+                due.add(flag, topic, || EnvironmentScope::One(flag.environment.clone()));
+            }
+        }
         self.send(registry, position);
     }
 
     /// Notifies all subscribers that something changed, in the state at `position`.
     pub fn notify_all(self: &Arc<Self>, position: Position) {
         let mut registry = self.lock();
-        registry.due.everyone |= !registry.all_flags.is_empty() || !registry.by_key.is_empty();
+        let has_subscribers = registry.topics().any(|topic| !topic.is_empty());
+        registry.due.everyone |= has_subscribers;
         self.send(registry, position);
     }
 
@@ -248,27 +315,25 @@ impl FanOut {
     /// Takes the subscribers that are due, in the order of their ids.
     fn begin_wave(&self) -> Vec<Arc<Notify>> {
         let mut registry = self.lock();
-        let Due { position, all_flags, keys, everyone, since: _ } = std::mem::take(&mut registry.due);
+        let Due { position, scopes, keys, everyone, since: _ } = std::mem::take(&mut registry.due);
         *self.announced.lock().unwrap_or_else(PoisonError::into_inner) = position;
-        let by_key = |key| registry.by_key.get(key).into_iter().flatten();
-        if keys.is_empty() && !everyone {
-            return registry.all_flags.values().cloned().collect();
+        let groups = || {
+            let all = scopes.iter().filter_map(|scope| registry.topic(scope)).map(|topic| &topic.all_flags);
+            all.chain(keys.iter().filter_map(|(scope, key)| registry.topic(scope)?.by_key.get(key)))
+        };
+        // One group is in order, and names no subscriber twice.
+        if !everyone && scopes.len() + keys.len() == 1 {
+            return groups().flat_map(Subscribers::values).cloned().collect();
         }
-        if !all_flags && !everyone && keys.len() == 1 {
-            return keys.iter().flat_map(by_key).map(|(_, wake)| Arc::clone(wake)).collect();
-        }
-        let all = registry.all_flags.iter().filter(|_| all_flags || everyone);
-        let every_key = registry.by_key.values().filter(|_| everyone).flatten();
-        let subscribers = all.chain(keys.iter().flat_map(by_key)).chain(every_key);
-        let wave: Subscribers = subscribers.map(|(id, wake)| (*id, Arc::clone(wake))).collect();
+        let every = registry.topics().filter(|_| everyone).flat_map(Topic::everyone);
+        let wave: Subscribers = groups().flatten().chain(every).map(|(id, wake)| (*id, Arc::clone(wake))).collect();
         wave.into_values().collect()
     }
 
     /// The number of registrations: one for a subscriber to all flags, else one for each key.
     #[cfg(test)]
     pub fn registrations(&self) -> usize {
-        let registry = self.lock();
-        registry.all_flags.len() + registry.by_key.values().map(Subscribers::len).sum::<usize>()
+        self.lock().topics().map(|topic| topic.everyone().count()).sum()
     }
 }
 
@@ -290,6 +355,52 @@ mod tests {
         [Arc::new(Flag::sample(key, revision))]
     }
 
+    /// All flags of `default`, where sample flags are.
+    fn in_default() -> FlagSelection {
+        FlagSelection::all_in(EnvironmentScope::One(EnvironmentKey::default_environment().clone()))
+    }
+
+    /// Each selection is woken by changes of its own flags, and by no others.
+    #[tokio::test]
+    async fn wave_wakes_those_who_selected_a_changed_flag() {
+        let fan_out = FanOut::new(Duration::ZERO, WriteTime::default());
+        let in_one = |key: &str| EnvironmentScope::One(EnvironmentKey::parse(key).unwrap());
+        let selections: Vec<_> = [EnvironmentScope::All, in_one("a"), in_one("b")]
+            .into_iter()
+            .flat_map(|scope| {
+                let keys = [None, Some(&["x"][..]), Some(&["x", "y"]), Some(&["z"])];
+                keys.map(|keys| FlagSelection {
+                    scope: scope.clone(),
+                    keys: keys.map(|keys| keys.iter().map(|key| FlagKey::parse(key).unwrap()).collect()),
+                })
+            })
+            .collect();
+        let connection = ClientConnection::default();
+        let subscribers: Vec<_> = selections.iter().map(|selection| fan_out.add(selection, &connection)).collect();
+        for changed in [&[("a", "x")][..], &[("b", "y")], &[("c", "z")], &[("a", "x"), ("b", "x")], &[("a", "w")]] {
+            let flags: Vec<_> = changed.iter().map(|(at, key)| Arc::new(Flag::sample_in(at, key, 1))).collect();
+            {
+                let mut registry = fan_out.lock();
+                registry.is_sending = true;
+                drop(registry);
+            }
+            fan_out.notify(at(1), &flags);
+            let woken = fan_out.begin_wave();
+            for (selection, (_, wake)) in selections.iter().zip(&subscribers) {
+                let is_selected = flags.iter().any(|flag| {
+                    let keys = selection.keys.as_ref();
+                    selection.scope.contains(&flag.environment) && keys.is_none_or(|keys| keys.contains(&flag.key))
+                });
+                let times = woken.iter().filter(|other| Arc::ptr_eq(other, wake)).count();
+                assert_eq!(times, usize::from(is_selected), "{changed:?} {selection:?}");
+            }
+        }
+        for (selection, (id, _)) in selections.iter().zip(&subscribers) {
+            fan_out.remove(*id, selection, &connection);
+        }
+        assert_eq!((fan_out.registrations(), fan_out.lock().environments.len()), (0, 0));
+    }
+
     #[test]
     fn interval_bounds_share_and_lateness() {
         let ms = |cost| interval(Duration::from_millis(cost)).as_millis();
@@ -309,8 +420,9 @@ mod tests {
         let connections: [ClientConnection; 7] = std::array::from_fn(|_| ClientConnection::default());
         for number in 0..1_000 {
             let (fan_out, changed) = (Arc::clone(&fan_out), Arc::clone(&changed));
-            let keys = [FlagKey::parse("a").unwrap()];
-            let (_, wake) = fan_out.add((number % 2 == 0).then_some(&keys[..]), &connections[number % 7]);
+            let keys = (number % 2 == 0).then(|| [FlagKey::parse("a").unwrap()].into());
+            let selection = FlagSelection { keys, ..in_default() };
+            let (_, wake) = fan_out.add(&selection, &connections[number % 7]);
             subscribers.spawn(async move {
                 let (mut waves, mut known, mut latest) = (0, 0, Duration::ZERO);
                 while known < CHANGES {
@@ -341,7 +453,7 @@ mod tests {
         let fan_out = Arc::new(FanOut::default());
         let woken = Arc::new(AtomicU64::new(0));
         for _ in 0..1_000 {
-            let (_, wake) = fan_out.add(None, &ClientConnection::default());
+            let (_, wake) = fan_out.add(&in_default(), &ClientConnection::default());
             let woken = Arc::clone(&woken);
             tokio::spawn(async move {
                 wake.notified().await;
@@ -363,7 +475,7 @@ mod tests {
         let write_time = WriteTime::default();
         let fan_out = FanOut::new(Duration::ZERO, write_time.clone());
         let (written, other) = (ClientConnection::default(), ClientConnection::default());
-        let (_, wake) = fan_out.add(None, if watches { &written } else { &other });
+        let (_, wake) = fan_out.add(&in_default(), if watches { &written } else { &other });
         let mut waves = Vec::new();
         for revision in 1..10 {
             fan_out.notify(at(revision), &flag("a", revision));

@@ -19,7 +19,7 @@ use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 
 use crate::domain::Revision;
-use crate::domain::state::{Delta, FlagRef, Head, State};
+use crate::domain::state::{Delta, Head, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use fan_out::FanOut;
 
@@ -28,7 +28,7 @@ pub use closing::NotClosed;
 pub use fan_out::MIN_INTERVAL;
 pub use fan_out::{ClientConnection, WriteTime};
 pub use follow::follow;
-pub use subscription::{AccessChanges, LogSubscription, Position, Subscription};
+pub use subscription::{AccessChanges, FlagSelection, LogSubscription, Position, Subscription};
 
 /// The assumed cost of waking one reader of the log, with the database's work for its queries, which this server cannot measure.
 const LOG_READ_COST: Duration = Duration::from_micros(250);
@@ -53,8 +53,8 @@ pub struct Mirror {
     /// The subscribers to changes of environments, users and tokens.
     access: Arc<FanOut>,
     write_time: WriteTime,
-    /// The keys of all flags of the environment `default` in logs that this mirror held before they were replaced, as by a restore.
-    former_keys: std::sync::Mutex<BTreeSet<FlagKey>>,
+    /// The keys of all flags, with their environments, in logs that this mirror held before they were replaced, as by a restore.
+    former_keys: std::sync::Mutex<BTreeSet<(EnvironmentKey, FlagKey)>>,
     /// The largest lag in revisions that was found since the metric was last read.
     lag: AtomicI64,
     /// When the mirror was created, for its age before the first confirmation.
@@ -124,11 +124,12 @@ impl Mirror {
         self.log.notify_all(position);
     }
 
-    /// The keys of flags of the environment `default` that disappeared because the log was replaced, as after a restore.
-    pub fn removed_keys(&self) -> Vec<FlagKey> {
+    /// The keys of flags of an environment that disappeared because the log was replaced, as after a restore.
+    pub fn removed_keys(&self, environment: &EnvironmentKey) -> Vec<FlagKey> {
         let former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
         let still_removed = |state: &State| {
-            former.iter().filter(|key| state.flag(&FlagRef::key((*key).clone())).is_none()).cloned().collect()
+            let former = former.iter().filter(|(of, key)| of == environment && state.flag_in(of, key).is_none());
+            former.map(|(_, key)| key.clone()).collect()
         };
         self.read(still_removed).unwrap_or_default()
     }
@@ -149,7 +150,7 @@ impl Mirror {
         // Outside the lock, since it walks over all flags.
         if let Some(old) = old {
             let mut former = self.former_keys.lock().unwrap_or_else(PoisonError::into_inner);
-            former.extend(old.flags(EnvironmentKey::default_environment(), "", None).map(|flag| flag.key.clone()));
+            former.extend(old.all_flags().map(|flag| (flag.environment.clone(), flag.key.clone())));
         }
         for subscribers in [&self.access, &self.flags, &self.log] {
             subscribers.notify_all(position);

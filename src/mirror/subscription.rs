@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use super::Mirror;
 use super::fan_out::{ClientConnection, FanOut, SubscriberId};
 use crate::domain::Revision;
-use crate::domain::state::State;
+use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::FlagKey;
 
 /// Notifies its owner of changes to flags, until it is dropped.
@@ -45,9 +45,27 @@ struct Registration {
     fan_out: Arc<FanOut>,
     connection: ClientConnection,
     id: SubscriberId,
-    /// `None` for all flags.
-    keys: Option<Arc<[FlagKey]>>,
+    selection: FlagSelection,
     wake: Arc<Notify>,
+}
+
+/// The flags that a subscription is about.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct FlagSelection {
+    /// In these environments.
+    pub scope: EnvironmentScope,
+    /// With these keys, whether they exist yet or not. `None` for all flags.
+    pub keys: Option<Arc<[FlagKey]>>,
+}
+
+impl FlagSelection {
+    /// All flags of these environments.
+    pub fn all_in(scope: EnvironmentScope) -> Self {
+        Self { scope, keys: None }
+    }
+
+    /// Everything. Subscriptions that are not about flags have it.
+    const EVERYTHING: Self = Self { scope: EnvironmentScope::All, keys: None };
 }
 
 /// A state of the flags. A later one is greater.
@@ -72,22 +90,22 @@ impl Position {
 }
 
 impl Mirror {
-    /// Subscribes to the flags with these keys, whether they exist yet or not; without keys, to all flags. Subscribe
-    /// before you read, so that no change in between is lost. Subscribers with the same `connection` are woken together.
-    pub fn subscribe(self: &Arc<Self>, keys: Option<Vec<FlagKey>>, connection: ClientConnection) -> Subscription {
-        let registration = Registration::new(&self.flags, keys.map(Into::into), connection);
+    /// Subscribes to flags. Subscribe before you read, so that no change in between is lost. Subscribers with the same `connection` are
+    /// woken together.
+    pub fn subscribe(self: &Arc<Self>, selection: FlagSelection, connection: ClientConnection) -> Subscription {
+        let registration = Registration::new(&self.flags, selection, connection);
         let needed = self.position();
         Subscription { mirror: Arc::clone(self), registration, generation: needed.generation, needed }
     }
 
     /// Subscribes to the entries of the log.
     pub fn subscribe_to_log(&self, connection: ClientConnection) -> LogSubscription {
-        LogSubscription(Registration::new(&self.log, None, connection))
+        LogSubscription(Registration::new(&self.log, FlagSelection::EVERYTHING, connection))
     }
 
     /// Subscribes to changes of environments, users and tokens.
     pub fn subscribe_to_access(self: &Arc<Self>, connection: ClientConnection) -> AccessChanges {
-        let registration = Registration::new(&self.access, None, connection);
+        let registration = Registration::new(&self.access, FlagSelection::EVERYTHING, connection);
         AccessChanges { mirror: Arc::clone(self), registration, seen: self.access_changes.load(Ordering::Acquire) }
     }
 
@@ -103,15 +121,15 @@ impl Mirror {
 }
 
 impl Registration {
-    fn new(fan_out: &Arc<FanOut>, keys: Option<Arc<[FlagKey]>>, connection: ClientConnection) -> Self {
-        let (id, wake) = fan_out.add(keys.as_deref(), &connection);
-        Self { fan_out: Arc::clone(fan_out), connection, id, keys, wake }
+    fn new(fan_out: &Arc<FanOut>, selection: FlagSelection, connection: ClientConnection) -> Self {
+        let (id, wake) = fan_out.add(&selection, &connection);
+        Self { fan_out: Arc::clone(fan_out), connection, id, selection, wake }
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.fan_out.remove(self.id, self.keys.as_deref(), &self.connection);
+        self.fan_out.remove(self.id, &self.selection, &self.connection);
     }
 }
 
@@ -137,9 +155,9 @@ impl Subscription {
         self.mirror.read(|state| (state.generation() == self.generation).then(|| read(state))).flatten()
     }
 
-    /// The keys that it watches; `None` for all flags.
-    pub fn keys(&self) -> Option<&Arc<[FlagKey]>> {
-        self.registration.keys.as_ref()
+    /// The flags that it is about.
+    pub fn selection(&self) -> &FlagSelection {
+        &self.registration.selection
     }
 }
 

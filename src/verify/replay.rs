@@ -77,7 +77,7 @@ impl Replay {
 
     fn difference(&self, id: Uuid, object: &Object, state: &State) -> Option<Fault> {
         let actual = match object.kind {
-            EntityType::FeatureFlag => state.flag(&FlagRef::Id(id)).map(|flag| flag.to_json()),
+            EntityType::FeatureFlag => state.flag(&FlagRef::id(id)).map(|flag| flag.to_json()),
             EntityType::Environment => state.environment(&EnvironmentRef::Id(id)).map(|found| found.to_json()),
             EntityType::User => state.user(id).map(|user| user.to_json()),
             EntityType::ApiToken => state.token(id).map(|token| token.to_json()),

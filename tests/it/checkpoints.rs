@@ -93,7 +93,7 @@ on_both_databases! {
         let item = |key: &String| BatchSetItem {
             flag: Some(batch_set_item::Flag::Key(key.clone())),
             status: FeatureFlagStatus::Enabled.into(),
-            expected_revision: None,
+            ..Default::default()
         };
         let batch = BatchSetFeatureFlagsRequest { items: keys.iter().map(item).collect(), ..Default::default() };
         let at = other.toggle.batch_set_feature_flags(batch).await.unwrap().into_inner().revision;

@@ -33,6 +33,7 @@ async fn batch(client: &mut Client, keys: &[&str], status: FeatureFlagStatus) ->
         flag: Some(batch_set_item::Flag::Key((*key).to_owned())),
         status: status.into(),
         expected_revision: None,
+        environment: None,
     };
     let request = BatchSetFeatureFlagsRequest { items: keys.iter().map(item).collect(), ..Default::default() };
     let results = client.toggle.batch_set_feature_flags(request).await.unwrap().into_inner().results;

@@ -23,7 +23,7 @@ fn enable(key: &str) -> EnableFeatureFlagRequest {
 
 fn item(key: &str, status: FeatureFlagStatus) -> BatchSetItem {
     let flag = Some(batch_set_item::Flag::Key(key.into()));
-    BatchSetItem { flag, status: status.into(), expected_revision: None }
+    BatchSetItem { flag, status: status.into(), ..Default::default() }
 }
 
 on_both_databases! {

@@ -200,12 +200,13 @@ on_both_databases! {
             keys: bad,
             log_id: Some("none".into()),
             after_hash: vec![1],
+            environment: Some("No".into()),
         };
         let refused = admin.toggle.watch_feature_flags(request).await.unwrap_err();
         assert_eq!((refused.code(), reason_of(&refused).as_str()), (Code::InvalidArgument, "INVALID_FIELD"));
         let fields: HashSet<_> =
             refused.get_details_bad_request().unwrap().field_violations.into_iter().map(|v| v.field).collect();
-        let expected = ["after_revision", "keys", "keys[3]", "log_id", "after_hash"].map(str::to_owned);
+        let expected = ["after_revision", "keys", "keys[3]", "log_id", "after_hash", "environment"].map(str::to_owned);
         assert_eq!(fields, HashSet::from(expected));
 
         let good = WatchFeatureFlagsRequest { after_revision: Some(revision), ..Default::default() };

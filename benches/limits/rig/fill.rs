@@ -6,7 +6,7 @@ use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Permission, Permissions};
 use toggled::domain::advance::{Actor, Command, NewFlag, Origin, Proposal, advance};
 use toggled::domain::flag::Status;
-use toggled::domain::state::{EnvironmentChoice, FlagRef, State};
+use toggled::domain::state::{FlagRef, State};
 use toggled::domain::text::{Description, Email, FlagKey, Name, Reason};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::store::{AppendOutcome, Writer, open};
@@ -83,7 +83,7 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
 
 fn create_flag(number: usize) -> Result<Proposal> {
     let new = NewFlag {
-        environment: EnvironmentChoice::Unnamed,
+        environment: None,
         key: FlagKey::parse(&format!("flag-{number}")).map_err(|rule| rule.0)?,
         name: Name::parse(&format!("Flag {number}")).map_err(|rule| rule.0)?,
         description: Description::parse("").map_err(|rule| rule.0)?,

@@ -235,7 +235,8 @@ impl AccessService for Access {
     }
 
     async fn who_am_i(&self, request: Request<pb::WhoAmIRequest>) -> Result<Response<pb::WhoAmIResponse>, Status> {
-        let caller = &Call::of(&request)?.caller;
+        let call = Call::of(&request)?;
+        let caller = &call.caller;
         let user = match (caller.user(), &caller.credential) {
             (Some(user), _) => Some(user.into()),
             (None, Credential::SignOn(identity)) => Some((&**identity).into()),
@@ -245,6 +246,7 @@ impl AccessService for Access {
             user,
             permissions: caller.grant.permissions.names(),
             token_id: caller.token_id().map(|id| id.to_string()).unwrap_or_default(),
+            environment: call.own_environment().map(ToString::to_string),
         }))
     }
 }

@@ -4,10 +4,9 @@ use std::collections::HashSet;
 
 use crate::api::change::change;
 use crate::api::pb;
-use crate::api::validate::RequestValidator;
+use crate::api::validate::{NamesFlag, RequestValidator};
 use crate::domain::advance::{Answer, BatchResult, Command, NewFlag, Object, SetStatus};
 use crate::domain::flag::Status;
-use crate::domain::state::EnvironmentChoice;
 use crate::domain::text::{Description, FlagKey, Name};
 
 /// The most flags in one batch.
@@ -15,7 +14,10 @@ const MAX_ITEMS: usize = 1_000;
 
 macro_rules! flag_change {
     ($request:ident => $response:ident) => {
-        change!($request => $response, answer => pb::$response {
+        flag_change!($request => $response, request => by_key(request.flag.as_ref(), &mut request.environment));
+    };
+    ($request:ident => $response:ident, $named:ident => $environments:expr) => {
+        change!($request => $response, $named => $environments, answer => pb::$response {
             feature_flag: flag(answer),
             audit_log: answer.entry.as_deref().map(Into::into),
             revision: answer.revision,
@@ -26,15 +28,32 @@ macro_rules! flag_change {
 flag_change!(ToggleFeatureFlagRequest => ToggleFeatureFlagResponse);
 flag_change!(EnableFeatureFlagRequest => EnableFeatureFlagResponse);
 flag_change!(DisableFeatureFlagRequest => DisableFeatureFlagResponse);
-flag_change!(RevertFeatureFlagRequest => RevertFeatureFlagResponse);
-flag_change!(CreateFeatureFlagRequest => CreateFeatureFlagResponse);
+flag_change!(RevertFeatureFlagRequest => RevertFeatureFlagResponse, _request => Vec::new());
+flag_change!(CreateFeatureFlagRequest => CreateFeatureFlagResponse, request => vec![&mut request.environment]);
 flag_change!(UpdateFeatureFlagRequest => UpdateFeatureFlagResponse);
 flag_change!(ArchiveFeatureFlagRequest => ArchiveFeatureFlagResponse);
 flag_change!(UnarchiveFeatureFlagRequest => UnarchiveFeatureFlagResponse);
-change!(BatchSetFeatureFlagsRequest => BatchSetFeatureFlagsResponse, answer => pb::BatchSetFeatureFlagsResponse {
-    results: results(answer),
-    revision: answer.revision,
-});
+change!(
+    BatchSetFeatureFlagsRequest => BatchSetFeatureFlagsResponse,
+    request => request.items.iter_mut().flat_map(|item| by_key(item.flag.as_ref(), &mut item.environment)).collect(),
+    answer => pb::BatchSetFeatureFlagsResponse {
+        results: batch(answer).iter().map(set_result).collect(),
+        revision: answer.revision,
+    }
+);
+change!(
+    BatchCreateFeatureFlagsRequest => BatchCreateFeatureFlagsResponse,
+    request => request.items.iter_mut().map(|item| &mut item.environment).collect(),
+    answer => pb::BatchCreateFeatureFlagsResponse {
+        results: batch(answer).iter().map(create_result).collect(),
+        revision: answer.revision,
+    }
+);
+
+/// The environment of a flag, if the flag is named by key.
+fn by_key<'a>(flag: Option<&impl NamesFlag>, environment: &'a mut Option<String>) -> Vec<&'a mut Option<String>> {
+    if flag.is_some_and(NamesFlag::is_by_key) { vec![environment] } else { Vec::new() }
+}
 
 fn flag(answer: &Answer) -> Option<pb::FeatureFlag> {
     match &answer.object {
@@ -43,48 +62,91 @@ fn flag(answer: &Answer) -> Option<pb::FeatureFlag> {
     }
 }
 
-fn results(answer: &Answer) -> Vec<pb::BatchSetResult> {
-    let Object::Batch(results) = &answer.object else { return Vec::new() };
-    let result = |r: &BatchResult| pb::BatchSetResult {
-        id: r.flag.id.to_string(),
-        key: r.flag.key.to_string(),
-        status: pb::FeatureFlagStatus::from(r.flag.status).into(),
-        revision: r.flag.revision,
-        audit_log_id: r.entry_id.map(|id| id.to_string()),
-        changed: r.changed,
-    };
-    results.iter().map(result).collect()
+fn batch(answer: &Answer) -> &[BatchResult] {
+    match &answer.object {
+        Object::Batch(results) => results,
+        _ => &[],
+    }
+}
+
+fn set_result(result: &BatchResult) -> pb::BatchSetResult {
+    pb::BatchSetResult {
+        id: result.flag.id.to_string(),
+        key: result.flag.key.to_string(),
+        environment: result.flag.environment.to_string(),
+        status: pb::FeatureFlagStatus::from(result.flag.status).into(),
+        revision: result.flag.revision,
+        audit_log_id: result.entry_id.map(|id| id.to_string()),
+        changed: result.changed,
+    }
+}
+
+fn create_result(result: &BatchResult) -> pb::BatchCreateResult {
+    let audit_log_id = result.entry_id.map(|id| id.to_string()).unwrap_or_default();
+    pb::BatchCreateResult { feature_flag: Some((&result.flag).into()), audit_log_id }
 }
 
 pub(super) fn toggle(request: &pb::ToggleFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let expected_revision = validator.expected_revision(request.expected_revision);
     Some(Command::Toggle { flag: flag?, expected_revision })
 }
 
 pub(super) fn enable(request: &pb::EnableFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let expected_revision = validator.expected_revision(request.expected_revision);
     Some(Command::SetStatus(SetStatus { flag: flag?, status: Status::Enabled, expected_revision }))
 }
 
 pub(super) fn disable(request: &pb::DisableFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let expected_revision = validator.expected_revision(request.expected_revision);
     Some(Command::SetStatus(SetStatus { flag: flag?, status: Status::Disabled, expected_revision }))
 }
 
 pub(super) fn create(request: &pb::CreateFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let key = validator.parse("key", &request.key, FlagKey::parse);
-    let name = validator.parse("name", &request.name, Name::parse);
-    let description = validator.parse("description", &request.description, Description::parse);
-    let status = validator.status("status", request.status).unwrap_or(Status::Disabled);
-    let environment = EnvironmentChoice::Unnamed;
-    Some(Command::CreateFlag(NewFlag { environment, key: key?, name: name?, description: description?, status }))
+    let item = pb::BatchCreateItem {
+        key: request.key.clone(),
+        name: request.name.clone(),
+        description: request.description.clone(),
+        status: request.status,
+        environment: request.environment.clone(),
+    };
+    new_flag(&item, validator).map(Command::CreateFlag)
+}
+
+pub(super) fn batch_create(
+    request: &pb::BatchCreateFeatureFlagsRequest,
+    validator: &mut RequestValidator,
+) -> Option<Command> {
+    if request.items.is_empty() || request.items.len() > MAX_ITEMS {
+        return validator.reject("items", format!("must have 1 to {MAX_ITEMS} items, a fixed limit"));
+    }
+    let mut seen = HashSet::new();
+    let items = request.items.iter().enumerate().map(|(index, item)| {
+        validator.within(format!("items[{index}]."), |validator| {
+            if !seen.insert((&item.environment, &item.key)) {
+                return validator.reject("key", "must not name a flag that another item names");
+            }
+            new_flag(item, validator)
+        })
+    });
+    // An invalid item does not end the iteration, so that the error names the others as well.
+    let items: Vec<_> = items.collect();
+    items.into_iter().collect::<Option<_>>().map(Command::BatchCreate)
+}
+
+fn new_flag(item: &pb::BatchCreateItem, validator: &mut RequestValidator) -> Option<NewFlag> {
+    let environment = validator.environment(item.environment.as_deref());
+    let key = validator.parse("key", &item.key, FlagKey::parse);
+    let name = validator.parse("name", &item.name, Name::parse);
+    let description = validator.parse("description", &item.description, Description::parse);
+    let status = validator.status("status", item.status).unwrap_or(Status::Disabled);
+    Some(NewFlag { environment, key: key?, name: name?, description: description?, status })
 }
 
 pub(super) fn archive(request: &pb::ArchiveFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let expected_revision = validator.expected_revision(request.expected_revision);
     Some(Command::SetArchived { flag: flag?, archived: true, expected_revision })
 }
@@ -93,7 +155,7 @@ pub(super) fn unarchive(
     request: &pb::UnarchiveFeatureFlagRequest,
     validator: &mut RequestValidator,
 ) -> Option<Command> {
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let expected_revision = validator.expected_revision(request.expected_revision);
     Some(Command::SetArchived { flag: flag?, archived: false, expected_revision })
 }
@@ -108,7 +170,7 @@ pub(super) fn batch_set(
     let mut seen = HashSet::new();
     let items = request.items.iter().enumerate().map(|(index, item)| {
         validator.within(format!("items[{index}]."), |validator| {
-            let flag = validator.flag(item.flag.clone());
+            let flag = validator.flag(item.flag.clone(), item.environment.as_deref());
             if flag.as_ref().is_some_and(|flag| !seen.insert(flag.clone())) {
                 validator.reject::<()>("flag", "must not name a flag that another item names");
             }
@@ -138,7 +200,7 @@ pub(super) fn update(request: &pb::UpdateFeatureFlagRequest, validator: &mut Req
     if mask.is_empty() && !has_name && !has_description {
         validator.reject::<()>("update_mask", "must name what to change, unless name or description is given");
     }
-    let flag = validator.flag(request.flag.clone());
+    let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let name = has_name.then(|| validator.parse("name", &request.name, Name::parse)).flatten();
     let description =
         has_description.then(|| validator.parse("description", &request.description, Description::parse)).flatten();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
 
+use crate::api::call::{Call, RequiredScope};
 use crate::api::change::Changes;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{ByteAccount, SharedAnswer, Unsent};
@@ -19,7 +20,9 @@ use crate::api::validate::RequestValidator;
 use crate::domain::Revision;
 use crate::domain::advance::{Command, Revert};
 use crate::domain::error::Error;
+use crate::domain::flag_access::FlagAccess;
 use crate::domain::state::{FlagRef, State};
+use crate::mirror::FlagSelection;
 use list::FlagList;
 use watch::{FlagWatch, WatchCache};
 
@@ -41,9 +44,14 @@ impl Flags {
         Self { changes, reader, watched: Arc::default() }
     }
 
-    async fn get_as_of(&self, flag: &FlagRef, revision: Revision) -> Result<pb::GetFeatureFlagResponse, Status> {
-        let (found, known) = self.reader.read(|state| (state.flag(flag).cloned(), *state.head()))?;
-        let past = self.reader.flags_as_of(found.into_iter().collect(), &known, revision).await?.pop();
+    async fn get_as_of(
+        &self,
+        access: FlagAccess<'_>,
+        flag: &FlagRef,
+        revision: Revision,
+    ) -> Result<pb::GetFeatureFlagResponse, Status> {
+        let (found, known) = self.reader.read(|state| (access.find(state, flag).cloned(), *state.head()))?;
+        let past = self.reader.flags_as_of(vec![found?], &known, revision).await?.pop();
         let past = past.ok_or_else(|| Error::FlagNotFound(flag.to_string()))?;
         Ok(pb::GetFeatureFlagResponse { feature_flag: Some((&past).into()), revision })
     }
@@ -84,6 +92,13 @@ impl ToggleService for Flags {
         request: Request<pb::CreateFeatureFlagRequest>,
     ) -> Result<Response<pb::CreateFeatureFlagResponse>, Status> {
         self.changes.make(request, changes::create).await
+    }
+
+    async fn batch_create_feature_flags(
+        &self,
+        request: Request<pb::BatchCreateFeatureFlagsRequest>,
+    ) -> Result<Response<pb::BatchCreateFeatureFlagsResponse>, Status> {
+        self.changes.make(request, changes::batch_create).await
     }
 
     async fn update_feature_flag(
@@ -133,19 +148,20 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::GetFeatureFlagRequest>,
     ) -> Result<Response<pb::GetFeatureFlagResponse>, Status> {
-        let request = request.into_inner();
+        let (call, request) = Call::take(request)?;
         let mut validator = RequestValidator::default();
-        let flag = validator.flag(request.flag);
+        let flag = validator.flag(request.flag, request.environment.as_deref());
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
         let as_of = AsOf::parse(&mut validator, request.as_of_revision, request.as_of_time, min_revision);
-        let flag = validator.finish(flag)?;
+        let flag = validator.finish(flag)?.or_in(call.own_environment());
+        let access = call.flag_access();
         self.reader.wait_for_revision(min_revision).await?;
         if let Some(as_of) = as_of {
             let revision = self.reader.resolve(as_of).await?;
-            return self.get_as_of(&flag, revision).await.map(Response::new);
+            return self.get_as_of(access, &flag, revision).await.map(Response::new);
         }
-        let (found, revision) = self.reader.read(|state| (state.flag(&flag).cloned(), state.head().revision))?;
-        let found = found.ok_or_else(|| Error::FlagNotFound(flag.to_string()))?;
+        let read = |state: &State| access.find(state, &flag).map(|flag| (Arc::clone(flag), state.head().revision));
+        let (found, revision) = self.reader.read(read)??;
         Ok(Response::new(pb::GetFeatureFlagResponse { feature_flag: Some((&found).into()), revision }))
     }
 
@@ -153,13 +169,20 @@ impl ToggleService for Flags {
         &self,
         request: Request<pb::ListFeatureFlagsRequest>,
     ) -> Result<Response<pb::ListFeatureFlagsResponse>, Status> {
-        let list = FlagList::parse(request.into_inner())?;
+        let (call, request) = Call::take(request)?;
+        let list = FlagList::parse(request, call.own_environment())?;
+        let access = call.flag_access();
         self.reader.wait_for_revision(list.min_revision).await?;
         if let Some(as_of) = list.as_of {
             let revision = self.reader.resolve(as_of).await?;
-            return list.page_as_of(&self.reader, revision).await.map(Response::new);
+            let scope = self.reader.read(|state| access.scope(state, list.environments.as_ref()))??;
+            return list.page_as_of(&self.reader, &scope, revision).await.map(Response::new);
         }
-        Ok(Response::new(self.reader.read(|state| list.page(state))?))
+        let page = |state: &State| {
+            let scope = access.scope(state, list.environments.as_ref())?;
+            Ok::<_, Error>(list.page(state, &scope))
+        };
+        Ok(Response::new(self.reader.read(page)??))
     }
 
     /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
@@ -171,12 +194,16 @@ impl ToggleService for Flags {
     ) -> Result<Response<Self::WatchFeatureFlagsStream>, Status> {
         let connection = Peer::connection(request.extensions());
         let account = request.extensions().get::<Arc<ByteAccount>>().cloned();
-        let mut watch = FlagWatch::parse(request.into_inner())?;
-        let bytes = watch.keys.iter().flatten().map(|key| key.as_str().len() + WATCHED_KEY_BYTES).sum();
+        let (call, request) = Call::take(request)?;
+        let watch = FlagWatch::parse(request, call.own_environment())?;
+        let bytes =
+            watch.keys.iter().flat_map(|keys| keys.iter()).map(|key| key.as_str().len() + WATCHED_KEY_BYTES).sum();
         let charge = account.filter(|_| bytes > 0).map(|account| account.charge_request(bytes)).transpose()?;
-        // Subscribed before the state is read, so that no change in between is lost.
-        let subscription = self.reader.subscribe(watch.keys.take(), connection);
         self.reader.wait_for_revision(watch.after).await?;
+        let scope = self.reader.read(|state| call.flag_access().scope(state, watch.environments.as_ref()))??;
+        let required = RequiredScope::from(&scope);
+        // Subscribed before the flags are read, so that no change in between is lost.
+        let subscription = self.reader.subscribe(FlagSelection { scope, keys: watch.keys.clone() }, connection);
         watch.check_cursor(&self.reader).await?;
         let unsent = Unsent::default();
         let messages = watch.messages(subscription, Arc::clone(&self.watched), unsent.clone());
@@ -184,6 +211,8 @@ impl ToggleService for Flags {
         let messages = messages.inspect(move |_| {
             let _held = &charge;
         });
-        Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))
+        let mut response = SharedAnswer::with(unsent, messages).in_response(stream::empty());
+        response.extensions_mut().insert(required);
+        Ok(response)
     }
 }

@@ -15,10 +15,10 @@ use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES, MessageCache};
 use crate::api::validate::RequestValidator;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
-use crate::domain::state::{FlagRef, Head, State};
+use crate::domain::state::{EnvironmentScope, Head, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::domain::{Hash, Revision};
-use crate::mirror::{Position, Subscription};
+use crate::mirror::{FlagSelection, Position, Subscription};
 
 /// The most keys in one request.
 const MAX_KEYS: usize = 1_000;
@@ -26,23 +26,30 @@ const MAX_KEYS: usize = 1_000;
 /// The most flags that one read of the state returns. The mirror cannot move during a read.
 const CHUNK_SIZE: usize = 1_000;
 
+/// The most changed flags that one read of the state looks at, for those with some keys in all environments.
+const WALK_SIZE: usize = 10_000;
+
 /// The messages of one watch.
 pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
 
-/// The messages of all watches, by the keys that they watch, and by what they have seen.
-pub(super) type WatchCache = MessageCache<(Option<Arc<[FlagKey]>>, Revision), EncodedChunk>;
+/// The messages of all watches, by the flags that they watch, and by what they have seen.
+pub(super) type WatchCache = MessageCache<(FlagSelection, Revision), EncodedChunk>;
 
 /// WatchFeatureFlags, parsed.
 pub(super) struct FlagWatch {
     pub after: Option<Revision>,
-    pub keys: Option<Vec<FlagKey>>,
+    /// The environments that the request names, or else the caller's own.
+    pub environments: Option<EnvironmentScope>,
+    /// Sorted. `None` for all flags.
+    pub keys: Option<Arc<[FlagKey]>>,
     log_id: Option<Uuid>,
     after_hash: Option<Hash>,
 }
 
 impl FlagWatch {
-    pub fn parse(request: pb::WatchFeatureFlagsRequest) -> Result<Self, Error> {
+    pub fn parse(request: pb::WatchFeatureFlagsRequest, own: Option<&EnvironmentKey>) -> Result<Self, Error> {
         let mut validator = RequestValidator::default();
+        let environments = validator.environments(request.environment.as_deref(), own);
         let after = validator.at_least("after_revision", 0, request.after_revision);
         if request.keys.len() > MAX_KEYS {
             validator.reject::<()>("keys", format!("must have at most {MAX_KEYS} items, a fixed limit"));
@@ -55,8 +62,8 @@ impl FlagWatch {
         let log_id = request.log_id.as_deref().and_then(|id| validator.uuid("log_id", id));
         let given = Some(request.after_hash).filter(|hash| !hash.is_empty());
         let after_hash = validator.after_hash(request.after_revision, given);
-        let keys = Some(keys).filter(|keys| !keys.is_empty());
-        validator.finish(Some(Self { after, keys, log_id, after_hash }))
+        let keys = Some(keys).filter(|keys| !keys.is_empty()).map(Into::into);
+        validator.finish(Some(Self { after, environments, keys, log_id, after_hash }))
     }
 
     /// Fails if the client's cursor belongs to another log.
@@ -87,7 +94,7 @@ impl FlagWatch {
                 if send_even_if_empty || chunk.has_flags {
                     yield chunk.message;
                 }
-                send_even_if_empty = true;
+                send_even_if_empty |= chunk.has_flags;
                 if caught_up {
                     // Without a change in this time, the next message is a heartbeat.
                     let has_changed = subscription.changed_within(HEARTBEAT).await;
@@ -116,50 +123,59 @@ impl EncodedChunk {
         // `read` fails once the log was replaced. The cache does not check that: its message may be of another log.
         let mismatch = || Error::LogMismatch("the stream's cursor");
         subscription.read(|_| ()).ok_or_else(mismatch)?;
-        cache.get((subscription.keys().cloned(), seen), subscription.needed_position(), || {
-            let read = |state: &State| {
-                (Position::of(state), Chunk::read(state, seen, subscription.keys().map(|keys| &**keys)))
-            };
+        cache.get((subscription.selection().clone(), seen), subscription.needed_position(), || {
+            let read = |state: &State| (Position::of(state), Chunk::read(state, seen, subscription.selection()));
             let (position, chunk) = subscription.read(read).ok_or_else(mismatch)?;
-            let chunk = chunk.encode(seen)?;
+            let chunk = chunk.encode()?;
             Ok((position, chunk.message.len(), chunk))
         })
     }
-}
-
-/// Whether a watch of all flags is about this one: those of the environment `default`.
-fn is_watched(flag: &Flag) -> bool {
-    flag.environment == *EnvironmentKey::default_environment()
 }
 
 /// The flags that one read of the state found.
 struct Chunk {
     /// In the order of their last changes.
     flags: Vec<Arc<Flag>>,
-    /// Whether more flags may have changed.
-    is_full: bool,
+    /// The cursor of a client that has all of them.
+    seen: Revision,
+    /// The last change that was looked at, if more flags may have changed after it.
+    more_after: Option<Revision>,
     head: Head,
 }
 
 impl Chunk {
-    fn read(state: &State, seen: Revision, keys: Option<&[FlagKey]>) -> Self {
-        let mut flags: Vec<_> = match keys {
-            None => state.flags_since(seen).filter(|flag| is_watched(flag)).take(CHUNK_SIZE).cloned().collect(),
-            Some(keys) => {
-                let watched = keys.iter().filter_map(|key| state.flag(&FlagRef::key(key.clone())));
-                watched.filter(|flag| flag.revision > seen).cloned().collect()
-            }
+    fn read(state: &State, seen: Revision, FlagSelection { scope, keys }: &FlagSelection) -> Self {
+        let head = *state.head();
+        let changed = |most: usize| -> (Vec<Arc<Flag>>, Option<Revision>) {
+            let flags: Vec<_> = state.flags_since(scope, seen).take(most).cloned().collect();
+            let more_after = flags.last().filter(|_| flags.len() >= most).map(|flag| flag.revision);
+            (flags, more_after)
         };
-        if keys.is_some() {
-            flags.sort_unstable_by_key(|flag| flag.revision);
+        match (scope, keys) {
+            (_, None) => {
+                let (flags, more_after) = changed(CHUNK_SIZE);
+                let seen = flags.last().map_or(seen, |flag| flag.revision);
+                Self { flags, seen, more_after, head }
+            }
+            (EnvironmentScope::One(environment), Some(keys)) => {
+                let watched = keys.iter().filter_map(|key| state.flag_in(environment, key));
+                let mut flags: Vec<_> = watched.filter(|flag| flag.revision > seen).cloned().collect();
+                flags.sort_unstable_by_key(|flag| flag.revision);
+                let seen = flags.last().map_or(seen, |flag| flag.revision);
+                Self { flags, seen, more_after: None, head }
+            }
+            // A look at each key in each environment may take too long, and a look at the same changes at each message as well.
+            (EnvironmentScope::All, Some(keys)) => {
+                let (mut flags, more_after) = changed(WALK_SIZE);
+                flags.retain(|flag| keys.binary_search(&flag.key).is_ok());
+                Self { flags, seen: more_after.unwrap_or(head.revision), more_after, head }
+            }
         }
-        let is_full = keys.is_none() && flags.len() >= CHUNK_SIZE;
-        Self { flags, is_full, head: *state.head() }
     }
 
     /// A message with as many of the flags as fit.
-    fn encode(self, seen: Revision) -> Result<EncodedChunk, Error> {
-        let Self { flags, is_full, head } = self;
+    fn encode(self) -> Result<EncodedChunk, Error> {
+        let Self { flags, seen, more_after, head } = self;
         let mut bytes = 0;
         let fits = |flag: &pb::FeatureFlag| {
             let before = bytes;
@@ -167,12 +183,14 @@ impl Chunk {
             before < MESSAGE_BYTES
         };
         let feature_flags: Vec<_> = flags.iter().map(pb::FeatureFlag::from).take_while(fits).collect();
-        let caught_up = !is_full && feature_flags.len() == flags.len();
-        let last = feature_flags.last().map(|flag| flag.revision);
-        let has_flags = last.is_some();
+        let has_flags = !feature_flags.is_empty();
+        let last = feature_flags.last().filter(|_| feature_flags.len() < flags.len()).map(|flag| flag.revision);
+        // Where the message ends, unless it ends at the head.
+        let end = last.or(more_after);
+        let caught_up = end.is_none();
         let message = SharedMessage::encode(&pb::WatchFeatureFlagsResponse {
             feature_flags,
-            revision: last.filter(|_| !caught_up).unwrap_or(head.revision),
+            revision: end.unwrap_or(head.revision),
             caught_up,
             log_id: head.log_id.to_string(),
             hash: if caught_up { head.hash.to_vec() } else { Vec::new() },
@@ -211,9 +229,13 @@ mod tests {
 
     fn watch(mirror: &Arc<Mirror>, keys: &[&str]) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take(), ClientConnection::default());
-        watch.messages(subscription, Arc::default(), Unsent::default())
+        watch_in(mirror, &EnvironmentScope::One(EnvironmentKey::default_environment().clone()), keys, Arc::default())
+    }
+
+    fn watch_in(mirror: &Arc<Mirror>, scope: &EnvironmentScope, keys: Vec<String>, cache: Arc<WatchCache>) -> Messages {
+        let watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }, None).unwrap();
+        let selection = FlagSelection { scope: scope.clone(), keys: watch.keys.clone() };
+        watch.messages(mirror.subscribe(selection, ClientConnection::default()), cache, Unsent::default())
     }
 
     async fn next(stream: &mut Messages) -> pb::WatchFeatureFlagsResponse {
@@ -311,9 +333,8 @@ mod tests {
 
     fn shared(mirror: &Arc<Mirror>, keys: &[&str], cache: &Arc<WatchCache>) -> Messages {
         let keys = keys.iter().map(|key| (*key).to_owned()).collect();
-        let mut watch = FlagWatch::parse(pb::WatchFeatureFlagsRequest { keys, ..Default::default() }).unwrap();
-        let subscription = mirror.subscribe(watch.keys.take(), ClientConnection::default());
-        watch.messages(subscription, Arc::clone(cache), Unsent::default())
+        let scope = EnvironmentScope::One(EnvironmentKey::default_environment().clone());
+        watch_in(mirror, &scope, keys, Arc::clone(cache))
     }
 
     #[tokio::test(start_paused = true)]
@@ -372,7 +393,9 @@ mod tests {
             sleep(Duration::from_millis(next_random(3))).await;
         }
         assert_eq!(watches.len(), 40);
-        let now = mirror.read(|state| state.flags_since(0).map(|flag| (flag.key.to_string(), flag.revision)).collect());
+        let now = mirror.read(|state| {
+            state.flags_since(&EnvironmentScope::All, 0).map(|flag| (flag.key.to_string(), flag.revision)).collect()
+        });
         let now: Vec<(String, Revision)> = now.unwrap();
         while let Some(watched) = watches.join_next().await {
             let (keys, known) = watched.unwrap();

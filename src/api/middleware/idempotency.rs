@@ -25,7 +25,12 @@ mod tests {
     #[test]
     fn request_is_encoded_alike_by_type_and_descriptor() {
         let flag = |key: &str| Some(pb::batch_set_item::Flag::Key(key.to_owned()));
-        let items = ["b", "a"].map(|key| pb::BatchSetItem { flag: flag(key), status: 2, expected_revision: Some(0) });
+        let items = ["b", "a"].map(|key| pb::BatchSetItem {
+            flag: flag(key),
+            status: 2,
+            expected_revision: Some(0),
+            environment: Some("e".to_owned()),
+        });
         assert_same_encoding(
             "BatchSetFeatureFlagsRequest",
             &pb::BatchSetFeatureFlagsRequest {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::domain::error::Error;
 use crate::domain::flag::{Flag, Status};
-use crate::domain::state::{FlagRef, State};
+use crate::domain::state::{EnvironmentScope, FlagRef, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::Mirror;
 
@@ -36,11 +36,12 @@ pub(super) fn find(mirror: &Mirror, key: &str) -> Result<Arc<Flag>, Error> {
     flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
 }
 
+/// The environment that all clients read.
+pub(super) fn default_environment() -> EnvironmentScope {
+    EnvironmentScope::One(EnvironmentKey::default_environment().clone())
+}
+
 /// All flags of the environment `default`, sorted by key. They are shared, so that the caller can encode them after releasing the mirror.
 pub(super) fn all(state: &State) -> Vec<Arc<Flag>> {
-    state
-        .flags(EnvironmentKey::default_environment(), "", None)
-        .filter(|flag| flag.archived_at.is_none())
-        .cloned()
-        .collect()
+    state.flags(&default_environment(), "", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
 }

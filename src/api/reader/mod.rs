@@ -14,10 +14,9 @@ use uuid::Uuid;
 use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::state::State;
-use crate::domain::text::FlagKey;
 use crate::domain::time::Clock;
 use crate::domain::{Hash, Revision};
-use crate::mirror::{ClientConnection, Mirror, Subscription};
+use crate::mirror::{ClientConnection, FlagSelection, Mirror, Subscription};
 use crate::store::Store;
 
 pub(super) use as_of::AsOf;
@@ -75,9 +74,9 @@ impl StateReader {
         Ok(self.store.entry(id).await?)
     }
 
-    /// Subscribes to changes of the flags with these keys, or of all flags, for a stream of this connection.
-    pub(super) fn subscribe(&self, keys: Option<Vec<FlagKey>>, connection: ClientConnection) -> Subscription {
-        self.mirror.subscribe(keys, connection)
+    /// Subscribes to changes of flags, for a stream of this connection.
+    pub(super) fn subscribe(&self, selection: FlagSelection, connection: ClientConnection) -> Subscription {
+        self.mirror.subscribe(selection, connection)
     }
 
     /// The log's hash at a revision; `None` if the entry was trimmed or the database does not answer.

@@ -75,6 +75,7 @@ impl SetArgs {
             flag: Some(batch_set_item::Flag::Key(key)),
             status: status.into(),
             expected_revision: None,
+            environment: None,
         };
         let items = self.flags.keys.into_iter().map(item).collect();
         let answer = make_change!(&self.options, batch_set_feature_flags, BatchSetFeatureFlagsRequest { items });

@@ -77,14 +77,19 @@ pub struct Grant {
     pub user: Option<Arc<User>>,
     /// The permissions.
     pub permissions: Permissions,
+    /// The credential's own environment: what a request is about that names none.
+    pub environment: Option<EnvironmentKey>,
     /// When the credential expires, if it does.
     pub until: Option<Timestamp>,
 }
 
 impl Grant {
-    /// The required permission, if it is missing.
-    pub fn missing(&self, permission: Option<Permission>) -> Option<Permission> {
-        permission.filter(|permission| !self.permissions.covers(*permission, Scope::Everywhere))
+    /// Whether `permission` is held in the whole of `scope`; without a scope, anywhere.
+    pub fn holds(&self, permission: Permission, scope: Option<Scope<'_>>) -> bool {
+        match scope {
+            Some(scope) => self.permissions.covers(permission, scope),
+            None => self.permissions.holds_somewhere(permission),
+        }
     }
 }
 
@@ -94,17 +99,28 @@ pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Ti
         Credential::Token(id) => {
             let token = directory.token(*id).filter(|token| token.revoked_at.is_none())?;
             let user = directory.user(token.user_id)?;
-            Grant { user: Some(Arc::clone(user)), permissions: token.allowed(user), until: token.expires_at }
+            Grant {
+                user: Some(Arc::clone(user)),
+                permissions: token.allowed(user),
+                environment: None,
+                until: token.expires_at,
+            }
         }
         Credential::SignOn(identity) => Grant {
             user: directory.user_by_account(&identity.account()).cloned(),
             // The issuer does not know which environments exist. What it grants in others counts for nothing.
             permissions: identity.permissions.in_known_environments(|key| directory.has_environment(key)),
+            environment: None,
             until: Some(identity.expires_at),
         },
         Credential::Certificate { user_id, expires_at } => {
             let user = directory.user(*user_id)?;
-            Grant { user: Some(Arc::clone(user)), permissions: user.permissions.clone(), until: Some(*expires_at) }
+            Grant {
+                user: Some(Arc::clone(user)),
+                permissions: user.permissions.clone(),
+                environment: None,
+                until: Some(*expires_at),
+            }
         }
     };
     let is_deactivated = grant.user.as_ref().is_some_and(|user| !user.is_active());

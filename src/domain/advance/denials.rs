@@ -97,7 +97,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
 /// named. It may not exist.
 fn denied_in(denial: &Denial) -> Option<&EnvironmentKey> {
     let choice = match &denial.object {
-        Some(ObjectRef::Key(choice, _)) => Some(choice.for_read()),
+        Some(ObjectRef::Key(named, _)) => Some(named.as_ref().unwrap_or(EnvironmentKey::default_environment())),
         None => None,
         // What is missing may be a permission that the caller granted.
         Some(ObjectRef::Environment(_) | ObjectRef::Email(_) | ObjectRef::Id(_)) => return None,

@@ -13,6 +13,7 @@ use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::environment::Environment;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
+use crate::domain::flag_access::FlagDirectory;
 use crate::domain::hash;
 use crate::domain::state::{Delta, EnvironmentRef, FlagRef, Head, State};
 use crate::domain::text::{Email, EnvironmentKey, FlagKey, UNNAMED_SIGN_ON};
@@ -90,34 +91,19 @@ impl<'a> Draft<'a> {
         (self.new_id)()
     }
 
-    /// The flag in its current form within the batch.
-    pub fn flag_by_id(&self, id: Uuid) -> Option<Arc<Flag>> {
-        self.changes.flags.get(&id).or_else(|| self.state.flag(&FlagRef::Id(id))).cloned()
+    /// The flag with this id, in its current form within the batch.
+    pub fn flag_by_id(&self, id: Uuid) -> Option<&Arc<Flag>> {
+        self.flag(&FlagRef::id(id))
     }
 
     /// The flag with this key in an environment, in its current form within the batch.
-    pub fn flag_in(&self, environment: &EnvironmentKey, key: &FlagKey) -> Option<Arc<Flag>> {
-        let changed = self.changes.keys.get(&(environment.clone(), key.clone()));
-        let changed = changed.and_then(|id| self.changes.flags.get(id));
-        changed.or_else(|| self.state.flag_in(environment, key)).cloned()
+    pub fn flag_in(&self, environment: &EnvironmentKey, key: &FlagKey) -> Option<&Arc<Flag>> {
+        self.flag(&FlagRef::Key(Some(environment.clone()), key.clone()))
     }
 
     /// The environment in its current form within the batch.
     pub fn find_environment(&self, environment: &EnvironmentRef) -> Result<Arc<Environment>, Error> {
-        let id = match environment {
-            EnvironmentRef::Id(id) => Some(id),
-            EnvironmentRef::Key(key) => self.changes.environment_keys.get(key),
-        };
-        id.and_then(|id| self.changes.environments.get(id))
-            .or_else(|| self.state.environment(environment))
-            .cloned()
-            .ok_or_else(|| Error::EnvironmentNotFound(environment.to_string()))
-    }
-
-    /// The keys of all environments, in no order.
-    pub fn environment_keys(&self) -> impl Iterator<Item = &EnvironmentKey> {
-        let new = self.changes.environment_keys.keys().filter(|key| !self.state.has_environment(key));
-        self.state.environments(None).map(|environment| &environment.key).chain(new)
+        self.environment(environment).cloned().ok_or_else(|| Error::EnvironmentNotFound(environment.to_string()))
     }
 
     /// The number of environments, including those that the batch created.
@@ -331,7 +317,7 @@ impl<'a> Draft<'a> {
     ) -> Step {
         let Changes { flags, environments, users, tokens, entries, .. } = self.changes;
         let state = self.state;
-        let (flags, new_flags) = new_ones_last(flags, |id| state.flag(&FlagRef::Id(id)).is_none());
+        let (flags, new_flags) = new_ones_last(flags, |id| state.flag(&FlagRef::id(id)).is_none());
         let is_new_environment = |id| state.environment(&EnvironmentRef::Id(id)).is_none();
         let (environments, new_environments) = new_ones_last(environments, is_new_environment);
         let (users, new_users) = new_ones_last(users, |id| state.user(id).is_none());
@@ -346,6 +332,32 @@ impl<'a> Draft<'a> {
             owners,
             decisions,
         }
+    }
+}
+
+impl FlagDirectory for Draft<'_> {
+    fn flag(&self, flag: &FlagRef) -> Option<&Arc<Flag>> {
+        let changed = match flag {
+            FlagRef::Id(_, id) => Some(id),
+            FlagRef::Key(environment, key) => {
+                let environment = environment.as_ref().unwrap_or(EnvironmentKey::default_environment());
+                self.changes.keys.get(&(environment.clone(), key.clone()))
+            }
+        };
+        changed.and_then(|id| self.changes.flags.get(id)).or_else(|| self.state.flag(flag))
+    }
+
+    fn environment(&self, environment: &EnvironmentRef) -> Option<&Arc<Environment>> {
+        let changed = match environment {
+            EnvironmentRef::Id(id) => Some(id),
+            EnvironmentRef::Key(key) => self.changes.environment_keys.get(key),
+        };
+        changed.and_then(|id| self.changes.environments.get(id)).or_else(|| self.state.environment(environment))
+    }
+
+    fn environment_keys(&self) -> impl Iterator<Item = &EnvironmentKey> {
+        let new = self.changes.environment_keys.keys().filter(|key| !self.state.has_environment(key));
+        self.state.environments(None).map(|environment| &environment.key).chain(new)
     }
 }
 

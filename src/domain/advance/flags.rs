@@ -4,14 +4,16 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::flag_access::FlagAccess;
 use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision};
 use crate::domain::Revision;
+use crate::domain::access::Scope;
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::environment::Environment;
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::{Flag, Status};
-use crate::domain::state::FlagRef;
-use crate::domain::text::{Description, Name};
+use crate::domain::flag_access::FlagAccess;
+use crate::domain::state::{EnvironmentRef, FlagRef};
+use crate::domain::text::{Description, EnvironmentKey, Name};
 
 pub(super) fn toggle(
     draft: &mut Draft<'_>,
@@ -49,7 +51,7 @@ pub(super) fn revert(
 ) -> Result<Outcome, Error> {
     draft.check_generation(revert.generation)?;
     // The entry may have been trimmed since it was looked up.
-    if !revert.entry.as_ref().is_some_and(|entry| entry.revision > draft.head().floor && access.sees(entry)) {
+    if !revert.entry.as_ref().is_some_and(|entry| entry.revision > draft.head().floor && sees(access, entry)) {
         return Err(Error::AuditLogNotFound(revert.id));
     }
     let (flag, status) = revert.flag().zip(revert.status()).ok_or(Error::NotRevertible(revert.id))?;
@@ -90,7 +92,12 @@ pub(super) fn create(
     access: &FlagAccess<'_>,
     new: &NewFlag,
 ) -> Result<Outcome, Error> {
-    let environment = access.environment(draft, &new.environment)?;
+    let environment = match &new.environment {
+        Some(named) => named,
+        None => &access.only_environment(draft)?,
+    };
+    let environment = Arc::clone(access.environment(draft, environment)?);
+    check_active(&environment)?;
     if draft.flag_in(&environment.key, &new.key).is_some() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
@@ -113,6 +120,22 @@ pub(super) fn create(
     Ok((Object::Flag(flag), Some(entry)))
 }
 
+/// All or none: `advance` discards the flags before one that cannot be created.
+pub(super) fn batch_create(
+    draft: &mut Draft<'_>,
+    proposal: &Proposal,
+    access: &FlagAccess<'_>,
+    items: &[NewFlag],
+) -> Result<Outcome, Error> {
+    let mut results = Vec::with_capacity(items.len());
+    for item in items {
+        if let (Object::Flag(flag), entry) = create(draft, proposal, access, item)? {
+            results.push(BatchResult { flag, entry_id: entry.map(|entry| entry.id), changed: true });
+        }
+    }
+    Ok((Object::Batch(results), None))
+}
+
 /// The new texts of a flag. `None` leaves one unchanged.
 pub(super) struct FlagEdit<'a> {
     pub name: Option<&'a Name>,
@@ -127,7 +150,7 @@ pub(super) fn update(
     edit: FlagEdit<'_>,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let (before, _) = access.flag(draft, flag)?;
+    let (before, _) = changeable(draft, access, flag)?;
     check_revision(before.revision, expected)?;
     let mut after = Flag::clone(&before);
     if let Some(name) = edit.name {
@@ -147,7 +170,7 @@ pub(super) fn set_archived(
     archived: bool,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let (before, _) = access.flag(draft, flag)?;
+    let (before, _) = changeable(draft, access, flag)?;
     check_revision(before.revision, expected)?;
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
@@ -156,6 +179,37 @@ pub(super) fn set_archived(
     let after = Flag { archived_at, ..Flag::clone(&before) };
     let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
     Ok(write_edit(draft, proposal, action, before, after))
+}
+
+/// The flag that a request changes, and its environment, which is not archived.
+fn changeable(
+    draft: &Draft<'_>,
+    access: &FlagAccess<'_>,
+    flag: &FlagRef,
+) -> Result<(Arc<Flag>, Arc<Environment>), Error> {
+    let flag = match flag {
+        FlagRef::Key(None, key) => &FlagRef::Key(Some(access.only_environment(draft)?), key.clone()),
+        named => named,
+    };
+    let flag = Arc::clone(access.find(draft, flag)?);
+    let environment = draft.find_environment(&EnvironmentRef::Key(flag.environment.clone()))?;
+    check_active(&environment)?;
+    Ok((flag, environment))
+}
+
+fn check_active(environment: &Environment) -> Result<(), Error> {
+    match environment.archived_at {
+        Some(_) => Err(Error::EnvironmentArchived(environment.key.clone())),
+        None => Ok(()),
+    }
+}
+
+/// Whether the caller may know of an entry that a request names.
+fn sees(access: &FlagAccess<'_>, entry: &Entry) -> bool {
+    match entry.environment.as_deref().map(EnvironmentKey::parse) {
+        Some(key) => key.is_ok_and(|key| access.sees_flags_in(&key)),
+        None => access.is_held(Scope::Everywhere),
+    }
 }
 
 /// The flag, if it may be flipped: it is not archived and is at the expected revision, and the request has a reason if the environment
@@ -167,7 +221,7 @@ fn flippable(
     flag: &FlagRef,
     expected: Option<Revision>,
 ) -> Result<Arc<Flag>, Error> {
-    let (flag, environment) = access.flag(draft, flag)?;
+    let (flag, environment) = changeable(draft, access, flag)?;
     if environment.require_reason && proposal.reason.is_none() {
         let rule = format!("must be given, since the environment {} requires it", environment.key);
         return Err(Error::Invalid(vec![Violation { field: "reason".to_owned(), rule }]));

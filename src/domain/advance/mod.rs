@@ -7,7 +7,6 @@
 mod denials;
 mod draft;
 mod environments;
-mod flag_access;
 mod flags;
 mod log;
 mod proposal;
@@ -26,11 +25,11 @@ use uuid::Uuid;
 use super::access::{Directory, Permissions};
 use super::audit::Entry;
 use super::error::{Error, Violation};
+use super::flag_access::FlagAccess;
 use super::state::State;
 use super::text::RequestId;
 use super::time::Timestamp;
 use draft::Draft;
-use flag_access::FlagAccess;
 
 pub use proposal::*;
 pub use step::*;
@@ -147,13 +146,20 @@ fn without_entry_ids(object: Object) -> Object {
 }
 
 fn execute(draft: &mut Draft<'_>, proposal: &Proposal, caller_permissions: &Permissions) -> Result<Outcome, Error> {
-    let access = &FlagAccess::new(&proposal.actor, caller_permissions);
+    let required = match &proposal.actor {
+        Actor::Caller { permission, .. } => Some(*permission),
+        Actor::Service { .. } => None,
+    };
+    let access = &FlagAccess::new(caller_permissions, required);
     match &proposal.command {
         Command::Toggle { flag, expected_revision } => flags::toggle(draft, proposal, access, flag, *expected_revision),
         Command::SetStatus(item) => flags::set_status(draft, proposal, access, item),
         Command::BatchSet(items) => flags::batch_set(draft, proposal, access, items),
         Command::Revert(revert) => flags::revert(draft, proposal, access, revert),
         Command::CreateFlag(new) => flags::create(draft, proposal, access, new),
+        Command::BatchCreate(items) => {
+            draft.attempt(|draft| flags::batch_create(draft, proposal, access, items), Result::is_ok)
+        }
         Command::UpdateFlag { flag, name, description, expected_revision } => {
             let edit = flags::FlagEdit { name: name.as_ref(), description: description.as_ref() };
             flags::update(draft, proposal, access, flag, edit, *expected_revision)

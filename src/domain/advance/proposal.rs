@@ -8,7 +8,7 @@ use super::step::Answer;
 use crate::domain::access::{Account, Credential, Permission, Permissions, ScopedPermission, SecretHash};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::flag::Status;
-use crate::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef};
+use crate::domain::state::{EnvironmentRef, FlagRef};
 use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
@@ -96,6 +96,8 @@ pub enum Command {
     Revert(Revert),
     /// Create a flag.
     CreateFlag(NewFlag),
+    /// Create several flags: all or none.
+    BatchCreate(Vec<NewFlag>),
     /// Edit a flag. `None` leaves a field unchanged.
     UpdateFlag {
         /// The flag.
@@ -187,6 +189,7 @@ impl Command {
     pub fn weight(&self) -> usize {
         match self {
             Self::BatchSet(items) => items.len(),
+            Self::BatchCreate(items) => items.len(),
             _ => 1,
         }
     }
@@ -199,6 +202,7 @@ impl Command {
             | Self::BatchSet(_)
             | Self::Revert(_)
             | Self::CreateFlag(_)
+            | Self::BatchCreate(_)
             | Self::UpdateFlag { .. }
             | Self::SetArchived { .. } => true,
             Self::CreateEnvironment(_)
@@ -238,8 +242,8 @@ pub struct Denial {
 /// An object that a request names. It may not exist.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ObjectRef {
-    /// A flag, by key, in an environment.
-    Key(EnvironmentChoice, FlagKey),
+    /// A flag, by key, in an environment if one was named.
+    Key(Option<EnvironmentKey>, FlagKey),
     /// An environment, by key.
     Environment(EnvironmentKey),
     /// A user, by e-mail address.
@@ -251,7 +255,7 @@ pub enum ObjectRef {
 impl From<FlagRef> for ObjectRef {
     fn from(flag: FlagRef) -> Self {
         match flag {
-            FlagRef::Id(id) => Self::Id(id),
+            FlagRef::Id(_, id) => Self::Id(id),
             FlagRef::Key(environment, key) => Self::Key(environment, key),
         }
     }
@@ -269,8 +273,8 @@ impl From<EnvironmentRef> for ObjectRef {
 /// A flag to create.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFlag {
-    /// The environment.
-    pub environment: EnvironmentChoice,
+    /// The environment. `None` for the only one in which the caller may create flags.
+    pub environment: Option<EnvironmentKey>,
     /// The key.
     pub key: FlagKey,
     /// The name.
@@ -372,7 +376,7 @@ impl Revert {
     /// The flag that the entry is about.
     pub fn flag(&self) -> Option<FlagRef> {
         let entry = self.entry.as_ref().filter(|entry| entry.entity_type == EntityType::FeatureFlag)?;
-        entry.entity_id.map(FlagRef::Id)
+        entry.entity_id.map(FlagRef::id)
     }
 
     /// The status before the entry, if the entry is a flip.

@@ -6,10 +6,12 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
+use itertools::Itertools;
 use uuid::Uuid;
 
 use crate::domain::Revision;
 use crate::domain::flag::Flag;
+use crate::domain::state::EnvironmentScope;
 use crate::domain::text::{EnvironmentKey, FlagKey};
 
 /// The position of a flag, which it keeps, since flags are never removed. Memory holds fewer than four billion of them.
@@ -24,11 +26,18 @@ pub(super) struct Flags {
     by_key: HashTable<Slot>,
     /// By the id's hash.
     by_id: HashTable<Slot>,
-    /// The flags of each environment, sorted by key. The flags of an environment share the text of its key here.
-    order: BTreeMap<EnvironmentKey, BTreeMap<FlagKey, Slot>>,
-    /// Each flag under the revision of its last change, so that changes since a revision are found without a walk over all flags.
-    changes: BTreeMap<Revision, Slot>,
+    /// The flags of each environment. They share the text of its key here.
+    environments: BTreeMap<EnvironmentKey, EnvironmentFlags>,
     hasher: DefaultHashBuilder,
+}
+
+/// The flags of one environment.
+#[derive(Debug, Clone, Default)]
+struct EnvironmentFlags {
+    /// Sorted by key.
+    order: BTreeMap<FlagKey, Slot>,
+    /// Each under the revision of its last change, so that changes since a revision are found without a walk over all flags.
+    changes: BTreeMap<Revision, Slot>,
 }
 
 impl Flags {
@@ -40,11 +49,12 @@ impl Flags {
         }
         for flag in flags {
             let (slot, before) = self.put(flag);
+            let environment = self.environments.entry(flag.environment.clone()).or_default();
             match before {
-                Some(before) => self.changes.remove(&before.revision),
-                None => self.order.entry(flag.environment.clone()).or_default().insert(flag.key.clone(), slot),
+                Some(before) => environment.changes.remove(&before.revision),
+                None => environment.order.insert(flag.key.clone(), slot),
             };
-            self.changes.insert(flag.revision, slot);
+            environment.changes.insert(flag.revision, slot);
         }
     }
 
@@ -57,13 +67,15 @@ impl Flags {
         for flag in flags {
             self.put(flag);
         }
-        let flags = || (0..).zip(&self.slots);
-        let mut environments: HashMap<&EnvironmentKey, Vec<(FlagKey, Slot)>> = HashMap::new();
-        for (slot, flag) in flags() {
-            environments.entry(&flag.environment).or_default().push((flag.key.clone(), slot));
+        let mut environments: HashMap<&EnvironmentKey, Vec<Slot>> = HashMap::new();
+        for (slot, flag) in (0..).zip(&self.slots) {
+            environments.entry(&flag.environment).or_default().push(slot);
         }
-        self.order = environments.into_iter().map(|(key, flags)| (key.clone(), flags.into_iter().collect())).collect();
-        self.changes = flags().map(|(slot, flag)| (flag.revision, slot)).collect();
+        let flags = |slots: Vec<Slot>| EnvironmentFlags {
+            order: slots.iter().map(|slot| (self.at(*slot).key.clone(), *slot)).collect(),
+            changes: slots.iter().map(|slot| (self.at(*slot).revision, *slot)).collect(),
+        };
+        self.environments = environments.into_iter().map(|(key, slots)| (key.clone(), flags(slots))).collect();
     }
 
     /// Puts a flag in its slot. Returns the slot and what was there before.
@@ -85,7 +97,7 @@ impl Flags {
 
     /// The flag, with the text of its environment's key that the others have. A flag that was read from the database has one of its own.
     fn with_shared_environment(&self, flag: &Arc<Flag>) -> Arc<Flag> {
-        match self.order.get_key_value(&flag.environment) {
+        match self.environments.get_key_value(&flag.environment) {
             Some((shared, _)) if !shared.is_shared_with(&flag.environment) => {
                 Arc::new(Flag { environment: shared.clone(), ..Flag::clone(flag) })
             }
@@ -125,29 +137,62 @@ impl Flags {
         self.slots.iter()
     }
 
+    /// The environments of a scope, from one on.
+    fn environments<'a>(
+        &'a self,
+        scope: &EnvironmentScope,
+        from: Option<&EnvironmentKey>,
+    ) -> impl Iterator<Item = (&'a EnvironmentKey, &'a EnvironmentFlags)> + use<'a> {
+        let from = from.map_or(Bound::Unbounded, Bound::Included);
+        let range = match scope {
+            EnvironmentScope::All => (from, Bound::Unbounded),
+            EnvironmentScope::One(key) => (Bound::Included(key), Bound::Included(key)),
+        };
+        self.environments.range::<EnvironmentKey, _>(range)
+    }
+
     /// All flags, sorted by environment and key.
     pub fn sorted(&self) -> impl Iterator<Item = &Arc<Flag>> {
-        self.order.values().flatten().map(|(_, slot)| self.at(*slot))
+        self.environments.values().flat_map(|flags| flags.order.values()).map(|slot| self.at(*slot))
     }
 
-    /// The flags of an environment from this key on, sorted by key.
-    pub fn from<'a>(
+    /// The flags of a scope whose keys begin with `prefix`, sorted by environment and key, after `after`.
+    pub fn beginning_with<'a>(
         &'a self,
-        environment: &EnvironmentKey,
-        start: Bound<&FlagKey>,
+        scope: &EnvironmentScope,
+        prefix: &'a str,
+        after: Option<(&'a EnvironmentKey, &'a FlagKey)>,
     ) -> impl Iterator<Item = &'a Arc<Flag>> + use<'a> {
-        let flags = self.order.get(environment).map(|flags| flags.range::<FlagKey, _>((start, Bound::Unbounded)));
-        flags.into_iter().flatten().map(|(_, slot)| self.at(*slot))
+        // A prefix that is not a valid key (empty, or `-x`) cannot be a start of a range. It still ends the range.
+        let first = FlagKey::parse(prefix).ok();
+        self.environments(scope, after.map(|(environment, _)| environment)).flat_map(move |(environment, flags)| {
+            let after = after.filter(|(known, _)| *known == environment).map(|(_, key)| key);
+            let from = match (after, &first) {
+                (Some(after), Some(first)) if after < first => Bound::Included(first),
+                (Some(after), _) => Bound::Excluded(after),
+                (None, Some(first)) => Bound::Included(first),
+                (None, None) => Bound::Unbounded,
+            };
+            let flags = flags.order.range::<FlagKey, _>((from, Bound::Unbounded));
+            flags.take_while(move |(key, _)| key.as_str().starts_with(prefix)).map(|(_, slot)| self.at(*slot))
+        })
     }
 
-    /// The flags that changed after a revision, in the order of their last change.
-    pub fn changed_since(&self, revision: Revision) -> impl Iterator<Item = &Arc<Flag>> {
-        self.changes.range((Bound::Excluded(revision), Bound::Unbounded)).map(|(_, slot)| self.at(*slot))
+    /// The flags of a scope that changed after a revision, in the order of their last change.
+    pub fn changed_since<'a>(
+        &'a self,
+        scope: &EnvironmentScope,
+        revision: Revision,
+    ) -> impl Iterator<Item = &'a Arc<Flag>> + use<'a> {
+        let since = (Bound::Excluded(revision), Bound::Unbounded);
+        let changes = self.environments(scope, None).map(|(_, flags)| flags.changes.range(since));
+        changes.kmerge_by(|(one, _), (other, _)| one < other).map(|(_, slot)| self.at(*slot))
     }
 
-    /// The flag that changed last.
-    pub fn last_changed(&self) -> Option<&Arc<Flag>> {
-        self.changes.last_key_value().map(|(_, slot)| self.at(*slot))
+    /// The flag of a scope that changed last.
+    pub fn last_changed(&self, scope: &EnvironmentScope) -> Option<&Arc<Flag>> {
+        let last = self.environments(scope, None).filter_map(|(_, flags)| flags.changes.last_key_value());
+        last.max_by_key(|(revision, _)| **revision).map(|(_, slot)| self.at(*slot))
     }
 }
 
@@ -180,25 +225,37 @@ mod tests {
             let mut flags = Flags::default();
             flags.apply(first);
             later.chunks(3).for_each(|some| flags.apply(some));
-            let last: BTreeMap<_, _> = changes.iter().map(|flag| (name(flag), flag)).collect();
+            let last: BTreeMap<_, _> =
+                changes.iter().map(|flag| ((flag.environment.clone(), flag.key.clone()), flag)).collect();
             prop_assert!(flags.sorted().eq(last.values().copied()));
             prop_assert_eq!(flags.all().count(), last.len());
             for flag in last.values() {
                 prop_assert_eq!(flags.same_key(flag), Some(*flag));
                 prop_assert_eq!(flags.by_id(flag.id), Some(*flag));
                 let later = last.values().filter(|other| other.environment == flag.environment && other.key > flag.key);
-                prop_assert!(flags.from(&flag.environment, Bound::Excluded(&flag.key)).eq(later.copied()));
+                let scope = EnvironmentScope::One(flag.environment.clone());
+                prop_assert!(flags.beginning_with(&scope, "", Some((&flag.environment, &flag.key))).eq(later.copied()));
                 let shared = &flags.same_key(flag).unwrap().environment;
                 let is_shared = |other: &Arc<Flag>| other.environment.is_shared_with(shared);
-                prop_assert!(first.is_empty() || flags.from(shared, Bound::Unbounded).all(is_shared));
+                prop_assert!(first.is_empty() || flags.beginning_with(&scope, "", None).all(is_shared));
             }
             prop_assert_eq!(flags.by_key(&EnvironmentKey::parse("c").unwrap(), &changes[0].key), None);
-            for revision in 0..=changes.last().map_or(0, |flag| flag.revision) {
-                let mut since: Vec<_> = last.values().copied().filter(|flag| flag.revision > revision).collect();
-                since.sort_unstable_by_key(|flag| flag.revision);
-                prop_assert!(flags.changed_since(revision).eq(since));
+            let after = |from: &(EnvironmentKey, FlagKey)| last.range(from.clone()..).skip(1).map(|(_, flag)| *flag);
+            for name @ (environment, key) in last.keys() {
+                prop_assert!(flags.beginning_with(&EnvironmentScope::All, "", Some((environment, key))).eq(after(name)));
+                let begins = last.values().copied().filter(|flag| flag.key.as_str().starts_with(key.as_str()));
+                prop_assert!(flags.beginning_with(&EnvironmentScope::All, key.as_str(), None).eq(begins));
             }
-            prop_assert_eq!(flags.last_changed(), changes.last());
+            let scopes = keys.iter().cloned().map(EnvironmentScope::One).chain([EnvironmentScope::All]);
+            for scope in scopes {
+                let changed = || last.values().copied().filter(|flag| scope.contains(&flag.environment));
+                for revision in 0..=changes.last().map_or(0, |flag| flag.revision) {
+                    let mut since: Vec<_> = changed().filter(|flag| flag.revision > revision).collect();
+                    since.sort_unstable_by_key(|flag| flag.revision);
+                    prop_assert!(flags.changed_since(&scope, revision).eq(since));
+                }
+                prop_assert_eq!(flags.last_changed(&scope), changed().max_by_key(|flag| flag.revision));
+            }
             prop_assert_eq!(flags.by_id(Uuid::nil()), None);
         }
     }

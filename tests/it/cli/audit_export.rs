@@ -276,6 +276,7 @@ async fn export_continues_after_server_restart() {
             flag: Some(batch_set_item::Flag::Key(key.clone())),
             status: status.into(),
             expected_revision: None,
+            environment: None,
         };
         let items = keys.iter().map(item).collect();
         let request = BatchSetFeatureFlagsRequest { items, reason: "r".repeat(1_000), ..Default::default() };

@@ -43,7 +43,7 @@ async fn long_log(server: &Server) {
     let item = |key: &String| BatchSetItem {
         flag: Some(batch_set_item::Flag::Key(key.clone())),
         status: FeatureFlagStatus::Enabled.into(),
-        expected_revision: None,
+        ..Default::default()
     };
     let items = keys.iter().map(item).collect();
     let request = BatchSetFeatureFlagsRequest { items, reason: "r".repeat(1_000), ..Default::default() };

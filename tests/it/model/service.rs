@@ -162,6 +162,7 @@ impl Service {
             flag: key!(batch_set_item, self.key(*flag)),
             status: status(*on).into(),
             expected_revision: None,
+            environment: None,
         };
         let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
         change_once!(self.toggle.batch_set_feature_flags(request), |answer| {

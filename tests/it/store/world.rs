@@ -13,7 +13,7 @@ use toggled::domain::audit::Entry;
 use toggled::domain::environment::Environment;
 use toggled::domain::filter::{Filter, Range};
 use toggled::domain::flag::{Flag, Status};
-use toggled::domain::state::{EnvironmentChoice, EnvironmentRef, FlagRef, Head, State};
+use toggled::domain::state::{EnvironmentRef, FlagRef, Head, State};
 use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::store::{AppendOutcome, EntryQuery, Order, Store, Writer, open};
@@ -253,8 +253,8 @@ pub fn flag(key: &str) -> FlagRef {
     FlagRef::Key(in_default(), FlagKey::parse(key).unwrap())
 }
 
-pub fn in_default() -> EnvironmentChoice {
-    EnvironmentChoice::Named(EnvironmentKey::default_environment().clone())
+pub fn in_default() -> Option<EnvironmentKey> {
+    Some(EnvironmentKey::default_environment().clone())
 }
 
 pub fn environment(key: &str) -> EnvironmentRef {

@@ -94,11 +94,9 @@ impl Authorizer {
         let IdentifiedCaller { caller, sign_on_token, .. } = identified;
         let IncomingCall { method, source, start } = call;
         let method = method.map_err(ApiError::UnknownMethod)?;
-        let permission = match method.policy {
-            Policy::Permission(permission) => Some(permission),
-            Policy::Authenticated | Policy::Public => None,
-        };
-        let missing = caller.grant.missing(permission);
+        let required = method.policy.permission();
+        let missing = required.filter(|(permission, scope)| !caller.grant.holds(*permission, *scope));
+        let (permission, missing) = (required.map(|(permission, _)| permission), missing.map(|(missing, _)| missing));
         // A denied change is recorded in the log, and so needs the database like a granted one.
         let needs_database = missing.is_none() || method.makes_changes;
         if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {

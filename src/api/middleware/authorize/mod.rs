@@ -23,7 +23,7 @@ use super::limits::{
     AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
     StreamLimiter, Unsent, charged_body, charged_request,
 };
-use crate::api::call::Call;
+use crate::api::call::{Call, RequiredScope};
 use crate::api::errors::{ApiError, Limit, millis};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
@@ -32,6 +32,7 @@ use crate::config::{FixedLimits, Limits};
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
+use stream_end::StreamAccess;
 
 pub(in crate::api) use authorizer::Authorizer;
 pub(in crate::api) use denials::Denials;
@@ -200,12 +201,14 @@ impl AuthorizeLayer {
             // From here on the permit limits the streams of callers, and what they receive and send is charged. A stream without
             // credentials is charged itself, as long as it is open.
             let charge = account.is_unauthenticated().then_some(charge);
+            let required = response.extensions().get().cloned().unwrap_or(RequiredScope::Everywhere);
+            let access = call.map(|call| StreamAccess { call, required });
             Ok(charged_body(response, account).map(|body| {
                 let unsent = body.unsent().filter(|_| body.sends_latest_state()).cloned();
                 let end = async move {
                     let _open = (permit, charge);
                     tokio::select! {
-                        error = authorizer.stream_end(call, &method, admission.deadline.requested, connection) => error,
+                        error = authorizer.stream_end(access, &method, admission.deadline.requested, connection) => error,
                         error = unread_for(unsent, limits.unread_timeout) => error,
                     }
                 };

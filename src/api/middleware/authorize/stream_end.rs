@@ -5,29 +5,45 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::authorizer::Authorizer;
-use crate::api::call::Call;
+use crate::api::call::{Call, RequiredScope};
 use crate::api::errors::ApiError;
 use crate::auth::Caller;
 use crate::auth::policy::ServedMethod;
+use crate::domain::access::{Grant, ScopedPermission};
 use crate::domain::error::Error;
+use crate::domain::flag_access::FlagAccess;
 use crate::domain::time::Timestamp;
 use crate::mirror::ClientConnection;
 
 /// The longest time between two checks of a stream's expiry: setting the system clock forward wakes no timer.
 const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 
+/// What the caller of an open stream needs.
+pub(super) struct StreamAccess {
+    pub call: Call,
+    pub required: RequiredScope,
+}
+
+impl StreamAccess {
+    /// The permission that the caller holds no longer.
+    fn missing(&self, grant: &Grant) -> Option<ScopedPermission> {
+        let permission = self.call.permission?;
+        FlagAccess::new(&grant.permissions, Some(permission)).missing(self.required.scope())
+    }
+}
+
 impl Authorizer {
-    /// Waits until an open stream has to end, and returns the reason. An anonymous stream has no call.
+    /// Waits until an open stream has to end, and returns the reason. An anonymous stream has no caller.
     pub(super) async fn stream_end(
         &self,
-        call: Option<Call>,
+        access: Option<StreamAccess>,
         method: &ServedMethod,
         deadline: Option<Instant>,
         connection: ClientConnection,
     ) -> ApiError {
         let access_lost = async {
-            match call {
-                Some(call) => self.access_lost(call, method, connection).await,
+            match access {
+                Some(access) => self.access_lost(access, method, connection).await,
                 None => std::future::pending().await,
             }
         };
@@ -45,7 +61,7 @@ impl Authorizer {
     }
 
     /// Waits until a stream's caller loses access, or the mirror is stale and the stream needs the database.
-    async fn access_lost(&self, call: Call, method: &ServedMethod, connection: ClientConnection) -> Error {
+    async fn access_lost(&self, access: StreamAccess, method: &ServedMethod, connection: ClientConnection) -> Error {
         let stale = async {
             if method.is_served_from_memory() {
                 std::future::pending().await
@@ -55,13 +71,14 @@ impl Authorizer {
         };
         tokio::select! {
             () = stale => Error::Stale,
-            error = self.credentials_ended(call, connection) => error,
+            error = self.credentials_ended(access, connection) => error,
         }
     }
 
     /// Waits until the caller's credentials or permission end. Checks again after each change of users or tokens, after a change
     /// of the issuer's keys, and when the credentials expire.
-    async fn credentials_ended(&self, call: Call, connection: ClientConnection) -> Error {
+    async fn credentials_ended(&self, access: StreamAccess, connection: ClientConnection) -> Error {
+        let call = &access.call;
         let authenticator = &self.authenticator;
         let mut changes = authenticator.mirror.subscribe_to_access(connection);
         let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
@@ -71,14 +88,14 @@ impl Authorizer {
         let mut must_check_signature = true;
         loop {
             let now = authenticator.clock.now();
-            if std::mem::take(&mut must_check_signature) && !self.has_valid_signature(&call, now) {
+            if std::mem::take(&mut must_check_signature) && !self.has_valid_signature(call, now) {
                 return Error::Unauthenticated;
             }
             let credential = call.caller.credential.clone();
             let caller = authenticator.mirror.read(|state| Caller::authenticate(state, credential, now)).flatten();
             let Some(caller) = caller else { return Error::Unauthenticated };
-            if let Some(missing) = caller.grant.missing(call.permission) {
-                return Error::PermissionDenied(missing.into());
+            if let Some(missing) = access.missing(&caller.grant) {
+                return Error::PermissionDenied(missing);
             }
             let time_left = caller.grant.until.map_or(EXPIRY_CHECK_INTERVAL, |end| now.until(end));
             let next_keys = async {

@@ -77,7 +77,8 @@ impl ConfigurationCache {
         let mut latest = self.latest.lock().await;
         if let Some(latest) = &*latest {
             let is_current = |state: &State| {
-                let is_same = state.last_changed_flag() == latest.last_changed.as_ref();
+                let is_same =
+                    state.last_changed_flag(&openfeature::default_environment()) == latest.last_changed.as_ref();
                 is_same || latest.position.includes(needed) && latest.position.generation == state.generation()
             };
             if self.mirror.read(is_current).ok_or(Error::DatabaseUnavailable)? {
@@ -85,7 +86,13 @@ impl ConfigurationCache {
             }
             sleep_until(latest.built + MIN_BUILD_INTERVAL).await;
         }
-        let read = |state: &State| (Position::of(state), state.last_changed_flag().cloned(), openfeature::all(state));
+        let read = |state: &State| {
+            (
+                Position::of(state),
+                state.last_changed_flag(&openfeature::default_environment()).cloned(),
+                openfeature::all(state),
+            )
+        };
         let (position, last_changed, flags) = self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
         let json = SharedBytes::new(json(&flags));

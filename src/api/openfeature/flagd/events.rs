@@ -9,14 +9,15 @@ use prost_types::{Struct, Value};
 use tonic::Status;
 
 use crate::api::middleware::limits::{SharedMessage, Unsent};
+use crate::api::openfeature::default_environment;
 use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
 use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES, MessageCache};
 use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
 use crate::domain::state::State;
-use crate::domain::text::FlagKey;
-use crate::mirror::{ClientConnection, Mirror, Position, Subscription};
+use crate::domain::text::{EnvironmentKey, FlagKey};
+use crate::mirror::{ClientConnection, FlagSelection, Mirror, Position, Subscription};
 
 /// The change type of a removed or archived flag.
 const DELETE: &str = "delete";
@@ -76,17 +77,17 @@ pub(super) fn events(
 ) -> Events {
     Box::pin(async_stream::try_stream! {
         yield Event::plain("provider_ready").encode()?;
-        let mut subscription = mirror.subscribe(None, connection.clone());
+        let mut subscription = mirror.subscribe(FlagSelection::all_in(default_environment()), connection.clone());
         let mut seen = None;
         loop {
             // No later change names these keys: clients must drop cached values now.
-            let removed = if seen.is_none() { mirror.removed_keys() } else { Vec::new() };
+            let removed = if seen.is_none() { mirror.removed_keys(EnvironmentKey::default_environment()) } else { Vec::new() };
             for keys in removed.chunks(REMOVED_PER_EVENT) {
                 yield Event::removed(keys).encode()?;
             }
             let Some(changes) = EncodedChanges::after(seen.unwrap_or(0), &subscription, &cache)? else {
                 // The log was replaced: all flags may differ.
-                subscription = mirror.subscribe(None, connection.clone());
+                subscription = mirror.subscribe(FlagSelection::all_in(default_environment()), connection.clone());
                 seen = None;
                 continue;
             };
@@ -147,7 +148,7 @@ struct Changes {
 
 impl Changes {
     fn since(state: &State, revision: Revision) -> Self {
-        let mut changed = state.flags_since(revision).peekable();
+        let mut changed = state.flags_since(&default_environment(), revision).peekable();
         let (mut flags, mut bytes) = (Vec::new(), 0);
         while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + BYTES_PER_FLAG <= MESSAGE_BYTES)
         {

@@ -10,10 +10,11 @@ use tonic::{Request, Response, Status};
 use super::configuration::ConfigurationCache;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{SharedAnswer, SharedMessage, Unsent};
+use crate::api::openfeature::default_environment;
 use crate::api::pb::flagd::sync::v1 as pb;
 use crate::api::streams::HEARTBEAT;
 use crate::domain::error::Error;
-use crate::mirror::{Mirror, Position, Subscription};
+use crate::mirror::{FlagSelection, Mirror, Position, Subscription};
 
 /// FlagSyncService.
 pub struct FlagSync {
@@ -39,7 +40,8 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
         &self,
         request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let subscription = self.mirror.subscribe(None, Peer::connection(request.extensions()));
+        let subscription =
+            self.mirror.subscribe(FlagSelection::all_in(default_environment()), Peer::connection(request.extensions()));
         let unsent = Unsent::default();
         let messages = messages(subscription, Arc::clone(&self.configurations), self.max_bytes, unsent.clone());
         Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))

@@ -5,6 +5,7 @@ use std::fmt;
 use http::HeaderValue;
 use uuid::Uuid;
 
+use crate::api::openfeature::default_environment;
 use crate::domain::Revision;
 use crate::domain::state::State;
 
@@ -20,7 +21,7 @@ pub(super) struct ETag {
 impl ETag {
     /// The tag of the flags in `state`.
     pub fn of(state: &State) -> Self {
-        let newest = state.last_changed_flag();
+        let newest = state.last_changed_flag(&default_environment());
         Self {
             log_id: state.head().log_id,
             revision: newest.map_or(0, |flag| flag.revision),

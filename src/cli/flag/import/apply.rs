@@ -86,6 +86,7 @@ impl<'a> PlanRunner<'a> {
                 flag: Some(batch_set_item::Flag::Key((*key).to_owned())),
                 status: FeatureFlagStatus::from(*status).into(),
                 expected_revision: self.revisions.get(key).copied(),
+                environment: None,
             };
             let request =
                 change_request!(self.reason, BatchSetFeatureFlagsRequest { items: batch.iter().map(item).collect() });

@@ -3,6 +3,7 @@
 use super::environments::{archive, environment_key, make, named, untouched};
 use super::*;
 use crate::domain::access::ScopedPermission;
+use crate::domain::text::EnvironmentKey;
 
 /// The environments `default`, `production` and `staging`, each with a flag `a`.
 fn world() -> World {
@@ -16,8 +17,8 @@ fn world() -> World {
     world
 }
 
-fn in_environment(key: &str) -> EnvironmentChoice {
-    EnvironmentChoice::Named(environment_key(key))
+fn in_environment(key: &str) -> Option<EnvironmentKey> {
+    Some(environment_key(key))
 }
 
 fn flag_in(environment: &str, flag: &str) -> FlagRef {
@@ -153,10 +154,9 @@ fn change_without_environment_is_about_the_only_one() {
     world.accept(service(archive("staging", true)));
     assert_eq!(world.reject(flip()), ambiguous);
     world.accept(service(archive("staging", false)));
-    // An id is enough, and so is the caller's own environment.
-    let id = FlagRef::Id(id_of(&world, "staging", "a"));
-    let own = FlagRef::Key(EnvironmentChoice::Own(environment_key("staging")), FlagKey::parse("a").unwrap());
-    for flag in [id, own, flag_in("staging", "a")] {
+    // An id is enough.
+    let id = FlagRef::id(id_of(&world, "staging", "a"));
+    for flag in [id, flag_in("staging", "a")] {
         let answer = world.accept(by(admin, Permission::ToggleFeatureFlags, toggle_of(flag)));
         assert_eq!(flag_of(&answer).environment.as_str(), "staging");
     }
@@ -193,7 +193,7 @@ fn scoped_permission_covers_its_environment() {
     }
     // Of what a batch names, one part is elsewhere.
     let items = ["staging", "production"].map(|key| SetStatus {
-        flag: FlagRef::Id(id_of(&world, key, "a")),
+        flag: FlagRef::id(id_of(&world, key, "a")),
         status: Status::Enabled,
         expected_revision: None,
     });
@@ -201,7 +201,7 @@ fn scoped_permission_covers_its_environment() {
     assert_eq!(world.reject(by(token, Permission::ToggleFeatureFlags, Command::BatchSet(items.to_vec()))), elsewhere);
     // Without the permission anywhere.
     let reader = caller(&mut world, &["view_feature_flags", "manage_feature_flags@staging"]);
-    for flag in [flag_in("staging", "a"), flag_in("nowhere", "a"), FlagRef::Id(Uuid::nil()), key("a")] {
+    for flag in [flag_in("staging", "a"), flag_in("nowhere", "a"), FlagRef::id(Uuid::nil()), key("a")] {
         let flip = by(reader, Permission::ToggleFeatureFlags, toggle_of(flag));
         assert_eq!(world.reject(flip), denied("toggle_feature_flags"));
     }
@@ -221,7 +221,7 @@ fn unseen_flag_is_answered_as_a_missing_one() {
     let token = caller(&mut world, &["toggle_feature_flags@staging", "manage_feature_flags@staging", "manage_access"]);
     let (unseen, missing) = (id_of(&world, "production", "a"), Uuid::from_u128(404));
     for id in [unseen, missing] {
-        for command in changes(&FlagRef::Id(id)) {
+        for command in changes(&FlagRef::id(id)) {
             let rejected = world.reject(by(token, Permission::ToggleFeatureFlags, command));
             assert_eq!(rejected, Error::FlagNotFound(id.to_string()));
         }
@@ -260,7 +260,7 @@ fn seen_flag_without_permission_is_denied_there() {
     for seen in ["view_feature_flags@production", "view_audit_logs@production", "view_feature_flags"] {
         let token = caller(&mut world, &["toggle_feature_flags@staging", seen]);
         let by_caller = |command| by(token, Permission::ToggleFeatureFlags, command);
-        let id = FlagRef::Id(id_of(&world, "production", "a"));
+        let id = FlagRef::id(id_of(&world, "production", "a"));
         let commands = changes(&id).into_iter().chain(changes(&flag_in("production", "a")));
         for command in
             commands.chain([revert_of(&flip), create_in("production", "b"), toggle_of(flag_in("production", "none"))])
@@ -276,7 +276,7 @@ fn archived_environment_refuses_changes_of_its_flags() {
     let flip = world.accept(service(toggle_of(flag_in("staging", "a")))).entry.unwrap();
     world.accept(service(archive("staging", true)));
     let refused = Error::EnvironmentArchived(environment_key("staging"));
-    let id = FlagRef::Id(id_of(&world, "staging", "a"));
+    let id = FlagRef::id(id_of(&world, "staging", "a"));
     let commands = changes(&id).into_iter().chain(changes(&flag_in("staging", "a")));
     for command in commands.chain([revert_of(&flip), create_in("staging", "b"), create_in("staging", "a")]) {
         assert_eq!(world.reject(service(command)), refused);
@@ -307,4 +307,67 @@ fn environment_can_require_a_reason_for_flips() {
     world.accept(service(create_in("staging", "b")));
     world.accept(service(Command::SetArchived { flag, archived: true, expected_revision: None }));
     world.accept(service(toggle_of(flag_in("production", "a"))));
+}
+
+/// An id may be given with the environment of its flag, and with no other.
+#[test]
+fn environment_named_with_an_id_is_that_of_the_flag() {
+    let mut world = world();
+    let id = id_of(&world, "staging", "a");
+    let with = |key: &str| toggle_of(FlagRef::Id(in_environment(key), id));
+    let everywhere = caller(&mut world, &["toggle_feature_flags"]);
+    let answer = world.accept(by(everywhere, Permission::ToggleFeatureFlags, with("staging")));
+    assert_eq!(flag_of(&answer).environment.as_str(), "staging");
+    let other = Error::Invalid(vec![Violation {
+        field: "environment".to_owned(),
+        rule: "must be that of the flag, staging, or absent".to_owned(),
+    }]);
+    assert_eq!(world.reject(by(everywhere, Permission::ToggleFeatureFlags, with("production"))), other);
+    let unknown = |key: &str| Error::EnvironmentNotFound(key.to_owned());
+    assert_eq!(world.reject(by(everywhere, Permission::ToggleFeatureFlags, with("nowhere"))), unknown("nowhere"));
+    // One that the caller may not see does not exist, and neither does a flag there.
+    let only = caller(&mut world, &["toggle_feature_flags@staging"]);
+    assert_eq!(world.reject(by(only, Permission::ToggleFeatureFlags, with("production"))), unknown("production"));
+    let other = caller(&mut world, &["toggle_feature_flags@production"]);
+    let not_found = Error::FlagNotFound(id.to_string());
+    assert_eq!(world.reject(by(other, Permission::ToggleFeatureFlags, with("production"))), not_found);
+    assert_eq!(world.reject(by(other, Permission::ToggleFeatureFlags, with("staging"))), unknown("staging"));
+}
+
+fn new_in(environment: &str, key: &str) -> NewFlag {
+    let Command::CreateFlag(new) = create(key) else { unreachable!() };
+    NewFlag { environment: in_environment(environment), ..new }
+}
+
+#[test]
+fn batch_creates_flags_in_several_environments_or_none() {
+    let mut world = world();
+    let admin = caller(&mut world, &["manage_feature_flags"]);
+    let batch = |items: &[(&str, &str)]| {
+        let items = items.iter().map(|(environment, key)| new_in(environment, key)).collect();
+        by(admin, Permission::ManageFeatureFlags, Command::BatchCreate(items))
+    };
+    let before = world.state.head().revision;
+    let refused = [
+        (batch(&[("staging", "b"), ("production", "a")]), Error::KeyTaken(FlagKey::parse("a").unwrap())),
+        (batch(&[("staging", "b"), ("nowhere", "b")]), Error::EnvironmentNotFound("nowhere".to_owned())),
+        (batch(&[("staging", "b"), ("staging", "b")]), Error::KeyTaken(FlagKey::parse("b").unwrap())),
+    ];
+    for (proposal, error) in refused {
+        assert_eq!(world.reject(proposal), error);
+        assert_eq!((world.state.head().revision, world.state.flag(&flag_in("staging", "b"))), (before, None));
+    }
+    let answer = world.accept(batch(&[("staging", "b"), ("production", "b"), ("staging", "c")]));
+    let Object::Batch(results) = &answer.object else { panic!("{answer:?}") };
+    let created: Vec<_> =
+        results.iter().map(|r| (r.flag.environment.as_str(), r.flag.key.as_str(), r.flag.revision)).collect();
+    assert_eq!(created, [("staging", "b", before + 1), ("production", "b", before + 2), ("staging", "c", before + 3)]);
+    assert!(results.iter().all(|result| result.changed && result.entry_id.is_some()));
+    assert_eq!(world.state.head().revision, answer.revision);
+    // All or none, also where one environment is not the caller's.
+    let only = caller(&mut world, &["manage_feature_flags@staging"]);
+    let items = vec![new_in("staging", "d"), new_in("production", "d")];
+    let refused = world.reject(by(only, Permission::ManageFeatureFlags, Command::BatchCreate(items)));
+    assert_eq!(refused, Error::EnvironmentNotFound("production".to_owned()));
+    assert_eq!(world.state.flag(&flag_in("staging", "d")), None);
 }

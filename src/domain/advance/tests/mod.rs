@@ -15,7 +15,7 @@ use crate::domain::audit::{Action, EntityType};
 use crate::domain::environment::Environment;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::hash;
-use crate::domain::state::{Delta, EnvironmentChoice, FlagRef, Head};
+use crate::domain::state::{Delta, FlagRef, Head};
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason};
 
 /// A state to change, and a clock.
@@ -124,7 +124,7 @@ fn new_token(user_id: Uuid, expires_at: Option<Timestamp>) -> NewToken {
 
 fn create(key: &str) -> Command {
     Command::CreateFlag(NewFlag {
-        environment: EnvironmentChoice::Unnamed,
+        environment: None,
         key: FlagKey::parse(key).unwrap(),
         name: Name::parse("A flag").unwrap(),
         description: Description::parse("").unwrap(),
@@ -266,7 +266,7 @@ fn batch_is_all_or_nothing() {
     let on = Status::Enabled;
     assert_eq!(world.reject(batch(vec![set("a", on), set("nope", on)])), Error::FlagNotFound("nope".into()));
     let id = world.state.flag(&key("a")).unwrap().id;
-    let twice = vec![set("a", on), SetStatus { flag: FlagRef::Id(id), status: on, expected_revision: None }];
+    let twice = vec![set("a", on), SetStatus { flag: FlagRef::id(id), status: on, expected_revision: None }];
     assert!(matches!(world.reject(batch(twice)), Error::Invalid(_)));
 
     let answer = world.accept(batch(vec![set("b", on), set("a", Status::Disabled)]));
