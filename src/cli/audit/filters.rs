@@ -5,10 +5,11 @@ use jiff::Timestamp;
 use uuid::Uuid;
 
 use crate::api::pb::*;
-use crate::cli::remote::ApiClient;
+use crate::cli::remote::{ApiClient, EnvironmentOption};
 use crate::cli::time_argument::{self, DayBoundary};
 use crate::cli::{Failure, parse_uuid};
 use crate::domain::audit::{Action, EntityType};
+use crate::domain::state::EnvironmentScope;
 
 /// Filters; an entry must pass all that are given.
 #[derive(Args)]
@@ -32,6 +33,8 @@ pub(in crate::cli) struct Filters {
     /// Only entries up to this time; a date includes the whole day (UTC)
     #[arg(long, value_name = "TIME", value_parser = to)]
     to: Option<prost_types::Timestamp>,
+    #[command(flatten)]
+    environment: EnvironmentOption,
 }
 
 /// How wrong this machine's clock may be, in seconds. Only a time that is further in the past has passed for certain; for any other,
@@ -55,9 +58,10 @@ fn to(text: &str) -> Result<prost_types::Timestamp, String> {
 impl Filters {
     /// Whether any is given.
     pub fn any(&self) -> bool {
-        let Self { user, flag, entity_id, entity_type, action, from, to } = self;
+        let Self { user, flag, entity_id, entity_type, action, from, to, environment } = self;
         let texts = [user, flag, entity_type, action];
-        texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some()
+        let is_of_one = environment.named().is_some_and(|named| *named != EnvironmentScope::All);
+        texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some() || is_of_one
     }
 
     /// The value of `--to`, which may be in the future.
@@ -72,7 +76,7 @@ impl Filters {
             return Err(Failure::usage("--from is after --to; swap them"));
         }
         let to_date = match self.to {
-            Some(to) => closed_end(client, to).await?,
+            Some(to) => closed_end(client, to, self.environment.text()).await?,
             None => None,
         };
         let entity_id = self.entity(client).await?;
@@ -83,6 +87,7 @@ impl Filters {
             action_type: self.action,
             from_date: self.from,
             to_date,
+            environment: self.environment.text(),
             ..Default::default()
         })
     }
@@ -90,8 +95,11 @@ impl Filters {
     /// The id of the object to filter by. Resolves the key of a flag.
     async fn entity(&self, client: &ApiClient) -> Result<Option<String>, Failure> {
         let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
+        if self.environment.named() == Some(&EnvironmentScope::All) {
+            return Err(Failure::usage("--flag is about one environment; name it with --environment"));
+        }
         let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
-        let request = GetFeatureFlagRequest { flag, ..Default::default() };
+        let request = GetFeatureFlagRequest { flag, environment: self.environment.text(), ..Default::default() };
         let answer =
             client.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
         Ok(answer.feature_flag.map(|flag| flag.id))
@@ -100,11 +108,15 @@ impl Filters {
 
 /// The end of a period; `None` if it is in the future. The server refuses such an end, and the list has the same entries without it,
 /// since the log has none after it yet. The server decides what the future is: this machine's clock may be wrong.
-async fn closed_end(client: &ApiClient, to: prost_types::Timestamp) -> Result<Option<prost_types::Timestamp>, Failure> {
+async fn closed_end(
+    client: &ApiClient,
+    to: prost_types::Timestamp,
+    environment: Option<String>,
+) -> Result<Option<prost_types::Timestamp>, Failure> {
     if to.seconds < Timestamp::now().as_second() - MAX_CLOCK_ERROR {
         return Ok(Some(to));
     }
-    let request = ListAuditLogsRequest { to_date: Some(to), limit: Some(1), ..Default::default() };
+    let request = ListAuditLogsRequest { to_date: Some(to), limit: Some(1), environment, ..Default::default() };
     let answer = client.call(request, async |clients, request| clients.audit.list_audit_logs(request).await).await;
     match answer {
         Ok(_) => Ok(Some(to)),
@@ -123,6 +135,7 @@ pub(in crate::cli) fn stream_request(list: &ListAuditLogsRequest) -> StreamAudit
         action_type: list.action_type,
         from_date: list.from_date,
         to_date: list.to_date,
+        environment: list.environment,
         ..Default::default()
     }
 }

@@ -29,7 +29,7 @@ use plain::OtherProtocol;
 pub(super) use address::ServerAddress;
 pub(super) use call::{StreamOptions, until_interrupted};
 pub(super) use failure::{ServerRefusal, exit_code_of};
-pub(super) use options::ConnectionOptions;
+pub(super) use options::{ConnectionOptions, EnvironmentOption};
 
 type Service = InterceptedService<Channel, BearerToken>;
 

@@ -13,6 +13,7 @@ use tonic::{Request, Status};
 
 use super::{ApiClient, ServerAddress, timeout};
 use crate::cli::{Failure, file};
+use crate::domain::state::EnvironmentScope;
 
 /// The options of every command that calls a server with a token.
 #[derive(Args)]
@@ -36,6 +37,31 @@ impl ConnectionOptions {
         };
         ApiClient::connect(&self.address, self.timeout, token).await
     }
+}
+
+/// The option of every command that is about one environment, or about all of them.
+#[derive(Args)]
+pub(in crate::cli) struct EnvironmentOption {
+    /// The environment, by its key; "-" for all of them. Default: that of the credential
+    // An empty value is refused: it comes from a variable that is not set.
+    #[arg(long, short, value_name = "ENVIRONMENT", env = "TOGGLED_ENVIRONMENT", value_parser = environment)]
+    environment: Option<EnvironmentScope>,
+}
+
+impl EnvironmentOption {
+    /// What is named, if anything is.
+    pub fn named(&self) -> Option<&EnvironmentScope> {
+        self.environment.as_ref()
+    }
+
+    /// What is named, as requests carry it.
+    pub fn text(&self) -> Option<String> {
+        self.environment.as_ref().map(EnvironmentScope::to_string)
+    }
+}
+
+fn environment(text: &str) -> Result<EnvironmentScope, String> {
+    EnvironmentScope::parse(text).map_err(|rule| format!("{}, or \"-\"", rule.0))
 }
 
 /// The options that a token can be given by.
