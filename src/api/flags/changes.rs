@@ -82,8 +82,14 @@ fn set_result(result: &BatchResult) -> pb::BatchSetResult {
 }
 
 fn create_result(result: &BatchResult) -> pb::BatchCreateResult {
-    let audit_log_id = result.entry_id.map(|id| id.to_string()).unwrap_or_default();
-    pb::BatchCreateResult { feature_flag: Some((&result.flag).into()), audit_log_id }
+    pb::BatchCreateResult {
+        id: result.flag.id.to_string(),
+        key: result.flag.key.to_string(),
+        environment: result.flag.environment.to_string(),
+        status: pb::FeatureFlagStatus::from(result.flag.status).into(),
+        revision: result.flag.revision,
+        audit_log_id: result.entry_id.map(|id| id.to_string()),
+    }
 }
 
 pub(super) fn toggle(request: &pb::ToggleFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {

@@ -3,12 +3,14 @@
 use std::net::SocketAddr;
 
 use http::uri::PathAndQuery;
+use prost::bytes::Bytes;
 use prost_reflect::DescriptorPool;
 use toggled::api::pb::DESCRIPTORS;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
+use super::raw_codec::RawCodec;
 use super::{Server, with_timeout};
 
 /// All permissions, sorted.
@@ -82,6 +84,18 @@ pub async fn call(
     let path = PathAndQuery::try_from(path).unwrap();
     let mut answer =
         with_timeout(path.as_str(), grpc.server_streaming(request, path.clone(), codec)).await?.into_inner();
+    with_timeout("the first message", answer.message()).await.map(drop)
+}
+
+/// Calls a method with a token and an encoded request, and reads the first response. The response is not decoded.
+pub async fn call_with(channel: &Channel, path: &str, token: &str, request: Vec<u8>) -> Result<(), Status> {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    with_timeout("the connection", grpc.ready()).await.unwrap();
+    let mut request = Request::new(Bytes::from(request));
+    request.metadata_mut().insert("authorization", format!("Bearer {token}").parse().unwrap());
+    let path = PathAndQuery::try_from(path).unwrap();
+    let mut answer =
+        with_timeout(path.as_str(), grpc.server_streaming(request, path.clone(), RawCodec)).await?.into_inner();
     with_timeout("the first message", answer.message()).await.map(drop)
 }
 
