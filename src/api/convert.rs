@@ -8,6 +8,7 @@ use super::pb;
 use crate::checkpoint::{Checkpoint, Note};
 use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::environment::Environment;
 use crate::domain::flag::{Flag, Status};
 use crate::domain::history::PastFlag;
 use crate::domain::time::Timestamp;
@@ -49,6 +50,23 @@ impl From<&Arc<PastFlag>> for pb::FeatureFlag {
     fn from(past: &Arc<PastFlag>) -> Self {
         let flag = Self::from(&past.flag);
         if past.has_update_metadata { flag } else { Self { updated_at: None, updated_by: String::new(), ..flag } }
+    }
+}
+
+impl From<&Arc<Environment>> for pb::Environment {
+    fn from(environment: &Arc<Environment>) -> Self {
+        Self {
+            id: environment.id.to_string(),
+            key: environment.key.to_string(),
+            name: environment.name.to_string(),
+            description: environment.description.as_str().to_owned(),
+            require_reason: environment.require_reason,
+            revision: environment.revision,
+            created_at: Some(time(environment.created_at)),
+            updated_at: Some(time(environment.updated_at)),
+            updated_by: (*environment.updated_by).to_owned(),
+            archived_at: environment.archived_at.map(time),
+        }
     }
 }
 

@@ -1,10 +1,10 @@
 //! The API: connections, protocols, middleware, and a folder for each service.
 //!
 //! A call passes, in this order: `listener` (connection, TLS; `gather` joins its writes), `transport` (HTTP), `router` (every service and
-//! layer), `middleware` (observe, admit, authorize), then a service: `flags`, `audit`, `access`, `openfeature`. A service parses with
-//! `validate`, reads through `reader`, changes through `change`, converts with `convert`, and fails with `errors`. But `audit` reads the
-//! log from the store itself, and `openfeature` reads the mirror alone. Outside this folder only the command line, which is a client,
-//! names generated types, and only its `remote` names tonic.
+//! layer), `middleware` (observe, admit, authorize), then a service: `flags`, `audit`, `access`, `environments`,
+//! `openfeature`. A service parses with `validate`, reads through `reader`, changes through `change`, converts with `convert`, and fails
+//! with `errors`. But `audit` reads the log from the store itself, and `openfeature` reads the mirror alone. Outside this folder only the
+//! command line, which is a client, names generated types, and only its `remote` names tonic.
 
 mod access;
 mod arriving;
@@ -13,6 +13,7 @@ mod call;
 mod change;
 pub(crate) mod codec;
 mod convert;
+mod environments;
 mod errors;
 mod flags;
 mod gather;

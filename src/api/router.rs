@@ -13,6 +13,7 @@ use tower::Layer;
 use super::access::Access;
 use super::audit::Audit;
 use super::change::Changes;
+use super::environments::Environments;
 use super::flags::Flags;
 use super::health::Health;
 use super::listener::incoming;
@@ -26,6 +27,7 @@ use super::openfeature::ofrep::Ofrep;
 use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
+use super::pb::environment_service_server::EnvironmentServiceServer;
 use super::pb::flagd::evaluation::v1::service_server::ServiceServer as EvaluationV1Server;
 use super::pb::flagd::evaluation::v2::service_server::ServiceServer as EvaluationV2Server;
 use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
@@ -45,10 +47,11 @@ use crate::store::Store;
 use crate::tls::ServerTls;
 
 /// The services whose methods declare policies.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     <ToggleServiceServer<Flags> as NamedService>::NAME,
     <AuditServiceServer<Audit> as NamedService>::NAME,
     <AccessServiceServer<Access> as NamedService>::NAME,
+    <EnvironmentServiceServer<Environments> as NamedService>::NAME,
     <EvaluationV1Server<Evaluation> as NamedService>::NAME,
     <EvaluationV2Server<Evaluation> as NamedService>::NAME,
     <FlagSyncServiceServer<FlagSync> as NamedService>::NAME,
@@ -125,6 +128,7 @@ impl Router {
         let sync = FlagSync::new(Arc::clone(&mirror), max_flag_set);
         let ofrep = Ofrep::new(Arc::clone(&mirror));
         let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
+        let environments = Environments::new(changes.clone(), reader.clone());
         let access = Access::new(changes, reader, store, last_used);
         // Requests may be compressed. Answers are not: most are small, and compressing one costs more than making it. The macro
         // takes the name of the field that limits a request, before and after decompression, and the limit of a response.
@@ -144,6 +148,7 @@ impl Router {
             .add_service(limited!(ToggleServiceServer::new(flags), max_request_bytes, max_response_bytes))
             .add_service(limited!(AuditServiceServer::new(audit), max_request_bytes, max_response_bytes))
             .add_service(limited!(AccessServiceServer::new(access), max_request_bytes, max_response_bytes))
+            .add_service(limited!(EnvironmentServiceServer::new(environments), max_request_bytes, max_response_bytes))
             // An answer with all flags grows with their number.
             .add_service(limited!(EvaluationV1Server::new(evaluation.clone()), max_flagd_request_bytes, max_flag_set))
             .add_service(limited!(EvaluationV2Server::new(evaluation), max_flagd_request_bytes, max_flag_set))
@@ -207,6 +212,11 @@ mod tests {
             Policy::Permission(Permission::ToggleFeatureFlags)
         );
         assert_eq!(policy("/toggled.v1.AccessService/WhoAmI"), Policy::Authenticated);
+        assert_eq!(policy("/toggled.v1.EnvironmentService/ListEnvironments"), Policy::Authenticated);
+        for method in ["Create", "Update", "Archive", "Unarchive"] {
+            let path = format!("/toggled.v1.EnvironmentService/{method}Environment");
+            assert_eq!(policy(&path), Policy::PermissionEverywhere(Permission::ManageEnvironments));
+        }
         assert_eq!(policy("/grpc.health.v1.Health/Check"), Policy::Public);
         assert!(policies.method("/toggled.v1.ToggleService/Nothing").is_none());
         let view = Policy::Permission(Permission::ViewFeatureFlags);

@@ -9,7 +9,7 @@ use crate::domain::access::{Account, Permissions, ScopedPermission};
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::Filter;
 use crate::domain::flag::Status;
-use crate::domain::state::{EnvironmentScope, FlagRef};
+use crate::domain::state::{EnvironmentRef, EnvironmentScope, FlagRef};
 use crate::domain::text::{EnvironmentKey, FlagKey, Malformed, Name};
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
@@ -25,8 +25,8 @@ pub(super) struct RequestValidator {
     prefix: String,
 }
 
-/// A flag named by id or key. Generated code has a separate type for each request.
-pub(super) enum FlagSelector {
+/// An object named by id or key. Generated code has a separate type for each request.
+pub(super) enum Selector {
     Id(String),
     Key(String),
 }
@@ -36,20 +36,26 @@ pub(super) trait NamesFlag {
     fn is_by_key(&self) -> bool;
 }
 
+macro_rules! selector {
+    ($object:ident: $($module:ident),* $(,)?) => {
+        $(impl From<pb::$module::$object> for Selector {
+            fn from(named: pb::$module::$object) -> Self {
+                match named {
+                    pb::$module::$object::Id(id) => Self::Id(id),
+                    pb::$module::$object::Key(key) => Self::Key(key),
+                }
+            }
+        })*
+    };
+}
+
 macro_rules! flag_selector {
     ($($module:ident),* $(,)?) => {
+        selector!(Flag: $($module),*);
+
         $(impl NamesFlag for pb::$module::Flag {
             fn is_by_key(&self) -> bool {
                 matches!(self, Self::Key(_))
-            }
-        }
-
-        impl From<pb::$module::Flag> for FlagSelector {
-            fn from(flag: pb::$module::Flag) -> Self {
-                match flag {
-                    pb::$module::Flag::Id(id) => Self::Id(id),
-                    pb::$module::Flag::Key(key) => Self::Key(key),
-                }
             }
         })*
     };
@@ -64,6 +70,13 @@ flag_selector!(
     archive_feature_flag_request,
     unarchive_feature_flag_request,
     get_feature_flag_request,
+);
+
+selector!(
+    Environment: update_environment_request,
+    archive_environment_request,
+    unarchive_environment_request,
+    get_environment_request,
 );
 
 /// Which end of a period a time is. Times between two microseconds are rounded towards the inside of the period.
@@ -107,14 +120,23 @@ impl RequestValidator {
         parsed.or_else(|| self.reject(field, "must be a UUID: xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"))
     }
 
-    pub fn flag(&mut self, flag: Option<impl Into<FlagSelector>>, environment: Option<&str>) -> Option<FlagRef> {
+    pub fn flag(&mut self, flag: Option<impl Into<Selector>>, environment: Option<&str>) -> Option<FlagRef> {
         let environment = self.environment(environment);
         match flag.map(Into::into) {
-            Some(FlagSelector::Id(id)) => self.uuid("id", &id).map(|id| FlagRef::Id(environment, id)),
-            Some(FlagSelector::Key(key)) => {
+            Some(Selector::Id(id)) => self.uuid("id", &id).map(|id| FlagRef::Id(environment, id)),
+            Some(Selector::Key(key)) => {
                 self.parse("key", &key, FlagKey::parse).map(|key| FlagRef::Key(environment, key))
             }
             None => self.reject("flag", "must be named by id or by key"),
+        }
+    }
+
+    /// The environment that a request is about.
+    pub fn named_environment(&mut self, environment: Option<impl Into<Selector>>) -> Option<EnvironmentRef> {
+        match environment.map(Into::into) {
+            Some(Selector::Id(id)) => self.uuid("id", &id).map(EnvironmentRef::Id),
+            Some(Selector::Key(key)) => self.parse("key", &key, EnvironmentKey::parse).map(EnvironmentRef::Key),
+            None => self.reject("environment", "must be named by id or by key"),
         }
     }
 
@@ -147,6 +169,28 @@ impl RequestValidator {
 
     pub fn at_least(&mut self, field: &str, least: i64, value: Option<Revision>) -> Option<Revision> {
         value.filter(|v| *v < least).map_or(value, |_| self.reject(field, format!("must be at least {least}")))
+    }
+
+    /// Which of these fields an update changes: those that its mask names or, without one, those that have a value.
+    pub fn update_mask<const N: usize>(
+        &mut self,
+        mask: Option<&prost_types::FieldMask>,
+        fields: [(&str, bool); N],
+    ) -> [bool; N] {
+        let mask = mask.map(|mask| mask.paths.as_slice()).unwrap_or_default();
+        for (index, path) in mask.iter().enumerate() {
+            if !fields.iter().any(|(name, _)| path == name) {
+                let names = fields.map(|(name, _)| format!("'{name}'"));
+                self.reject::<()>(&format!("update_mask.paths[{index}]"), format!("must be {}", any_of(&names)));
+            }
+        }
+        let is_set = |(name, has_value): (&str, bool)| if mask.is_empty() { has_value } else { mask.iter().any(|path| path == name) };
+        let changed = fields.map(is_set);
+        if mask.is_empty() && !changed.contains(&true) {
+            let names = any_of(&fields.map(|(name, _)| name));
+            self.reject::<()>("update_mask", format!("must name what to change, unless {names} is given"));
+        }
+        changed
     }
 
     /// `expected_revision`: at least 1 if given.
@@ -250,4 +294,18 @@ impl RequestValidator {
             self.reject("user_email", "must be an e-mail address")
         }
     }
+}
+
+/// `a, b or c`.
+fn any_of(names: &[impl AsRef<str>]) -> String {
+    let mut text = String::new();
+    for (index, name) in names.iter().enumerate() {
+        text += match index {
+            0 => "",
+            _ if index + 1 == names.len() => " or ",
+            _ => ", ",
+        };
+        text += name.as_ref();
+    }
+    text
 }

@@ -24,6 +24,19 @@ pub trait FlagDirectory {
     fn environment_keys(&self) -> impl Iterator<Item = &EnvironmentKey>;
 }
 
+/// An environment in which a caller with these permissions holds anything.
+///
+/// # Errors
+/// When it does not exist for the caller.
+pub fn seen_environment<'d>(
+    directory: &'d impl FlagDirectory,
+    permissions: &Permissions,
+    named: &EnvironmentRef,
+) -> Result<&'d Arc<Environment>, Error> {
+    let found = directory.environment(named).filter(|found| permissions.holds_any_in(&found.key));
+    found.ok_or_else(|| Error::EnvironmentNotFound(named.to_string()))
+}
+
 /// What a caller may do with flags by one method.
 #[derive(Debug, Clone, Copy)]
 pub struct FlagAccess<'p> {
@@ -152,9 +165,7 @@ impl<'p> FlagAccess<'p> {
         directory: &'d impl FlagDirectory,
         key: &EnvironmentKey,
     ) -> Result<&'d Arc<Environment>, Error> {
-        let named = EnvironmentRef::Key(key.clone());
-        let found = directory.environment(&named).filter(|_| self.permissions.holds_any_in(key));
-        found.ok_or_else(|| Error::EnvironmentNotFound(named.to_string()))
+        seen_environment(directory, self.permissions, &EnvironmentRef::Key(key.clone()))
     }
 
     /// Whether the caller may know which flags an environment has. The log names them as well.

@@ -8,7 +8,7 @@ use tonic::Code;
 use crate::support::methods::channel;
 use crate::support::{Backend, Database, Server, reason_of, with_timeout};
 
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "",
     "flagd.evaluation.v1.Service",
     "flagd.evaluation.v2.Service",
@@ -18,6 +18,7 @@ const SERVICES: [&str; 10] = [
     "grpc.reflection.v1alpha.ServerReflection",
     "toggled.v1.AccessService",
     "toggled.v1.AuditService",
+    "toggled.v1.EnvironmentService",
     "toggled.v1.ToggleService",
 ];
 

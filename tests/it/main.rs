@@ -17,6 +17,7 @@ mod database_settings;
 mod deadlines;
 mod denied_changes;
 mod docs;
+mod environments;
 mod flagd;
 mod health;
 mod large_flag_set;

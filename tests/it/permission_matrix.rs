@@ -24,6 +24,7 @@ pub fn authorized_code(path: &str) -> Code {
         "ListFeatureFlags" | "WatchFeatureFlags" | "ListAuditLogs" | "StreamAuditLogs" | "ListUsers" | "WhoAmI" => {
             Code::Ok
         }
+        "ListEnvironments" => Code::Ok,
         "GetAuditCheckpoint" | "ListAuditCheckpoints" => Code::Ok,
         "ResolveAll" | "EventStream" | "SyncFlags" | "FetchAllFlags" | "GetMetadata" => Code::Ok,
         "ResolveBoolean" | "ResolveString" | "ResolveInt" | "ResolveFloat" | "ResolveObject" => Code::NotFound,
@@ -31,6 +32,7 @@ pub fn authorized_code(path: &str) -> Code {
         | "EnableFeatureFlag"
         | "DisableFeatureFlag"
         | "BatchSetFeatureFlags"
+        | "BatchCreateFeatureFlags"
         | "CreateFeatureFlag"
         | "UpdateFeatureFlag"
         | "ArchiveFeatureFlag"
@@ -39,6 +41,11 @@ pub fn authorized_code(path: &str) -> Code {
         | "GetFeatureFlag"
         | "GetAuditLog"
         | "TrimAuditLogs"
+        | "CreateEnvironment"
+        | "UpdateEnvironment"
+        | "ArchiveEnvironment"
+        | "UnarchiveEnvironment"
+        | "GetEnvironment"
         | "CreateUser"
         | "GetUser"
         | "UpdateUser"

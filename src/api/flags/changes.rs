@@ -194,18 +194,8 @@ pub(super) fn batch_set(
 }
 
 pub(super) fn update(request: &pb::UpdateFeatureFlagRequest, validator: &mut RequestValidator) -> Option<Command> {
-    let mask = request.update_mask.as_ref().map(|mask| mask.paths.as_slice()).unwrap_or_default();
-    for (index, path) in mask.iter().enumerate() {
-        if path != "name" && path != "description" {
-            validator.reject::<()>(&format!("update_mask.paths[{index}]"), "must be 'name' or 'description'");
-        }
-    }
-    let is_set =
-        |path: &str, value: &str| if mask.is_empty() { !value.is_empty() } else { mask.iter().any(|p| p == path) };
-    let (has_name, has_description) = (is_set("name", &request.name), is_set("description", &request.description));
-    if mask.is_empty() && !has_name && !has_description {
-        validator.reject::<()>("update_mask", "must name what to change, unless name or description is given");
-    }
+    let fields = [("name", !request.name.is_empty()), ("description", !request.description.is_empty())];
+    let [has_name, has_description] = validator.update_mask(request.update_mask.as_ref(), fields);
     let flag = validator.flag(request.flag.clone(), request.environment.as_deref());
     let name = has_name.then(|| validator.parse("name", &request.name, Name::parse)).flatten();
     let description =

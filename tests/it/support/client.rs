@@ -6,6 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use toggled::api::pb::access_service_client::AccessServiceClient;
 use toggled::api::pb::audit_service_client::AuditServiceClient;
+use toggled::api::pb::environment_service_client::EnvironmentServiceClient;
 use toggled::api::pb::flagd::evaluation::v1::service_client::ServiceClient as EvaluationV1Client;
 use toggled::api::pb::flagd::evaluation::v2::service_client::ServiceClient as EvaluationV2Client;
 use toggled::api::pb::flagd::sync::v1::flag_sync_service_client::FlagSyncServiceClient;
@@ -40,6 +41,7 @@ pub struct Client {
     pub toggle: ToggleServiceClient<Service>,
     pub audit: AuditServiceClient<Service>,
     pub access: AccessServiceClient<Service>,
+    pub environments: EnvironmentServiceClient<Service>,
     pub evaluation_v1: EvaluationV1Client<Service>,
     pub evaluation_v2: EvaluationV2Client<Service>,
     pub sync: FlagSyncServiceClient<Service>,
@@ -66,6 +68,7 @@ impl Client {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
             audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
             access: AccessServiceClient::with_interceptor(channel.clone(), token.clone()),
+            environments: EnvironmentServiceClient::with_interceptor(channel.clone(), token.clone()),
             evaluation_v1: EvaluationV1Client::with_interceptor(channel.clone(), token.clone()),
             evaluation_v2: EvaluationV2Client::with_interceptor(channel.clone(), token.clone()),
             sync: FlagSyncServiceClient::with_interceptor(channel, token),
@@ -75,6 +78,23 @@ impl Client {
     /// Creates a disabled flag.
     pub async fn create(&mut self, key: &str) -> FeatureFlag {
         let request = CreateFeatureFlagRequest { key: key.into(), name: format!("Flag {key}"), ..Default::default() };
+        self.toggle.create_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
+    }
+
+    /// Creates an environment.
+    pub async fn new_environment(&mut self, key: &str) -> Environment {
+        let request = CreateEnvironmentRequest { key: key.into(), name: key.into(), ..Default::default() };
+        self.environments.create_environment(request).await.unwrap().into_inner().environment.unwrap()
+    }
+
+    /// Creates a disabled flag in an environment.
+    pub async fn create_in(&mut self, environment: &str, key: &str) -> FeatureFlag {
+        let request = CreateFeatureFlagRequest {
+            key: key.into(),
+            name: format!("Flag {key}"),
+            environment: Some(environment.into()),
+            ..Default::default()
+        };
         self.toggle.create_feature_flag(request).await.unwrap().into_inner().feature_flag.unwrap()
     }
 
