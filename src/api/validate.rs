@@ -184,7 +184,9 @@ impl RequestValidator {
                 self.reject::<()>(&format!("update_mask.paths[{index}]"), format!("must be {}", any_of(&names)));
             }
         }
-        let is_set = |(name, has_value): (&str, bool)| if mask.is_empty() { has_value } else { mask.iter().any(|path| path == name) };
+        let is_set = |(name, has_value): (&str, bool)| {
+            if mask.is_empty() { has_value } else { mask.iter().any(|path| path == name) }
+        };
         let changed = fields.map(is_set);
         if mask.is_empty() && !changed.contains(&true) {
             let names = any_of(&fields.map(|(name, _)| name));

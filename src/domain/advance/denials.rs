@@ -5,9 +5,10 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::draft::{Draft, Entity, Values};
+use super::logged::Logged;
 use super::{Denial, Object, ObjectRef, Outcome, Proposal};
 use crate::domain::access::{Directory, Scope, ScopedPermission};
-use crate::domain::audit::{Action, EntityType};
+use crate::domain::audit::Action;
 use crate::domain::flag::json;
 use crate::domain::state::EnvironmentRef;
 use crate::domain::text::EnvironmentKey;
@@ -40,15 +41,6 @@ pub(super) fn record(draft: &mut Draft<'_>, proposal: &Proposal, denial: &Denial
 /// The object that the request named, if it exists: an entry never pairs an id with the wrong type of object. Otherwise
 /// the name alone, under the type that the permission is about.
 fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
-    let kind = denial.permission.permission().governs();
-    let about = |entity_type, id, key: Arc<str>, name: Arc<str>| Entity {
-        entity_type,
-        id,
-        key,
-        name,
-        environment: None,
-        previous_revision: None,
-    };
     let found = denial.object.as_ref().and_then(|named| {
         let flag = match named {
             ObjectRef::Key(_, key) => denied_in(denial).and_then(|environment| draft.flag_in(environment, key)),
@@ -56,8 +48,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             ObjectRef::Environment(_) | ObjectRef::Email(_) => None,
         };
         if let Some(flag) = flag {
-            let found = about(EntityType::FeatureFlag, Some(flag.id), flag.key.shared(), flag.name.shared());
-            return Some(Entity { environment: Some(flag.environment.shared()), ..found });
+            return Some(flag.entity());
         }
         let environment = match named {
             ObjectRef::Environment(key) => Some(EnvironmentRef::Key(key.clone())),
@@ -65,8 +56,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             ObjectRef::Key(..) | ObjectRef::Email(_) => None,
         };
         if let Some(found) = environment.and_then(|environment| draft.find_environment(&environment).ok()) {
-            let environment = about(EntityType::Environment, Some(found.id), found.key.shared(), found.name.shared());
-            return Some(Entity { environment: Some(found.key.shared()), ..environment });
+            return Some(found.entity());
         }
         let user = match named {
             ObjectRef::Email(email) => draft.user_by_email(email),
@@ -74,11 +64,10 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             ObjectRef::Key(..) | ObjectRef::Environment(_) => None,
         };
         if let Some(user) = user {
-            return Some(about(EntityType::User, Some(user.id), user.email.shared(), user.email.shared()));
+            return Some(user.entity());
         }
         let ObjectRef::Id(id) = named else { return None };
-        let token = draft.token(*id)?;
-        Some(about(EntityType::ApiToken, Some(token.id), token.id.to_string().into(), token.name.shared()))
+        draft.token(*id).map(|token| token.entity())
     });
     found.unwrap_or_else(|| {
         let name: Arc<str> = match &denial.object {
@@ -89,7 +78,8 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
             None => "".into(),
         };
         let environment = denied_in(denial).filter(|key| draft.has_environment(key)).map(EnvironmentKey::shared);
-        Entity { environment, ..about(kind, None, Arc::clone(&name), name) }
+        let entity_type = denial.permission.permission().governs();
+        Entity { entity_type, id: None, key: Arc::clone(&name), name, environment, previous_revision: None }
     })
 }
 

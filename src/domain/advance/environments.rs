@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::{EnvironmentUpdate, NewEnvironment, Object, Outcome, Proposal, check_revision};
+use super::draft::Draft;
+use super::{EnvironmentUpdate, NewEnvironment, Object, Outcome, Proposal, check_revision, logged};
 use crate::domain::Revision;
 use crate::domain::access::Directory;
-use crate::domain::audit::{Action, EntityType};
+use crate::domain::audit::Action;
 use crate::domain::environment::{Environment, MAX_ENVIRONMENTS};
 use crate::domain::error::Error;
 use crate::domain::state::EnvironmentRef;
@@ -31,7 +31,8 @@ pub(super) fn create(draft: &mut Draft<'_>, proposal: &Proposal, new: &NewEnviro
         updated_by: Arc::clone(&stamp.changed_by),
         archived_at: None,
     };
-    Ok(write(draft, proposal, stamp, Action::EnvironmentCreated, None, environment))
+    let (environment, entry) = logged::create(draft, proposal, stamp, Action::EnvironmentCreated, environment);
+    Ok((Object::Environment(environment), Some(entry)))
 }
 
 pub(super) fn update(draft: &mut Draft<'_>, proposal: &Proposal, update: &EnvironmentUpdate) -> Result<Outcome, Error> {
@@ -52,7 +53,8 @@ pub(super) fn update(draft: &mut Draft<'_>, proposal: &Proposal, update: &Enviro
     if after == *before {
         return Ok((Object::Environment(before), None));
     }
-    Ok(edit(draft, proposal, Action::EnvironmentUpdated, &before, after))
+    let (environment, entry) = logged::edit(draft, proposal, Action::EnvironmentUpdated, &*before, after);
+    Ok((Object::Environment(environment), Some(entry)))
 }
 
 pub(super) fn set_archived(
@@ -69,7 +71,8 @@ pub(super) fn set_archived(
     let archived_at = archived.then(|| draft.next_stamp(&proposal.actor).timestamp);
     let after = Environment { archived_at, ..Environment::clone(&before) };
     let action = if archived { Action::EnvironmentArchived } else { Action::EnvironmentUnarchived };
-    Ok(edit(draft, proposal, action, &before, after))
+    let (environment, entry) = logged::edit(draft, proposal, action, &*before, after);
+    Ok((Object::Environment(environment), Some(entry)))
 }
 
 fn at_expected_revision(
@@ -80,39 +83,4 @@ fn at_expected_revision(
     let environment = draft.find_environment(environment)?;
     check_revision(environment.revision, expected)?;
     Ok(environment)
-}
-
-fn edit(
-    draft: &mut Draft<'_>,
-    proposal: &Proposal,
-    action: Action,
-    before: &Environment,
-    after: Environment,
-) -> Outcome {
-    let stamp = draft.next_stamp(&proposal.actor);
-    let updated_by = Arc::clone(&stamp.changed_by);
-    let after = Environment { revision: stamp.revision, updated_at: stamp.timestamp, updated_by, ..after };
-    write(draft, proposal, stamp, action, Some(before), after)
-}
-
-fn write(
-    draft: &mut Draft<'_>,
-    proposal: &Proposal,
-    stamp: ChangeStamp,
-    action: Action,
-    before: Option<&Environment>,
-    after: Environment,
-) -> Outcome {
-    let entity = Entity {
-        entity_type: EntityType::Environment,
-        id: Some(after.id),
-        key: after.key.shared(),
-        name: after.name.shared(),
-        environment: Some(after.key.shared()),
-        previous_revision: before.map(|environment| environment.revision),
-    };
-    let values = Values { old: before.map(|before| before.to_json().into()), new: Some(after.to_json().into()) };
-    let environment = draft.put_environment(after);
-    let entry = draft.write_entry(proposal, stamp, action, entity, values);
-    (Object::Environment(environment), Some(entry))
 }

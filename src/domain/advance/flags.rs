@@ -3,11 +3,11 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision};
+use super::draft::Draft;
+use super::{BatchResult, NewFlag, Object, Outcome, Proposal, Revert, SetStatus, check_revision, logged};
 use crate::domain::Revision;
 use crate::domain::access::Scope;
-use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::audit::{Action, Entry};
 use crate::domain::environment::Environment;
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::{Flag, Status};
@@ -115,8 +115,7 @@ pub(super) fn create(
         updated_by: Arc::clone(&stamp.changed_by),
         archived_at: None,
     };
-    let values = Values { old: None, new: Some(flag.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, stamp, Action::FlagCreated, None, flag, values);
+    let (flag, entry) = logged::create(draft, proposal, stamp, Action::FlagCreated, flag);
     Ok((Object::Flag(flag), Some(entry)))
 }
 
@@ -231,14 +230,12 @@ fn flippable(
 }
 
 fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {
-    let stamp = draft.next_stamp(&proposal.actor);
-    let after = stamped(Flag { status, ..Flag::clone(before) }, &stamp);
+    let after = Flag { status, ..Flag::clone(before) };
     let action = match status {
         Status::Enabled => Action::ToggleEnabled,
         Status::Disabled => Action::ToggleDisabled,
     };
-    let values = Values { old: Some(before.status.as_str().into()), new: Some(status.as_str().into()) };
-    write(draft, proposal, stamp, action, Some(before.revision), after, values)
+    logged::edit(draft, proposal, action, &**before, after)
 }
 
 /// Writes an edit, unless it changes nothing.
@@ -246,35 +243,6 @@ fn write_edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before
     if after == *before {
         return (Object::Flag(before), None);
     }
-    let stamp = draft.next_stamp(&proposal.actor);
-    let after = stamped(after, &stamp);
-    let values = Values { old: Some(before.to_json().into()), new: Some(after.to_json().into()) };
-    let (flag, entry) = write(draft, proposal, stamp, action, Some(before.revision), after, values);
+    let (flag, entry) = logged::edit(draft, proposal, action, &*before, after);
     (Object::Flag(flag), Some(entry))
-}
-
-fn stamped(flag: Flag, stamp: &ChangeStamp) -> Flag {
-    Flag { revision: stamp.revision, updated_at: stamp.timestamp, updated_by: Arc::clone(&stamp.changed_by), ..flag }
-}
-
-fn write(
-    draft: &mut Draft<'_>,
-    proposal: &Proposal,
-    stamp: ChangeStamp,
-    action: Action,
-    previous_revision: Option<Revision>,
-    flag: Flag,
-    values: Values,
-) -> (Arc<Flag>, Arc<Entry>) {
-    let entity = Entity {
-        entity_type: EntityType::FeatureFlag,
-        id: Some(flag.id),
-        key: flag.key.shared(),
-        name: flag.name.shared(),
-        environment: Some(flag.environment.shared()),
-        previous_revision,
-    };
-    let flag = draft.put_flag(flag);
-    let entry = draft.write_entry(proposal, stamp, action, entity, values);
-    (flag, entry)
 }

@@ -9,6 +9,7 @@ mod draft;
 mod environments;
 mod flags;
 mod log;
+mod logged;
 mod proposal;
 mod step;
 mod tokens;

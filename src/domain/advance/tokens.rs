@@ -4,13 +4,14 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::draft::{ChangeStamp, Draft, Entity, Values};
+use super::draft::Draft;
 use super::{
-    Actor, NewToken, Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision, users,
+    Actor, NewToken, Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision, logged,
+    users,
 };
 use crate::domain::Revision;
 use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
-use crate::domain::audit::{Action, EntityType};
+use crate::domain::audit::Action;
 use crate::domain::error::{Error, Violation};
 use crate::domain::text::{Email, Name};
 
@@ -56,7 +57,8 @@ pub(super) fn create(
         let rule = "must be in the future".to_owned();
         return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
     }
-    Ok(write(draft, proposal, stamp, Action::TokenCreated, None, token))
+    let (token, entry) = logged::create(draft, proposal, stamp, Action::TokenCreated, token);
+    Ok((Object::Token(token), Some(entry)))
 }
 
 /// Whether the actor's credential gains each permission that its user gets. A token with a list does not, nor does a single
@@ -83,9 +85,10 @@ pub(super) fn revoke(
         return Ok((Object::Token(before), None));
     }
     check_not_last_token(draft, proposal, &before)?;
-    let stamp = draft.next_stamp(&proposal.actor);
-    let after = Token { revision: stamp.revision, revoked_at: Some(stamp.timestamp), ..Token::clone(&before) };
-    Ok(write(draft, proposal, stamp, Action::TokenRevoked, Some(&before), after))
+    let revoked_at = Some(draft.next_stamp(&proposal.actor).timestamp);
+    let after = Token { revoked_at, ..Token::clone(&before) };
+    let (token, entry) = logged::edit(draft, proposal, Action::TokenRevoked, &*before, after);
+    Ok((Object::Token(token), Some(entry)))
 }
 
 /// A caller cannot revoke their own last valid token. A caller by single sign-on or client certificate has another
@@ -112,26 +115,4 @@ pub(super) fn create_administrator(
     let token =
         NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };
     create(draft, proposal, caller_permissions, &token)
-}
-
-fn write(
-    draft: &mut Draft<'_>,
-    proposal: &Proposal,
-    stamp: ChangeStamp,
-    action: Action,
-    before: Option<&Token>,
-    after: Token,
-) -> Outcome {
-    let entity = Entity {
-        entity_type: EntityType::ApiToken,
-        id: Some(after.id),
-        key: after.id.to_string().into(),
-        name: after.name.shared(),
-        environment: None,
-        previous_revision: before.map(|token| token.revision),
-    };
-    let values = Values { old: before.map(|token| token.to_json().into()), new: Some(after.to_json().into()) };
-    let token = draft.put_token(after);
-    let entry = draft.write_entry(proposal, stamp, action, entity, values);
-    (Object::Token(token), Some(entry))
 }

@@ -2,11 +2,11 @@
 
 use uuid::Uuid;
 
-use super::draft::{ChangeStamp, Draft, Entity, Values};
-use super::{Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision};
+use super::draft::Draft;
+use super::{Object, Outcome, Proposal, check_environments_exist, check_may_grant, check_revision, logged};
 use crate::domain::Revision;
 use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, Scope, User};
-use crate::domain::audit::{Action, EntityType};
+use crate::domain::audit::Action;
 use crate::domain::error::{Error, Violation};
 use crate::domain::text::Email;
 
@@ -64,7 +64,8 @@ fn write_new(
         updated_at: stamp.timestamp,
         deactivated_at: None,
     };
-    write(draft, proposal, stamp, Action::UserCreated, None, user)
+    let (user, entry) = logged::create(draft, proposal, stamp, Action::UserCreated, user);
+    (Object::User(user), Some(entry))
 }
 
 /// The requested change of a user.
@@ -104,7 +105,8 @@ pub(super) fn update(
     if after == *before {
         return Ok((Object::User(before), None));
     }
-    Ok(edit(draft, proposal, Action::UserUpdated, &before, after))
+    let (user, entry) = logged::edit(draft, proposal, Action::UserUpdated, &*before, after);
+    Ok((Object::User(user), Some(entry)))
 }
 
 /// A request without permissions cannot be told from one that revokes all. Together with something else, that would happen
@@ -160,7 +162,8 @@ pub(super) fn deactivate(
     }
     let deactivated_at = Some(draft.next_stamp(&proposal.actor).timestamp);
     let after = User { deactivated_at, ..User::clone(&before) };
-    Ok(edit(draft, proposal, Action::UserDeactivated, &before, after))
+    let (user, entry) = logged::edit(draft, proposal, Action::UserDeactivated, &*before, after);
+    Ok((Object::User(user), Some(entry)))
 }
 
 /// At least one other active user must hold `manage_access`. Permissions by single sign-on do not count: the issuer may
@@ -172,32 +175,4 @@ fn check_not_last_access_manager(draft: &Draft<'_>, losing: &User) -> Result<(),
         return Err(Error::LastAccessManager(losing.email.clone()));
     }
     Ok(())
-}
-
-fn edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: &User, after: User) -> Outcome {
-    let stamp = draft.next_stamp(&proposal.actor);
-    let after = User { revision: stamp.revision, updated_at: stamp.timestamp, ..after };
-    write(draft, proposal, stamp, action, Some(before), after)
-}
-
-fn write(
-    draft: &mut Draft<'_>,
-    proposal: &Proposal,
-    stamp: ChangeStamp,
-    action: Action,
-    before: Option<&User>,
-    after: User,
-) -> Outcome {
-    let entity = Entity {
-        entity_type: EntityType::User,
-        id: Some(after.id),
-        key: after.email.shared(),
-        name: after.email.shared(),
-        environment: None,
-        previous_revision: before.map(|user| user.revision),
-    };
-    let values = Values { old: before.map(|user| user.to_json().into()), new: Some(after.to_json().into()) };
-    let user = draft.put_user(after);
-    let entry = draft.write_entry(proposal, stamp, action, entity, values);
-    (Object::User(user), Some(entry))
 }
