@@ -13,16 +13,16 @@ use uuid::Uuid;
 
 use crate::api::call::Call;
 use crate::api::errors::status;
-use crate::api::middleware::idempotency::digest;
+use crate::api::middleware::idempotency::{digest, name_environment};
 use crate::api::middleware::limits::{AdmittedDenial, DenialLimiter};
 use crate::api::protocol::grpc::{replayed_response, single_message};
 use crate::auth::policy::ServedMethod;
 use crate::committer::{ChangeStart, Proposals};
 use crate::domain::access::{Permission, ScopedPermission};
 use crate::domain::advance::{Command, Denial, ObjectRef, Proposal};
+use crate::domain::audit::EntityType;
 use crate::domain::error::Error;
-use crate::domain::state::FlagRef;
-use crate::domain::text::{Email, FlagKey, RequestId};
+use crate::domain::text::{Email, EnvironmentKey, FlagKey, RequestId};
 use crate::domain::time::Clock;
 use crate::store::Store;
 
@@ -74,10 +74,13 @@ impl Denials {
     ) -> Option<Response<Body>> {
         // A caller who is refused again and again costs no more than this: neither body nor database is read.
         let admitted = self.admit(&call)?;
-        let message = match &method.input {
+        let mut message = match &method.input {
             Some(input) => read_message(body, input).await,
             None => None,
         };
+        if let Some((message, own)) = message.as_mut().zip(call.own_environment()) {
+            name_environment(message, own);
+        }
         let replayed = match &message {
             Some(message) => self.replayed(&call, message).await,
             None => None,
@@ -87,7 +90,7 @@ impl Denials {
             return replayed;
         }
         let object = match &message {
-            Some(message) => self.object(message).await,
+            Some(message) => self.object(message, permission.governs()).await,
             None => None,
         };
         self.write(&call, permission.into(), object, admitted).await;
@@ -127,8 +130,8 @@ impl Denials {
     }
 
     /// The object that a request is about. A request that names an audit entry is about that entry's object.
-    async fn object(&self, message: &DynamicMessage) -> Option<ObjectRef> {
-        let Some(id) = message.get_field_by_name("audit_log_id") else { return object_in(message) };
+    async fn object(&self, message: &DynamicMessage, kind: EntityType) -> Option<ObjectRef> {
+        let Some(id) = message.get_field_by_name("audit_log_id") else { return object_in(message, kind) };
         let id = Uuid::try_parse(id.as_str()?).ok()?;
         let entry = timeout(READ_TIMEOUT, self.store.entry(id)).await.ok()?.ok()??;
         entry.entity_id.map(ObjectRef::Id)
@@ -153,20 +156,31 @@ async fn read_message(body: Body, input: &MessageDescriptor) -> Option<DynamicMe
     DynamicMessage::decode(input.clone(), single_message(collected.to_bytes(), BODY_LIMIT)?).ok()
 }
 
-/// The object that a request names in one of these fields.
-fn object_in(message: &DynamicMessage) -> Option<ObjectRef> {
+/// The object that a request names in one of these fields. A key is that of an environment, if the required permission is about these.
+fn object_in(message: &DynamicMessage, kind: EntityType) -> Option<ObjectRef> {
     let text = |field: &str| match message.get_field_by_name(field)?.as_ref() {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
         _ => None,
     };
     let id = |field: &str| text(field).and_then(|id| Uuid::try_parse(&id).ok()).map(ObjectRef::Id);
+    let by_key = || {
+        let key = text("key")?;
+        if kind == EntityType::Environment {
+            return EnvironmentKey::parse(&key).ok().map(ObjectRef::Environment);
+        }
+        let environment = match message.has_field_by_name("environment") {
+            true => Some(EnvironmentKey::parse(&text("environment")?).ok()?),
+            false => None,
+        };
+        FlagKey::parse(&key).ok().map(|key| ObjectRef::Key(environment, key))
+    };
     let only_item = || match message.get_field_by_name("items")?.as_list()? {
-        [Value::Message(item)] => object_in(item),
+        [Value::Message(item)] => object_in(item, kind),
         _ => None,
     };
     id("id")
         .or_else(|| id("user_id"))
-        .or_else(|| text("key").and_then(|key| FlagKey::parse(&key).ok()).map(|key| FlagRef::key(key).into()))
+        .or_else(by_key)
         .or_else(|| text("email").and_then(|email| Email::parse(&email).ok()).map(ObjectRef::Email))
         .or_else(only_item)
 }
