@@ -177,6 +177,7 @@ impl Log {
                 user_id: id(&self.users, number),
                 name: name(number),
                 permissions: None,
+                environment: None,
                 expires_at: expires.map(|seconds| now.plus_seconds(i64::from(seconds))),
                 secret_hash: [number; 32],
             }),

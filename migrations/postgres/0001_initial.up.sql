@@ -71,6 +71,8 @@ CREATE TABLE api_tokens (
     secret_hash  BYTEA       NOT NULL UNIQUE CHECK (octet_length(secret_hash) = 32),
     -- NULL: the token may do all that its user may.
     permissions  TEXT[]      CHECK (array_position(permissions, NULL) IS NULL),
+    -- What its calls are about where they name no environment. NULL: none.
+    environment  TEXT        COLLATE "C" REFERENCES environments (key),
     revision     BIGINT      NOT NULL CHECK (revision > 0),
     created_at   TIMESTAMPTZ NOT NULL,
     expires_at   TIMESTAMPTZ,

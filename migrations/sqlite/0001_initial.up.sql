@@ -74,6 +74,8 @@ CREATE TABLE api_tokens (
     secret_hash  BLOB    NOT NULL UNIQUE CHECK (length(secret_hash) = 32),
     -- NULL: the token may do all that its user may.
     permissions  TEXT    CHECK (permissions IS NULL OR (json_valid(permissions) AND json_type(permissions) = 'array')),
+    -- What its calls are about where they name no environment. NULL: none.
+    environment  TEXT    REFERENCES environments (key) DEFERRABLE INITIALLY DEFERRED,
     revision     INTEGER NOT NULL CHECK (revision > 0),
     created_at   INTEGER NOT NULL,
     expires_at   INTEGER,

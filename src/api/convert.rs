@@ -111,7 +111,7 @@ impl From<&Arc<Token>> for pb::ApiToken {
             revoked_at: token.revoked_at.map(time),
             // Not part of the log, and so not of the token: ListTokens adds it.
             last_used_at: None,
-            environment: None,
+            environment: token.environment.as_ref().map(ToString::to_string),
         }
     }
 }

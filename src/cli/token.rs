@@ -14,7 +14,7 @@ use crate::auth::secret::Secret;
 use crate::config::duration::parse_span;
 use crate::domain::access::{ScopedPermission, Token as ApiToken};
 use crate::domain::advance::{Command, NewToken, Object};
-use crate::domain::text::Name;
+use crate::domain::text::{EnvironmentKey, Name};
 use crate::domain::time::{Clock, SystemClock, Timestamp};
 
 /// Arguments of `toggled token`.
@@ -72,6 +72,9 @@ struct RequestedToken {
     /// Limit the token to these of the user's permissions; repeat it, or separate them by commas
     #[arg(long = "permission", value_name = "PERMISSION", value_parser = ScopedPermission::parse, value_delimiter = ',')]
     permissions: Vec<ScopedPermission>,
+    /// The token's own environment, which its calls are about where they name none
+    #[arg(long, value_name = "KEY", value_parser = EnvironmentKey::parse)]
+    environment: Option<EnvironmentKey>,
     /// How long the token is valid: 90d, 12h; by default it does not expire
     #[arg(long, value_name = "DURATION", value_parser = expiry)]
     expires_in: Option<Timestamp>,
@@ -106,6 +109,7 @@ async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDa
         user_id: user.id,
         name: args.name,
         permissions: Some(args.permissions).filter(|list| !list.is_empty()).map(|list| list.into_iter().collect()),
+        environment: args.environment,
         expires_at: args.expires_in,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     });
@@ -124,12 +128,12 @@ async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDa
     })
 }
 
-async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<7>, Failure> {
+async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<8>, Failure> {
     let users = match &user {
         Some(named) => vec![database.user(named)?],
         None => database.read(|state| state.users(None).cloned().collect::<Vec<_>>())?,
     };
-    let mut table = Table::new(["ID", "USER", "NAME", "STATE", "PERMISSIONS", "EXPIRES", "LAST USED"]);
+    let mut table = Table::new(["ID", "USER", "NAME", "STATE", "PERMISSIONS", "ENVIRONMENT", "EXPIRES", "LAST USED"]);
     let now = SystemClock.now();
     let time = |time: Option<Timestamp>| time.map_or_else(|| "-".to_owned(), |time| time.to_string());
     for user in users {
@@ -145,6 +149,7 @@ async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<
                 token.name.as_str().into(),
                 state.into(),
                 permissions.into(),
+                token.environment.as_ref().map_or("-", EnvironmentKey::as_str).into(),
                 time(token.expires_at).into(),
                 time(used.get(&token.id).copied()).into(),
             ]);

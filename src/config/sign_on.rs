@@ -26,6 +26,10 @@ pub struct SignOnOptions {
     /// it, or separate several by semicolons. Without it, the claim holds names of permissions
     #[arg(long, value_name = "GROUP=PERMISSION+...", env = "TOGGLED_OIDC_GROUP", value_delimiter = ';')]
     oidc_group: Vec<String>,
+    /// The claim that holds the key of the caller's own environment, which calls are about where they name none: its name, or
+    /// a JSON pointer. Without it, callers have none
+    #[arg(long, value_name = "CLAIM", env = "TOGGLED_OIDC_ENVIRONMENT_CLAIM")]
+    oidc_environment_claim: Option<String>,
 }
 
 impl SignOnOptions {
@@ -42,7 +46,9 @@ impl SignOnOptions {
         ];
         let [Some(issuer), Some(audience), Some(jwks)] = all.map(|(_, value)| value.as_deref()) else {
             let missing = all.iter().find(|(_, value)| value.is_none()).map(|(name, _)| *name).unwrap_or_default();
-            let none = all.iter().all(|(_, value)| value.is_none()) && groups.is_none();
+            let none = all.iter().all(|(_, value)| value.is_none())
+                && groups.is_none()
+                && self.oidc_environment_claim.is_none();
             return if none { Ok(None) } else { Err(format!("{missing} is missing: single sign-on needs it")) };
         };
         if let Some((name, _)) = all.iter().find(|(_, value)| value.as_ref().is_some_and(String::is_empty)) {
@@ -51,12 +57,16 @@ impl SignOnOptions {
         if self.oidc_permissions_claim.is_empty() {
             return Err("--oidc-permissions-claim (TOGGLED_OIDC_PERMISSIONS_CLAIM) must not be empty".to_owned());
         }
+        if self.oidc_environment_claim.as_ref().is_some_and(String::is_empty) {
+            return Err("--oidc-environment-claim (TOGGLED_OIDC_ENVIRONMENT_CLAIM) must not be empty".to_owned());
+        }
         let source = KeySource::parse(jwks).map_err(|rule| format!("--oidc-jwks (TOGGLED_OIDC_JWKS) {rule}"))?;
         let rules = SignOnRules {
             issuer: issuer.into(),
             audience: audience.to_owned(),
             permissions_claim: self.oidc_permissions_claim.clone(),
             groups,
+            environment_claim: self.oidc_environment_claim.clone(),
         };
         Ok(Some((rules, source)))
     }
@@ -125,6 +135,7 @@ mod tests {
             assert!(error.starts_with(NEEDED[missing * 2]) && error.contains("missing"), "{error}");
         }
         assert!(Line::parse_from(["toggled", "--oidc-group", "a=*"]).sign_on.parse().is_err());
+        assert!(Line::parse_from(["toggled", "--oidc-environment-claim", "a"]).sign_on.parse().is_err());
     }
 
     #[test]
@@ -150,7 +161,9 @@ mod tests {
         for bad in ["ops", "=*", "ops=", "ops=everything", "ops=*+manage_access", "ops=manage_access+"] {
             assert!(parse(&["--oidc-group", bad]).unwrap_err().starts_with("--oidc-group"), "{bad}");
         }
-        assert!(parse(&["--oidc-permissions-claim", ""]).unwrap_err().starts_with("--oidc-permissions-claim"));
+        for claim in ["--oidc-permissions-claim", "--oidc-environment-claim"] {
+            assert!(parse(&[claim, ""]).unwrap_err().starts_with(claim));
+        }
         for (setting, bad) in
             [("--oidc-jwks", "http://id/keys"), ("--oidc-jwks", ""), ("--oidc-issuer", ""), ("--oidc-audience", "")]
         {

@@ -104,6 +104,7 @@ async fn sign_on(issuer: &Issuer, folder: &TempDir) -> SignOn {
         audience: AUDIENCE.to_owned(),
         permissions_claim: "permissions".to_owned(),
         groups: None,
+        environment_claim: None,
     };
     let jwks = Jwks::open(KeySource::parse(keys.to_str().unwrap()).unwrap()).await.unwrap();
     SignOn::new(rules, Arc::new(jwks))

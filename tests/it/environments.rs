@@ -381,7 +381,7 @@ on_both_databases! {
         let mut admin = server.admin().await;
         admin.new_environment("staging").await;
         let flag = admin.create_in("staging", "a").await;
-        admin.create("a").await;
+        admin.create_in("default", "a").await;
         admin.new_user("ann@example.com", &["toggle_feature_flags", "manage_feature_flags"]).await;
         let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
         let id = users.iter().find(|user| user.email == "ann@example.com").unwrap().id.clone();

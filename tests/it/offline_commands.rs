@@ -29,19 +29,20 @@ on_both_databases! {
         let url = &database.url;
 
         let id = toggled(url, &["user", "create", "Ann@Example.com", "--permission", "toggle_feature_flags,view_audit_logs", "--reason", "locked out"]).await;
-        let secret = toggled(url, &["token", "create", "ann@example.com", "--name", "laptop", "--expires-in", "90d"]).await;
+        let secret = toggled(url, &["token", "create", "ann@example.com", "--name", "laptop", "--environment", "default", "--expires-in", "90d"]).await;
 
         // The running server learns of the new user and token.
         let mut ann = server.client(Some(&secret)).await;
         let me = ann.wait_until_authenticated().await;
         assert_eq!(me.user.as_ref().unwrap().id, id);
         assert_eq!(me.permissions, ["toggle_feature_flags", "view_audit_logs"]);
+        assert_eq!(me.environment(), "default");
         ann.toggle.toggle_feature_flag(toggle("a")).await.unwrap();
 
         let users = toggled(url, &["user", "list"]).await;
         assert!(users.starts_with("EMAIL") && users.contains("ann@example.com") && users.contains(&id), "{users}");
         let tokens = toggled(url, &["token", "list", "ann@example.com"]).await;
-        assert!(tokens.contains(&me.token_id) && tokens.contains("active") && tokens.contains("laptop"), "{tokens}");
+        assert!(tokens.contains(&me.token_id) && tokens.contains("active") && tokens.contains("laptop") && tokens.contains("default"), "{tokens}");
         assert_eq!(toggled(url, &["token", "list", &id]).await, tokens);
         assert_eq!(toggled(url, &["token", "list"]).await.lines().count(), 3);
 
@@ -90,6 +91,8 @@ on_both_databases! {
             (&["user", "create", "ANN@example.com"][..], 5, "exists already"),
             (&["token", "create", "bob@example.com", "--name", "x"], 3, "bob@example.com"),
             (&["token", "revoke", "00000000-0000-0000-0000-000000000000"], 3, "token not found"),
+            (&["token", "create", "ann@example.com", "--name", "x", "--environment", "nowhere"], 2, "environment must be one in which"),
+            (&["token", "create", "ann@example.com", "--name", "x", "--environment", "No"], 2, "must be 1 to 64 of"),
             (&["token", "revoke", "nonsense"], 2, "must be a UUID"),
             (&["user", "deactivate", "bob@example.com"], 3, "toggled user list"),
             (&["user", "create", "nonsense"], 2, "name@host"),

@@ -113,11 +113,13 @@ fn new_token(request: &pb::CreateTokenRequest, secret: &Secret, validator: &mut 
     let user_id = validator.uuid("user_id", &request.user_id);
     let name = validator.parse("name", &request.name, Name::parse);
     let narrowed = validator.permissions("permissions", &request.permissions);
+    let environment = validator.environment(request.environment.as_deref());
     let expires_at = validator.time("expires_at", Edge::To, request.expires_at);
     Some(Command::CreateToken(NewToken {
         user_id: user_id?,
         name: name?,
         permissions: narrowed.filter(|_| !request.permissions.is_empty()),
+        environment,
         expires_at,
         secret_hash: auth::hash_secret(secret.reveal().as_bytes()),
     }))

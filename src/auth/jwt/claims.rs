@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::JwtRejection;
 use crate::domain::access::{Identity, Permissions, ScopedPermission};
-use crate::domain::text::{Email, Name};
+use crate::domain::text::{Email, EnvironmentKey, Name};
 use crate::domain::time::Timestamp;
 
 /// The tolerated difference between the issuer's clock and this server's, in seconds.
@@ -29,6 +29,8 @@ pub struct SignOnRules {
     /// If set, the claim contains groups, and only the groups in this map grant permissions. If not set, the claim contains
     /// the names of permissions.
     pub groups: Option<GroupPermissions>,
+    /// The claim that contains the key of the caller's own environment, named as `permissions_claim` is. If not set, no caller has one.
+    pub environment_claim: Option<String>,
 }
 
 impl SignOnRules {
@@ -51,6 +53,7 @@ impl SignOnRules {
             subject: subject(claims.get("sub"))?,
             email: email(claims)?,
             permissions: self.permissions(claims),
+            environment: self.environment(claims)?,
         };
         Ok((identity, start))
     }
@@ -65,14 +68,27 @@ impl SignOnRules {
 
     /// The permissions in the claims. Unknown names are ignored.
     fn permissions(&self, claims: &Value) -> Permissions {
-        let path = &self.permissions_claim;
-        let claim = if path.starts_with('/') { claims.pointer(path) } else { claims.get(path) };
-        let names = claim.and_then(name_list).unwrap_or_default();
+        let names = claim(claims, &self.permissions_claim).and_then(name_list).unwrap_or_default();
         match &self.groups {
             Some(groups) => names.iter().filter_map(|name| groups.get(*name).cloned()).collect(),
             None => names.into_iter().filter_map(|name| ScopedPermission::parse(name).ok()).collect(),
         }
     }
+
+    /// The caller's own environment. Without the claim there is none. A malformed claim is refused: without it, the caller's reads would be
+    /// about another environment than the issuer meant.
+    fn environment(&self, claims: &Value) -> Result<Option<EnvironmentKey>, JwtRejection> {
+        match self.environment_claim.as_ref().and_then(|path| claim(claims, path)) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(key)) => EnvironmentKey::parse(key).map(Some).map_err(|_| JwtRejection::Environment),
+            Some(_) => Err(JwtRejection::Environment),
+        }
+    }
+}
+
+/// The claim with this name, or at this JSON pointer.
+fn claim<'c>(claims: &'c Value, path: &str) -> Option<&'c Value> {
+    if path.starts_with('/') { claims.pointer(path) } else { claims.get(path) }
 }
 
 /// The names in a list of strings, or in one string with spaces between them.

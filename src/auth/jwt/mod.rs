@@ -86,6 +86,9 @@ pub enum JwtRejection {
     /// The issuer has not verified the email address.
     #[error("the token's email address is not verified")]
     EmailUnverified,
+    /// The claim of the caller's own environment is not the key of an environment.
+    #[error("the token's environment is not the key of an environment")]
+    Environment,
 }
 
 impl JwtRejection {
@@ -109,6 +112,7 @@ impl JwtRejection {
             Self::Email => "email",
             Self::EmailRefused => "email_refused",
             Self::EmailUnverified => "email_unverified",
+            Self::Environment => "environment",
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Identity {
     pub email: Email,
     /// The permissions that the token's claims grant.
     pub permissions: Permissions,
+    /// The environment that the token's claims name as the caller's own. It may not exist.
+    pub environment: Option<EnvironmentKey>,
     /// When the token expires.
     pub expires_at: Timestamp,
 }
@@ -102,7 +104,7 @@ pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Ti
             Grant {
                 user: Some(Arc::clone(user)),
                 permissions: token.allowed(user),
-                environment: None,
+                environment: token.environment.clone(),
                 until: token.expires_at,
             }
         }
@@ -110,7 +112,7 @@ pub fn authenticate(directory: &impl Directory, credential: &Credential, now: Ti
             user: directory.user_by_account(&identity.account()).cloned(),
             // The issuer does not know which environments exist. What it grants in others counts for nothing.
             permissions: identity.permissions.in_known_environments(|key| directory.has_environment(key)),
-            environment: None,
+            environment: identity.environment.clone(),
             until: Some(identity.expires_at),
         },
         Credential::Certificate { user_id, expires_at } => {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Revision;
 use super::flag::json;
-use super::text::{Email, Name};
+use super::text::{Email, EnvironmentKey, Name};
 use super::time::Timestamp;
 
 pub use credential::{Credential, Directory, Grant, Identity, authenticate};
@@ -57,6 +57,8 @@ pub type SecretHash = [u8; 32];
 pub struct Token {
     /// When the token was created.
     pub created_at: Timestamp,
+    /// The token's own environment: what its calls are about where they name none. It grants nothing.
+    pub environment: Option<EnvironmentKey>,
     /// When the token expires.
     pub expires_at: Option<Timestamp>,
     /// Set at creation, never changed.
@@ -145,6 +147,7 @@ mod tests {
     fn token_json_has_sorted_fields_and_no_secret() {
         let token = Token {
             created_at: Timestamp::from_micros(1),
+            environment: Some(EnvironmentKey::parse("staging").unwrap()),
             expires_at: Some(Timestamp::from_micros(2_000_000)),
             id: Uuid::nil(),
             name: Name::parse("ci").unwrap(),
@@ -156,7 +159,8 @@ mod tests {
         };
         assert_eq!(
             token.to_json(),
-            r#"{"created_at":"1970-01-01T00:00:00.000001Z","expires_at":"1970-01-01T00:00:02Z","#.to_owned()
+            r#"{"created_at":"1970-01-01T00:00:00.000001Z","environment":"staging","#.to_owned()
+                + r#""expires_at":"1970-01-01T00:00:02Z","#
                 + r#""id":"00000000-0000-0000-0000-000000000000","name":"ci","#
                 + r#""permissions":["manage_access","view_feature_flags"],"revision":7,"revoked_at":null,"#
                 + r#""user_id":"ffffffff-ffff-ffff-ffff-ffffffffffff"}"#

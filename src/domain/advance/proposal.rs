@@ -322,6 +322,8 @@ pub struct NewToken {
     pub name: Name,
     /// The permissions that it is limited to.
     pub permissions: Option<Permissions>,
+    /// Its own environment.
+    pub environment: Option<EnvironmentKey>,
     /// When it expires.
     pub expires_at: Option<Timestamp>,
     /// The hash of its secret.

@@ -10,10 +10,10 @@ use super::{
     users,
 };
 use crate::domain::Revision;
-use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token};
+use crate::domain::access::{Credential, Directory, Permissions, SecretHash, Token, User};
 use crate::domain::audit::Action;
 use crate::domain::error::{Error, Violation};
-use crate::domain::text::{Email, Name};
+use crate::domain::text::{Email, EnvironmentKey, Name};
 
 pub(super) fn create(
     draft: &mut Draft<'_>,
@@ -48,6 +48,7 @@ pub(super) fn create(
         name: new.name.clone(),
         secret_hash: new.secret_hash,
         permissions: permissions.cloned(),
+        environment: new.environment.clone(),
         revision: stamp.revision,
         created_at: stamp.timestamp,
         expires_at: new.expires_at,
@@ -57,8 +58,20 @@ pub(super) fn create(
         let rule = "must be in the future".to_owned();
         return Err(Error::Invalid(vec![Violation { field: "expires_at".to_owned(), rule }]));
     }
+    check_own_environment(draft, &token, &user)?;
     let (token, entry) = logged::create(draft, proposal, stamp, Action::TokenCreated, token);
     Ok((Object::Token(token), Some(entry)))
+}
+
+/// A token's own environment is one in which the token holds a permission, and so one that its creator may see. An unknown one has the
+/// same answer as a hidden one.
+fn check_own_environment(draft: &Draft<'_>, token: &Token, user: &User) -> Result<(), Error> {
+    let is_held = |key: &EnvironmentKey| draft.has_environment(key) && token.allowed(user).holds_any_in(key);
+    if token.environment.as_ref().is_none_or(is_held) {
+        return Ok(());
+    }
+    let rule = "must be one in which the token holds a permission".to_owned();
+    Err(Error::Invalid(vec![Violation { field: "environment".to_owned(), rule }]))
 }
 
 /// Whether the actor's credential gains each permission that its user gets. A token with a list does not, nor does a single
@@ -112,7 +125,13 @@ pub(super) fn create_administrator(
 ) -> Result<Outcome, Error> {
     let (object, entry) = users::create(draft, proposal, caller_permissions, email, None, &Permissions::all())?;
     let Object::User(user) = &object else { return Ok((object, entry)) };
-    let token =
-        NewToken { user_id: user.id, name: token_name.clone(), permissions: None, expires_at: None, secret_hash };
+    let token = NewToken {
+        user_id: user.id,
+        name: token_name.clone(),
+        permissions: None,
+        environment: None,
+        expires_at: None,
+        secret_hash,
+    };
     create(draft, proposal, caller_permissions, &token)
 }

@@ -110,6 +110,7 @@ table! {
             name: Name,
             secret_hash: SecretHash,
             permissions: Option<Permissions>,
+            environment: Option<EnvironmentKey>,
             created_at: Timestamp,
             expires_at: Option<Timestamp>,
         }

@@ -31,6 +31,7 @@ async fn invalid_settings_print_one_line_and_exit_with_2() {
         ("TOGGLED_OIDC_GROUP", "ops=everything"),
         ("TOGGLED_OIDC_GROUP", "ops=*;developers"),
         ("TOGGLED_OIDC_PERMISSIONS_CLAIM", ""),
+        ("TOGGLED_OIDC_ENVIRONMENT_CLAIM", ""),
     ] {
         let mut settings = complete.to_vec();
         settings.push((name, bad));

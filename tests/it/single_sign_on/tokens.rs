@@ -195,3 +195,37 @@ async fn groups_grant_only_configured_permissions() {
         assert_eq!(who_am_i(&server, &issuer.token(&claims)).await.unwrap().permissions, expected, "{roles}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claim_names_callers_own_environment() {
+    let (issuer, database) = (Issuer::start().await, Database::new(Backend::Sqlite).await);
+    let mut settings = issuer.settings();
+    settings.push(("TOGGLED_OIDC_ENVIRONMENT_CLAIM", "/app/stage"));
+    let (mut server, mut log) = Server::launch_with_log(&database.url, &settings).await;
+    server.ready().await;
+    let mut admin = server.admin().await;
+    admin.new_environment("staging").await;
+    admin.create_in("default", "a").await;
+    let flag = admin.create_in("staging", "a").await;
+    let held = ["view_feature_flags", "toggle_feature_flags"];
+    let token = |stage: Value| {
+        let mut claims = issuer.claims("sue@example.com", &held);
+        claims["app"] = json!({ "stage": stage });
+        issuer.token(&claims)
+    };
+    let mut sue = server.client(Some(&token(json!("staging")))).await;
+    assert_eq!(sue.wait_until_authenticated().await.environment(), "staging");
+    assert_eq!(sue.get("a").await, flag);
+    assert_eq!(sue.flip("a").await.feature_flag.unwrap().environment, "staging");
+    // It counts as named, so that one that does not exist is not replaced by another.
+    let unknown = token(json!("nowhere"));
+    assert_eq!(who_am_i(&server, &unknown).await.unwrap().environment(), "nowhere");
+    let list = ListFeatureFlagsRequest::default();
+    let refused = server.client(Some(&unknown)).await.toggle.list_feature_flags(list).await.unwrap_err();
+    assert_eq!(reason_of(&refused), "ENVIRONMENT_NOT_FOUND");
+    // Callers without the claim have none.
+    assert_eq!(who_am_i(&server, &token(Value::Null)).await.unwrap().environment, None);
+    let refused = who_am_i(&server, &token(json!(["staging"]))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    log.wait_for_line("reason=\"environment\"").await;
+}

@@ -9,7 +9,7 @@ use toggled::domain::advance::{Command, Created, NewFlag, NewToken, Origin, Prop
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::flag::Status;
 use toggled::domain::state::Delta;
-use toggled::domain::text::{Description, FlagKey, Reason, RequestId};
+use toggled::domain::text::{Description, EnvironmentKey, FlagKey, Reason, RequestId};
 use toggled::domain::time::Timestamp;
 use toggled::store::AppendOutcome;
 
@@ -72,6 +72,12 @@ on_both_databases! {
                 create_user("bob@example.com", Permissions::all()),
             ],
             vec![create_token(world.user("admin@localhost").id, 2), toggle("a"), create("g")],
+            vec![create_token_in(in_default(), world.user("admin@localhost").id, 3)],
+            // The environment and what belongs to it, in one step.
+            vec![
+                create_environment("test"),
+                create_token_in(Some(EnvironmentKey::parse("test").unwrap()), world.user("admin@localhost").id, 4),
+            ],
             vec![create_environment("staging")],
             vec![create_environment("dev"), update_environment("dev", "Development", true), toggle("a")],
             vec![update_environment("staging", "Staging", true), update_environment("staging", "Staging 2", false)],
@@ -118,6 +124,7 @@ on_both_databases! {
                 user_id,
                 name: name("t"),
                 permissions,
+                environment: None,
                 expires_at: None,
                 secret_hash: [secret; 32],
             }))
@@ -143,6 +150,7 @@ on_both_databases! {
             user_id: world.user("ann@example.com").id,
             name: name("t"),
             permissions: Some(permissions),
+            environment: None,
             expires_at: None,
             secret_hash: [2; 32],
         };
@@ -215,6 +223,7 @@ on_both_databases! {
                 user_id,
                 name,
                 permissions: None,
+                environment: None,
                 expires_at: Some(end),
                 secret_hash,
             }))

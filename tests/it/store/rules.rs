@@ -192,7 +192,7 @@ on_both_databases! {
             world.raw.refuses(&environment, "another environment").await;
             world.raw.refuses("UPDATE OR REPLACE environments SET key = 'two'", "id and key never change").await;
             let token = format!(
-                "INSERT OR REPLACE INTO api_tokens SELECT {id}, user_id, name, secret_hash, permissions,
+                "INSERT OR REPLACE INTO api_tokens SELECT {id}, user_id, name, secret_hash, permissions, environment,
                 revision, created_at, expires_at, revoked_at, last_used_at FROM api_tokens"
             );
             world.raw.refuses(&token, "another token").await;

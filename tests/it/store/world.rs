@@ -343,10 +343,15 @@ pub fn create_user(address: &str, permissions: Permissions) -> Command {
 }
 
 pub fn create_token(user_id: Uuid, secret: u8) -> Command {
+    create_token_in(None, user_id, secret)
+}
+
+pub fn create_token_in(environment: Option<EnvironmentKey>, user_id: Uuid, secret: u8) -> Command {
     Command::CreateToken(NewToken {
         user_id,
         name: name("t"),
         permissions: None,
+        environment,
         expires_at: None,
         secret_hash: [secret; 32],
     })

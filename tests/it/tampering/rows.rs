@@ -170,6 +170,7 @@ on_both_databases! {
             ("UPDATE users SET deactivated_at = created_at WHERE email = 'old@example.com'".to_owned(), last("old@example.com")),
             (format!("UPDATE api_tokens SET expires_at = {never} WHERE id = {short}"), token.revision),
             (format!("UPDATE api_tokens SET permissions = {all} WHERE id = {short}"), token.revision),
+            (format!("UPDATE api_tokens SET environment = NULL WHERE id = {short}"), token.revision),
             (format!("DELETE FROM api_tokens WHERE id = {short}"), token.revision),
         ] {
             tampered.raw.run(&sql).await;
@@ -190,6 +191,7 @@ on_both_databases! {
             (forged, last("old@example.com"), "user forged@example.com has a row but no entry in the log"),
             (format!("UPDATE api_tokens SET user_id = {other} WHERE id = {short}"), token.revision, ": user_id is \""),
             (format!("UPDATE api_tokens SET revoked_at = created_at WHERE id = {short}"), token.revision, ": revoked_at is \""),
+            (format!("UPDATE api_tokens SET environment = 'x' WHERE id = {short}"), token.revision, ": environment is \"x\""),
         ] {
             tampered.raw.run(&sql).await;
             let output = tampered.verify(&[]).await;

@@ -53,7 +53,13 @@ async fn make_changes(server: &Server, prefix: &str) {
     let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
     let user = users.into_iter().find(|user| user.email == email).unwrap();
     let expires_at = Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 });
-    let token = CreateTokenRequest { user_id: user.id.clone(), name: "short".into(), expires_at, ..Default::default() };
+    let token = CreateTokenRequest {
+        user_id: user.id.clone(),
+        name: "short".into(),
+        environment: Some("default".into()),
+        expires_at,
+        ..Default::default()
+    };
     admin.access.create_token(token).await.unwrap();
     let permissions = vec!["toggle_feature_flags".to_owned(), "view_feature_flags".to_owned()];
     let update = UpdateUserRequest { id: user.id, permissions, ..Default::default() };

@@ -148,3 +148,37 @@ async fn with_groups_only_mapped_groups_grant_permissions() {
     claims["realm_access"] = json!({"roles": ["manage_access"]});
     assert_eq!(without_groups.verify(&key.token(&claims)).await.unwrap().permissions.names(), ["manage_access"]);
 }
+
+#[tokio::test]
+async fn environment_claim_names_the_callers_own() {
+    let key = Key::ed25519("k");
+    let named = SignOnRules { environment_claim: Some("environment".to_owned()), ..rules() };
+    let sign_on = TestSignOn::with(&jwks([&key]), named).await;
+    for (claim, expected) in [
+        (json!("staging"), Ok(Some("staging"))),
+        (json!(null), Ok(None)),
+        (json!(""), Err(JwtRejection::Environment)),
+        (json!("-"), Err(JwtRejection::Environment)),
+        (json!("Staging"), Err(JwtRejection::Environment)),
+        (json!("staging production"), Err(JwtRejection::Environment)),
+        (json!("s".repeat(65)), Err(JwtRejection::Environment)),
+        (json!(["staging"]), Err(JwtRejection::Environment)),
+        (json!(1), Err(JwtRejection::Environment)),
+        (json!({"key": "staging"}), Err(JwtRejection::Environment)),
+    ] {
+        let identity = sign_on.verify(&key.token(&but("environment", claim.clone()))).await;
+        let environment = identity.as_ref().map(|identity| identity.environment.as_ref().map(|key| key.as_str()));
+        assert_eq!(environment.map_err(|rejection| *rejection), expected, "{claim}");
+    }
+    let mut claims = good();
+    claims["app"] = json!({"stage": "production"});
+    let pointer = SignOnRules { environment_claim: Some("/app/stage".to_owned()), ..rules() };
+    let identity = TestSignOn::with(&jwks([&key]), pointer).await.verify(&key.token(&claims)).await.unwrap();
+    assert_eq!(identity.environment.as_ref().map(|key| key.as_str()), Some("production"));
+    // Without the setting, a claim of this name means nothing.
+    let unset = TestSignOn::new(&jwks([&key])).await;
+    for claim in [json!("staging"), json!(1)] {
+        let identity = unset.verify(&key.token(&but("environment", claim))).await.unwrap();
+        assert_eq!(identity.environment, None);
+    }
+}

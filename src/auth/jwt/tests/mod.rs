@@ -25,7 +25,7 @@ fn at(seconds: i64) -> Timestamp {
 
 fn rules() -> SignOnRules {
     let (issuer, permissions_claim) = (ISSUER.into(), "permissions".to_owned());
-    SignOnRules { issuer, audience: "toggled".to_owned(), permissions_claim, groups: None }
+    SignOnRules { issuer, audience: "toggled".to_owned(), permissions_claim, groups: None, environment_claim: None }
 }
 
 /// A single sign-on whose keys are in a file.

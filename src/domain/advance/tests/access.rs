@@ -58,6 +58,7 @@ impl World {
             subject: subject.into(),
             email: email(&format!("{subject}@example.com")),
             permissions: set_of(permissions),
+            environment: None,
             expires_at: self.now.plus_seconds(60),
         };
         let permission = permissions.first().copied().unwrap_or(MANAGE);
@@ -299,6 +300,7 @@ fn sign_on_email_does_not_claim_another_user() {
         subject: subject.into(),
         email: email("joe@example.com"),
         permissions: Permissions::all(),
+        environment: None,
         expires_at: world.now.plus_seconds(60),
     };
     let by = |subject| {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
-use crate::domain::access::ScopedPermission;
+use crate::domain::access::{ScopedPermission, authenticate};
 use crate::domain::environment::{Environment, MAX_ENVIRONMENTS};
 use crate::domain::state::EnvironmentRef;
 use crate::domain::text::EnvironmentKey;
@@ -195,6 +195,42 @@ fn permissions_are_granted_in_existing_environments() {
     world.accept(service(Command::CreateToken(wide)));
     let token = world.state.token(world.token("ann@example.com")).unwrap();
     assert_eq!(token.allowed(&ann).names(), ["toggle_feature_flags@a"], "a token never exceeds its user");
+}
+
+#[test]
+fn token_holds_something_in_its_own_environment() {
+    let mut world = World::new();
+    for key in ["a", "b"] {
+        world.accept(service(make(key)));
+    }
+    let set = |text: &str| std::iter::once(ScopedPermission::parse(text).unwrap()).collect::<Permissions>();
+    let permissions = [set("view_feature_flags@a"), set("toggle_feature_flags@b")].into_iter().collect();
+    let user = Command::CreateUser { email: email("ann@example.com"), account: None, permissions };
+    let Object::User(ann) = world.accept(service(user)).object else { panic!("not a user") };
+    let token = |key: &str, permissions: Option<Permissions>| {
+        let environment = Some(environment_key(key));
+        Command::CreateToken(NewToken { environment, permissions, ..new_token(ann.id, None) })
+    };
+    let rule = "must be one in which the token holds a permission".to_owned();
+    let refused = Error::Invalid(vec![Violation { field: "environment".to_owned(), rule }]);
+    for (key, permissions) in [
+        ("nowhere", None),
+        ("nowhere", Some(set("view_feature_flags"))),
+        ("a", Some(set("toggle_feature_flags@b"))),
+        ("b", Some(set("view_feature_flags"))),
+        ("b", Some(Permissions::default())),
+    ] {
+        assert_eq!(world.reject(service(token(key, permissions))), refused, "{key}");
+    }
+    let mut make_token = |key: &str, permissions| {
+        let Object::Token(token) = world.accept(service(token(key, permissions))).object else { panic!("not a token") };
+        token
+    };
+    let made = make_token("a", None);
+    assert_eq!(made.environment, Some(environment_key("a")));
+    assert!(made.to_json().contains(r#""environment":"a""#));
+    let grant = authenticate(&world.state, &Credential::Token(made.id), world.now).unwrap();
+    assert_eq!(grant.environment, Some(environment_key("a")));
 }
 
 /// A change of one of three environments.

@@ -119,7 +119,14 @@ fn secret(user: Uuid) -> SecretHash {
 }
 
 fn new_token(user_id: Uuid, expires_at: Option<Timestamp>) -> NewToken {
-    NewToken { user_id, name: Name::parse("t").unwrap(), permissions: None, expires_at, secret_hash: secret(user_id) }
+    NewToken {
+        user_id,
+        name: Name::parse("t").unwrap(),
+        permissions: None,
+        environment: None,
+        expires_at,
+        secret_hash: secret(user_id),
+    }
 }
 
 fn create(key: &str) -> Command {
