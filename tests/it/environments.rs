@@ -1,5 +1,7 @@
 //! EnvironmentService: changes, retries, limits, and who sees which environment.
 
+mod flags;
+
 use prost::Message;
 use toggled::api::pb::*;
 use tonic::{Code, Request, Status};
@@ -399,7 +401,7 @@ on_both_databases! {
         let flipped = ann.toggle.toggle_feature_flag(flip.clone()).await.unwrap().into_inner();
         let set = ann.toggle.batch_set_feature_flags(batch.clone()).await.unwrap().into_inner();
         let created = ann.toggle.batch_create_feature_flags(creation.clone()).await.unwrap().into_inner();
-        assert_eq!(created.results[0].feature_flag.as_ref().unwrap().environment, "staging");
+        assert_eq!(created.results[0].environment, "staging");
         // Without any permission, and so refused before the committer.
         admin.access.update_user(UpdateUserRequest { id, ..Default::default() }).await.unwrap();
         let head = admin.log().await.len();

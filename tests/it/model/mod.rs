@@ -17,6 +17,9 @@ use service::Service;
 /// The number of flags, and of users. Few, so that operations hit the same ones.
 const NAMES: usize = 3;
 
+/// The environments. All flags of a sequence have the same key: each is in another environment.
+const ENVIRONMENTS: [&str; NAMES] = ["default", "production", "staging"];
+
 /// The number of random sequences. Each run has others.
 const CASES: u32 = 10;
 
@@ -35,6 +38,7 @@ pub enum Op {
     Toggle { flag: usize, expected: Expected },
     Set { flag: usize, on: bool, expected: Expected },
     Batch { items: Vec<(usize, bool)> },
+    BatchCreate { items: Vec<(usize, bool)> },
     Rename { flag: usize, name: u8, expected: Expected },
     Archive { flag: usize, archived: bool, expected: Expected },
     Revert { entry: usize },
@@ -56,12 +60,13 @@ fn op() -> impl Strategy<Value = Op> {
     let (flag, user) = (0..NAMES, 0..NAMES);
     let expected = || prop_oneof![4 => Just(Expected::Unset), 1 => Just(Expected::Current), 1 => Just(Expected::Other)];
     let changed = (flag.clone(), any::<bool>(), expected());
-    let items = proptest::collection::vec((flag.clone(), any::<bool>()), 1..4);
+    let items = || proptest::collection::vec((0..NAMES, any::<bool>()), 1..4);
     prop_oneof![
         4 => (flag.clone(), any::<bool>()).prop_map(|(flag, on)| Op::CreateFlag { flag, on }),
         4 => (flag.clone(), expected()).prop_map(|(flag, expected)| Op::Toggle { flag, expected }),
         4 => changed.clone().prop_map(|(flag, on, expected)| Op::Set { flag, on, expected }),
-        2 => items.prop_map(|items| Op::Batch { items }),
+        2 => items().prop_map(|items| Op::Batch { items }),
+        2 => items().prop_map(|items| Op::BatchCreate { items }),
         2 => (flag, 0..3u8, expected()).prop_map(|(flag, name, expected)| Op::Rename { flag, name, expected }),
         2 => changed.prop_map(|(flag, archived, expected)| Op::Archive { flag, archived, expected }),
         3 => (0..12usize).prop_map(|entry| Op::Revert { entry }),
@@ -86,7 +91,7 @@ fn questions() -> impl Strategy<Value = Vec<Question>> {
 }
 
 async fn create(server: &Server, flag: usize) {
-    server.admin().await.create(&format!("flag-{flag}")).await;
+    server.admin().await.create_in(ENVIRONMENTS[0], &format!("flag-{flag}")).await;
 }
 
 fn compare_with_model(backend: Backend) {
@@ -94,6 +99,11 @@ fn compare_with_model(backend: Backend) {
     let database = runtime.block_on(Database::new(backend));
     let servers = [runtime.block_on(Server::start(&database)), runtime.block_on(Server::start(&database))];
     let server = &servers[0];
+    runtime.block_on(async {
+        for key in &ENVIRONMENTS[1..] {
+            server.admin().await.new_environment(key).await;
+        }
+    });
     // The log has enough entries that a trim always keeps some.
     runtime.block_on(async { futures::future::join_all((0..6).map(|flag| create(server, flag))).await });
     let mut runner = TestRunner::new(Config { cases: CASES, failure_persistence: None, ..Config::default() });

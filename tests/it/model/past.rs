@@ -22,7 +22,7 @@ pub struct Question {
 /// What was answered for a time.
 #[derive(Debug, Clone, PartialEq)]
 struct PastAnswer {
-    /// The key, the status and the revision of each flag. A trim removes who changed it, and when.
+    /// The environment, the status and the revision of each flag. A trim removes who changed it, and when.
     flags: Vec<(String, i32, i64)>,
     revision: i64,
     /// The last entry of that time.
@@ -79,6 +79,7 @@ async fn answer(mut client: Client, prefix: &str, time: Timestamp) -> Result<Pas
         as_of_time: Some(time),
         key_prefix: prefix.to_owned(),
         include_archived: true,
+        environment: Some("-".to_owned()),
         ..Default::default()
     };
     let refusal = |status: tonic::Status| (status.code(), reason_of(&status));
@@ -87,7 +88,7 @@ async fn answer(mut client: Client, prefix: &str, time: Timestamp) -> Result<Pas
     let newest = client.audit.list_audit_logs(newest).await.map(Response::into_inner).map_err(refusal)?;
     Ok(PastAnswer {
         revision: flags.revision,
-        flags: flags.feature_flags.into_iter().map(|flag| (flag.key, flag.status, flag.revision)).collect(),
+        flags: flags.feature_flags.into_iter().map(|flag| (flag.environment, flag.status, flag.revision)).collect(),
         last: newest.items.first().map(|entry| entry.revision),
     })
 }

@@ -101,17 +101,14 @@ impl Model {
 
     pub fn apply(&mut self, op: &Op) -> Answer {
         match *op {
-            Op::CreateFlag { flag, .. } if self.flags.contains_key(&flag) => refuse(Code::AlreadyExists, "KEY_TAKEN"),
-            Op::CreateFlag { flag, on } => {
-                let new = Flag { on, archived: false, name: "new".to_owned(), revision: 0 };
-                self.put(flag, new, "flag_created")
-            }
+            Op::CreateFlag { flag, on } => self.batch_create(&[(flag, on)]),
             Op::Toggle { flag, expected } => {
                 let on = !self.in_use(flag, expected)?.on;
                 self.set(flag, on, expected)
             }
             Op::Set { flag, on, expected } => self.set(flag, on, expected),
             Op::Batch { ref items } => self.batch(items),
+            Op::BatchCreate { ref items } => self.batch_create(items),
             Op::Rename { flag, name, expected } => {
                 let before = self.flag(flag, expected)?;
                 self.put(flag, Flag { name: format!("name {name}"), ..before }, "flag_updated")
@@ -174,14 +171,27 @@ impl Model {
         }
     }
 
-    fn batch(&mut self, items: &[(usize, bool)]) -> Answer {
-        let mut named = HashSet::new();
-        if !items.iter().all(|(flag, _)| named.insert(flag)) {
-            return refuse(Code::InvalidArgument, "INVALID_FIELD");
+    fn batch_create(&mut self, items: &[(usize, bool)]) -> Answer {
+        check_distinct(items)?;
+        if items.iter().any(|(flag, _)| self.flags.contains_key(flag)) {
+            return refuse(Code::AlreadyExists, "KEY_TAKEN");
         }
+        let new = |on| Flag { on, archived: false, name: "new".to_owned(), revision: 0 };
+        items.iter().map(|(flag, on)| self.put(*flag, new(*on), "flag_created")).sum()
+    }
+
+    fn batch(&mut self, items: &[(usize, bool)]) -> Answer {
+        check_distinct(items)?;
         for (flag, _) in items {
             self.in_use(*flag, Expected::Unset)?;
         }
         items.iter().map(|(flag, on)| self.set(*flag, *on, Expected::Unset)).sum()
     }
+}
+
+/// No two items of a batch may name the same flag.
+fn check_distinct(items: &[(usize, bool)]) -> Result<(), Refusal> {
+    let mut named = HashSet::new();
+    let is_distinct = items.iter().all(|(flag, _)| named.insert(flag));
+    if is_distinct { Ok(()) } else { refuse(Code::InvalidArgument, "INVALID_FIELD") }
 }

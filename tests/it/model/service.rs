@@ -8,13 +8,13 @@ use tonic::{Code, Response};
 use uuid::Uuid;
 
 use super::reference::{Flag, LogEntry, Model, User};
-use super::{Answer, Expected, Op, Refusal};
+use super::{Answer, ENVIRONMENTS, Expected, Op, Refusal};
 use crate::support::{Client, Server, reason_of};
 
 /// The permission that users are granted.
 const PERMISSION: &str = "view_feature_flags";
 
-/// The service as one sequence sees it. A key prefix of its own separates it from other sequences.
+/// The service as one sequence sees it. A key of its own separates it from other sequences.
 pub struct Service {
     admin: Client,
     prefix: String,
@@ -88,6 +88,7 @@ impl Service {
     pub async fn apply(&mut self, op: &Op, before: &Model) -> Answer {
         let ids = match *op {
             Op::Batch { ref items } => self.batch(items).await,
+            Op::BatchCreate { ref items } => self.batch_create(items).await,
             Op::CreateUser { .. } | Op::Grant { .. } | Op::Deactivate { .. } => self.change_user(op).await,
             Op::CreateToken { .. } | Op::Revoke { .. } => self.change_token(op).await,
             Op::Trim { keep } => self.trim(before.head - keep).await,
@@ -106,46 +107,53 @@ impl Service {
         match *op {
             Op::CreateFlag { flag, on } => {
                 let status = status(on).into();
-                let request =
-                    CreateFeatureFlagRequest { key: self.key(flag), name: "new".into(), status, ..Default::default() };
+                let (key, name, environment) = (self.prefix.clone(), "new".into(), environment(flag));
+                let request = CreateFeatureFlagRequest { key, name, status, environment, ..Default::default() };
                 change_once!(self.toggle.create_feature_flag(request), |answer| entry!(answer))
             }
             Op::Toggle { ref flag, expected } => {
-                let (flag, expected_revision) =
-                    (key!(toggle_feature_flag_request, self.key(*flag)), at(flag, expected));
-                let request = ToggleFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(toggle_feature_flag_request, self.prefix.clone());
+                let request = ToggleFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
                 change_once!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: true, expected } => {
-                let (flag, expected_revision) =
-                    (key!(enable_feature_flag_request, self.key(*flag)), at(flag, expected));
-                let request = EnableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(enable_feature_flag_request, self.prefix.clone());
+                let request = EnableFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
                 change_once!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: false, expected } => {
-                let (flag, expected_revision) =
-                    (key!(disable_feature_flag_request, self.key(*flag)), at(flag, expected));
-                let request = DisableFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(disable_feature_flag_request, self.prefix.clone());
+                let request = DisableFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
                 change_once!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Rename { ref flag, name, expected } => {
-                let (flag, expected_revision) =
-                    (key!(update_feature_flag_request, self.key(*flag)), at(flag, expected));
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(update_feature_flag_request, self.prefix.clone());
                 let (name, update_mask) = (format!("name {name}"), Some(FieldMask { paths: vec!["name".into()] }));
-                let request =
-                    UpdateFeatureFlagRequest { flag, name, update_mask, expected_revision, ..Default::default() };
+                let request = UpdateFeatureFlagRequest {
+                    flag,
+                    name,
+                    update_mask,
+                    environment,
+                    expected_revision,
+                    ..Default::default()
+                };
                 change_once!(self.toggle.update_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: true, expected } => {
-                let (flag, expected_revision) =
-                    (key!(archive_feature_flag_request, self.key(*flag)), at(flag, expected));
-                let request = ArchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(archive_feature_flag_request, self.prefix.clone());
+                let request = ArchiveFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
                 change_once!(self.toggle.archive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Archive { ref flag, archived: false, expected } => {
-                let (flag, expected_revision) =
-                    (key!(unarchive_feature_flag_request, self.key(*flag)), at(flag, expected));
-                let request = UnarchiveFeatureFlagRequest { flag, expected_revision, ..Default::default() };
+                let (environment, expected_revision) = (environment(*flag), at(flag, expected));
+                let flag = key!(unarchive_feature_flag_request, self.prefix.clone());
+                let request =
+                    UnarchiveFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
                 change_once!(self.toggle.unarchive_feature_flag(request), |answer| entry!(answer))
             }
             Op::Revert { entry } => {
@@ -159,13 +167,27 @@ impl Service {
 
     async fn batch(&mut self, items: &[(usize, bool)]) -> EntryIds {
         let item = |(flag, on): &(usize, bool)| BatchSetItem {
-            flag: key!(batch_set_item, self.key(*flag)),
+            flag: key!(batch_set_item, self.prefix.clone()),
             status: status(*on).into(),
-            expected_revision: None,
-            environment: None,
+            environment: environment(*flag),
+            ..Default::default()
         };
         let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
         change_once!(self.toggle.batch_set_feature_flags(request), |answer| {
+            answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
+        })
+    }
+
+    async fn batch_create(&mut self, items: &[(usize, bool)]) -> EntryIds {
+        let item = |(flag, on): &(usize, bool)| BatchCreateItem {
+            key: self.prefix.clone(),
+            name: "new".into(),
+            status: status(*on).into(),
+            environment: environment(*flag),
+            ..Default::default()
+        };
+        let request = BatchCreateFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
+        change_once!(self.toggle.batch_create_feature_flags(request), |answer| {
             answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
         })
     }
@@ -225,13 +247,9 @@ impl Service {
         change_once!(self.audit.trim_audit_logs(request), |answer| entry!(answer))
     }
 
-    /// What the keys of this sequence begin with.
+    /// The key of all flags of this sequence.
     pub fn prefix(&self) -> &str {
         &self.prefix
-    }
-
-    fn key(&self, flag: usize) -> String {
-        format!("{}-{flag}", self.prefix)
     }
 
     fn email(&self, user: usize) -> String {
@@ -240,12 +258,16 @@ impl Service {
 
     /// The flags of this sequence.
     pub async fn flags(&mut self) -> BTreeMap<usize, Flag> {
-        let request =
-            ListFeatureFlagsRequest { key_prefix: self.prefix.clone(), include_archived: true, ..Default::default() };
+        let request = ListFeatureFlagsRequest {
+            key_prefix: self.prefix.clone(),
+            include_archived: true,
+            environment: Some("-".to_owned()),
+            ..Default::default()
+        };
         let flags = self.admin.toggle.list_feature_flags(request).await.unwrap().into_inner().feature_flags;
         let flag = |flag: FeatureFlag| {
             let (on, archived) = (flag.status() == FeatureFlagStatus::Enabled, flag.archived_at.is_some());
-            (number(&flag.key, &self.prefix), Flag { on, archived, name: flag.name, revision: flag.revision })
+            (number(&flag.environment), Flag { on, archived, name: flag.name, revision: flag.revision })
         };
         flags.into_iter().map(flag).collect()
     }
@@ -267,7 +289,7 @@ impl Service {
         let log = self.admin.log().await.into_iter().filter(|entry| entry.revision > self.start_revision);
         let log_entry = |entry: AuditLog| {
             let entity = match &*entry.entity_type {
-                "feature_flag" => number(&entry.entity_key, &self.prefix),
+                "feature_flag" => number(entry.environment()),
                 "user" => entry.entity_key.split('@').next().unwrap().parse().unwrap(),
                 "api_token" => self.tokens.iter().position(|id| *id == entry.entity_key).unwrap(),
                 _ => 0,
@@ -278,6 +300,12 @@ impl Service {
     }
 }
 
-fn number(key: &str, prefix: &str) -> usize {
-    key.strip_prefix(prefix).unwrap().trim_start_matches('-').parse().unwrap()
+/// The environment of a flag.
+fn environment(flag: usize) -> Option<String> {
+    Some(ENVIRONMENTS[flag].to_owned())
+}
+
+/// The flag that is in this environment.
+fn number(environment: &str) -> usize {
+    ENVIRONMENTS.iter().position(|key| *key == environment).unwrap()
 }
