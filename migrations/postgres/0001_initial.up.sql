@@ -145,13 +145,15 @@ CREATE INDEX idx_audit_logs_action_type ON audit_logs (action_type, revision DES
 -- Nearly all entries are about flags, so a list of those walks the index of `revision`; this one is for the others.
 -- The planner uses it only for a query that contains the condition.
 CREATE INDEX idx_audit_logs_entity_type ON audit_logs (entity_type, revision DESC) WHERE entity_type <> 'feature_flag';
+-- The same for `default`, where nearly all entries are in most logs: a log without other environments pays nothing for this index.
+CREATE INDEX idx_audit_logs_environment ON audit_logs (environment, revision DESC) WHERE environment <> 'default';
 -- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description.
 CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
     WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
 
 -- How many entries of each kind a block of the log has: block 0 holds the revisions 1 to 16,384, block 1 the next as many,
--- and so on. The rows of all users together have the empty address, which no user has. A block is counted once, when it is
--- full, because entries never change. The table is derived from the log: if
+-- and so on. The rows of all users together have the empty address, which no user has; those of all entries, whether about an environment
+-- or none, have the empty key. A block is counted once, when it is full, because entries never change. The table is derived from the log: if
 -- it is emptied, the log is counted again. Counts are deleted soon after the first entry of their block is trimmed, because
 -- an address must not outlive the log.
 CREATE TABLE audit_log_counts (
@@ -160,16 +162,17 @@ CREATE TABLE audit_log_counts (
     user_email  TEXT   NOT NULL,
     action_type TEXT   NOT NULL,
     entity_type TEXT   NOT NULL,
+    environment TEXT   NOT NULL,
     entries     BIGINT NOT NULL CHECK (entries > 0)
 );
 
 -- All nulls count as one user, so that servers which count a block at the same time write it once.
 CREATE UNIQUE INDEX idx_audit_log_counts_block ON audit_log_counts
-    (block, user_email, action_type, entity_type, (coalesce(user_id, '00000000-0000-0000-0000-000000000000')));
+    (block, user_email, environment, action_type, entity_type, (coalesce(user_id, '00000000-0000-0000-0000-000000000000')));
 
--- Among many users, the entries of one of them are a small part of each block.
-CREATE INDEX idx_audit_log_counts_user_id ON audit_log_counts (user_id, block);
-CREATE INDEX idx_audit_log_counts_user_email ON audit_log_counts (user_email, block);
+-- Among many users and environments, the entries of one of them are a small part of each block.
+CREATE INDEX idx_audit_log_counts_user_id ON audit_log_counts (user_id, environment, block);
+CREATE INDEX idx_audit_log_counts_user_email ON audit_log_counts (user_email, environment, block);
 
 CREATE TABLE requests (
     user_id    UUID        NOT NULL,

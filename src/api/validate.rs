@@ -145,7 +145,7 @@ impl RequestValidator {
         environment.and_then(|key| self.parse("environment", key, EnvironmentKey::parse))
     }
 
-    /// The environments of a list or watch: those that the request names, or else the caller's own.
+    /// The environments of a list, watch or stream: those that the request names, or else the caller's own.
     pub fn environments(
         &mut self,
         environment: Option<&str>,
@@ -265,7 +265,7 @@ impl RequestValidator {
         parse(text).or_else(|| self.reject(field, rule))
     }
 
-    /// The filters that ListAuditLogs and StreamAuditLogs share.
+    /// The filters that ListAuditLogs and StreamAuditLogs share, without the environment, which depends on the caller.
     pub fn filter(
         &mut self,
         user_id: Option<&str>,
@@ -284,6 +284,7 @@ impl RequestValidator {
             entity_type: self.one_of("entity_type", entity_type, EntityType::parse, entity_types),
             entity_id: entity_id.and_then(|id| self.uuid("entity_id", id)),
             action: self.one_of("action_type", action_type, Action::parse, actions),
+            environment: None,
         }
     }
 

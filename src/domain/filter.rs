@@ -6,6 +6,8 @@ use uuid::Uuid;
 
 use super::Revision;
 use super::audit::{Action, EntityType};
+use super::state::EnvironmentScope;
+use super::text::EnvironmentKey;
 use super::time::Timestamp;
 
 /// Conditions on an entry. An entry matches if it meets all that are present.
@@ -21,12 +23,20 @@ pub struct Filter {
     pub entity_id: Option<Uuid>,
     /// With this action.
     pub action: Option<Action>,
+    /// About this environment.
+    pub environment: Option<EnvironmentKey>,
 }
 
 impl Filter {
     /// Whether every entry matches.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// This filter, limited to entries of a scope.
+    #[must_use]
+    pub fn in_scope(self, scope: &EnvironmentScope) -> Self {
+        Self { environment: scope.only().cloned(), ..self }
     }
 }
 

@@ -124,6 +124,14 @@ impl EnvironmentScope {
             Self::One(one) => one == environment,
         }
     }
+
+    /// The environment that it is about, if it is about one.
+    pub fn only(&self) -> Option<&EnvironmentKey> {
+        match self {
+            Self::All => None,
+            Self::One(one) => Some(one),
+        }
+    }
 }
 
 impl std::fmt::Display for EnvironmentScope {

@@ -10,6 +10,7 @@ use super::sql::Sql;
 use super::{EntryChunk, EntryQuery, Order, StoreError};
 use crate::domain::audit::{EntityType, Entry};
 use crate::domain::filter::{Filter, Range};
+use crate::domain::text::EnvironmentKey;
 use crate::domain::time::Timestamp;
 use uuid::Uuid;
 
@@ -103,19 +104,27 @@ fn index(filter: &Filter) -> Option<&'static str> {
         (filter.entity_type.is_some_and(|kind| kind != EntityType::FeatureFlag), "idx_audit_logs_entity_type"),
         (filter.user_id.is_some(), "idx_audit_logs_user_id"),
         (filter.user_email.is_some(), "idx_audit_logs_user_email"),
+        (filter.environment.as_ref().is_some_and(is_indexed), "idx_audit_logs_environment"),
         (is_action(true), "idx_audit_logs_action_type"),
     ]
     .into_iter()
     .find_map(|(is_given, name)| is_given.then_some(name))
 }
 
-/// Whether a filter has an index that holds no entry but those that pass it.
+/// Whether a filter has an index that holds no entry but those that pass it. All entries of an object are about the same environment.
 pub(super) fn has_own_index(filter: &Filter) -> bool {
-    let Filter { user_id, user_email, entity_type, entity_id, action } = filter;
+    let Filter { user_id, user_email, entity_type, entity_id, action, environment } = filter;
     let object = entity_id.is_some() || entity_type.is_some_and(|kind| kind != EntityType::FeatureFlag);
     let flag = entity_id.is_none() && *entity_type == Some(EntityType::FeatureFlag);
-    let given = [user_id.is_some(), user_email.is_some(), action.is_some(), object, flag];
-    !flag && given.into_iter().filter(|is_given| *is_given).count() == 1
+    let environment = environment.as_ref().filter(|_| entity_id.is_none());
+    let given = [user_id.is_some(), user_email.is_some(), action.is_some(), object, flag, environment.is_some()];
+    let is_walked = flag || environment.is_some_and(|key| !is_indexed(key));
+    !is_walked && given.into_iter().filter(|is_given| *is_given).count() == 1
+}
+
+/// Whether the entries about an environment are in an index. In most logs nearly all are about `default`.
+fn is_indexed(environment: &EnvironmentKey) -> bool {
+    environment != EnvironmentKey::default_environment()
 }
 
 fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, range: Range) {
@@ -130,14 +139,18 @@ fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, range: Range) 
         // The index begins with the kind of object. Objects of different kinds never share an id, so any entry of this
         // one shows its kind. With several kinds to look under, its entries would have to be sorted.
         if filter.entity_type.is_none() {
-            sql.push(
-                " AND entity_type = (SELECT entity_type FROM audit_logs
-                    WHERE entity_type IN ('feature_flag', 'user', 'api_token', 'log') AND entity_id = ",
-            );
+            let kinds: Vec<_> = EntityType::ALL.iter().map(|kind| format!("'{}'", kind.as_str())).collect();
+            sql.push(&format!(
+                " AND entity_type = (SELECT entity_type FROM audit_logs WHERE entity_type IN ({}) AND entity_id = ",
+                kinds.join(", ")
+            ));
             sql.push_value(id);
             push_blocks(sql, range);
             sql.push(" LIMIT 1)");
         }
+    }
+    if let Some(environment) = &filter.environment {
+        sql.push(environment_condition(environment)).push_value(environment.as_str());
     }
     push_user_and_action(sql, filter);
 }
@@ -173,4 +186,9 @@ fn entity_type_condition(kind: EntityType, has_id: bool) -> &'static str {
         (EntityType::FeatureFlag, false) => " AND coalesce(entity_type, '') = ",
         (_, false) => " AND entity_type <> 'feature_flag' AND entity_type = ",
     }
+}
+
+/// The index leaves `default` out, and the condition on another environment must repeat that.
+fn environment_condition(environment: &EnvironmentKey) -> &'static str {
+    if is_indexed(environment) { " AND environment <> 'default' AND environment = " } else { " AND environment = " }
 }

@@ -2,7 +2,7 @@
 //!
 //! Walking a million entries takes seconds when they are not in the database's memory. So the log is counted ahead, in blocks. Except
 //! for the object, each field of a filter has few values. So a block needs only a few rows for each user, and a few for all users
-//! together.
+//! together, in each environment and in all of them.
 //!
 //! A count adds up the blocks that lie in its range, and walks only the entries at both ends. The same counts say in which blocks a
 //! page's entries are (`pages.rs`).
@@ -37,17 +37,24 @@ impl<B: Backend> Counts<'_, B> {
         // The floor is checked in the same statement, so that the block is complete. The order keeps two servers that count
         // the same block from waiting for each other.
         let sql = "WITH counted AS MATERIALIZED (
-                SELECT user_id, user_email, action_type, entity_type, count(*) AS entries FROM audit_logs
+                SELECT user_id, user_email, action_type, entity_type, environment, count(*) AS entries FROM audit_logs
                 WHERE revision >= $2 AND revision <= $3 AND (SELECT floor FROM log_head) < $2
+                GROUP BY user_id, user_email, action_type, entity_type, environment
+            ), of_users AS MATERIALIZED (
+                SELECT user_id, user_email, action_type, entity_type, environment, entries FROM counted
+                WHERE environment IS NOT NULL
+                UNION ALL
+                SELECT user_id, user_email, action_type, entity_type, '', sum(entries) FROM counted
                 GROUP BY user_id, user_email, action_type, entity_type
             )
-            INSERT INTO audit_log_counts (block, user_id, user_email, action_type, entity_type, entries)
-            SELECT $1, user_id, user_email, action_type, entity_type, entries FROM (
-                SELECT user_id, user_email, action_type, entity_type, entries FROM counted
+            INSERT INTO audit_log_counts (block, user_id, user_email, action_type, entity_type, environment, entries)
+            SELECT $1, user_id, user_email, action_type, entity_type, environment, entries FROM (
+                SELECT user_id, user_email, action_type, entity_type, environment, entries FROM of_users
                 UNION ALL
-                SELECT NULL, '', action_type, entity_type, sum(entries) FROM counted GROUP BY action_type, entity_type
+                SELECT NULL, '', action_type, entity_type, environment, sum(entries) FROM of_users
+                GROUP BY action_type, entity_type, environment
             ) AS counts
-            ORDER BY user_email, action_type, entity_type, user_id
+            ORDER BY user_email, environment, action_type, entity_type, user_id
             ON CONFLICT DO NOTHING RETURNING block";
         let Range { first, last } = revisions(&(block..=block));
         let written = Sql::<B>::new(sql).bind(block).bind(first).bind(last).first_value_on::<i64>(self.0).await?;
@@ -100,13 +107,13 @@ impl<B: Backend> Counts<'_, B> {
     }
 
     /// Whether the filter is about an object, and either has no other condition or the object has few entries. Objects are not
-    /// counted.
+    /// counted. The environment is no other condition, since all entries of an object are about the same one.
     async fn is_small_object(&mut self, filter: &Filter, range: Range) -> Result<bool, StoreError> {
         if filter.entity_id.is_none() {
             return Ok(false);
         }
         let object = Filter { entity_type: filter.entity_type, entity_id: filter.entity_id, ..Filter::default() };
-        if object == *filter {
+        if object == (Filter { environment: None, ..filter.clone() }) {
             return Ok(true);
         }
         let entries = audit::count_up_to::<B>(&object, range, FEW_ENTRIES).number_on(self.0).await?;
@@ -160,6 +167,7 @@ fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, blocks: &Range
     if filter.user_id.is_none() && filter.user_email.is_none() {
         sql.push(" AND user_email = ''");
     }
+    sql.push(" AND environment = ").push_value(filter.environment.as_ref().map_or("", |key| key.as_str()));
     audit::push_user_and_action(sql, filter);
 }
 

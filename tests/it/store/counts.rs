@@ -3,6 +3,7 @@
 use toggled::domain::Revision;
 use toggled::domain::audit::{Action, EntityType};
 use toggled::domain::filter::{Filter, Range};
+use toggled::domain::text::EnvironmentKey;
 use toggled::store::{EntryQuery, Order, open};
 use uuid::Uuid;
 
@@ -15,17 +16,24 @@ use crate::support::{Backend, Server, on_both_databases, with_timeout};
 const BLOCK: Revision = 16_384;
 
 /// The sum of the counts of each user, and the sum of those of all users together.
-const OF_USERS: &str = "SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts WHERE user_email <> ''";
-const OF_ALL_USERS: &str = "SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts WHERE user_email = ''";
+const OF_USERS: &str =
+    "SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts WHERE user_email <> '' AND environment = ''";
+const OF_ALL_USERS: &str =
+    "SELECT CAST(sum(entries) AS BIGINT) FROM audit_log_counts WHERE user_email = '' AND environment = ''";
 
 /// A log slightly longer than this many blocks, written by the service and the administrator, partly about users.
 async fn long(backend: Backend, blocks: Revision) -> World {
     let mut world = World::new(backend).await;
     world.commit(&[service(create("a")), service(create("b"))]).await;
+    world.commit(&[service(create_environment("staging")), service(create_in("staging", "a"))]).await;
     for part in 1..=3 * blocks {
         let rename = world.by_admin(rename("a", &format!("Part {part}")));
         world.extend(&[rename, service(create_user(&format!("user{part}@example.com"), Default::default()))]).await;
-        let flip = if part % 2 == 0 { world.by_admin(toggle("a")) } else { service(toggle("b")) };
+        let flip = match part % 3 {
+            0 => world.by_admin(toggle("a")),
+            1 => service(toggle("b")),
+            _ => world.by_admin(toggle_in("staging", "a")),
+        };
         world.lengthen(flip, part * BLOCK / 3).await;
     }
     world.commit(&[service(toggle("b")), world.by_admin(toggle("b"))]).await;
@@ -46,7 +54,15 @@ fn within(revisions: &[Revision], range: Range) -> &[Revision] {
 
 fn filters(world: &World) -> Vec<Filter> {
     let (admin, none) = (world.admin(), Filter::default());
+    let environment = |key| Some(EnvironmentKey::parse(key).unwrap());
     vec![
+        Filter { environment: environment("default"), ..none.clone() },
+        Filter { environment: environment("staging"), ..none.clone() },
+        Filter { environment: environment("nowhere"), ..none.clone() },
+        Filter { environment: environment("staging"), user_id: Some(admin), ..none.clone() },
+        Filter { environment: environment("default"), action: Some(Action::ToggleEnabled), ..none.clone() },
+        Filter { environment: environment("staging"), entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
+        Filter { environment: environment("staging"), entity_id: Some(world.flag("a").id), ..none.clone() },
         none.clone(),
         Filter { user_id: Some(admin), ..none.clone() },
         Filter { user_id: Some(Uuid::nil()), ..none.clone() },
@@ -93,8 +109,8 @@ on_both_databases! {
         assert_eq!(count_ahead(&world).await, 2, "the third is not full yet");
         check(&world).await;
         // The counts are used: an invented one is added.
-        let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, entries)
-            VALUES (1, '', 'log_trimmed', 'log', 7)";
+        let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, environment, entries)
+            VALUES (1, '', 'log_trimmed', 'log', '', 7)";
         world.raw.run(sql).await;
         let trims = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
         for (range, count) in [

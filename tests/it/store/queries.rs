@@ -4,6 +4,7 @@ use toggled::domain::access::Permissions;
 use toggled::domain::audit::{Action, EntityType, Entry};
 use toggled::domain::filter::{Filter, Period, Range};
 use toggled::domain::flag::Status;
+use toggled::domain::text::EnvironmentKey;
 use toggled::domain::time::Timestamp;
 use toggled::store::{EntryQuery, Order};
 use uuid::Uuid;
@@ -16,9 +17,13 @@ async fn busy(backend: Backend) -> World {
     let mut world = World::new(backend).await;
     world.commit(&[service(create_user("ann@example.com", Permissions::all())), service(create("a"))]).await;
     world.commit(&[service(create_token(world.user("ann@example.com").id, 2)), service(create("b"))]).await;
+    world.commit(&[service(create_environment("staging")), service(create_in("staging", "a"))]).await;
     let ann = world.token(2).id;
     for round in 0..12 {
         let mut proposals = vec![world.by_admin(toggle("a")), service(toggle("b"))];
+        if round % 2 == 0 {
+            proposals.push(world.by_admin(toggle_in("staging", "a")));
+        }
         if round % 3 == 0 {
             let mut rename = world.by_admin(rename("a", &format!("Round {round}")));
             rename.actor = toggled::domain::advance::Actor::Caller {
@@ -39,14 +44,19 @@ async fn busy(backend: Backend) -> World {
     world
 }
 
-/// Every combination of values in the log, unknown values and absent values, so also filters that few entries or none pass.
+/// Every combination of values in the log, unknown values and absent values, so also filters that few entries or none pass; and each
+/// again in one of the environments.
 fn filters(world: &World) -> Vec<Filter> {
     let ids = |ids: &[Uuid]| -> Vec<Option<Uuid>> { [None].into_iter().chain(ids.iter().copied().map(Some)).collect() };
     let users = ids(&[world.user("admin@localhost").id, world.user("ann@example.com").id, Uuid::nil()]);
     let emails = [None, Some("admin@localhost"), Some("bootstrap@localhost"), Some("'; DROP TABLE audit_logs; --")];
     let types = [None, Some(EntityType::FeatureFlag), Some(EntityType::User), Some(EntityType::Log)];
-    let entities = ids(&[world.flag("a").id, world.user("ann@example.com").id, world.token(2).id, Uuid::nil()]);
+    let staging = world.environment("staging").id;
+    let entities =
+        ids(&[world.flag("a").id, staging, world.user("ann@example.com").id, world.token(2).id, Uuid::nil()]);
     let actions = [None, Some(Action::ToggleEnabled), Some(Action::UserCreated), Some(Action::AccessDenied)];
+    let mut environments =
+        ["default", "staging", "nowhere"].map(|key| EnvironmentKey::parse(key).unwrap()).into_iter().cycle();
     let mut filters = Vec::new();
     for user_id in users {
         for user_email in emails {
@@ -54,7 +64,9 @@ fn filters(world: &World) -> Vec<Filter> {
                 for &entity_id in &entities {
                     for action in actions {
                         let user_email = user_email.map(Into::into);
-                        filters.push(Filter { user_id, user_email, entity_type, entity_id, action });
+                        let filter = Filter { user_id, user_email, entity_type, entity_id, action, environment: None };
+                        filters.push(Filter { environment: environments.next(), ..filter.clone() });
+                        filters.push(filter);
                     }
                 }
             }
@@ -65,12 +77,13 @@ fn filters(world: &World) -> Vec<Filter> {
 
 /// A second implementation of the filter.
 pub fn passes(entry: &Entry, filter: &Filter) -> bool {
-    let Filter { user_id, user_email, entity_type, entity_id, action } = filter;
+    let Filter { user_id, user_email, entity_type, entity_id, action, environment } = filter;
     !(user_id.is_some() && *user_id != entry.user_id
         || user_email.as_deref().is_some_and(|email| email != &*entry.user_email)
         || entity_type.is_some_and(|kind| kind != entry.entity_type)
         || entity_id.is_some() && *entity_id != entry.entity_id
-        || action.is_some_and(|action| action != entry.action))
+        || action.is_some_and(|action| action != entry.action)
+        || environment.as_ref().is_some_and(|key| Some(key.as_str()) != entry.environment.as_deref()))
 }
 
 /// The query for all entries.

@@ -299,6 +299,16 @@ pub fn create_as(key: &str, status: Status) -> Command {
     })
 }
 
+pub fn create_in(environment: &str, key: &str) -> Command {
+    let Command::CreateFlag(flag) = create(key) else { unreachable!() };
+    Command::CreateFlag(NewFlag { environment: Some(EnvironmentKey::parse(environment).unwrap()), ..flag })
+}
+
+pub fn toggle_in(environment: &str, key: &str) -> Command {
+    let environment = Some(EnvironmentKey::parse(environment).unwrap());
+    Command::Toggle { flag: FlagRef::Key(environment, FlagKey::parse(key).unwrap()), expected_revision: None }
+}
+
 pub fn toggle(key: &str) -> Command {
     Command::Toggle { flag: flag(key), expected_revision: None }
 }

@@ -15,7 +15,7 @@ const BEGIN: i64 = 1_700_000_000_000_000;
 const MOMENT: i64 = 1_000_003;
 
 /// The content of an entry follows from its revision, by arithmetic that is the same in both databases and Rust: 50 users,
-/// some far busier than others, and one who left long ago; 1,000 flags; 4,000 entries each about users and tokens.
+/// some far busier than others, and one who left long ago; 1,000 flags in four environments; 4,000 entries each about users and tokens.
 const SHAPES: &str = "
     SELECT n,
         1700000000000000 + n / 10 * 1000003 AS micros,
@@ -23,6 +23,11 @@ const SHAPES: &str = "
              ELSE n * 2654435761 / 65536 % 50 * (n * 40503 / 1024 % 50) / 49 END AS user_number,
         CASE n % 250 WHEN 0 THEN 'user' WHEN 125 THEN 'api_token' ELSE 'feature_flag' END AS entity_type,
         n * 2654435761 / 1048576 % 1000 AS entity_number,
+        CASE WHEN n % 125 = 0 THEN NULL
+             WHEN n * 2654435761 / 1048576 % 1000 < 600 THEN 'default'
+             WHEN n * 2654435761 / 1048576 % 1000 < 950 THEN 'staging'
+             WHEN n * 2654435761 / 1048576 % 1000 < 998 THEN 'production'
+             ELSE 'lab' END AS environment,
         CASE
             WHEN n % 250000 = 0 THEN 'user_deactivated'
             WHEN n % 250 = 0 THEN 'user_updated'
@@ -40,6 +45,7 @@ pub struct Shape {
     pub kind: EntityType,
     pub entity: i64,
     pub action: Action,
+    pub environment: Option<&'static str>,
 }
 
 impl Shape {
@@ -56,6 +62,13 @@ impl Shape {
                 _ => EntityType::FeatureFlag,
             },
             entity: n * 2_654_435_761 / 1_048_576 % 1_000,
+            environment: match n * 2_654_435_761 / 1_048_576 % 1_000 {
+                _ if n % 125 == 0 => None,
+                ..600 => Some("default"),
+                600..950 => Some("staging"),
+                950..998 => Some("production"),
+                _ => Some("lab"),
+            },
             action: match n {
                 n if n % 250_000 == 0 => Action::UserDeactivated,
                 n if n % 250 == 0 => Action::UserUpdated,
@@ -76,6 +89,7 @@ impl Shape {
             && entry.entity_type == self.kind
             && entry.entity_id == Some(entity_id(self.kind, self.entity))
             && entry.action == self.action
+            && entry.environment.as_deref() == self.environment
     }
 }
 
@@ -137,13 +151,13 @@ pub async fn load(world: &mut World) {
     let entries = format!(
         "WITH {numbers}, shapes AS ({SHAPES})
          INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, action_type, entity_type, entity_id,
-             entity_key, entity_name, old_value, new_value, method, hash_version, hash, created_at)
+             entity_key, entity_name, old_value, new_value, method, environment, hash_version, hash, created_at)
          SELECT {id}, n, {time}, {user}, 'user' || user_number || '@example.com', action_type, entity_type,
              CASE entity_type WHEN 'user' THEN {about_user} WHEN 'api_token' THEN {token} ELSE {flag} END,
              'entity-' || entity_number, 'Entity ' || entity_number,
              CASE action_type WHEN 'toggle_enabled' THEN 'disabled' WHEN 'toggle_disabled' THEN 'enabled' END,
              CASE action_type WHEN 'toggle_enabled' THEN 'enabled' WHEN 'toggle_disabled' THEN 'disabled' END,
-             'toggled.v1.ToggleService/ToggleFeatureFlag', 1, {hash}, {time}
+             'toggled.v1.ToggleService/ToggleFeatureFlag', environment, 1, {hash}, {time}
          FROM shapes ORDER BY n",
         id = id("10c0", "n"),
         user = id("aaaa", "user_number"),

@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 
 use toggled::domain::audit::{Action, EntityType};
 use toggled::domain::filter::{Filter, Period, Range};
+use toggled::domain::text::EnvironmentKey;
 use toggled::domain::time::Timestamp;
 use toggled::store::{EntryQuery, Order, open};
 
@@ -51,6 +52,7 @@ const USER_ID: &str = "idx_audit_logs_user_id";
 const USER_EMAIL: &str = "idx_audit_logs_user_email";
 const ENTITY_TYPE: &str = "idx_audit_logs_entity_type";
 const ENTITY: &str = "idx_audit_logs_entity_type_entity_id";
+const ENVIRONMENT: &str = "idx_audit_logs_environment";
 const ACTION: &str = "idx_audit_logs_action_type";
 
 const FLAG: EntityType = EntityType::FeatureFlag;
@@ -77,6 +79,10 @@ fn doing(action: Action) -> Filter {
     Filter { action: Some(action), ..Filter::default() }
 }
 
+fn about(environment: &str) -> Filter {
+    Filter { environment: Some(EnvironmentKey::parse(environment).unwrap()), ..Filter::default() }
+}
+
 /// The conditions of both filters.
 fn both(one: Filter, other: Filter) -> Filter {
     Filter {
@@ -85,6 +91,7 @@ fn both(one: Filter, other: Filter) -> Filter {
         entity_type: one.entity_type.or(other.entity_type),
         entity_id: one.entity_id.or(other.entity_id),
         action: one.action.or(other.action),
+        environment: one.environment.or(other.environment),
     }
 }
 
@@ -122,6 +129,13 @@ fn cases() -> Vec<Case> {
         case(Index(ACTION), doing(Action::TokenCreated), |e| e.action == Action::TokenCreated),
         case(Index(ACTION), doing(Action::UserDeactivated), |e| e.action == Action::UserDeactivated),
         case(Index(ACTION), doing(Action::AccessDenied), |_| false),
+        case(Log, about("default"), |e| e.environment == Some("default")),
+        case(Common(ENVIRONMENT), about("staging"), |e| e.environment == Some("staging")),
+        case(Index(ENVIRONMENT), about("production"), |e| e.environment == Some("production")),
+        case(Index(ENVIRONMENT), about("lab"), |e| e.environment == Some("lab")),
+        case(Index(ENVIRONMENT), about("nowhere"), |_| false),
+        case(Index(ENTITY), both(about("default"), of_id(FLAG, 7)), |e| e.kind == FLAG && e.entity == 7),
+        case(Index(ENTITY), both(about("lab"), of_id(FLAG, 7)), |_| false),
     ]
 }
 
@@ -157,6 +171,22 @@ fn pairs() -> Vec<Case> {
             e.kind == FLAG && e.entity == 7 && e.action == ToggleEnabled
         }),
         case(ENTITY, of_id(FLAG, 7), doing(AccessDenied), |_| false),
+        case(USER_ID, by_user(0), about("default"), |e| e.user == 0 && e.environment == Some("default")),
+        case(USER_ID, by_user(0), about("lab"), |e| e.user == 0 && e.environment == Some("lab")),
+        case(USER_EMAIL, by_email(50), about("staging"), |e| e.user == 50 && e.environment == Some("staging")),
+        case(USER_ID, by_user(999), about("staging"), |_| false),
+        case(ENVIRONMENT, about("lab"), doing(ToggleEnabled), |e| {
+            e.environment == Some("lab") && e.action == ToggleEnabled
+        }),
+        case(ENVIRONMENT, about("staging"), doing(ToggleEnabled), |e| {
+            e.environment == Some("staging") && e.action == ToggleEnabled
+        }),
+        case(ACTION, about("default"), doing(FlagUpdated), |e| {
+            e.environment == Some("default") && e.action == FlagUpdated
+        }),
+        case(ACTION, about("production"), doing(AccessDenied), |_| false),
+        case(ENVIRONMENT, about("production"), of_type(FLAG), |e| e.environment == Some("production")),
+        case(ENTITY_TYPE, about("staging"), of_type(USER), |_| false),
     ]
 }
 
@@ -233,7 +263,8 @@ fn visited(world: &World, plan: &str, case: &Case) -> i64 {
         Raw::Sqlite(_) => {
             let range = plan.lines().next().unwrap();
             let (first, last) = (numbers(range, "revisions "), numbers(range, " to "));
-            let Filter { user_id: user, user_email: email, action, entity_type, entity_id: id } = &case.filter;
+            let Filter { user_id: user, user_email: email, action, entity_type, entity_id: id, environment } =
+                &case.filter;
             let with_email = email.as_deref().and_then(|email| (0..=50).find(|number| *user_email(*number) == *email));
             let index = |revision: Option<i64>| usize::try_from(revision.unwrap()).unwrap();
             let is_in_index = |e: &&Shape| match case.source {
@@ -241,6 +272,7 @@ fn visited(world: &World, plan: &str, case: &Case) -> i64 {
                 Source::Index(USER_EMAIL) => with_email == Some(e.user),
                 Source::Index(ACTION) => *action == Some(e.action),
                 Source::Index(ENTITY_TYPE) => *entity_type == Some(e.kind),
+                Source::Index(ENVIRONMENT) => environment.as_ref().map(EnvironmentKey::as_str) == e.environment,
                 Source::Index(ENTITY) => *id == Some(entity_id(e.kind, e.entity)),
                 _ => true,
             };
@@ -273,6 +305,8 @@ async fn check_deep_pages(world: &World) {
     for case in [
         case(Source::Log, of_type(FLAG), |e| e.kind == FLAG),
         case(Source::Index(USER_ID), by_user(0), |e| e.user == 0),
+        case(Source::Log, about("default"), |e| e.environment == Some("default")),
+        case(Source::Index(ENVIRONMENT), about("staging"), |e| e.environment == Some("staging")),
         case(Source::Index(ACTION), doing(Action::ToggleEnabled), |e| e.action == Action::ToggleEnabled),
         case(Source::Index(USER_ID), both(by_user(0), doing(Action::ToggleEnabled)), |e| {
             e.user == 0 && e.action == Action::ToggleEnabled
