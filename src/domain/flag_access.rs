@@ -1,10 +1,11 @@
-//! Which flags exist for a caller, and where they may do what a method does.
+//! Which flags and which entries of the log exist for a caller, and where they may do what a method does.
 //!
 //! What a caller may not see is answered exactly as what does not exist.
 
 use std::sync::Arc;
 
 use super::access::{Permission, Permissions, Scope, ScopedPermission};
+use super::audit::Entry;
 use super::environment::Environment;
 use super::error::{Error, Violation};
 use super::flag::Flag;
@@ -37,7 +38,7 @@ pub fn seen_environment<'d>(
     found.ok_or_else(|| Error::EnvironmentNotFound(named.to_string()))
 }
 
-/// What a caller may do with flags by one method.
+/// What a caller may do with flags, or with the log, by one method.
 #[derive(Debug, Clone, Copy)]
 pub struct FlagAccess<'p> {
     permissions: &'p Permissions,
@@ -120,6 +121,30 @@ impl<'p> FlagAccess<'p> {
             None => return Err(self.must_name_environment(directory)),
         }
         Ok(named.cloned().unwrap_or(EnvironmentScope::All))
+    }
+
+    /// The environments that a read of the log is about: those that the request named, or else all, with the entries about none.
+    ///
+    /// # Errors
+    /// As [`scope`](Self::scope), and when a caller names none who may not read all entries.
+    pub fn log_scope(
+        &self,
+        directory: &impl FlagDirectory,
+        named: Option<&EnvironmentScope>,
+    ) -> Result<EnvironmentScope, Error> {
+        match named {
+            Some(_) => self.scope(directory, named),
+            None if self.is_held(Scope::Everywhere) => Ok(EnvironmentScope::All),
+            None => Err(self.must_name_environment(directory)),
+        }
+    }
+
+    /// Whether an entry of the log exists for the caller. Those about no environment need the permission everywhere.
+    pub fn sees_entry(&self, entry: &Entry) -> bool {
+        match entry.environment.as_deref().map(EnvironmentKey::parse) {
+            Some(Ok(environment)) => self.is_held_in(&environment),
+            Some(Err(_)) | None => self.is_held(Scope::Everywhere),
+        }
     }
 
     /// The only environment in which the caller may do this, for a change that names none. With several, an unset variable would change

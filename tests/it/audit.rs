@@ -1,5 +1,6 @@
 //! Listing the audit log over gRPC.
 
+pub mod environments;
 mod streams;
 
 use std::collections::HashSet;

@@ -9,7 +9,8 @@ use crate::api::validate::{Edge, RequestValidator};
 use crate::domain::Revision;
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::{Filter, Period, Range};
-use crate::domain::state::Head;
+use crate::domain::state::{EnvironmentScope, Head};
+use crate::domain::text::EnvironmentKey;
 use crate::domain::time::Timestamp;
 use crate::store::{EntryQuery, Order, Store};
 
@@ -21,6 +22,8 @@ const MAX_SKIPPED_OF_OBJECT: i64 = 100_000;
 
 /// ListAuditLogs, parsed.
 pub(super) struct AuditLogList {
+    /// The environments that the request names, or else the caller's own.
+    pub environments: Option<EnvironmentScope>,
     filter: Filter,
     period: Period,
     page: i32,
@@ -32,14 +35,14 @@ pub(super) struct AuditLogList {
 }
 
 impl AuditLogList {
-    pub fn parse(request: pb::ListAuditLogsRequest) -> Result<Self, Error> {
+    pub fn parse(request: pb::ListAuditLogsRequest, own: Option<&EnvironmentKey>) -> Result<Self, Error> {
         let mut validator = RequestValidator::default();
-        let (filter, period) = conditions!(validator, request);
+        let (environments, filter, period) = conditions!(validator, request, own);
         let page = validator.between("page", 1, i32::MAX, request.page.unwrap_or(1));
         let limit = validator.between("limit", 1, MAX_LIMIT, request.limit.unwrap_or(DEFAULT_LIMIT));
         let as_of = validator.at_least("as_of_revision", 0, request.as_of_revision);
         let min_revision = validator.at_least("min_revision", 0, request.min_revision);
-        let scope = format!("audit {limit:?} {filter:?} {period:?}");
+        let scope = format!("audit {limit:?} {environments:?} {filter:?} {period:?}");
         let token = Some(request.page_token.as_str()).filter(|token| !token.is_empty());
         if token.is_some() && request.page.is_some() {
             validator.reject::<()>("page", "must not be given together with page_token");
@@ -54,9 +57,14 @@ impl AuditLogList {
         });
         let list = page.zip(limit).map(|(page, limit)| {
             let page = cursor.map_or(page, |cursor| cursor.page);
-            Self { filter, period, page, limit, cursor, as_of, min_revision, scope }
+            Self { environments, filter, period, page, limit, cursor, as_of, min_revision, scope }
         });
         validator.finish(list)
+    }
+
+    /// The list, limited to entries of a scope.
+    pub fn in_scope(self, scope: &EnvironmentScope) -> Self {
+        Self { filter: self.filter.in_scope(scope), ..self }
     }
 
     /// The `to_date` that must be closed before the page is read, if a later entry could still belong to the page. A page that is
@@ -152,7 +160,7 @@ mod tests {
     }
 
     fn query(request: pb::ListAuditLogsRequest, total: i64) -> Result<Option<(i64, i64)>, Error> {
-        let list = AuditLogList::parse(request).unwrap();
+        let list = AuditLogList::parse(request, None).unwrap();
         let query = list.query(Range { first: 1, last: 1_000_000 }, Some(total))?;
         Ok(query.map(|query| (query.range.last, query.offset)))
     }
@@ -165,6 +173,19 @@ mod tests {
         assert_eq!(query(flags(i32::MAX), 1_000_000).unwrap(), None);
         assert_eq!(query(request(10_000), 1_000_000).unwrap(), Some((100, 0)));
         assert_eq!(query(request(i32::MAX), 1_000_000).unwrap(), None);
+    }
+
+    #[test]
+    fn credentials_environment_counts_as_named() {
+        let staging = EnvironmentKey::parse("staging").unwrap();
+        let parsed = |named: Option<&str>, own| {
+            let request = pb::ListAuditLogsRequest { environment: named.map(str::to_owned), ..request(1) };
+            AuditLogList::parse(request, own).unwrap().environments.map(|scope| scope.to_string())
+        };
+        assert_eq!(parsed(None, None), None);
+        assert_eq!(parsed(None, Some(&staging)).as_deref(), Some("staging"));
+        assert_eq!(parsed(Some("-"), Some(&staging)).as_deref(), Some("-"));
+        assert_eq!(parsed(Some("dev"), Some(&staging)).as_deref(), Some("dev"));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
+use super::call::{Call, RequiredScope};
 use super::change::Changes;
 use super::errors::ApiError;
 use super::listener::Peer;
@@ -21,7 +22,7 @@ use super::validate::RequestValidator;
 use crate::checkpoint::SigningKey;
 use crate::domain::advance::{Command, TrimLog};
 use crate::domain::error::Error;
-use crate::domain::state::State;
+use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::time::Clock;
 use crate::mirror::Mirror;
 use crate::store::Store;
@@ -58,6 +59,11 @@ impl Audit {
             key_parser: VerifierKeyParser::default(),
         }
     }
+
+    /// The environments whose entries the caller reads, of those that the request named.
+    fn scope(&self, call: &Call, named: Option<&EnvironmentScope>) -> Result<EnvironmentScope, Error> {
+        self.reader.read(|state| call.flag_access().log_scope(state, named))?
+    }
 }
 
 #[tonic::async_trait]
@@ -66,21 +72,25 @@ impl AuditService for Audit {
         &self,
         request: Request<pb::ListAuditLogsRequest>,
     ) -> Result<Response<pb::ListAuditLogsResponse>, Status> {
-        let list = AuditLogList::parse(request.into_inner())?;
+        let (call, request) = Call::take(request)?;
+        let list = AuditLogList::parse(request, call.own_environment())?;
+        let scope = self.scope(&call, list.environments.as_ref())?;
         if let Some(time) = list.time_to_close() {
             self.reader.until_closed("to_date", time).await?;
         }
-        list.page(&*self.store).await.map(Response::new)
+        list.in_scope(&scope).page(&*self.store).await.map(Response::new)
     }
 
     async fn get_audit_log(
         &self,
         request: Request<pb::GetAuditLogRequest>,
     ) -> Result<Response<pb::GetAuditLogResponse>, Status> {
+        let (call, request) = Call::take(request)?;
         let mut validator = RequestValidator::default();
-        let id = validator.uuid("id", &request.get_ref().id);
+        let id = validator.uuid("id", &request.id);
         let id = validator.finish(id)?;
-        let entry = self.store.entry(id).await?.ok_or(Error::AuditLogNotFound(id))?;
+        let entry = self.store.entry(id).await?.filter(|entry| call.flag_access().sees_entry(entry));
+        let entry = entry.ok_or(Error::AuditLogNotFound(id))?;
         Ok(Response::new(pb::GetAuditLogResponse { audit_log: Some((&entry).into()) }))
     }
 
@@ -127,19 +137,24 @@ impl AuditService for Audit {
     ) -> Result<Response<Messages>, Status> {
         let connection = Peer::connection(request.extensions());
         let account = request.extensions().get::<Arc<ByteAccount>>().cloned();
-        let request = AuditStream::parse(request.into_inner())?;
+        let (call, request) = Call::take(request)?;
+        let request = AuditStream::parse(request, call.own_environment())?;
+        let scope = self.scope(&call, request.environments.as_ref())?;
         if let Some(time) = request.time_to_close() {
             self.reader.until_closed("to_date", time).await?;
         }
         let head = self.store.head().await?;
-        let stream = request.start(&*self.store, &head).await?;
-        Ok(Response::new(stream.messages(Arc::clone(&self.store), &self.mirror, connection, account)))
+        let stream = request.in_scope(&scope).start(&*self.store, &head).await?;
+        let messages = stream.messages(Arc::clone(&self.store), &self.mirror, connection, account);
+        let mut response = Response::new(messages);
+        response.extensions_mut().insert(RequiredScope::from(&scope));
+        Ok(response)
     }
 }
 
 /// Parses the conditions that ListAuditLogs and StreamAuditLogs share.
 macro_rules! conditions {
-    ($validator:ident, $request:ident) => {{
+    ($validator:ident, $request:ident, $own:ident) => {{
         let filter = $validator.filter(
             $request.user_id.as_deref(),
             $request.user_email.as_deref(),
@@ -149,7 +164,8 @@ macro_rules! conditions {
         );
         let from = $validator.time("from_date", Edge::From, $request.from_date);
         let to = $validator.time("to_date", Edge::To, $request.to_date);
-        (filter, Period { from, to })
+        let environments = $validator.environments($request.environment.as_deref(), $own);
+        (environments, filter, Period { from, to })
     }};
 }
 use conditions;

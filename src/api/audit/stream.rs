@@ -19,7 +19,8 @@ use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};
 use crate::domain::hash::GENESIS;
-use crate::domain::state::Head;
+use crate::domain::state::{EnvironmentScope, Head};
+use crate::domain::text::EnvironmentKey;
 use crate::domain::time::Timestamp;
 use crate::domain::{Hash, Revision};
 use crate::mirror::{ClientConnection, Mirror};
@@ -44,6 +45,8 @@ pub(super) type Messages = Pin<Box<dyn Stream<Item = Result<pb::StreamAuditLogsR
 /// StreamAuditLogs, parsed, and the stream's position.
 #[derive(Clone)]
 pub(super) struct AuditStream {
+    /// The environments that the request names, or else the caller's own.
+    pub environments: Option<EnvironmentScope>,
     filter: Filter,
     period: Period,
     /// The next read starts after this revision; what was read up to it may not be sent yet. `hash` is the hash there, which the
@@ -79,15 +82,16 @@ struct Chunk {
 }
 
 impl AuditStream {
-    pub fn parse(request: pb::StreamAuditLogsRequest) -> Result<Self, Error> {
+    pub fn parse(request: pb::StreamAuditLogsRequest, own: Option<&EnvironmentKey>) -> Result<Self, Error> {
         let mut validator = RequestValidator::default();
-        let (filter, period) = conditions!(validator, request);
+        let (environments, filter, period) = conditions!(validator, request, own);
         let after = validator.at_least("after_revision", 0, request.after_revision);
         let log_id = request.log_id.as_deref().and_then(|id| validator.uuid("log_id", id));
         let after_hash = validator.after_hash(request.after_revision, request.after_hash);
         let remaining = validator.at_least("limit", 1, request.limit).unwrap_or(i64::MAX);
         let follow = request.follow;
         validator.finish(Some(Self {
+            environments,
             filter,
             period,
             through: 0,
@@ -100,6 +104,11 @@ impl AuditStream {
             chunk_size: FIRST_CHUNK,
             end: 0,
         }))
+    }
+
+    /// The stream, limited to entries of a scope.
+    pub fn in_scope(self, scope: &EnvironmentScope) -> Self {
+        Self { filter: self.filter.in_scope(scope), ..self }
     }
 
     /// The `to_date` that must be closed before the stream begins. A stream with `follow` needs none: it ends with the first entry after
