@@ -140,6 +140,11 @@ pub(in crate::cli) fn stream_request(list: &ListAuditLogsRequest) -> StreamAudit
     }
 }
 
+/// What requests carry that are about the whole log, whichever environment is the credential's own.
+pub(in crate::cli) fn whole_log() -> Option<String> {
+    Some(EnvironmentScope::ALL.to_owned())
+}
+
 /// Moves the cursor of the request after a message of the stream.
 pub(in crate::cli) fn move_cursor(request: &mut StreamAuditLogsRequest, message: &StreamAuditLogsResponse) {
     request.after_revision = Some(message.through_revision);

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::checkpoint::verified_checkpoint;
 use super::export::{ExportTarget, FileEntries, Format};
-use super::filters::move_cursor;
+use super::filters::{move_cursor, whole_log};
 use super::list::newest;
 use crate::api::pb::*;
 use crate::cli::output::{self, CsvCells, OutputOptions};
@@ -131,8 +131,11 @@ impl TrimArgs {
 
 /// The start of the log, from its newest `log_trimmed` entry.
 async fn log_start(client: &ApiClient) -> Result<LogStart, Failure> {
-    let trims =
-        ListAuditLogsRequest { action_type: Some(Action::LogTrimmed.as_str().to_owned()), ..Default::default() };
+    let trims = ListAuditLogsRequest {
+        action_type: Some(Action::LogTrimmed.as_str().to_owned()),
+        environment: whole_log(),
+        ..Default::default()
+    };
     let (trims, _) = newest(client, trims, 1).await?;
     let Some(trim) = trims.first() else { return Ok(LogStart { floor: 0, hash: GENESIS }) };
     let start = trim.new_value.as_deref().and_then(LogStart::from_json);
@@ -155,7 +158,7 @@ async fn last_to_remove(client: &ApiClient, before: Before) -> Result<Revision, 
         0 => prost_types::Timestamp { seconds: time.seconds - 1, nanos: 999_999_000 },
         nanos => prost_types::Timestamp { nanos: nanos - 1_000, ..time },
     };
-    let older = ListAuditLogsRequest { to_date: Some(earlier), ..Default::default() };
+    let older = ListAuditLogsRequest { to_date: Some(earlier), environment: whole_log(), ..Default::default() };
     let (older, _) = newest(client, older, 1).await?;
     Ok(older.first().map_or(0, |last| last.revision))
 }
@@ -210,6 +213,7 @@ async fn export(
         after_hash: Some(hash.to_vec()),
         log_id: verified.map(|file| file.log_id.to_string()),
         limit: Some(last - from),
+        environment: whole_log(),
         ..Default::default()
     };
     let bar = progress::bar((last - from).unsigned_abs(), "revisions");

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::export::odd_flags;
 use super::{Shell, server};
+use crate::audit::environments;
 use crate::support::tcp_proxy::{Route, TcpProxy};
 use crate::support::{BOOTSTRAP_ENTRIES, Backend, Database, Server, on_both_databases};
 
@@ -129,7 +130,7 @@ async fn filtered_file_needs_same_filters() {
         let export = ["audit", "export", "--format", format, "--output-file", &path];
         let filtered = ["--format", format, "--action", "flag_archived"];
         let message = audit_export(&shell, &path, &filtered).await;
-        assert!(message.contains(", filtered, through "), "{message}");
+        assert!(message.contains(", filtered and so not verifiable, through "), "{message}");
         let holes = fs::read(&path).unwrap();
         assert!(shell.fails(&export, 2).await.contains("entries are missing"));
         let message = shell.fails(&[&export[..], &["--after", "1", "--action", "flag_archived"]].concat(), 2).await;
@@ -195,6 +196,38 @@ async fn filtered_export_prints_a_json_summary() {
     assert!(none.lines().count() == 1 && message.starts_with("entries 0 of log "), "{none}{message}");
     let (_, last, _) = shell.run(&["audit", "export", "--after", &log.len().to_string()]).await;
     assert_eq!(last.lines().count(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_environment_is_listed_and_exported() {
+    let (server, _database) = environments::start(Backend::Sqlite).await;
+    let mut admin = server.admin().await;
+    environments::write_history(&mut admin).await;
+    let shell = Shell::new(server.address);
+    let in_staging = Shell::new(server.address).with("TOGGLED_ENVIRONMENT", "staging");
+    let all = admin.log().await.len();
+    let count = async |shell: &Shell, command: &[&str]| shell.objects(&[&["audit"], command].concat()).await.len();
+    for command in [&["list"][..], &["tail", "--no-follow", "--lines", "99"]] {
+        assert_eq!(count(&shell, command).await, all, "{command:?}");
+        assert_eq!(count(&in_staging, command).await, 5, "{command:?}");
+        assert_eq!(count(&in_staging, &[command, &["-e", "-"]].concat()).await, all, "{command:?}");
+        assert_eq!(count(&shell, &[command, &["-e", "production", "--flag", "a"]].concat()).await, 3, "{command:?}");
+    }
+    let (_, lines, message) = shell.run(&["audit", "export", "--environment", "staging"]).await;
+    assert_eq!(lines.lines().count(), 5);
+    assert!(message.contains(", filtered and so not verifiable, through "), "{message}");
+    let (_, lines, message) = shell.run(&["audit", "export", "-e", "-"]).await;
+    assert!(lines.lines().count() == all && !message.contains("filtered"), "{message}");
+    // The whole log is verified, whatever the variable says.
+    assert!(in_staging.succeeds(&["audit", "verify"]).await.starts_with(&format!("intact: entries {all}, ")));
+    assert!(shell.fails(&["audit", "list", "-e", ""], 2).await.contains("--environment"));
+    assert!(shell.fails(&["audit", "list", "-e", "-", "--flag", "a"], 2).await.contains("--environment"));
+    let secret = admin.new_user("ann@example.com", &["view_audit_logs@staging"]).await;
+    let scoped = Shell::of(server.address, &secret);
+    assert_eq!(count(&scoped, &["list", "-e", "staging"]).await, 5);
+    assert!(scoped.fails(&["audit", "list"], 2).await.contains("staging"));
+    scoped.fails(&["audit", "export"], 4).await;
+    scoped.fails(&["audit", "verify"], 4).await;
 }
 
 fn hex(hash: &[u8]) -> String {

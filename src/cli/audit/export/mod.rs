@@ -13,7 +13,7 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 pub(super) use target::ExportTarget;
 
-use super::filters::{Filters, move_cursor, stream_request};
+use super::filters::{Filters, move_cursor, stream_request, whole_log};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::{self, CellOptions, OutputOptions};
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
@@ -23,6 +23,8 @@ use crate::domain::Revision;
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
 #[command(mut_arg("output", |arg| arg.help("The format of the summary on standard error")))]
+#[command(mut_arg("environment", |arg| arg.help("Only entries about this environment, by its key; \"-\", the default: the whole log, \
+which alone can be verified")))]
 pub(super) struct AuditExportArgs {
     /// Write to this file. One that holds part of the log is continued after its last complete entry. Default: standard
     /// output
@@ -83,7 +85,8 @@ impl AuditExportArgs {
         }
         let client = self.connection.connect().await?;
         let list = self.filters.list_request(&client).await?;
-        let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream_request(&list) };
+        let environment = list.environment.clone().or_else(whole_log);
+        let mut request = StreamAuditLogsRequest { after_revision: self.after, environment, ..stream_request(&list) };
         if let Some(last) = target.entries().last {
             request.after_revision = Some(last.revision);
             request.log_id = Some(last.log_id.to_string());
@@ -143,7 +146,7 @@ fn print(
     }
     let range = first_revision.zip(last_revision).map(|(first, last)| format!(", revisions {first}..{last}"));
     let range = range.unwrap_or_default();
-    let filtered = if filtered { ", filtered" } else { "" };
+    let filtered = if filtered { ", filtered and so not verifiable" } else { "" };
     output::print_note(&format!(
         "entries {entries}{range} of log {log_id}{filtered}, through {through_revision}:{through_hash}"
     ));

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::report::trimmed;
 use crate::api::pb::*;
 use crate::checkpoint::VerifierKey;
-use crate::cli::audit::filters::move_cursor;
+use crate::cli::audit::filters::{move_cursor, whole_log};
 use crate::cli::remote::{ApiClient, ServerRefusal, ServiceClients, StreamOptions};
 use crate::cli::{EXIT_FAILURE, EXIT_SUCCESS, EXIT_UNAVAILABLE, Failure, progress};
 use crate::domain::audit::Entry;
@@ -28,6 +28,7 @@ pub(super) async fn verify(bounds: &Bounds, client: &ApiClient) -> Result<Report
         after_revision: since.map(|since| since.revision),
         after_hash: since.filter(|since| since.revision > 0).map(|since| since.hash.to_vec()),
         log_id: since.and_then(GivenCheckpoint::log_id).map(|id| id.to_string()),
+        environment: whole_log(),
         ..Default::default()
     };
     let bar = progress::bar(0, "revisions");
