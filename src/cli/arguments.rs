@@ -12,7 +12,10 @@ use super::{Cli, EXIT_USAGE, print_error};
 use crate::config::{self, ConfigFile};
 
 /// The commands that call a server.
-const CLIENT_COMMANDS: [&str; 4] = ["flag", "audit", "whoami", "health"];
+const CLIENT_COMMANDS: [&str; 5] = ["flag", "audit", "environment", "whoami", "health"];
+
+/// The variable that must not be empty: without it, a command could be about another environment than was meant.
+const ENVIRONMENT_VARIABLE: &str = "TOGGLED_ENVIRONMENT";
 
 /// The options whose value comes from the configuration file, each with its `FILE:LINE`.
 #[derive(Default)]
@@ -72,7 +75,10 @@ fn options_from_file(file: &ConfigFile, matches: &ArgMatches) -> FileOptions {
 
 /// Treats an empty environment variable as unset: the settings of a container can empty a variable, but not remove it.
 fn ignore_empty_variables(command: clap::Command) -> clap::Command {
-    let is_empty = |arg: &clap::Arg| arg.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
+    let is_empty = |arg: &clap::Arg| {
+        let variable = arg.get_env().filter(|name| *name != ENVIRONMENT_VARIABLE);
+        variable.and_then(std::env::var_os).is_some_and(|value| value.is_empty())
+    };
     let command = command.mut_args(|arg| if is_empty(&arg) { arg.env(None::<&'static str>) } else { arg });
     command.mut_subcommands(ignore_empty_variables)
 }

@@ -1,10 +1,11 @@
 //! The command line of the one binary. Each command has a file or folder of its own. `serve` starts the server; `user`, `token`
-//! and `migrate` work on the database directly; `flag`, `audit`, `whoami` and `health` call a server, through `remote`.
+//! and `migrate` work on the database directly; `flag`, `audit`, `environment`, `whoami` and `health` call a server, through `remote`.
 //! `audit verify` can read a database or a file instead.
 
 mod arguments;
 mod audit;
 mod completions;
+mod environment;
 mod file;
 mod flag;
 mod health;
@@ -80,6 +81,8 @@ enum Command {
     Flag(flag::FlagArgs),
     /// Read, follow, export, verify and trim the audit log through a server
     Audit(audit::AuditArgs),
+    /// Create, change, show and archive environments through a server
+    Environment(environment::EnvironmentArgs),
     /// Show the user and the permissions of the token
     #[command(name = "whoami")]
     WhoAmI(whoami::WhoAmIArgs),
@@ -89,7 +92,7 @@ enum Command {
     Completions(completions::CompletionsArgs),
 }
 
-/// Why a command ended early. With [`EXIT_SUCCESS`] it ends without a message, for example because the reader of its output has gone.
+/// Why a command ended early. Without a message nothing is printed, for example because the reader of its output has gone.
 struct Failure {
     /// The exit code.
     code: u8,
@@ -129,7 +132,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     match run(command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            if failure.code != EXIT_SUCCESS {
+            if !failure.message.is_empty() {
                 print_error(&from_file.locate(failure.message));
             }
             ExitCode::from(failure.code)
@@ -147,6 +150,7 @@ fn run(command: Command) -> Result<(), Failure> {
             Command::Token(args) => token::run(args).await,
             Command::Flag(args) => flag::run(args).await,
             Command::Audit(args) => audit::run(args).await,
+            Command::Environment(args) => environment::run(args).await,
             Command::WhoAmI(args) => whoami::run(args).await,
             Command::Health(args) => health::run(args).await,
             Command::Completions(args) => completions::run(&args),

@@ -32,16 +32,17 @@ impl<T: AsRef<str>> From<T> for Cell {
 }
 
 /// Rows under a header.
-pub(super) struct Table<const N: usize> {
-    rows: Vec<[Cell; N]>,
-    widths: [usize; N],
+pub(super) struct Table {
+    rows: Vec<Vec<Cell>>,
+    widths: Vec<usize>,
     has_colors: bool,
 }
 
-impl<const N: usize> Table<N> {
-    pub fn new(header: [&str; N]) -> Self {
-        let mut table = Self { rows: Vec::new(), widths: [0; N], has_colors: false };
-        table.push(header.map(|text| Cell::new(text, Style::new().bold())));
+impl Table {
+    pub fn new<T: AsRef<str>>(header: impl IntoIterator<Item = T>) -> Self {
+        let header: Vec<_> = header.into_iter().map(|text| Cell::new(text, Style::new().bold())).collect();
+        let mut table = Self { rows: Vec::new(), widths: vec![0; header.len()], has_colors: false };
+        table.push(header);
         table
     }
 
@@ -50,23 +51,25 @@ impl<const N: usize> Table<N> {
         Self { has_colors, ..self }
     }
 
-    pub fn push(&mut self, row: [Cell; N]) {
+    /// Adds a row with a cell for each column.
+    pub fn push(&mut self, row: impl Into<Vec<Cell>>) {
+        let row = row.into();
         self.widen(&row);
         self.rows.push(row);
     }
 
     /// Makes the columns wide enough for a row without keeping it.
-    pub fn widen(&mut self, row: &[Cell; N]) {
+    pub fn widen(&mut self, row: &[Cell]) {
         for (width, cell) in self.widths.iter_mut().zip(row) {
             *width = cell.width().max(*width);
         }
     }
 
     /// A row as one line. It ends with its last cell that is not empty, without padding.
-    pub fn line(&self, row: &[Cell; N]) -> String {
+    pub fn line(&self, row: &[Cell]) -> String {
         let used = row.iter().rposition(|cell| !cell.text.is_empty()).map_or(0, |last| last + 1);
         let mut line = String::new();
-        for (column, (cell, width)) in row.iter().zip(self.widths).enumerate().take(used) {
+        for (column, (cell, width)) in row.iter().zip(&self.widths).enumerate().take(used) {
             let text = cell.style.clone().force_styling(self.has_colors).apply_to(&cell.text).to_string();
             let width = if column + 1 == used { 0 } else { width + COLUMN_GAP };
             line += &pad_str(&text, width, Alignment::Left, None);
@@ -75,7 +78,7 @@ impl<const N: usize> Table<N> {
     }
 }
 
-impl<const N: usize> fmt::Display for Table<N> {
+impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines: Vec<_> = self.rows.iter().map(|row| self.line(row)).collect();
         f.write_str(&lines.join("\n"))
@@ -86,7 +89,7 @@ impl<const N: usize> fmt::Display for Table<N> {
 mod tests {
     use super::*;
 
-    fn table(rows: [[&str; 3]; 3]) -> Table<3> {
+    fn table(rows: [[&str; 3]; 3]) -> Table {
         let mut table = Table::new(["KEY", "NAME", "BY"]);
         for row in rows {
             table.push(row.map(Cell::from));

@@ -128,7 +128,7 @@ async fn create(args: RequestedToken, reason: ReasonOption, database: &OfflineDa
     })
 }
 
-async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table<8>, Failure> {
+async fn list(user: Option<String>, database: &OfflineDatabase) -> Result<Table, Failure> {
     let users = match &user {
         Some(named) => vec![database.user(named)?],
         None => database.read(|state| state.users(None).cloned().collect::<Vec<_>>())?,

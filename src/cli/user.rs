@@ -75,7 +75,7 @@ pub(super) async fn run(args: UserArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn users_table(state: &State) -> Table<4> {
+fn users_table(state: &State) -> Table {
     let mut table = Table::new(["EMAIL", "STATE", "PERMISSIONS", "ID"]);
     for user in state.users(None) {
         let state = if user.is_active() { "active" } else { "deactivated" };

@@ -44,8 +44,9 @@ pub struct Limits {
     /// with UNAVAILABLE
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_QUEUE", default_value_t = 8_192, value_parser = count::<usize>())]
     pub max_queue: usize,
-    /// The number of changes a second by one caller on this server, 1 to 1000000; each item of a batch call counts. An idle
-    /// caller may send this many at once, at least 1,000. Further changes are refused with RESOURCE_EXHAUSTED
+    /// The number of changes a second by one caller on this server, 1 to 1000000; each item of a batch call counts, and
+    /// ten flags created by one call count once. An idle caller may send this many at once, at least 1,000. Further changes
+    /// are refused with RESOURCE_EXHAUSTED
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_CHANGES_PER_SECOND", default_value_t = 1_000, value_parser = count::<u32>())]
     pub max_changes_per_second: u32,
     /// The longest time for a call that is not a stream, 10ms to 24h; a shorter deadline of the client applies first. A

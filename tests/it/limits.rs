@@ -387,6 +387,25 @@ async fn change_rate_limit_counts_batch_items() {
     assert!(retry_after(&refused) > Duration::from_secs(60), "{refused:?}");
 }
 
+/// An import of 10,000 flags does not wait.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn change_rate_limit_counts_ten_new_flags_once() {
+    let (server, _database) = server_with(("TOGGLED_MAX_CHANGES_PER_SECOND", "1")).await;
+    let mut admin = server.admin().await;
+    let mut keys = (0..).map(|number| format!("flag-{number}"));
+    let mut batch = |items: usize| {
+        let item = |key: String| BatchCreateItem { name: key.clone(), key, ..Default::default() };
+        BatchCreateFeatureFlagsRequest { items: keys.by_ref().take(items).map(item).collect(), ..Default::default() }
+    };
+    for _ in 0..9 {
+        admin.toggle.batch_create_feature_flags(batch(1_000)).await.unwrap();
+    }
+    admin.toggle.batch_create_feature_flags(batch(991)).await.unwrap();
+    let refused = admin.toggle.batch_create_feature_flags(batch(1_000)).await;
+    let refused = assert_refused(refused, Code::ResourceExhausted, "RATE_LIMITED");
+    assert!(retry_after(&refused) > Duration::from_secs(60), "{refused:?}");
+}
+
 /// Under far more changes than the queue holds, the excess is refused at once, reads are answered, and memory stays bounded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn overload_is_refused_and_memory_stays_bounded() {

@@ -6,7 +6,7 @@ use super::filters::{Filters, move_cursor, stream_request};
 use super::list::newest;
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
-use crate::cli::output::{OutputOptions, StreamPrinter};
+use crate::cli::output::OutputOptions;
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until_interrupted};
 
 /// Arguments of `toggled audit tail`.
@@ -32,7 +32,7 @@ pub(super) struct TailArgs {
 impl TailArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connection.connect().await?;
-        let mut printer: StreamPrinter<6> = self.output.stream();
+        let mut printer = self.output.stream();
         let end = self.filters.end();
         let list = self.filters.list_request(&client).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream_request(&list) };

@@ -7,12 +7,12 @@ use uuid::Uuid;
 use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::output::OutputOptions;
-use crate::cli::remote::{ApiClient, ConnectionOptions, request_id};
+use crate::cli::remote::{ApiClient, ConnectionOptions, SingleEnvironmentOption, request_id};
 use crate::cli::{EXIT_UNAVAILABLE, Failure, parse_uuid};
 
-/// The options of every command that changes flags.
+/// The options of every command that changes flags or environments.
 #[derive(Args)]
-pub(super) struct ChangeOptions {
+pub(in crate::cli) struct ChangeOptions {
     /// The reason for the change, for the audit log
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     pub reason: String,
@@ -27,7 +27,7 @@ pub(super) struct ChangeOptions {
 
 /// The options of every command that makes one change.
 #[derive(Args)]
-pub(super) struct SingleChangeOptions {
+pub(in crate::cli) struct SingleChangeOptions {
     #[command(flatten)]
     pub change: ChangeOptions,
     /// The idempotency key of the change; default: a new one. If a command's outcome is unknown, repeat it with the same key
@@ -52,10 +52,10 @@ impl SingleChangeOptions {
     }
 }
 
-/// The option for a condition on the flag.
+/// The option for a condition on the object that is changed.
 #[derive(Args)]
-pub(super) struct RevisionCondition {
-    /// Change the flag only if it has this revision, so that no other change is overwritten; for one flag only
+pub(in crate::cli) struct RevisionCondition {
+    /// Make the change only at this revision of the flag or environment, so that no other change is overwritten; not for several flags
     #[arg(long, value_name = "N")]
     pub expected_revision: Option<i64>,
 }
@@ -76,11 +76,11 @@ macro_rules! change_request {
         }
     };
 }
-pub(super) use change_request;
+pub(in crate::cli) use change_request;
 
 /// Makes one change, and returns the answer.
 macro_rules! make_change {
-    ($options:expr, $method:ident, $request:ident $fields:tt) => {{
+    ($options:expr, $service:ident . $method:ident, $request:ident $fields:tt) => {{
         let options: &$crate::cli::flag::change::SingleChangeOptions = $options;
         let client = options.change.connection.connect().await?;
         let (reason, dry_run) = (options.change.reason.as_str(), options.change.dry_run);
@@ -89,17 +89,17 @@ macro_rules! make_change {
             request_id: id.clone(),
             ..$crate::cli::flag::change::change_request!(reason, dry_run, $request $fields)
         };
-        let answer = client.call(request, async |clients, request| clients.toggle.$method(request).await).await;
+        let answer = client.call(request, async |clients, request| clients.$service.$method(request).await).await;
         answer.map_err(|failure| options.failure(&client, id.as_deref(), failure))?
     }};
 }
-pub(super) use make_change;
+pub(in crate::cli) use make_change;
 
 /// Makes a change to one flag, and prints its result.
 macro_rules! change_flag {
     ($options:expr, $method:ident, $request:ident $fields:tt) => {{
         let options = $options;
-        let answer = $crate::cli::flag::change::make_change!(&options, $method, $request $fields);
+        let answer = $crate::cli::flag::change::make_change!(&options, toggle.$method, $request $fields);
         let options = options.change;
         options.output.print_all(&[$crate::cli::output::ChangeResult {
             flag: answer.feature_flag,
@@ -126,6 +126,8 @@ pub(super) struct CreateArgs {
     #[arg(long)]
     enabled: bool,
     #[command(flatten)]
+    environment: SingleEnvironmentOption,
+    #[command(flatten)]
     options: SingleChangeOptions,
 }
 
@@ -140,6 +142,7 @@ impl CreateArgs {
                 key: self.key,
                 description: self.description,
                 status: status.into(),
+                environment: self.environment.text(),
             }
         )
     }
@@ -151,6 +154,8 @@ pub(super) struct ChangeArgs {
     #[command(flatten)]
     flag: FlagSelector,
     #[command(flatten)]
+    environment: SingleEnvironmentOption,
+    #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
     options: SingleChangeOptions,
@@ -161,7 +166,11 @@ impl ChangeArgs {
         change_flag!(
             self.options,
             toggle_feature_flag,
-            ToggleFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
+            ToggleFeatureFlagRequest {
+                flag: self.flag.into(),
+                expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
+            }
         )
     }
 
@@ -169,7 +178,11 @@ impl ChangeArgs {
         change_flag!(
             self.options,
             archive_feature_flag,
-            ArchiveFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
+            ArchiveFeatureFlagRequest {
+                flag: self.flag.into(),
+                expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
+            }
         )
     }
 
@@ -177,7 +190,11 @@ impl ChangeArgs {
         change_flag!(
             self.options,
             unarchive_feature_flag,
-            UnarchiveFeatureFlagRequest { flag: self.flag.into(), expected_revision: self.condition.expected_revision }
+            UnarchiveFeatureFlagRequest {
+                flag: self.flag.into(),
+                expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
+            }
         )
     }
 }
@@ -217,6 +234,8 @@ pub(super) struct UpdateArgs {
     #[command(flatten)]
     flag: FlagSelector,
     #[command(flatten)]
+    environment: SingleEnvironmentOption,
+    #[command(flatten)]
     new: NewTexts,
     #[command(flatten)]
     condition: RevisionCondition,
@@ -250,6 +269,7 @@ impl UpdateArgs {
                 description: description.unwrap_or_default(),
                 update_mask: Some(FieldMask { paths }),
                 expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
             }
         )
     }

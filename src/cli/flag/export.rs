@@ -9,8 +9,9 @@ use serde_json::{Map, Value, json};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::cli::output::{self, CellOptions, CsvCells, Printable};
 use crate::cli::progress;
-use crate::cli::remote::ConnectionOptions;
+use crate::cli::remote::{ConnectionOptions, EnvironmentOption};
 use crate::cli::{Failure, file};
+use crate::domain::state::EnvironmentScope;
 
 /// Arguments of `toggled flag export`.
 #[derive(Args)]
@@ -25,6 +26,8 @@ pub(super) struct ExportArgs {
     #[arg(long)]
     archived: bool,
     #[command(flatten)]
+    environment: EnvironmentOption,
+    #[command(flatten)]
     cells: CellOptions,
     #[command(flatten)]
     connection: ConnectionOptions,
@@ -34,7 +37,7 @@ pub(super) struct ExportArgs {
 pub(super) enum ExportFormat {
     /// One JSON object a line, with all fields of a flag
     Ndjson,
-    /// The columns key, name, description, status, archived
+    /// The columns key, environment, name, description, status, archived
     Csv,
     /// A flag definition file of flagd: keys and statuses; archived flags are DISABLED
     Flagd,
@@ -43,10 +46,13 @@ pub(super) enum ExportFormat {
 impl ExportArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let cells = self.cells.cells(self.format == ExportFormat::Csv)?;
+        if self.format == ExportFormat::Flagd && self.environment.named() == Some(&EnvironmentScope::All) {
+            return Err(Failure::usage("a file of flagd holds one environment; name it with --environment"));
+        }
         let client = self.connection.connect().await?;
-        let all = client.all_flags(&progress::spinner("reading flags")).await?;
+        let all = client.all_flags(self.environment.text(), &progress::spinner("reading flags")).await?;
         let is_included = |flag: &&FeatureFlag| self.archived || flag.archived_at.is_none();
-        let flags: Vec<_> = all.by_key.values().filter(is_included).collect();
+        let flags: Vec<_> = all.flags.iter().filter(is_included).collect();
         let bytes = self.format.write(&flags, cells)?;
         match &self.output_file {
             None => output::print_bytes(&bytes)?,
@@ -73,10 +79,10 @@ impl ExportFormat {
 
 fn csv(flags: &[&FeatureFlag], cells: CsvCells) -> Result<Vec<u8>, Failure> {
     let mut writer = WriterBuilder::new().from_writer(Vec::new());
-    writer.write_record(["key", "name", "description", "status", "archived"])?;
+    writer.write_record(["key", "environment", "name", "description", "status", "archived"])?;
     for flag in flags {
         let (status, archived) = (output::status(flag.status), flag.archived_at.is_some().to_string());
-        let row = [&flag.key, &flag.name, &flag.description, &status, &archived];
+        let row = [&flag.key, &flag.environment, &flag.name, &flag.description, &status, &archived];
         writer.write_record(row.map(|text| cells.write(text).into_owned()))?;
     }
     Ok(writer.into_inner()?)

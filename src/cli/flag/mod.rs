@@ -1,9 +1,13 @@
 //! `toggled flag`: flags, through a server.
 
 mod as_of;
-mod change;
+pub(in crate::cli) mod change;
+mod copy;
+mod diff;
 mod export;
 mod import;
+mod matrix;
+mod name;
 mod read;
 mod selector;
 mod set;
@@ -26,7 +30,7 @@ enum Action {
     Create(change::CreateArgs),
     /// Show a flag, now or at a time in the past
     Get(read::GetArgs),
-    /// List flags sorted by key, now or at a time in the past
+    /// List flags sorted by key, now or at a time in the past; with -e - each key in all environments
     List(read::ListArgs),
     /// Flip a flag: enable it if it is disabled, and disable it if it is enabled. Automatic retries never flip it twice
     Toggle(change::ChangeArgs),
@@ -49,6 +53,12 @@ enum Action {
     Import(Box<import::ImportArgs>),
     /// Write all flags at the current revision to a file
     Export(export::ExportArgs),
+    /// Show what differs between the flags of two environments; ends with 0 if nothing does, and with 1 otherwise
+    #[command(after_help = "Example: toggled flag diff -e staging production")]
+    Diff(diff::DiffArgs),
+    /// Create and change flags of one environment to match another; shows the changes first, and never removes a flag
+    #[command(after_help = "Example: toggled flag copy --from staging --to production checkout --dry-run")]
+    Copy(Box<copy::CopyArgs>),
 }
 
 pub(super) async fn run(args: FlagArgs) -> Result<(), Failure> {
@@ -66,5 +76,7 @@ pub(super) async fn run(args: FlagArgs) -> Result<(), Failure> {
         Action::Watch(args) => args.run().await,
         Action::Import(args) => args.run().await,
         Action::Export(args) => args.run().await,
+        Action::Diff(args) => args.run().await,
+        Action::Copy(args) => args.run().await,
     }
 }

@@ -3,11 +3,13 @@
 use clap::{Args, ValueEnum};
 
 use super::as_of::AsOfOption;
+use super::matrix::Matrix;
 use super::selector::FlagSelector;
-use crate::api::pb::{FeatureFlagStatus, GetFeatureFlagRequest, ListFeatureFlagsRequest};
+use crate::api::pb::{FeatureFlag, FeatureFlagStatus, GetFeatureFlagRequest, ListFeatureFlagsRequest};
 use crate::cli::Failure;
 use crate::cli::output::OutputOptions;
-use crate::cli::remote::ConnectionOptions;
+use crate::cli::remote::{ApiClient, ConnectionOptions, EnvironmentOption, SingleEnvironmentOption};
+use crate::domain::state::EnvironmentScope;
 
 /// The largest page that the server sends.
 const PAGE_SIZE: i32 = 1_000;
@@ -17,6 +19,8 @@ const PAGE_SIZE: i32 = 1_000;
 pub(super) struct GetArgs {
     #[command(flatten)]
     flag: FlagSelector,
+    #[command(flatten)]
+    environment: SingleEnvironmentOption,
     #[command(flatten)]
     as_of: AsOfOption,
     #[command(flatten)]
@@ -30,6 +34,7 @@ impl GetArgs {
         let client = self.connection.connect().await?;
         let request = GetFeatureFlagRequest {
             flag: self.flag.into(),
+            environment: self.environment.text(),
             as_of_revision: self.as_of.revision(),
             as_of_time: self.as_of.time(),
             ..Default::default()
@@ -53,6 +58,8 @@ pub(super) struct ListArgs {
     #[arg(long)]
     archived: bool,
     #[command(flatten)]
+    environment: EnvironmentOption,
+    #[command(flatten)]
     as_of: AsOfOption,
     #[command(flatten)]
     connection: ConnectionOptions,
@@ -60,7 +67,7 @@ pub(super) struct ListArgs {
     output: OutputOptions,
 }
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum StatusFilter {
     Enabled,
     Disabled,
@@ -78,26 +85,44 @@ impl From<StatusFilter> for FeatureFlagStatus {
 impl ListArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connection.connect().await?;
-        let mut request = ListFeatureFlagsRequest {
+        let is_matrix = self.environment.named() == Some(&EnvironmentScope::All);
+        let request = ListFeatureFlagsRequest {
             page_size: PAGE_SIZE,
-            status: self.status.map_or(FeatureFlagStatus::Unspecified, Into::into).into(),
             key_prefix: self.prefix,
-            include_archived: self.archived,
             as_of_revision: self.as_of.revision(),
             as_of_time: self.as_of.time(),
+            environment: self.environment.text(),
             ..Default::default()
         };
-        let mut flags = Vec::new();
-        loop {
-            let page = request.clone();
-            let page = client.call(page, async |clients, page| clients.toggle.list_feature_flags(page).await).await?;
-            flags.extend(page.feature_flags);
-            request.page_token = page.next_page_token;
-            // Another replica may send the next page: it must not be behind the one that sent this page.
-            request.min_revision = Some(page.revision);
-            if request.page_token.is_empty() {
-                return self.output.print_all(&flags);
-            }
+        let status = self.status.map(FeatureFlagStatus::from);
+        if is_matrix {
+            // A key's row shows it in every environment, so its flags are filtered together.
+            let request = ListFeatureFlagsRequest { include_archived: true, ..request };
+            let flags = pages(&client, request).await?;
+            let columns = client.environments(false).await?;
+            return Matrix::new(flags, columns, status, self.archived).print(self.output);
+        }
+        let request = ListFeatureFlagsRequest {
+            status: status.unwrap_or(FeatureFlagStatus::Unspecified).into(),
+            include_archived: self.archived,
+            ..request
+        };
+        self.output.print_all(&pages(&client, request).await?)
+    }
+}
+
+/// The flags of all pages.
+async fn pages(client: &ApiClient, mut request: ListFeatureFlagsRequest) -> Result<Vec<FeatureFlag>, Failure> {
+    let mut flags = Vec::new();
+    loop {
+        let page = request.clone();
+        let page = client.call(page, async |clients, page| clients.toggle.list_feature_flags(page).await).await?;
+        flags.extend(page.feature_flags);
+        request.page_token = page.next_page_token;
+        // Another replica may send the next page: it must not be behind the one that sent this page.
+        request.min_revision = Some(page.revision);
+        if request.page_token.is_empty() {
+            return Ok(flags);
         }
     }
 }

@@ -9,6 +9,7 @@ use super::change::{ChangeOptions, RevisionCondition, SingleChangeOptions, chang
 use super::selector::FlagSelector;
 use crate::api::pb::*;
 use crate::cli::output::SetResult;
+use crate::cli::remote::SingleEnvironmentOption;
 use crate::cli::{Failure, parse_uuid};
 
 /// Arguments of `toggled flag enable` and `disable`.
@@ -16,6 +17,8 @@ use crate::cli::{Failure, parse_uuid};
 pub(super) struct SetArgs {
     #[command(flatten)]
     flags: SelectedFlags,
+    #[command(flatten)]
+    environment: SingleEnvironmentOption,
     #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
@@ -39,7 +42,11 @@ impl SetArgs {
         change_flag!(
             self.options,
             enable_feature_flag,
-            EnableFeatureFlagRequest { flag: flag.into(), expected_revision: self.condition.expected_revision }
+            EnableFeatureFlagRequest {
+                flag: flag.into(),
+                expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
+            }
         )
     }
 
@@ -48,7 +55,11 @@ impl SetArgs {
         change_flag!(
             self.options,
             disable_feature_flag,
-            DisableFeatureFlagRequest { flag: flag.into(), expected_revision: self.condition.expected_revision }
+            DisableFeatureFlagRequest {
+                flag: flag.into(),
+                expected_revision: self.condition.expected_revision,
+                environment: self.environment.text(),
+            }
         )
     }
 
@@ -75,10 +86,10 @@ impl SetArgs {
             flag: Some(batch_set_item::Flag::Key(key)),
             status: status.into(),
             expected_revision: None,
-            environment: None,
+            environment: self.environment.text(),
         };
         let items = self.flags.keys.into_iter().map(item).collect();
-        let answer = make_change!(&self.options, batch_set_feature_flags, BatchSetFeatureFlagsRequest { items });
+        let answer = make_change!(&self.options, toggle.batch_set_feature_flags, BatchSetFeatureFlagsRequest { items });
         let ChangeOptions { output, dry_run, .. } = self.options.change;
         output.print_all(&answer.results.into_iter().map(|result| SetResult { result, dry_run }).collect::<Vec<_>>())
     }

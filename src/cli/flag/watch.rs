@@ -4,8 +4,8 @@ use clap::Args;
 
 use crate::api::pb::{WatchFeatureFlagsRequest, WatchFeatureFlagsResponse};
 use crate::cli::Failure;
-use crate::cli::output::{OutputOptions, StreamPrinter, WatchedFlag};
-use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until_interrupted};
+use crate::cli::output::{OutputOptions, WatchedFlag};
+use crate::cli::remote::{ConnectionOptions, EnvironmentOption, ServiceClients, StreamOptions, until_interrupted};
 
 /// Arguments of `toggled flag watch`.
 #[derive(Args)]
@@ -17,6 +17,8 @@ pub(super) struct WatchArgs {
     #[arg(long)]
     changes_only: bool,
     #[command(flatten)]
+    environment: EnvironmentOption,
+    #[command(flatten)]
     connection: ConnectionOptions,
     #[command(flatten)]
     output: OutputOptions,
@@ -25,10 +27,11 @@ pub(super) struct WatchArgs {
 impl WatchArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connection.connect().await?;
-        let mut printer: StreamPrinter<4> = self.output.stream();
+        let mut printer = self.output.stream();
         // Until it has caught up, the stream sends the current flags.
         let mut skip = self.changes_only;
-        let request = WatchFeatureFlagsRequest { keys: self.keys, ..Default::default() };
+        let request =
+            WatchFeatureFlagsRequest { keys: self.keys, environment: self.environment.text(), ..Default::default() };
         let take = |request: &mut WatchFeatureFlagsRequest, message: WatchFeatureFlagsResponse| {
             if !skip {
                 let flags: Vec<_> = message.feature_flags.into_iter().map(WatchedFlag).collect();

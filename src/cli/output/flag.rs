@@ -13,6 +13,7 @@ use crate::cli::table::Cell;
 struct FlagJson<'a> {
     id: &'a str,
     key: &'a str,
+    environment: &'a str,
     name: &'a str,
     description: &'a str,
     status: String,
@@ -31,6 +32,7 @@ fn flag_json(flag: &pb::FeatureFlag) -> impl Serialize {
     FlagJson {
         id: &flag.id,
         key: &flag.key,
+        environment: &flag.environment,
         name: &flag.name,
         description: &flag.description,
         status: status(flag.status),
@@ -45,9 +47,15 @@ fn flag_json(flag: &pb::FeatureFlag) -> impl Serialize {
 /// The status of a flag, and whether it is archived.
 fn status_cell(flag: &pb::FeatureFlag) -> Cell {
     if flag.archived_at.is_some() {
-        return Cell::new(format!("{}, archived", status(flag.status)), Style::new().dim());
+        return Cell::new(status_words(flag), Style::new().dim());
     }
     colored_status(flag.status)
+}
+
+/// The status of a flag, and whether it is archived, in words.
+pub(in crate::cli) fn status_words(flag: &pb::FeatureFlag) -> String {
+    let archived = if flag.archived_at.is_some() { ", archived" } else { "" };
+    format!("{}{archived}", status(flag.status))
 }
 
 fn colored_status(code: i32) -> Cell {
@@ -55,12 +63,13 @@ fn colored_status(code: i32) -> Cell {
     Cell::new(status(code), if on { Style::new().green() } else { Style::new().yellow() })
 }
 
-impl Printable<6> for pb::FeatureFlag {
-    const HEADER: [&str; 6] = ["KEY", "STATUS", "NAME", "REVISION", "CHANGED AT", "BY"];
+impl Printable<7> for pb::FeatureFlag {
+    const HEADER: [&str; 7] = ["KEY", "ENVIRONMENT", "STATUS", "NAME", "REVISION", "CHANGED AT", "BY"];
 
-    fn row(&self) -> [Cell; 6] {
+    fn row(&self) -> [Cell; 7] {
         [
             Cell::from(&*self.key),
+            Cell::from(&*self.environment),
             status_cell(self),
             Cell::from(&*self.name),
             Cell::from(self.revision.to_string()),
@@ -94,7 +103,7 @@ struct ChangeResultJson<F, E> {
 }
 
 /// The cell that says whether the flag was changed.
-fn changed_word(changed: bool, dry_run: bool) -> &'static str {
+pub(super) fn changed_word(changed: bool, dry_run: bool) -> &'static str {
     match changed {
         _ if dry_run => "dry run",
         true => "yes",
@@ -102,12 +111,13 @@ fn changed_word(changed: bool, dry_run: bool) -> &'static str {
     }
 }
 
-impl Printable<4> for ChangeResult {
-    const HEADER: [&str; 4] = ["KEY", "STATUS", "CHANGED", "REVISION"];
+impl Printable<5> for ChangeResult {
+    const HEADER: [&str; 5] = ["KEY", "ENVIRONMENT", "STATUS", "CHANGED", "REVISION"];
 
-    fn row(&self) -> [Cell; 4] {
+    fn row(&self) -> [Cell; 5] {
         [
             Cell::from(self.flag.as_ref().map_or("", |flag| &flag.key)),
+            Cell::from(self.flag.as_ref().map_or("", |flag| &flag.environment)),
             self.flag.as_ref().map_or_else(|| Cell::from(""), status_cell),
             Cell::from(changed_word(self.audit_log.is_some(), self.dry_run)),
             Cell::from(self.flag.as_ref().map_or(self.revision, |flag| flag.revision).to_string()),
@@ -134,6 +144,7 @@ pub(in crate::cli) struct SetResult {
 struct SetResultJson<'a> {
     id: &'a str,
     key: &'a str,
+    environment: &'a str,
     status: String,
     revision: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -143,13 +154,19 @@ struct SetResultJson<'a> {
     dry_run: bool,
 }
 
-impl Printable<4> for SetResult {
-    const HEADER: [&str; 4] = ChangeResult::HEADER;
+impl Printable<5> for SetResult {
+    const HEADER: [&str; 5] = ChangeResult::HEADER;
 
-    fn row(&self) -> [Cell; 4] {
+    fn row(&self) -> [Cell; 5] {
         let Self { result, dry_run } = self;
         let changed = Cell::from(changed_word(result.changed, *dry_run));
-        [Cell::from(&*result.key), colored_status(result.status), changed, Cell::from(result.revision.to_string())]
+        [
+            Cell::from(&*result.key),
+            Cell::from(&*result.environment),
+            colored_status(result.status),
+            changed,
+            Cell::from(result.revision.to_string()),
+        ]
     }
 
     fn json(&self) -> impl Serialize {
@@ -157,6 +174,7 @@ impl Printable<4> for SetResult {
         SetResultJson {
             id: &result.id,
             key: &result.key,
+            environment: &result.environment,
             status: status(result.status),
             revision: result.revision,
             audit_log_id: result.audit_log_id.as_deref(),
@@ -169,14 +187,15 @@ impl Printable<4> for SetResult {
 /// A flag after a change, as a watch reports it.
 pub(in crate::cli) struct WatchedFlag(pub pb::FeatureFlag);
 
-impl Printable<4> for WatchedFlag {
-    const HEADER: [&str; 4] = ["TIME", "KEY", "STATUS", "BY"];
+impl Printable<5> for WatchedFlag {
+    const HEADER: [&str; 5] = ["TIME", "KEY", "ENVIRONMENT", "STATUS", "BY"];
 
-    fn row(&self) -> [Cell; 4] {
+    fn row(&self) -> [Cell; 5] {
         let Self(flag) = self;
         [
             Cell::from(time(flag.updated_at.as_ref()).unwrap_or_default()),
             Cell::from(&*flag.key),
+            Cell::from(&*flag.environment),
             status_cell(flag),
             Cell::from(&*flag.updated_by),
         ]

@@ -3,6 +3,7 @@
 
 mod cells;
 mod entry;
+mod environment;
 mod fields;
 mod flag;
 mod whoami;
@@ -17,8 +18,9 @@ use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
 use crate::visible::{visible, visible_json};
 
 pub(super) use cells::{CellOptions, CsvCells, has_defused_part, has_formula};
+pub(super) use environment::EnvironmentChange;
 pub(super) use fields::{status, time};
-pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
+pub(super) use flag::{ChangeResult, SetResult, WatchedFlag, status_words};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -71,6 +73,23 @@ impl OutputOptions {
         }
     }
 
+    /// Prints all rows of a table whose columns depend on the result, or their JSON objects.
+    pub fn print_rows(
+        self,
+        header: impl IntoIterator<Item = String>,
+        rows: impl IntoIterator<Item = (Vec<Cell>, impl Serialize)>,
+    ) -> Result<(), Failure> {
+        let mut rows = rows.into_iter();
+        match self.format {
+            OutputFormat::Json => rows.try_for_each(|(_, json)| print_line(&to_json(&json)?)),
+            OutputFormat::Table => {
+                let mut table = Table::new(header).with_colors(has_colors());
+                rows.for_each(|(row, _)| table.push(row));
+                print_escaped(&table.to_string())
+            }
+        }
+    }
+
     /// Prints a single result, without a header.
     pub fn print_one<const N: usize, T: Printable<N>>(self, item: &T) -> Result<(), Failure> {
         match self.format {
@@ -80,21 +99,21 @@ impl OutputOptions {
     }
 
     /// A printer for results of an endless stream.
-    pub fn stream<const N: usize>(self) -> StreamPrinter<N> {
+    pub fn stream(self) -> StreamPrinter {
         StreamPrinter { format: self.format, table: None }
     }
 }
 
 /// Prints results as they arrive. The columns of its table grow with their content.
-pub(super) struct StreamPrinter<const N: usize> {
+pub(super) struct StreamPrinter {
     format: OutputFormat,
     /// The table, once its header is printed.
-    table: Option<Table<N>>,
+    table: Option<Table>,
 }
 
-impl<const N: usize> StreamPrinter<N> {
+impl StreamPrinter {
     /// Prints results that arrived together, in columns as wide as the widest of them.
-    pub fn print<'a, T: Printable<N> + 'a>(
+    pub fn print<'a, const N: usize, T: Printable<N> + 'a>(
         &mut self,
         mut items: impl Iterator<Item = &'a T> + Clone,
     ) -> Result<(), Failure> {

@@ -31,12 +31,14 @@ struct WhoAmIJson<'a> {
     permissions: &'a [String],
     #[serde(skip_serializing_if = "str::is_empty")]
     token_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<&'a str>,
 }
 
-impl Printable<4> for pb::WhoAmIResponse {
-    const HEADER: [&str; 4] = ["EMAIL", "PERMISSIONS", "USER", "TOKEN"];
+impl Printable<5> for pb::WhoAmIResponse {
+    const HEADER: [&str; 5] = ["EMAIL", "PERMISSIONS", "USER", "TOKEN", "ENVIRONMENT"];
 
-    fn row(&self) -> [Cell; 4] {
+    fn row(&self) -> [Cell; 5] {
         let user = self.user.as_ref();
         let or_dash = |text: &str| Cell::from(if text.is_empty() { "-" } else { text });
         [
@@ -44,6 +46,7 @@ impl Printable<4> for pb::WhoAmIResponse {
             or_dash(&self.permissions.join(",")),
             or_dash(user.map_or("", |user| &user.id)),
             or_dash(&self.token_id),
+            or_dash(self.environment()),
         ]
     }
 
@@ -58,6 +61,11 @@ impl Printable<4> for pb::WhoAmIResponse {
             issuer: user.issuer.as_deref(),
             subject: user.subject.as_deref(),
         });
-        WhoAmIJson { user, permissions: &self.permissions, token_id: &self.token_id }
+        WhoAmIJson {
+            user,
+            permissions: &self.permissions,
+            token_id: &self.token_id,
+            environment: self.environment.as_deref(),
+        }
     }
 }

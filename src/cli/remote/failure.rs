@@ -249,20 +249,24 @@ impl ApiClient {
         if violations.is_empty() {
             return status.message().to_owned();
         }
-        let all: Vec<_> = violations.iter().map(|v| format!("{} {}", argument_of(&v.field), v.description)).collect();
+        let mut all: Vec<_> =
+            violations.iter().map(|v| format!("{} {}", argument_of(&v.field), v.description)).collect();
+        // Each item of a batch has the same one.
+        all.dedup();
         format!("invalid request: {}", all.join("; "))
     }
 }
 
 /// The name by which the user gave a field of a request: the option, if there is one.
 fn argument_of(field: &str) -> &str {
-    match field {
+    match field.rsplit_once("].").map_or(field, |(_, of_item)| if of_item == "environment" { of_item } else { field }) {
         "action_type" => "--action",
         "after_revision" => "--after",
         "as_of_revision" => "--as-of",
         "as_of_time" => "--as-of (a date is the end of that day, in UTC)",
         "description" => "--description",
         "entity_id" => "--entity-id",
+        "environment" => "--environment (-e, TOGGLED_ENVIRONMENT)",
         "entity_type" => "--entity-type",
         "expected_revision" => "--expected-revision",
         "from_date" => "--from",

@@ -3,6 +3,7 @@
 
 mod address;
 mod call;
+mod environments;
 mod failure;
 mod options;
 mod plain;
@@ -20,6 +21,7 @@ use uuid::Uuid;
 use super::Failure;
 use crate::api::pb::access_service_client::AccessServiceClient;
 use crate::api::pb::audit_service_client::AuditServiceClient;
+use crate::api::pb::environment_service_client::EnvironmentServiceClient;
 use crate::api::pb::health::health_client::HealthClient;
 use crate::api::pb::toggle_service_client::ToggleServiceClient;
 use crate::config::duration::parse_within;
@@ -29,7 +31,7 @@ use plain::OtherProtocol;
 pub(super) use address::ServerAddress;
 pub(super) use call::{StreamOptions, until_interrupted};
 pub(super) use failure::{ServerRefusal, exit_code_of};
-pub(super) use options::{ConnectionOptions, EnvironmentOption};
+pub(super) use options::{ConnectionOptions, EnvironmentOption, SingleEnvironmentOption, environment_key};
 
 type Service = InterceptedService<Channel, BearerToken>;
 
@@ -66,6 +68,7 @@ pub(super) struct ServiceClients {
     pub toggle: ToggleServiceClient<Service>,
     pub audit: AuditServiceClient<Service>,
     pub access: AccessServiceClient<Service>,
+    pub environments: EnvironmentServiceClient<Service>,
     pub health: HealthClient<Channel>,
 }
 
@@ -82,6 +85,7 @@ impl ApiClient {
             toggle: ToggleServiceClient::with_interceptor(channel.clone(), token.clone()),
             audit: AuditServiceClient::with_interceptor(channel.clone(), token.clone()),
             access: AccessServiceClient::with_interceptor(channel.clone(), token.clone()),
+            environments: EnvironmentServiceClient::with_interceptor(channel.clone(), token.clone()),
             health: HealthClient::new(channel),
         };
         Ok(Self {

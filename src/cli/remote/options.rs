@@ -14,6 +14,7 @@ use tonic::{Request, Status};
 use super::{ApiClient, ServerAddress, timeout};
 use crate::cli::{Failure, file};
 use crate::domain::state::EnvironmentScope;
+use crate::domain::text::EnvironmentKey;
 
 /// The options of every command that calls a server with a token.
 #[derive(Args)]
@@ -58,6 +59,26 @@ impl EnvironmentOption {
     pub fn text(&self) -> Option<String> {
         self.environment.as_ref().map(EnvironmentScope::to_string)
     }
+}
+
+/// The option of every command that is about one environment.
+#[derive(Debug, Clone, Args)]
+pub(in crate::cli) struct SingleEnvironmentOption {
+    /// The environment, by its key. Default: that of the credential
+    #[arg(long, short, value_name = "ENVIRONMENT", env = "TOGGLED_ENVIRONMENT", value_parser = environment_key)]
+    environment: Option<EnvironmentKey>,
+}
+
+impl SingleEnvironmentOption {
+    /// What is named, as requests carry it.
+    pub fn text(&self) -> Option<String> {
+        self.environment.as_ref().map(EnvironmentKey::to_string)
+    }
+}
+
+/// Parses the key of one environment.
+pub(in crate::cli) fn environment_key(text: &str) -> Result<EnvironmentKey, String> {
+    EnvironmentKey::parse(text).map_err(|rule| rule.0.to_owned())
 }
 
 fn environment(text: &str) -> Result<EnvironmentScope, String> {

@@ -10,9 +10,10 @@ use crate::api::pb::{FeatureFlag, WatchFeatureFlagsRequest};
 use crate::cli::Failure;
 use crate::domain::Revision;
 
-/// All flags of a server, including archived ones.
+/// All flags of an environment, or of all, including archived ones.
 pub(in crate::cli) struct FlagSnapshot {
-    pub by_key: BTreeMap<String, FeatureFlag>,
+    /// Sorted by environment and key.
+    pub flags: Vec<FeatureFlag>,
     /// The revision that the flags are at.
     pub revision: Revision,
     /// The log that the revision belongs to.
@@ -20,20 +21,28 @@ pub(in crate::cli) struct FlagSnapshot {
 }
 
 impl ApiClient {
-    /// Reads all flags from a watch, up to the first message with `caught_up`.
-    pub async fn all_flags(&self, progress: &ProgressBar) -> Result<FlagSnapshot, Failure> {
-        let read = self.call(WatchFeatureFlagsRequest::default(), async |clients, mut request| {
+    /// Reads all flags from a watch, up to the first message with `caught_up`. The environment is as in a request: absent, a key, or
+    /// `-` for all.
+    pub async fn all_flags(
+        &self,
+        environment: Option<String>,
+        progress: &ProgressBar,
+    ) -> Result<FlagSnapshot, Failure> {
+        let request = WatchFeatureFlagsRequest { environment, ..Default::default() };
+        let read = self.call(request, async |clients, mut request| {
             // The deadline of a call would end the stream.
             request.metadata_mut().remove("grpc-timeout");
             let mut stream = clients.toggle.watch_feature_flags(request).await?.into_inner();
-            let mut by_key = BTreeMap::new();
+            let mut by_name = BTreeMap::new();
             while let Some(message) = stream.message().await? {
                 // A flag that changes during the read is sent again.
-                by_key.extend(message.feature_flags.into_iter().map(|flag| (flag.key.clone(), flag)));
-                progress.set_position(by_key.len() as u64);
+                let named = |flag: FeatureFlag| ((flag.environment.clone(), flag.key.clone()), flag);
+                by_name.extend(message.feature_flags.into_iter().map(named));
+                progress.set_position(by_name.len() as u64);
                 if message.caught_up {
                     let (revision, log_id) = (message.revision, message.log_id);
-                    return Ok(Response::new(FlagSnapshot { by_key, revision, log_id }));
+                    let flags = by_name.into_values().collect();
+                    return Ok(Response::new(FlagSnapshot { flags, revision, log_id }));
                 }
             }
             Err(Status::unavailable("the server ended the stream before it had sent all flags"))

@@ -180,7 +180,7 @@ async fn commands_work_over_tls() {
 
     assert_eq!(shell.succeeds(&["health"]).await, "SERVING\n");
     shell.succeeds(&["flag", "create", "a"]).await;
-    assert_eq!(shell.rows(&["flag", "toggle", "a"]).await, [["a", "enabled", "yes", "5"]]);
+    assert_eq!(shell.rows(&["flag", "toggle", "a"]).await, [["a", "default", "enabled", "yes", "5"]]);
     let mut watch = shell.start(&["flag", "watch"]);
     watch.line().await;
     assert!(watch.line().await.contains("enabled"));

@@ -85,7 +85,7 @@ async fn exported_csv_runs_nothing_in_a_spreadsheet() {
     let name = async |options: &[&str]| {
         let (_, out, _) = shell.run(&[&["flag", "export", "--archived", "--format", "csv"], options].concat()).await;
         let mut rows = csv::Reader::from_reader(out.as_bytes()).into_records().map(Result::unwrap);
-        rows.find(|row| &row[0] == "old").unwrap()[1].to_owned()
+        rows.find(|row| &row[0] == "old").unwrap()[2].to_owned()
     };
     assert_eq!((&*name(&[]).await, &*name(&["--raw-cells"]).await), ("'=1+1", "=1+1"));
     assert!(shell.fails(&["flag", "export", "--raw-cells"], 2).await.contains("--format csv"));
@@ -97,7 +97,7 @@ async fn export_equals_list_and_what_flagd_is_sent() {
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
     let (_, out, _) = shell.run(&["flag", "export", "--format", "csv"]).await;
-    assert_eq!(out, "key,name,description,status,archived\n");
+    assert_eq!(out, "key,environment,name,description,status,archived\n");
     odd_flags(&mut admin).await;
     let (_, out, _) = shell.run(&["flag", "export"]).await;
     assert_eq!(out, shell.succeeds(&["flag", "list", "--output", "json"]).await, "without archived ones");

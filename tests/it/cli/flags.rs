@@ -167,7 +167,7 @@ async fn as_of_shows_flags_of_the_past() {
         assert_eq!(shell.object(&["flag", "get", "a", "--as-of", as_of]).await, past[0]);
         assert!(shell.fails(&["flag", "get", "b", "--as-of", as_of], 3).await.contains('b'));
     }
-    assert_eq!(shell.rows(&["flag", "list", "--as-of", "4"]).await[0][..2], ["a", "disabled"]);
+    assert_eq!(shell.rows(&["flag", "list", "--as-of", "4"]).await[0][..3], ["a", "default", "disabled"]);
     assert_eq!(shell.rows(&["flag", "list", "--as-of", "1h"]).await, Vec::<Vec<String>>::new());
     let refused = shell
         .transcript(&[
@@ -186,13 +186,13 @@ async fn flip_is_reverted() {
     let created = shell.object(&["flag", "create", "a"]).await;
     let flipped = shell.object(&["flag", "toggle", "a"]).await;
     let id = flipped["audit_log"]["id"].as_str().unwrap();
-    assert_eq!(shell.rows(&["flag", "revert", id, "--dry-run"]).await, [["a", "disabled", "dry run", "6"]]);
+    assert_eq!(shell.rows(&["flag", "revert", id, "--dry-run"]).await, [["a", "default", "disabled", "dry run", "6"]]);
     shell.fails(&["flag", "revert", id, "--expected-revision", "4"], 5).await;
     let reverted = shell.object(&["flag", "revert", id, "--reason", "it broke"]).await;
     assert_eq!(reverted["feature_flag"]["status"], "disabled");
     assert_eq!((&reverted["audit_log"]["reverts"], &reverted["audit_log"]["reason"]), (&json!(id), &json!("it broke")));
     assert_eq!(reverted["audit_log"]["request_id"].as_str().unwrap().len(), 36);
-    assert_eq!(shell.rows(&["flag", "revert", id]).await, [["a", "disabled", "no", "6"]]);
+    assert_eq!(shell.rows(&["flag", "revert", id]).await, [["a", "default", "disabled", "no", "6"]]);
     let created = created["audit_log"]["id"].as_str().unwrap();
     assert!(shell.fails(&["flag", "revert", created], 5).await.contains("only flips can be reverted"));
     let unknown = "00000000-0000-4000-8000-000000000000";

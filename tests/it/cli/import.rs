@@ -12,7 +12,7 @@ use tokio::io::AsyncWriteExt;
 use super::{Shell, assert_output, server};
 use crate::support::{Client, TOKEN, program, with_timeout};
 
-fn fixture(name: &str) -> String {
+pub fn fixture(name: &str) -> String {
     format!("{}/tests/it/cli/import/{name}", env!("CARGO_MANIFEST_DIR"))
 }
 
@@ -131,9 +131,10 @@ fn flagd_list() -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unleash_imports_status_if_same_for_all_users() {
     // In the newer export, `search.v2` depends on `checkout`.
-    for (name, arguments, is_search_on) in
-        [("unleash-state", &["--environment", "production"][..], true), ("unleash-environment", &[], false)]
-    {
+    for (name, arguments, is_search_on) in [
+        ("unleash-state", &["--from-environment", "production", "-e", "default"][..], true),
+        ("unleash-environment", &["-e", "default"], false),
+    ] {
         let flags = expected([
             ("checkout", "checkout", "The new checkout", true, false),
             ("dark-mode", "dark-mode", "", false, false),
@@ -166,7 +167,7 @@ async fn file_with_any_error_changes_nothing() {
         ("empty", Vec::new(), &[]),
         ("not-utf-8", b"key\n\xff\n".to_vec(), &[]),
         ("other-format", b"key\na\n".to_vec(), &["--format", "flagd"]),
-        ("without-environments", b"key\na\n".to_vec(), &["--environment", "production"]),
+        ("without-environments", b"key\na\n".to_vec(), &["--from-environment", "production"]),
         ("duplicate-key", b"{\"flags\":{\"a\":{\"state\":\"ENABLED\",\"state\":\"DISABLED\"}}}".to_vec(), &[]),
         ("wrong-case", b"{\"flags\":{\"a\":{\"State\":\"ENABLED\"}}}".to_vec(), &[]),
         ("duplicate-in-yaml", b"flags:\n  a: {state: ENABLED}\n  a: {state: DISABLED}\n".to_vec(), &[]),
@@ -179,8 +180,8 @@ async fn file_with_any_error_changes_nothing() {
         ),
         ("flipt", b"version: '1.5'\nflags:\n- key: a\n  enabled: true\n".to_vec(), &[]),
         ("raw-cells-of-json", b"{\"flags\":{}}".to_vec(), &["--raw-cells"]),
-        ("several-environments", unleash.clone(), &[]),
-        ("unknown-environment", unleash, &["--environment", "staging"]),
+        ("several-environments", unleash.clone(), &["--environment", "default"]),
+        ("unknown-environment", unleash, &["--from-environment", "staging"]),
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();

@@ -7,6 +7,8 @@ mod audit_trim;
 mod audit_verify;
 mod checkpoint;
 mod connection;
+mod copy;
+mod environments;
 mod export;
 mod failures;
 mod flags;

@@ -16,15 +16,18 @@ async fn watch_shows_flags_and_then_changes() {
     let mut table = shell.start(&["flag", "watch"]);
     let mut json = shell.start(&["flag", "watch", "b", "c", "--output", "json"]);
     let header = table.line().await;
-    assert_eq!(header.split_whitespace().collect::<Vec<_>>(), ["TIME", "KEY", "STATUS", "BY"]);
+    assert_eq!(header.split_whitespace().collect::<Vec<_>>(), ["TIME", "KEY", "ENVIRONMENT", "STATUS", "BY"]);
     for key in ["a", "b", "a-flag-with-a-long-key"] {
         let row = table.line().await;
-        assert_eq!(row.split_whitespace().skip(1).collect::<Vec<_>>(), [key, "disabled", "admin@localhost"]);
+        assert_eq!(row.split_whitespace().skip(1).collect::<Vec<_>>(), [key, "default", "disabled", "admin@localhost"]);
         assert_eq!((row.find("disabled"), row.find("admin@")), (header.find("STATUS"), header.find("BY")), "{row}");
     }
     assert_eq!(json.object().await["key"], "b");
     admin.flip("a").await;
-    assert_eq!(table.line().await.split_whitespace().skip(1).collect::<Vec<_>>(), ["a", "enabled", "admin@localhost"]);
+    assert_eq!(
+        table.line().await.split_whitespace().skip(1).collect::<Vec<_>>(),
+        ["a", "default", "enabled", "admin@localhost"]
+    );
     admin.create("c").await;
     let seen = json.object().await;
     assert_eq!((seen["key"].as_str(), seen["status"].as_str()), (Some("c"), Some("disabled")));

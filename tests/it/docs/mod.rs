@@ -5,6 +5,7 @@ mod limits;
 mod links;
 mod markdown;
 mod pages;
+mod pasted;
 mod session;
 mod settings;
 

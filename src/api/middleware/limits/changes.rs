@@ -15,6 +15,9 @@ use crate::domain::error::Error;
 /// After a pause at least this many changes pass at once: as many as the largest request makes.
 const MIN_BURST: u32 = 1_000;
 
+/// How many new flags in one call count as one change. An import should not take minutes, and the limit on all flags bounds it.
+const NEW_FLAGS_PER_CHANGE: usize = 10;
+
 /// Idle callers are forgotten once in this many checks.
 const CLEANUP_INTERVAL: u32 = 10_000;
 
@@ -55,5 +58,9 @@ impl ChangeRateLimiter {
 }
 
 fn weight(command: &Command) -> NonZeroU32 {
-    u32::try_from(command.weight()).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
+    let weight = match command {
+        Command::BatchCreate(items) => items.len().div_ceil(NEW_FLAGS_PER_CHANGE),
+        _ => command.weight(),
+    };
+    u32::try_from(weight).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN)
 }

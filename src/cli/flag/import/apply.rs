@@ -1,15 +1,18 @@
 //! Applies a plan. Every change requires that its flag still has the revision at which it was compared.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 
 use futures::future::join_all;
 use indicatif::ProgressBar;
+use prost::Message;
 use prost_types::FieldMask;
 
-use super::plan::{ChangeStep, FlagChange, FlagContent, TextEdit, TextEdits};
+use super::plan::{ChangeStep, FlagChange, TextEdit, TextEdits};
 use crate::api::pb::*;
 use crate::cli::Failure;
 use crate::cli::flag::change::change_request;
+use crate::cli::flag::name::FlagName;
 use crate::cli::flag::selector::FlagSelector;
 use crate::cli::remote::ApiClient;
 use crate::domain::Revision;
@@ -18,8 +21,11 @@ use crate::domain::flag::Status;
 /// How many calls are in progress at once, as long as the server does not limit them.
 const CONCURRENT_CALLS: usize = 16;
 
-/// How many flags are set in one call: the most that the server accepts.
+/// How many flags are created or set in one call: the most that the server accepts.
 const BATCH_SIZE: usize = 1_000;
+
+/// How long the flags that are created in one call may be, encoded: half of what the server accepts.
+const MAX_BATCH_BYTES: usize = 2 << 20;
 
 /// Makes the calls that apply a plan to a server.
 pub(super) struct PlanRunner<'a> {
@@ -27,7 +33,7 @@ pub(super) struct PlanRunner<'a> {
     reason: &'a str,
     progress: &'a ProgressBar,
     /// The current revision of each flag.
-    revisions: HashMap<&'a str, Revision>,
+    revisions: HashMap<&'a FlagName, Revision>,
     /// How many steps have succeeded.
     pub done: usize,
 }
@@ -40,26 +46,34 @@ impl<'a> PlanRunner<'a> {
     /// Applies all changes, one kind of step after the other, so that flips can be batched. After an error no further
     /// calls are made; those in progress are completed.
     pub async fn apply(&mut self, changes: &'a [FlagChange]) -> Result<(), Failure> {
-        self.revisions = changes.iter().filter_map(|change| Some((change.key.as_str(), change.revision?))).collect();
+        self.revisions = changes.iter().filter_map(|change| Some((&change.name, change.revision?))).collect();
         let (client, reason) = (self.client, self.reason);
         let created = steps(changes, |step| if let ChangeStep::Create(content) = step { Some(content) } else { None });
-        self.call_each(&created, async |key, _, content| create(client, key, content, reason).await).await?;
+        let items = created.iter().map(|(name, content)| BatchCreateItem {
+            key: name.key.clone(),
+            name: content.name.clone(),
+            description: content.description.clone(),
+            status: FeatureFlagStatus::from(content.status).into(),
+            environment: name.environment.clone(),
+        });
+        let names: Vec<_> = created.iter().map(|(name, _)| *name).collect();
+        self.create(&names, items.collect()).await?;
         let unarchived = steps(changes, |step| (*step == ChangeStep::Unarchive).then_some(()));
-        self.call_each(&unarchived, async |key, revision, ()| unarchive(client, key, revision, reason).await).await?;
+        self.call_each(&unarchived, async |name, revision, ()| unarchive(client, name, revision, reason).await).await?;
         let updated = steps(changes, |step| if let ChangeStep::Update(edits) = step { Some(edits) } else { None });
-        self.call_each(&updated, async |key, revision, edits| update(client, key, revision, edits, reason).await)
+        self.call_each(&updated, async |name, revision, edits| update(client, name, revision, edits, reason).await)
             .await?;
         let set = steps(changes, |step| if let ChangeStep::SetStatus(status) = step { Some(*status) } else { None });
         self.set_statuses(&set).await?;
         let archived = steps(changes, |step| (*step == ChangeStep::Archive).then_some(()));
-        self.call_each(&archived, async |key, revision, ()| archive(client, key, revision, reason).await).await
+        self.call_each(&archived, async |name, revision, ()| archive(client, name, revision, reason).await).await
     }
 
-    /// Makes a call for each step. `call` takes the flag's key, the revision that it must have, and the step.
+    /// Makes a call for each step. `call` takes the flag's name, the revision that it must have, and the step.
     async fn call_each<T: Copy>(
         &mut self,
-        steps: &[(&'a str, T)],
-        call: impl AsyncFn(&str, Option<Revision>, T) -> Result<Option<FeatureFlag>, Failure>,
+        steps: &[(&'a FlagName, T)],
+        call: impl AsyncFn(&FlagName, Option<Revision>, T) -> Result<Option<FeatureFlag>, Failure>,
     ) -> Result<(), Failure> {
         let mut remaining = steps;
         while !remaining.is_empty() {
@@ -67,12 +81,12 @@ impl<'a> PlanRunner<'a> {
             let concurrent = if self.client.is_rate_limited() { 1 } else { CONCURRENT_CALLS };
             let (current, rest) = remaining.split_at(concurrent.min(remaining.len()));
             remaining = rest;
-            let calls = current.iter().map(|(key, step)| call(key, self.revisions.get(key).copied(), *step));
+            let calls = current.iter().map(|(name, step)| call(name, self.revisions.get(name).copied(), *step));
             let mut result = Ok(());
-            for ((key, _), outcome) in current.iter().zip(join_all(calls).await) {
+            for ((name, _), outcome) in current.iter().zip(join_all(calls).await) {
                 match outcome {
-                    Ok(flag) => self.record(key, flag.unwrap_or_default().revision),
-                    Err(failure) => result = result.and(Err(with_subject(key, failure))),
+                    Ok(flag) => self.record(name, flag.unwrap_or_default().revision),
+                    Err(failure) => result = result.and(Err(with_subject(name, failure))),
                 }
             }
             result?;
@@ -80,13 +94,35 @@ impl<'a> PlanRunner<'a> {
         Ok(())
     }
 
-    async fn set_statuses(&mut self, steps: &[(&'a str, Status)]) -> Result<(), Failure> {
+    /// Creates flags, as many in one call as it can hold.
+    async fn create(&mut self, mut names: &[&'a FlagName], mut items: Vec<BatchCreateItem>) -> Result<(), Failure> {
+        while !items.is_empty() {
+            let rest = items.split_off(batch_length(&items));
+            let batch = std::mem::replace(&mut items, rest);
+            let (created, remaining) = names.split_at(batch.len().min(names.len()));
+            names = remaining;
+            let request = change_request!(self.reason, BatchCreateFeatureFlagsRequest { items: batch });
+            let call = self
+                .client
+                .call(request, async |clients, request| clients.toggle.batch_create_feature_flags(request).await);
+            let answer = call.await.map_err(|failure| match created {
+                [name] => with_subject(name, failure),
+                _ => with_subject(format_args!("creating {} flags in one call", created.len()), failure),
+            })?;
+            for (name, result) in created.iter().zip(answer.results) {
+                self.record(name, result.revision);
+            }
+        }
+        Ok(())
+    }
+
+    async fn set_statuses(&mut self, steps: &[(&'a FlagName, Status)]) -> Result<(), Failure> {
         for batch in steps.chunks(BATCH_SIZE) {
-            let item = |(key, status): &(&str, Status)| BatchSetItem {
-                flag: Some(batch_set_item::Flag::Key((*key).to_owned())),
+            let item = |(name, status): &(&FlagName, Status)| BatchSetItem {
+                flag: Some(batch_set_item::Flag::Key(name.key.clone())),
                 status: FeatureFlagStatus::from(*status).into(),
-                expected_revision: self.revisions.get(key).copied(),
-                environment: None,
+                expected_revision: self.revisions.get(name).copied(),
+                environment: name.environment.clone(),
             };
             let request =
                 change_request!(self.reason, BatchSetFeatureFlagsRequest { items: batch.iter().map(item).collect() });
@@ -94,46 +130,37 @@ impl<'a> PlanRunner<'a> {
                 .client
                 .call(request, async |clients, request| clients.toggle.batch_set_feature_flags(request).await);
             let answer = call.await.map_err(|failure| match batch {
-                [(key, _)] => with_subject(key, failure),
-                _ => with_subject(&format!("setting {} flags in one call", batch.len()), failure),
+                [(name, _)] => with_subject(name, failure),
+                _ => with_subject(format_args!("setting {} flags in one call", batch.len()), failure),
             })?;
-            for ((key, _), result) in batch.iter().zip(answer.results) {
-                self.record(key, result.revision);
+            for ((name, _), result) in batch.iter().zip(answer.results) {
+                self.record(name, result.revision);
             }
         }
         Ok(())
     }
 
     /// Records a step that has succeeded, and the revision that it has given the flag.
-    fn record(&mut self, key: &'a str, revision: Revision) {
-        self.revisions.insert(key, revision);
+    fn record(&mut self, name: &'a FlagName, revision: Revision) {
+        self.revisions.insert(name, revision);
         self.done += 1;
         self.progress.inc(1);
     }
 }
 
-async fn create(
-    client: &ApiClient,
-    key: &str,
-    content: &FlagContent,
-    reason: &str,
-) -> Result<Option<FeatureFlag>, Failure> {
-    let request = change_request!(
-        reason,
-        CreateFeatureFlagRequest {
-            key: key.to_owned(),
-            name: content.name.clone(),
-            description: content.description.clone(),
-            status: FeatureFlagStatus::from(content.status).into(),
-        }
-    );
-    let call = client.call(request, async |clients, request| clients.toggle.create_feature_flag(request).await);
-    Ok(call.await?.feature_flag)
+/// How many of these flags fit into one call, at least one.
+fn batch_length(items: &[BatchCreateItem]) -> usize {
+    let mut bytes = 0;
+    let fitting = items.iter().take(BATCH_SIZE).take_while(|item| {
+        bytes += item.encoded_len();
+        bytes <= MAX_BATCH_BYTES
+    });
+    fitting.count().max(1)
 }
 
 async fn update(
     client: &ApiClient,
-    key: &str,
+    name: &FlagName,
     revision: Option<Revision>,
     edits: &TextEdits,
     reason: &str,
@@ -144,11 +171,12 @@ async fn update(
     let request = change_request!(
         reason,
         UpdateFeatureFlagRequest {
-            flag: FlagSelector::by_key(key.to_owned()).into(),
+            flag: FlagSelector::by_key(name.key.clone()).into(),
             name: new_text(&edits.name),
             description: new_text(&edits.description),
             update_mask: Some(FieldMask { paths }),
             expected_revision: revision,
+            environment: name.environment.clone(),
         }
     );
     let call = client.call(request, async |clients, request| clients.toggle.update_feature_flag(request).await);
@@ -157,35 +185,36 @@ async fn update(
 
 async fn archive(
     client: &ApiClient,
-    key: &str,
+    name: &FlagName,
     revision: Option<Revision>,
     reason: &str,
 ) -> Result<Option<FeatureFlag>, Failure> {
-    let flag = FlagSelector::by_key(key.to_owned()).into();
-    let request = change_request!(reason, ArchiveFeatureFlagRequest { flag, expected_revision: revision });
+    let (flag, environment) = (FlagSelector::by_key(name.key.clone()).into(), name.environment.clone());
+    let request = change_request!(reason, ArchiveFeatureFlagRequest { flag, expected_revision: revision, environment });
     let call = client.call(request, async |clients, request| clients.toggle.archive_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 
 async fn unarchive(
     client: &ApiClient,
-    key: &str,
+    name: &FlagName,
     revision: Option<Revision>,
     reason: &str,
 ) -> Result<Option<FeatureFlag>, Failure> {
-    let flag = FlagSelector::by_key(key.to_owned()).into();
-    let request = change_request!(reason, UnarchiveFeatureFlagRequest { flag, expected_revision: revision });
+    let (flag, environment) = (FlagSelector::by_key(name.key.clone()).into(), name.environment.clone());
+    let request =
+        change_request!(reason, UnarchiveFeatureFlagRequest { flag, expected_revision: revision, environment });
     let call = client.call(request, async |clients, request| clients.toggle.unarchive_feature_flag(request).await);
     Ok(call.await?.feature_flag)
 }
 
-/// All steps of one kind, each with the key of its flag.
-fn steps<'a, T>(changes: &'a [FlagChange], kind: fn(&'a ChangeStep) -> Option<T>) -> Vec<(&'a str, T)> {
-    let all = changes.iter().flat_map(|change| change.steps.iter().map(|step| (change.key.as_str(), step)));
-    all.filter_map(|(key, step)| Some((key, kind(step)?))).collect()
+/// All steps of one kind, each with the name of its flag.
+fn steps<'a, T>(changes: &'a [FlagChange], kind: fn(&'a ChangeStep) -> Option<T>) -> Vec<(&'a FlagName, T)> {
+    let all = changes.iter().flat_map(|change| change.steps.iter().map(|step| (&change.name, step)));
+    all.filter_map(|(name, step)| Some((name, kind(step)?))).collect()
 }
 
 /// The failure of a step, which says which flag it was about.
-fn with_subject(subject: &str, failure: Failure) -> Failure {
+fn with_subject(subject: impl Display, failure: Failure) -> Failure {
     Failure { code: failure.code, message: format!("{subject}: {}", failure.message) }
 }

@@ -6,8 +6,9 @@ use std::fmt::{self, Display};
 use console::truncate_str;
 use serde_json::Value;
 
+use crate::cli::flag::name::FlagName;
 use crate::domain::flag::Status;
-use crate::domain::text::{Description, FlagKey, Malformed, Name};
+use crate::domain::text::{Description, EnvironmentKey, FlagKey, Malformed, Name};
 
 /// The width of an example in columns; a longer one is cut, and ends in `...`.
 const MAX_EXAMPLE_WIDTH: usize = 60;
@@ -22,7 +23,9 @@ pub(super) struct ImportedFlags {
 
 /// A flag as the file describes it. A field that the file does not mention is `None`, and stays as it is on the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct ImportedFlag {
+pub(in crate::cli::flag) struct ImportedFlag {
+    /// The key of the environment. A file may leave it to the command.
+    pub environment: Option<String>,
     pub key: FlagKey,
     pub name: Option<Name>,
     pub description: Option<Description>,
@@ -30,9 +33,17 @@ pub(super) struct ImportedFlag {
     pub archived: Option<bool>,
 }
 
+impl ImportedFlag {
+    pub fn full_name(&self) -> FlagName {
+        FlagName { environment: self.environment.clone(), key: self.key.to_string() }
+    }
+}
+
 /// Something that is not imported, and is reported instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Omission {
+pub(in crate::cli::flag) struct Omission {
+    /// The environment of the flag, if it is about one.
+    pub environment: Option<String>,
     /// The key of the flag, or `the file`.
     pub subject: String,
     pub what: String,
@@ -42,13 +53,24 @@ pub(super) struct Omission {
 
 impl Omission {
     /// Something that concerns one flag: a decision that its owner may want to make differently.
-    pub fn new(key: &str, what: impl Into<String>) -> Self {
-        Self { subject: key.to_owned(), what: what.into(), occurrences: None }
+    pub fn new(environment: Option<&str>, key: &str, what: impl Into<String>) -> Self {
+        Self {
+            environment: environment.map(str::to_owned),
+            subject: key.to_owned(),
+            what: what.into(),
+            occurrences: None,
+        }
+    }
+
+    /// Flags of environments that are not imported.
+    pub fn of_other_environments(count: usize, example: &FlagName) -> Self {
+        let occurrences = Occurrences { count, example: example.to_string() };
+        Self::of_field(("flags of other environments".to_owned(), occurrences))
     }
 
     /// A kind of field, wherever it occurs in the file.
     fn of_field((path, occurrences): (String, Occurrences)) -> Self {
-        Self { subject: "the file".to_owned(), what: path, occurrences: Some(occurrences) }
+        Self { environment: None, subject: "the file".to_owned(), what: path, occurrences: Some(occurrences) }
     }
 }
 
@@ -63,7 +85,7 @@ impl Display for Omission {
 
 /// How often a kind of field occurs, and the first occurrence.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Occurrences {
+pub(in crate::cli::flag) struct Occurrences {
     pub count: usize,
     pub example: String,
 }
@@ -74,6 +96,7 @@ pub(super) type ParseErrors = Vec<String>;
 /// A flag as a parser read it, before its texts are checked.
 #[derive(Debug, Default)]
 pub(super) struct FlagFields<'a> {
+    pub environment: Option<&'a str>,
     pub key: &'a str,
     pub name: Option<&'a str>,
     pub description: Option<&'a str>,
@@ -89,28 +112,33 @@ pub(super) struct FlagCollector {
     /// The fields that are not imported, by their paths, such as `features[].type`.
     fields: BTreeMap<String, Occurrences>,
     errors: ParseErrors,
-    /// Where each key was first seen.
-    locations: HashMap<String, String>,
+    /// Where each key was first seen, by environment.
+    locations: HashMap<(Option<String>, String), String>,
 }
 
 impl FlagCollector {
     /// Adds a flag found at `location`: a line, or the path to the flag. Its texts are checked here.
     pub fn add(&mut self, location: &str, fields: &FlagFields<'_>) {
-        if let Some(first) = self.locations.insert(fields.key.to_owned(), location.to_owned()) {
+        if let Some(first) =
+            self.locations.insert((fields.environment.map(str::to_owned), fields.key.to_owned()), location.to_owned())
+        {
             self.error(location, format_args!("duplicate key {:?}, first at {first}", fields.key));
         }
+        let environment = self.checked(location, "environment", fields.environment, EnvironmentKey::parse);
         let key = self.checked(location, "key", Some(fields.key), FlagKey::parse);
         let name = self.checked(location, "name", fields.name, Name::parse);
         let description = self.checked(location, "description", fields.description, Description::parse);
         if let Some(key) = key {
-            self.flags.push(ImportedFlag { key, name, description, status: fields.status, archived: fields.archived });
+            let environment = environment.as_ref().map(EnvironmentKey::to_string);
+            let (status, archived) = (fields.status, fields.archived);
+            self.flags.push(ImportedFlag { environment, key, name, description, status, archived });
         }
     }
 
     /// Reports what cannot be imported of one flag, if there is anything.
-    pub fn omit(&mut self, key: &str, parts: &[String]) {
+    pub fn omit(&mut self, environment: Option<&str>, key: &str, parts: &[String]) {
         if !parts.is_empty() {
-            self.omissions.push(Omission::new(key, parts.join("; ")));
+            self.omissions.push(Omission::new(environment, key, parts.join("; ")));
         }
     }
 

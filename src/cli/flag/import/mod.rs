@@ -7,6 +7,7 @@ mod imported;
 mod plan;
 mod preview;
 
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
@@ -15,10 +16,16 @@ use apply::PlanRunner;
 use clap::Args;
 use formats::{FormatChoice, ParseOptions};
 use imported::{ImportedFlags, ParseErrors};
-use plan::ImportPlan;
 
 use super::change::ChangeOptions;
-use crate::cli::{EXIT_FAILURE, Failure, file, output, print_error, progress};
+use super::name::FlagName;
+use crate::api::pb::FeatureFlag;
+use crate::cli::remote::{ApiClient, EnvironmentOption};
+use crate::cli::{EXIT_FAILURE, EXIT_NOT_FOUND, Failure, file, output, print_error, progress};
+use crate::domain::state::EnvironmentScope;
+
+pub(super) use imported::{ImportedFlag, Omission};
+pub(super) use plan::ImportPlan;
 
 /// The largest file: 64 MiB, all of which is held in memory.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -34,6 +41,9 @@ pub(super) struct ImportArgs {
     /// The format of the file
     #[arg(long, value_parser = formats::format_parser(), default_value = formats::AUTO)]
     format: FormatChoice,
+    // Beside the shared help: a file may name environments.
+    #[command(flatten)]
+    environment: EnvironmentOption,
     #[command(flatten)]
     parsing: ParseOptions,
     /// Do not ask for confirmation; without a terminal, the import never asks
@@ -44,30 +54,61 @@ pub(super) struct ImportArgs {
 }
 
 impl ImportArgs {
-    pub async fn run(self) -> Result<(), Failure> {
-        let imported = self.read()?;
+    pub async fn run(mut self) -> Result<(), Failure> {
+        if let Some(EnvironmentScope::One(environment)) = self.environment.named() {
+            self.parsing.target = Some(environment.to_string());
+        }
+        let mut imported = self.read()?;
         let client = self.options.connection.connect().await?.waiting_for_rate_limits();
-        let on_server = client.all_flags(&progress::spinner("reading flags")).await?;
-        let plan = ImportPlan::new(&imported.flags, &on_server.by_key);
-        let omissions: Vec<_> = imported.omissions.iter().chain(&plan.omissions).collect();
-        preview::print_plan(&self.options, &plan, &omissions)?;
-        if self.options.dry_run {
-            return Ok(());
+        let targets = self.assign_environments(&client, &mut imported).await?;
+        let mut on_server = BTreeMap::new();
+        for target in targets {
+            on_server.extend(flags_of(&client, target).await?);
         }
-        let steps = plan.step_count();
-        if steps > 0 && self.is_interactive() && !output::confirm(&question(steps))? {
-            return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
+        let plan = ImportPlan::new(&imported.flags, &on_server);
+        let review = Review {
+            client: &client,
+            options: &self.options,
+            may_ask: !self.yes && !self.is_stdin(),
+            omissions: &imported.omissions,
+            only_on_server: "only on the server, kept",
+        };
+        review.apply(&plan).await
+    }
+
+    /// Gives each flag its environment, and returns all of them. An environment that does not exist for the caller is an error: an import
+    /// makes none.
+    async fn assign_environments(
+        &self,
+        client: &ApiClient,
+        imported: &mut ImportedFlags,
+    ) -> Result<BTreeSet<Option<String>>, Failure> {
+        let mut unnamed: Vec<_> = imported.flags.iter_mut().filter(|flag| flag.environment.is_none()).collect();
+        if !unnamed.is_empty() && self.environment.named() == Some(&EnvironmentScope::All) {
+            return Err(self.refused("it does not name the environments of its flags; name one with --environment"));
         }
-        let bar = progress::bar(steps as u64, "changes");
-        let mut runner = PlanRunner::new(&client, &self.options.reason, &bar);
-        let applied = runner.apply(&plan.changes).await;
-        let done = runner.done;
-        bar.finish_and_clear();
-        applied.map_err(|Failure { code, message }| Failure {
-            code,
-            message: format!("{message} ({done} of {steps} changes were made; repeat the import to make the others)"),
-        })?;
-        preview::print_outcome(self.options.output, done)
+        if !unnamed.is_empty() {
+            let environment = client.environment_to_change(None).await?;
+            unnamed.iter_mut().for_each(|flag| flag.environment.clone_from(&environment));
+        }
+        let targets: BTreeSet<_> = imported.flags.iter().map(|flag| flag.environment.clone()).collect();
+        let mut seen = HashSet::new();
+        if let Some(twice) = imported.flags.iter().map(ImportedFlag::full_name).find(|name| !seen.insert(name.clone()))
+        {
+            return Err(self.refused(format!("the flag {twice} is there twice; nothing was imported")));
+        }
+        let known: BTreeSet<_> = client.environments(true).await?.into_iter().map(|known| known.key).collect();
+        let missing: Vec<_> = targets.iter().flatten().filter(|target| !known.contains(*target)).cloned().collect();
+        if missing.is_empty() {
+            return Ok(targets);
+        }
+        let message = format!(
+            "{}: the server has no environment {}; create it with toggled environment create, or choose another with \
+             --environment",
+            self.name(),
+            missing.join(", ")
+        );
+        Err(Failure { code: EXIT_NOT_FOUND, message })
     }
 
     /// The file's name in messages.
@@ -77,11 +118,6 @@ impl ImportArgs {
 
     fn is_stdin(&self) -> bool {
         self.file == Path::new("-")
-    }
-
-    /// Whether a person can be asked to confirm the changes.
-    fn is_interactive(&self) -> bool {
-        !self.yes && !self.is_stdin() && io::stdin().is_terminal() && io::stderr().is_terminal()
     }
 
     /// Reads and parses the file. A file with any error is refused.
@@ -113,6 +149,58 @@ impl ImportArgs {
 
     fn refused(&self, rule: impl std::fmt::Display) -> Failure {
         Failure::usage(format!("{}: {rule}", self.name()))
+    }
+}
+
+/// All flags of an environment by name.
+async fn flags_of(
+    client: &ApiClient,
+    environment: Option<String>,
+) -> Result<impl Iterator<Item = (FlagName, FeatureFlag)>, Failure> {
+    let activity =
+        environment.as_ref().map_or_else(|| "reading flags".to_owned(), |key| format!("reading flags of {key}"));
+    let all = client.all_flags(environment.clone(), &progress::spinner(&activity)).await?;
+    let named = move |flag: FeatureFlag| {
+        let name = FlagName { environment: environment.clone(), key: flag.key.clone() };
+        (name, flag)
+    };
+    Ok(all.flags.into_iter().map(named))
+}
+
+/// Shows a plan and applies it.
+pub(super) struct Review<'a> {
+    pub client: &'a ApiClient,
+    pub options: &'a ChangeOptions,
+    /// Whether a person at a terminal is asked to confirm the changes.
+    pub may_ask: bool,
+    pub omissions: &'a [Omission],
+    /// What the preview says of flags that are not among the wanted ones.
+    pub only_on_server: &'static str,
+}
+
+impl Review<'_> {
+    pub async fn apply(&self, plan: &ImportPlan) -> Result<(), Failure> {
+        let Self { client, options, .. } = self;
+        let omissions: Vec<_> = self.omissions.iter().chain(&plan.omissions).collect();
+        preview::print_plan(options, plan, &omissions, self.only_on_server)?;
+        if options.dry_run {
+            return Ok(());
+        }
+        let steps = plan.step_count();
+        let is_interactive = self.may_ask && io::stdin().is_terminal() && io::stderr().is_terminal();
+        if steps > 0 && is_interactive && !output::confirm(&question(steps))? {
+            return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
+        }
+        let bar = progress::bar(steps as u64, "changes");
+        let mut runner = PlanRunner::new(client, &options.reason, &bar);
+        let applied = runner.apply(&plan.changes).await;
+        let done = runner.done;
+        bar.finish_and_clear();
+        applied.map_err(|Failure { code, message }| Failure {
+            code,
+            message: format!("{message} ({done} of {steps} changes were made; repeat the command to make the others)"),
+        })?;
+        preview::print_outcome(options.output, done)
     }
 }
 
@@ -153,6 +241,7 @@ mod tests {
         let flag = (text(1), text(0), any::<bool>(), any::<bool>()).prop_map(|(name, description, on, archived)| {
             FeatureFlag {
                 id: "i".to_owned(),
+                environment: "default".to_owned(),
                 name,
                 description,
                 status: if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled }.into(),
@@ -181,6 +270,7 @@ mod tests {
                     prop_assert!(reported.iter().all(|field| ["archived_at", "id", "revision"].contains(field)), "{reported:?}");
                     prop_assert_eq!(imported.flags.len(), existing.len());
                     for (flag, existing) in imported.flags.iter().zip(existing.values()) {
+                        prop_assert_eq!(flag.environment.as_ref(), Some(&existing.environment));
                         prop_assert_eq!(flag.key.as_str(), &existing.key);
                         prop_assert_eq!(flag.name.as_ref().unwrap().as_str(), &existing.name);
                         prop_assert_eq!(flag.description.as_ref().unwrap().as_str(), &existing.description);

@@ -4,14 +4,15 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::imported::{ImportedFlag, Omission};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
+use crate::cli::flag::name::FlagName;
 use crate::domain::Revision;
 use crate::domain::flag::Status;
 use crate::domain::text::{Description, Name};
 
 /// Everything that an import would do.
 #[derive(Debug, Default)]
-pub(super) struct ImportPlan {
-    /// Sorted by key.
+pub(in crate::cli::flag) struct ImportPlan {
+    /// Sorted by environment and key.
     pub changes: Vec<FlagChange>,
     /// The number of flags that already are what the file says.
     pub unchanged: usize,
@@ -23,15 +24,15 @@ pub(super) struct ImportPlan {
 
 /// One flag's changes, in the order of `steps`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FlagChange {
-    pub key: String,
+pub(in crate::cli::flag) struct FlagChange {
+    pub name: FlagName,
     /// The flag's revision when it was compared; `None` for a flag that does not exist yet.
     pub revision: Option<Revision>,
     pub steps: Vec<ChangeStep>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum ChangeStep {
+pub(in crate::cli::flag) enum ChangeStep {
     Create(FlagContent),
     Unarchive,
     Update(TextEdits),
@@ -41,7 +42,7 @@ pub(super) enum ChangeStep {
 
 /// What a new flag begins with.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct FlagContent {
+pub(in crate::cli::flag) struct FlagContent {
     pub name: String,
     pub description: String,
     pub status: Status,
@@ -49,25 +50,25 @@ pub(super) struct FlagContent {
 
 /// Edits of a flag's texts, at least one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TextEdits {
+pub(in crate::cli::flag) struct TextEdits {
     pub name: Option<TextEdit>,
     pub description: Option<TextEdit>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TextEdit {
+pub(in crate::cli::flag) struct TextEdit {
     pub old: String,
     pub new: String,
 }
 
 impl ImportPlan {
-    /// Compares a file's flags with all flags of the server, including archived ones, by key.
-    pub fn new(imported: &[ImportedFlag], on_server: &BTreeMap<String, FeatureFlag>) -> Self {
-        let keys: HashSet<_> = imported.iter().map(|flag| flag.key.as_str()).collect();
-        let only_on_server = on_server.keys().filter(|key| !keys.contains(key.as_str())).count();
+    /// Compares a file's flags with all flags of the server in the same environments, including archived ones.
+    pub fn new(imported: &[ImportedFlag], on_server: &BTreeMap<FlagName, FeatureFlag>) -> Self {
+        let names: HashSet<_> = imported.iter().map(ImportedFlag::full_name).collect();
+        let only_on_server = on_server.keys().filter(|name| !names.contains(name)).count();
         let mut plan = Self { only_on_server, ..Self::default() };
         for flag in imported {
-            let change = match on_server.get(flag.key.as_str()) {
+            let change = match on_server.get(&flag.full_name()) {
                 Some(existing) => plan.change_existing(flag, existing),
                 None => create(flag),
             };
@@ -77,7 +78,7 @@ impl ImportPlan {
                 plan.changes.push(change);
             }
         }
-        plan.changes.sort_by(|one, other| one.key.cmp(&other.key));
+        plan.changes.sort_by(|one, other| one.name.cmp(&other.name));
         plan
     }
 
@@ -93,8 +94,8 @@ impl ImportPlan {
         let is_enabled = existing.status() == FeatureFlagStatus::Enabled;
         let mut flip = imported.status.filter(|status| (*status == Status::Enabled) != is_enabled);
         if is_archived && imported.archived.is_none() && flip.take().is_some() {
-            let what = "status: the flag is archived on the server; unarchive it, or set archived in the file";
-            self.omissions.push(Omission::new(&existing.key, what));
+            let what = "status: the flag is archived on the server; unarchive it first";
+            self.omissions.push(Omission::new(imported.environment.as_deref(), &existing.key, what));
         }
         // An archived flag cannot be flipped: it is unarchived first, and archived again if the file says so.
         let steps = [
@@ -104,7 +105,7 @@ impl ImportPlan {
             (archived && (!is_archived || flip.is_some())).then_some(ChangeStep::Archive),
         ];
         let steps = steps.into_iter().flatten().collect();
-        FlagChange { key: existing.key.clone(), revision: Some(existing.revision), steps }
+        FlagChange { name: imported.full_name(), revision: Some(existing.revision), steps }
     }
 }
 
@@ -122,7 +123,7 @@ fn create(imported: &ImportedFlag) -> FlagChange {
     };
     let archive = (imported.archived == Some(true)).then_some(ChangeStep::Archive);
     let steps = std::iter::once(ChangeStep::Create(content)).chain(archive).collect();
-    FlagChange { key: imported.key.to_string(), revision: None, steps }
+    FlagChange { name: imported.full_name(), revision: None, steps }
 }
 
 #[cfg(test)]
@@ -148,6 +149,7 @@ mod tests {
         let texts = (option("[ab]".boxed()), option("[ab]?".boxed()));
         (texts, any::<Option<bool>>(), any::<Option<bool>>()).prop_map(|((name, description), on, archived)| {
             ImportedFlag {
+                environment: Some("e".to_owned()),
                 key: FlagKey::parse("k").unwrap(),
                 name: name.map(|name| Name::parse(&name).unwrap()),
                 description: description.map(|text| Description::parse(&text).unwrap()),
@@ -157,24 +159,28 @@ mod tests {
         })
     }
 
+    fn name(environment: &str) -> FlagName {
+        FlagName { environment: Some(environment.to_owned()), key: "k".to_owned() }
+    }
+
     fn status(on: bool) -> FeatureFlagStatus {
         if on { FeatureFlagStatus::Enabled } else { FeatureFlagStatus::Disabled }
     }
 
     /// Does what the server does, with the same checks.
-    fn apply(flags: &mut BTreeMap<String, FeatureFlag>, key: &str, step: &ChangeStep) {
+    fn apply(flags: &mut BTreeMap<FlagName, FeatureFlag>, of: &FlagName, step: &ChangeStep) {
         if let ChangeStep::Create(FlagContent { name, description, status: created }) = step {
             let flag = FeatureFlag {
-                key: key.to_owned(),
+                key: of.key.clone(),
                 name: name.clone(),
                 description: description.clone(),
                 status: status(*created == Status::Enabled).into(),
                 ..Default::default()
             };
-            assert!(flags.insert(key.to_owned(), flag).is_none());
+            assert!(flags.insert(of.clone(), flag).is_none());
             return;
         }
-        let flag = flags.get_mut(key).unwrap();
+        let flag = flags.get_mut(of).unwrap();
         let before = flag.clone();
         match step {
             ChangeStep::Create(_) => {}
@@ -195,13 +201,15 @@ mod tests {
     proptest! {
         #[test]
         fn steps_make_flag_what_file_says_and_no_more(before in prop::option::of(existing()), imported in imported()) {
-            let before = before.map(|flag| ("k".to_owned(), FeatureFlag { key: "k".to_owned(), ..flag }));
-            let mut flags: BTreeMap<_, _> = before.clone().into_iter().collect();
+            let before = before.map(|flag| (name("e"), FeatureFlag { key: "k".to_owned(), ..flag }));
+            let elsewhere = (name("other"), FeatureFlag { name: "as it was".to_owned(), ..Default::default() });
+            let mut flags: BTreeMap<_, _> = before.clone().into_iter().chain([elsewhere.clone()]).collect();
             let plan = ImportPlan::new(std::slice::from_ref(&imported), &flags);
             for change in &plan.changes {
-                change.steps.iter().for_each(|step| apply(&mut flags, &change.key, step));
+                change.steps.iter().for_each(|step| apply(&mut flags, &change.name, step));
             }
-            let after = &flags["k"];
+            prop_assert_eq!(&flags[&elsewhere.0], &elsewhere.1, "the same key in another environment");
+            let after = &flags[&name("e")];
             let (_, before) = before.unzip();
             prop_assert!(imported.name.as_ref().is_none_or(|name| name.as_str() == after.name));
             prop_assert!(imported.description.as_ref().is_none_or(|text| text.as_str() == after.description));
@@ -216,13 +224,13 @@ mod tests {
                 prop_assert!(imported.status.is_some() || before.status == after.status);
             }
             let again = ImportPlan::new(std::slice::from_ref(&imported), &flags);
-            prop_assert_eq!((again.changes, again.unchanged, again.only_on_server), (Vec::new(), 1, 0));
+            prop_assert_eq!((again.changes, again.unchanged, again.only_on_server), (Vec::new(), 1, 1));
         }
     }
 
     #[test]
     fn flag_missing_in_file_is_counted_and_kept() {
-        let on_server = BTreeMap::from([("a".to_owned(), FeatureFlag::default())]);
+        let on_server = BTreeMap::from([(name("e"), FeatureFlag::default())]);
         let plan = ImportPlan::new(&[], &on_server);
         assert_eq!((plan.changes.len(), plan.unchanged, plan.only_on_server), (0, 0, 1));
     }

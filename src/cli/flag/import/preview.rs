@@ -9,6 +9,7 @@ use super::imported::Omission;
 use super::plan::{ChangeStep, FlagContent, ImportPlan, TextEdit, TextEdits};
 use crate::cli::Failure;
 use crate::cli::flag::change::ChangeOptions;
+use crate::cli::flag::name::FlagName;
 use crate::cli::output::{self, OutputFormat, OutputOptions, Printable};
 use crate::cli::table::Cell;
 use crate::domain::flag::Status;
@@ -18,13 +19,15 @@ const MAX_TEXT_WIDTH: usize = 60;
 
 /// One line of the preview.
 enum PlanLine<'a> {
-    Step(&'a str, &'a ChangeStep),
+    Step(&'a FlagName, &'a ChangeStep),
     Omitted(&'a Omission),
 }
 
 #[derive(Serialize)]
 struct PlanLineJson<'a> {
     change: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    environment: Option<&'a str>,
     key: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     name: Option<TextJson<'a>>,
@@ -53,16 +56,20 @@ impl<'a> From<&'a TextEdit> for TextJson<'a> {
     }
 }
 
-impl Printable<3> for PlanLine<'_> {
-    const HEADER: [&'static str; 3] = ["CHANGE", "KEY", "WHAT"];
+impl Printable<4> for PlanLine<'_> {
+    const HEADER: [&'static str; 4] = ["CHANGE", "ENVIRONMENT", "KEY", "WHAT"];
 
-    fn row(&self) -> [Cell; 3] {
+    fn row(&self) -> [Cell; 4] {
         match self {
-            Self::Step(key, step) => {
-                [Cell::new(step_name(step), step_style(step)), Cell::from(*key), Cell::from(step_details(step))]
-            }
+            Self::Step(name, step) => [
+                Cell::new(step_name(step), step_style(step)),
+                Cell::from(name.environment.as_deref().unwrap_or_default()),
+                Cell::from(&*name.key),
+                Cell::from(step_details(step)),
+            ],
             Self::Omitted(omission) => [
                 Cell::new("not imported", Style::new().dim()),
+                Cell::from(omission.environment.as_deref().unwrap_or_default()),
                 (&*omission.subject).into(),
                 omission.to_string().into(),
             ],
@@ -77,31 +84,41 @@ impl Printable<3> for PlanLine<'_> {
                     what: Some(&omission.what),
                     count: occurrences.map(|occurrences| occurrences.count),
                     example: occurrences.map(|occurrences| &*occurrences.example),
-                    ..empty_line("not_carried", &omission.subject)
+                    ..empty_line("not_carried", omission.environment.as_deref(), &omission.subject)
                 }
             }
-            Self::Step(key, step) => match step {
+            Self::Step(name, step) => match step {
                 ChangeStep::Create(FlagContent { name: new_name, description, status }) => PlanLineJson {
                     name: Some(TextJson::New(new_name)),
                     description: Some(TextJson::New(description)),
                     status: Some(status.as_str()),
-                    ..empty_line(step_name(step), key)
+                    ..empty_line(step_name(step), name.environment.as_deref(), &name.key)
                 },
                 ChangeStep::Update(TextEdits { name: new_name, description }) => PlanLineJson {
                     name: new_name.as_ref().map(TextJson::from),
                     description: description.as_ref().map(TextJson::from),
-                    ..empty_line(step_name(step), key)
+                    ..empty_line(step_name(step), name.environment.as_deref(), &name.key)
                 },
                 ChangeStep::Unarchive | ChangeStep::SetStatus(_) | ChangeStep::Archive => {
-                    empty_line(step_name(step), key)
+                    empty_line(step_name(step), name.environment.as_deref(), &name.key)
                 }
             },
         }
     }
 }
 
-fn empty_line<'a>(change: &'static str, key: &'a str) -> PlanLineJson<'a> {
-    PlanLineJson { change, key, name: None, description: None, status: None, what: None, count: None, example: None }
+fn empty_line<'a>(change: &'static str, environment: Option<&'a str>, key: &'a str) -> PlanLineJson<'a> {
+    PlanLineJson {
+        change,
+        environment,
+        key,
+        name: None,
+        description: None,
+        status: None,
+        what: None,
+        count: None,
+        example: None,
+    }
 }
 
 fn step_name(step: &ChangeStep) -> &'static str {
@@ -187,7 +204,7 @@ impl PlanCounts {
         counts
     }
 
-    fn in_words(&self) -> String {
+    fn in_words(&self, only_on_server: &str) -> String {
         let all = [
             (self.create, "to create"),
             (self.update, "to update"),
@@ -196,18 +213,24 @@ impl PlanCounts {
             (self.archive, "to archive"),
             (self.unarchive, "to unarchive"),
             (self.unchanged, "unchanged"),
-            (self.only_on_server, "only on the server, kept"),
+            (self.only_on_server, only_on_server),
             (self.omitted, "not imported"),
         ];
         let parts: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
-        if parts.is_empty() { "no flags in the file or on the server".to_owned() } else { parts.join(", ") }
+        if parts.is_empty() { "no flags".to_owned() } else { parts.join(", ") }
     }
 }
 
 /// Prints the steps of a plan, what is omitted, and how many there are of each.
-pub(super) fn print_plan(options: &ChangeOptions, plan: &ImportPlan, omissions: &[&Omission]) -> Result<(), Failure> {
+/// `only_on_server` says what is with flags that are not among the wanted ones.
+pub(super) fn print_plan(
+    options: &ChangeOptions,
+    plan: &ImportPlan,
+    omissions: &[&Omission],
+    only_on_server: &str,
+) -> Result<(), Failure> {
     let output = options.output;
-    let steps = plan.changes.iter().flat_map(|change| change.steps.iter().map(|s| PlanLine::Step(&change.key, s)));
+    let steps = plan.changes.iter().flat_map(|change| change.steps.iter().map(|s| PlanLine::Step(&change.name, s)));
     let lines: Vec<_> = steps.chain(omissions.iter().copied().map(PlanLine::Omitted)).collect();
     if !lines.is_empty() {
         output.print_all(&lines)?;
@@ -217,7 +240,7 @@ pub(super) fn print_plan(options: &ChangeOptions, plan: &ImportPlan, omissions: 
         OutputFormat::Json => {
             output::print_line(&output::to_json(&PlanSummary { summary: counts, dry_run: options.dry_run })?)
         }
-        OutputFormat::Table => output::print_line(&counts.in_words()),
+        OutputFormat::Table => output::print_line(&counts.in_words(only_on_server)),
     }
 }
 

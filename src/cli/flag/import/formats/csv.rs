@@ -10,9 +10,9 @@ use crate::cli::output::CsvCells;
 
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "csv",
-    help: "Columns by the names in the first line: key, and any of name, description, status, archived",
+    help: "Columns by the names in the first line: key, and any of environment, name, description, status, archived",
     detect: has_key_column,
-    has_environments: false,
+    selects_environments: false,
     is_csv: true,
     parse: |text, options| parse(text, CsvCells::new(options.raw_cells)),
 };
@@ -20,7 +20,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
 /// What separates columns in files that some spreadsheets save.
 const OTHER_SEPARATORS: [(char, &str); 3] = [(';', "semicolons"), ('\t', "tabs"), ('|', "vertical bars")];
 
-const COLUMNS: [&str; 5] = ["key", "name", "description", "status", "archived"];
+const COLUMNS: [&str; 6] = ["key", "environment", "name", "description", "status", "archived"];
 
 fn has_key_column(start: &FileStart<'_>) -> bool {
     let is_json = start.first_line.starts_with(['{', '[']);
@@ -104,7 +104,9 @@ fn add_flag(columns: &[String], record: &StringRecord, cells: CsvCells, collecto
     let (key, name, description) = (cell("key"), cell("name"), cell("description"));
     let name = name.as_deref().filter(|name| !name.is_empty());
     let (key, description) = (key.as_deref().unwrap_or_default(), description.as_deref());
-    collector.add(&location, &FlagFields { key, name, description, status, archived });
+    let environment = word("environment");
+    let environment = environment.as_deref();
+    collector.add(&location, &FlagFields { environment, key, name, description, status, archived });
 }
 
 #[cfg(test)]

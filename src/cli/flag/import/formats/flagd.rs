@@ -15,7 +15,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     name: "flagd",
     help: "A flag definition file of flagd, JSON or YAML",
     detect: |start: &FileStart<'_>| start.has_field("flags"),
-    has_environments: false,
+    selects_environments: false,
     is_csv: false,
     parse: |text, _| parse(text),
 };
@@ -119,7 +119,7 @@ fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut 
     };
     let variants = flag.variants.as_ref().map(|variants| &*variants.0).unwrap_or_default();
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
-        collector.omit(key, &[format!("the flag: variant {name:?} is neither true nor false")]);
+        collector.omit(None, key, &[format!("the flag: variant {name:?} is neither true nor false")]);
         return;
     }
     let default = flag.default_variant.as_deref();
@@ -144,7 +144,7 @@ fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut 
         collector.omit_field(&format!("{path}.targeting"), key, rule);
         status = None;
     }
-    collector.omit(key, &reasons);
+    collector.omit(None, key, &reasons);
     flag.unread.report(path, key, collector);
     collector.add(location, &FlagFields { key, status, archived, ..FlagFields::default() });
 }

@@ -2,6 +2,7 @@
 
 mod csv;
 mod document;
+mod environments;
 mod flagd;
 mod ndjson;
 mod unleash;
@@ -29,8 +30,8 @@ pub(super) struct FileFormat {
     help: &'static str,
     /// Whether a file that begins like this has this format.
     detect: fn(&FileStart<'_>) -> bool,
-    /// Whether its files describe several environments, of which `--environment` selects one.
-    has_environments: bool,
+    /// Whether its parser selects environments itself, because their names are not keys.
+    selects_environments: bool,
     /// Whether its files have CSV cells.
     is_csv: bool,
     /// Reads a file's text.
@@ -40,9 +41,13 @@ pub(super) struct FileFormat {
 /// How a file is read. Each option applies to some formats only.
 #[derive(Debug, Default, Args)]
 pub(super) struct ParseOptions {
-    /// The environment of an Unleash export to import; needed if the export has several
+    /// Import only this one of the environments that the file names. By default all, each into the one with the same key; with -e
+    /// only that one, or the file's only one
     #[arg(long, value_name = "NAME")]
-    pub environment: Option<String>,
+    pub from_environment: Option<String>,
+    /// The environment that all flags go into, if one is named.
+    #[arg(skip)]
+    pub target: Option<String>,
     /// Take CSV cells as they are, such as those of an export with --raw-cells. By default, the ' before a cell that a
     /// spreadsheet would run is removed
     #[arg(long)]
@@ -106,13 +111,14 @@ pub(super) fn parse(text: &str, choice: FormatChoice, options: &ParseOptions) ->
         FormatChoice::Given(format) => format,
         FormatChoice::Detect => detect(text).map_err(|error| vec![error.to_owned()])?,
     };
-    if options.environment.is_some() && !format.has_environments {
-        return Err(vec!["--environment applies only to exports of Unleash".to_owned()]);
-    }
     if options.raw_cells && !format.is_csv {
         return Err(vec!["--raw-cells applies only to CSV".to_owned()]);
     }
-    (format.parse)(text, options)
+    let mut imported = (format.parse)(text, options)?;
+    if !format.selects_environments {
+        environments::keep_selected(&mut imported, options).map_err(|error| vec![error])?;
+    }
+    Ok(environments::into_target(imported, options.target.as_ref()))
 }
 
 /// The format of a file. An empty file could have any format, so it is refused.
@@ -216,13 +222,15 @@ mod tests {
 
     #[test]
     fn option_of_another_format_is_refused() {
-        let environment = ParseOptions { environment: Some("production".to_owned()), ..ParseOptions::default() };
+        let from_environment = Some("production".to_owned());
+        let environment = ParseOptions { from_environment, ..ParseOptions::default() };
         let raw_cells = ParseOptions { raw_cells: true, ..ParseOptions::default() };
         for (text, options, accepted) in [
             ("key\na\n", &environment, false),
             ("{\"key\":\"a\"}", &raw_cells, false),
             ("key\na\n", &raw_cells, true),
             ("{\"flags\":{}}", &environment, false),
+            ("key,environment\na,production\n", &environment, true),
         ] {
             assert_eq!(parse(text, FormatChoice::Detect, options).is_ok(), accepted, "{text} {options:?}");
         }
@@ -263,8 +271,8 @@ mod tests {
         #[test]
         fn parsers_never_panic(text in prop_oneof![pieces(), any::<String>()]) {
             for choice in FORMATS.iter().map(FormatChoice::Given).chain([FormatChoice::Detect]) {
-                for environment in [None, Some("e".to_owned())] {
-                    let _ = parse(&text, choice, &ParseOptions { environment, ..ParseOptions::default() });
+                for from_environment in [None, Some("e".to_owned())] {
+                    let _ = parse(&text, choice, &ParseOptions { from_environment, ..ParseOptions::default() });
                 }
             }
         }

@@ -10,7 +10,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     name: "ndjson",
     help: "One JSON object a line, as flag export writes it",
     detect: |start: &FileStart<'_>| start.is_json && start.has_field("key"),
-    has_environments: false,
+    selects_environments: false,
     is_csv: false,
     parse: |text, _| parse(text),
 };
@@ -20,6 +20,7 @@ pub(super) const FORMAT: FileFormat = FileFormat {
 #[serde(deny_unknown_fields)]
 struct Line {
     key: String,
+    environment: Option<String>,
     name: Option<String>,
     description: Option<String>,
     status: Option<String>,
@@ -62,6 +63,7 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
         match serde_json::from_str::<Line>(line) {
             Ok(line) => {
                 let fields = FlagFields {
+                    environment: line.environment.as_deref(),
                     key: &line.key,
                     name: line.name.as_deref(),
                     description: line.description.as_deref(),

@@ -13,8 +13,24 @@ const RELEASE_PLANS: [&str; 4] = ["releasePlans", "releasePlan", "milestones", "
 /// A strategy, and the path of the list that it is in.
 type StrategyAt<'a> = (&'static str, &'a Strategy);
 
-pub(super) struct ExportIndex<'a> {
+/// The path of the strategies of a flag in one environment.
+pub(super) const OF_ENVIRONMENT: &str = "featureEnvironments[].strategies[]";
+
+/// One environment of the import: the file is read once for each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Pass<'a> {
+    /// Its name in the export; `None` for an export without environments.
     pub environment: Option<&'a str>,
+    /// The key of the environment that its flags go into.
+    pub key: Option<&'a str>,
+    /// Whether this pass reports what belongs to no environment.
+    pub is_first: bool,
+    /// The names of all environments that are imported.
+    pub selected: &'a [&'a str],
+}
+
+pub(super) struct ExportIndex<'a> {
+    pub pass: Pass<'a>,
     enabled: HashMap<&'a str, bool>,
     strategies: HashMap<&'a str, Vec<StrategyAt<'a>>>,
     /// The ids of strategies that are limited to segments, as the older export lists them.
@@ -25,12 +41,15 @@ pub(super) struct ExportIndex<'a> {
 }
 
 impl<'a> ExportIndex<'a> {
-    /// Reports what belongs to another environment, or to a flag that the export lacks.
-    pub fn new(export: &'a Export, environment: Option<&'a str>, collector: &mut FlagCollector) -> Self {
+    /// Reports what belongs to an environment that is not imported, or to a flag that the export lacks.
+    pub fn new(export: &'a Export, pass: Pass<'a>, collector: &mut FlagCollector) -> Self {
+        let environment = pass.environment;
         let segments = export.feature_strategy_segments.iter();
-        segments.clone().for_each(|it| collector.omit_field("featureStrategySegments[].segmentId", "", &it.segment_id));
+        for it in segments.clone().filter(|_| pass.is_first) {
+            collector.omit_field("featureStrategySegments[].segmentId", "", &it.segment_id);
+        }
         let mut index = Self {
-            environment,
+            pass,
             enabled: HashMap::new(),
             strategies: HashMap::new(),
             segmented_strategies: segments.map(|it| it.feature_strategy_id.as_str()).collect(),
@@ -44,7 +63,7 @@ impl<'a> ExportIndex<'a> {
                 index.planned.extend(text(plan, "featureName").or(text(plan, "feature")));
             }
         }
-        let mut selection = Selection { known: names(export), environment, collector };
+        let mut selection = Selection { known: names(export), pass, collector };
         for (position, it) in export.feature_environments.iter().enumerate() {
             if selection.takes("featureEnvironments[]", &it.feature_name, Some(&it.environment)) {
                 index.add_environment(position, it, selection.collector);
@@ -60,7 +79,9 @@ impl<'a> ExportIndex<'a> {
         for it in &export.dependencies {
             if selection.takes("dependencies[]", &it.feature, None) {
                 index.dependencies.entry(&it.feature).or_default().extend(&it.dependencies);
-                it.unread.report("dependencies[]", &it.feature, selection.collector);
+                if pass.is_first {
+                    it.unread.report("dependencies[]", &it.feature, selection.collector);
+                }
             }
         }
         index
@@ -72,7 +93,7 @@ impl<'a> ExportIndex<'a> {
             let location = format!("featureEnvironments[{position}]");
             collector.error(location, format_args!("a second status of {name:?} in {:?}", it.environment));
         }
-        let strategies = it.strategies.iter().map(|strategy| ("featureEnvironments[].strategies[]", strategy));
+        let strategies = it.strategies.iter().map(|strategy| (OF_ENVIRONMENT, strategy));
         self.strategies.entry(name).or_default().extend(strategies);
         if it.unread.items(&RELEASE_PLANS).next().is_some() {
             self.planned.insert(name);
@@ -82,7 +103,7 @@ impl<'a> ExportIndex<'a> {
 
     /// Whether the flag is on, before its strategies; none if the export does not say.
     pub fn enabled(&self, feature: &Feature) -> Option<bool> {
-        match self.environment {
+        match self.pass.environment {
             Some(_) => self.enabled.get(feature.name.as_str()).copied(),
             None => feature.enabled,
         }
@@ -116,7 +137,7 @@ fn names(export: &Export) -> HashSet<&str> {
 /// Selects the objects that belong to the export's flags in one environment, and reports all others.
 struct Selection<'a, 'c> {
     known: HashSet<&'a str>,
-    environment: Option<&'a str>,
+    pass: Pass<'a>,
     collector: &'c mut FlagCollector,
 }
 
@@ -124,12 +145,16 @@ impl Selection<'_, '_> {
     fn takes(&mut self, path: &str, name: &str, environment: Option<&str>) -> bool {
         if !self.known.contains(name) {
             let name = if name.is_empty() { "none" } else { name };
-            self.collector.omit_field(&format!("{path} of flags that the file lacks"), "", &Value::from(name));
+            if self.pass.is_first {
+                self.collector.omit_field(&format!("{path} of flags that the file lacks"), "", &Value::from(name));
+            }
             return false;
         }
         match environment {
-            Some(elsewhere) if Some(elsewhere) != self.environment => {
-                self.collector.omit_field(&format!("{path} of other environments"), name, &Value::from(elsewhere));
+            Some(elsewhere) if Some(elsewhere) != self.pass.environment => {
+                if self.pass.is_first && !self.pass.selected.contains(&elsewhere) {
+                    self.collector.omit_field(&format!("{path} of other environments"), name, &Value::from(elsewhere));
+                }
                 false
             }
             _ => true,

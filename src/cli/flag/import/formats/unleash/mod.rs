@@ -1,4 +1,4 @@
-//! Unleash: whether a flag is on in one environment. A flag that is on for some users only, or only while another flag is on,
+//! Unleash: whether a flag is on in each environment. A flag that is on for some users only, or only while another flag is on,
 //! keeps its status on the server: toggled has one status for all users.
 
 mod export;
@@ -6,12 +6,14 @@ mod index;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
+
 use export::{Export, Feature, Strategy};
-use index::ExportIndex;
+use index::{ExportIndex, OF_ENVIRONMENT, Pass};
 use serde_json::Value;
 
 use super::document::parse_document;
-use super::{FileFormat, FileStart};
+use super::{FileFormat, FileStart, ParseOptions, environments};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
 
@@ -19,53 +21,74 @@ pub(super) const FORMAT: FileFormat = FileFormat {
     name: "unleash",
     help: "An export of Unleash, JSON or YAML",
     detect: |start: &FileStart<'_>| start.has_field("features"),
-    has_environments: true,
+    selects_environments: true,
     is_csv: false,
-    parse: |text, options| parse(text, options.environment.as_deref()),
+    parse,
 };
 
-fn parse(text: &str, environment: Option<&str>) -> Result<ImportedFlags, ParseErrors> {
+fn parse(text: &str, options: &ParseOptions) -> Result<ImportedFlags, ParseErrors> {
     let export: Export = parse_document(text, "an export of Unleash")?;
-    let environment = select_environment(&export, environment).map_err(|error| vec![error])?;
+    let all = export.environments();
+    let selected = environments::select(&all, options).map_err(|error| vec![error])?;
+    let keys = keys(&selected, options.target.as_ref()).map_err(|error| vec![error])?;
     let mut collector = FlagCollector::default();
     export.unread.report_document(&mut collector);
-    let index = ExportIndex::new(&export, environment, &mut collector);
-    for (position, feature) in export.features.iter().enumerate() {
-        add_flag(&index, &format!("features[{position}]"), feature, &mut collector);
+    // An export of a version without environments has none.
+    let mut passes: Vec<_> = selected.iter().zip(&keys).map(|(name, key)| (Some(*name), Some(key.as_str()))).collect();
+    if passes.is_empty() {
+        passes.push((None, None));
+    }
+    for (position, (environment, key)) in passes.into_iter().enumerate() {
+        let pass = Pass { environment, key, is_first: position == 0, selected: &selected };
+        let index = ExportIndex::new(&export, pass, &mut collector);
+        for (position, feature) in export.features.iter().enumerate() {
+            add_flag(&index, &format!("features[{position}]"), feature, &mut collector);
+        }
+        // A wrong flag is wrong in every environment.
+        if collector.has_errors() {
+            break;
+        }
     }
     collector.finish()
 }
 
-/// The environment whose statuses are imported. An export of a version without environments has none.
-fn select_environment<'a>(export: &'a Export, requested: Option<&str>) -> Result<Option<&'a str>, String> {
-    let all = export.environments();
-    let names = all.iter().copied().collect::<Vec<_>>().join(", ");
-    match (requested, all.len()) {
-        (Some(requested), 0) => {
-            Err(format!("the export has no environments, and so no {requested:?}; omit --environment"))
-        }
-        (Some(requested), _) => {
-            let found = all.get(requested).copied().map(Some);
-            found.ok_or_else(|| format!("no environment {requested:?}; the export has {names}"))
-        }
-        (None, 0 | 1) => Ok(all.first().copied()),
-        (None, _) => Err(format!("the export has several environments; pass one of them with --environment: {names}")),
+/// The key that each environment has here: the target's, or one made from its name.
+fn keys(selected: &[&str], target: Option<&String>) -> Result<Vec<String>, String> {
+    if let Some(target) = target {
+        return Ok(selected.iter().map(|_| target.clone()).collect());
     }
+    let mut names = BTreeMap::new();
+    let key = |name: &&str| {
+        let hint = "import the environments one by one, with --from-environment and --environment";
+        let key = environments::key_of(name)
+            .ok_or_else(|| format!("no key can be made of the environment {name:?}; {hint}"))?;
+        match names.insert(key.clone(), name.to_string()) {
+            Some(other) => Err(format!("the environments {other:?} and {name:?} would both be {key}; {hint}")),
+            None => Ok(key),
+        }
+    };
+    selected.iter().map(key).collect()
 }
 
 fn add_flag(index: &ExportIndex<'_>, location: &str, feature: &Feature, collector: &mut FlagCollector) {
     let mut reasons = Vec::new();
     let status = status(index, feature, &mut reasons);
-    collector.omit(&feature.name, &reasons);
+    let environment = index.pass.key;
+    collector.omit(environment, &feature.name, &reasons);
     if feature.archived == Some(false) && feature.archived_at.is_some() {
         collector.error(location, "archived is false, but archivedAt is set; remove one of them");
     }
     let archived = feature.archived.or_else(|| feature.archived_at.as_ref().map(|_| true));
     let (key, description) = (feature.name.as_str(), feature.description.as_deref());
-    collector.add(location, &FlagFields { key, name: None, description, status, archived });
-    report_fields(index, feature, collector);
+    collector.add(location, &FlagFields { environment, key, name: None, description, status, archived });
+    if index.pass.is_first {
+        report_fields(index, feature, collector);
+    }
     for (path, strategy) in index.strategies(feature) {
-        report_strategy(path, key, strategy, index.is_for_all(strategy), collector);
+        // One that names no environment is of all of them, and is reported once.
+        if index.pass.is_first || path == OF_ENVIRONMENT || strategy.environment.is_some() {
+            report_strategy(path, key, strategy, index.is_for_all(strategy), collector);
+        }
     }
 }
 
@@ -74,7 +97,7 @@ fn report_fields(index: &ExportIndex<'_>, feature: &Feature, collector: &mut Fla
     let key = feature.name.as_str();
     let is_set = |field: Option<bool>| field.filter(|is_set| *is_set).map(Value::from);
     let project = feature.project.as_deref().filter(|project| *project != "default");
-    let in_environment = index.environment.is_some();
+    let in_environment = index.pass.environment.is_some();
     let fields = [
         ("stale", is_set(feature.stale)),
         ("impressionData", is_set(feature.impression_data)),
@@ -113,7 +136,7 @@ fn report_strategy(path: &str, key: &str, strategy: &Strategy, is_for_all: bool,
 /// are disabled.
 fn status(index: &ExportIndex<'_>, feature: &Feature, reasons: &mut Vec<String>) -> Option<Status> {
     let Some(enabled) = index.enabled(feature) else {
-        let place = index.environment.map_or_else(String::new, |name| format!(" in {name}"));
+        let place = index.pass.environment.map_or_else(String::new, |name| format!(" in {name}"));
         reasons.push(format!("no status{place}: status not imported"));
         return None;
     };

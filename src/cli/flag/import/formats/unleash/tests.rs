@@ -3,11 +3,15 @@ use serde_json::{Value, json};
 use super::*;
 
 fn read(file: Value, environment: Option<&str>) -> ImportedFlags {
-    parse(&file.to_string(), environment).unwrap()
+    parse(&file.to_string(), &options(environment)).unwrap()
 }
 
 fn errors(file: &Value, environment: Option<&str>) -> ParseErrors {
-    parse(&file.to_string(), environment).unwrap_err()
+    parse(&file.to_string(), &options(environment)).unwrap_err()
+}
+
+fn options(environment: Option<&str>) -> ParseOptions {
+    ParseOptions { from_environment: environment.map(str::to_owned), ..ParseOptions::default() }
 }
 
 /// The report, as the preview shows it.
@@ -195,36 +199,79 @@ fn first_versions_have_no_environments() {
     assert!(errors(&file, Some("default"))[0].contains("no environments"));
 }
 
-#[test]
-fn several_environments_need_a_selection() {
-    let file = json!({
-        "features": [{"name": "a"}, {"name": "b"}],
+fn several_environments() -> Value {
+    json!({
+        "features": [{"name": "a", "type": "release"}, {"name": "b"}],
         "featureEnvironments": [
-            {"featureName": "a", "environment": "production", "enabled": false},
+            {"featureName": "a", "environment": "Production", "enabled": false},
             {"featureName": "a", "environment": "development", "enabled": true},
             {"featureName": "b", "environment": "development", "enabled": true},
         ],
-        "featureStrategies": [{"name": "default", "featureName": "a", "environment": "staging"}],
-    });
-    for (asked, expected) in
-        [(None, "--environment: development, production"), (Some("staging"), "the export has development, production")]
-    {
-        let errors = errors(&file, asked);
-        assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
-    }
-    let development = read(file.clone(), Some("development"));
-    assert!(development.flags.iter().all(|flag| flag.status == Some(Status::Enabled)));
+        "featureStrategies": [
+            {"name": "default", "featureName": "a", "environment": "staging"},
+            {"name": "default", "featureName": "a", "environment": "development", "title": "all"},
+            {"name": "default", "featureName": "a", "environment": "Production", "title": "all"},
+        ],
+    })
+}
+
+/// Each flag's environment, key and status.
+fn statuses(imported: &ImportedFlags) -> Vec<(&str, &str, Option<Status>)> {
+    let flags = imported.flags.iter();
+    flags.map(|flag| (flag.environment.as_deref().unwrap_or_default(), flag.key.as_str(), flag.status)).collect()
+}
+
+#[test]
+fn several_environments_are_read_whole() {
+    let imported = read(several_environments(), None);
+    let (on, off) = (Some(Status::Enabled), Some(Status::Disabled));
+    let expected =
+        [("production", "a", off), ("production", "b", None), ("development", "a", on), ("development", "b", on)];
+    assert_eq!(statuses(&imported), expected);
     assert_eq!(
-        report(&development),
+        report(&imported),
         [
-            r#"the file: featureEnvironments[] of other environments: 1, such as "production" of a"#,
             r#"the file: featureStrategies[] of other environments: 1, such as "staging" of a"#,
+            r#"the file: featureStrategies[].title: 2, such as "all" of a"#,
+            r#"the file: features[].type: 1, such as "release" of a"#,
+            "b: no status in Production: status not imported",
         ]
     );
-    let production = read(file, Some("production"));
-    let statuses: Vec<_> = production.flags.iter().map(|flag| flag.status).collect();
-    assert_eq!(statuses, [Some(Status::Disabled), None]);
-    assert_eq!(report(&production).pop().unwrap(), "b: no status in production: status not imported");
+    assert_eq!(imported.omissions[3].environment.as_deref(), Some("production"));
+}
+
+#[test]
+fn one_of_several_environments_is_read() {
+    let missing = errors(&several_environments(), Some("staging"));
+    assert!(missing.len() == 1 && missing[0].contains("the file has Production, development"), "{missing:?}");
+    let development = read(several_environments(), Some("development"));
+    assert!(development.flags.iter().all(|flag| flag.status == Some(Status::Enabled)));
+    assert_eq!(
+        report(&development)[..2],
+        [
+            r#"the file: featureEnvironments[] of other environments: 1, such as "Production" of a"#,
+            r#"the file: featureStrategies[] of other environments: 2, such as "staging" of a"#,
+        ]
+    );
+    let into = |target: &str| {
+        let options = ParseOptions { target: Some(target.to_owned()), ..ParseOptions::default() };
+        parse(&several_environments().to_string(), &options)
+    };
+    let production = into("production").unwrap();
+    assert_eq!(statuses(&production), [("production", "a", Some(Status::Disabled)), ("production", "b", None)]);
+    assert!(into("elsewhere").unwrap_err()[0].contains("--from-environment: Production, development"));
+}
+
+#[test]
+fn environments_that_would_have_one_key_are_an_error() {
+    let file = |names: [&str; 2]| {
+        let statuses = names.map(|name| json!({"featureName": "a", "environment": name, "enabled": true}));
+        json!({"features": [{"name": "a"}], "featureEnvironments": statuses})
+    };
+    for (names, expected) in [(["A b", "a-b"], "would both be a-b"), (["a", "\u{65b0}"], "no key can be made of")] {
+        let errors = errors(&file(names), None);
+        assert!(errors.len() == 1 && errors[0].contains(expected), "{errors:?}");
+    }
 }
 
 #[test]
@@ -302,8 +349,11 @@ fn name_that_is_no_key_is_an_error() {
 fn yaml_is_read_like_json() {
     let text = "version: 4\nfeatures:\n  - {name: a, description: 7, stale: no}\nfeatureEnvironments:\n  - featureName: a\n    \
                 environment: e\n    enabled: true\n";
-    assert!(parse(text, None).unwrap_err()[0].contains("line 3"), "YAML 1.1's words for true and false are refused");
-    let imported = parse(&text.replace("no}", "true}"), None).unwrap();
+    assert!(
+        parse(text, &options(None)).unwrap_err()[0].contains("line 3"),
+        "YAML 1.1's words for true and false are refused"
+    );
+    let imported = parse(&text.replace("no}", "true}"), &options(None)).unwrap();
     assert_eq!(imported.flags[0].status, Some(Status::Enabled));
     assert_eq!(imported.flags[0].description.as_ref().unwrap().as_str(), "7");
     assert_eq!(report(&imported), ["the file: features[].stale: 1, such as true of a"]);

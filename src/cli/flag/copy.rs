@@ -1,0 +1,98 @@
+//! `toggled flag copy`: makes the flags of one environment what they are in another. It creates and changes flags, and never removes
+//! or archives any.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use clap::Args;
+
+use super::change::ChangeOptions;
+use super::import::{ImportPlan, ImportedFlag, Omission, Review};
+use super::name::FlagName;
+use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
+use crate::cli::remote::{ApiClient, environment_key};
+use crate::cli::{EXIT_NOT_FOUND, Failure, progress};
+use crate::domain::flag::Status;
+use crate::domain::text::{Description, EnvironmentKey, FlagKey, Malformed, Name};
+
+/// Arguments of `toggled flag copy`.
+#[derive(Args)]
+pub(super) struct CopyArgs {
+    /// The flags' keys; by default all flags that are not archived
+    #[arg(value_name = "KEY")]
+    keys: Vec<String>,
+    /// The environment to copy from, by its key
+    #[arg(long, value_name = "ENVIRONMENT", value_parser = environment_key)]
+    from: EnvironmentKey,
+    /// The environment to copy to, by its key
+    #[arg(long, value_name = "ENVIRONMENT", value_parser = environment_key)]
+    to: EnvironmentKey,
+    /// Do not ask for confirmation; without a terminal, the command never asks
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    options: ChangeOptions,
+}
+
+impl CopyArgs {
+    pub async fn run(self) -> Result<(), Failure> {
+        if self.from == self.to {
+            return Err(Failure::usage(format!("--from and --to are both {}; name two environments", self.from)));
+        }
+        let client = self.options.connection.connect().await?.waiting_for_rate_limits();
+        let source = self.flags(&client, &self.from).await?;
+        if let Some(key) = self.keys.iter().find(|key| !source.contains_key(*key)) {
+            let message = format!("{} has no flag with the key {key}", self.from);
+            return Err(Failure { code: EXIT_NOT_FOUND, message });
+        }
+        let target = self.flags(&client, &self.to).await?;
+        let target = target.into_values().map(|flag| (FlagName::of(&flag), flag)).collect();
+        let (archived, active): (Vec<_>, Vec<_>) = source.values().partition(|flag| flag.archived_at.is_some());
+        let wanted: Result<Vec<_>, _> = active.into_iter().map(|flag| self.copied(flag)).collect();
+        let wanted =
+            wanted.map_err(|Malformed(rule)| Failure::usage(format!("{} has a flag that {rule}", self.from)))?;
+        let omissions: Vec<_> = archived.into_iter().map(|flag| self.not_copied(flag)).collect();
+        let plan = ImportPlan::new(&wanted, &target);
+        let review = Review {
+            client: &client,
+            options: &self.options,
+            may_ask: !self.yes,
+            omissions: &omissions,
+            only_on_server: "only in the target, kept",
+        };
+        review.apply(&plan).await
+    }
+
+    /// The flags of an environment by key: those that are copied.
+    async fn flags(
+        &self,
+        client: &ApiClient,
+        environment: &EnvironmentKey,
+    ) -> Result<BTreeMap<String, FeatureFlag>, Failure> {
+        let spinner = progress::spinner(&format!("reading flags of {environment}"));
+        let all = client.all_flags(Some(environment.to_string()), &spinner).await?;
+        let keys: BTreeSet<_> = self.keys.iter().collect();
+        let copied = all.flags.into_iter().filter(|flag| keys.is_empty() || keys.contains(&flag.key));
+        Ok(copied.map(|flag| (flag.key.clone(), flag)).collect())
+    }
+
+    /// What the flag in the target should be. Whether it is archived there stays as it is.
+    fn copied(&self, flag: &FeatureFlag) -> Result<ImportedFlag, Malformed> {
+        let status = match flag.status() {
+            FeatureFlagStatus::Enabled => Some(Status::Enabled),
+            FeatureFlagStatus::Disabled => Some(Status::Disabled),
+            FeatureFlagStatus::Unspecified => None,
+        };
+        Ok(ImportedFlag {
+            environment: Some(self.to.to_string()),
+            key: FlagKey::parse(&flag.key)?,
+            name: Some(Name::parse(&flag.name)?),
+            description: Some(Description::parse(&flag.description)?),
+            status,
+            archived: None,
+        })
+    }
+
+    fn not_copied(&self, flag: &FeatureFlag) -> Omission {
+        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {}: not copied", self.from))
+    }
+}

@@ -1,0 +1,200 @@
+//! `flag copy`, and imports and exports of several environments.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::environments::create_environments;
+use super::import::{file, fixture};
+use super::{Shell, assert_output, server};
+use crate::support::Client;
+
+/// The state of each flag of an environment: status, name, description, whether it is archived.
+type Flags = BTreeMap<String, (String, String, String, bool)>;
+
+async fn flags(shell: &Shell, environment: &str) -> Flags {
+    let flags = shell.objects(&["flag", "list", "--archived", "-e", environment]).await;
+    let text = |flag: &Value, field: &str| flag[field].as_str().unwrap().to_owned();
+    let state = |flag: &Value| {
+        (text(flag, "status"), text(flag, "name"), text(flag, "description"), flag.get("archived_at").is_some())
+    };
+    flags.iter().map(|flag| (text(flag, "key"), state(flag))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_makes_target_like_source() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    create_environments(&shell).await;
+    for key in ["archived-here", "archived-there", "on", "texts", "twin"] {
+        shell.succeeds(&["flag", "create", key, "--enabled", "--description", "of staging", "-e", "staging"]).await;
+    }
+    shell.succeeds(&["flag", "archive", "archived-here", "-e", "staging"]).await;
+    for key in ["archived-there", "on", "only-there"] {
+        shell.succeeds(&["flag", "create", key, "--description", "of staging", "-e", "production"]).await;
+    }
+    shell.succeeds(&["flag", "create", "texts", "--name", "Other", "--enabled", "-e", "production"]).await;
+    shell.succeeds(&["flag", "archive", "archived-there", "-e", "production"]).await;
+    let before = flags(&shell, "production").await;
+    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
+    let with = |more: &[&'static str]| [&copy[..], more].concat();
+
+    let refused = shell
+        .transcript(&[
+            &with(&["nope"]),
+            &["flag", "copy", "--from", "staging", "--to", "staging"],
+            &["flag", "copy", "--from", "staging", "--to", "nowhere"],
+            &["flag", "copy", "--from", "staging"],
+            &with(&["--dry-run"]),
+        ])
+        .await;
+    assert_output!("flag_copy", refused);
+    assert_eq!(flags(&shell, "production").await, before, "a dry run changes nothing");
+    shell.succeeds(&with(&["on", "--yes"])).await;
+    let one = flags(&shell, "production").await;
+    assert_eq!((one["on"].0.as_str(), one.len()), ("enabled", before.len()), "only the named flag");
+    let objects = shell.objects(&with(&["--reason", "tested"])).await;
+    assert_eq!(objects.last().unwrap(), &json!({"changed": 2}));
+    let (source, target) = (flags(&shell, "staging").await, flags(&shell, "production").await);
+    for key in ["on", "texts", "twin"] {
+        assert_eq!(source[key], target[key], "{key}");
+    }
+    assert!(!target.contains_key("archived-here") && target["archived-there"] == before["archived-there"]);
+    assert_eq!(target["only-there"], before["only-there"]);
+    assert_eq!(source["archived-here"].0, "enabled");
+    assert!(shell.succeeds(&copy).await.ends_with("nothing to do\n"));
+    let log = server.admin().await.log().await;
+    let copied: Vec<_> = log.iter().filter(|entry| entry.reason() == "tested").collect();
+    assert!(copied.len() == 2 && copied.iter().all(|entry| entry.environment() == "production"), "{copied:?}");
+}
+
+/// More flags than fit into a pipe: while its preview is not read, a command has compared the flags and changed none.
+const FLAGS: usize = 2_500;
+
+/// How many calls created flags: each has an idempotency key of its own.
+async fn creating_calls(admin: &mut Client) -> usize {
+    let log = admin.log().await;
+    let created = log.iter().filter(|entry| entry.action_type == "flag_created");
+    created.map(|entry| entry.request_id().to_owned()).collect::<BTreeSet<_>>().len()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flag_changed_after_preview_is_not_overwritten() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let mut admin = server.admin().await;
+    create_environments(&shell).await;
+    let folder = TempDir::new().unwrap();
+    let lines = |status: &str| {
+        let lines = (0..FLAGS).map(|n| format!("flag-{n:04},{status}\n"));
+        format!("key,status\n{}", lines.collect::<String>())
+    };
+    shell.succeeds(&["flag", "import", &file(&folder, lines("on")), "-e", "staging"]).await;
+    assert_eq!(creating_calls(&mut admin).await, FLAGS.div_ceil(1_000), "as few calls as can be");
+    shell.succeeds(&["flag", "import", &file(&folder, lines("off")), "-e", "production"]).await;
+    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
+    let mut running = shell.start(&copy);
+    assert!(running.line().await.starts_with("CHANGE"));
+    shell.succeeds(&["flag", "update", "flag-1500", "--name", "Changed meanwhile", "-e", "production"]).await;
+    let (code, _, errors) = running.wait().await;
+    assert_eq!((code, errors.len()), (5, 1), "{errors:?}");
+    assert!(errors[0].contains("(1000 of 2500 changes were made; repeat the command"), "{errors:?}");
+    let flag = shell.object(&["flag", "get", "flag-1500", "-e", "production"]).await;
+    assert_eq!((&flag["name"], &flag["status"]), (&json!("Changed meanwhile"), &json!("disabled")));
+    assert!(shell.succeeds(&copy).await.ends_with("1501 changes made\n"));
+}
+
+/// A call has at most 4 MiB.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flags_with_long_texts_are_created_in_several_calls() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let folder = TempDir::new().unwrap();
+    let lines = (0..1_000).map(|n| format!("flag-{n:04},{}\n", "\u{1f6a9}".repeat(2_000)));
+    let path = file(&folder, format!("key,description\n{}", lines.collect::<String>()));
+    let objects = shell.objects(&["flag", "import", &path]).await;
+    assert_eq!(objects.last().unwrap(), &json!({"changed": 1_000}));
+    assert_eq!(creating_calls(&mut server.admin().await).await, 4);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn export_of_all_environments_is_the_same_after_import() {
+    let (full, _database) = server().await;
+    let shell = Shell::new(full.address);
+    create_environments(&shell).await;
+    for (key, environment) in [("a", "default"), ("a", "staging"), ("b", "staging"), ("a", "production")] {
+        shell.succeeds(&["flag", "create", key, "--name", environment, "-e", environment]).await;
+    }
+    shell.succeeds(&["flag", "enable", "a", "-e", "staging"]).await;
+    shell.succeeds(&["flag", "archive", "b", "-e", "staging"]).await;
+    let folder = TempDir::new().unwrap();
+    for format in ["ndjson", "csv"] {
+        let path = folder.path().join(format).display().to_string();
+        let export = ["flag", "export", "-e", "-", "--archived", "--format", format, "--output-file", &path];
+        let (code, _, error) = shell.run(&export).await;
+        assert!(code == 0 && error.starts_with("4 flags at revision "), "{error}");
+        assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
+
+        let (empty, _database) = server().await;
+        let new = Shell::new(empty.address);
+        let (code, out, error) = new.run(&["flag", "import", &path]).await;
+        assert_eq!((code, out.as_str()), (3, ""));
+        assert!(
+            error.contains("no environment production, staging;") && error.contains("environment create"),
+            "{error}"
+        );
+        assert!(
+            new.fails(&["flag", "import", &path, "-e", "default", "--from-environment", "x"], 2)
+                .await
+                .contains("the file has")
+        );
+        create_environments(&new).await;
+        new.succeeds(&["flag", "import", &path]).await;
+        for environment in ["default", "staging", "production"] {
+            assert_eq!(flags(&new, environment).await, flags(&shell, environment).await, "{format} {environment}");
+        }
+        // One environment of the file, into itself or into another.
+        let staging = new.objects(&["flag", "import", &path, "-e", "staging"]).await;
+        assert_eq!(staging[staging.len() - 2]["summary"]["unchanged"], 2, "{staging:?}");
+        let moved = ["flag", "import", &path, "--from-environment", "staging", "-e", "production", "--dry-run"];
+        let moved = new.objects(&moved).await;
+        assert!(
+            moved
+                .iter()
+                .any(|line| line["change"] == "create" && line["key"] == "b" && line["environment"] == "production"),
+            "{moved:?}"
+        );
+    }
+    let (_, one, _) = shell.run(&["flag", "export", "-e", "staging"]).await;
+    assert_eq!(one.lines().count(), 1);
+    let path = file(&folder, one);
+    shell.succeeds(&["flag", "import", &path, "-e", "production"]).await;
+    assert_eq!(
+        flags(&shell, "production").await["a"].0,
+        "enabled",
+        "a file of one environment goes into the named one"
+    );
+    assert!(shell.fails(&["flag", "export", "-e", "-", "--format", "flagd"], 2).await.contains("one environment"));
+    assert!(shell.fails(&["flag", "import", &file(&folder, "key\na\n"), "-e", "-"], 2).await.contains("--environment"));
+    let twice = file(&folder, "key,environment\na,\na,default\n");
+    assert!(shell.fails(&["flag", "import", &twice, "-e", "default"], 2).await.contains("twice"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unleash_export_is_imported_whole() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    let path = fixture("unleash-state.json");
+    let transcript = shell
+        .transcript(&[
+            &["flag", "import", &path],
+            &["environment", "create", "development"],
+            &["environment", "create", "production"],
+            &["flag", "import", &path],
+            &["flag", "list", "-e", "-", "--archived"],
+        ])
+        .await;
+    assert_output!("import_unleash_whole", transcript);
+    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
+}
