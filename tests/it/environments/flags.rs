@@ -134,7 +134,7 @@ on_both_databases! {
         assert_eq!(empty.code(), Code::InvalidArgument, "an unset variable");
         let all = admin.toggle.toggle_feature_flag(toggle_in(named("-"), "a")).await.unwrap_err();
         assert_eq!(all.code(), Code::InvalidArgument, "only lists and watches are about all");
-        // Whoever may change flags of one environment only need not name it.
+        // A caller who may change flags of one environment only need not name it.
         let secret = admin.new_user("ann@example.com", &["toggle_feature_flags@production"]).await;
         let mut ann = server.client(Some(&secret)).await;
         let flipped = ann.toggle.toggle_feature_flag(toggle_in(None, "a")).await.unwrap().into_inner();
