@@ -60,6 +60,7 @@ async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
     let shutdown = CancellationToken::new();
     stop_on_signals(&shutdown)?;
     let bootstrap_token = settings.access.bootstrap_token().map_err(Failure::usage)?;
+    let anonymous_reads = settings.access.anonymous_reads().map_err(Failure::usage)?.map(Arc::new);
     let files = settings.listening.tls_files().map_err(Failure::usage)?;
     let certificate_users = settings.listening.certificate_users().map_err(Failure::usage)?;
     let following = settings.following.checked().map_err(Failure::usage)?;
@@ -95,11 +96,10 @@ async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
     }
     let key = checkpoint_key(configured_key, &*store)?;
     print(&format!("toggled listens on {address}"));
-    let anonymous_flagd_reads = settings.access.anonymous_flagd_reads;
     let context = ServerContext {
         listener,
         tls,
-        auth_methods: AuthMethods { certificate_users, sign_on, anonymous_flagd_reads },
+        auth_methods: AuthMethods { certificate_users, sign_on, anonymous_reads },
         clock: store.clock(),
         store,
         bootstrap_token,

@@ -15,10 +15,11 @@ mod suggestion;
 mod telemetry;
 
 use clap::Args;
-use clap::builder::BoolishValueParser;
 use tracing_subscriber::EnvFilter;
 
+use crate::auth::AnonymousReads;
 use crate::auth::secret::Secret;
+use crate::domain::text::EnvironmentKey;
 
 pub use checkpoints::CheckpointOptions;
 pub use environment::{check_names, variable};
@@ -59,9 +60,10 @@ pub struct AccessOptions {
     // Not parsed here: an error would repeat it.
     #[arg(long, value_name = "TOKEN", env = "TOGGLED_BOOTSTRAP_TOKEN")]
     bootstrap_token: Option<String>,
-    /// Let callers without credentials read flags through flagd's gRPC services, and nothing else: OFREP needs a token
-    #[arg(long, env = "TOGGLED_ANONYMOUS_FLAGD_READS", value_parser = BoolishValueParser::new())]
-    pub anonymous_flagd_reads: bool,
+    /// The environments whose flags callers without credentials can read through flagd's gRPC services, and nothing else: OFREP needs
+    /// a token. The first is what they read if they select none. Repeat it, or separate several by commas
+    #[arg(long, value_name = "KEY", env = "TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", value_delimiter = ',')]
+    anonymous_flagd_environments: Vec<String>,
 }
 
 impl AccessOptions {
@@ -72,6 +74,22 @@ impl AccessOptions {
     pub fn bootstrap_token(&self) -> Result<Option<Secret>, String> {
         let own = self.bootstrap_token.clone().map(Secret::parse).transpose();
         own.map_err(|rule| format!("--bootstrap-token (TOGGLED_BOOTSTRAP_TOKEN) {rule}"))
+    }
+
+    /// What callers without credentials may read.
+    ///
+    /// # Errors
+    /// The first malformed key, and the rule that it breaks, in one line.
+    pub fn anonymous_reads(&self) -> Result<Option<AnonymousReads>, String> {
+        // A list in the environment may be empty, or end in a comma.
+        let keys = self.anonymous_flagd_environments.iter().map(|key| key.trim()).filter(|key| !key.is_empty());
+        let parse = |key| {
+            EnvironmentKey::parse(key).map_err(|rule| {
+                let name = "--anonymous-flagd-environments (TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS)";
+                format!("{name} has the environment '{key}', whose key {rule}")
+            })
+        };
+        Ok(AnonymousReads::of(&keys.map(parse).collect::<Result<Vec<_>, _>>()?))
     }
 }
 

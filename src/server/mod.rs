@@ -151,6 +151,7 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
     let (shutdown, chosen_token, queue) =
         (context.shutdown.clone(), context.bootstrap_token.clone(), context.limits.max_queue);
     let mirror = Mirror::new(context.following.max_staleness);
+    let anonymous_reads = context.auth_methods.anonymous_reads.clone();
     let (store, clock) = (Arc::clone(&context.store), Arc::clone(&context.clock));
     let (committer, proposals) = Committer::new(Arc::clone(&mirror), store, clock, queue);
     let mut server = Server::listen(context, mirror, &proposals).await?;
@@ -165,6 +166,9 @@ async fn serve(context: ServerContext, ready: impl FnOnce(Ready)) -> Result<(), 
         () = shutdown.cancelled() => return server.stop(stop_writing, committing).await,
     };
     drop(proposals);
+    if let Some(reads) = anonymous_reads {
+        open::warn_of_unknown_environments(&reads, &server.mirror);
+    }
     server.start_background_tasks();
     upkeep::probe(&*server.store).await;
     if server.store.usability().is_usable() {

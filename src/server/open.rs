@@ -6,10 +6,11 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::{CheckpointSettings, RETRY_INTERVAL, Server, ServerError, checkpoints};
+use crate::auth::AnonymousReads;
 use crate::auth::secret::Secret;
 use crate::bootstrap::{BootstrapError, TokenLocation, create_default_environment, create_first_administrator};
 use crate::committer::Proposals;
-use crate::domain::access::{Permission, Scope};
+use crate::domain::access::{Directory, Permission, Scope};
 use crate::domain::error::Error;
 use crate::domain::state::State;
 use crate::mirror::Mirror;
@@ -128,6 +129,18 @@ pub(super) async fn bootstrap(
                 sleep(RETRY_INTERVAL).await;
             }
             done => return Ok(done?),
+        }
+    }
+}
+
+/// Logs the environments that the settings open to anonymous callers and that do not exist: perhaps a typing error.
+pub(super) fn warn_of_unknown_environments(reads: &AnonymousReads, mirror: &Mirror) {
+    for environment in reads.permissions.environments() {
+        if mirror.read(|state| state.has_environment(environment)) == Some(false) {
+            tracing::warn!(
+                %environment,
+                "--anonymous-flagd-environments names an environment that does not exist; anonymous callers find no flags there"
+            );
         }
     }
 }

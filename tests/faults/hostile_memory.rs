@@ -86,7 +86,7 @@ static MANY_FIELDS: LazyLock<Bytes> = LazyLock::new(|| gzip_message(&b"\x0a\x00\
 
 /// For a minute in the long form, clients do all of this at once.
 pub async fn exhaustion(length: RunLength) -> FaultReport {
-    let mut setup = SqliteSetup::with(&[("TOGGLED_ANONYMOUS_FLAGD_READS", "true")]).await;
+    let mut setup = SqliteSetup::with(&[("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")]).await;
     let mut admin = setup.server.admin().await;
     for number in 0..FLAGS {
         admin.create(&format!("other-{number:04}-{}", "k".repeat(100))).await;

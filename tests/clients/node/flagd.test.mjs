@@ -10,7 +10,7 @@ import { Server, temporaryFolder } from "./server.mjs";
 
 const { OpenFeature } = packages("@openfeature/server-sdk");
 
-const open = { environment: { TOGGLED_ANONYMOUS_FLAGD_READS: "true" } };
+const open = { environment: { TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS: "default" } };
 
 let server;
 let flags = 0;

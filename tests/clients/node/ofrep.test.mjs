@@ -25,7 +25,7 @@ const flip = (key) => server.admin.toggle("ToggleFeatureFlag", { key });
 
 before(async () => {
   // The setting for anonymous flagd reads does not open OFREP.
-  server = await Server.start(temporaryFolder(), { environment: { TOGGLED_ANONYMOUS_FLAGD_READS: "true" } });
+  server = await Server.start(temporaryFolder(), { environment: { TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS: "default" } });
   token = await server.admin.readerToken();
 });
 after(() => server.stop());

@@ -114,7 +114,7 @@ def test_token_without_permission_is_refused(server, admin, flag, mode, fresh_ke
 
 
 def test_anonymous_reads_need_no_token(server, mode, tmp_path):
-    anonymous_reads = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"}
+    anonymous_reads = {"TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS": "default"}
     with Server(tmp_path, "serve", "--listen", "127.0.0.1:0", environment=anonymous_reads) as server:
         with Client(server.address, server.admin_token()) as admin:
             create = toggle.CreateFeatureFlagRequest(key="open", name="Open", status=FEATURE_FLAG_STATUS_ENABLED)

@@ -42,7 +42,7 @@ def test_invalid_token_gives_the_default(server, flag, token):
 
 
 def test_anonymous_flagd_reads_do_not_open_ofrep(server, tmp_path):
-    anonymous_reads = {"TOGGLED_ANONYMOUS_FLAGD_READS": "true"}
+    anonymous_reads = {"TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS": "default"}
     with Server(tmp_path, "serve", "--listen", "127.0.0.1:0", environment=anonymous_reads) as server:
         with Client(server.address, server.admin_token()) as admin:
             admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key="closed", name="Closed"))

@@ -106,7 +106,7 @@ def test_rust_program_reads_a_flag(tmp_path):
     program = block("docs/clients.md", "Rust", "rust")
     assert program.text == (ROOT / "tests" / "clients" / "rust" / "src" / "main.rs").read_text()
     with private_network("127.0.0.1", 50051) as network:
-        with Server(tmp_path, environment={"TOGGLED_ANONYMOUS_FLAGD_READS": "true"}, network=network):
+        with Server(tmp_path, environment={"TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS": "default"}, network=network):
             create = "flag create checkout --enabled --token-file toggled-admin.token"
             subprocess.run(network.command([BINARY, *create.split()]), cwd=tmp_path, check=True, capture_output=True)
             read = network.command([BINARY.parent / "read_flag"])

@@ -9,7 +9,7 @@ use crate::support::{Backend, Database, Server, reason_of};
 
 async fn start_with_anonymous_reads() -> (Database, Server) {
     let database = Database::new(Backend::Sqlite).await;
-    let server = Server::start_with(&database, &[("TOGGLED_ANONYMOUS_FLAGD_READS", "true")]).await;
+    let server = Server::start_with(&database, &[("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")]).await;
     (database, server)
 }
 

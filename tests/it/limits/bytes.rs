@@ -195,7 +195,7 @@ async fn open_streams_without_credentials_have_a_budget() {
 /// Nothing is reserved for bytes that a client only promises, nor is a message decoded before its request has ended.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn declared_bytes_take_no_memory() {
-    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let begun = |length: u32| {
@@ -229,7 +229,7 @@ async fn declared_bytes_take_no_memory() {
 /// Each of these requests takes less than 4 MiB, and decoded without limits hundreds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn decoded_requests_take_little_memory() {
-    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")).await;
     let mut admin = server.admin().await;
     admin.create("a").await;
     let update = [&b"\x0a\x01a\x2a\x80\x80\x80\x01"[..], &b"\x0a\x00".repeat(1 << 20)].concat();
@@ -405,7 +405,7 @@ async fn unfinished_requests_of_a_caller_have_a_budget() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn unauthenticated_unread_answers_have_a_budget() {
     let database = Database::new(Backend::Sqlite).await;
-    let settings = [("TOGGLED_MAX_BUFFERED_MIB", "16"), ("TOGGLED_ANONYMOUS_FLAGD_READS", "true")];
+    let settings = [("TOGGLED_MAX_BUFFERED_MIB", "16"), ("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")];
     let server = Server::start_with(&database, &settings).await;
     let mut admin = server.admin().await;
     create_flags(&mut admin, 200).await;
@@ -444,7 +444,7 @@ async fn unauthenticated_unread_answers_have_a_budget() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_with_all_flags_share_their_bytes() {
-    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_READS", "true")).await;
+    let (server, _database) = server_with(("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")).await;
     let mut admin = server.admin().await;
     create_flags(&mut admin, 500).await;
     let before = server.resident_mib();

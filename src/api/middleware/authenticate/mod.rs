@@ -15,7 +15,7 @@ use crate::api::errors::ApiError;
 use crate::api::listener::Peer;
 use crate::auth::jwt::{JwtRejection, SignOn};
 use crate::auth::last_used::LastUsed;
-use crate::auth::{Caller, CallerKey, bearer_token, hash_secret};
+use crate::auth::{AnonymousReads, Caller, CallerKey, bearer_token, hash_secret};
 use crate::domain::access::{Credential, SecretHash};
 use crate::domain::error::Error;
 use crate::domain::state::State;
@@ -35,8 +35,8 @@ pub struct AuthMethods {
     pub certificate_users: HashMap<String, Email>,
     /// The issuer of single sign-on tokens.
     pub sign_on: Option<Arc<SignOn>>,
-    /// Whether this server's services for flagd's clients can be read without credentials.
-    pub anonymous_flagd_reads: bool,
+    /// What can be read without credentials through the services for flagd's clients, if anything.
+    pub anonymous_reads: Option<Arc<AnonymousReads>>,
 }
 
 /// Identifies callers.

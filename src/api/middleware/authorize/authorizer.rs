@@ -10,6 +10,7 @@ use crate::api::call::{Call, CallSource};
 use crate::api::errors::ApiError;
 use crate::api::middleware::admit::CallDeadline;
 use crate::api::middleware::authenticate::{Authenticator, Identification, IdentifiedCaller, UnverifiedToken};
+use crate::auth::AnonymousReads;
 use crate::auth::policy::{Policies, Policy, ServedMethod};
 use crate::committer::ChangeStart;
 use crate::domain::access::Permission;
@@ -17,8 +18,10 @@ use crate::domain::error::Error;
 
 /// What a request may do.
 pub(super) enum Authorization {
-    /// The method is public: health checks, reflection, and what is open to anonymous callers.
+    /// The method is public: health checks and reflection.
     Public(Arc<ServedMethod>),
+    /// The method is open to callers without credentials, for these reads.
+    Anonymous(Arc<AnonymousReads>, Arc<ServedMethod>),
     /// The caller holds the permission.
     Granted(Call, Arc<ServedMethod>),
     /// The caller lacks this permission.
@@ -59,8 +62,13 @@ impl Authorizer {
     pub(super) fn decide<B>(&self, request: &Request<B>, deadline: &CallDeadline) -> Result<EarlyDecision, ApiError> {
         let path = request.uri().path();
         let method = self.policies.method(path);
-        if let Some(method) = method.filter(|method| method.policy == Policy::Public || self.is_open(method, request)) {
+        if let Some(method) = method.filter(|method| method.policy == Policy::Public) {
             return Ok(EarlyDecision::Made(Authorization::Public(Arc::clone(method))));
+        }
+        if let Some((method, reads)) = method.and_then(|method| Some((method, self.anonymous_reads(method, request)?)))
+        {
+            let (method, reads) = (Arc::clone(method), Arc::clone(reads));
+            return Ok(EarlyDecision::Made(Authorization::Anonymous(reads, method)));
         }
         let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
         let source = CallSource::of(name, request);
@@ -83,11 +91,11 @@ impl Authorizer {
         self.authorize(caller, call)
     }
 
-    /// Whether anonymous callers may make this call. A request that carries a token, even an invalid one, is not anonymous.
-    fn is_open<B>(&self, method: &ServedMethod, request: &Request<B>) -> bool {
-        self.authenticator.methods.anonymous_flagd_reads
-            && method.anonymous_on_request
-            && !request.headers().contains_key(AUTHORIZATION)
+    /// What an anonymous caller may read by this call, if it is one. A request that carries a token, even an invalid one, is not
+    /// anonymous.
+    fn anonymous_reads<B>(&self, method: &ServedMethod, request: &Request<B>) -> Option<&Arc<AnonymousReads>> {
+        let reads = self.authenticator.methods.anonymous_reads.as_ref();
+        reads.filter(|_| method.anonymous_on_request && !request.headers().contains_key(AUTHORIZATION))
     }
 
     fn authorize(&self, identified: IdentifiedCaller, call: IncomingCall) -> Result<Authorization, ApiError> {

@@ -142,6 +142,10 @@ impl AuthorizeLayer {
     {
         let (call, method) = match authorization {
             Authorization::Public(method) => (None, method),
+            Authorization::Anonymous(reads, method) => {
+                request.extensions_mut().insert(reads);
+                (None, method)
+            }
             Authorization::Granted(call, method) => (Some(call), method),
             Authorization::Denied(call, method, permission) if method.makes_changes => {
                 let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());

@@ -34,7 +34,7 @@ impl Server {
         let mut process = Command::new(Path::new(env!("CARGO_BIN_EXE_read_flag")).with_file_name("toggled"))
             .current_dir(folder)
             .env_clear()
-            .env("TOGGLED_ANONYMOUS_FLAGD_READS", "true")
+            .env("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")
             .env("TOGGLED_BOOTSTRAP_TOKEN", TOKEN)
             .env("TOGGLED_LISTEN", listen)
             .env("TOGGLED_LOG", "warn")
