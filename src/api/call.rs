@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use http::header::USER_AGENT;
-use http::{HeaderValue, Request};
+use http::{Extensions, HeaderValue, Request};
 
 use crate::api::listener::Peer;
 use crate::auth::Caller;
@@ -95,7 +95,12 @@ impl CallSource {
 impl Call {
     /// The call of a request. A request that bypassed the authorization layer has none and fails.
     pub fn of<T>(request: &tonic::Request<T>) -> Result<&Self, Error> {
-        request.extensions().get().ok_or_else(missing)
+        Self::in_extensions(request.extensions())
+    }
+
+    /// The call, in the extensions of its request.
+    pub fn in_extensions(extensions: &Extensions) -> Result<&Self, Error> {
+        extensions.get().ok_or_else(missing)
     }
 
     /// The call and the message of a request.

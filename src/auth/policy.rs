@@ -132,7 +132,7 @@ impl Policies {
     #[must_use]
     pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
         for (path, name, permission) in reads {
-            let policy = Policy::PermissionEverywhere(*permission);
+            let policy = Policy::Permission(*permission);
             let method = ServedMethod {
                 name: (*name).into(),
                 policy,

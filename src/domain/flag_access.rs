@@ -213,7 +213,9 @@ impl<'p> FlagAccess<'p> {
         self.check(Scope::Environment(environment))
     }
 
-    fn check(&self, scope: Scope<'_>) -> Result<(), Error> {
+    /// # Errors
+    /// When the caller may not do this in the whole of a scope, whether or not it exists.
+    pub fn check(&self, scope: Scope<'_>) -> Result<(), Error> {
         self.missing(scope).map_or(Ok(()), |missing| Err(Error::PermissionDenied(missing)))
     }
 

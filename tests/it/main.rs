@@ -28,6 +28,7 @@ mod messages;
 mod model;
 mod offline_commands;
 mod ofrep;
+mod openfeature;
 mod permission_matrix;
 mod pgbouncer;
 mod reflection;

@@ -46,6 +46,11 @@ fn single(key: &str) -> Request<String> {
     )
 }
 
+/// The answer without flags.
+fn empty() -> Value {
+    json!({"flags": [], "metadata": {"flagSetId": "default", "version": "0"}})
+}
+
 fn evaluated(key: &str, value: bool) -> Value {
     json!({"key": key, "value": value, "reason": "STATIC", "variant": if value { "on" } else { "off" }})
 }
@@ -105,7 +110,9 @@ on_both_databases! {
         let mut tags = Vec::new();
         let mut check = async |expected: &[Value]| {
             let answer = http.send(bulk()).await;
-            assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": expected})));
+            let body = body(&answer);
+            assert_eq!((answer.status().as_u16(), &body["flags"]), (200, &json!(expected)));
+            assert_eq!(body["metadata"]["flagSetId"], "default");
             let tag = header(&answer, "etag").unwrap().to_owned();
             assert!(tag.starts_with('"') && tag.ends_with('"'), "{tag}");
             assert!(!tags.contains(&tag), "{tag} was used for other flags");
@@ -187,7 +194,7 @@ on_both_databases! {
         };
         assert_eq!(last_used(&mut admin).await, None);
         let answer = Http::connect(server.address).await.send(request_with("POST", FLAGS, Some(&secret), "{}")).await;
-        assert_eq!((answer.status().as_u16(), body(&answer)), (200, json!({"flags": []})));
+        assert_eq!((answer.status().as_u16(), body(&answer)), (200, empty()));
         assert!(last_used(&mut admin).await.is_some());
     }
 }

@@ -1,47 +1,79 @@
-//! Flags for OpenFeature's clients, by flagd's protocols and OFREP. The rules that all of them share: a flag is a boolean, the same for
-//! every caller; an archived flag does not exist.
+//! Flags for OpenFeature's clients, by flagd's protocols and OFREP. The rules that all of them share: a request is about one environment;
+//! a flag is a boolean, the same for every caller; an archived flag does not exist.
 
+mod environment;
 pub(super) mod flagd;
 pub(super) mod ofrep;
 
 use std::sync::Arc;
 
+use prost_types::Struct;
+use serde::{Serialize, Serializer};
+
+use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::flag::{Flag, Status};
-use crate::domain::state::{EnvironmentScope, FlagRef, State};
+use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::Mirror;
+use environment::{SELECTOR_HEADER, environment};
 
 /// The reason of every value. STATIC means: the same for every caller, and cacheable until a change event.
-pub(super) const REASON: &str = "STATIC";
+const REASON: &str = "STATIC";
 
 /// How much of an unknown key an error message repeats, in characters.
 const MAX_ECHO: usize = 128;
 
 /// The flag's value.
-pub(super) fn value(flag: &Flag) -> bool {
+fn value(flag: &Flag) -> bool {
     flag.status == Status::Enabled
 }
 
 /// The name of the flag's value.
-pub(super) fn variant(flag: &Flag) -> &'static str {
+fn variant(flag: &Flag) -> &'static str {
     if value(flag) { "on" } else { "off" }
 }
 
-/// The flag with this key. A malformed key is the key of no flag.
-pub(super) fn find(mirror: &Mirror, key: &str) -> Result<Arc<Flag>, Error> {
+/// The environment's flag with this key. A malformed key is the key of no flag.
+fn find(mirror: &Mirror, environment: &EnvironmentKey, key: &str) -> Result<Arc<Flag>, Error> {
     let not_found = || Error::FlagNotFound(key.chars().take(MAX_ECHO).collect());
-    let named = FlagRef::key(FlagKey::parse(key).map_err(|_| not_found())?);
-    let flag = mirror.read(|state| state.flag(&named).cloned()).ok_or(Error::DatabaseUnavailable)?;
+    let key = FlagKey::parse(key).map_err(|_| not_found())?;
+    let flag = mirror.read(|state| state.flag_in(environment, &key).cloned()).ok_or(Error::DatabaseUnavailable)?;
     flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
 }
 
-/// The environment that all clients read.
-pub(super) fn default_environment() -> EnvironmentScope {
-    EnvironmentScope::One(EnvironmentKey::default_environment().clone())
+/// All flags of an environment that are not archived, sorted by key. They are shared, so that the caller can encode them after releasing the
+/// mirror.
+fn all(state: &State, scope: &EnvironmentScope) -> Vec<Arc<Flag>> {
+    state.flags(scope, "", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
 }
 
-/// All flags of the environment `default`, sorted by key. They are shared, so that the caller can encode them after releasing the mirror.
-pub(super) fn all(state: &State) -> Vec<Arc<Flag>> {
-    state.flags(&default_environment(), "", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
+/// What an answer with all flags says of them as a whole, under the names that OpenFeature's telemetry knows.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Metadata<'a> {
+    /// The environment's key.
+    flag_set_id: &'a EnvironmentKey,
+    /// The revision that last changed one of the environment's flags; 0 without flags. A text, as flagd's schema has it.
+    #[serde(serialize_with = "text")]
+    version: Revision,
+}
+
+impl<'a> Metadata<'a> {
+    /// Of the flags in `state`.
+    fn of(state: &State, environment: &'a EnvironmentKey) -> Self {
+        let last_changed = state.last_changed_flag(&EnvironmentScope::One(environment.clone()));
+        Self { flag_set_id: environment, version: last_changed.map_or(0, |flag| flag.revision) }
+    }
+}
+
+impl From<Metadata<'_>> for Struct {
+    fn from(Metadata { flag_set_id, version }: Metadata<'_>) -> Self {
+        let fields = [("flagSetId", flag_set_id.to_string()), ("version", version.to_string())];
+        Self { fields: fields.map(|(name, text)| (name.to_owned(), text.into())).into() }
+    }
+}
+
+fn text<S: Serializer>(version: &Revision, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(version)
 }

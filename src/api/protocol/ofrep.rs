@@ -1,6 +1,6 @@
 //! OFREP's paths and errors.
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use prost::bytes::Bytes;
@@ -95,7 +95,12 @@ pub(in crate::api) fn json_response(status: StatusCode, value: &impl Serialize) 
     };
     let mut response = Response::new(Body::new(Full::new(Bytes::from(text))));
     *response.status_mut() = status;
-    with_header(response, CONTENT_TYPE, HeaderValue::from_static("application/json"))
+    with_vary(with_header(response, CONTENT_TYPE, HeaderValue::from_static("application/json")))
+}
+
+/// The response, for caches between here and the client: another caller, or another environment, has another answer.
+pub(in crate::api) fn with_vary(response: Response<Body>) -> Response<Body> {
+    with_header(response, VARY, HeaderValue::from_static("authorization, flagd-selector"))
 }
 
 /// The response with one more header.

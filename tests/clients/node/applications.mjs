@@ -31,8 +31,9 @@ export function flagd(address, mode, options = {}) {
   return new FlagdProvider({ host, port: Number(port), resolverType: mode, ...timeouts, ...options });
 }
 
-export function ofrep(address, token) {
+export function ofrep(address, token, selector) {
   const headers = token === undefined ? [] : [["authorization", `Bearer ${token}`]];
+  if (selector !== undefined) headers.push(["flagd-selector", selector]);
   return new OFREPProvider({ baseUrl: `http://${address}`, headers });
 }
 

@@ -69,7 +69,7 @@ export class Server {
   }
 }
 
-const loaded = loader.loadSync(["toggle_service", "access_service"].map((name) => `toggled/v1/${name}.proto`), {
+const loaded = loader.loadSync(["toggle_service", "access_service", "environment_service"].map((name) => `toggled/v1/${name}.proto`), {
   includeDirs: [PROTO],
   keepCase: true,
   enums: String,
@@ -85,10 +85,15 @@ class Admin {
     const credentials = grpc.credentials.createInsecure();
     this.toggles = new services.ToggleService(address, credentials);
     this.accesses = new services.AccessService(address, credentials);
+    this.environments = new services.EnvironmentService(address, credentials);
   }
 
   toggle(method, request) {
     return this.#call(this.toggles, method, request);
+  }
+
+  environment(method, request) {
+    return this.#call(this.environments, method, request);
   }
 
   // A token with no other permission than to read flags.
@@ -101,6 +106,7 @@ class Admin {
   close() {
     this.toggles.close();
     this.accesses.close();
+    this.environments.close();
   }
 
   #call(client, method, request) {

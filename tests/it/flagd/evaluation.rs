@@ -8,7 +8,7 @@ use toggled::api::pb::flagd::sync::v1 as sync;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use super::configuration;
+use super::{configuration, flags};
 use crate::support::methods::channel;
 use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
@@ -106,20 +106,7 @@ async fn resolve_all_leaves_out_archived_flags() {
         value: Some(v1::any_flag::Value::BoolValue(on)),
     };
     assert_eq!(all.flags, [("a".to_owned(), any(false, "off")), ("b".to_owned(), any(true, "on"))].into());
-    assert_eq!(all.metadata, None);
 
-    // There is a single flag set, so the selector has no effect.
-    let request = sync::FetchAllFlagsRequest { provider_id: "p".into(), selector: "flagSetId=other".into() };
-    let mut request = Request::new(request);
-    request.metadata_mut().insert("flagd-selector", "flagSetId=other".parse().unwrap());
-    let fetched = admin.sync.fetch_all_flags(request).await.unwrap().into_inner().flag_configuration;
-    assert_eq!(fetched, configuration([("a", false), ("b", true)]));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn metadata_is_empty() {
-    let database = Database::new(Backend::Sqlite).await;
-    let server = Server::start(&database).await;
-    let answer = server.admin().await.sync.get_metadata(sync::GetMetadataRequest {}).await.unwrap().into_inner();
-    assert_eq!(answer.metadata, Some(Struct::default()));
+    let fetched = admin.sync.fetch_all_flags(sync::FetchAllFlagsRequest::default()).await.unwrap().into_inner();
+    assert_eq!(flags(&fetched.flag_configuration), configuration([("a", false), ("b", true)]));
 }

@@ -6,7 +6,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 
 use super::{
-    Event, assert_next, configuration, next, open_events, open_sync, open_v1, open_v2, unarchive,
+    Event, assert_next, configuration, flags, next, open_events, open_sync, open_v1, open_v2, unarchive,
     wait_for_configuration,
 };
 use crate::support::{Backend, Client, Database, Server, on_both_databases, read_until_error, reason_of, with_timeout};
@@ -45,16 +45,16 @@ on_both_databases! {
         assert_next(&mut streams, &Event::ready()).await;
         assert_next(&mut streams, &Event::change([("a", "write")])).await;
         let first = next(&mut sync).await;
-        assert_eq!(first.flag_configuration, configuration([("a", false)]));
+        assert_eq!(flags(&first.flag_configuration), configuration([("a", false)]));
         assert_eq!(first.sync_context, Some(Struct::default()));
 
         for on in [true, false, true] {
             admin.flip("a").await;
             assert_next(&mut streams, &Event::change([("a", "update")])).await;
-            assert_eq!(next(&mut sync).await.flag_configuration, configuration([("a", on)]));
+            assert_eq!(flags(&next(&mut sync).await.flag_configuration), configuration([("a", on)]));
         }
         admin.archive("a").await;
-        assert_eq!(next(&mut sync).await.flag_configuration, configuration([]));
+        assert_eq!(flags(&next(&mut sync).await.flag_configuration), configuration([]));
     }
 
     async fn streams_after_a_restart_send_existing_flags(backend: Backend) {
@@ -72,7 +72,7 @@ on_both_databases! {
         assert_next(&mut streams, &Event::ready()).await;
         assert_next(&mut streams, &Event::change([("a", "write"), ("b", "update")])).await;
         let configured = next(&mut open_sync(&mut admin).await).await.flag_configuration;
-        assert_eq!(configured, configuration([("a", false), ("b", true)]));
+        assert_eq!(flags(&configured), configuration([("a", false), ("b", true)]));
     }
 }
 
@@ -83,14 +83,14 @@ async fn streams_without_flags_send_an_empty_set() {
     let mut admin = server.admin().await;
     let mut sync = open_sync(&mut admin).await;
     let first = next(&mut sync).await;
-    assert_eq!(first.flag_configuration, r#"{"flags":{}}"#);
+    assert_eq!(first.flag_configuration, r#"{"flags":{},"metadata":{"flagSetId":"default","version":"0"}}"#);
     assert_eq!(first.sync_context, Some(Struct::default()));
     let mut streams = open_events(&mut admin).await;
     assert_next(&mut streams, &Event::ready()).await;
     assert_next(&mut streams, &Event::change([])).await;
     admin.create("first").await;
     assert_next(&mut streams, &Event::change([("first", "write")])).await;
-    assert_eq!(next(&mut sync).await.flag_configuration, configuration([("first", false)]));
+    assert_eq!(flags(&next(&mut sync).await.flag_configuration), configuration([("first", false)]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,6 +1,7 @@
-//! All flags as flagd's JSON, built once for each change and shared by all clients.
+//! All flags of an environment as flagd's JSON, built once for each change and shared by all clients.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use prost::bytes::{BufMut, BytesMut};
@@ -9,19 +10,21 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::api::middleware::limits::{SharedBytes, SharedMessage};
-use crate::api::openfeature;
+use crate::api::openfeature::{self, Metadata};
+use crate::domain::access::Directory;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
-use crate::domain::state::State;
+use crate::domain::state::{EnvironmentScope, State};
+use crate::domain::text::EnvironmentKey;
 use crate::mirror::{Mirror, Position};
 
-/// The minimum time between two builds. A build walks all flags, and streams ask at different moments: during steady flips, each
+/// The minimum time between two builds for an environment. A build walks all flags, and streams ask at different moments: during steady flips, each
 /// stream would otherwise cause a build of its own.
 const MIN_BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All flags that are not archived, as JSON.
+/// All flags of an environment that are not archived, as JSON.
 pub(super) struct Configuration {
-    /// Grows with each build.
+    /// Grows with each build for the environment; 0 before it exists.
     pub number: u64,
     /// The JSON, sorted by key.
     json: SharedBytes,
@@ -58,27 +61,33 @@ impl Configuration {
     }
 }
 
-/// Builds configurations and keeps the latest.
+/// Builds configurations and keeps the latest of each environment.
 pub(super) struct ConfigurationCache {
     mirror: Arc<Mirror>,
-    /// Locked during a build, so that other callers wait for it instead of building their own.
-    latest: Mutex<Option<Arc<Configuration>>>,
+    /// Only environments that exist have an entry, or have existed in an earlier log. Callers may select any other, and would fill the
+    /// memory.
+    environments: std::sync::Mutex<HashMap<EnvironmentKey, LatestConfiguration>>,
 }
+
+/// The latest configuration of an environment. Locked during a build, so that other callers wait for it instead of building their own.
+type LatestConfiguration = Arc<Mutex<Option<Arc<Configuration>>>>;
 
 impl ConfigurationCache {
     /// Configurations of the flags in `mirror`.
     pub fn new(mirror: Arc<Mirror>) -> Self {
-        Self { mirror, latest: Mutex::new(None) }
+        Self { mirror, environments: std::sync::Mutex::default() }
     }
 
-    /// A configuration that includes all changes up to `needed`. Not always the current one: while flags change all the time, a
-    /// build that serves one caller only would make the others wait for theirs, one after the other.
-    pub async fn including(&self, needed: Position) -> Result<Arc<Configuration>, Error> {
-        let mut latest = self.latest.lock().await;
+    /// A configuration of an environment that includes all changes up to `needed`. Not always the current one: while flags change all the
+    /// time, a build that serves one caller only would make the others wait for theirs, one after the other.
+    pub async fn including(&self, environment: &EnvironmentKey, needed: Position) -> Result<Arc<Configuration>, Error> {
+        // Without an environment there is nothing to share.
+        let Some(latest) = self.latest(environment)? else { return self.build(environment, 0) };
+        let mut latest = latest.lock().await;
         if let Some(latest) = &*latest {
+            let scope = EnvironmentScope::One(environment.clone());
             let is_current = |state: &State| {
-                let is_same =
-                    state.last_changed_flag(&openfeature::default_environment()) == latest.last_changed.as_ref();
+                let is_same = state.last_changed_flag(&scope) == latest.last_changed.as_ref();
                 is_same || latest.position.includes(needed) && latest.position.generation == state.generation()
             };
             if self.mirror.read(is_current).ok_or(Error::DatabaseUnavailable)? {
@@ -86,25 +95,43 @@ impl ConfigurationCache {
             }
             sleep_until(latest.built + MIN_BUILD_INTERVAL).await;
         }
-        let read = |state: &State| {
-            (
-                Position::of(state),
-                state.last_changed_flag(&openfeature::default_environment()).cloned(),
-                openfeature::all(state),
-            )
-        };
-        let (position, last_changed, flags) = self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?;
         let number = latest.as_ref().map_or(1, |latest| latest.number + 1);
-        let json = SharedBytes::new(json(&flags));
-        let current = Arc::new(Configuration { number, json, position, last_changed, built: Instant::now() });
+        let current = self.build(environment, number)?;
         *latest = Some(Arc::clone(&current));
         Ok(current)
+    }
+
+    /// The latest configuration of an environment; `None` before it exists.
+    fn latest(&self, environment: &EnvironmentKey) -> Result<Option<LatestConfiguration>, Error> {
+        let exists = self.mirror.read(|state| state.has_environment(environment)).ok_or(Error::DatabaseUnavailable)?;
+        let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        match environments.get(environment) {
+            Some(latest) => Ok(Some(Arc::clone(latest))),
+            None => Ok(exists.then(|| Arc::clone(environments.entry(environment.clone()).or_default()))),
+        }
+    }
+
+    /// The number of environments with an entry.
+    #[cfg(test)]
+    pub fn environments(&self) -> usize {
+        self.environments.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    fn build(&self, environment: &EnvironmentKey, number: u64) -> Result<Arc<Configuration>, Error> {
+        let scope = EnvironmentScope::One(environment.clone());
+        let read = |state: &State| {
+            let last_changed = state.last_changed_flag(&scope).cloned();
+            (Position::of(state), last_changed, Metadata::of(state, environment), openfeature::all(state, &scope))
+        };
+        let (position, last_changed, metadata, flags) = self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?;
+        let json = SharedBytes::new(json(&flags, &metadata)?);
+        Ok(Arc::new(Configuration { number, json, position, last_changed, built: Instant::now() }))
     }
 }
 
 /// A flag that is off has `state: ENABLED` too. For `DISABLED`, clients return their caller's default, and a kill switch would not
 /// work.
-fn json(flags: &[Arc<Flag>]) -> String {
+fn json(flags: &[Arc<Flag>], metadata: &Metadata<'_>) -> Result<String, Error> {
     let mut json = String::with_capacity(128 * (flags.len() + 1));
     json.push_str(r#"{"flags":{"#);
     for (index, flag) in flags.iter().enumerate() {
@@ -118,6 +145,8 @@ fn json(flags: &[Arc<Flag>]) -> String {
         json.push_str(openfeature::variant(flag));
         json.push_str(r#""}"#);
     }
-    json.push_str("}}");
-    json
+    json.push_str(r#"},"metadata":"#);
+    json.push_str(&serde_json::to_string(metadata).map_err(Error::internal)?);
+    json.push('}');
+    Ok(json)
 }

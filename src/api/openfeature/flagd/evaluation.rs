@@ -1,18 +1,22 @@
-//! Evaluation of one flag, in both versions of flagd's protocol.
+//! Evaluation of an environment's flags, in both versions of flagd's protocol.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::stream;
 use tonic::{Request, Response, Status};
 
 use super::events::{EventCache, events};
+use crate::api::call::RequiredScope;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{SharedAnswer, Unsent};
-use crate::api::openfeature::{self, REASON, find, value, variant};
+use crate::api::openfeature::{self, Metadata, REASON, environment, find, value, variant};
 use crate::api::pb::flagd::evaluation::{v1, v2};
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::Flag;
-use crate::mirror::{ClientConnection, Mirror};
+use crate::domain::state::{EnvironmentScope, State};
+use crate::domain::text::EnvironmentKey;
+use crate::mirror::Mirror;
 
 /// flagd's evaluation services.
 #[derive(Clone)]
@@ -27,19 +31,34 @@ impl Evaluation {
         Self { mirror, events: Arc::default() }
     }
 
+    /// The flag with this key, in the environment that the request is about.
+    fn find<T>(&self, request: &Request<T>, key: &str) -> Result<Arc<Flag>, Error> {
+        find(&self.mirror, &*selected(request)?, key)
+    }
+
     /// The error of reading a flag as another type than boolean.
-    fn mistyped<T>(&self, key: &str) -> Result<T, Status> {
-        find(&self.mirror, key)?;
+    fn mistyped<T, U>(&self, request: &Request<T>, key: &str) -> Result<U, Status> {
+        self.find(request, key)?;
         let violation = Violation { field: "flag_key".to_owned(), rule: "must be read as a boolean".to_owned() };
         Err(Error::Invalid(vec![violation]).into())
     }
 
-    fn events<T>(&self, connection: ClientConnection) -> Result<Response<stream::Empty<T>>, Status> {
+    fn events<T, U>(&self, request: &Request<T>) -> Result<Response<stream::Empty<U>>, Status> {
+        let environment = selected(request)?.into_owned();
         self.mirror.read(|_| ()).ok_or(Error::DatabaseUnavailable)?;
-        let unsent = Unsent::default();
-        let events = events(Arc::clone(&self.mirror), connection, Arc::clone(&self.events), unsent.clone());
-        Ok(SharedAnswer::with(unsent, events).in_response(stream::empty()))
+        let required = RequiredScope::Environment(environment.clone());
+        let (unsent, connection) = (Unsent::default(), Peer::connection(request.extensions()));
+        let (mirror, cache) = (Arc::clone(&self.mirror), Arc::clone(&self.events));
+        let events = events(mirror, environment, connection, cache, unsent.clone());
+        let mut response = SharedAnswer::with(unsent, events).in_response(stream::empty());
+        response.extensions_mut().insert(required);
+        Ok(response)
     }
+}
+
+/// The environment that a request is about. flagd's requests have no field for it.
+fn selected<T>(request: &Request<T>) -> Result<Cow<'_, EnvironmentKey>, Error> {
+    environment(request.extensions(), request.metadata().as_ref(), "")
 }
 
 /// Implements one version of the service. The versions differ in optional fields and in `$more` methods.
@@ -51,7 +70,7 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveBooleanRequest>,
             ) -> Result<Response<$pb::ResolveBooleanResponse>, Status> {
-                let flag = find(&self.mirror, &request.get_ref().flag_key)?;
+                let flag = self.find(&request, &request.get_ref().flag_key)?;
                 Ok(Response::new($pb::ResolveBooleanResponse {
                     value: value(&flag).into(),
                     reason: REASON.to_owned(),
@@ -64,28 +83,28 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveStringRequest>,
             ) -> Result<Response<$pb::ResolveStringResponse>, Status> {
-                self.mistyped(&request.get_ref().flag_key)
+                self.mistyped(&request, &request.get_ref().flag_key)
             }
 
             async fn resolve_float(
                 &self,
                 request: Request<$pb::ResolveFloatRequest>,
             ) -> Result<Response<$pb::ResolveFloatResponse>, Status> {
-                self.mistyped(&request.get_ref().flag_key)
+                self.mistyped(&request, &request.get_ref().flag_key)
             }
 
             async fn resolve_int(
                 &self,
                 request: Request<$pb::ResolveIntRequest>,
             ) -> Result<Response<$pb::ResolveIntResponse>, Status> {
-                self.mistyped(&request.get_ref().flag_key)
+                self.mistyped(&request, &request.get_ref().flag_key)
             }
 
             async fn resolve_object(
                 &self,
                 request: Request<$pb::ResolveObjectRequest>,
             ) -> Result<Response<$pb::ResolveObjectResponse>, Status> {
-                self.mistyped(&request.get_ref().flag_key)
+                self.mistyped(&request, &request.get_ref().flag_key)
             }
 
             /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
@@ -95,7 +114,7 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::EventStreamRequest>,
             ) -> Result<Response<Self::EventStreamStream>, Status> {
-                self.events(Peer::connection(request.extensions()))
+                self.events(&request)
             }
 
             $($more)*
@@ -108,12 +127,14 @@ service!(v2 {});
 service!(v1 {
     async fn resolve_all(
         &self,
-        _request: Request<v1::ResolveAllRequest>,
+        request: Request<v1::ResolveAllRequest>,
     ) -> Result<Response<v1::ResolveAllResponse>, Status> {
-        let flags = self.mirror.read(openfeature::all);
-        let flags = flags.ok_or(Error::DatabaseUnavailable)?;
+        let environment = selected(&request)?;
+        let scope = EnvironmentScope::One(EnvironmentKey::clone(&environment));
+        let read = |state: &State| (openfeature::all(state, &scope), Metadata::of(state, &environment));
+        let (flags, metadata) = self.mirror.read(read).ok_or(Error::DatabaseUnavailable)?;
         let flags = flags.iter().map(|flag| (flag.key.to_string(), v1::AnyFlag::from(&**flag))).collect();
-        Ok(Response::new(v1::ResolveAllResponse { flags, metadata: None }))
+        Ok(Response::new(v1::ResolveAllResponse { flags, metadata: Some(metadata.into()) }))
     }
 });
 

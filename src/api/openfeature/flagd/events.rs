@@ -1,4 +1,4 @@
-//! EventStream: the keys of changed flags.
+//! EventStream: the keys of an environment's changed flags.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -9,13 +9,12 @@ use prost_types::{Struct, Value};
 use tonic::Status;
 
 use crate::api::middleware::limits::{SharedMessage, Unsent};
-use crate::api::openfeature::default_environment;
 use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
 use crate::api::streams::{HEARTBEAT, MESSAGE_BYTES, MessageCache};
 use crate::domain::Revision;
 use crate::domain::error::Error;
 use crate::domain::flag::Flag;
-use crate::domain::state::State;
+use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::{ClientConnection, FlagSelection, Mirror, Position, Subscription};
 
@@ -31,8 +30,8 @@ const BYTES_PER_FLAG: usize = 64;
 /// The events of one stream, in either version: both encode them in the same way.
 pub(super) type Events = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
 
-/// The events of all streams, by what they have seen.
-pub(super) type EventCache = MessageCache<Revision, EncodedChanges>;
+/// The events of all streams, by environment and by what they have seen.
+pub(super) type EventCache = MessageCache<(EnvironmentKey, Revision), EncodedChanges>;
 
 /// An event.
 struct Event {
@@ -67,27 +66,29 @@ impl Event {
     }
 }
 
-/// The stream: first the keys of all flags, since a client may hold cached values from an earlier stream; then the keys of flags
+/// The stream: first the keys of all flags of the environment, since a client may hold cached values from an earlier stream; then the keys of flags
 /// that change.
 pub(super) fn events(
     mirror: Arc<Mirror>,
+    environment: EnvironmentKey,
     connection: ClientConnection,
     cache: Arc<EventCache>,
     unsent: Unsent,
 ) -> Events {
     Box::pin(async_stream::try_stream! {
         yield Event::plain("provider_ready").encode()?;
-        let mut subscription = mirror.subscribe(FlagSelection::all_in(default_environment()), connection.clone());
+        let selection = FlagSelection::all_in(EnvironmentScope::One(environment.clone()));
+        let mut subscription = mirror.subscribe(selection.clone(), connection.clone());
         let mut seen = None;
         loop {
             // No later change names these keys: clients must drop cached values now.
-            let removed = if seen.is_none() { mirror.removed_keys(EnvironmentKey::default_environment()) } else { Vec::new() };
+            let removed = if seen.is_none() { mirror.removed_keys(&environment) } else { Vec::new() };
             for keys in removed.chunks(REMOVED_PER_EVENT) {
                 yield Event::removed(keys).encode()?;
             }
-            let Some(changes) = EncodedChanges::after(seen.unwrap_or(0), &subscription, &cache)? else {
+            let Some(changes) = EncodedChanges::after(&environment, seen.unwrap_or(0), &subscription, &cache)? else {
                 // The log was replaced: all flags may differ.
-                subscription = mirror.subscribe(FlagSelection::all_in(default_environment()), connection.clone());
+                subscription = mirror.subscribe(selection.clone(), connection.clone());
                 seen = None;
                 continue;
             };
@@ -117,12 +118,18 @@ pub(super) struct EncodedChanges {
 
 impl EncodedChanges {
     /// The changes after `seen`; `None` if the log was replaced.
-    fn after(seen: Revision, subscription: &Subscription, cache: &EventCache) -> Result<Option<Self>, Error> {
+    fn after(
+        environment: &EnvironmentKey,
+        seen: Revision,
+        subscription: &Subscription,
+        cache: &EventCache,
+    ) -> Result<Option<Self>, Error> {
         if subscription.read(|_| ()).is_none() {
             return Ok(None);
         }
-        let built = cache.get(seen, subscription.needed_position(), || {
-            let read = |state: &State| (Position::of(state), Changes::since(state, seen));
+        let built = cache.get((environment.clone(), seen), subscription.needed_position(), || {
+            let read =
+                |state: &State| (Position::of(state), Changes::since(state, &subscription.selection().scope, seen));
             let (position, changes) = subscription.read(read).ok_or(None)?;
             let Changes { flags, through, has_more } = changes;
             let has_flags = !flags.is_empty();
@@ -147,8 +154,8 @@ struct Changes {
 }
 
 impl Changes {
-    fn since(state: &State, revision: Revision) -> Self {
-        let mut changed = state.flags_since(&default_environment(), revision).peekable();
+    fn since(state: &State, scope: &EnvironmentScope, revision: Revision) -> Self {
+        let mut changed = state.flags_since(scope, revision).peekable();
         let (mut flags, mut bytes) = (Vec::new(), 0);
         while let Some(flag) = changed.next_if(|flag| bytes + flag.key.as_str().len() + BYTES_PER_FLAG <= MESSAGE_BYTES)
         {

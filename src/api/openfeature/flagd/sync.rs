@@ -1,5 +1,6 @@
-//! FlagSyncService: all flags at once.
+//! FlagSyncService: all flags of an environment at once.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::{Stream, stream};
@@ -8,12 +9,15 @@ use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
+use crate::api::call::RequiredScope;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{SharedAnswer, SharedMessage, Unsent};
-use crate::api::openfeature::default_environment;
+use crate::api::openfeature::{Metadata, SELECTOR_HEADER, environment};
 use crate::api::pb::flagd::sync::v1 as pb;
 use crate::api::streams::HEARTBEAT;
 use crate::domain::error::Error;
+use crate::domain::state::EnvironmentScope;
+use crate::domain::text::EnvironmentKey;
 use crate::mirror::{FlagSelection, Mirror, Position, Subscription};
 
 /// FlagSyncService.
@@ -40,34 +44,54 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
         &self,
         request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
-        let subscription =
-            self.mirror.subscribe(FlagSelection::all_in(default_environment()), Peer::connection(request.extensions()));
+        let environment = selected(&request, &request.get_ref().selector)?;
+        let selection = FlagSelection::all_in(EnvironmentScope::One(environment.clone()));
+        let subscription = self.mirror.subscribe(selection, Peer::connection(request.extensions()));
+        let required = RequiredScope::Environment(environment.clone());
         let unsent = Unsent::default();
-        let messages = messages(subscription, Arc::clone(&self.configurations), self.max_bytes, unsent.clone());
-        Ok(SharedAnswer::with(unsent, messages).in_response(stream::empty()))
+        let configurations = Arc::clone(&self.configurations);
+        let messages = messages(environment, subscription, configurations, self.max_bytes, unsent.clone());
+        let mut response = SharedAnswer::with(unsent, messages).in_response(stream::empty());
+        response.extensions_mut().insert(required);
+        Ok(response)
     }
 
     async fn fetch_all_flags(
         &self,
         request: Request<pb::FetchAllFlagsRequest>,
     ) -> Result<Response<pb::FetchAllFlagsResponse>, Status> {
-        // Not used, and not kept while the configuration is made.
+        let environment = selected(&request, &request.get_ref().selector)?;
+        // Not kept while the configuration is made.
         drop(request);
         let now = self.mirror.read(Position::of).ok_or(Error::DatabaseUnavailable)?;
-        let message = self.configurations.including(now).await?.message(&[], self.max_bytes)?;
+        let message = self.configurations.including(&environment, now).await?.message(&[], self.max_bytes)?;
         Ok(SharedAnswer::new(stream::iter([Ok(message)])).in_response(pb::FetchAllFlagsResponse::default()))
     }
 
     async fn get_metadata(
         &self,
-        _request: Request<pb::GetMetadataRequest>,
+        request: Request<pb::GetMetadataRequest>,
     ) -> Result<Response<pb::GetMetadataResponse>, Status> {
-        Ok(Response::new(pb::GetMetadataResponse { metadata: Some(Struct::default()) }))
+        let metadata = match selected(&request, "") {
+            Ok(environment) => self.mirror.read(|state| Metadata::of(state, &environment).into()),
+            // Some clients send their selector only when they sync, and give up if this call fails.
+            Err(Error::PermissionDenied(_)) if !request.metadata().contains_key(SELECTOR_HEADER) => {
+                Some(Struct::default())
+            }
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Response::new(pb::GetMetadataResponse { metadata: Some(metadata.ok_or(Error::DatabaseUnavailable)?) }))
     }
 }
 
-/// All flags now, and again after each change. The cache limits how often.
+/// The environment that a request is about.
+fn selected<T>(request: &Request<T>, selector: &str) -> Result<EnvironmentKey, Error> {
+    environment(request.extensions(), request.metadata().as_ref(), selector).map(Cow::into_owned)
+}
+
+/// All flags of an environment now, and again after each change. The cache limits how often.
 fn messages(
+    environment: EnvironmentKey,
     mut subscription: Subscription,
     configurations: Arc<ConfigurationCache>,
     max_bytes: usize,
@@ -80,7 +104,7 @@ fn messages(
         loop {
             // Released before the client takes the message: slow clients must not keep old configurations in memory.
             let message = {
-                let current = configurations.including(subscription.needed_position()).await?;
+                let current = configurations.including(&environment, subscription.needed_position()).await?;
                 let is_new = sent.replace(current.number) != Some(current.number);
                 is_new.then(|| current.message(&fields, max_bytes)).transpose()?
             };

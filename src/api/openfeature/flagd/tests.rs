@@ -17,8 +17,10 @@ use crate::api::pb::flagd::evaluation::v2::EventStreamResponse;
 use crate::api::pb::flagd::sync::v1::SyncFlagsResponse;
 use crate::api::streams::MESSAGE_BYTES;
 use crate::domain::Revision;
+use crate::domain::environment::Environment;
 use crate::domain::flag::{Flag, Status as FlagStatus};
 use crate::domain::state::{Delta, Head, State};
+use crate::domain::text::EnvironmentKey;
 use crate::mirror::{ClientConnection, Mirror, Position};
 
 fn flag(key: &str, revision: Revision, status: FlagStatus) -> Arc<Flag> {
@@ -28,11 +30,16 @@ fn flag(key: &str, revision: Revision, status: FlagStatus) -> Arc<Flag> {
 /// A log in which these flags were created, one after the other.
 fn state<'a>(keys: impl IntoIterator<Item = &'a str>) -> State {
     let flags = keys.into_iter().zip(1..).map(|(key, revision)| flag(key, revision, FlagStatus::Disabled));
-    let delta = Delta { flags: flags.collect(), ..Delta::default() };
+    let environments = vec![Arc::new(Environment::sample("default"))];
+    let delta = Delta { flags: flags.collect(), environments, ..Delta::default() };
     let mut state = State::empty(Uuid::nil());
     let revision = delta.flags.len() as Revision;
     state.apply(Head { revision, ..*state.head() }, &delta);
     state
+}
+
+fn default() -> &'static EnvironmentKey {
+    EnvironmentKey::default_environment()
 }
 
 fn mirror(state: State) -> Arc<Mirror> {
@@ -50,7 +57,8 @@ fn turn_on(mirror: &Mirror, key: &str) {
 }
 
 fn stream(mirror: &Arc<Mirror>) -> Events {
-    events(Arc::clone(mirror), ClientConnection::default(), Arc::default(), Unsent::default())
+    let cache = Arc::default();
+    events(Arc::clone(mirror), default().clone(), ClientConnection::default(), cache, Unsent::default())
 }
 
 async fn next(stream: &mut Events) -> EventStreamResponse {
@@ -174,30 +182,30 @@ fn now(mirror: &Mirror) -> Position {
 async fn configuration_is_built_once_for_each_change() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.including(now(&mirror)).await.unwrap();
-    assert!(Arc::ptr_eq(&first, &cache.including(now(&mirror)).await.unwrap()));
+    let first = cache.including(default(), now(&mirror)).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &cache.including(default(), now(&mirror)).await.unwrap()));
     turn_on(&mirror, "a");
-    let second = cache.including(now(&mirror)).await.unwrap();
+    let second = cache.including(default(), now(&mirror)).await.unwrap();
     assert!(second.number > first.number && json(&second) != json(&first));
-    assert!(Arc::ptr_eq(&second, &cache.including(now(&mirror)).await.unwrap()));
+    assert!(Arc::ptr_eq(&second, &cache.including(default(), now(&mirror)).await.unwrap()));
 }
 
 #[tokio::test(start_paused = true)]
 async fn configuration_builds_are_throttled() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.including(now(&mirror)).await.unwrap();
+    let first = cache.including(default(), now(&mirror)).await.unwrap();
     let start = Instant::now();
     for change in 1..=20 {
         turn_on(&mirror, "a");
-        let current = cache.including(now(&mirror)).await.unwrap();
+        let current = cache.including(default(), now(&mirror)).await.unwrap();
         assert_eq!((current.number, start.elapsed().as_millis() / 100), (first.number + change, u128::from(change)));
     }
     // After a pause the next build is immediate.
     sleep(Duration::from_secs(1)).await;
     let pause_end = Instant::now();
     turn_on(&mirror, "a");
-    cache.including(now(&mirror)).await.unwrap();
+    cache.including(default(), now(&mirror)).await.unwrap();
     assert_eq!(pause_end.elapsed(), Duration::ZERO);
 }
 
@@ -205,19 +213,71 @@ async fn configuration_builds_are_throttled() {
 async fn restored_log_gets_a_new_configuration() {
     let mirror = mirror(state(["a"]));
     let cache = ConfigurationCache::new(Arc::clone(&mirror));
-    let first = cache.including(now(&mirror)).await.unwrap();
+    let first = cache.including(default(), now(&mirror)).await.unwrap();
     mirror.replace(state(["b"]));
-    let second = cache.including(now(&mirror)).await.unwrap();
+    let second = cache.including(default(), now(&mirror)).await.unwrap();
     assert!(second.number > first.number && json(&second).contains(r#""b":"#), "{}", json(&second));
     mirror.replace(state([]));
-    assert_eq!(json(&cache.including(now(&mirror)).await.unwrap()), r#"{"flags":{}}"#);
+    assert_eq!(
+        json(&cache.including(default(), now(&mirror)).await.unwrap()),
+        r#"{"flags":{},"metadata":{"flagSetId":"default","version":"0"}}"#
+    );
+}
+
+/// Makes environments, and turns on flags that are in them.
+fn add(mirror: &Mirror, environments: &[&str], flags: &[(&str, &str)]) {
+    let base = mirror.read(|state| *state.head()).unwrap();
+    let head = Head { revision: base.revision + 1, ..base };
+    let environments = environments.iter().map(|key| Arc::new(Environment::sample(key))).collect();
+    let flag = |(environment, key): &(&str, &str)| {
+        Arc::new(Flag { status: FlagStatus::Enabled, ..Flag::sample_in(environment, key, head.revision) })
+    };
+    let flags = flags.iter().map(flag).collect();
+    mirror.apply(&base, head, &Delta { environments, flags, ..Delta::default() });
+}
+
+#[tokio::test(start_paused = true)]
+async fn environments_share_nothing() {
+    let mirror = mirror(state(["a"]));
+    let staging = EnvironmentKey::parse("staging").unwrap();
+    add(&mirror, &["staging"], &[("staging", "a")]);
+    let cache = ConfigurationCache::new(Arc::clone(&mirror));
+    for _ in 0..2 {
+        let first = cache.including(default(), now(&mirror)).await.unwrap();
+        let second = cache.including(&staging, now(&mirror)).await.unwrap();
+        assert!(json(&first).contains(r#""defaultVariant":"off""#), "{}", json(&first));
+        assert!(json(&second).contains(r#""defaultVariant":"on""#), "{}", json(&second));
+        assert_eq!((first.number, second.number), (1, 1));
+    }
+    // A change of one is none of the other.
+    turn_on(&mirror, "a");
+    assert_eq!(cache.including(default(), now(&mirror)).await.unwrap().number, 2);
+    assert_eq!(cache.including(&staging, now(&mirror)).await.unwrap().number, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn unknown_environments_are_not_kept() {
+    let mirror = mirror(state(["a"]));
+    let cache = ConfigurationCache::new(Arc::clone(&mirror));
+    let empty = |key: &str| format!(r#"{{"flags":{{}},"metadata":{{"flagSetId":"{key}","version":"0"}}}}"#);
+    for n in 0..100 {
+        let key = EnvironmentKey::parse(&format!("unknown-{n}")).unwrap();
+        assert_eq!(json(&cache.including(&key, now(&mirror)).await.unwrap()), empty(key.as_str()));
+    }
+    assert_eq!(cache.environments(), 0);
+    let later = EnvironmentKey::parse("later").unwrap();
+    let before = cache.including(&later, now(&mirror)).await.unwrap();
+    add(&mirror, &["later"], &[("later", "b")]);
+    let after = cache.including(&later, now(&mirror)).await.unwrap();
+    assert!(after.number > before.number && json(&after).contains(r#""b":"#), "{}", json(&after));
+    assert_eq!(cache.environments(), 1);
 }
 
 #[tokio::test]
 async fn flag_set_over_its_limit_is_refused_with_its_size() {
     let mirror = mirror(state(["a", "b"]));
     let position = now(&mirror);
-    let configuration = ConfigurationCache::new(mirror).including(position).await.unwrap();
+    let configuration = ConfigurationCache::new(mirror).including(default(), position).await.unwrap();
     let message = configuration.message(&[], usize::MAX).unwrap();
     let length = message.head.len() + message.shared.len() - 5;
     assert!(configuration.message(&[], length).is_ok());

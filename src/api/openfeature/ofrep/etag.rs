@@ -5,13 +5,14 @@ use std::fmt;
 use http::HeaderValue;
 use uuid::Uuid;
 
-use crate::api::openfeature::default_environment;
 use crate::domain::Revision;
-use crate::domain::state::State;
+use crate::domain::state::{EnvironmentScope, State};
+use crate::domain::text::EnvironmentKey;
 
-/// Changes exactly when a flag changes; equal on all replicas.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Changes exactly when a flag of the environment changes; equal on all replicas.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ETag {
+    environment: EnvironmentKey,
     log_id: Uuid,
     revision: Revision,
     /// The time of the last change. After a restore, the same revisions are used again.
@@ -19,10 +20,11 @@ pub(super) struct ETag {
 }
 
 impl ETag {
-    /// The tag of the flags in `state`.
-    pub fn of(state: &State) -> Self {
-        let newest = state.last_changed_flag(&default_environment());
+    /// The tag of an environment's flags in `state`.
+    pub fn of(state: &State, environment: EnvironmentKey) -> Self {
+        let newest = state.last_changed_flag(&EnvironmentScope::One(environment.clone()));
         Self {
+            environment,
             log_id: state.head().log_id,
             revision: newest.map_or(0, |flag| flag.revision),
             changed_at: newest.map_or(0, |flag| flag.updated_at.micros()),
@@ -43,7 +45,7 @@ impl ETag {
 /// Without the quotes of the header.
 impl fmt::Display for ETag {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}-{}-{}", self.log_id.simple(), self.revision, self.changed_at)
+        write!(f, "{}-{}-{}-{}", self.environment, self.log_id.simple(), self.revision, self.changed_at)
     }
 }
 
@@ -58,7 +60,12 @@ mod tests {
     use crate::domain::time::Timestamp;
 
     fn tag(revision: Revision, changed_at: i64) -> ETag {
-        ETag { log_id: Uuid::from_u128(1), revision, changed_at }
+        ETag {
+            environment: EnvironmentKey::default_environment().clone(),
+            log_id: Uuid::from_u128(1),
+            revision,
+            changed_at,
+        }
     }
 
     #[test]
@@ -95,7 +102,7 @@ mod tests {
             let mut state = State::empty(Uuid::from_u128(log_id));
             let flag = Flag { updated_at: Timestamp::from_micros(micros), ..Flag::sample("a", revision) };
             state.apply(*state.head(), &Delta { flags: vec![Arc::new(flag)], ..Delta::default() });
-            ETag::of(&state)
+            ETag::of(&state, EnvironmentKey::default_environment().clone())
         };
         assert_eq!(of(1, 7, 5), tag(7, 5));
         let tags = [of(1, 7, 5), of(1, 7, 6), of(1, 8, 5), of(2, 7, 5)].map(|tag| tag.to_string());

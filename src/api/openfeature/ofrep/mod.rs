@@ -13,14 +13,16 @@ use std::task::{Context, Poll};
 
 use futures::future::{BoxFuture, FutureExt};
 use http::header::IF_NONE_MATCH;
-use http::{HeaderMap, Request, Response};
+use http::request::Parts;
+use http::{Request, Response};
 use tonic::body::Body;
 use tonic::server::NamedService;
 use tower::Service;
 
-use crate::api::openfeature;
+use crate::api::openfeature::{self, Metadata, environment};
 use crate::api::protocol::ofrep::{FLAG, OfrepError};
 use crate::domain::error::Error;
+use crate::domain::state::EnvironmentScope;
 use crate::mirror::Mirror;
 use etag::ETag;
 
@@ -43,28 +45,31 @@ impl Ofrep {
         // The middleware rejects every path but OFREP's two.
         let key = head.uri.path().strip_prefix(FLAG).map(request::decode_segment);
         let answer = match (request::validate(body).await, &key) {
-            (Ok(()), Some(key)) => self.one(key),
-            (Ok(()), None) => self.all(&head.headers),
+            (Ok(()), Some(key)) => self.one(&head, key),
+            (Ok(()), None) => self.all(&head),
             (Err(error), _) => Err(error),
         };
         answer.unwrap_or_else(|error| error.response(key.as_deref()))
     }
 
-    fn one(&self, key: &str) -> Result<Response<Body>, OfrepError> {
-        let flag = openfeature::find(&self.mirror, key)?;
+    fn one(&self, head: &Parts, key: &str) -> Result<Response<Body>, OfrepError> {
+        let environment = environment(&head.extensions, &head.headers, "")?;
+        let flag = openfeature::find(&self.mirror, &environment, key)?;
         Ok(response::one(&flag))
     }
 
-    fn all(&self, headers: &HeaderMap) -> Result<Response<Body>, OfrepError> {
+    fn all(&self, head: &Parts) -> Result<Response<Body>, OfrepError> {
+        let environment = environment(&head.extensions, &head.headers, "")?.into_owned();
+        let scope = EnvironmentScope::One(environment.clone());
         let read = self.mirror.read(|state| {
-            let etag = ETag::of(state);
-            if etag.matches(headers.get_all(IF_NONE_MATCH)) {
+            let etag = ETag::of(state, environment.clone());
+            if etag.matches(head.headers.get_all(IF_NONE_MATCH)) {
                 return (etag, None);
             }
-            (etag, Some(openfeature::all(state)))
+            (etag, Some((openfeature::all(state, &scope), Metadata::of(state, &environment))))
         });
         match read.ok_or(Error::DatabaseUnavailable)? {
-            (etag, Some(flags)) => Ok(response::all(&flags, &etag)),
+            (etag, Some((flags, metadata))) => Ok(response::all(&flags, &metadata, &etag)),
             (etag, None) => Ok(response::not_modified(&etag)),
         }
     }

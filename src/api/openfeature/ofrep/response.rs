@@ -8,8 +8,8 @@ use serde::{Serialize, Serializer};
 use tonic::body::Body;
 
 use super::etag::ETag;
-use crate::api::openfeature;
-use crate::api::protocol::ofrep::{json_response, with_header};
+use crate::api::openfeature::{self, Metadata};
+use crate::api::protocol::ofrep::{json_response, with_header, with_vary};
 use crate::domain::flag::Flag;
 
 /// One flag's value.
@@ -32,6 +32,7 @@ impl<'a> From<&'a Flag> for Evaluation<'a> {
 struct BulkEvaluation<'a> {
     #[serde(serialize_with = "evaluations")]
     flags: &'a [Arc<Flag>],
+    metadata: &'a Metadata<'a>,
 }
 
 fn evaluations<S: Serializer>(flags: &[Arc<Flag>], serializer: S) -> Result<S::Ok, S::Error> {
@@ -43,16 +44,16 @@ pub(super) fn one(flag: &Flag) -> Response<Body> {
     json_response(StatusCode::OK, &Evaluation::from(flag))
 }
 
-/// The values of all flags.
-pub(super) fn all(flags: &[Arc<Flag>], etag: &ETag) -> Response<Body> {
-    with_etag(json_response(StatusCode::OK, &BulkEvaluation { flags }), etag)
+/// The values of all flags of an environment.
+pub(super) fn all(flags: &[Arc<Flag>], metadata: &Metadata<'_>, etag: &ETag) -> Response<Body> {
+    with_etag(json_response(StatusCode::OK, &BulkEvaluation { flags, metadata }), etag)
 }
 
 /// The client has the current values already.
 pub(super) fn not_modified(etag: &ETag) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     *response.status_mut() = StatusCode::NOT_MODIFIED;
-    with_etag(response, etag)
+    with_etag(with_vary(response), etag)
 }
 
 fn with_etag(response: Response<Body>, etag: &ETag) -> Response<Body> {
