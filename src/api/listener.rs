@@ -15,10 +15,12 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
 use tokio_util::either::Either;
 
+use super::arriving::Frames;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::gather::{GatherBuffers, GatheredFrames};
 use super::middleware::limits::{
-    ByteBudget, Charge, ConnectionBytes, ConnectionLimiter, ConnectionPermit, UnfinishedHead,
+    ByteBudget, CallSlots, Charge, ConnectionBytes, ConnectionLimiter, ConnectionPermit, FRAMES_PER_SLOT, FREE_SLOTS,
+    UnfinishedHead,
 };
 use crate::config::Limits;
 use crate::mirror::{ClientConnection, WriteTime};
@@ -71,6 +73,11 @@ pub(super) struct Connection {
     preface: Option<Preface>,
     /// What the transport keeps of a head or frame, while it waits for the rest.
     unfinished: Option<UnfinishedHead>,
+    frames: UntakenFrames,
+    /// What `h2` makes for calls; `None` while the free ones suffice.
+    slots: Option<CallSlots>,
+    /// What has been read, but not passed to the transport, since it needs more slots.
+    kept_back: Vec<u8>,
     /// Whether the first write since the last flush has yielded to other tasks.
     has_yielded: bool,
     buffers: GatherBuffers,
@@ -94,6 +101,25 @@ struct Preface {
     timeout: Duration,
     /// When the rest must have arrived.
     deadline: Pin<Box<Sleep>>,
+}
+
+/// The frames that were passed to `h2` and that calls may not have taken. `h2` first reads all that has arrived. Then it begins the calls,
+/// and reads after each of them. So all have begun when none begins between two reads that find nothing.
+#[derive(Default)]
+struct UntakenFrames {
+    arrived: Frames,
+    /// How many calls had begun when they began to arrive, and when a read last found nothing.
+    begun: usize,
+    begun_when_empty: Option<usize>,
+}
+
+impl UntakenFrames {
+    /// The slots that `h2` needs for them and for the calls that are not over.
+    fn slots(&self, bytes: &ConnectionBytes) -> usize {
+        let begun = bytes.begun().wrapping_sub(self.begun);
+        let Frames { headers, data } = self.arrived;
+        (bytes.calls() + headers.saturating_sub(begun)).max((headers + data) / FRAMES_PER_SLOT)
+    }
 }
 
 /// A client that does not read what was sent. Nothing more is read from it meanwhile, since every request makes an answer, and answers
@@ -157,6 +183,9 @@ impl Connection {
             peer,
             preface,
             unfinished: None,
+            frames: UntakenFrames::default(),
+            slots: None,
+            kept_back: Vec::new(),
             has_yielded: false,
             buffers,
             gathered: None,
@@ -182,12 +211,19 @@ impl Connection {
     fn charge_unfinished(&mut self, read: &[u8], cx: &Context<'_>, must_wait: bool) -> io::Result<()> {
         let kept = {
             let mut arriving = self.peer.bytes.arriving();
+            let begun = self.peer.bytes.begun();
+            if self.frames.begun_when_empty == Some(begun) {
+                arriving.forget_frames(self.peer.bytes.has_unread_body());
+                self.frames.begun = begun;
+            }
+            self.frames.begun_when_empty = must_wait.then_some(begun);
             let was_kept = arriving.kept() > 0;
             let has_completed = arriving.add(read);
             // What is kept now has waited since before only if it continues what was kept then.
             if has_completed || !was_kept {
                 self.unfinished = None;
             }
+            self.frames.arrived = arriving.frames();
             arriving.kept()
         };
         if kept == 0 || !must_wait {
@@ -197,18 +233,65 @@ impl Connection {
             Some(unfinished) => unfinished.grow_to(kept),
             none => *none = Some(self.bytes.hold_head(&self.peer.bytes, self.peer.address.ip(), kept)),
         }
-        self.check_unfinished(cx)
+        self.check_end(cx)
     }
 
     /// # Errors
-    /// When unfinished heads take too much memory, and this connection has waited longest.
-    fn check_unfinished(&self, cx: &Context<'_>) -> io::Result<()> {
+    /// When unfinished heads or slots take too much memory, and those of this connection are the oldest.
+    fn check_end(&self, cx: &Context<'_>) -> io::Result<()> {
         match self.unfinished.as_ref().map(|unfinished| unfinished.poll_end(cx)) {
             Some(Poll::Ready(())) => {
                 Err(io::Error::other("too many unfinished heads of requests, of which this is the oldest"))
             }
+            _ if self.slots.as_ref().is_some_and(CallSlots::is_ended) => {
+                Err(io::Error::other("too many calls at once on too many connections, of which this is the oldest"))
+            }
             _ => Ok(()),
         }
+    }
+
+    /// Gets the slots that `h2` needs for what was read. They belong to unauthenticated callers until the connection has another.
+    fn poll_slots(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let bytes = &self.peer.bytes;
+        let needed = self.frames.slots(bytes).min(self.bytes.max_slots());
+        let held = self.slots.as_ref().map_or(FREE_SLOTS, CallSlots::count);
+        let is_authenticated =
+            || self.slots.as_ref().is_some_and(CallSlots::is_unauthenticated) && bytes.is_authenticated();
+        if needed <= held && !is_authenticated() {
+            return Poll::Ready(());
+        }
+        self.poll_more_slots(needed.max(held), cx)
+    }
+
+    fn poll_more_slots(&mut self, needed: usize, cx: &Context<'_>) -> Poll<()> {
+        let bytes = &self.peer.bytes;
+        if self.slots.as_ref().is_none_or(|slots| slots.is_unauthenticated() && bytes.is_authenticated()) {
+            let mut new = self.bytes.call_slots(bytes);
+            let polled = new.poll_grow(needed, cx);
+            if polled.is_ready() || self.slots.is_none() {
+                self.slots = Some(new);
+                return polled;
+            }
+        }
+        self.slots.as_mut().map_or(Poll::Ready(()), |slots| slots.poll_grow(needed, cx))
+    }
+
+    /// Has this task woken when the connection has to close.
+    fn watch_slots(&self, cx: &Context<'_>) -> io::Result<()> {
+        if let Some(slots) = &self.slots {
+            _ = slots.poll_end(cx);
+        }
+        self.check_end(cx)
+    }
+
+    /// Passes on what was kept back, once there are slots for it.
+    fn poll_kept_back(&mut self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.watch_slots(cx)?;
+        ready!(self.poll_slots(cx));
+        let (passed, rest) = self.kept_back.split_at(self.kept_back.len().min(buffer.remaining()));
+        buffer.put_slice(passed);
+        self.kept_back = rest.to_vec();
+        Poll::Ready(Ok(()))
     }
 
     /// Yields once before the first write after a flush, so that all answers that are ready go out in one system call. That call
@@ -434,20 +517,34 @@ impl Acceptor {
 impl AsyncRead for Connection {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.stall.is_stalled {
-            self.check_unfinished(cx)?;
+            self.check_end(cx)?;
             // The write wakes this task.
             self.stall.has_deferred_read = true;
             return Poll::Pending;
         }
+        if !self.kept_back.is_empty() {
+            return self.poll_kept_back(cx, buffer);
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.charge_unfinished(&buffer.filled()[before..], cx, polled.is_pending())?;
-        let Some(preface) = &mut self.preface else { return polled };
-        preface.read += buffer.filled().len() - before;
-        if preface.read >= PREFACE_LENGTH {
-            self.preface = None;
-        } else if polled.is_pending() && preface.deadline.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(timed_out(HANDSHAKE_TIME, preface.timeout)));
+        let read = &buffer.filled()[before..];
+        self.charge_unfinished(read, cx, polled.is_pending())?;
+        if let Some(preface) = &mut self.preface {
+            preface.read += read.len();
+            if preface.read >= PREFACE_LENGTH {
+                self.preface = None;
+            } else if polled.is_pending() && preface.deadline.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(timed_out(HANDSHAKE_TIME, preface.timeout)));
+            }
+        }
+        if polled.is_pending() {
+            // The calls that have begun may have shown that the caller is authenticated. They need no more slots than what was read.
+            _ = self.poll_slots(cx);
+            self.watch_slots(cx)?;
+        } else if !read.is_empty() && self.poll_slots(cx).is_pending() {
+            self.kept_back = read.to_vec();
+            buffer.set_filled(before);
+            return Poll::Pending;
         }
         polled
     }
@@ -464,7 +561,7 @@ impl AsyncWrite for Connection {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         // While the client does not read, the transport may poll only writes. So the check of reads is made here too.
-        self.check_unfinished(cx)?;
+        self.check_end(cx)?;
         if let Some(gathered) = self.gather(parts) {
             return Poll::Ready(Ok(gathered));
         }
@@ -489,7 +586,7 @@ impl AsyncWrite for Connection {
     /// `h2` flushes after each frame with a payload. So the first flush after a gathered frame does nothing but have the transport polled
     /// again, which always ends with a flush. What is ready meanwhile is gathered too.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.check_unfinished(cx)?;
+        self.check_end(cx)?;
         if std::mem::take(&mut self.has_grown) {
             cx.waker().wake_by_ref();
             return Poll::Ready(Ok(()));

@@ -155,7 +155,7 @@ impl Router {
             .add_service(limited!(FlagSyncServiceServer::new(sync), max_flagd_request_bytes, max_flag_set))
             .add_service(ofrep)
             .prepare();
-        let admit = AdmitLayer::new(limits.request_timeout);
+        let admit = AdmitLayer::new(limits.request_timeout, Arc::clone(&bytes));
         let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
         Ok((Self { service, write_time, bytes, limits, closing }, health))
     }

@@ -21,8 +21,8 @@ pub const STREAM_WINDOW: u32 = 64 << 10;
 
 /// The window of a connection for request data: the most that the server keeps of it before handlers read it. For each small frame
 /// that waits for a handler, `h2` counts 256 bytes less its data, and closes the connection when the sum exceeds half of the window.
-/// That allows two such frames for each of [`MAX_CALLS_PER_CONNECTION`].
-pub const CONNECTION_WINDOW: u32 = 1 << 20;
+/// That allows one such frame for each of [`MAX_CALLS_PER_CONNECTION`].
+pub const CONNECTION_WINDOW: u32 = 512 << 10;
 
 /// gRPC's own default: clients refuse larger responses unless they are configured otherwise. A client that meets the limit
 /// asks for smaller pages.

@@ -29,8 +29,8 @@ pub struct Limits {
     /// than a quarter of --max-streams (by default 2,500) are open without credentials
     #[arg(long, value_name = "COUNT", env = "TOGGLED_MAX_STREAMS_PER_CALLER", default_value_t = 2_000, value_parser = count::<usize>())]
     pub max_streams_per_caller: usize,
-    /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. All callers without credentials together
-    /// get at most a quarter of it, and each of their open streams takes 16 KiB of that quarter. docs/configuration.md lists
+    /// The memory for unfinished requests and unread answers, in MiB, 16 to 1000000. Each call in progress takes 16 KiB of it. All
+    /// callers without credentials together get at most a quarter, in which their open streams count as calls in progress. docs/configuration.md lists
     /// all shares. When this memory is used up, calls are refused with RESOURCE_EXHAUSTED. An open stream then waits for free
     /// memory before its next message; after 20 seconds of waiting it ends
     #[arg(long, value_name = "MIB", env = "TOGGLED_MAX_BUFFERED_MIB", default_value_t = 64, value_parser = RangedU64ValueParser::<usize>::new().range(16..=1_000_000))]

@@ -67,7 +67,7 @@ const fn many_fields(path: &'static str, has_token: bool) -> Attack {
 const HEADS: usize = 250;
 const HEAD_BYTES: usize = 30 << 10;
 
-const ATTACKS: [Attack; 11] = [
+const ATTACKS: [Attack; 13] = [
     Attack { calls: 250, ..unread("/grpc.health.v1.Health/Watch", false) },
     unfinished("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", false),
     unfinished("/grpc.health.v1.Health/Check", false),
@@ -77,6 +77,9 @@ const ATTACKS: [Attack; 11] = [
     unread("/flagd.evaluation.v1.Service/ResolveAll", false),
     unread("/toggled.v1.ToggleService/ListFeatureFlags", true),
     unread("/toggled.v1.ToggleService/WatchFeatureFlags", true),
+    // Refused, and so over at once.
+    Attack { calls: 1_000, ..unread("/toggled.v1.ToggleService/ListFeatureFlags", false) },
+    Attack { calls: 1_000, ..unread("/toggled.v1.AccessService/ListUsers", true) },
     many_fields("/flagd.evaluation.v1.Service/ResolveBoolean", false),
     many_fields("/toggled.v1.ToggleService/BatchSetFeatureFlags", true),
 ];

@@ -1,6 +1,7 @@
 //! Every limit, set low and exceeded: the excess is refused, and all other callers are served.
 
 mod bytes;
+mod slots;
 mod watchers;
 
 use std::net::SocketAddr;

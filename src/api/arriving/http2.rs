@@ -2,6 +2,9 @@
 
 const HEADER_LENGTH: usize = 9;
 
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+
 /// HEADERS, PUSH_PROMISE and CONTINUATION. `h2` refuses a client's PUSH_PROMISE only once its header block has ended.
 const OF_HEADER_BLOCK: [u8; 3] = [1, 5, 9];
 
@@ -25,6 +28,16 @@ pub(in crate::api) struct Http2 {
     missing: usize,
     /// The bytes in earlier frames of a header block that has not ended.
     block: usize,
+    /// The frames that were completed since they were forgotten.
+    frames: Frames,
+}
+
+/// Frames that the transport keeps until a call takes them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(in crate::api) struct Frames {
+    /// Those that begin a header block: a call, or the trailers of its request.
+    pub headers: usize,
+    pub data: usize,
 }
 
 impl Http2 {
@@ -79,7 +92,21 @@ impl Http2 {
         let continues = OF_HEADER_BLOCK.contains(&kind) && flags & END_HEADERS == 0;
         self.block = if continues { self.block.saturating_add(self.length()) } else { 0 };
         self.header_length = 0;
+        match kind {
+            DATA => self.frames.data += 1,
+            HEADERS => self.frames.headers += 1,
+            _ => {}
+        }
         !continues
+    }
+
+    pub fn frames(&self) -> Frames {
+        self.frames
+    }
+
+    /// The calls have taken those with headers, and those with data too, unless `has_unread`.
+    pub fn forget_frames(&mut self, has_unread: bool) {
+        self.frames = Frames { headers: 0, data: if has_unread { self.frames.data } else { 0 } };
     }
 
     pub fn kept(&self) -> usize {

@@ -7,6 +7,8 @@ mod http2;
 use http1::Http1;
 use http2::Http2;
 
+pub(super) use http2::Frames;
+
 /// What an HTTP/2 client sends first.
 pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
@@ -65,6 +67,21 @@ impl Arriving {
         match self {
             Self::Http1(http1) => http1.begin_request(body),
             Self::Preface(_) | Self::Http2(_) => false,
+        }
+    }
+
+    /// The HTTP/2 frames that calls may not have taken; see [`Self::forget_frames`].
+    pub fn frames(&self) -> Frames {
+        match self {
+            Self::Preface(_) | Self::Http1(_) => Frames::default(),
+            Self::Http2(http2) => http2.frames(),
+        }
+    }
+
+    /// The calls that have begun have taken their frames. Of calls that nobody reads, the data is still there.
+    pub fn forget_frames(&mut self, has_unread: bool) {
+        if let Self::Http2(http2) = self {
+            http2.forget_frames(has_unread);
         }
     }
 

@@ -19,8 +19,8 @@ use details::{add_details, metadata};
 
 pub use codes::code;
 pub(super) use limits::{
-    CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, LimitName, NETWORK_CONNECTIONS, NamedLimit, OFREP_BODY, OFREP_TIME,
-    STALL_TIME, UNFINISHED_HEADS, millis,
+    CALL_SLOTS, CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, LimitName, NETWORK_CONNECTIONS, NamedLimit, OFREP_BODY,
+    OFREP_TIME, STALL_TIME, UNFINISHED_HEADS, millis,
 };
 pub use limits::{Limit, LimitReached, LimitRow, list};
 

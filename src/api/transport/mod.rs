@@ -54,6 +54,7 @@ pub(super) async fn serve<S>(
             let peer = Arc::clone(connection.peer());
             let service = service.clone();
             let service = service_fn(move |request: Request<Incoming>| {
+                peer.bytes.begin_call();
                 let is_last = request.version() < Version::HTTP_2
                     && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
                 let mut request = RequestBody::of(request).map(Body::new);

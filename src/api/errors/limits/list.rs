@@ -2,8 +2,8 @@
 
 use super::{Bytes, Count, Fixed, Milliseconds};
 use super::{
-    CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, Limit, LimitName, NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME, STALL_TIME,
-    UNFINISHED_HEADS, millis, reason_name,
+    CALL_SLOTS, CONNECTIONS, HANDSHAKE_TIME, HANDSHAKES, Limit, LimitName, NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME,
+    STALL_TIME, UNFINISHED_HEADS, millis, reason_name,
 };
 use crate::api::codec::MAX_FIELDS;
 use crate::api::openfeature::ofrep::{BODY_LIMIT, BODY_TIMEOUT};
@@ -64,7 +64,8 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
     let connections =
         [row(CONNECTIONS, *max_connections, closing), row(NETWORK_CONNECTIONS, max_connections / 4, closing)];
     let heads = row(UNFINISHED_HEADS, buffered / 8, "the connection that waits longest is closed (`BUFFER_LIMIT`)");
-    refusing.into_iter().chain(connections).chain([heads]).chain(fixed_rows(fixed)).collect()
+    let slots = row(CALL_SLOTS, buffered / 8, "the oldest connection is closed, an idle one first (`BUFFER_LIMIT`)");
+    refusing.into_iter().chain(connections).chain([heads, slots]).chain(fixed_rows(fixed)).collect()
 }
 
 /// The limits that nothing sets. Those of messages are among the others.

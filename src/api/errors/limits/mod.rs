@@ -311,6 +311,13 @@ pub(in crate::api) const NETWORK_CONNECTIONS: LimitName = LimitName::new(
     Part("a quarter of", "--max-connections"),
 );
 
+/// The bytes of slots for calls: of clients without credentials. Those of callers are more, by a slot for each of `--max-streams`.
+pub(in crate::api) const CALL_SLOTS: LimitName = LimitName::new(
+    Bytes,
+    "for what connections keep of calls that were in progress at once",
+    Part("an eighth of", "--max-buffered-mib"),
+);
+
 /// The bytes of unfinished heads of requests, header blocks and frames: of callers, and as many of clients without credentials.
 pub(in crate::api) const UNFINISHED_HEADS: LimitName = LimitName::new(
     Bytes,

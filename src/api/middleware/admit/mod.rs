@@ -7,6 +7,7 @@
 mod deadline;
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::body::Body;
 use tower::{Layer, Service};
 
+use crate::api::middleware::limits::ByteBudget;
 use crate::api::protocol::{Protocol, ReadRequest};
 
 pub(in crate::api) use deadline::CallDeadline;
@@ -36,20 +38,22 @@ pub(in crate::api) struct AdmittedRequest {
 
 impl AdmittedRequest {
     /// Reads the head of a request; otherwise the response that refuses it.
-    fn new(ReadRequest { protocol, request }: ReadRequest, max: Duration) -> Result<Self, Box<Response<Body>>> {
+    fn new(ReadRequest { protocol, request }: ReadRequest, settings: &Settings) -> Result<Self, Box<Response<Body>>> {
+        let refuse = |response| Box::new(settings.bytes.refusal(request.extensions(), response));
         let protocol = protocol.map_err(|refusal| {
             // An answer to HEAD has no body; over HTTP/2 one would break the protocol.
             let is_head = request.method() == Method::HEAD;
-            Box::new(if is_head { refusal.response().map(|_| Body::empty()) } else { refusal.response() })
+            refuse(if is_head { refusal.response().map(|_| Body::empty()) } else { refusal.response() })
         })?;
+        let max = settings.request_timeout;
         let deadline = match protocol {
             Protocol::Grpc => CallDeadline::of(request.headers(), max),
             Protocol::Ofrep => Ok(CallDeadline::after(max)),
         };
-        let deadline = deadline.map_err(|error| Box::new(protocol.refuse(error)))?;
+        let deadline = deadline.map_err(|error| refuse(protocol.refuse(error)))?;
         let admission = Admission { protocol, deadline };
         match admission.expire(Instant::now()) {
-            Some(late) => Err(Box::new(late)),
+            Some(late) => Err(refuse(late)),
             None => Ok(Self { admission, request }),
         }
     }
@@ -64,14 +68,19 @@ impl Admission {
 
 /// Puts [`Admit`] around a service.
 #[derive(Clone)]
-pub(in crate::api) struct AdmitLayer {
+pub(in crate::api) struct AdmitLayer(Arc<Settings>);
+
+/// What the layer's calls share.
+struct Settings {
     request_timeout: Duration,
+    bytes: Arc<ByteBudget>,
 }
 
 impl AdmitLayer {
-    /// A layer that gives each call `request_timeout`; a shorter timeout of the caller applies first.
-    pub(in crate::api) fn new(request_timeout: Duration) -> Self {
-        Self { request_timeout }
+    /// A layer that gives each call `request_timeout`; a shorter timeout of the caller applies first. What it refuses is charged to
+    /// `bytes`.
+    pub(in crate::api) fn new(request_timeout: Duration, bytes: Arc<ByteBudget>) -> Self {
+        Self(Arc::new(Settings { request_timeout, bytes }))
     }
 }
 
@@ -79,14 +88,14 @@ impl<S> Layer<S> for AdmitLayer {
     type Service = Admit<S>;
 
     fn layer(&self, inner: S) -> Admit<S> {
-        Admit { request_timeout: self.request_timeout, inner }
+        Admit { settings: Arc::clone(&self.0), inner }
     }
 }
 
 /// A service inside the layer.
 #[derive(Clone)]
 pub(in crate::api) struct Admit<S> {
-    request_timeout: Duration,
+    settings: Arc<Settings>,
     inner: S,
 }
 
@@ -103,7 +112,7 @@ where
     }
 
     fn call(&mut self, request: ReadRequest) -> Self::Future {
-        match AdmittedRequest::new(request, self.request_timeout) {
+        match AdmittedRequest::new(request, &self.settings) {
             Ok(admitted) => {
                 let admission = admitted.admission.clone();
                 Either::Right(TimedAnswer { answer: self.inner.call(admitted), admission, timer: None })

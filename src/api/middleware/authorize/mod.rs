@@ -21,7 +21,7 @@ use tower::{Layer, Service};
 use super::admit::{Admission, AdmittedRequest};
 use super::limits::{
     AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
-    StreamLimiter, Unsent, charged_body, charged_request,
+    StreamLimiter, UnreadBody, Unsent, charged_body, charged_refusal, charged_request,
 };
 use crate::api::call::{Call, RequiredScope};
 use crate::api::errors::{ApiError, Limit, millis};
@@ -106,13 +106,13 @@ where
                 let account = self.layer.account(&request, &Owner::unauthenticated(address(&request)));
                 match account.begin_call(request.headers(), Precedence::Vital) {
                     Ok(charge) => {
-                        let pending = (pending, charge);
+                        let pending = (pending, charge, account.unread_body());
                         Either::Right(verify_and_pass(self.layer.clone(), admission, pending, inner, request))
                     }
-                    Err(error) => at_once::<S>(protocol.refuse(error)),
+                    Err(error) => at_once::<S>(charged_refusal(protocol.refuse(error), account.refuse_call())),
                 }
             }
-            Err(error) => at_once::<S>(protocol.refuse(error)),
+            Err(error) => at_once::<S>(self.layer.0.bytes.refusal(request.extensions(), protocol.refuse(error))),
         }
     }
 }
@@ -140,30 +140,32 @@ impl AuthorizeLayer {
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
         S::Future: Send + 'static,
     {
-        let (call, method) = match authorization {
-            Authorization::Public(method) => (None, method),
+        let (call, method, missing) = match authorization {
+            Authorization::Public(method) => (None, method, None),
             Authorization::Anonymous(reads, method) => {
                 request.extensions_mut().insert(reads);
-                (None, method)
+                (None, method, None)
             }
-            Authorization::Granted(call, method) => (Some(call), method),
-            Authorization::Denied(call, method, permission) if method.makes_changes => {
-                let answer = self.0.denials.clone().answer(call, method, permission, request.into_body());
-                return Either::Right(answer.map(Ok).boxed());
-            }
-            Authorization::Denied(_, _, permission) => {
-                return at_once::<S>(admission.protocol.refuse(Error::PermissionDenied(permission.into())));
-            }
+            Authorization::Granted(call, method) => (Some(call), method, None),
+            Authorization::Denied(call, method, permission) => (Some(call), method, Some(permission)),
         };
         let protocol = admission.protocol;
         let owner = owner(call.as_ref(), &request);
         let account = self.account(&request, &owner);
         let charge = match account.begin_call(request.headers(), precedence(&method)) {
             Ok(charge) => charge,
-            Err(error) => return at_once::<S>(protocol.refuse(error)),
+            Err(error) => return at_once::<S>(charged_refusal(protocol.refuse(error), account.refuse_call())),
         };
         let arrival = self.arrival(&admission, &method);
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
+        if let Some((call, permission)) = call.as_ref().zip(missing) {
+            if method.makes_changes {
+                let answer = self.0.denials.clone().answer(call.clone(), method, permission, request.into_body());
+                return Either::Right(answer.map(|answer| Ok(charged_refusal(answer, charge))).boxed());
+            }
+            let refused = protocol.refuse(Error::PermissionDenied(permission.into()));
+            return at_once::<S>(charged_refusal(refused, charge));
+        }
         if method.is_server_streaming {
             return self.open_stream(admission, call, method, inner, request, (owner, account, charge));
         }
@@ -182,7 +184,7 @@ impl AuthorizeLayer {
         method: Arc<ServedMethod>,
         inner: &mut S,
         mut request: Request<Body>,
-        (owner, account, charge): (Owner, Arc<ByteAccount>, Charge),
+        (owner, account, mut charge): (Owner, Arc<ByteAccount>, Charge),
     ) -> ResponseFuture<S>
     where
         S: Service<Request<Body>, Response = Response<Body>> + 'static,
@@ -190,7 +192,7 @@ impl AuthorizeLayer {
     {
         let permit = match self.0.streams.open(owner) {
             Ok(permit) => permit,
-            Err(error) => return at_once::<S>(admission.protocol.refuse(error)),
+            Err(error) => return at_once::<S>(charged_refusal(admission.protocol.refuse(error), charge)),
         };
         if let Some(call) = call.clone() {
             request.extensions_mut().insert(call);
@@ -204,7 +206,9 @@ impl AuthorizeLayer {
             let response = answer.await?;
             // From here on the permit limits the streams of callers, and what they receive and send is charged. A stream without
             // credentials is charged itself, as long as it is open.
-            let charge = account.is_unauthenticated().then_some(charge);
+            if !account.is_unauthenticated() {
+                charge.release_bytes();
+            }
             let required = response.extensions().get().cloned().unwrap_or(RequiredScope::Everywhere);
             let access = call.map(|call| StreamAccess { call, required });
             Ok(charged_body(response, account).map(|body| {
@@ -246,7 +250,7 @@ impl AuthorizeLayer {
 fn verify_and_pass<S>(
     layer: AuthorizeLayer,
     admission: Admission,
-    (pending, charge): (PendingCall, Charge),
+    (pending, charge, unread): (PendingCall, Charge, UnreadBody),
     mut inner: S,
     request: Request<Body>,
 ) -> Boxed<S>
@@ -257,10 +261,12 @@ where
 {
     async move {
         let decided = layer.0.authorizer.decide_pending(pending).await;
-        drop(charge);
         match decided {
-            Ok(authorization) => layer.pass(admission, authorization, &mut inner, request).await,
-            Err(error) => Ok(admission.protocol.refuse(error)),
+            Ok(authorization) => {
+                drop((charge, unread));
+                layer.pass(admission, authorization, &mut inner, request).await
+            }
+            Err(error) => Ok(charged_refusal(admission.protocol.refuse(error), charge)),
         }
     }
     .boxed()

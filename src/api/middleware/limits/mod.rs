@@ -9,8 +9,9 @@ mod streams;
 
 pub use bytes::ByteBudget;
 pub(in crate::api) use bytes::{
-    AnswerKind, Arrival, ByteAccount, Charge, ChargedAnswer, ChargedBody, ConnectionBytes, Precedence, SharedAnswer,
-    SharedBytes, SharedMessage, UnfinishedHead, Unsent, charged_body, charged_request,
+    AnswerKind, Arrival, ByteAccount, CallSlots, Charge, ChargedAnswer, ChargedBody, ConnectionBytes, FRAMES_PER_SLOT,
+    FREE_SLOTS, Precedence, SharedAnswer, SharedBytes, SharedMessage, UnfinishedHead, UnreadBody, Unsent, charged_body,
+    charged_refusal, charged_request,
 };
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};

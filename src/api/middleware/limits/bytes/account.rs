@@ -5,17 +5,21 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use http::HeaderMap;
 
+use super::usage::{ConnectionUse, UnreadBody};
 use super::{ByteBudget, OwnedBytes};
 use crate::api::errors::{ApiError, Limit, LimitReached};
 use crate::api::middleware::limits::owner::{Owner, is_scarce, share};
 
-/// What a call is charged besides its headers, until its answer is written. It covers the call's state in `h2`, `hyper` and our layers,
-/// and a small answer.
-pub(super) const CALL_BYTES: usize = 4_096;
+/// What a call is charged besides its headers, until its answer is written: as much as one takes that has not ended, in `h2`, `hyper`
+/// and our layers, with a small request and a small answer. A stream of an unauthenticated caller is charged as long as it is open. For
+/// authenticated callers, the number of streams bounds them.
+pub(super) const CALL_BYTES: usize = 16 << 10;
 
-/// What an open stream of an unauthenticated caller is charged besides its headers, as long as it is open. It covers the same. For
-/// authenticated callers, the number of streams bounds it.
-const STREAM_BYTES: usize = 16 << 10;
+/// What the answer to a call is charged that is refused before it is charged as a call.
+const REFUSAL_BYTES: usize = 2 << 10;
+
+/// The first part of a request up to this size is not refused. A stream with headers beyond it may not begin beyond a share.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// What a header is charged besides its name and value: its place in the map of headers, and two allocations.
 const HEADER_BYTES: usize = 160;
@@ -25,7 +29,7 @@ pub(super) const FRAME_BYTES: usize = 256;
 
 /// How much an account charges its owner and the server in advance, while it holds something: a few calls. They use the same counters on all
 /// connections, and calls that all wait for those cost a read 3 % of its time.
-const ADVANCE_BYTES: usize = 16 << 10;
+const ADVANCE_BYTES: usize = 4 * CALL_BYTES;
 
 /// The direction of buffered bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,8 +54,10 @@ pub(in crate::api) enum Precedence {
 /// The account to which an owner's bytes on a connection are charged.
 pub(in crate::api) struct ByteAccount {
     pub(super) budget: Arc<ByteBudget>,
-    pub(super) connection: Arc<AtomicUsize>,
+    pub(super) connection: Arc<ConnectionUse>,
     pub(super) owned: Arc<OwnedBytes>,
+    /// Of the connection.
+    pub(super) unread_bodies: Arc<AtomicUsize>,
     pub(super) is_unauthenticated: bool,
     pub(super) requests: Mutex<AdvancedBytes>,
 }
@@ -93,6 +99,8 @@ pub(in crate::api) struct Charge {
     pub(super) account: Arc<ByteAccount>,
     direction: Direction,
     pub(super) bytes: usize,
+    /// Whether it is that of a call: until the charge ends, the call counts as one of its connection.
+    is_call: bool,
 }
 
 impl ByteAccount {
@@ -104,17 +112,31 @@ impl ByteAccount {
         let sizes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + HEADER_BYTES);
         let headers = sizes.sum::<usize>();
         let is_stream = precedence == Precedence::Stream;
-        let bytes = headers + if is_stream && self.is_unauthenticated { STREAM_BYTES } else { CALL_BYTES };
         // With large headers, many streams would exceed a share by much.
-        let is_large_stream = is_stream && headers > CALL_BYTES;
+        let is_large_stream = is_stream && headers > SMALL_BYTES;
         self.check_for(if is_large_stream { Precedence::Ordinary } else { precedence })?;
-        Ok(self.take(Direction::Request, bytes))
+        Ok(self.take_call(CALL_BYTES + headers))
+    }
+
+    /// Charges the answer to a call that is refused, without a check: it is going to be written.
+    pub fn refuse_call(self: &Arc<Self>) -> Charge {
+        self.take_call(REFUSAL_BYTES)
+    }
+
+    /// Counts a body of a request of this connection that nobody reads at present.
+    pub fn unread_body(&self) -> UnreadBody {
+        UnreadBody::of(&self.unread_bodies)
+    }
+
+    fn take_call(self: &Arc<Self>, bytes: usize) -> Charge {
+        self.add(Direction::Request, bytes, 1);
+        Charge { account: Arc::clone(self), direction: Direction::Request, bytes, is_call: true }
     }
 
     /// What the connection is charged, in bytes.
     #[cfg(test)]
     pub fn charged(&self) -> usize {
-        self.connection.load(Ordering::Relaxed)
+        self.connection.bytes()
     }
 
     pub fn is_unauthenticated(&self) -> bool {
@@ -135,7 +157,7 @@ impl ByteAccount {
     /// # Errors
     /// When a budget is exhausted.
     pub(super) fn charge_first(self: &Arc<Self>, bytes: usize) -> Result<Charge, ApiError> {
-        match bytes <= CALL_BYTES {
+        match bytes <= SMALL_BYTES {
             true => Ok(self.take(Direction::Request, bytes)),
             false => self.charge_request(bytes),
         }
@@ -152,8 +174,8 @@ impl ByteAccount {
     }
 
     /// Counts bytes that are kept.
-    fn add(&self, direction: Direction, bytes: usize) {
-        self.connection.fetch_add(bytes, Ordering::Relaxed);
+    fn add(&self, direction: Direction, bytes: usize, calls: usize) {
+        self.connection.add(bytes, calls);
         match direction {
             Direction::Request => {
                 // Locked until the shared counters have them: no other call may subtract them before.
@@ -166,8 +188,8 @@ impl ByteAccount {
     }
 
     /// Counts bytes that are kept no longer.
-    fn remove(&self, direction: Direction, bytes: usize) {
-        self.connection.fetch_sub(bytes, Ordering::Relaxed);
+    fn remove(&self, direction: Direction, bytes: usize, calls: usize) {
+        self.connection.remove(bytes, calls);
         match direction {
             Direction::Request => {
                 let mut requests = self.requests();
@@ -207,9 +229,8 @@ impl ByteAccount {
 
     /// Charges bytes that exist already, without a check.
     pub(super) fn take(self: &Arc<Self>, direction: Direction, bytes: usize) -> Charge {
-        let mut charge = Charge { account: Arc::clone(self), direction, bytes: 0 };
-        charge.add(bytes);
-        charge
+        self.add(direction, bytes, 0);
+        Charge { account: Arc::clone(self), direction, bytes, is_call: false }
     }
 
     /// Whether more may be buffered.
@@ -232,7 +253,7 @@ impl ByteAccount {
             if self.is_unauthenticated && precedence == Precedence::Vital { 2 * own_whole } else { own_whole };
         let is_open_stream = precedence == Precedence::Stream && self.is_unauthenticated;
         let has_share = (precedence != Precedence::Stream || is_open_stream) && is_scarce(own_used, own_whole);
-        if has_share && self.connection.load(Ordering::Relaxed) >= budget.max_per_connection {
+        if has_share && self.connection.bytes() >= budget.max_per_connection {
             Some(Limit::ConnectionBytes.reached(budget.max_per_connection))
         } else if has_share && self.owned.used.load(Ordering::Relaxed) >= share(own_whole) {
             let limit = if self.is_unauthenticated { Limit::NetworkBytes } else { Limit::CallerBytes };
@@ -259,6 +280,7 @@ impl ByteAccount {
         Arc::new(Self {
             budget: Arc::clone(&self.budget),
             connection: Arc::default(),
+            unread_bodies: Arc::default(),
             owned: Arc::new(owned),
             is_unauthenticated: self.is_unauthenticated,
             requests: Mutex::default(),
@@ -279,12 +301,17 @@ impl Charge {
 
     pub(super) fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
-        self.account.add(self.direction, bytes);
+        self.account.add(self.direction, bytes, 0);
+    }
+
+    /// Ends the charge of its bytes. If it is that of a call, the call still counts as one of its connection.
+    pub fn release_bytes(&mut self) {
+        self.account.remove(self.direction, std::mem::take(&mut self.bytes), 0);
     }
 }
 
 impl Drop for Charge {
     fn drop(&mut self) {
-        self.account.remove(self.direction, self.bytes);
+        self.account.remove(self.direction, self.bytes, usize::from(self.is_call));
     }
 }

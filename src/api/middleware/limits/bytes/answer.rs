@@ -6,10 +6,11 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::Response;
+use http::header::HeaderValue;
+use http::{Extensions, HeaderMap, Response};
 use http_body::{Frame, SizeHint};
 use pin_project_lite::pin_project;
 use prost::bytes::Bytes;
@@ -19,13 +20,14 @@ use tonic::body::Body;
 
 use super::shared::{SharedAnswer, SharedMessages};
 use super::unsent::{Unsent, UnsentFrame};
-use super::{ByteAccount, CALL_BYTES, Charge, Direction, FRAME_BYTES};
+use super::{ByteAccount, ByteBudget, Charge, Direction, FRAME_BYTES, Owner};
 use crate::api::errors::{ApiError, last_frame, status};
+use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 
 /// An answer up to this size is part of its call's charge. It is copied, so that it does not keep the larger buffer in which it was
 /// encoded.
-const SMALL_ANSWER: usize = CALL_BYTES / 2;
+const SMALL_ANSWER: usize = 2 << 10;
 
 /// How long a stream waits for the budget before it ends.
 const BUDGET_TIMEOUT: Duration = Duration::from_secs(20);
@@ -78,6 +80,7 @@ where
         let (mut head, body) = response.into_parts();
         let source = Source::of(&mut head, body);
         if source.is_ended() {
+            keep_in_head(&mut head.headers, call);
             return Poll::Ready(Ok(Response::from_parts(head, Body::empty())));
         }
         let mut body = ChargedBody::new(source, Arc::clone(&call.account));
@@ -90,6 +93,41 @@ where
             }
             _ => Poll::Ready(Ok(Response::from_parts(head, Body::new(body)))),
         }
+    }
+}
+
+impl ByteBudget {
+    /// The answer to a call that is refused before it is charged: charged to its network until it is written.
+    pub(in crate::api) fn refusal(self: &Arc<Self>, request: &Extensions, response: Response<Body>) -> Response<Body> {
+        let Some(peer) = Peer::of(request) else { return response };
+        let account = self.account(&peer.bytes, &Owner::unauthenticated(Some(peer.address.ip())));
+        charged_refusal(response, account.refuse_call())
+    }
+}
+
+/// An answer whose call is charged until it is written.
+pub(in crate::api) fn charged_refusal(response: Response<Body>, call: Charge) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    if http_body::Body::is_end_stream(&body) {
+        keep_in_head(&mut head.headers, call);
+        return Response::from_parts(head, body);
+    }
+    let mut body = ChargedBody::new(Source::Body(body), Arc::clone(&call.account));
+    body.call = Some(call);
+    // All of it is ready, so its length is known.
+    body.prefetch(&mut Context::from_waker(Waker::noop()));
+    Response::from_parts(head, Body::new(body))
+}
+
+/// Keeps the charge of a call in the first header of its answer. An answer without data has nothing else that the transport keeps until
+/// it is written. Marked as sensitive, the header stays out of the table of HPACK, which keeps values for later answers.
+fn keep_in_head(headers: &mut HeaderMap, call: Charge) {
+    let Some(value) = headers.values_mut().next() else { return };
+    let data = Bytes::copy_from_slice(value.as_bytes());
+    let data = Bytes::from_owner(ChargedBytes { data, _charges: [Some(call), None], _unsent: None });
+    if let Ok(mut charged) = HeaderValue::from_maybe_shared(data) {
+        charged.set_sensitive(true);
+        *value = charged;
     }
 }
 
@@ -309,5 +347,25 @@ impl http_body::Body for ChargedBody {
             _ => None,
         }
         .unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::ConnectionBytes;
+    use super::*;
+
+    #[test]
+    fn refused_call_counts_until_its_answer_is_written() {
+        let (budget, connection) = (ByteBudget::of(64 << 20), ConnectionBytes::default());
+        let account = budget.account(&connection, &Owner::Unauthenticated(None));
+        let answer = || Response::builder().header("content-type", "application/grpc").header("grpc-status", 16);
+        for body in [Body::empty(), Body::new(http_body_util::Full::new(Bytes::from_static(b"{}")))] {
+            let answer = charged_refusal(answer().body(body).unwrap(), account.refuse_call());
+            assert_eq!(answer.headers()["content-type"], "application/grpc");
+            assert!(connection.calls() == 1 && account.charged() > 0);
+            drop(answer);
+            assert_eq!((connection.calls(), account.charged()), (0, 0));
+        }
     }
 }

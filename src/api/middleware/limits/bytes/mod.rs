@@ -1,5 +1,5 @@
 //! The budget of buffered bytes: requests that have not arrived completely, answers that their clients have not read, and the keys of
-//! open watches. Besides, the state of open streams of unauthenticated callers.
+//! open watches. Besides, the state of calls, and of open streams of unauthenticated callers.
 //!
 //! Every such byte is charged to its connection, its owner and the server. The owner is a caller, or a network of unauthenticated
 //! callers. All unauthenticated callers together have a quarter of the server's budget. A charge is made before bytes are kept, and ends
@@ -16,28 +16,46 @@
 //!
 //! | what | bytes | limited by |
 //! |---|---|---|
-//! | request data that no handler has taken | 1 MiB | the window of the connection; not charged, except to a stream of requests whose handler is not ready for more |
+//! | request data that no handler has taken | 512 KiB | the window of the connection; not charged, except to a stream of requests whose handler is not ready for more |
 //! | request data that is kept until the request has arrived, keys of watches, headers of open calls, unread answers | 8 MiB of 64, once for its authenticated callers and once for the others, while memory is scarce | this budget |
 //! | one head of HTTP/1.1 that has not ended | 32 KiB | the limit of headers; 30 s; this budget, see `unfinished` |
 //! | one header block of HTTP/2 that has not ended | 128 KiB, and 200 KiB decoded | four times the limit of headers, in `h2`; 50 s, by keep-alive; this budget |
 //! | one frame that has not ended | 16 KiB | the size of a frame; 50 s; this budget |
 //! | one frame being written, and TLS records | 64 KiB | the size of a frame, `TLS_BUFFER`; this budget, while the client does not read |
 //! | frames gathered for one write | 64 KiB, and 4 MiB for all connections | `gather` |
-//! | the state of an open stream | 16 KiB and its headers without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
+//! | the state of a call | 16 KiB and its headers, until its answer is written | this budget |
+//! | the state of an open stream | the same without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
+//! | what `h2` keeps of calls that are over | 1.75 KiB for each call that was in progress at once, at most 1.8 MiB, until the connection ends | a budget beside this one, see `slots` |
 //! | calls that were cancelled before they began | their heads, 20 calls | `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
-//! | answers without data | those of one read, 16 KiB | nothing is read while the client does not read: see `listener` |
+//! | answers without data | 2 KiB for each call that is refused, until it is written | the slots; nothing is read while the client does not read: see `listener` |
 //! | one TLS record being read | 16 KiB | rustls |
+//!
+//! # All connections at their worst
+//!
+//! With the defaults (2,000 connections, 64 MiB, 10,000 streams):
+//!
+//! | what | by unauthenticated callers | by all |
+//! |---|---|---|
+//! | the program itself | 52 MiB | 52 MiB |
+//! | connections with their free slots, 40 KiB each | 78 MiB | 78 MiB |
+//! | this budget: half of it for health checks, the whole for callers | 32 MiB | 64 MiB |
+//! | slots: an eighth of this budget each, and one for each stream | 8 MiB | 33 MiB |
+//! | sum | 170 MiB | 227 MiB |
+//!
+//! TLS adds 39 MiB, and an open stream of an authenticated caller 12 KiB.
 
 mod account;
 mod answer;
 mod request;
 mod shared;
+mod slots;
 mod unfinished;
 mod unsent;
+mod usage;
 
 use std::fmt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use hashbrown::HashMap;
@@ -48,14 +66,18 @@ use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 
 pub(in crate::api) use account::{ByteAccount, Charge, Precedence};
-pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body};
+pub(in crate::api) use answer::{AnswerKind, ChargedAnswer, ChargedBody, charged_body, charged_refusal};
 pub(in crate::api) use request::{Arrival, charged_request};
 pub(in crate::api) use shared::{SharedAnswer, SharedBytes, SharedMessage};
+pub(in crate::api) use slots::{CallSlots, FRAMES_PER_SLOT, FREE_SLOTS};
 pub(in crate::api) use unfinished::UnfinishedHead;
 pub(in crate::api) use unsent::Unsent;
+pub(in crate::api) use usage::UnreadBody;
 
-use account::{CALL_BYTES, Direction, FRAME_BYTES};
+use account::{Direction, FRAME_BYTES};
+use slots::SlotBudget;
 use unfinished::UnfinishedHeads;
+use usage::ConnectionUse;
 
 /// The least budget of a connection: a request of the largest size, and more.
 const MIN_PER_CONNECTION: usize = 5 << 20;
@@ -77,6 +99,9 @@ pub struct ByteBudget {
     owners: Mutex<HashMap<Owner, Weak<OwnedBytes>>>,
     /// By whether the last caller of the connection is unauthenticated.
     heads: [UnfinishedHeads; 2],
+    /// By the same, for those beyond the free ones.
+    slots: [SlotBudget; 2],
+    max_slots: usize,
 }
 
 /// What one owner has buffered on all connections.
@@ -90,16 +115,46 @@ struct OwnedBytes {
 #[derive(Default)]
 pub(in crate::api) struct ConnectionBytes {
     /// By authenticated and by unauthenticated callers: behind a proxy both use one connection.
-    used: [Arc<AtomicUsize>; 2],
+    used: [Arc<ConnectionUse>; 2],
     /// The account of the last call: most connections have one caller.
     last: Mutex<Option<Arc<ByteAccount>>>,
     arriving: Mutex<Arriving>,
+    is_authenticated: AtomicBool,
+    /// The calls that the transport has begun. Only the task of the connection changes it.
+    begun: AtomicUsize,
+    /// The bodies of requests that nobody reads at present.
+    unread_bodies: Arc<AtomicUsize>,
 }
 
 impl ConnectionBytes {
     /// What has arrived of a head or frame that is not complete.
     pub fn arriving(&self) -> MutexGuard<'_, Arriving> {
         self.arriving.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it had an authenticated caller.
+    pub fn is_authenticated(&self) -> bool {
+        self.is_authenticated.load(Ordering::Relaxed)
+    }
+
+    /// The calls that are not over.
+    pub fn calls(&self) -> usize {
+        self.used.iter().map(|used| used.calls()).sum()
+    }
+
+    /// Whether nobody reads the body of a request at present.
+    pub fn has_unread_body(&self) -> bool {
+        self.unread_bodies.load(Ordering::Relaxed) > 0
+    }
+
+    /// Counts a call that the transport begins. For the task of the connection.
+    pub fn begin_call(&self) {
+        self.begun.store(self.begun().wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// The calls that the transport has begun.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
     }
 
     fn last(&self) -> MutexGuard<'_, Option<Arc<ByteAccount>>> {
@@ -111,10 +166,7 @@ impl ByteBudget {
     /// The budget that the settings give.
     #[must_use]
     pub fn new(limits: &Limits) -> Arc<Self> {
-        Self::of(limits.max_buffered_mib.saturating_mul(MIB))
-    }
-
-    fn of(limit: usize) -> Arc<Self> {
+        let limit = limits.max_buffered_mib.saturating_mul(MIB);
         Arc::new(Self {
             limit,
             used: Default::default(),
@@ -123,6 +175,8 @@ impl ByteBudget {
             max_per_connection: (limit / 8).max(MIN_PER_CONNECTION),
             owners: Mutex::default(),
             heads: Default::default(),
+            slots: SlotBudget::of(limit, limits),
+            max_slots: limits.fixed.max_calls_per_connection as usize,
         })
     }
 
@@ -141,9 +195,13 @@ impl ByteBudget {
         }
         let is_unauthenticated = owner.is_unauthenticated();
         let used = Arc::clone(&connection.used[usize::from(is_unauthenticated)]);
+        if !is_unauthenticated {
+            connection.is_authenticated.store(true, Ordering::Relaxed);
+        }
         let account = ByteAccount {
             budget: Arc::clone(self),
             connection: used,
+            unread_bodies: Arc::clone(&connection.unread_bodies),
             owned: self.owned(owner),
             is_unauthenticated,
             requests: Mutex::default(),
@@ -157,6 +215,11 @@ impl ByteBudget {
     pub(in crate::api) fn hold_unread(&self, connection: &ConnectionBytes) -> Option<Charge> {
         let last = connection.last().clone()?;
         last.check().is_ok().then(|| last.take(Direction::Response, UNREAD_BYTES))
+    }
+
+    /// The most slots that a connection needs, by the limit of its calls.
+    pub(in crate::api) fn max_slots(&self) -> usize {
+        self.max_slots
     }
 
     fn owned(self: &Arc<Self>, owner: &Owner) -> Arc<OwnedBytes> {
@@ -196,9 +259,20 @@ impl fmt::Debug for ConnectionBytes {
 }
 
 #[cfg(test)]
+impl ByteBudget {
+    /// A budget of so many bytes.
+    fn of(limit: usize) -> Arc<Self> {
+        let budget = Self::new(&Limits { max_buffered_mib: limit.div_ceil(MIB), ..Limits::defaults() });
+        assert_eq!(budget.limit, limit);
+        budget
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use http::HeaderMap;
 
+    use super::account::CALL_BYTES;
     use super::*;
     use crate::api::errors::{ApiError, Limit};
     use crate::auth::CallerKey;
@@ -251,7 +325,7 @@ mod tests {
         let account = budget.account(&ConnectionBytes::default(), &caller(1));
         let mut calls = vec![account.take(Direction::Request, CALL_BYTES)];
         let charged = budget.used();
-        assert!((CALL_BYTES..CALL_BYTES + 20_000).contains(&charged), "{charged}");
+        assert!((CALL_BYTES..CALL_BYTES + 80_000).contains(&charged), "{charged}");
         for _ in 0..100 {
             calls.extend((0..3).map(|_| account.take(Direction::Request, CALL_BYTES)));
             assert_eq!(budget.used(), charged, "the advance is used up first");
@@ -259,10 +333,10 @@ mod tests {
         }
         calls.extend((0..1_000).map(|_| account.take(Direction::Request, CALL_BYTES)));
         let (used, charged) = (1_001 * CALL_BYTES, budget.used());
-        assert!((used..used + 20_000).contains(&charged), "{charged}");
+        assert!((used..used + 80_000).contains(&charged), "{charged}");
         assert_eq!(account.owned.used.load(Ordering::Relaxed), charged, "the owner's as well");
         calls.truncate(10);
-        assert!(budget.used() < 10 * CALL_BYTES + 40_000, "{}", budget.used());
+        assert!(budget.used() < 10 * CALL_BYTES + 160_000, "{}", budget.used());
         drop(calls);
         assert_eq!(budget.used(), 0);
         let all = account.take(Direction::Request, LIMIT / 4);

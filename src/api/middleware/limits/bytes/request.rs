@@ -17,7 +17,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tonic::Status;
 use tonic::body::Body;
 
-use super::{ByteAccount, Charge};
+use super::{ByteAccount, Charge, UnreadBody};
 use crate::api::errors::{ApiError, Limit, millis, status};
 use crate::config::STREAM_WINDOW;
 
@@ -82,8 +82,14 @@ struct Messages {
     position: Position,
     /// The bytes that have arrived of a message that has not ended.
     kept: usize,
-    /// The charge for data that may wait while the handler is not ready: from a frame on, until none follows.
-    window: Option<Charge>,
+    /// For data that may wait while the handler is not ready: from a frame on, until none follows.
+    window: Option<UnreadWindow>,
+}
+
+/// Data that may wait in `h2`: its charge, and its count among the unread bodies of its connection.
+struct UnreadWindow {
+    _charge: Charge,
+    _unread: UnreadBody,
 }
 
 /// The position in a stream of gRPC messages.
@@ -230,7 +236,8 @@ impl ChargedRequestBody {
                     self.deadline = has_begun.then(|| Instant::now() + messages.limit);
                 }
                 if messages.window.is_none() && !self.body.is_end_stream() {
-                    messages.window = Some(self.account.charge_request(STREAM_WINDOW as usize)?);
+                    let _charge = self.account.charge_request(STREAM_WINDOW as usize)?;
+                    messages.window = Some(UnreadWindow { _charge, _unread: self.account.unread_body() });
                 }
                 Ok(Some(frame))
             }
@@ -316,8 +323,6 @@ impl http_body::Body for ChargedRequestBody {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::Ordering;
-
     use futures::{FutureExt, StreamExt};
     use http_body_util::{BodyExt, StreamBody};
 
@@ -360,7 +365,7 @@ mod tests {
             sender.send(Frame::data(Bytes::copy_from_slice(part))).unwrap();
             assert!(body.frame().now_or_never().is_none(), "passed on after {part:?}");
         }
-        assert!((908..=1_005).contains(&account.connection.load(Ordering::Relaxed)), "charged");
+        assert!((908..=1_005).contains(&account.charged()), "charged");
         sender.send(Frame::data(vec![7; 97].into())).unwrap();
         assert!(body.frame().now_or_never().is_none(), "the request has not ended");
         drop(sender);
@@ -368,7 +373,7 @@ mod tests {
         assert_eq!((whole.len(), &whole[..8]), (1_005, &b"\0\0\0\x03\xe8abc"[..]));
         assert!(body.frame().await.is_none());
         drop(body);
-        assert_eq!(account.connection.load(Ordering::Relaxed), 0);
+        assert_eq!(account.charged(), 0);
     }
 
     #[tokio::test]

@@ -35,9 +35,26 @@ struct Waiting {
 
 /// Tells a connection that it has to close.
 #[derive(Default)]
-struct End {
+pub(super) struct End {
     is_due: AtomicBool,
     waker: AtomicWaker,
+}
+
+impl End {
+    pub fn set_due(&self) {
+        self.is_due.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    pub fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Acquire)
+    }
+
+    /// Ready when it is due.
+    pub fn poll(&self, context: &Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.is_due() { Poll::Ready(()) } else { Poll::Pending }
+    }
 }
 
 /// What a connection has sent of a head or frame, from the first wait for the rest on.
@@ -60,8 +77,7 @@ impl Waiting {
             && let Some((_, (bytes, end))) = self.by_age.pop_first()
         {
             self.bytes -= bytes;
-            end.is_due.store(true, Ordering::Release);
-            end.waker.wake();
+            end.set_due();
             count_refusal("BUFFER_LIMIT");
             if self.warnings.admit(Instant::now()).is_some() {
                 let limit = UNFINISHED_HEADS.with(max);
@@ -115,8 +131,7 @@ impl UnfinishedHead {
 
     /// Ready when the connection has to close.
     pub fn poll_end(&self, context: &Context<'_>) -> Poll<()> {
-        self.end.waker.register(context.waker());
-        if self.end.is_due.load(Ordering::Acquire) { Poll::Ready(()) } else { Poll::Pending }
+        self.end.poll(context)
     }
 }
 
