@@ -37,6 +37,8 @@ pub struct Scale {
     /// Flags of the server with many flags, and how long they are flipped before the measured flips.
     pub many_flags: usize,
     pub many_flags_warm_up: Duration,
+    /// Flags of the server with many environments, and of the one with as many flags in one.
+    pub spread_flags: usize,
     /// Flips in a turn with watchers.
     pub watched_flips: usize,
     /// Numbers of watchers beside a load of flips. The last one is also measured idle, with lone flips, and without readers.
@@ -70,6 +72,7 @@ pub const FULL: Scale = Scale {
     far_page: 50_000,
     many_flags: 1_000_000,
     many_flags_warm_up: Duration::from_secs(10),
+    spread_flags: 100_000,
     watched_flips: 100,
     watchers: [100, 1_000, 10_000],
     lone_flips: 20,
@@ -97,6 +100,7 @@ pub const QUICK: Scale = Scale {
     far_page: 500,
     many_flags: 50_000,
     many_flags_warm_up: Duration::from_secs(1),
+    spread_flags: 20_000,
     watched_flips: 30,
     watchers: [20, 200, 2_000],
     lone_flips: 10,

@@ -33,6 +33,7 @@ impl Context {
             audience: "toggled".to_owned(),
             permissions_claim: "permissions".to_owned(),
             groups: None,
+            environment_claim: None,
         };
         Self { sign_on: SignOn::new(rules, Arc::new(jwks)), runtime, _folder: folder }
     }

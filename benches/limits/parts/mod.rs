@@ -2,6 +2,7 @@
 
 mod compare;
 mod deep_pages;
+mod environments;
 mod fanout;
 mod filters;
 mod flips;
@@ -20,9 +21,21 @@ use crate::report::Report;
 use crate::rig::Rig;
 
 /// The parts that measure this build, by name.
-pub const NAMES: [&str; 13] = [
-    "flips", "reads", "fanout", "watchers", "replicas", "streams", "lists", "pages", "filters", "load", "sizes",
-    "flags", "verify",
+pub const NAMES: [&str; 14] = [
+    "flips",
+    "reads",
+    "fanout",
+    "watchers",
+    "replicas",
+    "streams",
+    "lists",
+    "pages",
+    "filters",
+    "load",
+    "sizes",
+    "flags",
+    "environments",
+    "verify",
 ];
 
 /// The part that compares this build with others.
@@ -45,6 +58,7 @@ pub async fn measure(name: &str, rig: &mut Rig, report: &mut Report) -> Result<(
         "load" => load::measure(rig, report).await,
         "sizes" => sizes::measure(rig, report).await,
         "flags" => many_flags::measure(rig, report).await,
+        "environments" => environments::measure(rig, report).await,
         "verify" => verify::measure(rig, report).await,
         _ => Err(format!("unknown part {name:?}").into()),
     }

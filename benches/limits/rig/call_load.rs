@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connection::{Connection, run_client};
-use super::requests::{FLIP, GET, encode_grpc, flip_request, get_request};
+use super::requests::{FLIP, GET, NumberedFlag, encode_grpc, flip_request, get_request};
 use crate::Result;
 use crate::scale::FLAGS;
 use crate::stats::percentile;
@@ -38,7 +38,7 @@ impl Method {
         }
     }
 
-    fn request(self, flag: usize) -> Result<Bytes> {
+    fn request(self, flag: NumberedFlag) -> Result<Bytes> {
         match self {
             Self::Flip => encode_grpc(&flip_request(flag)),
             Self::Read => encode_grpc(&get_request(flag)),
@@ -54,6 +54,8 @@ pub struct CallLoad {
     pub in_flight: usize,
     /// Numbers of the flags, at random.
     pub flags: Range<usize>,
+    /// The environments over which they are spread. `None` if all are in `default`.
+    pub environments: Option<usize>,
     /// Measured time, after the warm-up.
     pub length: Duration,
 }
@@ -66,12 +68,12 @@ impl CallLoad {
 
     /// Flips any of these flags.
     pub fn flips_of(flags: Range<usize>, in_flight: usize, length: Duration) -> Self {
-        Self { method: Method::Flip, in_flight, flags, length }
+        Self { method: Method::Flip, in_flight, flags, environments: None, length }
     }
 
     /// Reads any of these flags.
     pub fn reads_of(flags: Range<usize>, in_flight: usize, length: Duration) -> Self {
-        Self { method: Method::Read, in_flight, flags, length }
+        Self { method: Method::Read, in_flight, flags, environments: None, length }
     }
 
     /// Runs the load with one thread per connection.
@@ -104,6 +106,7 @@ impl CallLoad {
                     method: self.method,
                     connection: connection.clone(),
                     flags: RandomFlags::new(self.flags.clone(), (number * 1_000 + caller) as u64),
+                    environments: self.environments,
                     window,
                     counts: Counts::default(),
                 };
@@ -174,6 +177,7 @@ struct Caller {
     method: Method,
     connection: Connection,
     flags: RandomFlags,
+    environments: Option<usize>,
     window: Window,
     counts: Counts,
 }
@@ -181,7 +185,12 @@ struct Caller {
 impl Caller {
     async fn run(mut self) -> Result<Counts> {
         loop {
-            let request = self.method.request(self.flags.next())?;
+            let number = self.flags.next();
+            let flag = match self.environments {
+                Some(environments) => NumberedFlag::among(environments, number),
+                None => NumberedFlag::from(number),
+            };
+            let request = self.method.request(flag)?;
             let began = Instant::now();
             let answer = timeout(ANSWER_TIMEOUT, self.connection.call(request)).await;
             let succeeded = answer.map_err(|_| "a call was not answered")??.is_some();

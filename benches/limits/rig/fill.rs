@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use toggled::domain::Revision;
 use toggled::domain::access::{Credential, Permission, Permissions};
-use toggled::domain::advance::{Actor, Command, NewFlag, Origin, Proposal, advance};
+use toggled::domain::advance::{Actor, Command, NewEnvironment, NewFlag, Origin, Proposal, advance};
 use toggled::domain::flag::Status;
 use toggled::domain::state::{FlagRef, State};
-use toggled::domain::text::{Description, Email, FlagKey, Name, Reason};
+use toggled::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, Reason};
 use toggled::domain::time::{Clock, SystemClock, Timestamp};
 use toggled::store::{AppendOutcome, Writer, open};
 use uuid::Uuid;
 
+use super::requests::{NumberedFlag, environment_key};
 use crate::Result;
 use crate::scale::FLAGS;
 
@@ -55,12 +56,25 @@ pub async fn fill(url: &str, entries: Revision) -> Result<()> {
 
 /// Creates `flag-1` to `flag-COUNT` in a database without flags.
 pub async fn create_flags(url: &str, count: usize) -> Result<()> {
+    create(url, (1..=count).map(NumberedFlag::from).collect()).await
+}
+
+/// Creates environments, and flags spread over them.
+pub async fn create_flags_in(url: &str, environments: usize, count: usize) -> Result<()> {
+    let store = open(url)?;
+    let mut state = store.load().await?;
+    let new = (1..environments).map(create_environment).collect::<Result<Vec<_>>>()?;
+    append(&mut state, &mut *store.writer(), &new, SystemClock.now()).await?;
+    create(url, (1..=count).map(|number| NumberedFlag::among(environments, number)).collect()).await
+}
+
+async fn create(url: &str, flags: Vec<NumberedFlag>) -> Result<()> {
     let store = open(url)?;
     let mut state = store.load().await?;
     let mut writer = store.writer();
-    let numbers: Vec<_> = (1..=count).collect();
-    for batch in numbers.chunks(usize::try_from(BATCH)?) {
-        let flags = batch.iter().map(|n| create_flag(*n)).collect::<Result<Vec<_>>>()?;
+    let count = flags.len();
+    for batch in flags.chunks(usize::try_from(BATCH)?) {
+        let flags = batch.iter().map(create_flag).collect::<Result<Vec<_>>>()?;
         append(&mut state, &mut *writer, &flags, SystemClock.now()).await?;
     }
     while store.count_ahead().await? {}
@@ -81,11 +95,22 @@ async fn append(state: &mut State, writer: &mut dyn Writer, proposals: &[Proposa
     Ok(())
 }
 
-fn create_flag(number: usize) -> Result<Proposal> {
+fn create_environment(number: usize) -> Result<Proposal> {
+    let key = environment_key(number);
+    let new = NewEnvironment {
+        name: Name::parse(&key).map_err(|rule| rule.0)?,
+        key: EnvironmentKey::parse(&key).map_err(|rule| rule.0)?,
+        description: Description::parse("").map_err(|rule| rule.0)?,
+        require_reason: false,
+    };
+    Ok(Proposal::without_request_id(service(), Command::CreateEnvironment(new), origin()))
+}
+
+fn create_flag(NumberedFlag { key, environment }: &NumberedFlag) -> Result<Proposal> {
     let new = NewFlag {
-        environment: None,
-        key: FlagKey::parse(&format!("flag-{number}")).map_err(|rule| rule.0)?,
-        name: Name::parse(&format!("Flag {number}")).map_err(|rule| rule.0)?,
+        environment: environment.as_deref().map(EnvironmentKey::parse).transpose().map_err(|rule| rule.0)?,
+        key: FlagKey::parse(key).map_err(|rule| rule.0)?,
+        name: Name::parse(key).map_err(|rule| rule.0)?,
         description: Description::parse("").map_err(|rule| rule.0)?,
         status: Status::Disabled,
     };

@@ -24,19 +24,49 @@ pub const WATCH: &str = "/toggled.v1.ToggleService/WatchFeatureFlags";
 
 type Token = MetadataValue<Ascii>;
 
-/// Flips the flag with this number.
-pub fn flip_request(number: usize) -> ToggleFeatureFlagRequest {
+/// A flag of the benchmark.
+pub struct NumberedFlag {
+    pub key: String,
+    /// The environment, if there are several.
+    pub environment: Option<String>,
+}
+
+impl NumberedFlag {
+    /// The flag with this number among flags that are spread over environments: `flag-1` of each, then `flag-2` of each, and so on.
+    pub fn among(environments: usize, number: usize) -> Self {
+        let (round, environment) = ((number - 1) / environments, (number - 1) % environments);
+        Self { environment: Some(environment_key(environment)), ..Self::from(round + 1) }
+    }
+}
+
+/// `flag-NUMBER` of `default`.
+impl From<usize> for NumberedFlag {
+    fn from(number: usize) -> Self {
+        Self { key: format!("flag-{number}"), environment: None }
+    }
+}
+
+/// The key of an environment; the first is `default`.
+pub fn environment_key(number: usize) -> String {
+    if number == 0 { "default".to_owned() } else { format!("environment-{number}") }
+}
+
+/// Flips a flag.
+pub fn flip_request(flag: impl Into<NumberedFlag>) -> ToggleFeatureFlagRequest {
+    let NumberedFlag { key, environment } = flag.into();
     ToggleFeatureFlagRequest {
-        flag: Some(toggle_feature_flag_request::Flag::Key(format!("flag-{number}"))),
+        flag: Some(toggle_feature_flag_request::Flag::Key(key)),
         reason: "quick benchmark".to_owned(),
+        environment,
         ..Default::default()
     }
 }
 
-/// Reads the flag with this number.
-pub fn get_request(number: usize) -> GetFeatureFlagRequest {
-    let flag = get_feature_flag_request::Flag::Key(format!("flag-{number}"));
-    GetFeatureFlagRequest { flag: Some(flag), ..Default::default() }
+/// Reads a flag.
+pub fn get_request(flag: impl Into<NumberedFlag>) -> GetFeatureFlagRequest {
+    let NumberedFlag { key, environment } = flag.into();
+    let flag = Some(get_feature_flag_request::Flag::Key(key));
+    GetFeatureFlagRequest { flag, environment, ..Default::default() }
 }
 
 /// Reads `flag-1`.
