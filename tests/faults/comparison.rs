@@ -105,14 +105,14 @@ fn out_of_order(log: &[AuditLog]) -> Option<String> {
 /// Each flip starts from the status that the previous flip set, and the last one matches the flag.
 fn differs_from_log(flag: &FeatureFlag, log: &[AuditLog]) -> Option<String> {
     let mut before = "disabled";
-    for entry in log.iter().filter(|entry| entry.action_type.starts_with("toggle_") && entry.entity_key == flag.key) {
+    for entry in log.iter().filter(|entry| entry.action_type.starts_with("toggle_") && entry.entity_id() == flag.id) {
         if entry.old_value() != before {
             return Some(format!("revision {} does not start from the status of the previous flip", entry.revision));
         }
         before = entry.new_value();
     }
     let is = status(flag);
-    (is != before).then(|| format!("{} is {is}, but {before} according to the log", flag.key))
+    (is != before).then(|| format!("{} of {} is {is}, but {before} according to the log", flag.key, flag.environment))
 }
 
 fn differs_from_observed(seen: &Observed, log: &[AuditLog], flags: &[FeatureFlag]) -> Option<String> {
@@ -122,7 +122,7 @@ fn differs_from_observed(seen: &Observed, log: &[AuditLog], flags: &[FeatureFlag
             Some(format!("a stream delivered {} entries that differ from the {} of the log", entries.len(), log.len()))
         }
         Observed::Flags(history) => {
-            let last: BTreeMap<_, _> = flags.iter().map(|flag| (flag.key.clone(), flag.clone())).collect();
+            let last: BTreeMap<_, _> = flags.iter().map(|flag| (flag.id.clone(), flag.clone())).collect();
             if history.last().is_none_or(|(_, seen)| *seen != last) {
                 return Some("a watcher's last flags differ from the current ones".to_owned());
             }
@@ -137,9 +137,9 @@ fn missed(history: &[(i64, BTreeMap<String, FeatureFlag>)], log: &[AuditLog]) ->
     let mut entries = log.iter().filter(|entry| entry.entity_key.starts_with(KEY_PREFIX)).peekable();
     for (through, seen) in history {
         while let Some(entry) = entries.next_if(|entry| entry.revision <= *through) {
-            newest.insert(&entry.entity_key, entry.revision);
+            newest.insert(entry.entity_id(), entry.revision);
         }
-        let other = newest.iter().find(|(key, revision)| seen.get(**key).map(|flag| flag.revision) != Some(**revision));
+        let other = newest.iter().find(|(id, revision)| seen.get(**id).map(|flag| flag.revision) != Some(**revision));
         if let Some((_, revision)) = other {
             return Some(*revision);
         }

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::health_check_response::ServingStatus;
 use uuid::Uuid;
 
-use crate::load::Load;
+use crate::load::{Load, in_default};
 use crate::moved_file::wait_for_health;
 use crate::support::{Backend, Client, Cluster, Database, Server, TOKEN, reason_of, with_timeout};
 use crate::{FaultReport, RunLength};
@@ -72,7 +72,8 @@ fn text(path: &Path) -> &str {
 async fn create_ignored_flag(server: &Server) -> Result<(), Status> {
     let mut client = Client::connect(server.address, Some(TOKEN)).await;
     let key = format!("ignored-{}", Uuid::now_v7().simple());
-    let request = CreateFeatureFlagRequest { key, name: "ignored".into(), ..Default::default() };
+    let request =
+        CreateFeatureFlagRequest { key, name: "ignored".into(), environment: in_default(), ..Default::default() };
     client.toggle.create_feature_flag(request).await.map(drop)
 }
 

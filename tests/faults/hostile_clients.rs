@@ -14,7 +14,7 @@ use tonic::transport::Endpoint;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 
-use crate::load::Load;
+use crate::load::{Load, in_default};
 use crate::support::http2_frames::{HEADERS, connect_http2, frame};
 use crate::support::{Backend, Client, Database, Server, TOKEN, toggle, with_timeout};
 use crate::{FaultReport, RunLength};
@@ -135,12 +135,13 @@ pub async fn cancellations(length: RunLength) -> FaultReport {
     }
     let mut client = Client::connect(setup.server.address, Some(TOKEN)).await;
     // The comparison ignores this flag.
-    client.create("cancelled").await;
+    client.create_in("default", "cancelled").await;
     for round in 0..u64::try_from(rounds).unwrap() * 20 {
         let change = UpdateFeatureFlagRequest {
             flag: Some(update_feature_flag_request::Flag::Key("cancelled".into())),
             description: format!("as of round {round}"),
             update_mask: Some(FieldMask { paths: vec!["description".into()] }),
+            environment: in_default(),
             ..Default::default()
         };
         // A change takes a few milliseconds, so this cancels it before, during and after the write.

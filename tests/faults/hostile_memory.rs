@@ -92,7 +92,7 @@ pub async fn exhaustion(length: RunLength) -> FaultReport {
     let mut setup = SqliteSetup::with(&[("TOGGLED_ANONYMOUS_FLAGD_ENVIRONMENTS", "default")]).await;
     let mut admin = setup.server.admin().await;
     for number in 0..FLAGS {
-        admin.create(&format!("other-{number:04}-{}", "k".repeat(100))).await;
+        admin.create_in("default", &format!("other-{number:04}-{}", "k".repeat(100))).await;
     }
     let token = admin.new_user("hostile@example.com", &["view_feature_flags", "toggle_feature_flags"]).await;
     setup.resident = setup.server.resident_mib();

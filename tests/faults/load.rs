@@ -23,6 +23,9 @@ pub const CLIENTS: usize = 8;
 /// How many flags they flip. There are fewer flags than clients, so that clients compete.
 const FLAGS: usize = 5;
 
+/// Where the flags are. The same key stands for a flag in each.
+const ENVIRONMENTS: [&str; 3] = ["default", "production", "staging"];
+
 /// A client's pause between two flips. Several faults share the processors, and more load would not find more.
 const FLIP_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -75,8 +78,12 @@ impl Load {
     /// Like [`Load::start`], with a given pause between a client's flips.
     pub async fn start_with(addresses: &[SocketAddr], interval: Duration) -> Self {
         let mut admin = Client::connect(addresses[0], Some(TOKEN)).await;
+        for key in &ENVIRONMENTS[1..] {
+            admin.new_environment(key).await;
+        }
         for flag in 0..FLAGS {
-            admin.create(&key(flag)).await;
+            let (environment, key) = name(flag);
+            admin.create_in(environment, &key).await;
         }
         let progress = Progress { acknowledged: vec![0; addresses.len()], ..Progress::default() };
         let (stop, progress) = (CancellationToken::new(), Arc::new(watch::channel(progress).0));
@@ -144,8 +151,14 @@ impl Load {
 /// The key prefix of the flags that the load flips. Other flags have other prefixes.
 pub const KEY_PREFIX: &str = "flag-";
 
-fn key(flag: usize) -> String {
-    format!("{KEY_PREFIX}{flag}")
+/// The environment and the key of a flag.
+fn name(flag: usize) -> (&'static str, String) {
+    (ENVIRONMENTS[flag % ENVIRONMENTS.len()], format!("{KEY_PREFIX}{}", flag / ENVIRONMENTS.len()))
+}
+
+/// `default`, for requests about other flags.
+pub fn in_default() -> Option<String> {
+    Some(ENVIRONMENTS[0].to_owned())
 }
 
 /// A client with several addresses. When a call fails, the next attempt uses the next address.
@@ -209,6 +222,7 @@ impl RetryingClient {
         let request = ListFeatureFlagsRequest {
             key_prefix: KEY_PREFIX.to_owned(),
             min_revision: Some(end),
+            environment: Some("-".to_owned()),
             ..Default::default()
         };
         let list = |mut client: Client| {
@@ -237,8 +251,12 @@ async fn flip(
     let mut flips = Vec::new();
     while !stop.is_cancelled() {
         let request_id = Uuid::now_v7().to_string();
-        let (began, key) = (Instant::now(), key((number + flips.len()) % FLAGS));
-        let request = ToggleFeatureFlagRequest { request_id: Some(request_id.clone()), ..toggle(&key) };
+        let (began, (environment, key)) = (Instant::now(), name((number + flips.len()) % FLAGS));
+        let request = ToggleFeatureFlagRequest {
+            request_id: Some(request_id.clone()),
+            environment: Some(environment.to_owned()),
+            ..toggle(&key)
+        };
         let attempt = |mut client: Client| {
             let (mut request, progress) = (Request::new(request.clone()), Arc::clone(&progress));
             request.set_timeout(ATTEMPT_TIMEOUT);

@@ -18,7 +18,7 @@ const REOPEN_DELAY: Duration = Duration::from_millis(20);
 
 /// What a reader has received.
 pub enum Observed {
-    /// The flags by key, at each revision to which the stream was caught up.
+    /// The flags of all environments by id, at each revision to which the stream was caught up.
     Flags(Vec<(i64, BTreeMap<String, FeatureFlag>)>),
     /// All entries.
     Entries(Vec<AuditLog>),
@@ -115,7 +115,7 @@ impl Stream for Watcher {
     type Message = WatchFeatureFlagsResponse;
 
     async fn open(&self, mut client: Client) -> Result<tonic::Streaming<Self::Message>, Status> {
-        let mut request = WatchFeatureFlagsRequest::default();
+        let mut request = WatchFeatureFlagsRequest { environment: Some("-".to_owned()), ..Default::default() };
         if let Some((revision, log_id, hash)) = &self.cursor {
             (request.after_revision, request.log_id, request.after_hash) =
                 (Some(*revision), Some(log_id.clone()), hash.clone());
@@ -127,7 +127,7 @@ impl Stream for Watcher {
         let behind = self.cursor.as_ref().map_or(0, |cursor| cursor.0);
         for flag in message.feature_flags.into_iter().filter(|flag| flag.key.starts_with(KEY_PREFIX)) {
             assert!(behind < flag.revision && flag.revision <= message.revision, "a change was delivered twice");
-            self.flags.insert(flag.key.clone(), flag);
+            self.flags.insert(flag.id.clone(), flag);
         }
         assert!(message.revision >= behind, "a stream went back to an earlier revision");
         if message.caught_up {
