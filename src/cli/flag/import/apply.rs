@@ -5,7 +5,6 @@ use std::fmt::Display;
 
 use futures::future::join_all;
 use indicatif::ProgressBar;
-use prost::Message;
 use prost_types::FieldMask;
 
 use super::plan::{ChangeStep, FlagChange, TextEdit, TextEdits};
@@ -26,6 +25,9 @@ const BATCH_SIZE: usize = 1_000;
 
 /// How long the flags that are created in one call may be, encoded: half of what the server accepts.
 const MAX_BATCH_BYTES: usize = 2 << 20;
+
+/// The most that a flag takes besides its texts: the key of its environment, tags and lengths.
+const ITEM_BYTES: usize = 128;
 
 /// Makes the calls that apply a plan to a server.
 pub(super) struct PlanRunner<'a> {
@@ -152,7 +154,7 @@ impl<'a> PlanRunner<'a> {
 fn batch_length(items: &[BatchCreateItem]) -> usize {
     let mut bytes = 0;
     let fitting = items.iter().take(BATCH_SIZE).take_while(|item| {
-        bytes += item.encoded_len();
+        bytes += ITEM_BYTES + item.key.len() + item.name.len() + item.description.len();
         bytes <= MAX_BATCH_BYTES
     });
     fitting.count().max(1)
