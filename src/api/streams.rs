@@ -10,8 +10,8 @@ use crate::mirror::Position;
 /// How long a stream may be silent before it sends a heartbeat.
 pub(super) const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A message of a stream, or a page of a list, ends at about this many bytes, well below the largest message. A page of the audit
-/// log is limited by its 100 entries.
+/// A message of a stream, or a page of a list, ends at about this many bytes, well below the largest message. A page of the audit log has a
+/// limit of its own.
 pub(super) const MESSAGE_BYTES: usize = 1024 * 1024;
 
 /// A cache is emptied when more bytes than this were put into it: a few messages of the largest size.
@@ -21,7 +21,8 @@ const MAX_CACHED_BYTES: usize = 4 * MESSAGE_BYTES;
 const ENTRY_BYTES: usize = 256;
 
 /// Messages that are the same for many streams: each is encoded once, for the first stream that needs it. The key says what the
-/// message depends on, besides the state: what the stream selects, and from where on.
+/// message depends on, besides the state: what the stream selects, and from where on. What a key takes beyond a few words counts as a part of
+/// its message.
 pub(super) struct MessageCache<K, M>(Mutex<Cached<K, M>>);
 
 struct Cached<K, M> {
@@ -52,6 +53,12 @@ impl<K: Eq + Hash, M: Clone> MessageCache<K, M> {
         }
         cached.messages.insert(key, (position, message.clone()));
         Ok(message)
+    }
+
+    /// The number of cached messages.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.lock().messages.len()
     }
 
     fn lock(&self) -> MutexGuard<'_, Cached<K, M>> {

@@ -49,6 +49,9 @@ struct Registration {
     wake: Arc<Notify>,
 }
 
+/// What a key takes besides its text: its place in the list, the counters before the text, and its allocation.
+const KEY_BYTES: usize = 48;
+
 /// The flags that a subscription is about.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct FlagSelection {
@@ -62,6 +65,11 @@ impl FlagSelection {
     /// All flags of these environments.
     pub fn all_in(scope: EnvironmentScope) -> Self {
         Self { scope, keys: None }
+    }
+
+    /// What the keys take in memory, in bytes.
+    pub fn size(&self) -> usize {
+        self.keys.iter().flat_map(|keys| keys.iter()).map(|key| key.as_str().len() + KEY_BYTES).sum()
     }
 
     /// Everything. Subscriptions that are not about flags have it.

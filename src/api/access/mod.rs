@@ -16,7 +16,7 @@ use super::{convert, pb};
 use crate::auth;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
-use crate::domain::access::{Credential, Directory};
+use crate::domain::access::{Credential, Directory, Permissions, User};
 use crate::domain::advance::{Answer, Command, NewToken, Object};
 use crate::domain::error::Error;
 use crate::domain::text::{Email, Malformed, Name};
@@ -240,7 +240,7 @@ impl AccessService for Access {
         let call = Call::of(&request)?;
         let caller = &call.caller;
         let user = match (caller.user(), &caller.credential) {
-            (Some(user), _) => Some(user.into()),
+            (Some(user), _) => Some(shown_user(user, &caller.grant.permissions)),
             (None, Credential::SignOn(identity)) => Some((&**identity).into()),
             (None, _) => None,
         };
@@ -251,4 +251,11 @@ impl AccessService for Access {
             environment: call.own_environment().map(ToString::to_string),
         }))
     }
+}
+
+/// The user of a credential with these permissions. A token with a list may be one for a service that should not know of other
+/// environments: what the user may do there is left out.
+fn shown_user(user: &Arc<User>, held: &Permissions) -> pb::User {
+    let permissions = user.permissions.in_known_environments(|environment| held.holds_any_in(environment)).names();
+    pb::User { permissions, ..user.into() }
 }

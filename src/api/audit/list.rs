@@ -1,5 +1,6 @@
 //! ListAuditLogs: pages that do not shift while the log grows.
 
+use prost::Message;
 use tonic::Status;
 
 use super::conditions;
@@ -16,6 +17,10 @@ use crate::store::{EntryQuery, Order, Store};
 
 const DEFAULT_LIMIT: i32 = 50;
 const MAX_LIMIT: i32 = 100;
+
+/// A page ends before the entry with which it would be larger than this: clients accept 4 MiB by default. Only changes of users with
+/// thousands of permissions are so long that 100 of them are more.
+const MAX_PAGE_BYTES: usize = 3 << 20;
 
 /// How many entries of one object may be skipped. The log is not counted by object, so they are walked.
 const MAX_SKIPPED_OF_OBJECT: i64 = 100_000;
@@ -110,12 +115,16 @@ impl AuditLogList {
             Some(query) if !query.range.is_empty() => store.entries(&query).await?,
             _ => Vec::new(),
         };
-        let has_more = entries.len() > usize::try_from(self.limit).unwrap_or(usize::MAX);
+        let found = entries.len();
         entries.truncate(usize::try_from(self.limit).unwrap_or(usize::MAX));
+        let mut items: Vec<pb::AuditLog> = entries.iter().map(Into::into).collect();
+        items.truncate(fitting(&items));
+        entries.truncate(items.len());
+        let has_more = entries.len() < found;
         let next = entries.last().filter(|_| has_more).zip(self.page.checked_add(1));
         let next = next.map(|(last, page)| LogCursor { as_of, before: last.revision, page }.encode(&self.scope));
         Ok(pb::ListAuditLogsResponse {
-            items: entries.iter().map(Into::into).collect(),
+            items,
             total,
             page: self.page,
             limit: self.limit,
@@ -149,6 +158,16 @@ impl AuditLogList {
             limit: i64::from(self.limit) + 1,
         }))
     }
+}
+
+/// How many entries fit on a page, at least one.
+fn fitting(items: &[pb::AuditLog]) -> usize {
+    let mut bytes = 0;
+    let fitting = items.iter().take_while(|item| {
+        bytes += item.encoded_len();
+        bytes <= MAX_PAGE_BYTES
+    });
+    fitting.count().max(1)
 }
 
 #[cfg(test)]

@@ -207,8 +207,20 @@ fn message(error: &ApiError) -> String {
             INTERNAL.to_owned()
         }
         ApiError::Panicked => INTERNAL.to_owned(),
-        error => error.to_string(),
+        error => cut(error.to_string()),
     }
+}
+
+/// The longest text of an error, in bytes. It travels in a header, and so does the copy of it in the details: clients accept headers of 8 KiB
+/// in all, and each byte that is not ASCII takes three there.
+const MAX_MESSAGE_BYTES: usize = 2_048;
+
+fn cut(mut message: String) -> String {
+    if message.len() > MAX_MESSAGE_BYTES {
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE_BYTES));
+        message.push('…');
+    }
+    message
 }
 
 #[cfg(test)]

@@ -127,7 +127,7 @@ impl EncodedChunk {
             let read = |state: &State| (Position::of(state), Chunk::read(state, seen, subscription.selection()));
             let (position, chunk) = subscription.read(read).ok_or_else(mismatch)?;
             let chunk = chunk.encode()?;
-            Ok((position, chunk.message.len(), chunk))
+            Ok((position, chunk.message.len() + subscription.selection().size(), chunk))
         })
     }
 }
@@ -353,6 +353,22 @@ mod tests {
                 assert_eq!(addresses[0], addresses[1]);
                 change(&mirror, "a");
             }
+        }
+    }
+
+    /// What keys take counts for the cache, which keeps the list of each message.
+    #[tokio::test]
+    async fn lists_of_keys_do_not_fill_the_cache() {
+        let mirror = mirror();
+        let cache: Arc<WatchCache> = Arc::default();
+        let lists = (0..200).map(|list| (0..1_000).map(|n| format!("{list}-{n}-{}", "k".repeat(100))).collect());
+        let lists: Vec<Vec<String>> = lists.collect();
+        let bytes = |keys: &[String]| keys.iter().map(String::len).sum::<usize>();
+        assert!(lists.iter().map(|keys| bytes(keys)).sum::<usize>() > 20 << 20);
+        for keys in lists {
+            let scope = EnvironmentScope::One(EnvironmentKey::default_environment().clone());
+            next(&mut watch_in(&mirror, &scope, keys, Arc::clone(&cache))).await;
+            assert!(cache.len() <= 40, "{} lists", cache.len());
         }
     }
 

@@ -88,7 +88,7 @@ fn entity(draft: &Draft<'_>, denial: &Denial) -> Entity {
 fn denied_in(denial: &Denial) -> Option<&EnvironmentKey> {
     let choice = match &denial.object {
         Some(ObjectRef::Key(named, _)) => Some(named.as_ref().unwrap_or(EnvironmentKey::default_environment())),
-        None => None,
+        None => denial.environment.as_ref(),
         // What is missing may be a permission that the caller granted.
         Some(ObjectRef::Environment(_) | ObjectRef::Email(_) | ObjectRef::Id(_)) => return None,
     };

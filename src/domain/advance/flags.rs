@@ -221,7 +221,8 @@ fn flippable(
     expected: Option<Revision>,
 ) -> Result<Arc<Flag>, Error> {
     let (flag, environment) = changeable(draft, access, flag)?;
-    if environment.require_reason && proposal.reason.is_none() {
+    let has_reason = proposal.reason.as_ref().is_some_and(|reason| !reason.as_str().trim().is_empty());
+    if environment.require_reason && !has_reason {
         let rule = format!("must be given, since the environment {} requires it", environment.key);
         return Err(Error::Invalid(vec![Violation { field: "reason".to_owned(), rule }]));
     }

@@ -235,6 +235,8 @@ pub struct Denial {
     pub permission: ScopedPermission,
     /// The object that the refused request named, if it named one. It may not exist.
     pub object: Option<ObjectRef>,
+    /// The environment of all objects that it named, if it named several and all are in one. It may not exist.
+    pub environment: Option<EnvironmentKey>,
     /// How many refusals of this caller were not recorded since the last record.
     pub suppressed: u64,
 }

@@ -379,6 +379,89 @@ on_both_databases! {
         let refused = admin.toggle.list_feature_flags(request("staging", page.next_page_token)).await.unwrap_err();
         assert_eq!(refused.get_details_bad_request().unwrap().field_violations[0].field, "page_token");
     }
+
+    /// A token with a list knows nothing of environments that are not on it.
+    async fn narrowed_token_does_not_learn_of_its_users_other_environments(backend: Backend) {
+        let (_database, server, mut admin, _) = three(backend).await;
+        let held = ["toggle_feature_flags@production", "view_feature_flags@production", "view_feature_flags@staging"];
+        let secret = admin.new_user("ann@example.com", &held).await;
+        let mut ann = server.client(Some(&secret)).await;
+        let me = ann.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner().user.unwrap();
+        assert_eq!(me.permissions, held);
+        let permissions = vec!["view_feature_flags@staging".to_owned()];
+        let token = CreateTokenRequest { user_id: me.id, name: "ci".into(), permissions, ..Default::default() };
+        let secret = admin.access.create_token(token).await.unwrap().into_inner().secret;
+        let me = server.client(Some(&secret)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap().into_inner();
+        assert_eq!(me.permissions, ["view_feature_flags@staging"]);
+        assert_eq!(me.user.unwrap().permissions, ["view_feature_flags@staging"]);
+    }
+
+    async fn flip_needs_more_than_a_blank_reason_where_one_is_required(backend: Backend) {
+        let (_database, _server, mut admin, _) = three(backend).await;
+        let update = UpdateEnvironmentRequest {
+            environment: Some(update_environment_request::Environment::Key("production".into())),
+            require_reason: true,
+            ..Default::default()
+        };
+        admin.environments.update_environment(update).await.unwrap();
+        let flip = |reason: &str| ToggleFeatureFlagRequest { reason: reason.into(), ..toggle_in(named("production"), "a") };
+        for reason in ["", " ", "\t\n"] {
+            let refused = admin.toggle.toggle_feature_flag(flip(reason)).await.unwrap_err();
+            let violations = refused.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(violations[0].field, "reason", "{reason:?}");
+        }
+        admin.toggle.toggle_feature_flag(flip("an outage")).await.unwrap();
+        admin.toggle.toggle_feature_flag(toggle_in(named("staging"), "a")).await.unwrap();
+    }
+
+    async fn refused_batch_is_recorded_in_the_environment_of_all_its_items(backend: Backend) {
+        let (_database, server, mut admin, _) = three(backend).await;
+        let secret = admin.new_user("ann@example.com", &["view_feature_flags@staging"]).await;
+        let mut ann = server.client(Some(&secret)).await;
+        for (environments, expected) in [(["staging", "staging"], "staging"), (["staging", "production"], "")] {
+            let items = ["b", "c"].iter().zip(environments).map(|(key, environment)| new_flag(environment, key)).collect();
+            let request = BatchCreateFeatureFlagsRequest { items, ..Default::default() };
+            let refused = ann.toggle.batch_create_feature_flags(request).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied);
+            let last = admin.log().await.pop().unwrap();
+            assert_eq!((last.action_type.as_str(), last.environment()), ("access_denied", expected));
+        }
+    }
+
+    /// A user with thousands of permissions makes long entries, and long texts of errors.
+    async fn thousands_of_permissions_fit_into_answers(backend: Backend) {
+        let (_database, _server, mut admin, _) = three(backend).await;
+        let keys: Vec<_> = (0..900).map(|n| format!("{n:03}-{}", "k".repeat(60))).collect();
+        for key in &keys {
+            admin.new_environment(key).await;
+        }
+        let permissions: Vec<_> = ["manage_feature_flags", "toggle_feature_flags", "view_audit_logs", "view_feature_flags"]
+            .iter()
+            .flat_map(|permission| keys.iter().map(move |key| format!("{permission}@{key}")))
+            .collect();
+        let new = CreateUserRequest { email: "ann@example.com".into(), permissions: permissions.clone(), ..Default::default() };
+        let id = admin.access.create_user(new).await.unwrap().into_inner().user.unwrap().id;
+        let refused = admin.access.update_user(UpdateUserRequest { id: id.clone(), reactivate: true, ..Default::default() }).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument);
+        assert!(refused.message().len() < 4_000 && refused.message().contains("and 3580 more"), "{}", refused.message());
+        for n in 0..16 {
+            let permissions = permissions[n % 2..].to_vec();
+            admin.access.update_user(UpdateUserRequest { id: id.clone(), permissions, ..Default::default() }).await.unwrap();
+        }
+        let (mut revisions, mut page_token, mut pages) = (Vec::new(), String::new(), 0);
+        loop {
+            let request = ListAuditLogsRequest { entity_type: Some("user".into()), limit: Some(100), page_token, ..Default::default() };
+            let page = admin.audit.list_audit_logs(request).await.unwrap().into_inner();
+            assert!(page.encoded_len() < 4 << 20 && !page.items.is_empty());
+            revisions.extend(page.items.iter().map(|entry| entry.revision));
+            (page_token, pages) = (page.next_page_token, pages + 1);
+            if page_token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!((revisions.len(), revisions.is_sorted_by(|a, b| a > b)), (18, true));
+        assert!(pages > 1, "{pages}");
+    }
 }
 
 /// The request, about an environment; `None` if its message names none.

@@ -25,8 +25,12 @@ async fn step(world: &mut World, states: &mut States, command: Command) {
 async fn eventful(backend: Backend) -> (World, States) {
     let mut world = World::new(backend).await;
     let mut states = Vec::new();
-    let denied =
-        Denial { permission: Permission::ToggleFeatureFlags.into(), object: Some(flag("a").into()), suppressed: 0 };
+    let denied = Denial {
+        permission: Permission::ToggleFeatureFlags.into(),
+        object: Some(flag("a").into()),
+        environment: None,
+        suppressed: 0,
+    };
     for command in [
         create("a"),
         toggle("a"),

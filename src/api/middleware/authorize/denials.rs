@@ -93,14 +93,17 @@ impl Denials {
             Some(message) => self.object(message, permission.governs()).await,
             None => None,
         };
-        self.write(&call, permission.into(), object, admitted).await;
+        let environment = message.as_ref().and_then(common_environment);
+        let denial = Denial { permission: permission.into(), object, environment, suppressed: admitted.suppressed };
+        self.write(&call, denial, admitted).await;
         None
     }
 
     /// Records that `call` was refused, unless its caller was refused too often lately.
     pub async fn record(&self, call: &Call, permission: ScopedPermission, object: Option<ObjectRef>) {
         if let Some(admitted) = self.admit(call) {
-            self.write(call, permission, object, admitted).await;
+            let denial = Denial { permission, object, environment: None, suppressed: admitted.suppressed };
+            self.write(call, denial, admitted).await;
         }
     }
 
@@ -109,16 +112,9 @@ impl Denials {
     }
 
     /// Writes the record in a task of its own, and waits for it for a limited time.
-    async fn write(
-        &self,
-        call: &Call,
-        permission: ScopedPermission,
-        object: Option<ObjectRef>,
-        admitted: AdmittedDenial,
-    ) {
+    async fn write(&self, call: &Call, denial: Denial, admitted: AdmittedDenial) {
         let Ok(actor) = call.actor() else { return };
-        let command = Command::RecordDenial(Denial { permission, object, suppressed: admitted.suppressed });
-        let proposal = Proposal::without_request_id(actor, command, call.source.origin());
+        let proposal = Proposal::without_request_id(actor, Command::RecordDenial(denial), call.source.origin());
         let (proposals, limiter) = (self.proposals.clone(), Arc::clone(&self.limiter));
         let write = tokio::spawn(async move {
             if let Err(error) = proposals.propose(proposal, ChangeStart::at_any_time()).await {
@@ -154,6 +150,15 @@ impl Denials {
 async fn read_message(body: Body, input: &MessageDescriptor) -> Option<DynamicMessage> {
     let collected = timeout(READ_TIMEOUT, Limited::new(body, BODY_LIMIT).collect()).await.ok()?.ok()?;
     DynamicMessage::decode(input.clone(), single_message(collected.to_bytes(), BODY_LIMIT)?).ok()
+}
+
+/// The environment of all items of a batch, if each names the same one.
+fn common_environment(message: &DynamicMessage) -> Option<EnvironmentKey> {
+    let items = message.get_field_by_name("items")?;
+    let named = |item: &Value| Some(item.as_message()?.get_field_by_name("environment")?.as_str()?.to_owned());
+    let mut environments = items.as_list()?.iter().map(named);
+    let first = environments.next()??;
+    environments.all(|other| other.as_ref() == Some(&first)).then(|| EnvironmentKey::parse(&first).ok())?
 }
 
 /// The object that a request names in one of these fields. A key is that of an environment, if the required permission is about these.

@@ -504,7 +504,7 @@ fn own_token_gains_no_more_than_its_creators_credential() {
 fn denied_newcomer_is_not_named_as_another_user() {
     let mut world = World::new();
     world.with_user("sue@example.com", &[]);
-    let denial = Denial { permission: MANAGE.into(), object: None, suppressed: 0 };
+    let denial = Denial { permission: MANAGE.into(), object: None, environment: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sign-on@localhost"));
     assert!(entry.new_value.as_deref().is_some_and(|details| details.contains(r#""subject":"sue""#)));
@@ -623,7 +623,8 @@ fn denial_record_names_the_object() {
         (None, EntityType::FeatureFlag, None, ""),
     ];
     for (object, kind, id, key) in cases {
-        let denial = Denial { permission: Permission::ToggleFeatureFlags.into(), object, suppressed: 2 };
+        let denial =
+            Denial { permission: Permission::ToggleFeatureFlags.into(), object, environment: None, suppressed: 2 };
         let record = by(ann, Permission::ToggleFeatureFlags, Command::RecordDenial(denial));
         let answer = world.accept(record);
         let entry = answer.entry.unwrap();
@@ -634,7 +635,7 @@ fn denial_record_names_the_object() {
     }
     assert_eq!(world.create("b").revision, world.state.head().revision);
     // A denied caller who is not a user is recorded without becoming one.
-    let denial = Denial { permission: MANAGE.into(), object: None, suppressed: 0 };
+    let denial = Denial { permission: MANAGE.into(), object: None, environment: None, suppressed: 0 };
     let entry = world.accept(world.signed_on("sue", &[], Command::RecordDenial(denial))).entry.unwrap();
     assert_eq!((entry.user_id, &*entry.user_email), (None, "sue@example.com"));
     let details = r#"{"issuer":"https://issuer","permission":"manage_access","subject":"sue","suppressed":0}"#;

@@ -160,7 +160,8 @@ fn environments_require_their_permission() {
         (ObjectRef::Environment(environment_key("b")), None, "b"),
     ] {
         let permission = Permission::ManageEnvironments.into();
-        let denial = Command::RecordDenial(Denial { permission, object: Some(object), suppressed: 0 });
+        let denial =
+            Command::RecordDenial(Denial { permission, object: Some(object), environment: None, suppressed: 0 });
         let entry = world.accept(by(ann, Permission::ManageEnvironments, denial)).entry.unwrap();
         assert_eq!((entry.action, entry.entity_type), (Action::AccessDenied, EntityType::Environment));
         assert_eq!((entry.entity_id, &*entry.entity_key), (id, key));

@@ -125,7 +125,8 @@ fn entries_carry_the_environment_they_are_about() {
         (&staging, None, Some("staging")),
         (&staging, Some(ObjectRef::Email(email("none@example.com"))), None),
     ] {
-        let denial = Denial { permission: permission.clone(), object: object.clone(), suppressed: 0 };
+        let denial =
+            Denial { permission: permission.clone(), object: object.clone(), environment: None, suppressed: 0 };
         let entry =
             world.accept(by(token, Permission::ToggleFeatureFlags, Command::RecordDenial(denial))).entry.unwrap();
         assert_eq!(entry.environment.as_deref(), expected, "{permission} {object:?}");
