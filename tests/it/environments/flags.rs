@@ -459,7 +459,7 @@ on_both_databases! {
                 break;
             }
         }
-        assert_eq!((revisions.len(), revisions.is_sorted_by(|a, b| a > b)), (18, true));
+        assert_eq!((revisions.len(), revisions.is_sorted_by(|a, b| a > b)), (17, true));
         assert!(pages > 1, "{pages}");
     }
 }
