@@ -18,9 +18,9 @@ use crate::store::{EntryQuery, Order, Store};
 const DEFAULT_LIMIT: i32 = 50;
 const MAX_LIMIT: i32 = 100;
 
-/// A page ends before the entry with which it would be larger than this: clients accept 4 MiB by default. Only changes of users with
-/// thousands of permissions are so long that 100 of them are more.
-const MAX_PAGE_BYTES: usize = 3 << 20;
+/// A page ends before the entry with which its entries would be larger than this: clients accept messages of 4 MiB by default. Only changes of
+/// users with thousands of permissions are so long that 100 of them are more.
+const MAX_PAGE_BYTES: usize = (4 << 20) - (8 << 10);
 
 /// How many entries of one object may be skipped. The log is not counted by object, so they are walked.
 const MAX_SKIPPED_OF_OBJECT: i64 = 100_000;

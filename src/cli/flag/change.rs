@@ -72,7 +72,6 @@ macro_rules! change_request {
             reason: $reason.into(),
             request_id: $crate::cli::remote::request_id(),
             validate_only: $dry_run,
-            ..Default::default()
         }
     };
 }
