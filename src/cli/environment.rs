@@ -44,6 +44,10 @@ pub(super) async fn run(args: EnvironmentArgs) -> Result<(), Failure> {
     }
 }
 
+/// The help of `--expected-revision`.
+const EXPECTED_REVISION_HELP: &str =
+    "Make the change only if the environment is at this revision, so that no other change is overwritten";
+
 /// The environment that a command is about.
 #[derive(Args)]
 struct KeyArgument {
@@ -79,8 +83,15 @@ struct CreateArgs {
     /// What the environment is for
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     description: String,
-    /// Whether each flip must have a reason
-    #[arg(long, value_name = "true|false", default_value = "false", action = clap::ArgAction::Set)]
+    /// Whether each flip of a flag must have a reason; creating, editing and archiving flags need none. Without a value: true
+    #[arg(
+        long,
+        value_name = "true|false",
+        num_args = 0..=1,
+        default_value = "false",
+        default_missing_value = "true",
+        action = clap::ArgAction::Set
+    )]
     require_reason: bool,
     #[command(flatten)]
     options: SingleChangeOptions,
@@ -144,6 +155,7 @@ impl ShowArgs {
 
 /// Arguments of `toggled environment update`.
 #[derive(Args)]
+#[command(mut_arg("expected_revision", |arg| arg.help(EXPECTED_REVISION_HELP)))]
 struct UpdateArgs {
     #[command(flatten)]
     environment: KeyArgument,
@@ -165,8 +177,8 @@ struct NewValues {
     /// The new description, which may be empty
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Whether each flip must have a reason
-    #[arg(long, value_name = "true|false", action = clap::ArgAction::Set)]
+    /// Whether each flip of a flag must have a reason; creating, editing and archiving flags need none. Without a value: true
+    #[arg(long, value_name = "true|false", num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
     require_reason: Option<bool>,
 }
 
@@ -196,6 +208,7 @@ impl UpdateArgs {
 
 /// Arguments of the commands that change one environment and need no further arguments.
 #[derive(Args)]
+#[command(mut_arg("expected_revision", |arg| arg.help(EXPECTED_REVISION_HELP)))]
 struct ChangeArgs {
     #[command(flatten)]
     environment: KeyArgument,

@@ -69,7 +69,7 @@ struct RequestedToken {
     /// The token's name
     #[arg(long, value_parser = Name::parse)]
     name: Name,
-    /// Limit the token to these of the user's permissions; repeat it, or separate them by commas
+    /// Limit the token to these of the user's permissions, each NAME or NAME@ENVIRONMENT; repeat it, or separate them by commas
     #[arg(long = "permission", value_name = "PERMISSION", value_parser = ScopedPermission::parse, value_delimiter = ',')]
     permissions: Vec<ScopedPermission>,
     /// The token's own environment, which its calls are about where they name none

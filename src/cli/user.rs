@@ -24,7 +24,7 @@ enum Action {
         /// The e-mail address
         #[arg(value_parser = Email::parse)]
         email: Email,
-        /// The user's permissions; default: none. Repeat it, or separate them by commas
+        /// The user's permissions, each NAME or NAME@ENVIRONMENT; default: none. Repeat it, or separate them by commas
         #[arg(long = "permission", value_name = "PERMISSION", value_parser = ScopedPermission::parse, value_delimiter = ',')]
         permissions: Vec<ScopedPermission>,
         #[command(flatten)]

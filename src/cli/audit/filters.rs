@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::api::pb::*;
 use crate::cli::remote::{ApiClient, EnvironmentOption};
 use crate::cli::time_argument::{self, DayBoundary};
-use crate::cli::{Failure, parse_uuid};
+use crate::cli::{EXIT_DENIED, EXIT_NOT_FOUND, Failure, parse_uuid};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::state::EnvironmentScope;
 
@@ -17,10 +17,10 @@ pub(in crate::cli) struct Filters {
     /// Only changes by the user with this e-mail address
     #[arg(long, value_name = "EMAIL")]
     user: Option<String>,
-    /// Only changes to the flag with this key
+    /// Only changes to the flag with this key; if several environments have it, name one with --environment
     #[arg(long, value_name = "KEY", conflicts_with_all = ["entity_id", "entity_type"])]
     flag: Option<String>,
-    /// Only changes to the flag, user or token with this id
+    /// Only changes to the flag, environment, user or token with this id
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     entity_id: Option<Uuid>,
     #[arg(long, value_name = "TYPE", help = one_of("Only changes to this kind of object", EntityType::ALL, EntityType::as_str))]
@@ -36,6 +36,9 @@ pub(in crate::cli) struct Filters {
     #[command(flatten)]
     environment: EnvironmentOption,
 }
+
+/// The help of `--environment` for reads of the log.
+pub(super) const ENVIRONMENT_HELP: &str = "Only entries about this environment, by its key; \"-\" for the whole log. Default: the token's own; else the whole log";
 
 /// How wrong this machine's clock may be, in seconds. Only a time that is further in the past has passed for certain; for any other,
 /// the server is asked.
@@ -75,11 +78,17 @@ impl Filters {
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
             return Err(Failure::usage("--from is after --to; swap them"));
         }
-        let to_date = match self.to {
-            Some(to) => closed_end(client, to, self.environment.text()).await?,
+        let flag = match &self.flag {
+            Some(key) => Some(self.find_flag(client, key).await?),
             None => None,
         };
-        let entity_id = self.entity(client).await?;
+        // The log is read as the flag was: a reader of one environment names it.
+        let environment = flag.as_ref().map_or_else(|| self.environment.text(), |flag| Some(flag.environment.clone()));
+        let to_date = match self.to {
+            Some(to) => closed_end(client, to, environment.clone()).await?,
+            None => None,
+        };
+        let entity_id = flag.map(|flag| flag.id).or(self.entity_id.map(|id| id.to_string()));
         Ok(ListAuditLogsRequest {
             user_email: self.user,
             entity_type: self.entity_type,
@@ -87,23 +96,49 @@ impl Filters {
             action_type: self.action,
             from_date: self.from,
             to_date,
-            environment: self.environment.text(),
+            environment,
             ..Default::default()
         })
     }
 
-    /// The id of the object to filter by. Resolves the key of a flag.
-    async fn entity(&self, client: &ApiClient) -> Result<Option<String>, Failure> {
-        let Some(key) = &self.flag else { return Ok(self.entity_id.map(|id| id.to_string())) };
-        if self.environment.named() == Some(&EnvironmentScope::All) {
-            return Err(Failure::usage("--flag is about one environment; name it with --environment"));
+    /// The flag with this key in the named environment or, if none is named, in the credential's own. Otherwise in the only one that has
+    /// it: with several, the entries of one of them would look like all.
+    async fn find_flag(&self, client: &ApiClient, key: &str) -> Result<FeatureFlag, Failure> {
+        let named = match self.environment.named() {
+            Some(EnvironmentScope::One(environment)) => Some(environment.to_string()),
+            Some(EnvironmentScope::All) => None,
+            None => client.own_environment().await?,
+        };
+        if named.is_some() {
+            return get_flag(client, key, named).await;
         }
-        let flag = Some(get_feature_flag_request::Flag::Key(key.clone()));
-        let request = GetFeatureFlagRequest { flag, environment: self.environment.text(), ..Default::default() };
-        let answer =
-            client.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
-        Ok(answer.feature_flag.map(|flag| flag.id))
+        let (mut found, mut missing) = (Vec::new(), None);
+        for environment in client.environments(true).await? {
+            match get_flag(client, key, Some(environment.key)).await {
+                Ok(flag) => found.push(flag),
+                Err(failure) if [EXIT_NOT_FOUND, EXIT_DENIED].contains(&failure.code) => {
+                    missing = missing.or(Some(failure))
+                }
+                Err(failure) => return Err(failure),
+            }
+        }
+        let environments = found.iter().map(|flag| flag.environment.as_str()).collect::<Vec<_>>().join(", ");
+        match (<[FeatureFlag; 1]>::try_from(found), missing) {
+            (Ok([flag]), _) => Ok(flag),
+            (Err(found), Some(failure)) if found.is_empty() => Err(failure),
+            (Err(found), None) if found.is_empty() => get_flag(client, key, None).await,
+            (Err(_), _) => Err(Failure::usage(format!(
+                "several environments have a flag {key}: name one of them with --environment (-e, TOGGLED_ENVIRONMENT): {environments}"
+            ))),
+        }
     }
+}
+
+async fn get_flag(client: &ApiClient, key: &str, environment: Option<String>) -> Result<FeatureFlag, Failure> {
+    let flag = Some(get_feature_flag_request::Flag::Key(key.to_owned()));
+    let request = GetFeatureFlagRequest { flag, environment, ..Default::default() };
+    let answer = client.call(request, async |clients, request| clients.toggle.get_feature_flag(request).await).await?;
+    Ok(answer.feature_flag.unwrap_or_default())
 }
 
 /// The end of a period; `None` if it is in the future. The server refuses such an end, and the list has the same entries without it,

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::filters::Filters;
+use super::filters::{ENVIRONMENT_HELP, Filters};
 use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::Failure;
 use crate::cli::output::OutputOptions;
@@ -13,6 +13,7 @@ const PAGE_SIZE: u32 = 100;
 
 /// Arguments of `toggled audit list`.
 #[derive(Args)]
+#[command(mut_arg("environment", |arg| arg.help(ENVIRONMENT_HELP)))]
 pub(super) struct AuditListArgs {
     #[command(flatten)]
     filters: Filters,

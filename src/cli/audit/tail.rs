@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::filters::{Filters, move_cursor, stream_request};
+use super::filters::{ENVIRONMENT_HELP, Filters, move_cursor, stream_request};
 use super::list::newest;
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::Failure;
@@ -11,6 +11,7 @@ use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions, until
 
 /// Arguments of `toggled audit tail`.
 #[derive(Args)]
+#[command(mut_arg("environment", |arg| arg.help(ENVIRONMENT_HELP)))]
 pub(super) struct TailArgs {
     #[command(flatten)]
     filters: Filters,

@@ -55,7 +55,7 @@ impl SingleChangeOptions {
 /// The option for a condition on the object that is changed.
 #[derive(Args)]
 pub(in crate::cli) struct RevisionCondition {
-    /// Make the change only at this revision of the flag or environment, so that no other change is overwritten; not for several flags
+    /// Make the change only if the flag is at this revision, so that no other change is overwritten
     #[arg(long, value_name = "N")]
     pub expected_revision: Option<i64>,
 }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 
 use super::change::ChangeOptions;
-use super::import::{ImportPlan, ImportedFlag, Omission, Review};
+use super::import::{ImportPlan, ImportedFlag, Omission, PlanWords, Review};
 use super::name::FlagName;
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::cli::remote::{ApiClient, environment_key};
@@ -57,7 +57,7 @@ impl CopyArgs {
             options: &self.options,
             may_ask: !self.yes,
             omissions: &omissions,
-            only_on_server: "only in the target, kept",
+            words: &PlanWords { only_on_server: "only in the target, kept", omitted: "not copied" },
         };
         review.apply(&plan).await
     }
@@ -93,6 +93,6 @@ impl CopyArgs {
     }
 
     fn not_copied(&self, flag: &FeatureFlag) -> Omission {
-        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {}: not copied", self.from))
+        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {}", self.from))
     }
 }

@@ -168,6 +168,8 @@ fn shown(field: &str, flag: Option<&FeatureFlag>) -> String {
     match fields(flag).into_iter().find(|(name, _)| *name == field) {
         Some(("name" | "description", text)) => format!("{text:?}"),
         Some((_, text)) => text,
-        None => output::status_words(flag),
+        // The whole flag, which the other environment lacks.
+        None if flag.archived_at.is_some() => "archived".to_owned(),
+        None => output::status(flag.status),
     }
 }

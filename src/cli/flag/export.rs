@@ -9,9 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::cli::output::{self, CellOptions, CsvCells, Printable};
 use crate::cli::progress;
-use crate::cli::remote::{ConnectionOptions, EnvironmentOption};
+use crate::cli::remote::{ApiClient, ConnectionOptions, EnvironmentOption};
 use crate::cli::{Failure, file};
 use crate::domain::state::EnvironmentScope;
+use crate::domain::text::EnvironmentKey;
 
 /// Arguments of `toggled flag export`.
 #[derive(Args)]
@@ -50,6 +51,10 @@ impl ExportArgs {
             return Err(Failure::usage("a file of flagd holds one environment; name it with --environment"));
         }
         let client = self.connection.connect().await?;
+        let left_out = match self.environment.named() {
+            None => LeftOut::read(&client).await?,
+            Some(_) => None,
+        };
         let all = client.all_flags(self.environment.text(), &progress::spinner("reading flags")).await?;
         let is_included = |flag: &&FeatureFlag| self.archived || flag.archived_at.is_none();
         let flags: Vec<_> = all.flags.iter().filter(is_included).collect();
@@ -59,8 +64,39 @@ impl ExportArgs {
             Some(path) => file::replace_file(path, &bytes)
                 .map_err(|error| file::io_failure(&path.display().to_string(), &error))?,
         }
-        output::print_note(&format!("{} flags at revision {} of log {}", flags.len(), all.revision, all.log_id));
+        let count = if flags.len() == 1 { "1 flag".to_owned() } else { format!("{} flags", flags.len()) };
+        let position = format!("at revision {} of log {}", all.revision, all.log_id);
+        output::print_note(&match left_out {
+            None => format!("{count} {position}"),
+            Some(LeftOut { exported, others: 1 }) => {
+                format!("{count} of {exported} {position}; 1 other environment is not exported: -e - exports all")
+            }
+            Some(LeftOut { exported, others }) => {
+                format!(
+                    "{count} of {exported} {position}; {others} other environments are not exported: -e - exports all"
+                )
+            }
+        });
         Ok(())
+    }
+}
+
+/// The environments that an export leaves out because none was named.
+struct LeftOut {
+    /// The environment that is read where none is named.
+    exported: String,
+    /// How many others the caller may see.
+    others: usize,
+}
+
+impl LeftOut {
+    /// `None` if there are no others.
+    async fn read(client: &ApiClient) -> Result<Option<Self>, Failure> {
+        let exported = client.own_environment().await?;
+        let exported = exported.unwrap_or_else(|| EnvironmentKey::default_environment().to_string());
+        let all = client.environments(true).await?;
+        let others = all.iter().filter(|environment| environment.key != exported).count();
+        Ok((others > 0).then_some(Self { exported, others }))
     }
 }
 

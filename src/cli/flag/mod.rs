@@ -56,7 +56,9 @@ enum Action {
     /// Show what differs between the flags of two environments; ends with 0 if nothing does, and with 1 otherwise
     #[command(after_help = "Example: toggled flag diff -e staging production")]
     Diff(diff::DiffArgs),
-    /// Create and change flags of one environment to match another; shows the changes first, and never removes a flag
+    /// Give the flags of --to the status, name and description that they have in --from; create missing ones
+    ///
+    /// Shows the changes first. Never removes or archives a flag.
     #[command(after_help = "Example: toggled flag copy --from staging --to production checkout --dry-run")]
     Copy(Box<copy::CopyArgs>),
 }

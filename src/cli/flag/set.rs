@@ -14,6 +14,8 @@ use crate::cli::{Failure, parse_uuid};
 
 /// Arguments of `toggled flag enable` and `disable`.
 #[derive(Args)]
+#[command(mut_arg("expected_revision", |arg| arg.help("Make the change only if the flag is at this revision, so that no other change is \
+overwritten; not for several flags")))]
 pub(super) struct SetArgs {
     #[command(flatten)]
     flags: SelectedFlags,

@@ -79,15 +79,16 @@ pub(in crate::cli) fn entry_json(entry: &pb::AuditLog) -> impl Serialize {
     }
 }
 
-impl Printable<6> for pb::AuditLog {
-    const HEADER: [&str; 6] = ["TIME", "REVISION", "BY", "ACTION", "WHAT", "REASON"];
+impl Printable<7> for pb::AuditLog {
+    const HEADER: [&str; 7] = ["TIME", "REVISION", "BY", "ACTION", "ENVIRONMENT", "WHAT", "REASON"];
 
-    fn row(&self) -> [Cell; 6] {
+    fn row(&self) -> [Cell; 7] {
         [
             Cell::from(time(self.timestamp.as_ref()).unwrap_or_default()),
             Cell::from(self.revision.to_string()),
             Cell::from(&*self.user_email),
             Cell::from(&*self.action_type),
+            Cell::from(self.environment()),
             Cell::from(&*self.entity_key),
             Cell::from(self.reason()),
         ]

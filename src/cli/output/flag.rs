@@ -53,7 +53,7 @@ fn status_cell(flag: &pb::FeatureFlag) -> Cell {
 }
 
 /// The status of a flag, and whether it is archived, in words.
-pub(in crate::cli) fn status_words(flag: &pb::FeatureFlag) -> String {
+fn status_words(flag: &pb::FeatureFlag) -> String {
     let archived = if flag.archived_at.is_some() { ", archived" } else { "" };
     format!("{}{archived}", status(flag.status))
 }

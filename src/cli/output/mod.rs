@@ -20,7 +20,7 @@ use crate::visible::{visible, visible_json};
 pub(super) use cells::{CellOptions, CsvCells, has_defused_part, has_formula};
 pub(super) use environment::EnvironmentChange;
 pub(super) use fields::{status, time};
-pub(super) use flag::{ChangeResult, SetResult, WatchedFlag, status_words};
+pub(super) use flag::{ChangeResult, SetResult, WatchedFlag};
 
 /// The output format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]

@@ -25,15 +25,21 @@ impl ApiClient {
         }
     }
 
+    /// The credential's own environment, if it has one.
+    pub async fn own_environment(&self) -> Result<Option<String>, Failure> {
+        let me = self.call(WhoAmIRequest {}, async |clients, request| clients.access.who_am_i(request).await).await?;
+        Ok(me.environment)
+    }
+
     /// The environment that a comparison and the changes after it are about: the named one, that of the credential, or the only one.
     /// With several, a change must name one: an unset variable would otherwise change production.
     pub async fn environment_to_change(&self, named: Option<String>) -> Result<Option<String>, Failure> {
         if named.is_some() {
             return Ok(named);
         }
-        let me = self.call(WhoAmIRequest {}, async |clients, request| clients.access.who_am_i(request).await).await?;
-        if me.environment.is_some() {
-            return Ok(me.environment);
+        let own = self.own_environment().await?;
+        if own.is_some() {
+            return Ok(own);
         }
         let mut keys: Vec<_> = self.environments(true).await?.into_iter().map(|environment| environment.key).collect();
         if keys.len() > 1 {

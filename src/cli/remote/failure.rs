@@ -247,7 +247,11 @@ impl ApiClient {
             return format!("{}; ask an access manager to grant it (AccessService UpdateUser)", status.message());
         }
         if violations.is_empty() {
-            return status.message().to_owned();
+            return match ServerRefusal::of(status).reason.as_str() {
+                // An environment that a caller may not see answers as one that does not exist.
+                "ENVIRONMENT_NOT_FOUND" => format!("{}, or you hold no permission there", status.message()),
+                _ => status.message().to_owned(),
+            };
         }
         let mut all: Vec<_> =
             violations.iter().map(|v| format!("{} {}", argument_of(&v.field), v.description)).collect();

@@ -43,7 +43,7 @@ impl ConnectionOptions {
 /// The option of every command that is about one environment, or about all of them.
 #[derive(Args)]
 pub(in crate::cli) struct EnvironmentOption {
-    /// The environment, by its key; "-" for all of them. Default: that of the credential
+    /// The environment, by its key; "-" for all of them. Default: the token's own; else "default" for reads, and none for changes
     // An empty value is refused: it comes from a variable that is not set.
     #[arg(long, short, value_name = "ENVIRONMENT", env = "TOGGLED_ENVIRONMENT", value_parser = environment)]
     environment: Option<EnvironmentScope>,
@@ -64,7 +64,7 @@ impl EnvironmentOption {
 /// The option of every command that is about one environment.
 #[derive(Debug, Clone, Args)]
 pub(in crate::cli) struct SingleEnvironmentOption {
-    /// The environment, by its key. Default: that of the credential
+    /// The environment, by its key. Default: the token's own; else "default" for reads, and none for changes
     #[arg(long, short, value_name = "ENVIRONMENT", env = "TOGGLED_ENVIRONMENT", value_parser = environment_key)]
     environment: Option<EnvironmentKey>,
 }

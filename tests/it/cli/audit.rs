@@ -30,7 +30,7 @@ async fn list_shows_every_field_newest_first() {
 
     let rows = shell.rows(&["audit", "list"]).await;
     assert_eq!(rows.len(), 4);
-    assert_eq!(rows[0][1..], ["4", "admin@localhost", "flag_created", "a", "why not"]);
+    assert_eq!(rows[0][1..], ["4", "admin@localhost", "flag_created", "default", "a", "why not"]);
 }
 
 /// The largest page has 100 entries.

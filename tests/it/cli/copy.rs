@@ -141,7 +141,8 @@ async fn export_of_all_environments_is_the_same_after_import() {
         let (code, out, error) = new.run(&["flag", "import", &path]).await;
         assert_eq!((code, out.as_str()), (3, ""));
         assert!(
-            error.contains("no environment production, staging;") && error.contains("environment create"),
+            error.contains("no environments production, staging, or you hold no permission there; create them")
+                && error.ends_with("\ntoggled environment create production\ntoggled environment create staging\n"),
             "{error}"
         );
         assert!(
@@ -179,6 +180,77 @@ async fn export_of_all_environments_is_the_same_after_import() {
     assert!(shell.fails(&["flag", "import", &file(&folder, "key\na\n"), "-e", "-"], 2).await.contains("--environment"));
     let twice = file(&folder, "key,environment\na,\na,default\n");
     assert!(shell.fails(&["flag", "import", &twice, "-e", "default"], 2).await.contains("twice"));
+}
+
+/// A flip without a reason would be refused after other changes are made.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn flips_without_required_reason_change_nothing() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    shell.succeeds(&["environment", "create", "staging"]).await;
+    shell.succeeds(&["environment", "create", "production", "--require-reason"]).await;
+    for environment in ["staging", "production"] {
+        shell.succeeds(&["flag", "create", "old", "-e", environment]).await;
+    }
+    shell.succeeds(&["flag", "enable", "old", "-e", "staging"]).await;
+    shell.succeeds(&["flag", "create", "new", "--enabled", "-e", "staging"]).await;
+    let before = flags(&shell, "production").await;
+    let folder = TempDir::new().unwrap();
+    let path = file(&folder, "key,status\nnew,on\nold,on\n");
+    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
+    let import = ["flag", "import", &path, "-e", "production"];
+    for command in [&copy[..], &import] {
+        for more in [&[][..], &["--dry-run"]] {
+            let (code, out, error) = shell.run(&[command, more].concat()).await;
+            assert_eq!(code, 2, "{command:?} {more:?}: {out}{error}");
+            let expected = "production requires a reason for flips: add --reason TEXT; nothing was changed";
+            assert_eq!(error, format!("toggled: {expected}\n"), "{command:?} {more:?}");
+            assert!(out.contains("1 to create, 1 to enable"), "the preview shows the flips: {out}");
+        }
+    }
+    assert_eq!(flags(&shell, "production").await, before);
+    assert!(
+        shell.succeeds(&[&copy[..], &["new"]].concat()).await.ends_with("1 change made\n"),
+        "a new flag is no flip"
+    );
+    assert!(shell.succeeds(&[&import[..], &["--reason", "tested"]].concat()).await.ends_with("1 change made\n"));
+    let staging = ["flag", "copy", "--from", "production", "--to", "staging"];
+    shell.succeeds(&["flag", "disable", "old", "-e", "production", "--reason", "x"]).await;
+    assert!(shell.succeeds(&staging).await.ends_with("1 change made\n"), "staging needs no reason");
+}
+
+/// After a refusal that a repetition would meet again, the error does not advise one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn denied_copy_does_not_advise_to_repeat() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    create_environments(&shell).await;
+    shell.succeeds(&["flag", "create", "a", "-e", "staging"]).await;
+    let ann = server.admin().await.new_user("ann@example.com", &["view_feature_flags"]).await;
+    let (code, _, error) =
+        Shell::of(server.address, &ann).run(&["flag", "copy", "--from", "staging", "--to", "production"]).await;
+    assert_eq!(code, 4, "{error}");
+    assert!(error.contains("(0 of 1 changes were made)") && !error.contains("repeat"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn export_says_which_environments_it_leaves_out() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    shell.succeeds(&["flag", "create", "a"]).await;
+    let note = async |arguments: &[&str]| {
+        let (code, _, note) = shell.run(arguments).await;
+        assert_eq!(code, 0, "{note}");
+        note
+    };
+    assert!(note(&["flag", "export"]).await.starts_with("1 flag at revision "));
+    create_environments(&shell).await;
+    let left_out = note(&["flag", "export"]).await;
+    assert!(left_out.starts_with("1 flag of default at revision "), "{left_out}");
+    assert!(left_out.ends_with("; 2 other environments are not exported: -e - exports all\n"), "{left_out}");
+    for named in ["default", "-"] {
+        assert!(!note(&["flag", "export", "-e", named]).await.contains("other"), "{named}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

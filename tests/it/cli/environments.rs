@@ -32,7 +32,7 @@ on_both_databases! {
             &["environment", "create", "Staging"],
             &["environment", "create", "later", "--dry-run"],
             &["environment", "list"],
-            &["environment", "update", "staging", "--require-reason", "true", "--name", "The stage"],
+            &["environment", "update", "staging", "--require-reason", "--name", "The stage"],
             &["environment", "update", "staging", "--require-reason", "perhaps"],
             &["environment", "update", "staging"],
             &["environment", "update", "staging", "--name", "X", "--expected-revision", "1"],
@@ -171,6 +171,38 @@ async fn caller_of_one_environment_sees_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn log_of_flag_in_several_environments_names_one() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    create_environments(&shell).await;
+    for (key, environment) in [("a", "staging"), ("a", "production"), ("b", "production")] {
+        shell.succeeds(&["flag", "create", key, "-e", environment]).await;
+    }
+    for all in [&[][..], &["-e", "-"]] {
+        for command in [&["audit", "list", "--flag", "a"][..], &["audit", "tail", "--no-follow", "--flag", "a"]] {
+            let error = shell.fails(&[command, all].concat(), 2).await;
+            assert!(error.contains("several environments have a flag a: name one"), "{error}");
+            assert!(error.trim_end().ends_with(": production, staging"), "{error}");
+        }
+        let rows = shell.rows(&[&["audit", "list", "--flag", "b"][..], all].concat()).await;
+        assert_eq!(
+            (rows.len(), rows[0][3..].to_vec()),
+            (1, ["flag_created", "production", "b"].map(str::to_owned).to_vec())
+        );
+    }
+    assert_eq!(shell.rows(&["audit", "list", "--flag", "a", "-e", "staging"]).await[0][4], "staging");
+    // What a caller may not see does not count.
+    let mut admin = server.admin().await;
+    let permissions = ["view_feature_flags@staging", "view_audit_logs@staging"];
+    let ann = caller(&server, &mut admin, "ann@example.com", &permissions).await;
+    assert_eq!(ann.rows(&["audit", "list", "--flag", "a"]).await[0][4], "staging");
+    assert!(!ann.fails(&["audit", "list", "--flag", "b"], 3).await.contains("production"));
+    // An entry about no environment has an empty cell.
+    let created = shell.rows(&["audit", "list", "--entity-type", "user", "--limit", "1"]).await;
+    assert_eq!(created[0][3..], ["user_created", "ann@example.com"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn matrix_shows_each_key_in_each_environment() {
     let (server, _database) = server().await;
     let shell = Shell::new(server.address);
@@ -249,6 +281,8 @@ async fn diff_tells_what_differs_and_ends_like_diff() {
         .await;
     shell.succeeds(&["flag", "archive", "archived", "-e", "production"]).await;
     shell.succeeds(&["flag", "create", "only-here", "-e", "staging", "--enabled"]).await;
+    shell.succeeds(&["flag", "create", "only-there", "-e", "production", "--enabled"]).await;
+    shell.succeeds(&["flag", "archive", "only-there", "-e", "production"]).await;
     let diff = shell
         .transcript(&[
             &["flag", "diff", "-e", "staging", "production"],
@@ -265,8 +299,8 @@ async fn diff_tells_what_differs_and_ends_like_diff() {
     let (code, out, error) = shell.run(&["flag", "diff", "-e", "staging", "production", "--output", "json"]).await;
     assert_eq!((code, error.as_str()), (1, ""), "a difference is no error");
     let objects: Vec<Value> = out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(keys(&objects), ["archived", "only-here", "status", "texts"]);
-    assert_eq!(objects[3]["differs"], json!(["name", "description"]));
+    assert_eq!(keys(&objects), ["archived", "only-here", "only-there", "status", "texts"]);
+    assert_eq!(objects[4]["differs"], json!(["name", "description"]));
     assert_eq!(objects[1]["environments"]["production"], Value::Null);
     assert_eq!(objects[1]["environments"]["staging"]["status"], "enabled");
 }

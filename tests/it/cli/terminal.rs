@@ -41,7 +41,7 @@ async fn import_asks_for_confirmation_on_terminal() {
     for answer in ["n\n", "\n", "perhaps\n"] {
         let (succeeded, shown) = on_terminal(&import, server.address, answer).await;
         assert!(
-            !succeeded && shown.contains("Make this change? [y/N]") && shown.contains("nothing was changed"),
+            !succeeded && shown.contains("Make this change in default? [y/N]") && shown.contains("nothing was changed"),
             "{shown}"
         );
         assert!(flags(&mut admin).await.is_empty());
@@ -52,6 +52,10 @@ async fn import_asks_for_confirmation_on_terminal() {
     assert!(succeeded && shown.contains("1 change made") && flags(&mut admin).await.len() == 1, "{shown}");
     let (succeeded, shown) = on_terminal(&import, server.address, "").await;
     assert!(succeeded && !shown.contains("[y/N]"), "without changes there is no question: {shown}");
+    let folder = TempDir::new().unwrap();
+    let import = format!("flag import {}", file(&folder, "key\nb\nc\n"));
+    let (succeeded, shown) = on_terminal(&import, server.address, "n\n").await;
+    assert!(!succeeded && shown.contains("Make these 2 changes in default? [y/N]"), "{shown}");
     let import = format!("flag import --yes {}", file(&folder, "key,status\na,on\n"));
     let (succeeded, shown) = on_terminal(&import, server.address, "").await;
     assert!(succeeded && !shown.contains("[y/N]") && shown.contains("1 change made"), "{shown}");

@@ -21,11 +21,14 @@ use super::change::ChangeOptions;
 use super::name::FlagName;
 use crate::api::pb::FeatureFlag;
 use crate::cli::remote::{ApiClient, EnvironmentOption};
-use crate::cli::{EXIT_FAILURE, EXIT_NOT_FOUND, Failure, file, output, print_error, progress};
+use crate::cli::{
+    EXIT_CONFLICT, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, Failure, file, output, print_error, progress,
+};
 use crate::domain::state::EnvironmentScope;
 
 pub(super) use imported::{ImportedFlag, Omission};
 pub(super) use plan::ImportPlan;
+pub(super) use preview::PlanWords;
 
 /// The largest file: 64 MiB, all of which is held in memory.
 const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
@@ -33,15 +36,19 @@ const MAX_FILE_SIZE: u64 = 64 * 1024 * 1024;
 /// How many of a file's errors are shown. A file with more has most likely the same error on every line.
 const SHOWN_ERRORS: usize = 20;
 
+/// How many environments a question names.
+const MAX_NAMED_ENVIRONMENTS: usize = 5;
+
 /// Arguments of `toggled flag import`.
 #[derive(Args)]
+#[command(mut_arg("environment", |arg| arg.help("The environment that all flags go into, by its key. Default: those that the file \
+names; else the token's own, or the server's only one")))]
 pub(super) struct ImportArgs {
     /// The file, of at most 64 MiB; - for standard input
     file: PathBuf,
     /// The format of the file
     #[arg(long, value_parser = formats::format_parser(), default_value = formats::AUTO)]
     format: FormatChoice,
-    // Beside the shared help: a file may name environments.
     #[command(flatten)]
     environment: EnvironmentOption,
     #[command(flatten)]
@@ -71,7 +78,7 @@ impl ImportArgs {
             options: &self.options,
             may_ask: !self.yes && !self.is_stdin(),
             omissions: &imported.omissions,
-            only_on_server: "only on the server, kept",
+            words: &PlanWords { only_on_server: "only on the server, kept", omitted: "not imported" },
         };
         review.apply(&plan).await
     }
@@ -102,13 +109,20 @@ impl ImportArgs {
         if missing.is_empty() {
             return Ok(targets);
         }
-        let message = format!(
-            "{}: the server has no environment {}; create it with toggled environment create, or choose another with \
-             --environment",
+        Err(self.without_environments(&missing))
+    }
+
+    /// Prints which environments are missing, and the commands that create them.
+    fn without_environments(&self, missing: &[String]) -> Failure {
+        let (environments, them) = if missing.len() == 1 { ("environment", "it") } else { ("environments", "them") };
+        print_error(&format!(
+            "{}: the server has no {environments} {}, or you hold no permission there; create {them}, or choose another \
+             environment with --environment; nothing was imported",
             self.name(),
             missing.join(", ")
-        );
-        Err(Failure { code: EXIT_NOT_FOUND, message })
+        ));
+        missing.iter().for_each(|key| output::print_note(&format!("toggled environment create {key}")));
+        Failure { code: EXIT_NOT_FOUND, message: String::new() }
     }
 
     /// The file's name in messages.
@@ -174,21 +188,21 @@ pub(super) struct Review<'a> {
     /// Whether a person at a terminal is asked to confirm the changes.
     pub may_ask: bool,
     pub omissions: &'a [Omission],
-    /// What the preview says of flags that are not among the wanted ones.
-    pub only_on_server: &'static str,
+    pub words: &'a PlanWords,
 }
 
 impl Review<'_> {
     pub async fn apply(&self, plan: &ImportPlan) -> Result<(), Failure> {
         let Self { client, options, .. } = self;
         let omissions: Vec<_> = self.omissions.iter().chain(&plan.omissions).collect();
-        preview::print_plan(options, plan, &omissions, self.only_on_server)?;
+        preview::print_plan(options, plan, &omissions, self.words)?;
+        self.check_reason(plan).await?;
         if options.dry_run {
             return Ok(());
         }
         let steps = plan.step_count();
         let is_interactive = self.may_ask && io::stdin().is_terminal() && io::stderr().is_terminal();
-        if steps > 0 && is_interactive && !output::confirm(&question(steps))? {
+        if steps > 0 && is_interactive && !output::confirm(&question(plan))? {
             return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
         }
         let bar = progress::bar(steps as u64, "changes");
@@ -196,16 +210,51 @@ impl Review<'_> {
         let applied = runner.apply(&plan.changes).await;
         let done = runner.done;
         bar.finish_and_clear();
-        applied.map_err(|Failure { code, message }| Failure {
-            code,
-            message: format!("{message} ({done} of {steps} changes were made; repeat the command to make the others)"),
+        applied.map_err(|Failure { code, message }| {
+            // Anything else would fail again.
+            let may_succeed = [EXIT_CONFLICT, EXIT_UNAVAILABLE].contains(&code);
+            let advice = if may_succeed { "; repeat the command to make the others" } else { "" };
+            Failure { code, message: format!("{message} ({done} of {steps} changes were made{advice})") }
         })?;
         preview::print_outcome(options.output, done)
     }
+
+    /// Refuses a plan with flips in an environment that requires a reason for them, if none is given. Otherwise the server would
+    /// refuse the flips after other changes are made.
+    async fn check_reason(&self, plan: &ImportPlan) -> Result<(), Failure> {
+        let flipped = plan.flipped_environments();
+        if !self.options.reason.is_empty() || flipped.is_empty() {
+            return Ok(());
+        }
+        let all = self.client.environments(true).await?;
+        let strict: Vec<_> = all
+            .iter()
+            .filter(|environment| environment.require_reason && flipped.contains(environment.key.as_str()))
+            .map(|environment| environment.key.as_str())
+            .collect();
+        if strict.is_empty() {
+            return Ok(());
+        }
+        let require = if strict.len() == 1 { "requires" } else { "require" };
+        Err(Failure::usage(format!(
+            "{} {require} a reason for flips: add --reason TEXT; nothing was changed",
+            strict.join(", ")
+        )))
+    }
 }
 
-fn question(steps: usize) -> String {
-    if steps == 1 { "Make this change?".to_owned() } else { format!("Make these {steps} changes?") }
+/// The question before a plan is applied. It names the environments, of which many are counted instead.
+fn question(plan: &ImportPlan) -> String {
+    let environments = plan.environments();
+    let target = match environments.len() {
+        0 => String::new(),
+        1..=MAX_NAMED_ENVIRONMENTS => format!(" in {}", environments.into_iter().collect::<Vec<_>>().join(", ")),
+        many => format!(" in {many} environments"),
+    };
+    match plan.step_count() {
+        1 => format!("Make this change{target}?"),
+        steps => format!("Make these {steps} changes{target}?"),
+    }
 }
 
 /// Reads at most one byte more than the limit, by which a larger file is recognized.
@@ -266,8 +315,7 @@ mod tests {
                 // The format of an empty file cannot be detected.
                 for choice in [given, FormatChoice::Detect].into_iter().take(if bytes.is_empty() { 1 } else { 2 }) {
                     let imported = formats::parse(str::from_utf8(&bytes).unwrap(), choice, &options).unwrap();
-                    let reported: Vec<_> = imported.omissions.iter().map(|omission| omission.what.as_str()).collect();
-                    prop_assert!(reported.iter().all(|field| ["archived_at", "id", "revision"].contains(field)), "{reported:?}");
+                    prop_assert!(imported.omissions.is_empty(), "{:?}", imported.omissions);
                     prop_assert_eq!(imported.flags.len(), existing.len());
                     for (flag, existing) in imported.flags.iter().zip(existing.values()) {
                         prop_assert_eq!(flag.environment.as_ref(), Some(&existing.environment));

@@ -1,6 +1,6 @@
 //! The difference between a file and the server: the steps that make the server's flags what the file says.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::imported::{ImportedFlag, Omission};
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
@@ -84,6 +84,18 @@ impl ImportPlan {
 
     pub fn step_count(&self) -> usize {
         self.changes.iter().map(|change| change.steps.len()).sum()
+    }
+
+    /// The environments of all changes.
+    pub fn environments(&self) -> BTreeSet<&str> {
+        self.changes.iter().filter_map(|change| change.name.environment.as_deref()).collect()
+    }
+
+    /// The environments in which flags are flipped. A new flag is not flipped, whatever its status.
+    pub fn flipped_environments(&self) -> BTreeSet<&str> {
+        let is_flipped =
+            |change: &&FlagChange| change.steps.iter().any(|step| matches!(step, ChangeStep::SetStatus(_)));
+        self.changes.iter().filter(is_flipped).filter_map(|change| change.name.environment.as_deref()).collect()
     }
 
     fn change_existing(&mut self, imported: &ImportedFlag, existing: &FeatureFlag) -> FlagChange {

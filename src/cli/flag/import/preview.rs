@@ -17,10 +17,18 @@ use crate::domain::flag::Status;
 /// The width of a name or description in columns; a longer one is cut, and ends in `...`.
 const MAX_TEXT_WIDTH: usize = 60;
 
+/// The words of a preview that depend on the command.
+pub(in crate::cli::flag) struct PlanWords {
+    /// What is said of flags that are not among the wanted ones.
+    pub only_on_server: &'static str,
+    /// What is said of an omission.
+    pub omitted: &'static str,
+}
+
 /// One line of the preview.
 enum PlanLine<'a> {
     Step(&'a FlagName, &'a ChangeStep),
-    Omitted(&'a Omission),
+    Omitted(&'a Omission, &'a PlanWords),
 }
 
 #[derive(Serialize)]
@@ -67,8 +75,8 @@ impl Printable<4> for PlanLine<'_> {
                 Cell::from(&*name.key),
                 Cell::from(step_details(step)),
             ],
-            Self::Omitted(omission) => [
-                Cell::new("not imported", Style::new().dim()),
+            Self::Omitted(omission, words) => [
+                Cell::new(words.omitted, Style::new().dim()),
                 Cell::from(omission.environment.as_deref().unwrap_or_default()),
                 (&*omission.subject).into(),
                 omission.to_string().into(),
@@ -78,7 +86,7 @@ impl Printable<4> for PlanLine<'_> {
 
     fn json(&self) -> impl Serialize {
         match self {
-            Self::Omitted(omission) => {
+            Self::Omitted(omission, _) => {
                 let occurrences = omission.occurrences.as_ref();
                 PlanLineJson {
                     what: Some(&omission.what),
@@ -204,7 +212,7 @@ impl PlanCounts {
         counts
     }
 
-    fn in_words(&self, only_on_server: &str) -> String {
+    fn in_words(&self, words: &PlanWords) -> String {
         let all = [
             (self.create, "to create"),
             (self.update, "to update"),
@@ -213,8 +221,8 @@ impl PlanCounts {
             (self.archive, "to archive"),
             (self.unarchive, "to unarchive"),
             (self.unchanged, "unchanged"),
-            (self.only_on_server, only_on_server),
-            (self.omitted, "not imported"),
+            (self.only_on_server, words.only_on_server),
+            (self.omitted, words.omitted),
         ];
         let parts: Vec<_> = all.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{n} {what}")).collect();
         if parts.is_empty() { "no flags".to_owned() } else { parts.join(", ") }
@@ -222,16 +230,15 @@ impl PlanCounts {
 }
 
 /// Prints the steps of a plan, what is omitted, and how many there are of each.
-/// `only_on_server` says what is with flags that are not among the wanted ones.
 pub(super) fn print_plan(
     options: &ChangeOptions,
     plan: &ImportPlan,
     omissions: &[&Omission],
-    only_on_server: &str,
+    words: &PlanWords,
 ) -> Result<(), Failure> {
     let output = options.output;
     let steps = plan.changes.iter().flat_map(|change| change.steps.iter().map(|s| PlanLine::Step(&change.name, s)));
-    let lines: Vec<_> = steps.chain(omissions.iter().copied().map(PlanLine::Omitted)).collect();
+    let lines: Vec<_> = steps.chain(omissions.iter().map(|omission| PlanLine::Omitted(omission, words))).collect();
     if !lines.is_empty() {
         output.print_all(&lines)?;
     }
@@ -240,7 +247,7 @@ pub(super) fn print_plan(
         OutputFormat::Json => {
             output::print_line(&output::to_json(&PlanSummary { summary: counts, dry_run: options.dry_run })?)
         }
-        OutputFormat::Table => output::print_line(&counts.in_words(only_on_server)),
+        OutputFormat::Table => output::print_line(&counts.in_words(words)),
     }
 }
 
