@@ -18,6 +18,7 @@ use tokio_util::either::Either;
 use super::arriving::Frames;
 use super::errors::{HANDSHAKE_TIME, HANDSHAKES, LimitName, STALL_TIME, millis};
 use super::gather::{GatherBuffers, GatheredFrames};
+use super::linger::Linger;
 use super::middleware::limits::{
     ByteBudget, CallSlots, Charge, ConnectionBytes, ConnectionLimiter, ConnectionPermit, FRAMES_PER_SLOT, FREE_SLOTS,
     UnfinishedHead,
@@ -88,6 +89,8 @@ pub(super) struct Connection {
     stall: Stall,
     /// What the transport keeps of answers while the client does not read.
     unread: Option<Charge>,
+    /// The rest of a request that was not read; from the end of the answer on.
+    linger: Option<Linger>,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
     _permit: ConnectionPermit,
@@ -192,6 +195,7 @@ impl Connection {
             has_grown: false,
             stall,
             unread: None,
+            linger: None,
             write_time,
             bytes,
             _permit: permit,
@@ -598,8 +602,15 @@ impl AsyncWrite for Connection {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(self.poll_write_gathered(cx))?;
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        if self.linger.is_none() {
+            ready!(self.poll_write_gathered(cx))?;
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            if !self.peer.bytes.arriving().is_unread_request() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        let Self { linger, stream, .. } = &mut *self;
+        linger.get_or_insert_with(Linger::new).poll(stream, cx)
     }
 }
 

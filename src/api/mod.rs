@@ -18,6 +18,7 @@ mod errors;
 mod flags;
 mod gather;
 mod health;
+mod linger;
 mod listener;
 mod middleware;
 mod openfeature;

@@ -73,6 +73,16 @@ impl Http1 {
         matches!(self, Self::Last)
     }
 
+    /// Whether part of a body is missing.
+    pub fn is_inside_body(&self) -> bool {
+        matches!(self, Self::Body { .. })
+    }
+
+    /// Whether everything that has arrived belongs to requests that the transport has taken, and nothing of them is missing.
+    pub fn is_between_requests(&self) -> bool {
+        matches!(self, Self::Head { kept: 0, .. })
+    }
+
     pub fn kept(&self) -> usize {
         match self {
             Self::Head { kept, .. } | Self::Arrived { kept, .. } => *kept,
@@ -120,6 +130,7 @@ mod tests {
         assert!(http1.add(&[HEAD, b"abc"].concat()));
         assert!(!http1.begin_request(Some(5)));
         assert_eq!(http1.kept(), 0);
+        assert!(!http1.is_between_requests());
         assert!(http1.add(b"deGET"));
         assert_eq!(http1.kept(), 3);
         assert!(!http1.add(b" / HTTP/1.1\r\n") && http1.add(b"\n"));

@@ -85,6 +85,16 @@ impl Arriving {
         }
     }
 
+    /// Whether part of the body of an HTTP/1.1 request is missing.
+    pub fn is_inside_body(&self) -> bool {
+        matches!(self, Self::Http1(http1) if http1.is_inside_body())
+    }
+
+    /// Whether the client of an HTTP/1.1 connection may still send a part of its last request.
+    pub fn is_unread_request(&self) -> bool {
+        matches!(self, Self::Http1(http1) if !http1.is_between_requests())
+    }
+
     /// How many bytes of it have arrived.
     pub fn kept(&self) -> usize {
         match self {

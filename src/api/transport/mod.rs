@@ -55,13 +55,15 @@ pub(super) async fn serve<S>(
             let service = service.clone();
             let service = service_fn(move |request: Request<Incoming>| {
                 peer.bytes.begin_call();
-                let is_last = request.version() < Version::HTTP_2
-                    && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
+                let is_http1 = request.version() < Version::HTTP_2;
+                let is_last = is_http1 && peer.bytes.arriving().begin_request(request.body().size_hint().exact());
                 let mut request = RequestBody::of(request).map(Body::new);
                 request.extensions_mut().insert(Arc::clone(&peer));
+                let http1 = is_http1.then(|| Arc::clone(&peer));
                 // Every layer and service is always ready.
                 service.clone().call(request).map_ok(move |mut response| {
-                    if is_last {
+                    // hyper does not read what is missing of a request once it is answered.
+                    if is_last || http1.is_some_and(|peer| peer.bytes.arriving().is_inside_body()) {
                         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                     }
                     response

@@ -339,6 +339,14 @@ pub(in crate::api) const STALL_TIME: LimitName =
 /// The size of a body of OFREP.
 pub(in crate::api) const OFREP_BODY: LimitName = LimitName::new(Bytes, "for a body of OFREP", Fixed);
 
+/// What is read and dropped of a request over HTTP/1.1 that was answered before.
+pub(in crate::api) const LINGER_SIZE: LimitName =
+    LimitName::new(Bytes, "that are dropped of a request over HTTP/1.1 after its answer", Fixed);
+
+/// The time of that.
+pub(in crate::api) const LINGER_TIME: LimitName =
+    LimitName::new(Milliseconds, "for dropping the rest of a request over HTTP/1.1 after its answer", Fixed);
+
 /// The time in which a body of OFREP arrives.
 pub(in crate::api) const OFREP_TIME: LimitName = LimitName::new(Milliseconds, "for a body of OFREP to arrive", Fixed);
 
