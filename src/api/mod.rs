@@ -1,10 +1,10 @@
 //! The API: connections, protocols, middleware, and a folder for each service.
 //!
 //! A call passes, in this order: `listener` (connection, TLS; `gather` joins its writes), `transport` (HTTP), `router` (every service and
-//! layer), `middleware` (observe, admit, authorize), then a service: `flags`, `audit`, `access`, `environments`,
-//! `openfeature`. A service parses with `validate`, reads through `reader`, changes through `change`, converts with `convert`, and fails
-//! with `errors`. But `audit` reads the log from the store itself, and `openfeature` reads the mirror alone. Outside this folder only the
-//! command line, which is a client, names generated types, and only its `remote` names tonic.
+//! layer), `protocol` (from Connect and gRPC-Web to gRPC), `middleware` (observe, admit, authorize), then a service: `flags`, `audit`,
+//! `access`, `environments`, `openfeature`. A service parses with `validate`, reads through `reader`, changes through `change`, converts
+//! with `convert`, and fails with `errors`. But `audit` reads the log from the store itself, and `openfeature` reads the mirror alone.
+//! Outside this folder only the command line, which is a client, names generated types, and only its `remote` names tonic.
 
 mod access;
 mod arriving;

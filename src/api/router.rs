@@ -33,7 +33,8 @@ use super::pb::flagd::evaluation::v2::service_server::ServiceServer as Evaluatio
 use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
 use super::pb::health::health_server::HealthServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
-use super::protocol::ofrep;
+use super::protocol::connect::{Transcode, TranscodeLayer};
+use super::protocol::{Translate, TranslateLayer, ofrep};
 use super::reader::StateReader;
 use super::transport;
 use crate::auth::last_used::LastUsed;
@@ -100,7 +101,7 @@ pub enum RouterError {
 
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    service: Observe<Admit<Authorize<Routes>>>,
+    service: Translate<Observe<Admit<Authorize<Transcode<Routes>>>>>,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
     limits: Limits,
@@ -119,7 +120,8 @@ impl Router {
         let policies = Arc::new(policies);
         let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } = parts;
+        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } =
+            parts;
         let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
         let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
         let flags = Flags::new(changes.clone(), reader.clone());
@@ -156,7 +158,9 @@ impl Router {
             .add_service(ofrep)
             .prepare();
         let admit = AdmitLayer::new(limits.request_timeout, Arc::clone(&bytes));
-        let service = ObserveLayer::new(policies, calls).layer(admit.layer(authorize.layer(services)));
+        let services = authorize.layer(TranscodeLayer::new(limits.fixed.clone()).layer(services));
+        let observed = ObserveLayer::new(Arc::clone(&policies), calls).layer(admit.layer(services));
+        let service = TranslateLayer::new(policies).layer(observed);
         Ok((Self { service, write_time, bytes, limits, closing }, health))
     }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use hashbrown::HashMap;
 use prost_reflect::{DescriptorError, DescriptorPool, MessageDescriptor, MethodDescriptor, Value};
+use prost_types::method_options::IdempotencyLevel;
 
 use crate::domain::access::{Permission, Scope};
 
@@ -50,6 +51,10 @@ pub struct ServedMethod {
     pub is_client_streaming: bool,
     /// The request message; `None` for methods that no descriptor describes.
     pub input: Option<MessageDescriptor>,
+    /// The response message; likewise.
+    pub output: Option<MessageDescriptor>,
+    /// Whether the .proto file declares that the method has no side effects. Then it may also be called by GET.
+    pub has_no_side_effects: bool,
     /// Whether the method makes changes: all such methods have the field `validate_only`. Stored, because every call needs
     /// it and a look-up in `input` is slower.
     pub makes_changes: bool,
@@ -120,6 +125,8 @@ impl Policies {
                     is_client_streaming: method.is_client_streaming(),
                     makes_changes: method.input().get_field_by_name("validate_only").is_some(),
                     input: Some(method.input()),
+                    output: Some(method.output()),
+                    has_no_side_effects: has_no_side_effects(&method),
                 };
                 methods.insert(format!("/{name}"), Arc::new(served));
             }
@@ -140,6 +147,8 @@ impl Policies {
                 is_server_streaming: false,
                 is_client_streaming: false,
                 input: None,
+                output: None,
+                has_no_side_effects: false,
                 makes_changes: false,
             };
             let entry = ((*path).to_owned(), Arc::new(method));
@@ -158,6 +167,11 @@ impl Policies {
     pub fn methods(&self) -> impl Iterator<Item = &Arc<ServedMethod>> {
         self.by_path.values().chain(self.by_prefix.iter().map(|(_, method)| method))
     }
+}
+
+fn has_no_side_effects(method: &MethodDescriptor) -> bool {
+    let options = method.method_descriptor_proto().options.as_ref();
+    options.is_some_and(|options| options.idempotency_level() == IdempotencyLevel::NoSideEffects)
 }
 
 /// The policy that a method declares, and whether the settings can open it to anonymous callers.

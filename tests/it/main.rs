@@ -11,6 +11,7 @@ mod client_certificates;
 mod commit_outcome;
 mod compression;
 mod concurrency;
+mod connect;
 mod content_types;
 mod contract;
 mod database_settings;

@@ -11,7 +11,8 @@ use toggled::api::pb::*;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::{Code, Status};
 
-use crate::support::methods::{PERMISSIONS, call, channel, methods};
+use crate::support::methods::{Method, PERMISSIONS, call, channel, methods};
+use crate::support::web::{Dialect, Web, assert_same};
 use crate::support::{Backend, Client, Database, Issuer, Server, TOKEN, checkpoint_key, on_both_databases, reason_of};
 
 fn bearer(token: &str) -> MetadataValue<Ascii> {
@@ -93,6 +94,21 @@ async fn deactivated_users_token(admin: &mut Client, server: &Server) -> String 
     secret
 }
 
+/// The answers to the same call in other ways than gRPC. The database makes no difference to them, so they are made on one.
+async fn others(
+    backend: Backend,
+    web: &Web,
+    method: &Method,
+    authorization: &[MetadataValue<Ascii>],
+) -> Vec<(Dialect, Result<(), Status>)> {
+    let mut answers = Vec::new();
+    let is_tried = |dialect: &Dialect| matches!(backend, Backend::Sqlite) && dialect.fits(method);
+    for dialect in Dialect::ALL.into_iter().filter(is_tried) {
+        answers.push((dialect, web.call(dialect, method, authorization.to_vec()).await));
+    }
+    answers
+}
+
 fn assert_unauthenticated(result: Result<(), Status>, what: &str) -> String {
     let status = result.map(|()| panic!("{what}: accepted")).unwrap_err();
     assert_eq!((status.code(), reason_of(&status).as_str()), (Code::Unauthenticated, "UNAUTHENTICATED"), "{what}");
@@ -122,11 +138,16 @@ on_both_databases! {
             ("a deactivated user", vec![bearer(&deactivated_users_token(&mut admin, &server).await)]),
         ];
         let channel = channel(&server).await;
+        let [_, web] = Web::both(server.address);
         let mut messages = HashSet::new();
         for method in methods() {
             for (who, authorization) in &callers {
+                let what = format!("{} with {who}", method.path);
                 let result = call(&channel, &method.path, authorization.clone()).await;
-                messages.insert(assert_unauthenticated(result, &format!("{} with {who}", method.path)));
+                for (dialect, other) in others(backend, &web, &method, authorization).await {
+                    assert_same(&other, &result, &format!("{what} by {dialect:?}"));
+                }
+                messages.insert(assert_unauthenticated(result, &what));
             }
         }
         assert_eq!(messages.len(), 1, "all rejections have the same message");
@@ -136,10 +157,16 @@ on_both_databases! {
         let database = Database::new(backend).await;
         let server = Server::start_with(&database, &[checkpoint_key()]).await;
         let channel = channel(&server).await;
+        let web = Web::both(server.address);
         for held in PERMISSIONS {
             let secret = new_account(&server, &format!("{held}@example.com"), &[held]).await.secret;
             for method in methods() {
                 let result = call(&channel, &method.path, [bearer(&secret)]).await;
+                for web in &web {
+                    for (dialect, other) in others(backend, web, &method, &[bearer(&secret)]).await {
+                        assert_same(&other, &result, &format!("{} with {held} by {dialect:?}", method.path));
+                    }
+                }
                 let status = result.err().unwrap_or_else(|| Status::ok(""));
                 let what = format!("{} with {held}: {status}", method.path);
                 match method.permission.as_deref().filter(|required| *required != held) {

@@ -17,8 +17,11 @@ pub(super) fn code_and_reason(error: &ApiError) -> (Code, ErrorReason) {
         ApiError::Limit(reached) => reached.limit.code_and_reason(),
         ApiError::IssuerUnavailable => (Code::Unavailable, ErrorReason::IssuerUnavailable),
         ApiError::DeadlineExceeded => (Code::DeadlineExceeded, ErrorReason::DeadlineExceeded),
-        ApiError::MalformedTimeout => (Code::InvalidArgument, ErrorReason::Malformed),
-        ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
+        ApiError::MalformedTimeout
+        | ApiError::UnsupportedProtocol
+        | ApiError::MalformedQuery(_)
+        | ApiError::MalformedJson(_)
+        | ApiError::MalformedMessage(_) => (Code::InvalidArgument, ErrorReason::Malformed),
         ApiError::UnsupportedCodec(_) | ApiError::UnsupportedCompression(_) => {
             (Code::Unimplemented, ErrorReason::UnsupportedEncoding)
         }

@@ -46,9 +46,21 @@ pub enum ApiError {
     /// deadline or the server's limit. A read that takes longer than the server's limit is [`Limit::CallTime`].
     #[error("the deadline passed before the answer was complete; no change was made")]
     DeadlineExceeded,
-    /// The `grpc-timeout` is malformed.
-    #[error("malformed grpc-timeout: it must be one number of at most 8 digits with the unit H, M, S, m, u or n")]
+    /// The timeout in the headers is malformed.
+    #[error(
+        "malformed timeout: grpc-timeout must be one number of at most 8 digits with the unit H, M, S, m, u or n, and connect-timeout-ms \
+         one of at most 10 digits"
+    )]
     MalformedTimeout,
+    /// A Connect request of another version of the protocol.
+    #[error("unsupported version of the Connect protocol; use version 1")]
+    UnsupportedProtocol,
+    /// The query string of a Connect request.
+    #[error("malformed query: {0}")]
+    MalformedQuery(&'static str),
+    /// The request's JSON is not the method's message.
+    #[error("malformed JSON: {0}")]
+    MalformedJson(String),
     /// The messages are encoded in another way than gRPC's default.
     #[error("the content type {0} is not supported; use application/grpc")]
     UnsupportedCodec(String),

@@ -5,25 +5,23 @@ use std::io::Read;
 use flate2::read::GzDecoder;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body_util::{BodyExt, Full};
-use prost::bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::bytes::{Buf, Bytes};
 use tonic::Status;
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
+
+use super::connect::framed;
 
 /// The metadata key that marks the answer to a retry.
 pub(in crate::api) const REPLAYED: &str = "x-request-replayed";
 
 /// The answer to a retry, as it was stored.
 pub(in crate::api) fn replayed_response(stored: Vec<u8>) -> Response<Body> {
-    let mut message = BytesMut::with_capacity(stored.len() + 5);
-    message.put_u8(0);
-    message.put_u32(u32::try_from(stored.len()).unwrap_or(u32::MAX));
-    message.put_slice(&stored);
     let trailers = async {
         let mut trailers = HeaderMap::new();
         Some(Status::ok("").add_header(&mut trailers).map(|()| trailers))
     };
-    let body = Full::new(message.freeze()).map_err(|never| match never {}).with_trailers(trailers);
+    let body = Full::new(framed(0, &stored)).map_err(|never| match never {}).with_trailers(trailers);
     let mut response = Response::new(Body::new(body));
     response.headers_mut().insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
     response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));

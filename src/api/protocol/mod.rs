@@ -1,52 +1,87 @@
 //! The protocols on the port: what their paths take, which one a request speaks, and how to refuse a request in it.
 
+pub(super) mod connect;
 pub(super) mod grpc;
+mod grpc_web;
 pub(super) mod ofrep;
+mod translate;
 
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version};
 use tonic::body::Body;
 
 use super::errors::{ApiError, status};
+use crate::auth::policy::ServedMethod;
+use connect::Codec;
 use ofrep::{OfrepError, with_header};
 
-/// A protocol.
+pub(super) use translate::{Translate, TranslateLayer};
+
+static ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
+
+/// A protocol, as layers and services see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Protocol {
-    /// gRPC, which needs HTTP/2: it sends its status in trailers, which few clients of HTTP/1.1 read, and without which a failure
-    /// looks like a success.
+    /// gRPC, and what [`translate`] has made of other ways to call the services.
     Grpc,
     /// OFREP: JSON over HTTP of any version.
     Ofrep,
 }
 
-/// What a protocol takes.
+/// What a request speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    /// gRPC itself. It needs HTTP/2: it sends its status in trailers, which few clients of HTTP/1.1 read, and without which a failure
+    /// looks like a success.
+    Grpc,
+    GrpcWeb,
+    Connect(Shape, Codec),
+    Ofrep,
+}
+
+/// Whether a Connect call has one message each way, or streams.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Unary,
+    Stream,
+}
+
+impl Shape {
+    fn of(method: &ServedMethod) -> Self {
+        if method.is_server_streaming || method.is_client_streaming { Self::Stream } else { Self::Unary }
+    }
+}
+
+/// What a dialect takes.
 struct Accepted {
     paths: Paths,
-    protocol: Protocol,
+    dialect: Dialect,
     min_version: Version,
-    method: Method,
     content_types: &'static [&'static str],
 }
 
-/// Everything that the port takes. All else is refused before authentication: browsers send `text/plain` and forms to any address
-/// without asking, and with a client certificate if they have one.
-const ACCEPTED: [Accepted; 2] = [
+const fn accepted(dialect: Dialect, content_types: &'static [&'static str]) -> Accepted {
+    Accepted { paths: Paths::Services, dialect, min_version: Version::HTTP_10, content_types }
+}
+
+/// Everything that the port takes, by POST. Besides, Connect takes GET for methods without side effects. All else is refused before
+/// authentication: browsers send `text/plain` and forms to any address without asking, and with a client certificate if they have one.
+const ACCEPTED: [Accepted; 7] = [
     Accepted {
-        paths: Paths::Services,
-        protocol: Protocol::Grpc,
         min_version: Version::HTTP_2,
-        method: Method::POST,
-        content_types: &["application/grpc", "application/grpc+proto"],
+        ..accepted(Dialect::Grpc, &["application/grpc", "application/grpc+proto"])
     },
-    Accepted {
-        paths: Paths::Ofrep,
-        protocol: Protocol::Ofrep,
-        min_version: Version::HTTP_10,
-        method: Method::POST,
-        content_types: &["application/json"],
-    },
+    accepted(Dialect::Connect(Shape::Unary, Codec::Json), &["application/json"]),
+    accepted(Dialect::Connect(Shape::Unary, Codec::Proto), &["application/proto"]),
+    accepted(Dialect::Connect(Shape::Stream, Codec::Json), &["application/connect+json"]),
+    accepted(Dialect::Connect(Shape::Stream, Codec::Proto), &["application/connect+proto"]),
+    accepted(Dialect::GrpcWeb, &["application/grpc-web", "application/grpc-web+proto"]),
+    Accepted { paths: Paths::Ofrep, ..accepted(Dialect::Ofrep, &["application/json"]) },
 ];
+
+/// The only method that all paths take.
+const METHOD: Method = Method::POST;
+const METHOD_NAME: &str = "POST";
 
 /// The beginning of gRPC's content types for other encodings than protobuf's.
 const GRPC_CODEC: &str = "application/grpc+";
@@ -60,10 +95,10 @@ enum Paths {
     Ofrep,
 }
 
-/// Why a request is refused in terms of HTTP.
+/// Why a request is refused before its method is known, or for its head.
 #[derive(Debug)]
 pub(super) enum Refusal {
-    /// The path needs a newer version of HTTP.
+    /// gRPC needs a newer version of HTTP.
     Version,
     /// The path does not take this method.
     Method(Expected),
@@ -71,6 +106,8 @@ pub(super) enum Refusal {
     ContentType(Expected),
     /// gRPC with another encoding than protobuf's. Its clients expect a gRPC status.
     Codec(String),
+    /// The head of a call has an error, which is answered as one of the call.
+    Call(ApiError),
 }
 
 /// A request and its protocol, or why its path does not take it.
@@ -83,37 +120,38 @@ pub(super) struct ReadRequest {
 #[derive(Debug)]
 pub(super) struct Expected {
     paths: Paths,
-    accepted: String,
+    accepted: Vec<&'static str>,
 }
 
-impl Protocol {
-    /// The protocol of a request, by its path, version, method and content type.
+impl Dialect {
+    /// What a request speaks, by its path, version, method and content type.
     ///
     /// # Errors
     /// Why the path does not take the request.
-    pub fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+    fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
         let paths = Paths::of(request.uri().path());
-        let content_type = content_type(request.headers());
         let of_path = || ACCEPTED.iter().filter(|accepted| accepted.paths == paths);
-        let of_version = || of_path().filter(|accepted| request.version() >= accepted.min_version);
-        let of_method = || of_version().filter(|accepted| accepted.method == request.method());
-        if let Some(accepted) = of_method().find(|accepted| accepted.takes(content_type)) {
-            return Ok(accepted.protocol);
+        if request.method() != METHOD {
+            return Err(Refusal::Method(Expected { paths, accepted: vec![METHOD_NAME] }));
         }
-        if of_version().next().is_none() {
+        let content_type = content_type(request.headers());
+        let dialect = of_path().find(|accepted| accepted.takes(content_type));
+        if let Some(accepted) = dialect.filter(|accepted| request.version() >= accepted.min_version) {
+            return Ok(accepted.dialect);
+        }
+        let codec = content_type.filter(|own| is_codec(own) && paths == Paths::Services);
+        if dialect.is_some() || (codec.is_some() && request.version() < Version::HTTP_2) {
             return Err(Refusal::Version);
         }
-        if of_method().next().is_none() {
-            let methods: Vec<_> = of_version().map(|accepted| accepted.method.as_str()).collect();
-            return Err(Refusal::Method(Expected { paths, accepted: methods.join(", ") }));
-        }
-        if let Some(codec) = content_type.filter(|own| is_codec(own) && paths == Paths::Services) {
+        if let Some(codec) = codec {
             return Err(Refusal::Codec(codec.chars().take(100).collect()));
         }
-        let types: Vec<_> = of_method().flat_map(|accepted| accepted.content_types).copied().collect();
-        Err(Refusal::ContentType(Expected { paths, accepted: types.join(" or ") }))
+        let accepted = of_path().flat_map(|accepted| accepted.content_types).copied().collect();
+        Err(Refusal::ContentType(Expected { paths, accepted }))
     }
+}
 
+impl Protocol {
     /// The response that refuses a request.
     pub fn refuse(self, error: impl Into<ApiError>) -> Response<Body> {
         match self {
@@ -144,25 +182,41 @@ impl Paths {
 }
 
 impl Refusal {
+    /// A method takes Connect requests of this shape only.
+    fn shape(needed: Shape) -> Self {
+        let of_shape = |dialect| matches!(dialect, Dialect::Connect(shape, _) if shape == needed);
+        let accepted = ACCEPTED.iter().filter(|accepted| of_shape(accepted.dialect));
+        let accepted = accepted.flat_map(|accepted| accepted.content_types).copied().collect();
+        Self::ContentType(Expected { paths: Paths::Services, accepted })
+    }
+
     /// The response that refuses the request.
     pub fn response(self) -> Response<Body> {
         match self {
             Self::Version => Paths::Services.error(
                 StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-                "gRPC needs HTTP/2; over HTTP/1.1 only /ofrep/ is served",
+                "gRPC needs HTTP/2; over HTTP/1.1 use Connect, with application/json or application/proto, or gRPC-Web",
             ),
             Self::Method(Expected { paths, accepted }) => {
+                let accepted = accepted.join(", ");
                 let response = paths.error(StatusCode::METHOD_NOT_ALLOWED, &format!("use {accepted}"));
-                match HeaderValue::try_from(accepted) {
-                    Ok(allow) => with_header(response, ALLOW, allow),
-                    Err(_) => response,
-                }
+                with_list(response, ALLOW, accepted)
             }
             Self::ContentType(Expected { paths, accepted }) => {
-                paths.error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &format!("the content type must be {accepted}"))
+                let text = format!("the content type must be {}", accepted.join(" or "));
+                let response = paths.error(StatusCode::UNSUPPORTED_MEDIA_TYPE, &text);
+                with_list(response, ACCEPT_POST.clone(), accepted.join(", "))
             }
+            Self::Call(error) => Protocol::Grpc.refuse(error),
             Self::Codec(name) => Protocol::Grpc.refuse(ApiError::UnsupportedCodec(name)),
         }
+    }
+}
+
+fn with_list(response: Response<Body>, name: HeaderName, list: String) -> Response<Body> {
+    match HeaderValue::try_from(list) {
+        Ok(list) => with_header(response, name, list),
+        Err(_) => response,
     }
 }
 

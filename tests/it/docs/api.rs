@@ -28,6 +28,7 @@ On the same port are also:
 
 - `grpc.health.v1.Health` and reflection (v1 and v1alpha), which need no token
 - [flagd's services](#flagds-services), for [OpenFeature](clients.md#openfeature)
+- every method by [Connect](clients.md#connect), as JSON or protobuf over plain HTTP, and by gRPC-Web
 - OFREP, the [OpenFeature Remote Evaluation Protocol](https://github.com/open-feature/protocol), for [clients without
   gRPC](clients.md#without-grpc): `POST /ofrep/v1/evaluate/flags/KEY` and `POST /ofrep/v1/evaluate/flags`
 

@@ -112,15 +112,19 @@ async fn grpc_over_http_1_1_is_rejected() {
     let mut http = Http::connect(server.address).await;
     let flip = "/toggled.v1.ToggleService/ToggleFeatureFlag";
     for path in ["/", "/ofrep", "/grpc.health.v1.Health/Check", "/toggled.v1.ToggleService/ListFeatureFlags", flip] {
-        for (method, token) in [("GET", None), ("POST", Some(TOKEN))] {
-            let answer = http.send(request_with(method, path, token, "")).await;
-            let text = "gRPC needs HTTP/2; over HTTP/1.1 only /ofrep/ is served\n";
-            assert_eq!((answer.status().as_u16(), &**answer.body()), (505, text.as_bytes()), "{method} {path}");
+        for content_type in ["application/grpc", "application/grpc+proto", "application/grpc+json"] {
+            let mut request = request_with("POST", path, Some(TOKEN), "");
+            request.headers_mut().insert("content-type", content_type.parse().unwrap());
+            let answer = http.send(request).await;
+            let text = "gRPC needs HTTP/2; over HTTP/1.1 use Connect, with application/json or application/proto, or gRPC-Web\n";
+            assert_eq!((answer.status().as_u16(), &**answer.body()), (505, text.as_bytes()), "{content_type} {path}");
             assert_eq!(header(&answer, "content-type"), Some("text/plain; charset=utf-8"));
         }
+        assert_eq!(http.send(request_with("PUT", path, None, "")).await.status(), 405, "{path}");
     }
     // A complete call: a message of three bytes with the key `a`.
-    let call = request_with("POST", flip, Some(TOKEN), "\0\0\0\0\u{3}\u{12}\u{1}a");
+    let mut call = request_with("POST", flip, Some(TOKEN), "\0\0\0\0\u{3}\u{12}\u{1}a");
+    call.headers_mut().insert("content-type", "application/grpc".parse().unwrap());
     assert_eq!(http.send(call).await.status(), 505);
     assert_eq!(admin.get("a").await.status(), FeatureFlagStatus::Disabled);
 }

@@ -74,12 +74,24 @@ impl HostileConnection {
         token: Option<&str>,
         encoding: Option<&str>,
     ) -> Option<HostileCall> {
-        let mut request = Request::post(format!("http://localhost{path}")).header("content-type", "application/grpc");
+        let mut headers = vec![("content-type", "application/grpc")];
+        headers.extend(encoding.map(|encoding| ("grpc-encoding", encoding)));
+        self.call_with(path, token, &headers).await
+    }
+
+    /// Like [`Self::call`], with all headers but the token's.
+    pub async fn call_with(
+        &mut self,
+        path: &str,
+        token: Option<&str>,
+        headers: &[(&str, &str)],
+    ) -> Option<HostileCall> {
+        let mut request = Request::post(format!("http://localhost{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
-        }
-        if let Some(encoding) = encoding {
-            request = request.header("grpc-encoding", encoding);
         }
         with_timeout("a free stream", poll_fn(|context| self.send.poll_ready(context))).await.ok()?;
         let (response, request) = self.send.send_request(request.body(()).unwrap(), false).ok()?;

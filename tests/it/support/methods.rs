@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use http::uri::PathAndQuery;
 use prost::bytes::Bytes;
 use prost_reflect::DescriptorPool;
+use prost_types::method_options::IdempotencyLevel;
 use toggled::api::pb::DESCRIPTORS;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Channel, Endpoint};
@@ -32,6 +33,10 @@ pub struct Method {
     pub permission: Option<String>,
     /// Whether the request has the field `validate_only`, as every change does.
     pub changes: bool,
+    /// Whether the answer is a stream.
+    pub is_streaming: bool,
+    /// Whether the method may be called by GET, if its answer is no stream.
+    pub has_no_side_effects: bool,
     /// Whether a setting can open the method to callers without credentials.
     pub anonymous_on_request: bool,
 }
@@ -51,7 +56,15 @@ pub fn methods() -> Vec<Method> {
             let changes = method.input().get_field_by_name("validate_only").is_some();
             let path = format!("/{}/{}", service.full_name(), method.name());
             let anonymous_on_request = anonymous.as_bool().unwrap();
-            methods.push(Method { path, permission, changes, anonymous_on_request });
+            let options = method.method_descriptor_proto().options.clone().unwrap_or_default();
+            methods.push(Method {
+                path,
+                permission,
+                changes,
+                is_streaming: method.is_server_streaming(),
+                has_no_side_effects: options.idempotency_level() == IdempotencyLevel::NoSideEffects,
+                anonymous_on_request,
+            });
         }
     }
     methods

@@ -23,6 +23,7 @@ mod server;
 pub mod signing;
 pub mod tcp_proxy;
 pub mod tls;
+pub mod web;
 
 use std::future::Future;
 use std::time::Duration;

@@ -137,7 +137,9 @@ async fn bytes_that_are_no_request_are_not_counted() {
     }
     assert_eq!(ended(&server, "unknown").await, before);
     // HTTP/1.1 is no gRPC, whatever it asks for.
-    let request = format!("POST /{FLIP} HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n");
+    let request = format!(
+        "POST /{FLIP} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    );
     let answer = Http::connect(server.server.address).await.send_raw(request.as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 505 "), "{answer}");
     assert_eq!(ended(&server, FLIP).await, [("UNIMPLEMENTED".to_owned(), 1.0)]);

@@ -8,6 +8,7 @@ use super::{
 use crate::api::codec::MAX_FIELDS;
 use crate::api::linger;
 use crate::api::openfeature::ofrep::{BODY_LIMIT, BODY_TIMEOUT};
+use crate::api::protocol::connect::{MAX_DEPTH, MAX_VALUES};
 use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
 
 /// One limit: its value and what it counts, what sets it, and what happens to the excess.
@@ -54,6 +55,8 @@ pub fn list(limits: &Limits) -> Vec<LimitRow> {
         (Limit::UnreadTime, millis(fixed.unread_timeout)),
         (Limit::RequestSize, fixed.max_request_bytes),
         (Limit::MessageFields, MAX_FIELDS),
+        (Limit::JsonValues, MAX_VALUES),
+        (Limit::JsonDepth, MAX_DEPTH),
         (Limit::ResponseSize, fixed.max_response_bytes),
         (Limit::FlagSetSize, limits.max_flag_set_bytes()),
     ];

@@ -216,6 +216,16 @@ limits! {
         Count, "fields of a message", Fixed;
         ResourceExhausted, MessageTooLarge, "message with too many fields: split the request"
     }
+    /// The values of a request in JSON.
+    JsonValues {
+        Count, "values in JSON", Fixed;
+        ResourceExhausted, MessageTooLarge, "JSON with too many values: split the request"
+    }
+    /// The objects and lists around a value in JSON.
+    JsonDepth {
+        Count, "levels of objects and lists in JSON", Fixed;
+        ResourceExhausted, MessageTooLarge, "JSON is nested too deeply"
+    }
     /// The size of a response.
     ResponseSize {
         Bytes, "for a response", Fixed;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Response;
+use http::{Request, Response};
 use http_body_util::{BodyExt, Limited};
 use prost::Message;
 use prost_reflect::{DynamicMessage, MessageDescriptor, Value};
@@ -15,6 +15,7 @@ use crate::api::call::Call;
 use crate::api::errors::status;
 use crate::api::middleware::idempotency::{digest, name_environment};
 use crate::api::middleware::limits::{AdmittedDenial, DenialLimiter};
+use crate::api::protocol::connect::{ConnectCall, grpc_body};
 use crate::api::protocol::grpc::{replayed_response, single_message};
 use crate::auth::policy::ServedMethod;
 use crate::committer::{ChangeStart, Proposals};
@@ -58,8 +59,13 @@ impl Denials {
         call: Call,
         method: Arc<ServedMethod>,
         permission: Permission,
-        body: Body,
+        mut request: Request<Body>,
     ) -> Response<Body> {
+        let connect = request.extensions_mut().remove::<ConnectCall>();
+        let body = match connect {
+            Some(call) => grpc_body(&call, request.into_body(), BODY_LIMIT),
+            None => request.into_body(),
+        };
         let answer = tokio::spawn(async move { self.replay_or_record(call, &method, permission, body).await });
         let replayed = answer.await.unwrap_or_default();
         replayed.unwrap_or_else(|| status(Error::PermissionDenied(permission.into())).into_http())

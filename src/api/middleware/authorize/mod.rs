@@ -21,14 +21,15 @@ use tower::{Layer, Service};
 use super::admit::{Admission, AdmittedRequest};
 use super::limits::{
     AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
-    StreamLimiter, UnreadBody, Unsent, charged_body, charged_refusal, charged_request,
+    StreamLimiter, UnreadBody, Unsent, charged_body, charged_refusal, charged_request, max_message_bytes,
 };
 use crate::api::call::{Call, RequiredScope};
 use crate::api::errors::{ApiError, Limit, millis};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
+use crate::api::protocol::connect::ConnectCall;
 use crate::auth::policy::{Policy, ServedMethod};
-use crate::config::{FixedLimits, Limits};
+use crate::config::Limits;
 use crate::domain::error::Error;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
@@ -156,11 +157,11 @@ impl AuthorizeLayer {
             Ok(charge) => charge,
             Err(error) => return at_once::<S>(charged_refusal(protocol.refuse(error), account.refuse_call())),
         };
-        let arrival = self.arrival(&admission, &method);
+        let arrival = self.arrival(&admission, &method, &request);
         request = request.map(|body| charged_request(body, Arc::clone(&account), arrival));
         if let Some((call, permission)) = call.as_ref().zip(missing) {
             if method.makes_changes {
-                let answer = self.0.denials.clone().answer(call.clone(), method, permission, request.into_body());
+                let answer = self.0.denials.clone().answer(call.clone(), method, permission, request);
                 return Either::Right(answer.map(|answer| Ok(charged_refusal(answer, charge))).boxed());
             }
             let refused = protocol.refuse(Error::PermissionDenied(permission.into()));
@@ -227,12 +228,14 @@ impl AuthorizeLayer {
     }
 
     /// By when the request must have arrived, and how large its message may be. Its service has the same limit of size.
-    fn arrival(&self, admission: &Admission, method: &ServedMethod) -> Arrival {
+    fn arrival(&self, admission: &Admission, method: &ServedMethod, request: &Request<Body>) -> Arrival {
         let deadline = admission.deadline.answer_by;
         if method.is_client_streaming {
             return Arrival::EachMessage(self.0.limits.request_timeout);
         }
+        let is_unary = |call: &ConnectCall| call.is_unary();
         match admission.protocol {
+            Protocol::Grpc if request.extensions().get().is_some_and(is_unary) => Arrival::Other(deadline),
             Protocol::Grpc => Arrival::Message { deadline, max_bytes: max_message_bytes(&self.0.limits.fixed, method) },
             Protocol::Ofrep => Arrival::Other(deadline),
         }
@@ -287,16 +290,6 @@ fn precedence(method: &ServedMethod) -> Precedence {
         // Health checks.
         Policy::Public => Precedence::Vital,
         _ => Precedence::Ordinary,
-    }
-}
-
-/// The size of a method's request message. The router gives its service the same limit.
-fn max_message_bytes(limits: &FixedLimits, method: &ServedMethod) -> usize {
-    match method.policy {
-        Policy::Public => limits.max_public_request_bytes,
-        // flagd's.
-        _ if method.anonymous_on_request => limits.max_flagd_request_bytes,
-        _ => limits.max_request_bytes,
     }
 }
 

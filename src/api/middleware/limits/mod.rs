@@ -4,6 +4,7 @@ mod bytes;
 mod changes;
 mod connections;
 mod denials;
+mod messages;
 mod owner;
 mod streams;
 
@@ -16,5 +17,6 @@ pub(in crate::api) use bytes::{
 pub(in crate::api) use changes::ChangeRateLimiter;
 pub(in crate::api) use connections::{ConnectionLimiter, ConnectionPermit};
 pub(in crate::api) use denials::{AdmittedDenial, DenialLimiter};
+pub(in crate::api) use messages::max_message_bytes;
 pub(in crate::api) use owner::Owner;
 pub(in crate::api) use streams::StreamLimiter;

@@ -1,4 +1,4 @@
-//! The outermost layer: logs, counts and traces every call when it ends. A panic becomes an internal error of its call alone. A stream's
+//! The layer around all others but `protocol/translate`: logs, counts and traces every call when it ends. A panic becomes an internal error of its call alone. A stream's
 //! call ends with the stream.
 
 mod body;
@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::Response;
 use pin_project_lite::pin_project;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
@@ -54,7 +54,7 @@ pub(in crate::api) struct Observe<S> {
     inner: S,
 }
 
-impl<S> Service<Request<Body>> for Observe<S>
+impl<S> Service<ReadRequest> for Observe<S>
 where
     S: Service<ReadRequest, Response = Response<Body>>,
 {
@@ -66,8 +66,7 @@ where
         self.inner.poll_ready(context)
     }
 
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let read = ReadRequest { protocol: Protocol::of(&request), request };
+    fn call(&mut self, read: ReadRequest) -> Self::Future {
         let protocol = read.protocol.as_ref().ok().copied();
         let tracked = TrackedCall::begin(&self.layer.methods, &self.layer.calls, &read.request, protocol);
         let answer = catch_unwind(AssertUnwindSafe(|| tracked.request_context().enter(|| self.inner.call(read))));

@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use futures::StreamExt;
-use http::{Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
 use prost::bytes::Bytes;
@@ -42,10 +42,9 @@ async fn panics(ReadRequest { request, .. }: ReadRequest) -> Result<Response<Bod
 }
 
 async fn call(path: &str) -> Response<Body> {
-    let content_type = if path == OFREP { "application/json" } else { "application/grpc" };
-    let request = Request::post(path).version(Version::HTTP_2).header("content-type", content_type);
-    let request = request.body(Body::empty()).unwrap();
-    layer().layer(service_fn(panics)).oneshot(request).await.unwrap()
+    let protocol = Ok(if path == OFREP { Protocol::Ofrep } else { Protocol::Grpc });
+    let request = Request::post(path).body(Body::empty()).unwrap();
+    layer().layer(service_fn(panics)).oneshot(ReadRequest { protocol, request }).await.unwrap()
 }
 
 /// The metrics after a future has run.

@@ -16,7 +16,7 @@ use crate::domain::error::Error;
 const PREFIX_BYTES: usize = 5;
 
 /// The messages of an answer.
-pub(super) type SharedMessages = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
+pub(in crate::api) type SharedMessages = Pin<Box<dyn Stream<Item = Result<SharedMessage, Status>> + Send>>;
 
 /// The answer that a handler attaches to its response, as an extension. It is sent instead of the response's own messages, which tonic
 /// would copy for each client. `None` once it was taken.
@@ -44,7 +44,8 @@ impl SharedAnswer {
         response
     }
 
-    pub(super) fn into_messages(self) -> Option<(SharedMessages, Unsent)> {
+    /// The messages, and what their source waits for; `None` if they were taken.
+    pub fn into_messages(self) -> Option<(SharedMessages, Unsent)> {
         let messages = self.messages.lock().unwrap_or_else(PoisonError::into_inner).take();
         messages.map(|messages| (messages, self.unsent))
     }
@@ -79,10 +80,15 @@ impl SharedMessage {
         self.head.len() + self.shared.len()
     }
 
+    /// A copy of all bytes.
+    pub fn to_bytes(&self) -> Bytes {
+        [&self.head[..], &self.shared.bytes[..]].concat().into()
+    }
+
     /// The message as a client decodes it.
     #[cfg(test)]
     pub fn decode<T: Message + Default>(&self) -> T {
-        let bytes = [&self.head[..], self.shared.as_bytes()].concat();
+        let bytes = self.to_bytes();
         assert_eq!(bytes[1..PREFIX_BYTES], u32::try_from(bytes.len() - PREFIX_BYTES).unwrap().to_be_bytes());
         T::decode(&bytes[PREFIX_BYTES..]).unwrap()
     }
