@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -9,6 +10,8 @@ use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::Layer;
+use tower::util::{Either, option_layer};
+use tower_http::cors::Cors;
 
 use super::access::Access;
 use super::audit::Audit;
@@ -34,7 +37,7 @@ use super::pb::flagd::sync::v1::flag_sync_service_server::FlagSyncServiceServer;
 use super::pb::health::health_server::HealthServer;
 use super::pb::toggle_service_server::ToggleServiceServer;
 use super::protocol::connect::{Transcode, TranscodeLayer};
-use super::protocol::{Translate, TranslateLayer, ofrep};
+use super::protocol::{Translate, TranslateLayer, cors_layer, ofrep};
 use super::reader::StateReader;
 use super::transport;
 use crate::auth::last_used::LastUsed;
@@ -78,6 +81,8 @@ pub struct ServiceContext {
     pub last_used: Arc<LastUsed>,
     /// The ways to authenticate besides API tokens.
     pub auth_methods: AuthMethods,
+    /// The origins whose pages may call from a browser.
+    pub cors_origins: Vec<HeaderValue>,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
     /// The budget of buffered bytes.
@@ -99,9 +104,12 @@ pub enum RouterError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
+/// All layers but CORS, outermost first.
+type AllLayers = Translate<Observe<Admit<Authorize<Transcode<Routes>>>>>;
+
 /// All services behind their layers, ready to serve.
 pub struct Router {
-    service: Translate<Observe<Admit<Authorize<Transcode<Routes>>>>>,
+    service: Either<Cors<AllLayers>, AllLayers>,
     write_time: WriteTime,
     bytes: Arc<ByteBudget>,
     limits: Limits,
@@ -120,7 +128,7 @@ impl Router {
         let policies = Arc::new(policies);
         let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, calls, .. } =
+        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, cors_origins, calls, .. } =
             parts;
         let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
         let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
@@ -160,7 +168,8 @@ impl Router {
         let admit = AdmitLayer::new(limits.request_timeout, Arc::clone(&bytes));
         let services = authorize.layer(TranscodeLayer::new(limits.fixed.clone()).layer(services));
         let observed = ObserveLayer::new(Arc::clone(&policies), calls).layer(admit.layer(services));
-        let service = TranslateLayer::new(policies).layer(observed);
+        let translated = TranslateLayer::new(policies).layer(observed);
+        let service = option_layer(cors_layer(&cors_origins)).layer(translated);
         Ok((Self { service, write_time, bytes, limits, closing }, health))
     }
 

@@ -96,10 +96,12 @@ async fn serve(settings: config::ServeOptions) -> Result<(), Failure> {
     }
     let key = checkpoint_key(configured_key, &*store)?;
     print(&format!("toggled listens on {address}"));
+    let cors_origins = settings.listening.cors_origin;
     let context = ServerContext {
         listener,
         tls,
         auth_methods: AuthMethods { certificate_users, sign_on, anonymous_reads },
+        cors_origins,
         clock: store.clock(),
         store,
         bootstrap_token,

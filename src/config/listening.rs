@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use clap::builder::BoolishValueParser;
+use http::HeaderValue;
+use url::Url;
 
 use crate::domain::text::Email;
 use crate::tls::TlsFiles;
@@ -32,6 +34,10 @@ pub struct ListenerOptions {
     /// or e-mail address) and the call has no token. Repeat it, or separate several by semicolons
     #[arg(long, value_name = "NAME=EMAIL", env = "TOGGLED_CLIENT_CERTIFICATE_USER", value_delimiter = ';')]
     client_certificate_user: Vec<String>,
+    /// Let pages of this origin, such as https://flags.example.com, call this server from a browser (CORS), by Connect, gRPC-Web and
+    /// OFREP. They need a token like any caller. Repeat it, or separate several by semicolons
+    #[arg(long, value_name = "ORIGIN", env = "TOGGLED_CORS_ORIGIN", value_delimiter = ';', value_parser = origin)]
+    pub cors_origin: Vec<HeaderValue>,
     /// Allow listening without TLS on an address that is not a loopback address. The network can then read tokens
     #[arg(long, env = "TOGGLED_ALLOW_PLAINTEXT", value_parser = BoolishValueParser::new())]
     allow_plaintext: bool,
@@ -43,7 +49,7 @@ impl ListenerOptions {
     /// # Errors
     /// The option that is missing, in one line.
     pub fn tls_files(&self) -> Result<Option<TlsFiles>, String> {
-        let Self { listen, tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext } =
+        let Self { listen, tls_certificate, tls_key, client_ca, client_certificate_user, allow_plaintext, .. } =
             self.clone();
         if client_ca.is_none() && !client_certificate_user.is_empty() {
             return Err("--client-certificate-user (TOGGLED_CLIENT_CERTIFICATE_USER) needs --client-ca".into());
@@ -83,6 +89,14 @@ impl ListenerOptions {
         }
         Ok(users)
     }
+}
+
+/// An origin as browsers write it.
+fn origin(text: &str) -> Result<HeaderValue, String> {
+    const RULE: &str =
+        "must be an origin: http:// or https://, a host, and the port unless it is the scheme's own, without a path";
+    let written = Url::parse(text.trim()).map_err(|_| RULE)?.origin().ascii_serialization();
+    HeaderValue::try_from(text.trim()).ok().filter(|_| written == text.trim()).ok_or_else(|| RULE.to_owned())
 }
 
 fn certificate_user(text: &str) -> Result<(String, Email), String> {

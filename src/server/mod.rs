@@ -7,6 +7,7 @@ mod upkeep;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderValue;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::{sleep, timeout};
@@ -51,6 +52,8 @@ pub struct ServerContext {
     pub tls: Option<Arc<ServerTls>>,
     /// The ways to authenticate besides API tokens.
     pub auth_methods: api::AuthMethods,
+    /// The origins whose pages may call from a browser.
+    pub cors_origins: Vec<HeaderValue>,
     /// The database.
     pub store: Arc<dyn Store>,
     /// The clock.
@@ -226,6 +229,7 @@ impl Server {
             listener,
             tls,
             auth_methods,
+            cors_origins,
             store,
             clock,
             following,
@@ -245,6 +249,7 @@ impl Server {
             proposals: proposals.clone(),
             last_used: Arc::clone(&last_used),
             auth_methods,
+            cors_origins,
             checkpoint_key: checkpoints.key.clone(),
             limits,
             bytes: Arc::clone(&bytes),

@@ -75,6 +75,7 @@ async fn serve(database: &Database, sign_on: SignOn, clock: Arc<SkewedClock>, sh
         listener,
         tls: None,
         auth_methods: AuthMethods { sign_on, ..AuthMethods::default() },
+        cors_origins: Vec::new(),
         store: store::open(&database.url).unwrap(),
         clock,
         bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),

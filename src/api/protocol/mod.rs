@@ -1,6 +1,7 @@
 //! The protocols on the port: what their paths take, which one a request speaks, and how to refuse a request in it.
 
 pub(super) mod connect;
+mod cors;
 pub(super) mod grpc;
 mod grpc_web;
 pub(super) mod ofrep;
@@ -15,6 +16,7 @@ use crate::auth::policy::ServedMethod;
 use connect::Codec;
 use ofrep::{OfrepError, with_header};
 
+pub(super) use cors::cors_layer;
 pub(super) use translate::{Translate, TranslateLayer};
 
 static ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");

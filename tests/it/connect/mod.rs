@@ -1,5 +1,6 @@
 //! The Connect protocol and gRPC-Web: every service over plain HTTP.
 
+mod cors;
 mod early_answers;
 mod get;
 mod limits;

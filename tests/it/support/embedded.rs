@@ -54,6 +54,7 @@ impl EmbeddedServer {
             listener,
             tls,
             auth_methods: AuthMethods::default(),
+            cors_origins: Vec::new(),
             clock: store.clock(),
             store,
             bootstrap_token: Some(Secret::parse(TOKEN.to_owned()).unwrap()),
