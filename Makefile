@@ -37,9 +37,11 @@ unit: setup
 faults-short: setup
 	cargo test --locked --test faults
 
-# Third-party clients against the real server: Python, buf curl, OpenFeature's providers, and README's programs.
+# Third-party clients against the real server: Python, buf curl, OpenFeature's providers, README's programs, and Connect's conformance
+# suite, where Go is installed.
 clients: setup
 	cargo test --locked --package read_flag
+	cargo test --locked --test conformance
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs
 

@@ -12,6 +12,7 @@ mod audit;
 mod call;
 mod change;
 pub(crate) mod codec;
+mod conformance;
 mod convert;
 mod environments;
 mod errors;
@@ -32,6 +33,7 @@ mod streams;
 mod transport;
 mod validate;
 
+pub use conformance::serve_for_conformance;
 pub use errors::{Limit, LimitRow, code, list as list_limits};
 pub use health::Health;
 pub use middleware::authenticate::AuthMethods;

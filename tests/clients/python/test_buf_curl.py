@@ -10,18 +10,22 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from paths import BUF
 
 
-@pytest.fixture(params=["grpc-v1", "grpc-v1alpha"])
+@pytest.fixture(
+    params=[("grpc", "grpc-v1"), ("grpc", "grpc-v1alpha"), ("connect", "grpc-v1"), ("grpcweb", "grpc-v1")],
+    ids=lambda param: "-".join(param),
+)
 def curl(request, server, tmp_path):
-    """Calls a method, and returns the exit status and the answer or the error."""
+    """Calls a method, and returns the exit status and the answer or the error. Reflection uses the same protocol."""
+    protocol, reflection = request.param
 
     def call(method, message):
         ended = subprocess.run(
             [
                 BUF,
                 "curl",
-                "--protocol=grpc",
+                f"--protocol={protocol}",
                 "--http2-prior-knowledge",
-                f"--reflect-protocol={request.param}",
+                f"--reflect-protocol={reflection}",
                 f"--header=authorization: Bearer {server.admin_token()}",
                 f"--data={json.dumps(message)}",
                 f"http://{server.address}/{method}",
