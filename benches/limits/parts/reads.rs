@@ -1,7 +1,10 @@
 //! Reads, compared with a bare tonic server that gives the same answers without checking credentials.
 
+use prost::Message;
+use prost_reflect::{DescriptorPool, DynamicMessage};
 use toggled::api::pb::flagd::evaluation::v2::ResolveBooleanRequest;
 use toggled::api::pb::flagd::evaluation::v2::service_client::ServiceClient;
+use toggled::api::pb::{DESCRIPTORS, GetFeatureFlagResponse};
 
 use crate::Result;
 use crate::report::{Goal, Report, Row};
@@ -37,7 +40,23 @@ pub async fn measure(rig: &mut Rig, report: &mut Report) -> Result<()> {
         }
     }
     rows.into_iter().for_each(|(_, row)| report.add(row));
+    let by_connect = Calls::json(GET, r#"{"key":"flag-1"}"#, json_length(&answers.flag)?, requests)?;
+    let by_grpc = Calls::new(GET, &read_request(), &answers.flag, requests)?;
+    let mut row = Row::compared("GetFeatureFlag as JSON by Connect", "the same by gRPC", "/s", Goal::Informational);
+    for _ in 0..rounds {
+        let measured = by_connect.load(served.server.address).await?;
+        row.add(measured, by_grpc.load(served.server.address).await?);
+    }
+    report.add(row);
     Ok(())
+}
+
+/// The length of an answer in JSON.
+fn json_length(answer: &GetFeatureFlagResponse) -> Result<usize> {
+    let pool = DescriptorPool::decode(DESCRIPTORS)?;
+    let descriptor = pool.get_message_by_name("toggled.v1.GetFeatureFlagResponse").ok_or("no such message")?;
+    let message = DynamicMessage::decode(descriptor, &*answer.encode_to_vec())?;
+    Ok(serde_json::to_vec(&message)?.len())
 }
 
 /// The service's answers, for the bare server to repeat.

@@ -26,6 +26,7 @@ pub async fn check() -> Result<()> {
 /// A call to repeat, and the length of its answer.
 pub struct Calls {
     path: &'static str,
+    content_type: &'static str,
     body: NamedTempFile,
     answer_bytes: usize,
     /// Calls of one turn. A count rather than a time, so that the total length of the answers is known in advance.
@@ -35,9 +36,25 @@ pub struct Calls {
 impl Calls {
     /// Calls the method at `path` and expects answers of the same length as `answer`.
     pub fn new(path: &'static str, request: &impl Message, answer: &impl Message, requests: usize) -> Result<Self> {
+        let answer_bytes = GRPC_PREFIX + answer.encoded_len();
+        Self::of(path, "application/grpc", &encode_grpc(request)?, answer_bytes, requests)
+    }
+
+    /// The same by Connect, in JSON. The answer has this length.
+    pub fn json(path: &'static str, request: &str, answer_bytes: usize, requests: usize) -> Result<Self> {
+        Self::of(path, "application/json", request.as_bytes(), answer_bytes, requests)
+    }
+
+    fn of(
+        path: &'static str,
+        content_type: &'static str,
+        request: &[u8],
+        answer_bytes: usize,
+        requests: usize,
+    ) -> Result<Self> {
         let mut body = NamedTempFile::new()?;
-        body.write_all(&encode_grpc(request)?)?;
-        Ok(Self { path, body, answer_bytes: GRPC_PREFIX + answer.encoded_len(), requests })
+        body.write_all(request)?;
+        Ok(Self { path, content_type, body, answer_bytes, requests })
     }
 
     /// Runs one turn. Returns calls per second.
@@ -46,7 +63,8 @@ impl Calls {
         command
             .args(["--clients", CONNECTIONS, "--max-concurrent-streams", STREAMS, "--threads", "1"])
             .args(["--requests", &self.requests.to_string()])
-            .args(["--header", "content-type: application/grpc", "--header", "te: trailers"])
+            .args(["--header", "te: trailers", "--header"])
+            .arg(format!("content-type: {}", self.content_type))
             .arg("--header")
             .arg(format!("authorization: Bearer {TOKEN}"))
             .arg("--data")
