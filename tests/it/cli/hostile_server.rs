@@ -155,7 +155,7 @@ async fn hostile_server_hides_nothing_in_any_output() {
 async fn exports_show_the_log_id_of_a_hostile_server() {
     let shell = Shell::new(serve(Code::Ok).await);
     let (code, _, error) = shell.run(&["flag", "export", "--archived"]).await;
-    assert_eq!((code, error), (0, format!("1 flags at revision 1 of log {SHOWN}\\nforged\n")));
+    assert_eq!((code, error), (0, format!("1 flag at revision 1 of log {SHOWN}\\nforged\n")));
     let (_, out, error) = shell.run(&["audit", "export"]).await;
     assert!(error.contains(&format!("of log {SHOWN} forged")), "{error}");
     assert_eq!(out, "", "nothing of a log without an id is written");

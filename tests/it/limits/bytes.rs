@@ -346,7 +346,8 @@ async fn client_that_reads_may_ask_for_much_at_once() {
     }))
     .await;
     let mut lists = JoinSet::new();
-    for _ in 0..100 {
+    // Together less than half of the budget, at which memory is scarce: the client may be too busy to read any of them.
+    for _ in 0..80 {
         let mut client = admin.toggle.clone();
         let request = ListFeatureFlagsRequest { page_size: 1_000, ..Default::default() };
         lists.spawn(async move { client.list_feature_flags(request).await });
