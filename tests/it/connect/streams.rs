@@ -28,7 +28,7 @@ async fn watch_in_json_shows_flips_and_ends_with_access() {
         let revision = admin.flip("a").await.revision;
         loop {
             let message = messages.next().await.unwrap().json();
-            if message["revision"] == revision.to_string() {
+            if message["revision"].as_str() == Some(&*revision.to_string()) {
                 assert_eq!(message["featureFlags"][0]["revision"], revision.to_string());
                 break;
             }

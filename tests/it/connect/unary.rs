@@ -83,7 +83,7 @@ async fn flip_by_json_is_the_flip_of_grpc() {
         let replayed = ToggleFeatureFlagResponse::decode(&**again.body()).unwrap();
         assert_eq!(replayed.revision.to_string(), flipped["revision"].as_str().unwrap());
         let entry = admin.log().await.pop().unwrap();
-        assert_eq!((&*entry.reason(), &*entry.method), ("why", "toggled.v1.ToggleService/ToggleFeatureFlag"));
+        assert_eq!((entry.reason(), &*entry.method), ("why", "toggled.v1.ToggleService/ToggleFeatureFlag"));
     }
 }
 
