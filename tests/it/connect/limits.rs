@@ -7,13 +7,14 @@ use flate2::read::GzDecoder;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use toggled::api::pb::{GetFeatureFlagRequest, get_feature_flag_request};
 use tonic::Code;
 
 use super::{LIST, TOGGLE, WATCH, is_enabled, start};
 use crate::support::h2_client::with_prefix;
 use crate::support::hostile::HostileConnection;
 use crate::support::web::{Envelopes, error_of, post};
-use crate::support::{Backend, Database, Server, TOKEN, reason_of};
+use crate::support::{Backend, Database, Server, TOKEN, reason_of, with_timeout};
 
 const MIB: usize = 1 << 20;
 
@@ -86,6 +87,16 @@ async fn unfinished_bodies_have_a_budget() {
     let after = server.resident_mib();
     assert!(after < before + 48, "{before} MiB before, {after} MiB after");
     drop(calls);
+    // Once the server has seen that the calls are cancelled, the same caller is served again.
+    let flag = Some(get_feature_flag_request::Flag::Key("a".to_owned()));
+    let read = GetFeatureFlagRequest { flag, ..Default::default() };
+    with_timeout("the budget to be free", async {
+        while let Err(refused) = admin.toggle.get_feature_flag(read.clone()).await {
+            assert_eq!(reason_of(&refused), "BUFFER_LIMIT");
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
     assert!(!is_enabled(&mut admin, "a").await);
 }
 

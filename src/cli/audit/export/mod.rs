@@ -7,6 +7,7 @@ mod target;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
+use clap::builder::Resettable;
 use clap::{Args, ValueEnum};
 pub(super) use file_entries::FileEntries;
 use indicatif::ProgressBar;
@@ -23,7 +24,8 @@ use crate::domain::Revision;
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
 #[command(mut_arg("output", |arg| arg.help("The format of the summary on standard error")))]
-#[command(mut_arg("environment", |arg| arg.help("Only entries about this environment, by its key; \"-\", the default: the whole log, \
+// A variable that is meant for the commands on flags would leave a gap in the archive.
+#[command(mut_arg("environment", |arg| arg.env(Resettable::Reset).help("Only entries about this environment, by its key; \"-\", the default: the whole log, \
 which alone can be verified")))]
 pub(super) struct AuditExportArgs {
     /// Write to this file. One that holds part of the log is continued after its last complete entry. Default: standard
