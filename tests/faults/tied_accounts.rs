@@ -6,7 +6,7 @@ use toggled::api::pb::*;
 use tokio::time::sleep;
 use tonic::Status;
 
-use crate::load::Load;
+use crate::load::{Load, in_default};
 use crate::support::{Backend, Client, Database, Issuer, Server, with_timeout};
 use crate::{FaultReport, RunLength};
 
@@ -36,6 +36,7 @@ async fn tie(server: &Server, admin: &mut Client, issuer: &Issuer, database: &Da
     let no_op = DisableFeatureFlagRequest {
         flag: Some(disable_feature_flag_request::Flag::Key("tied".into())),
         request_id: Some("the-same".into()),
+        environment: in_default(),
         ..Default::default()
     };
     server.client(Some(&secret)).await.toggle.disable_feature_flag(no_op.clone()).await.unwrap();

@@ -59,7 +59,7 @@ def test_pages_can_be_pasted_in_order(machine, terminals):
             machine.stop_servers(page)
 
     assert printed[README].endswith("checkout: True\n"), printed[README]
-    assert re.search(r"^checkout +enabled +New checkout ", printed[README], re.MULTILINE), printed[README]
+    assert re.search(r"^checkout +default +enabled +New checkout ", printed[README], re.MULTILINE), printed[README]
     assert re.search(r'"reason":\s*"launch day"', printed[README]), printed[README]
     started = printed["docs/getting-started.md"]
     assert "toggled.v1.ToggleService" in started and re.search(r'"status":\s*"FEATURE_FLAG_STATUS_ENABLED"', started)
@@ -73,7 +73,7 @@ def test_pages_can_be_pasted_in_order(machine, terminals):
     assert "checkout: true\n" in printed["docs/clients.md"] and answer.strip() in printed["docs/clients.md"]
     access = printed["docs/access.md"]
     assert '"reason": "the team has names now"' in access and '"lastUsedAt": null' in access, access
-    assert re.search(r"ann@example\.com +toggle_disabled|^sale +disabled +yes", access, re.MULTILINE), access
+    assert re.search(r"ann@example\.com +toggle_disabled|^sale +default +disabled +yes", access, re.MULTILINE), access
     assert re.search(r"^toggled_[0-9A-Za-z]{49}$", access, re.MULTILINE), access
     assert "2 flags" in printed["docs/import-export.md"] or "create" in printed["docs/import-export.md"]
     assert printed["docs/audit-proof.md"].count("intact: entries") == 5, printed["docs/audit-proof.md"]

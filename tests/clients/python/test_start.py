@@ -63,8 +63,8 @@ def test_commands_of_the_first_start_work(tmp_path, folder):
         output = shell("\n".join(commands()), tmp_path)
 
     assert any(str(BINARY.parent) in line for line in commands()), "the program is not on the PATH"
-    assert re.search(r"^hello +enabled +yes", output, re.MULTILINE), output
-    assert re.search(r"admin@localhost +toggle_enabled +hello +first flip$", output, re.MULTILINE), output
+    assert re.search(r"^hello +default +enabled +yes", output, re.MULTILINE), output
+    assert re.search(r"admin@localhost +toggle_enabled +default +hello +first flip$", output, re.MULTILINE), output
 
 
 def test_configured_token_is_used_and_not_stored(tmp_path):
