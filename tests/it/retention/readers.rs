@@ -104,7 +104,7 @@ on_both_databases! {
         let mut world = World::empty(backend).await;
         world.commit(&[world::create_environment("default"), world::create("a")].map(world::service)).await;
         let reason = Some(Reason::parse(&"x".repeat(500)).unwrap());
-        world.lengthen(Proposal { reason, ..world::service(world::toggle("a")) }, 4_300).await;
+        world.lengthen(Proposal { reason, ..world::service(world::toggle("a")) }, 9_000).await;
         let server = Server::start(&world.database).await;
         // The stream's window is 64 KiB, and a page of 500 entries is several times that. One page is in flight, the transport
         // holds the next, and the server reads one ahead. So it has read at most four pages when the client has the first. Later
