@@ -9,11 +9,10 @@ use http::{Extensions, HeaderValue, Request};
 use crate::api::listener::Peer;
 use crate::auth::Caller;
 use crate::committer::ChangeStart;
-use crate::domain::access::{Permission, Scope, SecretHash};
+use crate::domain::access::{Permission, SecretHash};
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
 use crate::domain::flag_access::FlagAccess;
-use crate::domain::state::EnvironmentScope;
 use crate::domain::text::EnvironmentKey;
 
 /// How much of a `user-agent` the audit log keeps, in characters.
@@ -32,35 +31,6 @@ pub(in crate::api) struct Call {
     pub source: CallSource,
     /// The start of the change, if the call makes one.
     pub start: Arc<ChangeStart>,
-}
-
-/// Where the caller of a stream must hold the method's permission, as long as it is open. A method that requires a permission puts it into
-/// the extensions of its response; without it, the permission must be held everywhere.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::api) enum RequiredScope {
-    /// Everywhere.
-    Everywhere,
-    /// In one environment.
-    Environment(EnvironmentKey),
-}
-
-impl RequiredScope {
-    /// As a scope of permissions.
-    pub fn scope(&self) -> Scope<'_> {
-        match self {
-            Self::Everywhere => Scope::Everywhere,
-            Self::Environment(key) => Scope::Environment(key),
-        }
-    }
-}
-
-impl From<&EnvironmentScope> for RequiredScope {
-    fn from(scope: &EnvironmentScope) -> Self {
-        match scope {
-            EnvironmentScope::All => Self::Everywhere,
-            EnvironmentScope::One(key) => Self::Environment(key.clone()),
-        }
-    }
 }
 
 /// Where a call comes from, unformatted: most calls are reads and never need it as text.

@@ -226,6 +226,16 @@ impl PartialEq for Defect {
 
 impl Eq for Defect {}
 
+/// The most names that an error lists. Its text is a header, which clients limit to 8 KiB.
+const MAX_NAMED: usize = 20;
+
+/// Names for the text of an error: the first ones, and how many more there are.
+pub(super) fn list_of(names: &[impl AsRef<str>]) -> String {
+    let (named, others) = names.split_at(names.len().min(MAX_NAMED));
+    let list = named.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+    if others.is_empty() { list } else { format!("{list} and {} more", others.len()) }
+}
+
 fn summary(violations: &[Violation]) -> String {
     match violations {
         [] => "no field is at fault".to_owned(),

@@ -7,13 +7,10 @@ use std::sync::Arc;
 use super::access::{Permission, Permissions, Scope, ScopedPermission};
 use super::audit::Entry;
 use super::environment::Environment;
-use super::error::{Error, Violation};
+use super::error::{Error, Violation, list_of};
 use super::flag::Flag;
 use super::state::{EnvironmentRef, EnvironmentScope, FlagRef};
 use super::text::EnvironmentKey;
-
-/// The most environments that an error names.
-const MAX_NAMED: usize = 20;
 
 /// Looks up flags and environments, whether a caller may see them or not.
 pub trait FlagDirectory {
@@ -164,12 +161,7 @@ impl<'p> FlagAccess<'p> {
     fn must_name_environment(&self, directory: &impl FlagDirectory) -> Error {
         let mut keys: Vec<_> = self.environments(directory).map(EnvironmentKey::as_str).collect();
         keys.sort_unstable();
-        let others = keys.len().saturating_sub(MAX_NAMED);
-        keys.truncate(MAX_NAMED);
-        let mut rule = format!("must name one of the environments in which you may do this: {}", keys.join(", "));
-        if others > 0 {
-            rule += &format!(" and {others} more");
-        }
+        let rule = format!("must name one of the environments in which you may do this: {}", list_of(&keys));
         Error::Invalid(vec![Violation { field: "environment".to_owned(), rule }])
     }
 

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::Hash;
 use super::Revision;
-use super::access::{Account, Directory, SecretHash, Token, User};
+use super::access::{Account, Directory, Scope, SecretHash, Token, User};
 use super::environment::Environment;
 use super::flag::Flag;
 use super::flag_access::FlagDirectory;
@@ -123,6 +123,11 @@ impl EnvironmentScope {
             Self::All => true,
             Self::One(one) => one == environment,
         }
+    }
+
+    /// Where a permission must be held for all of it.
+    pub fn of_permission(&self) -> Scope<'_> {
+        self.only().map_or(Scope::Everywhere, Scope::Environment)
     }
 
     /// The environment that it is about, if it is about one.

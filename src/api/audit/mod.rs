@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use tonic::{Request, Response, Status};
 
-use super::call::{Call, RequiredScope};
+use super::call::Call;
 use super::change::Changes;
 use super::errors::ApiError;
 use super::listener::Peer;
@@ -147,7 +147,7 @@ impl AuditService for Audit {
         let stream = request.in_scope(&scope).start(&*self.store, &head).await?;
         let messages = stream.messages(Arc::clone(&self.store), &self.mirror, connection, account);
         let mut response = Response::new(messages);
-        response.extensions_mut().insert(RequiredScope::from(&scope));
+        response.extensions_mut().insert(scope);
         Ok(response)
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use futures::{StreamExt, stream};
 use tonic::{Request, Response, Status};
 
-use crate::api::call::{Call, RequiredScope};
+use crate::api::call::Call;
 use crate::api::change::Changes;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{ByteAccount, SharedAnswer, Unsent};
@@ -201,9 +201,9 @@ impl ToggleService for Flags {
         let charge = account.filter(|_| bytes > 0).map(|account| account.charge_request(bytes)).transpose()?;
         self.reader.wait_for_revision(watch.after).await?;
         let scope = self.reader.read(|state| call.flag_access().scope(state, watch.environments.as_ref()))??;
-        let required = RequiredScope::from(&scope);
         // Subscribed before the flags are read, so that no change in between is lost.
-        let subscription = self.reader.subscribe(FlagSelection { scope, keys: watch.keys.clone() }, connection);
+        let subscription =
+            self.reader.subscribe(FlagSelection { scope: scope.clone(), keys: watch.keys.clone() }, connection);
         watch.check_cursor(&self.reader).await?;
         let unsent = Unsent::default();
         let messages = watch.messages(subscription, Arc::clone(&self.watched), unsent.clone());
@@ -212,7 +212,7 @@ impl ToggleService for Flags {
             let _held = &charge;
         });
         let mut response = SharedAnswer::with(unsent, messages).in_response(stream::empty());
-        response.extensions_mut().insert(required);
+        response.extensions_mut().insert(scope);
         Ok(response)
     }
 }

@@ -7,7 +7,7 @@ use super::{Object, Outcome, Proposal, check_environments_exist, check_may_grant
 use crate::domain::Revision;
 use crate::domain::access::{Account, Directory, Identity, Permission, Permissions, Scope, User};
 use crate::domain::audit::Action;
-use crate::domain::error::{Error, Violation};
+use crate::domain::error::{Error, Violation, list_of};
 use crate::domain::text::Email;
 
 pub(super) fn create(
@@ -109,9 +109,6 @@ pub(super) fn update(
     Ok((Object::User(user), Some(entry)))
 }
 
-/// The most permissions that an error names. The text of an error is a header, which clients limit to 8 KiB.
-const MAX_NAMED: usize = 20;
-
 /// A request without permissions cannot be told from one that revokes all. Together with something else, that would happen
 /// unnoticed, so it needs a request of its own.
 fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), Error> {
@@ -119,16 +116,10 @@ fn check_permissions_given(user: &User, update: &UserUpdate<'_>) -> Result<(), E
     {
         return Ok(());
     }
-    let mut names = user.permissions.names();
-    let others = names.len().saturating_sub(MAX_NAMED);
-    names.truncate(MAX_NAMED);
-    if others > 0 {
-        names.push(format!("and {others} more"));
-    }
     let rule = format!(
         "must list the user's permissions ({}), since all others are revoked; revoke all in a request without issuer, subject \
          and reactivate",
-        names.join(", ")
+        list_of(&user.permissions.names())
     );
     Err(Error::Invalid(vec![Violation { field: "permissions".to_owned(), rule }]))
 }

@@ -23,7 +23,7 @@ use super::limits::{
     AnswerKind, Arrival, ByteAccount, ByteBudget, Charge, ChargedAnswer, ConnectionBytes, Owner, Precedence,
     StreamLimiter, UnreadBody, Unsent, charged_body, charged_refusal, charged_request, max_message_bytes,
 };
-use crate::api::call::{Call, RequiredScope};
+use crate::api::call::Call;
 use crate::api::errors::{ApiError, Limit, millis};
 use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
@@ -31,6 +31,7 @@ use crate::api::protocol::connect::ConnectCall;
 use crate::auth::policy::{Policy, ServedMethod};
 use crate::config::Limits;
 use crate::domain::error::Error;
+use crate::domain::state::EnvironmentScope;
 use authorizer::{Authorization, EarlyDecision, PendingCall};
 use ending_body::end_when;
 use stream_end::StreamAccess;
@@ -210,8 +211,9 @@ impl AuthorizeLayer {
             if !account.is_unauthenticated() {
                 charge.release_bytes();
             }
-            let required = response.extensions().get().cloned().unwrap_or(RequiredScope::Everywhere);
-            let access = call.map(|call| StreamAccess { call, required });
+            // The method says in its response which environments the stream is about.
+            let scope = response.extensions().get().cloned().unwrap_or(EnvironmentScope::All);
+            let access = call.map(|call| StreamAccess { call, scope });
             Ok(charged_body(response, account).map(|body| {
                 let unsent = body.unsent().filter(|_| body.sends_latest_state()).cloned();
                 let end = async move {

@@ -5,13 +5,14 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
 use super::authorizer::Authorizer;
-use crate::api::call::{Call, RequiredScope};
+use crate::api::call::Call;
 use crate::api::errors::ApiError;
 use crate::auth::Caller;
 use crate::auth::policy::ServedMethod;
 use crate::domain::access::{Grant, ScopedPermission};
 use crate::domain::error::Error;
 use crate::domain::flag_access::FlagAccess;
+use crate::domain::state::EnvironmentScope;
 use crate::domain::time::Timestamp;
 use crate::mirror::ClientConnection;
 
@@ -21,14 +22,15 @@ const EXPIRY_CHECK_INTERVAL: Duration = Duration::from_secs(30);
 /// What the caller of an open stream needs.
 pub(super) struct StreamAccess {
     pub call: Call,
-    pub required: RequiredScope,
+    /// The environments that the stream is about: there the permission must be held, as long as it is open.
+    pub scope: EnvironmentScope,
 }
 
 impl StreamAccess {
     /// The permission that the caller holds no longer.
     fn missing(&self, grant: &Grant) -> Option<ScopedPermission> {
         let permission = self.call.permission?;
-        FlagAccess::new(&grant.permissions, Some(permission)).missing(self.required.scope())
+        FlagAccess::new(&grant.permissions, Some(permission)).missing(self.scope.of_permission())
     }
 }
 

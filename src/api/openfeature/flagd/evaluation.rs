@@ -7,7 +7,6 @@ use futures::stream;
 use tonic::{Request, Response, Status};
 
 use super::events::{EventCache, events};
-use crate::api::call::RequiredScope;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{SharedAnswer, Unsent};
 use crate::api::openfeature::{self, Metadata, REASON, environment, find, value, variant};
@@ -46,12 +45,12 @@ impl Evaluation {
     fn events<T, U>(&self, request: &Request<T>) -> Result<Response<stream::Empty<U>>, Status> {
         let environment = selected(request)?.into_owned();
         self.mirror.read(|_| ()).ok_or(Error::DatabaseUnavailable)?;
-        let required = RequiredScope::Environment(environment.clone());
+        let scope = EnvironmentScope::One(environment.clone());
         let (unsent, connection) = (Unsent::default(), Peer::connection(request.extensions()));
         let (mirror, cache) = (Arc::clone(&self.mirror), Arc::clone(&self.events));
         let events = events(mirror, environment, connection, cache, unsent.clone());
         let mut response = SharedAnswer::with(unsent, events).in_response(stream::empty());
-        response.extensions_mut().insert(required);
+        response.extensions_mut().insert(scope);
         Ok(response)
     }
 }

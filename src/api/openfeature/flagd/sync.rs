@@ -9,7 +9,6 @@ use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
-use crate::api::call::RequiredScope;
 use crate::api::listener::Peer;
 use crate::api::middleware::limits::{SharedAnswer, SharedMessage, Unsent};
 use crate::api::openfeature::{Metadata, SELECTOR_HEADER, environment};
@@ -45,14 +44,14 @@ impl pb::flag_sync_service_server::FlagSyncService for FlagSync {
         request: Request<pb::SyncFlagsRequest>,
     ) -> Result<Response<Self::SyncFlagsStream>, Status> {
         let environment = selected(&request, &request.get_ref().selector)?;
-        let selection = FlagSelection::all_in(EnvironmentScope::One(environment.clone()));
+        let scope = EnvironmentScope::One(environment.clone());
+        let selection = FlagSelection::all_in(scope.clone());
         let subscription = self.mirror.subscribe(selection, Peer::connection(request.extensions()));
-        let required = RequiredScope::Environment(environment.clone());
         let unsent = Unsent::default();
         let configurations = Arc::clone(&self.configurations);
         let messages = messages(environment, subscription, configurations, self.max_bytes, unsent.clone());
         let mut response = SharedAnswer::with(unsent, messages).in_response(stream::empty());
-        response.extensions_mut().insert(required);
+        response.extensions_mut().insert(scope);
         Ok(response)
     }
 
