@@ -170,7 +170,7 @@ async fn export_of_all_environments_is_the_same_after_import() {
     let (_, one, _) = shell.run(&["flag", "export", "-e", "staging"]).await;
     assert_eq!(one.lines().count(), 1);
     let path = file(&folder, one);
-    shell.succeeds(&["flag", "import", &path, "-e", "production"]).await;
+    shell.succeeds(&["flag", "import", &path, "--from-environment", "staging", "-e", "production"]).await;
     assert_eq!(
         flags(&shell, "production").await["a"].0,
         "enabled",

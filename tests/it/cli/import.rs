@@ -133,7 +133,7 @@ async fn unleash_imports_status_if_same_for_all_users() {
     // In the newer export, `search.v2` depends on `checkout`.
     for (name, arguments, is_search_on) in [
         ("unleash-state", &["--from-environment", "production", "-e", "default"][..], true),
-        ("unleash-environment", &["-e", "default"], false),
+        ("unleash-environment", &["--from-environment", "production", "-e", "default"], false),
     ] {
         let flags = expected([
             ("checkout", "checkout", "The new checkout", true, false),
@@ -181,6 +181,7 @@ async fn file_with_any_error_changes_nothing() {
         ("flipt", b"version: '1.5'\nflags:\n- key: a\n  enabled: true\n".to_vec(), &[]),
         ("raw-cells-of-json", b"{\"flags\":{}}".to_vec(), &["--raw-cells"]),
         ("several-environments", unleash.clone(), &["--environment", "default"]),
+        ("another-environment", b"key,environment\na,production\n".to_vec(), &["--environment", "default"]),
         ("unknown-environment", unleash, &["--from-environment", "staging"]),
     ] {
         let path = folder.path().join(name);

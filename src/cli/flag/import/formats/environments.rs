@@ -10,7 +10,7 @@ use crate::domain::text::EnvironmentKey;
 const MAX_KEY_LENGTH: usize = 64;
 
 /// The environments to import, of those that the file names: all, or one. If all flags go into one environment, the file must name that
-/// one, or no other.
+/// one: flags of another go there only if the caller says so, since a variable may name the target unnoticed.
 pub(super) fn select<'a>(all: &BTreeSet<&'a str>, options: &ParseOptions) -> Result<Vec<&'a str>, String> {
     let names = || all.iter().copied().collect::<Vec<_>>().join(", ");
     if let Some(from) = &options.from_environment {
@@ -20,14 +20,20 @@ pub(super) fn select<'a>(all: &BTreeSet<&'a str>, options: &ParseOptions) -> Res
             false => format!("no environment {from:?}; the file has {}", names()),
         });
     }
-    let Some(target) = options.target.as_ref().filter(|_| all.len() > 1) else {
+    let Some(target) = options.target.as_deref().filter(|_| !all.is_empty()) else {
         return Ok(all.iter().copied().collect());
     };
-    let is_target = |name: &&&str| key_of(name).as_ref() == Some(target);
-    let found = all.iter().find(is_target).map(|found| vec![*found]);
-    found.ok_or_else(|| {
-        format!("the file has several environments; pass one of them with --from-environment: {}", names())
-    })
+    if let Some(exact) = all.get(target) {
+        return Ok(vec![exact]);
+    }
+    let with_its_key: Vec<_> = all.iter().copied().filter(|name| key_of(name).as_deref() == Some(target)).collect();
+    match with_its_key.len() {
+        1 => Ok(with_its_key),
+        _ => Err(format!(
+            "the flags go into {target:?}, and the file has those of {}; pass the one to import with --from-environment",
+            names()
+        )),
+    }
 }
 
 /// The key that stands for an environment of another product: `Production EU` becomes `production-eu`.
@@ -82,11 +88,16 @@ mod tests {
         assert_eq!(selected(&["a", "b"], Some("b"), None), Ok(vec!["b"]));
         assert_eq!(selected(&["a", "b"], Some("b"), Some("a")), Ok(vec!["b"]));
         assert_eq!(selected(&["A", "b"], None, Some("a")), Ok(vec!["A"]));
-        assert_eq!(selected(&["a"], None, Some("b")), Ok(vec!["a"]), "a copy into another environment");
+        assert_eq!(selected(&["A", "a"], None, Some("a")), Ok(vec!["a"]), "the exact name");
+        assert_eq!(selected(&["a"], Some("a"), Some("b")), Ok(vec!["a"]), "a copy into another environment");
         assert_eq!(selected(&[], None, Some("b")), Ok(vec![]));
-        for (all, from, target) in
-            [(&["a", "b"][..], None, Some("c")), (&["a"], Some("b"), None), (&[], Some("a"), None)]
-        {
+        for (all, from, target) in [
+            (&["a", "b"][..], None, Some("c")),
+            (&["a"], None, Some("b")),
+            (&["A B", "a-B"], None, Some("a-b")),
+            (&["a"], Some("b"), None),
+            (&[], Some("a"), None),
+        ] {
             assert!(selected(all, from, target).is_err(), "{all:?} {from:?} {target:?}");
         }
     }

@@ -42,7 +42,7 @@ pub(super) struct FileFormat {
 #[derive(Debug, Default, Args)]
 pub(super) struct ParseOptions {
     /// Import only this one of the environments that the file names. By default all, each into the one with the same key; with -e
-    /// only that one, or the file's only one
+    /// only the one with that key
     #[arg(long, value_name = "NAME")]
     pub from_environment: Option<String>,
     /// The environment that all flags go into, if one is named.

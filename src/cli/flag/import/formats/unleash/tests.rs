@@ -259,7 +259,7 @@ fn one_of_several_environments_is_read() {
     };
     let production = into("production").unwrap();
     assert_eq!(statuses(&production), [("production", "a", Some(Status::Disabled)), ("production", "b", None)]);
-    assert!(into("elsewhere").unwrap_err()[0].contains("--from-environment: Production, development"));
+    assert!(into("elsewhere").unwrap_err()[0].contains("has those of Production, development"));
 }
 
 #[test]
