@@ -81,7 +81,12 @@ struct Summary {
 
 impl TrimArgs {
     pub async fn run(self) -> Result<(), Failure> {
-        let mut target = ExportTarget::open(Some(self.output_file.clone()), Format::Ndjson, CsvCells::Defused)?;
+        let mut target = ExportTarget::open(
+            Some(self.output_file.clone()),
+            Format::Ndjson,
+            CsvCells::Defused,
+            &ListAuditLogsRequest::default(),
+        )?;
         if target.entries().has_holes() {
             let name = target.name();
             return Err(Failure::usage(format!("{name}: entries are missing in it; name another file")));

@@ -141,6 +141,10 @@ async fn filtered_file_needs_same_filters() {
         let message = audit_export(&shell, &path, &["--format", format, "--after", "3"]).await;
         assert!(message.contains(", revisions 4..") && !message.contains("filtered"), "{message}");
         audit_export(&shell, &path, &["--format", format]).await;
+        let whole = fs::read(&path).unwrap();
+        let message = shell.fails(&[&export[..], &["-e", "default", "--action", "flag_archived"]].concat(), 2).await;
+        assert!(message.contains("is an entry that the filters leave out"), "{message}");
+        assert_eq!(fs::read(&path).unwrap(), whole);
     }
 }
 

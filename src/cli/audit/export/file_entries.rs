@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::Format;
 use super::record::{self, RecordedEntry};
-use crate::api::pb::AuditLog;
+use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::output::CsvCells;
 use crate::domain::{Hash, Revision};
 use crate::verify::{LineEnd, read_line};
@@ -44,6 +44,10 @@ pub(in crate::cli::audit) enum NotContinuable {
     Io(#[from] io::Error),
     #[error("line {1} is not {0} that audit export wrote; name another file or another --format")]
     NotExported(&'static str, u64),
+    #[error(
+        "line {0} is an entry that the filters leave out; pass the filters of the last export, or name another file"
+    )]
+    OtherFilters(u64),
     #[error("an older version wrote it with fewer columns; name another file")]
     OlderColumns,
     #[error(
@@ -58,13 +62,19 @@ pub(in crate::cli::audit) enum NotContinuable {
 }
 
 impl FileEntries {
-    /// Reads a whole file.
-    pub fn read(mut file: impl BufRead, format: Format, cells: CsvCells) -> Result<Self, NotContinuable> {
+    /// Reads a whole file. An export with `filters` is to continue it.
+    pub fn read(
+        mut file: impl BufRead,
+        format: Format,
+        cells: CsvCells,
+        filters: &ListAuditLogsRequest,
+    ) -> Result<Self, NotContinuable> {
         let mut entries = Self::default();
         let (mut line, mut number) = (Vec::new(), 0);
         // The first line with a formula, and the first with a cell that looks defused. A formula shows that the file is raw; a cell
         // that looks defused may be raw as well.
         let (mut formula, mut defused) = (None, None);
+        let mut other_filters = None;
         let header = record::header(format)?;
         let quote = (format == Format::Csv).then_some(b'"');
         loop {
@@ -85,7 +95,7 @@ impl FileEntries {
                 return match (cells, formula, defused) {
                     (CsvCells::Defused, Some(line), _) => Err(NotContinuable::RawCells(line)),
                     (CsvCells::Raw, None, Some(line)) => Err(NotContinuable::DefusedCells(line)),
-                    _ => Ok(entries),
+                    _ => other_filters.map_or(Ok(entries), |line| Err(NotContinuable::OtherFilters(line))),
                 };
             }
             if entries.bytes < header.len() as u64 {
@@ -97,8 +107,9 @@ impl FileEntries {
                     });
                 }
             } else {
-                let RecordedEntry { position, has_formula, has_defused } =
-                    record::read(format, &line).ok_or_else(not_exported)?;
+                let RecordedEntry { position, passes, has_formula, has_defused } =
+                    record::read(format, cells, &line, filters).ok_or_else(not_exported)?;
+                other_filters = other_filters.or((!passes).then_some(number));
                 entries.push(position).ok_or_else(not_exported)?;
                 formula = formula.or(has_formula.then_some(number));
                 defused = defused.or(has_defused.then_some(number));
@@ -209,7 +220,7 @@ mod tests {
             let ends = [file(format, &[2]).len(), file(format, &[2, 5]).len(), whole.len()];
             let header = record::header(format).unwrap().len();
             for cut in 0..=whole.len() {
-                let entries = FileEntries::read(&whole[..cut], format, CsvCells::Raw).unwrap();
+                let entries = FileEntries::read(&whole[..cut], format, CsvCells::Raw, &Default::default()).unwrap();
                 let count = ends.iter().filter(|end| **end <= cut).count();
                 let bytes = if count > 0 {
                     ends[count - 1]
@@ -233,7 +244,7 @@ mod tests {
                 let entry = AuditLog { reason: Some((*text).to_owned()), ..entry(revision) };
                 record::write(Format::Csv, written, LOG, &entry, &mut file).ok().unwrap();
             }
-            FileEntries::read(&file[..], Format::Csv, expected)
+            FileEntries::read(&file[..], Format::Csv, expected, &Default::default())
         };
         let formula = ["plain", "=1+1"];
         let refused = read(&formula, CsvCells::Raw, CsvCells::Defused).unwrap_err();
@@ -266,13 +277,37 @@ mod tests {
             let header = record::header(format).unwrap().len();
             others.push([&whole[..], &file_of(&LOG.replace('7', "8"), format, &[6])[header..]].concat());
             for file in others {
-                let refused = FileEntries::read(&file[..], format, CsvCells::Raw);
+                let refused = FileEntries::read(&file[..], format, CsvCells::Raw, &Default::default());
                 assert!(
                     matches!(refused, Err(NotContinuable::NotExported(..))),
                     "{refused:?}: {}",
                     String::from_utf8_lossy(&file)
                 );
             }
+        }
+    }
+
+    #[test]
+    fn file_is_continued_with_the_filters_it_was_written_with() {
+        type Filter = fn(&mut ListAuditLogsRequest, String);
+        let filters: [(Filter, [&str; 2]); 5] = [
+            (|filters, user| filters.user_email = Some(user), ["ANN@example.com", "bob@example.com"]),
+            (|filters, kind| filters.entity_type = Some(kind), ["feature_flag", "user"]),
+            (|filters, id| filters.entity_id = Some(id), ["e", "f"]),
+            (|filters, action| filters.action_type = Some(action), ["toggle_enabled", "toggle_disabled"]),
+            (|filters, environment| filters.environment = Some(environment), ["w", "x"]),
+        ];
+        for (format, (set, [same, other])) in
+            [Format::Ndjson, Format::Csv].into_iter().flat_map(|f| filters.map(|x| (f, x)))
+        {
+            let read = |value: &str| {
+                let mut filters = ListAuditLogsRequest::default();
+                set(&mut filters, value.to_owned());
+                FileEntries::read(&file(format, &[1, 2])[..], format, CsvCells::Raw, &filters)
+            };
+            assert_eq!(read(same).unwrap().count, 2, "{same}");
+            let (refused, line) = (read(other).unwrap_err(), if format == Format::Csv { 2 } else { 1 });
+            assert!(matches!(refused, NotContinuable::OtherFilters(found) if found == line), "{other}: {refused}");
         }
     }
 }

@@ -71,8 +71,10 @@ impl AuditExportArgs {
         // A progress bar would mix with entries on the same terminal.
         let is_bar_hidden = self.output_file.is_none() && io::stdout().is_terminal();
         let cells = self.cells.cells(self.format == Format::Csv)?;
-        let mut target = ExportTarget::open(self.output_file, self.format, cells)?;
         let filtered = self.filters.any();
+        let client = self.connection.connect().await?;
+        let list = self.filters.list_request(&client).await?;
+        let mut target = ExportTarget::open(self.output_file, self.format, cells, &list)?;
         if target.entries().has_holes() && !filtered {
             return Err(Failure::usage(format!(
                 "{}: entries are missing in it, as after an export with filters; pass the same filters, or name another file",
@@ -85,8 +87,6 @@ impl AuditExportArgs {
                 "--after needs a file without entries, and {name} holds some; omit --after or name another file"
             )));
         }
-        let client = self.connection.connect().await?;
-        let list = self.filters.list_request(&client).await?;
         let environment = list.environment.clone().or_else(whole_log);
         let mut request = StreamAuditLogsRequest { after_revision: self.after, environment, ..stream_request(&list) };
         if let Some(last) = target.entries().last {

@@ -8,11 +8,12 @@ use uuid::Uuid;
 
 use super::Format;
 use super::file_entries::EntryPosition;
-use crate::api::pb::AuditLog;
+use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::Failure;
 use crate::cli::output::{self, CsvCells, Printable};
 use crate::domain::Revision;
 use crate::domain::hex::parse_hex;
+use crate::domain::state::EnvironmentScope;
 
 /// The CSV columns: `log_id`, then the fields of the message `AuditLog`.
 const COLUMNS: [&str; 25] = [
@@ -102,17 +103,43 @@ fn cells<I: AsRef<[u8]>>(to: &mut Vec<u8>, cells: impl IntoIterator<Item = I>) -
     writer.flush()
 }
 
-/// The required fields of a line.
+/// The fields of a line that an export reads. An absent one is empty.
 #[derive(Deserialize)]
-struct PositionFields {
+struct LineFields {
     log_id: Uuid,
     revision: Revision,
     hash: String,
+    #[serde(default)]
+    user_email: String,
+    #[serde(default)]
+    entity_type: String,
+    #[serde(default)]
+    entity_id: String,
+    #[serde(default)]
+    action_type: String,
+    #[serde(default)]
+    environment: String,
+}
+
+impl LineFields {
+    /// Whether an export with these filters, except those by time, has the entry.
+    fn passes(&self, filters: &ListAuditLogsRequest, cells: CsvCells) -> bool {
+        let is = |filter: &Option<String>, value: &str| filter.as_deref().is_none_or(|filter| filter == value);
+        let is_by = |email: &String| email.eq_ignore_ascii_case(&cells.read(&self.user_email));
+        let is_in = |scope: &String| scope == EnvironmentScope::ALL || *scope == self.environment;
+        filters.user_email.as_ref().is_none_or(is_by)
+            && is(&filters.entity_type, &self.entity_type)
+            && is(&filters.entity_id, &self.entity_id)
+            && is(&filters.action_type, &self.action_type)
+            && filters.environment.as_ref().is_none_or(is_in)
+    }
 }
 
 /// A line of a file.
 pub(super) struct RecordedEntry {
     pub position: EntryPosition,
+    /// Whether an export with the same filters has it.
+    pub passes: bool,
     /// Whether a cell is a formula: then the file has raw cells.
     pub has_formula: bool,
     /// Whether a cell looks defused.
@@ -120,9 +147,14 @@ pub(super) struct RecordedEntry {
 }
 
 /// The entry of a line; `None` for any other line.
-pub(super) fn read(format: Format, line: &[u8]) -> Option<RecordedEntry> {
+pub(super) fn read(
+    format: Format,
+    csv_cells: CsvCells,
+    line: &[u8],
+    filters: &ListAuditLogsRequest,
+) -> Option<RecordedEntry> {
     let (mut has_formula, mut has_defused) = (false, false);
-    let PositionFields { log_id, revision, hash } = match format {
+    let fields: LineFields = match format {
         Format::Ndjson => serde_json::from_slice(line).ok()?,
         Format::Csv => {
             let mut reader = ReaderBuilder::new().has_headers(false).from_reader(line);
@@ -132,6 +164,10 @@ pub(super) fn read(format: Format, line: &[u8]) -> Option<RecordedEntry> {
             cells.deserialize(Some(&StringRecord::from(COLUMNS.to_vec()))).ok()?
         }
     };
-    let position = EntryPosition { log_id, revision, hash: parse_hex(&hash)? };
-    Some(RecordedEntry { position, has_formula, has_defused })
+    let passes = match format {
+        Format::Ndjson => fields.passes(filters, CsvCells::Raw),
+        Format::Csv => fields.passes(filters, csv_cells),
+    };
+    let position = EntryPosition { log_id: fields.log_id, revision: fields.revision, hash: parse_hex(&fields.hash)? };
+    Some(RecordedEntry { position, passes, has_formula, has_defused })
 }

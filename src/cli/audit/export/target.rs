@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use super::Format;
 use super::file_entries::{EntryPosition, FileEntries, NotContinuable};
 use super::record;
-use crate::api::pb::StreamAuditLogsResponse;
+use crate::api::pb::{ListAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::CsvCells;
 use crate::cli::{EXIT_FAILURE, Failure, file, output};
 
@@ -24,8 +24,14 @@ pub(in crate::cli::audit) struct ExportTarget {
 }
 
 impl ExportTarget {
-    /// Reads the entries of the file. It is changed only once the server has sent entries that follow them.
-    pub fn open(path: Option<PathBuf>, format: Format, cells: CsvCells) -> Result<Self, Failure> {
+    /// Reads the entries of the file, which are to be those that pass `filters`. It is changed only once the server has sent entries
+    /// that follow them.
+    pub fn open(
+        path: Option<PathBuf>,
+        format: Format,
+        cells: CsvCells,
+        filters: &ListAuditLogsRequest,
+    ) -> Result<Self, Failure> {
         let mut target = Self { format, cells, path, file: None, entries: FileEntries::default(), has_begun: false };
         let Some(path) = &target.path else { return Ok(target) };
         let file = match OpenOptions::new().read(true).write(true).open(path) {
@@ -42,10 +48,11 @@ impl ExportTarget {
             }
             TryLockError::Error(error) => target.failed(&error),
         })?;
-        target.entries = FileEntries::read(BufReader::new(&file), format, cells).map_err(|error| match error {
-            NotContinuable::Io(error) => target.failed(&error),
-            error => Failure::usage(format!("{}: {error}", path.display())),
-        })?;
+        target.entries =
+            FileEntries::read(BufReader::new(&file), format, cells, filters).map_err(|error| match error {
+                NotContinuable::Io(error) => target.failed(&error),
+                error => Failure::usage(format!("{}: {error}", path.display())),
+            })?;
         target.file = Some(file);
         Ok(target)
     }
