@@ -237,7 +237,7 @@ pub struct Denial {
     pub object: Option<ObjectRef>,
     /// The environment of all objects that it named, if it named several and all are in one. It may not exist.
     pub environment: Option<EnvironmentKey>,
-    /// How many refusals of this caller were not recorded since the last record.
+    /// How many refusals of this caller were not recorded since the last record; 0 for a refusal itself.
     pub suppressed: u64,
 }
 

@@ -100,7 +100,7 @@ impl Denials {
             None => None,
         };
         let environment = message.as_ref().and_then(common_environment);
-        let denial = Denial { permission: permission.into(), object, environment, suppressed: admitted.suppressed };
+        let denial = Denial { permission: permission.into(), object, environment, suppressed: 0 };
         self.write(&call, denial, admitted).await;
         None
     }
@@ -108,7 +108,7 @@ impl Denials {
     /// Records that `call` was refused, unless its caller was refused too often lately.
     pub async fn record(&self, call: &Call, permission: ScopedPermission, object: Option<ObjectRef>) {
         if let Some(admitted) = self.admit(call) {
-            let denial = Denial { permission, object, environment: None, suppressed: admitted.suppressed };
+            let denial = Denial { permission, object, environment: None, suppressed: 0 };
             self.write(call, denial, admitted).await;
         }
     }
@@ -117,15 +117,29 @@ impl Denials {
         self.limiter.admit(call.caller.key()?, self.clock.now())
     }
 
-    /// Writes the record in a task of its own, and waits for it for a limited time.
-    async fn write(&self, call: &Call, denial: Denial, admitted: AdmittedDenial) {
+    /// Writes the record in a task of its own, and waits for it for a limited time. Refusals that were not recorded may have been about
+    /// any environment, so their count has an entry of its own, about none.
+    async fn write(&self, call: &Call, denial: Denial, mut admitted: AdmittedDenial) {
         let Ok(actor) = call.actor() else { return };
-        let proposal = Proposal::without_request_id(actor, Command::RecordDenial(denial), call.source.origin());
+        let count = Denial {
+            permission: denial.permission.permission().into(),
+            object: None,
+            environment: None,
+            suppressed: admitted.suppressed,
+        };
+        let records = [Some(count).filter(|count| count.suppressed > 0), Some(denial)].into_iter().flatten();
+        let origin = call.source.origin();
         let (proposals, limiter) = (self.proposals.clone(), Arc::clone(&self.limiter));
         let write = tokio::spawn(async move {
-            if let Err(error) = proposals.propose(proposal, ChangeStart::at_any_time()).await {
-                tracing::warn!(%error, "refused change not recorded");
-                limiter.suppress(&admitted);
+            for record in records {
+                let counted = record.suppressed;
+                let command = Command::RecordDenial(record);
+                let proposal = Proposal::without_request_id(actor.clone(), command, origin.clone());
+                if let Err(error) = proposals.propose(proposal, ChangeStart::at_any_time()).await {
+                    tracing::warn!(%error, "refused change not recorded");
+                    return limiter.suppress(&admitted);
+                }
+                admitted.suppressed -= counted;
             }
         });
         let _ = timeout(RECORD_TIMEOUT, write).await;

@@ -24,8 +24,8 @@ use super::limits::{
     StreamLimiter, UnreadBody, Unsent, charged_body, charged_refusal, charged_request, max_message_bytes,
 };
 use crate::api::call::Call;
+use crate::api::connection::Peer;
 use crate::api::errors::{ApiError, Limit, millis};
-use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 use crate::api::protocol::connect::ConnectCall;
 use crate::auth::policy::{Policy, ServedMethod};
