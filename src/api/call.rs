@@ -6,7 +6,7 @@ use std::sync::Arc;
 use http::header::USER_AGENT;
 use http::{Extensions, HeaderValue, Request};
 
-use crate::api::listener::Peer;
+use crate::api::connection::Peer;
 use crate::auth::Caller;
 use crate::committer::ChangeStart;
 use crate::domain::access::{Permission, SecretHash};

@@ -12,7 +12,7 @@ use tonic::body::Body;
 use tower::util::MapResponseLayer;
 use tower::{Layer, Service};
 
-use super::listener::incoming;
+use super::connection::incoming;
 use super::middleware::admit::{AdmitLayer, AdmittedRequest};
 use super::middleware::limits::ByteBudget;
 use super::protocol::TranslateLayer;

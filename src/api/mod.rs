@@ -1,26 +1,23 @@
 //! The API: connections, protocols, middleware, and a folder for each service.
 //!
-//! A call passes, in this order: `listener` (connection, TLS; `gather` joins its writes), `transport` (HTTP), `router` (every service and
+//! A call passes, in this order: `connection` (TLS, and what is read and written), `transport` (HTTP), `router` (every service and
 //! layer), `protocol` (from Connect and gRPC-Web to gRPC), `middleware` (observe, admit, authorize), then a service: `flags`, `audit`,
 //! `access`, `environments`, `openfeature`. A service parses with `validate`, reads through `reader`, changes through `change`, converts
 //! with `convert`, and fails with `errors`. But `audit` reads the log from the store itself, and `openfeature` reads the mirror alone.
 //! Outside this folder only the command line, which is a client, names generated types, and only its `remote` names tonic.
 
 mod access;
-mod arriving;
 mod audit;
 mod call;
 mod change;
 pub(crate) mod codec;
 mod conformance;
+mod connection;
 mod convert;
 mod environments;
 mod errors;
 mod flags;
-mod gather;
 mod health;
-mod linger;
-mod listener;
 mod middleware;
 mod openfeature;
 pub mod paging;

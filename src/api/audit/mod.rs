@@ -12,8 +12,8 @@ use tonic::{Request, Response, Status};
 
 use super::call::Call;
 use super::change::Changes;
+use super::connection::Peer;
 use super::errors::ApiError;
-use super::listener::Peer;
 use super::middleware::limits::ByteAccount;
 use super::pb;
 use super::pb::audit_service_server::AuditService;

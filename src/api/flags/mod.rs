@@ -11,7 +11,7 @@ use tonic::{Request, Response, Status};
 
 use crate::api::call::Call;
 use crate::api::change::Changes;
-use crate::api::listener::Peer;
+use crate::api::connection::Peer;
 use crate::api::middleware::limits::{ByteAccount, SharedAnswer, Unsent};
 use crate::api::pb;
 use crate::api::pb::toggle_service_server::ToggleService;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::body::Body;
 use tower::Service;
 
-use super::listener::Connection;
+use super::connection::Connection;
 use super::request_body::RequestBody;
 use crate::config::{CONNECTION_WINDOW, FixedLimits, STREAM_WINDOW};
 use stream_task::StreamExecutor;

@@ -6,7 +6,7 @@ use super::{
     NETWORK_CONNECTIONS, OFREP_BODY, OFREP_TIME, STALL_TIME, UNFINISHED_HEADS, millis, reason_name,
 };
 use crate::api::codec::MAX_FIELDS;
-use crate::api::linger;
+use crate::api::connection;
 use crate::api::openfeature::ofrep::{BODY_LIMIT, BODY_TIMEOUT};
 use crate::api::protocol::connect::{MAX_DEPTH, MAX_VALUES};
 use crate::config::{CONNECTION_WINDOW, FixedLimits, Limits, STREAM_WINDOW};
@@ -98,8 +98,8 @@ fn fixed_rows(limits: &FixedLimits) -> Vec<LimitRow> {
         row(fixed(Bytes, "for a request of flagd's services"), *max_flagd_request_bytes, too_large),
         row(OFREP_BODY, BODY_LIMIT, "HTTP 413"),
         row(OFREP_TIME, millis(BODY_TIMEOUT), "HTTP 408"),
-        row(LINGER_SIZE, linger::LINGER_BYTES, "the connection is closed"),
-        row(LINGER_TIME, millis(linger::LINGER_TIME), "the connection is closed"),
+        row(LINGER_SIZE, connection::LINGER_BYTES, "the connection is closed"),
+        row(LINGER_TIME, millis(connection::LINGER_TIME), "the connection is closed"),
         row(fixed(Bytes, "for the headers of a request"), size(*max_header_bytes), "HTTP 431"),
         row(fixed(Count, "calls in progress of one connection"), size(*max_calls_per_connection), "the client waits"),
         row(fixed(Bytes, "of a request that were not read yet"), size(STREAM_WINDOW), "the client waits"),

@@ -11,8 +11,8 @@ use http::Request;
 use http::header::AUTHORIZATION;
 
 use crate::api::call::CallSource;
+use crate::api::connection::Peer;
 use crate::api::errors::ApiError;
-use crate::api::listener::Peer;
 use crate::auth::jwt::{JwtRejection, SignOn};
 use crate::auth::last_used::LastUsed;
 use crate::auth::{AnonymousReads, Caller, CallerKey, bearer_token, hash_secret};

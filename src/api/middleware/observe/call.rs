@@ -11,7 +11,7 @@ use tonic::Code;
 
 use super::code;
 use super::metrics::{MethodMetrics, MethodSeries};
-use crate::api::listener::Peer;
+use crate::api::connection::Peer;
 use crate::api::protocol::Protocol;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::telemetry::request;

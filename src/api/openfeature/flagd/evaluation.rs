@@ -7,7 +7,7 @@ use futures::stream;
 use tonic::{Request, Response, Status};
 
 use super::events::{EventCache, events};
-use crate::api::listener::Peer;
+use crate::api::connection::Peer;
 use crate::api::middleware::limits::{SharedAnswer, Unsent};
 use crate::api::openfeature::{self, Metadata, REASON, environment, find, value, variant};
 use crate::api::pb::flagd::evaluation::{v1, v2};

@@ -9,7 +9,7 @@ use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::configuration::ConfigurationCache;
-use crate::api::listener::Peer;
+use crate::api::connection::Peer;
 use crate::api::middleware::limits::{SharedAnswer, SharedMessage, Unsent};
 use crate::api::openfeature::{Metadata, SELECTOR_HEADER, environment};
 use crate::api::pb::flagd::sync::v1 as pb;

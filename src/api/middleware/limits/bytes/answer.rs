@@ -21,8 +21,8 @@ use tonic::body::Body;
 use super::shared::{SharedAnswer, SharedMessages};
 use super::unsent::{Unsent, UnsentFrame};
 use super::{ByteAccount, ByteBudget, Charge, Direction, FRAME_BYTES, Owner};
+use crate::api::connection::Peer;
 use crate::api::errors::{ApiError, last_frame, status};
-use crate::api::listener::Peer;
 use crate::api::protocol::Protocol;
 
 /// An answer up to this size is part of its call's charge. It is copied, so that it does not keep the larger buffer in which it was

@@ -61,7 +61,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use hashbrown::HashMap;
 
 use super::owner::Owner;
-use crate::api::arriving::Arriving;
+use crate::api::connection::Arriving;
 use crate::config::Limits;
 use crate::telemetry::metrics::BUFFERED_BYTES;
 

@@ -14,7 +14,7 @@ pub(super) const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// The incomplete part of what a connection has sent.
 #[derive(Debug)]
-pub(super) enum Arriving {
+pub(in crate::api) enum Arriving {
     /// The protocol is not known yet: these many bytes are those of HTTP/2's preface.
     Preface(usize),
     Http1(Http1),

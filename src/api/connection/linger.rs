@@ -12,10 +12,10 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
 /// How long the rest of a request is read and dropped ...
-pub(super) const LINGER_TIME: Duration = Duration::from_secs(5);
+pub(in crate::api) const LINGER_TIME: Duration = Duration::from_secs(5);
 
 /// ... and how much of it, in bytes: twice the largest request.
-pub(super) const LINGER_BYTES: usize = 8 << 20;
+pub(in crate::api) const LINGER_BYTES: usize = 8 << 20;
 
 /// Reads and drops what a client sends after its answer, until it closes its half of the connection.
 pub(super) struct Linger {
