@@ -1,5 +1,6 @@
 -- Drops everything that the migration made, in the reverse order; triggers and indexes go with their tables.
 
+DROP TABLE server_keys;
 DROP TABLE checkpoint_keys;
 DROP TABLE checkpoints;
 DROP TABLE log_head;

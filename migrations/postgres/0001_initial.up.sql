@@ -226,6 +226,12 @@ CREATE TABLE checkpoint_keys (
     added_at TIMESTAMPTZ NOT NULL
 );
 
+-- Secrets that all servers on this database share, by what each is for. The first server that needs one makes it.
+CREATE TABLE server_keys (
+    name   TEXT  NOT NULL PRIMARY KEY,
+    secret BYTEA NOT NULL CHECK (octet_length(secret) = 32)
+);
+
 -- Refused statements ------------------------------------------------------------------------------------------------
 
 -- Takes the reason as the argument of its trigger.

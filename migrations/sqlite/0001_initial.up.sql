@@ -236,6 +236,12 @@ CREATE TABLE checkpoint_keys (
     added_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 
+-- Secrets that all servers on this database share, by what each is for. The first server that needs one makes it.
+CREATE TABLE server_keys (
+    name   TEXT NOT NULL PRIMARY KEY,
+    secret BLOB NOT NULL CHECK (length(secret) = 32)
+) STRICT, WITHOUT ROWID;
+
 -- Refused statements ------------------------------------------------------------------------------------------------
 
 CREATE TRIGGER feature_flags_refuse_delete BEFORE DELETE ON feature_flags

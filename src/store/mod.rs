@@ -1,7 +1,7 @@
 //! Storage: the traits that a database must implement, and the two databases that do. All SQL is here.
 //!
 //! * `rows` describes each table once.
-//! * `sql`, `audit`, `counts`, `pages`, `checkpoints` and `follow` are written once for both databases.
+//! * `sql`, `audit`, `counts`, `pages`, `checkpoints`, `server_keys` and `follow` are written once for both databases.
 //! * `log_query` and `query_throttle` keep queries of the log from slowing changes.
 //! * `postgres` and `sqlite` hold what differs: connections, the append, and some statements.
 //!
@@ -20,6 +20,7 @@ mod pages;
 mod postgres;
 mod query_throttle;
 mod rows;
+mod server_keys;
 mod sql;
 mod sqlite;
 mod usability;
@@ -95,6 +96,12 @@ pub struct EntryChunk {
     /// Whether the chunk ended at its size, so that other entries may follow.
     pub is_cut: bool,
 }
+
+/// The size of a secret that servers share, in bytes.
+pub const SERVER_KEY_BYTES: usize = 32;
+
+/// A secret that all servers on a database share.
+pub type ServerKey = [u8; SERVER_KEY_BYTES];
 
 /// A checkpoint that is stored with the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -308,6 +315,12 @@ pub trait Store: Send + Sync {
 
     /// The verifier keys of all keys that signed checkpoints, and when each was added, the oldest first.
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError>;
+
+    /// The secret with this name that all servers on the database share; `None` if none of them has made it yet.
+    async fn server_key(&self, name: &str) -> Result<Option<ServerKey>, StoreError>;
+
+    /// Stores a secret under a name, unless there is one. Returns the stored one.
+    async fn add_server_key(&self, name: &str, secret: ServerKey) -> Result<ServerKey, StoreError>;
 
     /// Runs [`Store::entries`], and returns the database's plan for each of its statements.
     async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError>;

@@ -31,9 +31,10 @@ use super::migrate::Schema;
 use super::pages::Pages;
 use super::query_throttle::QueryThrottle;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
+use super::server_keys::ServerKeys;
 use super::{
-    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint,
-    Usability, Writer, audit, follow, migrate, query_throttle,
+    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, ServerKey, Store, StoreError,
+    StoredCheckpoint, Usability, Writer, audit, follow, migrate, query_throttle,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -339,6 +340,14 @@ impl Store for PostgresStore {
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         Checkpoints(&self.pool).keys().await
+    }
+
+    async fn server_key(&self, name: &str) -> Result<Option<ServerKey>, StoreError> {
+        ServerKeys(&self.internal).get(name).await
+    }
+
+    async fn add_server_key(&self, name: &str, secret: ServerKey) -> Result<ServerKey, StoreError> {
+        ServerKeys(&self.internal).add(name, secret).await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {

@@ -30,9 +30,10 @@ use super::migrate::Schema;
 use super::pages::Pages;
 use super::query_throttle::QueryThrottle;
 use super::rows::{EntryHash, Part, Time, column_list, read_all};
+use super::server_keys::ServerKeys;
 use super::{
-    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, Store, StoreError, StoredCheckpoint,
-    Usability, Writer, audit, follow, migrate,
+    Connections, EntryChunk, EntryQuery, Followed, Migration, RemovedEntries, ServerKey, Store, StoreError,
+    StoredCheckpoint, Usability, Writer, audit, follow, migrate,
 };
 use crate::domain::Hash;
 use crate::domain::Revision;
@@ -349,6 +350,14 @@ impl Store for SqliteStore {
 
     async fn checkpoint_keys(&self) -> Result<Vec<(String, Timestamp)>, StoreError> {
         Checkpoints(self.pool().await?).keys().await
+    }
+
+    async fn server_key(&self, name: &str) -> Result<Option<ServerKey>, StoreError> {
+        ServerKeys(self.internal().await?).get(name).await
+    }
+
+    async fn add_server_key(&self, name: &str, secret: ServerKey) -> Result<ServerKey, StoreError> {
+        ServerKeys(self.database.open_to_write().await?.internal()).add(name, secret).await
     }
 
     async fn explain(&self, query: &EntryQuery) -> Result<Vec<String>, StoreError> {

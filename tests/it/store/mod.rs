@@ -23,6 +23,7 @@ mod refused;
 mod requests;
 pub mod retention;
 mod rules;
+mod server_keys;
 mod session;
 mod unusable;
 pub mod world;
