@@ -8,6 +8,7 @@ pub mod last_used;
 pub mod policy;
 pub mod secret;
 mod signature;
+pub mod ticket;
 
 // Shared with the integration tests.
 #[cfg(test)]

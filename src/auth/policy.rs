@@ -68,6 +68,19 @@ impl ServedMethod {
     }
 }
 
+/// A read-only method that no descriptor describes.
+#[derive(Debug, Clone, Copy)]
+pub struct ReadRoute {
+    /// The path. One that ends in `/` covers every path below it.
+    pub path: &'static str,
+    /// The method's name.
+    pub name: &'static str,
+    /// The required permission.
+    pub permission: Permission,
+    /// Whether the answer is a stream.
+    pub is_stream: bool,
+}
+
 /// The served methods and their policies, by HTTP path.
 #[derive(Debug)]
 pub struct Policies {
@@ -134,17 +147,16 @@ impl Policies {
         Ok(Self { by_path: methods, by_prefix: Vec::new() })
     }
 
-    /// Adds read-only methods that no descriptor describes, by path, name and required permission. A path that ends in `/`
-    /// covers every path below it.
+    /// Adds read-only methods that no descriptor describes.
     #[must_use]
-    pub fn with_reads(mut self, reads: &[(&str, &str, Permission)]) -> Self {
-        for (path, name, permission) in reads {
+    pub fn with_reads(mut self, reads: &[ReadRoute]) -> Self {
+        for ReadRoute { path, name, permission, is_stream } in reads {
             let policy = Policy::Permission(*permission);
             let method = ServedMethod {
                 name: (*name).into(),
                 policy,
                 anonymous_on_request: false,
-                is_server_streaming: false,
+                is_server_streaming: *is_stream,
                 is_client_streaming: false,
                 input: None,
                 output: None,

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use sha2::{Digest, Sha256};
 
 use super::JwksError;
 use crate::auth::signature;
@@ -17,6 +18,19 @@ const MIN_RSA_BITS: usize = 2_048;
 /// The issuer's keys at one point in time. `None` before the first read, which differs from an empty document.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct KeySet(Option<Vec<Arc<IssuerKey>>>);
+
+/// Names one key of an issuer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyFingerprint(Arc<str>);
+
+impl KeyFingerprint {
+    /// The fingerprint of a key with this id and these public bytes.
+    pub(in crate::auth) fn of(id: &[u8], public: &[u8]) -> Self {
+        // 128 bits of hashes: nobody finds two keys with the same.
+        let hash = Sha256::new().chain_update(Sha256::digest(id)).chain_update(Sha256::digest(public)).finalize();
+        Self(hex::encode(&hash[..16]).into())
+    }
+}
 
 /// A public key of the issuer.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,8 +104,13 @@ impl KeySet {
         self.0.iter().flatten().any(|other| other == key)
     }
 
+    /// Whether the set contains a key with this fingerprint.
+    pub(in crate::auth) fn has(&self, fingerprint: &KeyFingerprint) -> bool {
+        self.0.iter().flatten().any(|key| key.fingerprint() == *fingerprint)
+    }
+
     /// Whether the keys have been read from a document.
-    pub(super) fn is_read(&self) -> bool {
+    pub(in crate::auth) fn is_read(&self) -> bool {
         self.0.is_some()
     }
 
@@ -109,6 +128,17 @@ impl IssuerKey {
             PublicKey::P256(_) => Algorithm::ES256,
             PublicKey::Ed25519(_) => Algorithm::EdDSA,
         }
+    }
+
+    /// Names the key: its id and what is public of it.
+    pub(in crate::auth) fn fingerprint(&self) -> KeyFingerprint {
+        let (kind, public) = match &self.public {
+            PublicKey::Rsa { n, e } => ("rsa", [&n.len().to_be_bytes()[..], n, e].concat()),
+            PublicKey::P256(point) => ("p256", point.clone()),
+            PublicKey::Ed25519(point) => ("ed25519", point.clone()),
+        };
+        let id = self.id.as_ref().map(|id| format!("{kind} {id}"));
+        KeyFingerprint::of(id.as_deref().unwrap_or(kind).as_bytes(), &public)
     }
 
     /// Verifies a token's signature with this key and its algorithm, and returns the token's claims without checking them.

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout};
 
 use source::KeyReader;
 
-pub use keys::KeySet;
 pub(super) use keys::{IssuerKey, KeyLookupError};
+pub use keys::{KeyFingerprint, KeySet};
 pub use source::KeySource;
 
 /// How often the keys are read. A withdrawn key is accepted until the next successful read: for this long at most, or until

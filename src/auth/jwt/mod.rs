@@ -18,7 +18,7 @@ use quick_cache::sync::Cache;
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
-use super::jwks::{IssuerKey, Jwks, KeyLookupError, KeySet};
+use super::jwks::{IssuerKey, Jwks, KeyFingerprint, KeyLookupError, KeySet};
 use super::signature;
 use crate::domain::access::{Identity, SecretHash};
 use crate::domain::time::Timestamp;
@@ -138,6 +138,15 @@ impl From<jsonwebtoken::errors::Error> for JwtRejection {
     }
 }
 
+/// What shows that the issuer has signed a caller's token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SignOnProof {
+    /// The token, by its hash.
+    Token(SecretHash),
+    /// The key that signed it: what a ticket names.
+    Key(KeyFingerprint),
+}
+
 /// A single sign-on: one issuer, and the rules for its tokens.
 pub struct SignOn {
     rules: SignOnRules,
@@ -192,6 +201,24 @@ impl SignOn {
             self.verified.remove(hash);
             None
         }
+    }
+
+    /// The key that signed the token with this hash, if the cache has the token.
+    pub fn signing_key(&self, hash: &SecretHash) -> Option<KeyFingerprint> {
+        self.verified.get(hash).map(|token| token.key.fingerprint())
+    }
+
+    /// Whether the issuer still publishes the key that a proof is made with.
+    pub fn is_signed(&self, proof: &SignOnProof, now: Timestamp) -> bool {
+        match proof {
+            SignOnProof::Token(hash) => self.cached(hash, now).is_some(),
+            SignOnProof::Key(key) => self.jwks.current().has(key),
+        }
+    }
+
+    /// Whether the issuer's keys have been read since the server started.
+    pub fn has_read_keys(&self) -> bool {
+        self.jwks.current().is_read()
     }
 
     /// Verifies a token and returns its identity. `hash` is the token's SHA-256. If the token may be signed with a key that is
