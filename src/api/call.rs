@@ -8,8 +8,9 @@ use http::{Extensions, HeaderValue, Request};
 
 use crate::api::connection::Peer;
 use crate::auth::Caller;
+use crate::auth::jwt::SignOnProof;
 use crate::committer::ChangeStart;
-use crate::domain::access::{Permission, SecretHash};
+use crate::domain::access::Permission;
 use crate::domain::advance::{Actor, Origin};
 use crate::domain::error::Error;
 use crate::domain::flag_access::FlagAccess;
@@ -23,8 +24,9 @@ const USER_AGENT_LIMIT: usize = 512;
 pub(in crate::api) struct Call {
     /// The caller.
     pub caller: Caller,
-    /// The hash of the caller's single sign-on token, if they used one: it is valid only while the issuer keeps its key.
-    pub sign_on_token: Option<SecretHash>,
+    /// What shows that the issuer signed the caller's single sign-on token, if they used one: it is valid only while the issuer keeps
+    /// its key.
+    pub sign_on: Option<SignOnProof>,
     /// The permission that the method requires; `None` if every caller may call it.
     pub permission: Option<Permission>,
     /// Where the call comes from.

@@ -26,7 +26,7 @@ use super::middleware::authorize::{Authorize, AuthorizeLayer, Authorizer, Denial
 use super::middleware::limits::{ByteBudget, ChangeRateLimiter, StreamLimiter};
 use super::middleware::observe::{Observe, ObserveLayer};
 use super::openfeature::flagd::{Evaluation, FlagSync};
-use super::openfeature::ofrep::Ofrep;
+use super::openfeature::ofrep::{Ofrep, Tickets};
 use super::pb;
 use super::pb::access_service_server::AccessServiceServer;
 use super::pb::audit_service_server::AuditServiceServer;
@@ -42,6 +42,7 @@ use super::reader::StateReader;
 use super::transport;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
+use crate::auth::ticket::SharedTicketKey;
 use crate::checkpoint::SigningKey;
 use crate::committer::Proposals;
 use crate::config::Limits;
@@ -83,6 +84,8 @@ pub struct ServiceContext {
     pub auth_methods: AuthMethods,
     /// The origins whose pages may call from a browser.
     pub cors_origins: Vec<HeaderValue>,
+    /// The key of tickets for streams of events; set when the database was opened.
+    pub ticket_key: SharedTicketKey,
     /// Limits of requests, connections and streams.
     pub limits: Limits,
     /// The budget of buffered bytes.
@@ -128,15 +131,27 @@ impl Router {
         let policies = Arc::new(policies);
         let health = Health::new(SERVICES.iter().chain(&PUBLIC).chain(&[""]).copied().collect());
         let (authorize, denials) = authorize(&parts, Arc::clone(&policies));
-        let ServiceContext { store, mirror, clock, proposals, last_used, checkpoint_key, cors_origins, calls, .. } =
-            parts;
+        let ServiceContext {
+            store,
+            mirror,
+            clock,
+            proposals,
+            last_used,
+            checkpoint_key,
+            cors_origins,
+            calls,
+            auth_methods,
+            ticket_key,
+            ..
+        } = parts;
         let changes = Changes::new(proposals, denials, ChangeRateLimiter::new(limits.max_changes_per_second));
         let reader = StateReader::new(Arc::clone(&mirror), Arc::clone(&store), Arc::clone(&clock));
         let flags = Flags::new(changes.clone(), reader.clone());
         let evaluation = Evaluation::new(Arc::clone(&mirror));
         let max_flag_set = limits.max_flag_set_bytes();
         let sync = FlagSync::new(Arc::clone(&mirror), max_flag_set);
-        let ofrep = Ofrep::new(Arc::clone(&mirror));
+        let tickets = Tickets { key: ticket_key, sign_on: auth_methods.sign_on, clock: Arc::clone(&clock) };
+        let ofrep = Ofrep::new(Arc::clone(&mirror), tickets);
         let audit = Audit::new(changes.clone(), reader.clone(), Arc::clone(&store), mirror, checkpoint_key, clock);
         let environments = Environments::new(changes.clone(), reader.clone());
         let access = Access::new(changes, reader, store, last_used);
@@ -182,7 +197,19 @@ impl Router {
 
 /// The authorization layer, and the recorder of refused changes.
 fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer, Denials) {
-    let ServiceContext { store, mirror, clock, proposals, last_used, auth_methods, limits, bytes, closing, .. } = parts;
+    let ServiceContext {
+        store,
+        mirror,
+        clock,
+        proposals,
+        last_used,
+        auth_methods,
+        ticket_key,
+        limits,
+        bytes,
+        closing,
+        ..
+    } = parts;
     let denials = Denials::new(proposals.clone(), Arc::clone(store), Arc::clone(clock));
     let authenticator = Authenticator {
         mirror: Arc::clone(mirror),
@@ -191,6 +218,7 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
         last_used: Arc::clone(last_used),
         failures: AuthFailureLog::default(),
         ignored: IgnoredPermissionLog::default(),
+        ticket_key: Arc::clone(ticket_key),
     };
     let authorizer = Authorizer { policies, authenticator, closing: closing.clone() };
     let (streams, bytes) = (StreamLimiter::new(limits), Arc::clone(bytes));
@@ -236,6 +264,8 @@ mod tests {
         assert_eq!(policy("/ofrep/v1/evaluate/flags"), view);
         assert_eq!(policy("/ofrep/v1/evaluate/flags/a"), view);
         assert_eq!(policy("/ofrep/v1/evaluate/flags/a/b"), view);
+        assert_eq!(policy("/ofrep/v1/events"), view);
+        assert!(policies.method("/ofrep/v1/events").unwrap().is_server_streaming);
         for nothing in ["/ofrep/v1/evaluate/", "/ofrep/v1/evaluate/flag", "/a", "/", ""] {
             assert!(policies.method(nothing).is_none(), "{nothing}");
         }

@@ -19,6 +19,7 @@ use crate::api;
 use crate::auth::jwt::SignOn;
 use crate::auth::last_used::LastUsed;
 use crate::auth::secret::Secret;
+use crate::auth::ticket::SharedTicketKey;
 use crate::bootstrap::{BootstrapError, TokenLocation};
 use crate::checkpoint::SigningKey;
 use crate::committer::{Committer, Proposals};
@@ -206,6 +207,7 @@ struct Server {
     mirror: Arc<Mirror>,
     clock: Arc<dyn Clock>,
     last_used: Arc<LastUsed>,
+    ticket_key: SharedTicketKey,
     sign_on: Option<Arc<SignOn>>,
     following: FollowerOptions,
     checkpoints: CheckpointSettings,
@@ -240,7 +242,7 @@ impl Server {
             ..
         } = context;
         let (last_used, closing, calls) = (Arc::new(LastUsed::default()), CancellationToken::new(), TaskTracker::new());
-        let sign_on = auth_methods.sign_on.clone();
+        let (sign_on, ticket_key) = (auth_methods.sign_on.clone(), SharedTicketKey::default());
         let bytes = api::ByteBudget::new(&limits);
         let (router, health) = api::Router::new(api::ServiceContext {
             store: Arc::clone(&store),
@@ -251,6 +253,7 @@ impl Server {
             auth_methods,
             cors_origins,
             checkpoint_key: checkpoints.key.clone(),
+            ticket_key: Arc::clone(&ticket_key),
             limits,
             bytes: Arc::clone(&bytes),
             closing: closing.clone(),
@@ -270,6 +273,7 @@ impl Server {
             mirror,
             clock,
             last_used,
+            ticket_key,
             sign_on,
             following,
             checkpoints,

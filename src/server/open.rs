@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::{CheckpointSettings, RETRY_INTERVAL, Server, ServerError, checkpoints};
 use crate::auth::AnonymousReads;
 use crate::auth::secret::Secret;
+use crate::auth::ticket::{KEY_BYTES, TicketKey};
 use crate::bootstrap::{BootstrapError, TokenLocation, create_default_environment, create_first_administrator};
 use crate::committer::Proposals;
 use crate::domain::access::{Directory, Permission, Scope};
@@ -16,6 +17,9 @@ use crate::domain::state::State;
 use crate::mirror::Mirror;
 use crate::store::{Store, StoreError};
 use crate::verify::{self, DatabaseError, Stop, verify_at_start};
+
+/// The name in the database of the key of tickets.
+const TICKET_KEY_NAME: &str = "event_tickets";
 
 impl Server {
     /// Migrates the schema, verifies the log and loads the state. Retries while the database is unavailable or
@@ -56,6 +60,9 @@ impl Server {
             let log_id = store.head().await?.log_id;
             checkpoints::store_key(store, key, log_id, &*self.clock).await?;
         }
+        // Before the state, without which no call is answered.
+        let key = read_ticket_key(store).await?;
+        self.ticket_key.get_or_init(|| key);
         self.mirror.follow(store).await?;
         for warning in store.warnings().await? {
             tracing::warn!("{warning}");
@@ -84,6 +91,19 @@ impl Server {
             }
         }
     }
+}
+
+/// The key of tickets for streams of events, which all servers on a database share. The first one of them makes it.
+async fn read_ticket_key(store: &dyn Store) -> Result<TicketKey, ServerError> {
+    let secret = match store.server_key(TICKET_KEY_NAME).await? {
+        Some(secret) => secret,
+        None => {
+            let mut secret = [0; KEY_BYTES];
+            getrandom::fill(&mut secret).map_err(BootstrapError::from)?;
+            store.add_server_key(TICKET_KEY_NAME, secret).await?
+        }
+    };
+    Ok(TicketKey::new(&secret))
 }
 
 /// What an operator can do about a damaged database.

@@ -14,8 +14,10 @@ use tokio::time::{Instant, sleep};
 
 use crate::hostile_clients::SqliteSetup;
 use crate::support::MemoryLimit;
+use crate::support::events::bulk;
 use crate::support::hostile::{EMPTY_MESSAGE, HostileCall, HostileConnection, gzip_message, unfinished_message};
 use crate::support::http2_frames::{HEADERS, connect_http2, frame};
+use crate::support::web::Web;
 use crate::{FaultReport, RunLength};
 
 /// The memory that the server gets, and the most that it may use at any time, in MiB.
@@ -67,6 +69,9 @@ const fn many_fields(path: &'static str, has_token: bool) -> Attack {
 const HEADS: usize = 250;
 const HEAD_BYTES: usize = 30 << 10;
 
+/// How many streams of server-sent events a client opens on one connection.
+const EVENT_STREAMS: usize = 100;
+
 const ATTACKS: [Attack; 13] = [
     Attack { calls: 250, ..unread("/grpc.health.v1.Health/Watch", false) },
     unfinished("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", false),
@@ -101,6 +106,10 @@ pub async fn exhaustion(length: RunLength) -> FaultReport {
     let (mut clients, address) = (JoinSet::new(), setup.server.address);
     for attack in ATTACKS {
         clients.spawn(attack.run(address, token.clone(), Instant::now() + duration));
+    }
+    let uri = bulk(&Web::both(address)[1], &token, "default", None, None).await.events();
+    for uri in [format!("{uri}{}", "x".repeat(2_000)), uri] {
+        clients.spawn(open_events(address, uri, Instant::now() + duration));
     }
     for is_http2 in [false, true] {
         clients.spawn(begin_heads(address, is_http2, Instant::now() + duration));
@@ -147,6 +156,36 @@ async fn begin_heads(address: SocketAddr, is_http2: bool, until: Instant) -> usi
         sleep(PAUSE).await;
     }
     begun
+}
+
+/// Asks for server-sent events over both versions of HTTP, again and again, and reads none. Returns the number of requests.
+async fn open_events(address: SocketAddr, uri: String, until: Instant) -> usize {
+    let head = format!("GET {uri} HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let (mut held, mut asked) = (VecDeque::new(), 0);
+    while Instant::now() < until {
+        let mut connection = HostileConnection::open(address, 0).await;
+        let mut calls = Vec::new();
+        while calls.len() < EVENT_STREAMS
+            && Instant::now() < until
+            && let Some(call) = connection.get(&uri).await
+        {
+            calls.push(call);
+        }
+        let mut lines = Vec::new();
+        for _ in 0..EVENT_STREAMS / 10 {
+            let mut line = TcpStream::connect(address).await.unwrap();
+            // The server may have closed it.
+            let _ = line.write_all(head.as_bytes()).await;
+            lines.push(line);
+        }
+        asked += calls.len() + lines.len();
+        held.push_back((connection, calls, lines));
+        if held.len() > CONNECTIONS {
+            held.pop_front();
+        }
+        sleep(PAUSE).await;
+    }
+    asked
 }
 
 impl Attack {

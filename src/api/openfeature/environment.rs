@@ -170,7 +170,7 @@ mod tests {
         let grant = Grant { user: None, permissions, environment: own.map(key), until: None };
         let call = Call {
             caller: Caller { credential: Credential::Token(Uuid::nil()), grant },
-            sign_on_token: None,
+            sign_on: None,
             permission: Some(Permission::ViewFeatureFlags),
             source: CallSource::of("".into(), &http::Request::new(())),
             start: ChangeStart::at_any_time(),

@@ -9,9 +9,10 @@ use tower_http::cors::{AllowOrigin, CorsLayer};
 const MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// The headers that clients in browsers send: those of Connect, gRPC-Web, OFREP's and flagd's providers, and of traces.
-const REQUEST_HEADERS: [&str; 17] = [
+const REQUEST_HEADERS: [&str; 19] = [
     "authorization",
     "baggage",
+    "cache-control",
     "connect-accept-encoding",
     "connect-content-encoding",
     "connect-protocol-version",
@@ -23,6 +24,7 @@ const REQUEST_HEADERS: [&str; 17] = [
     "grpc-encoding",
     "grpc-timeout",
     "if-none-match",
+    "last-event-id",
     "traceparent",
     "tracestate",
     "x-grpc-web",

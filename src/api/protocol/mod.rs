@@ -5,6 +5,7 @@ mod cors;
 pub(super) mod grpc;
 mod grpc_web;
 pub(super) mod ofrep;
+pub(super) mod query;
 mod translate;
 
 use http::header::{ALLOW, CONTENT_TYPE};
@@ -28,6 +29,8 @@ pub(super) enum Protocol {
     Grpc,
     /// OFREP: JSON over HTTP of any version.
     Ofrep,
+    /// OFREP's streams of events: server-sent events over HTTP of any version.
+    OfrepEvents,
 }
 
 /// What a request speaks.
@@ -39,6 +42,7 @@ enum Dialect {
     GrpcWeb,
     Connect(Shape, Codec),
     Ofrep,
+    OfrepEvents,
 }
 
 /// Whether a Connect call has one message each way, or streams.
@@ -66,8 +70,9 @@ const fn accepted(dialect: Dialect, content_types: &'static [&'static str]) -> A
     Accepted { paths: Paths::Services, dialect, min_version: Version::HTTP_10, content_types }
 }
 
-/// Everything that the port takes, by POST. Besides, Connect takes GET for methods without side effects. All else is refused before
-/// authentication: browsers send `text/plain` and forms to any address without asking, and with a client certificate if they have one.
+/// Everything that the port takes, by POST. Besides, Connect takes GET for methods without side effects, OFREP takes a request without a
+/// body, and so without a type, and its streams of events are for GET. All else is refused before authentication: browsers send `text/plain`
+/// and forms to any address without asking, and with a client certificate if they have one.
 const ACCEPTED: [Accepted; 7] = [
     Accepted {
         min_version: Version::HTTP_2,
@@ -81,7 +86,7 @@ const ACCEPTED: [Accepted; 7] = [
     Accepted { paths: Paths::Ofrep, ..accepted(Dialect::Ofrep, &["application/json"]) },
 ];
 
-/// The only method that all paths take.
+/// The only method that all paths take, but those of streams of events.
 const METHOD: Method = Method::POST;
 const METHOD_NAME: &str = "POST";
 
@@ -130,11 +135,18 @@ impl Dialect {
     ///
     /// # Errors
     /// Why the path does not take the request.
-    fn of<B>(request: &Request<B>) -> Result<Self, Refusal> {
+    fn of<B: http_body::Body>(request: &Request<B>) -> Result<Self, Refusal> {
         let paths = Paths::of(request.uri().path());
         let of_path = || ACCEPTED.iter().filter(|accepted| accepted.paths == paths);
+        if request.uri().path() == ofrep::EVENTS {
+            let refused = || Refusal::Method(Expected { paths, accepted: vec!["GET"] });
+            return (request.method() == Method::GET).then_some(Self::OfrepEvents).ok_or_else(refused);
+        }
         if request.method() != METHOD {
             return Err(Refusal::Method(Expected { paths, accepted: vec![METHOD_NAME] }));
+        }
+        if paths == Paths::Ofrep && !request.headers().contains_key(CONTENT_TYPE) && request.body().is_end_stream() {
+            return Ok(Self::Ofrep);
         }
         let content_type = content_type(request.headers());
         let dialect = of_path().find(|accepted| accepted.takes(content_type));
@@ -159,6 +171,7 @@ impl Protocol {
         match self {
             Self::Grpc => status(error).into_http(),
             Self::Ofrep => OfrepError::from(error.into()).response(None),
+            Self::OfrepEvents => OfrepError::from(error.into()).events_response(),
         }
     }
 }

@@ -1,13 +1,17 @@
-//! OFREP's paths and errors.
+//! OFREP's paths, the query of its streams of events, and its errors.
 
-use http::header::{CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
+use std::borrow::Cow;
+
+use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use prost::bytes::Bytes;
 use serde::Serialize;
 use tonic::body::Body;
 
+use super::query::{Parameters, query_of};
 use crate::api::errors::{ApiError, http_status};
+use crate::auth::policy::ReadRoute;
 use crate::domain::access::Permission;
 use crate::domain::error::Error;
 
@@ -19,14 +23,50 @@ const FLAGS: &str = "/ofrep/v1/evaluate/flags";
 /// The path of one flag, before its key. Everything after it is the key: not every client encodes a `/` in a key.
 pub(in crate::api) const FLAG: &str = "/ofrep/v1/evaluate/flags/";
 
-/// The routes: path, method name and permission.
-pub(in crate::api) const ROUTES: [(&str, &str, Permission); 2] = [
-    (FLAGS, "OFREP/EvaluateFlags", Permission::ViewFeatureFlags),
-    (FLAG, "OFREP/EvaluateFlag", Permission::ViewFeatureFlags),
+/// The path of streams of events. OFREP leaves it to the server: clients learn it from the answer with all flags.
+pub(in crate::api) const EVENTS: &str = "/ofrep/v1/events";
+
+/// The routes.
+pub(in crate::api) const ROUTES: [ReadRoute; 3] = [
+    route(FLAGS, "OFREP/EvaluateFlags", false),
+    route(FLAG, "OFREP/EvaluateFlag", false),
+    route(EVENTS, "OFREP/EventStream", true),
 ];
+
+const fn route(path: &'static str, name: &'static str, is_stream: bool) -> ReadRoute {
+    ReadRoute { path, name, permission: Permission::ViewFeatureFlags, is_stream }
+}
+
+/// The query of a stream of events.
+#[derive(Clone, Default)]
+pub(in crate::api) struct EventsQuery {
+    /// The ticket.
+    pub ticket: Option<String>,
+    /// The tag of the flags that the client had when it got the address.
+    pub since: Option<String>,
+}
+
+impl EventsQuery {
+    /// The path and query that ask for a stream.
+    pub fn request_uri(ticket: &str, since: &str) -> String {
+        format!("{EVENTS}?{}", query_of(&[("since", since), ("ticket", ticket)]))
+    }
+
+    /// Takes the query out of the address of a request, so that no layer can log it.
+    pub(super) fn take_from<B>(request: &mut Request<B>) -> Self {
+        let query = Parameters::of(request.uri());
+        let (ticket, since) = (query.get("ticket").map(Cow::into_owned), query.get("since").map(Cow::into_owned));
+        *request.uri_mut() = Uri::from_static(EVENTS);
+        Self { ticket, since }
+    }
+}
 
 /// The retry delay after a failure that passes. HTTP counts whole seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
+
+/// The status of a response that has another one in its head. Logs and metrics count this one.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::api) struct HiddenStatus(pub StatusCode);
 
 /// An error in OFREP's terms.
 #[derive(Debug)]
@@ -47,13 +87,24 @@ impl OfrepError {
         Self { status, code: "GENERAL", details: details.to_owned() }
     }
 
+    /// The response to a request for events. `EventSource` asks again and again with a dead ticket, unless it gets 204.
+    pub fn events_response(self) -> Response<Body> {
+        if !matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
+            return self.response(None);
+        }
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response.extensions_mut().insert(HiddenStatus(self.status));
+        with_header(response, CACHE_CONTROL, HeaderValue::from_static("no-store"))
+    }
+
     /// The response. Clients look for the key of the flag that they asked for.
     pub fn response(self, key: Option<&str>) -> Response<Body> {
         let response =
             json_response(self.status, &ErrorBody { key, error_code: self.code, error_details: &self.details });
         match self.status {
             StatusCode::UNAUTHORIZED => with_header(response, WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")),
-            StatusCode::SERVICE_UNAVAILABLE => {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => {
                 with_header(response, RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS))
             }
             _ => response,

@@ -2,15 +2,19 @@
 //!
 //! It maps heads, timeouts, statuses and trailers, and reads no body: see [`super::connect`] for the other half.
 
+use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use futures::future::{BoxFuture, Either, FutureExt};
 use http::{Method, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
+use tonic::Status;
 use tonic::body::Body;
 use tower::{Layer, Service};
 
 use super::connect::{Codec, ConnectCall, HeadError, read_head, read_query, response};
+use super::ofrep::EventsQuery;
 use super::{Dialect, Expected, Protocol, ReadRequest, Refusal, Shape, grpc_web};
 use crate::auth::policy::Policies;
 
@@ -46,6 +50,8 @@ pub(in crate::api) struct Translate<S> {
 enum Answer {
     GrpcWeb,
     Connect(ConnectCall),
+    /// Server-sent events, which have no trailers.
+    Events,
     /// An error, since the head has one.
     Error(Shape, Codec),
     /// An error, since no such method is served.
@@ -70,6 +76,11 @@ where
         let (protocol, answer) = match Dialect::of(&request) {
             Ok(Dialect::Grpc) => (Ok(Protocol::Grpc), None),
             Ok(Dialect::Ofrep) => (Ok(Protocol::Ofrep), None),
+            Ok(Dialect::OfrepEvents) => {
+                let query = EventsQuery::take_from(&mut request);
+                request.extensions_mut().insert(query);
+                (Ok(Protocol::OfrepEvents), Some(Answer::Events))
+            }
             Ok(Dialect::Connect(shape, codec)) => self.connect(&mut request, shape, codec),
             Ok(Dialect::GrpcWeb) => {
                 grpc_web::read_head(&mut request);
@@ -141,6 +152,7 @@ impl Answer {
         match self {
             Self::GrpcWeb => grpc_web::response(response),
             Self::Connect(call) => response::of_call(&call, response).await,
+            Self::Events => response.map(|body| Body::new(WithoutTrailers(body))),
             Self::Error(shape, codec) => response::of_error(shape, codec, response).await,
             Self::UnknownMethod(shape, codec) => {
                 let mut response = response::of_error(shape, codec, response).await;
@@ -150,5 +162,29 @@ impl Answer {
                 response
             }
         }
+    }
+}
+
+/// A body that ends where its trailers would begin.
+struct WithoutTrailers(Body);
+
+impl http_body::Body for WithoutTrailers {
+    type Data = <Body as http_body::Body>::Data;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
+        let frame = ready!(Pin::new(&mut self.0).poll_frame(context));
+        Poll::Ready(frame.filter(|frame| !frame.as_ref().is_ok_and(Frame::is_trailers)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.0.size_hint()
     }
 }

@@ -96,6 +96,10 @@ class Admin {
     return this.#call(this.environments, method, request);
   }
 
+  access(method, request) {
+    return this.#call(this.accesses, method, request);
+  }
+
   // A token with no other permission than to read flags.
   async readerToken() {
     const request = { email: "reader@example.com", permissions: ["view_feature_flags"] };

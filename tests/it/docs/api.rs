@@ -30,7 +30,8 @@ On the same port are also:
 - [flagd's services](#flagds-services), for [OpenFeature](clients.md#openfeature)
 - every method by [Connect](clients.md#connect), as JSON or protobuf over plain HTTP, and by gRPC-Web
 - OFREP, the [OpenFeature Remote Evaluation Protocol](https://github.com/open-feature/protocol), for [clients without
-  gRPC](clients.md#without-grpc): `POST /ofrep/v1/evaluate/flags/KEY` and `POST /ofrep/v1/evaluate/flags`
+  gRPC](clients.md#without-grpc): `POST /ofrep/v1/evaluate/flags/KEY` and `POST /ofrep/v1/evaluate/flags`, whose answer has the address
+  of a stream of changes
 
 ## Changes
 

@@ -10,7 +10,9 @@ use tonic::{Code, Streaming};
 
 use super::bytes::create_flags;
 use super::{server_limited, server_with};
+use crate::support::events::{Events, bulk};
 use crate::support::hostile::{EMPTY_MESSAGE, HostileConnection};
+use crate::support::web::Web;
 use crate::support::{Backend, Client, Database, Server, TOKEN, reason_of, with_timeout};
 
 const WATCH: &str = "/toggled.v1.ToggleService/WatchFeatureFlags";
@@ -104,6 +106,21 @@ async fn watch_that_nobody_reads_is_reset() {
     next(&mut read).await;
     admin.create("a").await;
     assert_eq!(next(&mut read).await.feature_flags[0].key, "a");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unread_server_sent_events_are_reset() {
+    let (server, _database) = server_limited(impatient()).await;
+    let mut admin = server.admin().await;
+    let uri = bulk(&Web::both(server.address)[1], TOKEN, "default", None, None).await.events();
+    for window in [0, 1] {
+        let mut connection = HostileConnection::open(server.address, window).await;
+        wait_until_reset(connection.get(&uri).await.unwrap().headers().await.unwrap().1).await;
+    }
+    // One that reads is kept.
+    let mut events = Events::open(&Web::both(server.address)[1], &uri, None).await;
+    admin.create("a").await;
+    events.next().await;
 }
 
 /// The status comes after what was sent before, when the client reads that.

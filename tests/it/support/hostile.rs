@@ -93,8 +93,17 @@ impl HostileConnection {
         if let Some(token) = token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
+        self.begin(request, false).await
+    }
+
+    /// Sends a GET request without a token. `None` if the server has closed the connection.
+    pub async fn get(&mut self, path: &str) -> Option<HostileCall> {
+        self.begin(Request::get(format!("http://localhost{path}")), true).await
+    }
+
+    async fn begin(&mut self, request: http::request::Builder, is_whole: bool) -> Option<HostileCall> {
         with_timeout("a free stream", poll_fn(|context| self.send.poll_ready(context))).await.ok()?;
-        let (response, request) = self.send.send_request(request.body(()).unwrap(), false).ok()?;
+        let (response, request) = self.send.send_request(request.body(()).unwrap(), is_whole).ok()?;
         Some(HostileCall { response, request })
     }
 }

@@ -8,6 +8,7 @@
 
 mod client;
 mod embedded;
+pub mod events;
 pub mod h2_client;
 pub mod hostile;
 pub mod http;

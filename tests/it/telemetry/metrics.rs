@@ -8,10 +8,12 @@ use tonic::Code;
 use tonic::metadata::{Ascii, MetadataValue};
 
 use super::{MonitoredServer, free_address, get};
+use crate::support::events::{Events, assert_refused, bulk};
 use crate::support::h2_client::H2Client;
 use crate::support::http::Http;
 use crate::support::methods::{call, channel};
 use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::web::Web;
 use crate::support::{Backend, Database, Issuer, Server, TOKEN, invoke, on_both_databases, with_timeout};
 
 /// The value of a time series.
@@ -104,6 +106,36 @@ async fn calls_are_counted_by_method_and_code() {
     }
     let counted = metrics.lines().filter(|line| line.starts_with("toggled_requests_total{")).count();
     assert_eq!(counted, 9, "other calls were counted: {metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn server_sent_events_are_counted_as_streams() {
+    let database = Database::new(Backend::Sqlite).await;
+    let monitored = MonitoredServer::start(&database, &[]).await;
+    let mut admin = monitored.server.admin().await;
+    let method = "OFREP/EventStream";
+    let open = format!(r#"toggled_streams_open{{method="{method}"}}"#);
+    for (number, web) in Web::both(monitored.server.address).into_iter().enumerate() {
+        let ended = f64::from(u32::try_from(number).unwrap());
+        let ann = admin.new_user(&format!("ann-{number}@example.com"), &["view_feature_flags"]).await;
+        let uri = bulk(&web, &ann, "default", None, None).await.events();
+        let (abandoned, ending) = (Events::open(&web, &uri, None).await, Events::open(&web, &uri, None).await);
+        let metrics = monitored.metrics().await;
+        assert_eq!(value(&metrics, &open), Some(2.0));
+        drop(abandoned);
+        until(&monitored, &open, 1.0).await;
+        until(&monitored, &requests(method, "CANCELLED"), ended + 1.0).await;
+        let id = monitored.server.client(Some(&ann)).await.access.who_am_i(WhoAmIRequest {}).await.unwrap();
+        let id = id.into_inner().token_id;
+        admin.access.revoke_token(RevokeTokenRequest { id, ..Default::default() }).await.unwrap();
+        ending.rest().await;
+        until(&monitored, &requests(method, "UNAUTHENTICATED"), 2.0 * ended + 1.0).await;
+        // Its client gets 204.
+        assert_refused(&web, &uri).await;
+        until(&monitored, &requests(method, "UNAUTHENTICATED"), 2.0 * ended + 2.0).await;
+        until(&monitored, &open, 0.0).await;
+        assert_eq!(value(&monitored.metrics().await, &requests(method, "OK")), None);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -48,7 +48,7 @@ impl AdmittedRequest {
         let max = settings.request_timeout;
         let deadline = match protocol {
             Protocol::Grpc => CallDeadline::of(request.headers(), max),
-            Protocol::Ofrep => Ok(CallDeadline::after(max)),
+            Protocol::Ofrep | Protocol::OfrepEvents => Ok(CallDeadline::after(max)),
         };
         let deadline = deadline.map_err(|error| refuse(protocol.refuse(error)))?;
         let admission = Admission { protocol, deadline };

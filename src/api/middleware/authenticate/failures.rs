@@ -19,6 +19,8 @@ pub(in crate::api) enum AuthFailure {
     Unknown,
     /// The token or certificate was revoked or has expired, or its user is deactivated.
     NoLongerValid,
+    /// The ticket of a stream of events is too old. Clients come with such a ticket after some days, and get another one.
+    TicketExpired,
     /// The single sign-on token was rejected.
     Rejected(JwtRejection),
 }
@@ -30,6 +32,7 @@ impl AuthFailure {
             Self::Malformed => "malformed",
             Self::Unknown => "unknown",
             Self::NoLongerValid => "ended",
+            Self::TicketExpired => "ticket_expired",
             Self::Rejected(reason) => reason.label(),
         }
     }

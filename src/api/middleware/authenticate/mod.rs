@@ -3,6 +3,7 @@
 
 mod failures;
 mod ignored;
+mod ticket;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,8 +14,9 @@ use http::header::AUTHORIZATION;
 use crate::api::call::CallSource;
 use crate::api::connection::Peer;
 use crate::api::errors::ApiError;
-use crate::auth::jwt::{JwtRejection, SignOn};
+use crate::auth::jwt::{JwtRejection, SignOn, SignOnProof};
 use crate::auth::last_used::LastUsed;
+use crate::auth::ticket::SharedTicketKey;
 use crate::auth::{AnonymousReads, Caller, CallerKey, bearer_token, hash_secret};
 use crate::domain::access::{Credential, SecretHash};
 use crate::domain::error::Error;
@@ -47,6 +49,8 @@ pub(in crate::api) struct Authenticator {
     pub last_used: Arc<LastUsed>,
     pub failures: AuthFailureLog,
     pub ignored: IgnoredPermissionLog,
+    /// The key of tickets for streams of events.
+    pub ticket_key: SharedTicketKey,
 }
 
 /// What the credentials of a request say.
@@ -60,8 +64,8 @@ pub(in crate::api) enum Identification {
 /// A caller with valid credentials.
 pub(in crate::api) struct IdentifiedCaller {
     pub caller: Caller,
-    /// The hash of their single sign-on token, if they used one.
-    pub sign_on_token: Option<SecretHash>,
+    /// What shows that the issuer signed their single sign-on token, if they used one.
+    pub sign_on: Option<SignOnProof>,
     /// When the credentials were checked.
     pub at: Timestamp,
 }
@@ -107,7 +111,7 @@ impl Authenticator {
         });
         let caller = caller.flatten();
         let caller = caller.ok_or_else(|| self.failed(AuthFailure::NoLongerValid, source))?;
-        let identified = IdentifiedCaller { caller, sign_on_token: Some(hash), at: now };
+        let identified = IdentifiedCaller { caller, sign_on: Some(SignOnProof::Token(hash)), at: now };
         self.record(&identified);
         Ok(identified)
     }
@@ -119,9 +123,9 @@ impl Authenticator {
         request: &Request<B>,
         now: Timestamp,
     ) -> Result<Identification, AuthFailure> {
-        let identified = |credential, sign_on_token| {
+        let identified = |credential, sign_on| {
             let caller = Caller::authenticate(state, credential, now).ok_or(AuthFailure::NoLongerValid)?;
-            Ok(Identification::Caller(IdentifiedCaller { caller, sign_on_token, at: now }))
+            Ok(Identification::Caller(IdentifiedCaller { caller, sign_on, at: now }))
         };
         let mut headers = request.headers().get_all(AUTHORIZATION).iter();
         let header = match (headers.next(), headers.next()) {
@@ -137,7 +141,7 @@ impl Authenticator {
         }
         let sign_on = self.methods.sign_on.as_ref().filter(|_| SignOn::looks_like_jwt(token));
         match sign_on.ok_or(AuthFailure::Unknown)?.cached(&hash, now) {
-            Some(identity) => identified(Credential::SignOn(identity), Some(hash)),
+            Some(identity) => identified(Credential::SignOn(identity), Some(SignOnProof::Token(hash))),
             None => Ok(Identification::Unverified(UnverifiedToken { token: token.to_owned(), hash })),
         }
     }

@@ -10,6 +10,7 @@ use crate::api::call::{Call, CallSource};
 use crate::api::errors::ApiError;
 use crate::api::middleware::admit::CallDeadline;
 use crate::api::middleware::authenticate::{Authenticator, Identification, IdentifiedCaller, UnverifiedToken};
+use crate::api::protocol::ofrep::EventsQuery;
 use crate::auth::AnonymousReads;
 use crate::auth::policy::{Policies, Policy, ServedMethod};
 use crate::committer::ChangeStart;
@@ -72,7 +73,10 @@ impl Authorizer {
         }
         let name = method.map_or_else(|| "".into(), |method| Arc::clone(&method.name));
         let source = CallSource::of(name, request);
-        let identification = self.authenticator.identify(request, &source)?;
+        let identification = match request.extensions().get::<EventsQuery>() {
+            Some(query) => Identification::Caller(self.authenticator.identify_by_ticket(query, &source)?),
+            None => self.authenticator.identify(request, &source)?,
+        };
         let call = IncomingCall {
             method: method.cloned().ok_or_else(|| path.chars().take(200).collect()),
             source,
@@ -99,7 +103,7 @@ impl Authorizer {
     }
 
     fn authorize(&self, identified: IdentifiedCaller, call: IncomingCall) -> Result<Authorization, ApiError> {
-        let IdentifiedCaller { caller, sign_on_token, .. } = identified;
+        let IdentifiedCaller { caller, sign_on, .. } = identified;
         let IncomingCall { method, source, start } = call;
         let method = method.map_err(ApiError::UnknownMethod)?;
         let required = method.policy.permission();
@@ -110,7 +114,7 @@ impl Authorizer {
         if needs_database && !method.is_served_from_memory() && !self.authenticator.mirror.is_fresh() {
             return Err(Error::Stale.into());
         }
-        let call = Call { caller, sign_on_token, permission, source, start };
+        let call = Call { caller, sign_on, permission, source, start };
         Ok(match missing {
             None => Authorization::Granted(call, method),
             Some(missing) => Authorization::Denied(call, method, missing),

@@ -239,7 +239,7 @@ impl AuthorizeLayer {
         match admission.protocol {
             Protocol::Grpc if request.extensions().get().is_some_and(is_unary) => Arrival::Other(deadline),
             Protocol::Grpc => Arrival::Message { deadline, max_bytes: max_message_bytes(&self.0.limits.fixed, method) },
-            Protocol::Ofrep => Arrival::Other(deadline),
+            Protocol::Ofrep | Protocol::OfrepEvents => Arrival::Other(deadline),
         }
     }
 

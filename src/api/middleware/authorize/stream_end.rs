@@ -83,7 +83,7 @@ impl Authorizer {
         let call = &access.call;
         let authenticator = &self.authenticator;
         let mut changes = authenticator.mirror.subscribe_to_access(connection);
-        let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on_token.is_some());
+        let sign_on = authenticator.methods.sign_on.as_ref().filter(|_| call.sign_on.is_some());
         let mut keys = sign_on.map(|sign_on| sign_on.key_changes());
         // Checked at the start and after a change of keys, not each time. The cache drops valid tokens when it is full, and their streams
         // would end.
@@ -116,8 +116,8 @@ impl Authorizer {
 
     /// Whether the issuer still has the key that signed the caller's token. Other credentials have no signature.
     fn has_valid_signature(&self, call: &Call, now: Timestamp) -> bool {
-        match call.sign_on_token.as_ref().zip(self.authenticator.methods.sign_on.as_ref()) {
-            Some((hash, sign_on)) => sign_on.cached(hash, now).is_some(),
+        match call.sign_on.as_ref().zip(self.authenticator.methods.sign_on.as_ref()) {
+            Some((proof, sign_on)) => sign_on.is_signed(proof, now),
             None => true,
         }
     }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::Code;
@@ -13,6 +13,7 @@ use super::code;
 use super::metrics::{MethodMetrics, MethodSeries};
 use crate::api::connection::Peer;
 use crate::api::protocol::Protocol;
+use crate::api::protocol::ofrep::HiddenStatus;
 use crate::telemetry::metrics::{GaugeGuard, count_refusal};
 use crate::telemetry::request;
 use crate::telemetry::traces::{self, RequestTrace};
@@ -58,10 +59,17 @@ impl TrackedCall {
         &self.context
     }
 
-    /// The code, if it is in the headers of the answer. gRPC usually sends it in the trailers.
+    /// The code, if it is in the headers of the answer. gRPC usually sends it in the trailers, and so does a stream of events, although
+    /// these do not reach its client.
     pub fn early_code<B>(&self, response: &Response<B>) -> Option<Code> {
-        let of_http = || (self.protocol != Some(Protocol::Grpc)).then(|| code::of_http(response.status()));
-        code::of_headers(response.headers()).or_else(of_http)
+        let hidden = response.extensions().get::<HiddenStatus>();
+        let status = hidden.map_or(response.status(), |hidden| hidden.0);
+        let is_open = match self.protocol {
+            Some(Protocol::Grpc) => true,
+            Some(Protocol::OfrepEvents) => status == StatusCode::OK,
+            Some(Protocol::Ofrep) | None => false,
+        };
+        code::of_headers(response.headers()).or_else(|| (!is_open).then(|| code::of_http(status)))
     }
 
     /// Ends the call with a code. Later calls of this method have no effect.

@@ -12,6 +12,9 @@ use crate::api::openfeature::{self, Metadata};
 use crate::api::protocol::ofrep::{json_response, with_header, with_vary};
 use crate::domain::flag::Flag;
 
+/// After how many seconds in the background a client closes its stream. It is OFREP's default.
+const INACTIVITY_DELAY_SECONDS: u32 = 120;
+
 /// One flag's value.
 #[derive(Serialize)]
 struct Evaluation<'a> {
@@ -29,10 +32,29 @@ impl<'a> From<&'a Flag> for Evaluation<'a> {
 }
 
 #[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
 struct BulkEvaluation<'a> {
     #[serde(serialize_with = "evaluations")]
     flags: &'a [Arc<Flag>],
     metadata: &'a Metadata<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_streams: Option<[EventStream<'a>; 1]>,
+}
+
+/// Where a client learns of changes.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct EventStream<'a> {
+    r#type: &'static str,
+    endpoint: Endpoint<'a>,
+    inactivity_delay_sec: u32,
+}
+
+/// An address below the origin that the client calls already: the server does not know its own name.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Endpoint<'a> {
+    request_uri: &'a str,
 }
 
 fn evaluations<S: Serializer>(flags: &[Arc<Flag>], serializer: S) -> Result<S::Ok, S::Error> {
@@ -44,9 +66,16 @@ pub(super) fn one(flag: &Flag) -> Response<Body> {
     json_response(StatusCode::OK, &Evaluation::from(flag))
 }
 
-/// The values of all flags of an environment.
-pub(super) fn all(flags: &[Arc<Flag>], metadata: &Metadata<'_>, etag: &ETag) -> Response<Body> {
-    with_etag(json_response(StatusCode::OK, &BulkEvaluation { flags, metadata }), etag)
+/// The values of all flags of an environment, and the path and query of the stream that tells when they change.
+pub(super) fn all(flags: &[Arc<Flag>], metadata: &Metadata<'_>, events: Option<&str>, etag: &ETag) -> Response<Body> {
+    let event_streams = events.map(|request_uri| {
+        [EventStream {
+            r#type: "sse",
+            endpoint: Endpoint { request_uri },
+            inactivity_delay_sec: INACTIVITY_DELAY_SECONDS,
+        }]
+    });
+    with_etag(json_response(StatusCode::OK, &BulkEvaluation { flags, metadata, event_streams }), etag)
 }
 
 /// The client has the current values already.

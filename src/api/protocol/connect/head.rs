@@ -1,17 +1,16 @@
 //! The head of a Connect request, as that of a gRPC request.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::header::{ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, TE};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use tonic::body::Body;
 use tonic::metadata::GRPC_CONTENT_TYPE;
-use url::form_urlencoded;
 
 use super::{Codec, ConnectCall, Head, QueryMessage};
 use crate::api::errors::ApiError;
 use crate::api::protocol::Shape;
+use crate::api::protocol::query::Parameters;
 use crate::auth::policy::ServedMethod;
 
 static VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
@@ -82,7 +81,7 @@ pub(in crate::api::protocol) fn read_query(
     if let Ok(path) = request.uri().path().parse() {
         *request.uri_mut() = path;
     }
-    let parameters = Parameters(&query);
+    let parameters = Parameters::in_query(&query);
     let headers = request.headers_mut();
     if parameters.get("connect").is_some_and(|version| version != "v1") {
         return Err(ApiError::UnsupportedProtocol.into());
@@ -107,14 +106,6 @@ pub(in crate::api::protocol) fn read_query(
     let query = Some(QueryMessage { text: text.into_owned(), is_base64 });
     let head = Head { method: Arc::clone(method), shape: Shape::Unary, codec, is_compressed, accepts_gzip, query };
     Ok(ConnectCall(Arc::new(head)))
-}
-
-struct Parameters<'a>(&'a str);
-
-impl<'a> Parameters<'a> {
-    fn get(&self, name: &str) -> Option<Cow<'a, str>> {
-        form_urlencoded::parse(self.0.as_bytes()).find_map(|(key, value)| (key == name).then_some(value))
-    }
 }
 
 /// The headers that both methods share.
