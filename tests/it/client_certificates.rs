@@ -2,10 +2,12 @@
 
 use std::time::{Duration, SystemTime};
 
+use http::Request;
 use toggled::api::pb::*;
 use tonic::{Code, Status};
 
-use crate::support::tls::{Ca, Files, Identity, admin, client};
+use crate::support::http::{Http, json};
+use crate::support::tls::{Ca, Files, Identity, admin, client, connect_http1};
 use crate::support::{Backend, Database, Server, invoke, read_until_error, toggle};
 
 const CHECKOUT: &str = "spiffe://example.com/checkout";
@@ -78,6 +80,32 @@ async fn certificate_authenticates_the_mapped_user() {
     unauthenticated(setup.call(&setup.ca.client_until(&[CHECKOUT, OTHER], None), None).await);
     let with_others = setup.ca.client_until(&["spiffe://example.com/unknown", CHECKOUT], None);
     setup.call(&with_others, None).await.unwrap();
+}
+
+/// A ticket of a certificate's user for server-sent events.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ticket_ends_with_the_user_of_its_certificate() {
+    let setup = start().await;
+    let (checkout, other) = (setup.ca.client(CHECKOUT), setup.ca.client(OTHER));
+    let mut admin = admin(setup.server.address, &setup.ca, Some(&other)).await.unwrap();
+    admin.new_user("checkout@example.com", &["view_feature_flags"]).await;
+    let send = async |identity: &Identity, request: Request<String>| {
+        let stream = connect_http1(setup.server.address, &setup.ca, identity).await.unwrap();
+        Http::from_stream(stream).send(request).await
+    };
+    let bulk = Request::post("/ofrep/v1/evaluate/flags").header("content-type", "application/json");
+    let bulk = json(&send(&checkout, bulk.body("{}".to_owned()).unwrap()).await);
+    let uri = bulk["eventStreams"][0]["endpoint"]["requestUri"].as_str().unwrap();
+    let status = async |identity: &Identity, uri: &str| {
+        send(identity, Request::get(uri).body(String::new()).unwrap()).await.status().as_u16()
+    };
+    // The ticket counts, and no certificate.
+    assert_eq!([status(&checkout, uri).await, status(&other, uri).await], [200, 200]);
+    assert_eq!(status(&checkout, "/ofrep/v1/events").await, 204);
+    let users = admin.access.list_users(ListUsersRequest::default()).await.unwrap().into_inner().users;
+    let id = users.into_iter().find(|user| user.email == "checkout@example.com").unwrap().id;
+    admin.access.deactivate_user(DeactivateUserRequest { id, ..Default::default() }).await.unwrap();
+    assert_eq!(status(&other, uri).await, 204);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

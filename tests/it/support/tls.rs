@@ -150,6 +150,13 @@ pub async fn connect_with_alpn(
     connect_with(&TlsConnector::from(Arc::new(config)), address).await
 }
 
+/// A connection over HTTP/1.1 with a client certificate.
+pub async fn connect_http1(address: SocketAddr, ca: &Ca, identity: &Identity) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut config = config(ca, Some(identity));
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    connect_with(&TlsConnector::from(Arc::new(config)), address).await
+}
+
 fn config(ca: &Ca, identity: Option<&Identity>) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(ca.pem().as_bytes()).unwrap()).unwrap();
