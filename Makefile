@@ -22,7 +22,7 @@ tools:
 setup:
 	tests/setup.sh packages
 	tests/setup.sh tools & tools=$$!; cargo test --locked --no-run; compiled=$$?; wait $$tools && exit $$compiled
-	cargo test --locked --package read_flag --no-run
+	cargo test --locked --package read_flag --package flags --no-run
 
 lint: setup
 	cargo fmt --all --check
@@ -37,10 +37,10 @@ unit: setup
 faults-short: setup
 	cargo test --locked --test faults
 
-# Third-party clients against the real server: Python, buf curl, OpenFeature's providers, README's programs, and Connect's conformance
-# suite, where Go is installed.
+# Third-party clients against the real server: Python, buf curl, grpcurl, OpenFeature's providers, README's programs, every program of
+# examples/, and Connect's conformance suite. Without Go or Maven, their part is left out; with TOGGLED_CLIENTS=all, that fails.
 clients: setup
-	cargo test --locked --package read_flag
+	cargo test --locked --package read_flag --package flags
 	cargo test --locked --test conformance
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs

@@ -2,7 +2,7 @@
 # setup.sh packages|tools|bench: installs what the tests need besides Rust. What is already installed is skipped.
 #
 #   packages   Debian packages for the tests
-#   tools      Python and Node packages and promtool for the tests, in .tools
+#   tools      Python and Node packages, promtool and grpcurl for the tests, in .tools, and the programs of examples/
 #   bench      Debian packages for the benchmark
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -41,6 +41,7 @@ find_missing() {
     need sqlite3 sqlite3 --version # takes backups
     need pgbouncer env PATH="$PATH:/usr/sbin" pgbouncer --version
     need systemd systemd-analyze --version
+    need chromium chromium --version
   fi
 }
 
@@ -109,6 +110,53 @@ update_packages() {
   if [ "$(id -u)" = 0 ]; then apt-get update -q; else sudo apt-get update -q; fi
 }
 
+# has COMMAND WHAT: whether COMMAND is installed. If not, reports that WHAT is left out, or stops if TOGGLED_CLIENTS is "all".
+has() {
+  if command -v "$1" >/dev/null; then return; fi
+  [ "${TOGGLED_CLIENTS:-}" != all ] || stop "$1 not found, and TOGGLED_CLIENTS=all demands $2; install it, then run this again"
+  echo "setup: $1 not found: without $2"
+  return 1
+}
+
+# changed MARKER PATH...: whether a file in PATH is newer than MARKER.
+changed() {
+  local marker=$1
+  shift
+  [ ! -e "$marker" ] || [ -n "$(find "$@" -type f -newer "$marker" -print -quit)" ]
+}
+
+# The programs of examples/, built as their READMEs say.
+examples() {
+  local root=$PWD path=$PWD/.tools/node_modules/.bin:$PATH
+  # Python's run with the tests' packages.
+  if grep --invert-match --line-regexp --fixed-strings --file=tests/clients/requirements.txt examples/python/requirements.txt; then
+    stop "examples/python/requirements.txt has other versions than tests/clients/requirements.txt; use the same"
+  fi
+  (
+    cd examples/python
+    "$root/.tools/venv/bin/python" -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/toggled/v1/*.proto
+  )
+  local folder
+  for folder in examples/node examples/browser; do
+    changed $folder/node_modules/.built proto $folder/*.{ts,json,yaml} || continue
+    (cd $folder && npm ci --ignore-scripts --no-audit --no-fund && npm run --silent build)
+    touch $folder/node_modules/.built
+  done
+  if has go "the example in Go, and the real grpcurl"; then
+    (cd examples/go && PATH=$path go generate && go build -o flags .)
+    (
+      cd tests/clients/go
+      PATH=$path go generate
+      go build -o "$root/.tools/bin/connect_flagd" .
+      go build -o "$root/.tools/bin/grpcurl" github.com/fullstorydev/grpcurl/cmd/grpcurl
+    )
+  fi
+  if has mvn "the example in Java" && changed examples/java/target/.built proto examples/java/src examples/java/pom.xml; then
+    (cd examples/java && mvn --batch-mode --quiet compile)
+    touch examples/java/target/.built
+  fi
+}
+
 install_missing() {
   find_missing "$1"
   if [ ${#packages[@]} -gt 0 ]; then
@@ -127,6 +175,7 @@ tools)
   python_tools
   node_tools
   prometheus_tools
+  examples
   ;;
 *) stop "usage: setup.sh packages|tools|bench" ;;
 esac

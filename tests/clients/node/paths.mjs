@@ -10,3 +10,7 @@ export const PROTO = path.join(ROOT, "proto");
 export const BINARY = path.join(process.env.CARGO_TARGET_DIR ?? path.join(ROOT, "target"), "debug", "toggled");
 
 export const packages = createRequire(path.join(ROOT, ".tools", "package.json"));
+
+export const EXAMPLES = path.join(ROOT, "examples");
+export const PYTHON = path.join(ROOT, ".tools", "venv", "bin", "python");
+export const CONNECT_FLAGD = path.join(ROOT, ".tools", "bin", "connect_flagd");

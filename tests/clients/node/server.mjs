@@ -35,14 +35,15 @@ export function temporaryFolder() {
 
 export class Server {
   // Starts `toggled serve` on the folder's database, and waits until it is ready.
-  static async start(folder, { listen = "127.0.0.1:0", environment = {} } = {}) {
+  static async start(folder, { listen = "127.0.0.1:0", environment = {}, certificates } = {}) {
     const server = new Server();
     // The tests' own environment must not configure the server.
     const inherited = Object.entries(process.env).filter(([name]) => !name.startsWith("TOGGLED_"));
+    const tls = certificates && { TOGGLED_TLS_CERTIFICATE: certificates.certificate, TOGGLED_TLS_KEY: certificates.key };
     const log = path.join(folder, "stderr.log");
     server.process = spawn(BINARY, ["serve", "--listen", listen], {
       cwd: folder,
-      env: { ...Object.fromEntries(inherited), ...UNLIMITED, ...environment },
+      env: { ...Object.fromEntries(inherited), ...UNLIMITED, ...tls, ...environment },
       stdio: ["ignore", "pipe", fs.openSync(log, "a")],
     });
     server.ended = once(server.process, "exit");
@@ -57,7 +58,7 @@ export class Server {
       server.ended.then(() => failed(new Error(`the server ended: ${output()}`)), failed);
     });
     server.token = fs.readFileSync(path.join(folder, "toggled-admin.token"), "utf8").trim();
-    server.admin = new Admin(server.address, server.token);
+    server.admin = new Admin(server.address, server.token, certificates?.pem);
     return server;
   }
 
@@ -79,10 +80,10 @@ const services = grpc.loadPackageDefinition(loaded).toggled.v1;
 
 // Calls methods by their names: `await admin.toggle("CreateFeatureFlag", { key, name })`.
 class Admin {
-  constructor(address, token) {
+  constructor(address, token, authority) {
     this.metadata = new grpc.Metadata();
     this.metadata.set("authorization", `Bearer ${token}`);
-    const credentials = grpc.credentials.createInsecure();
+    const credentials = authority ? grpc.credentials.createSsl(authority) : grpc.credentials.createInsecure();
     this.toggles = new services.ToggleService(address, credentials);
     this.accesses = new services.AccessService(address, credentials);
     this.environments = new services.EnvironmentService(address, credentials);
