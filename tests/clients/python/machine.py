@@ -11,7 +11,7 @@ from pathlib import Path
 
 from network import Network
 from pages import Block
-from paths import BINARY, BUF, GRPCURL_FOLDER, ROOT, TOOLS
+from paths import BINARY, BUF, GRPCURL, GRPCURL_FOLDER, ROOT, TOOLS
 
 # The maximum number of seconds for a block, or for the start of a server.
 TIMEOUT = 120
@@ -90,8 +90,8 @@ class Machine:
         for name, script in STAND_INS.items():
             (stand_ins / name).write_text(f"#!/bin/bash\nset -e\n{script}\n")
             (stand_ins / name).chmod(0o755)
-        # A real grpcurl takes precedence. The stand-in needs buf, and a Python with protobuf.
-        path = [stand_ins, self.root / "usr/local/bin", TOOLS / "venv/bin", os.environ["PATH"], BUF.parent, GRPCURL_FOLDER]
+        # The real grpcurl, if Go could build it, takes precedence. The stand-in needs buf, and a Python with protobuf.
+        path = [stand_ins, self.root / "usr/local/bin", TOOLS / "venv/bin", GRPCURL.parent, os.environ["PATH"], BUF.parent, GRPCURL_FOLDER]
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TOGGLED_")}
         self._environment = {
             **inherited,

@@ -5,13 +5,13 @@ import subprocess
 from pathlib import Path
 
 from network import Network
-from paths import BINARY, BUF, GRPCURL_FOLDER, TOOLS
+from paths import BINARY, BUF, GRPCURL, GRPCURL_FOLDER, TOOLS
 
 
 def shell(text: str, folder: Path, network: Network = Network()) -> str:
     """Runs the text in bash in the folder, and returns its stdout. Fails at the first command that fails."""
-    # A real grpcurl takes precedence. The stand-in needs buf, and a Python with protobuf.
-    path = [BINARY.parent, TOOLS / "venv" / "bin", BUF.parent, os.environ["PATH"], GRPCURL_FOLDER]
+    # The real grpcurl, if Go could build it, takes precedence. The stand-in needs buf, and a Python with protobuf.
+    path = [BINARY.parent, TOOLS / "venv" / "bin", BUF.parent, GRPCURL.parent, os.environ["PATH"], GRPCURL_FOLDER]
     ended = subprocess.run(
         network.command(["bash", "-e", "-o", "pipefail", "-c", text]),
         cwd=folder,
