@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use http::header::{CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
+use http::header::{CONTENT_TYPE, RETRY_AFTER, VARY, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Request, Response, StatusCode, Uri};
 use http_body_util::Full;
 use prost::bytes::Bytes;
@@ -64,6 +64,19 @@ impl EventsQuery {
 /// The retry delay after a failure that passes. HTTP counts whole seconds.
 const RETRY_AFTER_SECONDS: u64 = 1;
 
+/// The type of server-sent events.
+pub(in crate::api) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// How long a client waits before it asks for events again, when there are too many streams, in milliseconds. The provider gives a stream
+/// up after 30 seconds, and then fetches all flags.
+const RETRY_LATER_MS: u32 = 60_000;
+
+/// A time to wait, in milliseconds: at least this long, and up to three times as long, so that not all clients return at once.
+pub(in crate::api) fn retry_ms(least: u32) -> u32 {
+    // Without randomness, all clients return after the same time.
+    least + getrandom::u32().unwrap_or_default() % (2 * least)
+}
+
 /// The status of a response that has another one in its head. Logs and metrics count this one.
 #[derive(Debug, Clone, Copy)]
 pub(in crate::api) struct HiddenStatus(pub StatusCode);
@@ -87,15 +100,23 @@ impl OfrepError {
         Self { status, code: "GENERAL", details: details.to_owned() }
     }
 
-    /// The response to a request for events. `EventSource` asks again and again with a dead ticket, unless it gets 204.
+    /// The response to a request for events, for an `EventSource`. With a dead ticket it would ask again and again, unless it gets 204. At
+    /// any error it gives up, and then a provider fetches all flags and asks again, once a second: worst of all when a limit of streams is
+    /// reached. So that is a stream which ends at once, and says when to come back.
     pub fn events_response(self) -> Response<Body> {
-        if !matches!(self.status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) {
-            return self.response(None);
-        }
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::NO_CONTENT;
+        let (status, body) = match self.status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (StatusCode::NO_CONTENT, Body::empty()),
+            StatusCode::TOO_MANY_REQUESTS => {
+                let reason = self.details.replace(['\r', '\n'], " ");
+                let retry = retry_ms(RETRY_LATER_MS);
+                (StatusCode::OK, Body::new(Full::new(Bytes::from(format!(": {reason}\nretry: {retry}\n\n")))))
+            }
+            _ => return self.response(None),
+        };
+        let mut response = Response::new(body);
+        *response.status_mut() = status;
         response.extensions_mut().insert(HiddenStatus(self.status));
-        with_header(response, CACHE_CONTROL, HeaderValue::from_static("no-store"))
+        with_header(response, CONTENT_TYPE, EVENT_STREAM)
     }
 
     /// The response. Clients look for the key of the flag that they asked for.

@@ -12,17 +12,15 @@ use tonic::body::Body;
 
 use super::etag::FlagsTag;
 use crate::api::middleware::limits::{SharedAnswer, SharedBytes, SharedMessage, Unsent};
-use crate::api::protocol::ofrep::with_header;
+use crate::api::protocol::ofrep::{EVENT_STREAM, retry_ms, with_header};
 use crate::api::streams::{HEARTBEAT, MessageCache};
 use crate::domain::error::Error;
 use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::EnvironmentKey;
 use crate::mirror::{ClientConnection, FlagSelection, Mirror, Position, Subscription};
 
-/// How long a client waits before it connects again, in milliseconds: at least this long ...
-const MIN_RETRY_MS: u32 = 1_000;
-/// ... and up to so much longer, so that not all clients of a restarted server return at once.
-const RETRY_SPREAD_MS: u32 = 2_000;
+/// How long a client waits before it connects again, in milliseconds: at least this long.
+const RETRY_MS: u32 = 1_000;
 
 /// A comment, which clients ignore. It keeps proxies from ending a silent connection.
 const HEARTBEAT_COMMENT: &str = ":\n\n";
@@ -98,7 +96,7 @@ pub(super) fn response(
     let mut response = Response::new(Body::empty());
     response.extensions_mut().insert(SharedAnswer::with(unsent, events));
     response.extensions_mut().insert(scope);
-    let response = with_header(response, CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    let response = with_header(response, CONTENT_TYPE, EVENT_STREAM);
     with_header(response, X_ACCEL_BUFFERING.clone(), HeaderValue::from_static("no"))
 }
 
@@ -114,7 +112,7 @@ fn events(
         let selection = FlagSelection::all_in(EnvironmentScope::One(environment.clone()));
         let mut subscription = mirror.subscribe(selection.clone(), connection.clone());
         let mut seen = seen.map(Arc::<str>::from);
-        yield message(format!("retry: {}\n\n", retry_ms()));
+        yield message(format!("retry: {}\n\n", retry_ms(RETRY_MS)));
         loop {
             let Some(latest) = Announcement::latest(&environment, &subscription, &cache)? else {
                 subscription = mirror.subscribe(selection.clone(), connection.clone());
@@ -134,11 +132,6 @@ fn events(
 
 fn message(text: impl Into<String>) -> SharedMessage {
     SharedMessage { head: Default::default(), shared: SharedBytes::new(text.into()) }
-}
-
-fn retry_ms() -> u32 {
-    // Without randomness, all clients return after the same time.
-    MIN_RETRY_MS + getrandom::u32().unwrap_or_default() % RETRY_SPREAD_MS
 }
 
 #[cfg(test)]
