@@ -28,7 +28,7 @@ CREATE TABLE environments (
     archived_at    TIMESTAMPTZ
 );
 
--- Do not index status, revision, updated_at or updated_by: a flip changes them, and an update is heap-only (HOT) only if it
+-- Do not index status, revision, updated_at, updated_by or the last flip: a flip changes them, and an update is heap-only (HOT) only if it
 -- changes no indexed column and its page has room. Hence also the fill factor of 70 %.
 -- A vacuum never shortens the file, because it would take an exclusive lock that every writer waits for.
 CREATE TABLE feature_flags (
@@ -45,7 +45,15 @@ CREATE TABLE feature_flags (
     updated_at  TIMESTAMPTZ NOT NULL,
     updated_by  TEXT        NOT NULL,
     archived_at TIMESTAMPTZ,
-    UNIQUE (environment, key)
+    -- The last flip, copied from its entry, which may be trimmed. All are NULL for a flag that was never flipped.
+    last_flip_audit_log_id UUID,
+    last_flip_by           TEXT,
+    last_flip_revision     BIGINT,
+    last_flip_time         TIMESTAMPTZ,
+    last_flip_reason       TEXT CHECK (last_flip_reason <> ''),
+    UNIQUE (environment, key),
+    CHECK (num_nulls(last_flip_audit_log_id, last_flip_by, last_flip_revision, last_flip_time) IN (0, 4)
+           AND (last_flip_reason IS NULL OR last_flip_revision IS NOT NULL))
 ) WITH (fillfactor = 70, vacuum_truncate = false);
 
 CREATE TABLE users (

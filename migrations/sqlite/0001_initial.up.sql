@@ -48,7 +48,17 @@ CREATE TABLE feature_flags (
     updated_at  INTEGER NOT NULL,
     updated_by  TEXT    NOT NULL,
     archived_at INTEGER,
-    UNIQUE (environment, key)
+    -- The last flip, copied from its entry, which may be trimmed. All are NULL for a flag that was never flipped.
+    last_flip_audit_log_id BLOB    CHECK (length(last_flip_audit_log_id) = 16),
+    last_flip_by           TEXT,
+    last_flip_revision     INTEGER,
+    last_flip_time         INTEGER,
+    last_flip_reason       TEXT    CHECK (last_flip_reason <> ''),
+    UNIQUE (environment, key),
+    CHECK ((last_flip_by IS NULL) = (last_flip_audit_log_id IS NULL)
+           AND (last_flip_revision IS NULL) = (last_flip_audit_log_id IS NULL)
+           AND (last_flip_time IS NULL) = (last_flip_audit_log_id IS NULL)
+           AND (last_flip_reason IS NULL OR last_flip_audit_log_id IS NOT NULL))
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE users (
@@ -417,10 +427,14 @@ BEGIN
         WHEN NEW.revision <= OLD.revision
             THEN CASE
                 WHEN (NEW.name, NEW.description, NEW.status, NEW.revision,
-                      NEW.updated_at, NEW.updated_by, NEW.archived_at)
+                      NEW.updated_at, NEW.updated_by, NEW.archived_at,
+                      NEW.last_flip_audit_log_id, NEW.last_flip_by, NEW.last_flip_revision,
+                      NEW.last_flip_time, NEW.last_flip_reason)
                      IS NOT
                      (OLD.name, OLD.description, OLD.status, OLD.revision,
-                      OLD.updated_at, OLD.updated_by, OLD.archived_at)
+                      OLD.updated_at, OLD.updated_by, OLD.archived_at,
+                      OLD.last_flip_audit_log_id, OLD.last_flip_by, OLD.last_flip_revision,
+                      OLD.last_flip_time, OLD.last_flip_reason)
                     THEN RAISE(ABORT, 'feature_flags: update is refused: a change needs a higher revision')
                 END
         WHEN NOT EXISTS (

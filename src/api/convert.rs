@@ -9,7 +9,7 @@ use crate::checkpoint::{Checkpoint, Note};
 use crate::domain::access::{Identity, Permissions, Token, User};
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::environment::Environment;
-use crate::domain::flag::{Flag, Status};
+use crate::domain::flag::{Flag, LastFlip, Status};
 use crate::domain::history::PastFlag;
 use crate::domain::time::Timestamp;
 
@@ -42,6 +42,19 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
             updated_by: (*flag.updated_by).to_owned(),
             archived_at: flag.archived_at.map(time),
             environment: flag.environment.to_string(),
+            last_flip: flag.last_flip.as_deref().map(pb::LastFlip::from),
+        }
+    }
+}
+
+impl From<&LastFlip> for pb::LastFlip {
+    fn from(flip: &LastFlip) -> Self {
+        Self {
+            revision: flip.revision,
+            time: Some(time(flip.time)),
+            by: (*flip.by).to_owned(),
+            reason: flip.reason.as_deref().map(str::to_owned),
+            audit_log_id: flip.audit_log_id.to_string(),
         }
     }
 }
@@ -49,7 +62,11 @@ impl From<&Arc<Flag>> for pb::FeatureFlag {
 impl From<&Arc<PastFlag>> for pb::FeatureFlag {
     fn from(past: &Arc<PastFlag>) -> Self {
         let flag = Self::from(&past.flag);
-        if past.has_update_metadata { flag } else { Self { updated_at: None, updated_by: String::new(), ..flag } }
+        if past.has_update_metadata {
+            flag
+        } else {
+            Self { updated_at: None, updated_by: String::new(), last_flip: None, ..flag }
+        }
     }
 }
 

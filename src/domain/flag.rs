@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Revision;
+use super::audit::Entry;
 use super::text::{Description, EnvironmentKey, FlagKey, Name};
 use super::time::Timestamp;
 
@@ -61,6 +62,8 @@ pub struct Flag {
     pub id: Uuid,
     /// The key that code reads the flag by: unique in its environment, never changed or reused.
     pub key: FlagKey,
+    /// The last flip; `None` if the status is that of the creation.
+    pub last_flip: Option<Arc<LastFlip>>,
     /// A name for people.
     pub name: Name,
     /// The revision that last changed the flag.
@@ -71,6 +74,34 @@ pub struct Flag {
     pub updated_at: Timestamp,
     /// The e-mail address of the user who last changed it, or the service's name.
     pub updated_by: Arc<str>,
+}
+
+/// The last flip of a flag: why it has its status. Like [`Flag`], in alphabetical order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastFlip {
+    /// The entry of the flip.
+    pub audit_log_id: Uuid,
+    /// The e-mail address of the user who flipped the flag, or the service's name.
+    pub by: Arc<str>,
+    /// The reason that the caller gave. The flags of one batch share this text.
+    pub reason: Option<Arc<str>>,
+    /// The revision of the flip.
+    pub revision: Revision,
+    /// When it was made.
+    pub time: Timestamp,
+}
+
+impl LastFlip {
+    /// The flip that an entry records.
+    pub fn from_entry(entry: &Entry) -> Self {
+        Self {
+            audit_log_id: entry.id,
+            by: Arc::clone(&entry.user_email),
+            reason: entry.reason.clone(),
+            revision: entry.revision,
+            time: entry.timestamp,
+        }
+    }
 }
 
 impl Flag {
@@ -111,7 +142,18 @@ impl Flag {
             updated_at: Timestamp::default(),
             updated_by: "ann@example.com".into(),
             archived_at: None,
+            last_flip: None,
         }
+    }
+}
+
+#[cfg(test)]
+impl LastFlip {
+    /// A flip at this revision for a test.
+    pub fn sample(revision: Revision) -> Arc<Self> {
+        let audit_log_id = Uuid::from_u128(revision.unsigned_abs().into());
+        let time = Timestamp::from_micros(revision);
+        Arc::new(Self { audit_log_id, by: "ann@example.com".into(), reason: Some("because".into()), revision, time })
     }
 }
 
@@ -135,6 +177,7 @@ mod tests {
             updated_at: Timestamp::from_micros(1_700_000_000_123_457),
             updated_by: "cli@host".into(),
             archived_at: Some(Timestamp::MAX),
+            last_flip: Some(LastFlip::sample(i64::MAX)),
             ..Flag::sample("checkout", i64::MAX)
         };
         assert_eq!(Flag::from_json(&flag.to_json()), Some(flag.clone()));
@@ -158,6 +201,7 @@ mod tests {
     #[test]
     fn flag_with_its_counters_takes_160_bytes() {
         assert!(2 * size_of::<usize>() + size_of::<Flag>() <= 160);
+        assert!(2 * size_of::<usize>() + size_of::<LastFlip>() <= 80);
     }
 
     #[test]
@@ -173,8 +217,14 @@ mod tests {
         assert_eq!(
             flag.to_json(),
             r#"{"archived_at":null,"created_at":"1970-01-01T00:00:00.000001Z","description":"","#.to_owned()
-                + r#""environment":"default","id":"00000000-0000-0000-0000-000000000000","key":"checkout","name":"The \"new\" checkout","#
+                + r#""environment":"default","id":"00000000-0000-0000-0000-000000000000","key":"checkout","last_flip":null,"#
+                + r#""name":"The \"new\" checkout","#
                 + r#""revision":7,"status":"enabled","updated_at":"1970-01-01T00:00:02Z","updated_by":"ann@example.com"}"#
         );
+        let flipped = Flag { last_flip: Some(LastFlip::sample(1)), ..flag };
+        let last_flip = r#""last_flip":{"audit_log_id":"00000000-0000-0000-0000-000000000001","by":"ann@example.com","#
+            .to_owned()
+            + r#""reason":"because","revision":1,"time":"1970-01-01T00:00:00.000001Z"},"#;
+        assert!(flipped.to_json().contains(&last_flip), "{}", flipped.to_json());
     }
 }

@@ -4,7 +4,7 @@
 //! * For any other flag, its first entry after that revision holds the earlier value: an edit (an update, archiving or
 //!   unarchiving) holds the whole flag, a flip only the status.
 //! * If that entry is a flip, the other fields come from the first later edit or, without one, from the present flag. When and by
-//!   whom the flag was changed before the flip comes from its previous entry, unless that is trimmed.
+//!   whom the flag was changed before the flip, and its last flip until then, come from its previous entry, unless that is trimmed.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::Revision;
 use super::audit::Action;
-use super::flag::{Flag, Status};
+use super::flag::{Flag, LastFlip, Status};
 use super::time::Timestamp;
 
 /// A flag's first change after a revision, and what the log says about the flag before it.
@@ -37,10 +37,30 @@ pub struct NextChange {
 /// A change of a flag, as far as the flag records it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PreviousChange {
+    /// Its entry.
+    pub id: Uuid,
+    /// The action.
+    pub action: Action,
     /// When it was made.
     pub timestamp: Timestamp,
     /// The user who made it.
     pub user_email: Arc<str>,
+    /// The value after it: the status for a flip, the flag as JSON for any other change.
+    pub new_value: Option<String>,
+    /// The reason that the caller gave.
+    pub reason: Option<Arc<str>>,
+}
+
+impl PreviousChange {
+    /// The last flip of the flag, as of this change at `revision`; `None` if the entry is invalid.
+    fn last_flip(&self, revision: Revision) -> Option<Option<Arc<LastFlip>>> {
+        if self.action.is_flip() {
+            let Self { id: audit_log_id, timestamp: time, .. } = *self;
+            let (by, reason) = (Arc::clone(&self.user_email), self.reason.clone());
+            return Some(Some(Arc::new(LastFlip { audit_log_id, by, reason, revision, time })));
+        }
+        self.new_value.as_deref().and_then(Flag::from_json).map(|flag| flag.last_flip)
+    }
 }
 
 /// A flag as of an earlier revision.
@@ -48,7 +68,7 @@ pub struct PreviousChange {
 pub struct PastFlag {
     /// The flag.
     pub flag: Arc<Flag>,
-    /// Whether `updated_at` and `updated_by` are known: the entry that holds them may be trimmed.
+    /// Whether `updated_at`, `updated_by` and `last_flip` are known: the entry that holds them may be trimmed.
     pub has_update_metadata: bool,
 }
 
@@ -86,11 +106,12 @@ fn before_flip(now: &Flag, next: &NextChange) -> Option<(Flag, bool)> {
         None => now.clone(),
     };
     let status = next.old_value.as_deref().and_then(Status::parse)?;
-    let (updated_at, updated_by) = match &next.previous {
-        Some(previous) => (previous.timestamp, Arc::clone(&previous.user_email)),
-        None => (described.updated_at, Arc::clone(&described.updated_by)),
+    let revision = next.previous_revision?;
+    let (updated_at, updated_by, last_flip) = match &next.previous {
+        Some(previous) => (previous.timestamp, Arc::clone(&previous.user_email), previous.last_flip(revision)?),
+        None => (described.updated_at, Arc::clone(&described.updated_by), None),
     };
-    let flag = Flag { status, revision: next.previous_revision?, updated_at, updated_by, ..described };
+    let flag = Flag { status, revision, updated_at, updated_by, last_flip, ..described };
     Some((flag, next.previous.is_some()))
 }
 
@@ -112,6 +133,7 @@ mod tests {
             name: Name::parse("Then").unwrap(),
             updated_at: Timestamp::from_micros(10),
             archived_at: Some(Timestamp::from_micros(9)),
+            last_flip: Some(LastFlip::sample(10)),
             ..Flag::sample("a", 10)
         }
     }
@@ -130,8 +152,12 @@ mod tests {
             previous_revision: Some(10),
             before_edit: None,
             previous: Some(PreviousChange {
+                id: Uuid::from_u128(10),
+                action: Action::ToggleEnabled,
                 timestamp: Timestamp::from_micros(10),
                 user_email: "bob@example.com".into(),
+                new_value: Some("enabled".to_owned()),
+                reason: None,
             }),
         }
     }
@@ -174,6 +200,11 @@ mod tests {
             revision: 10,
             updated_at: Timestamp::from_micros(10),
             updated_by: "bob@example.com".into(),
+            last_flip: Some(Arc::new(LastFlip {
+                by: "bob@example.com".into(),
+                reason: None,
+                ..LastFlip::clone(&LastFlip::sample(10))
+            })),
             ..Flag::clone(&now())
         };
         assert_eq!(*flag, expected);
@@ -181,22 +212,34 @@ mod tests {
         let flipped = Flag { status: Status::Disabled, revision: 20, ..then() };
         let edited = NextChange { before_edit: Some(flipped.to_json()), ..flip.clone() };
         let flag = was(&edited).unwrap().unwrap().flag;
-        assert_eq!(*flag, Flag { updated_by: "bob@example.com".into(), ..then() });
+        assert_eq!(*flag, Flag { updated_by: "bob@example.com".into(), last_flip: expected.last_flip, ..then() });
+
+        for json in [then().to_json(), Flag { last_flip: None, ..then() }.to_json()] {
+            let last_flip = Flag::from_json(&json).unwrap().last_flip;
+            let edit =
+                |previous| PreviousChange { action: Action::FlagUpdated, new_value: Some(json.clone()), ..previous };
+            let after_edit = was(&NextChange { previous: flip.previous.clone().map(edit), ..flip.clone() });
+            assert_eq!(after_edit.unwrap().unwrap().flag.last_flip, last_flip, "an edit leaves the last flip");
+        }
 
         let undated = was(&NextChange { previous: None, ..edited }).unwrap().unwrap();
         assert_eq!((undated.flag.revision, undated.has_update_metadata), (10, false));
+        assert_eq!(undated.flag.last_flip, None);
     }
 
     #[test]
     fn invalid_entry_is_an_error() {
         let flip = change(Action::ToggleDisabled, "enabled");
         let other = Flag::sample("b", 10).to_json();
+        let unreadable =
+            |previous| PreviousChange { action: Action::FlagUpdated, new_value: Some("{}".to_owned()), ..previous };
         for (bad, at) in [
             (change(Action::ToggleDisabled, "on"), 20),
             (NextChange { old_value: None, ..flip.clone() }, 20),
             (NextChange { previous_revision: None, ..flip.clone() }, 20),
             (NextChange { previous_revision: Some(16), ..flip.clone() }, 16),
-            (NextChange { before_edit: Some("{}".to_owned()), ..flip }, 20),
+            (NextChange { before_edit: Some("{}".to_owned()), ..flip.clone() }, 20),
+            (NextChange { previous: flip.previous.clone().map(unreadable), ..flip }, 20),
             (change(Action::FlagUpdated, &other), 20),
             (change(Action::FlagUpdated, "enabled"), 20),
             (change(Action::LogTrimmed, "enabled"), 20),

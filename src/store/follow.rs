@@ -95,15 +95,19 @@ pub(super) async fn load<B: Backend>(snapshot: &mut B::Connection) -> Result<Sta
     Ok(state)
 }
 
-/// Reads all flags. Those of one environment share its key, and those that one user has changed share that user's name, since there may be
-/// a million of them.
+/// Reads all flags. Those of one environment share its key, those that one user has changed share that user's name, and those that were
+/// flipped for one reason share its text, since there may be a million of them.
 async fn all_flags<B: Backend>(snapshot: &mut B::Connection) -> Result<Vec<Arc<Flag>>, StoreError> {
-    let (mut environments, mut names) = (HashSet::new(), HashSet::new());
+    let (mut environments, mut texts) = (HashSet::new(), HashSet::new());
     let query = Sql::<B>::new(select::<Flag>()).query()?;
     let flags = B::fetch(snapshot, query).map(|row| {
         let mut flag = read::<B, Flag>(&row.map_err(B::classify)?)?;
         share(&mut environments, &mut flag.environment);
-        share(&mut names, &mut flag.updated_by);
+        share(&mut texts, &mut flag.updated_by);
+        if let Some(flip) = flag.last_flip.as_mut().and_then(Arc::get_mut) {
+            share(&mut texts, &mut flip.by);
+            flip.reason.iter_mut().for_each(|reason| share(&mut texts, reason));
+        }
         Ok(Arc::new(flag))
     });
     flags.try_collect().await

@@ -10,8 +10,8 @@ use super::{Fault, Problem};
 use crate::domain::Revision;
 use crate::domain::access::Directory;
 use crate::domain::audit::{Action, EntityType, Entry};
+use crate::domain::flag::LastFlip;
 use crate::domain::state::{EnvironmentRef, FlagRef, State};
-use crate::domain::time::Timestamp;
 
 /// An object as the log describes it.
 struct Object {
@@ -19,14 +19,12 @@ struct Object {
     key: Arc<str>,
     /// The revision of its last change.
     revision: Revision,
-    timestamp: Timestamp,
-    changed_by: Arc<str>,
     /// The environment that its last entry is about.
     environment: Option<Arc<str>>,
     /// All its fields as JSON, from the last entry that has them. A flip records only the status.
     fields: Option<Arc<str>>,
-    /// The status it was flipped to since.
-    status: Option<&'static str>,
+    /// The status it was flipped to since, and that flip.
+    flip: Option<(&'static str, LastFlip)>,
 }
 
 /// Replays a log into the objects that it describes. Memory grows with the number of objects, not of entries.
@@ -46,10 +44,10 @@ impl Replay {
     pub fn push(&mut self, entry: &Entry) {
         use Action::{AccessDenied, LogTrimmed, ToggleDisabled, ToggleEnabled};
         let Some(id) = entry.entity_id else { return };
-        let (fields, status) = match entry.action {
+        let (fields, flip) = match entry.action {
             AccessDenied | LogTrimmed => return,
-            ToggleEnabled => (None, Some("enabled")),
-            ToggleDisabled => (None, Some("disabled")),
+            ToggleEnabled => (None, Some(("enabled", LastFlip::from_entry(entry)))),
+            ToggleDisabled => (None, Some(("disabled", LastFlip::from_entry(entry)))),
             _ => (entry.new_value.clone(), None),
         };
         let fields = fields.or_else(|| self.objects.get_mut(&id).and_then(|before| before.fields.take()));
@@ -57,11 +55,9 @@ impl Replay {
             kind: entry.entity_type,
             key: entry.entity_key.clone(),
             revision: entry.revision,
-            timestamp: entry.timestamp,
-            changed_by: entry.user_email.clone(),
             environment: entry.environment.clone(),
             fields,
-            status,
+            flip,
         };
         self.objects.insert(id, object);
     }
@@ -168,10 +164,11 @@ impl Object {
         let fields = self.fields.as_deref().and_then(|fields| serde_json::from_str(fields).ok());
         let mut fields: Map<String, Value> = fields.unwrap_or_default();
         fields.insert("revision".to_owned(), json!(self.revision));
-        if let Some(status) = self.status {
+        if let Some((status, last_flip)) = &self.flip {
             fields.insert("status".to_owned(), json!(status));
-            fields.insert("updated_at".to_owned(), json!(self.timestamp.to_string()));
-            fields.insert("updated_by".to_owned(), json!(&*self.changed_by));
+            fields.insert("last_flip".to_owned(), json!(last_flip));
+            fields.insert("updated_at".to_owned(), json!(last_flip.time));
+            fields.insert("updated_by".to_owned(), json!(last_flip.by));
         }
         fields
     }
@@ -187,7 +184,11 @@ mod tests {
     /// In a trimmed log a flip may be the only entry of a flag. Its values do not say where the flag belongs.
     #[test]
     fn flip_shows_the_environment_of_its_flag() {
-        let flag = Arc::new(Flag::sample_in("staging", "a", 7));
+        let last_flip =
+            Arc::new(LastFlip { reason: None, audit_log_id: Uuid::nil(), ..LastFlip::clone(&LastFlip::sample(7)) });
+        let (updated_at, updated_by) = (last_flip.time, Arc::clone(&last_flip.by));
+        let flag = Flag { updated_at, updated_by, last_flip: Some(last_flip), ..Flag::sample_in("staging", "a", 7) };
+        let flag = Arc::new(flag);
         let mut state = State::empty(Uuid::nil());
         let delta = Delta { flags: vec![Arc::clone(&flag)], ..Delta::default() };
         state.apply(*state.head(), &delta);

@@ -22,6 +22,7 @@ mod environments;
 mod flagd;
 mod health;
 mod large_flag_set;
+mod last_flip;
 mod layers;
 mod limits;
 mod malformed_requests;

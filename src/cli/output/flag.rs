@@ -25,6 +25,30 @@ struct FlagJson<'a> {
     updated_by: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     archived_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_flip: Option<LastFlipJson<'a>>,
+}
+
+#[derive(Serialize)]
+struct LastFlipJson<'a> {
+    revision: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    by: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<&'a str>,
+    audit_log_id: &'a str,
+}
+
+/// The JSON object of a flag's last flip.
+fn last_flip_json(flip: &pb::LastFlip) -> LastFlipJson<'_> {
+    LastFlipJson {
+        revision: flip.revision,
+        time: time(flip.time.as_ref()),
+        by: &flip.by,
+        reason: flip.reason.as_deref(),
+        audit_log_id: &flip.audit_log_id,
+    }
 }
 
 /// The JSON object of a flag.
@@ -41,6 +65,7 @@ fn flag_json(flag: &pb::FeatureFlag) -> impl Serialize {
         updated_at: time(flag.updated_at.as_ref()),
         updated_by: &flag.updated_by,
         archived_at: time(flag.archived_at.as_ref()),
+        last_flip: flag.last_flip.as_ref().map(last_flip_json),
     }
 }
 

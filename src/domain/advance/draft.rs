@@ -38,8 +38,9 @@ pub(super) struct Values {
     pub new: Option<Arc<str>>,
 }
 
-/// When and by whom an object is changed. The object gets it first, since its JSON is part of the entry.
+/// When and by whom an object is changed, and the entry that records it. The object gets it first, since its JSON is part of the entry.
 pub(super) struct ChangeStamp {
+    pub entry_id: Uuid,
     pub revision: i64,
     pub timestamp: Timestamp,
     /// The actor's name in the audit log: the e-mail address of a user, or the name of the service.
@@ -191,8 +192,9 @@ impl<'a> Draft<'a> {
 
     /// The stamp of the next change. Timestamps never decrease along revisions, whatever the clock does. None is at or before
     /// the closed time, because questions about that were answered already.
-    pub fn next_stamp(&self, actor: &Actor) -> ChangeStamp {
+    pub fn next_stamp(&mut self, actor: &Actor) -> ChangeStamp {
         ChangeStamp {
+            entry_id: self.new_id(),
             revision: self.head.revision + 1,
             timestamp: self.now.max(self.head.timestamp).max(self.state.closed_at().next()),
             changed_by: self.actor_name(actor),
@@ -261,7 +263,7 @@ impl<'a> Draft<'a> {
         // A revert by a first-time single sign-on caller writes two entries: the new user, and the flip, which is the revert.
         let reverts = proposal.command.reverts().filter(|_| action.is_flip());
         let mut entry = Entry {
-            id: self.new_id(),
+            id: stamp.entry_id,
             revision: stamp.revision,
             timestamp: stamp.timestamp,
             user_id: self.user_id(&proposal.actor),

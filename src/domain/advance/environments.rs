@@ -53,7 +53,8 @@ pub(super) fn update(draft: &mut Draft<'_>, proposal: &Proposal, update: &Enviro
     if after == *before {
         return Ok((Object::Environment(before), None));
     }
-    let (environment, entry) = logged::edit(draft, proposal, Action::EnvironmentUpdated, &*before, after);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let (environment, entry) = logged::edit(draft, proposal, stamp, Action::EnvironmentUpdated, &*before, after);
     Ok((Object::Environment(environment), Some(entry)))
 }
 
@@ -68,10 +69,11 @@ pub(super) fn set_archived(
     if before.archived_at.is_some() == archived {
         return Ok((Object::Environment(before), None));
     }
-    let archived_at = archived.then(|| draft.next_stamp(&proposal.actor).timestamp);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let archived_at = archived.then_some(stamp.timestamp);
     let after = Environment { archived_at, ..Environment::clone(&before) };
     let action = if archived { Action::EnvironmentArchived } else { Action::EnvironmentUnarchived };
-    let (environment, entry) = logged::edit(draft, proposal, action, &*before, after);
+    let (environment, entry) = logged::edit(draft, proposal, stamp, action, &*before, after);
     Ok((Object::Environment(environment), Some(entry)))
 }
 

@@ -10,7 +10,7 @@ use crate::domain::access::Scope;
 use crate::domain::audit::{Action, Entry};
 use crate::domain::environment::Environment;
 use crate::domain::error::{Error, Violation};
-use crate::domain::flag::{Flag, Status};
+use crate::domain::flag::{Flag, LastFlip, Status};
 use crate::domain::flag_access::FlagAccess;
 use crate::domain::state::{EnvironmentRef, FlagRef};
 use crate::domain::text::{Description, EnvironmentKey, Name};
@@ -114,6 +114,7 @@ pub(super) fn create(
         updated_at: stamp.timestamp,
         updated_by: Arc::clone(&stamp.changed_by),
         archived_at: None,
+        last_flip: None,
     };
     let (flag, entry) = logged::create(draft, proposal, stamp, Action::FlagCreated, flag);
     Ok((Object::Flag(flag), Some(entry)))
@@ -158,7 +159,12 @@ pub(super) fn update(
     if let Some(description) = edit.description {
         after.description = description.clone();
     }
-    Ok(write_edit(draft, proposal, Action::FlagUpdated, before, after))
+    if after == *before {
+        return Ok((Object::Flag(before), None));
+    }
+    let stamp = draft.next_stamp(&proposal.actor);
+    let (flag, entry) = logged::edit(draft, proposal, stamp, Action::FlagUpdated, &*before, after);
+    Ok((Object::Flag(flag), Some(entry)))
 }
 
 pub(super) fn set_archived(
@@ -174,10 +180,11 @@ pub(super) fn set_archived(
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
     }
-    let archived_at = archived.then(|| draft.next_stamp(&proposal.actor).timestamp);
-    let after = Flag { archived_at, ..Flag::clone(&before) };
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = Flag { archived_at: archived.then_some(stamp.timestamp), ..Flag::clone(&before) };
     let action = if archived { Action::FlagArchived } else { Action::FlagUnarchived };
-    Ok(write_edit(draft, proposal, action, before, after))
+    let (flag, entry) = logged::edit(draft, proposal, stamp, action, &*before, after);
+    Ok((Object::Flag(flag), Some(entry)))
 }
 
 /// The flag that a request changes, and its environment, which is not archived.
@@ -231,19 +238,18 @@ fn flippable(
 }
 
 fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {
-    let after = Flag { status, ..Flag::clone(before) };
+    let stamp = draft.next_stamp(&proposal.actor);
+    let last_flip = LastFlip {
+        audit_log_id: stamp.entry_id,
+        by: Arc::clone(&stamp.changed_by),
+        reason: proposal.reason.as_ref().map(|reason| reason.shared()),
+        revision: stamp.revision,
+        time: stamp.timestamp,
+    };
+    let after = Flag { status, last_flip: Some(Arc::new(last_flip)), ..Flag::clone(before) };
     let action = match status {
         Status::Enabled => Action::ToggleEnabled,
         Status::Disabled => Action::ToggleDisabled,
     };
-    logged::edit(draft, proposal, action, &**before, after)
-}
-
-/// Writes an edit, unless it changes nothing.
-fn write_edit(draft: &mut Draft<'_>, proposal: &Proposal, action: Action, before: Arc<Flag>, after: Flag) -> Outcome {
-    if after == *before {
-        return (Object::Flag(before), None);
-    }
-    let (flag, entry) = logged::edit(draft, proposal, action, &*before, after);
-    (Object::Flag(flag), Some(entry))
+    logged::edit(draft, proposal, stamp, action, &**before, after)
 }

@@ -38,15 +38,15 @@ pub(super) fn create<T: Logged>(
     (new, draft.write_entry(proposal, stamp, action, entity, values))
 }
 
-/// Writes an object as it is after a change, which this dates.
+/// Writes an object as it is after a change, and dates it.
 pub(super) fn edit<T: Logged>(
     draft: &mut Draft<'_>,
     proposal: &Proposal,
+    stamp: ChangeStamp,
     action: Action,
     before: &T,
     after: T,
 ) -> (Arc<T>, Arc<Entry>) {
-    let stamp = draft.next_stamp(&proposal.actor);
     let after = after.stamped(&stamp);
     let values = Values { old: Some(before.value(action)), new: Some(after.value(action)) };
     let entity = Entity { previous_revision: Some(before.revision()), ..after.entity() };

@@ -98,9 +98,9 @@ pub(super) fn revoke(
         return Ok((Object::Token(before), None));
     }
     check_not_last_token(draft, proposal, &before)?;
-    let revoked_at = Some(draft.next_stamp(&proposal.actor).timestamp);
-    let after = Token { revoked_at, ..Token::clone(&before) };
-    let (token, entry) = logged::edit(draft, proposal, Action::TokenRevoked, &*before, after);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = Token { revoked_at: Some(stamp.timestamp), ..Token::clone(&before) };
+    let (token, entry) = logged::edit(draft, proposal, stamp, Action::TokenRevoked, &*before, after);
     Ok((Object::Token(token), Some(entry)))
 }
 

@@ -105,7 +105,8 @@ pub(super) fn update(
     if after == *before {
         return Ok((Object::User(before), None));
     }
-    let (user, entry) = logged::edit(draft, proposal, Action::UserUpdated, &*before, after);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let (user, entry) = logged::edit(draft, proposal, stamp, Action::UserUpdated, &*before, after);
     Ok((Object::User(user), Some(entry)))
 }
 
@@ -160,9 +161,9 @@ pub(super) fn deactivate(
     if draft.user_id(&proposal.actor) == Some(id) {
         return Err(Error::RemovesOwnAccess);
     }
-    let deactivated_at = Some(draft.next_stamp(&proposal.actor).timestamp);
-    let after = User { deactivated_at, ..User::clone(&before) };
-    let (user, entry) = logged::edit(draft, proposal, Action::UserDeactivated, &*before, after);
+    let stamp = draft.next_stamp(&proposal.actor);
+    let after = User { deactivated_at: Some(stamp.timestamp), ..User::clone(&before) };
+    let (user, entry) = logged::edit(draft, proposal, stamp, Action::UserDeactivated, &*before, after);
     Ok((Object::User(user), Some(entry)))
 }
 

@@ -4,7 +4,8 @@
 -- log for a flag that is seldom changed, when most entries are of other flags. PostgreSQL ignores a column of the order that is known
 -- to be constant; LIKE and the bounds hide that it is.
 SELECT next.revision, asked.id AS flag_id, next.action_type, next.old_value, next.previous_entity_revision,
-    edit.old_value AS before_edit, previous.timestamp AS previous_timestamp, previous.user_email AS previous_user_email
+    edit.old_value AS before_edit, previous.id, previous.action_type AS previous_action_type, previous.timestamp, previous.user_email,
+    previous.new_value, previous.reason
 FROM unnest($1::uuid[]) AS asked (id)
 -- idx_audit_logs_entity_type_entity_id, backwards.
 CROSS JOIN LATERAL (

@@ -13,7 +13,8 @@
 /// ```
 ///
 /// `field as "column": Type` gives a column another name than its field. `nested field: Struct { ... }` after the columns
-/// stores an optional struct as one column per field, all of them null when it is absent.
+/// stores an optional struct, which may be shared, as one column per field. All of them are null when it is absent. Fields that may be
+/// null in a struct that is present follow as `optional { ... }`.
 ///
 /// The types must be [`Field`](super::field::Field)s. A field that is not described does not compile.
 macro_rules! table {
@@ -21,7 +22,11 @@ macro_rules! table {
         $type:ident in $table:literal {
             $( $role:ident { $( $field:ident $(as $column:literal)? : $kind:ty ),* $(,)? } )*
         }
-        $( nested $nested:ident : $struct:ident { $( $inner:ident : $inner_kind:ty ),* $(,)? } )?
+        $( nested $nested:ident : $struct:ident {
+            $( $inner:ident $(as $inner_column:literal)? : $inner_kind:ty ),* $(,)?
+        } $( optional {
+            $( $maybe:ident $(as $maybe_column:literal)? : $maybe_kind:ty ),* $(,)?
+        } )? )?
     ) => {
         impl Table for $type {
             const NAME: &'static str = $table;
@@ -33,17 +38,25 @@ macro_rules! table {
                     kind: <$kind as Field>::KIND,
                 }, )* )*
                 $( $( Column {
-                    name: stringify!($inner),
+                    name: table!(@name $inner $($inner_column)?),
                     role: Role::Updated,
                     kind: <$inner_kind as Field>::KIND,
-                }, )* )?
+                }, )* $( $( Column {
+                    name: table!(@name $maybe $($maybe_column)?),
+                    role: Role::Updated,
+                    kind: <$maybe_kind as Field>::KIND,
+                }, )* )? )?
             ];
 
             fn bind<B: Backend>(&self, part: Part, arguments: &mut B::Arguments) -> Result<(), BoxError> {
                 $( if part.includes(Role::$role) {
                     $( B::add(arguments, self.$field.to_column())?; )*
                 } )*
-                $( $( B::add(arguments, self.$nested.as_ref().map(|nested| nested.$inner.to_column()))?; )* )?
+                $( $( B::add(arguments, self.$nested.as_ref().map(|nested| nested.$inner.to_column()))?; )*
+                $( $( {
+                    let value = self.$nested.as_ref().and_then(|nested| nested.$maybe.as_ref());
+                    B::add(arguments, value.map(<$maybe_kind as Field>::to_column))?;
+                } )* )? )?
                 Ok(())
             }
 
@@ -59,19 +72,24 @@ macro_rules! table {
                 $( $( {
                     let values = rows().map(|row| row.$nested.as_ref().map(|nested| nested.$inner.to_column()));
                     arguments.add(values.collect::<Vec<_>>())?;
-                } )* )?
+                } )* $( $( {
+                    let values = rows().map(|row| row.$nested.as_ref().and_then(|nested| nested.$maybe.as_ref()));
+                    let values = values.map(|value| value.map(<$maybe_kind as Field>::to_column));
+                    arguments.add(values.collect::<Vec<_>>())?;
+                } )* )? )?
                 Ok(())
             }
 
             fn decode<B: Backend>(columns: &mut Columns<'_, B>) -> Result<Self, String> {
                 $( $( let $field = columns.next::<$kind>()?; )* )*
-                $(
+                $( let $nested = {
                     $( let $inner = columns.next::<Option<$inner_kind>>()?; )*
-                    let $nested = match ($( $inner, )*) {
-                        ($( Some($inner), )*) => Some($struct { $( $inner, )* }),
+                    $( $( let $maybe = columns.next::<Option<$maybe_kind>>()?; )* )?
+                    match ($( $inner, )*) {
+                        ($( Some($inner), )*) => Some($struct { $( $inner, )* $( $( $maybe, )* )? }.into()),
                         _ => None,
-                    };
-                )?
+                    }
+                }; )?
                 Ok(Self { $( $( $field, )* )* $( $nested, )? })
             }
         }

@@ -16,7 +16,7 @@ use crate::domain::access::{Account, Permissions, SecretHash, Token, User};
 use crate::domain::advance::StoredRequest;
 use crate::domain::audit::{Action, EntityType, Entry};
 use crate::domain::environment::Environment;
-use crate::domain::flag::{Flag, Status};
+use crate::domain::flag::{Flag, LastFlip, Status};
 use crate::domain::history::{NextChange, PreviousChange};
 use crate::domain::state::Head;
 use crate::domain::text::{Description, Email, EnvironmentKey, FlagKey, Name, RequestId};
@@ -70,6 +70,12 @@ table! {
             archived_at: Option<Timestamp>,
         }
     }
+    nested last_flip: LastFlip {
+        audit_log_id as "last_flip_audit_log_id": Uuid,
+        by as "last_flip_by": Arc<str>,
+        revision as "last_flip_revision": Revision,
+        time as "last_flip_time": Timestamp,
+    } optional { reason as "last_flip_reason": Arc<str> }
 }
 
 table! {
@@ -165,5 +171,6 @@ table! {
             before_edit: Option<String>,
         }
     }
-    nested previous: PreviousChange { timestamp: Timestamp, user_email: Arc<str> }
+    nested previous: PreviousChange { id: Uuid, action: Action, timestamp: Timestamp, user_email: Arc<str> }
+    optional { new_value: String, reason: Arc<str> }
 }

@@ -5,7 +5,8 @@ SELECT next.revision, asked.id AS flag_id, next.action_type, next.old_value, nex
         WHERE entity_id = asked.id AND revision > $2
             AND action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived')
         ORDER BY revision LIMIT 1) AS before_edit,
-    previous.timestamp AS previous_timestamp, previous.user_email AS previous_user_email
+    previous.id, previous.action_type AS previous_action_type, previous.timestamp, previous.user_email,
+    previous.new_value, previous.reason
 FROM (SELECT unhex(value) AS id FROM json_each($1)) AS asked
 CROSS JOIN audit_logs AS next ON next.revision =
     (SELECT revision FROM audit_logs INDEXED BY idx_audit_logs_entity_type_entity_id

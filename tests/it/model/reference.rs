@@ -12,6 +12,14 @@ pub struct Flag {
     pub archived: bool,
     pub name: String,
     pub revision: i64,
+    pub last_flip: Option<LastFlip>,
+}
+
+/// The revision of a flip, and its reason.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LastFlip {
+    pub revision: i64,
+    pub reason: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,6 +45,13 @@ pub struct Model {
     pub entries: Vec<LogEntry>,
     pub head: i64,
     pub floor: i64,
+    /// The reason of the present change.
+    reason: Option<String>,
+}
+
+/// The reason that a change gives at this head: every other one has none.
+pub fn reason(head: i64) -> Option<String> {
+    (head % 2 == 0).then(|| format!("reason {head}"))
 }
 
 fn refuse<T>(code: Code, reason: &str) -> Result<T, Refusal> {
@@ -46,7 +61,7 @@ fn refuse<T>(code: Code, reason: &str) -> Result<T, Refusal> {
 impl Model {
     pub fn new(head: i64, floor: i64) -> Self {
         let (flags, users, tokens, entries) = (BTreeMap::new(), BTreeMap::new(), Vec::new(), Vec::new());
-        Self { flags, users, tokens, entries, head, floor }
+        Self { flags, users, tokens, entries, head, floor, reason: None }
     }
 
     pub fn entries_kept(&self) -> Vec<LogEntry> {
@@ -77,7 +92,9 @@ impl Model {
             return Ok(0);
         }
         let revision = self.log(action, number);
-        self.flags.insert(number, Flag { revision, ..flag });
+        let is_flip = action.starts_with("toggle");
+        let last_flip = if is_flip { Some(LastFlip { revision, reason: self.reason.clone() }) } else { flag.last_flip };
+        self.flags.insert(number, Flag { revision, last_flip, ..flag });
         Ok(1)
     }
 
@@ -100,6 +117,7 @@ impl Model {
     }
 
     pub fn apply(&mut self, op: &Op) -> Answer {
+        self.reason = reason(self.head);
         match *op {
             Op::CreateFlag { flag, on } => self.batch_create(&[(flag, on)]),
             Op::Toggle { flag, expected } => {
@@ -176,7 +194,7 @@ impl Model {
         if items.iter().any(|(flag, _)| self.flags.contains_key(flag)) {
             return refuse(Code::AlreadyExists, "KEY_TAKEN");
         }
-        let new = |on| Flag { on, archived: false, name: "new".to_owned(), revision: 0 };
+        let new = |on| Flag { on, archived: false, name: "new".to_owned(), revision: 0, last_flip: None };
         items.iter().map(|(flag, on)| self.put(*flag, new(*on), "flag_created")).sum()
     }
 

@@ -7,7 +7,7 @@ use toggled::api::pb::*;
 use tonic::{Code, Response};
 use uuid::Uuid;
 
-use super::reference::{Flag, LogEntry, Model, User};
+use super::reference::{Flag, LastFlip, LogEntry, Model, User, reason};
 use super::{Answer, ENVIRONMENTS, Expected, Op, Refusal};
 use crate::support::{Client, Server, reason_of};
 
@@ -87,7 +87,7 @@ impl Service {
 
     pub async fn apply(&mut self, op: &Op, before: &Model) -> Answer {
         let ids = match *op {
-            Op::Batch { ref items } => self.batch(items).await,
+            Op::Batch { ref items } => self.batch(items, reason(before.head).unwrap_or_default()).await,
             Op::BatchCreate { ref items } => self.batch_create(items).await,
             Op::CreateUser { .. } | Op::Grant { .. } | Op::Deactivate { .. } => self.change_user(op).await,
             Op::CreateToken { .. } | Op::Revoke { .. } => self.change_token(op).await,
@@ -99,6 +99,7 @@ impl Service {
     }
 
     async fn change_flag(&mut self, op: &Op, before: &Model) -> EntryIds {
+        let reason = reason(before.head).unwrap_or_default();
         let at = |flag, expected| match (expected, before.flags.get(flag)) {
             (Expected::Unset, _) => None,
             (Expected::Current, flag) => Some(flag.map_or(1, |flag| flag.revision)),
@@ -114,19 +115,22 @@ impl Service {
             Op::Toggle { ref flag, expected } => {
                 let (environment, expected_revision) = (environment(*flag), at(flag, expected));
                 let flag = key!(toggle_feature_flag_request, self.prefix.clone());
-                let request = ToggleFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
+                let request =
+                    ToggleFeatureFlagRequest { flag, environment, expected_revision, reason, ..Default::default() };
                 change_once!(self.toggle.toggle_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: true, expected } => {
                 let (environment, expected_revision) = (environment(*flag), at(flag, expected));
                 let flag = key!(enable_feature_flag_request, self.prefix.clone());
-                let request = EnableFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
+                let request =
+                    EnableFeatureFlagRequest { flag, environment, expected_revision, reason, ..Default::default() };
                 change_once!(self.toggle.enable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Set { ref flag, on: false, expected } => {
                 let (environment, expected_revision) = (environment(*flag), at(flag, expected));
                 let flag = key!(disable_feature_flag_request, self.prefix.clone());
-                let request = DisableFeatureFlagRequest { flag, environment, expected_revision, ..Default::default() };
+                let request =
+                    DisableFeatureFlagRequest { flag, environment, expected_revision, reason, ..Default::default() };
                 change_once!(self.toggle.disable_feature_flag(request), |answer| entry!(answer))
             }
             Op::Rename { ref flag, name, expected } => {
@@ -158,21 +162,22 @@ impl Service {
             }
             Op::Revert { entry } => {
                 let audit_log_id = self.entries.get(entry).cloned().unwrap_or_else(|| Uuid::now_v7().to_string());
-                let request = RevertFeatureFlagRequest { audit_log_id, ..Default::default() };
+                let request = RevertFeatureFlagRequest { audit_log_id, reason, ..Default::default() };
                 change_once!(self.toggle.revert_feature_flag(request), |answer| entry!(answer))
             }
             _ => unreachable!("{op:?} is not about one flag"),
         }
     }
 
-    async fn batch(&mut self, items: &[(usize, bool)]) -> EntryIds {
+    async fn batch(&mut self, items: &[(usize, bool)], reason: String) -> EntryIds {
         let item = |(flag, on): &(usize, bool)| BatchSetItem {
             flag: key!(batch_set_item, self.prefix.clone()),
             status: status(*on).into(),
             environment: environment(*flag),
             ..Default::default()
         };
-        let request = BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), ..Default::default() };
+        let request =
+            BatchSetFeatureFlagsRequest { items: items.iter().map(item).collect(), reason, ..Default::default() };
         change_once!(self.toggle.batch_set_feature_flags(request), |answer| {
             answer.results.into_iter().filter_map(|result| result.audit_log_id).collect()
         })
@@ -267,7 +272,8 @@ impl Service {
         let flags = self.admin.toggle.list_feature_flags(request).await.unwrap().into_inner().feature_flags;
         let flag = |flag: FeatureFlag| {
             let (on, archived) = (flag.status() == FeatureFlagStatus::Enabled, flag.archived_at.is_some());
-            (number(&flag.environment), Flag { on, archived, name: flag.name, revision: flag.revision })
+            let last_flip = flag.last_flip.map(|flip| LastFlip { revision: flip.revision, reason: flip.reason });
+            (number(&flag.environment), Flag { on, archived, name: flag.name, revision: flag.revision, last_flip })
         };
         flags.into_iter().map(flag).collect()
     }

@@ -86,7 +86,7 @@ on_both_databases! {
         assert_eq!(world.store.next_changes(&many, 0).await.unwrap().len(), 1);
     }
 
-    async fn trimmed_past_lacks_only_time_and_author(backend: Backend) {
+    async fn trimmed_past_lacks_only_update_and_last_flip(backend: Backend) {
         let (mut world, states) = eventful(backend).await;
         let (floor, _) = states[6];
         trim(&mut world, floor).await;
@@ -96,9 +96,9 @@ on_both_databases! {
             assert_eq!(were.len(), flags.len());
             for (was, flag) in were.iter().zip(flags) {
                 undated += usize::from(!was.has_update_metadata);
-                let (updated_at, updated_by) = (flag.updated_at, Arc::clone(&flag.updated_by));
+                let (updated_at, updated_by, last_flip) = (flag.updated_at, Arc::clone(&flag.updated_by), flag.last_flip.clone());
                 assert!(was.has_update_metadata || flag.revision <= floor, "{was:?}");
-                let found = if was.has_update_metadata { Flag::clone(&was.flag) } else { Flag { updated_at, updated_by, ..Flag::clone(&was.flag) } };
+                let found = if was.has_update_metadata { Flag::clone(&was.flag) } else { Flag { updated_at, updated_by, last_flip, ..Flag::clone(&was.flag) } };
                 assert_eq!(found, **flag, "at {revision}");
             }
         }

@@ -43,6 +43,7 @@ on_both_databases! {
             ("description = 'Other'", higher),
             ("updated_by = 'mallory@example.com'", higher),
             ("archived_at = updated_at", higher),
+            ("last_flip_audit_log_id = id, last_flip_by = 'x', last_flip_revision = 1, last_flip_time = updated_at", higher),
             ("updated_at = created_at, status = 'enabled', revision = revision", higher),
             ("revision = revision - 1", higher),
             ("status = 'enabled', revision = 1", higher),
@@ -173,7 +174,8 @@ on_both_databases! {
             let takeover = |set: &str, key: &str| {
                 format!(
                     "INSERT OR REPLACE INTO feature_flags SELECT {set}, name, description, 'enabled', revision,
-                         created_at, updated_at, updated_by, archived_at FROM feature_flags WHERE key = '{key}'"
+                         created_at, updated_at, updated_by, archived_at, NULL, NULL, NULL, NULL, NULL FROM feature_flags
+                     WHERE key = '{key}'"
                 )
             };
             world.raw.refuses(&takeover("id, environment, key", "off"), "exists").await;

@@ -147,12 +147,23 @@ on_both_databases! {
         let environment = "key, name, require_reason, revision, created_at, updated_at, updated_by";
         let forged = environment.replacen("key", "'forged'", 1);
         let id = tampered.raw.id(Uuid::now_v7());
+        let columns_of_flip = ["audit_log_id", "by", "revision", "time", "reason"].map(|column| format!("last_flip_{column}"));
+        let removed = columns_of_flip.map(|column| format!("{column} = NULL")).join(", ");
+        let added = "last_flip_audit_log_id = id, last_flip_by = updated_by, last_flip_revision = revision, last_flip_time = updated_at";
         for (sql, revision) in [
             ("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-two'".to_owned(), last("old-two")),
             ("UPDATE feature_flags SET status = 'enabled' WHERE key = 'old-one'".to_owned(), last("old-one")),
             ("UPDATE feature_flags SET name = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
             ("UPDATE feature_flags SET description = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
             ("UPDATE feature_flags SET updated_by = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
+            ("UPDATE feature_flags SET last_flip_by = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
+            ("UPDATE feature_flags SET last_flip_reason = 'x' WHERE key = 'old-one'".to_owned(), last("old-one")),
+            ("UPDATE feature_flags SET last_flip_revision = 1 WHERE key = 'old-one'".to_owned(), last("old-one")),
+            ("UPDATE feature_flags SET last_flip_time = created_at WHERE key = 'old-one'".to_owned(), last("old-one")),
+            ("UPDATE feature_flags SET last_flip_audit_log_id = id WHERE key = 'old-one'".to_owned(), last("old-one")),
+            (format!("UPDATE feature_flags SET {removed} WHERE key = 'old-one'"), last("old-one")),
+            // It was never flipped.
+            (format!("UPDATE feature_flags SET {added} WHERE key = 'old-two'"), last("old-two")),
             ("UPDATE feature_flags SET revision = revision - 1 WHERE key = 'old-one'".to_owned(), last("old-one")),
             ("UPDATE feature_flags SET archived_at = NULL WHERE key = 'old-two'".to_owned(), last("old-two")),
             ("DELETE FROM feature_flags WHERE key = 'old-two'".to_owned(), last("old-two")),

@@ -53,6 +53,7 @@ on_both_databases! {
         let mut tampered = TamperedLog::new(backend).await;
         let entries = tampered.entries().await;
         let (floor, end) = (entries[FULL as usize - 1].clone(), entries.last().unwrap().clone());
+        let last = |key: &str| entries.iter().rfind(|entry| &*entry.entity_key == key).unwrap().revision;
         let (_, _, output) = verify_all(&tampered, &[]).await;
         assert!(!output.contains("compared"), "{output}");
         trim(&mut tampered, &floor).await;
@@ -72,6 +73,7 @@ on_both_databases! {
             ("DELETE FROM audit_logs".to_owned(), FULL + 1, "truncated"),
             (format!("DELETE FROM audit_logs WHERE revision = {}", FULL + 1), FULL + 1, "missing"),
             (format!("UPDATE log_head SET floor_hash = {}", tampered.raw.hash(7)), FULL, "forked"),
+            ("UPDATE feature_flags SET last_flip_reason = 'x' WHERE key = 'old-one'".to_owned(), last("old-one"), "state"),
         ] {
             tampered.raw.run(&sql).await;
             tampered.assert_found_and_undo(&sql, revision, kind, &[]).await;

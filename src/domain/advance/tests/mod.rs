@@ -13,7 +13,7 @@ use super::*;
 use crate::domain::access::{Credential, Directory, Permission, Permissions, SecretHash, Token, User};
 use crate::domain::audit::{Action, EntityType};
 use crate::domain::environment::Environment;
-use crate::domain::flag::{Flag, Status};
+use crate::domain::flag::{Flag, LastFlip, Status};
 use crate::domain::hash;
 use crate::domain::state::{Delta, FlagRef, Head};
 use crate::domain::text::{Description, Email, FlagKey, Name, Reason};
@@ -129,14 +129,18 @@ fn new_token(user_id: Uuid, expires_at: Option<Timestamp>) -> NewToken {
     }
 }
 
-fn create(key: &str) -> Command {
-    Command::CreateFlag(NewFlag {
+fn new_flag(key: &str) -> NewFlag {
+    NewFlag {
         environment: None,
         key: FlagKey::parse(key).unwrap(),
         name: Name::parse("A flag").unwrap(),
         description: Description::parse("").unwrap(),
         status: Status::Disabled,
-    })
+    }
+}
+
+fn create(key: &str) -> Command {
+    Command::CreateFlag(new_flag(key))
 }
 
 fn toggle(flag: &str) -> Command {
@@ -198,6 +202,46 @@ fn toggle_flips_and_writes_an_entry() {
     assert_eq!(entry.token_id, Some(token));
     assert_eq!(entry.previous_entity_revision, Some(before.revision));
     assert_eq!(&*flag.updated_by, "admin@localhost");
+    assert_eq!(flag.last_flip.as_deref(), Some(&LastFlip::from_entry(&entry)));
+}
+
+#[test]
+fn only_flips_set_the_last_flip() {
+    let mut world = World::new();
+    let because = |text: &str, command| Proposal { reason: Some(Reason::parse(text).unwrap()), ..service(command) };
+    assert_eq!(world.create("a").last_flip, None);
+    let on = NewFlag { status: Status::Enabled, ..new_flag("on") };
+    assert_eq!(flag_of(&world.accept(service(Command::CreateFlag(on)))).last_flip, None, "created on, not flipped");
+
+    let batch = Command::BatchSet(vec![set("a", Status::Enabled), set("on", Status::Enabled)]);
+    let Object::Batch(results) = world.accept(because("both", batch)).object else { panic!("not a batch") };
+    let flip = results[0].flag.last_flip.clone().unwrap();
+    assert_eq!((flip.reason.as_deref(), Some(flip.audit_log_id)), (Some("both"), results[0].entry_id));
+    assert_eq!(results[1].flag.last_flip, None, "it was on already");
+
+    let name = Some(Name::parse("Another").unwrap());
+    let archive = |archived| Command::SetArchived { flag: key("a"), archived, expected_revision: None };
+    let update = Command::UpdateFlag { flag: key("a"), name, description: None, expected_revision: None };
+    let no_flip = Command::SetStatus(set("a", Status::Enabled));
+    for command in [update, archive(true), archive(false), no_flip] {
+        let answer = world.accept(because("no flip", command));
+        assert_eq!(flag_of(&answer).last_flip.as_ref(), Some(&flip));
+        if let Some(entry) = answer.entry {
+            assert_eq!(Flag::from_json(entry.new_value.as_deref().unwrap()).unwrap().last_flip.as_ref(), Some(&flip));
+        }
+    }
+
+    let entry = world.accept(service(Command::SetStatus(set("a", Status::Disabled)))).entry.unwrap();
+    let revert =
+        Revert { id: entry.id, entry: Some(Box::new(Entry::clone(&entry))), generation: 0, expected_revision: None };
+    let answer = world.accept(because("undo", Command::Revert(revert)));
+    let last_flip = LastFlip::from_entry(answer.entry.as_ref().unwrap());
+    assert_eq!((last_flip.reason.as_deref(), last_flip.revision), (Some("undo"), answer.revision));
+    assert_eq!(flag_of(&answer).last_flip.as_deref(), Some(&last_flip));
+
+    let step = world.commit(&[service(toggle("on")), because("second", toggle("on"))]);
+    let last = step.delta.flags[0].last_flip.as_ref().and_then(|flip| flip.reason.clone());
+    assert_eq!(last.as_deref(), Some("second"), "the last one of a batch");
 }
 
 #[test]

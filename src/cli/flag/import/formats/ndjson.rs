@@ -38,6 +38,8 @@ struct Line {
     _updated_at: Option<IgnoredAny>,
     #[serde(rename = "updated_by")]
     _updated_by: Option<IgnoredAny>,
+    #[serde(rename = "last_flip")]
+    _last_flip: Option<IgnoredAny>,
 }
 
 impl Line {
@@ -88,7 +90,7 @@ mod tests {
 
     #[test]
     fn line_with_id_without_archived_at_is_unarchived() {
-        let text = r#"{"id":"7","key":"a","name":"A","description":"","status":"enabled","revision":7,"updated_by":"ann"}
+        let text = r#"{"id":"7","key":"a","name":"A","description":"","status":"enabled","revision":7,"updated_by":"ann","last_flip":{"revision":7}}
 {"id":"8","key":"b","name":"B","description":"x","status":"disabled","archived_at":"2026-01-01T00:00:00Z"}
 
 {"key":"c"}
