@@ -1,4 +1,4 @@
-//! The last flip of a flag: whoever may see the flag sees why it has its status.
+//! The last flip of a flag: callers who may see the flag see why it has its status.
 
 use serde_json::{Value, json};
 use toggled::api::pb::*;
