@@ -143,11 +143,11 @@ examples() {
     touch $folder/node_modules/.built
   done
   if has go "the example in Go, and the real grpcurl"; then
-    (cd examples/go && PATH=$path go generate && go build -o flags .)
+    (cd examples/go && PATH=$path go generate && go build -buildvcs=false -o flags .)
     (
       cd tests/clients/go
       PATH=$path go generate
-      go build -o "$root/.tools/bin/connect_flagd" .
+      go build -buildvcs=false -o "$root/.tools/bin/connect_flagd" .
       go build -o "$root/.tools/bin/grpcurl" github.com/fullstorydev/grpcurl/cmd/grpcurl
     )
   fi

@@ -20,11 +20,15 @@ function print(...words: string[]) {
   document.querySelector("ol")!.append(line);
 }
 
-// Waits before the next attempt, up to 5 seconds. Throws an error that no retry can mend.
-async function pause(failure: unknown, attempt: number) {
+// Reports an error, and throws it if no retry can mend it.
+function check(failure: unknown) {
   const error = ConnectError.from(failure);
   if (!RETRYABLE.includes(error.code)) throw error;
   print(`${error.message}; retrying`);
+}
+
+// Waits before the next attempt, up to 5 seconds.
+async function pause(attempt: number) {
   const delay = (0.5 + Math.random() / 2) * Math.min(5_000, 200 * 2 ** attempt);
   await new Promise((resolve) => setTimeout(resolve, delay));
 }
@@ -35,8 +39,9 @@ async function retry<T>(call: () => Promise<T>, attempts = 20) {
     try {
       return await call();
     } catch (error) {
-      await pause(error, attempt);
+      check(error);
     }
+    await pause(attempt);
   }
   throw new Error(`no answer after ${attempts} attempts`);
 }
@@ -50,8 +55,9 @@ async function resume<T>(open: () => AsyncIterable<T>, handle: (message: T) => v
         attempt = 0;
       }
     } catch (error) {
-      await pause(error, attempt);
+      check(error);
     }
+    await pause(attempt);
   }
 }
 

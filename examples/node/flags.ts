@@ -34,11 +34,15 @@ function connect() {
   });
 }
 
-// Waits before the next attempt, up to 5 seconds. Throws an error that no retry can mend.
-async function pause(failure: unknown, attempt: number) {
+// Reports an error, and throws it if no retry can mend it.
+function check(failure: unknown) {
   const error = ConnectError.from(failure);
   if (!RETRYABLE.includes(error.code)) throw error;
   console.error(`${error.message}; retrying`);
+}
+
+// Waits before the next attempt, up to 5 seconds.
+async function pause(attempt: number) {
   await sleep((0.5 + Math.random() / 2) * Math.min(5_000, 200 * 2 ** attempt));
 }
 
@@ -48,8 +52,9 @@ async function retry<T>(call: () => Promise<T>, attempts = 20) {
     try {
       return await call();
     } catch (error) {
-      await pause(error, attempt);
+      check(error);
     }
+    await pause(attempt);
   }
   throw new Error(`no answer after ${attempts} attempts`);
 }
@@ -63,8 +68,9 @@ async function resume<T>(open: () => AsyncIterable<T>, handle: (message: T) => v
         attempt = 0;
       }
     } catch (error) {
-      await pause(error, attempt);
+      check(error);
     }
+    await pause(attempt);
   }
 }
 

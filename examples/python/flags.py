@@ -35,11 +35,15 @@ def connect():
     return grpc.aio.secure_channel(address.netloc, grpc.composite_channel_credentials(transport, token), options)
 
 
-async def pause(error, attempt):
-    """Waits before the next attempt, up to 5 seconds. Raises an error that no retry can mend."""
+def check(error):
+    """Reports an error, and raises it if no retry can mend it."""
     if error.code() not in RETRYABLE:
         raise error
     print(f"{error.code().name}: {error.details()}; retrying", file=sys.stderr, flush=True)
+
+
+async def pause(attempt):
+    """Waits before the next attempt, up to 5 seconds."""
     await asyncio.sleep(random.uniform(0.5, 1) * min(5, 0.2 * 2**attempt))
 
 
@@ -49,7 +53,8 @@ async def retry(call, request, attempts=20):
         try:
             return await call(request, timeout=10)
         except grpc.aio.AioRpcError as error:
-            await pause(error, attempt)
+            check(error)
+        await pause(attempt)
     raise TimeoutError(f"no answer after {attempts} attempts")
 
 
@@ -62,8 +67,9 @@ async def resume(stream, request, handle):
                 handle(message)
                 attempt = 0
         except grpc.aio.AioRpcError as error:
-            await pause(error, attempt)
-            attempt += 1
+            check(error)
+        await pause(attempt)
+        attempt += 1
 
 
 def describe(flag):

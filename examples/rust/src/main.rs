@@ -46,15 +46,19 @@ fn connect() -> Result<Channel, Box<dyn Error>> {
     Ok(endpoint.tls_config(tls)?.connect_lazy())
 }
 
-/// Waits before the next attempt, up to 5 seconds. Returns an error that no retry can mend.
-async fn pause(error: Status, attempt: u32) -> Result<(), Status> {
+/// Reports an error, or returns it if no retry can mend it.
+fn check(error: Status) -> Result<(), Status> {
     if !RETRYABLE.contains(&error.code()) {
         return Err(error);
     }
     eprintln!("{error}; retrying");
+    Ok(())
+}
+
+/// Waits before the next attempt, up to 5 seconds.
+async fn pause(attempt: u32) {
     let delay = (0.2 * 2_f64.powi(attempt as i32)).min(5.0);
     tokio::time::sleep(Duration::from_secs_f64(delay * (0.5 + fastrand::f64() / 2.0))).await;
-    Ok(())
 }
 
 /// Sends a request until it is answered.
@@ -68,8 +72,9 @@ async fn retry<Q: Clone, M>(
         match call(request).await {
             Ok(response) => return Ok(response.into_inner()),
             Err(error) if attempt == ATTEMPTS => return Err(error),
-            Err(error) => pause(error, attempt).await?,
+            Err(error) => check(error)?,
         }
+        pause(attempt).await;
     }
     unreachable!()
 }
@@ -91,8 +96,9 @@ async fn resume<Q: Clone, M>(
             Ok(())
         };
         if let Err(error) = read.await {
-            pause(error, attempt).await?;
+            check(error)?;
         }
+        pause(attempt).await;
         attempt += 1;
     }
 }

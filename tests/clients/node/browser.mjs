@@ -13,7 +13,9 @@ const TYPES = { ".html": "text/html", ".js": "text/javascript" };
 // Starts the browser, with a new profile. Without these arguments it looks for updates, and cannot run as root.
 export function launch() {
   const quiet = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
-  return chromium.launch({ executablePath: "/usr/bin/chromium", args: ["--no-sandbox", "--disable-gpu", "--disable-quic", ...quiet] });
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", ...quiet];
+  // A start may take long while many programs do.
+  return chromium.launch({ executablePath: "/usr/bin/chromium", args, timeout: 120_000 });
 }
 
 // Serves the files of a folder, and returns the origin of its pages.

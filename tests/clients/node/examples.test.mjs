@@ -47,7 +47,7 @@ function environment() {
     REQUESTS_CA_BUNDLE: options.certificates.authority,
     JAVA_TOOL_OPTIONS: `-Djavax.net.ssl.trustStore=${path.join(folder, "ca.p12")} -Djavax.net.ssl.trustStorePassword=changeit`,
     // The providers' default of 0.5 s is too short while all start.
-    FLAGD_DEADLINE_MS: "10000",
+    FLAGD_DEADLINE_MS: "60000",
   };
 }
 

@@ -54,6 +54,7 @@ public final class Evaluate {
                 .port(address.getPort())
                 .tls(address.getScheme().equals("https"))
                 .certPath(System.getenv("TOGGLED_CA_CERTIFICATE"))
+                .deadline(10_000) // the first contact may take longer than the default, half a second
                 .clientInterceptors(List.of(MetadataUtils.newAttachHeadersInterceptor(headers)))
                 .build());
     }

@@ -127,8 +127,9 @@ public final class Flags {
                 if (attempt == ATTEMPTS) {
                     throw error;
                 }
-                pause(error, attempt);
+                check(error);
             }
+            pause(attempt);
         }
     }
 
@@ -140,22 +141,27 @@ public final class Flags {
                     handle.accept(messages.next());
                 }
             } catch (StatusRuntimeException error) {
-                pause(error, attempt);
+                check(error);
             }
+            pause(attempt);
         }
     }
 
-    /** Waits before the next attempt, up to 5 seconds. Throws an error that no retry can mend. */
-    private static void pause(StatusRuntimeException error, int attempt) {
+    /** Reports an error, and throws it if no retry can mend it. */
+    private static void check(StatusRuntimeException error) {
         if (!RETRYABLE.contains(error.getStatus().getCode())) {
             throw error;
         }
         System.err.println(error.getMessage() + "; retrying");
+    }
+
+    /** Waits before the next attempt, up to 5 seconds. */
+    private static void pause(int attempt) {
         double delay = Math.min(5_000, 200 * Math.pow(2, attempt));
         try {
             Thread.sleep((long) (delay * ThreadLocalRandom.current().nextDouble(0.5, 1)));
         } catch (InterruptedException interrupted) {
-            throw error;
+            throw new IllegalStateException(interrupted);
         }
     }
 
