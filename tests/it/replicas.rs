@@ -9,8 +9,10 @@ use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
+use crate::support::events::{Events, bulk};
 use crate::support::http::Http;
 use crate::support::postgres_proxy::{Link, PostgresProxy};
+use crate::support::web::Web;
 use crate::support::{
     Backend, Client, Database, RARE_POLLS, Server, TOKEN, methods, read_until_error, reason_of, toggle, with_deadline,
     with_timeout,
@@ -208,6 +210,9 @@ async fn survives_outage(lost: Link) {
     let mut events = admin.evaluation_v2.event_stream(v2::EventStreamRequest {}).await.unwrap().into_inner();
     let mut syncing = admin.sync.sync_flags(sync::SyncFlagsRequest::default()).await.unwrap().into_inner();
     syncing.message().await.unwrap().unwrap();
+    let [web, _] = Web::both(server.address);
+    let uri = bulk(&web, TOKEN, "default", None, None).await.events();
+    let mut server_sent = vec![Events::open(&web, &uri, None).await];
     let follow = StreamAuditLogsRequest { follow: true, ..Default::default() };
     let mut following = admin.audit.stream_audit_logs(follow).await.unwrap().into_inner();
     while !following.message().await.unwrap().unwrap().caught_up {}
@@ -223,10 +228,15 @@ async fn survives_outage(lost: Link) {
     // A resumed watch is accepted while the server cannot check its hash.
     let request = WatchFeatureFlagsRequest { after_revision: Some(1), after_hash: vec![7; 32], ..Default::default() };
     admin.toggle.watch_feature_flags(request).await.unwrap();
+    server_sent.push(Events::open(&web, &uri, None).await);
 
     proxy.set(Link::Open);
     until_healthy(&server, ServingStatus::Serving).await;
     admin.flip("a").await;
+    let now = bulk(&web, TOKEN, "default", None, None).await.tag();
+    for events in &mut server_sent {
+        assert_eq!(events.next().await.id, now);
+    }
     assert_eq!(changed_keys(&mut watching).await, ["a"]);
     let synced = with_timeout("the flip", syncing.message()).await.unwrap().unwrap();
     assert!(synced.flag_configuration.contains(r#""defaultVariant":"on""#), "{}", synced.flag_configuration);
@@ -260,10 +270,17 @@ async fn restored_backup_ends_watches() {
     until_healthy(&server, ServingStatus::Serving).await;
     let lost = admin.flip("a").await;
     let mut watching = watch(&mut admin).await;
+    let [web, _] = Web::both(server.address);
+    let lost_flags = bulk(&web, TOKEN, "default", None, None).await;
+    let mut server_sent = Events::open(&web, &lost_flags.events(), None).await;
 
     proxy.set(Link::Closed);
     database.replace_with(&backup).await;
     proxy.set(Link::Open);
+    // Server-sent events have no cursor: clients fetch all flags again.
+    let announced = server_sent.next().await.id;
+    assert_ne!(announced, lost_flags.tag());
+    assert_eq!(bulk(&web, TOKEN, "default", Some(&lost_flags.etag), Some(&announced)).await.tag(), announced);
     let ended = read_until_error(&mut watching).await;
     assert_eq!((ended.code(), reason_of(&ended).as_str()), (Code::FailedPrecondition, "LOG_MISMATCH"));
     assert_eq!(admin.get("a").await, saved);
