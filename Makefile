@@ -22,7 +22,7 @@ tools:
 setup:
 	tests/setup.sh packages
 	tests/setup.sh tools & tools=$$!; cargo test --locked --no-run; compiled=$$?; wait $$tools && exit $$compiled
-	cargo test --locked --package read_flag --package flags --no-run
+	cargo build --locked --package read_flag --package flags --bins --test openfeature
 
 lint: setup
 	cargo fmt --all --check
@@ -40,7 +40,7 @@ faults-short: setup
 # Third-party clients against the real server: Python, buf curl, grpcurl, OpenFeature's providers, README's programs, every program of
 # examples/, and Connect's conformance suite. Without Go or Maven, their part is left out; with TOGGLED_CLIENTS=all, that fails.
 clients: setup
-	cargo test --locked --package read_flag --package flags
+	cargo test --locked --package read_flag --package flags --test openfeature
 	cargo test --locked --test conformance
 	.tools/venv/bin/python -B -m pytest tests/clients/python
 	node --test tests/clients/node/*.test.mjs
