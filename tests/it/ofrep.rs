@@ -63,6 +63,17 @@ fn evaluated(key: &str, value: bool) -> Value {
     json!({"key": key, "value": value, "reason": "STATIC", "variant": if value { "on" } else { "off" }})
 }
 
+/// An archived flag.
+fn disabled(key: &str) -> Value {
+    json!({"key": key, "reason": "DISABLED"})
+}
+
+/// The answer about one flag, when this revision has last changed one.
+fn alone(mut evaluated: Value, version: i64) -> Value {
+    evaluated["metadata"] = json!({"flagSetId": "default", "version": version.to_string()});
+    evaluated
+}
+
 /// A connection for each version of HTTP.
 async fn connections(server: &Server) -> [Http; 2] {
     [Http::connect(server.address).await, Http::Two(channel(server).await)]
@@ -76,21 +87,25 @@ on_both_databases! {
         for key in ["checkout", "New.Key_2-b", "old"] {
             admin.create(key).await;
         }
-        admin.archive("old").await;
+        let mut version = admin.archive("old").await.revision;
         for mut http in connections(&server).await {
             let answer = http.send(single("checkout")).await;
-            assert_eq!((answer.status().as_u16(), body(&answer)), (200, evaluated("checkout", false)));
-            admin.flip("checkout").await;
-            assert_eq!(body(&http.send(single("checkout")).await), evaluated("checkout", true));
-            admin.flip("checkout").await;
+            let expected = alone(evaluated("checkout", false), version);
+            assert_eq!((answer.status().as_u16(), body(&answer)), (200, expected));
+            let on = admin.flip("checkout").await.feature_flag.unwrap().revision;
+            assert_eq!(body(&http.send(single("checkout")).await), alone(evaluated("checkout", true), on));
+            version = admin.flip("checkout").await.feature_flag.unwrap().revision;
             // Percent-encoding and a query string do not matter.
             for same in ["%63heckout", "checkou%74", "%63%68%65%63%6B%6f%75%74", "checkout?flag=other"] {
-                assert_eq!(body(&http.send(single(same)).await), evaluated("checkout", false), "{same}");
+                assert_eq!(body(&http.send(single(same)).await), alone(evaluated("checkout", false), version), "{same}");
             }
-            assert_eq!(body(&http.send(single("New.Key_2-b")).await), evaluated("New.Key_2-b", false));
+            let other = alone(evaluated("New.Key_2-b", false), version);
+            assert_eq!(body(&http.send(single("New.Key_2-b")).await), other);
+            let archived = http.send(single("old")).await;
+            let expected = alone(disabled("old"), version);
+            assert_eq!((archived.status().as_u16(), body(&archived)), (200, expected));
             let nothing = [
                 ("nothing", "nothing"),
-                ("old", "old"),
                 ("Checkout", "Checkout"),
                 ("checkout%2F", "checkout/"),
                 ("checkout/on", "checkout/on"),
@@ -140,7 +155,7 @@ on_both_databases! {
         admin.flip("b").await;
         check(&[evaluated("a", false), evaluated("b", false)]).await;
         admin.archive("b").await;
-        check(&[evaluated("a", false)]).await;
+        check(&[evaluated("a", false), disabled("b")]).await;
 
         let tag = tags.pop().unwrap();
         admin.new_user("ann@example.com", &["view_feature_flags"]).await;

@@ -1,5 +1,5 @@
 //! Flags for OpenFeature's clients, by flagd's protocols and OFREP. The rules that all of them share: a request is about one environment;
-//! a flag is a boolean, the same for every caller; an archived flag does not exist.
+//! a flag is a boolean, the same for every caller; an archived flag is disabled.
 
 mod environment;
 pub(super) mod flagd;
@@ -18,38 +18,65 @@ use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::Mirror;
 use environment::{SELECTOR_HEADER, environment};
 
-/// The reason of every value. STATIC means: the same for every caller, and cacheable until a change event.
-const REASON: &str = "STATIC";
-
 /// How much of an unknown key an error message repeats, in characters.
 const MAX_ECHO: usize = 128;
 
-/// The flag's value.
-fn value(flag: &Flag) -> bool {
-    flag.status == Status::Enabled
+/// What a flag resolves to, for every caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Resolution {
+    Value(bool),
+    /// The flag is archived: clients return the default that their caller has passed.
+    Disabled,
 }
 
-/// The name of the flag's value.
-fn variant(flag: &Flag) -> &'static str {
-    if value(flag) { "on" } else { "off" }
+impl Resolution {
+    fn of(flag: &Flag) -> Self {
+        if flag.archived_at.is_some() { Self::Disabled } else { Self::Value(flag.status == Status::Enabled) }
+    }
+
+    /// STATIC means: the same for every caller, and cacheable until a change event.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Value(_) => "STATIC",
+            Self::Disabled => "DISABLED",
+        }
+    }
+
+    fn value(self) -> Option<bool> {
+        match self {
+            Self::Value(value) => Some(value),
+            Self::Disabled => None,
+        }
+    }
+
+    fn variant(self) -> Option<&'static str> {
+        self.value().map(variant)
+    }
 }
 
-/// The environment's flag with this key. A malformed key is the key of no flag.
-fn find(mirror: &Mirror, environment: &EnvironmentKey, key: &str) -> Result<Arc<Flag>, Error> {
+/// The name of a value.
+fn variant(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}
+
+/// The environment's flag with this key, and what is said of it. A malformed key is the key of no flag.
+fn find<'e>(mirror: &Mirror, environment: &'e EnvironmentKey, key: &str) -> Result<(Arc<Flag>, Metadata<'e>), Error> {
     let not_found = || Error::FlagNotFound(key.chars().take(MAX_ECHO).collect());
     let key = FlagKey::parse(key).map_err(|_| not_found())?;
-    let flag = mirror.read(|state| state.flag_in(environment, &key).cloned()).ok_or(Error::DatabaseUnavailable)?;
-    flag.filter(|flag| flag.archived_at.is_none()).ok_or_else(not_found)
+    let read = |state: &State| {
+        state.flag_in(environment, &key).map(|flag| (Arc::clone(flag), Metadata::of(state, environment)))
+    };
+    mirror.read(read).ok_or(Error::DatabaseUnavailable)?.ok_or_else(not_found)
 }
 
-/// All flags of an environment that are not archived, sorted by key. They are shared, so that the caller can encode them after releasing the
+/// All flags of an environment, archived ones too, sorted by key. They are shared, so that the caller can encode them after releasing the
 /// mirror.
 fn all(state: &State, scope: &EnvironmentScope) -> Vec<Arc<Flag>> {
-    state.flags(scope, "", None).filter(|flag| flag.archived_at.is_none()).cloned().collect()
+    state.flags(scope, "", None).cloned().collect()
 }
 
-/// What an answer with all flags says of them as a whole, under the names that OpenFeature's telemetry knows.
-#[derive(Debug, Serialize)]
+/// What answers say of the environment, under the names that OpenFeature's telemetry knows.
+#[derive(Debug, Clone, Copy, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Metadata<'a> {
     /// The environment's key.

@@ -69,9 +69,19 @@ export class Application {
   }
 
   // Whether the flag reads as not found, with either default.
-  async readsDefault(key) {
+  isMissing(key) {
+    return this.#readsDefault(key, "ERROR", "FLAG_NOT_FOUND");
+  }
+
+  // Whether the flag reads as archived, with either default: no error, and no variant.
+  isArchived(key) {
+    return this.#readsDefault(key, "DISABLED", undefined);
+  }
+
+  async #readsDefault(key, expectedReason, expectedCode) {
     const found = await Promise.all([true, false].map((otherwise) => this.details(key, otherwise)));
-    return found.every(({ value, errorCode }, n) => value === (n === 0) && errorCode === "FLAG_NOT_FOUND");
+    return found.every(({ value, variant, reason, errorCode }, n) =>
+      value === (n === 0) && !variant && reason === expectedReason && errorCode === expectedCode);
   }
 
   // Makes a change, and waits for the provider's event about this flag.

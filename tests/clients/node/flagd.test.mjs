@@ -49,16 +49,18 @@ for (const mode of MODES) {
         const details = await application.details(key, !value);
         assert.deepEqual([details.value, details.variant, details.reason], [value, variant, "STATIC"]);
         assert.equal(details.errorCode, undefined);
+        assert.equal(details.flagMetadata.flagSetId, "default");
+        assert.match(details.flagMetadata.version, /^\d+$/);
       }
     });
 
-    test("a missing or archived flag reads as the default", async () => {
+    test("a missing flag is an error, and an archived one is disabled", async () => {
       const archived = await flag();
       await archive(archived);
       const application = await reading(mode);
 
-      assert.ok(await application.readsDefault("missing"));
-      assert.ok(await application.readsDefault(archived));
+      assert.ok(await application.isMissing("missing"));
+      assert.ok(await application.isArchived(archived));
     });
 
     test("reading another type gives the default", async () => {
@@ -82,7 +84,7 @@ for (const mode of MODES) {
         assert.equal(await application.value(key), expected);
       }
       await application.expectEvent(key, () => archive(key));
-      assert.ok(await application.readsDefault(key));
+      assert.ok(await application.isArchived(key));
     });
 
     test("values match the server after 1,000 flips", async () => {
@@ -115,7 +117,7 @@ for (const mode of MODES) {
       await proxy.restore();
 
       await waitUntil(async () => (await application.details(flipped)).value, "the flip");
-      await waitUntil(() => application.readsDefault(archived), "the archived flag to be gone");
+      await waitUntil(() => application.isArchived(archived), "the archived flag to be disabled");
       await waitUntil(() => application.client.providerStatus === "READY", "the provider to be ready again");
       await application.expectEvent(left, () => flip(left));
       await waitUntil(async () => (await application.details(left)).value, "the flip after it");

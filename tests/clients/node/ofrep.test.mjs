@@ -45,13 +45,15 @@ test("a flip is in the next answer", async () => {
   }
 });
 
-test("a missing or archived flag reads as the default", async () => {
+test("a missing or archived flag reads as the default with an error", async () => {
   const archived = await flag();
   await server.admin.toggle("ArchiveFeatureFlag", { key: archived });
   const application = await Application.with(ofrep(server.address, token));
 
-  assert.ok(await application.readsDefault("missing"));
-  assert.ok(await application.readsDefault(archived));
+  assert.ok(await application.isMissing("missing"));
+  // This provider does not know answers without a value, as flagd sends them too.
+  const { value, errorCode } = await application.details(archived, true);
+  assert.deepEqual([value, errorCode], [true, "GENERAL"]);
 });
 
 test("reading another type gives the default", async () => {
@@ -121,7 +123,10 @@ test("all values are polled, and sent only when they changed", async () => {
   await server.admin.toggle("ArchiveFeatureFlag", { key: archived });
   await waitUntil(() => changes.length > 1, "the change event");
   assert.deepEqual(changes[1], [archived]);
-  assert.equal(client.getBooleanDetails(archived, true).errorCode, "FLAG_NOT_FOUND");
+  for (const otherwise of [true, false]) {
+    const { value, reason, errorCode } = client.getBooleanDetails(archived, otherwise);
+    assert.deepEqual([value, reason, errorCode], [otherwise, "DISABLED", undefined]);
+  }
 });
 
 test("an invalid token is refused for all values", async () => {

@@ -48,7 +48,9 @@ def ofrep(address: str, token: str | None) -> OFREPProvider:
 class Application:
     """Reads flags, and records the events of its provider."""
 
-    def __init__(self):
+    def __init__(self, knows_disabled: bool = True):
+        # Whether its provider knows answers without a variant. OFREP's does not: it makes an error of them.
+        self.knows_disabled = knows_disabled
         self.domain = f"application-{next(_numbers)}"
         self.client = api.get_client(self.domain)
         # The keys of every change event.
@@ -76,19 +78,26 @@ class Application:
         act()
         wait_until(lambda: events() > before, f"the change event of {key}")
 
-    def reads_default(self, key: str) -> bool:
+    def is_missing(self, key: str) -> bool:
         """Whether the flag reads as not found, with either default."""
+        return self._reads_default(key, "ERROR", "FLAG_NOT_FOUND")
+
+    def is_archived(self, key: str) -> bool:
+        """Whether the flag reads as archived, with either default: no error, and no variant."""
+        if not self.knows_disabled:
+            return self._reads_default(key, "ERROR", "GENERAL")
+        return self._reads_default(key, "DISABLED", None)
+
+    def _reads_default(self, key, reason, error_code) -> bool:
         found = [self.details(key, default) for default in (True, False)]
-        return [(details.value, details.error_code) for details in found] == [
-            (True, "FLAG_NOT_FOUND"),
-            (False, "FLAG_NOT_FOUND"),
-        ]
+        read = [(details.value, details.variant or None, details.reason, details.error_code) for details in found]
+        return read == [(default, None, reason, error_code) for default in (True, False)]
 
 
 @contextmanager
 def reading(provider):
     """An application whose provider is ready."""
-    application = Application()
+    application = Application(knows_disabled=not isinstance(provider, OFREPProvider))
     try:
         api.set_provider_and_wait(provider, application.domain)
         if isinstance(provider, FlagdProvider):

@@ -46,7 +46,7 @@ def test_archiving_sends_an_event_and_is_read(admin, application, flag):
     assert application.value(flag.key) is False
     archive = toggle.ArchiveFeatureFlagRequest(id=flag.id)
     application.expect_event(flag.key, lambda: admin.toggle.ArchiveFeatureFlag(archive))
-    assert application.reads_default(flag.key)
+    assert application.is_archived(flag.key)
 
     unarchive = toggle.UnarchiveFeatureFlagRequest(id=flag.id)
     application.expect_event(flag.key, lambda: admin.toggle.UnarchiveFeatureFlag(unarchive))
@@ -55,7 +55,7 @@ def test_archiving_sends_an_event_and_is_read(admin, application, flag):
 
 def test_new_flag_sends_an_event_and_is_read(admin, application, fresh_key):
     key = fresh_key()
-    assert application.reads_default(key)
+    assert application.is_missing(key)
     create = toggle.CreateFeatureFlagRequest(key=key, name="New", status=FEATURE_FLAG_STATUS_ENABLED)
     application.expect_event(key, lambda: admin.toggle.CreateFeatureFlag(create))
     assert application.value(key) is True
@@ -66,7 +66,7 @@ def test_values_match_the_server_after_1000_flips(admin, application, fresh_key)
     for key in keys:
         admin.toggle.CreateFeatureFlag(toggle.CreateFeatureFlagRequest(key=key, name=key))
     for key in keys:
-        wait_until(lambda: not application.reads_default(key), f"the flag {key}")
+        wait_until(lambda: not application.is_missing(key), f"the flag {key}")
 
     statuses = [FEATURE_FLAG_STATUS_ENABLED, FEATURE_FLAG_STATUS_DISABLED]
     flips = 0

@@ -47,7 +47,7 @@ def fill_cache(application):
 
 def assert_sees_changes(application):
     wait_until(lambda: application.details("flipped").value, "the flip")
-    wait_until(lambda: application.reads_default("archived"), "the archived flag to be gone")
+    wait_until(lambda: application.is_archived("archived"), "the archived flag to be disabled")
     assert application.value("flipped") is True
     assert application.value("left") is False
 

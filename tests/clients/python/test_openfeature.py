@@ -26,8 +26,8 @@ def test_flag_is_read_with_its_variant(admin, application, flag):
     assert on.reason in ("STATIC", "CACHED")
 
 
-def test_missing_or_archived_flag_reads_as_default(admin, application, flag, fresh_key):
-    assert application.reads_default(fresh_key("missing"))
+def test_missing_flag_is_an_error_and_archived_one_is_disabled(admin, application, flag, fresh_key):
+    assert application.is_missing(fresh_key("missing"))
 
     admin.toggle.ArchiveFeatureFlag(toggle.ArchiveFeatureFlagRequest(id=flag.id))
-    wait_until(lambda: application.reads_default(flag.key), "the archived flag to be gone")
+    wait_until(lambda: application.is_archived(flag.key), "the archived flag to be disabled")

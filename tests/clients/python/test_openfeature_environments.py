@@ -71,7 +71,7 @@ def test_flagd_provider_reads_the_selected_environment(server, admin, mode, form
         own = stack.enter_context(reading(flagd(server.address, mode, reader_token)))
         selected = flagd(server.address, mode, reader_token, selector=form.format(staging))
         selected = stack.enter_context(reading(selected))
-        assert own.reads_default(alone) and selected.value(alone) is False
+        assert own.is_missing(alone) and selected.value(alone) is False
         values = {"default": False, staging: False}
         for environment in (staging, "default", staging, staging, "default"):
             application = own if environment == "default" else selected

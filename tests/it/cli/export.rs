@@ -103,7 +103,7 @@ async fn export_equals_list_and_what_flagd_is_sent() {
     assert_eq!(out, shell.succeeds(&["flag", "list", "--output", "json"]).await, "without archived ones");
     let (_, all, _) = shell.run(&["flag", "export", "--archived"]).await;
     assert_eq!(all, shell.succeeds(&["flag", "list", "--archived", "--output", "json"]).await);
-    let (_, flagd, _) = shell.run(&["flag", "export", "--format", "flagd"]).await;
+    let (_, flagd, _) = shell.run(&["flag", "export", "--archived", "--format", "flagd"]).await;
     let flagd: Value = serde_json::from_str(&flagd).unwrap();
     let served = admin.sync.fetch_all_flags(FetchAllFlagsRequest::default()).await.unwrap().into_inner();
     let served: Value = serde_json::from_str(&served.flag_configuration).unwrap();

@@ -30,7 +30,7 @@ async fn boolean_flag_ignores_the_context() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
-    admin.create("a").await;
+    let mut version = admin.create("a").await.revision;
     let context = Some(Struct { fields: [("targetingKey".to_owned(), "ann".to_owned().into())].into() });
     for (on, variant) in [(false, "off"), (true, "on")] {
         let request = v1::ResolveBooleanRequest {
@@ -38,30 +38,75 @@ async fn boolean_flag_ignores_the_context() {
             context: context.clone().unwrap_or_default().encode_to_vec(),
         };
         let answer = admin.evaluation_v1.resolve_boolean(request).await.unwrap().into_inner();
-        let (reason, metadata) = ("STATIC".to_owned(), None);
-        assert_eq!(answer, v1::ResolveBooleanResponse { value: on, variant: variant.into(), reason, metadata });
+        let reason = "STATIC".to_owned();
+        let metadata = Some(metadata(version));
+        let expected = v1::ResolveBooleanResponse {
+            value: on,
+            variant: variant.into(),
+            reason: reason.clone(),
+            metadata: metadata.clone(),
+        };
+        assert_eq!(answer, expected);
         let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
         let answer = admin.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner();
         // The value is present even if it is false.
-        let (value, variant, reason) = (Some(on), Some(variant.to_owned()), "STATIC".to_owned());
-        assert_eq!(answer, v2::ResolveBooleanResponse { value, variant, reason, metadata: None });
-        admin.flip("a").await;
+        let (value, variant) = (Some(on), Some(variant.to_owned()));
+        assert_eq!(answer, v2::ResolveBooleanResponse { value, variant, reason, metadata });
+        version = admin.flip("a").await.feature_flag.unwrap().revision;
     }
 }
 
+/// Clients take the default that their caller has passed, and report no error.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn unknown_or_archived_key_is_not_found() {
+async fn archived_flag_is_disabled_as_any_type() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
-    admin.create("archived").await;
-    admin.archive("archived").await;
+    admin.create("a").await;
+    admin.flip("a").await;
+    let version = admin.archive("a").await.revision;
+    let request = v1::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
+    let answer = admin.evaluation_v1.resolve_boolean(request).await.unwrap().into_inner();
+    let (reason, metadata) = ("DISABLED".to_owned(), Some(metadata(version)));
+    let expected = v1::ResolveBooleanResponse {
+        value: false,
+        variant: String::new(),
+        reason: reason.clone(),
+        metadata: metadata.clone(),
+    };
+    assert_eq!(answer, expected);
+    let request = v2::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
+    let answer = admin.evaluation_v2.resolve_boolean(request).await.unwrap().into_inner();
+    let (value, variant) = (None, None);
+    assert_eq!(
+        answer,
+        v2::ResolveBooleanResponse { value, variant, reason: reason.clone(), metadata: metadata.clone() }
+    );
+    let request = v2::ResolveStringRequest { flag_key: "a".into(), context: Vec::new() };
+    let answer = admin.evaluation_v2.resolve_string(request).await.unwrap().into_inner();
+    assert_eq!(answer, v2::ResolveStringResponse { value: None, variant: None, reason, metadata });
+    let channel = channel(&server).await;
+    for version in ["v1", "v2"] {
+        for kind in OTHER_TYPES {
+            resolve(&channel, version, kind, "a").await.unwrap();
+        }
+    }
+}
+
+/// What answers say of the environment, when this revision has last changed one of its flags.
+fn metadata(version: i64) -> Struct {
+    let fields = [("flagSetId", "default".to_owned()), ("version", version.to_string())];
+    Struct { fields: fields.map(|(name, text)| (name.to_owned(), text.into())).into() }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_key_is_not_found() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
     let channel = channel(&server).await;
     for version in ["v1", "v2"] {
         for kind in OTHER_TYPES.into_iter().chain(["Boolean"]) {
-            for key in
-                ["unknown", "archived", "", "no key", "-x", "nul\0", "🦀", &"k".repeat(129), &"ä".repeat(100_000)]
-            {
+            for key in ["unknown", "", "no key", "-x", "nul\0", "🦀", &"k".repeat(129), &"ä".repeat(100_000)] {
                 let what = format!("Resolve{kind} {version} {:.20}", key);
                 let status = resolve(&channel, version, kind, key).await.unwrap_err();
                 assert_eq!((status.code(), reason_of(&status).as_str()), (Code::NotFound, "FLAG_NOT_FOUND"), "{what}");
@@ -88,7 +133,7 @@ async fn reading_another_type_is_an_invalid_argument() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn resolve_all_leaves_out_archived_flags() {
+async fn all_answers_show_archived_flags_as_disabled() {
     let database = Database::new(Backend::Sqlite).await;
     let server = Server::start(&database).await;
     let mut admin = server.admin().await;
@@ -99,14 +144,21 @@ async fn resolve_all_leaves_out_archived_flags() {
     admin.archive("c").await;
 
     let all = admin.evaluation_v1.resolve_all(v1::ResolveAllRequest::default()).await.unwrap().into_inner();
-    let any = |on, variant: &str| v1::AnyFlag {
-        reason: "STATIC".into(),
+    let any = |reason: &str, on: Option<bool>, variant: &str| v1::AnyFlag {
+        reason: reason.into(),
         variant: variant.into(),
         metadata: None,
-        value: Some(v1::any_flag::Value::BoolValue(on)),
+        value: on.map(v1::any_flag::Value::BoolValue),
     };
-    assert_eq!(all.flags, [("a".to_owned(), any(false, "off")), ("b".to_owned(), any(true, "on"))].into());
+    let expected = [
+        ("a", any("STATIC", Some(false), "off")),
+        ("b", any("STATIC", Some(true), "on")),
+        ("c", any("DISABLED", None, "")),
+    ];
+    assert_eq!(all.flags, expected.map(|(key, flag)| (key.to_owned(), flag)).into());
 
     let fetched = admin.sync.fetch_all_flags(sync::FetchAllFlagsRequest::default()).await.unwrap().into_inner();
-    assert_eq!(flags(&fetched.flag_configuration), configuration([("a", false), ("b", true)]));
+    let expected = configuration([("a", false), ("b", true), ("c", false)]);
+    let archived = expected.replace(r#""c":{"state":"ENABLED""#, r#""c":{"state":"DISABLED""#);
+    assert_eq!(flags(&fetched.flag_configuration), archived);
 }

@@ -13,7 +13,7 @@ use crate::api::middleware::limits::{SharedBytes, SharedMessage};
 use crate::api::openfeature::{self, Metadata};
 use crate::domain::access::Directory;
 use crate::domain::error::Error;
-use crate::domain::flag::Flag;
+use crate::domain::flag::{Flag, Status};
 use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::EnvironmentKey;
 use crate::mirror::{Mirror, Position};
@@ -22,7 +22,7 @@ use crate::mirror::{Mirror, Position};
 /// stream would otherwise cause a build of its own.
 const MIN_BUILD_INTERVAL: Duration = Duration::from_millis(100);
 
-/// All flags of an environment that are not archived, as JSON.
+/// All flags of an environment, as JSON.
 pub(super) struct Configuration {
     /// Grows with each build for the environment; 0 before it exists.
     pub number: u64,
@@ -130,7 +130,7 @@ impl ConfigurationCache {
 }
 
 /// A flag that is off has `state: ENABLED` too. For `DISABLED`, clients return their caller's default, and a kill switch would not
-/// work.
+/// work. An archived flag has it, beside the variant that it had.
 fn json(flags: &[Arc<Flag>], metadata: &Metadata<'_>) -> Result<String, Error> {
     let mut json = String::with_capacity(128 * (flags.len() + 1));
     json.push_str(r#"{"flags":{"#);
@@ -141,8 +141,10 @@ fn json(flags: &[Arc<Flag>], metadata: &Metadata<'_>) -> Result<String, Error> {
         // Keys hold no character that JSON escapes.
         json.push('"');
         json.push_str(flag.key.as_str());
-        json.push_str(r#"":{"state":"ENABLED","variants":{"on":true,"off":false},"defaultVariant":""#);
-        json.push_str(openfeature::variant(flag));
+        json.push_str(r#"":{"state":""#);
+        json.push_str(if flag.archived_at.is_some() { "DISABLED" } else { "ENABLED" });
+        json.push_str(r#"","variants":{"on":true,"off":false},"defaultVariant":""#);
+        json.push_str(openfeature::variant(flag.status == Status::Enabled));
         json.push_str(r#""}"#);
     }
     json.push_str(r#"},"metadata":"#);

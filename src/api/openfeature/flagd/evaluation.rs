@@ -4,12 +4,13 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use futures::stream;
+use prost_types::Struct;
 use tonic::{Request, Response, Status};
 
 use super::events::{EventCache, events};
 use crate::api::connection::Peer;
 use crate::api::middleware::limits::{SharedAnswer, Unsent};
-use crate::api::openfeature::{self, Metadata, REASON, environment, find, value, variant};
+use crate::api::openfeature::{self, Metadata, Resolution, environment, find};
 use crate::api::pb::flagd::evaluation::{v1, v2};
 use crate::domain::error::{Error, Violation};
 use crate::domain::flag::Flag;
@@ -30,16 +31,22 @@ impl Evaluation {
         Self { mirror, events: Arc::default() }
     }
 
-    /// The flag with this key, in the environment that the request is about.
-    fn find<T>(&self, request: &Request<T>, key: &str) -> Result<Arc<Flag>, Error> {
-        find(&self.mirror, &*selected(request)?, key)
+    /// What the flag with this key resolves to, in the environment that the request is about.
+    fn resolve<T>(&self, request: &Request<T>, key: &str) -> Result<(Resolution, Struct), Error> {
+        let environment = selected(request)?;
+        let (flag, metadata) = find(&self.mirror, &environment, key)?;
+        Ok((Resolution::of(&flag), metadata.into()))
     }
 
-    /// The error of reading a flag as another type than boolean.
-    fn mistyped<T, U>(&self, request: &Request<T>, key: &str) -> Result<U, Status> {
-        self.find(request, key)?;
-        let violation = Violation { field: "flag_key".to_owned(), rule: "must be read as a boolean".to_owned() };
-        Err(Error::Invalid(vec![violation]).into())
+    /// The same for a flag that is read as another type than boolean. Only an archived flag, which has no value of any type, can be.
+    fn resolve_mistyped<T>(&self, request: &Request<T>, key: &str) -> Result<(Resolution, Struct), Error> {
+        match self.resolve(request, key)? {
+            (Resolution::Value(_), _) => {
+                let rule = "must be read as a boolean".to_owned();
+                Err(Error::Invalid(vec![Violation { field: "flag_key".to_owned(), rule }]))
+            }
+            disabled => Ok(disabled),
+        }
     }
 
     fn events<T, U>(&self, request: &Request<T>) -> Result<Response<stream::Empty<U>>, Status> {
@@ -69,12 +76,12 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveBooleanRequest>,
             ) -> Result<Response<$pb::ResolveBooleanResponse>, Status> {
-                let flag = self.find(&request, &request.get_ref().flag_key)?;
+                let (resolution, metadata) = self.resolve(&request, &request.get_ref().flag_key)?;
                 Ok(Response::new($pb::ResolveBooleanResponse {
-                    value: value(&flag).into(),
-                    reason: REASON.to_owned(),
-                    variant: variant(&flag).to_owned().into(),
-                    metadata: None,
+                    value: resolution.value().map(Into::into).unwrap_or_default(),
+                    reason: resolution.reason().to_owned(),
+                    variant: resolution.variant().map(|variant| variant.to_owned().into()).unwrap_or_default(),
+                    metadata: Some(metadata),
                 }))
             }
 
@@ -82,28 +89,36 @@ macro_rules! service {
                 &self,
                 request: Request<$pb::ResolveStringRequest>,
             ) -> Result<Response<$pb::ResolveStringResponse>, Status> {
-                self.mistyped(&request, &request.get_ref().flag_key)
+                let (resolution, metadata) = self.resolve_mistyped(&request, &request.get_ref().flag_key)?;
+                let (reason, metadata) = (resolution.reason().to_owned(), Some(metadata));
+                Ok(Response::new($pb::ResolveStringResponse { reason, metadata, ..Default::default() }))
             }
 
             async fn resolve_float(
                 &self,
                 request: Request<$pb::ResolveFloatRequest>,
             ) -> Result<Response<$pb::ResolveFloatResponse>, Status> {
-                self.mistyped(&request, &request.get_ref().flag_key)
+                let (resolution, metadata) = self.resolve_mistyped(&request, &request.get_ref().flag_key)?;
+                let (reason, metadata) = (resolution.reason().to_owned(), Some(metadata));
+                Ok(Response::new($pb::ResolveFloatResponse { reason, metadata, ..Default::default() }))
             }
 
             async fn resolve_int(
                 &self,
                 request: Request<$pb::ResolveIntRequest>,
             ) -> Result<Response<$pb::ResolveIntResponse>, Status> {
-                self.mistyped(&request, &request.get_ref().flag_key)
+                let (resolution, metadata) = self.resolve_mistyped(&request, &request.get_ref().flag_key)?;
+                let (reason, metadata) = (resolution.reason().to_owned(), Some(metadata));
+                Ok(Response::new($pb::ResolveIntResponse { reason, metadata, ..Default::default() }))
             }
 
             async fn resolve_object(
                 &self,
                 request: Request<$pb::ResolveObjectRequest>,
             ) -> Result<Response<$pb::ResolveObjectResponse>, Status> {
-                self.mistyped(&request, &request.get_ref().flag_key)
+                let (resolution, metadata) = self.resolve_mistyped(&request, &request.get_ref().flag_key)?;
+                let (reason, metadata) = (resolution.reason().to_owned(), Some(metadata));
+                Ok(Response::new($pb::ResolveObjectResponse { reason, metadata, ..Default::default() }))
             }
 
             /// Always empty: the messages travel in the response's extensions, as a `SharedAnswer`.
@@ -139,10 +154,11 @@ service!(v1 {
 
 impl From<&Flag> for v1::AnyFlag {
     fn from(flag: &Flag) -> Self {
+        let resolution = Resolution::of(flag);
         Self {
-            reason: REASON.to_owned(),
-            variant: variant(flag).to_owned(),
-            value: Some(v1::any_flag::Value::BoolValue(value(flag))),
+            reason: resolution.reason().to_owned(),
+            variant: resolution.variant().unwrap_or_default().to_owned(),
+            value: resolution.value().map(v1::any_flag::Value::BoolValue),
             metadata: None,
         }
     }

@@ -18,7 +18,7 @@ use crate::domain::state::{EnvironmentScope, State};
 use crate::domain::text::{EnvironmentKey, FlagKey};
 use crate::mirror::{ClientConnection, FlagSelection, Mirror, Position, Subscription};
 
-/// The change type of a removed or archived flag.
+/// The change type of a flag that the log no longer has.
 const DELETE: &str = "delete";
 
 /// The most removed keys in one event: well under a mebibyte.
@@ -173,9 +173,5 @@ fn object(fields: impl IntoIterator<Item = (String, Value)>) -> Value {
 
 /// The type of the flag's last change, in flagd's terms.
 fn change_type(flag: &Flag) -> &'static str {
-    match flag.archived_at {
-        Some(_) => DELETE,
-        None if flag.created_at == flag.updated_at => "write",
-        None => "update",
-    }
+    if flag.created_at == flag.updated_at { "write" } else { "update" }
 }

@@ -78,8 +78,8 @@ impl Ofrep {
 
     fn one(&self, head: &Parts, key: &str) -> Result<Response<Body>, OfrepError> {
         let environment = environment(&head.extensions, &head.headers, "")?;
-        let flag = openfeature::find(&self.mirror, &environment, key)?;
-        Ok(response::one(&flag))
+        let (flag, metadata) = openfeature::find(&self.mirror, &environment, key)?;
+        Ok(response::one(&flag, &metadata))
     }
 
     async fn all(&self, head: &Parts) -> Result<Response<Body>, OfrepError> {

@@ -8,26 +8,32 @@ use serde::{Serialize, Serializer};
 use tonic::body::Body;
 
 use super::etag::ETag;
-use crate::api::openfeature::{self, Metadata};
+use crate::api::openfeature::{Metadata, Resolution};
 use crate::api::protocol::ofrep::{json_response, with_header, with_vary};
 use crate::domain::flag::Flag;
 
 /// After how many seconds in the background a client closes its stream. It is OFREP's default.
 const INACTIVITY_DELAY_SECONDS: u32 = 120;
 
-/// One flag's value.
+/// What a flag resolves to. An archived flag has neither a value nor a variant.
 #[derive(Serialize)]
 struct Evaluation<'a> {
     key: &'a str,
-    value: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    value: Option<bool>,
     reason: &'static str,
-    variant: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    variant: Option<&'static str>,
+    /// Set where the flag is alone in its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    metadata: Option<&'a Metadata<'a>>,
 }
 
-impl<'a> From<&'a Flag> for Evaluation<'a> {
-    fn from(flag: &'a Flag) -> Self {
-        let (value, variant) = (openfeature::value(flag), openfeature::variant(flag));
-        Self { key: flag.key.as_str(), value, reason: openfeature::REASON, variant }
+impl<'a> Evaluation<'a> {
+    fn of(flag: &'a Flag, metadata: Option<&'a Metadata<'a>>) -> Self {
+        let resolution = Resolution::of(flag);
+        let (value, reason, variant) = (resolution.value(), resolution.reason(), resolution.variant());
+        Self { key: flag.key.as_str(), value, reason, variant, metadata }
     }
 }
 
@@ -58,15 +64,15 @@ struct Endpoint<'a> {
 }
 
 fn evaluations<S: Serializer>(flags: &[Arc<Flag>], serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_seq(flags.iter().map(|flag| Evaluation::from(&**flag)))
+    serializer.collect_seq(flags.iter().map(|flag| Evaluation::of(flag, None)))
 }
 
-/// The value of one flag.
-pub(super) fn one(flag: &Flag) -> Response<Body> {
-    json_response(StatusCode::OK, &Evaluation::from(flag))
+/// What one flag resolves to.
+pub(super) fn one(flag: &Flag, metadata: &Metadata<'_>) -> Response<Body> {
+    json_response(StatusCode::OK, &Evaluation::of(flag, Some(metadata)))
 }
 
-/// The values of all flags of an environment, and the path and query of the stream that tells when they change.
+/// What all flags of an environment resolve to, and the path and query of the stream that tells when they change.
 pub(super) fn all(flags: &[Arc<Flag>], metadata: &Metadata<'_>, events: Option<&str>, etag: &ETag) -> Response<Body> {
     let event_streams = events.map(|request_uri| {
         [EventStream {
