@@ -6,6 +6,7 @@ mod limits;
 
 use http::{HeaderMap, StatusCode};
 use http_body::Frame;
+use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
 
@@ -137,7 +138,38 @@ pub(super) fn status(error: impl Into<ApiError>) -> Status {
     record_reason(reason_name(reason));
     let mut details = ErrorDetails::with_error_info(reason_name(reason), DOMAIN, metadata(&error));
     add_details(&mut details, &error, reason);
-    Status::with_error_details(code, message(&error), details)
+    let is_permanent = is_permanent(code, &details);
+    let mut status = Status::with_error_details(code, message(&error), details);
+    if is_permanent {
+        status.metadata_mut().insert(RETRY_PUSHBACK, MetadataValue::from_static("-1"));
+    }
+    status
+}
+
+/// gRPC's trailer for clients with a retry policy. Less than 0: the same request fails again, so do not retry.
+///
+/// flagd's provider for Java retries nearly every code. A caller would wait until their deadline, and never see that a flag does not exist.
+const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+
+/// Whether the same request fails again. After a code of the first kind it may succeed, or a retry with the same `request_id` shows what
+/// became of it; so it may after an error of the second kind that suggests a delay.
+fn is_permanent(code: Code, details: &ErrorDetails) -> bool {
+    match code {
+        Code::Ok | Code::Cancelled | Code::Unknown | Code::DeadlineExceeded | Code::Internal | Code::Unavailable => {
+            false
+        }
+        Code::InvalidArgument
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::DataLoss
+        | Code::Unauthenticated => details.retry_info().is_none(),
+    }
 }
 
 /// The HTTP status and message of an error, for protocols other than gRPC.

@@ -54,6 +54,9 @@ the message.
 | RESOURCE_EXHAUSTED | `RATE_LIMITED` and other limits | nothing was written | slow down; `RetryInfo` says how long to wait, if it is there |
 | all others | any | nothing was written | correct the request, or report a defect |
 
+Where a retry of the same request would fail again, the trailer `grpc-retry-pushback-ms` is `-1`. gRPC's clients with a retry policy then
+fail at once, whichever codes they retry.
+
 ## Contents
 ";
 

@@ -162,3 +162,27 @@ async fn all_answers_show_archived_flags_as_disabled() {
     let archived = expected.replace(r#""c":{"state":"ENABLED""#, r#""c":{"state":"DISABLED""#);
     assert_eq!(flags(&fetched.flag_configuration), archived);
 }
+
+/// grpc-java, as flagd's provider sets it, would retry until its deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn permanent_errors_ask_for_no_retry() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    server.admin().await.create("a").await;
+    let channel = channel(&server).await;
+    let request = || v1::ResolveBooleanRequest { flag_key: "a".into(), context: Vec::new() };
+    let unauthenticated = server.client(None).await.evaluation_v1.resolve_boolean(request()).await.unwrap_err();
+    let mut stranger = server.client(Some("toggled_wrong")).await;
+    let stream = stranger.sync.sync_flags(sync::SyncFlagsRequest::default()).await.unwrap_err();
+    let refusals = [
+        (Code::NotFound, resolve(&channel, "v1", "Boolean", "unknown").await.unwrap_err()),
+        (Code::InvalidArgument, resolve(&channel, "v2", "String", "a").await.unwrap_err()),
+        (Code::Unimplemented, resolve(&channel, "v2", "Nothing", "a").await.unwrap_err()),
+        (Code::Unauthenticated, unauthenticated),
+        (Code::Unauthenticated, stream),
+    ];
+    for (code, refusal) in refusals {
+        let pushback = refusal.metadata().get("grpc-retry-pushback-ms").map(|value| value.as_bytes());
+        assert_eq!((refusal.code(), pushback), (code, Some(&b"-1"[..])), "{refusal}");
+    }
+}
