@@ -51,8 +51,10 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// handshake is dropped for the newest.
 const MAX_HANDSHAKES: usize = 256;
 
-/// The `h2` crate's own default against rapid reset (CVE-2023-44487); set here so that an update does not change it.
-const MAX_PENDING_RESETS: usize = 20;
+/// Against rapid reset (CVE-2023-44487). A client may cancel all its calls at once, when their deadlines pass, and must keep its
+/// connection. With `h2`'s default of 20 it would lose it, and all other calls on it. A connection lets calls begin before it reads more, so
+/// that few are cancelled before (`api/connection`).
+const MAX_PENDING_RESETS: usize = 1_024;
 
 /// The `h2` crate's own default against RUSTSEC-2024-0003; set here so that an update does not change it.
 const MAX_ERROR_RESETS: usize = 1_024;

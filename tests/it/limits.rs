@@ -330,6 +330,41 @@ async fn connection_with_many_cancellations_is_closed() {
     server.admin().await.wait_until_authenticated().await;
 }
 
+/// A client whose calls all time out, while the server is busy, cancels them at once. Others on its connection go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn cancelled_calls_leave_the_connection_open() {
+    let (server, _database) = server_limited(FixedLimits::default()).await;
+    let mut stream = connect_http2(server.address).await;
+    let cancelled = |id| [frame(1, 4, id, HEADERS), frame(3, 0, id, &8u32.to_be_bytes())].concat();
+    let bytes: Vec<_> = (1..10_000).step_by(2).flat_map(cancelled).collect();
+    stream.write_all(&bytes).await.unwrap();
+    assert_pong(&mut stream, 1).await;
+}
+
+/// Clients send pings, some often and without calls, so that no proxy closes their connection.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pings_of_clients_leave_the_connection_open() {
+    let (server, _database) = server_limited(FixedLimits::default()).await;
+    let mut stream = connect_http2(server.address).await;
+    for number in 0..1_000 {
+        assert_pong(&mut stream, number).await;
+    }
+}
+
+/// Sends a PING with this number, and reads until it is answered.
+async fn assert_pong(stream: &mut TcpStream, number: u64) {
+    let number = number.to_be_bytes();
+    stream.write_all(&frame(6, 0, 0, &number)).await.unwrap();
+    let pong = frame(6, 1, 0, &number);
+    let mut read = Vec::new();
+    with_timeout("a pong", async {
+        while !read.windows(pong.len()).any(|bytes| bytes == pong) {
+            assert!(stream.read_buf(&mut read).await.unwrap() > 0, "closed");
+        }
+    })
+    .await;
+}
+
 /// A client repeatedly sends more data than its `content-length`.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connection_with_many_errors_is_closed() {

@@ -92,6 +92,9 @@ impl AsyncRead for Connection {
         if let Some(kept_back) = reading.poll_kept_back(cx, buffer) {
             return kept_back;
         }
+        if reading.defers_read(cx) {
+            return Poll::Pending;
+        }
         let before = buffer.filled().len();
         let polled = Pin::new(stream).poll_read(cx, buffer);
         reading.after_read(polled, before, cx, buffer)

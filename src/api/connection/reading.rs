@@ -20,6 +20,11 @@ use crate::api::middleware::limits::{
 /// known, and the transport would wait for the rest without limit.
 const PREFACE_LENGTH: usize = 24;
 
+/// How many calls may have arrived and not begun before more is read. `h2` would read all that there is first, and keep the heads of all
+/// calls in it, also of those that were cancelled meanwhile. Of these it allows so many that one read beyond this number has fewer
+/// (`max_pending_resets`).
+const MAX_UNTAKEN_CALLS: usize = 64;
+
 /// The reading half.
 pub(super) struct Reading {
     peer: Arc<Peer>,
@@ -52,9 +57,18 @@ struct UntakenFrames {
     /// How many calls had begun when they began to arrive, and when a read last found nothing.
     begun: usize,
     begun_when_empty: Option<usize>,
+    /// How many calls had begun when a read was last put off for others to begin.
+    begun_when_deferred: Option<usize>,
 }
 
 impl UntakenFrames {
+    /// Whether so many calls wait that some have to begin before more is read. Not twice in a row if none begins: then what has arrived
+    /// begins none, such as the trailers of requests.
+    fn defers_read(&mut self, begun: usize) -> bool {
+        let untaken = self.arrived.headers.saturating_sub(begun.wrapping_sub(self.begun));
+        untaken > MAX_UNTAKEN_CALLS && self.begun_when_deferred.replace(begun) != Some(begun)
+    }
+
     /// The slots that `h2` needs for them and for the calls that are not over.
     fn slots(&self, bytes: &ConnectionBytes) -> usize {
         let begun = bytes.begun().wrapping_sub(self.begun);
@@ -81,6 +95,15 @@ impl Reading {
     /// Passes on what was kept back; `None` if nothing is.
     pub fn poll_kept_back(&mut self, cx: &Context<'_>, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
         (!self.kept_back.is_empty()).then(|| self.poll_pass_on(cx, buffer))
+    }
+
+    /// Whether calls have to begin before more is read. Then has this task polled again, which lets them.
+    pub fn defers_read(&mut self, cx: &Context<'_>) -> bool {
+        let defers = self.frames.defers_read(self.peer.bytes.begun());
+        if defers {
+            cx.waker().wake_by_ref();
+        }
+        defers
     }
 
     /// Notes what a read found, after the first `before` bytes of the buffer, and keeps it back if it needs more slots.
@@ -201,5 +224,21 @@ impl Reading {
         buffer.put_slice(passed);
         self.kept_back = rest.to_vec();
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn read_waits_while_calls_begin() {
+        let arrived = Frames { headers: 100, data: 0 };
+        let mut frames = UntakenFrames { arrived, begun: 7, ..UntakenFrames::default() };
+        for begun in 7..100 {
+            assert_eq!(frames.defers_read(begun), begun < 7 + 100 - MAX_UNTAKEN_CALLS, "{begun}");
+        }
+        assert!(frames.defers_read(8) && !frames.defers_read(8), "none begins");
+        assert!(frames.defers_read(9));
     }
 }

@@ -25,8 +25,8 @@
 //! | frames gathered for one write | 64 KiB, and 4 MiB for all connections | `gather` |
 //! | the state of a call | 16 KiB and its headers, until its answer is written | this budget |
 //! | the state of an open stream | the same without credentials, as long as it is open | this budget; for other callers `--max-streams-per-caller` |
-//! | what `h2` keeps of calls that are over | 1.75 KiB for each call that was in progress at once, at most 1.8 MiB, until the connection ends | a budget beside this one, see `slots` |
-//! | calls that were cancelled before they began | their heads, 20 calls | `MAX_PENDING_RESETS` |
+//! | what `h2` keeps of calls that are over | 1.75 KiB for each call that was in progress or cancelled at once, at most 3.6 MiB, until the connection ends | a budget beside this one, see `slots` |
+//! | calls that have not begun, cancelled ones too | their heads, of 64 calls and one read | `MAX_UNTAKEN_CALLS`, `MAX_PENDING_RESETS` |
 //! | entries of the log that are read ahead | half a mebibyte a stream, and a quarter of this budget in all | `charge_ahead` |
 //! | answers without data | 2 KiB for each call that is refused, until it is written | the slots; nothing is read while the client does not read: see `listener` |
 //! | one TLS record being read | 16 KiB | rustls |
@@ -176,7 +176,8 @@ impl ByteBudget {
             owners: Mutex::default(),
             heads: Default::default(),
             slots: SlotBudget::of(limit, limits),
-            max_slots: limits.fixed.max_calls_per_connection as usize,
+            // A cancelled call keeps its slot until it begins, and the client may open another meanwhile.
+            max_slots: limits.fixed.max_calls_per_connection as usize + limits.fixed.max_pending_resets,
         })
     }
 
