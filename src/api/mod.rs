@@ -24,6 +24,7 @@ pub mod paging;
 pub mod pb;
 mod protocol;
 mod reader;
+mod reflection;
 mod request_body;
 mod router;
 mod streams;

@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use http::HeaderValue;
+use prost_reflect::DescriptorError;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::codec::CompressionEncoding;
 use tonic::server::NamedService;
 use tonic::service::Routes;
+use tonic_reflection::server::{v1, v1alpha};
 use tower::Layer;
 use tower::util::{Either, option_layer};
 use tower_http::cors::Cors;
@@ -39,6 +41,7 @@ use super::pb::toggle_service_server::ToggleServiceServer;
 use super::protocol::connect::{Transcode, TranscodeLayer};
 use super::protocol::{Translate, TranslateLayer, cors_layer, ofrep};
 use super::reader::StateReader;
+use super::reflection::Reflection;
 use super::transport;
 use crate::auth::last_used::LastUsed;
 use crate::auth::policy::{Policies, PolicyError};
@@ -104,7 +107,7 @@ pub enum RouterError {
     Policy(#[from] PolicyError),
     /// The descriptors cannot be served by reflection.
     #[error("reflection: {0}")]
-    Reflection(#[from] tonic_reflection::server::Error),
+    Reflection(#[from] DescriptorError),
 }
 
 /// All layers but CORS, outermost first.
@@ -167,9 +170,20 @@ impl Router {
         }
         let max_response_bytes = limits.fixed.max_response_bytes;
         let health_service = HealthServer::new(health.clone());
+        // Besides the services' files those of the details of errors, for which tools ask.
+        let sets: Vec<_> = descriptors().into_iter().chain([tonic_types::pb::FILE_DESCRIPTOR_SET]).collect();
+        let reflection = Reflection::of(&sets)?;
         let services = Routes::new(limited!(health_service, max_public_request_bytes, max_response_bytes))
-            .add_service(limited!(reflection().build_v1()?, max_public_request_bytes, max_response_bytes))
-            .add_service(limited!(reflection().build_v1alpha()?, max_public_request_bytes, max_response_bytes))
+            .add_service(limited!(
+                v1::ServerReflectionServer::new(reflection.clone()),
+                max_public_request_bytes,
+                max_response_bytes
+            ))
+            .add_service(limited!(
+                v1alpha::ServerReflectionServer::new(reflection),
+                max_public_request_bytes,
+                max_response_bytes
+            ))
             .add_service(limited!(ToggleServiceServer::new(flags), max_request_bytes, max_response_bytes))
             .add_service(limited!(AuditServiceServer::new(audit), max_request_bytes, max_response_bytes))
             .add_service(limited!(AccessServiceServer::new(access), max_request_bytes, max_response_bytes))
@@ -229,13 +243,6 @@ fn authorize(parts: &ServiceContext, policies: Arc<Policies>) -> (AuthorizeLayer
 /// The descriptors of all services, encoded: the decoded types would lose the options that declare policies.
 fn descriptors() -> [&'static [u8]; 3] {
     [pb::DESCRIPTORS, tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET]
-}
-
-fn reflection() -> tonic_reflection::server::Builder<'static> {
-    tonic_reflection::server::Builder::configure()
-        .register_encoded_file_descriptor_set(pb::DESCRIPTORS)
-        // Tools that show the details of errors ask for their types.
-        .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
 }
 
 #[cfg(test)]

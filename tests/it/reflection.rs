@@ -101,3 +101,95 @@ async fn all_types_that_answers_use_are_served() {
         assert!(pool.get_message_by_name("google.protobuf.Duration").is_some(), "{version}");
     }
 }
+
+/// Asks in one call, and returns the answers as text, without the requests that they repeat.
+macro_rules! answers_to {
+    ($version:ident, $channel:expr, $requests:expr) => {{
+        use tonic_reflection::pb::$version as reflection;
+        let mut client = reflection::server_reflection_client::ServerReflectionClient::new($channel);
+        let requests = $requests
+            .map(|message_request| reflection::ServerReflectionRequest { host: "host".to_owned(), message_request });
+        let mut answers =
+            client.server_reflection_info(tokio_stream::iter(requests.clone())).await.unwrap().into_inner();
+        let mut received = Vec::new();
+        for request in requests {
+            let answer = with_timeout("an answer", answers.message()).await.unwrap().unwrap();
+            assert_eq!((answer.valid_host, answer.original_request), ("host".to_owned(), Some(request)));
+            received.push(answer.message_response.unwrap());
+        }
+        assert_eq!(with_timeout("the end", answers.message()).await.unwrap(), None);
+        received
+    }};
+}
+
+macro_rules! unknown_names_are_answered_in_the_stream {
+    ($version:ident, $server:expr) => {{
+        use reflection::server_reflection_request::MessageRequest::*;
+        use reflection::server_reflection_response::MessageResponse;
+        use tonic_reflection::pb::$version as reflection;
+        let extension = |extension_number| {
+            let containing_type = "google.protobuf.MethodOptions".to_owned();
+            Some(FileContainingExtension(reflection::ExtensionRequest { containing_type, extension_number }))
+        };
+        let requests = [
+            Some(FileByFilename("no.proto".to_owned())),
+            Some(FileContainingSymbol("toggled.v1.Nothing".to_owned())),
+            extension(1),
+            Some(AllExtensionNumbersOfType("toggled.v1.Nothing".to_owned())),
+            None,
+            Some(AllExtensionNumbersOfType("google.protobuf.MethodOptions".to_owned())),
+            Some(AllExtensionNumbersOfType("toggled.v1.FeatureFlag".to_owned())),
+            // The extension of the API: the policy of a method.
+            extension(50_710),
+            Some(FileContainingSymbol("toggled.v1.policy".to_owned())),
+            Some(FileContainingSymbol("toggled.v1.ToggleService.ToggleFeatureFlag".to_owned())),
+            Some(FileContainingSymbol("toggled.v1.FeatureFlag.key".to_owned())),
+            Some(ListServices(String::new())),
+        ];
+        let mut answers = answers_to!($version, channel(&$server).await, requests).into_iter();
+        for code in [5, 5, 5, 5, 3] {
+            match answers.next() {
+                Some(MessageResponse::ErrorResponse(error)) => {
+                    assert_eq!(error.error_code, code, "{error:?}");
+                    assert!(!error.error_message.is_empty());
+                }
+                other => panic!("no error: {other:?}"),
+            }
+        }
+        for (name, expected) in [("google.protobuf.MethodOptions", &[50_710][..]), ("toggled.v1.FeatureFlag", &[])] {
+            match answers.next() {
+                Some(MessageResponse::AllExtensionNumbersResponse(found)) => {
+                    assert_eq!((&*found.base_type_name, &*found.extension_number), (name, expected));
+                }
+                other => panic!("no numbers: {other:?}"),
+            }
+        }
+        let mut file = || match answers.next() {
+            Some(MessageResponse::FileDescriptorResponse(found)) => {
+                FileDescriptorProto::decode(&found.file_descriptor_proto[0][..]).unwrap().name().to_owned()
+            }
+            other => panic!("no file: {other:?}"),
+        };
+        for name in ["policy", "policy", "toggle_service", "feature_flag"] {
+            assert_eq!(file(), format!("toggled/v1/{name}.proto"));
+        }
+        match answers.next() {
+            Some(MessageResponse::ListServicesResponse(list)) => {
+                let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+                for served in ["toggled.v1.ToggleService", "flagd.sync.v1.FlagSyncService", "grpc.health.v1.Health"] {
+                    assert!(names.contains(&served), "{served}");
+                }
+            }
+            other => panic!("no services: {other:?}"),
+        }
+    }};
+}
+
+/// Tools ask for names that they guess, such as extensions of every type, and go on in the same stream.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_name_is_an_error_within_the_stream() {
+    let database = Database::new(Backend::Sqlite).await;
+    let server = Server::start(&database).await;
+    unknown_names_are_answered_in_the_stream!(v1, server);
+    unknown_names_are_answered_in_the_stream!(v1alpha, server);
+}
