@@ -84,6 +84,18 @@ fn wire_contract_is_unchanged() {
     assert_unchanged("descriptors.txt", &text);
 }
 
+/// Go starts no program with two copies of a file. So clients are generated from `proto/toggled` alone, beside a provider with flagd's files.
+#[test]
+fn api_imports_no_file_that_providers_bring() {
+    let pool = DescriptorPool::decode(pb::DESCRIPTORS).unwrap();
+    for file in pool.files().filter(|file| file.package_name() == "toggled.v1") {
+        for import in file.dependencies() {
+            let is_own = import.name().starts_with("toggled/v1/");
+            assert!(is_own || import.name().starts_with("google/protobuf/"), "{}: {}", file.name(), import.name());
+        }
+    }
+}
+
 #[test]
 fn metrics_are_unchanged() {
     let mut text = String::new();
