@@ -33,6 +33,11 @@ pub fn is_hidden(c: char) -> bool {
     }
 }
 
+/// Whether nothing of the text shows.
+pub fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || is_hidden(c))
+}
+
 /// Whether Unicode lets a program show nothing for the character (`Default_Ignorable_Code_Point`), such as a variation selector.
 /// The skeleton of UTS #39 drops exactly these.
 fn is_default_ignorable(c: char) -> bool {

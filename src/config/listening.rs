@@ -1,7 +1,7 @@
 //! The settings of the address that the server listens on, and of TLS there.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Args;
@@ -16,8 +16,9 @@ use crate::tls::TlsFiles;
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Listening")]
 pub struct ListenerOptions {
-    /// The address of the gRPC and OFREP services. Port 0 takes a free port; the address is printed at start
-    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051")]
+    /// The address of the gRPC and OFREP services: IP:PORT, PORT or localhost:PORT for this machine alone, :PORT for all IPv4
+    /// addresses. Port 0 takes a free port; the address is printed at start
+    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_LISTEN", default_value = "127.0.0.1:50051", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// The server's certificate chain (PEM). With it, the server speaks TLS only. The files of --tls-certificate, --tls-key
     /// and --client-ca are read again when they change
@@ -91,6 +92,23 @@ impl ListenerOptions {
     }
 }
 
+/// An address to listen on. A name is not resolved, except `localhost`: which addresses a name has may change.
+pub(super) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    const RULE: &str = "must be IP:PORT such as 127.0.0.1:50051, or PORT, :PORT or localhost:PORT";
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        None => (Ipv4Addr::LOCALHOST, text),
+        Some(("", port)) => (Ipv4Addr::UNSPECIFIED, port),
+        Some((host, port)) if host.eq_ignore_ascii_case("localhost") => (Ipv4Addr::LOCALHOST, port),
+        Some(_) => return Err(RULE.to_owned()),
+    };
+    let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse().ok().filter(|_| is_number).ok_or(RULE)?;
+    Ok(SocketAddr::from((host, port)))
+}
+
 /// An origin as browsers write it.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     const RULE: &str =
@@ -104,4 +122,27 @@ fn certificate_user(text: &str) -> Result<(String, Email), String> {
     let (name, email) = text.rsplit_once('=').filter(|(name, _)| !name.is_empty()).ok_or("must be NAME=EMAIL")?;
     let email = Email::parse(email.trim()).map_err(|rule| format!("the address {rule}"))?;
     Ok((name.trim().to_owned(), email))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_to_listen_on_have_short_forms() {
+        for (text, address) in [
+            ("127.0.0.1:50051", "127.0.0.1:50051"),
+            ("[::1]:0", "[::1]:0"),
+            ("50051", "127.0.0.1:50051"),
+            ("localhost:50051", "127.0.0.1:50051"),
+            (":50051", "0.0.0.0:50051"),
+        ] {
+            assert_eq!(listen_address(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for text in
+            ["", ":", "127.0.0.1", "::1", "example.com:50051", "65536", "+1", "localhost:+1", "localhost", "a:1"]
+        {
+            assert!(listen_address(text).is_err(), "{text}");
+        }
+    }
 }

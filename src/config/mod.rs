@@ -11,7 +11,7 @@ mod limits;
 mod listening;
 mod shutdown;
 mod sign_on;
-mod suggestion;
+pub mod suggestion;
 mod telemetry;
 
 use clap::Args;

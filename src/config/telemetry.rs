@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use clap::{Args, ValueEnum};
 
+use super::listening::listen_address;
 use crate::telemetry::{TelemetrySettings, errors, logs, traces};
 
 const SDK_DISABLED: &str = "OTEL_SDK_DISABLED";
@@ -71,8 +72,9 @@ pub struct TelemetryOptions {
     /// The format of log lines: human for text, json for one object a line, auto for text on a terminal and JSON elsewhere
     #[arg(long, value_name = "FORMAT", env = "TOGGLED_LOG_FORMAT", default_value = "auto")]
     log_format: LogFormatOption,
-    /// The address of /metrics (Prometheus), /livez and /readyz, over plain HTTP. Without it, they are not served
-    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN")]
+    /// The address of /metrics (Prometheus), /livez and /readyz, over plain HTTP, in the forms of --listen. Without it, they are not
+    /// served
+    #[arg(long, value_name = "ADDRESS", env = "TOGGLED_METRICS_LISTEN", value_parser = listen_address)]
     pub metrics_listen: Option<SocketAddr>,
 }
 

@@ -230,7 +230,7 @@ impl Eq for Defect {}
 const MAX_NAMED: usize = 20;
 
 /// Names for the text of an error: the first ones, and how many more there are.
-pub(super) fn list_of(names: &[impl AsRef<str>]) -> String {
+pub fn list_of(names: &[impl AsRef<str>]) -> String {
     let (named, others) = names.split_at(names.len().min(MAX_NAMED));
     let list = named.iter().map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
     if others.is_empty() { list } else { format!("{list} and {} more", others.len()) }

@@ -76,7 +76,9 @@ on_both_databases! {
         let again = admin.environments.update_environment(request).await.unwrap().into_inner();
         assert_eq!((again.environment, again.audit_log), (updated.environment, None));
         let mask = prost_types::FieldMask { paths: vec!["require_reason".into(), "description".into()] };
-        let request = UpdateEnvironmentRequest { name: "ignored".into(), update_mask: Some(mask), ..update("staging") };
+        let request = UpdateEnvironmentRequest {
+            name: "ignored".into(), reason: "too strict".into(), update_mask: Some(mask), ..update("staging")
+        };
         let masked = admin.environments.update_environment(request).await.unwrap().into_inner().environment.unwrap();
         assert_eq!((&*masked.name, &*masked.description, masked.require_reason), ("Staging", "", false));
 

@@ -128,8 +128,9 @@ impl ToggleService for Flags {
     ) -> Result<Response<pb::RevertFeatureFlagResponse>, Status> {
         let parse = |request: &pb::RevertFeatureFlagRequest, validator: &mut RequestValidator| {
             let id = validator.uuid("audit_log_id", &request.audit_log_id);
+            let environment = validator.environment(request.environment.as_deref());
             let expected_revision = validator.expected_revision(request.expected_revision);
-            Some(Command::Revert(Revert { id: id?, entry: None, generation: 0, expected_revision }))
+            Some(Command::Revert(Revert { id: id?, environment, entry: None, generation: 0, expected_revision }))
         };
         let with_entry = async |command: Command| match command {
             Command::Revert(revert) => {

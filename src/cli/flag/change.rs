@@ -205,6 +205,8 @@ pub(super) struct RevertArgs {
     #[arg(value_name = "AUDIT_LOG_ID", value_parser = entry_id)]
     audit_log_id: Uuid,
     #[command(flatten)]
+    environment: SingleEnvironmentOption,
+    #[command(flatten)]
     condition: RevisionCondition,
     #[command(flatten)]
     options: SingleChangeOptions,
@@ -221,6 +223,7 @@ impl RevertArgs {
             revert_feature_flag,
             RevertFeatureFlagRequest {
                 audit_log_id: self.audit_log_id.to_string(),
+                environment: self.environment.text(),
                 expected_revision: self.condition.expected_revision,
             }
         )

@@ -9,9 +9,13 @@ mod flag;
 mod whoami;
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
+#[cfg(unix)]
+use std::os::fd::AsFd;
 
 use clap::{Args, ValueEnum};
 use serde::Serialize;
+#[cfg(unix)]
+use tokio::{io::Interest, net::unix::pipe::Sender};
 
 use super::table::{Cell, Table};
 use super::{EXIT_FAILURE, EXIT_SUCCESS, Failure};
@@ -170,6 +174,19 @@ fn write(bytes: &[u8]) -> Result<(), Failure> {
         ErrorKind::BrokenPipe => Failure { code: EXIT_SUCCESS, message: String::new() },
         _ => Failure { code: EXIT_FAILURE, message: format!("standard output: {error}") },
     })
+}
+
+/// Waits until the reader of standard output closes it, as `head` does. Without this, a command that follows would notice only when it
+/// next prints. It waits without end for an output that has no reader, such as a file.
+pub(super) async fn closed() {
+    // Only watched, never written through: it need not be in non-blocking mode, which the processes that share it would see.
+    #[cfg(unix)]
+    if let Ok(out) = io::stdout().as_fd().try_clone_to_owned().and_then(Sender::from_owned_fd_unchecked)
+        && out.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }
 
 /// Prints a line to standard error, since standard output holds only results.

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status, Streaming};
 use super::failure::{CallFailure, change_may_have_been_made, is_rate_limited};
 use super::retry::{Retries, RetryPolicy};
 use super::{ApiClient, ServerRefusal, ServiceClients};
-use crate::cli::{Failure, print_error};
+use crate::cli::{Failure, output, print_error};
 
 /// A wait for a rate limit is reported if it is at least this long.
 const MIN_REPORTED_WAIT: Duration = Duration::from_secs(1);
@@ -156,12 +156,13 @@ pub(in crate::cli) struct StreamOptions {
     pub cursor_origin: Option<String>,
 }
 
-/// Runs an endless command until Ctrl-C, which is a success.
+/// Runs an endless command until Ctrl-C, or until nobody reads its output any more. Both are a success.
 pub(in crate::cli) async fn until_interrupted(
     endless: impl Future<Output = Result<(), Failure>>,
 ) -> Result<(), Failure> {
     tokio::select! {
         done = endless => done,
         interrupted = tokio::signal::ctrl_c() => Ok(interrupted?),
+        () = output::closed() => Ok(()),
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::draft::Draft;
+use super::flags::check_reason;
 use super::{EnvironmentUpdate, NewEnvironment, Object, Outcome, Proposal, check_revision, logged};
 use crate::domain::Revision;
 use crate::domain::access::Directory;
@@ -48,6 +49,9 @@ pub(super) fn update(draft: &mut Draft<'_>, proposal: &Proposal, update: &Enviro
         after.description = description.clone();
     }
     if let Some(require_reason) = update.require_reason {
+        if !require_reason {
+            check_reason(proposal, &before)?;
+        }
         after.require_reason = require_reason;
     }
     if after == *before {

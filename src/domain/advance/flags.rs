@@ -14,6 +14,7 @@ use crate::domain::flag::{Flag, LastFlip, Status};
 use crate::domain::flag_access::FlagAccess;
 use crate::domain::state::{EnvironmentRef, FlagRef};
 use crate::domain::text::{Description, EnvironmentKey, Name};
+use crate::visible::is_blank;
 
 pub(super) fn toggle(
     draft: &mut Draft<'_>,
@@ -98,6 +99,9 @@ pub(super) fn create(
     };
     let environment = Arc::clone(access.environment(draft, environment)?);
     check_active(&environment)?;
+    if new.status == Status::Enabled {
+        check_reason(proposal, &environment)?;
+    }
     if draft.flag_in(&environment.key, &new.key).is_some() {
         return Err(Error::KeyTaken(new.key.clone()));
     }
@@ -175,7 +179,11 @@ pub(super) fn set_archived(
     archived: bool,
     expected: Option<Revision>,
 ) -> Result<Outcome, Error> {
-    let (before, _) = changeable(draft, access, flag)?;
+    let (before, environment) = changeable(draft, access, flag)?;
+    // For its readers, an archived flag is off.
+    if before.status == Status::Enabled {
+        check_reason(proposal, &environment)?;
+    }
     check_revision(before.revision, expected)?;
     if before.archived_at.is_some() == archived {
         return Ok((Object::Flag(before), None));
@@ -228,13 +236,19 @@ fn flippable(
     expected: Option<Revision>,
 ) -> Result<Arc<Flag>, Error> {
     let (flag, environment) = changeable(draft, access, flag)?;
-    let has_reason = proposal.reason.as_ref().is_some_and(|reason| !reason.as_str().trim().is_empty());
-    if environment.require_reason && !has_reason {
-        let rule = format!("must be given, since the environment {} requires it", environment.key);
-        return Err(Error::Invalid(vec![Violation { field: "reason".to_owned(), rule }]));
-    }
+    check_reason(proposal, &environment)?;
     check_revision(flag.revision, expected)?;
     if flag.archived_at.is_some() { Err(Error::FlagArchived(flag.key.clone())) } else { Ok(flag) }
+}
+
+/// Checks that a change has a reason, if the environment requires one.
+pub(super) fn check_reason(proposal: &Proposal, environment: &Environment) -> Result<(), Error> {
+    let has_reason = proposal.reason.as_ref().is_some_and(|reason| !is_blank(reason.as_str()));
+    if !environment.require_reason || has_reason {
+        return Ok(());
+    }
+    let rule = format!("must be given, since the environment {} requires it", environment.key);
+    Err(Error::Invalid(vec![Violation { field: "reason".to_owned(), rule }]))
 }
 
 fn flip(draft: &mut Draft<'_>, proposal: &Proposal, before: &Arc<Flag>, status: Status) -> (Arc<Flag>, Arc<Entry>) {

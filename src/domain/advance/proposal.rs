@@ -368,6 +368,8 @@ pub struct TrimLog {
 pub struct Revert {
     /// The id of the flip's entry.
     pub id: Uuid,
+    /// The flag's environment, if the request names one.
+    pub environment: Option<EnvironmentKey>,
     /// The entry, which never changes; `None` if the lookup found none.
     pub entry: Option<Box<Entry>>,
     /// The generation of the log at the lookup: see [`State::generation`](crate::domain::state::State::generation).
@@ -380,7 +382,7 @@ impl Revert {
     /// The flag that the entry is about.
     pub fn flag(&self) -> Option<FlagRef> {
         let entry = self.entry.as_ref().filter(|entry| entry.entity_type == EntityType::FeatureFlag)?;
-        entry.entity_id.map(FlagRef::id)
+        entry.entity_id.map(|id| FlagRef::Id(self.environment.clone(), id))
     }
 
     /// The status before the entry, if the entry is a flip.

@@ -405,13 +405,86 @@ on_both_databases! {
         };
         admin.environments.update_environment(update).await.unwrap();
         let flip = |reason: &str| ToggleFeatureFlagRequest { reason: reason.into(), ..toggle_in(named("production"), "a") };
-        for reason in ["", " ", "\t\n"] {
+        for reason in ["", " ", "\t\n", "\u{200b}", "\u{feff}\u{ad}", "\u{2800}", "\u{3164}", "\u{115f}", "\u{3000}"] {
             let refused = admin.toggle.toggle_feature_flag(flip(reason)).await.unwrap_err();
             let violations = refused.get_details_bad_request().unwrap().field_violations;
             assert_eq!(violations[0].field, "reason", "{reason:?}");
         }
         admin.toggle.toggle_feature_flag(flip("an outage")).await.unwrap();
         admin.toggle.toggle_feature_flag(toggle_in(named("staging"), "a")).await.unwrap();
+    }
+
+    async fn every_change_of_what_readers_get_needs_a_reason_where_one_is_required(backend: Backend) {
+        let (_database, _server, mut admin, _) = three(backend).await;
+        let update = |require_reason, reason: &str| UpdateEnvironmentRequest {
+            environment: Some(update_environment_request::Environment::Key("production".into())),
+            require_reason,
+            reason: reason.into(),
+            update_mask: Some(prost_types::FieldMask { paths: vec!["require_reason".into()] }),
+            ..Default::default()
+        };
+        admin.environments.update_environment(update(true, "")).await.unwrap();
+        let create = |key: &str, status: FeatureFlagStatus, reason: &str| CreateFeatureFlagRequest {
+            key: key.into(),
+            name: key.into(),
+            status: status.into(),
+            environment: Some("production".into()),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let archive = |key: &str, reason: &str| ArchiveFeatureFlagRequest {
+            flag: Some(archive_feature_flag_request::Flag::Key(key.into())),
+            environment: Some("production".into()),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let unarchive = |key: &str, reason: &str| UnarchiveFeatureFlagRequest {
+            flag: Some(unarchive_feature_flag_request::Flag::Key(key.into())),
+            environment: Some("production".into()),
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let (on, off) = (FeatureFlagStatus::Enabled, FeatureFlagStatus::Disabled);
+        let batch = |reason: &str| BatchCreateFeatureFlagsRequest {
+            items: vec![BatchCreateItem { status: on.into(), ..new_flag("production", "batched") }],
+            reason: reason.into(),
+            ..Default::default()
+        };
+        let is_refused = |status: tonic::Status| {
+            let violations = status.get_details_bad_request().unwrap().field_violations;
+            assert_eq!(violations[0].field, "reason", "{status:?}");
+        };
+        is_refused(admin.toggle.create_feature_flag(create("on", on, "")).await.unwrap_err());
+        is_refused(admin.toggle.batch_create_feature_flags(batch("")).await.unwrap_err());
+        admin.toggle.create_feature_flag(create("on", on, "why")).await.unwrap();
+        admin.toggle.batch_create_feature_flags(batch("why")).await.unwrap();
+        is_refused(admin.toggle.archive_feature_flag(archive("on", "")).await.unwrap_err());
+        admin.toggle.archive_feature_flag(archive("on", "why")).await.unwrap();
+        is_refused(admin.toggle.unarchive_feature_flag(unarchive("on", "")).await.unwrap_err());
+        admin.toggle.unarchive_feature_flag(unarchive("on", "why")).await.unwrap();
+        // Readers of a disabled flag get the same before and after.
+        admin.toggle.create_feature_flag(create("off", off, "")).await.unwrap();
+        admin.toggle.archive_feature_flag(archive("off", "")).await.unwrap();
+        admin.toggle.unarchive_feature_flag(unarchive("off", "")).await.unwrap();
+        is_refused(admin.environments.update_environment(update(false, "")).await.unwrap_err());
+        admin.environments.update_environment(update(false, "why")).await.unwrap();
+    }
+
+    async fn revert_may_name_the_environment_of_the_flag_alone(backend: Backend) {
+        let (_database, _server, mut admin, _) = three(backend).await;
+        admin.toggle.toggle_feature_flag(toggle_in(named("production"), "a")).await.unwrap();
+        let flip = admin.log().await.pop().unwrap();
+        let revert = |environment: &str| RevertFeatureFlagRequest {
+            audit_log_id: flip.id.clone(),
+            environment: Some(environment.into()),
+            ..Default::default()
+        };
+        let refused = admin.toggle.revert_feature_flag(revert("staging")).await.unwrap_err();
+        let violations = refused.get_details_bad_request().unwrap().field_violations;
+        assert_eq!(violations[0].description, "must be that of the flag, production, or absent");
+        let missing = admin.toggle.revert_feature_flag(revert("nowhere")).await.unwrap_err();
+        assert_eq!(missing.code(), Code::NotFound);
+        admin.toggle.revert_feature_flag(revert("production")).await.unwrap();
     }
 
     async fn refused_batch_is_recorded_in_the_environment_of_all_its_items(backend: Backend) {

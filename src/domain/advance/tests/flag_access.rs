@@ -49,7 +49,13 @@ fn changes(flag: &FlagRef) -> Vec<Command> {
 
 fn revert_of(entry: &Arc<Entry>) -> Command {
     let id = entry.id;
-    Command::Revert(Revert { id, entry: Some(Box::new(Entry::clone(entry))), generation: 0, expected_revision: None })
+    Command::Revert(Revert {
+        id,
+        environment: None,
+        entry: Some(Box::new(Entry::clone(entry))),
+        generation: 0,
+        expected_revision: None,
+    })
 }
 
 fn id_of(world: &World, environment: &str, flag: &str) -> Uuid {

@@ -66,7 +66,7 @@ fn lookup_before_a_restore_is_stale() {
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
     let reverting = |generation| {
         let entry = Some(Box::new(Entry::clone(&flip)));
-        service(Command::Revert(Revert { id: flip.id, entry, generation, expected_revision: None }))
+        service(Command::Revert(Revert { id: flip.id, environment: None, entry, generation, expected_revision: None }))
     };
     world.state = world.state.clone().replacing(&world.state);
     assert_eq!(world.state.generation(), 1);

@@ -232,8 +232,13 @@ fn only_flips_set_the_last_flip() {
     }
 
     let entry = world.accept(service(Command::SetStatus(set("a", Status::Disabled)))).entry.unwrap();
-    let revert =
-        Revert { id: entry.id, entry: Some(Box::new(Entry::clone(&entry))), generation: 0, expected_revision: None };
+    let revert = Revert {
+        id: entry.id,
+        environment: None,
+        entry: Some(Box::new(Entry::clone(&entry))),
+        generation: 0,
+        expected_revision: None,
+    };
     let answer = world.accept(because("undo", Command::Revert(revert)));
     let last_flip = LastFlip::from_entry(answer.entry.as_ref().unwrap());
     assert_eq!((last_flip.reason.as_deref(), last_flip.revision), (Some("undo"), answer.revision));
@@ -334,7 +339,13 @@ fn revert_restores_status_and_names_the_entry() {
     let flip = world.accept(service(toggle("a"))).entry.unwrap();
     let revert_of = |entry: &Entry| {
         let entry = Some(Box::new(entry.clone()));
-        service(Command::Revert(Revert { id: flip.id, entry, generation: 0, expected_revision: None }))
+        service(Command::Revert(Revert {
+            id: flip.id,
+            environment: None,
+            entry,
+            generation: 0,
+            expected_revision: None,
+        }))
     };
     let validation = Proposal { validate_only: true, ..revert_of(&flip) };
     assert_eq!(flag_of(&world.accept(validation)).status, Status::Disabled);
@@ -350,7 +361,8 @@ fn revert_restores_status_and_names_the_entry() {
         let entry = Entry { action, ..Entry::clone(&flip) };
         assert_eq!(world.reject(revert_of(&entry)), Error::NotRevertible(flip.id));
     }
-    let unknown = Command::Revert(Revert { id: flip.id, entry: None, generation: 0, expected_revision: None });
+    let unknown =
+        Command::Revert(Revert { id: flip.id, environment: None, entry: None, generation: 0, expected_revision: None });
     assert_eq!(world.reject(service(unknown)), Error::AuditLogNotFound(flip.id));
     let trim = TrimLog { through: flip.revision, hash: flip.hash, found_hash: Some(flip.hash), generation: 0 };
     world.accept(service(Command::TrimLog(trim)));
