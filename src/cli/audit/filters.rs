@@ -8,7 +8,9 @@ use crate::api::pb::*;
 use crate::cli::remote::{ApiClient, EnvironmentOption};
 use crate::cli::time_argument::{self, DayBoundary};
 use crate::cli::{EXIT_DENIED, EXIT_NOT_FOUND, Failure, parse_uuid};
+use crate::config::suggestion;
 use crate::domain::audit::{Action, EntityType};
+use crate::domain::error::list_of;
 use crate::domain::state::EnvironmentScope;
 
 /// Filters; an entry must pass all that are given.
@@ -72,18 +74,25 @@ impl Filters {
         self.to
     }
 
-    /// The request for the first page. A `--to` in the future means the end of the log.
-    pub async fn list_request(self, client: &ApiClient) -> Result<ListAuditLogsRequest, Failure> {
+    /// The request for the first page. A `--to` in the future means the end of the log. Without `--environment`, it is about
+    /// `default_scope`; `None` means that of the credential, or else the whole log.
+    pub async fn list_request(
+        mut self,
+        client: &ApiClient,
+        default_scope: Option<EnvironmentScope>,
+    ) -> Result<ListAuditLogsRequest, Failure> {
         let order = |time: prost_types::Timestamp| (time.seconds, time.nanos);
         if self.from.map(order).zip(self.to.map(order)).is_some_and(|(from, to)| from > to) {
             return Err(Failure::usage("--from is after --to; swap them"));
         }
+        self.environment.set_default(default_scope);
         let flag = match &self.flag {
             Some(key) => Some(self.find_flag(client, key).await?),
             None => None,
         };
         // The log is read as the flag was: a reader of one environment names it.
         let environment = flag.as_ref().map_or_else(|| self.environment.text(), |flag| Some(flag.environment.clone()));
+        self.check_names(client, environment.clone()).await?;
         let to_date = match self.to {
             Some(to) => closed_end(client, to, environment.clone()).await?,
             None => None,
@@ -99,6 +108,21 @@ impl Filters {
             environment,
             ..Default::default()
         })
+    }
+
+    /// Refuses names of which no entry can be: an empty list would say that nothing happened.
+    async fn check_names(&self, client: &ApiClient, environment: Option<String>) -> Result<(), Failure> {
+        check_name("--action", self.action.as_deref(), Action::ALL.iter().map(|action| action.as_str()))?;
+        check_name("--entity-type", self.entity_type.as_deref(), EntityType::ALL.iter().map(|kind| kind.as_str()))?;
+        let Some(user) = &self.user else { return Ok(()) };
+        let request =
+            ListAuditLogsRequest { user_email: Some(user.clone()), limit: Some(1), environment, ..Default::default() };
+        let answer =
+            client.call(request, async |clients, request| clients.audit.list_audit_logs(request).await).await?;
+        match answer.items.is_empty() {
+            false => Ok(()),
+            true => Err(not_found(format!("the log has no entry by {user}; check the address"))),
+        }
     }
 
     /// The flag with this key in the named environment or, if none is named, in the credential's own. Otherwise in the only one that has
@@ -122,7 +146,7 @@ impl Filters {
                 Err(failure) => return Err(failure),
             }
         }
-        let environments = found.iter().map(|flag| flag.environment.as_str()).collect::<Vec<_>>().join(", ");
+        let environments = list_of(&found.iter().map(|flag| flag.environment.clone()).collect::<Vec<_>>());
         match (<[FeatureFlag; 1]>::try_from(found), missing) {
             (Ok([flag]), _) => Ok(flag),
             (Err(found), Some(failure)) if found.is_empty() => Err(failure),
@@ -132,6 +156,26 @@ impl Filters {
             ))),
         }
     }
+}
+
+/// Refuses a name that is none of these.
+fn check_name(
+    option: &str,
+    name: Option<&str>,
+    known: impl Iterator<Item = &'static str> + Clone,
+) -> Result<(), Failure> {
+    match name {
+        Some(name) if !known.clone().any(|known| known == name) => {
+            let hint = suggestion::nearest(name, known.clone()).map(|nearest| format!("; did you mean {nearest}?"));
+            let all = || format!("; known are {}", known.collect::<Vec<_>>().join(", "));
+            Err(not_found(format!("{option}: {name} does not exist{}", hint.unwrap_or_else(all))))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn not_found(message: String) -> Failure {
+    Failure { code: EXIT_NOT_FOUND, message }
 }
 
 async fn get_flag(client: &ApiClient, key: &str, environment: Option<String>) -> Result<FeatureFlag, Failure> {

@@ -29,7 +29,7 @@ pub(super) struct AuditListArgs {
 impl AuditListArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let client = self.connection.connect().await?;
-        let request = self.filters.list_request(&client).await?;
+        let request = self.filters.list_request(&client, None).await?;
         let (entries, _) = newest(&client, request, self.limit).await?;
         self.output.print_all(&entries)
     }

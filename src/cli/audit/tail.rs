@@ -35,7 +35,7 @@ impl TailArgs {
         let client = self.connection.connect().await?;
         let mut printer = self.output.stream();
         let end = self.filters.end();
-        let list = self.filters.list_request(&client).await?;
+        let list = self.filters.list_request(&client, None).await?;
         let mut request = StreamAuditLogsRequest { follow: !self.no_follow, ..stream_request(&list) };
         // A stream that follows may end in the future, where a list may not.
         if request.follow {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use clap::Args;
 
 use super::change::ChangeOptions;
-use super::import::{ImportPlan, ImportedFlag, Omission, PlanWords, Review};
+use super::import::{Confirmation, ImportPlan, ImportedFlag, Omission, PlanWords, Review};
 use super::name::FlagName;
 use crate::api::pb::{FeatureFlag, FeatureFlagStatus};
 use crate::cli::remote::{ApiClient, environment_key};
@@ -26,7 +26,7 @@ pub(super) struct CopyArgs {
     /// The environment to copy to, by its key
     #[arg(long, value_name = "ENVIRONMENT", value_parser = environment_key)]
     to: EnvironmentKey,
-    /// Do not ask for confirmation; without a terminal, the command never asks
+    /// Do not ask for confirmation; required to make changes without a terminal
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -39,23 +39,40 @@ impl CopyArgs {
             return Err(Failure::usage(format!("--from and --to are both {}; name two environments", self.from)));
         }
         let client = self.options.connection.connect().await?.waiting_for_rate_limits();
+        let environments = client.environments(true).await?;
         let source = self.flags(&client, &self.from).await?;
         if let Some(key) = self.keys.iter().find(|key| !source.contains_key(*key)) {
             let message = format!("{} has no flag with the key {key}", self.from);
             return Err(Failure { code: EXIT_NOT_FOUND, message });
         }
         let target = self.flags(&client, &self.to).await?;
-        let target = target.into_values().map(|flag| (FlagName::of(&flag), flag)).collect();
-        let (archived, active): (Vec<_>, Vec<_>) = source.values().partition(|flag| flag.archived_at.is_some());
-        let wanted: Result<Vec<_>, _> = active.into_iter().map(|flag| self.copied(flag)).collect();
+        // A copy neither archives nor unarchives: what is archived on either side stays as it is.
+        let archived_in = |flag: &FeatureFlag| {
+            let is_archived_in_target =
+                || target.get(&flag.key).is_some_and(|target: &FeatureFlag| target.archived_at.is_some());
+            let source = flag.archived_at.is_some().then_some(&self.from);
+            source.or_else(|| is_archived_in_target().then_some(&self.to))
+        };
+        let (mut wanted, mut omissions) = (Vec::new(), Vec::new());
+        for flag in source.values() {
+            match archived_in(flag) {
+                Some(environment) => omissions.push(self.not_copied(flag, environment)),
+                None => wanted.push(self.copied(flag)),
+            }
+        }
+        let wanted: Result<Vec<_>, _> = wanted.into_iter().collect();
         let wanted =
             wanted.map_err(|Malformed(rule)| Failure::usage(format!("{} has a flag that {rule}", self.from)))?;
-        let omissions: Vec<_> = archived.into_iter().map(|flag| self.not_copied(flag)).collect();
+        let is_archived_in_source =
+            |flag: &FeatureFlag| source.get(&flag.key).is_some_and(|flag| flag.archived_at.is_some());
+        let compared = |flag: &FeatureFlag| flag.archived_at.is_none() && !is_archived_in_source(flag);
+        let target = target.into_values().filter(compared).map(|flag| (FlagName::of(&flag), flag)).collect();
         let plan = ImportPlan::new(&wanted, &target);
         let review = Review {
             client: &client,
+            environments: &environments,
             options: &self.options,
-            may_ask: !self.yes,
+            confirmation: if self.yes { Confirmation::Given } else { Confirmation::at_terminal() },
             omissions: &omissions,
             words: &PlanWords { only_on_server: "only in the target, kept", omitted: "not copied" },
         };
@@ -92,7 +109,8 @@ impl CopyArgs {
         })
     }
 
-    fn not_copied(&self, flag: &FeatureFlag) -> Omission {
-        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {}", self.from))
+    fn not_copied(&self, flag: &FeatureFlag, archived_in: &EnvironmentKey) -> Omission {
+        let unarchive = if *archived_in == self.to { "; unarchive it first" } else { "" };
+        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {archived_in}{unarchive}"))
     }
 }

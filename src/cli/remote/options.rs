@@ -55,6 +55,11 @@ impl EnvironmentOption {
         self.environment.as_ref()
     }
 
+    /// Names this, if nothing is named.
+    pub fn set_default(&mut self, scope: Option<EnvironmentScope>) {
+        self.environment = self.environment.take().or(scope);
+    }
+
     /// What is named, as requests carry it.
     pub fn text(&self) -> Option<String> {
         self.environment.as_ref().map(EnvironmentScope::to_string)

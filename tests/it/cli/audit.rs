@@ -117,7 +117,7 @@ async fn filters_select_entries() {
     }
     for (filters, code, message) in [
         (&["--flag", "nope"][..], 3, "nope"),
-        (&["--action", "fly"], 2, "--action must be one of"),
+        (&["--action", "fly"], 3, "--action: fly does not exist; known are "),
         (&["--from", "yesterday"], 2, "--from"),
         (&["--from", "2026-02-01", "--to", "2026-01-31"], 2, "--from is after --to"),
         (&["--entity-id", "a"], 2, "--entity-id"),
@@ -127,4 +127,21 @@ async fn filters_select_entries() {
     }
     assert!(as_ann.fails(&["audit", "list"], 4).await.contains("view_audit_logs"));
     assert!(shell.fails(&["audit", "tail", "--after", "1000"], 2).await.contains("1000"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn unknown_names_in_filters_are_not_found() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    for (filter, expected) in [
+        (["--user", "nobody@example.com"], "no entry by nobody@example.com"),
+        (["--action", "flag_create"], "did you mean flag_created?"),
+        (["--entity-type", "feature_flags"], "did you mean feature_flag?"),
+        (["--action", "x"], "known are toggle_enabled, "),
+    ] {
+        for command in ["list", "export"] {
+            let error = shell.fails(&["audit", command, filter[0], filter[1]], 3).await;
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -133,6 +133,10 @@ async fn filtered_file_needs_same_filters() {
         assert!(message.contains(", filtered and so not verifiable, through "), "{message}");
         let holes = fs::read(&path).unwrap();
         assert!(shell.fails(&export, 2).await.contains("entries are missing"));
+        if format == "ndjson" {
+            let message = shell.fails(&["audit", "verify", "--file", &path], 1).await;
+            assert!(message.contains("if the file was exported with filters, it cannot be verified"), "{message}");
+        }
         let message = shell.fails(&[&export[..], &["--after", "1", "--action", "flag_archived"]].concat(), 2).await;
         assert!(message.contains("--after"), "{message}");
         assert_eq!(fs::read(&path).unwrap(), holes);

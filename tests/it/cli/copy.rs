@@ -37,21 +37,21 @@ async fn copy_makes_target_like_source() {
     shell.succeeds(&["flag", "create", "texts", "--name", "Other", "--enabled", "-e", "production"]).await;
     shell.succeeds(&["flag", "archive", "archived-there", "-e", "production"]).await;
     let before = flags(&shell, "production").await;
-    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
+    let copy = ["flag", "copy", "--yes", "--from", "staging", "--to", "production"];
     let with = |more: &[&'static str]| [&copy[..], more].concat();
 
     let refused = shell
         .transcript(&[
             &with(&["nope"]),
-            &["flag", "copy", "--from", "staging", "--to", "staging"],
-            &["flag", "copy", "--from", "staging", "--to", "nowhere"],
-            &["flag", "copy", "--from", "staging"],
+            &["flag", "copy", "--yes", "--from", "staging", "--to", "staging"],
+            &["flag", "copy", "--yes", "--from", "staging", "--to", "nowhere"],
+            &["flag", "copy", "--yes", "--from", "staging"],
             &with(&["--dry-run"]),
         ])
         .await;
     assert_output!("flag_copy", refused);
     assert_eq!(flags(&shell, "production").await, before, "a dry run changes nothing");
-    shell.succeeds(&with(&["on", "--yes"])).await;
+    shell.succeeds(&with(&["on"])).await;
     let one = flags(&shell, "production").await;
     assert_eq!((one["on"].0.as_str(), one.len()), ("enabled", before.len()), "only the named flag");
     let objects = shell.objects(&with(&["--reason", "tested"])).await;
@@ -90,10 +90,10 @@ async fn flag_changed_after_preview_is_not_overwritten() {
         let lines = (0..FLAGS).map(|n| format!("flag-{n:04},{status}\n"));
         format!("key,status\n{}", lines.collect::<String>())
     };
-    shell.succeeds(&["flag", "import", &file(&folder, lines("on")), "-e", "staging"]).await;
+    shell.succeeds(&["flag", "import", "--yes", &file(&folder, lines("on")), "-e", "staging"]).await;
     assert_eq!(creating_calls(&mut admin).await, FLAGS.div_ceil(1_000), "as few calls as can be");
-    shell.succeeds(&["flag", "import", &file(&folder, lines("off")), "-e", "production"]).await;
-    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
+    shell.succeeds(&["flag", "import", "--yes", &file(&folder, lines("off")), "-e", "production"]).await;
+    let copy = ["flag", "copy", "--yes", "--from", "staging", "--to", "production"];
     let mut running = shell.start(&copy);
     assert!(running.line().await.starts_with("CHANGE"));
     shell.succeeds(&["flag", "update", "flag-1500", "--name", "Changed meanwhile", "-e", "production"]).await;
@@ -113,7 +113,7 @@ async fn flags_with_long_texts_are_created_in_several_calls() {
     let folder = TempDir::new().unwrap();
     let lines = (0..1_000).map(|n| format!("flag-{n:04},{}\n", "\u{1f6a9}".repeat(2_000)));
     let path = file(&folder, format!("key,description\n{}", lines.collect::<String>()));
-    let objects = shell.objects(&["flag", "import", &path]).await;
+    let objects = shell.objects(&["flag", "import", "--yes", &path]).await;
     assert_eq!(objects.last().unwrap(), &json!({"changed": 1_000}));
     assert_eq!(creating_calls(&mut server.admin().await).await, 4);
 }
@@ -134,11 +134,11 @@ async fn export_of_all_environments_is_the_same_after_import() {
         let export = ["flag", "export", "-e", "-", "--archived", "--format", format, "--output-file", &path];
         let (code, _, error) = shell.run(&export).await;
         assert!(code == 0 && error.starts_with("4 flags at revision "), "{error}");
-        assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"), "{format}");
+        assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("nothing to do\n"), "{format}");
 
         let (empty, _database) = server().await;
         let new = Shell::new(empty.address);
-        let (code, out, error) = new.run(&["flag", "import", &path]).await;
+        let (code, out, error) = new.run(&["flag", "import", "--yes", &path]).await;
         assert_eq!((code, out.as_str()), (3, ""));
         assert!(
             error.contains("no environments production, staging, or you hold no permission there; create them")
@@ -146,19 +146,20 @@ async fn export_of_all_environments_is_the_same_after_import() {
             "{error}"
         );
         assert!(
-            new.fails(&["flag", "import", &path, "-e", "default", "--from-environment", "x"], 2)
+            new.fails(&["flag", "import", "--yes", &path, "-e", "default", "--from-environment", "x"], 2)
                 .await
                 .contains("the file has")
         );
         create_environments(&new).await;
-        new.succeeds(&["flag", "import", &path]).await;
+        new.succeeds(&["flag", "import", "--yes", &path]).await;
         for environment in ["default", "staging", "production"] {
             assert_eq!(flags(&new, environment).await, flags(&shell, environment).await, "{format} {environment}");
         }
         // One environment of the file, into itself or into another.
-        let staging = new.objects(&["flag", "import", &path, "-e", "staging"]).await;
+        let staging = new.objects(&["flag", "import", "--yes", &path, "-e", "staging"]).await;
         assert_eq!(staging[staging.len() - 2]["summary"]["unchanged"], 2, "{staging:?}");
-        let moved = ["flag", "import", &path, "--from-environment", "staging", "-e", "production", "--dry-run"];
+        let moved =
+            ["flag", "import", "--yes", &path, "--from-environment", "staging", "-e", "production", "--dry-run"];
         let moved = new.objects(&moved).await;
         assert!(
             moved
@@ -170,16 +171,21 @@ async fn export_of_all_environments_is_the_same_after_import() {
     let (_, one, _) = shell.run(&["flag", "export", "-e", "staging"]).await;
     assert_eq!(one.lines().count(), 1);
     let path = file(&folder, one);
-    shell.succeeds(&["flag", "import", &path, "--from-environment", "staging", "-e", "production"]).await;
+    shell.succeeds(&["flag", "import", "--yes", &path, "--from-environment", "staging", "-e", "production"]).await;
     assert_eq!(
         flags(&shell, "production").await["a"].0,
         "enabled",
         "a file of one environment goes into the named one"
     );
     assert!(shell.fails(&["flag", "export", "-e", "-", "--format", "flagd"], 2).await.contains("one environment"));
-    assert!(shell.fails(&["flag", "import", &file(&folder, "key\na\n"), "-e", "-"], 2).await.contains("--environment"));
+    assert!(
+        shell
+            .fails(&["flag", "import", "--yes", &file(&folder, "key\na\n"), "-e", "-"], 2)
+            .await
+            .contains("--environment")
+    );
     let twice = file(&folder, "key,environment\na,\na,default\n");
-    assert!(shell.fails(&["flag", "import", &twice, "-e", "default"], 2).await.contains("twice"));
+    assert!(shell.fails(&["flag", "import", "--yes", &twice, "-e", "default"], 2).await.contains("twice"));
 }
 
 /// A flip without a reason would be refused after other changes are made.
@@ -197,24 +203,26 @@ async fn flips_without_required_reason_change_nothing() {
     let before = flags(&shell, "production").await;
     let folder = TempDir::new().unwrap();
     let path = file(&folder, "key,status\nnew,on\nold,on\n");
-    let copy = ["flag", "copy", "--from", "staging", "--to", "production"];
-    let import = ["flag", "import", &path, "-e", "production"];
+    let copy = ["flag", "copy", "--yes", "--from", "staging", "--to", "production"];
+    let import = ["flag", "import", "--yes", &path, "-e", "production"];
     for command in [&copy[..], &import] {
         for more in [&[][..], &["--dry-run"]] {
             let (code, out, error) = shell.run(&[command, more].concat()).await;
-            assert_eq!(code, 2, "{command:?} {more:?}: {out}{error}");
-            let expected = "production requires a reason for flips: add --reason TEXT; nothing was changed";
-            assert_eq!(error, format!("toggled: {expected}\n"), "{command:?} {more:?}");
+            let (expected_code, expected) = match more.is_empty() {
+                true => (2, "toggled: production requires a reason: add --reason TEXT; nothing was changed\n"),
+                false => (0, "production requires a reason: add --reason TEXT\n"),
+            };
+            assert_eq!((code, error.as_str()), (expected_code, expected), "{command:?} {more:?}: {out}");
             assert!(out.contains("1 to create, 1 to enable"), "the preview shows the flips: {out}");
         }
     }
     assert_eq!(flags(&shell, "production").await, before);
-    assert!(
-        shell.succeeds(&[&copy[..], &["new"]].concat()).await.ends_with("1 change made\n"),
-        "a new flag is no flip"
-    );
-    assert!(shell.succeeds(&[&import[..], &["--reason", "tested"]].concat()).await.ends_with("1 change made\n"));
-    let staging = ["flag", "copy", "--from", "production", "--to", "staging"];
+    let (code, _, error) = shell.run(&[&copy[..], &["new"]].concat()).await;
+    assert!(code == 2 && error.contains("requires a reason"), "it begins enabled: {error}");
+    shell.succeeds(&["flag", "create", "off", "-e", "staging"]).await;
+    assert!(shell.succeeds(&[&copy[..], &["off"]].concat()).await.ends_with("1 change made\n"), "no reader sees it");
+    assert!(shell.succeeds(&[&import[..], &["--reason", "tested"]].concat()).await.ends_with("2 changes made\n"));
+    let staging = ["flag", "copy", "--yes", "--from", "production", "--to", "staging"];
     shell.succeeds(&["flag", "disable", "old", "-e", "production", "--reason", "x"]).await;
     assert!(shell.succeeds(&staging).await.ends_with("1 change made\n"), "staging needs no reason");
 }
@@ -227,8 +235,9 @@ async fn denied_copy_does_not_advise_to_repeat() {
     create_environments(&shell).await;
     shell.succeeds(&["flag", "create", "a", "-e", "staging"]).await;
     let ann = server.admin().await.new_user("ann@example.com", &["view_feature_flags"]).await;
-    let (code, _, error) =
-        Shell::of(server.address, &ann).run(&["flag", "copy", "--from", "staging", "--to", "production"]).await;
+    let (code, _, error) = Shell::of(server.address, &ann)
+        .run(&["flag", "copy", "--yes", "--from", "staging", "--to", "production"])
+        .await;
     assert_eq!(code, 4, "{error}");
     assert!(error.contains("(0 of 1 changes were made)") && !error.contains("repeat"), "{error}");
 }
@@ -260,13 +269,64 @@ async fn unleash_export_is_imported_whole() {
     let path = fixture("unleash-state.json");
     let transcript = shell
         .transcript(&[
-            &["flag", "import", &path],
+            &["flag", "import", "--yes", &path],
             &["environment", "create", "development"],
             &["environment", "create", "production"],
-            &["flag", "import", &path],
+            &["flag", "import", "--yes", &path],
             &["flag", "list", "-e", "-", "--archived"],
         ])
         .await;
     assert_output!("import_unleash_whole", transcript);
-    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
+    assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("nothing to do\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_nobody_can_confirm_are_refused() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    shell.succeeds(&["environment", "create", "staging"]).await;
+    shell.succeeds(&["flag", "create", "a", "-e", "default"]).await;
+    let folder = TempDir::new().unwrap();
+    let path = file(&folder, "key\nb\n");
+    for command in
+        [&["flag", "import", &path, "-e", "staging"][..], &["flag", "copy", "--from", "default", "--to", "staging"]]
+    {
+        let (code, _, error) = shell.run(command).await;
+        assert!(code == 2 && error.contains("add --yes to make them; nothing was changed"), "{error}");
+        shell.succeeds(&[command, &["--dry-run"]].concat()).await;
+        assert!(flags(&shell, "staging").await.is_empty());
+    }
+    for command in [
+        &["flag", "import", &path, "-e", "staging", "--yes"][..],
+        &["flag", "copy", "--from", "default", "--to", "staging", "--yes"],
+    ] {
+        shell.succeeds(command).await;
+        // Without a change there is nothing to confirm.
+        shell.succeeds(&command[..command.len() - 1]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn copy_leaves_archived_flags_and_environments_as_they_are() {
+    let (server, _database) = server().await;
+    let shell = Shell::new(server.address);
+    shell.succeeds(&["environment", "create", "staging"]).await;
+    for environment in ["default", "staging"] {
+        shell.succeeds(&["flag", "create", "a", "--name", environment, "-e", environment]).await;
+    }
+    shell.succeeds(&["flag", "archive", "a", "-e", "staging"]).await;
+    let before = flags(&shell, "staging").await;
+    let copy = ["flag", "copy", "--yes", "--from", "default", "--to", "staging"];
+    let shown = shell.succeeds(&copy).await;
+    assert!(shown.contains("archived in staging; unarchive it first"), "{shown}");
+    assert_eq!(flags(&shell, "staging").await, before);
+    shell.succeeds(&["environment", "archive", "staging"]).await;
+    shell.succeeds(&["flag", "create", "b", "-e", "default"]).await;
+    for more in [&[][..], &["--dry-run"]] {
+        let (code, _, error) = shell.run(&[&copy[..], more].concat()).await;
+        assert!(
+            code == 5 && error.contains("staging is archived: run toggled environment unarchive staging first"),
+            "{error}"
+        );
+    }
 }

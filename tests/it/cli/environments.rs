@@ -84,7 +84,7 @@ async fn change_names_an_environment_if_there_are_several() {
     }
     let folder = tempfile::TempDir::new().unwrap();
     let file = super::import::file(&folder, "key\nb\n");
-    let error = shell.fails(&["flag", "import", &file], 2).await;
+    let error = shell.fails(&["flag", "import", "--yes", &file], 2).await;
     assert!(error.contains("--environment (-e, TOGGLED_ENVIRONMENT): default, production, staging"), "{error}");
 
     assert_eq!(shell.object(&["flag", "get", "a"]).await["environment"], "default", "a read is about the default");
@@ -152,7 +152,7 @@ async fn caller_of_one_environment_sees_no_other() {
             &["flag", "get", "secret", "-e", environment],
             &["flag", "toggle", "a", "-e", environment],
             &["flag", "diff", "-e", "staging", environment],
-            &["flag", "copy", "--from", "staging", "--to", environment],
+            &["flag", "copy", "--yes", "--from", "staging", "--to", environment],
             &["flag", "export", "-e", environment],
             &["environment", "show", environment],
         ] {
@@ -162,8 +162,8 @@ async fn caller_of_one_environment_sees_no_other() {
     }
     let folder = tempfile::TempDir::new().unwrap();
     let file = super::import::file(&folder, "key,status\na,off\nb,on\n");
-    assert_eq!(ann.objects(&["flag", "import", &file]).await.pop().unwrap(), json!({"changed": 2}));
-    let error = ann.run(&["flag", "import", &file, "-e", "production"]).await;
+    assert_eq!(ann.objects(&["flag", "import", "--yes", &file]).await.pop().unwrap(), json!({"changed": 2}));
+    let error = ann.run(&["flag", "import", "--yes", &file, "-e", "production"]).await;
     assert_eq!((error.0, error.1.as_str()), (3, ""), "{}", error.2);
     let elsewhere = shell.objects(&["flag", "list", "-e", "production"]).await;
     assert_eq!(keys(&elsewhere), ["a", "secret"]);
@@ -254,7 +254,7 @@ async fn matrix_of_many_flags_reads_all_pages() {
     let lines = (0..1_205).map(|n| format!("flag-{n:04}\n"));
     let file = super::import::file(&folder, format!("key\n{}", lines.collect::<String>()));
     for environment in ["default", "staging"] {
-        shell.succeeds(&["flag", "import", &file, "-e", environment]).await;
+        shell.succeeds(&["flag", "import", "--yes", &file, "-e", environment]).await;
     }
     let rows = shell.objects(&["flag", "list", "-e", "-"]).await;
     assert_eq!(rows.len(), 1_205);

@@ -57,7 +57,7 @@ async fn exported_flags_are_the_same_after_import() {
         assert!(error.starts_with(&format!("5 flags at revision {revision} of log ")), "{error}");
         let text = fs::read_to_string(&path).unwrap();
 
-        let import = [&["flag", "import", &path][..], option].concat();
+        let import = [&["flag", "import", "--yes", &path][..], option].concat();
         assert!(shell.succeeds(&import).await.ends_with("nothing to do\n"), "{format}");
         let (empty, _database) = server().await;
         let shell_of_empty = Shell::new(empty.address);

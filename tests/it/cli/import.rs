@@ -58,7 +58,7 @@ async fn import(arguments: &[&str]) -> (String, BTreeMap<String, FlagFields>) {
     let shell = Shell::new(server.address);
     let mut admin = server.admin().await;
     let before = admin.log().await.len();
-    let import = [&["flag", "import"], arguments].concat();
+    let import = [&["flag", "import", "--yes"], arguments].concat();
 
     let preview = shell.transcript(&[&[&import[..], &["--dry-run"]].concat()[..]]).await;
     let mut dry = shell.objects(&[&import[..], &["--dry-run"]].concat()).await;
@@ -106,12 +106,12 @@ async fn flagd_imports_boolean_flags_and_reports_rest() {
         ("old", "old", "", false, true),
         ("search.v2", "search.v2", "", true, false),
     ]);
-    let (preview, flags) = import(&[&fixture("flagd.json")]).await;
+    let (preview, flags) = import(&[&fixture("flagd.json"), "--from-environment", "shop", "-e", "default"]).await;
     assert_output!("import_flagd", preview);
     assert_eq!(flags, expected);
-    assert_eq!(import(&[&fixture("flagd.yaml")]).await.1, expected);
+    assert_eq!(import(&[&fixture("flagd.yaml"), "--from-environment", "shop", "-e", "default"]).await.1, expected);
     let folder = TempDir::new().unwrap();
-    let (preview, flags) = import(&[&file(&folder, flagd_list())]).await;
+    let (preview, flags) = import(&[&file(&folder, flagd_list()), "--from-environment", "shop", "-e", "default"]).await;
     assert_output!("import_flagd_list", preview);
     assert_eq!(flags, expected);
 }
@@ -186,7 +186,7 @@ async fn file_with_any_error_changes_nothing() {
     ] {
         let path = folder.path().join(name);
         std::fs::write(&path, content).unwrap();
-        let import = [&["flag", "import", path.to_str().unwrap()][..], arguments].concat();
+        let import = [&["flag", "import", "--yes", path.to_str().unwrap()][..], arguments].concat();
         let (code, out, _) = shell.run(&import).await;
         assert_eq!((code, out.as_str()), (2, ""), "{name}");
         outputs += &shell.transcript(&[&import[..]]).await;
@@ -194,8 +194,8 @@ async fn file_with_any_error_changes_nothing() {
     assert_output!("import_errors", outputs);
     let large = folder.path().join("large");
     std::fs::File::create(&large).unwrap().set_len(64 * 1024 * 1024 + 1).unwrap();
-    assert!(shell.fails(&["flag", "import", large.to_str().unwrap()], 2).await.contains("64 MiB"));
-    assert!(shell.fails(&["flag", "import", "/nowhere"], 2).await.contains("/nowhere"));
+    assert!(shell.fails(&["flag", "import", "--yes", large.to_str().unwrap()], 2).await.contains("64 MiB"));
+    assert!(shell.fails(&["flag", "import", "--yes", "/nowhere"], 2).await.contains("/nowhere"));
     assert_eq!(admin.log().await.len(), before);
 }
 
@@ -214,8 +214,8 @@ async fn import_changes_only_what_the_file_mentions() {
     let text =
         "key,name,status,archived\nback,,,false\nboth,,on,true\nedited,New,,\nflipped,,on,\ngone,,,true\nstays,,on,\n";
     let path = file(&folder, text);
-    assert_output!("import_preview", shell.transcript(&[&["flag", "import", &path, "--dry-run"]]).await);
-    shell.succeeds(&["flag", "import", &path]).await;
+    assert_output!("import_preview", shell.transcript(&[&["flag", "import", "--yes", &path, "--dry-run"]]).await);
+    shell.succeeds(&["flag", "import", "--yes", &path]).await;
     let on_server = flags(&mut admin).await;
     let flag = |key: &str| (on_server[key].0.as_str(), on_server[key].2, on_server[key].3);
     assert_eq!(flag("back"), ("Flag back", false, false));
@@ -225,7 +225,7 @@ async fn import_changes_only_what_the_file_mentions() {
     assert_eq!(flag("gone"), ("Flag gone", false, true));
     assert_eq!(flag("kept"), ("Flag kept", false, false));
     assert_eq!(flag("stays"), ("Flag stays", false, true));
-    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
+    assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("nothing to do\n"));
 }
 
 /// A YAML file that its aliases would make 3^40 times as large.
@@ -251,9 +251,9 @@ pub async fn output_with_input(mut command: tokio::process::Command, input: &str
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn standard_input_is_imported() {
     let (server, _database) = server().await;
-    let output = run_with_input(&["flag", "import", "-"], server.address, "key\na\n").await;
+    let output = run_with_input(&["flag", "import", "--yes", "-"], server.address, "key\na\n").await;
     assert!(output.status.success(), "{output:?}");
-    let output = run_with_input(&["flag", "import", "-"], server.address, "key\n-\n").await;
+    let output = run_with_input(&["flag", "import", "--yes", "-"], server.address, "key\n-\n").await;
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().starts_with("toggled: standard input: line 2: key must"));
     assert_eq!(flags(&mut server.admin().await).await.len(), 1);

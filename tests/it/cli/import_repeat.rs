@@ -18,7 +18,7 @@ fn file_content(status: &str) -> String {
 
 /// An import that has compared the flags, and is blocked by its unread output.
 async fn blocked_import(server: &Server, path: &str) -> Running {
-    let mut import = Shell::new(server.address).start(&["flag", "import", path]);
+    let mut import = Shell::new(server.address).start(&["flag", "import", "--yes", path]);
     assert!(import.line().await.starts_with("CHANGE"));
     import
 }
@@ -40,7 +40,7 @@ async fn concurrent_change_is_conflict_and_repeat_completes() {
         errors[0].ends_with("(1000 of 2500 changes were made; repeat the command to make the others)"),
         "{errors:?}"
     );
-    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("\n1499 changes made\n"));
+    assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("\n1499 changes made\n"));
 
     let path = file(&folder, file_content("on"));
     let import = blocked_import(&server, &path).await;
@@ -51,10 +51,10 @@ async fn concurrent_change_is_conflict_and_repeat_completes() {
         errors[0].ends_with("(1000 of 2500 changes were made; repeat the command to make the others)"),
         "{errors:?}"
     );
-    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("\n1499 changes made\n"));
+    assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("\n1499 changes made\n"));
     let on_server = flags(&mut admin).await;
     assert!(on_server.len() == FLAGS && on_server.values().all(|(_, _, on, _)| *on));
-    assert!(shell.succeeds(&["flag", "import", &path]).await.ends_with("nothing to do\n"));
+    assert!(shell.succeeds(&["flag", "import", "--yes", &path]).await.ends_with("nothing to do\n"));
     assert_eq!(admin.log().await.len(), BOOTSTRAP_ENTRIES + 2 * FLAGS, "each flag was created once and enabled once");
 }
 
@@ -85,7 +85,7 @@ async fn killed_import_is_completed_by_repeat() {
     drop(server);
     let server = Server::start(&database).await;
     let (shell, mut admin) = (Shell::new(server.address), server.admin().await);
-    let output = shell.objects(&["flag", "import", &path]).await;
+    let output = shell.objects(&["flag", "import", "--yes", &path]).await;
     let (summary, count) = (&output[output.len() - 2]["summary"], flags(&mut admin).await.len());
     assert!(
         (1..FLAGS as u64).contains(&summary["unchanged"].as_u64().unwrap()),

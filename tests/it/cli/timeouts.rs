@@ -22,11 +22,11 @@ async fn rate_limited_import_completes() {
     let shell = Shell::new(server.address);
     let lines = |status| (0..1_500).map(|n| format!("flag-{n:04},{status}\n")).collect::<String>();
     let path = file(&folder, format!("key,status\n{}", lines("off")));
-    let (code, out, error) = shell.run(&["flag", "import", &path]).await;
+    let (code, out, error) = shell.run(&["flag", "import", "--yes", &path]).await;
     assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{error}");
     // Now the changes come in batches. The first needs everything that the limit allows after a pause.
     let path = file(&folder, format!("key,status\n{}", lines("on")));
-    let (code, out, error) = shell.run(&["flag", "import", &path]).await;
+    let (code, out, error) = shell.run(&["flag", "import", "--yes", &path]).await;
     assert!(code == 0 && out.ends_with("\n1500 changes made\n"), "{error}");
     assert!(error.lines().count() == 1 && error.contains("the server limits the rate of changes"), "{error}");
     let on_server = flags(&mut server.admin().await).await;

@@ -14,12 +14,13 @@ use indicatif::ProgressBar;
 use serde::Serialize;
 pub(super) use target::ExportTarget;
 
-use super::filters::{Filters, move_cursor, stream_request, whole_log};
+use super::filters::{Filters, move_cursor, stream_request};
 use crate::api::pb::{StreamAuditLogsRequest, StreamAuditLogsResponse};
 use crate::cli::output::{self, CellOptions, OutputOptions};
 use crate::cli::remote::{ConnectionOptions, ServiceClients, StreamOptions};
 use crate::cli::{Failure, progress};
 use crate::domain::Revision;
+use crate::domain::state::EnvironmentScope;
 
 /// Arguments of `toggled audit export`.
 #[derive(Args)]
@@ -73,7 +74,7 @@ impl AuditExportArgs {
         let cells = self.cells.cells(self.format == Format::Csv)?;
         let filtered = self.filters.any();
         let client = self.connection.connect().await?;
-        let list = self.filters.list_request(&client).await?;
+        let list = self.filters.list_request(&client, Some(EnvironmentScope::All)).await?;
         let mut target = ExportTarget::open(self.output_file, self.format, cells, &list)?;
         if target.entries().has_holes() && !filtered {
             return Err(Failure::usage(format!(
@@ -87,8 +88,7 @@ impl AuditExportArgs {
                 "--after needs a file without entries, and {name} holds some; omit --after or name another file"
             )));
         }
-        let environment = list.environment.clone().or_else(whole_log);
-        let mut request = StreamAuditLogsRequest { after_revision: self.after, environment, ..stream_request(&list) };
+        let mut request = StreamAuditLogsRequest { after_revision: self.after, ..stream_request(&list) };
         if let Some(last) = target.entries().last {
             request.after_revision = Some(last.revision);
             request.log_id = Some(last.log_id.to_string());

@@ -48,11 +48,12 @@ impl VerifyArgs {
     pub async fn run(self) -> Result<(), Failure> {
         let read = |setting, text: Option<String>| text.map(|text| given::read(setting, &text)).transpose();
         let bounds = given::bounds(read("--since", self.since)?, read("--until", self.until)?, self.public_key)?;
+        let is_file = self.file.is_some();
         let report = match (self.database, self.file) {
             (Some(url), _) => database::verify(&bounds, &url).await?,
             (None, Some(path)) => file::verify(&bounds, &path)?,
             (None, None) => server::verify(&bounds, &self.connection.connect().await?).await?,
         };
-        report::print(&report, self.output)
+        report::print(&report, is_file, self.output)
     }
 }

@@ -15,15 +15,15 @@ impl From<Failure> for Stop<Failure> {
 }
 
 /// Prints the result: JSON always on standard output, text only for an intact log. A fault fails the command.
-pub(super) fn print(report: &Report, output: OutputOptions) -> Result<(), Failure> {
+pub(super) fn print(report: &Report, is_file: bool, output: OutputOptions) -> Result<(), Failure> {
     if output.format == OutputFormat::Json {
-        output::print_line(&output::to_json(&report_json(report))?)?;
+        output::print_line(&output::to_json(&report_json(report, is_file))?)?;
     } else if report.fault.is_none() {
         output::print_line(&intact(&report.verified))?;
     }
     match &report.fault {
         None => Ok(()),
-        Some(fault) => Err(Failure { code: EXIT_FAILURE, message: format!("not intact: {}", message(fault)) }),
+        Some(fault) => Err(Failure { code: EXIT_FAILURE, message: format!("not intact: {}", message(fault, is_file)) }),
     }
 }
 
@@ -35,8 +35,11 @@ pub(super) fn trimmed(setting: &str, revision: Revision) -> Failure {
 }
 
 /// The fault, and what to do if the log may be intact.
-fn message(fault: &Fault) -> String {
+fn message(fault: &Fault, is_file: bool) -> String {
     let advice = match fault.problem {
+        Problem::Missing { .. } if is_file => {
+            "; if the file was exported with filters, it cannot be verified: export it without filters"
+        }
         Problem::UnknownStart { .. } => "; with --since, pass the FILE.checkpoint that audit trim wrote",
         Problem::BeforeStart { .. } => {
             "; if the log was trimmed, pass the FILE.checkpoint that audit trim wrote, or a later one"
@@ -56,7 +59,7 @@ fn intact(verified: &Verified) -> String {
     format!("intact: entries {entries}{range} of log {log_id}, at {last}:{}", hex_digits(hash))
 }
 
-fn report_json(report: &Report) -> ReportJson {
+fn report_json(report: &Report, is_file: bool) -> ReportJson {
     let (verified, fault) = (&report.verified, report.fault.as_ref());
     ReportJson {
         intact: fault.is_none(),
@@ -67,7 +70,7 @@ fn report_json(report: &Report) -> ReportJson {
         hash: hex_digits(&verified.hash),
         first_bad_revision: fault.map(|fault| fault.revision),
         problem: fault.map(|fault| fault.problem.kind()),
-        message: fault.map(message),
+        message: fault.map(|fault| message(fault, is_file)),
     }
 }
 

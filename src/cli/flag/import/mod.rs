@@ -19,12 +19,13 @@ use imported::{ImportedFlags, ParseErrors};
 
 use super::change::ChangeOptions;
 use super::name::FlagName;
-use crate::api::pb::FeatureFlag;
+use crate::api::pb::{Environment, FeatureFlag};
 use crate::cli::remote::{ApiClient, EnvironmentOption};
 use crate::cli::{
     EXIT_CONFLICT, EXIT_FAILURE, EXIT_NOT_FOUND, EXIT_UNAVAILABLE, Failure, file, output, print_error, progress,
 };
 use crate::domain::state::EnvironmentScope;
+use crate::visible::is_blank;
 
 pub(super) use imported::{ImportedFlag, Omission};
 pub(super) use plan::ImportPlan;
@@ -53,7 +54,7 @@ pub(super) struct ImportArgs {
     environment: EnvironmentOption,
     #[command(flatten)]
     parsing: ParseOptions,
-    /// Do not ask for confirmation; without a terminal, the import never asks
+    /// Do not ask for confirmation; required to make changes without a terminal, or with a file from standard input
     #[arg(long)]
     yes: bool,
     #[command(flatten)]
@@ -67,7 +68,8 @@ impl ImportArgs {
         }
         let mut imported = self.read()?;
         let client = self.options.connection.connect().await?.waiting_for_rate_limits();
-        let targets = self.assign_environments(&client, &mut imported).await?;
+        let environments = client.environments(true).await?;
+        let targets = self.assign_environments(&client, &environments, &mut imported).await?;
         let mut on_server = BTreeMap::new();
         for target in targets {
             on_server.extend(flags_of(&client, target).await?);
@@ -75,8 +77,13 @@ impl ImportArgs {
         let plan = ImportPlan::new(&imported.flags, &on_server);
         let review = Review {
             client: &client,
+            environments: &environments,
             options: &self.options,
-            may_ask: !self.yes && !self.is_stdin(),
+            confirmation: match self.yes {
+                true => Confirmation::Given,
+                false if self.is_stdin() => Confirmation::Impossible,
+                false => Confirmation::at_terminal(),
+            },
             omissions: &imported.omissions,
             words: &PlanWords { only_on_server: "only on the server, kept", omitted: "not imported" },
         };
@@ -88,6 +95,7 @@ impl ImportArgs {
     async fn assign_environments(
         &self,
         client: &ApiClient,
+        known: &[Environment],
         imported: &mut ImportedFlags,
     ) -> Result<BTreeSet<Option<String>>, Failure> {
         let mut unnamed: Vec<_> = imported.flags.iter_mut().filter(|flag| flag.environment.is_none()).collect();
@@ -104,8 +112,8 @@ impl ImportArgs {
         {
             return Err(self.refused(format!("the flag {twice} is there twice; nothing was imported")));
         }
-        let known: BTreeSet<_> = client.environments(true).await?.into_iter().map(|known| known.key).collect();
-        let missing: Vec<_> = targets.iter().flatten().filter(|target| !known.contains(*target)).cloned().collect();
+        let known: BTreeSet<_> = known.iter().map(|known| &known.key).collect();
+        let missing: Vec<_> = targets.iter().flatten().filter(|target| !known.contains(target)).cloned().collect();
         if missing.is_empty() {
             return Ok(targets);
         }
@@ -181,12 +189,34 @@ async fn flags_of(
     Ok(all.flags.into_iter().map(named))
 }
 
+/// Whether changes are confirmed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Confirmation {
+    /// By --yes.
+    Given,
+    /// A person at a terminal can be asked.
+    Askable,
+    /// Nobody can be asked.
+    Impossible,
+}
+
+impl Confirmation {
+    /// By a person, if this process has a terminal.
+    pub fn at_terminal() -> Self {
+        match io::stdin().is_terminal() && io::stderr().is_terminal() {
+            true => Self::Askable,
+            false => Self::Impossible,
+        }
+    }
+}
+
 /// Shows a plan and applies it.
 pub(super) struct Review<'a> {
     pub client: &'a ApiClient,
+    /// All that the caller may see.
+    pub environments: &'a [Environment],
     pub options: &'a ChangeOptions,
-    /// Whether a person at a terminal is asked to confirm the changes.
-    pub may_ask: bool,
+    pub confirmation: Confirmation,
     pub omissions: &'a [Omission],
     pub words: &'a PlanWords,
 }
@@ -196,14 +226,13 @@ impl Review<'_> {
         let Self { client, options, .. } = self;
         let omissions: Vec<_> = self.omissions.iter().chain(&plan.omissions).collect();
         preview::print_plan(options, plan, &omissions, self.words)?;
-        self.check_reason(plan).await?;
+        self.check_environments(plan)?;
         if options.dry_run {
             return Ok(());
         }
         let steps = plan.step_count();
-        let is_interactive = self.may_ask && io::stdin().is_terminal() && io::stderr().is_terminal();
-        if steps > 0 && is_interactive && !output::confirm(&question(plan))? {
-            return Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() });
+        if steps > 0 {
+            self.confirm(plan)?;
         }
         let bar = progress::bar(steps as u64, "changes");
         let mut runner = PlanRunner::new(client, &options.reason, &bar);
@@ -219,27 +248,45 @@ impl Review<'_> {
         preview::print_outcome(options.output, done)
     }
 
-    /// Refuses a plan with flips in an environment that requires a reason for them, if none is given. Otherwise the server would
-    /// refuse the flips after other changes are made.
-    async fn check_reason(&self, plan: &ImportPlan) -> Result<(), Failure> {
-        let flipped = plan.flipped_environments();
-        if !self.options.reason.is_empty() || flipped.is_empty() {
-            return Ok(());
+    fn confirm(&self, plan: &ImportPlan) -> Result<(), Failure> {
+        match self.confirmation {
+            Confirmation::Given => Ok(()),
+            Confirmation::Askable if output::confirm(&question(plan))? => Ok(()),
+            Confirmation::Askable => Err(Failure { code: EXIT_FAILURE, message: "nothing was changed".to_owned() }),
+            Confirmation::Impossible => Err(Failure::usage(
+                "nobody can be asked to confirm the changes: add --yes to make them; nothing was changed",
+            )),
         }
-        let all = self.client.environments(true).await?;
-        let strict: Vec<_> = all
-            .iter()
-            .filter(|environment| environment.require_reason && flipped.contains(environment.key.as_str()))
-            .map(|environment| environment.key.as_str())
-            .collect();
-        if strict.is_empty() {
+    }
+
+    /// Refuses a plan that the server would refuse after some of its changes are made: with a change in an archived environment, or
+    /// without a reason where an environment requires one. A preview needs no reason, and says that the changes do.
+    fn check_environments(&self, plan: &ImportPlan) -> Result<(), Failure> {
+        let (changed, affected) = (plan.environments(), plan.affected_environments());
+        let keys = |is_one: &dyn Fn(&Environment) -> bool| {
+            let found = self.environments.iter().filter(|environment| is_one(environment));
+            found.map(|environment| environment.key.as_str()).collect::<Vec<_>>()
+        };
+        let archived = keys(&|one| one.archived_at.is_some() && changed.contains(one.key.as_str()));
+        if let [first, ..] = archived[..] {
+            let are = if archived.len() == 1 { "is" } else { "are" };
+            let message = format!(
+                "{} {are} archived: run toggled environment unarchive {first} first; nothing was changed",
+                archived.join(", ")
+            );
+            return Err(Failure { code: EXIT_CONFLICT, message });
+        }
+        let strict = keys(&|one| one.require_reason && affected.contains(one.key.as_str()));
+        if strict.is_empty() || !is_blank(&self.options.reason) {
             return Ok(());
         }
         let require = if strict.len() == 1 { "requires" } else { "require" };
-        Err(Failure::usage(format!(
-            "{} {require} a reason for flips: add --reason TEXT; nothing was changed",
-            strict.join(", ")
-        )))
+        let message = format!("{} {require} a reason: add --reason TEXT", strict.join(", "));
+        match self.options.dry_run {
+            true => output::print_note(&message),
+            false => return Err(Failure::usage(format!("{message}; nothing was changed"))),
+        }
+        Ok(())
     }
 }
 

@@ -29,6 +29,8 @@ pub(in crate::cli::flag) struct FlagChange {
     /// The flag's revision when it was compared; `None` for a flag that does not exist yet.
     pub revision: Option<Revision>,
     pub steps: Vec<ChangeStep>,
+    /// Whether the flag's readers get another value, which needs a reason where the environment requires one.
+    pub has_effect: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,11 +93,10 @@ impl ImportPlan {
         self.changes.iter().filter_map(|change| change.name.environment.as_deref()).collect()
     }
 
-    /// The environments in which flags are flipped. A new flag is not flipped, whatever its status.
-    pub fn flipped_environments(&self) -> BTreeSet<&str> {
-        let is_flipped =
-            |change: &&FlagChange| change.steps.iter().any(|step| matches!(step, ChangeStep::SetStatus(_)));
-        self.changes.iter().filter(is_flipped).filter_map(|change| change.name.environment.as_deref()).collect()
+    /// The environments in which readers of a flag get another value.
+    pub fn affected_environments(&self) -> BTreeSet<&str> {
+        let affected = self.changes.iter().filter(|change| change.has_effect);
+        affected.filter_map(|change| change.name.environment.as_deref()).collect()
     }
 
     fn change_existing(&mut self, imported: &ImportedFlag, existing: &FeatureFlag) -> FlagChange {
@@ -117,7 +118,8 @@ impl ImportPlan {
             (archived && (!is_archived || flip.is_some())).then_some(ChangeStep::Archive),
         ];
         let steps = steps.into_iter().flatten().collect();
-        FlagChange { name: imported.full_name(), revision: Some(existing.revision), steps }
+        let has_effect = flip.is_some() || (is_enabled && archived != is_archived);
+        FlagChange { name: imported.full_name(), revision: Some(existing.revision), steps, has_effect }
     }
 }
 
@@ -134,8 +136,9 @@ fn create(imported: &ImportedFlag) -> FlagChange {
         status: imported.status.unwrap_or(Status::Disabled),
     };
     let archive = (imported.archived == Some(true)).then_some(ChangeStep::Archive);
+    let has_effect = content.status == Status::Enabled;
     let steps = std::iter::once(ChangeStep::Create(content)).chain(archive).collect();
-    FlagChange { name: imported.full_name(), revision: None, steps }
+    FlagChange { name: imported.full_name(), revision: None, steps, has_effect }
 }
 
 #[cfg(test)]

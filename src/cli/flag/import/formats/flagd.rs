@@ -10,6 +10,7 @@ use super::document::{Entries, UnreadFields, parse_document, read_entries};
 use super::{FileFormat, FileStart};
 use crate::cli::flag::import::imported::{FlagCollector, FlagFields, ImportedFlags, ParseErrors};
 use crate::domain::flag::Status;
+use crate::domain::text::EnvironmentKey;
 
 pub(super) const FORMAT: FileFormat = FileFormat {
     name: "flagd",
@@ -26,6 +27,7 @@ struct File {
     flags: Flags,
     #[serde(rename = "$schema")]
     _schema: Option<IgnoredAny>,
+    metadata: Option<Metadata>,
     #[serde(flatten)]
     unread: UnreadFields,
 }
@@ -46,8 +48,32 @@ struct Flag {
     variants: Option<Entries<Value>>,
     default_variant: Option<String>,
     targeting: Option<Value>,
+    metadata: Option<Metadata>,
     #[serde(flatten)]
     unread: UnreadFields,
+}
+
+/// Metadata of a flag, or of all flags of the file.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase", expecting = "an object")]
+struct Metadata {
+    /// The flag set, which is an environment here.
+    flag_set_id: Option<Value>,
+    #[serde(flatten)]
+    unread: UnreadFields,
+}
+
+impl Metadata {
+    /// The environment, if the flag set's id can be the key of one. The rest is reported.
+    fn environment(&self, path: &str, key: &str, collector: &mut FlagCollector) -> Option<&str> {
+        self.unread.report(path, key, collector);
+        let id = self.flag_set_id.as_ref()?;
+        let environment = id.as_str().filter(|id| EnvironmentKey::parse(id).is_ok());
+        if environment.is_none() {
+            collector.omit_field(&format!("{path}.flagSetId"), key, id);
+        }
+        environment
+    }
 }
 
 impl<'de> Deserialize<'de> for Flags {
@@ -80,19 +106,21 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
     let file: File = parse_document(text, "a flag definition of flagd")?;
     let mut collector = FlagCollector::default();
     file.unread.report_document(&mut collector);
+    let metadata = file.metadata.as_ref();
+    let environment = metadata.and_then(|metadata| metadata.environment("metadata", "", &mut collector));
     match &file.flags {
         Flags::ByKey(Entries(flags)) => {
             for (key, flag) in flags {
                 let own_key = flag.key.as_deref().filter(|own_key| own_key != key).map(Value::from);
                 collector.omit_field("flags.*.key", key, &own_key.unwrap_or_default());
-                add_flag(&format!("flags.{key}"), "flags.*", key, flag, &mut collector);
+                add_flag(&format!("flags.{key}"), "flags.*", environment, key, flag, &mut collector);
             }
         }
         Flags::List(flags) => {
             for (position, flag) in flags.iter().enumerate() {
                 let location = format!("flags[{position}]");
                 match &flag.key {
-                    Some(key) => add_flag(&location, "flags[]", key, flag, &mut collector),
+                    Some(key) => add_flag(&location, "flags[]", environment, key, flag, &mut collector),
                     None => collector.error(location, "key is missing"),
                 }
             }
@@ -101,8 +129,15 @@ fn parse(text: &str) -> Result<ImportedFlags, ParseErrors> {
     collector.finish()
 }
 
-/// Adds a flag; `path` is the path of its kind of object.
-fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut FlagCollector) {
+/// Adds a flag; `path` is the path of its kind of object, and `environment` that of the whole file.
+fn add_flag(
+    location: &str,
+    path: &str,
+    environment: Option<&str>,
+    key: &str,
+    flag: &Flag,
+    collector: &mut FlagCollector,
+) {
     // flagd's clients treat a disabled flag as missing, as toggled's clients treat an archived one.
     let archived = match flag.state.as_ref().map(Value::as_str) {
         Some(Some("ENABLED")) => Some(false),
@@ -119,7 +154,7 @@ fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut 
     };
     let variants = flag.variants.as_ref().map(|variants| &*variants.0).unwrap_or_default();
     if let Some((name, _)) = variants.iter().find(|(_, value)| !value.is_boolean()) {
-        collector.omit(None, key, &[format!("the flag: variant {name:?} is neither true nor false")]);
+        collector.omit(environment, key, &[format!("the flag: variant {name:?} is neither true nor false")]);
         return;
     }
     let default = flag.default_variant.as_deref();
@@ -144,9 +179,12 @@ fn add_flag(location: &str, path: &str, key: &str, flag: &Flag, collector: &mut 
         collector.omit_field(&format!("{path}.targeting"), key, rule);
         status = None;
     }
-    collector.omit(None, key, &reasons);
+    let metadata = flag.metadata.as_ref();
+    let own = metadata.and_then(|metadata| metadata.environment(&format!("{path}.metadata"), key, collector));
+    let environment = own.or(environment);
+    collector.omit(environment, key, &reasons);
     flag.unread.report(path, key, collector);
-    collector.add(location, &FlagFields { key, status, archived, ..FlagFields::default() });
+    collector.add(location, &FlagFields { environment, key, status, archived, ..FlagFields::default() });
 }
 
 #[cfg(test)]
@@ -229,8 +267,8 @@ mod tests {
         let expected = [
             r#"$evaluators: 1, such as {"mail":{"in":[]}}"#,
             r#"flags.*.key: 2, such as "c" of a"#,
-            r#"flags.*.metadata: 2, such as {"owner":"x"} of a"#,
-            r#"metadata: 1, such as {"version":"1"}"#,
+            r#"flags.*.metadata.owner: 2, such as "x" of a"#,
+            r#"metadata.version: 1, such as "1""#,
             "new[]: 2, such as 1",
         ];
         assert_eq!(report(&parse(&file).unwrap()), expected.map(|line| format!("the file: {line}")));
@@ -250,10 +288,25 @@ mod tests {
         assert_eq!(
             report(&imported),
             [
-                r#"the file: flags[].metadata: 1, such as {"owner":"x"} of a"#,
+                r#"the file: flags[].metadata.owner: 1, such as "x" of a"#,
                 r#"c: the flag: variant "red" is neither true nor false"#,
             ]
         );
+    }
+
+    #[test]
+    fn flag_set_is_the_environment() {
+        let on = r#""state":"ENABLED","variants":{"on":true},"defaultVariant":"on""#;
+        let text = format!(
+            r#"{{"metadata":{{"flagSetId":"staging"}},"flags":{{"a":{{{on}}},"b":{{{on},"metadata":{{"flagSetId":"production"}}}}}}}}"#
+        );
+        let imported = parse(&text).unwrap();
+        assert_eq!(imported.omissions, []);
+        let environments: Vec<_> = imported.flags.iter().map(|flag| flag.environment.as_deref()).collect();
+        assert_eq!(environments, [Some("staging"), Some("production")]);
+        let imported = parse(&text.replace(r#""staging""#, r#""My flags""#)).unwrap();
+        assert_eq!(imported.flags[0].environment, None);
+        assert_eq!(report(&imported), [r#"the file: metadata.flagSetId: 1, such as "My flags""#]);
     }
 
     #[test]
