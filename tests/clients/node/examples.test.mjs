@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 
 import { launch, serve } from "./browser.mjs";
 import { certificates } from "./certificates.mjs";
-import { BINARY, CONNECT_FLAGD, EXAMPLES, PYTHON } from "./paths.mjs";
+import { BINARY, CONNECT_FLAGD, EXAMPLES, PYTHON, TESTS } from "./paths.mjs";
 import { Page, Program } from "./programs.mjs";
 import { Server, temporaryFolder } from "./server.mjs";
 
@@ -176,4 +176,13 @@ test("a page gets flips until its token is revoked", async () => {
   page.assertOnce(/^page: off$/);
   page.assertOnce(/^204 /);
   await page.stop();
+});
+
+test("Java's provider asks for a missing flag once", async (context) => {
+  if (!isInstalled(["java", LANGUAGES.java])) return context.skip("no Maven");
+  const program = start("once", ["java", "-cp", "target/lib/*", path.join(TESTS, "java", "EvaluateOnce.java"), "missing"], "java");
+  await program.expect(/^missing: false FLAG_NOT_FOUND$/);
+  // It repeats failed calls, for longer than its own deadline, unless the answer says that it does not help.
+  const asked = fs.readFileSync(path.join(folder, "stderr.log"), "utf8").match(/ResolveBoolean","code":"NOT_FOUND"/g);
+  assert.equal(asked.length, 1);
 });

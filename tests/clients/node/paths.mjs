@@ -14,3 +14,4 @@ export const packages = createRequire(path.join(ROOT, ".tools", "package.json"))
 export const EXAMPLES = path.join(ROOT, "examples");
 export const PYTHON = path.join(ROOT, ".tools", "venv", "bin", "python");
 export const CONNECT_FLAGD = path.join(ROOT, ".tools", "bin", "connect_flagd");
+export const TESTS = path.join(ROOT, "tests", "clients");
