@@ -112,7 +112,7 @@ CREATE TABLE audit_logs (
     entity_type              TEXT        NOT NULL CHECK (entity_type IN (
                                  'feature_flag', 'user', 'api_token', 'environment', 'log')),
     entity_id                UUID,
-    entity_key               TEXT        NOT NULL,
+    entity_key               TEXT        COLLATE "C" NOT NULL,
     entity_name              TEXT        NOT NULL,
     old_value                TEXT        CHECK (old_value <> ''),
     new_value                TEXT        CHECK (new_value <> ''),
@@ -158,6 +158,12 @@ CREATE INDEX idx_audit_logs_environment ON audit_logs (environment, revision DES
 -- A flag's edits without its flips, which are nearly all of its entries: finds an earlier name or description.
 CREATE INDEX idx_audit_logs_edits ON audit_logs (entity_id, revision)
     WHERE action_type IN ('flag_created', 'flag_updated', 'flag_archived', 'flag_unarchived');
+-- Serves a key and all keys with a prefix, of any kind of object. The keys of a prefix are not in the order of their revisions. So the index
+-- has a part for each block of the log, as in `audit_log_counts`: a list is sorted block by block.
+CREATE INDEX idx_audit_logs_entity_key ON audit_logs (((revision - 1) / 16384), entity_key, revision);
+-- Where all flips have a reason, this index costs nothing.
+CREATE INDEX idx_audit_logs_without_reason ON audit_logs (revision DESC)
+    WHERE reason IS NULL AND action_type IN ('toggle_enabled', 'toggle_disabled');
 
 -- How many entries of each kind a block of the log has: block 0 holds the revisions 1 to 16,384, block 1 the next as many,
 -- and so on. The rows of all users together have the empty address, which no user has; those of all entries, whether about an environment
@@ -171,7 +177,9 @@ CREATE TABLE audit_log_counts (
     action_type TEXT   NOT NULL,
     entity_type TEXT   NOT NULL,
     environment TEXT   NOT NULL,
-    entries     BIGINT NOT NULL CHECK (entries > 0)
+    entries     BIGINT NOT NULL CHECK (entries > 0),
+    -- How many of these are flips without a reason.
+    without_reason BIGINT NOT NULL CHECK (without_reason BETWEEN 0 AND entries)
 );
 
 -- All nulls count as one user, so that servers which count a block at the same time write it once.

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::pb;
 use crate::domain::access::{Account, Permissions, ScopedPermission};
+use crate::domain::audit::{Action, EntityType};
 use crate::domain::error::{Error, Violation};
-use crate::domain::filter::Filter;
+use crate::domain::filter::{Filter, KeyFilter};
 use crate::domain::flag::Status;
 use crate::domain::state::{EnvironmentRef, EnvironmentScope, FlagRef};
 use crate::domain::text::{EnvironmentKey, FlagKey, Malformed, Name};
@@ -266,26 +267,54 @@ impl RequestValidator {
     }
 
     /// The filters that ListAuditLogs and StreamAuditLogs share, without the environment, which depends on the caller.
-    pub fn filter(
-        &mut self,
-        user_id: Option<&str>,
-        user_email: Option<&str>,
-        entity_type: Option<&str>,
-        entity_id: Option<&str>,
-        action_type: Option<&str>,
-    ) -> Filter {
-        use crate::domain::audit::{Action, EntityType};
-        let list = |names: Vec<&str>| format!("must be one of {}", names.join(", "));
-        let entity_types = list(EntityType::ALL.iter().map(|t| t.as_str()).collect());
-        let actions = list(Action::ALL.iter().map(|a| a.as_str()).collect());
+    pub fn filter(&mut self, fields: &FilterFields<'_>) -> Filter {
+        let entity_types = one_of(EntityType::ALL.iter().map(|t| t.as_str()));
         Filter {
-            user_id: user_id.and_then(|id| self.uuid("user_id", id)),
-            user_email: user_email.and_then(|email| self.email(email)),
-            entity_type: self.one_of("entity_type", entity_type, EntityType::parse, entity_types),
-            entity_id: entity_id.and_then(|id| self.uuid("entity_id", id)),
-            action: self.one_of("action_type", action_type, Action::parse, actions),
+            user_id: fields.user_id.and_then(|id| self.uuid("user_id", id)),
+            user_email: fields.user_email.and_then(|email| self.email(email)),
+            entity_type: self.one_of("entity_type", fields.entity_type, EntityType::parse, entity_types),
+            entity_id: fields.entity_id.and_then(|id| self.uuid("entity_id", id)),
+            key: self.key_filter(fields.entity_key, fields.key_prefix),
+            actions: self.actions(fields.action_type, fields.action_types),
+            without_reason: fields.without_reason,
             environment: None,
         }
+    }
+
+    fn key_filter(&mut self, entity_key: Option<&str>, key_prefix: Option<&str>) -> Option<KeyFilter> {
+        if entity_key.is_some() && key_prefix.is_some() {
+            return self.reject("key_prefix", "must not be given together with entity_key");
+        }
+        let (field, text) = entity_key.map(|key| ("entity_key", key)).or(key_prefix.map(|key| ("key_prefix", key)))?;
+        if text.is_empty() || text.len() > MAX_KEY_BYTES || text.contains('\0') {
+            return self.reject(field, format!("must be 1 to {MAX_KEY_BYTES} bytes, none of them U+0000"));
+        }
+        let text = Arc::from(text);
+        Some(if entity_key.is_some() { KeyFilter::Exact(text) } else { KeyFilter::Prefix(text) })
+    }
+
+    /// The actions to filter by, each once.
+    fn actions(&mut self, one: Option<&str>, several: &[String]) -> Vec<Action> {
+        let names = || one_of(Action::ALL.iter().map(|action| action.as_str()));
+        if one.is_some() && !several.is_empty() {
+            self.reject::<()>("action_types", "must not be given together with action_type");
+            return Vec::new();
+        }
+        if several.len() > MAX_ACTIONS {
+            self.reject::<()>("action_types", format!("must be at most {MAX_ACTIONS} actions, a fixed limit"));
+            return Vec::new();
+        }
+        let one = one.map(|name| ("action_type".to_owned(), name));
+        let several = several.iter().enumerate().map(|(index, name)| (format!("action_types[{index}]"), name.as_str()));
+        let mut actions = Vec::new();
+        for (field, name) in one.into_iter().chain(several) {
+            if let Some(action) = self.one_of(&field, Some(name), Action::parse, names()) {
+                actions.push(action);
+            }
+        }
+        actions.sort_unstable_by_key(|action| action.as_str());
+        actions.dedup();
+        actions
     }
 
     /// An address to filter by. Unlike a user's address it may be one of the service's own names, which the log contains.
@@ -297,6 +326,29 @@ impl RequestValidator {
             self.reject("user_email", "must be an e-mail address")
         }
     }
+}
+
+/// The filters of ListAuditLogs and StreamAuditLogs, as a request has them.
+pub(super) struct FilterFields<'r> {
+    pub user_id: Option<&'r str>,
+    pub user_email: Option<&'r str>,
+    pub entity_type: Option<&'r str>,
+    pub entity_id: Option<&'r str>,
+    pub entity_key: Option<&'r str>,
+    pub key_prefix: Option<&'r str>,
+    pub action_type: Option<&'r str>,
+    pub action_types: &'r [String],
+    pub without_reason: bool,
+}
+
+/// The longest key to filter by. An e-mail address is the longest key of an object: 254 characters.
+const MAX_KEY_BYTES: usize = 1_024;
+
+/// The most actions to filter by. There are fewer.
+const MAX_ACTIONS: usize = 32;
+
+fn one_of<'n>(names: impl Iterator<Item = &'n str>) -> String {
+    format!("must be one of {}", names.collect::<Vec<_>>().join(", "))
 }
 
 /// `a, b or c`.

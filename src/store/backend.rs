@@ -23,6 +23,12 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
     /// The block of an entry, as the index of objects begins with it. `None` where that index begins with the object.
     const OBJECT_INDEX_BLOCK: Option<&str>;
 
+    /// Whether each list of a union is ordered and limited by itself. SQLite knows no such union, and merges the lists without it.
+    const ENCLOSES_PARTS: bool;
+
+    /// Words that the databases spell differently.
+    const BLOCK_WORDS: BlockWords;
+
     /// Decodes one column of a row.
     fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error>;
 
@@ -62,10 +68,24 @@ pub(super) trait Backend: Database<Arguments: IntoArguments<Self>> {
     -> BoxFuture<'_, Result<Delta, StoreError>>;
 }
 
+/// How a database says in which blocks of the log to look.
+pub(super) struct BlockWords {
+    /// The function that returns its greatest argument.
+    pub greatest: &'static str,
+    /// The function that returns its least argument.
+    pub least: &'static str,
+    /// What is written around a query, so that an index is searched for each of its values.
+    pub is_one_of: (&'static str, &'static str),
+}
+
 macro_rules! backend {
     ($database:ty, $module:ident, $get:ident) => {
         impl Backend for $database {
             const OBJECT_INDEX_BLOCK: Option<&str> = $module::OBJECT_INDEX_BLOCK;
+
+            const ENCLOSES_PARTS: bool = $module::ENCLOSES_PARTS;
+
+            const BLOCK_WORDS: BlockWords = $module::BLOCK_WORDS;
 
             fn get<'r, V: Value<'r>>(row: &'r Self::Row, position: usize) -> Result<V, sqlx::Error> {
                 row.$get(position)

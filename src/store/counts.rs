@@ -36,26 +36,30 @@ impl<B: Backend> Counts<'_, B> {
         }
         // The floor is checked in the same statement, so that the block is complete. The order keeps two servers that count
         // the same block from waiting for each other.
-        let sql = "WITH counted AS MATERIALIZED (
-                SELECT user_id, user_email, action_type, entity_type, environment, count(*) AS entries FROM audit_logs
-                WHERE revision >= $2 AND revision <= $3 AND (SELECT floor FROM log_head) < $2
+        let without_reason = audit::WITHOUT_REASON;
+        let sql = format!(
+            "WITH counted AS MATERIALIZED (
+                SELECT user_id, user_email, action_type, entity_type, environment, count(*) AS entries,
+                    sum(CASE WHEN {without_reason} THEN 1 ELSE 0 END) AS without_reason
+                FROM audit_logs WHERE revision >= $2 AND revision <= $3 AND (SELECT floor FROM log_head) < $2
                 GROUP BY user_id, user_email, action_type, entity_type, environment
             ), of_users AS MATERIALIZED (
-                SELECT user_id, user_email, action_type, entity_type, environment, entries FROM counted
+                SELECT user_id, user_email, action_type, entity_type, environment, entries, without_reason FROM counted
                 WHERE environment IS NOT NULL
                 UNION ALL
-                SELECT user_id, user_email, action_type, entity_type, '', sum(entries) FROM counted
+                SELECT user_id, user_email, action_type, entity_type, '', sum(entries), sum(without_reason) FROM counted
                 GROUP BY user_id, user_email, action_type, entity_type
             )
-            INSERT INTO audit_log_counts (block, user_id, user_email, action_type, entity_type, environment, entries)
-            SELECT $1, user_id, user_email, action_type, entity_type, environment, entries FROM (
-                SELECT user_id, user_email, action_type, entity_type, environment, entries FROM of_users
+            INSERT INTO audit_log_counts (block, user_id, user_email, action_type, entity_type, environment, entries, without_reason)
+            SELECT $1, user_id, user_email, action_type, entity_type, environment, entries, without_reason FROM (
+                SELECT user_id, user_email, action_type, entity_type, environment, entries, without_reason FROM of_users
                 UNION ALL
-                SELECT NULL, '', action_type, entity_type, environment, sum(entries) FROM of_users
+                SELECT NULL, '', action_type, entity_type, environment, sum(entries), sum(without_reason) FROM of_users
                 GROUP BY action_type, entity_type, environment
             ) AS counts
             ORDER BY user_email, environment, action_type, entity_type, user_id
-            ON CONFLICT DO NOTHING RETURNING block";
+            ON CONFLICT DO NOTHING RETURNING block"
+        );
         let Range { first, last } = revisions(&(block..=block));
         let written = Sql::<B>::new(sql).bind(block).bind(first).bind(last).first_value_on::<i64>(self.0).await?;
         Ok(written.is_some())
@@ -73,7 +77,7 @@ impl<B: Backend> Counts<'_, B> {
             return self.walk(filter, range).await;
         };
         let at_ends = self.walk(filter, before).await? + self.walk(filter, after).await?;
-        if filter.entity_id.is_none() {
+        if !filter.is_about_objects() {
             return Ok(at_ends + self.add_up(filter, &blocks).await?);
         }
         let mut sum = at_ends;
@@ -121,14 +125,15 @@ impl<B: Backend> Counts<'_, B> {
     }
 
     /// The blocks among these that have entries which pass the filter, in this order, with their number of entries. Ignores the
-    /// filter's object.
+    /// filter's object and key.
     pub async fn by_block(
         &mut self,
         filter: &Filter,
         blocks: &RangeInclusive<i64>,
         order: Order,
     ) -> Result<Vec<(i64, i64)>, StoreError> {
-        let mut sql = Sql::<B>::new("SELECT block, CAST(sum(entries) AS BIGINT) FROM audit_log_counts");
+        let column = counted_column(filter);
+        let mut sql = Sql::<B>::new(format!("SELECT block, CAST(sum({column}) AS BIGINT) FROM audit_log_counts"));
         push_conditions(&mut sql, filter, blocks);
         sql.push(match order {
             Order::NewestFirst => " GROUP BY block ORDER BY block DESC",
@@ -138,7 +143,8 @@ impl<B: Backend> Counts<'_, B> {
     }
 
     async fn add_up(&mut self, filter: &Filter, blocks: &RangeInclusive<i64>) -> Result<i64, StoreError> {
-        let mut sql = Sql::<B>::new("SELECT CAST(coalesce(sum(entries), 0) AS BIGINT) FROM audit_log_counts");
+        let column = counted_column(filter);
+        let mut sql = Sql::<B>::new(format!("SELECT CAST(coalesce(sum({column}), 0) AS BIGINT) FROM audit_log_counts"));
         push_conditions(&mut sql, filter, blocks);
         sql.number_on(self.0).await
     }
@@ -159,6 +165,11 @@ pub(super) struct Counted {
     pub after: Range,
 }
 
+/// The column with the number of entries that pass a filter.
+fn counted_column(filter: &Filter) -> &'static str {
+    if filter.without_reason { "without_reason" } else { "entries" }
+}
+
 fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, blocks: &RangeInclusive<i64>) {
     sql.push(" WHERE block >= ").push_value(*blocks.start()).push(" AND block <= ").push_value(*blocks.end());
     if let Some(kind) = filter.entity_type {
@@ -166,6 +177,9 @@ fn push_conditions<B: Backend>(sql: &mut Sql<B>, filter: &Filter, blocks: &Range
     }
     if filter.user_id.is_none() && filter.user_email.is_none() {
         sql.push(" AND user_email = ''");
+    }
+    if filter.without_reason {
+        sql.push(" AND without_reason > 0");
     }
     sql.push(" AND environment = ").push_value(filter.environment.as_ref().map_or("", |key| key.as_str()));
     audit::push_user_and_action(sql, filter);

@@ -114,14 +114,16 @@ impl<'c, B: Backend> Pages<'c, B> {
     /// Reads on in blocks that are counted.
     async fn read_blocks(&mut self, page: &mut Page<'_>, blocks: RangeInclusive<i64>) -> Result<(), StoreError> {
         let EntryQuery { filter, order, .. } = page.query;
-        let (mut first, mut last, mut number) = (*blocks.start(), *blocks.end(), BLOCKS);
+        // The entries of a key are sorted before the page is cut off, and a page of a common key is in one block.
+        let few = if filter.key.is_some() { 1 } else { BLOCKS };
+        let (mut first, mut last, mut number) = (*blocks.start(), *blocks.end(), few);
         while first <= last && page.missing() > 0 {
             let part = match order {
                 Order::NewestFirst => (last - number + 1).max(first)..=last,
                 Order::OldestFirst => first..=(first + number - 1).min(last),
             };
             let counts = self.counts.by_block(filter, &part, *order).await?;
-            if filter.entity_id.is_some() {
+            if filter.is_about_objects() {
                 for run in runs(counts, i64::MAX) {
                     self.read_uncounted(page, revisions(&run)).await?;
                 }

@@ -10,7 +10,7 @@ use toggled::api::pb::*;
 use tonic::Code;
 use tonic_types::StatusExt;
 
-use crate::support::{BOOTSTRAP_ENTRIES, Client, Database, Server, on_both_databases, reason_of, with_timeout};
+use crate::support::{BOOTSTRAP_ENTRIES, Client, Database, Server, on_both_databases, reason_of, toggle, with_timeout};
 
 /// Writes a log with entries of several kinds and users.
 async fn write_history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
@@ -23,7 +23,27 @@ async fn write_history(admin: &mut Client, server: &Server) -> Vec<AuditLog> {
         admin.flip("a").await;
         ann.flip("b").await;
     }
+    for key in ["a", "b", "b"] {
+        let because = ToggleFeatureFlagRequest { reason: "because".into(), ..toggle(key) };
+        admin.toggle.toggle_feature_flag(because).await.unwrap();
+    }
     admin.log().await
+}
+
+/// The request for a stream of the same entries.
+fn stream_of(list: ListAuditLogsRequest) -> StreamAuditLogsRequest {
+    StreamAuditLogsRequest {
+        user_id: list.user_id,
+        user_email: list.user_email,
+        entity_type: list.entity_type,
+        entity_id: list.entity_id,
+        entity_key: list.entity_key,
+        key_prefix: list.key_prefix,
+        action_type: list.action_type,
+        action_types: list.action_types,
+        without_reason: list.without_reason,
+        ..Default::default()
+    }
 }
 
 async fn list(client: &mut Client, request: ListAuditLogsRequest) -> ListAuditLogsResponse {
@@ -66,6 +86,22 @@ on_both_databases! {
                 user_email: Some("admin@localhost".into()),
                 ..all.clone()
             }, Box::new(|e| e.action_type == "toggle_enabled" && e.entity_key == "a")),
+            (ListAuditLogsRequest { entity_key: Some("a".into()), ..all.clone() }, Box::new(|e| e.entity_key == "a")),
+            (ListAuditLogsRequest { entity_key: Some("ann@example.com".into()), ..all.clone() },
+                Box::new(|e| e.entity_key == "ann@example.com")),
+            (ListAuditLogsRequest { entity_key: Some("A".into()), ..all.clone() }, Box::new(|_| false)),
+            (ListAuditLogsRequest { key_prefix: Some("a".into()), ..all.clone() },
+                Box::new(|e| e.entity_key.starts_with('a'))),
+            (ListAuditLogsRequest { key_prefix: Some("ad".into()), user_email: Some("bootstrap@localhost".into()), ..all.clone() },
+                Box::new(|e| e.entity_key.starts_with("ad") && e.user_email == "bootstrap@localhost")),
+            (ListAuditLogsRequest { action_types: vec!["flag_created".into(), "toggle_enabled".into()], ..all.clone() },
+                Box::new(|e| ["flag_created", "toggle_enabled"].contains(&&*e.action_type))),
+            (ListAuditLogsRequest { action_types: vec!["flag_created".into(); 2], ..all.clone() },
+                Box::new(|e| e.action_type == "flag_created")),
+            (ListAuditLogsRequest { without_reason: true, ..all.clone() },
+                Box::new(|e| e.action_type.starts_with("toggle") && e.reason.is_none())),
+            (ListAuditLogsRequest { without_reason: true, key_prefix: Some("b".into()), ..all.clone() },
+                Box::new(|e| e.action_type.starts_with("toggle") && e.reason.is_none() && e.entity_key == "b")),
         ];
         for (request, expected) in cases {
             let found = list(&mut admin, request.clone()).await;
@@ -73,6 +109,24 @@ on_both_databases! {
             wanted.reverse();
             assert_eq!(found.items, wanted, "{request:?}");
             assert_eq!(found.total, Some(wanted.len() as i64), "{request:?}");
+            // Page by page, and as a stream, oldest first.
+            let (mut pages, mut next) = (Vec::new(), ListAuditLogsRequest { limit: Some(4), ..request.clone() });
+            loop {
+                let page = list(&mut admin, next.clone()).await;
+                pages.extend(page.items);
+                if page.next_page_token.is_empty() {
+                    break;
+                }
+                next.page_token = page.next_page_token;
+            }
+            assert_eq!(pages, wanted, "{request:?}");
+            let mut stream = admin.audit.stream_audit_logs(stream_of(request)).await.unwrap().into_inner();
+            let mut streamed = Vec::new();
+            while let Some(message) = stream.message().await.unwrap() {
+                streamed.extend(message.items);
+            }
+            streamed.reverse();
+            assert_eq!(streamed, wanted);
         }
     }
 
@@ -160,6 +214,17 @@ on_both_databases! {
             (ListAuditLogsRequest { user_id: Some(String::new()), ..good.clone() }, "user_id"),
             (ListAuditLogsRequest { entity_type: Some("flag".into()), ..good.clone() }, "entity_type"),
             (ListAuditLogsRequest { action_type: Some("toggled".into()), ..good.clone() }, "action_type"),
+            (ListAuditLogsRequest { action_types: vec!["flag_created".into(), "x".into()], ..good.clone() }, "action_types[1]"),
+            (ListAuditLogsRequest { action_types: vec!["flag_created".into(); 33], ..good.clone() }, "action_types"),
+            (ListAuditLogsRequest {
+                action_type: Some("flag_created".into()),
+                action_types: vec!["flag_created".into()],
+                ..good.clone()
+            }, "action_types"),
+            (ListAuditLogsRequest { entity_key: Some(String::new()), ..good.clone() }, "entity_key"),
+            (ListAuditLogsRequest { entity_key: Some("k".repeat(1_025)), ..good.clone() }, "entity_key"),
+            (ListAuditLogsRequest { key_prefix: Some("\0".into()), ..good.clone() }, "key_prefix"),
+            (ListAuditLogsRequest { entity_key: Some("a".into()), key_prefix: Some("a".into()), ..good.clone() }, "key_prefix"),
             (ListAuditLogsRequest {
                 from_date: Some(Timestamp { seconds: i64::MAX, nanos: 0 }),
                 ..good.clone()

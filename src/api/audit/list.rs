@@ -6,7 +6,7 @@ use tonic::Status;
 use super::conditions;
 use crate::api::paging::LogCursor;
 use crate::api::pb;
-use crate::api::validate::{Edge, RequestValidator};
+use crate::api::validate::{Edge, FilterFields, RequestValidator};
 use crate::domain::Revision;
 use crate::domain::error::{Error, Violation};
 use crate::domain::filter::{Filter, Period, Range};
@@ -22,7 +22,7 @@ const MAX_LIMIT: i32 = 100;
 /// users with thousands of permissions are so long that 100 of them are more.
 const MAX_PAGE_BYTES: usize = (4 << 20) - (8 << 10);
 
-/// How many entries of one object may be skipped. The log is not counted by object, so they are walked.
+/// How many entries of one object or key may be skipped. The log is not counted by these, so they are walked.
 const MAX_SKIPPED_OF_OBJECT: i64 = 100_000;
 
 /// ListAuditLogs, parsed.
@@ -142,9 +142,9 @@ impl AuditLogList {
             None if total.is_some_and(|total| skipped >= total) => return Ok(None),
             // Without a filter the page's first revision is computed: page 50,000 is as fast as page 1.
             None if self.filter.is_empty() => (range.last - skipped, 0),
-            None if self.filter.entity_id.is_some() && skipped > MAX_SKIPPED_OF_OBJECT => {
+            None if self.filter.is_about_objects() && skipped > MAX_SKIPPED_OF_OBJECT => {
                 let rule = format!(
-                    "must not skip more than {MAX_SKIPPED_OF_OBJECT} entries of one object: use page_token, or to_date"
+                    "must not skip more than {MAX_SKIPPED_OF_OBJECT} entries of one object, key or prefix: use page_token, or to_date"
                 );
                 return Err(Error::Invalid(vec![Violation { field: "page".to_owned(), rule }]));
             }
@@ -211,10 +211,13 @@ mod tests {
     fn deep_page_of_one_object_is_refused() {
         let id = "0198c0de-0000-7000-8000-000000000000".to_owned();
         let of_object = |page| pb::ListAuditLogsRequest { entity_id: Some(id.clone()), ..request(page) };
-        assert_eq!(query(of_object(1_001), 1_000_000).unwrap(), Some((1_000_000, 100_000)));
-        assert_eq!(query(of_object(1_002), 100_100).unwrap(), None);
-        let Err(Error::Invalid(violations)) = query(of_object(1_002), 1_000_000) else { panic!("not refused") };
-        assert_eq!(violations[0].field, "page");
-        assert!(violations[0].rule.contains("use page_token"), "{}", violations[0].rule);
+        let of_prefix = |page| pb::ListAuditLogsRequest { key_prefix: Some("a".to_owned()), ..request(page) };
+        for filtered in [&of_object as &dyn Fn(i32) -> _, &of_prefix] {
+            assert_eq!(query(filtered(1_001), 1_000_000).unwrap(), Some((1_000_000, 100_000)));
+            assert_eq!(query(filtered(1_002), 100_100).unwrap(), None);
+            let Err(Error::Invalid(violations)) = query(filtered(1_002), 1_000_000) else { panic!("not refused") };
+            assert_eq!(violations[0].field, "page");
+            assert!(violations[0].rule.contains("use page_token"), "{}", violations[0].rule);
+        }
     }
 }

@@ -155,13 +155,17 @@ impl AuditService for Audit {
 /// Parses the conditions that ListAuditLogs and StreamAuditLogs share.
 macro_rules! conditions {
     ($validator:ident, $request:ident, $own:ident) => {{
-        let filter = $validator.filter(
-            $request.user_id.as_deref(),
-            $request.user_email.as_deref(),
-            $request.entity_type.as_deref(),
-            $request.entity_id.as_deref(),
-            $request.action_type.as_deref(),
-        );
+        let filter = $validator.filter(&FilterFields {
+            user_id: $request.user_id.as_deref(),
+            user_email: $request.user_email.as_deref(),
+            entity_type: $request.entity_type.as_deref(),
+            entity_id: $request.entity_id.as_deref(),
+            entity_key: $request.entity_key.as_deref(),
+            key_prefix: $request.key_prefix.as_deref(),
+            action_type: $request.action_type.as_deref(),
+            action_types: &$request.action_types,
+            without_reason: $request.without_reason,
+        });
         let from = $validator.time("from_date", Edge::From, $request.from_date);
         let to = $validator.time("to_date", Edge::To, $request.to_date);
         let environments = $validator.environments($request.environment.as_deref(), $own);

@@ -14,7 +14,7 @@ use crate::api::errors::log_corrupt;
 use crate::api::middleware::limits::{ByteAccount, Charge};
 use crate::api::pb;
 use crate::api::streams::HEARTBEAT;
-use crate::api::validate::{Edge, RequestValidator};
+use crate::api::validate::{Edge, FilterFields, RequestValidator};
 use crate::domain::audit::Entry;
 use crate::domain::error::Error;
 use crate::domain::filter::{Filter, Period, Range};

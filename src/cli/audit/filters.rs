@@ -22,13 +22,22 @@ pub(in crate::cli) struct Filters {
     /// Only changes to the flag with this key; if several environments have it, name one with --environment
     #[arg(long, value_name = "KEY", conflicts_with_all = ["entity_id", "entity_type"])]
     flag: Option<String>,
+    /// Only entries about objects with this key: a flag's or environment's key, a user's e-mail address, a token's id
+    #[arg(long, value_name = "KEY", value_parser = key, conflicts_with_all = ["key_prefix", "flag"])]
+    key: Option<String>,
+    /// Only entries about objects whose key begins with this
+    #[arg(long, value_name = "PREFIX", value_parser = key, conflicts_with = "flag")]
+    key_prefix: Option<String>,
     /// Only changes to the flag, environment, user or token with this id
     #[arg(long, value_name = "UUID", value_parser = parse_uuid)]
     entity_id: Option<Uuid>,
     #[arg(long, value_name = "TYPE", help = one_of("Only changes to this kind of object", EntityType::ALL, EntityType::as_str))]
     entity_type: Option<String>,
-    #[arg(long, value_name = "ACTION", help = one_of("Only this kind of change", Action::ALL, Action::as_str))]
-    action: Option<String>,
+    #[arg(long = "action", value_name = "ACTION", help = one_of("Only this kind of change; repeat it for several", Action::ALL, Action::as_str))]
+    actions: Vec<String>,
+    /// Only flips for which no reason was given
+    #[arg(long)]
+    without_reason: bool,
     /// Only entries from this time on: 2026-01-31T12:00:00Z, 2026-01-31 (its start in UTC), or 2h for two hours ago
     #[arg(long, value_name = "TIME", value_parser = from)]
     from: Option<prost_types::Timestamp>,
@@ -52,6 +61,11 @@ fn one_of<T: Copy>(meaning: &str, values: &[T], name: fn(T) -> &'static str) -> 
     format!("{meaning}: {}", names.join(", "))
 }
 
+/// A key, or its beginning, of the length that the server accepts.
+fn key(text: &str) -> Result<String, &'static str> {
+    if (1..=1_024).contains(&text.len()) { Ok(text.to_owned()) } else { Err("must be 1 to 1,024 bytes") }
+}
+
 fn from(text: &str) -> Result<prost_types::Timestamp, String> {
     time_argument::parse(text, DayBoundary::Start, Timestamp::now())
 }
@@ -63,10 +77,28 @@ fn to(text: &str) -> Result<prost_types::Timestamp, String> {
 impl Filters {
     /// Whether any is given.
     pub fn any(&self) -> bool {
-        let Self { user, flag, entity_id, entity_type, action, from, to, environment } = self;
-        let texts = [user, flag, entity_type, action];
+        let Self {
+            user,
+            flag,
+            key,
+            key_prefix,
+            entity_id,
+            entity_type,
+            actions,
+            without_reason,
+            from,
+            to,
+            environment,
+        } = self;
+        let texts = [user, flag, key, key_prefix, entity_type];
+        let is_about_changes = !actions.is_empty() || *without_reason;
         let is_of_one = environment.named().is_some_and(|named| *named != EnvironmentScope::All);
-        texts.into_iter().any(Option::is_some) || entity_id.is_some() || from.is_some() || to.is_some() || is_of_one
+        texts.into_iter().any(Option::is_some)
+            || entity_id.is_some()
+            || from.is_some()
+            || to.is_some()
+            || is_of_one
+            || is_about_changes
     }
 
     /// The value of `--to`, which may be in the future.
@@ -102,7 +134,10 @@ impl Filters {
             user_email: self.user,
             entity_type: self.entity_type,
             entity_id,
-            action_type: self.action,
+            entity_key: self.key,
+            key_prefix: self.key_prefix,
+            action_types: self.actions,
+            without_reason: self.without_reason,
             from_date: self.from,
             to_date,
             environment,
@@ -112,7 +147,9 @@ impl Filters {
 
     /// Refuses names of which no entry can be: an empty list would say that nothing happened.
     async fn check_names(&self, client: &ApiClient, environment: Option<String>) -> Result<(), Failure> {
-        check_name("--action", self.action.as_deref(), Action::ALL.iter().map(|action| action.as_str()))?;
+        for action in &self.actions {
+            check_name("--action", Some(action), Action::ALL.iter().map(|action| action.as_str()))?;
+        }
         check_name("--entity-type", self.entity_type.as_deref(), EntityType::ALL.iter().map(|kind| kind.as_str()))?;
         let Some(user) = &self.user else { return Ok(()) };
         let request =
@@ -211,7 +248,11 @@ pub(in crate::cli) fn stream_request(list: &ListAuditLogsRequest) -> StreamAudit
         user_email: list.user_email,
         entity_type: list.entity_type,
         entity_id: list.entity_id,
+        entity_key: list.entity_key,
+        key_prefix: list.key_prefix,
         action_type: list.action_type,
+        action_types: list.action_types,
+        without_reason: list.without_reason,
         from_date: list.from_date,
         to_date: list.to_date,
         environment: list.environment,

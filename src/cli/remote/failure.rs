@@ -264,7 +264,7 @@ impl ApiClient {
 /// The name by which the user gave a field of a request: the option, if there is one.
 fn argument_of(field: &str) -> &str {
     match field.rsplit_once("].").map_or(field, |(_, of_item)| if of_item == "environment" { of_item } else { field }) {
-        "action_type" => "--action",
+        "action_type" | "action_types" => "--action",
         "after_revision" => "--after",
         "as_of_revision" => "--as-of",
         "as_of_time" => "--as-of (a date is the end of that day, in UTC)",
@@ -281,6 +281,7 @@ fn argument_of(field: &str) -> &str {
         "revision" => "--revision",
         "to_date" => "--to",
         "user_email" => "--user",
+        other if other.starts_with("action_types[") => "--action",
         other => other,
     }
 }

@@ -23,6 +23,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{AssertSqlSafe, Connection, Postgres, Row};
 use uuid::Uuid;
 
+use super::backend::BlockWords;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
@@ -371,6 +372,12 @@ pub(super) fn abandon(connection: &mut PoolConnection<Postgres>) {
 
 /// The index begins with the object.
 pub(super) const OBJECT_INDEX_BLOCK: Option<&str> = None;
+
+pub(super) const ENCLOSES_PARTS: bool = true;
+
+/// An array, which an index is searched for element by element.
+pub(super) const BLOCK_WORDS: BlockWords =
+    BlockWords { greatest: "greatest", least: "least", is_one_of: ("= ANY (ARRAY(", "))") };
 
 /// PostgreSQL has statistics, and chooses the index itself.
 pub(super) fn index_hint(_: Option<&str>) -> String {

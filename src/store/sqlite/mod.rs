@@ -22,6 +22,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqlitePool, SqliteRow
 use sqlx::{AssertSqlSafe, Row, Sqlite};
 use uuid::Uuid;
 
+use super::backend::BlockWords;
 use super::checkpoints::Checkpoints;
 use super::counts::Counts;
 use super::follow::LogEnd;
@@ -385,6 +386,10 @@ pub(super) fn abandon(_: &mut PoolConnection<Sqlite>) {}
 
 /// As in the migration.
 pub(super) const OBJECT_INDEX_BLOCK: Option<&str> = Some("(revision - 1) / 16384");
+
+pub(super) const ENCLOSES_PARTS: bool = false;
+
+pub(super) const BLOCK_WORDS: BlockWords = BlockWords { greatest: "max", least: "min", is_one_of: ("IN (", ")") };
 
 /// SQLite has no statistics, so it would take any index.
 pub(super) fn index_hint(index: Option<&str>) -> String {

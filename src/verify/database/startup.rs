@@ -74,7 +74,7 @@ impl LogReader<'_> {
         if head.floor == 0 {
             return Ok(());
         }
-        let filter = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
+        let filter = Filter { actions: vec![Action::LogTrimmed], ..Filter::default() };
         let kept = Range { first: head.floor + 1, last: head.revision };
         let newest = self.entries(filter, kept, Order::NewestFirst, 1).await?;
         if newest.first().and_then(Entry::log_start) == Some(LogStart { floor: head.floor, hash: head.floor_hash }) {

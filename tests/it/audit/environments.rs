@@ -96,6 +96,28 @@ async fn refused(client: &mut Client, environment: Option<&str>) -> Status {
 }
 
 on_both_databases! {
+    async fn new_filters_stay_within_the_environment(backend: Backend) {
+        let (server, _database) = start(backend).await;
+        let mut admin = server.admin().await;
+        write_history(&mut admin).await;
+        let mut auditor = reader(&server, "auditor@example.com", &["view_audit_logs@staging"]).await;
+        let actions = ["toggle_enabled", "flag_created"].map(str::to_owned).to_vec();
+        for filter in [
+            ListAuditLogsRequest { entity_key: Some("a".into()), ..list_in("staging") },
+            ListAuditLogsRequest { key_prefix: Some("a".into()), ..list_in("staging") },
+            ListAuditLogsRequest { action_types: actions, ..list_in("staging") },
+            ListAuditLogsRequest { without_reason: true, ..list_in("staging") },
+        ] {
+            let items = auditor.audit.list_audit_logs(filter.clone()).await.unwrap().into_inner().items;
+            assert!(!items.is_empty() && items.iter().all(|entry| entry.environment() == "staging"), "{filter:?}");
+            let elsewhere = ListAuditLogsRequest { environment: Some("-".into()), ..filter };
+            let refused = auditor.audit.list_audit_logs(elsewhere).await.unwrap_err();
+            assert_eq!(refused.code(), Code::PermissionDenied);
+        }
+        let users = ListAuditLogsRequest { key_prefix: Some("auditor@".into()), ..list_in("staging") };
+        assert_eq!(auditor.audit.list_audit_logs(users).await.unwrap().into_inner().total, Some(0));
+    }
+
     async fn scoped_reader_sees_one_environment(backend: Backend) {
         let (server, _database) = start(backend).await;
         let mut admin = server.admin().await;

@@ -148,6 +148,10 @@ async fn filtered_file_needs_same_filters() {
         let whole = fs::read(&path).unwrap();
         let message = shell.fails(&[&export[..], &["-e", "default", "--action", "flag_archived"]].concat(), 2).await;
         assert!(message.contains("is an entry that the filters leave out"), "{message}");
+        for filters in [&["--key", "a"][..], &["--key-prefix", "a"], &["--without-reason"]] {
+            let message = shell.fails(&[&export[..], filters].concat(), 2).await;
+            assert!(message.contains("is an entry that the filters leave out"), "{message}");
+        }
         assert_eq!(fs::read(&path).unwrap(), whole);
     }
 }

@@ -2,7 +2,7 @@
 
 use toggled::domain::Revision;
 use toggled::domain::audit::{Action, EntityType};
-use toggled::domain::filter::{Filter, Range};
+use toggled::domain::filter::{Filter, KeyFilter, Range};
 use toggled::domain::text::EnvironmentKey;
 use toggled::store::{EntryQuery, Order, open};
 use uuid::Uuid;
@@ -60,7 +60,7 @@ fn filters(world: &World) -> Vec<Filter> {
         Filter { environment: environment("staging"), ..none.clone() },
         Filter { environment: environment("nowhere"), ..none.clone() },
         Filter { environment: environment("staging"), user_id: Some(admin), ..none.clone() },
-        Filter { environment: environment("default"), action: Some(Action::ToggleEnabled), ..none.clone() },
+        Filter { environment: environment("default"), actions: vec![Action::ToggleEnabled], ..none.clone() },
         Filter { environment: environment("staging"), entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
         Filter { environment: environment("staging"), entity_id: Some(world.flag("a").id), ..none.clone() },
         none.clone(),
@@ -70,10 +70,16 @@ fn filters(world: &World) -> Vec<Filter> {
         Filter { entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
         Filter { entity_type: Some(EntityType::User), ..none.clone() },
         Filter { entity_id: Some(world.flag("a").id), ..none.clone() },
-        Filter { action: Some(Action::ToggleEnabled), ..none.clone() },
-        Filter { action: Some(Action::FlagUpdated), user_id: Some(admin), ..none.clone() },
-        Filter { action: Some(Action::ToggleDisabled), entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
-        Filter { action: Some(Action::LogTrimmed), ..none },
+        Filter { actions: vec![Action::ToggleEnabled], ..none.clone() },
+        Filter { actions: vec![Action::FlagUpdated], user_id: Some(admin), ..none.clone() },
+        Filter { actions: vec![Action::ToggleDisabled], entity_type: Some(EntityType::FeatureFlag), ..none.clone() },
+        Filter { actions: vec![Action::LogTrimmed], ..none.clone() },
+        Filter { actions: vec![Action::FlagUpdated, Action::ToggleEnabled], ..none.clone() },
+        Filter { without_reason: true, ..none.clone() },
+        Filter { without_reason: true, user_id: Some(admin), ..none.clone() },
+        Filter { without_reason: true, actions: vec![Action::FlagUpdated], ..none.clone() },
+        Filter { key: Some(KeyFilter::Exact("a".into())), ..none.clone() },
+        Filter { key: Some(KeyFilter::Prefix("a".into())), user_id: Some(admin), ..none },
     ]
 }
 
@@ -109,10 +115,10 @@ on_both_databases! {
         assert_eq!(count_ahead(&world).await, 2, "the third is not full yet");
         check(&world).await;
         // The counts are used: an invented one is added.
-        let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, environment, entries)
-            VALUES (1, '', 'log_trimmed', 'log', '', 7)";
+        let sql = "INSERT INTO audit_log_counts (block, user_email, action_type, entity_type, environment, entries, without_reason)
+            VALUES (1, '', 'log_trimmed', 'log', '', 7, 0)";
         world.raw.run(sql).await;
-        let trims = Filter { action: Some(Action::LogTrimmed), ..Filter::default() };
+        let trims = Filter { actions: vec![Action::LogTrimmed], ..Filter::default() };
         for (range, count) in [
             (world.all(), 7),
             (Range { first: BLOCK + 1, last: 2 * BLOCK }, 7),
@@ -128,7 +134,7 @@ on_both_databases! {
         let world = long(backend, 2).await;
         let (admin, none) = (world.admin(), Filter::default());
         let of_a = Filter { entity_id: Some(world.flag("a").id), user_id: Some(admin), ..none.clone() };
-        let created = Filter { action: Some(Action::UserCreated), entity_type: Some(EntityType::User), ..none };
+        let created = Filter { actions: vec![Action::UserCreated], entity_type: Some(EntityType::User), ..none };
         for is_counted in [false, true] {
             if is_counted {
                 assert_eq!(count_ahead(&world).await, 2);

@@ -2,7 +2,7 @@
 
 use toggled::domain::access::Permissions;
 use toggled::domain::audit::{Action, EntityType, Entry};
-use toggled::domain::filter::{Filter, Period, Range};
+use toggled::domain::filter::{Filter, KeyFilter, Period, Range};
 use toggled::domain::flag::Status;
 use toggled::domain::text::EnvironmentKey;
 use toggled::domain::time::Timestamp;
@@ -57,6 +57,19 @@ fn filters(world: &World) -> Vec<Filter> {
     let actions = [None, Some(Action::ToggleEnabled), Some(Action::UserCreated), Some(Action::AccessDenied)];
     let mut environments =
         ["default", "staging", "nowhere"].map(|key| EnvironmentKey::parse(key).unwrap()).into_iter().cycle();
+    let exact = |key: &str| Some(KeyFilter::Exact(key.into()));
+    let prefix = |key: &str| Some(KeyFilter::Prefix(key.into()));
+    let mut keys_and_actions = [
+        (exact("a"), vec![]),
+        (prefix("a"), vec![Action::ToggleDisabled, Action::ToggleEnabled]),
+        (None, vec![Action::FlagUpdated, Action::UserCreated]),
+        (exact("ann@example.com"), vec![]),
+        (prefix("\u{10ffff}"), vec![]),
+        (None, vec![Action::FlagCreated, Action::ToggleEnabled]),
+        (exact("nothing"), vec![Action::ToggleEnabled]),
+    ]
+    .into_iter()
+    .cycle();
     let mut filters = Vec::new();
     for user_id in users {
         for user_email in emails {
@@ -64,8 +77,13 @@ fn filters(world: &World) -> Vec<Filter> {
                 for &entity_id in &entities {
                     for action in actions {
                         let user_email = user_email.map(Into::into);
-                        let filter = Filter { user_id, user_email, entity_type, entity_id, action, environment: None };
+                        let actions = Vec::from_iter(action);
+                        let filter =
+                            Filter { user_id, user_email, entity_type, entity_id, actions, ..Filter::default() };
                         filters.push(Filter { environment: environments.next(), ..filter.clone() });
+                        let (key, actions) = keys_and_actions.next().unwrap();
+                        let without_reason = filters.len() % 3 == 0;
+                        filters.push(Filter { key, actions, without_reason, ..filter.clone() });
                         filters.push(filter);
                     }
                 }
@@ -77,12 +95,19 @@ fn filters(world: &World) -> Vec<Filter> {
 
 /// A second implementation of the filter.
 pub fn passes(entry: &Entry, filter: &Filter) -> bool {
-    let Filter { user_id, user_email, entity_type, entity_id, action, environment } = filter;
+    let Filter { user_id, user_email, entity_type, entity_id, key, actions, without_reason, environment } = filter;
+    let has_key = key.as_ref().is_none_or(|key| match key {
+        KeyFilter::Exact(key) => *key == entry.entity_key,
+        KeyFilter::Prefix(prefix) => entry.entity_key.starts_with(&**prefix),
+    });
+    let is_flip = matches!(entry.action, Action::ToggleEnabled | Action::ToggleDisabled);
     !(user_id.is_some() && *user_id != entry.user_id
         || user_email.as_deref().is_some_and(|email| email != &*entry.user_email)
         || entity_type.is_some_and(|kind| kind != entry.entity_type)
         || entity_id.is_some() && *entity_id != entry.entity_id
-        || action.is_some_and(|action| action != entry.action)
+        || !has_key
+        || !actions.is_empty() && !actions.contains(&entry.action)
+        || *without_reason && !(is_flip && entry.reason.is_none())
         || environment.as_ref().is_some_and(|key| Some(key.as_str()) != entry.environment.as_deref()))
 }
 

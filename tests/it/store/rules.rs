@@ -1,6 +1,7 @@
 //! What the database itself refuses, also from other programs and from a bug in the service.
 
 use toggled::domain::flag::Status;
+use toggled::domain::state::FlagRef;
 use uuid::Uuid;
 
 use super::raw::Raw;
@@ -16,10 +17,11 @@ async fn with_flags(backend: crate::support::Backend) -> World {
 
 /// The statement that writes an entry about a flag, at a revision, with these values.
 fn entry(world: &World, revision: i64, flag: Uuid, action: &str, new_value: &str) -> String {
+    let key = world.state.flag(&FlagRef::id(flag)).map_or("k", |flag| flag.key.as_str());
     format!(
         "INSERT INTO audit_logs (id, revision, timestamp, user_email, action_type, entity_type, entity_id, entity_key,
              entity_name, new_value, method, hash_version, hash)
-         VALUES ({id}, {revision}, {time}, 'mallory@example.com', '{action}', 'feature_flag', {flag}, 'k', 'n',
+         VALUES ({id}, {revision}, {time}, 'mallory@example.com', '{action}', 'feature_flag', {flag}, '{key}', 'n',
              {new_value}, 'psql', 1, {hash});",
         id = world.raw.id(Uuid::now_v7()),
         time = world.raw.time(world.now),
@@ -83,6 +85,12 @@ on_both_databases! {
         let entries = entry(&world, 6, id, "toggle_enabled", "'enabled'") + &entry(&world, 7, id, "flag_updated", "NULL");
         world.raw.refuses(&format!("BEGIN; {entries} {edit}"), "not what its newest status entry says").await;
         world.raw.run("ROLLBACK").await;
+        if matches!(world.raw, Raw::Sqlite(_)) {
+            // Nor under another key, by which it would not be found.
+            let entries = entries.replacen("'off'", "'k'", 1);
+            world.raw.refuses(&format!("BEGIN; {entries} {edit}"), "names its flag by its key").await;
+            world.raw.run("ROLLBACK").await;
+        }
         world.verify().await;
         let good = format!("BEGIN; {} {flip}; COMMIT", entry(&world, 6, id, "toggle_enabled", "'enabled'"));
         world.raw.run(&good).await;

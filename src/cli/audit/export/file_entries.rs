@@ -165,7 +165,7 @@ mod tests {
             action_type: "toggle_enabled".into(),
             entity_type: "feature_flag".into(),
             entity_id: Some("e".into()),
-            entity_key: String::new(),
+            entity_key: "k-1".into(),
             entity_name: "two\nlines, \"quoted\"".into(),
             old_value: Some("x".into()),
             new_value: Some("{\"a\":\"\\n\"}".into()),
@@ -290,12 +290,18 @@ mod tests {
     #[test]
     fn file_is_continued_with_the_filters_it_was_written_with() {
         type Filter = fn(&mut ListAuditLogsRequest, String);
-        let filters: [(Filter, [&str; 2]); 5] = [
+        let filters: [(Filter, [&str; 2]); 8] = [
             (|filters, user| filters.user_email = Some(user), ["ANN@example.com", "bob@example.com"]),
             (|filters, kind| filters.entity_type = Some(kind), ["feature_flag", "user"]),
             (|filters, id| filters.entity_id = Some(id), ["e", "f"]),
             (|filters, action| filters.action_type = Some(action), ["toggle_enabled", "toggle_disabled"]),
             (|filters, environment| filters.environment = Some(environment), ["w", "x"]),
+            (|filters, key| filters.entity_key = Some(key), ["k-1", "k-"]),
+            (|filters, prefix| filters.key_prefix = Some(prefix), ["k-", "k-11"]),
+            (
+                |filters, action| filters.action_types = vec!["flag_created".into(), action],
+                ["toggle_enabled", "toggle_disabled"],
+            ),
         ];
         for (format, (set, [same, other])) in
             [Format::Ndjson, Format::Csv].into_iter().flat_map(|f| filters.map(|x| (f, x)))

@@ -12,6 +12,7 @@ use crate::api::pb::{AuditLog, ListAuditLogsRequest};
 use crate::cli::Failure;
 use crate::cli::output::{self, CsvCells, Printable};
 use crate::domain::Revision;
+use crate::domain::audit::Action;
 use crate::domain::hex::parse_hex;
 use crate::domain::state::EnvironmentScope;
 
@@ -116,7 +117,11 @@ struct LineFields {
     #[serde(default)]
     entity_id: String,
     #[serde(default)]
+    entity_key: String,
+    #[serde(default)]
     action_type: String,
+    #[serde(default)]
+    reason: String,
     #[serde(default)]
     environment: String,
 }
@@ -130,8 +135,21 @@ impl LineFields {
         filters.user_email.as_ref().is_none_or(is_by)
             && is(&filters.entity_type, &self.entity_type)
             && is(&filters.entity_id, &self.entity_id)
+            && self.has_key(filters, cells)
             && is(&filters.action_type, &self.action_type)
+            && (filters.action_types.is_empty() || filters.action_types.contains(&self.action_type))
+            && (!filters.without_reason || self.is_flip_without_reason())
             && filters.environment.as_ref().is_none_or(is_in)
+    }
+
+    fn has_key(&self, filters: &ListAuditLogsRequest, cells: CsvCells) -> bool {
+        let key = cells.read(&self.entity_key);
+        filters.entity_key.as_deref().is_none_or(|exact| key == exact)
+            && filters.key_prefix.as_deref().is_none_or(|prefix| key.starts_with(prefix))
+    }
+
+    fn is_flip_without_reason(&self) -> bool {
+        self.reason.is_empty() && Action::parse(&self.action_type).is_some_and(Action::is_flip)
     }
 }
 

@@ -15,7 +15,8 @@ const BEGIN: i64 = 1_700_000_000_000_000;
 const MOMENT: i64 = 1_000_003;
 
 /// The content of an entry follows from its revision, by arithmetic that is the same in both databases and Rust: 50 users,
-/// some far busier than others, and one who left long ago; 1,000 flags in four environments; 4,000 entries each about users and tokens.
+/// some far busier than others, and one who left long ago; 1,000 flags in four environments; 4,000 entries each about users and tokens;
+/// one flip of 500 without a reason.
 const SHAPES: &str = "
     SELECT n,
         1700000000000000 + n / 10 * 1000003 AS micros,
@@ -35,7 +36,8 @@ const SHAPES: &str = "
             WHEN n % 100 = 1 THEN 'flag_updated'
             WHEN n % 2 = 0 THEN 'toggle_enabled'
             ELSE 'toggle_disabled'
-        END AS action_type
+        END AS action_type,
+        CASE WHEN n % 1000 IN (3, 4) THEN NULL ELSE 'because' END AS reason
     FROM numbers";
 
 /// [`SHAPES`] in Rust.
@@ -46,6 +48,7 @@ pub struct Shape {
     pub entity: i64,
     pub action: Action,
     pub environment: Option<&'static str>,
+    pub has_reason: bool,
 }
 
 impl Shape {
@@ -77,7 +80,21 @@ impl Shape {
                 n if n % 2 == 0 => Action::ToggleEnabled,
                 _ => Action::ToggleDisabled,
             },
+            has_reason: ![3, 4].contains(&(n % 1_000)),
         }
+    }
+
+    /// The key of the object.
+    pub fn key(&self) -> String {
+        match self.kind {
+            EntityType::User => user_email(self.entity),
+            EntityType::ApiToken => entity_id(self.kind, self.entity).to_string(),
+            _ => format!("entity-{}", self.entity),
+        }
+    }
+
+    pub fn is_without_reason(&self) -> bool {
+        self.action.is_flip() && !self.has_reason
     }
 
     /// Whether this is the shape of an entry.
@@ -90,6 +107,8 @@ impl Shape {
             && entry.entity_id == Some(entity_id(self.kind, self.entity))
             && entry.action == self.action
             && entry.environment.as_deref() == self.environment
+            && *entry.entity_key == self.key()
+            && entry.reason.is_some() == self.has_reason
     }
 }
 
@@ -142,22 +161,28 @@ pub async fn load(world: &mut World) {
     };
     let [numbers, time, hash, permissions] = pieces;
     let (drop, make) = index_statements(world).await;
+    let token_key = match world.raw {
+        Raw::Sqlite(_) => "printf('00000000-0000-70ce-0000-%012x', entity_number)",
+        Raw::Postgres(_) => "'00000000-0000-70ce-0000-' || lpad(to_hex(entity_number), 12, '0')",
+    };
     let users = format!(
         "WITH {numbers} INSERT INTO users (id, email, permissions, revision, created_at, updated_at)
-         SELECT {}, 'user' || (n - 1) || '@example.com', {permissions}, 1, {now}, {now} FROM numbers WHERE n <= 51",
+         SELECT {}, 'user' || (n - 1) || '@example.com', {permissions}, 1, {now}, {now} FROM numbers WHERE n <= 1000",
         id("aaaa", "n - 1"),
         now = world.raw.time(world.now),
     );
     let entries = format!(
         "WITH {numbers}, shapes AS ({SHAPES})
          INSERT INTO audit_logs (id, revision, timestamp, user_id, user_email, action_type, entity_type, entity_id,
-             entity_key, entity_name, old_value, new_value, method, environment, hash_version, hash, created_at)
+             entity_key, entity_name, old_value, new_value, reason, method, environment, hash_version, hash, created_at)
          SELECT {id}, n, {time}, {user}, 'user' || user_number || '@example.com', action_type, entity_type,
              CASE entity_type WHEN 'user' THEN {about_user} WHEN 'api_token' THEN {token} ELSE {flag} END,
-             'entity-' || entity_number, 'Entity ' || entity_number,
+             CASE entity_type WHEN 'user' THEN 'user' || entity_number || '@example.com'
+                 WHEN 'api_token' THEN {token_key} ELSE 'entity-' || entity_number END,
+             'Entity ' || entity_number,
              CASE action_type WHEN 'toggle_enabled' THEN 'disabled' WHEN 'toggle_disabled' THEN 'enabled' END,
              CASE action_type WHEN 'toggle_enabled' THEN 'enabled' WHEN 'toggle_disabled' THEN 'disabled' END,
-             'toggled.v1.ToggleService/ToggleFeatureFlag', environment, 1, {hash}, {time}
+             reason, 'toggled.v1.ToggleService/ToggleFeatureFlag', environment, 1, {hash}, {time}
          FROM shapes ORDER BY n",
         id = id("10c0", "n"),
         user = id("aaaa", "user_number"),
@@ -165,18 +190,25 @@ pub async fn load(world: &mut World) {
         token = id("70ce", "entity_number"),
         flag = id("f1a6", "entity_number"),
     );
+    // SQLite finds the entries of a flag by its key.
+    let flags = format!(
+        "WITH {numbers} INSERT INTO feature_flags (id, environment, key, name, status, revision, created_at, updated_at, updated_by)
+         SELECT {}, 'default', 'entity-' || (n - 1), 'Entity', 'enabled', 1, {now}, {now}, '' FROM numbers WHERE n <= 1000",
+        id("f1a6", "n - 1"),
+        now = world.raw.time(world.now),
+    );
     let (hash, time) = (world.raw.hash(7), world.raw.time(moment(ENTRIES / 10)));
     let head = format!("UPDATE log_head SET revision = {ENTRIES}, hash = {hash}, timestamp = {time}");
     world.raw.run(settings).await;
-    world.raw.run(&format!("BEGIN; {drop} {users}; {entries}; {make} {head}; COMMIT")).await;
+    world.raw.run(&format!("BEGIN; {drop} {users}; {flags}; {entries}; {make} {head}; COMMIT")).await;
 }
 
 /// The statements that drop the indexes of the log, and those that create them again.
 async fn index_statements(world: &mut World) -> (String, String) {
     let made = world.raw.texts(match world.raw {
         Raw::Sqlite(_) => {
-            "SELECT sql FROM sqlite_schema WHERE tbl_name = 'audit_logs'
-             AND (name LIKE 'idx_%' OR name = 'audit_logs_guard_insert')"
+            "SELECT sql FROM sqlite_schema WHERE tbl_name = 'audit_logs' AND name LIKE 'idx_%'
+             OR name IN ('audit_logs_guard_insert', 'audit_logs_guard_key', 'feature_flags_check_insert')"
         }
         Raw::Postgres(_) => "SELECT indexdef FROM pg_indexes WHERE tablename = 'audit_logs' AND indexname LIKE 'idx_%'",
     });
