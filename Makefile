@@ -38,7 +38,7 @@ faults-short: setup
 	cargo test --locked --test faults
 
 # Third-party clients against the real server: Python, buf curl, grpcurl, OpenFeature's providers, README's programs, every program of
-# examples/, and Connect's conformance suite. Without Go or Maven, their part is left out; with TOGGLED_CLIENTS=all, that fails.
+# examples/, and Connect's conformance suite. Without Go or Maven, their part is left out; with REQUIRE_CLIENTS=all, that fails.
 clients: setup
 	cargo test --locked --package read_flag --package flags --test openfeature
 	cargo test --locked --test conformance

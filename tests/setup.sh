@@ -110,10 +110,10 @@ update_packages() {
   if [ "$(id -u)" = 0 ]; then apt-get update -q; else sudo apt-get update -q; fi
 }
 
-# has COMMAND WHAT: whether COMMAND is installed. If not, reports that WHAT is left out, or stops if TOGGLED_CLIENTS is "all".
+# has COMMAND WHAT: whether COMMAND is installed. If not, reports that WHAT is left out, or stops if REQUIRE_CLIENTS is "all".
 has() {
   if command -v "$1" >/dev/null; then return; fi
-  [ "${TOGGLED_CLIENTS:-}" != all ] || stop "$1 not found, and TOGGLED_CLIENTS=all demands $2; install it, then run this again"
+  [ "${REQUIRE_CLIENTS:-}" != all ] || stop "$1 not found, and REQUIRE_CLIENTS=all demands $2; install it, then run this again"
   echo "setup: $1 not found: without $2"
   return 1
 }

@@ -32,7 +32,7 @@ const programs = [];
 // Whether the tools of a language are installed. If not, prints what is left out, or fails if everything is demanded.
 function isInstalled([language, { needs }]) {
   if (!needs || process.env.PATH.split(path.delimiter).some((entry) => fs.existsSync(path.join(entry, needs)))) return true;
-  assert.notEqual(process.env.TOGGLED_CLIENTS, "all", `${needs} is not installed, and TOGGLED_CLIENTS=all demands it`);
+  assert.notEqual(process.env.REQUIRE_CLIENTS, "all", `${needs} is not installed, and REQUIRE_CLIENTS=all demands it`);
   console.log(`no ${needs}: the example in ${language} is left out`);
   return false;
 }
