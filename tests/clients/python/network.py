@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 
 import pytest
 
-# Prints a line when the loopback interface is up, then keeps the namespace until standard input ends.
-# Not every PATH holds the folder of ip.
-_HOLD = "PATH=$PATH:/usr/sbin:/sbin; ip link set lo up && echo up && exec cat"
+# Prints a line when the loopback interface is up, then keeps the namespace until standard input ends. A connection must not begin at a
+# port of the pages' servers: the kernel takes any that is not reserved. Not every PATH holds the folder of ip.
+_HOLD = (
+    "PATH=$PATH:/usr/sbin:/sbin; ip link set lo up && echo 50051-50052 >/proc/sys/net/ipv4/ip_local_reserved_ports"
+    " && echo up && exec cat"
+)
 
 
 @dataclass(frozen=True)
