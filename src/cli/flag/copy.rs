@@ -14,6 +14,8 @@ use crate::cli::{EXIT_NOT_FOUND, Failure, progress};
 use crate::domain::flag::Status;
 use crate::domain::text::{Description, EnvironmentKey, FlagKey, Malformed, Name};
 
+type FlagsByKey = BTreeMap<String, FeatureFlag>;
+
 /// Arguments of `toggled flag copy`.
 #[derive(Args)]
 pub(super) struct CopyArgs {
@@ -40,39 +42,23 @@ impl CopyArgs {
         }
         let client = self.options.connection.connect().await?.waiting_for_rate_limits();
         let environments = client.environments(true).await?;
-        let source = self.flags(&client, &self.from).await?;
+        let mut source = self.flags(&client, &self.from).await?;
         if let Some(key) = self.keys.iter().find(|key| !source.contains_key(*key)) {
             let message = format!("{} has no flag with the key {key}", self.from);
             return Err(Failure { code: EXIT_NOT_FOUND, message });
         }
-        let target = self.flags(&client, &self.to).await?;
-        // A copy neither archives nor unarchives: what is archived on either side stays as it is.
-        let archived_in = |flag: &FeatureFlag| {
-            let is_archived_in_target =
-                || target.get(&flag.key).is_some_and(|target: &FeatureFlag| target.archived_at.is_some());
-            let source = flag.archived_at.is_some().then_some(&self.from);
-            source.or_else(|| is_archived_in_target().then_some(&self.to))
-        };
-        let (mut wanted, mut omissions) = (Vec::new(), Vec::new());
-        for flag in source.values() {
-            match archived_in(flag) {
-                Some(environment) => omissions.push(self.not_copied(flag, environment)),
-                None => wanted.push(self.copied(flag)),
-            }
-        }
-        let wanted: Result<Vec<_>, _> = wanted.into_iter().collect();
+        let mut target = self.flags(&client, &self.to).await?;
+        let omissions = self.leave_out_archived(&mut source, &mut target);
+        let wanted: Result<Vec<_>, _> = source.values().map(|flag| self.copied(flag)).collect();
         let wanted =
             wanted.map_err(|Malformed(rule)| Failure::usage(format!("{} has a flag that {rule}", self.from)))?;
-        let is_archived_in_source =
-            |flag: &FeatureFlag| source.get(&flag.key).is_some_and(|flag| flag.archived_at.is_some());
-        let compared = |flag: &FeatureFlag| flag.archived_at.is_none() && !is_archived_in_source(flag);
-        let target = target.into_values().filter(compared).map(|flag| (FlagName::of(&flag), flag)).collect();
+        let target = target.into_values().map(|flag| (FlagName::of(&flag), flag)).collect();
         let plan = ImportPlan::new(&wanted, &target);
         let review = Review {
             client: &client,
             environments: &environments,
             options: &self.options,
-            confirmation: if self.yes { Confirmation::Given } else { Confirmation::at_terminal() },
+            confirmation: Confirmation::new(self.yes, false),
             omissions: &omissions,
             words: &PlanWords { only_on_server: "only in the target, kept", omitted: "not copied" },
         };
@@ -80,16 +66,27 @@ impl CopyArgs {
     }
 
     /// The flags of an environment by key: those that are copied.
-    async fn flags(
-        &self,
-        client: &ApiClient,
-        environment: &EnvironmentKey,
-    ) -> Result<BTreeMap<String, FeatureFlag>, Failure> {
+    async fn flags(&self, client: &ApiClient, environment: &EnvironmentKey) -> Result<FlagsByKey, Failure> {
         let spinner = progress::spinner(&format!("reading flags of {environment}"));
         let all = client.all_flags(Some(environment.to_string()), &spinner).await?;
         let keys: BTreeSet<_> = self.keys.iter().collect();
         let copied = all.flags.into_iter().filter(|flag| keys.is_empty() || keys.contains(&flag.key));
         Ok(copied.map(|flag| (flag.key.clone(), flag)).collect())
+    }
+
+    /// Removes the flags that are archived on either side from both, and reports those of the source: a copy neither archives nor
+    /// unarchives.
+    fn leave_out_archived(&self, source: &mut FlagsByKey, target: &mut FlagsByKey) -> Vec<Omission> {
+        let mut archived = BTreeMap::new();
+        for (environment, flags) in [(&self.to, &*target), (&self.from, &*source)] {
+            let keys = flags.values().filter(|flag| flag.archived_at.is_some()).map(|flag| flag.key.clone());
+            archived.extend(keys.map(|key| (key, environment)));
+        }
+        let of_source = archived.iter().filter(|(key, _)| source.contains_key(*key));
+        let omissions = of_source.map(|(key, environment)| self.not_copied(key, environment)).collect();
+        source.retain(|key, _| !archived.contains_key(key));
+        target.retain(|key, _| !archived.contains_key(key));
+        omissions
     }
 
     /// What the flag in the target should be. Whether it is archived there stays as it is.
@@ -109,8 +106,8 @@ impl CopyArgs {
         })
     }
 
-    fn not_copied(&self, flag: &FeatureFlag, archived_in: &EnvironmentKey) -> Omission {
+    fn not_copied(&self, key: &str, archived_in: &EnvironmentKey) -> Omission {
         let unarchive = if *archived_in == self.to { "; unarchive it first" } else { "" };
-        Omission::new(Some(self.to.as_str()), &flag.key, format!("archived in {archived_in}{unarchive}"))
+        Omission::new(Some(self.to.as_str()), key, format!("archived in {archived_in}{unarchive}"))
     }
 }

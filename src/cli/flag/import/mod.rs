@@ -79,11 +79,7 @@ impl ImportArgs {
             client: &client,
             environments: &environments,
             options: &self.options,
-            confirmation: match self.yes {
-                true => Confirmation::Given,
-                false if self.is_stdin() => Confirmation::Impossible,
-                false => Confirmation::at_terminal(),
-            },
+            confirmation: Confirmation::new(self.yes, self.is_stdin()),
             omissions: &imported.omissions,
             words: &PlanWords { only_on_server: "only on the server, kept", omitted: "not imported" },
         };
@@ -201,10 +197,12 @@ pub(super) enum Confirmation {
 }
 
 impl Confirmation {
-    /// By a person, if this process has a terminal.
-    pub fn at_terminal() -> Self {
-        match io::stdin().is_terminal() && io::stderr().is_terminal() {
-            true => Self::Askable,
+    /// By `yes`, or by a person, if this process has a terminal whose input is not a file to read.
+    pub fn new(yes: bool, reads_standard_input: bool) -> Self {
+        let has_terminal = || io::stdin().is_terminal() && io::stderr().is_terminal();
+        match yes {
+            true => Self::Given,
+            false if !reads_standard_input && has_terminal() => Self::Askable,
             false => Self::Impossible,
         }
     }
